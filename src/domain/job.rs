@@ -1,0 +1,235 @@
+//! A job: a named, checked description of what to keep warm.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::json::Encoding;
+use super::key::KeyTemplate;
+use super::schedule::Schedule;
+
+/// A job's name: the name of its file. Letters, digits, `-` and `_`, so that it is safe in a key, a
+/// route and a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobName(Arc<str>);
+
+/// A name with something else in it than letters, digits, `-` and `_`, or without any, or too long.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job's name has letters, digits, `-` and `_`, at most 64: `{0}`")]
+pub struct BadJobName(pub String);
+
+impl JobName {
+    /// Long enough for any name that a person reads, short enough for a metric's label.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Reads a name.
+    pub fn parse(text: &str) -> Result<Self, BadJobName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if text.is_empty() || text.len() > Self::MAX_BYTES || !text.bytes().all(allowed) {
+            return Err(BadJobName(text.to_owned()));
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A share between none and all of something, kept as a fraction of one.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Share(f64);
+
+impl Share {
+    /// Nothing of it.
+    pub const NONE: Self = Self(0.0);
+
+    /// A share from its per cent, `0.0` to `100.0`; `None` for anything else.
+    pub fn from_percent(percent: f64) -> Option<Self> {
+        (0.0..=100.0).contains(&percent).then_some(Self(percent / 100.0))
+    }
+
+    /// The fraction, `0.0` to `1.0`.
+    pub fn fraction(self) -> f64 {
+        self.0
+    }
+
+    /// This share of a duration.
+    pub fn of(self, duration: Duration) -> Duration {
+        duration.mul_f64(self.0)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", (self.0 * 10_000.0).round() / 100.0)
+    }
+}
+
+/// What to keep warm, how often and within which bounds.
+///
+/// Every field was checked together with the others: see `definition::check`.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its name.
+    pub name: JobName,
+    /// What it is for, for people.
+    pub description: String,
+    /// When it is due.
+    pub schedule: Schedule,
+    /// How long a written key lives, at most.
+    pub ttl: Duration,
+    /// By how much at most a key's TTL is shortened.
+    pub ttl_jitter: Share,
+    /// One run when the worker starts.
+    pub on_start: bool,
+    /// Readiness waits for its first success.
+    pub required: bool,
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// The longest time of one run.
+    pub timeout: Duration,
+    /// What a tick does while a run is going.
+    pub overlap: Overlap,
+    /// How often a transient failure of a batch is tried again.
+    pub retries: u32,
+    /// Tenants in one query.
+    pub batch: NonZeroUsize,
+    /// Its batches in flight at once.
+    pub concurrency: NonZeroUsize,
+    /// The tables whose changes make it warm their tenant again.
+    pub tables: Vec<String>,
+    /// Whether it reads tenant by tenant or the whole fleet with one query.
+    pub scope: Scope,
+    /// What it reads.
+    pub query: Query,
+    /// The dates of keys with `{date}`.
+    pub dates: Option<Dates>,
+    /// What it writes; at least one.
+    pub keys: Vec<Key>,
+    /// How rows become JSON.
+    pub encoding: Encoding,
+}
+
+impl Job {
+    /// The columns of the query whose text its keys need, each once, `date` last where a key has
+    /// one. A row carries their values in this order.
+    pub fn key_columns(&self) -> Vec<&str> {
+        let mut columns: Vec<&str> = Vec::new();
+        for column in self.keys.iter().flat_map(|key| key.template.columns()) {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        if self.keys.iter().any(|key| key.template.has_date()) {
+            columns.push(DATE_COLUMN);
+        }
+        columns
+    }
+}
+
+/// The column of the query that says to which date's key a row belongs.
+pub const DATE_COLUMN: &str = "date";
+
+/// What a tick does while a run is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// Nothing: the tick is counted as skipped.
+    #[default]
+    Skip,
+    /// One run waits, however many ticks come.
+    Queue,
+}
+
+/// Whose rows a job's query reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of a batch of tenants: `$1`.
+    Tenants,
+    /// Those of the whole fleet; no tenant in its keys.
+    Fleet,
+}
+
+/// A job's SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The text.
+    pub sql: Arc<str>,
+    /// The file it came from, where it did not stand in the job file.
+    pub file: Option<PathBuf>,
+}
+
+/// The local dates for which a job has keys: today and the days after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dates {
+    /// How many, today among them; at least one.
+    pub days: u16,
+    /// In whose time zone.
+    pub zone: DateZone,
+}
+
+/// Where "today" is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DateZone {
+    /// In one zone for all.
+    Fixed(chrono_tz::Tz),
+    /// In the zone that this column of the tenant query names.
+    TenantColumn(String),
+}
+
+/// One kind of key that a job writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The key's pattern.
+    pub template: KeyTemplate,
+    /// What its value is.
+    pub shape: Shape,
+    /// A column that is unique over all tenants, which stands for the tenant in the key.
+    pub unique: Option<String>,
+}
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Shape {
+    /// A JSON array of rows.
+    #[default]
+    List,
+    /// One row; `null` where a known key has none.
+    Object,
+}
+
+/// Jobs by name.
+pub type Jobs = BTreeMap<JobName, Arc<Job>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_safe_in_keys_routes_and_labels() {
+        assert_eq!(JobName::parse("price-list_2").unwrap().as_str(), "price-list_2");
+        for bad in ["", "..", "a/b", "a b", "ä", "a:b", &"x".repeat(65)] {
+            JobName::parse(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_share_is_between_none_and_all() {
+        let tenth = Share::from_percent(10.0).unwrap();
+        assert_eq!(tenth.of(Duration::from_secs(100)), Duration::from_secs(10));
+        assert_eq!(tenth.to_string(), "10%");
+        assert!(Share::from_percent(-1.0).is_none());
+        assert!(Share::from_percent(100.1).is_none());
+        assert!(Share::from_percent(f64::NAN).is_none());
+    }
+}

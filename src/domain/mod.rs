@@ -1,0 +1,13 @@
+//! The words and the rules: values and pure functions over them. No I/O, no async, no clock.
+
+pub mod date;
+pub mod entry;
+pub mod job;
+pub mod json;
+pub mod key;
+pub mod report;
+pub mod retry;
+pub mod row;
+pub mod run;
+pub mod schedule;
+pub mod tenant;

@@ -1,0 +1,228 @@
+//! What a run did: counts and failures. Reports add up: batch by batch to a run's.
+
+use serde::Serialize;
+
+use super::run::Outcome;
+
+/// How many different failures a report tells apart; the rest is counted only.
+pub const MAX_FAILURES: usize = 20;
+
+/// What a run, or a part of one, did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Tenants by what became of them.
+    pub tenants: TenantCounts,
+    /// Keys by what became of them.
+    pub keys: KeyCounts,
+    /// Bytes of the values that were written.
+    pub bytes: u64,
+    /// Queries that were sent for rows; retries and splits are among them.
+    pub queries: u64,
+    /// Batches that were tried again after a transient failure.
+    pub retries: u64,
+    /// Whether it took so long that keys may have expired before it wrote them again.
+    pub late: bool,
+    /// The first failures of different kinds.
+    pub failures: Vec<Failure>,
+}
+
+/// Tenants by what became of them. The fleet of a job without tenants counts as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TenantCounts {
+    /// How many the run was for.
+    pub total: u64,
+    /// All their keys are warm.
+    pub ok: u64,
+    /// Something of theirs failed.
+    pub failed: u64,
+}
+
+impl TenantCounts {
+    /// Those that the run did not come to.
+    pub fn left(&self) -> u64 {
+        self.total.saturating_sub(self.ok + self.failed)
+    }
+}
+
+/// Keys by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyCounts {
+    /// Written, with their TTL.
+    pub written: u64,
+    /// Removed, as their data is gone or may not be cached.
+    pub removed: u64,
+    /// Not written though they should have been.
+    pub failed: u64,
+}
+
+/// One kind of failure, with its first instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What failed.
+    pub kind: FailureKind,
+    /// The first tenant it happened to; none where it is not about a tenant.
+    pub tenant: Option<String>,
+    /// The first key it happened to, where it is about a key.
+    pub key: Option<String>,
+    /// The first message.
+    pub message: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// What failed. Failures of one kind are one line of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The tenant list could not be read.
+    Tenants,
+    /// The database could not be reached, or hung up.
+    DatabaseUnavailable,
+    /// The query was refused or broke on a tenant's data.
+    Query,
+    /// The query took longer than its statement timeout.
+    StatementTimeout,
+    /// A row belonged to a tenant that was not asked for.
+    ForeignRow,
+    /// A value has no JSON.
+    Encoding,
+    /// The tenant's rows are more than a batch may hold.
+    TooManyRows,
+    /// The tenant's time zone is no time zone.
+    TimeZone,
+    /// A value is larger than `max_bytes`.
+    ValueTooLarge,
+    /// Two different values for one key.
+    KeyConflict,
+    /// An object's key got more than one row.
+    SeveralRows,
+    /// The cache could not be reached, or hung up.
+    CacheUnavailable,
+    /// The cache is full and evicts nothing: `OOM`.
+    CacheFull,
+    /// The cache is a replica: `READONLY`.
+    CacheReadOnly,
+    /// The cache is a cluster's node and the key is another's: `MOVED`.
+    CacheMoved,
+    /// The key holds another type: `WRONGTYPE`.
+    CacheWrongType,
+    /// The cache user may not write the key: `NOPERM`.
+    CachePermission,
+    /// The cache refused for another reason.
+    CacheRefused,
+    /// The run's deadline passed.
+    Deadline,
+    /// The run was told to stop.
+    Cancelled,
+    /// preheat itself failed: a defect.
+    Internal,
+}
+
+impl FailureKind {
+    /// Its name in logs and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenants => "tenants",
+            Self::DatabaseUnavailable => "database_unavailable",
+            Self::Query => "query",
+            Self::StatementTimeout => "statement_timeout",
+            Self::ForeignRow => "foreign_row",
+            Self::Encoding => "encoding",
+            Self::TooManyRows => "too_many_rows",
+            Self::TimeZone => "time_zone",
+            Self::ValueTooLarge => "value_too_large",
+            Self::KeyConflict => "key_conflict",
+            Self::SeveralRows => "several_rows",
+            Self::CacheUnavailable => "cache_unavailable",
+            Self::CacheFull => "cache_full",
+            Self::CacheReadOnly => "cache_read_only",
+            Self::CacheMoved => "cache_moved",
+            Self::CacheWrongType => "cache_wrong_type",
+            Self::CachePermission => "cache_permission",
+            Self::CacheRefused => "cache_refused",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Report {
+    /// Adds a failure: to its kind's line, or as a new one while there is room.
+    pub fn fail(&mut self, failure: Failure) {
+        if let Some(same) = self.failures.iter_mut().find(|known| known.kind == failure.kind) {
+            same.count += failure.count;
+        } else if self.failures.len() < MAX_FAILURES {
+            self.failures.push(failure);
+        }
+    }
+
+    /// Adds what another part did; `tenants.total` is the run's own and is not added.
+    pub fn add(&mut self, part: Self) {
+        let Self { tenants, keys, bytes, queries, retries, late, failures } = part;
+        self.tenants.ok += tenants.ok;
+        self.tenants.failed += tenants.failed;
+        self.keys.written += keys.written;
+        self.keys.removed += keys.removed;
+        self.keys.failed += keys.failed;
+        self.bytes += bytes;
+        self.queries += queries;
+        self.retries += retries;
+        self.late |= late;
+        for failure in failures {
+            self.fail(failure);
+        }
+    }
+
+    /// How a run with this report ended, where nothing stopped it.
+    pub fn outcome(&self) -> Outcome {
+        let clean = self.failures.is_empty() && self.tenants.left() == 0 && self.keys.failed == 0;
+        match (clean, self.keys.written > 0 || self.tenants.ok > 0) {
+            (true, _) => Outcome::Ok,
+            (false, true) => Outcome::Partial,
+            (false, false) => Outcome::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(kind: FailureKind, tenant: &str) -> Failure {
+        Failure {
+            kind,
+            tenant: Some(tenant.to_owned()),
+            key: None,
+            message: format!("of {tenant}"),
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn failures_of_one_kind_are_one_line_that_names_the_first() {
+        let mut report = Report::default();
+        report.fail(failure(FailureKind::Query, "a"));
+        let mut part = Report::default();
+        part.fail(failure(FailureKind::Query, "b"));
+        part.fail(failure(FailureKind::CacheFull, "b"));
+        report.add(part);
+        let lines: Vec<_> = report.failures.iter().map(|f| (f.message.as_str(), f.count)).collect();
+        assert_eq!(lines, [("of a", 2), ("of b", 1)]);
+    }
+
+    #[test]
+    fn hazard_27_a_partial_failure_is_never_ok() {
+        let mut report = Report::default();
+        assert_eq!(report.outcome(), Outcome::Ok);
+        report.tenants.total = 2;
+        assert_eq!(report.outcome(), Outcome::Failed);
+        report.tenants.ok = 1;
+        assert_eq!(report.outcome(), Outcome::Partial);
+        report.tenants.ok = 2;
+        report.keys.written = 2;
+        assert_eq!(report.outcome(), Outcome::Ok);
+        report.keys.failed = 1;
+        assert_eq!(report.outcome(), Outcome::Partial);
+    }
+}

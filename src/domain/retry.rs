@@ -1,0 +1,116 @@
+//! Trying again: how long to wait, and when to stop asking.
+
+use std::time::Duration;
+
+/// The first wait; each further one doubles.
+const FIRST: Duration = Duration::from_millis(100);
+/// No wait is longer.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long to wait before a try: exponential, with "full jitter" (a uniform share of the wait, so
+/// that many batches which failed together do not come back together; Brooker, "Exponential Backoff
+/// And Jitter", AWS 2015). `retry` counts from 0, `random` is uniform in `0.0..1.0`.
+pub fn backoff(retry: u32, random: f64) -> Duration {
+    let longest = FIRST.saturating_mul(1 << retry.min(20)).min(LONGEST);
+    longest.mul_f64(random.clamp(0.0, 1.0))
+}
+
+/// Stops asking a server that is down: after some failures in a row it is open, and after a pause
+/// it lets one try through, whose result decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    state: State,
+    failures_to_open: u32,
+    pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed {
+        failures: u32,
+    },
+    /// Until that moment nothing is tried.
+    Open {
+        until: Duration,
+    },
+    /// One try is under way; were it lost, another may start at that moment.
+    HalfOpen {
+        until: Duration,
+    },
+}
+
+impl Breaker {
+    /// A closed breaker that opens after so many failures in a row, for `pause`.
+    pub fn new(failures_to_open: u32, pause: Duration) -> Self {
+        Self { state: State::Closed { failures: 0 }, failures_to_open, pause }
+    }
+
+    /// Whether a try may start at the monotonic moment `now`; it must then be answered with
+    /// [`Self::succeeded`] or [`Self::failed`].
+    pub fn try_start(&mut self, now: Duration) -> bool {
+        match self.state {
+            State::Closed { .. } => true,
+            State::Open { until } | State::HalfOpen { until } if now >= until => {
+                self.state = State::HalfOpen { until: now + self.pause };
+                true
+            }
+            State::Open { .. } | State::HalfOpen { .. } => false,
+        }
+    }
+
+    /// A try reached the server.
+    pub fn succeeded(&mut self) {
+        self.state = State::Closed { failures: 0 };
+    }
+
+    /// A try did not reach the server, at the monotonic moment `now`.
+    pub fn failed(&mut self, now: Duration) {
+        self.state = match self.state {
+            State::Closed { failures } if failures + 1 < self.failures_to_open => {
+                State::Closed { failures: failures + 1 }
+            }
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen { .. } => {
+                State::Open { until: now + self.pause }
+            }
+        };
+    }
+
+    /// Whether nothing is tried for now.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn waits_double_up_to_a_bound() {
+        let waits: Vec<_> = (0..9).map(|retry| backoff(retry, 1.0).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(backoff(3, 0.0), Duration::ZERO);
+        assert_eq!(backoff(u32::MAX, 1.0), LONGEST);
+    }
+
+    #[test]
+    fn a_breaker_opens_after_failures_in_a_row_and_lets_one_try_through_after_its_pause() {
+        let mut breaker = Breaker::new(2, SECOND * 5);
+        breaker.failed(SECOND);
+        breaker.succeeded();
+        breaker.failed(SECOND);
+        assert!(breaker.try_start(SECOND));
+        breaker.failed(SECOND);
+        assert!(breaker.is_open());
+        assert!(!breaker.try_start(SECOND * 5));
+        assert!(breaker.try_start(SECOND * 6));
+        assert!(!breaker.try_start(SECOND * 6), "one try at a time");
+        breaker.failed(SECOND * 7);
+        assert!(!breaker.try_start(SECOND * 11));
+        assert!(breaker.try_start(SECOND * 12));
+        breaker.succeeded();
+        assert!(breaker.try_start(SECOND * 12) && breaker.try_start(SECOND * 12));
+    }
+}

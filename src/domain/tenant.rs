@@ -1,0 +1,241 @@
+//! Whose data: the active tenants, in the order in which the tenant query returned them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A tenant's id, as text: a uuid with hyphens in lower case, an integer in decimal, text as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId(Arc<str>);
+
+impl TenantId {
+    /// Takes the text as the id; ids are bound to queries, never pasted, so any text is safe.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(Arc::from(text.as_ref()))
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A complete tenant list.
+///
+/// It is held by every run that is under way, so it is compact: the ids are one text, and the other
+/// columns, whose values repeat (time zones, plans, regions), are kept once a distinct value.
+#[derive(Clone, Debug, Default)]
+pub struct Tenants {
+    ids: String,
+    ends: Vec<usize>,
+    columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug)]
+struct Column {
+    name: String,
+    distinct: Vec<Box<str>>,
+    /// The index of each tenant's value in `distinct`; `None` where it is NULL.
+    values: Vec<Option<u32>>,
+    /// Only while the list grows.
+    seen: HashMap<Box<str>, u32>,
+}
+
+impl Tenants {
+    /// An empty list whose tenants will have these columns besides their id.
+    pub fn with_columns<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
+        let columns = names
+            .into_iter()
+            .map(|name| Column {
+                name: name.into(),
+                distinct: Vec::new(),
+                values: Vec::new(),
+                seen: HashMap::new(),
+            })
+            .collect();
+        Self { ids: String::new(), ends: Vec::new(), columns }
+    }
+
+    /// Adds a tenant: its id and the values of its columns, in the order of [`Self::with_columns`].
+    /// Values that are missing count as NULL.
+    pub fn push<'a>(&mut self, id: &str, values: impl IntoIterator<Item = Option<&'a str>>) {
+        self.ids.push_str(id);
+        self.ends.push(self.ids.len());
+        let mut values = values.into_iter();
+        for column in &mut self.columns {
+            let index = values.next().flatten().map(|value| column.intern(value));
+            column.values.push(index);
+        }
+    }
+
+    /// Gives back what only growing needed.
+    pub fn shrink(&mut self) {
+        self.ids.shrink_to_fit();
+        self.ends.shrink_to_fit();
+        for column in &mut self.columns {
+            column.seen = HashMap::new();
+            column.values.shrink_to_fit();
+        }
+    }
+
+    /// How many tenants.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no tenant at all.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The tenant at a position of the list.
+    pub fn get(&self, position: usize) -> Option<Tenant<'_>> {
+        (position < self.len()).then_some(Tenant { list: self, position })
+    }
+
+    /// All tenants, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Tenant<'_>> {
+        (0..self.len()).map(|position| Tenant { list: self, position })
+    }
+
+    /// The names of the columns besides the id.
+    pub fn column_names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+}
+
+impl Column {
+    fn intern(&mut self, value: &str) -> u32 {
+        if let Some(&index) = self.seen.get(value) {
+            return index;
+        }
+        let index = u32::try_from(self.distinct.len()).unwrap_or(u32::MAX);
+        self.distinct.push(value.into());
+        self.seen.insert(value.into(), index);
+        index
+    }
+}
+
+/// One tenant of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenant<'a> {
+    list: &'a Tenants,
+    position: usize,
+}
+
+impl<'a> Tenant<'a> {
+    /// The id's text.
+    pub fn id(&self) -> &'a str {
+        let ends = &self.list.ends;
+        let start = self.position.checked_sub(1).and_then(|before| ends.get(before)).copied();
+        let end = ends.get(self.position).copied().unwrap_or_default();
+        self.list.ids.get(start.unwrap_or(0)..end).unwrap_or_default()
+    }
+
+    /// The text of a column; `None` where the column is NULL or does not exist.
+    pub fn column(&self, name: &str) -> Option<&'a str> {
+        let column = self.list.columns.iter().find(|column| column.name == name)?;
+        let index = column.values.get(self.position).copied().flatten()?;
+        column.distinct.get(index as usize).map(AsRef::as_ref)
+    }
+}
+
+/// Some tenants of a list, read with one query and written with one pipeline.
+///
+/// A tenant's *slot* is its position in the batch; rows and entries name their tenant by it. The
+/// fleet's batch, of a job without tenants, is one slot with no id.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    list: Arc<Tenants>,
+    positions: Vec<u32>,
+}
+
+impl Batch {
+    /// The tenants at these positions of the list.
+    pub fn new(list: Arc<Tenants>, positions: Vec<u32>) -> Self {
+        Self { list, positions }
+    }
+
+    /// How many tenants.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether it has no tenant.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// The tenant of a slot.
+    pub fn tenant(&self, slot: usize) -> Option<Tenant<'_>> {
+        let position = *self.positions.get(slot)?;
+        self.list.get(position as usize)
+    }
+
+    /// The tenants, in slot order.
+    pub fn tenants(&self) -> impl Iterator<Item = Tenant<'_>> {
+        self.positions.iter().filter_map(|&position| self.list.get(position as usize))
+    }
+
+    /// Two halves of it, the first the larger; `None` when it cannot be split further.
+    pub fn split(self) -> Result<(Self, Self), Self> {
+        if self.len() < 2 {
+            return Err(self);
+        }
+        let (first, second) = self.positions.split_at(self.len().div_ceil(2));
+        let second = Self { list: Arc::clone(&self.list), positions: second.to_vec() };
+        Ok((Self { list: self.list, positions: first.to_vec() }, second))
+    }
+}
+
+/// Positions of the list, cut into batches of at most `size`, in the list's order.
+pub fn batches(list: &Arc<Tenants>, positions: &[u32], size: usize) -> Vec<Batch> {
+    positions
+        .chunks(size.max(1))
+        .map(|chunk| Batch::new(Arc::clone(list), chunk.to_vec()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> Tenants {
+        let mut list = Tenants::with_columns(["timezone", "plan"]);
+        list.push("a", [Some("UTC"), Some("free")]);
+        list.push("bb", [Some("Asia/Tokyo"), None]);
+        list.push("", [Some("UTC")]);
+        list.shrink();
+        list
+    }
+
+    #[test]
+    fn a_list_gives_back_ids_and_columns() {
+        let list = list();
+        let ids: Vec<_> = list.iter().map(|tenant| tenant.id()).collect();
+        assert_eq!(ids, ["a", "bb", ""]);
+        let second = list.get(1).unwrap();
+        assert_eq!(second.column("timezone"), Some("Asia/Tokyo"));
+        assert_eq!(second.column("plan"), None);
+        assert_eq!(second.column("nothing"), None);
+        assert_eq!(list.get(2).unwrap().column("timezone"), Some("UTC"));
+        assert!(list.get(3).is_none());
+    }
+
+    #[test]
+    fn batches_keep_the_order_and_splitting_ends_with_single_tenants() {
+        let list = Arc::new(list());
+        let batches = batches(&list, &[0, 1, 2], 2);
+        assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [2, 1]);
+        let (first, second) = batches[0].clone().split().unwrap();
+        assert_eq!(first.tenant(0).unwrap().id(), "a");
+        assert_eq!(second.tenant(0).unwrap().id(), "bb");
+        assert!(first.split().is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! When a job runs and how a run goes.
+
+pub mod port;

@@ -1,0 +1,3 @@
+//! The `preheat` program: command line → exit code.
+
+fn main() {}
