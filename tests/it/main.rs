@@ -1,5 +1,5 @@
 //! All integration tests: one binary, since linking is what takes the time.
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
