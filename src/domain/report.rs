@@ -149,6 +149,13 @@ impl FailureKind {
     }
 }
 
+impl Failure {
+    /// One failure that is not about a key.
+    pub fn new(kind: FailureKind, tenant: Option<String>, message: String) -> Self {
+        Self { kind, tenant, key: None, message, count: 1 }
+    }
+}
+
 impl Report {
     /// Adds a failure: to its kind's line, or as a new one while there is room.
     pub fn fail(&mut self, failure: Failure) {

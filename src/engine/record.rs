@@ -1,6 +1,7 @@
 //! What is kept of runs that ended: handed to the history in the background, so that a history
 //! which cannot be written never fails or delays a run.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ const MAX_WAITING: usize = 1_000;
 /// Records written at once.
 const MAX_APPEND: usize = 100;
 /// How often old records are removed.
-const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// Records on their way into the history, and the history behind them.
 pub struct Records {
@@ -76,7 +77,7 @@ impl Records {
             .map(|record| RunRecord::clone(record))
             .collect();
         records.extend(self.history.recent(job, limit).await?);
-        records.sort_by(|a, b| (b.started_at, b.id).cmp(&(a.started_at, a.id)));
+        records.sort_by_key(|record| Reverse((record.started_at, record.id)));
         records.dedup_by_key(|record| record.id);
         records.truncate(limit);
         Ok(records)
@@ -152,8 +153,12 @@ impl Records {
                     let mut waiting = self.lock();
                     (waiting.records.len(), std::mem::take(&mut waiting.dropped))
                 };
-                let (message, first) = (error.0.as_str(), *failures == 0);
-                event::HistoryUnavailable { message, buffered, dropped, first }.emit(&self.metrics);
+                if *failures == 0 {
+                    let message = error.0.as_str();
+                    event::HistoryUnavailable { message, buffered, dropped }.emit(&self.metrics);
+                } else if dropped > 0 {
+                    event::HistoryDropped { dropped }.emit(&self.metrics);
+                }
                 *failures += 1;
             }
         }

@@ -1,6 +1,6 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,6 @@ use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::retry::backoff;
-use crate::domain::row::Rows;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::observe::event;
@@ -117,6 +116,17 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
+        self.record(&order, outcome, (started_at, finished_at), report)
+    }
+
+    /// What is kept of a run that ended.
+    pub(super) fn record(
+        &self,
+        order: &Order,
+        outcome: Outcome,
+        (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
+        report: Report,
+    ) -> RunRecord {
         RunRecord {
             id: order.id,
             job: order.job.name.clone(),
@@ -175,7 +185,7 @@ impl Runner {
             Ok(list) => list,
             Err(error) => {
                 let message = format!("could not read the tenant list: {error}");
-                report.fail(failure(FailureKind::Tenants, None, message));
+                report.fail(Failure::new(FailureKind::Tenants, None, message));
                 return VecDeque::new();
             }
         };
@@ -190,7 +200,7 @@ impl Runner {
                 let today = date::today(dates, tenant, started_at);
                 if let Err(error) = &today {
                     let id = tenant.map(|tenant| tenant.id().to_owned());
-                    report.fail(failure(FailureKind::TimeZone, id, error.to_string()));
+                    report.fail(Failure::new(FailureKind::TimeZone, id, error.to_string()));
                     report.tenants.failed += 1;
                 }
                 today.is_ok()
@@ -215,8 +225,13 @@ impl Runner {
             self.note_database(result.as_ref().err());
             match result {
                 Err(error) if is_transient(error.kind) && retry < order.job.retries => {
-                    self.wait_to_retry(order, 0, retry, (error.kind.failure_kind(), &error.message))
-                        .await;
+                    self.wait_to_retry(
+                        order,
+                        0,
+                        retry,
+                        (error.kind.failure_kind(), &error.message),
+                    )
+                    .await;
                     report.retries += 1;
                     retry += 1;
                 }
@@ -309,16 +324,16 @@ impl Runner {
 fn select(list: &Tenants, wanted: Option<&[TenantId]>, report: &mut Report) -> Vec<u32> {
     let position = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
     let Some(wanted) = wanted else { return (0..position(list.len())).collect() };
-    let mut left: HashMap<&str, ()> = wanted.iter().map(|id| (id.as_str(), ())).collect();
+    let mut left: HashSet<&str> = wanted.iter().map(TenantId::as_str).collect();
     let found = list
         .iter()
         .enumerate()
-        .filter(|(_, tenant)| left.remove(tenant.id()).is_some())
+        .filter(|(_, tenant)| left.remove(tenant.id()))
         .map(|(index, _)| position(index))
         .collect();
-    for id in wanted.iter().filter(|id| left.remove(id.as_str()).is_some()) {
+    for id in wanted.iter().filter(|id| left.remove(id.as_str())) {
         let message = format!("tenant `{id}` is not among the active tenants");
-        report.fail(failure(FailureKind::Tenants, Some(id.to_string()), message));
+        report.fail(Failure::new(FailureKind::Tenants, Some(id.to_string()), message));
         report.tenants.total += 1;
         report.tenants.failed += 1;
     }
@@ -375,7 +390,7 @@ impl Work {
                     }
                     Some(Err(panic)) => {
                         let message = format!("a batch stopped: {panic}");
-                        report.fail(failure(FailureKind::Internal, None, message));
+                        report.fail(Failure::new(FailureKind::Internal, None, message));
                     }
                     None if pending.is_empty() => return End::Complete,
                     None => return End::Stopped,
@@ -536,9 +551,8 @@ impl Work {
                 Ok(results) => results,
                 Err(error) => writes.iter().map(|_| Err(error.clone())).collect(),
             };
-            let transient = |result: &&KeyResult| {
-                result.as_ref().is_err_and(|error| error.kind.is_transient())
-            };
+            let transient =
+                |result: &&KeyResult| result.as_ref().is_err_and(|error| error.kind.is_transient());
             let error = results.iter().find(transient).and_then(|result| result.as_ref().err());
             self.runner.note_cache(error);
             match error {
@@ -623,21 +637,17 @@ impl<'a> PartOutcome<'a> {
 fn fail_all(part: &Batch, kind: FailureKind, message: &str, report: &mut Report) {
     let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
     let tenants = part.len().max(1) as u64;
-    let mut failure = failure(kind, first, message.to_owned());
+    let mut failure = Failure::new(kind, first, message.to_owned());
     failure.count = tenants;
     report.fail(failure);
     report.tenants.failed += tenants;
-}
-
-fn failure(kind: FailureKind, tenant: Option<String>, message: String) -> Failure {
-    Failure { kind, tenant, key: None, message, count: 1 }
 }
 
 fn passed_deadline(order: &Order, report: &mut Report) -> End {
     let left = report.tenants.left();
     let timeout = order.job.timeout;
     let message = format!("the run did not end within {timeout:?}; {left} tenants were left");
-    report.fail(failure(FailureKind::Deadline, None, message));
+    report.fail(Failure::new(FailureKind::Deadline, None, message));
     End::Deadline
 }
 
@@ -679,8 +689,7 @@ impl TenantList {
             return shared;
         }
         let source = Arc::clone(source);
-        let future: ListFuture =
-            async move { source.tenants().await.map(Arc::new) }.boxed();
+        let future: ListFuture = async move { source.tenants().await.map(Arc::new) }.boxed();
         let shared = future.shared();
         *reading = shared.downgrade().map(|future| Reading { began: now, future });
         shared

@@ -21,7 +21,7 @@ use super::port::Clock;
 use super::record::Records;
 use super::run::{Order, Runner, Stops};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Progress, Status};
-use crate::domain::job::{Job, JobName, Jobs, Overlap};
+use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
@@ -135,15 +135,25 @@ struct JobState {
 
 /// A run that was taken on, until its record exists.
 struct Taken {
-    run: ActiveRun,
-    asked_at: Duration,
-    tenants: Option<Vec<TenantId>>,
+    order: Order,
+    started_at: Option<DateTime<Utc>>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
 }
 
 impl Taken {
+    fn active(&self) -> ActiveRun {
+        ActiveRun {
+            id: self.order.id,
+            job: self.order.job.name.clone(),
+            trigger: self.order.trigger,
+            due_at: self.order.due_at,
+            started_at: self.started_at,
+            progress: Arc::clone(&self.order.progress),
+        }
+    }
+
     fn ticket(&self) -> Ticket {
-        Ticket { run: self.run.clone(), done: self.done.subscribe() }
+        Ticket { run: self.active(), done: self.done.subscribe() }
     }
 }
 
@@ -207,9 +217,9 @@ impl Engine {
     fn start(&mut self) {
         let now = self.clock.now();
         let starting = |state: &JobState| state.job.enabled && state.job.on_start;
-        let names: Vec<_> =
-            self.jobs.iter().filter(|(_, state)| starting(state)).map(|(name, _)| name.clone());
-        for name in names.collect::<Vec<_>>() {
+        let names = self.jobs.iter().filter(|(_, state)| starting(state));
+        let names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
             self.take(&name, Trigger::Startup, now, None);
         }
         for (job, state) in &self.jobs {
@@ -243,7 +253,7 @@ impl Engine {
     /// One due time of a job: run, queue or skip.
     fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
         let Some(state) = self.jobs.get(job) else { return };
-        let queued = state.queue.iter().any(|taken| taken.run.trigger == Trigger::Schedule);
+        let queued = state.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
         let skip = match state.job.overlap {
             _ if state.running.is_none() => None,
             Overlap::Skip => Some(SkipReason::Overlap),
@@ -268,16 +278,17 @@ impl Engine {
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
         let state = self.jobs.get_mut(job)?;
-        let run = ActiveRun {
+        let order = Order {
             id: RunId::new(self.clock.now()),
-            job: job.clone(),
+            job: Arc::clone(&state.job),
             trigger,
             due_at,
-            started_at: None,
+            asked_at: self.clock.monotonic(),
+            tenants,
+            last_success_started_at: None,
             progress: Arc::new(Progress::default()),
         };
-        let asked_at = self.clock.monotonic();
-        let taken = Taken { run, asked_at, tenants, done: watch::Sender::new(None) };
+        let taken = Taken { order, started_at: None, done: watch::Sender::new(None) };
         let ticket = taken.ticket();
         state.queue.push_back(taken);
         self.start_next(job);
@@ -291,17 +302,9 @@ impl Engine {
             return;
         }
         let Some(mut next) = state.queue.pop_front() else { return };
-        next.run.started_at = Some(self.clock.now());
-        let order = Order {
-            id: next.run.id,
-            job: Arc::clone(&state.job),
-            trigger: next.run.trigger,
-            due_at: next.run.due_at,
-            asked_at: next.asked_at,
-            tenants: next.tenants.clone(),
-            last_success_started_at: state.last_success_started_at,
-            progress: Arc::clone(&next.run.progress),
-        };
+        next.started_at = Some(self.clock.now());
+        next.order.last_success_started_at = state.last_success_started_at;
+        let order = next.order.clone();
         state.running = Some(next);
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
     }
@@ -312,7 +315,7 @@ impl Engine {
         let record = Arc::new(record);
         let job = record.job.clone();
         let taken = self.jobs.get_mut(&job).and_then(|state| state.running.take());
-        let all_tenants = taken.as_ref().is_some_and(|taken| taken.tenants.is_none());
+        let all_tenants = taken.as_ref().is_some_and(|taken| taken.order.tenants.is_none());
         self.keep(&record, all_tenants);
         if let Some(state) = self.jobs.get_mut(&job) {
             if record.outcome == Outcome::Ok && all_tenants {
@@ -376,7 +379,7 @@ impl Engine {
     /// A run that waits and will do the same: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
-        queue.iter().find(|taken| taken.tenants.as_deref() == tenants).map(Taken::ticket)
+        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(Taken::ticket)
     }
 
     fn requested(
@@ -384,7 +387,6 @@ impl Engine {
         jobs: JobSelection,
         names_tenants: bool,
     ) -> Result<Vec<JobName>, RequestError> {
-        use crate::domain::job::Scope;
         let takes_tenants = |state: &JobState| state.job.scope == Scope::Tenants;
         match jobs {
             JobSelection::All => Ok(self
@@ -413,38 +415,13 @@ impl Engine {
         let waiting: Vec<Taken> =
             self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
         for taken in waiting {
+            let message = "the worker stopped before the run began".to_owned();
             let mut report = Report::default();
-            report.fail(Failure {
-                kind: FailureKind::Cancelled,
-                tenant: None,
-                key: None,
-                message: "the worker stopped before the run began".to_owned(),
-                count: 1,
-            });
-            let record = Arc::new(self.record(&taken.run, Outcome::Cancelled, now, report));
-            self.keep(&record, taken.tenants.is_none());
+            report.fail(Failure::new(FailureKind::Cancelled, None, message));
+            let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
+            let record = Arc::new(record);
+            self.keep(&record, taken.order.tenants.is_none());
             taken.done.send_replace(Some(record));
-        }
-    }
-
-    fn record(
-        &self,
-        run: &ActiveRun,
-        outcome: Outcome,
-        finished_at: DateTime<Utc>,
-        report: Report,
-    ) -> RunRecord {
-        RunRecord {
-            id: run.id,
-            job: run.job.clone(),
-            trigger: run.trigger,
-            outcome,
-            due_at: run.due_at,
-            started_at: run.started_at.unwrap_or(finished_at),
-            finished_at,
-            report,
-            replica: self.runner.replica.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
@@ -491,8 +468,8 @@ impl JobState {
         JobStatus {
             job: Arc::clone(&self.job),
             next_due_at: self.next_due_at,
-            running: self.running.as_ref().map(|taken| taken.run.clone()),
-            queued: self.queue.iter().map(|taken| taken.run.clone()).collect(),
+            running: self.running.as_ref().map(Taken::active),
+            queued: self.queue.iter().map(Taken::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
         }
@@ -501,32 +478,13 @@ impl JobState {
 
 /// A run whose task always ends with a record, even if preheat itself is at fault.
 async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> RunRecord {
-    let (clock, replica) = (Arc::clone(&runner.clock), runner.replica.clone());
-    let started_at = clock.now();
-    let run = AssertUnwindSafe(runner.run(order.clone(), stops)).catch_unwind();
-    match run.await {
-        Ok(record) => record,
-        Err(_panic) => {
-            let mut report = Report::default();
-            report.fail(Failure {
-                kind: FailureKind::Internal,
-                tenant: None,
-                key: None,
-                message: "the run panicked: this is a defect of preheat".to_owned(),
-                count: 1,
-            });
-            RunRecord {
-                id: order.id,
-                job: order.job.name.clone(),
-                trigger: order.trigger,
-                outcome: Outcome::Failed,
-                due_at: order.due_at,
-                started_at,
-                finished_at: clock.now(),
-                report,
-                replica,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            }
-        }
-    }
+    let started_at = runner.clock.now();
+    let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
+    run.await.unwrap_or_else(|_panic| {
+        let message = "the run panicked: this is a defect of preheat".to_owned();
+        let mut report = Report::default();
+        report.fail(Failure::new(FailureKind::Internal, None, message));
+        let finished_at = runner.clock.now();
+        runner.record(&order, Outcome::Failed, (started_at, finished_at), report)
+    })
 }
