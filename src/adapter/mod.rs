@@ -1,5 +1,6 @@
 //! The world, behind [`crate::engine::port`]. Adapters return, they don't log.
 
+pub mod bell;
 pub mod clock;
 pub mod memory;
 pub mod redis;
