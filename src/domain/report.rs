@@ -22,6 +22,8 @@ pub struct Report {
     pub retries: u64,
     /// Whether it took so long that keys may have expired before it wrote them again.
     pub late: bool,
+    /// Keys that the cache pushed out for want of memory while the run went on.
+    pub evicted: u64,
     /// The first failures of different kinds.
     pub failures: Vec<Failure>,
 }
@@ -147,6 +149,13 @@ impl FailureKind {
     }
 }
 
+impl Failure {
+    /// One failure that is not about a key.
+    pub fn new(kind: FailureKind, tenant: Option<String>, message: String) -> Self {
+        Self { kind, tenant, key: None, message, count: 1 }
+    }
+}
+
 impl Report {
     /// Adds a failure: to its kind's line, or as a new one while there is room.
     pub fn fail(&mut self, failure: Failure) {
@@ -159,7 +168,7 @@ impl Report {
 
     /// Adds what another part did; `tenants.total` is the run's own and is not added.
     pub fn add(&mut self, part: Self) {
-        let Self { tenants, keys, bytes, queries, retries, late, failures } = part;
+        let Self { tenants, keys, bytes, queries, retries, late, evicted, failures } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.keys.written += keys.written;
@@ -169,6 +178,7 @@ impl Report {
         self.queries += queries;
         self.retries += retries;
         self.late |= late;
+        self.evicted += evicted;
         for failure in failures {
             self.fail(failure);
         }

@@ -1,0 +1,185 @@
+//! What the engine is doing, for those who look: jobs, runs, progress, health, readiness.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::job::{Job, JobName};
+use crate::domain::report::Report;
+use crate::domain::run::{RunId, RunRecord, Trigger};
+
+/// Everything at one moment. A new one is published after each change.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// When the worker started.
+    pub started_at: DateTime<Utc>,
+    /// Whether it still takes on runs.
+    pub phase: Phase,
+    /// The jobs, by name.
+    pub jobs: BTreeMap<JobName, JobStatus>,
+}
+
+/// Whether the worker still takes on runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It does.
+    Running,
+    /// It was told to stop and finishes what is in flight.
+    Draining,
+}
+
+/// A job at one moment.
+#[derive(Clone, Debug)]
+pub struct JobStatus {
+    /// Its definition.
+    pub job: Arc<Job>,
+    /// When its schedule is due next; `None` where it is disabled or never due again.
+    pub next_due_at: Option<DateTime<Utc>>,
+    /// The run under way.
+    pub running: Option<ActiveRun>,
+    /// Runs that wait for it, in order.
+    pub queued: Vec<ActiveRun>,
+    /// The run that ended last.
+    pub last_run: Option<Arc<RunRecord>>,
+    /// When the last run that was `ok` ended.
+    pub last_success_at: Option<DateTime<Utc>>,
+}
+
+/// A run that has not ended.
+#[derive(Clone, Debug)]
+pub struct ActiveRun {
+    /// Its id.
+    pub id: RunId,
+    /// Its job.
+    pub job: JobName,
+    /// Why it is there.
+    pub trigger: Trigger,
+    /// When it was due or asked for.
+    pub due_at: DateTime<Utc>,
+    /// When it started; `None` while it waits.
+    pub started_at: Option<DateTime<Utc>>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+}
+
+/// How far a run is; it only grows.
+#[derive(Debug, Default)]
+pub struct Progress {
+    tenants_total: AtomicU64,
+    tenants_done: AtomicU64,
+    keys: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A [`Progress`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgressNow {
+    /// How many tenants the run is for; 0 while the list is not read yet.
+    pub tenants_total: u64,
+    /// How many it is through with, warm or failed.
+    pub tenants_done: u64,
+    /// Keys written.
+    pub keys: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+impl Progress {
+    /// The tenant list was read.
+    pub fn expect(&self, tenants: u64) {
+        self.tenants_total.store(tenants, Ordering::Relaxed);
+    }
+
+    /// A part of the run ended.
+    pub fn add(&self, part: &Report) {
+        self.tenants_done.fetch_add(part.tenants.ok + part.tenants.failed, Ordering::Relaxed);
+        self.keys.fetch_add(part.keys.written, Ordering::Relaxed);
+        self.bytes.fetch_add(part.bytes, Ordering::Relaxed);
+    }
+
+    /// As it is now.
+    pub fn now(&self) -> ProgressNow {
+        ProgressNow {
+            tenants_total: self.tenants_total.load(Ordering::Relaxed),
+            tenants_done: self.tenants_done.load(Ordering::Relaxed),
+            keys: self.keys.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Whether the process works, from what happened: the scheduler ticked, the loop ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How long ago the scheduler rang last.
+    pub scheduler: Beat,
+    /// How long ago the engine's loop went round last.
+    pub engine: Beat,
+}
+
+/// A sign of life that comes again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// How long ago it came last.
+    pub silent_for: Duration,
+    /// How long it may stay away.
+    pub limit: Duration,
+}
+
+impl Beat {
+    /// Whether it came recently enough.
+    pub fn is_alive(self) -> bool {
+        self.silent_for <= self.limit
+    }
+}
+
+impl Health {
+    /// Whether everything lives.
+    pub fn is_alive(self) -> bool {
+        self.scheduler.is_alive() && self.engine.is_alive()
+    }
+}
+
+/// Whether the application may send traffic that needs a warm cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Every required job succeeded once.
+    Ready,
+    /// These required jobs have not succeeded yet.
+    Waiting {
+        /// Their names.
+        jobs: Vec<JobName>,
+    },
+    /// The same, but `ready_within` has passed: ready all the same, since a cold cache is slow and
+    /// no worker at all is worse.
+    GaveUp {
+        /// Their names.
+        jobs: Vec<JobName>,
+    },
+    /// The worker is draining.
+    Draining,
+}
+
+impl Status {
+    /// Readiness at a moment.
+    pub fn readiness(&self, now: DateTime<Utc>, ready_within: Duration) -> Readiness {
+        if self.phase == Phase::Draining {
+            return Readiness::Draining;
+        }
+        let waiting = |status: &&JobStatus| {
+            let job = &status.job;
+            job.required && job.enabled && status.last_success_at.is_none()
+        };
+        let jobs: Vec<_> =
+            self.jobs.values().filter(waiting).map(|status| status.job.name.clone()).collect();
+        let waited = (now - self.started_at).to_std().unwrap_or_default();
+        match jobs.is_empty() {
+            true => Readiness::Ready,
+            false if waited > ready_within => Readiness::GaveUp { jobs },
+            false => Readiness::Waiting { jobs },
+        }
+    }
+}
