@@ -10,5 +10,6 @@
 )]
 
 mod config;
+mod parity;
 mod sandbox;
 mod support;

@@ -6,7 +6,7 @@ use super::calendar::{
     write_zone,
 };
 use super::column_type::ColumnType;
-use super::nested::{ArrayText, write_array, write_multirange_text, write_range_text};
+use super::nested::{ArrayText, write_array, write_range_text};
 use super::number::{Kind, write_float4, write_float8, write_integer, write_numeric};
 use super::string::hex;
 use super::wire::{ValueError, Wire, exact, jsonb, utf8};
@@ -70,7 +70,6 @@ fn append(ty: &ColumnType, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueEr
         }
         ColumnType::Array(element) => write_array(wire, &mut ArrayText { element }, out)?,
         ColumnType::Range(subtype) => write_range_text(subtype, wire, out)?,
-        ColumnType::Multirange(subtype) => write_multirange_text(subtype, wire, out)?,
         ColumnType::Domain(base) => append(base, wire, out)?,
         ColumnType::Unsupported(_) => return Err(ValueError::NoCodec),
     }
