@@ -8,4 +8,5 @@
     reason = "a test that cannot go on stops"
 )]
 
+mod definition;
 mod support;
