@@ -10,5 +10,6 @@
 )]
 
 mod config;
+mod definition;
 mod sandbox;
 mod support;
