@@ -9,5 +9,6 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod config;
 mod sandbox;
 mod support;
