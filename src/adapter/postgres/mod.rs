@@ -1,7 +1,10 @@
 //! Tenants, rows and run records in Postgres.
 
+mod column;
 mod error;
 mod history;
+mod id;
+mod source;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -21,6 +24,7 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
+pub use source::{PostgresSource, TenantsSettings};
 
 /// The longest wait for one connection to be made; a server that is there needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
