@@ -1,5 +1,6 @@
 //! Tenants, rows and run records in Postgres.
 
+mod check;
 mod column;
 mod error;
 mod history;
@@ -23,6 +24,7 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 
 use super::{ConnectError, ConnectErrorKind};
 
+pub use check::{QueryPlace, QueryProblem};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 

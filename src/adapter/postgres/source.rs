@@ -180,7 +180,7 @@ impl PostgresSource {
         Ok(())
     }
 
-    async fn lease(&self, longest: std::time::Duration) -> Result<Lease, SourceError> {
+    pub(super) async fn lease(&self, longest: std::time::Duration) -> Result<Lease, SourceError> {
         timeout(longest, self.database.acquire()).await.unwrap_or_else(|_elapsed| {
             let server = self.database.server();
             let message = format!("no connection to database `{server}` was free in {longest:?}");
@@ -458,7 +458,7 @@ pub(super) enum ReadError {
 }
 
 impl ReadError {
-    fn late(longest: std::time::Duration) -> Self {
+    pub(super) fn late(longest: std::time::Duration) -> Self {
         let longest = longest + ANSWER_GRACE;
         Self::Other(SourceErrorKind::Timeout, format!("no answer within {longest:?}"))
     }
