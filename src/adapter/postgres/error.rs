@@ -55,7 +55,8 @@ fn driver_text(error: &sqlx::Error) -> String {
     error.to_string()
 }
 
-fn kind(error: &sqlx::Error) -> SourceErrorKind {
+/// What to do about it.
+pub(super) fn kind(error: &sqlx::Error) -> SourceErrorKind {
     if let Some(code) = code(error) {
         return kind_of_code(code);
     }

@@ -1,7 +1,11 @@
 //! Tenants, rows and run records in Postgres.
 
+mod check;
+mod column;
 mod error;
 mod history;
+mod id;
+mod source;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -20,7 +24,9 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 
 use super::{ConnectError, ConnectErrorKind};
 
+pub use check::{QueryPlace, QueryProblem};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
+pub use source::{PostgresSource, TenantsSettings};
 
 /// The longest wait for one connection to be made; a server that is there needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
