@@ -1,6 +1,8 @@
 //! The words and the rules: values and pure functions over them. No I/O, no async, no clock.
 
+pub mod cron;
 pub mod date;
+pub mod duration;
 pub mod entry;
 pub mod job;
 pub mod json;

@@ -5,8 +5,10 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "a test that cannot go on stops"
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
 mod config;
+mod sandbox;
 mod support;

@@ -1,0 +1,79 @@
+//! Durations as people write them: `90s`, `10m`, `1h30m`.
+
+use std::time::Duration;
+
+/// No stretch of time that a person configures is longer: a year and a day.
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// A text is no duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDuration {
+    /// A number alone.
+    #[error("a duration needs a unit")]
+    NoUnit,
+    /// Something else.
+    #[error("a duration is a number and a unit, as in `90s`, `10m` or `1h30m`")]
+    Unreadable,
+    /// Less than a millisecond, or between two.
+    #[error("a duration is a whole number of milliseconds, at least one")]
+    TooFine,
+    /// Longer than [`LONGEST`].
+    #[error("a duration is at most 366 days")]
+    TooLong,
+}
+
+/// Reads a duration. It is at least a millisecond and a whole number of them.
+pub fn parse(text: &str) -> Result<Duration, BadDuration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(BadDuration::NoUnit);
+    }
+    let duration =
+        humantime::parse_duration(text).map_err(|_told_by_ours| BadDuration::Unreadable)?;
+    if duration > LONGEST {
+        return Err(BadDuration::TooLong);
+    }
+    if duration.is_zero() || duration.subsec_nanos() % 1_000_000 != 0 {
+        return Err(BadDuration::TooFine);
+    }
+    Ok(duration)
+}
+
+/// The text of a duration, the way it would be written: `1h30m`.
+pub fn text(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_read_and_written_the_way_people_write_it() {
+        for (written, seconds) in [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1h 30m", 5400)] {
+            assert_eq!(parse(written), Ok(Duration::from_secs(seconds)), "{written}");
+        }
+        assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(text(Duration::from_secs(5400)), "1h30m");
+        assert_eq!(text(Duration::from_secs(90)), "1m30s");
+    }
+
+    #[test]
+    fn what_is_no_duration_says_why() {
+        let cases = [
+            ("90", BadDuration::NoUnit),
+            ("1.5", BadDuration::NoUnit),
+            ("", BadDuration::Unreadable),
+            ("soon", BadDuration::Unreadable),
+            ("-1s", BadDuration::Unreadable),
+            ("0s", BadDuration::TooFine),
+            ("10us", BadDuration::TooFine),
+            ("1s 1us", BadDuration::TooFine),
+            ("400d", BadDuration::TooLong),
+            ("99999999999999999999s", BadDuration::Unreadable),
+        ];
+        for (written, problem) in cases {
+            assert_eq!(parse(written), Err(problem), "{written}");
+        }
+    }
+}
