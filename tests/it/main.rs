@@ -10,6 +10,7 @@
 )]
 
 mod config;
+mod definition;
 mod parity;
 mod sandbox;
 mod support;
