@@ -209,8 +209,9 @@ fn times() -> Vec<Case> {
     ]
 }
 
-fn documents() -> Vec<Case> {
-    let mut both: Vec<String> = [
+/// JSON that both types can hold.
+fn json_values() -> Vec<String> {
+    let mut values: Vec<String> = [
         "null",
         "true",
         "false",
@@ -272,9 +273,14 @@ fn documents() -> Vec<Case> {
     ]
     .map(str::to_owned)
     .to_vec();
-    both.push(format!("[{}, {}.5, -0.{}1]", "9".repeat(309), "9".repeat(309), "0".repeat(400)));
-    both.push(format!("{}1{}", "[".repeat(300), "]".repeat(300)));
-    both.push(format!("\"{}1{}\"", "[".repeat(300), "]".repeat(300)));
+    values.push(format!("[{}, {}.5, -0.{}1]", "9".repeat(309), "9".repeat(309), "0".repeat(400)));
+    values.push(format!("{}1{}", "[".repeat(300), "]".repeat(300)));
+    values.push(format!("\"{}1{}\"", "[".repeat(300), "]".repeat(300)));
+    values
+}
+
+fn documents() -> Vec<Case> {
+    let both = json_values();
     let json = [
         " \t\n\r[ 1 ,\n 2 ] \n",
         "\"\\u0000\"",
