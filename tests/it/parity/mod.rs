@@ -7,6 +7,7 @@
 )]
 
 mod cases;
+mod types;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,17 +93,9 @@ async fn the_text_of_every_type_is_postgres_own() {
     assert!(compared > 10_000, "{compared}");
 }
 
-/// One row after another, as a row of the one column `value`.
+/// One row after another, each an object with the one member `value`.
 async fn encode(connection: &mut PgConnection, table: &Table, profile: Profile) -> Vec<String> {
-    let encoding = Encoding {
-        profile,
-        case: Case::Keep,
-        omit: Vec::new(),
-        columns: BTreeMap::new(),
-        max_bytes: usize::MAX,
-    };
-    let columns = [Column { name: "value".to_owned(), ty: table.ty.clone() }];
-    let encoder = RowEncoder::new(&encoding, &columns).unwrap();
+    let encoder = encoder(&table.ty, profile);
     let sql = format!("select value from {} order by id", table.name);
     let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap();
     let mut texts = Vec::new();
@@ -114,6 +107,26 @@ async fn encode(connection: &mut PgConnection, table: &Table, profile: Profile) 
         texts.push(String::from_utf8(text).unwrap());
     }
     texts
+}
+
+/// The JSON of one value.
+fn encode_value(ty: &ColumnType, profile: Profile, wire: &[u8]) -> String {
+    let mut text = Vec::new();
+    encoder(ty, profile).encode(|_| Some(wire), &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    text.strip_prefix("{\"value\":").and_then(|text| text.strip_suffix('}')).unwrap().to_owned()
+}
+
+fn encoder(ty: &ColumnType, profile: Profile) -> RowEncoder {
+    let encoding = Encoding {
+        profile,
+        case: Case::Keep,
+        omit: Vec::new(),
+        columns: BTreeMap::new(),
+        max_bytes: usize::MAX,
+    };
+    let column = Column { name: "value".to_owned(), ty: ty.clone() };
+    RowEncoder::new(&encoding, &[column]).unwrap()
 }
 
 /// For every type a table of values and tables of arrays of them.
