@@ -182,9 +182,9 @@ async fn create_arrays(connection: &mut PgConnection, case: &cases::Case) -> Vec
          from (select value from {of} where value is not null order by id limit 100) v"
     );
     let bounds = format!(
-        "select array_fill(value, '{{2}}', '{{-3}}')::{sql}[] from {of} where value is not null \
-         union all select array_fill(value, '{{1,2}}', '{{0,1}}')::{sql}[] from {of} \
-         where value is not null"
+        "with v as (select value from {of} where value is not null order by id limit 100) \
+         select array_fill(value, '{{2}}', '{{-3}}')::{sql}[] from v \
+         union all select array_fill(value, '{{1,2}}', '{{0,1}}')::{sql}[] from v"
     );
     // What `drizzle-orm` makes of these is an exception, or what no schema can mean: docs/json.md.
     let not_drizzle = PROFILES.get(1..).unwrap_or_default();

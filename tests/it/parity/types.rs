@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use preheat::domain::json::ColumnType;
-use sqlx::{AssertSqlSafe, Row, ValueRef};
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{PROFILES, encode_value};
 use crate::support::{self, document};
