@@ -271,23 +271,29 @@ impl Runner {
     fn note_database(&self, error: Option<&SourceError>) {
         let reached = error.is_none_or(|error| error.kind != SourceErrorKind::Unavailable);
         let change = self.breakers.database.note(reached, self.clock.monotonic());
-        self.say_breaker("database", change, error.map(|error| error.message.as_str()));
+        self.say_breaker(
+            event::Server::Database,
+            change,
+            error.map(|error| error.message.as_str()),
+        );
     }
 
     fn note_cache(&self, error: Option<&CacheError>) {
         let reached = error.is_none_or(|error| !error.kind.is_transient());
         let change = self.breakers.cache.note(reached, self.clock.monotonic());
-        self.say_breaker("cache", change, error.map(|error| error.message.as_str()));
+        self.say_breaker(event::Server::Cache, change, error.map(|error| error.message.as_str()));
     }
 
-    fn say_breaker(&self, server: &str, change: Option<BreakerChange>, error: Option<&str>) {
+    fn say_breaker(
+        &self,
+        server: event::Server,
+        change: Option<BreakerChange>,
+        error: Option<&str>,
+    ) {
         let Some(change) = change else { return };
-        let message = match change {
-            BreakerChange::Opened => format!("the {server} is down: {}", error.unwrap_or_default()),
-            BreakerChange::Closed => format!("the {server} answers again"),
-        };
         let open = change == BreakerChange::Opened;
-        event::BreakerChanged { open, message: &message }.emit(&self.metrics);
+        let message = error.unwrap_or("it answers again");
+        event::BreakerChanged { server, open, message }.emit(&self.metrics);
     }
 
     /// The server's count of evicted keys; a cache that does not tell is no failure.

@@ -10,5 +10,7 @@
 )]
 
 mod config;
+mod definition;
+mod http;
 mod sandbox;
 mod support;
