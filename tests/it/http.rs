@@ -666,6 +666,26 @@ async fn a_client_that_hangs_up_ends_its_waiting_and_not_the_run() {
 }
 
 #[tokio::test]
+async fn too_many_that_wait_are_refused_before_anything_is_done() {
+    let worker = Worker::start().await;
+    worker.gate.send_replace(false);
+    let (address, path) = (worker.address, "/api/v1/jobs/services/runs");
+    let mut waiting = JoinSet::new();
+    for _ in 0..65 {
+        let body = r#"{"wait": true}"#;
+        waiting.spawn(async move { post(address, path, &[TOKEN], body).await.unwrap() });
+    }
+    let first = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!(code(&first), refused(429, "too_many_waiting"));
+    assert_eq!(worker.post(path, "").await.status, 202, "who does not wait is not refused");
+    worker.gate.send_replace(true);
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn waiting_ends_when_the_worker_stops() {
     let worker = Worker::start().await;
     worker.gate.send_replace(false);
@@ -738,6 +758,37 @@ async fn the_first_page_names_the_routes() {
     let head = request(worker.address, "HEAD", "/healthz", &[], "").await.unwrap();
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert!(worker.metrics.encode().contains("preheat_build_info"));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn docs_http_names_every_route_and_every_code() {
+    let page = include_str!("../../docs/http.md");
+    let worker = Worker::start().await;
+    let index = worker.get("/").await.body;
+    let routes: Vec<_> = index.lines().filter(|line| line.contains(" /")).collect();
+    assert!(routes.len() >= 9, "{index}");
+    for route in routes {
+        let mut words = route.split_whitespace();
+        let row = format!("| `{} {}` |", words.next().unwrap(), words.next().unwrap());
+        assert!(page.contains(&row), "docs/http.md has no {row}");
+    }
+    let sources = [
+        include_str!("../../src/http/answer.rs"),
+        include_str!("../../src/http/auth.rs"),
+        include_str!("../../src/http/idempotency.rs"),
+        include_str!("../../src/http/runs.rs"),
+    ];
+    let texts = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
+    let is_code = |text: &&str| {
+        text.contains('_') && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let codes: Vec<_> = texts.filter(is_code).filter(|text| *text != "snake_case").collect();
+    assert!(codes.len() >= 12, "{codes:?}");
+    for code in codes {
+        let documented = page.contains(&format!("`{code}`"));
+        assert!(documented || code == "invalid_token", "docs/http.md has no `{code}`");
+    }
     worker.stop().await;
 }
 
