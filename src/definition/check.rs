@@ -54,10 +54,8 @@ impl Check<'_> {
         let retries = self.count("retries", file.retries.as_ref(), limit::RETRIES);
         let batch = self.count("batch", file.batch.as_ref(), limit::BATCH);
         let concurrency = self.count("concurrency", file.concurrency.as_ref(), limit::CONCURRENCY);
-        let scope = match file.tenants.as_ref().is_none_or(|tenants| tenants.value) {
-            true => Scope::Tenants,
-            false => Scope::Fleet,
-        };
+        let has_tenants = file.tenants.as_ref().map_or(default::TENANTS, |tenants| tenants.value);
+        let scope = if has_tenants { Scope::Tenants } else { Scope::Fleet };
         let (query, sql_file) = file.query.as_ref().map(|query| self.query(query, scope)).unzip();
         let dates = self.dates(file, scope);
         let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
@@ -293,25 +291,19 @@ impl Check<'_> {
         let dates = file.dates.as_ref()?;
         let days = self.count("days", dates.value.days.as_ref(), limit::DAYS);
         let zone = dates.value.timezone.as_ref()?;
-        let zone = match zone.value.strip_prefix("tenant.") {
-            Some(_) if scope == Scope::Fleet => {
-                let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
-                self.problem(problem.hint("write the name of a zone"));
-                return None;
-            }
-            Some(column) => DateZone::TenantColumn(column.to_owned()),
-            None => match zone.value.parse() {
-                Ok(zone) => DateZone::Fixed(zone),
-                Err(_) => {
-                    let hint = nearest_zone(&zone.value).unwrap_or_else(|| {
-                        "write `tenant.COLUMN` for a column of the tenant query, or a zone"
-                            .to_owned()
-                    });
-                    self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
-                    return None;
-                }
-            },
-        };
+        let fixed = zone.value.parse().ok().map(DateZone::Fixed);
+        let column = zone.value.strip_prefix("tenant.").filter(|column| !column.is_empty());
+        let column = column.map(|column| DateZone::TenantColumn(column.to_owned()));
+        if column.is_some() && scope == Scope::Fleet {
+            let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
+            self.problem(problem.hint("write the name of a zone"));
+        } else if column.is_none() && fixed.is_none() {
+            let hint = nearest_zone(&zone.value).unwrap_or_else(|| {
+                "write `tenant.COLUMN` for a column of the tenant query, or a zone".to_owned()
+            });
+            self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
+        }
+        let zone = fixed.or(column)?;
         Some(Dates { days: days?.try_into().ok()?, zone })
     }
 
@@ -429,8 +421,8 @@ impl Check<'_> {
     }
 
     fn dates_and_keys(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) {
-        let dated = keys.iter().find(|(key, _)| key.template.has_date());
-        match (&file.dates, dated, &file.keys) {
+        let with_date = keys.iter().find(|(key, _)| key.template.has_date());
+        match (&file.dates, with_date, &file.keys) {
             (None, Some((_, at)), _) => {
                 let problem = self.at(at, "a key with `{date}` needs `[dates]`");
                 let hint = "add `[dates]` with `days = 7` and `timezone = \"tenant.timezone\"`; a \

@@ -30,7 +30,7 @@ mod value;
 
 pub use place::Place;
 pub use problem::{Problem, Problems};
-pub use reference::schema;
+pub use reference::{EXAMPLE, reference, schema};
 
 use check::{Check, Checked};
 use file::JobFile;

@@ -200,7 +200,7 @@ const MOVED: [(&str, &str); 12] = [
 ];
 
 /// Fields of the file itself, which TOML takes for a table's when they stand below its header.
-const TOP_LEVEL: [&str; 15] = [
+pub(super) const TOP_LEVEL: [&str; 15] = [
     "description",
     "schedule",
     "ttl",

@@ -124,8 +124,10 @@ impl Value for bool {
 impl Value for u64 {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
         let read = value.get_ref().as_integer().and_then(unsigned);
-        if read.is_none() {
-            reader.wrong_type(value, path, "a whole number that is not negative", None);
+        if read.is_none() && value.get_ref().is_integer() {
+            reader.bad_value(value, "this is negative or out of all proportion".to_owned(), None);
+        } else if read.is_none() {
+            reader.wrong_type(value, path, "a whole number", None);
         }
         read
     }

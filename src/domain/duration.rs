@@ -54,7 +54,7 @@ mod tests {
             assert_eq!(parse(written), Ok(Duration::from_secs(seconds)), "{written}");
         }
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(text(Duration::from_secs(5400)), "1h30m");
+        assert_eq!(text(Duration::from_mins(90)), "1h30m");
         assert_eq!(text(Duration::from_secs(90)), "1m30s");
     }
 

@@ -9,4 +9,5 @@
 )]
 
 mod definition;
+mod jobs;
 mod support;
