@@ -1,6 +1,6 @@
 //! What a run did: counts and failures. Reports add up: batch by batch to a run's.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::run::Outcome;
 
@@ -8,7 +8,8 @@ use super::run::Outcome;
 pub const MAX_FAILURES: usize = 20;
 
 /// What a run, or a part of one, did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Tenants by what became of them.
     pub tenants: TenantCounts,
@@ -22,12 +23,14 @@ pub struct Report {
     pub retries: u64,
     /// Whether it took so long that keys may have expired before it wrote them again.
     pub late: bool,
+    /// Keys that the cache pushed out for want of memory while the run went on.
+    pub evicted: u64,
     /// The first failures of different kinds.
     pub failures: Vec<Failure>,
 }
 
 /// Tenants by what became of them. The fleet of a job without tenants counts as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantCounts {
     /// How many the run was for.
     pub total: u64,
@@ -45,7 +48,7 @@ impl TenantCounts {
 }
 
 /// Keys by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCounts {
     /// Written, with their TTL.
     pub written: u64,
@@ -56,7 +59,7 @@ pub struct KeyCounts {
 }
 
 /// One kind of failure, with its first instance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What failed.
     pub kind: FailureKind,
@@ -71,7 +74,7 @@ pub struct Failure {
 }
 
 /// What failed. Failures of one kind are one line of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The tenant list could not be read.
@@ -147,6 +150,13 @@ impl FailureKind {
     }
 }
 
+impl Failure {
+    /// One failure that is not about a key.
+    pub fn new(kind: FailureKind, tenant: Option<String>, message: String) -> Self {
+        Self { kind, tenant, key: None, message, count: 1 }
+    }
+}
+
 impl Report {
     /// Adds a failure: to its kind's line, or as a new one while there is room.
     pub fn fail(&mut self, failure: Failure) {
@@ -159,7 +169,7 @@ impl Report {
 
     /// Adds what another part did; `tenants.total` is the run's own and is not added.
     pub fn add(&mut self, part: Self) {
-        let Self { tenants, keys, bytes, queries, retries, late, failures } = part;
+        let Self { tenants, keys, bytes, queries, retries, late, evicted, failures } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.keys.written += keys.written;
@@ -169,6 +179,7 @@ impl Report {
         self.queries += queries;
         self.retries += retries;
         self.late |= late;
+        self.evicted += evicted;
         for failure in failures {
             self.fail(failure);
         }

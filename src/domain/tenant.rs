@@ -162,6 +162,11 @@ impl Batch {
         Self { list, positions }
     }
 
+    /// The batch of a job without tenants.
+    pub fn fleet() -> Self {
+        Self::new(Arc::default(), Vec::new())
+    }
+
     /// How many tenants.
     pub fn len(&self) -> usize {
         self.positions.len()
@@ -183,7 +188,7 @@ impl Batch {
         self.positions.iter().filter_map(|&position| self.list.get(position as usize))
     }
 
-    /// Two halves of it, the first the larger; `None` when it cannot be split further.
+    /// Two halves of it, the first the larger; itself when it cannot be split further.
     pub fn split(self) -> Result<(Self, Self), Self> {
         if self.len() < 2 {
             return Err(self);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::port::{Clock, History, HistoryError};
+use super::port::{Clock, HistoryError};
+use super::record::Records;
 use super::status::{ActiveRun, Health, Status};
 use crate::domain::job::JobName;
 use crate::domain::run::{RunId, RunRecord, Trigger};
@@ -17,7 +18,7 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) beats: Arc<super::scheduler::Beats>,
-    pub(super) history: Arc<dyn History>,
+    pub(super) records: Arc<Records>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -142,7 +143,7 @@ impl Handle {
                 return Ok(Some(RunView::Finished(Arc::clone(last))));
             }
         }
-        Ok(self.history.get(id).await?.map(Arc::new).map(RunView::Finished))
+        Ok(self.records.get(id).await?.map(Arc::new).map(RunView::Finished))
     }
 
     /// The newest runs that have ended, newest first.
@@ -151,6 +152,6 @@ impl Handle {
         job: Option<&JobName>,
         limit: usize,
     ) -> Result<Vec<RunRecord>, HistoryError> {
-        self.history.recent(job, limit).await
+        self.records.recent(job, limit).await
     }
 }

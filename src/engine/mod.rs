@@ -1,6 +1,10 @@
 //! When a job runs and how a run goes.
 
+pub mod estimate;
 pub mod handle;
+pub mod limit;
 pub mod port;
+pub mod record;
+pub mod run;
 pub mod scheduler;
 pub mod status;

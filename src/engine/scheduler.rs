@@ -1,31 +1,74 @@
 //! The one loop that decides: run, queue or skip.
+//!
+//! tokio-cron-scheduler rings the bell and decides nothing: what is due comes from
+//! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing,
+//! catching up (at most one run for any number of missed ticks) and draining are decided here and
+//! nowhere else.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::status::{Beat, Health};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
+use super::port::Clock;
+use super::record::Records;
+use super::run::{Order, Runner, Stops};
+use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Progress, Status};
+use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
+use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::tenant::TenantId;
+use crate::observe::event::{self, SkipReason};
+use crate::observe::metric::Metrics;
+
+/// Runs of one job that may wait for it. More would only repeat what these will do.
+const MAX_QUEUED: usize = 16;
+/// Requests on their way to the loop, which takes each in microseconds.
+const MAX_COMMANDS: usize = 64;
 
 /// How long the scheduler may stay silent: it rings every second.
 const SCHEDULER_SILENCE: Duration = Duration::from_secs(10);
 /// How long the loop may take for a round: it waits for nothing but wake-ups, and one comes at
-/// least every second.
+/// least every [`LONGEST_SLEEP`].
 const ENGINE_SILENCE: Duration = Duration::from_secs(10);
+/// The loop looks at the clock at least this often, bell or no bell.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// A loop that was away for longer than this was stopped together with the whole process; the
+/// silence of the scheduler meanwhile says nothing about the scheduler.
+const PROCESS_STOPPED: Duration = Duration::from_secs(3);
+/// A wall clock that goes back by more than this was set, and due times are worked out anew.
+const CLOCK_SET_BACK: TimeDelta = TimeDelta::seconds(2);
 
 /// The last signs of life, as milliseconds of the monotonic clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Beats {
     scheduler: AtomicU64,
     engine: AtomicU64,
 }
 
 impl Beats {
+    /// Both came just now.
+    pub fn new(now: Duration) -> Self {
+        Self { scheduler: AtomicU64::new(millis(now)), engine: AtomicU64::new(millis(now)) }
+    }
+
     /// The scheduler rang.
     pub fn scheduler_rang(&self, now: Duration) {
         self.scheduler.store(millis(now), Ordering::Relaxed);
     }
 
     fn engine_turned(&self, now: Duration) {
-        self.engine.store(millis(now), Ordering::Relaxed);
+        let before = self.engine.swap(millis(now), Ordering::Relaxed);
+        if now.saturating_sub(Duration::from_millis(before)) > PROCESS_STOPPED {
+            self.scheduler_rang(now);
+        }
     }
 
     /// How it looks at a moment of the monotonic clock.
@@ -43,4 +86,405 @@ impl Beats {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the engine is made of.
+pub struct Parts {
+    /// The jobs.
+    pub jobs: Jobs,
+    /// Does the runs.
+    pub runner: Arc<Runner>,
+    /// Keeps what became of them.
+    pub records: Arc<Records>,
+    /// Rung by the scheduler.
+    pub bell: Arc<Notify>,
+    /// Signs of life.
+    pub beats: Arc<Beats>,
+}
+
+/// The loop and what it knows.
+pub struct Engine {
+    jobs: BTreeMap<JobName, JobState>,
+    runner: Arc<Runner>,
+    records: Arc<Records>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    bell: Arc<Notify>,
+    beats: Arc<Beats>,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<Arc<Status>>,
+    runs: JoinSet<RunRecord>,
+    stops: Stops,
+    started_at: DateTime<Utc>,
+    phase: Phase,
+    looked_at: DateTime<Utc>,
+    scheduler_silent: bool,
+}
+
+/// A job between and during its runs.
+struct JobState {
+    job: Arc<Job>,
+    next_due_at: Option<DateTime<Utc>>,
+    /// The run under way, and the runs that wait for it in front of nothing else.
+    running: Option<Taken>,
+    queue: VecDeque<Taken>,
+    last_run: Option<Arc<RunRecord>>,
+    last_success_at: Option<DateTime<Utc>>,
+    last_success_started_at: Option<DateTime<Utc>>,
+}
+
+/// A run that was taken on, until its record exists.
+struct Taken {
+    order: Order,
+    started_at: Option<DateTime<Utc>>,
+    done: watch::Sender<Option<Arc<RunRecord>>>,
+}
+
+impl Taken {
+    fn active(&self) -> ActiveRun {
+        ActiveRun {
+            id: self.order.id,
+            job: self.order.job.name.clone(),
+            trigger: self.order.trigger,
+            due_at: self.order.due_at,
+            started_at: self.started_at,
+            progress: Arc::clone(&self.order.progress),
+        }
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket { run: self.active(), done: self.done.subscribe() }
+    }
+}
+
+impl Engine {
+    /// An engine that begins to work with [`Self::run`], and the handle to it.
+    pub fn new(parts: Parts, stops: Stops) -> (Self, Handle) {
+        let Parts { jobs, runner, records, bell, beats } = parts;
+        let (clock, metrics) = (Arc::clone(&runner.clock), Arc::clone(&runner.metrics));
+        metrics.register_jobs(jobs.keys());
+        let now = clock.now();
+        let jobs = jobs.into_values().map(|job| (job.name.clone(), JobState::new(job, now)));
+        let (command_sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let empty = Status { started_at: now, phase: Phase::Running, jobs: BTreeMap::new() };
+        let (status, status_receiver) = watch::channel(Arc::new(empty));
+        let engine = Self {
+            jobs: jobs.collect(),
+            runner,
+            records: Arc::clone(&records),
+            clock: Arc::clone(&clock),
+            metrics,
+            bell,
+            beats: Arc::clone(&beats),
+            commands,
+            status,
+            runs: JoinSet::new(),
+            stops,
+            started_at: now,
+            phase: Phase::Running,
+            looked_at: now,
+            scheduler_silent: false,
+        };
+        engine.publish();
+        let handle =
+            Handle { commands: command_sender, status: status_receiver, beats, records, clock };
+        (engine, handle)
+    }
+
+    /// Works until it is told to drain and nothing is in flight any more.
+    pub async fn run(mut self) {
+        self.start();
+        loop {
+            self.beats.engine_turned(self.clock.monotonic());
+            self.look_at_scheduler();
+            self.start_due();
+            self.publish();
+            if self.phase == Phase::Draining && self.runs.is_empty() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.stops.drain.cancelled(), if self.phase == Phase::Running => self.drain(),
+                () = self.bell.notified() => {}
+                Some(command) = self.commands.recv() => self.obey(command),
+                Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
+                () = self.clock.sleep(LONGEST_SLEEP) => {}
+            }
+        }
+    }
+
+    /// The runs with which a worker starts.
+    fn start(&mut self) {
+        let now = self.clock.now();
+        let starting = |state: &JobState| state.job.enabled && state.job.on_start;
+        let names = self.jobs.iter().filter(|(_, state)| starting(state));
+        let names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.take(&name, Trigger::Startup, now, None);
+        }
+        for (job, state) in &self.jobs {
+            event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
+        }
+    }
+
+    /// Starts what is due. Any number of missed ticks is one run.
+    fn start_due(&mut self) {
+        let now = self.clock.now();
+        let clock_set_back = self.looked_at - now > CLOCK_SET_BACK;
+        self.looked_at = now;
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let mut due = Vec::new();
+        for (job, state) in &mut self.jobs {
+            if clock_set_back {
+                state.next_due_at = state.next_after(now);
+            }
+            let Some(due_at) = state.next_due_at.filter(|due_at| *due_at <= now) else { continue };
+            state.next_due_at = state.next_after(now);
+            event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
+            due.push((job.clone(), due_at));
+        }
+        for (job, due_at) in due {
+            self.tick(&job, due_at);
+        }
+    }
+
+    /// One due time of a job: run, queue or skip.
+    fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
+        let Some(state) = self.jobs.get(job) else { return };
+        let queued = state.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
+        let skip = match state.job.overlap {
+            _ if state.running.is_none() => None,
+            Overlap::Skip => Some(SkipReason::Overlap),
+            Overlap::Queue if queued => Some(SkipReason::Overlap),
+            Overlap::Queue if state.queue.len() >= MAX_QUEUED => Some(SkipReason::QueueFull),
+            Overlap::Queue => None,
+        };
+        match skip {
+            Some(reason) => event::RunSkipped { job, reason }.emit(&self.metrics),
+            None => {
+                self.take(job, Trigger::Schedule, due_at, None);
+            }
+        }
+    }
+
+    /// Takes a run on: it starts now or waits for the one under way.
+    fn take(
+        &mut self,
+        job: &JobName,
+        trigger: Trigger,
+        due_at: DateTime<Utc>,
+        tenants: Option<Vec<TenantId>>,
+    ) -> Option<Ticket> {
+        let state = self.jobs.get_mut(job)?;
+        let order = Order {
+            id: RunId::new(self.clock.now()),
+            job: Arc::clone(&state.job),
+            trigger,
+            due_at,
+            asked_at: self.clock.monotonic(),
+            tenants,
+            last_success_started_at: None,
+            progress: Arc::new(Progress::default()),
+        };
+        let taken = Taken { order, started_at: None, done: watch::Sender::new(None) };
+        let ticket = taken.ticket();
+        state.queue.push_back(taken);
+        self.start_next(job);
+        Some(ticket)
+    }
+
+    /// Starts the job's next run, where it has one and none is under way.
+    fn start_next(&mut self, job: &JobName) {
+        let Some(state) = self.jobs.get_mut(job) else { return };
+        if state.running.is_some() {
+            return;
+        }
+        let Some(mut next) = state.queue.pop_front() else { return };
+        next.started_at = Some(self.clock.now());
+        next.order.last_success_started_at = state.last_success_started_at;
+        let order = next.order.clone();
+        state.running = Some(next);
+        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
+    }
+
+    fn ended(&mut self, ended: Result<RunRecord, tokio::task::JoinError>) {
+        // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
+        let Ok(record) = ended else { return };
+        let record = Arc::new(record);
+        let job = record.job.clone();
+        let taken = self.jobs.get_mut(&job).and_then(|state| state.running.take());
+        let all_tenants = taken.as_ref().is_some_and(|taken| taken.order.tenants.is_none());
+        self.keep(&record, all_tenants);
+        if let Some(state) = self.jobs.get_mut(&job) {
+            if record.outcome == Outcome::Ok && all_tenants {
+                state.last_success_at = Some(record.finished_at);
+                state.last_success_started_at = Some(record.started_at);
+            }
+            state.last_run = Some(Arc::clone(&record));
+        }
+        self.start_next(&job);
+        // Who waits for the run finds it in the status as well.
+        self.publish();
+        if let Some(taken) = taken {
+            taken.done.send_replace(Some(record));
+        }
+    }
+
+    fn keep(&self, record: &Arc<RunRecord>, all_tenants: bool) {
+        event::RunFinished { record, all_tenants }.emit(&self.metrics);
+        self.records.push(Arc::clone(record));
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Request { request, trigger, reply } => {
+                let answer = self.request(request, trigger);
+                self.publish();
+                // Whoever asked may have gone; the runs are on their way all the same.
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    /// Takes on all runs of a request, or none.
+    fn request(
+        &mut self,
+        request: RunRequest,
+        trigger: Trigger,
+    ) -> Result<Vec<Ticket>, RequestError> {
+        if self.phase == Phase::Draining {
+            return Err(RequestError::Draining);
+        }
+        let RunRequest { jobs, tenants } = request;
+        let jobs = self.requested(jobs, tenants.is_some())?;
+        for job in &jobs {
+            let state = self.jobs.get(job);
+            let full = state.is_some_and(|state| state.queue.len() >= MAX_QUEUED);
+            if full && self.waiting_twin(job, tenants.as_deref()).is_none() {
+                let reason = SkipReason::QueueFull;
+                event::RunSkipped { job, reason }.emit(&self.metrics);
+                return Err(RequestError::QueueFull(job.clone()));
+            }
+        }
+        let now = self.clock.now();
+        let tickets = jobs.iter().filter_map(|job| {
+            let twin = self.waiting_twin(job, tenants.as_deref());
+            twin.or_else(|| self.take(job, trigger, now, tenants.clone()))
+        });
+        Ok(tickets.collect())
+    }
+
+    /// A run that waits and will do the same: it has not read anything yet.
+    fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
+        let queue = &self.jobs.get(job)?.queue;
+        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(Taken::ticket)
+    }
+
+    fn requested(
+        &self,
+        jobs: JobSelection,
+        names_tenants: bool,
+    ) -> Result<Vec<JobName>, RequestError> {
+        let takes_tenants = |state: &JobState| state.job.scope == Scope::Tenants;
+        match jobs {
+            JobSelection::All => Ok(self
+                .jobs
+                .iter()
+                .filter(|(_, state)| state.job.enabled)
+                .filter(|(_, state)| !names_tenants || takes_tenants(state))
+                .map(|(name, _)| name.clone())
+                .collect()),
+            JobSelection::One(name) => match self.jobs.get(&name) {
+                None => Err(RequestError::UnknownJob(name)),
+                Some(state) if !state.job.enabled => Err(RequestError::Disabled(name)),
+                Some(state) if names_tenants && !takes_tenants(state) => {
+                    Err(RequestError::TakesNoTenants(name))
+                }
+                Some(_) => Ok(vec![name]),
+            },
+        }
+    }
+
+    /// No new runs. Those that wait end as cancelled; those in flight were told by the same token.
+    fn drain(&mut self) {
+        self.phase = Phase::Draining;
+        event::WorkerDraining { in_flight: self.runs.len() }.emit(&self.metrics);
+        let now = self.clock.now();
+        let waiting: Vec<Taken> =
+            self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
+        for taken in waiting {
+            let message = "the worker stopped before the run began".to_owned();
+            let mut report = Report::default();
+            report.fail(Failure::new(FailureKind::Cancelled, None, message));
+            let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
+            let record = Arc::new(record);
+            self.keep(&record, taken.order.tenants.is_none());
+            taken.done.send_replace(Some(record));
+        }
+    }
+
+    fn look_at_scheduler(&mut self) {
+        let scheduler = self.beats.health(self.clock.monotonic()).scheduler;
+        match (self.scheduler_silent, scheduler.is_alive()) {
+            (false, false) => {
+                let silent_for = scheduler.silent_for;
+                event::SchedulerSilent { silent_for }.emit(&self.metrics);
+            }
+            (true, true) => event::SchedulerBack.emit(&self.metrics),
+            (true, false) | (false, true) => {}
+        }
+        self.scheduler_silent = !scheduler.is_alive();
+    }
+
+    fn publish(&self) {
+        let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
+        let status = Status { started_at: self.started_at, phase: self.phase, jobs };
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+impl JobState {
+    fn new(job: Arc<Job>, now: DateTime<Utc>) -> Self {
+        let mut state = Self {
+            job,
+            next_due_at: None,
+            running: None,
+            queue: VecDeque::new(),
+            last_run: None,
+            last_success_at: None,
+            last_success_started_at: None,
+        };
+        state.next_due_at = state.next_after(now);
+        state
+    }
+
+    fn next_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.job.enabled.then(|| self.job.schedule.next_after(now)).flatten()
+    }
+
+    fn status(&self) -> JobStatus {
+        JobStatus {
+            job: Arc::clone(&self.job),
+            next_due_at: self.next_due_at,
+            running: self.running.as_ref().map(Taken::active),
+            queued: self.queue.iter().map(Taken::active).collect(),
+            last_run: self.last_run.clone(),
+            last_success_at: self.last_success_at,
+        }
+    }
+}
+
+/// A run whose task always ends with a record, even if preheat itself is at fault.
+async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> RunRecord {
+    let started_at = runner.clock.now();
+    let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
+    run.await.unwrap_or_else(|_panic| {
+        let message = "the run panicked: this is a defect of preheat".to_owned();
+        let mut report = Report::default();
+        report.fail(Failure::new(FailureKind::Internal, None, message));
+        let finished_at = runner.clock.now();
+        runner.record(&order, Outcome::Failed, (started_at, finished_at), report)
+    })
 }

@@ -5,9 +5,12 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "a test that cannot go on stops"
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod config;
 mod definition;
 mod jobs;
+mod sandbox;
 mod support;

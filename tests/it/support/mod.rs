@@ -1,1 +1,141 @@
-//! What the tests share.
+//! What the tests share: real servers, a database or cache of a test's own, connections that break,
+//! and the real program.
+//!
+//! One Postgres serves the whole test process, each test has a database of its own in it; a test that
+//! stops, freezes or configures a server starts one for itself. All of them end with the process:
+//! see `preheat::sandbox`.
+#![allow(dead_code, unused_imports, reason = "not every test needs every part")]
+
+pub(crate) mod document;
+pub(crate) mod http;
+pub(crate) mod program;
+pub(crate) mod proxy;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use preheat::sandbox::{Clinic, Postgres, PostgresOptions, Redis, RedisOptions};
+use sqlx::{Connection, PgConnection};
+use tokio::sync::OnceCell;
+
+pub(crate) use program::{Output, Running, preheat};
+pub(crate) use proxy::Proxy;
+
+/// Far longer than anything takes on a slow machine: a test that waits this long has failed.
+pub(crate) const LONG: Duration = Duration::from_mins(1);
+
+/// The Postgres of this test process, on a Unix socket and a TCP port.
+pub(crate) fn postgres() -> &'static Postgres {
+    static POSTGRES: OnceLock<Postgres> = OnceLock::new();
+    POSTGRES.get_or_init(|| {
+        Postgres::start(&PostgresOptions { tcp: true, ..PostgresOptions::default() })
+            .unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// A Postgres of the test's own, for a test that stops or freezes it.
+pub(crate) fn own_postgres() -> Postgres {
+    Postgres::start(&PostgresOptions { tcp: true, ..PostgresOptions::default() })
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A Redis of the test's own, on a Unix socket and a TCP port.
+pub(crate) fn redis() -> Redis {
+    redis_with(&[])
+}
+
+/// The same with settings as in `redis.conf`.
+pub(crate) fn redis_with(settings: &[(&str, &str)]) -> Redis {
+    let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Redis::start(&RedisOptions { tcp: true, settings, ..RedisOptions::default() })
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A connection to a Redis of the sandbox.
+pub(crate) async fn redis_connection(redis: &Redis) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(redis.url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// A database of a test's own in [`postgres`].
+pub(crate) struct Database {
+    name: String,
+}
+
+/// Databases whose tests have ended; the next test that needs one removes them.
+static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A new, empty database.
+pub(crate) async fn database() -> Database {
+    new_database(None).await
+}
+
+/// A new database with a small sample clinic: see [`Clinic::small`].
+pub(crate) async fn clinic() -> Database {
+    static TEMPLATE: OnceCell<&str> = OnceCell::const_new();
+    let make = || async {
+        let name = "clinic";
+        postgres().drop_database(name).await.unwrap();
+        postgres().create_database(name, None).await.unwrap();
+        Clinic::small().load(&postgres().url(name)).await.unwrap();
+        name
+    };
+    let template = TEMPLATE.get_or_init(make).await;
+    new_database(Some(template)).await
+}
+
+async fn new_database(template: Option<&str>) -> Database {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let ended = std::mem::take(&mut *ENDED.lock().unwrap_or_else(PoisonError::into_inner));
+    for name in ended {
+        postgres().drop_database(&name).await.unwrap();
+    }
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    postgres().create_database(&name, template).await.unwrap();
+    Database { name }
+}
+
+impl Database {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its URL over the Unix socket.
+    pub(crate) fn url(&self) -> String {
+        postgres().url(&self.name)
+    }
+
+    /// Its URL over TCP.
+    pub(crate) fn tcp_url(&self) -> String {
+        postgres().tcp_url(&self.name).unwrap()
+    }
+
+    /// Its URL through a proxy that leads to [`postgres`].
+    pub(crate) fn url_through(&self, proxy: &Proxy) -> String {
+        format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address(), self.name)
+    }
+
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.unwrap()
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) {
+        postgres().execute(&self.name, sql).await.unwrap();
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        ENDED.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
+    }
+}
+
+/// Waits until `check` says yes; fails the test, naming what it waited for, after `limit`.
+pub(crate) async fn eventually(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !check().await {
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

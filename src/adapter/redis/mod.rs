@@ -1,0 +1,228 @@
+//! The cache on Redis, and on what speaks its protocol.
+
+mod link;
+mod reply;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use redis::{Cmd, Pipeline, RedisError, RedisResult, RedisWrite, Value};
+use secrecy::SecretString;
+
+use crate::domain::entry::Entry;
+use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, KeyResult};
+
+use super::ConnectError;
+use link::Link;
+
+/// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
+/// enough that the server's other clients do not wait for it.
+const PIPELINE_BYTES: usize = 512 * 1024;
+/// A pipeline is sent when it has so many commands.
+const PIPELINE_COMMANDS: usize = 500;
+
+/// How to reach the cache.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// `redis://`, `rediss://` or `redis+unix://`, with user, password and database number.
+    pub url: SecretString,
+    /// Put before every key.
+    pub prefix: String,
+    /// The longest wait for a connection, and for the answers to one pipeline.
+    pub timeout: Duration,
+    /// For `rediss://`: certificates to trust, in place of the public ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The cache on one Redis server.
+///
+/// It keeps one connection, which all writers share; after a timeout or a break the next write makes
+/// a new one.
+#[derive(Debug)]
+pub struct RedisCache {
+    link: Link,
+    prefix: String,
+    /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
+    has_unlink: AtomicBool,
+}
+
+impl RedisCache {
+    /// Connects once, so that wrong settings and an unreachable server show at once.
+    pub async fn connect(settings: CacheSettings) -> Result<Self, ConnectError> {
+        let cache = Self::lazy(settings)?;
+        cache.link.check().await?;
+        Ok(cache)
+    }
+
+    /// Checks the settings; the first write connects.
+    pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
+        let CacheSettings { url, prefix, timeout, ca_file } = settings;
+        let link = Link::new(&url, timeout, ca_file.as_deref())?;
+        Ok(Self { link, prefix, has_unlink: AtomicBool::new(true) })
+    }
+
+    /// The server, as messages name it: without user and password.
+    pub fn server(&self) -> &str {
+        self.link.server()
+    }
+
+    /// Sends a pipeline and reads all its replies. A broken connection is replaced once; on a
+    /// timeout whether to try again is the caller's to say, as it has waited long already.
+    async fn send(&self, pipeline: &Pipeline) -> Result<Vec<RedisResult<Value>>, CacheError> {
+        let mut broken_before = false;
+        loop {
+            let mut lent = self.link.connection().await?;
+            let sent: RedisResult<Vec<RedisResult<Value>>> =
+                pipeline.query_async(&mut lent.connection).await;
+            let error = match sent {
+                Ok(replies) if replies.len() == pipeline.len() => return Ok(replies),
+                Ok(replies) => {
+                    self.link.forget(&lent);
+                    return Err(self.miscounted(pipeline.len(), replies.len()));
+                }
+                Err(error) => error,
+            };
+            self.link.forget(&lent);
+            if error.is_timeout() || broken_before {
+                return Err(self.link.lost(&error));
+            }
+            broken_before = true;
+        }
+    }
+
+    fn miscounted(&self, commands: usize, replies: usize) -> CacheError {
+        let server = self.server();
+        let message = format!("cache `{server}` gave {replies} replies to {commands} commands");
+        CacheError { kind: CacheErrorKind::Unavailable, message }
+    }
+
+    /// A pipeline of the first entries, as many as go into one; answers how many.
+    fn pack(&self, entries: &[Entry<'_>]) -> (Pipeline, usize) {
+        let mut pipeline = Pipeline::with_capacity(entries.len().min(PIPELINE_COMMANDS));
+        pipeline.ignore_errors();
+        let mut bytes = 0;
+        let mut count = 0;
+        for entry in entries.iter().take(PIPELINE_COMMANDS) {
+            pipeline.add_command(self.set(entry));
+            count += 1;
+            bytes += entry.key.len() + entry.value.len();
+            if bytes >= PIPELINE_BYTES {
+                break;
+            }
+        }
+        (pipeline, count)
+    }
+
+    /// `SET key value PX ttl`; the value goes piece by piece from its rows into the command.
+    fn set(&self, entry: &Entry<'_>) -> Cmd {
+        const ARGUMENTS: usize = 5;
+        const WORDS: usize = "SETPX".len() + 20;
+        let bytes = self.prefix.len() + entry.key.len() + entry.value.len() + WORDS;
+        let mut command = Cmd::with_capacity(ARGUMENTS, bytes);
+        command.arg("SET");
+        self.key(&mut command, &entry.key);
+        write_pieces(&mut command, entry.value.pieces());
+        let ttl = u64::try_from(entry.ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+        command.arg("PX").arg(ttl);
+        command
+    }
+
+    fn key(&self, command: &mut Cmd, key: &str) {
+        write_pieces(command, [self.prefix.as_bytes(), key.as_bytes()].into_iter());
+    }
+
+    /// Removes some keys with one pipeline.
+    async fn remove_some(
+        &self,
+        keys: &[String],
+    ) -> Result<Vec<Result<bool, CacheError>>, CacheError> {
+        loop {
+            let has_unlink = self.has_unlink.load(Ordering::Relaxed);
+            let mut pipeline = Pipeline::with_capacity(keys.len());
+            pipeline.ignore_errors();
+            for key in keys {
+                let mut command = redis::cmd(if has_unlink { "UNLINK" } else { "DEL" });
+                self.key(&mut command, key);
+                pipeline.add_command(command);
+            }
+            let replies = self.send(&pipeline).await?;
+            if has_unlink && errors(&replies).any(reply::is_unknown_command) {
+                self.has_unlink.store(false, Ordering::Relaxed);
+                continue;
+            }
+            self.notice(&replies);
+            return Ok(replies.into_iter().map(reply::removed).collect());
+        }
+    }
+
+    /// A server that became a replica keeps its connections: the next write asks again where the
+    /// name leads, which after a failover is to the new primary.
+    fn notice(&self, replies: &[RedisResult<Value>]) {
+        if errors(replies).any(reply::is_read_only) {
+            self.link.forget_current();
+        }
+    }
+}
+
+impl Cache for RedisCache {
+    fn write<'a>(
+        &'a self,
+        entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(entries.len());
+            let mut rest = entries;
+            while !rest.is_empty() {
+                let (pipeline, count) = self.pack(rest);
+                let replies = self.send(&pipeline).await?;
+                self.notice(&replies);
+                results.extend(replies.into_iter().map(reply::written));
+                rest = rest.get(count..).unwrap_or_default();
+            }
+            Ok(results)
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(keys.len());
+            for some in keys.chunks(PIPELINE_COMMANDS) {
+                results.extend(self.remove_some(some).await?);
+            }
+            Ok(results)
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        Box::pin(async {
+            let mut pipeline = Pipeline::with_capacity(2);
+            pipeline.ignore_errors();
+            pipeline.cmd("INFO").arg("memory").cmd("INFO").arg("stats");
+            let replies = self.send(&pipeline).await?;
+            let mut text = String::new();
+            for reply in replies {
+                text.push_str(&reply::text(reply)?);
+                text.push('\n');
+            }
+            Ok(reply::stats(&text))
+        })
+    }
+}
+
+/// One argument from several pieces, without putting them together elsewhere first.
+fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
+    let mut argument = command.writer_for_next_arg();
+    for piece in pieces {
+        let _a_vec_takes_all = argument.write_all(piece);
+    }
+}
+
+fn errors(replies: &[RedisResult<Value>]) -> impl Iterator<Item = &RedisError> {
+    replies.iter().filter_map(|reply| reply.as_ref().err())
+}

@@ -1,0 +1,146 @@
+//! What the server says, in the engine's words.
+
+use redis::{ErrorKind, RedisError, RedisResult, Value};
+
+use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, KeyResult};
+
+/// The reply to a `SET`.
+pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
+    match reply {
+        Ok(Value::Okay) => Ok(()),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+/// The reply to an `UNLINK` or `DEL` of one key.
+pub(super) fn removed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
+    match reply {
+        Ok(Value::Int(count)) => Ok(count > 0),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+/// A reply that is text.
+pub(super) fn text(reply: RedisResult<Value>) -> Result<String, CacheError> {
+    let value = reply.map_err(|error| refused(&error))?;
+    redis::from_redis_value_ref(&value).map_err(|_not_text| unexpected(&value))
+}
+
+/// The numbers of `INFO memory` and `INFO stats`; one that is missing counts as 0.
+pub(super) fn stats(info: &str) -> CacheStats {
+    let number = |name: &str| {
+        let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
+        let found = pairs.find(|(key, _)| *key == name);
+        found.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or_default()
+    };
+    CacheStats {
+        used_memory: number("used_memory"),
+        maxmemory: number("maxmemory"),
+        hits: number("keyspace_hits"),
+        misses: number("keyspace_misses"),
+        evicted: number("evicted_keys"),
+    }
+}
+
+/// Whether the server does not know the command at all.
+pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.to_ascii_lowercase().contains("unknown command"))
+}
+
+/// Whether the server is a replica.
+pub(super) fn is_read_only(error: &RedisError) -> bool {
+    error.code() == Some("READONLY")
+}
+
+/// An error that the server answered with.
+pub(super) fn refused(error: &RedisError) -> CacheError {
+    let code = error.code().unwrap_or("ERR");
+    let detail = error.detail().unwrap_or_default();
+    let kind = match code {
+        "LOADING" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => CacheErrorKind::Transient,
+        "OOM" => CacheErrorKind::Full,
+        "READONLY" => CacheErrorKind::ReadOnly,
+        "MOVED" | "ASK" => CacheErrorKind::Moved,
+        "WRONGTYPE" => CacheErrorKind::WrongType,
+        "NOPERM" | "NOAUTH" | "WRONGPASS" => CacheErrorKind::Permission,
+        _ if error.kind() == ErrorKind::AuthenticationFailed => CacheErrorKind::Permission,
+        _ => CacheErrorKind::Refused,
+    };
+    CacheError {
+        kind,
+        message: format!("the cache refused: {code} {detail}").trim_end().to_owned(),
+    }
+}
+
+fn unexpected(value: &Value) -> CacheError {
+    // The value itself may be data, so that only its kind is named.
+    let kind = if *value == Value::Nil {
+        "nothing"
+    } else if matches!(value, Value::Int(_)) {
+        "a number"
+    } else {
+        "something else"
+    };
+    let message = format!("the cache answered with {kind} where it should not");
+    CacheError { kind: CacheErrorKind::Refused, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, kind: CacheErrorKind, message: &str) {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        let reply = value.extract_error();
+        let found = written(reply).unwrap_err();
+        assert_eq!(found, CacheError { kind, message: message.to_owned() }, "{line}");
+    }
+
+    #[test]
+    fn every_refusal_has_its_kind() {
+        use CacheErrorKind::{Full, Moved, Permission, ReadOnly, Refused, Transient, WrongType};
+        let oom = "OOM command not allowed when used memory > 'maxmemory'.";
+        check(oom, Full, &format!("the cache refused: {oom}"));
+        let cases = [
+            ("READONLY You can't write against a read only replica.", ReadOnly),
+            ("MOVED 3999 10.0.0.7:6381", Moved),
+            ("ASK 3999 10.0.0.7:6381", Moved),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", WrongType),
+            ("NOPERM this user has no permissions to run the 'set' command", Permission),
+            ("NOAUTH Authentication required.", Permission),
+            ("LOADING Redis is loading the dataset in memory", Transient),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Transient),
+            ("MASTERDOWN Link with MASTER is down", Transient),
+            ("CLUSTERDOWN The cluster is down", Transient),
+            ("BUSY Redis is busy running a script.", Transient),
+            ("MISCONF Errors writing to the AOF file", Refused),
+            ("ERR something new", Refused),
+            ("SOMETHING", Refused),
+        ];
+        for (line, kind) in cases {
+            check(line, kind, &format!("the cache refused: {line}"));
+        }
+    }
+
+    #[test]
+    fn replies_that_are_no_errors_are_read() {
+        assert_eq!(written(Ok(Value::Okay)), Ok(()));
+        assert_eq!(removed(Ok(Value::Int(1))), Ok(true));
+        assert_eq!(removed(Ok(Value::Int(0))), Ok(false));
+        let odd = written(Ok(Value::BulkString(b"secret".to_vec()))).unwrap_err();
+        assert_eq!(odd.message, "the cache answered with something else where it should not");
+    }
+
+    #[test]
+    fn the_numbers_of_info_are_found() {
+        let info = "# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\nmaxmemory:0\r\n\n\
+                    # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n";
+        let expected =
+            CacheStats { used_memory: 1024, maxmemory: 0, hits: 7, misses: 8, evicted: 9 };
+        assert_eq!(stats(info), expected);
+        assert_eq!(stats("nothing of it"), CacheStats::default());
+    }
+}

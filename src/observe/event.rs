@@ -1,0 +1,744 @@
+//! What happens, each as a struct whose `emit` writes its log line and moves its metrics.
+//!
+//! A message reads alone; the fields are for searching. `error` is for what someone must act on,
+//! `warn` for what someone should look at.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tracing::{debug, error, info, warn};
+
+use super::metric::Metrics;
+use crate::domain::job::JobName;
+use crate::domain::report::{Failure, FailureKind, TenantCounts};
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+
+/// A run starts.
+#[derive(Clone, Copy, Debug)]
+pub struct RunStarted<'a> {
+    /// Its id.
+    pub run: RunId,
+    /// Its job.
+    pub job: &'a JobName,
+    /// Why it starts.
+    pub trigger: Trigger,
+    /// How long after its due time, where its schedule started it.
+    pub lag: Option<Duration>,
+}
+
+impl RunStarted<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { run, job, trigger, lag } = self;
+        if let Some(lag) = lag {
+            metrics.of_job(job).fired(lag);
+        }
+        let trigger = trigger.as_str();
+        let lag_ms = lag.map(millis);
+        debug!(%job, %run, trigger, lag_ms, "job `{job}` starts, by {trigger}");
+    }
+}
+
+/// A run ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RunFinished<'a> {
+    /// What it was and did.
+    pub record: &'a RunRecord,
+    /// Whether it was for all active tenants: only such a run says how much of the job is warm.
+    pub all_tenants: bool,
+}
+
+/// One run's line, at the level of its outcome.
+macro_rules! run_line {
+    ($level:ident, $record:expr) => {{
+        let record: &RunRecord = $record;
+        let report = &record.report;
+        let first = report.failures.first();
+        $level!(
+            job = %record.job,
+            run = %record.id,
+            trigger = record.trigger.as_str(),
+            outcome = record.outcome.as_str(),
+            duration_ms = millis(record.duration()),
+            tenants = report.tenants.total,
+            tenants_failed = report.tenants.failed,
+            keys = report.keys.written,
+            keys_failed = report.keys.failed,
+            bytes = report.bytes,
+            queries = report.queries,
+            retries = report.retries,
+            failure = first.map(|failure| failure.kind.as_str()),
+            tenant = first.and_then(|failure| failure.tenant.as_deref()),
+            "{}",
+            RunSummary(record)
+        );
+    }};
+}
+
+impl RunFinished<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { record, all_tenants } = self;
+        self.count(metrics);
+        match record.outcome {
+            Outcome::Ok => run_line!(info, record),
+            Outcome::Partial | Outcome::Timeout | Outcome::Cancelled => run_line!(warn, record),
+            Outcome::Failed => run_line!(error, record),
+        }
+        if record.report.late {
+            let (job, run) = (&record.job, record.id);
+            warn!(
+                %job, %run, all_tenants,
+                "job `{job}` was late: keys may have expired before this run wrote them again; \
+                 raise its `ttl` or let it run more often"
+            );
+        }
+    }
+
+    fn count(self, metrics: &Metrics) {
+        let Self { record, all_tenants } = self;
+        let RunRecord { job, trigger, outcome, finished_at, report, .. } = record;
+        metrics.run_count(job, *trigger, *outcome, 1);
+        let of_job = metrics.of_job(job);
+        of_job.ended(*finished_at, record.duration());
+        of_job.tenants(report.tenants.ok, report.tenants.failed);
+        of_job.keys(report.keys.written, report.keys.removed, report.keys.failed);
+        of_job.wrote(report.bytes);
+        if all_tenants {
+            of_job.covered(coverage(report.tenants, *outcome));
+            if *outcome == Outcome::Ok {
+                of_job.succeeded(*finished_at);
+            }
+        }
+    }
+}
+
+/// The share of its tenants that a run left warm. Of none, all are warm if the list was read at all.
+#[expect(clippy::cast_precision_loss, reason = "numbers of tenants are far below 2^53")]
+fn coverage(tenants: TenantCounts, outcome: Outcome) -> f64 {
+    match (tenants.total, outcome == Outcome::Ok) {
+        (0, true) => 1.0,
+        (0, false) => 0.0,
+        (total, _) => tenants.ok as f64 / total as f64,
+    }
+}
+
+/// A run in one sentence.
+struct RunSummary<'a>(&'a RunRecord);
+
+impl fmt::Display for RunSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        let tenants = record.report.tenants;
+        write!(
+            f,
+            "job `{}` ended {} after {:.1?}: {} of {} tenants warm, {} keys and {} bytes written",
+            record.job,
+            record.outcome,
+            record.duration(),
+            tenants.ok,
+            tenants.total,
+            record.report.keys.written,
+            record.report.bytes,
+        )?;
+        let Some(Failure { kind, tenant, message, .. }) = record.report.failures.first() else {
+            return Ok(());
+        };
+        write!(f, "; first failure ({})", kind.as_str())?;
+        if let Some(tenant) = tenant {
+            write!(f, ", tenant `{}`", tenant.escape_debug())?;
+        }
+        write!(f, ": {message}")
+    }
+}
+
+/// A run that was due or asked for does not happen.
+#[derive(Clone, Copy, Debug)]
+pub struct RunSkipped<'a> {
+    /// Of which job.
+    pub job: &'a JobName,
+    /// Why not.
+    pub reason: SkipReason,
+}
+
+/// Why a run does not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The job's last run is still going, and its `overlap` says to skip.
+    Overlap,
+    /// Too many runs wait already.
+    QueueFull,
+    /// The worker is stopping.
+    Draining,
+}
+
+impl SkipReason {
+    /// All of them, for metrics that stand from the start.
+    pub const ALL: [Self; 3] = [Self::Overlap, Self::QueueFull, Self::Draining];
+
+    /// Its name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::QueueFull => "queue_full",
+            Self::Draining => "draining",
+        }
+    }
+
+    fn explained(self) -> &'static str {
+        match self {
+            Self::Overlap => "its last run is still going",
+            Self::QueueFull => "too many of its runs wait already",
+            Self::Draining => "the worker is stopping",
+        }
+    }
+}
+
+impl RunSkipped<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, reason } = self;
+        metrics.skipped(job, reason, 1);
+        let (why, reason) = (reason.explained(), reason.as_str());
+        warn!(%job, reason, "a run of job `{job}` is skipped: {why}");
+    }
+}
+
+/// It is known when a job is due next.
+#[derive(Clone, Copy, Debug)]
+pub struct NextRun<'a> {
+    /// Which job.
+    pub job: &'a JobName,
+    /// When; `None` where it is disabled or never due again.
+    pub at: Option<DateTime<Utc>>,
+}
+
+impl NextRun<'_> {
+    /// Tells it, to the metrics only.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.of_job(self.job).due(self.at);
+    }
+}
+
+/// A batch failed for a reason that may pass, and will be tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRetried<'a> {
+    /// Of which job.
+    pub job: &'a JobName,
+    /// In which run.
+    pub run: RunId,
+    /// How many tenants it is for.
+    pub tenants: usize,
+    /// The how-manieth retry this will be, from 1.
+    pub retry: u32,
+    /// How long until then.
+    pub wait: Duration,
+    /// What failed.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl BatchRetried<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, run, tenants, retry, wait, kind, message } = self;
+        metrics.of_job(job).retried();
+        let (failure, wait_ms) = (kind.as_str(), millis(wait));
+        warn!(
+            %job, %run, tenants, retry, wait_ms, failure,
+            "a batch of job `{job}` failed and is tried again in {wait:.1?}: {message}"
+        );
+    }
+}
+
+/// A batch failed on its data and is cut in two, to find the tenant.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSplit<'a> {
+    /// Of which job.
+    pub job: &'a JobName,
+    /// In which run.
+    pub run: RunId,
+    /// How many tenants it was for.
+    pub tenants: usize,
+    /// What failed.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl BatchSplit<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenants, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenants, failure,
+            "a batch of job `{job}` with {tenants} tenants failed and is cut in two: {message}"
+        );
+    }
+}
+
+/// The database counts as down, or as up again.
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerChanged<'a> {
+    /// Whether it counts as down.
+    pub open: bool,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl BreakerChanged<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { open, message } = self;
+        metrics.breaker_open.set(i64::from(open));
+        if open {
+            error!("the database counts as down; cached values stay as they are: {message}");
+        } else {
+            info!("the database is back: {message}");
+        }
+    }
+}
+
+/// The tenant list is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTenants<'a> {
+    /// The job whose run read it.
+    pub job: &'a JobName,
+}
+
+impl NoTenants<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let job = self.job;
+        warn!(%job, "job `{job}` has nothing to warm: the tenant query returned no tenant");
+    }
+}
+
+/// The cache pushed out keys while a run wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct Evictions<'a> {
+    /// Of which job.
+    pub job: &'a JobName,
+    /// In which run.
+    pub run: RunId,
+    /// How many keys, anybody's.
+    pub count: u64,
+}
+
+impl Evictions<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, count } = self;
+        warn!(
+            %job, %run, count,
+            "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
+             what is written to it"
+        );
+    }
+}
+
+/// No ring of the scheduler for too long; the watchdog wakes the jobs instead.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerSilent {
+    /// How long.
+    pub silent_for: Duration,
+}
+
+impl SchedulerSilent {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let silent_for = self.silent_for;
+        metrics.scheduler_silent.set(1);
+        error!(
+            silent_for_ms = millis(silent_for),
+            "the scheduler has not rung for {silent_for:.1?}: jobs run by the watchdog; \
+             restart the worker"
+        );
+    }
+}
+
+/// The scheduler rings again.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerBack;
+
+impl SchedulerBack {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.scheduler_silent.set(0);
+        info!("the scheduler rings again");
+    }
+}
+
+/// The history cannot be written; told once an outage.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryUnavailable<'a> {
+    /// What happened.
+    pub message: &'a str,
+    /// Records that wait to be written.
+    pub buffered: usize,
+    /// Records that were given up with this failure.
+    pub dropped: u64,
+}
+
+impl HistoryUnavailable<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { message, buffered, dropped } = self;
+        metrics.history_dropped.inc_by(dropped);
+        warn!(
+            buffered,
+            dropped,
+            "could not write the history; {buffered} run records wait, runs go on: {message}"
+        );
+    }
+}
+
+/// Further records were given up in an outage that was told already.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryDropped {
+    /// How many.
+    pub dropped: u64,
+}
+
+impl HistoryDropped {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let dropped = self.dropped;
+        metrics.history_dropped.inc_by(dropped);
+        debug!(dropped, "{dropped} run records were given up: the history is still away");
+    }
+}
+
+/// The history can be written again.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryBack;
+
+impl HistoryBack {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!("the history can be written again");
+    }
+}
+
+/// The worker goes on without a history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryDisabled<'a> {
+    /// Why.
+    pub reason: &'a str,
+    /// What an administrator can run to get one.
+    pub sql: &'a str,
+}
+
+impl HistoryDisabled<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { reason, sql } = self;
+        warn!(
+            sql,
+            "runs are kept in memory only: {reason}; hint: let an administrator run `sql`, or set \
+             `[history] enabled = false`"
+        );
+    }
+}
+
+/// Old records were removed from the history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryPruned {
+    /// How many.
+    pub runs: u64,
+}
+
+impl HistoryPruned {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let runs = self.runs;
+        debug!(runs, "{runs} run records were older than the retention and are removed");
+    }
+}
+
+/// The worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerStarted<'a> {
+    /// Its version.
+    pub version: &'a str,
+    /// How many jobs it has.
+    pub jobs: usize,
+}
+
+impl WorkerStarted<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { version, jobs } = self;
+        info!(version, jobs, "preheat {version} works, with {jobs} jobs");
+    }
+}
+
+/// The worker was told to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerDraining {
+    /// Runs that are under way.
+    pub in_flight: usize,
+}
+
+impl WorkerDraining {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let in_flight = self.in_flight;
+        info!(in_flight, "the worker stops: no new runs, {in_flight} are under way");
+    }
+}
+
+/// The worker has stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerStopped;
+
+impl WorkerStopped {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!("the worker has stopped");
+    }
+}
+
+/// The job files have problems; the last good ones stay in use.
+#[derive(Clone, Copy, Debug)]
+pub struct JobsRejected<'a> {
+    /// All of them, as `check` shows them.
+    pub problems: &'a str,
+}
+
+impl JobsRejected<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let problems = self.problems;
+        metrics.jobs_rejected.set(1);
+        error!("the job files have problems, the last good ones stay in use:\n{problems}");
+    }
+}
+
+/// The job files were read again.
+#[derive(Clone, Copy, Debug)]
+pub struct JobsReloaded {
+    /// How many jobs there are now.
+    pub jobs: usize,
+}
+
+impl JobsReloaded {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let jobs = self.jobs;
+        metrics.jobs_rejected.set(0);
+        info!(jobs, "the job files were read again: {jobs} jobs");
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::report::{KeyCounts, Report};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log shows of what `emit` does.
+    fn logged(emit: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_max_level(tracing::Level::DEBUG)
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, emit);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn job() -> JobName {
+        JobName::parse("services").unwrap()
+    }
+
+    fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
+        let started_at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let failed = failures.len() as u64;
+        RunRecord {
+            id: crate::domain::run::RunId(Uuid::nil()),
+            job: job(),
+            trigger: Trigger::Schedule,
+            outcome,
+            due_at: started_at,
+            started_at,
+            finished_at: started_at + Duration::from_millis(1234),
+            report: Report {
+                tenants: TenantCounts { total: 4, ok: 4 - failed, failed },
+                keys: KeyCounts { written: 7, removed: 0, failed },
+                bytes: 2048,
+                queries: 3,
+                failures,
+                ..Report::default()
+            },
+            replica: "here".to_owned(),
+            version: "0".to_owned(),
+        }
+    }
+
+    fn broken() -> Failure {
+        Failure {
+            kind: FailureKind::Query,
+            tenant: Some("a\nb".to_owned()),
+            key: None,
+            message: "division by zero".to_owned(),
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn a_run_that_ended_ok_moves_its_last_success_and_reads_alone() {
+        let metrics = Metrics::new();
+        let ok = record(Outcome::Ok, vec![]);
+        let line = logged(|| RunFinished { record: &ok, all_tenants: true }.emit(&metrics));
+        insta::assert_snapshot!(line, @r#"
+         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys and 2048 bytes written job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+        "#);
+        let page = metrics.encode();
+        for expected in [
+            "preheat_runs_total{job=\"services\",trigger=\"schedule\",outcome=\"ok\"} 1\n",
+            "preheat_last_success_timestamp_seconds{job=\"services\"} 1700000001.234\n",
+            "preheat_run_duration_seconds_sum{job=\"services\"} 1.234\n",
+            "preheat_tenants_total{job=\"services\",outcome=\"ok\"} 4\n",
+            "preheat_keys_total{job=\"services\",outcome=\"written\"} 7\n",
+            "preheat_bytes_total{job=\"services\"} 2048\n",
+            "preheat_coverage_ratio{job=\"services\"} 1.0\n",
+        ] {
+            assert!(page.contains(expected), "{expected} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn hazard_27_a_partial_run_warns_names_the_tenant_and_is_no_success() {
+        let metrics = Metrics::new();
+        let partial = record(Outcome::Partial, vec![broken()]);
+        let line = logged(|| RunFinished { record: &partial, all_tenants: true }.emit(&metrics));
+        insta::assert_snapshot!(line, @r#"
+         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
+        "#);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_coverage_ratio{job=\"services\"} 0.75\n"), "{page}");
+        assert!(page.contains("preheat_last_run_timestamp_seconds{job=\"services\"} 1700000001."));
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+    }
+
+    #[test]
+    fn a_run_for_some_tenants_says_nothing_about_the_whole_job() {
+        let metrics = Metrics::new();
+        let ok = record(Outcome::Ok, vec![]);
+        RunFinished { record: &ok, all_tenants: false }.emit(&metrics);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_runs_total{job=\"services\""));
+        assert!(!page.contains("preheat_coverage_ratio{job=\"services\"}"));
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+    }
+
+    #[test]
+    fn levels_follow_who_must_act() {
+        let metrics = Metrics::new();
+        let cases = [
+            (Outcome::Ok, "INFO"),
+            (Outcome::Partial, "WARN"),
+            (Outcome::Timeout, "WARN"),
+            (Outcome::Cancelled, "WARN"),
+            (Outcome::Failed, "ERROR"),
+        ];
+        for (outcome, level) in cases {
+            let ended = record(outcome, vec![]);
+            let line = logged(|| RunFinished { record: &ended, all_tenants: true }.emit(&metrics));
+            assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
+        }
+    }
+
+    #[test]
+    fn hazard_16_a_run_that_came_too_late_says_so() {
+        let metrics = Metrics::new();
+        let mut late = record(Outcome::Ok, vec![]);
+        late.report.late = true;
+        let lines = logged(|| RunFinished { record: &late, all_tenants: true }.emit(&metrics));
+        assert!(lines.contains("WARN job `services` was late: keys may have expired"), "{lines}");
+    }
+
+    #[test]
+    fn each_state_that_comes_and_goes_is_a_gauge() {
+        let metrics = Metrics::new();
+        let shows = |line: &str| metrics.encode().contains(line);
+        BreakerChanged { open: true, message: "connection refused" }.emit(&metrics);
+        SchedulerSilent { silent_for: Duration::from_secs(12) }.emit(&metrics);
+        JobsRejected { problems: "jobs/a.toml: …" }.emit(&metrics);
+        assert!(shows("preheat_database_breaker_open 1\n"));
+        assert!(shows("preheat_scheduler_silent 1\n"));
+        assert!(shows("preheat_jobs_rejected 1\n"));
+        BreakerChanged { open: false, message: "a query was answered" }.emit(&metrics);
+        SchedulerBack.emit(&metrics);
+        JobsReloaded { jobs: 6 }.emit(&metrics);
+        assert!(shows("preheat_database_breaker_open 0\n"));
+        assert!(shows("preheat_scheduler_silent 0\n"));
+        assert!(shows("preheat_jobs_rejected 0\n"));
+    }
+
+    #[test]
+    fn what_is_skipped_retried_or_dropped_is_counted_and_said() {
+        let metrics = Metrics::new();
+        let job = job();
+        let run = crate::domain::run::RunId(Uuid::nil());
+        let lines = logged(|| {
+            RunSkipped { job: &job, reason: SkipReason::Overlap }.emit(&metrics);
+            BatchRetried {
+                job: &job,
+                run,
+                tenants: 100,
+                retry: 1,
+                wait: Duration::from_millis(80),
+                kind: FailureKind::DatabaseUnavailable,
+                message: "connection refused",
+            }
+            .emit(&metrics);
+            HistoryUnavailable { message: "disk full", buffered: 5, dropped: 2 }.emit(&metrics);
+            HistoryDropped { dropped: 3 }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+         WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
+         WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
+         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+        DEBUG 3 run records were given up: the history is still away dropped=3
+        "#);
+        let page = metrics.encode();
+        for expected in [
+            "preheat_runs_skipped_total{job=\"services\",reason=\"overlap\"} 1\n",
+            "preheat_batch_retries_total{job=\"services\"} 1\n",
+            "preheat_history_dropped_total 5\n",
+        ] {
+            assert!(page.contains(expected), "{expected} in\n{page}");
+        }
+    }
+}

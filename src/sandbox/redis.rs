@@ -1,0 +1,196 @@
+//! A throw-away Redis.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::{Process, file_error, folder, free_port, log_tail, wait_until};
+use super::program;
+use super::{SandboxError, Tls};
+
+/// From the start of the process to the first answer.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A server that is up answers a `PING` at once.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// How to start a [`Redis`].
+#[derive(Clone, Debug, Default)]
+pub struct RedisOptions {
+    /// Where to look for its program first; the `PATH` and the usual places follow.
+    pub folders: Vec<PathBuf>,
+    /// Whether it also listens on a free port of 127.0.0.1.
+    pub tcp: bool,
+    /// Listen with TLS, on another free port of 127.0.0.1. Clients need no certificate.
+    pub tls: Option<Tls>,
+    /// Settings as in `redis.conf`: `("maxmemory", "10mb")`, `("user", "app on >secret ~* +@all")`;
+    /// a name may come more than once.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A running Redis in a folder of its own. It saves nothing: after a restart it is empty.
+#[derive(Debug)]
+pub struct Redis {
+    program: PathBuf,
+    tcp_port: Option<u16>,
+    tls_port: Option<u16>,
+    process: Mutex<Option<Process>>,
+    folder: TempDir, // after the process: it goes when the server has ended
+}
+
+impl Redis {
+    /// Starts a server. Blocks for some milliseconds.
+    pub fn start(options: &RedisOptions) -> Result<Self, SandboxError> {
+        let program = program::redis(&options.folders)?;
+        let folder = folder("preheat-redis-")?;
+        let tcp_port = options.tcp.then(free_port).transpose()?;
+        let tls_port = options.tls.as_ref().map(|_| free_port()).transpose()?;
+        let config = config(options, folder.path(), tcp_port, tls_port);
+        let path = folder.path().join("redis.conf");
+        std::fs::write(&path, config).map_err(file_error("write", &path))?;
+        let redis = Self { program, tcp_port, tls_port, process: Mutex::new(None), folder };
+        redis.restart()?;
+        Ok(redis)
+    }
+
+    /// A URL over the Unix socket.
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// A URL over TCP, if it listens there.
+    pub fn tcp_url(&self) -> Option<String> {
+        self.tcp_port.map(|port| format!("redis://127.0.0.1:{port}"))
+    }
+
+    /// A URL over TLS, if it listens there.
+    pub fn tls_url(&self) -> Option<String> {
+        self.tls_port.map(|port| format!("rediss://localhost:{port}"))
+    }
+
+    /// Its port of 127.0.0.1, if it listens there.
+    pub fn tcp_port(&self) -> Option<u16> {
+        self.tcp_port
+    }
+
+    /// Its port for TLS, if it listens there.
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process().as_ref().map(Process::id)
+    }
+
+    /// Shuts it down in order.
+    pub fn stop(&self) {
+        if let Some(mut process) = self.process().take() {
+            process.end(Signal::TERM);
+        }
+    }
+
+    /// Kills it at once.
+    pub fn kill(&self) {
+        if let Some(mut process) = self.process().take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again, empty, at the same socket and ports; stops it first if it runs.
+    pub fn restart(&self) -> Result<(), SandboxError> {
+        self.stop();
+        let mut command = Command::new(&self.program);
+        command.arg(self.folder.path().join("redis.conf")).current_dir(self.folder.path());
+        let log = self.folder.path().join("log");
+        let mut process = Process::start(command, self.folder.path(), &log, Signal::KILL)?;
+        let socket = self.socket();
+        let mut ended = false;
+        let ready = wait_until(READY_WITHIN, || {
+            ended = process.ended().is_some();
+            ended || is_ready(&socket)
+        });
+        if ended || !ready {
+            let what = if ended { "ended at its start" } else { "was not ready in time" };
+            return Err(SandboxError::NotReady { server: "redis", what, log: log_tail(&log) });
+        }
+        *self.process() = Some(process);
+        Ok(())
+    }
+
+    /// Stops it where it is (`SIGSTOP`): connections stand, nothing answers.
+    pub fn freeze(&self) {
+        if let Some(process) = self.process().as_ref() {
+            process.signal(Signal::STOP);
+        }
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&self) {
+        if let Some(process) = self.process().as_ref() {
+            process.signal(Signal::CONT);
+        }
+    }
+
+    /// The end of the server's log.
+    pub fn log_tail(&self) -> String {
+        log_tail(&self.folder.path().join("log"))
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn config(
+    options: &RedisOptions,
+    folder: &Path,
+    tcp_port: Option<u16>,
+    tls_port: Option<u16>,
+) -> String {
+    let folder = folder.display();
+    let mut config = format!(
+        "bind 127.0.0.1\nport {}\nunixsocket {folder}/redis.sock\nunixsocketperm 700\n\
+         dir {folder}\nsave \"\"\nappendonly no\n",
+        tcp_port.unwrap_or(0),
+    );
+    // Writing to a String cannot fail.
+    if let (Some(Tls { certificate, key }), Some(port)) = (&options.tls, tls_port) {
+        let (certificate, key) = (certificate.display(), key.display());
+        writeln!(
+            config,
+            "tls-port {port}\ntls-cert-file {certificate}\ntls-key-file {key}\n\
+             tls-ca-cert-file {certificate}\ntls-auth-clients no"
+        )
+        .ok();
+    }
+    for (name, value) in &options.settings {
+        writeln!(config, "{name} {value}").ok();
+    }
+    config
+}
+
+/// Any answer but "still loading" will do: a server that wants a password is ready as well.
+fn is_ready(socket: &Path) -> bool {
+    let answer = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 64];
+        let length = stream.read(&mut answer)?;
+        Ok(String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned())
+    };
+    answer().is_ok_and(|answer| !answer.is_empty() && !answer.starts_with("-LOADING"))
+}

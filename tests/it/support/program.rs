@@ -1,0 +1,241 @@
+//! The real program, in a folder of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::{LONG, eventually};
+
+/// `preheat` with these arguments; it knows of no server and no job yet.
+pub(crate) fn preheat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
+    let folder = tempfile::Builder::new().prefix("preheat-it-").tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("jobs")).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_preheat"));
+    command
+        .args(arguments)
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PREHEAT_HTTP__LISTEN", address.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    Preheat { folder, address, command }
+}
+
+/// A program that has not started yet.
+pub(crate) struct Preheat {
+    folder: TempDir,
+    address: SocketAddr,
+    command: Command,
+}
+
+impl Preheat {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.command.env(name, value.as_ref());
+        self
+    }
+
+    pub(crate) fn argument(mut self, argument: impl AsRef<str>) -> Self {
+        self.command.arg(argument.as_ref());
+        self
+    }
+
+    /// `DATABASE_URL`.
+    pub(crate) fn database(self, url: impl AsRef<str>) -> Self {
+        self.env("DATABASE_URL", url)
+    }
+
+    /// `REDIS_URL`.
+    pub(crate) fn cache(self, url: impl AsRef<str>) -> Self {
+        self.env("REDIS_URL", url)
+    }
+
+    /// The text of `preheat.toml`.
+    pub(crate) fn settings(self, text: &str) -> Self {
+        self.file("preheat.toml", text)
+    }
+
+    /// A job file.
+    pub(crate) fn job(self, name: &str, text: &str) -> Self {
+        self.file(&format!("jobs/{name}.toml"), text)
+    }
+
+    /// The jobs that preheat ships, instead of those of [`Preheat::job`].
+    pub(crate) fn shipped_jobs(self) -> Self {
+        self.env("PREHEAT_JOBS", concat!(env!("CARGO_MANIFEST_DIR"), "/jobs"))
+    }
+
+    /// Any file, by its path in the program's working folder.
+    pub(crate) fn file(self, path: &str, text: &str) -> Self {
+        std::fs::write(self.folder.path().join(path), text).unwrap();
+        self
+    }
+
+    /// The program's working folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn run(self) -> Output {
+        self.start().ended().await
+    }
+
+    /// Starts it.
+    pub(crate) fn start(mut self) -> Running {
+        let mut child = self.command.spawn().unwrap();
+        let stdout = Captured::new(child.stdout.take().unwrap());
+        let stderr = Captured::new(child.stderr.take().unwrap());
+        Running { child, stdout, stderr, address: self.address, folder: self.folder }
+    }
+}
+
+/// What a program left.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// The exit code, if no signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Fails the test, showing all that was said, if the exit code is another.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Self {
+        let Self { status, stdout, stderr } = &self;
+        assert_eq!(
+            status.code(),
+            Some(code),
+            "{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
+        );
+        self
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+/// A program that runs; killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Running {
+    /// Where it serves HTTP.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("the program has ended")
+    }
+
+    /// The program's working folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.id().try_into().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+    }
+
+    /// Standard output so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Waits until standard error has that text.
+    pub(crate) async fn says(&mut self, text: &str) {
+        eventually(&format!("standard error has {text:?}"), LONG, async || {
+            let ended = self.child.try_wait().unwrap().is_some();
+            if ended {
+                self.stderr.complete().await;
+            }
+            let said = self.stderr().contains(text);
+            assert!(said || !ended, "ended without {text:?}:\n{}", self.stderr());
+            said
+        })
+        .await;
+    }
+
+    /// Waits until the route answers with that status.
+    pub(crate) async fn answers(&self, path: &str, status: u16) {
+        eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
+            super::http::get(self.address, path).await.is_ok_and(|answer| answer.status == status)
+        })
+        .await;
+    }
+
+    /// Waits for its end, within [`LONG`].
+    pub(crate) async fn ended(mut self) -> Output {
+        let Ok(status) = tokio::time::timeout(LONG, self.child.wait()).await else {
+            panic!("still runs after {LONG:?}:\n{}\n{}", self.stdout(), self.stderr());
+        };
+        let status = status.unwrap();
+        self.stdout.complete().await;
+        self.stderr.complete().await;
+        Output { status, stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+/// What a program says, as it says it.
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Captured {
+    fn new(mut from: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&bytes);
+        let reading = tokio::spawn(async move {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                let mut into = into.lock().unwrap_or_else(PoisonError::into_inner);
+                into.extend_from_slice(&buffer[..length]);
+            }
+        });
+        Self { bytes, reading }
+    }
+
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until the program has closed its end.
+    async fn complete(&mut self) {
+        if !self.reading.is_finished() {
+            (&mut self.reading).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A proxy in front of a server that cuts, stalls and slows connections when it is told to.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use preheat::sandbox::{Postgres, Redis};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// What happens to bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They go through.
+    Pass,
+    /// Connections are closed, new ones at once.
+    Refuse,
+    /// Connections stand and nothing goes through: a black hole.
+    Stall,
+    /// Each chunk waits this long.
+    Slow(Duration),
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// Listens on a free port of 127.0.0.1 until it is dropped.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: AbortHandle,
+}
+
+struct Shared {
+    server: PathBuf,
+    state: watch::Sender<State>,
+    accepted: AtomicUsize,
+    to_server: AtomicI64,
+    to_client: AtomicI64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    mode: Mode,
+    /// Connections of an older generation are closed.
+    generation: u64,
+}
+
+impl Proxy {
+    /// A proxy to that server.
+    pub(crate) async fn postgres(server: &Postgres) -> Self {
+        Self::start(server.socket()).await
+    }
+
+    /// A proxy to that server.
+    pub(crate) async fn redis(server: &Redis) -> Self {
+        Self::start(server.socket()).await
+    }
+
+    async fn start(server: PathBuf) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            server,
+            state: watch::Sender::new(State { mode: Mode::Pass, generation: 0 }),
+            accepted: AtomicUsize::new(0),
+            to_server: AtomicI64::new(i64::MAX),
+            to_client: AtomicI64::new(i64::MAX),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
+        Self { address, shared, accepting }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn redis_url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// From now on, for old and new connections.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.shared.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Closes all connections; new ones are welcome.
+    pub(crate) fn cut(&self) {
+        self.shared.cut();
+    }
+
+    /// Cuts once, as soon as that many more bytes have gone that way.
+    pub(crate) fn cut_after(&self, direction: Direction, bytes: u32) {
+        self.shared.left(direction).store(i64::from(bytes), Ordering::SeqCst);
+    }
+
+    /// How many connections there were so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Shared {
+    fn cut(&self) {
+        self.state.send_modify(|state| state.generation += 1);
+    }
+
+    fn left(&self, direction: Direction) -> &AtomicI64 {
+        match direction {
+            Direction::ToServer => &self.to_server,
+            Direction::ToClient => &self.to_client,
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new(); // aborted together with this task
+    while let Ok((client, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        shared.accepted.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(connection(client, Arc::clone(&shared)));
+    }
+}
+
+async fn connection(client: TcpStream, shared: Arc<Shared>) {
+    let state = *shared.state.borrow();
+    if state.mode == Mode::Refuse {
+        return;
+    }
+    let Ok(server) = UnixStream::connect(&shared.server).await else { return };
+    client.set_nodelay(true).unwrap();
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let generation = state.generation;
+    let closed = async {
+        let closes = |now: &State| now.mode == Mode::Refuse || now.generation != generation;
+        shared.state.subscribe().wait_for(closes).await.map(|_| ()).ok();
+    };
+    tokio::select! {
+        () = closed => {}
+        () = pump(client_read, server_write, Direction::ToServer, &shared) => {}
+        () = pump(server_read, client_write, Direction::ToClient, &shared) => {}
+    }
+}
+
+/// Ends with the first of the two directions: a half-closed connection is of no use to either server.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    shared: &Shared,
+) {
+    let mut state = shared.state.subscribe();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+        let slow = match state.wait_for(|now| now.mode != Mode::Stall).await {
+            Ok(now) => now.mode,
+            Err(_) => return,
+        };
+        if let Mode::Slow(delay) = slow {
+            tokio::time::sleep(delay).await;
+        }
+        let bytes = i64::try_from(length).unwrap();
+        let left = shared.left(direction).fetch_sub(bytes, Ordering::SeqCst);
+        let passed = usize::try_from(left.clamp(0, bytes)).unwrap();
+        if to.write_all(&buffer[..passed]).await.is_err() {
+            return;
+        }
+        if left < bytes {
+            shared.left(direction).store(i64::MAX, Ordering::SeqCst);
+            shared.cut();
+            return;
+        }
+    }
+}
