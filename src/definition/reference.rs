@@ -200,6 +200,38 @@ mod tests {
     }
 
     #[test]
+    fn the_reader_accepts_what_the_schema_gives_as_defaults_choices_and_examples() {
+        let schema = schema();
+        let mut tried = 0;
+        for section in SECTIONS {
+            let header = match section.path {
+                "" => String::new(),
+                "keys" => "[[keys]]\n".to_owned(),
+                "tables" => "[[tables]]\n".to_owned(),
+                path => format!("[{path}]\n"),
+            };
+            let table = schema.pointer(section.pointer).unwrap();
+            for (name, field) in table["properties"].as_object().unwrap() {
+                let several = ["enum", "examples"].into_iter().filter_map(|list| field.get(list));
+                let several = several.flat_map(|list| list.as_array().unwrap());
+                let one = ["default", "minimum", "maximum"].into_iter();
+                let is_number = field["type"] == "integer";
+                let one = one.filter(|member| *member == "default" || is_number);
+                for value in one.filter_map(|member| field.get(member)).chain(several) {
+                    let text = format!("{header}{name} = {value}\n");
+                    let source = Arc::new(Source { path: "a.toml".into(), text });
+                    let (_, reader) = super::super::read(&source).unwrap();
+                    for problem in &reader.problems {
+                        assert!(problem.message().starts_with("missing field"), "{problem}");
+                    }
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 30, "{tried}");
+    }
+
+    #[test]
     fn there_is_no_null_in_the_schema() {
         assert!(!schema().to_string().contains("null"), "{:#}", schema());
     }

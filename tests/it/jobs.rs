@@ -67,7 +67,7 @@ fn a_tenants_id_is_in_the_value_of_pets_alone() {
 fn the_reference_is_what_the_code_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/README.md");
     let expected = definition::reference();
-    if option_env!("PREHEAT_BLESS").is_some() {
+    if std::env::var_os("PREHEAT_BLESS").is_some() {
         fs::write(&path, &expected).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();

@@ -9,8 +9,10 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod architecture;
 mod config;
 mod definition;
 mod jobs;
 mod sandbox;
+mod schedule;
 mod support;
