@@ -9,8 +9,11 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod architecture;
 mod config;
 mod definition;
 mod http;
+mod jobs;
 mod sandbox;
+mod schedule;
 mod support;

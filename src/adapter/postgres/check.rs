@@ -243,7 +243,7 @@ fn key_columns(index: usize, key: &Key, columns: &[Column], problems: &mut Vec<Q
     for name in key.template.columns() {
         need(QueryPlace::Key(index), name);
     }
-    if let Some(name) = &key.unique {
+    if let Some(name) = key.unique.as_ref().filter(|name| !name.starts_with("tenant.")) {
         need(QueryPlace::Unique(index), name);
     }
     if !key.template.has_date() {
