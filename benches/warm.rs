@@ -107,7 +107,8 @@ struct Entries {
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
-    let settings = [("autovacuum", "off"), ("shared_buffers", "512MB")];
+    // The planner and the compiler of queries are as they come: what they do to a batch's plan counts.
+    let settings = [("autovacuum", "off"), ("shared_buffers", "512MB"), ("jit", "on")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let postgres = PostgresOptions { settings, ..PostgresOptions::default() };
     let sandbox =
