@@ -11,5 +11,6 @@
 
 mod config;
 mod definition;
+mod packaging;
 mod sandbox;
 mod support;
