@@ -14,6 +14,7 @@ mod config;
 mod definition;
 mod http;
 mod jobs;
+mod packaging;
 mod sandbox;
 mod schedule;
 mod support;
