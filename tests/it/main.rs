@@ -10,5 +10,6 @@
 )]
 
 mod config;
+mod conformance;
 mod sandbox;
 mod support;
