@@ -4,6 +4,11 @@ use std::ops::Range;
 
 /// Memory is taken in pieces of this size, so that a growing batch never copies what it has.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// A chunk with less room than this takes no further row: one that turns out longer than its room
+/// makes the chunk move.
+const LEAST_ROOM: usize = 4 * 1024;
+/// Rows that are longer are few: the room that chunks keep for them would be wasted.
+const MOST_ROOM: usize = CHUNK_BYTES / 4;
 
 /// The rows of one batch, in the order in which the query returned them.
 ///
@@ -21,6 +26,8 @@ pub struct Rows {
     key_ends: Vec<u32>,
     key_columns: usize,
     json_bytes: usize,
+    /// The longest row so far, between [`LEAST_ROOM`] and [`MOST_ROOM`]: the next is as long.
+    longest: usize,
     limit: usize,
 }
 
@@ -65,6 +72,7 @@ impl Rows {
         self.key_ends.clear();
         self.key_columns = key_columns;
         self.json_bytes = 0;
+        self.longest = LEAST_ROOM;
         self.limit = limit;
     }
 
@@ -110,6 +118,7 @@ impl Rows {
             }
         }
         self.json_bytes += end - start;
+        self.longest = self.longest.max((end - start).min(MOST_ROOM));
         self.rows.push(Row { slot, chunk: offset(index), json: offset(start)..offset(end) });
         if self.bytes() > self.limit {
             return Err(RowsFull { limit: self.limit }.into());
@@ -118,9 +127,11 @@ impl Rows {
     }
 
     fn open_chunk(&mut self) -> (usize, &mut Vec<u8>) {
-        /// Room for an ordinary row: one that turns out longer makes its chunk grow.
-        const ROOM: usize = 4 * 1024;
-        let full = |chunk: &Vec<u8>| !chunk.is_empty() && chunk.capacity() - chunk.len() < ROOM;
+        let longest = self.longest;
+        let full = |chunk: &Vec<u8>| {
+            let grown = chunk.capacity() > CHUNK_BYTES;
+            !chunk.is_empty() && (grown || chunk.capacity() - chunk.len() < longest)
+        };
         if self.chunks.get(self.open).is_some_and(full) {
             self.open += 1;
         }
@@ -220,6 +231,20 @@ mod tests {
         }
         rows.shrink(CHUNK_BYTES);
         assert_eq!(rows.chunks.len(), 1);
+    }
+
+    #[test]
+    fn chunks_do_not_grow_under_long_rows() {
+        let mut rows = Rows::default();
+        rows.reset(0, usize::MAX);
+        for length in (0..400).map(|index| 20_000 + index % 7 * 1_000) {
+            push(&mut rows, 0, &vec![b'x'; length], &[]).unwrap();
+        }
+        // The first long row may come when its chunk has little room, the rest find enough.
+        let grown = rows.chunks.iter().filter(|chunk| chunk.capacity() > CHUNK_BYTES).count();
+        assert!(grown <= 1, "{grown} of {} chunks grew", rows.chunks.len());
+        let taken: usize = rows.chunks.iter().map(Vec::capacity).sum();
+        assert!(taken < rows.json_bytes * 5 / 4, "{taken} for {}", rows.json_bytes);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::port::{
     Cache, CacheError, Clock, KeyResult, Read, Source, SourceError, SourceErrorKind,
 };
 use super::status::Progress;
-use crate::domain::date;
+use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -466,7 +466,7 @@ impl Work {
 
     /// Reads and writes some tenants. An error means that nothing of theirs was written.
     async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), SourceError> {
-        let first_dates = self.first_dates(part);
+        let first_dates = first_dates(&self.order.job, part, self.started_at);
         let mut permit = self.runner.limits.batch().await;
         let read = self.read(part, &first_dates, &mut permit, report).await;
         if let Err(error) = read {
@@ -482,16 +482,6 @@ impl Work {
         let found = entries(&self.order.job, part, &first_dates, rows);
         self.write(part, found, report).await;
         Ok(())
-    }
-
-    fn first_dates(&self, part: &Batch) -> Vec<NaiveDate> {
-        let Some(dates) = &self.order.job.dates else { return Vec::new() };
-        let today = |tenant| date::today(dates, tenant, self.started_at).ok();
-        match self.order.job.scope {
-            Scope::Fleet => today(None).into_iter().collect(),
-            // Tenants without a zone were left out when the batches were cut.
-            Scope::Tenants => part.tenants().filter_map(|tenant| today(Some(tenant))).collect(),
-        }
     }
 
     async fn read(

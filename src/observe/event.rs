@@ -36,7 +36,7 @@ impl RunStarted<'_> {
         }
         let trigger = trigger.as_str();
         let lag_ms = lag.map(millis);
-        info!(%job, %run, trigger, lag_ms, "job `{job}` starts, by {trigger}");
+        debug!(%job, %run, trigger, lag_ms, "job `{job}` starts, by {trigger}");
     }
 }
 

@@ -11,5 +11,6 @@
 
 mod config;
 mod conformance;
+mod definition;
 mod sandbox;
 mod support;

@@ -1,0 +1,140 @@
+//! How many rows a second become entries: grouping by key, without reading or writing them.
+//!
+//! `cargo bench --bench grouping`
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{Days, NaiveDate};
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use preheat::domain::entry::entries;
+use preheat::domain::job::{
+    DateZone, Dates, Job, JobName, Key, Overlap, Query, Scope, Shape, Share,
+};
+use preheat::domain::json::{Case, Encoding, Profile};
+use preheat::domain::key::KeyTemplate;
+use preheat::domain::row::{KeyText, Rows, RowsFull};
+use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::{Batch, Tenants};
+
+/// Tenants in a batch.
+const TENANTS: u32 = 100;
+/// Each tenant's products, in these categories.
+const PRODUCTS: usize = 100;
+const CATEGORIES: [&str; 8] =
+    ["food", "toys", "pharmacy", "care", "beds", "leashes", "travel", "other"];
+/// Each tenant's open slots a day.
+const SLOTS: u32 = 48;
+const DAYS: u16 = 7;
+
+fn main() {
+    divan::main();
+}
+
+/// Rows in the order of the tables, where the tenants of a batch are neighbours.
+#[divan::bench]
+fn products(bencher: Bencher<'_, '_>) {
+    let job = job(&["products:{tenant_id}:all", "products:{tenant_id}:{category}"], None);
+    let mut rows = empty_rows(1);
+    for tenant in 0..TENANTS {
+        let categories = CATEGORIES.iter().cycle().skip(tenant as usize);
+        for category in categories.take(PRODUCTS) {
+            push(&mut rows, tenant, &[b'x'; 180], category);
+        }
+    }
+    run(bencher, &job, &[], &rows);
+}
+
+/// Rows in the order of their values: each has another tenant and another date than the one before.
+#[divan::bench]
+fn slots(bencher: Bencher<'_, '_>) {
+    let today = NaiveDate::from_ymd_opt(2026, 3, 1).unwrap();
+    let job = job(&["slots:{tenant_id}:{date}"], Some(DAYS));
+    let dates: Vec<String> =
+        (0..DAYS).map(|day| (today + Days::new(day.into())).to_string()).collect();
+    let mut rows = empty_rows(1);
+    for _ in 0..SLOTS {
+        for date in &dates {
+            for tenant in 0..TENANTS {
+                push(&mut rows, tenant, &[b'x'; 150], date);
+            }
+        }
+    }
+    run(bencher, &job, &[today; TENANTS as usize], &rows);
+}
+
+fn run(bencher: Bencher<'_, '_>, job: &Job, first_dates: &[NaiveDate], rows: &Rows) {
+    let batch = batch();
+    bencher
+        .counter(ItemsCount::new(rows.len()))
+        .bench_local(|| black_box(entries(black_box(job), &batch, first_dates, rows)));
+}
+
+fn empty_rows(key_columns: usize) -> Rows {
+    let mut rows = Rows::default();
+    rows.reset(key_columns, usize::MAX);
+    rows
+}
+
+fn push(rows: &mut Rows, slot: u32, json: &[u8], key: &str) {
+    let pushed: Result<(), RowsFull> = rows.push(
+        slot,
+        |out| {
+            out.extend_from_slice(json);
+            Ok(())
+        },
+        |_, out| {
+            out.extend_from_slice(key.as_bytes());
+            Ok(KeyText::Written)
+        },
+    );
+    pushed.unwrap();
+}
+
+fn batch() -> Batch {
+    let mut list = Tenants::default();
+    for tenant in 0..TENANTS {
+        list.push(&format!("0190a1b2-c3d4-7e5f-8a9b-{tenant:012}"), []);
+    }
+    Batch::new(Arc::new(list), (0..TENANTS).collect())
+}
+
+fn job(templates: &[&str], days: Option<u16>) -> Job {
+    let key = |text: &&str| Key {
+        template: KeyTemplate::parse(text, "tenant_id").unwrap(),
+        shape: Shape::List,
+        unique: None,
+    };
+    Job {
+        name: JobName::parse("job").unwrap(),
+        description: String::new(),
+        schedule: Schedule::Every(Duration::from_mins(10)),
+        ttl: Duration::from_mins(30),
+        ttl_jitter: Share::from_percent(10.0).unwrap(),
+        on_start: false,
+        required: false,
+        enabled: true,
+        timeout: Duration::from_mins(5),
+        overlap: Overlap::Skip,
+        retries: 0,
+        batch: NonZeroUsize::new(TENANTS as usize).unwrap(),
+        concurrency: NonZeroUsize::MIN,
+        tables: Vec::new(),
+        scope: Scope::Tenants,
+        query: Query { sql: "".into(), file: None },
+        dates: days.map(|days| Dates { days, zone: DateZone::Fixed(chrono_tz::UTC) }),
+        keys: templates.iter().map(key).collect(),
+        encoding: Encoding {
+            profile: Profile::Drizzle,
+            case: Case::Keep,
+            omit: Vec::new(),
+            columns: BTreeMap::new(),
+            max_bytes: 5 * 1024 * 1024,
+        },
+    }
+}
