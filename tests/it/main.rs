@@ -11,6 +11,7 @@
 
 mod architecture;
 mod config;
+mod conformance;
 mod definition;
 mod http;
 mod jobs;
