@@ -16,6 +16,7 @@ mod definition;
 mod http;
 mod jobs;
 mod packaging;
+mod parity;
 mod sandbox;
 mod schedule;
 mod support;

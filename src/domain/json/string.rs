@@ -20,7 +20,22 @@ const ESCAPES: [u8; 256] = {
     table
 };
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The two hexadecimal digits of every byte.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "the compiler evaluates it"
+)]
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
 
 /// Writes text as a JSON string.
 pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
@@ -95,8 +110,8 @@ pub(super) fn rewrite_tail(
 
 /// The two hexadecimal digits of a byte.
 pub(super) fn hex(byte: u8) -> [u8; 2] {
-    #[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
-    [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+    #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+    HEX[usize::from(byte)]
 }
 
 fn escape(byte: u8) -> u8 {
