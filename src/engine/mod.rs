@@ -1,5 +1,6 @@
 //! When a job runs and how a run goes.
 
+mod batch;
 pub mod handle;
 pub mod limit;
 pub mod port;
@@ -7,3 +8,4 @@ pub mod record;
 pub mod run;
 pub mod scheduler;
 pub mod status;
+mod tries;

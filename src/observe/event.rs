@@ -280,24 +280,52 @@ impl BatchSplit<'_> {
     }
 }
 
-/// The database counts as down, or as up again.
+/// One of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Where rows come from.
+    Database,
+    /// Where entries go.
+    Cache,
+}
+
+impl Server {
+    /// All of them, for metrics that stand from the start.
+    pub const ALL: [Self; 2] = [Self::Database, Self::Cache];
+
+    /// Its name in logs, metrics and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {
+    /// Which.
+    pub server: Server,
     /// Whether it counts as down.
     pub open: bool,
-    /// What happened.
+    /// What happened, where it counts as down.
     pub message: &'a str,
 }
 
 impl BreakerChanged<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        let Self { open, message } = self;
-        metrics.breaker_open.set(i64::from(open));
+        let Self { server, open, message } = self;
+        metrics.set_breaker(server, open);
+        let server = server.as_str();
         if open {
-            error!("the database counts as down; cached values stay as they are: {message}");
+            error!(
+                server,
+                "the {server} counts as down; cached values stay as they are: {message}"
+            );
         } else {
-            info!("the database is back: {message}");
+            info!(server, "the {server} is back");
         }
     }
 }
