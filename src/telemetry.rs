@@ -1,1 +1,187 @@
-//! telemetry.
+//! Where logs go: to stderr, as text or JSON, in colour only on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tracing::Subscriber;
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+
+/// The log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The directives are none.
+    #[error("log filter `{filter}` cannot be read; as in `debug` or `info,preheat=debug`")]
+    Filter {
+        /// What was said.
+        filter: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The process has one already.
+    #[error("the log is set up twice")]
+    Twice(#[from] TryInitError),
+}
+
+/// Starts logging, for the whole process. What comes back lets progress bars make room for a line.
+pub fn init(log: &Log) -> Result<LogWriter, TelemetryError> {
+    let writer = LogWriter::default();
+    let colour = log.colour && io::stderr().is_terminal();
+    match log.format {
+        LogFormat::Text => text(log, colour, writer.clone())?.try_init()?,
+        LogFormat::Json => json(log, writer.clone())?.try_init()?,
+    }
+    Ok(writer)
+}
+
+fn text<W>(log: &Log, colour: bool, writer: W) -> Result<impl Subscriber, TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(writer);
+    Ok(lines.with_target(false).with_ansi(colour).finish())
+}
+
+fn json<W>(log: &Log, writer: W) -> Result<impl Subscriber, TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(writer);
+    Ok(lines.json().flatten_event(true).finish())
+}
+
+fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(&log.filter)
+        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })
+}
+
+/// Calls what it is given once, with the terminal cleared of anything that a line would tear.
+pub type Around = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+/// Writes lines to stderr, within [`Self::write_within`]'s function where there is one.
+#[derive(Clone, Default)]
+pub struct LogWriter {
+    around: Arc<RwLock<Option<Around>>>,
+}
+
+impl LogWriter {
+    /// From now on lines are written within this, for example `MultiProgress::suspend`.
+    pub fn write_within(&self, around: Around) {
+        *self.around.write().unwrap_or_else(PoisonError::into_inner) = Some(around);
+    }
+
+    /// From now on lines are written as they come.
+    pub fn write_plainly(&self) {
+        *self.around.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn line(&self, to: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
+        let around = self.around.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(around) = around.as_ref() else { return to.write_all(bytes) };
+        let mut written = Ok(());
+        around(&mut || written = to.write_all(bytes));
+        written
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line(&mut io::stderr().lock(), bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(filter: &str) -> Log {
+        Log { format: LogFormat::Text, filter: filter.to_owned(), colour: true }
+    }
+
+    fn say_something() {
+        tracing::info!(job = "services", "job `services` starts");
+        tracing::debug!("a detail");
+    }
+
+    #[test]
+    fn a_line_of_json_is_one_object_with_its_fields_at_the_top() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = json(&log("info"), move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, say_something);
+        let bytes = lines.0.lock().unwrap().clone();
+        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["message"], "job `services` starts");
+        assert_eq!(line["job"], "services");
+        assert!(line["timestamp"].is_string());
+    }
+
+    #[test]
+    fn a_line_of_text_has_colours_only_where_they_are_wanted() {
+        for colour in [true, false] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = text(&log("debug"), colour, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, say_something);
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(text.contains("job `services` starts") && text.contains("a detail"), "{text}");
+            assert_eq!(text.contains('\u{1b}'), colour, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_refused_by_its_name() {
+        let error = filter(&log("preheat=loud")).unwrap_err();
+        assert!(error.to_string().starts_with("log filter `preheat=loud` cannot be read"));
+    }
+
+    #[test]
+    fn lines_are_written_within_the_function_that_makes_room_for_them() {
+        let writer = LogWriter::default();
+        let rooms = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&rooms);
+        let mut written = Vec::new();
+        writer.line(&mut written, b"before\n").unwrap();
+        writer.write_within(Box::new(move |write| {
+            *counted.lock().unwrap() += 1;
+            write();
+        }));
+        writer.line(&mut written, b"within\n").unwrap();
+        writer.write_plainly();
+        writer.line(&mut written, b"after\n").unwrap();
+        assert_eq!(written, b"before\nwithin\nafter\n");
+        assert_eq!(*rooms.lock().unwrap(), 1);
+    }
+}

@@ -3,6 +3,7 @@
 pub mod bell;
 pub mod clock;
 pub mod memory;
+pub mod postgres;
 pub mod redis;
 
 /// A server could not be used when it was first asked.

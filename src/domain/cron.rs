@@ -249,7 +249,6 @@ impl fmt::Display for Cron {
 }
 
 /// The days whose gaps are measured begin here: the rules of the zones are those of today.
-#[expect(clippy::unwrap_used, reason = "evaluated by the compiler")]
 const WINDOW_START: NaiveDateTime =
     NaiveDate::from_ymd_opt(2026, 1, 1).unwrap().and_time(NaiveTime::MIN);
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// No stretch of time that a person configures is longer: a year and a day.
-pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+pub const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 /// A text is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -108,7 +108,7 @@ pub struct Job {
     /// Its batches in flight at once.
     pub concurrency: NonZeroUsize,
     /// The tables whose changes make it warm their tenant again.
-    pub tables: Vec<String>,
+    pub tables: Vec<Table>,
     /// Whether it reads tenant by tenant or the whole fleet with one query.
     pub scope: Scope,
     /// What it reads.
@@ -136,6 +136,17 @@ impl Job {
         }
         columns
     }
+}
+
+/// A table whose changes make a tenant's keys stale, and how the tenant of a row is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name, with or without its schema's.
+    pub name: String,
+    /// The column that holds the tenant's id, where it is not called like the tenants' own.
+    pub tenant: Option<String>,
+    /// A query that returns the ids of the tenants of a changed row.
+    pub sql: Option<String>,
 }
 
 /// The column of the query that says to which date's key a row belongs.
@@ -194,7 +205,8 @@ pub struct Key {
     pub template: KeyTemplate,
     /// What its value is.
     pub shape: Shape,
-    /// A column that is unique over all tenants, which stands for the tenant in the key.
+    /// The placeholder whose value is unique over all tenants, which stands for the tenant in the
+    /// key: a column of the query, or `tenant.` and a column of the tenant.
     pub unique: Option<String>,
 }
 

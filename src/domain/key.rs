@@ -187,6 +187,16 @@ fn may_equal(a: &[Option<char>], b: &[Option<char>]) -> bool {
 }
 
 impl Placeholder {
+    /// What stands between the braces; `tenant_column` is the name that means the tenant's id.
+    pub fn name(&self, tenant_column: &str) -> String {
+        match self {
+            Self::Tenant => tenant_column.to_owned(),
+            Self::Date => "date".to_owned(),
+            Self::TenantColumn(column) => format!("tenant.{column}"),
+            Self::Column(column) => column.clone(),
+        }
+    }
+
     fn parse(name: &str, tenant_column: &str) -> Option<Self> {
         let is_name = |text: &str| {
             !text.is_empty() && text.chars().all(|char| char.is_alphanumeric() || char == '_')

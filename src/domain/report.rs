@@ -1,6 +1,6 @@
 //! What a run did: counts and failures. Reports add up: batch by batch to a run's.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::run::Outcome;
 
@@ -8,7 +8,8 @@ use super::run::Outcome;
 pub const MAX_FAILURES: usize = 20;
 
 /// What a run, or a part of one, did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Tenants by what became of them.
     pub tenants: TenantCounts,
@@ -29,7 +30,7 @@ pub struct Report {
 }
 
 /// Tenants by what became of them. The fleet of a job without tenants counts as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantCounts {
     /// How many the run was for.
     pub total: u64,
@@ -47,7 +48,7 @@ impl TenantCounts {
 }
 
 /// Keys by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCounts {
     /// Written, with their TTL.
     pub written: u64,
@@ -58,7 +59,7 @@ pub struct KeyCounts {
 }
 
 /// One kind of failure, with its first instance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What failed.
     pub kind: FailureKind,
@@ -73,7 +74,7 @@ pub struct Failure {
 }
 
 /// What failed. Failures of one kind are one line of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The tenant list could not be read.

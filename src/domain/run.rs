@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::job::JobName;
 use super::report::Report;
 
 /// A run's id: a version 7 uuid, so ids sort by when the runs were asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunId(pub Uuid);
 
 impl RunId {
@@ -30,7 +30,7 @@ impl fmt::Display for RunId {
 }
 
 /// Why a run started. It is recorded, never acted on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// Its schedule.
@@ -56,7 +56,7 @@ impl Trigger {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Everything is warm.
@@ -95,12 +95,12 @@ impl fmt::Display for Outcome {
 }
 
 /// A run that ended, as it is kept in the history and shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Its id.
     pub id: RunId,
     /// Its job.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_text", deserialize_with = "job_name")]
     pub job: JobName,
     /// Why it started.
     pub trigger: Trigger,
@@ -129,4 +129,9 @@ impl RunRecord {
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn job_name<'d, D: Deserializer<'d>>(deserializer: D) -> Result<JobName, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    JobName::parse(&text).map_err(serde::de::Error::custom)
 }

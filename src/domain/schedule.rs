@@ -17,7 +17,7 @@ pub enum Schedule {
     /// replica, whatever the clocks on the walls do.
     Every(Duration),
     /// By a cron expression in a time zone.
-    Cron(Cron),
+    Cron(Box<Cron>),
 }
 
 /// No interval is shorter: the bell rings once a second.
@@ -74,7 +74,7 @@ impl Schedule {
                 let at = at.start.min(at.end)..at.end;
                 parse_interval(interval).map_err(|problem| ScheduleError { problem, at })
             }
-            Some(_) | None => Cron::parse(text, zone).map(Self::Cron),
+            Some(_) | None => Ok(Self::Cron(Box::new(Cron::parse(text, zone)?))),
         }
     }
 

@@ -16,7 +16,7 @@ use super::limit::BatchPermit;
 use super::port::{CacheError, CacheErrorKind, KeyResult, Read};
 use super::run::{End, Order, Runner, Stops};
 use super::tries::{Refusal, Remedy, Tries};
-use crate::domain::date;
+use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::job::Scope;
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -194,7 +194,7 @@ impl Work {
 
     /// Reads and writes some tenants. A refusal means that nothing of theirs was written.
     async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
-        let first_dates = self.first_dates(part);
+        let first_dates = first_dates(&self.order.job, part, self.started_at);
         let permit = match self.read(part, &first_dates, Room::Batch, report).await {
             // A batch can be split; one tenant cannot, so it gets the room of all batches.
             Err(refusal) if refusal.kind == FailureKind::TooManyRows && part.len() <= 1 => {
@@ -207,16 +207,6 @@ impl Work {
         let found = entries(&self.order.job, part, &first_dates, permit.rows());
         self.write(part, found, report).await;
         Ok(())
-    }
-
-    fn first_dates(&self, part: &Batch) -> Vec<NaiveDate> {
-        let Some(dates) = &self.order.job.dates else { return Vec::new() };
-        let today = |tenant| date::today(dates, tenant, self.started_at).ok();
-        match self.order.job.scope {
-            Scope::Fleet => today(None).into_iter().collect(),
-            // Tenants without a zone were left out when the batches were cut.
-            Scope::Tenants => part.tenants().filter_map(|tenant| today(Some(tenant))).collect(),
-        }
     }
 
     /// Reads until it works, or may not be tried again; the permit holds the rows. None is held

@@ -1,6 +1,7 @@
 //! When a job runs and how a run goes.
 
 mod batch;
+pub mod estimate;
 pub mod handle;
 pub mod limit;
 pub mod port;

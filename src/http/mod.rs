@@ -1,1 +1,123 @@
-//! http.
+//! The control plane: probes, metrics, jobs and runs. A route is a line in [`router`] and a function
+//! in the file of its resource.
+
+mod answer;
+mod auth;
+mod health;
+mod idempotency;
+mod jobs;
+mod probes;
+mod runs;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::answer::ApiError;
+pub use self::health::{HealthError, health};
+use self::idempotency::Requests;
+pub use self::server::serve;
+use crate::engine::handle::Handle;
+use crate::observe::Metrics;
+
+/// A body is a list of tenant ids at most.
+const MAX_BODY: usize = 64 * 1024;
+/// A request that does not wait for a run is answered within this, or not at all: the longest part
+/// of it is a look into the history.
+const MAX_TIME: Duration = Duration::from_secs(10);
+/// Requests that wait for their runs at once; each holds a connection.
+const MAX_WAITING: usize = 64;
+
+/// Brings figures up to date that are only looked at when somebody scrapes: connections to the
+/// database, the cache's counters.
+pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct Control {
+    /// The engine.
+    pub handle: Handle,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// Called before each scrape.
+    pub refresh: Refresh,
+    /// What a request that changes something must carry; without one there are none.
+    pub token: Option<SecretString>,
+    /// How long `/readyz` waits for required jobs.
+    pub ready_within: Duration,
+    /// Ends requests that wait for a run; the same that stops [`serve`].
+    pub shutdown: CancellationToken,
+}
+
+/// What the routes share.
+struct Shared {
+    control: Control,
+    requests: Requests,
+    waiting: Semaphore,
+}
+
+type AppState = Arc<Shared>;
+
+/// All routes.
+pub fn router(control: Control) -> Router {
+    let waiting = Semaphore::new(MAX_WAITING);
+    let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
+    let quick = Router::new()
+        .route("/", get(probes::index))
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .route("/api/v1/jobs", get(jobs::list))
+        .route("/api/v1/jobs/{job}", get(jobs::show))
+        .route("/api/v1/runs/{id}", get(runs::show))
+        .layer(middleware::from_fn(limit_time));
+    let started = Router::new()
+        // Its GET is quick as well, but a path has one place.
+        .route("/api/v1/runs", get(runs::list).post(runs::start_all))
+        .route("/api/v1/jobs/{job}/runs", post(runs::start_one));
+    quick
+        .merge(started)
+        .fallback(answer::no_such_route)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), finish))
+        .with_state(state)
+}
+
+async fn limit_time(request: Request, next: Next) -> Result<Response, ApiError> {
+    limited(next.run(request)).await
+}
+
+async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(MAX_TIME, answer).await.map_err(|_elapsed| ApiError::timed_out())
+}
+
+/// What every answer has in common: nobody keeps it, and a line in the log where one looks closely.
+async fn finish(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started_at = state.control.handle.now();
+    let mut answer = next.run(request).await;
+    let headers = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let status = answer.status().as_u16();
+    let took_ms = (state.control.handle.now() - started_at).num_milliseconds();
+    if answer.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(%method, path, status, took_ms, "{method} {path} answered {status}");
+    } else {
+        tracing::debug!(%method, path, status, took_ms, "{method} {path} answered {status}");
+    }
+    answer
+}

@@ -36,7 +36,7 @@ impl RunStarted<'_> {
         }
         let trigger = trigger.as_str();
         let lag_ms = lag.map(millis);
-        info!(%job, %run, trigger, lag_ms, "job `{job}` starts, by {trigger}");
+        debug!(%job, %run, trigger, lag_ms, "job `{job}` starts, by {trigger}");
     }
 }
 
@@ -564,4 +564,210 @@ impl JobsReloaded {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::report::{KeyCounts, Report};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log shows of what `emit` does.
+    fn logged(emit: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_max_level(tracing::Level::DEBUG)
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, emit);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn job() -> JobName {
+        JobName::parse("services").unwrap()
+    }
+
+    fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
+        let started_at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let failed = failures.len() as u64;
+        RunRecord {
+            id: crate::domain::run::RunId(Uuid::nil()),
+            job: job(),
+            trigger: Trigger::Schedule,
+            outcome,
+            due_at: started_at,
+            started_at,
+            finished_at: started_at + Duration::from_millis(1234),
+            report: Report {
+                tenants: TenantCounts { total: 4, ok: 4 - failed, failed },
+                keys: KeyCounts { written: 7, removed: 0, failed },
+                bytes: 2048,
+                queries: 3,
+                failures,
+                ..Report::default()
+            },
+            replica: "here".to_owned(),
+            version: "0".to_owned(),
+        }
+    }
+
+    fn broken() -> Failure {
+        Failure {
+            kind: FailureKind::Query,
+            tenant: Some("a\nb".to_owned()),
+            key: None,
+            message: "division by zero".to_owned(),
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn a_run_that_ended_ok_moves_its_last_success_and_reads_alone() {
+        let metrics = Metrics::new();
+        let ok = record(Outcome::Ok, vec![]);
+        let line = logged(|| RunFinished { record: &ok, all_tenants: true }.emit(&metrics));
+        insta::assert_snapshot!(line, @r#"
+         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys and 2048 bytes written job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+        "#);
+        let page = metrics.encode();
+        for expected in [
+            "preheat_runs_total{job=\"services\",trigger=\"schedule\",outcome=\"ok\"} 1\n",
+            "preheat_last_success_timestamp_seconds{job=\"services\"} 1700000001.234\n",
+            "preheat_run_duration_seconds_sum{job=\"services\"} 1.234\n",
+            "preheat_tenants_total{job=\"services\",outcome=\"ok\"} 4\n",
+            "preheat_keys_total{job=\"services\",outcome=\"written\"} 7\n",
+            "preheat_bytes_total{job=\"services\"} 2048\n",
+            "preheat_coverage_ratio{job=\"services\"} 1.0\n",
+        ] {
+            assert!(page.contains(expected), "{expected} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn hazard_27_a_partial_run_warns_names_the_tenant_and_is_no_success() {
+        let metrics = Metrics::new();
+        let partial = record(Outcome::Partial, vec![broken()]);
+        let line = logged(|| RunFinished { record: &partial, all_tenants: true }.emit(&metrics));
+        insta::assert_snapshot!(line, @r#"
+         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
+        "#);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_coverage_ratio{job=\"services\"} 0.75\n"), "{page}");
+        assert!(page.contains("preheat_last_run_timestamp_seconds{job=\"services\"} 1700000001."));
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+    }
+
+    #[test]
+    fn a_run_for_some_tenants_says_nothing_about_the_whole_job() {
+        let metrics = Metrics::new();
+        let ok = record(Outcome::Ok, vec![]);
+        RunFinished { record: &ok, all_tenants: false }.emit(&metrics);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_runs_total{job=\"services\""));
+        assert!(!page.contains("preheat_coverage_ratio{job=\"services\"}"));
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+    }
+
+    #[test]
+    fn levels_follow_who_must_act() {
+        let metrics = Metrics::new();
+        let cases = [
+            (Outcome::Ok, "INFO"),
+            (Outcome::Partial, "WARN"),
+            (Outcome::Timeout, "WARN"),
+            (Outcome::Cancelled, "WARN"),
+            (Outcome::Failed, "ERROR"),
+        ];
+        for (outcome, level) in cases {
+            let ended = record(outcome, vec![]);
+            let line = logged(|| RunFinished { record: &ended, all_tenants: true }.emit(&metrics));
+            assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
+        }
+    }
+
+    #[test]
+    fn hazard_16_a_run_that_came_too_late_says_so() {
+        let metrics = Metrics::new();
+        let mut late = record(Outcome::Ok, vec![]);
+        late.report.late = true;
+        let lines = logged(|| RunFinished { record: &late, all_tenants: true }.emit(&metrics));
+        assert!(lines.contains("WARN job `services` was late: keys may have expired"), "{lines}");
+    }
+
+    #[test]
+    fn each_state_that_comes_and_goes_is_a_gauge() {
+        let metrics = Metrics::new();
+        let shows = |line: &str| metrics.encode().contains(line);
+        let server = Server::Database;
+        BreakerChanged { server, open: true, message: "connection refused" }.emit(&metrics);
+        SchedulerSilent { silent_for: Duration::from_secs(12) }.emit(&metrics);
+        JobsRejected { problems: "jobs/a.toml: …" }.emit(&metrics);
+        assert!(shows("preheat_breaker_open{server=\"database\"} 1\n"));
+        assert!(shows("preheat_scheduler_silent 1\n"));
+        assert!(shows("preheat_jobs_rejected 1\n"));
+        BreakerChanged { server, open: false, message: "" }.emit(&metrics);
+        SchedulerBack.emit(&metrics);
+        JobsReloaded { jobs: 6 }.emit(&metrics);
+        assert!(shows("preheat_breaker_open{server=\"database\"} 0\n"));
+        assert!(shows("preheat_scheduler_silent 0\n"));
+        assert!(shows("preheat_jobs_rejected 0\n"));
+    }
+
+    #[test]
+    fn what_is_skipped_retried_or_dropped_is_counted_and_said() {
+        let metrics = Metrics::new();
+        let job = job();
+        let run = crate::domain::run::RunId(Uuid::nil());
+        let lines = logged(|| {
+            RunSkipped { job: &job, reason: SkipReason::Overlap }.emit(&metrics);
+            BatchRetried {
+                job: &job,
+                run,
+                tenants: 100,
+                retry: 1,
+                wait: Duration::from_millis(80),
+                kind: FailureKind::DatabaseUnavailable,
+                message: "connection refused",
+            }
+            .emit(&metrics);
+            HistoryUnavailable { message: "disk full", buffered: 5, dropped: 2 }.emit(&metrics);
+            HistoryDropped { dropped: 3 }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+         WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
+         WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
+         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+        DEBUG 3 run records were given up: the history is still away dropped=3
+        "#);
+        let page = metrics.encode();
+        for expected in [
+            "preheat_runs_skipped_total{job=\"services\",reason=\"overlap\"} 1\n",
+            "preheat_batch_retries_total{job=\"services\"} 1\n",
+            "preheat_history_dropped_total 5\n",
+        ] {
+            assert!(page.contains(expected), "{expected} in\n{page}");
+        }
+    }
 }

@@ -585,3 +585,137 @@ fn lags() -> Histogram {
 fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observe::event::{NextRun, RunStarted};
+
+    fn job(name: &str) -> JobName {
+        JobName::parse(name).unwrap()
+    }
+
+    fn filled() -> Arc<Metrics> {
+        let metrics = Metrics::new();
+        metrics.register_jobs([job("services"), job("slots")].iter());
+        metrics.set_cache_counters(12, 3);
+        metrics.set_db_connections(1, 2, 4);
+        metrics.consistency.get_or_create(&OfJob { job: job("slots") }).set(0.5);
+        metrics
+    }
+
+    /// The value of one sample, by its full name with labels.
+    fn sample(page: &str, series: &str) -> Option<f64> {
+        let line = page.lines().find(|line| line.rsplit_once(' ').is_some_and(|l| l.0 == series));
+        line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.parse().unwrap())
+    }
+
+    #[test]
+    fn each_metric_is_scraped_under_its_declared_name_with_its_type_help_and_labels() {
+        let page = filled().encode();
+        for declared in DECLARED {
+            let Declaration { name, kind, labels, help } = declared;
+            let kind = kind.as_str();
+            assert!(page.contains(&format!("# HELP {name} {help}.\n")), "{name} in\n{page}");
+            assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name} in\n{page}");
+            let suffix = match declared.kind {
+                Kind::Counter | Kind::Gauge => "",
+                Kind::Histogram => "_count",
+            };
+            let series = page.lines().find(|line| {
+                let rest = line.strip_prefix(&format!("{name}{suffix}"));
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            let found: Vec<_> = series
+                .and_then(|line| line.split_once('{')?.1.split_once('}'))
+                .map(|(inside, _)| {
+                    inside.split(',').map(|l| l.split_once('=').unwrap().0).collect()
+                })
+                .unwrap_or_default();
+            assert_eq!(found, *labels, "{name}");
+        }
+        let described = page.lines().filter(|line| line.starts_with("# TYPE")).count();
+        assert_eq!(described, DECLARED.len(), "nothing is scraped that is not declared");
+    }
+
+    #[test]
+    fn a_tenant_is_never_a_label() {
+        let labels = DECLARED.iter().flat_map(|declared| declared.labels);
+        assert!(labels.clone().count() > 10);
+        assert!(labels.into_iter().all(|label| !label.contains("tenant")));
+    }
+
+    #[test]
+    fn all_series_of_a_job_stand_from_the_start_with_0() {
+        let page = filled().encode();
+        for trigger in Trigger::ALL.map(Trigger::as_str) {
+            for outcome in Outcome::ALL {
+                let labels = format!("job=\"slots\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
+                assert_eq!(sample(&page, &format!("preheat_runs_total{{{labels}}}")), Some(0.0));
+            }
+        }
+        for series in [
+            "preheat_runs_skipped_total{job=\"slots\",reason=\"overlap\"}",
+            "preheat_runs_skipped_total{job=\"slots\",reason=\"queue_full\"}",
+            "preheat_tenants_total{job=\"slots\",outcome=\"failed\"}",
+            "preheat_keys_total{job=\"slots\",outcome=\"fenced\"}",
+            "preheat_keys_total{job=\"slots\",outcome=\"removed\"}",
+            "preheat_last_success_timestamp_seconds{job=\"slots\"}",
+            "preheat_coverage_ratio{job=\"slots\"}",
+            "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_run_duration_seconds_sum{job=\"slots\"}",
+            "preheat_change_lag_seconds_count",
+            "preheat_history_dropped_total",
+        ] {
+            assert_eq!(sample(&page, series), Some(0.0), "{series}");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let info = format!("preheat_build_info{{version=\"{version}\"}}");
+        assert_eq!(sample(&page, &info), Some(1.0));
+    }
+
+    #[test]
+    fn what_was_never_measured_is_absent() {
+        let metrics = Metrics::new();
+        metrics.register_jobs([job("services")].iter());
+        let page = metrics.encode();
+        assert!(!page.contains("consistency"));
+        assert!(!page.contains("cache_hits"));
+        metrics.set_cache_counters(12, 3);
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+    }
+
+    #[test]
+    fn a_job_that_is_gone_keeps_its_counters_and_loses_its_gauges() {
+        let metrics = filled();
+        let gone = job("slots");
+        RunStarted {
+            run: crate::domain::run::RunId::new(DateTime::UNIX_EPOCH),
+            job: &gone,
+            trigger: Trigger::Schedule,
+            lag: Some(Duration::from_millis(600)),
+        }
+        .emit(&metrics);
+        NextRun { job: &gone, at: DateTime::from_timestamp(1_700_000_000, 0) }.emit(&metrics);
+        let next = "preheat_next_run_timestamp_seconds{job=\"slots\"}";
+        assert_eq!(sample(&metrics.encode(), next), Some(1_700_000_000.0));
+
+        metrics.register_jobs([job("services")].iter());
+        let page = metrics.encode();
+        assert_eq!(sample(&page, next), None);
+        assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job=\"slots\"}"), Some(1.0));
+        let kept = "preheat_next_run_timestamp_seconds{job=\"services\"}";
+        assert_eq!(sample(&page, kept), Some(0.0));
+    }
+
+    #[test]
+    fn openmetrics_ends_with_its_marker_and_the_older_format_has_none() {
+        let metrics = filled();
+        assert!(metrics.encode_openmetrics().ends_with("# EOF\n"));
+        assert!(metrics.encode_openmetrics().contains("# TYPE preheat_runs counter\n"));
+        assert!(!metrics.encode().contains("# EOF"));
+    }
+}

@@ -9,5 +9,7 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod config;
+mod definition;
 mod sandbox;
 mod support;

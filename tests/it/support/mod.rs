@@ -6,6 +6,7 @@
 //! see `preheat::sandbox`.
 #![allow(dead_code, unused_imports, reason = "not every test needs every part")]
 
+pub(crate) mod document;
 pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;

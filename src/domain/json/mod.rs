@@ -1,6 +1,26 @@
 //! Rows as JSON: whose JSON, and how each column is written from its bytes on the wire.
+//!
+//! [`RowEncoder`] is made once for a job's query, from its columns and the job's [`Encoding`], and
+//! writes each row straight from Postgres' binary format. [`write_text`] gives Postgres' own text of
+//! a value, for keys. `docs/json.md` has the table of types and profiles.
+
+mod calendar;
+mod codec;
+mod column_type;
+mod document;
+mod encoder;
+mod nested;
+mod number;
+mod string;
+mod text;
+mod wire;
 
 use std::collections::BTreeMap;
+
+pub use column_type::ColumnType;
+pub use encoder::{Column, ColumnProblem, EncodeError, RowEncoder};
+pub use text::write_text;
+pub use wire::ValueError;
 
 /// How a job's rows become JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]

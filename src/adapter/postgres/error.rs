@@ -1,0 +1,132 @@
+//! What the server and the driver say, in the engine's words.
+
+use std::fmt::Write;
+
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
+
+use crate::engine::port::{SourceError, SourceErrorKind};
+
+/// A failed call; `doing` says what was being done.
+pub(super) fn source_error(doing: &str, error: &sqlx::Error) -> SourceError {
+    SourceError { kind: kind(error), message: format!("{doing}: {}", text(error)) }
+}
+
+pub(super) fn unavailable(message: String) -> SourceError {
+    SourceError { kind: SourceErrorKind::Unavailable, message }
+}
+
+/// The server's own error, where it is one.
+pub(super) fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error().and_then(|error| error.try_downcast_ref())
+}
+
+/// Its SQLSTATE, where it is the server's own.
+pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
+    database(error).map(PgDatabaseError::code)
+}
+
+/// The error for people: of the server's own, what helps and holds no data. Its detail is left out
+/// since it quotes values, and its line since that is one of the server's source.
+pub(super) fn text(error: &sqlx::Error) -> String {
+    let Some(error) = database(error) else { return driver_text(error) };
+    let mut text = format!("{} ({})", error.message(), error.code());
+    if let Some(PgErrorPosition::Original(position)) = error.position() {
+        let _a_string_takes_all = write!(text, " at character {position} of the query");
+    }
+    for hint in [error.hint(), our_hint(error.code())].into_iter().flatten() {
+        let _a_string_takes_all = write!(text, "; hint: {hint}");
+    }
+    text
+}
+
+/// Where the server's own words do not tell what to do.
+pub(super) fn our_hint(code: &str) -> Option<&'static str> {
+    match code {
+        "26000" | "42P05" => Some("behind PgBouncer set `database.pgbouncer = true`"),
+        _ => None,
+    }
+}
+
+fn driver_text(error: &sqlx::Error) -> String {
+    if let sqlx::Error::Io(source) = error {
+        // sqlx puts words before it that say less than ours.
+        return source.to_string();
+    }
+    error.to_string()
+}
+
+/// What to do about it.
+pub(super) fn kind(error: &sqlx::Error) -> SourceErrorKind {
+    if let Some(code) = code(error) {
+        return kind_of_code(code);
+    }
+    let is_connection = matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+    );
+    if is_connection { SourceErrorKind::Unavailable } else { SourceErrorKind::Definition }
+}
+
+/// SQLSTATE to kind: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn kind_of_code(code: &str) -> SourceErrorKind {
+    match code {
+        "57014" => return SourceErrorKind::Timeout,
+        // Too many connections; the server is going down or coming up.
+        "53300" | "57P01" | "57P02" | "57P03" | "57P05" => return SourceErrorKind::Unavailable,
+        // A lock was not to be had. A statement that the server does not know any more is prepared
+        // again by the next try.
+        "55P03" | "55006" | "26000" | "42P05" => return SourceErrorKind::Transient,
+        "25006" => return SourceErrorKind::Definition,
+        _ => {}
+    }
+    match code.get(..2).unwrap_or_default() {
+        "08" | "28" => SourceErrorKind::Unavailable,
+        "25" | "40" | "53" | "57" | "58" => SourceErrorKind::Transient,
+        "0A" | "3D" | "3F" | "42" => SourceErrorKind::Definition,
+        // Bad data (22), cardinality (21), `raise` and other errors of functions (P0, 38, 39), a
+        // limit of the server (54), a damaged page (XX): other tenants may be fine.
+        _ => SourceErrorKind::Data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_has_its_kind() {
+        use SourceErrorKind::{Data, Definition, Timeout, Transient, Unavailable};
+        let cases = [
+            ("08006", Unavailable),
+            ("28P01", Unavailable),
+            ("53300", Unavailable),
+            ("57P01", Unavailable),
+            ("57P03", Unavailable),
+            ("40001", Transient),
+            ("40P01", Transient),
+            ("53200", Transient),
+            ("55P03", Transient),
+            ("26000", Transient),
+            ("57014", Timeout),
+            ("21000", Data),
+            ("22012", Data),
+            ("22P02", Data),
+            ("P0001", Data),
+            ("54001", Data),
+            ("XX001", Data),
+            ("0A000", Definition),
+            ("25006", Definition),
+            ("42501", Definition),
+            ("42703", Definition),
+            ("42P01", Definition),
+        ];
+        for (code, kind) in cases {
+            assert_eq!(kind_of_code(code), kind, "{code}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Run records in schema `preheat`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tokio::time::timeout;
+
+use crate::domain::job::JobName;
+use crate::domain::run::{RunId, RunRecord};
+use crate::engine::port::{History, HistoryError};
+
+use super::{ANSWER_GRACE, Database, Lease, error};
+
+/// The schema's history. Migrations are only ever added.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Where the migrations are kept that a database has, in our own schema like everything else.
+const MIGRATIONS_TABLE: &str = "create schema if not exists preheat;
+create table if not exists preheat.migrations (
+  version     bigint primary key,
+  description text not null,
+  checksum    bytea not null,
+  applied_at  timestamptz not null default now()
+);
+";
+
+/// One migrates, the others wait for it: any number that is not likely another program's.
+const LOCK: i64 = 0x7072_6568_6561_7401;
+
+/// The schema could not be brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MigrateError {
+    /// The role may not, or the server takes no writes. An administrator may run the SQL.
+    #[error("{message}")]
+    NotAllowed {
+        /// What was refused.
+        message: String,
+        /// What would mend it.
+        sql: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Brings schema `preheat` up to date; answers how many migrations that took.
+///
+/// It is one transaction, under a lock: whoever comes second finds it done.
+pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
+    let mut lease =
+        database.acquire().await.map_err(|error| MigrateError::Failed(error.message))?;
+    let role: Result<String, sqlx::Error> = sqlx::query_scalar("select current_user::text")
+        .persistent(false)
+        .fetch_one(&mut *lease)
+        .await;
+    let role = role.map_err(|error| failed(&error))?;
+    match migrate_on(database, &mut lease).await {
+        Ok(count) => {
+            lease.give_back();
+            Ok(count)
+        }
+        Err(Refused::Sql(error)) if is_not_allowed(&error) => {
+            let server = database.server();
+            let message = format!("cannot keep run records in `{server}`: {}", error::text(&error));
+            Err(MigrateError::NotAllowed { message, sql: administrator_sql(&role) })
+        }
+        Err(Refused::Sql(error)) => Err(failed(&error)),
+        Err(Refused::Rights) => {
+            let server = database.server();
+            let message =
+                format!("cannot keep run records in `{server}`: no rights on `preheat.runs`");
+            Err(MigrateError::NotAllowed { message, sql: administrator_sql(&role) })
+        }
+        Err(Refused::Changed(version)) => {
+            let message =
+                format!("cannot migrate: migration {version} is another than was applied");
+            Err(MigrateError::Failed(message))
+        }
+    }
+}
+
+/// Why migrating ended.
+enum Refused {
+    Sql(sqlx::Error),
+    /// The tables are there and may not be used.
+    Rights,
+    /// That migration was changed after it was applied.
+    Changed(i64),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+async fn migrate_on(database: &Database, lease: &mut Lease) -> Result<usize, Refused> {
+    database.begin_write(lease).await?;
+    let lock = format!("select pg_advisory_xact_lock({LOCK})");
+    lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
+    let applied = applied(lease).await?;
+    let mut count = 0;
+    for migration in MIGRATIONS.iter() {
+        match applied.get(&migration.version) {
+            Some(checksum) if *checksum == *migration.checksum => continue,
+            Some(_) => return Err(Refused::Changed(migration.version)),
+            None => {}
+        }
+        if count == 0 {
+            lease.execute(sqlx::raw_sql(MIGRATIONS_TABLE)).await?;
+        }
+        lease.execute(sqlx::raw_sql(migration.sql.clone())).await?;
+        lease.execute(sqlx::raw_sql(AssertSqlSafe(note(migration)))).await?;
+        count += 1;
+    }
+    if !may_use(lease).await? {
+        return Err(Refused::Rights);
+    }
+    lease.execute(sqlx::raw_sql("commit")).await?;
+    Ok(count)
+}
+
+/// The migrations that the database has. Some may be newer than this program, when another version
+/// of it runs beside: they only add.
+async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Vec<u8>>, sqlx::Error> {
+    let is_there: bool = sqlx::query_scalar("select to_regclass('preheat.migrations') is not null")
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_there {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from preheat.migrations")
+            .persistent(false)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
+
+async fn may_use(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let sql = "select has_table_privilege('preheat.runs', 'select') \
+               and has_table_privilege('preheat.runs', 'insert') \
+               and has_table_privilege('preheat.runs', 'delete')";
+    sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
+}
+
+/// What an administrator runs where the role itself may not: the whole schema, and the rights of
+/// the role on it.
+pub fn administrator_sql(role: &str) -> String {
+    let mut sql = format!("begin;\n{MIGRATIONS_TABLE}");
+    for migration in MIGRATIONS.iter() {
+        sql.push_str(migration.sql.as_str());
+        sql.push_str(&note(migration));
+    }
+    let role = role.replace('"', "\"\"");
+    let _a_string_takes_all = write!(
+        sql,
+        "grant usage on schema preheat to \"{role}\";\n\
+         grant select on preheat.migrations to \"{role}\";\n\
+         grant select, insert, delete on preheat.runs to \"{role}\";\n\
+         commit;\n"
+    );
+    sql
+}
+
+/// Writes down that a migration was applied.
+fn note(migration: &sqlx::migrate::Migration) -> String {
+    let (version, description) = (migration.version, &migration.description);
+    let mut checksum = String::new();
+    for byte in migration.checksum.iter() {
+        let _a_string_takes_all = write!(checksum, "{byte:02x}");
+    }
+    format!(
+        "insert into preheat.migrations (version, description, checksum) \
+         values ({version}, '{description}', '\\x{checksum}');\n"
+    )
+}
+
+/// No right to it (42501), a server that takes no writes (25006, and 0A000 of one that follows
+/// another).
+fn is_not_allowed(error: &sqlx::Error) -> bool {
+    matches!(error::code(error), Some("42501" | "25006" | "0A000"))
+}
+
+fn failed(error: &sqlx::Error) -> MigrateError {
+    MigrateError::Failed(format!("could not migrate schema `preheat`: {}", error::text(error)))
+}
+
+/// Run records in `preheat.runs`; [`migrate`] makes it.
+#[derive(Clone, Debug)]
+pub struct PostgresHistory {
+    database: Arc<Database>,
+}
+
+impl PostgresHistory {
+    /// The records in this database.
+    pub fn new(database: Arc<Database>) -> Self {
+        Self { database }
+    }
+
+    /// Runs a transaction within the bounds of every other statement.
+    async fn run<T>(
+        &self,
+        doing: &str,
+        statement: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    ) -> Result<T, HistoryError> {
+        let run = async {
+            let mut lease = self.database.acquire().await.map_err(|error| error.message)?;
+            let ran = async {
+                self.database.begin_write(&mut lease).await?;
+                let answer = statement(&mut lease).await?;
+                lease.execute(sqlx::raw_sql("commit")).await?;
+                Ok(answer)
+            };
+            let answer = ran.await.map_err(|error: sqlx::Error| error::text(&error))?;
+            lease.give_back();
+            Ok(answer)
+        };
+        let longest = self.database.settings.statement_timeout + ANSWER_GRACE;
+        let ran: Result<T, String> = timeout(longest, run)
+            .await
+            .unwrap_or_else(|_elapsed| Err(format!("no answer within {longest:?}")));
+        ran.map_err(|why| HistoryError(format!("could not {doing}: {why}")))
+    }
+}
+
+const APPEND: &str = "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, \
+     finished_at, replica, version, report) \
+     select id, job, trigger, outcome, due_at, started_at, finished_at, replica, version, report \
+     from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
+     due_at timestamptz, started_at timestamptz, finished_at timestamptz, replica text, \
+     version text, report jsonb) on conflict (id) do nothing";
+
+const RECENT: &str = "select to_json(r)::text from preheat.runs r \
+     where $1::text is null or job = $1 order by started_at desc, id desc limit $2";
+
+const GET: &str = "select to_json(r)::text from preheat.runs r where id = $1";
+
+const PRUNE: &str = "delete from preheat.runs where finished_at < $1";
+
+impl History for PostgresHistory {
+    fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
+        Box::pin(async move {
+            let doing = "keep run records";
+            let records = serde_json::to_string(records)
+                .map_err(|error| HistoryError(format!("could not {doing}: {error}")))?;
+            self.run(doing, |connection| {
+                Box::pin(async move {
+                    let append = sqlx::query(APPEND).bind(records).persistent(false);
+                    append.execute(connection).await.map(drop)
+                })
+            })
+            .await
+        })
+    }
+
+    fn recent<'a>(
+        &'a self,
+        job: Option<&'a JobName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let job = job.map(|job| job.as_str().to_owned());
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let found: Vec<String> = self
+                .run("read run records", |connection| {
+                    let recent = sqlx::query_scalar(RECENT).bind(job).bind(limit);
+                    Box::pin(recent.persistent(false).fetch_all(connection))
+                })
+                .await?;
+            // One that a newer version wrote and this one cannot read does not hide the others.
+            Ok(found.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+        })
+    }
+
+    fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let found: Option<String> = self
+                .run("read a run record", |connection| {
+                    let get = sqlx::query_scalar(GET).bind(id.0);
+                    Box::pin(get.persistent(false).fetch_optional(connection))
+                })
+                .await?;
+            let read = |text: String| {
+                serde_json::from_str(&text).map_err(|error| {
+                    HistoryError(format!("cannot read run record `{id}`: {error}"))
+                })
+            };
+            found.map(read).transpose()
+        })
+    }
+
+    fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>> {
+        Box::pin(async move {
+            self.run("remove old run records", |connection| {
+                Box::pin(async move {
+                    let prune = sqlx::query(PRUNE).bind(before).persistent(false);
+                    Ok(prune.execute(connection).await?.rows_affected())
+                })
+            })
+            .await
+        })
+    }
+}

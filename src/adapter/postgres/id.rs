@@ -1,0 +1,315 @@
+//! Tenants' ids in Postgres' binary format.
+
+use std::collections::HashMap;
+use std::collections::hash_map;
+
+use rapidhash::fast::RandomState;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
+use sqlx::{Encode, Postgres, Type};
+use uuid::Uuid;
+
+use crate::domain::json::ColumnType;
+use crate::domain::tenant::Batch;
+
+/// The type of the tenants' ids: that of the tenant query's first column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IdType {
+    kind: IdKind,
+    element: Oid,
+    array: Oid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IdKind {
+    Uuid,
+    Int2,
+    Int4,
+    Int8,
+    Text,
+    /// Blanks at the end mean nothing.
+    Bpchar,
+    /// Case means nothing.
+    Citext,
+}
+
+/// The types of columns that may be ids, with the oid of their arrays where they are built in.
+const KINDS: [(ColumnType, IdKind, u32); 8] = [
+    (ColumnType::Uuid, IdKind::Uuid, 2951),
+    (ColumnType::Int2, IdKind::Int2, 1005),
+    (ColumnType::Int4, IdKind::Int4, 1007),
+    (ColumnType::Int8, IdKind::Int8, 1016),
+    (ColumnType::Text, IdKind::Text, 1009),
+    (ColumnType::Varchar, IdKind::Text, 1015),
+    (ColumnType::Bpchar, IdKind::Bpchar, 1014),
+    (ColumnType::Citext, IdKind::Citext, 0),
+];
+
+/// What may be an id, for messages.
+pub(super) const ID_TYPES: &str = "uuid, int2, int4, int8, text, varchar, bpchar or citext";
+
+/// An id that cannot be one of its type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("tenant id `{id}` is no {ty}")]
+pub(super) struct BadId {
+    id: String,
+    ty: &'static str,
+}
+
+impl IdType {
+    /// The id's type by its column's; `None` for a type that is none. The oids of a type that is
+    /// not built in are the database's own: `array` gives that of its arrays.
+    pub(super) fn new(
+        ty: &ColumnType,
+        element: Oid,
+        array: impl Into<Option<Oid>>,
+    ) -> Option<Self> {
+        let (_, kind, built_in) = KINDS.iter().find(|(column, ..)| column == ty)?;
+        let array = array.into().unwrap_or(Oid(*built_in));
+        Some(Self { kind: *kind, element, array })
+    }
+
+    /// The type of an array of ids: that of `$1`.
+    pub(super) fn array_type(self) -> PgTypeInfo {
+        PgTypeInfo::with_oid(self.array)
+    }
+
+    /// Whether a column of that type can hold such ids.
+    pub(super) fn fits(self, ty: &ColumnType) -> bool {
+        match self.kind {
+            IdKind::Uuid => matches!(ty, ColumnType::Uuid),
+            IdKind::Int2 | IdKind::Int4 | IdKind::Int8 => {
+                matches!(ty, ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8)
+            }
+            IdKind::Text | IdKind::Bpchar | IdKind::Citext => matches!(
+                ty,
+                ColumnType::Text | ColumnType::Varchar | ColumnType::Bpchar | ColumnType::Citext
+            ),
+        }
+    }
+
+    /// The type's name.
+    pub(super) fn name(self) -> &'static str {
+        match self.kind {
+            IdKind::Uuid => "uuid",
+            IdKind::Int2 => "int2",
+            IdKind::Int4 => "int4",
+            IdKind::Int8 => "int8",
+            IdKind::Text => "text",
+            IdKind::Bpchar => "bpchar",
+            IdKind::Citext => "citext",
+        }
+    }
+
+    /// Whether ids that differ in case are the same.
+    pub(super) fn ignores_case(self) -> bool {
+        self.kind == IdKind::Citext
+    }
+
+    /// Appends an id's bytes on the wire.
+    fn encode(self, id: &str, out: &mut Vec<u8>) -> Result<(), BadId> {
+        let bad = || BadId { id: id.to_owned(), ty: self.name() };
+        match self.kind {
+            IdKind::Uuid => {
+                let uuid = Uuid::parse_str(id).map_err(|_not_one| bad())?;
+                out.extend_from_slice(uuid.as_bytes());
+            }
+            IdKind::Int2 => {
+                let number: i16 = id.parse().map_err(|_not_one| bad())?;
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            IdKind::Int4 => {
+                let number: i32 = id.parse().map_err(|_not_one| bad())?;
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            IdKind::Int8 => {
+                let number: i64 = id.parse().map_err(|_not_one| bad())?;
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            IdKind::Text | IdKind::Bpchar | IdKind::Citext => out.extend_from_slice(id.as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// One form for what is the same id: integers of any width, text as its type compares it.
+    fn normalize(self, wire: &[u8], out: &mut Vec<u8>) {
+        out.clear();
+        match self.kind {
+            IdKind::Uuid | IdKind::Text => out.extend_from_slice(wire),
+            IdKind::Int2 | IdKind::Int4 | IdKind::Int8 => {
+                let is_negative = wire.first().is_some_and(|byte| byte & 0x80 != 0);
+                let fill = if is_negative { 0xff } else { 0 };
+                out.resize(size_of::<i64>().saturating_sub(wire.len()), fill);
+                out.extend_from_slice(wire);
+            }
+            IdKind::Bpchar => out.extend_from_slice(wire.trim_ascii_end()),
+            IdKind::Citext => {
+                let text = String::from_utf8_lossy(wire);
+                out.extend(text.chars().flat_map(char::to_lowercase).collect::<String>().bytes());
+            }
+        }
+    }
+
+    /// An id's text from its bytes on the wire, for messages.
+    pub(super) fn text(self, wire: &[u8], ty: &ColumnType) -> String {
+        let mut text = Vec::new();
+        match crate::domain::json::write_text(ty, wire, &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(_unreadable) => format!("a {} that cannot be read", self.name()),
+        }
+    }
+}
+
+/// `$1`: the ids of a batch's tenants, as an array in the type of the ids.
+pub(super) struct IdArray {
+    ty: IdType,
+    /// As it stands in the message.
+    wire: Vec<u8>,
+}
+
+impl IdArray {
+    /// The ids of these tenants, in slot order.
+    pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
+        const HEADER: usize = 20;
+        const ELEMENT: usize = 4 + 16;
+        let mut wire = Vec::with_capacity(HEADER + batch.len() * ELEMENT);
+        let dimensions = i32::from(!batch.is_empty());
+        wire.extend_from_slice(&dimensions.to_be_bytes());
+        let has_nulls: i32 = 0;
+        wire.extend_from_slice(&has_nulls.to_be_bytes());
+        wire.extend_from_slice(&ty.element.0.to_be_bytes());
+        if !batch.is_empty() {
+            let first_index: i32 = 1;
+            wire.extend_from_slice(&length(batch.len()).to_be_bytes());
+            wire.extend_from_slice(&first_index.to_be_bytes());
+        }
+        let mut id = Vec::new();
+        for tenant in batch.tenants() {
+            id.clear();
+            ty.encode(tenant.id(), &mut id)?;
+            wire.extend_from_slice(&length(id.len()).to_be_bytes());
+            wire.extend_from_slice(&id);
+        }
+        Ok(Self { ty, wire })
+    }
+}
+
+fn length(value: usize) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+impl Type<Postgres> for IdArray {
+    fn type_info() -> PgTypeInfo {
+        <Vec<String> as Type<Postgres>>::type_info()
+    }
+}
+
+impl Encode<'_, Postgres> for IdArray {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.wire);
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.ty.array_type())
+    }
+}
+
+/// The slots of a batch by the ids of its tenants.
+pub(super) struct Slots {
+    ty: IdType,
+    by_id: HashMap<Vec<u8>, u32, RandomState>,
+    /// The id of the row before and its slot: neighbours mostly belong together.
+    before: Option<u32>,
+    before_wire: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl Slots {
+    /// The slots of these tenants.
+    pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
+        let mut by_id = HashMap::with_capacity_and_hasher(batch.len(), RandomState::default());
+        let mut wire = Vec::new();
+        for (slot, tenant) in (0..).zip(batch.tenants()) {
+            wire.clear();
+            ty.encode(tenant.id(), &mut wire)?;
+            let mut id = Vec::new();
+            ty.normalize(&wire, &mut id);
+            if let hash_map::Entry::Vacant(free) = by_id.entry(id) {
+                free.insert(slot);
+            }
+        }
+        let (before_wire, scratch) = (Vec::new(), Vec::new());
+        Ok(Self { ty, by_id, before: None, before_wire, scratch })
+    }
+
+    /// The slot of the tenant with this id, which a row has; `None` for one that was not asked for.
+    pub(super) fn of(&mut self, wire: &[u8]) -> Option<u32> {
+        if self.before.is_some() && self.before_wire == wire {
+            return self.before;
+        }
+        self.ty.normalize(wire, &mut self.scratch);
+        self.before = self.by_id.get(&self.scratch).copied();
+        self.before_wire.clear();
+        self.before_wire.extend_from_slice(wire);
+        self.before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::tenant::Tenants;
+
+    fn batch(ids: &[&str]) -> Batch {
+        let mut list = Tenants::default();
+        for id in ids {
+            list.push(id, []);
+        }
+        Batch::new(Arc::new(list), (0..u32::try_from(ids.len()).unwrap()).collect())
+    }
+
+    fn ty(ty: &ColumnType) -> IdType {
+        IdType::new(ty, Oid(1), None).unwrap()
+    }
+
+    #[test]
+    fn ids_are_found_again_however_the_column_writes_them() {
+        let mut slots = Slots::new(ty(&ColumnType::Int4), &batch(&["7", "-2"])).unwrap();
+        assert_eq!(slots.of(&7_i64.to_be_bytes()), Some(0));
+        assert_eq!(slots.of(&(-2_i16).to_be_bytes()), Some(1));
+        assert_eq!(slots.of(&(-2_i16).to_be_bytes()), Some(1));
+        assert_eq!(slots.of(&8_i32.to_be_bytes()), None);
+        assert_eq!(slots.of(&7_i32.to_be_bytes()), Some(0));
+
+        let mut slots = Slots::new(ty(&ColumnType::Citext), &batch(&["Äpfel", "b"])).unwrap();
+        assert_eq!(slots.of("äPFEL".as_bytes()), Some(0));
+        assert_eq!(slots.of(b"c"), None);
+
+        let mut slots = Slots::new(ty(&ColumnType::Bpchar), &batch(&["ab  "])).unwrap();
+        assert_eq!(slots.of(b"ab"), Some(0));
+        let mut slots = Slots::new(ty(&ColumnType::Text), &batch(&["ab", ""])).unwrap();
+        assert_eq!((slots.of(b"ab "), slots.of(b""), slots.of(b"AB")), (None, Some(1), None));
+    }
+
+    #[test]
+    fn an_array_of_ids_is_as_postgres_takes_it() {
+        let array = IdArray::new(ty(&ColumnType::Int2), &batch(&["1", "-1"])).unwrap();
+        let expected =
+            [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 0];
+        assert_eq!(array.wire[..28], expected);
+        let empty = IdArray::new(ty(&ColumnType::Uuid), &batch(&[])).unwrap();
+        assert_eq!(empty.wire, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn an_id_that_is_none_is_an_error() {
+        let error = IdArray::new(ty(&ColumnType::Uuid), &batch(&["seven"])).err().unwrap();
+        assert_eq!(error.to_string(), "tenant id `seven` is no uuid");
+        assert!(IdType::new(&ColumnType::Numeric, Oid(1), None).is_none());
+    }
+}

@@ -1,0 +1,472 @@
+//! Settings: built-in defaults, then `preheat.toml`, then the environment, then flags; each layer
+//! overrides the one before.
+//!
+//! This is the only reader of the environment. Everything that is wrong is found at once: see
+//! [`ConfigError`].
+
+mod layer;
+mod problem;
+mod reader;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use self::layer::Layers;
+pub use self::problem::{ConfigError, Origin, Problem};
+use self::reader::Reader;
+pub use self::reader::Setting;
+use crate::domain::job::Share;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder of the job files.
+    pub jobs: PathBuf,
+    /// What is logged, and how.
+    pub log: Log,
+    /// The name of this worker in run records: the host's.
+    pub replica: String,
+    /// `[database]`
+    pub database: Database,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[tenants]`
+    pub tenants: Tenants,
+    /// `[runner]`
+    pub runner: Runner,
+    /// `[http]`
+    pub http: Http,
+    /// `[history]`
+    pub history: History,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines: directives such as `debug` or `preheat=debug,sqlx=warn`.
+    pub filter: String,
+    /// Whether colours are welcome where there is a terminal.
+    pub colour: bool,
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `postgres://…`; [`Settings::database_url`] where it is needed.
+    pub url: Option<SecretString>,
+    /// The bound on everything that preheat opens there.
+    pub max_connections: u32,
+    /// The longest time of one query.
+    pub statement_timeout: Duration,
+    /// Whether its sessions may only read.
+    pub read_only: bool,
+    /// Whether a pooler in transaction mode is in between, which keeps no prepared statements.
+    pub pgbouncer: bool,
+}
+
+/// Where entries go.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// `redis://…`; [`Settings::cache_url`] where it is needed.
+    pub url: Option<SecretString>,
+    /// A file with the certificates to trust for `rediss://`, in place of the public ones.
+    pub ca: Option<PathBuf>,
+    /// Put before every key.
+    pub prefix: String,
+    /// The longest time of one call.
+    pub timeout: Duration,
+}
+
+/// Who the tenants are.
+#[derive(Clone, Debug)]
+pub struct Tenants {
+    /// The query of the active ones; its first column is the id.
+    pub sql: String,
+    /// The id's name in job queries and key templates.
+    pub column: String,
+    /// A list that shrank by more is not trusted to delete anything.
+    pub max_shrink: Share,
+}
+
+/// How much at once.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// Batches in flight over all jobs.
+    pub concurrency: NonZeroUsize,
+    /// Tenants in one query.
+    pub batch: NonZeroUsize,
+    /// How long a stopping worker finishes what is in flight.
+    pub drain: Duration,
+}
+
+/// The control plane.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What a changing request must carry; without it there are none.
+    pub token: Option<SecretString>,
+    /// How long `/readyz` waits for required jobs.
+    pub ready_within: Duration,
+}
+
+/// Where run records are kept.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Whether they are.
+    pub enabled: HistoryMode,
+    /// Another database than [`Database::url`].
+    pub url: Option<SecretString>,
+    /// How long.
+    pub retention: Duration,
+}
+
+/// Whether run records are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HistoryMode {
+    /// Where the database lets us; else in memory only.
+    #[default]
+    Auto,
+    /// Or the worker does not start.
+    Required,
+    /// In memory only.
+    Off,
+}
+
+/// What the command line says, over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config FILE`; it must exist.
+    pub config: Option<PathBuf>,
+    /// `--jobs DIR`
+    pub jobs: Option<PathBuf>,
+    /// `--log-format text|json`
+    pub log_format: Option<LogFormat>,
+    /// How many `-v`.
+    pub verbosity: u8,
+}
+
+/// The environment of this process.
+#[expect(clippy::disallowed_methods, reason = "the only reader of the environment")]
+pub fn process_environment() -> Vec<(String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect()
+}
+
+impl Settings {
+    /// All settings, or everything that is wrong with them. A variable that is set to nothing
+    /// counts as not set.
+    pub fn load(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (layers, mut problems) = Layers::read(overrides, environment);
+        let mut reader = Reader::new(&layers);
+        let settings = Self::read(&mut reader, &layers, overrides);
+        let (declared, wrong) = reader.finish();
+        problems.extend(layers.unknown(&declared));
+        problems.extend(wrong);
+        problems.sort_by(|one, other| one.origin.cmp(&other.origin));
+        if problems.is_empty() { Ok(settings) } else { Err(ConfigError { problems }) }
+    }
+
+    /// The built-in defaults, whatever files and variables there are.
+    pub fn builtin() -> Self {
+        let layers = Layers::default();
+        Self::read(&mut Reader::new(&layers), &layers, &Overrides::default())
+    }
+
+    fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
+        Self {
+            jobs: layers.jobs(overrides),
+            log: Log::read(read, layers, overrides),
+            replica: layers.host_name(),
+            database: Database::read(read),
+            cache: Cache::read(read),
+            tenants: Tenants::read(read),
+            runner: Runner::read(read),
+            http: Http::read(read),
+            history: History::read(read),
+        }
+    }
+
+    /// The database's URL, for what cannot work without.
+    pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
+        self.database.url.as_ref().ok_or_else(|| Problem::no_database().into())
+    }
+
+    /// The cache's URL, for what cannot work without.
+    pub fn cache_url(&self) -> Result<&SecretString, ConfigError> {
+        self.cache.url.as_ref().ok_or_else(|| Problem::no_cache().into())
+    }
+
+    /// The URLs of the database and the cache, for what cannot work without both.
+    pub fn servers(&self) -> Result<(&SecretString, &SecretString), ConfigError> {
+        match (&self.database.url, &self.cache.url) {
+            (Some(database), Some(cache)) => Ok((database, cache)),
+            (None, Some(_)) => Err(Problem::no_database().into()),
+            (Some(_), None) => Err(Problem::no_cache().into()),
+            (None, None) => {
+                let problems = vec![Problem::no_database(), Problem::no_cache()];
+                Err(ConfigError { problems })
+            }
+        }
+    }
+}
+
+impl Log {
+    fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
+        let format = match layers.variable("PREHEAT_LOG_FORMAT") {
+            None => LogFormat::default(),
+            Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(found) => {
+                read.refuse_variable("PREHEAT_LOG_FORMAT", found, "`text` or `json`");
+                LogFormat::default()
+            }
+        };
+        let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
+        let filter = match overrides.verbosity {
+            0 => variables().unwrap_or("info"),
+            1 => "info,preheat=debug",
+            2.. => "debug,preheat=trace",
+        };
+        Self {
+            format: overrides.log_format.unwrap_or(format),
+            filter: filter.to_owned(),
+            colour: layers.variable("NO_COLOR").is_none(),
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+impl Database {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            url: read.url(
+                "database.url",
+                &["postgres", "postgresql"],
+                "The database; TLS by `sslmode` and `sslrootcert` in the URL, as libpq has it. \
+                 `DATABASE_URL` is honoured too",
+            ),
+            max_connections: read.number(
+                "database.max_connections",
+                4,
+                1..=1000,
+                "The most connections that preheat opens, for anything",
+            ),
+            statement_timeout: read.duration(
+                "database.statement_timeout",
+                "30s",
+                SECOND / 10..=HOUR,
+                "The longest time of one query; the server is told and ends it",
+            ),
+            read_only: read.flag(
+                "database.read_only",
+                true,
+                "Whether the sessions of warm queries may only read",
+            ),
+            pgbouncer: read.flag(
+                "database.pgbouncer",
+                false,
+                "Set it where a pooler in transaction mode is in between: no prepared statement is \
+                 kept then",
+            ),
+        }
+    }
+}
+
+impl Cache {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            url: read.url(
+                "cache.url",
+                &["redis", "rediss", "redis+unix", "unix"],
+                "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
+                 and database number as needed. `REDIS_URL` is honoured too",
+            ),
+            ca: read.path(
+                "cache.ca",
+                "A PEM file with the certificates to trust for `rediss://`, in place of the \
+                 public ones",
+            ),
+            prefix: read.text(
+                "cache.prefix",
+                "",
+                "Put before every key, for example a release's id",
+                |_any| Ok(()),
+            ),
+            timeout: read.duration(
+                "cache.timeout",
+                "5s",
+                SECOND / 100..=SECOND * 300,
+                "The longest time of one call",
+            ),
+        }
+    }
+}
+
+impl Tenants {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            sql: read.text(
+                "tenants.sql",
+                "select id, timezone from tenants where status = 'active' order by created_at, id",
+                "The active tenants. The first column is the tenant's id; the others are there \
+                 for job files. Batches follow the order: tenants whose rows are neighbours on \
+                 disk read much faster together",
+                |sql| if sql.trim().is_empty() { Err("a query") } else { Ok(()) },
+            ),
+            column: read.text(
+                "tenants.column",
+                "tenant_id",
+                "The tenant id's name in job queries and key templates",
+                column_name,
+            ),
+            max_shrink: read.share(
+                "tenants.max_shrink",
+                "50%",
+                "A list that shrank by more than this is not trusted to delete anything",
+            ),
+        }
+    }
+}
+
+impl Runner {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            concurrency: read.count(
+                "runner.concurrency",
+                4,
+                1..=1000,
+                "Batches in flight over all jobs: the bound on database work",
+            ),
+            batch: read.count("runner.batch", 100, 1..=10_000, "Tenants in one query"),
+            drain: read.duration(
+                "runner.drain",
+                "20s",
+                Duration::ZERO..=HOUR,
+                "How long a worker that was told to stop finishes what is in flight",
+            ),
+        }
+    }
+}
+
+impl Http {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            listen: read.address(
+                "http.listen",
+                SocketAddr::from(([127, 0, 0, 1], 9464)),
+                "Where HTTP is served; port 0 takes any free one",
+            ),
+            token: read.secret(
+                "http.token",
+                "What a request that changes something must carry as `Authorization: Bearer …`; \
+                 without it all of them are refused, from this machine too",
+                |token| {
+                    let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+                    if visible { Ok(()) } else { Err("visible ASCII characters without a space") }
+                },
+            ),
+            ready_within: read.duration(
+                "http.ready_within",
+                "2m",
+                Duration::ZERO..=DAY,
+                "`/readyz` waits no longer than this for `required` jobs",
+            ),
+        }
+    }
+}
+
+impl History {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let modes = [
+            ("auto", HistoryMode::Auto),
+            ("true", HistoryMode::Required),
+            ("false", HistoryMode::Off),
+        ];
+        Self {
+            enabled: read.choice(
+                "history.enabled",
+                modes,
+                "Whether run records are kept in schema `preheat`; `\"auto\"` goes on without \
+                 where the role may not create it, `true` refuses to start then",
+            ),
+            url: read.url(
+                "history.url",
+                &["postgres", "postgresql"],
+                "Another database for run records than `database.url`",
+            ),
+            retention: read.duration(
+                "history.retention",
+                "30d",
+                HOUR..=DAY * 3660,
+                "How long run records are kept",
+            ),
+        }
+    }
+}
+
+fn column_name(text: &str) -> Result<(), &'static str> {
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let starts = text.bytes().next().is_some_and(letter);
+    if starts && text.bytes().all(|byte| letter(byte) || byte.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err("a column name of letters, digits and `_`")
+    }
+}
+
+/// Every setting of the file, in order, as it is documented.
+pub fn reference() -> Vec<Setting> {
+    let layers = Layers::default();
+    let mut reader = Reader::new(&layers);
+    Settings::read(&mut reader, &layers, &Overrides::default());
+    reader.finish().0
+}
+
+/// A URL as it may be shown: without its password, neither before the host nor in a parameter.
+pub fn redacted(url: &SecretString) -> String {
+    const HIDDEN: &str = "***";
+    let Ok(mut url) = Url::parse(url.expose_secret()) else {
+        return "(a URL that cannot be read)".to_owned();
+    };
+    if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
+        return format!("{}://…", url.scheme());
+    }
+    if url.query().is_some() {
+        let shown: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(name, value)| {
+                let secret = ["pass", "pwd", "secret", "token"]
+                    .iter()
+                    .any(|word| name.to_ascii_lowercase().contains(word));
+                let value = if secret { HIDDEN.into() } else { value };
+                (name.into_owned(), value.into_owned())
+            })
+            .collect();
+        url.query_pairs_mut().clear().extend_pairs(shown);
+    }
+    url.to_string()
+}

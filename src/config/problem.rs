@@ -1,0 +1,90 @@
+//! What can be wrong with settings, and how it is told.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Everything that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one, in the order of the file's lines, then by variable.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong. It never holds a value that is a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it stands.
+    pub origin: Origin,
+    /// What is wrong: which setting, what was found, what is allowed.
+    pub message: String,
+    /// What to do, where that is not plain.
+    pub hint: Option<String>,
+}
+
+/// Where a setting stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// In a file.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The line, from 1; `None` where it is about the whole file.
+        line: Option<usize>,
+    },
+    /// In a variable of the environment.
+    Variable(String),
+    /// Nowhere.
+    Unset,
+}
+
+impl Problem {
+    pub(super) fn no_database() -> Self {
+        Self::unset("database", "DATABASE_URL", "postgres://user:password@host/name")
+    }
+
+    pub(super) fn no_cache() -> Self {
+        Self::unset("cache", "REDIS_URL", "redis://host:6379")
+    }
+
+    fn unset(section: &str, variable: &str, example: &str) -> Self {
+        Self {
+            origin: Origin::Unset,
+            message: format!("setting `{section}.url` is missing"),
+            hint: Some(format!("set `{variable}` or `[{section}] url`, as in `{example}`")),
+        }
+    }
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::File { path, line: Some(line) } => write!(f, "{}:{line}: ", path.display())?,
+            Origin::File { path, line: None } => write!(f, "{}: ", path.display())?,
+            Origin::Variable(name) => write!(f, "variable `{name}`: ")?,
+            Origin::Unset => {}
+        }
+        f.write_str(&self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}

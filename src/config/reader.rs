@@ -1,0 +1,359 @@
+//! Reads one setting after the other from the layers. Each call declares a setting: its name, what
+//! is allowed, its default and its help; the documentation is made from these declarations.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::value::{Num, Value};
+use secrecy::SecretString;
+use url::Url;
+
+use super::layer::{Layers, variable_of};
+use super::problem::{Origin, Problem};
+use crate::domain::job::Share;
+
+/// A setting as it is documented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its section and name, as in `database.url`.
+    pub key: &'static str,
+    /// What it may be.
+    pub allowed: String,
+    /// What it is when nothing is said, as TOML; `None` where it is absent then.
+    pub default: Option<String>,
+    /// What it does, without a full stop.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The variable that sets it.
+    pub fn variable(&self) -> String {
+        variable_of(self.key)
+    }
+}
+
+pub(super) struct Reader<'a> {
+    layers: &'a Layers,
+    declared: Vec<Setting>,
+    problems: Vec<Problem>,
+}
+
+/// What was found for a setting.
+struct Found {
+    value: Value,
+    origin: Origin,
+}
+
+/// Why what was found will not do.
+struct Refused {
+    /// What was found; `None` where it may not be shown.
+    found: Option<String>,
+    hint: Option<String>,
+}
+
+impl Refused {
+    fn hidden() -> Self {
+        Self { found: None, hint: None }
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(layers: &'a Layers) -> Self {
+        Self { layers, declared: Vec::new(), problems: Vec::new() }
+    }
+
+    /// What was declared, and what was wrong.
+    pub(super) fn finish(self) -> (Vec<Setting>, Vec<Problem>) {
+        (self.declared, self.problems)
+    }
+
+    pub(super) fn refuse_variable(&mut self, name: &str, found: &str, allowed: &str) {
+        self.problems.push(Problem {
+            origin: Origin::Variable(name.to_owned()),
+            message: format!("found `{found}`; allowed: {allowed}"),
+            hint: None,
+        });
+    }
+
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        default: u32,
+        range: RangeInclusive<u32>,
+        help: &'static str,
+    ) -> u32 {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        self.declare(key, allowed, Some(default.to_string()), help);
+        let read = self.read(|found| {
+            let number = found.number().and_then(|number| u32::try_from(number).ok());
+            number.filter(|number| range.contains(number)).ok_or_else(|| found.refused())
+        });
+        read.unwrap_or(default)
+    }
+
+    pub(super) fn count(
+        &mut self,
+        key: &'static str,
+        default: u32,
+        range: RangeInclusive<u32>,
+        help: &'static str,
+    ) -> NonZeroUsize {
+        let number = self.number(key, default, range, help);
+        usize::try_from(number).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        range: RangeInclusive<Duration>,
+        help: &'static str,
+    ) -> Duration {
+        let [shortest, longest] = [range.start(), range.end()].map(|&end| Readable(end));
+        let allowed = format!("a duration from `\"{shortest}\"` to `\"{longest}\"`");
+        self.declare(key, allowed, Some(quoted(default)), help);
+        let read = self.read(|found| {
+            let text = found.text().ok_or_else(|| Refused {
+                hint: Some("a duration is text with its unit, as in `\"30s\"`".to_owned()),
+                ..found.refused()
+            })?;
+            let duration = humantime::parse_duration(text.trim())
+                .map_err(|error| Refused { hint: Some(error.to_string()), ..found.refused() })?;
+            if range.contains(&duration) { Ok(duration) } else { Err(found.refused()) }
+        });
+        read.unwrap_or_else(|| humantime::parse_duration(default).unwrap_or_default())
+    }
+
+    pub(super) fn share(&mut self, key: &'static str, default: &str, help: &'static str) -> Share {
+        let allowed = "a share from `\"0%\"` to `\"100%\"`".to_owned();
+        self.declare(key, allowed, Some(quoted(default)), help);
+        let read = self
+            .read(|found| found.text().as_deref().and_then(percent).ok_or_else(|| found.refused()));
+        read.or_else(|| percent(default)).unwrap_or(Share::NONE)
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str, default: bool, help: &'static str) -> bool {
+        let allowed = "`true` or `false`".to_owned();
+        self.declare(key, allowed, Some(default.to_string()), help);
+        self.read(|found| found.flag().ok_or_else(|| found.refused())).unwrap_or(default)
+    }
+
+    /// One of some words, `true` and `false` among them without quotes. The first is the default.
+    pub(super) fn choice<T: Copy + Default, const N: usize>(
+        &mut self,
+        key: &'static str,
+        choices: [(&'static str, T); N],
+        help: &'static str,
+    ) -> T {
+        let as_toml = |word: &str| match word {
+            "true" | "false" => word.to_owned(),
+            word => quoted(word),
+        };
+        let words: Vec<_> =
+            choices.iter().map(|(word, _)| format!("`{}`", as_toml(word))).collect();
+        let default = choices.first();
+        self.declare(key, words.join(" or "), default.map(|(word, _)| as_toml(word)), help);
+        let read = self.read(|found| {
+            let word = found.flag().map(|flag| flag.to_string()).or_else(|| found.text());
+            let choice = choices.iter().find(|(known, _)| Some(*known) == word.as_deref());
+            choice.map(|(_, choice)| *choice).ok_or_else(|| found.refused())
+        });
+        read.or(default.map(|(_, choice)| *choice)).unwrap_or_default()
+    }
+
+    /// `check` answers what is allowed where a text is not.
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        help: &'static str,
+        check: fn(&str) -> Result<(), &'static str>,
+    ) -> String {
+        let allowed = check("").err().unwrap_or("text").to_owned();
+        self.declare(key, allowed, Some(quoted(default)), help);
+        let read = self.read(|found| {
+            let text = found.text().filter(|text| check(text).is_ok());
+            text.ok_or_else(|| found.refused())
+        });
+        read.unwrap_or_else(|| default.to_owned())
+    }
+
+    pub(super) fn path(&mut self, key: &'static str, help: &'static str) -> Option<PathBuf> {
+        self.declare(key, "a path".to_owned(), None, help);
+        self.read(|found| found.text().map(PathBuf::from).ok_or_else(|| found.refused()))
+    }
+
+    pub(super) fn address(
+        &mut self,
+        key: &'static str,
+        default: SocketAddr,
+        help: &'static str,
+    ) -> SocketAddr {
+        let allowed = "an IP address with a port".to_owned();
+        self.declare(key, allowed, Some(quoted(&default.to_string())), help);
+        let read = self.read(|found| {
+            let address = found.text().and_then(|text| text.parse().ok());
+            address.ok_or_else(|| Refused {
+                hint: Some("as in `\"127.0.0.1:9464\"`, or `\"0.0.0.0:9464\"` for all".to_owned()),
+                ..found.refused()
+            })
+        });
+        read.unwrap_or(default)
+    }
+
+    /// `check` answers what is allowed where a text is not. An empty text counts as none.
+    pub(super) fn secret(
+        &mut self,
+        key: &'static str,
+        help: &'static str,
+        check: fn(&str) -> Result<(), &'static str>,
+    ) -> Option<SecretString> {
+        let allowed = check("\n").err().unwrap_or("text").to_owned();
+        self.declare(key, allowed, None, help);
+        let read = self.read(|found| {
+            let text = found.text().filter(|text| check(text).is_ok());
+            text.ok_or_else(Refused::hidden)
+        });
+        read.filter(|text| !text.is_empty()).map(SecretString::from)
+    }
+
+    /// A URL with one of the schemes. An empty text counts as none.
+    pub(super) fn url(
+        &mut self,
+        key: &'static str,
+        schemes: &[&str],
+        help: &'static str,
+    ) -> Option<SecretString> {
+        let schemes_shown: Vec<_> = schemes.iter().map(|s| format!("`{s}://`")).collect();
+        self.declare(key, format!("a URL with {}", schemes_shown.join(" or ")), None, help);
+        let read = self.read(|found| {
+            let text = found.text().ok_or_else(Refused::hidden)?;
+            if text.is_empty() {
+                return Ok(text);
+            }
+            let url = Url::parse(&text).map_err(|error| Refused {
+                found: None,
+                hint: Some(format!(
+                    "{error}; characters such as `@`, `:`, `/` and `#` in a user or password are \
+                     written with per cent signs, as in `%40`"
+                )),
+            })?;
+            let scheme = url.scheme();
+            let known = schemes.contains(&scheme);
+            let refused = || Refused { found: Some(format!("`{scheme}://…`")), hint: None };
+            if known { Ok(text) } else { Err(refused()) }
+        });
+        read.filter(|text| !text.is_empty()).map(SecretString::from)
+    }
+
+    fn declare(
+        &mut self,
+        key: &'static str,
+        allowed: String,
+        default: Option<String>,
+        help: &'static str,
+    ) {
+        self.declared.push(Setting { key, allowed, default, help });
+    }
+
+    /// The value of the setting that was declared last; `None` where nothing is set or it is wrong,
+    /// which is noted.
+    fn read<T>(&mut self, parse: impl FnOnce(&Found) -> Result<T, Refused>) -> Option<T> {
+        let setting = self.declared.last()?;
+        let (value, origin) = self.layers.find(setting.key)?;
+        let found = Found { value, origin };
+        match parse(&found) {
+            Ok(value) => Some(value),
+            Err(Refused { found: shown, hint }) => {
+                let Setting { key, allowed, .. } = setting;
+                let message = match shown {
+                    Some(shown) => format!("setting `{key}`: found {shown}; allowed: {allowed}"),
+                    None => format!("setting `{key}` is not valid; allowed: {allowed}"),
+                };
+                self.problems.push(Problem { origin: found.origin, message, hint });
+                None
+            }
+        }
+    }
+}
+
+impl Found {
+    /// Variables have only text: whether that is meant as a number the setting decides.
+    fn is_variable(&self) -> bool {
+        matches!(self.origin, Origin::Variable(_))
+    }
+
+    fn text(&self) -> Option<String> {
+        self.value.as_str().map(str::to_owned)
+    }
+
+    fn number(&self) -> Option<u128> {
+        match self.value.as_str() {
+            Some(text) if self.is_variable() => text.trim().parse().ok(),
+            Some(_) => None,
+            // TOML's numbers are signed.
+            None => self.value.to_u128().or(self.value.to_i128()?.try_into().ok()),
+        }
+    }
+
+    fn flag(&self) -> Option<bool> {
+        match self.value.as_str() {
+            Some(text) if self.is_variable() => text.trim().parse().ok(),
+            Some(_) => None,
+            None => self.value.to_bool(),
+        }
+    }
+
+    fn refused(&self) -> Refused {
+        let in_a_file = !self.is_variable();
+        let found = match &self.value {
+            Value::String(_, text) if in_a_file => format!("`{}`", quoted(text)),
+            Value::String(_, text) => format!("`{text}`"),
+            Value::Char(_, char) => format!("`{char}`"),
+            Value::Bool(_, flag) => format!("`{flag}`"),
+            Value::Num(_, number) => format!("`{}`", shown_number(*number)),
+            Value::Empty(..) => "nothing".to_owned(),
+            Value::Dict(..) => "a table".to_owned(),
+            Value::Array(..) => "an array".to_owned(),
+        };
+        Refused { found: Some(found), hint: None }
+    }
+}
+
+fn shown_number(number: Num) -> String {
+    let float = number.to_f64().map(|float| float.to_string());
+    let unsigned = number.to_u128().map(|whole| whole.to_string());
+    let signed = number.to_i128().map(|whole| whole.to_string());
+    unsigned.or(signed).or(float).unwrap_or_else(|| "a number".to_owned())
+}
+
+/// As TOML writes a text.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
+}
+
+fn percent(text: &str) -> Option<Share> {
+    text.trim().strip_suffix('%')?.trim().parse().ok().and_then(Share::from_percent)
+}
+
+/// A duration as settings are written: in its largest whole unit.
+struct Readable(Duration);
+
+impl fmt::Display for Readable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+        if self.0.subsec_millis() > 0 {
+            return write!(f, "{}ms", self.0.as_millis());
+        }
+        let unit = units.iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
+        match unit {
+            Some((size, name)) => write!(f, "{}{name}", seconds / size),
+            None => write!(f, "{seconds}s"),
+        }
+    }
+}

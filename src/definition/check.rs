@@ -1,0 +1,604 @@
+//! From a job file as it is written to the job that it means, or every problem in it. Pure.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::{EncodeFile, JobFile, KeyFile, QueryFile, TableFile};
+use super::problem::{Problem, Source, nearest, one_of};
+use super::raw;
+use super::value::{Length, Located, nearest_zone, unknown_zone};
+use super::{Defaults, SqlFiles, default, limit};
+use crate::domain::duration::{self, text as long};
+use crate::domain::job::{DateZone, Dates, Job, JobName, Key, Query, Scope, Shape, Share, Table};
+use crate::domain::json::Encoding;
+use crate::domain::key::{KeyTemplate, Part, Placeholder};
+use crate::domain::schedule::{Schedule, ScheduleProblem};
+
+/// What a file came to.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The job, where nothing is wrong with it.
+    pub(super) job: Option<Job>,
+    /// Its templates that can be read, with the places of their texts, whatever else is wrong.
+    pub(super) templates: Vec<(KeyTemplate, Range<usize>)>,
+    /// Whether it runs.
+    pub(super) enabled: bool,
+    /// The text of the query, where it stands in a file of its own.
+    pub(super) sql_file: Option<Arc<Source>>,
+}
+
+/// What the check of a file needs besides the file.
+pub(super) struct Check<'a> {
+    pub(super) source: &'a Arc<Source>,
+    pub(super) defaults: &'a Defaults,
+    pub(super) sql_files: &'a SqlFiles<'a>,
+    pub(super) problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// Checks a file; a job comes out only if neither this nor the reading found a problem.
+    pub(super) fn job(mut self, name: JobName, file: &JobFile) -> Checked {
+        let zone = file.timezone.as_ref().map_or(default::TIMEZONE, |zone| zone.value.0);
+        let schedule = file.schedule.as_ref().and_then(|text| self.schedule(text, zone));
+        let ttl = self.length("ttl", file.ttl.as_ref(), None);
+        let timeout = self.length("timeout", file.timeout.as_ref(), Some(default::TIMEOUT));
+        let ttl_jitter =
+            file.ttl_jitter.as_ref().map_or_else(default::ttl_jitter, |share| share.value.0);
+        if let (Some(schedule), Some(ttl), Some(timeout)) = (&schedule, ttl, timeout) {
+            self.fits(file, schedule, Times { ttl, timeout, ttl_jitter });
+        }
+        let retries = self.count("retries", file.retries.as_ref(), limit::RETRIES);
+        let batch = self.count("batch", file.batch.as_ref(), limit::BATCH);
+        let concurrency = self.count("concurrency", file.concurrency.as_ref(), limit::CONCURRENCY);
+        let scope = match file.tenants.as_ref().is_none_or(|tenants| tenants.value) {
+            true => Scope::Tenants,
+            false => Scope::Fleet,
+        };
+        let (query, sql_file) = file.query.as_ref().map(|query| self.query(query, scope)).unzip();
+        let dates = self.dates(file, scope);
+        let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
+        self.dates_and_keys(file, &keys);
+        let tables = self.tables(file);
+        let encoding = self.encoding(file.encode.as_ref());
+        let templates = keys.iter().map(|(key, at)| (key.template.clone(), at.clone())).collect();
+        let enabled = file.enabled.as_ref().map_or(default::ENABLED, |enabled| enabled.value);
+        let flag = |flag: &Option<Located<bool>>, or| flag.as_ref().map_or(or, |flag| flag.value);
+        let sql_file = sql_file.flatten();
+        let (Some(schedule), Some(ttl), Some(timeout), Some(query), true) =
+            (schedule, ttl, timeout, query.flatten(), self.problems.is_empty())
+        else {
+            return Checked { job: None, templates, enabled, sql_file };
+        };
+        let concurrency = concurrency.and_then(to_size).unwrap_or(self.defaults.concurrency);
+        let job = Job {
+            name,
+            description: file
+                .description
+                .as_ref()
+                .map(|text| text.value.clone())
+                .unwrap_or_default(),
+            schedule,
+            ttl,
+            ttl_jitter,
+            on_start: flag(&file.on_start, default::ON_START),
+            required: flag(&file.required, default::REQUIRED),
+            enabled,
+            timeout,
+            overlap: file.overlap.as_ref().map(|overlap| overlap.value.0).unwrap_or_default(),
+            retries: retries.unwrap_or(default::RETRIES).try_into().unwrap_or_default(),
+            batch: batch.and_then(to_size).unwrap_or(self.defaults.batch),
+            concurrency: concurrency.min(self.defaults.concurrency),
+            tables,
+            scope,
+            query,
+            dates,
+            keys: keys.into_iter().map(|(key, _)| key).collect(),
+            encoding,
+        };
+        Checked { job: Some(job), templates, enabled, sql_file }
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    fn at(&self, at: &Range<usize>, message: impl Into<String>) -> Problem {
+        Problem::at(self.source, at.clone(), message)
+    }
+
+    /// A problem of these bytes of a text.
+    fn inside(
+        &self,
+        text: &Located<String>,
+        at: Range<usize>,
+        message: impl Into<String>,
+    ) -> Problem {
+        Problem::at(self.source, raw::range(&self.source.text, text, at), message)
+    }
+
+    fn schedule(&mut self, text: &Located<String>, zone: chrono_tz::Tz) -> Option<Schedule> {
+        let error = match Schedule::parse(&text.value, zone) {
+            Ok(schedule) => return Some(schedule),
+            Err(error) => error,
+        };
+        let problem = self.inside(text, error.at, error.problem.to_string());
+        self.problem(match &error.problem {
+            ScheduleProblem::Field { allowed, .. } => problem.hint(format!(
+                "write {allowed}, `*`, a list `1,2`, a range `1-5`, or with a step `*/5`"
+            )),
+            ScheduleProblem::FieldCount { .. } => problem.hint(schedule_hint(&text.value)),
+            ScheduleProblem::Interval(_) => {
+                problem.hint("write `every` and a duration: `every 10m`")
+            }
+            ScheduleProblem::TooOften | ScheduleProblem::Never => problem,
+        });
+        None
+    }
+
+    fn length(
+        &mut self,
+        name: &str,
+        field: Option<&Located<Length>>,
+        or: Option<Duration>,
+    ) -> Option<Duration> {
+        let Some(field) = field else { return or };
+        if field.value.0 < limit::SHORTEST {
+            let message = format!("`{name}` is at least {}", long(limit::SHORTEST));
+            self.problem(self.at(&field.at, message));
+            return None;
+        }
+        Some(field.value.0)
+    }
+
+    fn count(
+        &mut self,
+        name: &str,
+        field: Option<&Located<u64>>,
+        allowed: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let field = field?;
+        if !allowed.contains(&field.value) {
+            let (least, most) = (allowed.start(), allowed.end());
+            let message = format!("`{name}` is from {least} to {most}, not {}", field.value);
+            self.problem(self.at(&field.at, message));
+            return None;
+        }
+        Some(field.value)
+    }
+
+    /// A key that a run wrote early must outlast the next run, which may write it late.
+    fn fits(&mut self, file: &JobFile, schedule: &Schedule, times: Times) {
+        let Times { ttl, timeout, ttl_jitter } = times;
+        let (Some(schedule_at), Some(ttl_at)) = (&file.schedule, &file.ttl) else { return };
+        let Some(gap) = schedule.longest_gap() else {
+            let problem =
+                self.at(&schedule_at.at, "the schedule ends, and its keys expire after it");
+            self.problem(problem.hint("leave the year out of the cron expression, or write `*`"));
+            return;
+        };
+        let least = whole_milliseconds(ttl.saturating_sub(ttl_jitter.of(ttl)));
+        if gap + timeout <= least {
+            return;
+        }
+        let message = format!(
+            "keys may expire between two runs: ttl {} less {ttl_jitter} jitter is {}; the schedule \
+             leaves up to {} and the run may take {}",
+            long(ttl),
+            long(least),
+            long(gap),
+            long(timeout)
+        );
+        let mut changes = Vec::new();
+        if ttl_jitter.fraction() < 1.0 {
+            let needed = (gap + timeout).div_f64(1.0 - ttl_jitter.fraction());
+            let seconds = whole_milliseconds(needed).as_millis().div_ceil(1000);
+            let needed = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
+            if needed <= duration::LONGEST {
+                changes.push(format!("raise `ttl` to {}", long(needed)));
+            }
+        }
+        let left = least.saturating_sub(gap);
+        if left >= limit::SHORTEST {
+            changes.push(format!("lower `timeout` to {}", long(left)));
+        }
+        let rest = least.saturating_sub(timeout);
+        if rest >= limit::SHORTEST {
+            changes.push(format!("let `schedule` leave at most {}", long(rest)));
+        }
+        if changes.is_empty() {
+            changes.push("raise `ttl`, or lower `ttl_jitter`".to_owned());
+        }
+        let mut problem = self
+            .at(&ttl_at.at, message)
+            .allowed(format!("{} at worst", long(least)))
+            .note(schedule_at.at.clone(), format!("leaves up to {}", long(gap)));
+        if let Some(timeout_at) = &file.timeout {
+            problem = problem.note(timeout_at.at.clone(), format!("may take {}", long(timeout)));
+        }
+        self.problem(problem.hint(changes.join(", or ")));
+    }
+
+    fn query(
+        &mut self,
+        query: &Located<QueryFile>,
+        scope: Scope,
+    ) -> (Option<Query>, Option<Arc<Source>>) {
+        let (sql, file) = match (&query.value.sql, &query.value.file) {
+            (Some(sql), None) => {
+                (Some(Query { sql: Arc::from(sql.value.as_str()), file: None }), None)
+            }
+            (None, Some(file)) => match self.query_file(file) {
+                Some((path, source)) => {
+                    let sql = Arc::from(source.text.as_str());
+                    (Some(Query { sql, file: Some(path) }), Some(source))
+                }
+                None => (None, None),
+            },
+            (Some(sql), Some(file)) => {
+                let problem = self.at(&file.key, "a query has `sql` or `file`, not both");
+                self.problem(problem.note(sql.key.clone(), "the other one"));
+                (None, None)
+            }
+            (None, None) => {
+                let is_missing = !self.problems.iter().any(|problem| problem.is_within(&query.at));
+                if is_missing {
+                    let problem = self.at(&query.at, "missing field `sql`");
+                    self.problem(problem.hint("add `sql = \"…\"`, or `file = \"NAME.sql\"`"));
+                }
+                (None, None)
+            }
+        };
+        if let Some(Query { sql, .. }) = &sql {
+            let place = query.value.sql.as_ref().or(query.value.file.as_ref());
+            let at = place.map_or(query.at.clone(), |place| place.key.clone());
+            if sql.trim().is_empty() {
+                self.problem(self.at(&at, "the query is empty"));
+            } else if scope == Scope::Tenants && !sql.contains("$1") {
+                let problem = self.at(&at, "the query of a job with tenants does not use `$1`");
+                let hint = "`$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; \
+                            a query for the whole fleet has `tenants = false`";
+                self.problem(problem.hint(hint));
+            }
+        }
+        (sql, file)
+    }
+
+    fn query_file(&mut self, file: &Located<String>) -> Option<(PathBuf, Arc<Source>)> {
+        let path = Path::new(&file.value);
+        let stays =
+            path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !stays || file.value.is_empty() {
+            let problem = self.at(&file.at, format!("`{}` is outside the jobs folder", file.value));
+            self.problem(problem.hint("put the file beside the job file and write its name"));
+            return None;
+        }
+        match (self.sql_files)(path) {
+            Ok(text) => {
+                let folder = self.source.path.parent().unwrap_or(Path::new(""));
+                let source = Source { path: folder.join(path), text };
+                Some((path.to_owned(), Arc::new(source)))
+            }
+            Err(message) => {
+                self.problem(self.at(&file.at, message));
+                None
+            }
+        }
+    }
+
+    fn dates(&mut self, file: &JobFile, scope: Scope) -> Option<Dates> {
+        let dates = file.dates.as_ref()?;
+        let days = self.count("days", dates.value.days.as_ref(), limit::DAYS);
+        let zone = dates.value.timezone.as_ref()?;
+        let zone = match zone.value.strip_prefix("tenant.") {
+            Some(_) if scope == Scope::Fleet => {
+                let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
+                self.problem(problem.hint("write the name of a zone"));
+                return None;
+            }
+            Some(column) => DateZone::TenantColumn(column.to_owned()),
+            None => match zone.value.parse() {
+                Ok(zone) => DateZone::Fixed(zone),
+                Err(_) => {
+                    let hint = nearest_zone(&zone.value).unwrap_or_else(|| {
+                        "write `tenant.COLUMN` for a column of the tenant query, or a zone"
+                            .to_owned()
+                    });
+                    self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
+                    return None;
+                }
+            },
+        };
+        Some(Dates { days: days?.try_into().ok()?, zone })
+    }
+
+    fn keys(
+        &mut self,
+        keys: &Located<Vec<Located<KeyFile>>>,
+        scope: Scope,
+    ) -> Vec<(Key, Range<usize>)> {
+        if keys.value.is_empty() && !self.problems.iter().any(|problem| problem.is_within(&keys.at))
+        {
+            let problem = self.at(&keys.at, "a job has at least one key");
+            self.problem(problem.hint("add `[[keys]]` with `key = \"…:{tenant_id}\"`"));
+        }
+        if keys.value.len() > limit::KEYS {
+            let message = format!("a job has at most {} keys", limit::KEYS);
+            self.problem(self.at(&keys.at, message));
+        }
+        let mut checked: Vec<(Key, Range<usize>)> = Vec::new();
+        for key in keys.value.iter().take(limit::KEYS) {
+            let Some((template, text)) = self.template(&key.value) else { continue };
+            if let Some((_, before)) = checked.iter().find(|(other, _)| other.template == template)
+            {
+                let problem = self.at(&text.at, "this key stands here twice");
+                self.problem(problem.note(before.clone(), "the first time"));
+                continue;
+            }
+            self.placeholders(&template, text, scope);
+            self.unique(&key.value, &template, text, scope);
+            let shape = key.value.shape.as_ref().map_or(Shape::List, |shape| shape.value.0);
+            let unique = key.value.unique.as_ref().map(|column| column.value.clone());
+            checked.push((Key { template, shape, unique }, text.at.clone()));
+        }
+        checked
+    }
+
+    fn template<'f>(&mut self, key: &'f KeyFile) -> Option<(KeyTemplate, &'f Located<String>)> {
+        let text = key.key.as_ref()?;
+        let template = match KeyTemplate::parse(&text.value, &self.defaults.tenant_column) {
+            Ok(template) => template,
+            Err(error) => {
+                self.problem(self.inside(text, error.at.clone(), error.to_string()));
+                return None;
+            }
+        };
+        if text.value.len() > limit::TEMPLATE_BYTES {
+            let message = format!("a key's pattern has at most {} bytes", limit::TEMPLATE_BYTES);
+            self.problem(self.at(&text.at, message));
+        }
+        if let Some(Part::Literal(start)) = template.parts().first()
+            && start.starts_with(RESERVED)
+        {
+            let message = format!("keys that begin with `{RESERVED}` are preheat's own");
+            self.problem(self.inside(text, 0..RESERVED.len(), message));
+        }
+        Some((template, text))
+    }
+
+    /// Placeholders that a job of this kind cannot fill.
+    fn placeholders(&mut self, template: &KeyTemplate, text: &Located<String>, scope: Scope) {
+        if scope == Scope::Tenants {
+            return;
+        }
+        for placeholder in template.placeholders() {
+            let (Placeholder::Tenant | Placeholder::TenantColumn(_)) = placeholder else {
+                continue;
+            };
+            let name = placeholder.name(&self.defaults.tenant_column);
+            let at = find(&text.value, &name);
+            let problem =
+                self.inside(text, at, format!("a job without tenants cannot fill `{{{name}}}`"));
+            self.problem(problem.hint("take it out of the key, or leave out `tenants = false`"));
+        }
+    }
+
+    fn unique(
+        &mut self,
+        key: &KeyFile,
+        template: &KeyTemplate,
+        text: &Located<String>,
+        scope: Scope,
+    ) {
+        let tenant = self.defaults.tenant_column.as_str();
+        match (&key.unique, scope) {
+            (Some(unique), Scope::Fleet) => {
+                let problem = self.at(&unique.key, "a job without tenants needs no `unique`");
+                self.problem(problem.hint("take it out"));
+            }
+            (Some(unique), Scope::Tenants) => {
+                let names: Vec<_> = template
+                    .placeholders()
+                    .filter(|placeholder| **placeholder != Placeholder::Date)
+                    .map(|placeholder| placeholder.name(tenant))
+                    .collect();
+                if !names.contains(&unique.value) {
+                    let message = format!("`{}` is no placeholder of the key", unique.value);
+                    let allowed = one_of(names.iter().map(String::as_str));
+                    let problem = self.at(&unique.at, message).note(text.at.clone(), "this key");
+                    self.problem(problem.hint(format!("the key has {allowed}")));
+                }
+            }
+            (None, Scope::Tenants) if !template.has_tenant() => {
+                let problem =
+                    self.at(&text.at, "two tenants may have this key: it does not say whose it is");
+                let hint = match template.columns().next() {
+                    Some(column) => format!(
+                        "put `{{{tenant}}}` into the key, or, if `{column}` is unique over all \
+                         tenants, add `unique = \"{column}\"`"
+                    ),
+                    None => format!("put `{{{tenant}}}` into the key"),
+                };
+                self.problem(problem.hint(hint));
+            }
+            (None, Scope::Tenants | Scope::Fleet) => {}
+        }
+    }
+
+    fn dates_and_keys(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) {
+        let dated = keys.iter().find(|(key, _)| key.template.has_date());
+        match (&file.dates, dated, &file.keys) {
+            (None, Some((_, at)), _) => {
+                let problem = self.at(at, "a key with `{date}` needs `[dates]`");
+                let hint = "add `[dates]` with `days = 7` and `timezone = \"tenant.timezone\"`; a \
+                            column of the query that is no day of these needs another name";
+                self.problem(problem.hint(hint));
+            }
+            (Some(dates), None, Some(written)) if keys.len() == written.value.len() => {
+                let problem = self.at(&dates.at, "`[dates]` without a key that has `{date}`");
+                self.problem(problem.hint("put `{date}` into a key, or take `[dates]` out"));
+            }
+            (None | Some(_), None | Some(_), None | Some(_)) => {}
+        }
+    }
+
+    fn tables(&mut self, file: &JobFile) -> Vec<Table> {
+        let Some(tables) = &file.tables else { return Vec::new() };
+        if tables.value.len() > limit::NAMES {
+            self.problem(self.at(&tables.at, format!("at most {} tables", limit::NAMES)));
+        }
+        let mut checked: Vec<Table> = Vec::new();
+        for located in tables.value.iter().take(limit::NAMES) {
+            let (name, tenant, sql) = match &located.value {
+                TableFile::Name(name) => (name.clone(), None, None),
+                TableFile::Table(table) => {
+                    let Some(name) = &table.name else { continue };
+                    if let (Some(tenant), Some(sql)) = (&table.tenant, &table.sql) {
+                        let message = "a table has `tenant` or `sql`, not both";
+                        self.problem(
+                            self.at(&sql.key, message).note(tenant.key.clone(), "the other one"),
+                        );
+                    }
+                    (name.value.clone(), table.tenant.clone(), table.sql.clone())
+                }
+            };
+            let parts = name.split('.').count();
+            if name.split('.').any(|part| part.trim().is_empty()) || parts > 2 {
+                let problem = self.at(&located.at, format!("`{name}` is no name of a table"));
+                self.problem(problem.hint("write `NAME`, or `SCHEMA.NAME`"));
+            }
+            if let Some(empty) =
+                [&tenant, &sql].into_iter().flatten().find(|text| text.value.trim().is_empty())
+            {
+                self.problem(self.at(&empty.at, "this is empty"));
+            }
+            if checked.iter().any(|other| other.name == name) {
+                self.problem(self.at(&located.at, format!("`{name}` stands here twice")));
+            }
+            let [tenant, sql] = [tenant, sql].map(|text| text.map(|text| text.value));
+            checked.push(Table { name, tenant, sql });
+        }
+        checked
+    }
+
+    fn encoding(&mut self, encode: Option<&Located<EncodeFile>>) -> Encoding {
+        let encode = encode.map(|encode| &encode.value);
+        let written = encode.and_then(|encode| encode.omit.as_ref());
+        let mut omit = BTreeSet::new();
+        for column in written.iter().flat_map(|list| &list.value) {
+            if !omit.insert(column.value.as_str()) {
+                self.problem(self.at(&column.at, format!("`{}` stands here twice", column.value)));
+            }
+        }
+        let columns = encode.and_then(|encode| encode.columns.as_ref());
+        for (name, codec) in columns.iter().flat_map(|columns| &columns.value) {
+            if omit.contains(name.as_str()) {
+                let message = format!("`{name}` has a codec, and `omit` leaves it out");
+                self.problem(self.at(&codec.key, message));
+            }
+        }
+        let max_bytes = encode.and_then(|encode| encode.max_bytes.as_ref());
+        if let Some(bytes) = max_bytes
+            && !limit::VALUE_BYTES.contains(&bytes.value.0)
+        {
+            self.problem(self.at(&bytes.at, "`max_bytes` is from 2 bytes to 512MiB"));
+        }
+        let max_bytes = max_bytes.map_or(default::MAX_BYTES, |bytes| bytes.value.0);
+        let profile = encode.and_then(|encode| encode.profile.as_ref());
+        let case = encode.and_then(|encode| encode.case.as_ref());
+        let columns = columns.iter().flat_map(|columns| &columns.value);
+        Encoding {
+            profile: profile.map(|profile| profile.value.0).unwrap_or_default(),
+            case: case.map(|case| case.value.0).unwrap_or_default(),
+            omit: written
+                .iter()
+                .flat_map(|list| &list.value)
+                .map(|column| column.value.clone())
+                .collect(),
+            columns: columns.map(|(name, codec)| (name.clone(), codec.value.0)).collect(),
+            max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// The times that must fit into each other.
+#[derive(Clone, Copy)]
+struct Times {
+    ttl: Duration,
+    timeout: Duration,
+    ttl_jitter: Share,
+}
+
+/// What every key of preheat's own begins with.
+const RESERVED: &str = "preheat:";
+
+/// Two enabled jobs that can write one key: the later by its file's name is the one at fault.
+pub(super) fn conflicts(files: &[(Arc<Source>, Checked)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, (source, checked)) in files.iter().enumerate().filter(|(_, (_, file))| file.enabled)
+    {
+        for (template, at) in &checked.templates {
+            let earlier = files.iter().take(index).filter(|(_, other)| other.enabled);
+            let found = earlier.into_iter().find_map(|(other, checked)| {
+                let same = checked.templates.iter().find(|(other, _)| other.may_equal(template))?;
+                Some((other, same))
+            });
+            if let Some((other, (same, place))) = found {
+                let (line, _) =
+                    Problem::at(other, place.clone(), "").line_and_column().unwrap_or_default();
+                let message = format!(
+                    "two jobs can write one key: this, and `{same}` in {}:{line}",
+                    other.path.display()
+                );
+                let problem = Problem::at(source, at.clone(), message);
+                problems.push(problem.hint("give the keys of each job a beginning of their own"));
+            }
+        }
+    }
+    problems
+}
+
+/// What a schedule that is no cron expression may have been meant to be.
+fn schedule_hint(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let text = match words.as_slice() {
+        ["@yearly" | "@annually"] => "0 0 0 1 1 *".to_owned(),
+        ["@monthly"] => "0 0 0 1 * *".to_owned(),
+        ["@weekly"] => "0 0 0 * * SUN".to_owned(),
+        ["@daily" | "@midnight" | "daily"] => "0 0 0 * * *".to_owned(),
+        ["@hourly" | "hourly"] => "every 1h".to_owned(),
+        [interval] if duration::parse(interval).is_ok() => format!("every {interval}"),
+        ["@every", interval] => format!("every {interval}"),
+        _ => return "write `every 10m`, or `0 */10 * * * *`".to_owned(),
+    };
+    format!("write `{text}`")
+}
+
+fn to_size(count: u64) -> Option<NonZeroUsize> {
+    NonZeroUsize::new(usize::try_from(count).ok()?)
+}
+
+fn whole_milliseconds(duration: Duration) -> Duration {
+    let nanos = Duration::from_nanos(u64::from(duration.subsec_nanos()));
+    let milliseconds = (nanos.as_secs_f64() * 1000.0).round();
+    Duration::from_secs(duration.as_secs()) + Duration::from_secs_f64(milliseconds / 1000.0)
+}
+
+/// Where a placeholder stands in a template's text.
+pub(super) fn find(template: &str, placeholder: &str) -> Range<usize> {
+    let text = format!("{{{placeholder}}}");
+    let start = template.find(&text).unwrap_or_default();
+    start..start + text.len()
+}
+
+/// A name that the database does not know, with what may have been meant.
+pub(super) fn unknown_column<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<_> = known.into_iter().collect();
+    match nearest(found, known.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("there are {}", one_of(known)),
+    }
+}

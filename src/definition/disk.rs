@@ -1,0 +1,70 @@
+//! The jobs folder on the disk.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::problem::{Problem, Problems};
+use super::{JobText, limit};
+
+/// The texts of a folder's `*.toml` files, and the problems of those that have none.
+///
+/// A file may be a link, as Kubernetes mounts a `ConfigMap`: each file links into the folder
+/// `..data`. Names that begin with a dot are nobody's jobs.
+pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Problems> {
+    let whole = |message: String| Problems::new([Problem::of_file(folder, message).hint(HINT)]);
+    let could_not = |error: &io::Error| whole(format!("could not read the jobs folder: {error}"));
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| could_not(&error))? {
+        let path = entry.map_err(|error| could_not(&error))?.path();
+        let is_hidden =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !is_hidden && path.extension().is_some_and(|ending| ending == "toml") && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        return Err(whole("the jobs folder has no job file, `NAME.toml`".to_owned()));
+    }
+    if paths.len() > limit::FILES {
+        let message =
+            format!("the jobs folder has {} job files, more than {}", paths.len(), limit::FILES);
+        return Err(whole(message));
+    }
+    let (mut texts, mut problems) = (Vec::new(), Vec::new());
+    for path in paths {
+        match read_text(&path) {
+            Ok(text) => texts.push(JobText { path, text }),
+            Err(message) => problems.push(Problem::of_file(path, message)),
+        }
+    }
+    Ok((texts, problems))
+}
+
+const HINT: &str = "`--jobs DIR` or PREHEAT_JOBS names the folder";
+
+/// The text of a file that a query names. It must be in the folder even where it is a link.
+pub(super) fn read_sql(folder: &Path, file: &Path) -> Result<String, String> {
+    let path = folder.join(file);
+    let could_not = |error: io::Error| format!("could not read `{}`: {error}", file.display());
+    let inside = path.canonicalize().map_err(could_not)?;
+    if !inside.starts_with(folder.canonicalize().map_err(could_not)?) {
+        return Err(format!("`{}` leads out of the jobs folder", file.display()));
+    }
+    read_text(&inside)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let could_not = |error: io::Error| format!("could not read the file: {error}");
+    let file = fs::File::open(path).map_err(could_not)?;
+    let mut bytes = Vec::new();
+    file.take(limit::FILE_BYTES + 1).read_to_end(&mut bytes).map_err(could_not)?;
+    if bytes.len() as u64 > limit::FILE_BYTES {
+        return Err(format!("the file is larger than {} bytes", limit::FILE_BYTES));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let lines = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = lines.filter(|byte| **byte == b'\n').count() + 1;
+        format!("the file is not UTF-8: line {line}")
+    })
+}

@@ -1,0 +1,267 @@
+//! A job file as it is written: the types that the reader fills, that make the JSON Schema, and from
+//! which the reference is generated. Whether what they say makes sense is for [`super::check`].
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::read::{Fields, Reader};
+use super::value::{Bytes, Length, Located, OneOf, Percent, Value, Zone, table, word};
+use super::{default, limit};
+use crate::domain::duration;
+use crate::domain::job::{Overlap, Shape};
+use crate::domain::json::{Case, ColumnCodec, Profile};
+
+/// One job: what to keep warm, how often and within which bounds. The file's name is the job's.
+#[derive(Debug, JsonSchema)]
+#[schemars(title = "preheat job", deny_unknown_fields)]
+pub(super) struct JobFile {
+    /// What it is for, for people.
+    #[schemars(extend("default" = ""))]
+    pub(super) description: Option<Located<String>>,
+    /// When it is due: `every` and a duration, on a grid that starts in 1970 and is the same on every replica; or a cron expression of six fields, `second minute hour day month weekday` (with five, the second is 0).
+    #[schemars(required, extend("examples" = ["every 10m", "0 */10 * * * *"]))]
+    pub(super) schedule: Option<Located<String>>,
+    /// The IANA time zone in which a cron expression is meant.
+    #[schemars(extend("default" = default::TIMEZONE.name()))]
+    pub(super) timezone: Option<Located<Zone>>,
+    /// How long a written key lives, at most. The longest gap of the schedule and `timeout` must fit in what `ttl_jitter` leaves of it, so that no key expires between two runs.
+    #[schemars(required)]
+    pub(super) ttl: Option<Located<Length>>,
+    /// Shortens a key's TTL by up to this share, by a hash of the key, so that keys do not expire together.
+    #[schemars(extend("default" = default::ttl_jitter().to_string()))]
+    pub(super) ttl_jitter: Option<Located<Percent>>,
+    /// One run when the worker starts.
+    #[schemars(extend("default" = default::ON_START))]
+    pub(super) on_start: Option<Located<bool>>,
+    /// `/readyz` waits for its first success.
+    #[schemars(extend("default" = default::REQUIRED))]
+    pub(super) required: Option<Located<bool>>,
+    /// Whether it runs at all. A disabled job is checked all the same.
+    #[schemars(extend("default" = default::ENABLED))]
+    pub(super) enabled: Option<Located<bool>>,
+    /// The longest time of one run.
+    #[schemars(extend("default" = duration::text(default::TIMEOUT)))]
+    pub(super) timeout: Option<Located<Length>>,
+    /// What a tick does while a run is going: `skip` it, or `queue` one run.
+    #[schemars(extend("default" = word(Overlap::default())))]
+    pub(super) overlap: Option<Located<OneOf<Overlap>>>,
+    /// How often a transient failure of a batch is tried again.
+    #[schemars(range(max = *limit::RETRIES.end()), extend("default" = default::RETRIES))]
+    pub(super) retries: Option<Located<u64>>,
+    /// Tenants in one query; `runner.batch` where it is not given.
+    #[schemars(range(min = *limit::BATCH.start(), max = *limit::BATCH.end()))]
+    pub(super) batch: Option<Located<u64>>,
+    /// Its batches in flight at once, never more than `runner.concurrency`, which holds where it is not given.
+    #[schemars(range(min = *limit::CONCURRENCY.start(), max = *limit::CONCURRENCY.end()))]
+    pub(super) concurrency: Option<Located<u64>>,
+    /// The tables whose changes make a tenant's keys stale. A table without the tenant's id in a column of that name is written `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`.
+    #[schemars(extend("default" = []))]
+    pub(super) tables: Option<Located<Vec<Located<TableFile>>>>,
+    /// Whether it reads tenant by tenant; `false`: one query for the whole fleet, no tenant in its keys.
+    #[schemars(extend("default" = default::TENANTS))]
+    pub(super) tenants: Option<Located<bool>>,
+    /// What it reads.
+    #[schemars(required)]
+    pub(super) query: Option<Located<QueryFile>>,
+    /// The local dates of keys with `{date}`; only with such a key.
+    pub(super) dates: Option<Located<DatesFile>>,
+    /// What it writes: at least one key.
+    #[schemars(required, length(min = 1, max = limit::KEYS))]
+    pub(super) keys: Option<Located<Vec<Located<KeyFile>>>>,
+    /// How rows become JSON.
+    pub(super) encode: Option<Located<EncodeFile>>,
+}
+
+/// A table, by its name alone or with how to find the tenant of a row.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged, inline)]
+pub(super) enum TableFile {
+    /// Its name, with or without the schema's.
+    Name(String),
+    /// Its name, and how to find the tenant of a row.
+    Table(TableFields),
+}
+
+/// A table and how to find the tenant of a row.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+pub(super) struct TableFields {
+    /// Its name, with or without the schema's.
+    #[schemars(required)]
+    pub(super) name: Option<Located<String>>,
+    /// The column that holds the tenant's id; `tenants.column` where it is not given.
+    pub(super) tenant: Option<Located<String>>,
+    /// A query that returns the ids of the tenants of a changed row.
+    pub(super) sql: Option<Located<String>>,
+}
+
+/// The job's SQL: exactly one of the two.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+pub(super) struct QueryFile {
+    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows carry the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. The order of a tenant's rows is the order in its lists.
+    pub(super) sql: Option<Located<String>>,
+    /// A file in the jobs folder that holds the query.
+    pub(super) file: Option<Located<String>>,
+}
+
+/// The dates for which there are keys.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+pub(super) struct DatesFile {
+    /// Today and the days after it, counted together.
+    #[schemars(required, range(min = *limit::DAYS.start(), max = *limit::DAYS.end()))]
+    pub(super) days: Option<Located<u64>>,
+    /// Where "today" is: `tenant.COLUMN` for the zone that a column of the tenant query names, or the name of a zone.
+    #[schemars(required, extend("examples" = ["tenant.timezone", "Europe/Berlin"]))]
+    pub(super) timezone: Option<Located<String>>,
+}
+
+/// One kind of key.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+pub(super) struct KeyFile {
+    /// The key's pattern. `{tenant_id}` (the name is that of `tenants.column`) is the tenant's id, `{tenant.COLUMN}` another column of the tenant query, `{date}` one of the dates, `{COLUMN}` a column of the query; `{{` and `}}` are braces. A key without columns of the query is written even with no rows.
+    #[schemars(required)]
+    pub(super) key: Option<Located<String>>,
+    /// `list`: a JSON array of rows. `object`: one row.
+    #[schemars(extend("default" = word(Shape::default())))]
+    pub(super) shape: Option<Located<OneOf<Shape>>>,
+    /// The placeholder whose value is unique over all tenants, for a key without the tenant's id.
+    #[schemars(extend("examples" = ["id", "tenant.slug"]))]
+    pub(super) unique: Option<Located<String>>,
+}
+
+/// How rows become JSON.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+pub(super) struct EncodeFile {
+    /// Whose JSON the value equals after `JSON.parse`: that of `drizzle-orm` on `pg`, that of `pg`, or `row_to_json`.
+    #[schemars(extend("default" = word(Profile::default())))]
+    pub(super) profile: Option<Located<OneOf<Profile>>>,
+    /// How column names become the names of members: `keep` them, or `camel` for `updated_at` → `updatedAt`.
+    #[schemars(extend("default" = word(Case::default())))]
+    pub(super) case: Option<Located<OneOf<Case>>>,
+    /// Columns that stay out of the value.
+    #[schemars(extend("default" = []))]
+    pub(super) omit: Option<Located<Vec<Located<String>>>>,
+    /// Columns with a codec of their own: `number`, `string`, or `json` for text that is JSON already.
+    #[schemars(extend("default" = {}))]
+    pub(super) columns: Option<Located<BTreeMap<String, Located<OneOf<ColumnCodec>>>>>,
+    /// A larger value is an error for its key and is never written.
+    #[schemars(extend("default" = default::MAX_BYTES_TEXT))]
+    pub(super) max_bytes: Option<Located<Bytes>>,
+}
+
+impl JobFile {
+    pub(super) fn read(mut fields: Fields<'_, '_>) -> Self {
+        let file = Self {
+            description: fields.optional("description"),
+            schedule: fields.required("schedule"),
+            timezone: fields.optional("timezone"),
+            ttl: fields.required("ttl"),
+            ttl_jitter: fields.optional("ttl_jitter"),
+            on_start: fields.optional("on_start"),
+            required: fields.optional("required"),
+            enabled: fields.optional("enabled"),
+            timeout: fields.optional("timeout"),
+            overlap: fields.optional("overlap"),
+            retries: fields.optional("retries"),
+            batch: fields.optional("batch"),
+            concurrency: fields.optional("concurrency"),
+            tables: fields.optional("tables"),
+            tenants: fields.optional("tenants"),
+            query: fields.required("query"),
+            dates: fields.optional("dates"),
+            keys: fields.required("keys"),
+            encode: fields.optional("encode"),
+        };
+        fields.finish();
+        file
+    }
+}
+
+impl Value for TableFile {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(name) => Some(Self::Name(name.to_string())),
+            DeValue::Table(table) => {
+                let mut fields = Fields::new(table, Some(value.span()), path, reader);
+                let read = TableFields {
+                    name: fields.required("name"),
+                    tenant: fields.optional("tenant"),
+                    sql: fields.optional("sql"),
+                };
+                fields.finish();
+                Some(Self::Table(read))
+            }
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_) => {
+                let kind = "a table's name or `{ name = \"…\", tenant = \"…\" }`";
+                reader.wrong_type(value, path, kind, None);
+                None
+            }
+        }
+    }
+}
+
+impl Value for QueryFile {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
+        if value.get_ref().is_str() {
+            let hint = "write `[query]` and below it `sql = \"\"\"…\"\"\"`".to_owned();
+            reader.wrong_type(value, path, "a table", Some(hint));
+            return None;
+        }
+        let table = table(value, path, reader)?;
+        let mut fields = Fields::new(table, Some(value.span()), path, reader);
+        let read = Self { sql: fields.optional("sql"), file: fields.optional("file") };
+        fields.finish();
+        Some(read)
+    }
+}
+
+impl Value for DatesFile {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
+        let table = table(value, path, reader)?;
+        let mut fields = Fields::new(table, Some(value.span()), path, reader);
+        let read = Self { days: fields.required("days"), timezone: fields.required("timezone") };
+        fields.finish();
+        Some(read)
+    }
+}
+
+impl Value for KeyFile {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
+        let table = table(value, path, reader)?;
+        let mut fields = Fields::new(table, Some(value.span()), path, reader);
+        let read = Self {
+            key: fields.required("key"),
+            shape: fields.optional("shape"),
+            unique: fields.optional("unique"),
+        };
+        fields.finish();
+        Some(read)
+    }
+}
+
+impl Value for EncodeFile {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
+        let table = table(value, path, reader)?;
+        let mut fields = Fields::new(table, Some(value.span()), path, reader);
+        let read = Self {
+            profile: fields.optional("profile"),
+            case: fields.optional("case"),
+            omit: fields.optional("omit"),
+            columns: fields.optional("columns"),
+            max_bytes: fields.optional("max_bytes"),
+        };
+        fields.finish();
+        Some(read)
+    }
+}

@@ -1,0 +1,256 @@
+//! What is wrong with a job file: where, what was found, what is allowed, and what to do.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use serde::{Serialize, Serializer};
+
+/// A file's text, kept so that problems which turn up later can be shown in it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+/// One problem.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    place: Place,
+    message: String,
+    allowed: Option<String>,
+    notes: Vec<Note>,
+    hint: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// In a text.
+    Text { source: Arc<Source>, at: Range<usize> },
+    /// A file as a whole.
+    File(PathBuf),
+}
+
+/// Something else in the same text that has to do with the problem.
+#[derive(Clone, Debug)]
+struct Note {
+    at: Range<usize>,
+    text: String,
+}
+
+impl Problem {
+    /// A problem of these bytes of a text.
+    pub(super) fn at(source: &Arc<Source>, at: Range<usize>, message: impl Into<String>) -> Self {
+        let place = Place::Text { source: Arc::clone(source), at: within(&source.text, at) };
+        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+    }
+
+    /// A problem of a file as a whole.
+    pub(super) fn of_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        let place = Place::File(path.into());
+        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+    }
+
+    /// Says beside the place what is allowed there.
+    pub(super) fn allowed(mut self, text: impl Into<String>) -> Self {
+        self.allowed = Some(text.into());
+        self
+    }
+
+    /// Says what to do.
+    pub(super) fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+
+    /// Says something beside other bytes of the same text.
+    pub(super) fn note(mut self, at: Range<usize>, text: impl Into<String>) -> Self {
+        if let Place::Text { source, .. } = &self.place {
+            self.notes.push(Note { at: within(&source.text, at), text: text.into() });
+        }
+        self
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        match &self.place {
+            Place::Text { source, .. } => &source.path,
+            Place::File(path) => path,
+        }
+    }
+
+    /// The line and the column, in characters, both counted from 1; `None` for a file as a whole.
+    pub fn line_and_column(&self) -> Option<(usize, usize)> {
+        match &self.place {
+            Place::Text { source, at } => {
+                let before = source.text.get(..at.start).unwrap_or_default();
+                let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+                let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+                Some((before.matches('\n').count() + 1, column))
+            }
+            Place::File(_) => None,
+        }
+    }
+
+    /// What was found, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What is allowed at the place, where that is short.
+    pub fn allowed_text(&self) -> Option<&str> {
+        self.allowed.as_deref()
+    }
+
+    /// What to do about it.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The problem with the lines of its file that are meant.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let path = self.file().display().to_string();
+        let shown = match &self.place {
+            Place::Text { source, at } => {
+                let meant = AnnotationKind::Primary.span(at.clone()).label(self.allowed.as_deref());
+                let others = self.notes.iter().map(|note| {
+                    AnnotationKind::Context.span(note.at.clone()).label(note.text.as_str())
+                });
+                let snippet = Snippet::source(source.text.as_str()).path(path);
+                title.element(snippet.annotation(meant).annotations(others))
+            }
+            Place::File(_) => title.element(Origin::path(path)),
+        };
+        let hint = self.hint.as_deref();
+        let hint = hint.map(|hint| Level::HELP.with_name("hint").message(hint));
+        renderer.render(&[shown.elements(hint)])
+    }
+
+    /// Whether it stands in this part of a text.
+    pub(super) fn is_within(&self, part: &Range<usize>) -> bool {
+        match &self.place {
+            Place::Text { at, .. } => part.start <= at.start && at.end <= part.end,
+            Place::File(_) => false,
+        }
+    }
+
+    fn position(&self) -> usize {
+        match &self.place {
+            Place::Text { at, .. } => at.start,
+            Place::File(_) => 0,
+        }
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |problem: &Self| (problem.file().to_owned(), problem.position());
+        key(self).cmp(&key(other)).then_with(|| self.message.cmp(&other.message))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'a> {
+            file: &'a Path,
+            line: Option<usize>,
+            column: Option<usize>,
+            message: &'a str,
+            allowed: Option<&'a str>,
+            hint: Option<&'a str>,
+        }
+        let (line, column) = self.line_and_column().unzip();
+        let (file, message) = (self.file(), self.message());
+        let (allowed, hint) = (self.allowed_text(), self.hint_text());
+        Flat { file, line, column, message, allowed, hint }.serialize(serializer)
+    }
+}
+
+/// All problems that were found, by file and place; at least one where it is an error.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Those problems in the order in which they are shown.
+    pub fn new(problems: impl IntoIterator<Item = Problem>) -> Self {
+        let mut problems: Vec<_> = problems.into_iter().collect();
+        problems.sort_by(Problem::order);
+        Self(problems)
+    }
+
+    /// The problems, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, each with the lines of its file that are meant, an empty line between two.
+    pub fn render(&self, color: bool) -> String {
+        self.0.iter().map(|problem| problem.render(color)).collect::<Vec<_>>().join("\n\n")
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// The range, cut to the text and to whole characters.
+fn within(text: &str, at: Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(at.start);
+    start..text.ceil_char_boundary(at.end).max(start)
+}
+
+/// What was probably meant: the nearest of the known names, if one is near.
+pub(super) fn nearest<'a>(
+    found: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let distance =
+        |name: &str| strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase());
+    let allowed = (found.chars().count() / 3).max(1);
+    let nearest = known.into_iter().map(|name| (distance(name), name)).min()?;
+    (nearest.0 <= allowed).then_some(nearest.1)
+}
+
+/// Names for a sentence: `a`, `b` or `c`.
+pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => "nothing".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}

@@ -1,0 +1,104 @@
+//! From a place in the text that a TOML string means to the place where it stands in the file.
+
+use std::ops::Range;
+
+use super::value::Located;
+
+/// Where these bytes of the string's meaning stand.
+pub(super) fn range(file: &str, string: &Located<String>, at: Range<usize>) -> Range<usize> {
+    let chars = |end: usize| {
+        let end = string.value.floor_char_boundary(end);
+        string.value.get(..end).unwrap_or_default().chars().count()
+    };
+    let raw = file.get(string.at.clone()).unwrap_or_default();
+    let start = offset(raw, chars(at.start));
+    let end = offset(raw, chars(at.end)).max(start);
+    string.at.start + start..string.at.start + end
+}
+
+/// The byte of the string as it is written, quotes included, at which a character of its meaning
+/// stands.
+fn offset(raw: &str, characters: usize) -> usize {
+    let (quotes, has_escapes) = match raw {
+        _ if raw.starts_with("\"\"\"") => (3, true),
+        _ if raw.starts_with("'''") => (3, false),
+        _ => (1, raw.starts_with('"')),
+    };
+    let mut rest = raw.get(quotes..).unwrap_or_default();
+    if quotes == 3 {
+        rest = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n')).unwrap_or(rest);
+    }
+    for _ in 0..characters {
+        rest = after_line_continuations(rest, has_escapes);
+        let length = match rest.strip_prefix('\\') {
+            Some(escape) if has_escapes => 1 + escape_length(escape),
+            Some(_) | None => rest.chars().next().map_or(0, char::len_utf8),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    raw.len() - after_line_continuations(rest, has_escapes).len()
+}
+
+/// A backslash at the end of a line swallows the break and all white space after it.
+fn after_line_continuations(mut rest: &str, has_escapes: bool) -> &str {
+    while has_escapes
+        && let Some(after) = rest.strip_prefix('\\')
+        && after.trim_start_matches([' ', '\t']).starts_with(['\n', '\r'])
+    {
+        rest = after.trim_start();
+    }
+    rest
+}
+
+fn escape_length(escape: &str) -> usize {
+    match escape.chars().next() {
+        Some('x') => 3,
+        Some('u') => 5,
+        Some('U') => 9,
+        Some(char) => char.len_utf8(),
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text in the file at which each `x` of the string's meaning stands.
+    fn places_of_x(file: &str) -> Vec<usize> {
+        let document = toml::de::DeTable::parse(file).unwrap();
+        let value = document.get_ref().get("a").unwrap();
+        let string = Located {
+            key: 0..0,
+            at: value.span(),
+            value: value.get_ref().as_str().unwrap().to_owned(),
+        };
+        let places = string.value.match_indices('x');
+        places.map(|(at, _)| range(file, &string, at..at + 1).start).collect()
+    }
+
+    #[test]
+    fn a_place_in_a_string_is_found_in_each_way_to_write_it() {
+        let cases = [
+            r#"a = "x y x""#,
+            r#"a = 'x \ x'"#,
+            r#"a = "\t\"x\u00e4\U0001F600\x41x""#,
+            "a = \"\"\"x\nx\n  x\"\"\"",
+            "a = \"\"\"\nx\nx\"\"\"",
+            "a = '''\r\nx\r\nx'''",
+            "a = \"\"\"\\\n   x \\\n\n  x\\n x\"\"\"",
+            "a = \"ä😀x\"",
+        ];
+        for file in cases {
+            let places = places_of_x(file);
+            assert!(!places.is_empty(), "{file}");
+            // `\x41` is the one other `x`, and it means no `x`.
+            let expected: Vec<_> = file
+                .match_indices('x')
+                .map(|(at, _)| at)
+                .filter(|at| !file[..*at].ends_with('\\'))
+                .collect();
+            assert_eq!(places, expected, "{file}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Reads a table field by field, so that one problem does not hide the next.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Problem, Source, nearest, one_of};
+use super::value::{Located, Value};
+
+/// Where fields stand, by their path: `query.sql`, `keys.0.key`.
+pub(super) type Spans = BTreeMap<String, Span>;
+
+/// Where a field stands.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    /// Its name.
+    pub(super) key: Range<usize>,
+    /// Its value.
+    pub(super) at: Range<usize>,
+}
+
+/// What was found while a file is read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) source: Arc<Source>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) spans: Spans,
+    /// Every field that was looked for, in order.
+    pub(super) known: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn new(source: &Arc<Source>) -> Self {
+        Self {
+            source: Arc::clone(source),
+            problems: Vec::new(),
+            spans: Spans::new(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Keeps where a field stands.
+    pub(super) fn locate(&mut self, path: &str, key: Range<usize>, at: Range<usize>) {
+        self.spans.insert(path.to_owned(), Span { key, at });
+    }
+
+    /// A value that is of another kind than the field's.
+    pub(super) fn wrong_type(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        path: &str,
+        kind: &str,
+        hint: Option<String>,
+    ) {
+        let name = path.rsplit('.').find(|part| part.parse::<usize>().is_err()).unwrap_or(path);
+        let found = value.get_ref().type_str();
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+        let message = format!("`{name}` must be {kind}, not {article} {found}");
+        self.bad_value(value, message, hint);
+    }
+
+    /// A value that says nothing.
+    pub(super) fn bad_value(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        message: String,
+        hint: Option<String>,
+    ) {
+        let problem = Problem::at(&self.source, value.span(), message);
+        self.problems.push(match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        });
+    }
+}
+
+/// The fields of one table.
+pub(super) struct Fields<'a, 'i> {
+    table: &'a DeTable<'i>,
+    /// Its header; `None` for the file itself.
+    header: Option<Range<usize>>,
+    path: &'a str,
+    known: Vec<&'static str>,
+    reader: &'a mut Reader,
+}
+
+impl<'a, 'i> Fields<'a, 'i> {
+    pub(super) fn new(
+        table: &'a DeTable<'i>,
+        header: Option<Range<usize>>,
+        path: &'a str,
+        reader: &'a mut Reader,
+    ) -> Self {
+        Self { table, header, path, known: Vec::new(), reader }
+    }
+
+    /// A field that may be missing.
+    pub(super) fn optional<T: Value>(&mut self, name: &'static str) -> Option<Located<T>> {
+        let path = self.path_of(name);
+        self.known.push(name);
+        self.reader.known.push(path.clone());
+        let (key, value) = self.table.get_key_value(name)?;
+        self.reader.locate(&path, key.span(), value.span());
+        let read = T::read(value, &path, self.reader)?;
+        Some(Located { key: key.span(), at: value.span(), value: read })
+    }
+
+    /// A field that must not be missing.
+    pub(super) fn required<T: Value>(&mut self, name: &'static str) -> Option<Located<T>> {
+        if !self.table.contains_key(name) {
+            let message = format!("missing field `{name}`");
+            let problem = match &self.header {
+                Some(header) => Problem::at(&self.reader.source, header.clone(), message),
+                None => Problem::of_file(&self.reader.source.path, message),
+            };
+            self.reader.problems.push(problem.hint(example(&self.path_of(name))));
+        }
+        self.optional(name)
+    }
+
+    /// Refuses the fields that nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, _) in self.table {
+            let found: &str = key.get_ref();
+            if !self.known.contains(&found) {
+                let problem = Problem::at(
+                    &self.reader.source,
+                    key.span(),
+                    format!("unknown field `{found}`"),
+                );
+                self.reader.problems.push(problem.hint(self.meant(found)));
+            }
+        }
+    }
+
+    fn meant(&self, found: &str) -> String {
+        let here = if self.path.is_empty() { "" } else { self.path };
+        let table = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
+        let moved = MOVED.iter().find(|(name, _)| *name == found).map(|(_, to)| *to);
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == found).map(|(_, name)| *name);
+        let alias = alias.filter(|name| self.known.contains(name));
+        if let Some(name) = alias.or_else(|| nearest(found, self.known.iter().copied())) {
+            return format!("did you mean `{name}`?");
+        }
+        if !here.is_empty() && TOP_LEVEL.contains(&found) {
+            let header =
+                if table(here) == "keys" { "[[keys]]".to_owned() } else { format!("[{here}]") };
+            return format!(
+                "it stands under `{header}`; move it above the first table of the file"
+            );
+        }
+        match moved {
+            Some(to) if here.is_empty() => format!("it belongs under `{to}`"),
+            Some(_) | None => format!("known are {}", one_of(self.known.iter().copied())),
+        }
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// Names that other tools have for a field.
+const ALIASES: [(&str, &str); 16] = [
+    ("cron", "schedule"),
+    ("every", "schedule"),
+    ("interval", "schedule"),
+    ("intervall", "schedule"),
+    ("period", "schedule"),
+    ("expire", "ttl"),
+    ("expires", "ttl"),
+    ("expiry", "ttl"),
+    ("jitter", "ttl_jitter"),
+    ("tz", "timezone"),
+    ("zone", "timezone"),
+    ("batch_size", "batch"),
+    ("parallelism", "concurrency"),
+    ("retry", "retries"),
+    ("template", "key"),
+    ("exclude", "omit"),
+];
+
+/// Where fields of tables belong that are found outside of them.
+const MOVED: [(&str, &str); 12] = [
+    ("sql", "[query]"),
+    ("file", "[query]"),
+    ("days", "[dates]"),
+    ("key", "[[keys]]"),
+    ("shape", "[[keys]]"),
+    ("unique", "[[keys]]"),
+    ("profile", "[encode]"),
+    ("case", "[encode]"),
+    ("omit", "[encode]"),
+    ("columns", "[encode]"),
+    ("max_bytes", "[encode]"),
+    ("template", "[[keys]]"),
+];
+
+/// Fields of the file itself, which TOML takes for a table's when they stand below its header.
+const TOP_LEVEL: [&str; 15] = [
+    "description",
+    "schedule",
+    "ttl",
+    "ttl_jitter",
+    "on_start",
+    "required",
+    "enabled",
+    "timeout",
+    "overlap",
+    "retries",
+    "batch",
+    "concurrency",
+    "tables",
+    "tenants",
+    "keys",
+];
+
+/// What to write for a field that is missing.
+fn example(path: &str) -> String {
+    let last = path.rsplit('.').next().unwrap_or_default();
+    let text = match last {
+        "schedule" => "schedule = \"every 10m\"",
+        "ttl" => "ttl = \"30m\"",
+        "query" => "[query]` with `sql = \"…\"",
+        "keys" => "[[keys]]` with `key = \"…:{tenant_id}\"",
+        "key" => "key = \"…:{tenant_id}\"",
+        "days" => "days = 7",
+        "timezone" => "timezone = \"tenant.timezone\"",
+        other => other,
+    };
+    format!("add `{text}`")
+}

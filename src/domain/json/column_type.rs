@@ -1,0 +1,304 @@
+//! The types of columns that can be read from Postgres' binary format.
+
+use std::fmt;
+
+/// The type of a column.
+///
+/// An adapter makes it from what its driver says: [`Self::from_oid`] or [`Self::from_name`] for
+/// built-in types, and the variants themselves for enums, domains, ranges and arrays of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// `bool`
+    Bool,
+    /// `int2`
+    Int2,
+    /// `int4`
+    Int4,
+    /// `int8`
+    Int8,
+    /// `oid`
+    Oid,
+    /// `float4`
+    Float4,
+    /// `float8`
+    Float8,
+    /// `numeric`
+    Numeric,
+    /// `text`
+    Text,
+    /// `varchar`
+    Varchar,
+    /// `bpchar`, which SQL calls `char(n)`
+    Bpchar,
+    /// `name`
+    Name,
+    /// `citext`, of the extension
+    Citext,
+    /// Any enum
+    Enum,
+    /// `xml`
+    Xml,
+    /// `"char"`: one byte
+    Char,
+    /// `uuid`
+    Uuid,
+    /// `date`
+    Date,
+    /// `time`
+    Time,
+    /// `timetz`
+    Timetz,
+    /// `timestamp`
+    Timestamp,
+    /// `timestamptz`
+    Timestamptz,
+    /// `interval`
+    Interval,
+    /// `json`
+    Json,
+    /// `jsonb`
+    Jsonb,
+    /// `bytea`
+    Bytea,
+    /// `inet`
+    Inet,
+    /// `cidr`
+    Cidr,
+    /// `macaddr`
+    Macaddr,
+    /// `macaddr8`
+    Macaddr8,
+    /// `bit(n)`
+    Bit,
+    /// `varbit`
+    Varbit,
+    /// `point`
+    Point,
+    /// An array of any dimensions
+    Array(Box<Self>),
+    /// A range
+    Range(Box<Self>),
+    /// A multirange
+    Multirange(Box<Self>),
+    /// A domain over a type. A column of it looks like one of its base; an array of it does not,
+    /// for the npm packages know arrays by their exact type
+    Domain(Box<Self>),
+    /// Anything else, by its name
+    Unsupported(String),
+}
+
+/// Names, oid and oid of the array of each built-in scalar.
+const SCALARS: &[(ColumnType, &str, u32, u32)] = &[
+    (ColumnType::Bool, "bool", 16, 1000),
+    (ColumnType::Bytea, "bytea", 17, 1001),
+    (ColumnType::Char, "\"char\"", 18, 1002),
+    (ColumnType::Name, "name", 19, 1003),
+    (ColumnType::Int8, "int8", 20, 1016),
+    (ColumnType::Int2, "int2", 21, 1005),
+    (ColumnType::Int4, "int4", 23, 1007),
+    (ColumnType::Text, "text", 25, 1009),
+    (ColumnType::Oid, "oid", 26, 1028),
+    (ColumnType::Json, "json", 114, 199),
+    (ColumnType::Xml, "xml", 142, 143),
+    (ColumnType::Point, "point", 600, 1017),
+    (ColumnType::Cidr, "cidr", 650, 651),
+    (ColumnType::Float4, "float4", 700, 1021),
+    (ColumnType::Float8, "float8", 701, 1022),
+    (ColumnType::Macaddr8, "macaddr8", 774, 775),
+    (ColumnType::Macaddr, "macaddr", 829, 1040),
+    (ColumnType::Inet, "inet", 869, 1041),
+    (ColumnType::Bpchar, "bpchar", 1042, 1014),
+    (ColumnType::Varchar, "varchar", 1043, 1015),
+    (ColumnType::Date, "date", 1082, 1182),
+    (ColumnType::Time, "time", 1083, 1183),
+    (ColumnType::Timestamp, "timestamp", 1114, 1115),
+    (ColumnType::Timestamptz, "timestamptz", 1184, 1185),
+    (ColumnType::Interval, "interval", 1186, 1187),
+    (ColumnType::Timetz, "timetz", 1266, 1270),
+    (ColumnType::Bit, "bit", 1560, 1561),
+    (ColumnType::Varbit, "varbit", 1562, 1563),
+    (ColumnType::Numeric, "numeric", 1700, 1231),
+    (ColumnType::Uuid, "uuid", 2950, 2951),
+    (ColumnType::Jsonb, "jsonb", 3802, 3807),
+];
+
+/// Each built-in range: its subtype, names and oids of the range, its multirange, and arrays of both.
+const RANGES: &[(ColumnType, [&str; 2], [u32; 4])] = &[
+    (ColumnType::Int4, ["int4range", "int4multirange"], [3904, 4451, 3905, 6150]),
+    (ColumnType::Numeric, ["numrange", "nummultirange"], [3906, 4532, 3907, 6151]),
+    (ColumnType::Timestamp, ["tsrange", "tsmultirange"], [3908, 4533, 3909, 6152]),
+    (ColumnType::Timestamptz, ["tstzrange", "tstzmultirange"], [3910, 4534, 3911, 6153]),
+    (ColumnType::Date, ["daterange", "datemultirange"], [3912, 4535, 3913, 6155]),
+    (ColumnType::Int8, ["int8range", "int8multirange"], [3926, 4536, 3927, 6157]),
+];
+
+/// What SQL and drivers call types besides the names in the catalogue.
+const ALIASES: &[(&str, ColumnType)] = &[
+    ("boolean", ColumnType::Bool),
+    ("smallint", ColumnType::Int2),
+    ("integer", ColumnType::Int4),
+    ("int", ColumnType::Int4),
+    ("bigint", ColumnType::Int8),
+    ("real", ColumnType::Float4),
+    ("double precision", ColumnType::Float8),
+    ("decimal", ColumnType::Numeric),
+    ("char", ColumnType::Bpchar),
+    ("character", ColumnType::Bpchar),
+    ("character varying", ColumnType::Varchar),
+    ("citext", ColumnType::Citext),
+    ("unknown", ColumnType::Text),
+    ("timestamp without time zone", ColumnType::Timestamp),
+    ("timestamp with time zone", ColumnType::Timestamptz),
+    ("time without time zone", ColumnType::Time),
+    ("time with time zone", ColumnType::Timetz),
+    ("bit varying", ColumnType::Varbit),
+];
+
+impl ColumnType {
+    /// A built-in type by its oid; `None` for one that is not built in or has no codec.
+    pub fn from_oid(oid: u32) -> Option<Self> {
+        for (ty, _, scalar, array) in SCALARS {
+            if oid == *scalar {
+                return Some(ty.clone());
+            }
+            if oid == *array {
+                return Some(Self::Array(Box::new(ty.clone())));
+            }
+        }
+        for (subtype, _, oids) in RANGES {
+            let subtype = Box::new(subtype.clone());
+            match oids.iter().position(|known| *known == oid) {
+                Some(0) => return Some(Self::Range(subtype)),
+                Some(1) => return Some(Self::Multirange(subtype)),
+                Some(2) => return Some(Self::Array(Box::new(Self::Range(subtype)))),
+                Some(_) => return Some(Self::Array(Box::new(Self::Multirange(subtype)))),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// A type by its name, in any case: `int4`, `INTEGER`, `"char"`, `numrange`, `citext`; with `[]`
+    /// behind it, an array. A name that is not known gives [`Self::Unsupported`].
+    ///
+    /// `char` without quotes is what SQL means by it: `bpchar`.
+    pub fn from_name(name: &str) -> Self {
+        if let Some(element) = name.strip_suffix("[]").or_else(|| name.strip_prefix('_')) {
+            let element = Self::from_name(element);
+            return if element.is_supported() {
+                Self::Array(Box::new(element))
+            } else {
+                Self::Unsupported(name.to_owned())
+            };
+        }
+        let same = |known: &str| known.eq_ignore_ascii_case(name);
+        if let Some((ty, ..)) = SCALARS.iter().find(|(_, known, ..)| same(known)) {
+            return ty.clone();
+        }
+        if let Some((_, ty)) = ALIASES.iter().find(|(known, _)| same(known)) {
+            return ty.clone();
+        }
+        for (subtype, [range, multirange], _) in RANGES {
+            if same(range) {
+                return Self::Range(Box::new(subtype.clone()));
+            }
+            if same(multirange) {
+                return Self::Multirange(Box::new(subtype.clone()));
+            }
+        }
+        Self::Unsupported(name.to_owned())
+    }
+
+    /// Whether a value of it can be written.
+    pub fn is_supported(&self) -> bool {
+        self.unsupported().is_none()
+    }
+
+    /// The name of the type, in it or itself, that has no codec.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all scalars are supported")]
+    pub(super) fn unsupported(&self) -> Option<&str> {
+        match self {
+            Self::Unsupported(name) => Some(name),
+            Self::Array(inner)
+            | Self::Range(inner)
+            | Self::Multirange(inner)
+            | Self::Domain(inner) => inner.unsupported(),
+            _ => None,
+        }
+    }
+
+    /// The type without domains around it.
+    pub(super) fn base(&self) -> &Self {
+        let mut ty = self;
+        while let Self::Domain(inner) = ty {
+            ty = inner;
+        }
+        ty
+    }
+}
+
+impl fmt::Display for ColumnType {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the scalars' names stand in a table")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Citext => f.write_str("citext"),
+            Self::Enum => f.write_str("enum"),
+            Self::Array(element) => write!(f, "{element}[]"),
+            Self::Range(subtype) => match RANGES.iter().find(|(known, ..)| *known == **subtype) {
+                Some((_, [name, _], _)) => f.write_str(name),
+                None => write!(f, "range of {subtype}"),
+            },
+            Self::Multirange(subtype) => {
+                match RANGES.iter().find(|(known, ..)| *known == **subtype) {
+                    Some((_, [_, name], _)) => f.write_str(name),
+                    None => write!(f, "multirange of {subtype}"),
+                }
+            }
+            Self::Domain(base) => write!(f, "domain over {base}"),
+            Self::Unsupported(name) => f.write_str(name),
+            scalar => {
+                let known = SCALARS.iter().find(|(ty, ..)| ty == scalar);
+                f.write_str(known.map_or("unknown", |(_, name, ..)| name))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_built_in_type_is_known_by_oid_and_by_name() {
+        for (ty, name, oid, array) in SCALARS {
+            assert_eq!(ColumnType::from_oid(*oid).as_ref(), Some(ty));
+            assert_eq!(&ColumnType::from_name(&name.to_uppercase()), ty);
+            assert_eq!(ty.to_string(), *name);
+            let of = ColumnType::Array(Box::new(ty.clone()));
+            assert_eq!(ColumnType::from_oid(*array).as_ref(), Some(&of));
+            assert_eq!(ColumnType::from_name(&format!("{name}[]")), of);
+            assert_eq!(of.to_string(), format!("{name}[]"));
+        }
+        for (_, names, oids) in RANGES {
+            for (name, oid) in names.iter().zip(oids) {
+                let ty = ColumnType::from_name(name);
+                assert_eq!(ColumnType::from_oid(*oid).as_ref(), Some(&ty));
+                assert_eq!(ty.to_string(), *name);
+            }
+        }
+    }
+
+    #[test]
+    fn char_is_sqls_and_quoted_char_is_the_byte() {
+        assert_eq!(ColumnType::from_name("CHAR"), ColumnType::Bpchar);
+        assert_eq!(ColumnType::from_name("\"CHAR\""), ColumnType::Char);
+    }
+
+    #[test]
+    fn an_unknown_type_keeps_its_name() {
+        let ty = ColumnType::from_name("box[]");
+        assert_eq!(ty, ColumnType::Unsupported("box[]".to_owned()));
+        assert!(!ColumnType::Domain(Box::new(ty)).is_supported());
+        assert_eq!(ColumnType::from_oid(603), None);
+    }
+}

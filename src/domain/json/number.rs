@@ -1,0 +1,341 @@
+//! Numbers as Postgres prints them, and as JSON.
+
+use std::io::Write as _;
+
+use super::calendar::four;
+use super::wire::{ValueError, Wire};
+
+/// What a number turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Digits, which are a JSON number as they stand.
+    Finite,
+    /// `NaN`, `Infinity` or `-Infinity`.
+    Special,
+}
+
+pub(super) fn write_integer(number: impl itoa::Integer, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The text of a `numeric`, from its digits in base 10,000 (`numeric_send`, `get_str_from_var`).
+pub(super) fn write_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<Kind, ValueError> {
+    const NEGATIVE: u16 = 0x4000;
+    let mut wire = Wire::new(bytes);
+    let count = wire.u16()?;
+    let weight = i32::from(wire.i16()?);
+    let sign = wire.u16()?;
+    let mut scale = usize::from(wire.u16()?);
+    let special: &[u8] = match sign {
+        0 | NEGATIVE => b"",
+        0xC000 => b"NaN",
+        0xD000 => b"Infinity",
+        0xF000 => b"-Infinity",
+        _ => return Err(ValueError::Malformed),
+    };
+    let (digits, odd) = wire.rest().as_chunks::<2>();
+    if digits.len() != usize::from(count) || !odd.is_empty() {
+        return Err(ValueError::Malformed);
+    }
+    if !special.is_empty() {
+        out.extend_from_slice(special);
+        return Ok(Kind::Special);
+    }
+    let group = |index: i32| -> Result<[u8; 4], ValueError> {
+        let digit = usize::try_from(index).ok().and_then(|index| digits.get(index));
+        let digit = digit.map_or(0, |pair| u16::from_be_bytes(*pair));
+        if digit > 9999 {
+            return Err(ValueError::Malformed);
+        }
+        Ok(four(i64::from(digit)))
+    };
+    if sign == NEGATIVE {
+        out.push(b'-');
+    }
+    if weight < 0 {
+        out.push(b'0');
+    } else {
+        let first = group(0)?;
+        let zeros = first.iter().take(3).take_while(|digit| **digit == b'0').count();
+        out.extend_from_slice(first.get(zeros..).unwrap_or_default());
+        for index in 1..=weight {
+            out.extend_from_slice(&group(index)?);
+        }
+    }
+    if scale > 0 {
+        out.push(b'.');
+    }
+    let mut index = weight + 1;
+    while scale > 0 {
+        let digits = scale.min(4);
+        out.extend_from_slice(group(index)?.get(..digits).unwrap_or_default());
+        scale -= digits;
+        index += 1;
+    }
+    Ok(Kind::Finite)
+}
+
+/// As [`write_numeric`], with what JavaScript's numbers cannot hold as `null`.
+pub(super) fn write_js_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    let start = out.len();
+    match write_numeric(bytes, out)? {
+        Kind::Finite => mend_js_number(start, out),
+        Kind::Special => {
+            out.truncate(start);
+            out.extend_from_slice(b"null");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the JSON number at the end of `out` what `JSON.stringify(JSON.parse(…))` makes of it where
+/// that is another number: too large becomes Infinity and so `null`, minus zero becomes zero.
+pub(super) fn mend_js_number(start: usize, out: &mut Vec<u8>) {
+    if let Some(mended) = out.get(start..).and_then(mended_js_number) {
+        out.truncate(start);
+        out.extend_from_slice(mended);
+    }
+}
+
+/// What `JSON.stringify(JSON.parse(…))` makes of a JSON number where that is another value.
+pub(super) fn mended_js_number(number: &[u8]) -> Option<&'static [u8]> {
+    /// Fewer digits than the largest and the smallest double have.
+    const ORDINARY: usize = 300;
+    let zero = |number: &[u8]| {
+        number
+            .iter()
+            .take_while(|byte| !byte.eq_ignore_ascii_case(&b'e'))
+            .all(|byte| !(b'1'..=b'9').contains(byte))
+    };
+    let negative = number.first() == Some(&b'-');
+    let exponent = || number.iter().any(|byte| byte.eq_ignore_ascii_case(&b'e'));
+    if number.len() <= ORDINARY && !exponent() {
+        return (negative && zero(number)).then_some(b"0");
+    }
+    let value: f64 = str::from_utf8(number).ok()?.parse().ok()?;
+    if value.is_infinite() {
+        return Some(b"null");
+    }
+    (negative && value == 0.0).then_some(b"0")
+}
+
+/// A `float8` as a JSON number, with what JSON has none for as `null`, and no minus zero.
+pub(super) fn write_js_float8(number: f64, out: &mut Vec<u8>) {
+    if number == 0.0 {
+        out.push(b'0');
+    } else if number.is_finite() {
+        out.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes());
+    } else {
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// A `float4` as [`write_js_float8`]: JavaScript reads its text, so the digits must be Postgres'.
+pub(super) fn write_js_float4(number: f32, out: &mut Vec<u8>) {
+    if number == 0.0 {
+        out.push(b'0');
+    } else if number.is_finite() {
+        write_float4(number, out);
+    } else {
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// The text of a `float8`.
+pub(super) fn write_float8(number: f64, out: &mut Vec<u8>) -> Kind {
+    if write_special(number, out) {
+        return Kind::Special;
+    }
+    let bits = number.to_bits();
+    let parts = Binary::new(bits & ((1 << 52) - 1), (bits >> 52) & 0x7FF, 52, 1075);
+    let mut digits = Digits::read(ryu::Buffer::new().format_finite(number.abs()));
+    digits.make_strict(&parts, 17, |text| text.parse() == Ok(number.abs()), number.abs());
+    digits.write(number.is_sign_negative(), 15, out);
+    Kind::Finite
+}
+
+/// The text of a `float4`.
+pub(super) fn write_float4(number: f32, out: &mut Vec<u8>) -> Kind {
+    if write_special(f64::from(number), out) {
+        return Kind::Special;
+    }
+    let bits = u64::from(number.to_bits());
+    let parts = Binary::new(bits & ((1 << 23) - 1), (bits >> 23) & 0xFF, 23, 150);
+    let mut digits = Digits::read(ryu::Buffer::new().format_finite(number.abs()));
+    digits.make_strict(&parts, 9, |text| text.parse() == Ok(number.abs()), f64::from(number.abs()));
+    digits.write(number.is_sign_negative(), 6, out);
+    Kind::Finite
+}
+
+fn write_special(number: f64, out: &mut Vec<u8>) -> bool {
+    if number.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else if number.is_infinite() {
+        out.extend_from_slice(if number > 0.0 { b"Infinity" } else { b"-Infinity" });
+    }
+    !number.is_finite()
+}
+
+/// A positive float: `mantissa × 2^exponent`.
+struct Binary {
+    mantissa: u64,
+    exponent: i32,
+    /// Its lower neighbour is only half as far as its upper one.
+    is_power_of_two: bool,
+}
+
+impl Binary {
+    #[expect(clippy::cast_possible_truncation, reason = "an exponent has at most eleven bits")]
+    fn new(fraction: u64, exponent: u64, fraction_bits: u32, bias: i32) -> Self {
+        let hidden = u64::from(exponent != 0) << fraction_bits;
+        Self {
+            mantissa: fraction | hidden,
+            exponent: exponent.max(1) as i32 - bias,
+            is_power_of_two: fraction == 0 && exponent > 1,
+        }
+    }
+
+    /// Whether a decimal stands exactly in the middle between this float and a neighbour.
+    fn has_boundary(&self, decimal: u64, exponent: i32) -> bool {
+        let above = (2 * self.mantissa + 1, self.exponent - 1);
+        let below = if self.is_power_of_two {
+            (4 * self.mantissa - 1, self.exponent - 2)
+        } else {
+            ((2 * self.mantissa).saturating_sub(1), self.exponent - 1)
+        };
+        [above, below].iter().any(|(odd, power)| equals(decimal, exponent, *odd, *power))
+    }
+}
+
+/// Whether `decimal × 10^exponent == odd × 2^power`, for an odd `odd`.
+fn equals(decimal: u64, exponent: i32, odd: u64, power: i32) -> bool {
+    if decimal == 0 {
+        return false;
+    }
+    let twos = decimal.trailing_zeros();
+    let Some(fives) = 5_u128.checked_pow(exponent.unsigned_abs()) else { return false };
+    let (left, right) = (u128::from(decimal >> twos), u128::from(odd));
+    let (left, right) = if exponent >= 0 {
+        (left.checked_mul(fives), Some(right))
+    } else {
+        (Some(left), right.checked_mul(fives))
+    };
+    left.is_some() && left == right && i32::try_from(twos) == Ok(power - exponent)
+}
+
+/// Decimal digits: `0.d₁d₂d₃… × 10^point`.
+struct Digits {
+    digits: [u8; 17],
+    count: usize,
+    point: i32,
+}
+
+impl Digits {
+    /// Reads what Rust's and ryu's formatting of a positive number look like.
+    fn read(text: &str) -> Self {
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let mut this = Self { digits: [b'0'; 17], count: 0, point: exponent.parse().unwrap_or(0) };
+        let mut seen = false;
+        for (digit, whole) in
+            whole.bytes().map(|digit| (digit, 1)).chain(fraction.bytes().map(|digit| (digit, 0)))
+        {
+            seen |= digit != b'0';
+            if seen {
+                if let Some(place) = this.digits.get_mut(this.count) {
+                    *place = digit;
+                    this.count += 1;
+                }
+                this.point += whole;
+            } else {
+                this.point -= 1 - whole;
+            }
+        }
+        while this.count > 0 && this.digits.get(this.count - 1) == Some(&b'0') {
+            this.count -= 1;
+        }
+        this
+    }
+
+    fn significant(&self) -> &[u8] {
+        self.digits.get(..self.count).unwrap_or_default()
+    }
+
+    /// The digits as an integer, and the power of ten to multiply it with.
+    fn scaled(&self) -> (u64, i32) {
+        let number = self.significant().iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'));
+        (number, self.point - i32::try_from(self.count).unwrap_or_default())
+    }
+
+    /// Postgres wants the shortest digits strictly between the middles to the neighbours, ryu's may
+    /// stand on one (Postgres' `d2s.c` on `STRICTLY_SHORTEST`). Then more digits are needed.
+    fn make_strict(
+        &mut self,
+        parts: &Binary,
+        most: usize,
+        reads_back: impl Fn(&str) -> bool,
+        number: f64,
+    ) {
+        let (decimal, exponent) = self.scaled();
+        if !parts.mantissa.is_multiple_of(2) || !parts.has_boundary(decimal, exponent) {
+            return;
+        }
+        for count in self.count + 1..=most {
+            let mut buffer = [0_u8; 32];
+            let mut rest = buffer.as_mut_slice();
+            if write!(rest, "{number:.0$e}", count - 1).is_err() {
+                return;
+            }
+            let length = 32 - rest.len();
+            let text = str::from_utf8(buffer.get(..length).unwrap_or_default()).unwrap_or_default();
+            let candidate = Self::read(text);
+            let (decimal, exponent) = candidate.scaled();
+            if reads_back(text) && !parts.has_boundary(decimal, exponent) {
+                *self = candidate;
+                return;
+            }
+        }
+    }
+
+    /// As `%g` would, with that many digits before it takes to an exponent.
+    fn write(&self, negative: bool, precision: i32, out: &mut Vec<u8>) {
+        if negative {
+            out.push(b'-');
+        }
+        if self.count == 0 {
+            out.push(b'0');
+            return;
+        }
+        let digits = self.significant();
+        let exponent = self.point - 1;
+        if !(-4..precision).contains(&exponent) {
+            let (first, others) = digits.split_at_checked(1).unwrap_or_default();
+            out.extend_from_slice(first);
+            if !others.is_empty() {
+                out.push(b'.');
+                out.extend_from_slice(others);
+            }
+            out.extend_from_slice(if exponent < 0 { b"e-" } else { b"e+" });
+            if exponent.abs() < 10 {
+                out.push(b'0');
+            }
+            write_integer(exponent.abs(), out);
+            return;
+        }
+        let zeros = |out: &mut Vec<u8>, count: i32| {
+            out.extend(std::iter::repeat_n(b'0', usize::try_from(count).unwrap_or_default()));
+        };
+        let whole = usize::try_from(self.point).unwrap_or_default();
+        if let Some((before, after)) = digits.split_at_checked(whole) {
+            out.extend_from_slice(if before.is_empty() { b"0" } else { before });
+            if !after.is_empty() {
+                out.push(b'.');
+                zeros(out, -self.point);
+                out.extend_from_slice(after);
+            }
+        } else {
+            out.extend_from_slice(digits);
+            zeros(out, exponent + 1 - i32::try_from(self.count).unwrap_or_default());
+        }
+    }
+}

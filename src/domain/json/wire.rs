@@ -1,0 +1,90 @@
+//! Reading Postgres' binary format: every length is checked, nothing is trusted.
+
+/// A value that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// The bytes are not what the type's binary format says.
+    #[error("its bytes on the wire are not of its type")]
+    Malformed,
+    /// Text that is not UTF-8, which a `SQL_ASCII` database may hold.
+    #[error("its text is not UTF-8")]
+    NotUtf8,
+    /// A column with the codec `json` holds text that is not JSON.
+    #[error("its text is not JSON")]
+    NotJson,
+    /// The type has no codec; [`super::RowEncoder::new`] refuses such columns.
+    #[error("its type has no codec")]
+    NoCodec,
+}
+
+/// The bytes of a value that are still to be read.
+#[derive(Clone, Copy)]
+pub(super) struct Wire<'a>(&'a [u8]);
+
+impl<'a> Wire<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(ValueError::Malformed)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    pub(super) fn i16(&mut self) -> Result<i16, ValueError> {
+        self.take().map(i16::from_be_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, ValueError> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, ValueError> {
+        self.take().map(i32::from_be_bytes)
+    }
+
+    pub(super) fn i64(&mut self) -> Result<i64, ValueError> {
+        self.take().map(i64::from_be_bytes)
+    }
+
+    /// A length and as many bytes; `None` for the length -1, which stands for NULL.
+    pub(super) fn field(&mut self) -> Result<Option<&'a [u8]>, ValueError> {
+        let length = self.i32()?;
+        if length == -1 {
+            return Ok(None);
+        }
+        let length = usize::try_from(length).or(Err(ValueError::Malformed))?;
+        let (head, rest) = self.0.split_at_checked(length).ok_or(ValueError::Malformed)?;
+        self.0 = rest;
+        Ok(Some(head))
+    }
+
+    /// What was not read yet.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Refuses bytes behind the value's end.
+    pub(super) fn end(self) -> Result<(), ValueError> {
+        if self.0.is_empty() { Ok(()) } else { Err(ValueError::Malformed) }
+    }
+}
+
+/// The bytes of a value whose type has one length.
+pub(super) fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], ValueError> {
+    <[u8; N]>::try_from(bytes).or(Err(ValueError::Malformed))
+}
+
+/// The bytes as text.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, ValueError> {
+    str::from_utf8(bytes).or(Err(ValueError::NotUtf8))
+}
+
+/// The text of a `jsonb`: what follows the version of its format.
+pub(super) fn jsonb(bytes: &[u8]) -> Result<&[u8], ValueError> {
+    match bytes {
+        [1, text @ ..] => Ok(text),
+        _ => Err(ValueError::Malformed),
+    }
+}

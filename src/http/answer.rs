@@ -1,0 +1,117 @@
+//! Answers that are no: one JSON form for all of them.
+
+use axum::http::{HeaderName, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::json;
+
+use crate::engine::handle::RequestError;
+use crate::engine::port::HistoryError;
+
+/// A request that is not done, and why.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), header: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// The request can be read and cannot be done.
+    pub(super) fn unprocessable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
+
+    pub(super) fn no_such_job(name: &str) -> Self {
+        let message = format!("there is no job `{}`", name.escape_debug());
+        Self::new(StatusCode::NOT_FOUND, "unknown_job", message)
+    }
+
+    pub(super) fn no_such_run(id: &str) -> Self {
+        let message = format!("there is no run `{}`", id.escape_debug());
+        Self::new(StatusCode::NOT_FOUND, "unknown_run", message)
+    }
+
+    pub(super) fn timed_out() -> Self {
+        let message = "the answer took too long; try again";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    }
+
+    /// The worker is gone before the run's end is known.
+    pub(super) fn stopped() -> Self {
+        let message = "the worker stopped before the run ended";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", message)
+    }
+
+    pub(super) fn too_many_waiting() -> Self {
+        let message = "too many requests wait for their runs: ask without `wait`, or try again";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_waiting", message).retry_after("5")
+    }
+
+    pub(super) fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
+    fn retry_after(self, seconds: &'static str) -> Self {
+        self.with_header(header::RETRY_AFTER, seconds)
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let message = error.to_string();
+        match error {
+            RequestError::UnknownJob(_) => Self::new(StatusCode::NOT_FOUND, "unknown_job", message),
+            RequestError::Disabled(_) => Self::new(StatusCode::CONFLICT, "job_disabled", message),
+            RequestError::TakesNoTenants(_) => Self::unprocessable("takes_no_tenants", message),
+            RequestError::QueueFull(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).retry_after("10")
+            }
+            RequestError::Busy => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after("1")
+            }
+            RequestError::Draining => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
+            }
+        }
+    }
+}
+
+impl From<HistoryError> for ApiError {
+    fn from(error: HistoryError) -> Self {
+        let message = format!("the history could not be read: {error}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "history_unavailable", message).retry_after("5")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, code, message, header } = self;
+        let body = axum::Json(json!({ "error": { "code": code, "message": message } }));
+        (status, header.map(|header| [header]), body).into_response()
+    }
+}
+
+pub(super) async fn no_such_route(uri: Uri) -> ApiError {
+    let message = format!("there is no route `{}`; `/` names those there are", uri.path());
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("`{}` does not take {method}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// A moment as answers show it.
+pub(super) fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

@@ -1,0 +1,388 @@
+//! `/api/v1/runs`: ask for runs, look at them.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::answer::{ApiError, moment};
+use super::auth::Authorized;
+use super::idempotency::{self, Meaning};
+use super::{AppState, MAX_BODY, limited};
+use crate::domain::job::JobName;
+use crate::domain::report::Report;
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::tenant::TenantId;
+use crate::engine::handle::{self, Handle, JobSelection, RunRequest, Ticket};
+use crate::engine::status::{ActiveRun, ProgressNow};
+
+/// Tenants that one request may name: a request is for those that changed, not for all.
+const MAX_TENANTS: usize = 1_000;
+/// Runs that one answer lists when nothing is said.
+const DEFAULT_LIMIT: usize = 50;
+/// Runs that one answer lists at most.
+const MAX_LIMIT: usize = 500;
+
+/// A run as it is shown, in any state of its life; what is not known yet is null.
+#[derive(Debug, Serialize)]
+pub(super) struct RunView {
+    id: RunId,
+    job: String,
+    trigger: Trigger,
+    state: RunState,
+    outcome: Option<Outcome>,
+    due_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    duration_ms: Option<u128>,
+    progress: Progress,
+    report: Option<Report>,
+    replica: Option<String>,
+    version: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum RunState {
+    Queued,
+    Running,
+    Finished,
+}
+
+#[derive(Debug, Serialize)]
+struct Progress {
+    tenants_total: u64,
+    tenants_done: u64,
+    keys: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Runs {
+    runs: Vec<RunView>,
+}
+
+impl RunView {
+    pub(super) fn active(run: &ActiveRun) -> Self {
+        let ActiveRun { id, job, trigger, due_at, started_at, progress } = run;
+        let ProgressNow { tenants_total, tenants_done, keys, bytes } = progress.now();
+        Self {
+            id: *id,
+            job: job.to_string(),
+            trigger: *trigger,
+            state: if started_at.is_some() { RunState::Running } else { RunState::Queued },
+            outcome: None,
+            due_at: moment(*due_at),
+            started_at: started_at.map(moment),
+            finished_at: None,
+            duration_ms: None,
+            progress: Progress { tenants_total, tenants_done, keys, bytes },
+            report: None,
+            replica: None,
+            version: None,
+        }
+    }
+
+    pub(super) fn finished(record: &RunRecord) -> Self {
+        let tenants = record.report.tenants;
+        Self {
+            id: record.id,
+            job: record.job.to_string(),
+            trigger: record.trigger,
+            state: RunState::Finished,
+            outcome: Some(record.outcome),
+            due_at: moment(record.due_at),
+            started_at: Some(moment(record.started_at)),
+            finished_at: Some(moment(record.finished_at)),
+            duration_ms: Some(record.duration().as_millis()),
+            progress: Progress {
+                tenants_total: tenants.total,
+                tenants_done: tenants.ok + tenants.failed,
+                keys: record.report.keys.written,
+                bytes: record.report.bytes,
+            },
+            report: Some(record.report.clone()),
+            replica: Some(record.replica.clone()),
+            version: Some(record.version.clone()),
+        }
+    }
+
+    /// A run that was asked for, as it is now.
+    fn now(handle: &Handle, ticket: &Ticket) -> Self {
+        if let Some(Some(record)) = ticket.clone().finished().now_or_never() {
+            return Self::finished(&record);
+        }
+        let status = handle.status();
+        let of_job = status.jobs.get(&ticket.run.job);
+        let active = of_job
+            .and_then(|job| job.running.iter().chain(&job.queued).find(|r| r.id == ticket.run.id));
+        Self::active(active.unwrap_or(&ticket.run))
+    }
+}
+
+/// `GET /api/v1/runs/{id}`
+pub(super) async fn show(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<RunView>, ApiError> {
+    let uuid = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
+    match state.control.handle.run(RunId(uuid)).await? {
+        Some(handle::RunView::Active(run)) => Ok(Json(RunView::active(&run))),
+        Some(handle::RunView::Finished(record)) => Ok(Json(RunView::finished(&record))),
+        None => Err(ApiError::no_such_run(&id)),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    job: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `GET /api/v1/runs?job=&limit=`: those that have ended, newest first.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(ListQuery { job, limit }) =
+        query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let job = job.filter(|job| !job.is_empty()).map(|job| JobName::parse(&job)).transpose();
+    let job = job.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::bad_request(format!("`limit` is from 1 to {MAX_LIMIT}")));
+    }
+    let records = limited(state.control.handle.recent_runs(job.as_ref(), limit)).await??;
+    Ok(Json(Runs { runs: records.iter().map(RunView::finished).collect() }).into_response())
+}
+
+/// `POST /api/v1/runs`
+pub(super) async fn start_all(
+    _: Authorized,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let started = start(&state, JobSelection::All, request).await?;
+    Ok((started.status(), Json(Runs { runs: started.runs })).into_response())
+}
+
+/// `POST /api/v1/jobs/{job}/runs`
+pub(super) async fn start_one(
+    _: Authorized,
+    State(state): State<AppState>,
+    Path(job): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
+    let mut started = start(&state, JobSelection::One(name), request).await?;
+    let status = started.status();
+    let run = started.runs.pop().ok_or_else(|| ApiError::no_such_job(&job))?;
+    let location = HeaderValue::try_from(format!("/api/v1/runs/{}", run.id));
+    let location = location.map(|value| [(header::LOCATION, value)]).ok();
+    Ok((status, location, Json(run)).into_response())
+}
+
+struct Started {
+    runs: Vec<RunView>,
+    waited: bool,
+}
+
+impl Started {
+    fn status(&self) -> StatusCode {
+        if self.waited { StatusCode::OK } else { StatusCode::ACCEPTED }
+    }
+}
+
+async fn start(
+    state: &AppState,
+    jobs: JobSelection,
+    request: Request,
+) -> Result<Started, ApiError> {
+    let headers = request.headers().clone();
+    let body = limited(Bytes::from_request(request, &()))
+        .await?
+        .map_err(|rejection| unread(&rejection))?;
+    let StartBody { tenants, wait } = StartBody::read(&headers, &body)?;
+    let key = idempotency::key(&headers)?;
+    // Taken before the request, so that a run is not on its way when the answer is no.
+    let place = wait.then(|| state.waiting.try_acquire()).transpose();
+    let place = place.map_err(|_full| ApiError::too_many_waiting())?;
+    let handle = &state.control.handle;
+    let meaning = Meaning { request: RunRequest { jobs, tenants }, wait };
+    let tickets = state.requests.ask(handle, key, meaning).await?;
+    let runs = match place {
+        None => tickets.iter().map(|ticket| RunView::now(handle, ticket)).collect(),
+        Some(_place) => ended(state, tickets).await?,
+    };
+    Ok(Started { runs, waited: wait })
+}
+
+/// The runs once all have ended. A client that hangs up ends only this, not the runs.
+async fn ended(state: &AppState, tickets: Vec<Ticket>) -> Result<Vec<RunView>, ApiError> {
+    let all = join_all(tickets.into_iter().map(Ticket::finished));
+    let records = tokio::select! {
+        records = all => records,
+        () = state.control.shutdown.cancelled() => return Err(ApiError::stopped()),
+    };
+    let view = |record: Option<std::sync::Arc<RunRecord>>| {
+        record.map(|record| RunView::finished(&record)).ok_or_else(ApiError::stopped)
+    };
+    records.into_iter().map(view).collect()
+}
+
+fn unread(rejection: &BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let message = format!("a body has at most {MAX_BODY} bytes");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
+    }
+    ApiError::bad_request("the body could not be read to its end")
+}
+
+/// What a client says of the runs it wants.
+#[derive(Debug, PartialEq, Eq)]
+struct StartBody {
+    tenants: Option<Vec<TenantId>>,
+    wait: bool,
+}
+
+/// The same as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
+struct WrittenBody {
+    tenants: Option<Vec<String>>,
+    wait: Option<bool>,
+}
+
+impl StartBody {
+    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
+        if body.trim_ascii().is_empty() {
+            return Ok(Self { tenants: None, wait: false });
+        }
+        if !is_json(headers) {
+            let message = "a body is JSON: send `Content-Type: application/json`";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(ApiError::new(status, "unsupported_media_type", message));
+        }
+        let WrittenBody { tenants, wait } =
+            serde_json::from_slice(body).map_err(|error| refused(&error))?;
+        let tenants = tenants.as_deref().map(tenant_ids).transpose()?;
+        Ok(Self { tenants, wait: wait.unwrap_or(false) })
+    }
+}
+
+fn refused(error: &serde_json::Error) -> ApiError {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Data => ApiError::unprocessable("invalid_body", error.to_string()),
+        Category::Io | Category::Syntax | Category::Eof => {
+            ApiError::bad_request(format!("the body is no JSON: {error}"))
+        }
+    }
+}
+
+fn tenant_ids(written: &[String]) -> Result<Vec<TenantId>, ApiError> {
+    let refuse = |message: String| Err(ApiError::unprocessable("invalid_tenants", message));
+    if written.is_empty() {
+        return refuse("`tenants` is empty: leave it out to warm all".to_owned());
+    }
+    if written.len() > MAX_TENANTS {
+        return refuse(format!("`tenants` has more than {MAX_TENANTS}: leave it out to warm all"));
+    }
+    if written.iter().any(String::is_empty) {
+        return refuse("`tenants` has an empty id".to_owned());
+    }
+    let mut ids: Vec<TenantId> = Vec::with_capacity(written.len());
+    let mut seen = std::collections::HashSet::new();
+    for id in written {
+        if seen.insert(id) {
+            ids.push(TenantId::new(id));
+        }
+    }
+    Ok(ids)
+}
+
+/// `application/json`, or a type that is JSON by its suffix, with whatever parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+    else {
+        return false;
+    };
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: &str, body: &str) -> Result<StartBody, (u16, String)> {
+        let mut headers = HeaderMap::new();
+        if !kind.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(kind).unwrap());
+        }
+        StartBody::read(&headers, body.as_bytes()).map_err(|error| {
+            let shown = format!("{error:?}");
+            (error.into_response().status().as_u16(), shown)
+        })
+    }
+
+    fn status(body: &str) -> u16 {
+        read("application/json", body).unwrap_err().0
+    }
+
+    #[test]
+    fn a_body_is_optional_and_so_is_everything_in_it() {
+        let nothing = StartBody { tenants: None, wait: false };
+        for (kind, body) in [
+            ("", ""),
+            ("application/x-www-form-urlencoded", ""),
+            ("application/json", " \n"),
+            ("application/json; charset=utf-8", "{}"),
+            ("application/vnd.api+json", r#"{"tenants":null,"wait":null}"#),
+        ] {
+            assert_eq!(read(kind, body).unwrap(), nothing, "{kind} {body}");
+        }
+        let tenants = Some(vec![TenantId::new("b"), TenantId::new("a:*{}\n")]);
+        let body = r#"{"wait": true, "tenants": ["b", "a:*{}\n", "b"]}"#;
+        assert_eq!(read("application/json", body).unwrap(), StartBody { tenants, wait: true });
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_from_what_means_nothing() {
+        for body in ["{", "nonsense", "{\"wait\": true,}", "{} {}"] {
+            assert_eq!(status(body), 400, "{body}");
+        }
+        for body in [
+            "[]",
+            "true",
+            r#"{"tenant": ["a"]}"#,
+            r#"{"tenants": "a"}"#,
+            r#"{"tenants": [1]}"#,
+            r#"{"tenants": []}"#,
+            r#"{"tenants": [""]}"#,
+            r#"{"wait": "yes"}"#,
+        ] {
+            assert_eq!(status(body), 422, "{body}");
+        }
+        let many: Vec<_> = (0..=MAX_TENANTS).map(|number| number.to_string()).collect();
+        assert_eq!(status(&serde_json::json!({ "tenants": many }).to_string()), 422);
+        assert_eq!(read("text/plain", "{}").unwrap_err().0, 415);
+        assert_eq!(read("", "{}").unwrap_err().0, 415);
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_those_there_are() {
+        let (_, message) = read("application/json", r#"{"tenant": ["a"]}"#).unwrap_err();
+        assert!(
+            message.contains("unknown field `tenant`, expected `tenants` or `wait`"),
+            "{message}"
+        );
+    }
+}
