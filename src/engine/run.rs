@@ -238,65 +238,6 @@ impl Runner {
         }
     }
 
-<<<<<<< HEAD
-    async fn wait_to_retry(
-        &self,
-        order: &Order,
-        tenants: usize,
-        retry: u32,
-        (kind, message): (FailureKind, &str),
-    ) {
-        let wait = backoff(retry, self.clock.random());
-        let (job, run) = (&order.job.name, order.id);
-        event::BatchRetried { job, run, tenants, retry, wait, kind, message }.emit(&self.metrics);
-        self.clock.sleep(wait).await;
-    }
-
-    fn ask_database(&self) -> Result<(), SourceError> {
-        if self.breakers.database.allows(self.clock.monotonic()) {
-            return Ok(());
-        }
-        Err(SourceError {
-            kind: SourceErrorKind::Unavailable,
-            message: "the database is down and is not asked for some seconds".to_owned(),
-        })
-    }
-
-    fn ask_cache(&self) -> Result<(), &'static str> {
-        let allowed = self.breakers.cache.allows(self.clock.monotonic());
-        allowed.then_some(()).ok_or("the cache is down and is not asked for some seconds")
-    }
-
-    fn note_database(&self, error: Option<&SourceError>) {
-        let reached = error.is_none_or(|error| error.kind != SourceErrorKind::Unavailable);
-        let change = self.breakers.database.note(reached, self.clock.monotonic());
-        self.say_breaker(
-            event::Server::Database,
-            change,
-            error.map(|error| error.message.as_str()),
-        );
-    }
-
-    fn note_cache(&self, error: Option<&CacheError>) {
-        let reached = error.is_none_or(|error| !error.kind.is_transient());
-        let change = self.breakers.cache.note(reached, self.clock.monotonic());
-        self.say_breaker(event::Server::Cache, change, error.map(|error| error.message.as_str()));
-    }
-
-    fn say_breaker(
-        &self,
-        server: event::Server,
-        change: Option<BreakerChange>,
-        error: Option<&str>,
-    ) {
-        let Some(change) = change else { return };
-        let open = change == BreakerChange::Opened;
-        let message = error.unwrap_or("it answers again");
-        event::BreakerChanged { server, open, message }.emit(&self.metrics);
-    }
-
-=======
->>>>>>> engine
     /// The server's count of evicted keys; a cache that does not tell is no failure.
     async fn evicted(&self, stops: &Stops) -> Option<u64> {
         if self.breaker(Server::Cache).is_open() {

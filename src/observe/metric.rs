@@ -173,12 +173,8 @@ const BREAKER_OPEN: Declaration = Declaration {
     name: "preheat_breaker_open",
     kind: Kind::Gauge,
     labels: &["server"],
-<<<<<<< HEAD
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
            tries, else 0",
-=======
-    help: "1 while the server counts as down and is left alone but for single tries, else 0",
->>>>>>> engine
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
@@ -290,11 +286,6 @@ struct OfOutcome {
 struct OfReason {
     job: JobName,
     reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfServer {
-    server: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -61,7 +61,6 @@ fn shown(files: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 }
 
 #[test]
-<<<<<<< HEAD
 fn a_good_file_is_a_job_with_the_defaults() {
     let files = check(&[("products.toml", GOOD)]).unwrap();
     insta::assert_debug_snapshot!(files.jobs());
@@ -76,25 +75,6 @@ fn every_field_is_accepted() {
 #[test]
 fn all_problems_of_all_files_are_shown_at_once() {
     let first = r#"
-=======
-fn probe() {
-    let defaults = Defaults {
-        batch: 100.try_into().unwrap(),
-        concurrency: 4.try_into().unwrap(),
-        tenant_column: "tenant_id".into(),
-    };
-    match definition::load(std::path::Path::new("jobs"), &defaults) {
-        Ok(f) => println!(
-            "{:#?}",
-            f.jobs()
-                .values()
-                .map(|j| (j.name.as_str(), j.schedule.to_string(), j.tables.clone()))
-                .collect::<Vec<_>>()
-        ),
-        Err(p) => println!("{p}"),
-    }
-    let text = r#"
->>>>>>> json
 intervall = "every 10m"
 timezone = "Berlin"
 ttl = 30
@@ -106,7 +86,6 @@ batch = 100
 [[keys]]
 key = "products:{category"
 "#;
-<<<<<<< HEAD
     let second = "schedule = \"every 10m\"\nttl = \"1h\"\nqeury = 1\nkeys = []\n";
     let problems = check(&[("b.toml", second), ("a.toml", first)]).unwrap_err();
     insta::assert_snapshot!(problems.render(false));
@@ -415,15 +394,4 @@ fn a_folder_without_jobs_is_the_wrong_folder() {
     let missing = definition::load(&folder.path().join("jobs"), &defaults()).unwrap_err();
     let shown = format!("{empty}\n\n{missing}");
     insta::assert_snapshot!(shown.replace(&folder.path().display().to_string(), "FOLDER"));
-=======
-    let p = definition::check(
-        vec![JobText { path: "jobs/products.toml".into(), text: text.into() }],
-        &|_| Err("no".into()),
-        &defaults,
-    )
-    .unwrap_err();
-    println!("{}", p.render(true));
-    println!("{}", serde_json::to_string_pretty(&p).unwrap());
-    println!("{}", serde_json::to_string_pretty(&definition::schema()).unwrap());
->>>>>>> json
 }
