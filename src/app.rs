@@ -1,1 +1,257 @@
-//! app.
+//! The composition root: connect, build, start, drain.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapter::ConnectError;
+use crate::adapter::bell::{Bell, Ring};
+use crate::adapter::clock::SystemClock;
+use crate::adapter::memory::MemoryHistory;
+use crate::adapter::postgres::{
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    TenantsSettings,
+};
+use crate::adapter::redis::{CacheSettings, RedisCache};
+use crate::config::{self, ConfigError, HistoryMode, Settings};
+use crate::domain::job::{Job, JobName, Jobs};
+use crate::domain::run::RunRecord;
+use crate::engine::limit::Limits;
+use crate::engine::port::{Clock, History};
+use crate::engine::record::Records;
+use crate::engine::run::{Breakers, Runner, Stops, TenantList};
+use crate::engine::scheduler::{Beats, Engine, Parts};
+use crate::http::{self, Control, Refresh};
+use crate::observe::event;
+use crate::observe::metric::Metrics;
+
+/// Records kept where there is no history in a database: some hours of six jobs.
+const RECORDS_IN_MEMORY: usize = 1_000;
+/// How long the last records and answers may take when the worker stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Why the worker, or a command, could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The settings lack something that it needs, or have something that cannot be.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
+    /// A server could not be reached, or refused.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The history is required and cannot be kept.
+    #[error("cannot keep the run history: {0}")]
+    History(#[from] MigrateError),
+    /// Anything else.
+    #[error("{0:#}")]
+    Start(#[from] anyhow::Error),
+}
+
+/// Everything that is connected and built, before anything runs.
+pub struct App {
+    /// Does runs.
+    pub runner: Arc<Runner>,
+    /// Reads tenants and rows.
+    pub source: Arc<PostgresSource>,
+    jobs: Jobs,
+    database: Arc<Database>,
+}
+
+impl App {
+    /// Connects to both servers and builds what runs need.
+    pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
+        let (database_url, cache_url) = settings.servers()?;
+        let (database, cache) = tokio::join!(
+            Database::connect(database_settings(settings, database_url)),
+            RedisCache::connect(cache_settings(settings, cache_url))
+        );
+        let (database, cache) = (Arc::new(database?), cache?);
+        let source = Arc::new(source(settings, &database));
+        let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+        let runner = Arc::new(Runner {
+            source: Arc::clone(&source) as _,
+            cache: Arc::new(cache),
+            clock: Arc::new(SystemClock::new()),
+            metrics: Metrics::new(),
+            limits: Limits::new(concurrency),
+            breakers: Breakers::default(),
+            list: TenantList::default(),
+            replica: settings.replica.clone(),
+        });
+        Ok(Self { runner, source, jobs, database })
+    }
+
+    /// The worker: runs until it is told to stop and has drained.
+    pub async fn serve(self, settings: &Settings, stops: Stops) -> Result<(), AppError> {
+        let listen = settings.http.listen;
+        let listener = TcpListener::bind(listen).await;
+        let listener = listener.with_context(|| format!("could not listen on `{listen}`"))?;
+        let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
+        let history = self.history(settings).await?;
+        let retention = settings.history.retention;
+        let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
+        let notify = Arc::new(Notify::new());
+        let beats = Arc::new(Beats::new(clock.monotonic()));
+        let bell = self.bell(&notify, &beats).await?;
+        let version = env!("CARGO_PKG_VERSION");
+        event::WorkerStarted { version, jobs: self.jobs.len() }.emit(&metrics);
+
+        let runner = Arc::clone(&self.runner);
+        let parts =
+            Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
+        let (engine, handle) = Engine::new(parts, stops.clone());
+        let background = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(records.run(background.clone()));
+        let control = Control {
+            handle,
+            metrics: Arc::clone(&metrics),
+            refresh: refresh(self.runner, self.database, settings.database.max_connections),
+            token: settings.http.token.clone(),
+            ready_within: settings.http.ready_within,
+            shutdown: background.clone(),
+        };
+        tasks.spawn(http::serve(listener, http::router(control), background.clone()));
+        tokio::select! {
+            () = engine.run() => {}
+            () = abort_after_drain(&stops, clock.as_ref(), settings.runner.drain) => {}
+        }
+        background.cancel();
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        // Whoever has not ended by then ends with the set.
+        drop(tokio::time::timeout(LAST_WORDS, all_ended).await);
+        bell.stop().await.context("could not stop the bell")?;
+        event::WorkerStopped.emit(&metrics);
+        Ok(())
+    }
+
+    async fn bell(&self, notify: &Arc<Notify>, beats: &Arc<Beats>) -> Result<Bell, AppError> {
+        let pattern =
+            |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
+        let enabled = self.jobs.iter().filter(|(_, job)| job.enabled);
+        let patterns: Vec<_> = enabled.map(pattern).collect();
+        let (notify, beats) = (Arc::clone(notify), Arc::clone(beats));
+        let clock = Arc::clone(&self.runner.clock);
+        let ring: Ring = Arc::new(move |_job| {
+            beats.scheduler_rang(clock.monotonic());
+            notify.notify_one();
+        });
+        Ok(Bell::start(&patterns, ring).await.context("could not start the bell")?)
+    }
+
+    /// Where the worker keeps run records: in the database, or in memory where that may not be.
+    async fn history(&self, settings: &Settings) -> Result<Arc<dyn History>, AppError> {
+        let memory = || Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY));
+        let mode = settings.history.enabled;
+        if mode == HistoryMode::Off {
+            return Ok(memory());
+        }
+        let database = self.history_database(settings)?;
+        match (postgres::migrate(&database).await, mode) {
+            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(database))),
+            (Err(error), HistoryMode::Required) => Err(error.into()),
+            (Err(MigrateError::NotAllowed { message, sql }), _) => {
+                let disabled = event::HistoryDisabled { reason: &message, sql: &sql };
+                disabled.emit(&self.runner.metrics);
+                Ok(memory())
+            }
+            (Err(MigrateError::Failed(message)), _) => {
+                let disabled = event::HistoryDisabled { reason: &message, sql: "" };
+                disabled.emit(&self.runner.metrics);
+                Ok(memory())
+            }
+        }
+    }
+
+    fn history_database(&self, settings: &Settings) -> Result<Arc<Database>, ConnectError> {
+        match &settings.history.url {
+            None => Ok(Arc::clone(&self.database)),
+            Some(url) => {
+                let one = NonZeroU32::MIN;
+                let settings =
+                    DatabaseSettings { max_connections: one, ..database_settings(settings, url) };
+                Database::lazy(settings).map(Arc::new)
+            }
+        }
+    }
+
+    /// Keeps the records of a pass, where there is a history to keep them in; answers why not.
+    pub async fn keep(&self, settings: &Settings, records: &[RunRecord]) -> Result<(), String> {
+        if settings.history.enabled == HistoryMode::Off {
+            return Ok(());
+        }
+        let database = self.history_database(settings).map_err(|error| error.to_string())?;
+        let history = PostgresHistory::new(database);
+        match (history.append(records).await, settings.history.enabled) {
+            (Err(error), HistoryMode::Required) => Err(error.to_string()),
+            // Without a schema there is none: a pass does not make one.
+            (Ok(()) | Err(_), _) => Ok(()),
+        }
+    }
+}
+
+/// Applies the migrations of preheat's own schema; answers how many that took.
+pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
+    let url = match &settings.history.url {
+        Some(url) => url,
+        None => settings.database_url()?,
+    };
+    let database = Database::connect(database_settings(settings, url)).await?;
+    Ok(postgres::migrate(&database).await?)
+}
+
+/// Connects to the database alone, for checking queries.
+pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
+    let url = settings.database_url()?;
+    let database = Arc::new(Database::connect(database_settings(settings, url)).await?);
+    Ok(source(settings, &database))
+}
+
+fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+    let sql = settings.tenants.sql.as_str().into();
+    let column = settings.tenants.column.clone();
+    PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
+}
+
+fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
+    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
+        settings.database;
+    let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
+    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+}
+
+fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
+    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
+    let (prefix, timeout) = (prefix.clone(), *timeout);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+}
+
+/// Aborts what is in flight when it has had its time to drain; never ends.
+async fn abort_after_drain(stops: &Stops, clock: &dyn Clock, drain: Duration) {
+    stops.drain.cancelled().await;
+    clock.sleep(drain).await;
+    stops.abort.cancel();
+    std::future::pending::<()>().await;
+}
+
+/// Asks the servers for the numbers that are theirs, whenever somebody looks.
+fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
+    Arc::new(move || {
+        let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
+        Box::pin(async move {
+            let connections = database.connections();
+            runner.metrics.set_db_connections(connections.idle, connections.active, most);
+            // A cache that does not tell keeps the numbers that it had.
+            if let Ok(stats) = runner.cache.stats().await {
+                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+            }
+        })
+    })
+}

@@ -1,1 +1,203 @@
-//! cli.
+//! The command line: one file a command.
+
+mod bars;
+mod check;
+mod completions;
+mod demo;
+mod health;
+mod load;
+mod migrate;
+mod output;
+mod plan;
+mod schema;
+mod serve;
+mod signal;
+mod warm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::adapter::{ConnectError, ConnectErrorKind};
+use crate::app::AppError;
+use crate::config::LogFormat;
+use crate::engine::port::{SourceError, SourceErrorKind};
+
+/// Keeps every active tenant's Redis keys warm from Postgres.
+#[derive(Debug, Parser)]
+#[command(name = "preheat", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The settings file [default: `preheat.toml`; `PREHEAT_CONFIG`]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder of job files [default: `jobs`; `PREHEAT_JOBS`]
+    #[arg(long, global = true, value_name = "DIR")]
+    jobs: Option<PathBuf>,
+    /// Say more: -v for each batch, -vv for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How logs are written to stderr [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker: schedules, triggers, HTTP; until SIGTERM or SIGINT
+    Serve,
+    /// Warm now, once: for release commands and post-deploy hooks
+    Warm(warm::Options),
+    /// Check the settings and every job file; with the database, every query too
+    Check(check::Options),
+    /// Show what would happen: due times, tenants, keys, bytes; write nothing
+    Plan(plan::Options),
+    /// Apply preheat's own migrations (the run history in schema `preheat`)
+    Migrate,
+    /// Show everything on a sample clinic with private, throw-away servers
+    Demo(demo::Options),
+    /// Print the JSON Schema of a job file
+    Schema,
+    /// Print shell completions
+    Completions(completions::Options),
+    /// Ask a running worker for its health: for a container's health check
+    #[command(hide = true)]
+    Health,
+}
+
+/// How a command ended, as the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Ok,
+    /// Something failed.
+    Failed,
+    /// Bad usage, settings or job file.
+    Usage,
+    /// The database or the cache could not be reached.
+    Unreachable,
+    /// The deadline passed.
+    Deadline,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 3,
+            Exit::Deadline => 4,
+        })
+    }
+}
+
+/// Why a command could not do its work: an exit code and what is printed.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, text: output::chain(&error.into()) }
+    }
+
+    /// A failure whose text is ready to be shown.
+    fn shown(exit: Exit, text: String) -> Self {
+        Self { exit, text }
+    }
+
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+
+    fn unreachable(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Unreachable, error)
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        let exit = match &error {
+            AppError::Settings(_)
+            | AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. }) => {
+                Exit::Usage
+            }
+            AppError::Connect(_) => Exit::Unreachable,
+            AppError::History(_) | AppError::Start(_) => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let exit = match error.kind {
+            SourceErrorKind::Unavailable
+            | SourceErrorKind::Transient
+            | SourceErrorKind::Timeout => Exit::Unreachable,
+            SourceErrorKind::Data
+            | SourceErrorKind::Encoding
+            | SourceErrorKind::TooLarge
+            | SourceErrorKind::Foreign
+            | SourceErrorKind::Definition => Exit::Usage,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+/// Reads the command line, does what it says and answers the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::problem(&format!("error: could not start the runtime: {error}"));
+            return Exit::Failed.into();
+        }
+    };
+    let done = runtime.block_on(cli.command.run(&cli.global));
+    // A task that hangs in a system call must not keep a finished command from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match done {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, text }) => {
+            output::problem(&text);
+            exit.into()
+        }
+    }
+}
+
+impl Command {
+    async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        match self {
+            Self::Serve => serve::run(global).await,
+            Self::Warm(options) => warm::run(global, options).await,
+            Self::Check(options) => check::run(global, options).await,
+            Self::Plan(options) => plan::run(global, options).await,
+            Self::Migrate => migrate::run(global).await,
+            Self::Demo(options) => demo::run(global, options).await,
+            Self::Schema => schema::run(),
+            Self::Completions(options) => completions::run(&options, &mut Cli::command()),
+            Self::Health => health::run(global).await,
+        }
+    }
+}

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use chrono_tz::Tz;
 
-use super::job::{DateZone, Dates};
-use super::tenant::Tenant;
+use super::job::{DateZone, Dates, Job, Scope};
+use super::tenant::{Batch, Tenant};
 
 /// A tenant's time zone is missing or unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,18 @@ pub fn today(
         }
     };
     Ok(at.with_timezone(&zone).date_naive())
+}
+
+/// Each slot's "today" where the job has dates, and nothing otherwise. Tenants without a zone are
+/// to be left out of the batch before: see [`today`].
+pub fn first_dates(job: &Job, batch: &Batch, at: DateTime<Utc>) -> Vec<NaiveDate> {
+    let Some(dates) = &job.dates else { return Vec::new() };
+    match job.scope {
+        Scope::Fleet => today(dates, None, at).into_iter().collect(),
+        Scope::Tenants => {
+            batch.tenants().filter_map(|tenant| today(dates, Some(tenant), at).ok()).collect()
+        }
+    }
 }
 
 /// The last of `days` dates that begin with `first`.

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tempfile::TempDir;
 
 use super::process::{Process, file_error, folder, free_port, log_tail, run_error, wait_until};
@@ -197,7 +198,10 @@ pub(super) async fn execute(url: &str, sql: &str) -> Result<(), SandboxError> {
         format!("run `{}`", line.chars().take(80).collect::<String>())
     };
     let run = async {
-        let mut connection = PgConnection::connect(url).await?;
+        let options: PgConnectOptions = url.parse()?;
+        // Making a clinic is one long statement; a log of it would hold all its text.
+        let options = options.disable_statement_logging();
+        let mut connection = PgConnection::connect_with(&options).await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
         connection.close().await
     };

@@ -186,3 +186,28 @@ async fn the_proxy_passes_cuts_stalls_and_refuses() {
     ping().await.unwrap();
     assert!(proxy.accepted() >= 6, "{}", proxy.accepted());
 }
+
+#[tokio::test]
+async fn both_servers_offer_tls_where_their_builds_have_it() {
+    let Some(certificates) = support::tls::certificates() else { return };
+    let authority = certificates.authority();
+    if let Some(postgres) = certificates.postgres() {
+        let port = postgres.tcp_port().unwrap();
+        let url = format!(
+            "postgres://postgres@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={}",
+            authority.display()
+        );
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let sql = "select count(*) from pg_stat_ssl where ssl and pid = pg_backend_pid()";
+        assert_eq!(count(&mut connection, sql).await, 1);
+    }
+    if let Some(server) = certificates.redis() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let root_cert = Some(std::fs::read(&authority).unwrap());
+        let trust = redis::TlsCertificates { client_tls: None, root_cert };
+        let client = redis::Client::build_with_tls(server.tls_url().unwrap(), trust).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let pong: String = redis::cmd("PING").query_async(&mut connection).await.unwrap();
+        assert_eq!(pong, "PONG");
+    }
+}

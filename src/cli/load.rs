@@ -1,0 +1,102 @@
+//! What most commands begin with: settings, logs, job files.
+
+use std::sync::Arc;
+
+use indicatif::MultiProgress;
+
+use super::{Failure, Global, output};
+use crate::config::{Overrides, Settings, process_environment};
+use crate::definition::{self, Defaults, JobFiles};
+use crate::domain::job::{Job, JobName};
+use crate::telemetry;
+
+/// Checked settings and jobs.
+pub(super) struct Loaded {
+    pub(super) settings: Settings,
+    pub(super) files: JobFiles,
+}
+
+impl Global {
+    /// Reads the settings and begins to log, around the bars if some are drawn.
+    pub(super) fn settings(&self, bars: &MultiProgress) -> Result<Settings, Failure> {
+        let settings = self.read_settings().map_err(Failure::usage)?;
+        let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
+        let bars = bars.clone();
+        writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        Ok(settings)
+    }
+
+    /// Reads the settings.
+    pub(super) fn read_settings(&self) -> Result<Settings, crate::config::ConfigError> {
+        let overrides = Overrides {
+            config: self.config.clone(),
+            jobs: self.jobs.clone(),
+            log_format: self.log_format,
+            verbosity: self.verbose,
+        };
+        Settings::load(&overrides, process_environment())
+    }
+
+    /// Reads the settings and the job files.
+    pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
+        let settings = self.settings(bars)?;
+        let files = definition::load(&settings.jobs, &defaults(&settings))
+            .map_err(|problems| Failure::problems(&problems))?;
+        Ok(Loaded { settings, files })
+    }
+}
+
+/// What the settings say for jobs that say nothing.
+pub(super) fn defaults(settings: &Settings) -> Defaults {
+    Defaults {
+        batch: settings.runner.batch,
+        concurrency: settings.runner.concurrency,
+        tenant_column: settings.tenants.column.clone(),
+    }
+}
+
+impl Failure {
+    /// Problems of job files, as they are shown.
+    pub(super) fn problems(problems: &definition::Problems) -> Self {
+        Self::shown(super::Exit::Usage, problems.render(output::is_coloured()))
+    }
+}
+
+impl Loaded {
+    /// The jobs of these names, or all enabled ones where none is named.
+    pub(super) fn select(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
+        let jobs = self.select_any(names)?;
+        if names.is_empty() {
+            return Ok(jobs.into_iter().filter(|job| job.enabled).collect());
+        }
+        if let Some(job) = jobs.iter().find(|job| !job.enabled) {
+            let name = &job.name;
+            return Err(Failure::usage(anyhow::anyhow!(
+                "job `{name}` is disabled: its file says `enabled = false`"
+            )));
+        }
+        Ok(jobs)
+    }
+
+    /// The jobs of these names, or all where none is named, enabled or not.
+    pub(super) fn select_any(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
+        let jobs = self.files.jobs();
+        if names.is_empty() {
+            return Ok(jobs.values().cloned().collect());
+        }
+        let find = |name: &String| {
+            let found = JobName::parse(name).ok().and_then(|name| jobs.get(&name).cloned());
+            found.ok_or_else(|| self.no_such_job(name))
+        };
+        names.iter().map(find).collect()
+    }
+
+    fn no_such_job(&self, name: &str) -> Failure {
+        let known: Vec<&str> = self.files.jobs().keys().map(JobName::as_str).collect();
+        let folder = self.settings.jobs.display();
+        let known = known.join("`, `");
+        Failure::usage(anyhow::anyhow!(
+            "there is no job `{name}` in `{folder}`\n  hint: the jobs are `{known}`"
+        ))
+    }
+}
