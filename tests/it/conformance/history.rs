@@ -134,11 +134,7 @@ async fn a_role_without_rights_gets_the_sql_that_an_administrator_may_run() {
     let Err(MigrateError::NotAllowed { message, sql }) = migrate(&database).await else {
         panic!("it must not be allowed")
     };
-    assert!(
-        message.ends_with("permission denied for database ".trim_end())
-            || message.contains("42501"),
-        "{message}"
-    );
+    assert!(message.contains("permission denied for database"), "{message}");
 
     server.execute(&sql).await;
     assert_eq!(migrate(&database).await.unwrap(), 0);
