@@ -8,13 +8,13 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use redis::AsyncCommands;
 use secrecy::SecretString;
+use tokio::sync::Notify;
 
 use super::bars::Bars;
-use super::load::defaults;
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global, output};
-use crate::app::App;
+use crate::app::{App, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::job::Job;
@@ -87,7 +87,9 @@ async fn show(global: &Global, options: &Options, stops: Stops) -> Result<Exit, 
         return Ok(if all_ok { Exit::Ok } else { Exit::Failed });
     }
     output::result(&invitation(&settings, &sandbox))?;
-    app.serve(&settings, stops).await?;
+    // Its jobs stay as they are; and when its terminal is closed, it ends.
+    let never = Notify::new();
+    app.serve(&settings, stops, &never).await?;
     Ok(Exit::Ok)
 }
 
@@ -109,7 +111,7 @@ fn use_sandbox(settings: &mut Settings, sandbox: &Sandbox, database_url: &str) {
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.
 fn job_files(global: &Global, settings: &Settings) -> Result<JobFiles, Failure> {
-    let defaults = defaults(settings);
+    let defaults = job_defaults(settings);
     let files = match &global.jobs {
         Some(folder) => definition::load(folder, &defaults),
         None => definition::check(shipped(), &no_sql_files, &defaults),
