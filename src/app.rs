@@ -24,7 +24,7 @@ use crate::config::{self, ConfigError, HistoryMode, Settings};
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
 use crate::engine::limit::Limits;
-use crate::engine::port::{Clock, History};
+use crate::engine::port::History;
 use crate::engine::record::Records;
 use crate::engine::run::{Breakers, Runner, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
@@ -47,10 +47,10 @@ pub enum AppError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The history is required and cannot be kept.
-    #[error("cannot keep the run history: {0}")]
+    #[error(transparent)]
     History(#[from] MigrateError),
     /// Anything else.
-    #[error("{0:#}")]
+    #[error(transparent)]
     Start(#[from] anyhow::Error),
 }
 
@@ -121,7 +121,7 @@ impl App {
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
         tokio::select! {
             () = engine.run() => {}
-            () = abort_after_drain(&stops, clock.as_ref(), settings.runner.drain) => {}
+            () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
@@ -162,8 +162,8 @@ impl App {
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
-            (Err(MigrateError::Failed(message)), _) => {
-                let disabled = event::HistoryDisabled { reason: &message, sql: "" };
+            (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
+                let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
@@ -231,14 +231,6 @@ fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
     let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
     let (prefix, timeout) = (prefix.clone(), *timeout);
     CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
-}
-
-/// Aborts what is in flight when it has had its time to drain; never ends.
-async fn abort_after_drain(stops: &Stops, clock: &dyn Clock, drain: Duration) {
-    stops.drain.cancelled().await;
-    clock.sleep(drain).await;
-    stops.abort.cancel();
-    std::future::pending::<()>().await;
 }
 
 /// Asks the servers for the numbers that are theirs, whenever somebody looks.

@@ -14,7 +14,8 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Failure> {
     let stops = Stops::default();
     tokio::select! {
         served = app.serve(&loaded.settings, stops.clone()) => served?,
-        () = signals.stop(stops) => {}
+        // The worker says in its log that it stops.
+        never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
 }

@@ -1,5 +1,7 @@
 //! Signals: the first asks for an orderly end, the second for an immediate one.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,12 +31,14 @@ impl StopSignals {
         }
     }
 
-    /// Turns the first signal into draining and the second into stopping at once; never ends.
-    pub(super) async fn stop(mut self, stops: Stops) {
+    /// Turns the first signal into draining, which `say` tells, and the second into stopping at
+    /// once; never ends.
+    pub(super) async fn stop(mut self, stops: &Stops, say: impl Fn()) -> Infallible {
         self.next().await;
+        say();
         stops.drain.cancel();
         self.next().await;
         stops.abort.cancel();
-        std::future::pending::<()>().await;
+        pending().await
     }
 }
