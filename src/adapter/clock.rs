@@ -73,6 +73,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     elapsed: Duration,
+    /// By how much the wall clock was set, all together.
+    set_by: TimeDelta,
     asleep: u64,
     /// By when they wake, then by who went to sleep first.
     sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
@@ -113,6 +115,12 @@ impl VirtualClock {
         self.settle().await;
     }
 
+    /// Sets the clock on the wall forward, or back; nobody wakes by that.
+    pub fn set_by(&self, by: TimeDelta) {
+        let mut state = self.state();
+        state.set_by += by;
+    }
+
     /// Moves time on to the next sleeper's moment; answers whether there was one.
     pub async fn step(&self) -> bool {
         self.settle().await;
@@ -146,16 +154,19 @@ impl VirtualClock {
     /// one.
     fn wake_next(&self, until: Duration) -> bool {
         let mut state = self.state();
-        let Some(first) = state.sleepers.first_entry() else { return false };
-        let at = first.key().0;
-        if at > until {
-            return false;
+        while let Some(first) = state.sleepers.first_entry() {
+            let at = first.key().0;
+            if at > until {
+                return false;
+            }
+            let sleeper = first.remove();
+            state.elapsed = state.elapsed.max(at);
+            // One that is gone needs no waking.
+            if sleeper.send(()).is_ok() {
+                return true;
+            }
         }
-        let sleeper = first.remove();
-        state.elapsed = state.elapsed.max(at);
-        // One that is gone needs no waking.
-        let _gone = sleeper.send(());
-        true
+        false
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,8 +176,9 @@ impl VirtualClock {
 
 impl Clock for VirtualClock {
     fn now(&self) -> DateTime<Utc> {
-        let elapsed = TimeDelta::from_std(self.monotonic()).unwrap_or(TimeDelta::MAX);
-        self.shared.start + elapsed
+        let state = self.state();
+        let elapsed = TimeDelta::from_std(state.elapsed).unwrap_or(TimeDelta::MAX);
+        self.shared.start + elapsed + state.set_by
     }
 
     fn monotonic(&self) -> Duration {
@@ -279,6 +291,15 @@ mod tests {
         first.await;
         second.await;
         assert_eq!(clock.monotonic(), SECOND * 10);
+    }
+
+    #[tokio::test]
+    async fn setting_the_wall_clock_moves_nothing_else() {
+        let clock = clock();
+        clock.stall(SECOND).await;
+        clock.set_by(TimeDelta::minutes(-5));
+        assert_eq!(clock.now().to_string(), "2026-02-28 23:55:01 UTC");
+        assert_eq!(clock.monotonic(), SECOND);
     }
 
     #[tokio::test]

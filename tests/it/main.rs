@@ -11,5 +11,6 @@
 
 mod config;
 mod definition;
+mod engine;
 mod sandbox;
 mod support;
