@@ -76,13 +76,17 @@ struct State {
     /// By how much the wall clock was set, all together.
     set_by: TimeDelta,
     asleep: u64,
+    /// How often anybody looked at the clock or went to sleep by it.
+    asked: u64,
     /// By when they wake, then by who went to sleep first.
     sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
 }
 
-/// So often a woken task gets its turn before time goes on: enough for a chain of tasks, each of
-/// which wakes the next, to come to rest on a runtime of one thread.
-const TURNS: usize = 64;
+/// Time goes on when all tasks had so many turns, on a runtime of one thread, in which none asked
+/// for the time: enough for a chain of tasks, each of which wakes the next.
+const QUIET_TURNS: usize = 12;
+/// Time goes on after so many turns in any case.
+const MOST_TURNS: usize = 4096;
 
 impl VirtualClock {
     /// A clock that shows `start`, and whose random numbers follow from `seed`.
@@ -145,8 +149,15 @@ impl VirtualClock {
     }
 
     async fn settle(&self) {
-        for _ in 0..TURNS {
+        let mut quiet = 0;
+        let mut asked = self.state().asked;
+        for _ in 0..MOST_TURNS {
             tokio::task::yield_now().await;
+            let before = std::mem::replace(&mut asked, self.state().asked);
+            quiet = if asked == before { quiet + 1 } else { 0 };
+            if quiet == QUIET_TURNS {
+                return;
+            }
         }
     }
 
@@ -176,13 +187,16 @@ impl VirtualClock {
 
 impl Clock for VirtualClock {
     fn now(&self) -> DateTime<Utc> {
-        let state = self.state();
+        let mut state = self.state();
+        state.asked += 1;
         let elapsed = TimeDelta::from_std(state.elapsed).unwrap_or(TimeDelta::MAX);
         self.shared.start + elapsed + state.set_by
     }
 
     fn monotonic(&self) -> Duration {
-        self.state().elapsed
+        let mut state = self.state();
+        state.asked += 1;
+        state.elapsed
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -193,6 +207,7 @@ impl Clock for VirtualClock {
         {
             let mut state = self.state();
             state.asleep += 1;
+            state.asked += 1;
             let place = (state.elapsed + duration, state.asleep);
             state.sleepers.insert(place, wake);
         }

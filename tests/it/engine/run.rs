@@ -19,7 +19,7 @@ use preheat::engine::port::{
 };
 
 use super::{
-    Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many,
+    Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, cache_error, ids, job, key, many,
     ready, refused, slow_reads, start, tenants,
 };
 
@@ -427,8 +427,8 @@ async fn hazard_12_each_tenants_dates_are_those_of_its_zone_and_one_without_fail
     let zone = DateZone::TenantColumn("timezone".to_owned());
     let dates = Some(Dates { days: 2, zone });
     let slots = Job { keys: vec![key("slots:{tenant_id}:{date}")], dates, ..job("slots") };
-    let world = Setup::new([slots], list).start();
-    world.clock.advance(Duration::from_mins(10 * 60 + 30)).await;
+    let clock = VirtualClock::new(at("2026-03-01T10:30:00Z"), 1);
+    let world = Setup { clock, ..Setup::new([slots], list) }.start();
     let record = world.warm("slots").await;
     assert_eq!(record.outcome, Outcome::Partial);
     assert_eq!(kinds(&record.report.failures), [(FailureKind::TimeZone, Some("nowhere"), 1)]);
