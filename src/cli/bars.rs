@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output;
 use crate::domain::job::JobName;
-use crate::domain::run::{Outcome, RunRecord};
+use crate::domain::run::RunRecord;
 use crate::engine::status::{Progress, ProgressNow};
 
 /// How often the bars move.
@@ -97,7 +97,7 @@ fn style(width: usize) -> ProgressStyle {
 /// What became of a run, in one line, with a line for each kind of failure.
 pub(super) fn summary(record: &RunRecord) -> String {
     let report = &record.report;
-    let mut line = format!(
+    let mut lines = vec![format!(
         "{}: {}: {} of {} tenants, {} keys, {} in {}",
         record.job,
         record.outcome,
@@ -106,15 +106,12 @@ pub(super) fn summary(record: &RunRecord) -> String {
         output::count(report.keys.written),
         output::bytes(report.bytes),
         output::seconds(record.duration()),
-    );
-    if record.outcome == Outcome::Ok {
-        return line;
-    }
+    )];
     for failure in &report.failures {
         let tenant = failure.tenant.as_ref().map(|id| format!(" of tenant `{id}`"));
         let (kind, count, message) = (failure.kind.as_str(), failure.count, &failure.message);
         let tenant = tenant.unwrap_or_default();
-        line += &format!("\n  {kind}{tenant}, {count} in all: {message}");
+        lines.push(format!("  {kind}{tenant}, {count} in all: {message}"));
     }
-    line
+    lines.join("\n")
 }

@@ -71,12 +71,10 @@ fn characters_before(text: &str, byte: usize) -> usize {
 
 /// The tenant query is a setting: what is wrong with it is wrong with no job file.
 async fn check_tenants(source: &PostgresSource) -> Result<(), Failure> {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for QueryProblem { place: _, message, hint } in source.describe_tenants().await? {
-        text += &format!("error: setting `tenants.sql`: {message}\n");
-        if let Some(hint) = hint {
-            text += &format!("  hint: {hint}\n");
-        }
+        lines.push(format!("error: setting `tenants.sql`: {message}"));
+        lines.extend(hint.map(|hint| format!("  hint: {hint}")));
     }
-    if text.is_empty() { Ok(()) } else { Err(Failure::shown(Exit::Usage, text)) }
+    if lines.is_empty() { Ok(()) } else { Err(Failure::shown(Exit::Usage, lines.join("\n"))) }
 }

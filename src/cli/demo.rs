@@ -154,7 +154,7 @@ fn table(records: &[RunRecord]) -> Table {
 async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
     let client = redis::Client::open(sandbox.redis().url())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for prefix in EXAMPLES {
         let keys: Vec<String> = {
             let mut found = connection.scan_match::<_, String>(format!("{prefix}*")).await?;
@@ -170,12 +170,12 @@ async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
             if value.len() > "[]".len() {
                 let head: String = value.chars().take(HEAD).collect();
                 let more = if head.len() < value.len() { "…" } else { "" };
-                text += &format!("{key}\n  {head}{more}\n");
+                lines.push(format!("{key}\n  {head}{more}\n"));
                 break;
             }
         }
     }
-    Ok(text)
+    Ok(lines.concat())
 }
 
 fn invitation(settings: &Settings, sandbox: &Sandbox) -> String {

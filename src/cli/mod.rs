@@ -131,8 +131,10 @@ impl Failure {
 impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         let exit = match &error {
-            AppError::Settings(_) => Exit::Usage,
-            AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. }) => Exit::Usage,
+            AppError::Settings(_)
+            | AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. }) => {
+                Exit::Usage
+            }
             AppError::Connect(_) => Exit::Unreachable,
             AppError::History(_) | AppError::Start(_) => Exit::Failed,
         };

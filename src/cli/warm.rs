@@ -150,7 +150,7 @@ impl Pass {
             due_at: now,
             asked_at: self.runner.clock.monotonic(),
             tenants,
-            last_success_started_at: None,
+            last_written_at: None,
             progress: Arc::new(Progress::default()),
         }
     }

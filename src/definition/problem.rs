@@ -245,12 +245,12 @@ pub(super) fn nearest<'a>(
     (nearest.0 <= allowed).then_some(nearest.1)
 }
 
-/// Names for a sentence: `a`, `b` or `c`.
-pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+/// Names for a sentence, such as `a`, `b` or `c`.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last_joint: &str) -> String {
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.as_slice() {
-        [] => "nothing".to_owned(),
+        [] => "none".to_owned(),
         [only] => only.clone(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+        [first @ .., last] => format!("{} {last_joint} {last}", first.join(", ")),
     }
 }

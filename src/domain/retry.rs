@@ -75,6 +75,16 @@ impl Breaker {
         };
     }
 
+    /// How long no try may start, at the monotonic moment `now`; `None` where one may.
+    pub fn pause_left(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } | State::HalfOpen { until } => {
+                until.checked_sub(now).filter(|left| !left.is_zero())
+            }
+        }
+    }
+
     /// Whether nothing is tried for now.
     pub fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
@@ -104,13 +114,17 @@ mod tests {
         assert!(breaker.try_start(SECOND));
         breaker.failed(SECOND);
         assert!(breaker.is_open());
+        assert_eq!(breaker.pause_left(SECOND * 2), Some(SECOND * 4));
         assert!(!breaker.try_start(SECOND * 5));
+        assert_eq!(breaker.pause_left(SECOND * 6), None);
         assert!(breaker.try_start(SECOND * 6));
         assert!(!breaker.try_start(SECOND * 6), "one try at a time");
         breaker.failed(SECOND * 7);
         assert!(!breaker.try_start(SECOND * 11));
         assert!(breaker.try_start(SECOND * 12));
+        assert_eq!(breaker.pause_left(SECOND * 12), Some(SECOND * 5), "while one try is under way");
         breaker.succeeded();
+        assert_eq!(breaker.pause_left(SECOND * 12), None);
         assert!(breaker.try_start(SECOND * 12) && breaker.try_start(SECOND * 12));
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::port::{Clock, HistoryError};
+use super::port::Clock;
+pub use super::port::HistoryError;
 use super::record::Records;
 use super::status::{ActiveRun, Health, Status};
 use crate::domain::job::JobName;

@@ -1,10 +1,11 @@
 //! One bound over everything: batches in flight, and with them connections and bytes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::port::Clock;
 use crate::domain::retry::Breaker;
 use crate::domain::row::Rows;
 
@@ -16,8 +17,9 @@ pub const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// flight, so this is the bound on all rows together while it is read.
 pub const GIANT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Failures in a row after which a server is not asked any more for a while.
-const FAILURES_TO_OPEN: u32 = 5;
+/// Failures in a row, of all batches, after which a server is not asked any more for a while. Fewer
+/// than a batch's tries with the default `retries`, so that its last try comes after the pause.
+const FAILURES_TO_OPEN: u32 = 3;
 /// How long it is left alone.
 const BREAKER_PAUSE: Duration = Duration::from_secs(5);
 
@@ -77,9 +79,15 @@ impl Limits {
 }
 
 impl BatchPermit {
-    /// The memory for the batch's rows, and how many bytes of it may be used.
-    pub fn rows(&mut self) -> (&mut Rows, usize) {
-        (&mut self.rows, self.bytes)
+    /// The memory for the batch's rows, empty for rows with so many key columns, and bounded.
+    pub fn empty_rows(&mut self, key_columns: usize) -> &mut Rows {
+        self.rows.reset(key_columns, self.bytes);
+        &mut self.rows
+    }
+
+    /// The batch's rows.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 }
 
@@ -96,7 +104,10 @@ impl Drop for BatchPermit {
 
 /// The breaker of one server, shared by all batches.
 #[derive(Debug)]
-pub struct SharedBreaker(Mutex<Breaker>);
+pub struct SharedBreaker {
+    breaker: Mutex<Breaker>,
+    closed: Notify,
+}
 
 /// A breaker changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,19 +120,21 @@ pub enum BreakerChange {
 
 impl Default for SharedBreaker {
     fn default() -> Self {
-        Self(Mutex::new(Breaker::new(FAILURES_TO_OPEN, BREAKER_PAUSE)))
+        let breaker = Mutex::new(Breaker::new(FAILURES_TO_OPEN, BREAKER_PAUSE));
+        Self { breaker, closed: Notify::new() }
     }
 }
 
 impl SharedBreaker {
-    /// Whether the server may be asked at the monotonic moment `now`.
-    pub fn allows(&self, now: Duration) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).try_start(now)
+    /// Whether the server may be asked at the monotonic moment `now`; what comes of it must be
+    /// told to [`Self::note`].
+    pub fn try_start(&self, now: Duration) -> bool {
+        self.lock().try_start(now)
     }
 
     /// Takes note of whether the server could be reached; says if that changed the breaker.
     pub fn note(&self, reached: bool, now: Duration) -> Option<BreakerChange> {
-        let mut breaker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut breaker = self.lock();
         let before = breaker.is_open();
         if reached {
             breaker.succeeded();
@@ -130,9 +143,38 @@ impl SharedBreaker {
         }
         match (before, breaker.is_open()) {
             (false, true) => Some(BreakerChange::Opened),
-            (true, false) => Some(BreakerChange::Closed),
+            (true, false) => {
+                self.closed.notify_waiters();
+                Some(BreakerChange::Closed)
+            }
             (true, true) | (false, false) => None,
         }
+    }
+
+    /// How long the server may not be asked, at the monotonic moment `now`; `None` where it may.
+    pub fn pause_left(&self, now: Duration) -> Option<Duration> {
+        self.lock().pause_left(now)
+    }
+
+    /// Whether the server counts as down.
+    pub fn is_open(&self) -> bool {
+        self.lock().is_open()
+    }
+
+    /// Ends when the server may be asked again, but not before `least` has passed while nobody found
+    /// it up.
+    pub async fn pause(&self, least: Duration, clock: &dyn Clock) {
+        // Made before the look at the breaker, so that its closing in between is not missed.
+        let closed = self.closed.notified();
+        let left = self.lock().pause_left(clock.monotonic());
+        tokio::select! {
+            () = closed, if left.is_some() => {}
+            () = clock.sleep(least.max(left.unwrap_or_default())) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,8 +192,8 @@ mod tests {
         assert!(giant.as_mut().now_or_never().is_none());
         assert!(limits.batch().now_or_never().is_none(), "a batch queues behind the giant");
         drop(first);
-        let mut giant = giant.await;
-        assert_eq!(giant.rows().1, GIANT_BYTES);
+        let giant = giant.await;
+        assert_eq!(giant.bytes, GIANT_BYTES);
         assert!(limits.batch().now_or_never().is_none());
         drop(giant);
         assert!(limits.batch().now_or_never().is_some());

@@ -1,5 +1,6 @@
 //! When a job runs and how a run goes.
 
+mod batch;
 pub mod estimate;
 pub mod handle;
 pub mod limit;
@@ -8,3 +9,4 @@ pub mod record;
 pub mod run;
 pub mod scheduler;
 pub mod status;
+mod tries;

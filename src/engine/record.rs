@@ -133,8 +133,10 @@ impl Records {
     }
 
     async fn prune(&self) {
-        let Ok(retention) = chrono::TimeDelta::from_std(self.retention) else { return };
-        let before = self.clock.now() - retention;
+        let retention = chrono::TimeDelta::from_std(self.retention).ok();
+        // A retention that reaches beyond the calendar keeps everything.
+        let before = retention.and_then(|all| self.clock.now().checked_sub_signed(all));
+        let Some(before) = before else { return };
         // A history that cannot be pruned now is pruned in an hour.
         if let Ok(runs @ 1..) = self.history.prune(before).await {
             event::HistoryPruned { runs }.emit(&self.metrics);
@@ -142,25 +144,24 @@ impl Records {
     }
 
     fn say(&self, error: Option<&HistoryError>, failures: &mut u32) {
+        let (buffered, dropped) = {
+            let mut waiting = self.lock();
+            (waiting.records.len(), std::mem::take(&mut waiting.dropped))
+        };
         match error {
-            None if *failures == 0 => {}
-            None => {
-                *failures = 0;
-                event::HistoryBack.emit(&self.metrics);
+            Some(error) if *failures == 0 => {
+                let message = error.0.as_str();
+                event::HistoryUnavailable { message, buffered, dropped }.emit(&self.metrics);
             }
-            Some(error) => {
-                let (buffered, dropped) = {
-                    let mut waiting = self.lock();
-                    (waiting.records.len(), std::mem::take(&mut waiting.dropped))
-                };
-                if *failures == 0 {
-                    let message = error.0.as_str();
-                    event::HistoryUnavailable { message, buffered, dropped }.emit(&self.metrics);
-                } else if dropped > 0 {
-                    event::HistoryDropped { dropped }.emit(&self.metrics);
-                }
-                *failures += 1;
+            Some(_) | None if dropped > 0 => {
+                event::HistoryDropped { dropped }.emit(&self.metrics);
             }
+            Some(_) | None => {}
+        }
+        if error.is_some() {
+            *failures += 1;
+        } else if std::mem::take(failures) > 0 {
+            event::HistoryBack.emit(&self.metrics);
         }
     }
 

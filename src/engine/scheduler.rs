@@ -119,6 +119,8 @@ pub struct Engine {
     phase: Phase,
     looked_at: DateTime<Utc>,
     scheduler_silent: bool,
+    /// Something changed since the status was published.
+    changed: bool,
 }
 
 /// A job between and during its runs.
@@ -130,14 +132,22 @@ struct JobState {
     queue: VecDeque<Taken>,
     last_run: Option<Arc<RunRecord>>,
     last_success_at: Option<DateTime<Utc>>,
-    last_success_started_at: Option<DateTime<Utc>>,
+    /// When the last run that came to all tenants started, on the monotonic clock.
+    last_written_at: Option<Duration>,
 }
 
 /// A run that was taken on, until its record exists.
 struct Taken {
     order: Order,
-    started_at: Option<DateTime<Utc>>,
+    started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
+}
+
+/// When a run started, on both clocks.
+#[derive(Clone, Copy)]
+struct Started {
+    at: DateTime<Utc>,
+    monotonic: Duration,
 }
 
 impl Taken {
@@ -147,9 +157,13 @@ impl Taken {
             job: self.order.job.name.clone(),
             trigger: self.order.trigger,
             due_at: self.order.due_at,
-            started_at: self.started_at,
+            started_at: self.started.map(|started| started.at),
             progress: Arc::clone(&self.order.progress),
         }
+    }
+
+    fn is_for_all(&self) -> bool {
+        self.order.tenants.is_none()
     }
 
     fn ticket(&self) -> Ticket {
@@ -168,7 +182,7 @@ impl Engine {
         let (command_sender, commands) = mpsc::channel(MAX_COMMANDS);
         let empty = Status { started_at: now, phase: Phase::Running, jobs: BTreeMap::new() };
         let (status, status_receiver) = watch::channel(Arc::new(empty));
-        let engine = Self {
+        let mut engine = Self {
             jobs: jobs.collect(),
             runner,
             records: Arc::clone(&records),
@@ -184,6 +198,7 @@ impl Engine {
             phase: Phase::Running,
             looked_at: now,
             scheduler_silent: false,
+            changed: true,
         };
         engine.publish();
         let handle =
@@ -204,10 +219,11 @@ impl Engine {
             }
             tokio::select! {
                 biased;
-                () = self.stops.drain.cancelled(), if self.phase == Phase::Running => self.drain(),
+                () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
                 () = self.bell.notified() => {}
-                Some(command) = self.commands.recv() => self.obey(command),
+                // Before requests: however many of those come, only so many runs can end.
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
+                Some(command) = self.commands.recv() => self.obey(command),
                 () = self.clock.sleep(LONGEST_SLEEP) => {}
             }
         }
@@ -237,13 +253,14 @@ impl Engine {
         }
         let mut due = Vec::new();
         for (job, state) in &mut self.jobs {
-            if clock_set_back {
-                state.next_due_at = state.next_after(now);
+            let due_at = state.next_due_at.filter(|due_at| *due_at <= now);
+            if due_at.is_none() && !clock_set_back {
+                continue;
             }
-            let Some(due_at) = state.next_due_at.filter(|due_at| *due_at <= now) else { continue };
             state.next_due_at = state.next_after(now);
             event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
-            due.push((job.clone(), due_at));
+            self.changed = true;
+            due.extend(due_at.map(|due_at| (job.clone(), due_at)));
         }
         for (job, due_at) in due {
             self.tick(&job, due_at);
@@ -253,14 +270,7 @@ impl Engine {
     /// One due time of a job: run, queue or skip.
     fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
         let Some(state) = self.jobs.get(job) else { return };
-        let queued = state.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
-        let skip = match state.job.overlap {
-            _ if state.running.is_none() => None,
-            Overlap::Skip => Some(SkipReason::Overlap),
-            Overlap::Queue if queued => Some(SkipReason::Overlap),
-            Overlap::Queue if state.queue.len() >= MAX_QUEUED => Some(SkipReason::QueueFull),
-            Overlap::Queue => None,
-        };
+        let skip = state.skips_tick();
         match skip {
             Some(reason) => event::RunSkipped { job, reason }.emit(&self.metrics),
             None => {
@@ -285,12 +295,13 @@ impl Engine {
             due_at,
             asked_at: self.clock.monotonic(),
             tenants,
-            last_success_started_at: None,
+            last_written_at: None,
             progress: Arc::new(Progress::default()),
         };
-        let taken = Taken { order, started_at: None, done: watch::Sender::new(None) };
+        let taken = Taken { order, started: None, done: watch::Sender::new(None) };
         let ticket = taken.ticket();
         state.queue.push_back(taken);
+        self.changed = true;
         self.start_next(job);
         Some(ticket)
     }
@@ -302,8 +313,8 @@ impl Engine {
             return;
         }
         let Some(mut next) = state.queue.pop_front() else { return };
-        next.started_at = Some(self.clock.now());
-        next.order.last_success_started_at = state.last_success_started_at;
+        next.started = Some(Started { at: self.clock.now(), monotonic: self.clock.monotonic() });
+        next.order.last_written_at = state.last_written_at;
         let order = next.order.clone();
         state.running = Some(next);
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
@@ -315,15 +326,16 @@ impl Engine {
         let record = Arc::new(record);
         let job = record.job.clone();
         let taken = self.jobs.get_mut(&job).and_then(|state| state.running.take());
-        let all_tenants = taken.as_ref().is_some_and(|taken| taken.order.tenants.is_none());
+        let all_tenants = taken.as_ref().is_some_and(Taken::is_for_all);
         self.keep(&record, all_tenants);
         if let Some(state) = self.jobs.get_mut(&job) {
-            if record.outcome == Outcome::Ok && all_tenants {
-                state.last_success_at = Some(record.finished_at);
-                state.last_success_started_at = Some(record.started_at);
+            if all_tenants {
+                let started = taken.as_ref().and_then(|taken| taken.started);
+                state.note_end(&record, started);
             }
             state.last_run = Some(Arc::clone(&record));
         }
+        self.changed = true;
         self.start_next(&job);
         // Who waits for the run finds it in the status as well.
         self.publish();
@@ -354,11 +366,14 @@ impl Engine {
         request: RunRequest,
         trigger: Trigger,
     ) -> Result<Vec<Ticket>, RequestError> {
-        if self.phase == Phase::Draining {
-            return Err(RequestError::Draining);
-        }
         let RunRequest { jobs, tenants } = request;
         let jobs = self.requested(jobs, tenants.is_some())?;
+        if self.phase == Phase::Draining {
+            for job in &jobs {
+                event::RunSkipped { job, reason: SkipReason::Draining }.emit(&self.metrics);
+            }
+            return Err(RequestError::Draining);
+        }
         for job in &jobs {
             let state = self.jobs.get(job);
             let full = state.is_some_and(|state| state.queue.len() >= MAX_QUEUED);
@@ -410,6 +425,7 @@ impl Engine {
     /// No new runs. Those that wait end as cancelled; those in flight were told by the same token.
     fn drain(&mut self) {
         self.phase = Phase::Draining;
+        self.changed = true;
         event::WorkerDraining { in_flight: self.runs.len() }.emit(&self.metrics);
         let now = self.clock.now();
         let waiting: Vec<Taken> =
@@ -420,7 +436,7 @@ impl Engine {
             report.fail(Failure::new(FailureKind::Cancelled, None, message));
             let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
             let record = Arc::new(record);
-            self.keep(&record, taken.order.tenants.is_none());
+            self.keep(&record, taken.is_for_all());
             taken.done.send_replace(Some(record));
         }
     }
@@ -438,7 +454,10 @@ impl Engine {
         self.scheduler_silent = !scheduler.is_alive();
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
         let status = Status { started_at: self.started_at, phase: self.phase, jobs };
         self.status.send_replace(Arc::new(status));
@@ -454,10 +473,38 @@ impl JobState {
             queue: VecDeque::new(),
             last_run: None,
             last_success_at: None,
-            last_success_started_at: None,
+            last_written_at: None,
         };
         state.next_due_at = state.next_after(now);
         state
+    }
+
+    /// Why a due time starts nothing, where it does not.
+    fn skips_tick(&self) -> Option<SkipReason> {
+        let running = self.running.as_ref()?;
+        let one_waits = self.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
+        match self.job.overlap {
+            _ if one_waits => Some(SkipReason::Overlap),
+            // A run for some tenants only does not do what is due: that waits for its end.
+            Overlap::Skip if running.is_for_all() => Some(SkipReason::Overlap),
+            Overlap::Skip | Overlap::Queue => {
+                (self.queue.len() >= MAX_QUEUED).then_some(SkipReason::QueueFull)
+            }
+        }
+    }
+
+    /// Takes note of a run for all tenants.
+    fn note_end(&mut self, record: &RunRecord, started: Option<Started>) {
+        if record.outcome == Outcome::Ok {
+            self.last_success_at = Some(record.finished_at);
+        }
+        match record.outcome {
+            // It came to every tenant; for which of them it failed is said elsewhere.
+            Outcome::Ok | Outcome::Partial => {
+                self.last_written_at = started.map(|started| started.monotonic);
+            }
+            Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}
+        }
     }
 
     fn next_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {

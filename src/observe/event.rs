@@ -280,24 +280,49 @@ impl BatchSplit<'_> {
     }
 }
 
-/// The database counts as down, or as up again.
+/// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {
+    /// Which.
+    pub server: Server,
     /// Whether it counts as down.
     pub open: bool,
     /// What happened.
     pub message: &'a str,
 }
 
+/// One of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Where rows come from.
+    Database,
+    /// Where entries go.
+    Cache,
+}
+
+impl Server {
+    /// Both, for metrics that stand from the start.
+    pub const ALL: [Self; 2] = [Self::Database, Self::Cache];
+
+    /// Its name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Cache => "cache",
+        }
+    }
+}
+
 impl BreakerChanged<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        let Self { open, message } = self;
-        metrics.breaker_open.set(i64::from(open));
+        let Self { server, open, message } = self;
+        metrics.set_breaker(server, open);
+        let server = server.as_str();
         if open {
-            error!("the database counts as down; cached values stay as they are: {message}");
+            error!(server, "the {server} counts as down and is left alone for a while: {message}");
         } else {
-            info!("the database is back: {message}");
+            info!(server, "the {server} is back: {message}");
         }
     }
 }
@@ -692,16 +717,16 @@ mod tests {
     fn each_state_that_comes_and_goes_is_a_gauge() {
         let metrics = Metrics::new();
         let shows = |line: &str| metrics.encode().contains(line);
-        BreakerChanged { open: true, message: "connection refused" }.emit(&metrics);
+        BreakerChanged { server: Server::Cache, open: true, message: "refused" }.emit(&metrics);
         SchedulerSilent { silent_for: Duration::from_secs(12) }.emit(&metrics);
         JobsRejected { problems: "jobs/a.toml: …" }.emit(&metrics);
-        assert!(shows("preheat_database_breaker_open 1\n"));
+        assert!(shows("preheat_breaker_open{server=\"cache\"} 1\n"));
         assert!(shows("preheat_scheduler_silent 1\n"));
         assert!(shows("preheat_jobs_rejected 1\n"));
-        BreakerChanged { open: false, message: "a query was answered" }.emit(&metrics);
+        BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
         SchedulerBack.emit(&metrics);
         JobsReloaded { jobs: 6 }.emit(&metrics);
-        assert!(shows("preheat_database_breaker_open 0\n"));
+        assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
     }

@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use super::event::SkipReason;
+use super::event::{Server, SkipReason};
 use crate::domain::job::JobName;
 use crate::domain::run::{Outcome, Trigger};
 
@@ -170,10 +170,11 @@ const BATCH_RETRIES: Declaration = Declaration {
     help: "Batches that were tried again after a failure that may pass",
 };
 const BREAKER_OPEN: Declaration = Declaration {
-    name: "preheat_database_breaker_open",
+    name: "preheat_breaker_open",
     kind: Kind::Gauge,
-    labels: &[],
-    help: "1 while the database counts as down and is left alone but for single tries, else 0",
+    labels: &["server"],
+    help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
+           tries, else 0",
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
@@ -251,7 +252,7 @@ pub struct Metrics {
     consistency: Family<OfJob, Ratio>,
     change_lag: Histogram,
     batch_retries: Family<OfJob, Counter>,
-    pub(super) breaker_open: Gauge,
+    breaker_open: Family<OfServer, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) history_dropped: Counter,
@@ -293,6 +294,11 @@ struct OfState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfServer {
+    server: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfBuild {
     version: &'static str,
 }
@@ -323,7 +329,7 @@ impl Metrics {
             consistency: Family::default(),
             change_lag: lags(),
             batch_retries: Family::default(),
-            breaker_open: Gauge::default(),
+            breaker_open: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
             history_dropped: Counter::default(),
@@ -333,6 +339,9 @@ impl Metrics {
         };
         metrics.register();
         metrics.set_db_connections(0, 0, 0);
+        for server in Server::ALL {
+            metrics.set_breaker(server, false);
+        }
         metrics.build_info.get_or_create(&OfBuild { version: env!("CARGO_PKG_VERSION") }).set(1);
         Arc::new(metrics)
     }
@@ -447,6 +456,11 @@ impl Metrics {
             page.clear();
         }
         page
+    }
+
+    pub(super) fn set_breaker(&self, server: Server, open: bool) {
+        let server = server.as_str();
+        self.breaker_open.get_or_create(&OfServer { server }).set(i64::from(open));
     }
 
     pub(super) fn run_count(&self, job: &JobName, trigger: Trigger, outcome: Outcome, add: u64) {
