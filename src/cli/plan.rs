@@ -21,7 +21,7 @@ const KEY_OVERHEAD: u64 = 120;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The jobs; all if none is named
-    #[arg(value_name = "JOB")]
+    #[arg(id = "job", value_name = "JOB")]
     jobs: Vec<String>,
     /// Print JSON
     #[arg(long)]

@@ -22,7 +22,7 @@ use crate::engine::status::Progress;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The jobs; all enabled ones if none is named
-    #[arg(value_name = "JOB")]
+    #[arg(id = "job", value_name = "JOB")]
     jobs: Vec<String>,
     /// Only this tenant; may be given several times
     #[arg(long = "tenant", value_name = "ID")]
