@@ -26,7 +26,7 @@ use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
 use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
-use crate::engine::port::{Clock, History};
+use crate::engine::port::History;
 use crate::engine::record::Records;
 use crate::engine::run::{Breakers, Runner, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
@@ -49,10 +49,10 @@ pub enum AppError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The history is required and cannot be kept.
-    #[error("cannot keep the run history: {0}")]
+    #[error(transparent)]
     History(#[from] MigrateError),
     /// Anything else.
-    #[error("{0:#}")]
+    #[error(transparent)]
     Start(#[from] anyhow::Error),
 }
 
@@ -129,7 +129,7 @@ impl App {
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
         tokio::select! {
             () = engine.run() => {}
-            () = abort_after_drain(&stops, clock.as_ref(), settings.runner.drain) => {}
+            () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
             () = reload_jobs(settings, reload, &mut bell, (&handle, &metrics)) => {}
         }
         background.cancel();
@@ -169,8 +169,8 @@ impl App {
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
-            (Err(MigrateError::Failed(message)), _) => {
-                let disabled = event::HistoryDisabled { reason: &message, sql: "" };
+            (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
+                let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
@@ -283,14 +283,6 @@ async fn load_jobs(settings: &Settings, bell: &mut Bell) -> Result<Jobs, String>
     // A bell that rings for others now and then harms nothing: the loop looks at the clock itself.
     ringing.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
     Ok(files.jobs().clone())
-}
-
-/// Aborts what is in flight when it has had its time to drain; never ends.
-async fn abort_after_drain(stops: &Stops, clock: &dyn Clock, drain: Duration) {
-    stops.drain.cancelled().await;
-    clock.sleep(drain).await;
-    stops.abort.cancel();
-    std::future::pending::<()>().await;
 }
 
 /// Asks the servers for the numbers that are theirs, whenever somebody looks.

@@ -20,7 +20,7 @@ pub(super) struct Loaded {
 impl Global {
     /// Reads the settings and begins to log, around the bars if some are drawn.
     pub(super) fn settings(&self, bars: &MultiProgress) -> Result<Settings, Failure> {
-        let settings = self.read_settings().map_err(Failure::usage)?;
+        let settings = self.read_settings().map_err(|error| Failure::settings(&error))?;
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
@@ -70,25 +70,30 @@ impl Loaded {
         Ok(jobs)
     }
 
-    /// The jobs of these names, or all where none is named, enabled or not.
+    /// The jobs of these names, each once, or all where none is named, enabled or not.
     pub(super) fn select_any(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
         let jobs = self.files.jobs();
         if names.is_empty() {
             return Ok(jobs.values().cloned().collect());
         }
-        let find = |name: &String| {
-            let found = JobName::parse(name).ok().and_then(|name| jobs.get(&name).cloned());
-            found.ok_or_else(|| self.no_such_job(name))
-        };
-        names.iter().map(find).collect()
+        let mut selected: Vec<Arc<Job>> = Vec::new();
+        for name in names {
+            let found = JobName::parse(name).ok().and_then(|name| jobs.get(&name));
+            let job = found.ok_or_else(|| self.no_such_job(name))?;
+            if !selected.iter().any(|other| other.name == job.name) {
+                selected.push(Arc::clone(job));
+            }
+        }
+        Ok(selected)
     }
 
     fn no_such_job(&self, name: &str) -> Failure {
-        let known: Vec<&str> = self.files.jobs().keys().map(JobName::as_str).collect();
+        let known = || self.files.jobs().keys().map(JobName::as_str);
         let folder = self.settings.jobs.display();
-        let known = known.join("`, `");
-        Failure::usage(anyhow::anyhow!(
-            "there is no job `{name}` in `{folder}`\n  hint: the jobs are `{known}`"
-        ))
+        let hint = match definition::nearest(name, known()) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("the jobs are {}", definition::listed(known(), "and")),
+        };
+        Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
     }
 }

@@ -9,14 +9,15 @@ use crate::app::App;
 use crate::engine::run::Stops;
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Failure> {
-    let (stop, hangup) = (StopSignals::listen()?, ReloadSignal::listen()?);
+    let (signals, hangup) = (StopSignals::listen()?, ReloadSignal::listen()?);
     let loaded = global.load(&MultiProgress::new())?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let (stops, reload) = (Stops::default(), Notify::new());
     tokio::select! {
         served = app.serve(&loaded.settings, stops.clone(), &reload) => served?,
-        () = stop.stop(stops) => {}
-        () = hangup.pass_on(&reload) => {}
+        // The worker says in its log that it stops.
+        never = signals.stop(&stops, || {}) => match never {},
+        never = hangup.pass_on(&reload) => match never {},
     }
     Ok(Exit::Ok)
 }

@@ -1,6 +1,8 @@
 //! Signals: the first that stops asks for an orderly end, the second for an immediate one; SIGHUP
 //! asks a worker to read its job files again.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,13 +33,15 @@ impl StopSignals {
         }
     }
 
-    /// Turns the first signal into draining and the second into stopping at once; never ends.
-    pub(super) async fn stop(mut self, stops: Stops) {
+    /// Turns the first signal into draining, which `say` tells, and the second into stopping at
+    /// once; never ends.
+    pub(super) async fn stop(mut self, stops: &Stops, say: impl Fn()) -> Infallible {
         self.next().await;
+        say();
         stops.drain.cancel();
         self.next().await;
         stops.abort.cancel();
-        std::future::pending::<()>().await;
+        pending().await
     }
 }
 
@@ -51,10 +55,10 @@ impl ReloadSignal {
     }
 
     /// Passes each signal on; never ends.
-    pub(super) async fn pass_on(mut self, reload: &Notify) {
+    pub(super) async fn pass_on(mut self, reload: &Notify) -> Infallible {
         while self.0.recv().await.is_some() {
             reload.notify_one();
         }
-        std::future::pending::<()>().await;
+        pending().await
     }
 }

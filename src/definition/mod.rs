@@ -28,8 +28,9 @@ mod read;
 mod reference;
 mod value;
 
-pub use place::Place;
+pub use place::{Place, problem_in};
 pub use problem::{Problem, Problems};
+pub(crate) use problem::{listed, nearest};
 pub use reference::{EXAMPLE, reference, schema};
 
 use check::{Check, Checked};

@@ -45,11 +45,27 @@ impl JobFiles {
             (None, Some(origin)) => Problem::of_file(&origin.source.path, message),
             (None, None) => Problem::of_file(format!("{job}.toml"), message),
         };
-        match hint {
-            Some(hint) => problem.hint(hint),
-            None => problem,
-        }
+        problem.maybe_hint(hint)
     }
+}
+
+/// A problem of a query that stands in no job file, shown in its text; `title` says whose it is. An
+/// offset is one of [`Place::Query`].
+pub fn problem_in(
+    title: &str,
+    sql: &str,
+    offset: Option<usize>,
+    message: impl Into<String>,
+    hint: Option<String>,
+) -> Problem {
+    let problem = match offset {
+        None => Problem::of_file(title, message),
+        Some(offset) => {
+            let source = Arc::new(Source { path: title.into(), text: sql.to_owned() });
+            Problem::at(&source, word(sql, offset), message)
+        }
+    };
+    problem.maybe_hint(hint)
 }
 
 impl Origin {

@@ -13,6 +13,7 @@ mod architecture;
 mod config;
 mod conformance;
 mod definition;
+mod engine;
 mod faults;
 mod http;
 mod jobs;

@@ -43,6 +43,9 @@ pub enum MigrateError {
         /// What would mend it.
         sql: String,
     },
+    /// That migration was changed after it was applied.
+    #[error("cannot migrate: migration {0} is another than was applied")]
+    Changed(i64),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -72,11 +75,7 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
                 format!("cannot keep run records in `{server}`: no rights on `preheat.runs`");
             Err(MigrateError::NotAllowed { message, sql: administrator_sql(role) })
         }
-        Err(Refused::Changed(version)) => {
-            let message =
-                format!("cannot migrate: migration {version} is another than was applied");
-            Err(MigrateError::Failed(message))
-        }
+        Err(Refused::Changed(version)) => Err(MigrateError::Changed(version)),
     }
 }
 

@@ -34,16 +34,13 @@ pub(crate) fn items(lines: &str) -> String {
 
 /// The same by another query.
 pub(crate) fn items_by(lines: &str, query: &str) -> String {
-    let mut lines = lines.to_owned();
-    for (field, line) in
-        [("schedule", "every 1h"), ("ttl", "3h"), ("ttl_jitter", "0%"), ("timeout", "1m")]
-    {
-        if !lines.contains(&format!("{field} =")) {
-            lines.push_str(&format!("\n{field} = {line:?}"));
-        }
-    }
+    let usual = [("schedule", "every 1h"), ("ttl", "3h"), ("ttl_jitter", "0%"), ("timeout", "1m")]
+        .iter()
+        .filter(|(field, _)| !lines.contains(&format!("{field} =")))
+        .map(|(field, value)| format!("{field} = {value:?}\n"));
+    let usual: String = usual.collect();
     format!(
-        "{lines}\n[query]\nsql = '''{query}'''\n[[keys]]\nkey = \"items:{{tenant_id}}\"\n\
+        "{usual}{lines}\n[query]\nsql = '''{query}'''\n[[keys]]\nkey = \"items:{{tenant_id}}\"\n\
          [encode]\nomit = [\"tenant_id\"]\n"
     )
 }

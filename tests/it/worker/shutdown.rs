@@ -95,11 +95,11 @@ async fn a_request_that_waits_is_answered_when_the_worker_stops() {
         .start();
     worker.answers("/readyz", 200).await;
     let _holder = shop.hold().await;
-    let stop = async {
+    let signal = async {
         shop.held(1).await;
         worker.signal(Signal::TERM);
     };
-    let (run, ()) = tokio::join!(worker.warm("items"), stop);
+    let (run, ()) = tokio::join!(worker.warm("items"), signal);
     assert_eq!(run["outcome"], "cancelled");
     assert_eq!(failure_kinds(&run), ["cancelled"]);
     worker.ended().await.expect_code(0);
