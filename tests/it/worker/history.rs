@@ -89,7 +89,7 @@ async fn a_role_that_may_only_read_is_enough_and_is_told_once_what_it_lacks() {
     worker.ended().await.expect_code(0);
 
     let strict = shop.serve().database(&url).env("PREHEAT_HISTORY__ENABLED", "true");
-    let output = strict.job("items", &items("")).run().await.expect_code(1);
+    let output = strict.job("items", &items("")).run().await.expect_code(2);
     assert!(output.stderr.contains("cannot keep"), "{}", output.stderr);
     shop.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
