@@ -1,5 +1,5 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
-//! batches themselves are in [`super::batch`].
+//! batches themselves are in `batch.rs`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
