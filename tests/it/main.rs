@@ -13,4 +13,5 @@ mod config;
 mod definition;
 mod engine;
 mod sandbox;
+mod simulation;
 mod support;
