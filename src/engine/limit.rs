@@ -171,6 +171,7 @@ impl SharedBreaker {
         let closed = self.closed.notified();
         let left = self.lock().pause_left(clock.monotonic());
         tokio::select! {
+            biased;
             () = closed, if left.is_some() => {}
             () = clock.sleep(least.max(left.unwrap_or_default())) => {}
         }

@@ -20,4 +20,5 @@ mod packaging;
 mod parity;
 mod sandbox;
 mod schedule;
+mod simulation;
 mod support;
