@@ -21,5 +21,6 @@ mod packaging;
 mod parity;
 mod sandbox;
 mod schedule;
+mod simulation;
 mod support;
 mod worker;
