@@ -85,7 +85,10 @@ async fn first_pass(
 ) -> Result<(App, Exit), Failure> {
     let files = job_files(global, settings)?;
     let tenants = options.tenants;
-    output::problem(&format!("making a sample clinic of {}", counted(tenants as usize, "tenant")));
+    output::problem(&format!(
+        "making a sample clinic of {}",
+        counted(tenants.into(), "tenant", "tenants")
+    ));
     make_clinic(sandbox, tenants).await.map_err(Failure::unreachable)?;
 
     let jobs: Vec<Arc<Job>> = files.jobs().values().filter(|job| job.enabled).cloned().collect();

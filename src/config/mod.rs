@@ -244,8 +244,8 @@ impl Log {
         };
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
-            0 => variables().unwrap_or("info"),
-            1 => "info,preheat=debug",
+            0 => variables().unwrap_or("warn,preheat=info"),
+            1 => "warn,preheat=debug",
             2.. => "debug,preheat=trace",
         };
         Self {

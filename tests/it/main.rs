@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod commands;
 mod config;
 mod conformance;
 mod definition;
@@ -19,4 +20,5 @@ mod packaging;
 mod parity;
 mod sandbox;
 mod schedule;
+mod shipped;
 mod support;
