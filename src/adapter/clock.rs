@@ -73,14 +73,20 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     elapsed: Duration,
+    /// By how much the wall clock was set, all together.
+    set_by: TimeDelta,
     asleep: u64,
+    /// How often anybody looked at the clock or went to sleep by it.
+    asked: u64,
     /// By when they wake, then by who went to sleep first.
     sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
 }
 
-/// So often a woken task gets its turn before time goes on: enough for a chain of tasks, each of
-/// which wakes the next, to come to rest on a runtime of one thread.
-const TURNS: usize = 64;
+/// Time goes on when all tasks had so many turns, on a runtime of one thread, in which none asked
+/// for the time: enough for a chain of tasks, each of which wakes the next.
+const QUIET_TURNS: usize = 12;
+/// Time goes on after so many turns in any case.
+const MOST_TURNS: usize = 4096;
 
 impl VirtualClock {
     /// A clock that shows `start`, and whose random numbers follow from `seed`.
@@ -113,6 +119,12 @@ impl VirtualClock {
         self.settle().await;
     }
 
+    /// Sets the clock on the wall forward, or back; nobody wakes by that.
+    pub fn set_by(&self, by: TimeDelta) {
+        let mut state = self.state();
+        state.set_by += by;
+    }
+
     /// Moves time on to the next sleeper's moment; answers whether there was one.
     pub async fn step(&self) -> bool {
         self.settle().await;
@@ -137,8 +149,15 @@ impl VirtualClock {
     }
 
     async fn settle(&self) {
-        for _ in 0..TURNS {
+        let mut quiet = 0;
+        let mut asked = self.state().asked;
+        for _ in 0..MOST_TURNS {
             tokio::task::yield_now().await;
+            let before = std::mem::replace(&mut asked, self.state().asked);
+            quiet = if asked == before { quiet + 1 } else { 0 };
+            if quiet == QUIET_TURNS {
+                return;
+            }
         }
     }
 
@@ -146,16 +165,19 @@ impl VirtualClock {
     /// one.
     fn wake_next(&self, until: Duration) -> bool {
         let mut state = self.state();
-        let Some(first) = state.sleepers.first_entry() else { return false };
-        let at = first.key().0;
-        if at > until {
-            return false;
+        while let Some(first) = state.sleepers.first_entry() {
+            let at = first.key().0;
+            if at > until {
+                return false;
+            }
+            let sleeper = first.remove();
+            state.elapsed = state.elapsed.max(at);
+            // One that is gone needs no waking.
+            if sleeper.send(()).is_ok() {
+                return true;
+            }
         }
-        let sleeper = first.remove();
-        state.elapsed = state.elapsed.max(at);
-        // One that is gone needs no waking.
-        let _gone = sleeper.send(());
-        true
+        false
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,12 +187,16 @@ impl VirtualClock {
 
 impl Clock for VirtualClock {
     fn now(&self) -> DateTime<Utc> {
-        let elapsed = TimeDelta::from_std(self.monotonic()).unwrap_or(TimeDelta::MAX);
-        self.shared.start + elapsed
+        let mut state = self.state();
+        state.asked += 1;
+        let elapsed = TimeDelta::from_std(state.elapsed).unwrap_or(TimeDelta::MAX);
+        self.shared.start + elapsed + state.set_by
     }
 
     fn monotonic(&self) -> Duration {
-        self.state().elapsed
+        let mut state = self.state();
+        state.asked += 1;
+        state.elapsed
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -181,6 +207,7 @@ impl Clock for VirtualClock {
         {
             let mut state = self.state();
             state.asleep += 1;
+            state.asked += 1;
             let place = (state.elapsed + duration, state.asleep);
             state.sleepers.insert(place, wake);
         }
@@ -279,6 +306,15 @@ mod tests {
         first.await;
         second.await;
         assert_eq!(clock.monotonic(), SECOND * 10);
+    }
+
+    #[tokio::test]
+    async fn setting_the_wall_clock_moves_nothing_else() {
+        let clock = clock();
+        clock.stall(SECOND).await;
+        clock.set_by(TimeDelta::minutes(-5));
+        assert_eq!(clock.now().to_string(), "2026-02-28 23:55:01 UTC");
+        assert_eq!(clock.monotonic(), SECOND);
     }
 
     #[tokio::test]

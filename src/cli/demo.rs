@@ -8,14 +8,14 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use redis::AsyncCommands;
 use secrecy::SecretString;
+use tokio::sync::Notify;
 
 use super::bars::{Bars, Said};
-use super::load::defaults;
 use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
-use crate::app::App;
+use crate::app::{App, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::job::Job;
@@ -68,9 +68,10 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         return Ok(exit);
     }
     output::result(&invitation(&settings, &sandbox))?;
-    let stops = Stops::default();
+    // Its jobs stay as they are; and when its terminal is closed, it ends.
+    let (stops, never_reload) = (Stops::default(), Notify::new());
     tokio::select! {
-        served = app.serve(&settings, stops.clone()) => served?,
+        served = app.serve(&settings, stops.clone(), &never_reload) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
@@ -127,7 +128,7 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.
 fn job_files(global: &Global, settings: &Settings) -> Result<JobFiles, Failure> {
-    let defaults = defaults(settings);
+    let defaults = job_defaults(settings);
     let files = match &global.jobs {
         Some(folder) => definition::load(folder, &defaults),
         None => definition::check(shipped(), &no_sql_files, &defaults),

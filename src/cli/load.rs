@@ -5,8 +5,9 @@ use std::sync::Arc;
 use indicatif::MultiProgress;
 
 use super::{Failure, Global, output};
+use crate::app::job_defaults;
 use crate::config::{Overrides, Settings, process_environment};
-use crate::definition::{self, Defaults, JobFiles};
+use crate::definition::{self, JobFiles};
 use crate::domain::job::{Job, JobName};
 use crate::telemetry;
 
@@ -40,18 +41,9 @@ impl Global {
     /// Reads the settings and the job files.
     pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
         let settings = self.settings(bars)?;
-        let files = definition::load(&settings.jobs, &defaults(&settings))
+        let files = definition::load(&settings.jobs, &job_defaults(&settings))
             .map_err(|problems| Failure::problems(&problems))?;
         Ok(Loaded { settings, files })
-    }
-}
-
-/// What the settings say for jobs that say nothing.
-pub(super) fn defaults(settings: &Settings) -> Defaults {
-    Defaults {
-        batch: settings.runner.batch,
-        concurrency: settings.runner.concurrency,
-        tenant_column: settings.tenants.column.clone(),
     }
 }
 

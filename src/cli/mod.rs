@@ -217,3 +217,17 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {
+        for command in ["warm", "plan"] {
+            let words = ["preheat", "--jobs", "elsewhere", command, "services", "staff"];
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.global.jobs, Some(PathBuf::from("elsewhere")));
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod conformance;
 mod definition;
+mod engine;
 mod http;
 mod jobs;
 mod packaging;

@@ -1,10 +1,12 @@
 //! The throw-away servers and the sample clinic.
 
+use std::path::Path;
 use std::time::Duration;
 
 use preheat::sandbox::{
     Clinic, Options, PostgresOptions, Redis, RedisOptions, Sandbox, SandboxError,
 };
+use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 
 use crate::support::{self, LONG, Proxy, eventually, proxy};
@@ -210,4 +212,40 @@ async fn both_servers_offer_tls_where_their_builds_have_it() {
         let pong: String = redis::cmd("PING").query_async(&mut connection).await.unwrap();
         assert_eq!(pong, "PONG");
     }
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_or_killed_leaves_nothing_behind() {
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let demo = support::preheat(["demo", "--tenants", "3"]).start();
+        demo.answers("/healthz", 200).await;
+        let said = demo.stdout();
+        let socket = said.split("redis-cli -s ").nth(1).and_then(|rest| rest.lines().next());
+        let folder = Path::new(socket.unwrap()).parent().unwrap();
+        let servers = children(demo.id());
+        assert!(folder.exists() && servers.len() >= 2, "{said}");
+
+        demo.signal(signal);
+        let output = demo.ended().await;
+        assert_eq!(output.code(), (signal != Signal::KILL).then_some(0), "{output:?}");
+        eventually("the servers and their folders are gone", LONG, async || {
+            !folder.exists() && servers.iter().all(|server| !runs(*server))
+        })
+        .await;
+    }
+}
+
+/// The processes that any thread of that process has started.
+fn children(id: u32) -> Vec<u32> {
+    std::fs::read_dir(format!("/proc/{id}/task"))
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap())
+        .flat_map(|ids| ids.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether there is such a process and it is not merely waiting to be buried.
+fn runs(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
 }

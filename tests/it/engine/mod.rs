@@ -1,0 +1,409 @@
+//! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
+//! what is kept of them.
+
+mod record;
+mod run;
+mod schedule;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use preheat::adapter::clock::VirtualClock;
+use preheat::adapter::memory::{MemoryCache, MemoryHistory, MemoryRow, MemorySource};
+use preheat::domain::job::{Job, JobName, Key, Overlap, Query, Scope, Shape, Share};
+use preheat::domain::json::{Case, Encoding, Profile};
+use preheat::domain::key::KeyTemplate;
+use preheat::domain::run::RunRecord;
+use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
+use preheat::engine::limit::Limits;
+use preheat::engine::port::{
+    Cache, CacheError, CacheErrorKind, Clock, History, SourceError, SourceErrorKind,
+};
+use preheat::engine::record::Records;
+use preheat::engine::run::{Breakers, Runner, Stops, TenantList};
+use preheat::engine::scheduler::{Beats, Engine, Parts};
+use preheat::engine::status::JobStatus;
+use preheat::observe::metric::Metrics;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+
+/// More steps of the clock than any of these tests takes: one that waits this long has failed.
+const MANY_STEPS: usize = 20_000;
+
+/// When the clocks of tests start: midnight, so that all schedules are on their grid.
+pub(crate) fn start() -> DateTime<Utc> {
+    at("2026-03-01T00:00:00Z")
+}
+
+pub(crate) fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+/// A job that is due every ten minutes and writes `NAME:{tenant_id}`, a list that lives for thirty.
+pub(crate) fn job(name: &str) -> Job {
+    Job {
+        name: JobName::parse(name).unwrap(),
+        description: String::new(),
+        schedule: Schedule::Every(10 * MINUTE),
+        ttl: 30 * MINUTE,
+        ttl_jitter: Share::NONE,
+        on_start: false,
+        required: false,
+        enabled: true,
+        timeout: 5 * MINUTE,
+        overlap: Overlap::Skip,
+        retries: 3,
+        batch: many(100),
+        concurrency: many(2),
+        tables: Vec::new(),
+        scope: Scope::Tenants,
+        query: Query { sql: "".into(), file: None },
+        dates: None,
+        keys: vec![key(&format!("{name}:{{tenant_id}}"))],
+        encoding: Encoding {
+            profile: Profile::Drizzle,
+            case: Case::Keep,
+            omit: Vec::new(),
+            columns: BTreeMap::new(),
+            max_bytes: 64 * 1024 * 1024,
+        },
+    }
+}
+
+pub(crate) fn many(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap()
+}
+
+pub(crate) fn key(template: &str) -> Key {
+    let template = KeyTemplate::parse(template, "tenant_id").unwrap();
+    Key { template, shape: Shape::List, unique: None }
+}
+
+/// Tenants `t0`, `t1`, …, each in UTC.
+pub(crate) fn tenants(count: usize) -> Tenants {
+    let mut list = Tenants::with_columns(["timezone"]);
+    for id in ids(0..count) {
+        list.push(&id, [Some("UTC")]);
+    }
+    list
+}
+
+pub(crate) fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("t{number}")).collect()
+}
+
+/// One row for each of the tenants `t0`, `t1`, …: its number.
+pub(crate) fn a_row_each(count: usize) -> Vec<MemoryRow> {
+    let row = |(number, id): (usize, String)| MemoryRow::new(&id, &number.to_string(), []);
+    ids(0..count).into_iter().enumerate().map(row).collect()
+}
+
+pub(crate) fn refused(kind: SourceErrorKind) -> SourceError {
+    SourceError { kind, message: format!("the query failed: {kind:?}") }
+}
+
+pub(crate) fn cache_error(kind: CacheErrorKind) -> CacheError {
+    CacheError { kind, message: format!("the write failed: {kind:?}") }
+}
+
+/// What a world is made of before it turns.
+pub(crate) struct Setup {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) tenants: Tenants,
+    /// Batches in flight over all jobs.
+    pub(crate) concurrency: u32,
+    pub(crate) clock: VirtualClock,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) retention: Duration,
+    /// In the place of the cache in memory.
+    pub(crate) cache: Option<Arc<dyn Cache>>,
+}
+
+impl Setup {
+    pub(crate) fn new(jobs: impl IntoIterator<Item = Job>, tenants: Tenants) -> Self {
+        Self {
+            jobs: jobs.into_iter().collect(),
+            tenants,
+            concurrency: 4,
+            clock: VirtualClock::new(start(), 1),
+            history: Arc::new(MemoryHistory::new(1_000)),
+            retention: Duration::from_hours(24),
+            cache: None,
+        }
+    }
+
+    /// The world, and its engine, which does nothing yet.
+    pub(crate) fn build(self) -> (World, Engine) {
+        let Self { jobs, tenants, concurrency, clock, history, retention, cache } = self;
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let source = Arc::new(MemorySource::new(tenants));
+        let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
+        let metrics = Metrics::new();
+        let runner = Runner {
+            source: Arc::clone(&source) as _,
+            cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
+            clock: Arc::clone(&shared),
+            metrics: Arc::clone(&metrics),
+            limits: Limits::new(concurrency),
+            breakers: Breakers::default(),
+            list: TenantList::default(),
+            replica: "test".to_owned(),
+        };
+        let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
+        let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
+        let parts = Parts {
+            jobs: jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect(),
+            runner: Arc::new(runner),
+            records: Arc::clone(&records),
+            bell: Arc::clone(&bell),
+            beats: Arc::clone(&beats),
+        };
+        let stops = Stops::default();
+        let (engine, handle) = Engine::new(parts, stops.clone());
+        let rings = Arc::new(AtomicBool::new(true));
+        let mut tasks = JoinSet::new();
+        let stop_records = CancellationToken::new();
+        tasks.spawn(records.run(stop_records.clone()));
+        tasks.spawn(ring(clock.clone(), bell, beats, Arc::clone(&rings)));
+        let engine_ended = CancellationToken::new();
+        let world = World {
+            clock,
+            source,
+            cache: memory,
+            metrics,
+            handle,
+            stops,
+            rings,
+            stop_records,
+            tasks,
+            engine_ended,
+        };
+        (world, engine)
+    }
+
+    /// The world with its engine at work.
+    pub(crate) fn start(self) -> World {
+        let (mut world, engine) = self.build();
+        let ended = world.engine_ended.clone();
+        world.tasks.spawn(async move {
+            engine.run().await;
+            ended.cancel();
+        });
+        world
+    }
+}
+
+/// The bell in the place of tokio-cron-scheduler: each second, while it is told to.
+async fn ring(clock: VirtualClock, bell: Arc<Notify>, beats: Arc<Beats>, rings: Arc<AtomicBool>) {
+    loop {
+        clock.sleep(SECOND).await;
+        if rings.load(Ordering::Relaxed) {
+            beats.scheduler_rang(clock.monotonic());
+            bell.notify_one();
+        }
+    }
+}
+
+/// An engine and all that is around it.
+pub(crate) struct World {
+    pub(crate) clock: VirtualClock,
+    pub(crate) source: Arc<MemorySource>,
+    pub(crate) cache: Arc<MemoryCache>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) handle: Handle,
+    pub(crate) stops: Stops,
+    /// Whether the bell rings.
+    pub(crate) rings: Arc<AtomicBool>,
+    pub(crate) stop_records: CancellationToken,
+    tasks: JoinSet<()>,
+    engine_ended: CancellationToken,
+}
+
+impl World {
+    /// Moves time on, step by step, until that is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..MANY_STEPS {
+            if is_so(self) {
+                return;
+            }
+            self.clock.step().await;
+        }
+        panic!("never: {what}");
+    }
+
+    /// Lets everything that is due at this moment happen.
+    pub(crate) async fn settle(&self) {
+        self.clock.advance(Duration::ZERO).await;
+    }
+
+    pub(crate) async fn ended(&self) {
+        self.until("the engine ends", |world| world.engine_ended.is_cancelled()).await;
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.engine_ended.is_cancelled()
+    }
+
+    /// Moves time on until the run has ended.
+    pub(crate) async fn finish(&self, ticket: Ticket) -> Arc<RunRecord> {
+        let finished = ticket.finished();
+        tokio::pin!(finished);
+        for _ in 0..MANY_STEPS {
+            tokio::select! {
+                biased;
+                record = &mut finished => return record.expect("the engine goes on"),
+                _moved = self.clock.step() => {}
+            }
+        }
+        panic!("the run never ended");
+    }
+
+    /// Asks for a run of one job.
+    pub(crate) async fn ask(&self, name: &str) -> Ticket {
+        self.ask_for(name, None).await
+    }
+
+    pub(crate) async fn ask_for(&self, name: &str, tenants: Option<&[&str]>) -> Ticket {
+        self.handle.request(request(name, tenants)).await.unwrap().remove(0)
+    }
+
+    /// Runs a job once, over all tenants.
+    pub(crate) async fn warm(&self, name: &str) -> Arc<RunRecord> {
+        let ticket = self.ask(name).await;
+        self.finish(ticket).await
+    }
+
+    /// Runs a job once, for these tenants.
+    pub(crate) async fn warm_some(&self, name: &str, tenants: &[&str]) -> Arc<RunRecord> {
+        let ticket = self.ask_for(name, Some(tenants)).await;
+        self.finish(ticket).await
+    }
+
+    pub(crate) fn set_rows(&self, job: &str, rows: Vec<MemoryRow>) {
+        self.source.set_rows(&JobName::parse(job).unwrap(), rows);
+    }
+
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        self.cache.get(key).map(|value| String::from_utf8(value).unwrap())
+    }
+
+    pub(crate) fn status(&self, job: &str) -> JobStatus {
+        self.handle.status().jobs[&JobName::parse(job).unwrap()].clone()
+    }
+
+    /// The value of a metric, by its name and labels.
+    pub(crate) fn metric(&self, name: &str) -> u32 {
+        let page = self.metrics.encode();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        value.trim().parse().unwrap()
+    }
+
+    /// Whether the metrics have a line like this.
+    pub(crate) fn shows(&self, line: &str) -> bool {
+        self.metrics.encode().lines().any(|found| found == line)
+    }
+
+    /// The tenants of each read so far.
+    pub(crate) fn reads(&self) -> Vec<Vec<String>> {
+        self.source.reads().into_iter().map(|read| read.tenants).collect()
+    }
+
+    /// Fails reads for as long as the answer is an error.
+    pub(crate) fn on_read<F>(&self, decide: F)
+    where
+        F: Fn(&[String]) -> Result<(), SourceError> + Send + Sync + 'static,
+    {
+        self.source.before_read(move |seen| {
+            let decided = decide(&seen.tenants);
+            Box::pin(async move { decided })
+        });
+    }
+}
+
+pub(crate) fn request(name: &str, tenants: Option<&[&str]>) -> RunRequest {
+    let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect());
+    RunRequest { jobs: JobSelection::One(JobName::parse(name).unwrap()), tenants }
+}
+
+/// Counts what is in flight at once, by name and all together.
+#[derive(Clone, Default)]
+pub(crate) struct Gauge {
+    now: Arc<Mutex<BTreeMap<String, usize>>>,
+    most: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Gauge {
+    /// One of that name is in flight until the answer is dropped.
+    pub(crate) fn enter(&self, name: &str) -> InFlight {
+        let mut now = self.now.lock().unwrap();
+        *now.entry(name.to_owned()).or_default() += 1;
+        let mut most = self.most.lock().unwrap();
+        for (name, count) in [(name, now[name]), ("", now.values().sum())] {
+            let most = most.entry(name.to_owned()).or_default();
+            *most = count.max(*most);
+        }
+        InFlight { gauge: self.clone(), name: name.to_owned() }
+    }
+
+    /// How many are in flight, all together.
+    pub(crate) fn now(&self) -> usize {
+        self.now.lock().unwrap().values().sum()
+    }
+
+    /// The most of that name that were in flight at once; of all where it is empty.
+    pub(crate) fn most(&self, name: &str) -> usize {
+        self.most.lock().unwrap().get(name).copied().unwrap_or_default()
+    }
+}
+
+pub(crate) struct InFlight {
+    gauge: Gauge,
+    name: String,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        *self.gauge.now.lock().unwrap().get_mut(&self.name).unwrap() -= 1;
+    }
+}
+
+/// Counts up, and says what it was before.
+#[derive(Clone, Default)]
+pub(crate) struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    pub(crate) fn up(&self) -> usize {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Delays every read by so much.
+pub(crate) fn slow_reads(world: &World, by: Duration) {
+    let clock = world.clock.clone();
+    world.source.before_read(move |_seen| {
+        let asleep = clock.sleep(by);
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+}
+
+pub(crate) fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
+    Box::pin(async move { value })
+}

@@ -1,0 +1,171 @@
+//! What is kept of runs, and that a history which cannot be written never holds one up.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use preheat::adapter::memory::MemoryHistory;
+use preheat::domain::job::{Job, JobName};
+use preheat::domain::run::{Outcome, RunId, RunRecord};
+use preheat::domain::schedule::Schedule;
+use preheat::engine::port::{History, HistoryError};
+
+use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
+
+/// A history in memory that can be away, and says what was asked of it.
+struct Fickle {
+    memory: MemoryHistory,
+    away: AtomicBool,
+    appends: AtomicUsize,
+    largest: AtomicUsize,
+    pruned: Mutex<Vec<DateTime<Utc>>>,
+}
+
+impl Fickle {
+    fn new(away: bool) -> Arc<Self> {
+        Arc::new(Self {
+            memory: MemoryHistory::new(10_000),
+            away: AtomicBool::new(away),
+            appends: AtomicUsize::new(0),
+            largest: AtomicUsize::new(0),
+            pruned: Mutex::default(),
+        })
+    }
+
+    async fn kept(&self) -> usize {
+        self.memory.recent(None, usize::MAX).await.unwrap().len()
+    }
+
+    fn gone<T: Send + 'static>(&self) -> Option<BoxFuture<'static, Result<T, HistoryError>>> {
+        let error = || Err(HistoryError("could not write the history".to_owned()));
+        self.away.load(Ordering::Relaxed).then(|| ready(error()))
+    }
+}
+
+impl History for Fickle {
+    fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
+        self.appends.fetch_add(1, Ordering::Relaxed);
+        self.largest.fetch_max(records.len(), Ordering::Relaxed);
+        self.gone().unwrap_or_else(|| self.memory.append(records))
+    }
+
+    fn recent<'a>(
+        &'a self,
+        job: Option<&'a JobName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        self.gone().unwrap_or_else(|| self.memory.recent(job, limit))
+    }
+
+    fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
+        self.gone().unwrap_or_else(|| self.memory.get(id))
+    }
+
+    fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>> {
+        self.pruned.lock().unwrap().push(before);
+        self.gone().unwrap_or_else(|| self.memory.prune(before))
+    }
+}
+
+fn world_with(history: &Arc<Fickle>, job: Job) -> World {
+    let setup = Setup::new([job], tenants(1));
+    Setup { history: Arc::clone(history) as _, ..setup }.start()
+}
+
+#[tokio::test]
+async fn every_run_is_kept_newest_first() {
+    let history = Fickle::new(false);
+    let world = world_with(&history, job("list"));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.insert(0, world.warm("list").await.id);
+        world.clock.advance(SECOND).await;
+    }
+    let found = world.handle.recent_runs(None, 10).await.unwrap();
+    assert_eq!(found.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
+    assert_eq!(world.handle.recent_runs(None, 2).await.unwrap().len(), 2);
+    let other = JobName::parse("other").unwrap();
+    assert!(world.handle.recent_runs(Some(&other), 10).await.unwrap().is_empty());
+    assert_eq!(history.kept().await, 3);
+    assert_eq!((found[0].replica.as_str(), found[0].version.as_str()), ("test", "0.1.0"));
+}
+
+#[tokio::test]
+async fn a_history_that_is_away_holds_no_run_up_and_gets_all_of_them_when_it_is_back() {
+    let history = Fickle::new(true);
+    let world = world_with(&history, job("list"));
+    let mut last = None;
+    for _ in 0..30 {
+        let record = world.warm("list").await;
+        assert_eq!(record.outcome, Outcome::Ok);
+        last = Some(record.id);
+        world.clock.advance(10 * SECOND).await;
+    }
+    let asked = history.appends.load(Ordering::Relaxed);
+    assert!((20..60).contains(&asked), "it was asked {asked} times in five minutes");
+    let waiting = world.handle.run(last.unwrap()).await.unwrap();
+    assert!(waiting.is_some(), "a run on its way into the history is found");
+    history.away.store(false, Ordering::Relaxed);
+    world.clock.advance(11 * SECOND).await;
+    assert_eq!(history.kept().await, 30);
+    assert!(world.shows("preheat_history_dropped_total 0"));
+}
+
+#[tokio::test]
+async fn records_that_wait_are_bounded_and_those_given_up_are_counted() {
+    let history = Fickle::new(true);
+    let every_second = Schedule::Every(SECOND);
+    let world = world_with(&history, Job { schedule: every_second, ..job("list") });
+    world.clock.advance(1_200 * SECOND + SECOND / 2).await;
+    history.away.store(false, Ordering::Relaxed);
+    world.clock.advance(20 * SECOND).await;
+    let dropped = world.metric("preheat_history_dropped_total");
+    assert!((200..=210).contains(&dropped), "{dropped} of those beyond a thousand");
+    let kept = history.memory.recent(None, usize::MAX).await.unwrap();
+    assert_eq!(kept.len(), 1_220 - dropped as usize, "all others came");
+    assert_eq!(history.largest.load(Ordering::Relaxed), 100, "not all at once");
+    let oldest = kept.last().unwrap().due_at - start();
+    assert_eq!(oldest.num_seconds(), i64::from(dropped) + 1, "the oldest were given up");
+}
+
+#[tokio::test]
+async fn what_waits_is_written_once_more_when_the_worker_stops() {
+    let history = Fickle::new(true);
+    let world = world_with(&history, job("list"));
+    world.warm("list").await;
+    world.clock.advance(MINUTE).await;
+    world.stops.drain.cancel();
+    world.ended().await;
+    history.away.store(false, Ordering::Relaxed);
+    world.stop_records.cancel();
+    world.settle().await;
+    assert_eq!(history.kept().await, 1);
+}
+
+#[tokio::test]
+async fn records_older_than_the_retention_are_removed_each_hour() {
+    let history = Fickle::new(false);
+    let setup = Setup::new([job("list")], tenants(1));
+    let retention = 30 * MINUTE;
+    let world = Setup { history: Arc::clone(&history) as _, retention, ..setup }.start();
+    world.clock.advance(125 * MINUTE).await;
+    let pruned = history.pruned.lock().unwrap().clone();
+    assert_eq!(pruned.len(), 3, "at the start, and each hour: {pruned:?}");
+    assert_eq!(pruned[0], at("2026-02-28T23:30:00Z"));
+    assert_eq!(history.kept().await, 4, "those from half past one on");
+}
+
+#[tokio::test]
+async fn a_retention_beyond_the_calendar_keeps_everything() {
+    for retention in [Duration::MAX, Duration::from_secs(u64::MAX / 1_000_000)] {
+        let history = Fickle::new(false);
+        let setup = Setup::new([job("list")], tenants(1));
+        let world = Setup { history: Arc::clone(&history) as _, retention, ..setup }.start();
+        world.warm("list").await;
+        world.clock.advance(61 * MINUTE).await;
+        assert_eq!(history.kept().await, 7);
+        assert!(history.pruned.lock().unwrap().is_empty());
+    }
+}
