@@ -88,13 +88,18 @@ async fn a_signal_at_any_moment_removes_everything() {
 #[tokio::test]
 async fn the_worker_serves_until_it_is_told_to_stop() {
     let folder = temporary();
-    let running = demo(&["demo", "--tenants", "5"], &folder).start();
-    running.answers("/readyz", 200).await;
+    let demo = demo(&["demo", "--tenants", "5"], &folder);
+    let running = demo.env("PREHEAT_HTTP__LISTEN", "127.0.0.1:0").start();
+    eventually("it says that Ctrl-C ends it", LONG, async || running.stdout().contains("Ctrl-C"))
+        .await;
     let said = running.stdout();
-    assert!(said.contains(&format!("http://{}", running.address())), "{said}");
+    let address = said.split_once("the worker runs: http://").unwrap().1.lines().next().unwrap();
+    let address = address.parse().unwrap();
     let token = [("authorization", "Bearer demo")];
     let path = "/api/v1/jobs/services/runs";
-    let answer = http::post(running.address(), path, &token, "{\"wait\": true}").await.unwrap();
+    let post = async || http::post(address, path, &token, "{\"wait\": true}").await;
+    eventually("it listens", LONG, async || post().await.is_ok()).await;
+    let answer = post().await.unwrap();
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &"ok".into()), "{answer:?}");
     running.signal(Signal::INT);
     let output = running.ended().await.expect_code(0);
@@ -115,6 +120,19 @@ async fn servers_that_are_not_installed_are_named_with_the_command_that_installs
     assert!(said.contains("error: cannot find "), "{said}");
     assert!(said.contains("install"), "{said}");
     nothing_is_left(folder.path()).await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_before_anything_starts() {
+    let folder = temporary();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let demo = demo(&["demo"], &folder).env("PREHEAT_HTTP__LISTEN", &address);
+    let said = demo.run().await.expect_code(1).stderr.replace(&address, "[address]");
+    insta::assert_snapshot!(said, @r"
+    error: could not listen on `[address]`: Address already in use (os error 98)
+      hint: set `PREHEAT_HTTP__LISTEN`, for example to `127.0.0.1:0` for any free port
+    ");
 }
 
 #[tokio::test]

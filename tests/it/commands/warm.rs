@@ -198,12 +198,25 @@ async fn hazard_27_one_tenants_failure_is_partial_and_costs_no_other_its_keys() 
 async fn bad_settings_files_and_usage_are_told_all_at_once() {
     let servers = servers().await;
     let settings = "[database]\nmax_connection = 3\n[runner]\nbatch = 0\n";
-    let output = warm_services(&servers).settings(settings).run().await.expect_code(2);
-    insta::assert_snapshot!(output.stderr, @r"
+    let warm = warm_services(&servers).settings(settings).job("empty", "schedule = \"every 1h\"\n");
+    let output = warm.run().await.expect_code(2);
+    insta::assert_snapshot!(output.stderr, @r#"
     error: preheat.toml:2: unknown setting `database.max_connection`
       hint: did you mean `database.max_connections`?
     error: preheat.toml:4: setting `runner.batch`: found `0`; allowed: a whole number from 1 to 10000
-    ");
+
+    error: missing field `keys`
+    --> jobs/empty.toml
+     = hint: add `[[keys]]` with `key = "…:{tenant_id}"`
+
+    error: missing field `query`
+    --> jobs/empty.toml
+     = hint: add `[query]` with `sql = "…"`
+
+    error: missing field `ttl`
+    --> jobs/empty.toml
+     = hint: add `ttl = "30m"`
+    "#);
     let broken = "schedule = \"every 1h\"\nttl = \"10m\"\n[query]\nsql = \"select 1\"\n";
     let output = warm_services(&servers).job("broken", broken).run().await.expect_code(2);
     insta::assert_snapshot!(output.stderr, @r#"
@@ -248,13 +261,18 @@ async fn a_server_that_is_not_there_is_named() {
     let servers = servers().await;
     let nobody = "127.0.0.1:1";
     let database = format!("postgres://app:hush-hush@{nobody}/shop");
-    let output = warm_services(&servers).database(database).run().await.expect_code(3);
+    let output = warm_services(&servers).database(&database).run().await.expect_code(3);
     insta::assert_snapshot!(output.stderr, @r"
     error: could not connect to database `127.0.0.1:1/shop`: Connection refused (os error 111)
     ");
     let cache = format!("redis://app:hush-hush@{nobody}/0");
-    let output = warm_services(&servers).cache(cache).run().await.expect_code(3);
+    let output = warm_services(&servers).cache(&cache).run().await.expect_code(3);
     insta::assert_snapshot!(output.stderr, @r"
+    error: could not connect to cache `127.0.0.1:1`: Connection refused (os error 111)
+    ");
+    let output = warm_services(&servers).database(&database).cache(&cache).run().await;
+    insta::assert_snapshot!(output.expect_code(3).stderr, @r"
+    error: could not connect to database `127.0.0.1:1/shop`: Connection refused (os error 111)
     error: could not connect to cache `127.0.0.1:1`: Connection refused (os error 111)
     ");
 }
