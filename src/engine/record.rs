@@ -111,6 +111,7 @@ impl Records {
                 Err(_) => backoff(failures, 1.0),
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = self.arrived.notified(), if failures == 0 => {}
                 () = self.clock.sleep(pause) => {}

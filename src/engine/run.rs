@@ -1,5 +1,5 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
-//! batches themselves are in [`super::batch`].
+//! batches themselves are in `batch.rs`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +85,7 @@ impl Stops {
     /// Ends when either is asked for.
     pub async fn requested(&self) {
         tokio::select! {
+            biased;
             () = self.drain.cancelled() => {}
             () = self.abort.cancelled() => {}
         }
@@ -252,6 +253,7 @@ impl Runner {
             return None;
         }
         let stats = tokio::select! {
+            biased;
             () = stops.abort.cancelled() => return None,
             stats = self.cache.stats() => stats,
         };

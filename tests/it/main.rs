@@ -22,4 +22,5 @@ mod parity;
 mod sandbox;
 mod schedule;
 mod shipped;
+mod simulation;
 mod support;

@@ -1,7 +1,7 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
-mod record;
+pub(crate) mod record;
 mod run;
 mod schedule;
 
@@ -24,7 +24,7 @@ use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, Clock, History, SourceError, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, Clock, History, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::record::Records;
 use preheat::engine::run::{Breakers, Runner, Stops, TenantList};
@@ -126,6 +126,8 @@ pub(crate) struct Setup {
     pub(crate) clock: VirtualClock,
     pub(crate) history: Arc<dyn History>,
     pub(crate) retention: Duration,
+    /// In the place of the source in memory.
+    pub(crate) source: Option<Arc<dyn Source>>,
     /// In the place of the cache in memory.
     pub(crate) cache: Option<Arc<dyn Cache>>,
 }
@@ -139,19 +141,21 @@ impl Setup {
             clock: VirtualClock::new(start(), 1),
             history: Arc::new(MemoryHistory::new(1_000)),
             retention: Duration::from_hours(24),
+            source: None,
             cache: None,
         }
     }
 
     /// The world, and its engine, which does nothing yet.
     pub(crate) fn build(self) -> (World, Engine) {
-        let Self { jobs, tenants, concurrency, clock, history, retention, cache } = self;
+        let Self { jobs, tenants, concurrency, clock, history, retention, source: other, cache } =
+            self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
         let metrics = Metrics::new();
         let runner = Runner {
-            source: Arc::clone(&source) as _,
+            source: other.unwrap_or_else(|| Arc::clone(&source) as _),
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
@@ -226,7 +230,7 @@ pub(crate) struct World {
     /// Whether the bell rings.
     pub(crate) rings: Arc<AtomicBool>,
     pub(crate) stop_records: CancellationToken,
-    tasks: JoinSet<()>,
+    pub(crate) tasks: JoinSet<()>,
     engine_ended: CancellationToken,
 }
 
@@ -359,6 +363,10 @@ impl Gauge {
     /// How many are in flight, all together.
     pub(crate) fn now(&self) -> usize {
         self.now.lock().unwrap().values().sum()
+    }
+
+    pub(crate) fn now_of(&self, name: &str) -> usize {
+        self.now.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 
     /// The most of that name that were in flight at once; of all where it is empty.

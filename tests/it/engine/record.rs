@@ -15,16 +15,16 @@ use preheat::engine::port::{History, HistoryError};
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 
 /// A history in memory that can be away, and says what was asked of it.
-struct Fickle {
-    memory: MemoryHistory,
-    away: AtomicBool,
+pub(crate) struct Fickle {
+    pub(crate) memory: MemoryHistory,
+    pub(crate) away: AtomicBool,
     appends: AtomicUsize,
     largest: AtomicUsize,
     pruned: Mutex<Vec<DateTime<Utc>>>,
 }
 
 impl Fickle {
-    fn new(away: bool) -> Arc<Self> {
+    pub(crate) fn new(away: bool) -> Arc<Self> {
         Arc::new(Self {
             memory: MemoryHistory::new(10_000),
             away: AtomicBool::new(away),

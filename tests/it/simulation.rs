@@ -1,0 +1,774 @@
+//! The whole engine in a world that goes wrong at random, and what must hold in it all the same.
+//!
+//! Everything follows from a seed: jobs, tenants, data, latencies, failures, requests, stalls and
+//! jumps of the clock. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it
+//! simulation` runs it alone, `PREHEAT_SEEDS=NUMBER` tries so many. What the simulation would catch
+//! is shown by breaking the world on purpose: see [`Sabotage`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use preheat::adapter::clock::VirtualClock;
+use preheat::adapter::memory::MemoryCache;
+use preheat::domain::entry::Entry;
+use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
+use preheat::domain::row::{KeyText, Rows, RowsFull};
+use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Read, Source,
+    SourceError, SourceErrorKind,
+};
+
+use super::engine::record::Fickle;
+use super::engine::{Gauge, Setup, World, cache_error, job, key, many, refused, start};
+
+/// So many seeds, where nothing else is asked for.
+const SEEDS: u64 = 1_000;
+/// Actions of a chaos.
+const ACTIONS: u64 = 40;
+/// No run takes longer.
+const LONGEST_RUN: u64 = 6;
+/// No interval is longer.
+const LONGEST_INTERVAL: u64 = 5;
+
+#[test]
+fn hazard_29_in_a_world_that_goes_wrong_at_random_everything_holds() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds = match number("PREHEAT_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("PREHEAT_SEEDS").unwrap_or(SEEDS),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let problems: Vec<String> = std::thread::scope(|scope| {
+        let of_thread = |first| {
+            let seeds = seeds.clone().skip(first).step_by(threads);
+            let try_all = move || {
+                let problem =
+                    |seed| run(seed, None).err().map(|text| format!("seed {seed}: {text}"));
+                seeds.into_iter().find_map(problem)
+            };
+            scope.spawn(try_all)
+        };
+        let threads: Vec<_> = (0..threads).map(of_thread).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// A way in which the world lies, so that an invariant must break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sabotage {
+    /// A read that was cut off counts as complete.
+    CutReads,
+    /// The cache says that it wrote a key, and did not.
+    LostWrites,
+    /// The engine has one permit more than is allowed.
+    OneBatchTooMany,
+    /// The engine is told of half the tenants.
+    HalfOfTheTenants,
+    /// The engine is dropped in the middle of things.
+    Killed,
+    /// The engine sleeps too long.
+    Oversleeps,
+}
+
+#[test]
+fn a_world_that_is_broken_on_purpose_is_caught() {
+    let cases = [
+        (Sabotage::CutReads, "which was never true"),
+        (Sabotage::LostWrites, "is not what the database says"),
+        (Sabotage::OneBatchTooMany, "batches in flight"),
+        (Sabotage::HalfOfTheTenants, "is not what the database says"),
+        (Sabotage::Killed, "without a record"),
+        (Sabotage::Oversleeps, "was due"),
+    ];
+    for (sabotage, expected) in cases {
+        let problem = (0..200).find_map(|seed| run(seed, Some(sabotage)).err());
+        let problem = problem.unwrap_or_else(|| panic!("{sabotage:?} is not noticed"));
+        assert!(problem.contains(expected), "{sabotage:?}: {problem}");
+    }
+}
+
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let simulated = || runtime.block_on(simulate(seed, sabotage));
+    catch_unwind(AssertUnwindSafe(simulated)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(format!("it panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+/// `SplitMix64`, as the clock's own.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From `low`, below `high`.
+    fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+
+    fn size(&mut self, low: usize, high: usize) -> usize {
+        usize::try_from(self.between(low as u64, high as u64)).unwrap()
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.between(0, 100) < percent
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.size(0, from.len())]
+    }
+}
+
+/// What the simulated servers have in common.
+struct Chaos {
+    state: Mutex<State>,
+    clock: VirtualClock,
+    gauge: Gauge,
+    jobs: BTreeMap<String, Job>,
+    /// Batches in flight over all jobs.
+    concurrency: usize,
+    sabotage: Option<Sabotage>,
+}
+
+struct State {
+    dice: Dice,
+    /// Nothing goes wrong any more.
+    calm: bool,
+    /// How often something goes wrong, in a hundred calls.
+    trouble: u64,
+    tenants: Vec<String>,
+    /// The rows of each job and tenant: their kinds and JSON.
+    rows: BTreeMap<(String, String), Vec<(String, String)>>,
+    /// Every value that each key ever had to have.
+    true_values: BTreeMap<String, BTreeSet<String>>,
+    /// What did not hold.
+    problems: Vec<String>,
+}
+
+impl Chaos {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn problem(&self, problem: String) {
+        self.state().problems.push(problem);
+    }
+
+    /// One more batch of a job is at a server, until the answer is dropped.
+    fn enter(&self, job: &str) -> super::engine::InFlight {
+        let in_flight = self.gauge.enter(job);
+        let (all, of_job) = (self.gauge.now(), self.gauge.now_of(job));
+        let allowed = self.jobs[job].concurrency.get();
+        if all > self.concurrency || of_job > allowed {
+            self.problem(format!("{all} batches in flight, {of_job} of job `{job}`"));
+        }
+        in_flight
+    }
+
+    /// How long a call takes, and whether it fails.
+    fn decide<T>(&self, fates: &[T]) -> (Duration, Option<T>)
+    where
+        T: Copy,
+    {
+        let mut state = self.state();
+        if state.calm {
+            return (Duration::ZERO, None);
+        }
+        let slow = state.dice.chance(10);
+        let most = if slow { 4_000 } else { 200 };
+        let latency = Duration::from_millis(state.dice.between(0, most));
+        let trouble = state.trouble;
+        let fate = state.dice.chance(trouble).then(|| state.dice.pick(fates));
+        (latency, fate)
+    }
+
+    /// Changes the rows of some tenants of a job.
+    fn change_rows(&self, job: &str) {
+        let mut state = self.state();
+        let owners = match self.jobs[job].scope {
+            Scope::Fleet => vec![String::new()],
+            Scope::Tenants => state.tenants.clone(),
+        };
+        for owner in owners {
+            let place = (job.to_owned(), owner.clone());
+            if state.rows.contains_key(&place) && state.dice.chance(60) {
+                continue;
+            }
+            let count = state.dice.size(0, 5);
+            let row = |dice: &mut Dice| {
+                let (kind, value) = (dice.between(0, 3), dice.next());
+                (format!("k{kind}"), value.to_string())
+            };
+            let rows = (0..count).map(|_| row(&mut state.dice)).collect();
+            state.rows.insert(place, rows);
+            for (key, value) in self.values(&state, job, &owner) {
+                state.true_values.entry(key).or_default().insert(value);
+            }
+        }
+    }
+
+    /// The keys of one tenant and their values, as the database says.
+    fn values(&self, state: &State, job: &str, tenant: &str) -> BTreeMap<String, String> {
+        let list = |rows: &[&str]| format!("[{}]", rows.join(","));
+        let rows = state.rows.get(&(job.to_owned(), tenant.to_owned()));
+        let rows = rows.map(Vec::as_slice).unwrap_or_default();
+        let all: Vec<_> = rows.iter().map(|(_, json)| json.as_str()).collect();
+        let fleet = self.jobs[job].scope == Scope::Fleet;
+        let whole = if fleet { job.to_owned() } else { format!("{job}:{tenant}") };
+        let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        if self.jobs[job].keys.len() > 1 {
+            for (kind, json) in rows {
+                kinds.entry(format!("{job}:{tenant}:{kind}")).or_default().push(json);
+            }
+        }
+        let of_kinds = kinds.iter().map(|(key, rows)| (key.clone(), list(rows)));
+        of_kinds.chain([(whole, list(&all))]).collect()
+    }
+
+    /// What the cache must hold when all is well.
+    fn expected(&self) -> BTreeMap<String, String> {
+        let state = self.state();
+        let mut expected = BTreeMap::new();
+        for (name, job) in &self.jobs {
+            match job.scope {
+                _ if !job.enabled => {}
+                Scope::Fleet => expected.extend(self.values(&state, name, "")),
+                Scope::Tenants => {
+                    for tenant in &state.tenants {
+                        expected.extend(self.values(&state, name, tenant));
+                    }
+                }
+            }
+        }
+        expected
+    }
+
+    fn push_rows(&self, job: &Job, read: Read<'_>, rows: &mut Rows) {
+        let state = self.state();
+        let slots: Vec<String> = match job.scope {
+            Scope::Fleet => vec![String::new()],
+            Scope::Tenants => read.batch.tenants().map(|tenant| tenant.id().to_owned()).collect(),
+        };
+        for (slot, tenant) in (0..).zip(&slots) {
+            let all = state.rows.get(&(job.name.to_string(), tenant.clone()));
+            let all = all.map(Vec::as_slice).unwrap_or_default();
+            let cut = self.sabotage == Some(Sabotage::CutReads) && all.len() > 1;
+            for (kind, json) in &all[usize::from(cut)..] {
+                let pushed: Result<(), RowsFull> = rows.push(
+                    slot,
+                    |out| {
+                        out.extend_from_slice(json.as_bytes());
+                        Ok(())
+                    },
+                    |_, out| {
+                        out.extend_from_slice(kind.as_bytes());
+                        Ok(KeyText::Written)
+                    },
+                );
+                pushed.unwrap();
+            }
+        }
+    }
+}
+
+/// How a call to the database goes wrong.
+#[derive(Clone, Copy)]
+enum ReadFate {
+    Fails(SourceErrorKind),
+    /// After all rows came, and none of them counts.
+    FailsAtItsEnd(SourceErrorKind),
+    Hangs,
+    Panics,
+}
+
+const READ_FATES: [ReadFate; 11] = [
+    ReadFate::Fails(SourceErrorKind::Unavailable),
+    ReadFate::Fails(SourceErrorKind::Unavailable),
+    ReadFate::Fails(SourceErrorKind::Transient),
+    ReadFate::Fails(SourceErrorKind::Timeout),
+    ReadFate::Fails(SourceErrorKind::Data),
+    ReadFate::Fails(SourceErrorKind::TooLarge),
+    ReadFate::Fails(SourceErrorKind::Definition),
+    ReadFate::FailsAtItsEnd(SourceErrorKind::Foreign),
+    ReadFate::FailsAtItsEnd(SourceErrorKind::Unavailable),
+    ReadFate::Hangs,
+    ReadFate::Panics,
+];
+
+struct ShakySource(Arc<Chaos>);
+
+impl Source for ShakySource {
+    fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
+        Box::pin(async {
+            let (latency, fate) = self.0.decide(&READ_FATES);
+            self.0.clock.sleep(latency).await;
+            match fate {
+                None => {}
+                Some(ReadFate::Fails(kind) | ReadFate::FailsAtItsEnd(kind)) => {
+                    return Err(refused(kind));
+                }
+                // A panic here prints its trace once for each run that waits for the list.
+                Some(ReadFate::Hangs | ReadFate::Panics) => std::future::pending().await,
+            }
+            let tenants = self.0.state().tenants.clone();
+            let half = self.0.sabotage == Some(Sabotage::HalfOfTheTenants);
+            let told = if half { tenants.len() / 2 } else { tenants.len() };
+            let mut list = Tenants::default();
+            tenants.iter().take(told).for_each(|id| list.push(id, []));
+            Ok(list)
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        job: &'a Job,
+        read: Read<'a>,
+        rows: &'a mut Rows,
+    ) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            let _in_flight = self.0.enter(job.name.as_str());
+            let (latency, fate) = self.0.decide(&READ_FATES);
+            self.0.clock.sleep(latency).await;
+            match fate {
+                None => self.0.push_rows(job, read, rows),
+                Some(ReadFate::Fails(kind)) => return Err(refused(kind)),
+                Some(ReadFate::FailsAtItsEnd(kind)) => {
+                    self.0.push_rows(job, read, rows);
+                    return Err(refused(kind));
+                }
+                Some(ReadFate::Hangs) => std::future::pending().await,
+                Some(ReadFate::Panics) => resume_unwind(Box::new("on purpose")),
+            }
+            Ok(())
+        })
+    }
+}
+
+/// How a call to the cache goes wrong.
+#[derive(Clone, Copy)]
+enum WriteFate {
+    /// Before anything was written.
+    Fails(CacheErrorKind),
+    /// After a part was written.
+    BreaksOff(CacheErrorKind),
+    /// For some of the keys.
+    Refuses(CacheErrorKind),
+    Hangs,
+    Panics,
+}
+
+const WRITE_FATES: [WriteFate; 8] = [
+    WriteFate::Fails(CacheErrorKind::Unavailable),
+    WriteFate::Fails(CacheErrorKind::Transient),
+    WriteFate::BreaksOff(CacheErrorKind::Unavailable),
+    WriteFate::BreaksOff(CacheErrorKind::Unavailable),
+    WriteFate::Refuses(CacheErrorKind::Full),
+    WriteFate::Refuses(CacheErrorKind::Transient),
+    WriteFate::Hangs,
+    WriteFate::Panics,
+];
+
+struct ShakyCache {
+    chaos: Arc<Chaos>,
+    memory: MemoryCache,
+}
+
+impl ShakyCache {
+    /// Whether what is written was true at some time, and lives as long as it may.
+    fn check(&self, entry: &Entry<'_>) {
+        let value = String::from_utf8(entry.value.to_vec()).unwrap();
+        let values = self.chaos.state().true_values.get(&entry.key).cloned();
+        if !values.is_some_and(|values| values.contains(&value)) {
+            self.chaos.problem(format!("`{}` got `{value}`, which was never true", entry.key));
+        }
+        let job = &self.chaos.jobs[job_of(&entry.key)];
+        let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
+        if entry.ttl > job.ttl || entry.ttl < shortest {
+            self.chaos.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
+        }
+    }
+
+    async fn store(&self, entries: &[Entry<'_>]) -> Result<Vec<KeyResult>, CacheError> {
+        entries.iter().for_each(|entry| self.check(entry));
+        if self.chaos.sabotage == Some(Sabotage::LostWrites) {
+            self.memory.write(&entries[1..]).await?;
+            return Ok(entries.iter().map(|_| Ok(())).collect());
+        }
+        self.memory.write(entries).await
+    }
+}
+
+fn job_of(key: &str) -> &str {
+    key.split(':').next().unwrap()
+}
+
+impl Cache for ShakyCache {
+    fn write<'a>(
+        &'a self,
+        entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        Box::pin(async move {
+            let _in_flight = self.chaos.enter(job_of(&entries[0].key));
+            let (latency, fate) = self.chaos.decide(&WRITE_FATES);
+            self.chaos.clock.sleep(latency).await;
+            match fate {
+                None => self.store(entries).await,
+                Some(WriteFate::Fails(kind)) => Err(cache_error(kind)),
+                Some(WriteFate::BreaksOff(kind)) => {
+                    self.store(&entries[..entries.len().div_ceil(2)]).await?;
+                    Err(cache_error(kind))
+                }
+                Some(WriteFate::Refuses(kind)) => {
+                    let (first, rest) = entries.split_at(entries.len() / 2);
+                    let mut results = self.store(first).await?;
+                    results.extend(rest.iter().map(|_| Err(cache_error(kind))));
+                    Ok(results)
+                }
+                Some(WriteFate::Hangs) => std::future::pending().await,
+                Some(WriteFate::Panics) => resume_unwind(Box::new("on purpose")),
+            }
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        self.memory.remove(keys)
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        Box::pin(async {
+            let (latency, fate) = self.chaos.decide(&[CacheErrorKind::Unavailable]);
+            self.chaos.clock.sleep(latency).await;
+            match fate {
+                None => self.memory.stats().await,
+                Some(kind) => Err(cache_error(kind)),
+            }
+        })
+    }
+}
+
+/// Jobs that differ in all that the engine decides by.
+fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
+    let one = |dice: &mut Dice, name: String| {
+        let fleet = dice.chance(15);
+        let mut keys = if fleet { vec![key(&name)] } else { job(&name).keys };
+        if !fleet && dice.chance(40) {
+            keys.push(key(&format!("{name}:{{tenant_id}}:{{kind}}")));
+        }
+        let interval = Duration::from_secs(dice.between(2, LONGEST_INTERVAL + 1));
+        let made = Job {
+            schedule: Schedule::Every(interval),
+            // Longer than any chaos: what is compared at the end must not expire.
+            ttl: Duration::from_hours(12),
+            ttl_jitter: Share::from_percent(dice.pick(&[0.0, 10.0, 100.0])).unwrap(),
+            on_start: dice.chance(50),
+            enabled: dice.chance(90),
+            timeout: Duration::from_secs(dice.between(3, LONGEST_RUN + 1)),
+            overlap: dice.pick(&[Overlap::Skip, Overlap::Queue]),
+            retries: u32::try_from(dice.between(0, 4)).unwrap(),
+            batch: many(dice.size(1, 9)),
+            concurrency: many(dice.size(1, 4)),
+            scope: if fleet { Scope::Fleet } else { Scope::Tenants },
+            keys,
+            ..job(&name)
+        };
+        (name, made)
+    };
+    let count = dice.between(1, 5);
+    (0..count).map(|number| one(dice, format!("job{number}"))).collect()
+}
+
+/// A world of one seed, and what was asked of it.
+struct Simulation {
+    world: World,
+    chaos: Arc<Chaos>,
+    cache: Arc<ShakyCache>,
+    history: Arc<Fickle>,
+    dice: Dice,
+    tickets: Vec<Ticket>,
+    /// Whether the clock on the wall jumps: then it says nothing about what overlaps.
+    jumps: bool,
+}
+
+async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
+    let mut simulation = Simulation::new(seed, sabotage);
+    for _ in 0..ACTIONS {
+        simulation.act().await;
+        simulation.check_so_far()?;
+    }
+    let calm = simulation.calm_down().await;
+    simulation.check_so_far()?;
+    simulation.check_the_cache()?;
+    simulation.stop().await;
+    simulation.check_so_far()?;
+    simulation.check_records(&calm).await
+}
+
+impl Simulation {
+    fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
+        let mut dice = Dice(seed);
+        let jobs = any_jobs(&mut dice);
+        let clock = VirtualClock::new(start(), seed);
+        let concurrency = dice.size(1, 5);
+        let tenants = dice.size(0, 25);
+        let state = State {
+            dice: Dice(dice.next()),
+            calm: false,
+            trouble: dice.pick(&[0, 3, 10, 30, 70]),
+            tenants: (0..tenants).map(|number| format!("t{number}")).collect(),
+            rows: BTreeMap::new(),
+            true_values: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        let chaos = Arc::new(Chaos {
+            state: Mutex::new(state),
+            clock: clock.clone(),
+            gauge: Gauge::default(),
+            jobs,
+            concurrency,
+            sabotage,
+        });
+        for job in chaos.jobs.keys() {
+            chaos.change_rows(job);
+        }
+        let memory = MemoryCache::new(Arc::new(clock.clone()));
+        let cache = Arc::new(ShakyCache { chaos: Arc::clone(&chaos), memory });
+        let history = Fickle::new(false);
+        let too_many = usize::from(sabotage == Some(Sabotage::OneBatchTooMany));
+        let setup = Setup::new(chaos.jobs.values().cloned(), Tenants::default());
+        let world = Setup {
+            concurrency: u32::try_from(concurrency + too_many).unwrap(),
+            clock,
+            history: Arc::clone(&history) as _,
+            source: Some(Arc::new(ShakySource(Arc::clone(&chaos)))),
+            cache: Some(Arc::clone(&cache) as _),
+            ..setup
+        };
+        let jumps = dice.chance(30);
+        Self { world: world.start(), chaos, cache, history, dice, tickets: Vec::new(), jumps }
+    }
+
+    async fn act(&mut self) {
+        let clock = self.world.clock.clone();
+        match self.dice.between(0, 100) {
+            0..60 => clock.advance(Duration::from_millis(self.dice.between(0, 2_000))).await,
+            60..75 => self.ask().await,
+            75..83 => {
+                let jobs: Vec<_> = self.chaos.jobs.keys().map(String::as_str).collect();
+                self.chaos.change_rows(self.dice.pick(&jobs));
+            }
+            83..88 => self.change_tenants(),
+            88..92 => clock.stall(Duration::from_millis(self.dice.between(500, 20_000))).await,
+            92..95 if self.jumps => {
+                let by = i64::try_from(self.dice.between(0, 7_200_000)).unwrap() - 3_600_000;
+                clock.set_by(TimeDelta::milliseconds(by));
+            }
+            92..97 => {
+                self.world.rings.fetch_xor(true, Ordering::Relaxed);
+            }
+            _ => {
+                self.history.away.fetch_xor(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    async fn ask(&mut self) {
+        let names: Vec<_> = self.chaos.jobs.keys().cloned().collect();
+        let jobs = match self.dice.chance(30) {
+            true => JobSelection::All,
+            false => {
+                let name = &names[self.dice.size(0, names.len())];
+                JobSelection::One(JobName::parse(name).unwrap())
+            }
+        };
+        let tenants = self.dice.chance(40).then(|| {
+            let some = self.dice.between(0, 5);
+            (0..some).map(|_| TenantId::new(format!("t{}", self.dice.between(0, 30)))).collect()
+        });
+        // A refusal is an answer as well: it is bound by no promise.
+        let taken = self.world.handle.request(RunRequest { jobs, tenants }).await;
+        self.tickets.extend(taken.unwrap_or_default());
+    }
+
+    fn change_tenants(&mut self) {
+        let (comes, id) = (self.dice.chance(60), format!("t{}", self.dice.between(0, 30)));
+        {
+            let tenants = &mut self.chaos.state().tenants;
+            tenants.retain(|tenant| *tenant != id);
+            if comes {
+                tenants.push(id);
+            }
+        }
+        for job in self.chaos.jobs.keys() {
+            self.chaos.change_rows(job);
+        }
+    }
+
+    /// Nothing goes wrong any more; answers since when every run must be right.
+    async fn calm_down(&mut self) -> Calm {
+        self.chaos.state().calm = true;
+        self.world.rings.store(true, Ordering::Relaxed);
+        self.history.away.store(false, Ordering::Relaxed);
+        let clock = self.world.clock.clone();
+        // What hangs ends with its run; the breakers close; the history is tried again.
+        clock.advance(Duration::from_secs(LONGEST_RUN + 5 + 10)).await;
+        let since = clock.now();
+        let before = self.records().await.iter().map(|record| record.id).collect();
+        if self.chaos.sabotage == Some(Sabotage::Oversleeps) {
+            clock.stall(Duration::from_secs(2 * LONGEST_INTERVAL)).await;
+        }
+        clock.advance(Duration::from_secs(2 * LONGEST_INTERVAL)).await;
+        Calm { since, before, until: clock.now() }
+    }
+
+    async fn stop(&mut self) {
+        if self.chaos.sabotage == Some(Sabotage::Killed) {
+            let asked =
+                self.world.handle.request(RunRequest { jobs: JobSelection::All, tenants: None });
+            self.chaos.state().calm = false;
+            self.tickets.extend(asked.await.unwrap());
+            self.world.tasks.shutdown().await;
+            return;
+        }
+        self.world.stops.drain.cancel();
+        self.world.ended().await;
+        self.world.stop_records.cancel();
+        self.world.settle().await;
+    }
+
+    fn check_so_far(&self) -> Result<(), String> {
+        match self.chaos.state().problems.first() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_the_cache(&self) -> Result<(), String> {
+        for (key, value) in self.chaos.expected() {
+            let found = self.cache.memory.get(&key).map(|value| String::from_utf8(value).unwrap());
+            if found.as_ref() != Some(&value) {
+                return Err(format!("`{key}`: {found:?} is not what the database says, `{value}`"));
+            }
+        }
+        for (name, status) in &self.world.handle.status().jobs {
+            let outcome = status.last_run.as_ref().map(|run| run.outcome);
+            if status.job.enabled && outcome != Some(Outcome::Ok) {
+                return Err(format!("the last run of job `{name}` was {outcome:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Oldest first.
+    async fn records(&self) -> Vec<RunRecord> {
+        let mut records = self.history.memory.recent(None, usize::MAX).await.unwrap();
+        records.reverse();
+        records
+    }
+
+    async fn check_records(&mut self, calm: &Calm) -> Result<(), String> {
+        for ticket in std::mem::take(&mut self.tickets) {
+            let id = ticket.run.id;
+            match ticket.finished().now_or_never().flatten() {
+                Some(record) if record.id == id => {}
+                _ => return Err(format!("the run {id} was taken on and is without a record")),
+            }
+        }
+        let records = self.records().await;
+        for record in &records {
+            let problem = wrong_counts(record);
+            if let Some(problem) = problem {
+                return Err(format!("{problem}: {record:?}"));
+            }
+        }
+        for (name, job) in &self.chaos.jobs {
+            let mut of_job: Vec<_> =
+                records.iter().filter(|record| record.job.as_str() == name).collect();
+            of_job.sort_by_key(|record| (record.started_at, record.finished_at));
+            let overlap = of_job.windows(2).find(|two| two[0].finished_at > two[1].started_at);
+            if let Some(two) = overlap.filter(|_| !self.jumps) {
+                return Err(format!("two runs overlap: {two:?}"));
+            }
+            check_calm(job, &of_job, calm)?;
+        }
+        Ok(())
+    }
+}
+
+/// The time in which nothing went wrong.
+struct Calm {
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    /// The runs that had ended before.
+    before: BTreeSet<RunId>,
+}
+
+fn wrong_counts(record: &RunRecord) -> Option<&'static str> {
+    let (report, outcome) = (&record.report, record.outcome);
+    let tenants = report.tenants;
+    let came_to_all = tenants.ok + tenants.failed == tenants.total;
+    let counted: u64 = report.failures.iter().map(|failure| failure.count).sum();
+    match outcome {
+        _ if tenants.ok + tenants.failed > tenants.total => Some("more tenants than there are"),
+        Outcome::Ok if tenants.ok != tenants.total => Some("`ok` and not all tenants are"),
+        Outcome::Ok if !report.failures.is_empty() => Some("`ok` with failures"),
+        Outcome::Ok | Outcome::Partial | Outcome::Failed if !came_to_all => {
+            Some("a run that came to its end left tenants out")
+        }
+        Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled
+            if report.failures.is_empty() =>
+        {
+            Some("a failure without a reason")
+        }
+        _ if counted < tenants.failed => Some("tenants failed of nothing"),
+        Outcome::Ok
+        | Outcome::Partial
+        | Outcome::Failed
+        | Outcome::Timeout
+        | Outcome::Cancelled => None,
+    }
+}
+
+/// Once nothing goes wrong, a job runs each time it is due, and asks no more than it has to.
+fn check_calm(job: &Job, records: &[&RunRecord], calm: &Calm) -> Result<(), String> {
+    let name = &job.name;
+    let records: Vec<_> =
+        records.iter().filter(|record| !calm.before.contains(&record.id)).collect();
+    for record in &records {
+        let queries = record.report.tenants.total.div_ceil(job.batch.get() as u64);
+        if record.outcome != Outcome::Ok || record.report.queries != queries {
+            return Err(format!("job `{name}` in calm: {record:?}"));
+        }
+    }
+    let scheduled = records.iter().filter(|record| record.trigger == Trigger::Schedule);
+    let ran: BTreeSet<_> = scheduled.map(|record| record.due_at).collect();
+    let mut due = job.schedule.next_after(calm.since).filter(|_| job.enabled);
+    // The loop looks at the clock within a second.
+    while let Some(at) = due.filter(|at| *at + TimeDelta::seconds(1) <= calm.until) {
+        if !ran.contains(&at) {
+            return Err(format!("job `{name}` was due at {at} and did not run: {ran:?}"));
+        }
+        due = job.schedule.next_after(at);
+    }
+    Ok(())
+}
