@@ -489,7 +489,7 @@ async fn hazard_26_a_run_that_hangs_ends_at_its_deadline_and_what_it_wrote_is_wh
     assert_eq!((record.outcome, record.duration()), (Outcome::Timeout, 5 * MINUTE));
     let [failure] = record.report.failures.as_slice() else { panic!("{record:?}") };
     assert_eq!(failure.kind, FailureKind::Deadline);
-    assert_eq!(failure.message, "the run did not end within 300s: 4 tenants were left");
+    assert_eq!(failure.message, "the run did not end within 5m: 4 tenants were left");
     assert_eq!((record.report.tenants.ok, record.report.tenants.left()), (2, 4));
     assert_eq!(world.cache.keys(), ["list:t0", "list:t1"]);
     let bounds: Vec<_> = world.source.reads().iter().map(|read| read.timeout).collect();
