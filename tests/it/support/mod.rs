@@ -10,6 +10,7 @@ pub(crate) mod document;
 pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod shop;
 pub(crate) mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) use program::{Output, Running, preheat};
 pub(crate) use proxy::Proxy;
+pub(crate) use shop::Shop;
 
 /// Far longer than anything takes on a slow machine: a test that waits this long has failed.
 pub(crate) const LONG: Duration = Duration::from_mins(1);

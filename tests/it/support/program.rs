@@ -221,6 +221,7 @@ impl Running {
     /// Waits until the route answers with that status.
     pub(crate) async fn answers(&self, path: &str, status: u16) {
         eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
+            assert!(!self.stderr.is_complete(), "ended:\n{}", self.stderr());
             super::http::get(self.address, path).await.is_ok_and(|answer| answer.status == status)
         })
         .await;
@@ -264,6 +265,11 @@ impl Captured {
     fn text(&self) -> String {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether the program has closed its end.
+    fn is_complete(&self) -> bool {
+        self.reading.is_finished()
     }
 
     /// Waits until the program has closed its end.
