@@ -21,10 +21,12 @@ use crate::adapter::postgres::{
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::config::{self, ConfigError, HistoryMode, Settings};
+use crate::definition::{self, Defaults};
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
+use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
-use crate::engine::port::{Clock, History};
+use crate::engine::port::History;
 use crate::engine::record::Records;
 use crate::engine::run::{Breakers, Runner, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
@@ -47,10 +49,10 @@ pub enum AppError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The history is required and cannot be kept.
-    #[error("cannot keep the run history: {0}")]
+    #[error(transparent)]
     History(#[from] MigrateError),
     /// Anything else.
-    #[error("{0:#}")]
+    #[error(transparent)]
     Start(#[from] anyhow::Error),
 }
 
@@ -88,8 +90,14 @@ impl App {
         Ok(Self { runner, source, jobs, database })
     }
 
-    /// The worker: runs until it is told to stop and has drained.
-    pub async fn serve(self, settings: &Settings, stops: Stops) -> Result<(), AppError> {
+    /// The worker: runs until it is told to stop and has drained. At each `reload` it reads its job
+    /// files again.
+    pub async fn serve(
+        self,
+        settings: &Settings,
+        stops: Stops,
+        reload: &Notify,
+    ) -> Result<(), AppError> {
         let listen = settings.http.listen;
         let listener = TcpListener::bind(listen).await;
         let listener = listener.with_context(|| format!("could not listen on `{listen}`"))?;
@@ -99,7 +107,7 @@ impl App {
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
-        let bell = self.bell(&notify, &beats).await?;
+        let mut bell = self.bell(&notify, &beats).await?;
         let version = env!("CARGO_PKG_VERSION");
         event::WorkerStarted { version, jobs: self.jobs.len() }.emit(&metrics);
 
@@ -111,7 +119,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(records.run(background.clone()));
         let control = Control {
-            handle,
+            handle: handle.clone(),
             metrics: Arc::clone(&metrics),
             refresh: refresh(self.runner, self.database, settings.database.max_connections),
             token: settings.http.token.clone(),
@@ -121,7 +129,8 @@ impl App {
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
         tokio::select! {
             () = engine.run() => {}
-            () = abort_after_drain(&stops, clock.as_ref(), settings.runner.drain) => {}
+            () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
+            () = reload_jobs(settings, reload, &mut bell, (&handle, &metrics)) => {}
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
@@ -133,17 +142,15 @@ impl App {
     }
 
     async fn bell(&self, notify: &Arc<Notify>, beats: &Arc<Beats>) -> Result<Bell, AppError> {
-        let pattern =
-            |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
-        let enabled = self.jobs.iter().filter(|(_, job)| job.enabled);
-        let patterns: Vec<_> = enabled.map(pattern).collect();
         let (notify, beats) = (Arc::clone(notify), Arc::clone(beats));
         let clock = Arc::clone(&self.runner.clock);
         let ring: Ring = Arc::new(move |_job| {
             beats.scheduler_rang(clock.monotonic());
             notify.notify_one();
         });
-        Ok(Bell::start(&patterns, ring).await.context("could not start the bell")?)
+        Ok(Bell::start(&bell_patterns(&self.jobs), ring)
+            .await
+            .context("could not start the bell")?)
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
@@ -162,8 +169,8 @@ impl App {
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
-            (Err(MigrateError::Failed(message)), _) => {
-                let disabled = event::HistoryDisabled { reason: &message, sql: "" };
+            (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
+                let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
                 disabled.emit(&self.runner.metrics);
                 Ok(memory())
             }
@@ -233,12 +240,49 @@ fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
     CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
 }
 
-/// Aborts what is in flight when it has had its time to drain; never ends.
-async fn abort_after_drain(stops: &Stops, clock: &dyn Clock, drain: Duration) {
-    stops.drain.cancelled().await;
-    clock.sleep(drain).await;
-    stops.abort.cancel();
-    std::future::pending::<()>().await;
+/// What the settings say for jobs that say nothing.
+pub fn job_defaults(settings: &Settings) -> Defaults {
+    Defaults {
+        batch: settings.runner.batch,
+        concurrency: settings.runner.concurrency,
+        tenant_column: settings.tenants.column.clone(),
+    }
+}
+
+/// When the bell rings: for each job that is enabled, by its schedule.
+fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
+    let pattern = |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
+    jobs.iter().filter(|(_, job)| job.enabled).map(pattern).collect()
+}
+
+/// Reads the job files again each time that somebody asks for it; never ends. Files with problems
+/// change nothing: the last good ones stay.
+async fn reload_jobs(
+    settings: &Settings,
+    reload: &Notify,
+    bell: &mut Bell,
+    (handle, metrics): (&Handle, &Metrics),
+) {
+    loop {
+        reload.notified().await;
+        match load_jobs(settings, bell).await {
+            Ok(jobs) => handle.replace(jobs).await,
+            Err(problems) => event::JobsRejected { problems: &problems }.emit(metrics),
+        }
+    }
+}
+
+/// The jobs of the folder, with a bell that rings for them; or what is wrong, as it is shown.
+async fn load_jobs(settings: &Settings, bell: &mut Bell) -> Result<Jobs, String> {
+    let (folder, defaults) = (settings.jobs.clone(), job_defaults(settings));
+    // Away from the loop: a folder may be on a disk that hangs.
+    let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
+    let loaded = load.await.map_err(|error| error.to_string())?;
+    let files = loaded.map_err(|problems| problems.render(false))?;
+    let ringing = bell.replace(&bell_patterns(files.jobs())).await;
+    // A bell that rings for others now and then harms nothing: the loop looks at the clock itself.
+    ringing.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    Ok(files.jobs().clone())
 }
 
 /// Asks the servers for the numbers that are theirs, whenever somebody looks.

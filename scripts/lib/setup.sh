@@ -53,7 +53,7 @@ wheel() {
   if [ ! -d "$folder" ]; then
     pip=$(find_pip) || return 1
     say "fetching $requirement"
-    $pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --upgrade \
+    PIP_ROOT_USER_ACTION=ignore $pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --upgrade \
       --target "$target" "$@" "$requirement" </dev/null >&2 || return 1
     find "$folder" -type f -exec chmod +x {} +
   fi
@@ -98,16 +98,17 @@ setup_compiler() {
   }
 }
 
-# For comparing values with those of the npm packages `pg` and `drizzle-orm`.
+# For comparing values with those of the npm packages `pg` and `drizzle-orm`. The wheel goes first: Debian's npm is
+# four hundred packages.
 setup_node() {
+  [ -e tests/parity/package.json ] || return 0
   if ! { have node && have npm; }; then
-    apt_install nodejs npm || setup_node_wheel || {
+    setup_node_wheel || apt_install nodejs npm || {
       say 'node and npm are not installed: the tests that compare with npm packages cannot run'
       return 1
     }
   fi
-  [ ! -e tests/parity/package.json ] ||
-    (cd tests/parity && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2)
+  (cd tests/parity && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2)
 }
 
 setup_node_wheel() {

@@ -1,13 +1,13 @@
-//! A progress bar a job on a terminal, plain lines elsewhere.
+//! A progress bar a job, on a terminal; and what became of each run.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output;
-use crate::domain::job::JobName;
+use crate::domain::job::{Job, JobName};
 use crate::domain::run::{Outcome, RunRecord};
 use crate::engine::status::{Progress, ProgressNow};
 
@@ -16,16 +16,22 @@ pub(super) const REDRAW: Duration = Duration::from_millis(100);
 
 /// The bars of some runs.
 pub(super) struct Bars {
-    display: Display,
+    all: MultiProgress,
+    /// Room for the longest name.
+    width: usize,
+    said: Said,
+    are_drawn: bool,
 }
 
-enum Display {
-    /// A bar a job.
-    Bars { all: MultiProgress, width: usize },
-    /// A line a job, when it has ended.
-    Lines,
-    /// Nothing: the result is for a program.
-    Silent,
+/// What is said of a run that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// What became of it, to stdout.
+    EveryRun,
+    /// What failed, to stderr: another result follows.
+    Failures,
+    /// Nothing, and no bars: all is for a program.
+    Nothing,
 }
 
 /// The bar of one run.
@@ -35,41 +41,47 @@ pub(super) struct Bar {
 }
 
 impl Bars {
-    /// Bars where stderr is a terminal, lines elsewhere. The bars are drawn by `all`, through which
-    /// logs must go as well.
-    pub(super) fn new(all: &MultiProgress, width: usize, silent: bool) -> Self {
-        let display = match (silent, std::io::stderr().is_terminal()) {
-            (true, _) => Display::Silent,
-            (false, true) => Display::Bars { all: all.clone(), width },
-            (false, false) => Display::Lines,
-        };
-        Self { display }
+    /// Bars where stderr is a terminal. They are drawn by `all`, through which logs must go as well.
+    pub(super) fn new(all: &MultiProgress, jobs: &[Arc<Job>], said: Said) -> Self {
+        let width = jobs.iter().map(|job| job.name.as_str().len()).max().unwrap_or_default();
+        let are_drawn = said != Said::Nothing && io::stderr().is_terminal();
+        Self { all: all.clone(), width, said, are_drawn }
     }
 
     /// Begins a run's bar.
     pub(super) fn begin(&self, job: &JobName, progress: Arc<Progress>) -> Bar {
-        let bar = match &self.display {
-            Display::Bars { all, width } => {
-                let bar = all.add(ProgressBar::new(0).with_style(style(*width)));
-                bar.set_prefix(job.to_string());
-                Some(bar)
-            }
-            Display::Lines | Display::Silent => None,
-        };
+        let bar = self.are_drawn.then(|| {
+            let bar = self.all.add(ProgressBar::no_length().with_style(style(self.width)));
+            bar.with_prefix(job.to_string())
+        });
         Bar { progress, bar }
     }
 
-    /// Ends a run's bar with what became of it.
-    pub(super) fn end(&self, bar: Bar, record: &RunRecord) {
-        let line = summary(record);
-        match (&self.display, bar.bar) {
-            (Display::Bars { .. }, Some(shown)) => {
-                shown.finish_and_clear();
-                shown.println(line);
-            }
-            (Display::Lines, _) => output::problem(&line),
-            (Display::Silent | Display::Bars { .. }, _) => {}
+    /// Ends a run's bar and says what became of it.
+    pub(super) fn end(&self, bar: Bar, record: &RunRecord) -> io::Result<()> {
+        if let Some(bar) = bar.bar {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
         }
+        match (self.said, record.outcome) {
+            (Said::EveryRun, _) => {
+                let line = summary(record) + "\n";
+                self.all.suspend(|| output::result(&line))
+            }
+            (Said::Nothing, _) | (Said::Failures, Outcome::Ok) => Ok(()),
+            (
+                Said::Failures,
+                Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled,
+            ) => {
+                self.say(&summary(record));
+                Ok(())
+            }
+        }
+    }
+
+    /// Says something to stderr without tearing the bars.
+    pub(super) fn say(&self, text: &str) {
+        self.all.suspend(|| output::problem(text));
     }
 }
 
@@ -78,7 +90,10 @@ impl Bar {
     pub(super) fn redraw(&self) {
         let Some(bar) = &self.bar else { return };
         let ProgressNow { tenants_total, tenants_done, keys, bytes } = self.progress.now();
-        bar.set_length(tenants_total);
+        // Until the list is read, a bar of no tenants would look like one that is done.
+        if tenants_total > 0 {
+            bar.set_length(tenants_total);
+        }
         bar.set_position(tenants_done);
         let elapsed = bar.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -87,9 +102,11 @@ impl Bar {
     }
 }
 
+/// The message takes the room that is left, so that no line is longer than the terminal is wide.
 fn style(width: usize) -> ProgressStyle {
-    let template =
-        format!("{{prefix:{width}}} [{{bar:30}}] {{pos}}/{{len}} tenants, {{msg}}, {{eta}} left");
+    let template = format!(
+        "{{prefix:{width}}} [{{bar:24}}] {{pos}}/{{len}} tenants, {{eta}} left, {{wide_msg}}"
+    );
     let bar = ProgressStyle::with_template(&template);
     bar.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
@@ -97,7 +114,7 @@ fn style(width: usize) -> ProgressStyle {
 /// What became of a run, in one line, with a line for each kind of failure.
 pub(super) fn summary(record: &RunRecord) -> String {
     let report = &record.report;
-    let mut line = format!(
+    let mut lines = vec![format!(
         "{}: {}: {} of {} tenants, {} keys, {} in {}",
         record.job,
         record.outcome,
@@ -106,15 +123,12 @@ pub(super) fn summary(record: &RunRecord) -> String {
         output::count(report.keys.written),
         output::bytes(report.bytes),
         output::seconds(record.duration()),
-    );
-    if record.outcome == Outcome::Ok {
-        return line;
-    }
+    )];
     for failure in &report.failures {
         let tenant = failure.tenant.as_ref().map(|id| format!(" of tenant `{id}`"));
         let (kind, count, message) = (failure.kind.as_str(), failure.count, &failure.message);
         let tenant = tenant.unwrap_or_default();
-        line += &format!("\n  {kind}{tenant}, {count} in all: {message}");
+        lines.push(format!("  {kind}{tenant}, {count} in all: {message}"));
     }
-    line
+    lines.join("\n")
 }

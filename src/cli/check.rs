@@ -2,10 +2,11 @@
 
 use indicatif::MultiProgress;
 
+use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, QueryPlace, QueryProblem};
 use crate::app;
-use crate::definition::{JobFiles, Place, Problems};
+use crate::definition::{self, JobFiles, Place, Problem, Problems};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -15,25 +16,24 @@ pub(super) struct Options {
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
-    let loaded = global.load(&MultiProgress::new())?;
-    let files = &loaded.files;
-    let jobs = files.jobs().len();
+    let Loaded { settings, files } = global.load(&MultiProgress::new())?;
+    let jobs = output::counted(files.jobs().len(), "job");
     if options.offline {
-        output::result(&format!("{jobs} jobs, no problems; queries were not checked\n"))?;
+        output::result(&format!("{jobs}, no problems; queries were not checked\n"))?;
         return Ok(Exit::Ok);
     }
-    let source = app::connect_source(&loaded.settings).await?;
-    check_tenants(&source).await?;
-    let problems = check_queries(&source, files).await?;
+    let source = app::connect_source(&settings).await?;
+    let mut problems = check_tenants(&source, &settings.tenants.sql).await?;
+    problems.extend(check_queries(&source, &files).await?);
     if !problems.is_empty() {
-        return Err(Failure::problems(&problems));
+        return Err(Failure::problems(&Problems::new(problems)));
     }
-    output::result(&format!("{jobs} jobs, no problems; every query was prepared\n"))?;
+    output::result(&format!("{jobs}, no problems; every query was prepared\n"))?;
     Ok(Exit::Ok)
 }
 
 /// Prepares every query, those of disabled jobs too: they are to work when they are enabled.
-async fn check_queries(source: &PostgresSource, files: &JobFiles) -> Result<Problems, Failure> {
+async fn check_queries(source: &PostgresSource, files: &JobFiles) -> Result<Vec<Problem>, Failure> {
     let mut problems = Vec::new();
     for (name, job) in files.jobs() {
         for QueryProblem { place, message, hint } in source.describe(job).await? {
@@ -61,7 +61,7 @@ async fn check_queries(source: &PostgresSource, files: &JobFiles) -> Result<Prob
             problems.push(problem);
         }
     }
-    Ok(Problems::new(problems))
+    Ok(problems)
 }
 
 /// How many characters of a text stand before a byte of it.
@@ -70,13 +70,19 @@ fn characters_before(text: &str, byte: usize) -> usize {
 }
 
 /// The tenant query is a setting: what is wrong with it is wrong with no job file.
-async fn check_tenants(source: &PostgresSource) -> Result<(), Failure> {
-    let mut text = String::new();
-    for QueryProblem { place: _, message, hint } in source.describe_tenants().await? {
-        text += &format!("error: setting `tenants.sql`: {message}\n");
-        if let Some(hint) = hint {
-            text += &format!("  hint: {hint}\n");
-        }
+async fn check_tenants(source: &PostgresSource, sql: &str) -> Result<Vec<Problem>, Failure> {
+    let mut problems = Vec::new();
+    for QueryProblem { place, message, hint } in source.describe_tenants().await? {
+        let offset = match place {
+            QueryPlace::Query { at } => at.map(|byte| characters_before(sql, byte)),
+            QueryPlace::Key(_)
+            | QueryPlace::Unique(_)
+            | QueryPlace::Timezone
+            | QueryPlace::Omit(_)
+            | QueryPlace::Columns(_) => None,
+        };
+        let title = "setting `tenants.sql`";
+        problems.push(definition::problem_in(title, sql, offset, message, hint));
     }
-    if text.is_empty() { Ok(()) } else { Err(Failure::shown(Exit::Usage, text)) }
+    Ok(problems)
 }

@@ -8,17 +8,18 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use redis::AsyncCommands;
 use secrecy::SecretString;
+use tokio::sync::Notify;
 
-use super::bars::Bars;
-use super::load::defaults;
+use super::bars::{Bars, Said};
+use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
-use super::{Exit, Failure, Global, output};
-use crate::app::App;
+use super::{Exit, Failure, Global};
+use crate::app::{App, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::job::Job;
-use crate::domain::run::{Outcome, RunRecord};
+use crate::domain::run::RunRecord;
 use crate::engine::run::Stops;
 use crate::sandbox::{Clinic, Options as SandboxOptions, Sandbox};
 
@@ -34,6 +35,10 @@ const SHIPPED: [(&str, &str); 6] = [
 
 /// Keys whose values are shown, by the first that begins like this.
 const EXAMPLES: [&str; 3] = ["services:", "products:", "slots:"];
+/// The clinic's database in the sandbox.
+const DATABASE: &str = "clinic";
+/// Nobody's secret: what it opens ends with the demo.
+const TOKEN: &str = "demo";
 /// How much of an example's value is shown.
 const HEAD: usize = 160;
 
@@ -48,68 +53,79 @@ pub(super) struct Options {
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
-    let signals = StopSignals::listen()?;
-    let stops = Stops::default();
-    // The sandbox lives in here, so that a signal at any moment removes what was started.
-    tokio::select! {
-        shown = show(global, &options, stops.clone()) => shown,
-        () = signals.stop(stops) => Ok(Exit::Ok),
-    }
-}
-
-async fn show(global: &Global, options: &Options, stops: Stops) -> Result<Exit, Failure> {
     let bars = MultiProgress::new();
-    let mut settings = global.settings(&bars)?;
+    let settings = global.settings(&bars)?;
+    let mut signals = StopSignals::listen()?;
     output::problem("starting a private Postgres and a private Redis in a temporary folder");
+    // A signal waits until both run: a start that is cut off would leave its folder behind.
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
-    let tenants = options.tenants;
-    output::problem(&format!("making a sample clinic of {tenants} tenants"));
-    let database_url = make_clinic(&sandbox, tenants).await.map_err(Failure::unreachable)?;
-    use_sandbox(&mut settings, &sandbox, &database_url);
-
-    let files = job_files(global, &settings)?;
-    let jobs: Vec<Arc<Job>> = files.jobs().values().filter(|job| job.enabled).cloned().collect();
-    let app = App::connect(&settings, files.jobs().clone()).await?;
-    let width = jobs.iter().map(|job| job.name.as_str().len()).max().unwrap_or_default();
-    let pass = Pass {
-        runner: Arc::clone(&app.runner),
-        stops: stops.clone(),
-        bars: Bars::new(&bars, width, false),
-        drain: settings.runner.drain,
-        deadline: None,
+    let settings = for_sandbox(settings, &sandbox);
+    let (app, exit) = tokio::select! {
+        shown = first_pass(global, &options, (&settings, &sandbox), &bars) => shown?,
+        () = signals.next() => return Ok(Exit::Failed),
     };
-    let (records, _deadline_passed) = pass.warm(&jobs, None).await?;
-    output::result(&format!("\n{}\n", table(&records)))?;
-    let examples = examples(&sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
-    output::result(&examples)?;
-    let all_ok = records.iter().all(|record| record.outcome == Outcome::Ok);
-    if options.once || stops.drain.is_cancelled() {
-        return Ok(if all_ok { Exit::Ok } else { Exit::Failed });
+    if options.once {
+        return Ok(exit);
     }
     output::result(&invitation(&settings, &sandbox))?;
-    app.serve(&settings, stops).await?;
+    // Its jobs stay as they are; and when its terminal is closed, it ends.
+    let (stops, never_reload) = (Stops::default(), Notify::new());
+    tokio::select! {
+        served = app.serve(&settings, stops.clone(), &never_reload) => served?,
+        never = signals.stop(&stops, || {}) => match never {},
+    }
     Ok(Exit::Ok)
 }
 
-async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<String> {
-    let postgres = sandbox.postgres();
-    postgres.create_database("clinic", None).await?;
-    let url = postgres.url("clinic");
-    Clinic::demo(tenants).load(&url).await.context("could not make the sample clinic")?;
-    Ok(url)
+/// Makes the clinic, warms it, and shows what is then in the cache.
+async fn first_pass(
+    global: &Global,
+    options: &Options,
+    (settings, sandbox): (&Settings, &Sandbox),
+    bars: &MultiProgress,
+) -> Result<(App, Exit), Failure> {
+    let files = job_files(global, settings)?;
+    let tenants = options.tenants;
+    output::problem(&format!("making a sample clinic of {}", counted(tenants as usize, "tenant")));
+    make_clinic(sandbox, tenants).await.map_err(Failure::unreachable)?;
+
+    let jobs: Vec<Arc<Job>> = files.jobs().values().filter(|job| job.enabled).cloned().collect();
+    let app = App::connect(settings, files.jobs().clone()).await?;
+    let pass = Pass {
+        runner: Arc::clone(&app.runner),
+        stops: Stops::default(),
+        bars: Bars::new(bars, &jobs, Said::Failures),
+        drain: settings.runner.drain,
+        deadline: None,
+    };
+    let done = pass.warm(&jobs, None).await?;
+    output::result(&format!("\n{}\n\n", table(&done.records)))?;
+    let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
+    output::result(&examples)?;
+    Ok((app, done.exit()))
 }
 
-fn use_sandbox(settings: &mut Settings, sandbox: &Sandbox, database_url: &str) {
-    settings.database.url = Some(SecretString::from(database_url));
-    settings.cache.url = Some(SecretString::from(sandbox.redis().url()));
-    if settings.http.token.is_none() {
-        settings.http.token = Some(SecretString::from("demo"));
-    }
+async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
+    let postgres = sandbox.postgres();
+    postgres.create_database(DATABASE, None).await?;
+    let clinic = Clinic::demo(tenants).load(&postgres.url(DATABASE)).await;
+    clinic.context("could not make the sample clinic")
+}
+
+/// The settings without what they say of servers and tenants: the sandbox has its own, and the demo
+/// touches no others.
+fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
+    let Settings { jobs, log, replica, runner, mut http, .. } = settings;
+    let Settings { mut database, mut cache, tenants, history, .. } = Settings::builtin();
+    database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
+    cache.url = Some(SecretString::from(sandbox.redis().url()));
+    http.token = Some(SecretString::from(TOKEN));
+    Settings { jobs, log, replica, database, cache, tenants, runner, http, history }
 }
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.
 fn job_files(global: &Global, settings: &Settings) -> Result<JobFiles, Failure> {
-    let defaults = defaults(settings);
+    let defaults = job_defaults(settings);
     let files = match &global.jobs {
         Some(folder) => definition::load(folder, &defaults),
         None => definition::check(shipped(), &no_sql_files, &defaults),
@@ -154,7 +170,7 @@ fn table(records: &[RunRecord]) -> Table {
 async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
     let client = redis::Client::open(sandbox.redis().url())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for prefix in EXAMPLES {
         let keys: Vec<String> = {
             let mut found = connection.scan_match::<_, String>(format!("{prefix}*")).await?;
@@ -170,21 +186,23 @@ async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
             if value.len() > "[]".len() {
                 let head: String = value.chars().take(HEAD).collect();
                 let more = if head.len() < value.len() { "…" } else { "" };
-                text += &format!("{key}\n  {head}{more}\n");
+                lines.push(format!("{key}\n  {head}{more}\n"));
                 break;
             }
         }
     }
-    Ok(text)
+    Ok(lines.concat())
 }
 
 fn invitation(settings: &Settings, sandbox: &Sandbox) -> String {
     let listen = settings.http.listen;
     let redis = sandbox.redis().socket();
+    let database = sandbox.postgres().url(DATABASE);
     format!(
         "\nthe worker runs: http://{listen}\n\
+         the database:    psql '{database}'\n\
          the cache:       redis-cli -s {}\n\
-         warm a job now:  curl -X POST -H 'Authorization: Bearer demo' http://{listen}/api/v1/jobs/slots/runs\n\
+         warm a job now:  curl -X POST -H 'Authorization: Bearer {TOKEN}' http://{listen}/api/v1/jobs/slots/runs\n\
          Ctrl-C ends everything and removes it\n\n",
         redis.display()
     )

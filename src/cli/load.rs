@@ -5,8 +5,9 @@ use std::sync::Arc;
 use indicatif::MultiProgress;
 
 use super::{Failure, Global, output};
+use crate::app::job_defaults;
 use crate::config::{Overrides, Settings, process_environment};
-use crate::definition::{self, Defaults, JobFiles};
+use crate::definition::{self, JobFiles};
 use crate::domain::job::{Job, JobName};
 use crate::telemetry;
 
@@ -19,7 +20,7 @@ pub(super) struct Loaded {
 impl Global {
     /// Reads the settings and begins to log, around the bars if some are drawn.
     pub(super) fn settings(&self, bars: &MultiProgress) -> Result<Settings, Failure> {
-        let settings = self.read_settings().map_err(Failure::usage)?;
+        let settings = self.read_settings().map_err(|error| Failure::settings(&error))?;
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
@@ -40,18 +41,9 @@ impl Global {
     /// Reads the settings and the job files.
     pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
         let settings = self.settings(bars)?;
-        let files = definition::load(&settings.jobs, &defaults(&settings))
+        let files = definition::load(&settings.jobs, &job_defaults(&settings))
             .map_err(|problems| Failure::problems(&problems))?;
         Ok(Loaded { settings, files })
-    }
-}
-
-/// What the settings say for jobs that say nothing.
-pub(super) fn defaults(settings: &Settings) -> Defaults {
-    Defaults {
-        batch: settings.runner.batch,
-        concurrency: settings.runner.concurrency,
-        tenant_column: settings.tenants.column.clone(),
     }
 }
 
@@ -78,25 +70,30 @@ impl Loaded {
         Ok(jobs)
     }
 
-    /// The jobs of these names, or all where none is named, enabled or not.
+    /// The jobs of these names, each once, or all where none is named, enabled or not.
     pub(super) fn select_any(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
         let jobs = self.files.jobs();
         if names.is_empty() {
             return Ok(jobs.values().cloned().collect());
         }
-        let find = |name: &String| {
-            let found = JobName::parse(name).ok().and_then(|name| jobs.get(&name).cloned());
-            found.ok_or_else(|| self.no_such_job(name))
-        };
-        names.iter().map(find).collect()
+        let mut selected: Vec<Arc<Job>> = Vec::new();
+        for name in names {
+            let found = JobName::parse(name).ok().and_then(|name| jobs.get(&name));
+            let job = found.ok_or_else(|| self.no_such_job(name))?;
+            if !selected.iter().any(|other| other.name == job.name) {
+                selected.push(Arc::clone(job));
+            }
+        }
+        Ok(selected)
     }
 
     fn no_such_job(&self, name: &str) -> Failure {
-        let known: Vec<&str> = self.files.jobs().keys().map(JobName::as_str).collect();
+        let known = || self.files.jobs().keys().map(JobName::as_str);
         let folder = self.settings.jobs.display();
-        let known = known.join("`, `");
-        Failure::usage(anyhow::anyhow!(
-            "there is no job `{name}` in `{folder}`\n  hint: the jobs are `{known}`"
-        ))
+        let hint = match definition::nearest(name, known()) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("the jobs are {}", definition::listed(known(), "and")),
+        };
+        Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
     }
 }

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::adapter::postgres::MigrateError;
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::app::AppError;
-use crate::config::LogFormat;
+use crate::config::{ConfigError, LogFormat};
 use crate::engine::port::{SourceError, SourceErrorKind};
 
 /// Keeps every active tenant's Redis keys warm from Postgres.
@@ -37,18 +38,19 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
-    /// The settings file [default: `preheat.toml`; `PREHEAT_CONFIG`]
     #[arg(long, global = true, value_name = "FILE")]
+    #[arg(help = "The settings file [env: PREHEAT_CONFIG] [default: preheat.toml]")]
     config: Option<PathBuf>,
-    /// The folder of job files [default: `jobs`; `PREHEAT_JOBS`]
     #[arg(long, global = true, value_name = "DIR")]
+    #[arg(help = "The folder of job files [env: PREHEAT_JOBS] [default: jobs]")]
     jobs: Option<PathBuf>,
-    /// Say more: -v for each batch, -vv for everything
+    /// Log more: -v what preheat does in detail, -vv its libraries as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// How logs are written to stderr [default: text]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(help = "Logs as text or json [env: PREHEAT_LOG_FORMAT] [default: text]")]
     log_format: Option<LogFormat>,
 }
 
@@ -119,6 +121,13 @@ impl Failure {
         Self { exit, text }
     }
 
+    /// All that is wrong with the settings.
+    fn settings(error: &ConfigError) -> Self {
+        let lines: Vec<_> =
+            error.problems.iter().map(|problem| format!("error: {problem}")).collect();
+        Self::shown(Exit::Usage, lines.join("\n"))
+    }
+
     fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Usage, error)
     }
@@ -131,10 +140,19 @@ impl Failure {
 impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         let exit = match &error {
-            AppError::Settings(_) => Exit::Usage,
-            AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. }) => Exit::Usage,
-            AppError::Connect(_) => Exit::Unreachable,
-            AppError::History(_) | AppError::Start(_) => Exit::Failed,
+            AppError::Settings(error) => return Self::settings(error),
+            AppError::History(MigrateError::NotAllowed { message, sql }) => {
+                let text = format!("error: {message}\n  hint: let an administrator run\n\n{sql}");
+                return Self::shown(Exit::Usage, text);
+            }
+            AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. })
+            | AppError::History(MigrateError::Changed(_)) => Exit::Usage,
+            AppError::Connect(ConnectError {
+                kind: ConnectErrorKind::Unreachable | ConnectErrorKind::Refused,
+                ..
+            })
+            | AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
+            AppError::Start(_) => Exit::Failed,
         };
         Self::new(exit, error)
     }
@@ -196,6 +214,20 @@ impl Command {
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
             Self::Health => health::run(global).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {
+        for command in ["warm", "plan"] {
+            let words = ["preheat", "--jobs", "elsewhere", command, "services", "staff"];
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.global.jobs, Some(PathBuf::from("elsewhere")));
         }
     }
 }

@@ -46,7 +46,13 @@ pub(super) fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
-/// A count for people: `17 000`.
+/// Some things: `1 job`, `6 jobs`.
+pub(super) fn counted(count: usize, thing: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{s}")
+}
+
+/// A count for people: `17,000`.
 pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
 }

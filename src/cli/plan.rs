@@ -1,7 +1,6 @@
 //! `preheat plan`: what would happen.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use indicatif::MultiProgress;
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Global, output};
 use crate::app::App;
+use crate::domain::duration;
 use crate::domain::job::{DateZone, Dates, Job, Overlap, Shape};
 use crate::engine::estimate::{Estimate, estimate, runs_a_day};
 
@@ -22,7 +22,7 @@ const KEY_OVERHEAD: u64 = 120;
 pub(super) struct Options {
     /// The jobs; all if none is named
     #[arg(value_name = "JOB")]
-    jobs: Vec<String>,
+    names: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -31,11 +31,11 @@ pub(super) struct Options {
 #[derive(Serialize)]
 struct Plan {
     jobs: Vec<JobPlan>,
-    /// Of all jobs shown.
+    /// Of all enabled jobs shown, each once.
     total: Load,
     /// `maxmemory` of the cache; none where it has no bound or does not say.
     maxmemory: Option<u64>,
-    /// The share of it that the keys of all jobs shown would take, with their overhead.
+    /// The share of it that the keys of `total` would take, with their overhead.
     share_of_maxmemory: Option<f64>,
 }
 
@@ -81,19 +81,14 @@ struct Load {
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let loaded = global.load(&MultiProgress::new())?;
-    let jobs = loaded.select_any(&options.jobs)?;
+    let jobs = loaded.select_any(&options.names)?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let now = app.runner.clock.now();
-    let list = app.runner.source.tenants().await?;
-    let list = Arc::new(list);
+    let list = Arc::new(app.runner.source.tenants().await?);
 
     let mut plans = Vec::new();
     for job in &jobs {
-        let found = estimate(app.runner.source.as_ref(), job, &list, now).await;
-        let found = found.map_err(|error| {
-            let name = &job.name;
-            Failure::usage(anyhow::Error::new(error).context(format!("cannot plan job `{name}`")))
-        })?;
+        let found = estimate(app.runner.source.as_ref(), job, &list, now).await?;
         plans.push(plan_job(job, found, now));
     }
     // A cache that does not tell its memory is no reason not to plan.
@@ -130,7 +125,8 @@ fn plan_job(job: &Job, found: Estimate, now: DateTime<Utc>) -> JobPlan {
 }
 
 fn sum_up(jobs: Vec<JobPlan>, maxmemory: Option<u64>) -> Plan {
-    let total = jobs.iter().fold(Load::default(), |sum, plan| sum.plus(plan.run));
+    let enabled = jobs.iter().filter(|plan| plan.job.enabled);
+    let total = enabled.fold(Load::default(), |sum, plan| sum.plus(plan.run));
     let memory = total.bytes + total.keys * KEY_OVERHEAD;
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     let share_of_maxmemory = maxmemory.map(|most| memory as f64 / most as f64);
@@ -169,17 +165,16 @@ impl Load {
 
 impl Effective {
     fn of(job: &Job) -> Self {
-        let duration = |duration: Duration| humantime::format_duration(duration).to_string();
         Self {
             name: job.name.to_string(),
             description: job.description.clone(),
             enabled: job.enabled,
             schedule: job.schedule.to_string(),
-            ttl: duration(job.ttl),
+            ttl: duration::text(job.ttl),
             ttl_jitter: job.ttl_jitter.to_string(),
             on_start: job.on_start,
             required: job.required,
-            timeout: duration(job.timeout),
+            timeout: duration::text(job.timeout),
             overlap: match job.overlap {
                 Overlap::Skip => "skip",
                 Overlap::Queue => "queue",
@@ -215,7 +210,9 @@ fn dates_text(dates: &Dates) -> String {
 impl Plan {
     fn text(&self) -> String {
         let mut lines: Vec<String> = self.jobs.iter().flat_map(JobPlan::lines).collect();
-        lines.push(format!("all {} jobs, each once: {}", self.jobs.len(), self.total.text()));
+        let enabled = self.jobs.iter().filter(|plan| plan.job.enabled).count();
+        let jobs = output::counted(enabled, "enabled job");
+        lines.push(format!("{jobs}, each once: {}", self.total.text()));
         lines.push(match (self.share_of_maxmemory, self.maxmemory) {
             (Some(share), Some(most)) => {
                 format!(

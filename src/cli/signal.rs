@@ -1,8 +1,12 @@
-//! Signals: the first asks for an orderly end, the second for an immediate one.
+//! Signals: the first that stops asks for an orderly end, the second for an immediate one; SIGHUP
+//! asks a worker to read its job files again.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::engine::run::Stops;
 
@@ -29,12 +33,32 @@ impl StopSignals {
         }
     }
 
-    /// Turns the first signal into draining and the second into stopping at once; never ends.
-    pub(super) async fn stop(mut self, stops: Stops) {
+    /// Turns the first signal into draining, which `say` tells, and the second into stopping at
+    /// once; never ends.
+    pub(super) async fn stop(mut self, stops: &Stops, say: impl Fn()) -> Infallible {
         self.next().await;
+        say();
         stops.drain.cancel();
         self.next().await;
         stops.abort.cancel();
+        pending().await
+    }
+}
+
+/// SIGHUP.
+pub(super) struct ReloadSignal(Signal);
+
+impl ReloadSignal {
+    /// From now on the signal no longer ends the process.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Passes each signal on; never ends.
+    pub(super) async fn pass_on(mut self, reload: &Notify) {
+        while self.0.recv().await.is_some() {
+            reload.notify_one();
+        }
         std::future::pending::<()>().await;
     }
 }

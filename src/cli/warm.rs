@@ -1,5 +1,6 @@
 //! `preheat warm`: one pass now.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,10 +9,12 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::bars::{Bar, Bars, REDRAW};
+use super::bars::{Bar, Bars, REDRAW, Said};
+use super::load::Loaded;
 use super::signal::StopSignals;
 use super::{Exit, Failure, Global, output};
 use crate::app::App;
+use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -23,12 +26,12 @@ use crate::engine::status::Progress;
 pub(super) struct Options {
     /// The jobs; all enabled ones if none is named
     #[arg(value_name = "JOB")]
-    jobs: Vec<String>,
+    names: Vec<String>,
     /// Only this tenant; may be given several times
     #[arg(long = "tenant", value_name = "ID")]
     tenants: Vec<String>,
-    /// Stop in order after this time, with exit code 4
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Begin no more batches after this time, as in 90s or 10m; the exit code is then 4
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     deadline: Option<Duration>,
     /// Print one JSON report to stdout
     #[arg(long)]
@@ -38,54 +41,49 @@ pub(super) struct Options {
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let bars = MultiProgress::new();
     let loaded = global.load(&bars)?;
-    let jobs = loaded.select(&options.jobs)?;
-    let tenants = selected_tenants(&jobs, &options)?;
+    let jobs = selected_jobs(&loaded, &options)?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
 
-    let width = jobs.iter().map(|job| job.name.as_str().len()).max().unwrap_or_default();
+    let said = if options.json { Said::Nothing } else { Said::EveryRun };
     let pass = Pass {
         runner: Arc::clone(&app.runner),
         stops: Stops::default(),
-        bars: Bars::new(&bars, width, options.json),
+        bars: Bars::new(&bars, &jobs, said),
         drain: loaded.settings.runner.drain,
         deadline: options.deadline,
     };
-    let (records, deadline_passed) = pass.warm(&jobs, tenants).await?;
-    if let Err(why) = app.keep(&loaded.settings, &records).await {
+    let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
+    let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
+    let say = || pass.bars.say("stopping: batches in flight are finished; again, and they are not");
+    let done = tokio::select! {
+        done = pass.warm(&jobs, tenants) => done?,
+        never = StopSignals::listen()?.stop(&pass.stops, say) => match never {},
+    };
+    if let Err(why) = app.keep(&loaded.settings, &done.records).await {
         output::problem(&format!("warning: {why}"));
     }
     if options.json {
-        output::json(&PassReport::new(&records, deadline_passed))?;
+        output::json(&PassReport::new(&done))?;
     }
-    Ok(exit(&records, deadline_passed))
+    Ok(done.exit())
 }
 
-/// The tenants that were named; a job without tenants cannot be warmed for one.
-fn selected_tenants(
-    jobs: &[Arc<Job>],
-    options: &Options,
-) -> Result<Option<Vec<TenantId>>, Failure> {
+/// The jobs that were named, or all enabled ones. Tenants narrow these to the jobs that have some; a
+/// named job that has none cannot be warmed for one.
+fn selected_jobs(loaded: &Loaded, options: &Options) -> Result<Vec<Arc<Job>>, Failure> {
+    let mut jobs = loaded.select(&options.names)?;
     if options.tenants.is_empty() {
-        return Ok(None);
+        return Ok(jobs);
     }
     let fleet = jobs.iter().find(|job| job.scope == Scope::Fleet);
-    if let Some(job) = fleet.filter(|_| !options.jobs.is_empty()) {
+    if let Some(job) = fleet.filter(|_| !options.names.is_empty()) {
         let name = &job.name;
         return Err(Failure::usage(anyhow::anyhow!(
             "job `{name}` warms the whole fleet: it takes no `--tenant`"
         )));
     }
-    Ok(Some(options.tenants.iter().map(TenantId::new).collect()))
-}
-
-fn exit(records: &[RunRecord], deadline_passed: bool) -> Exit {
-    if deadline_passed {
-        Exit::Deadline
-    } else if records.iter().all(|record| record.outcome == Outcome::Ok) {
-        Exit::Ok
-    } else {
-        Exit::Failed
-    }
+    jobs.retain(|job| job.scope == Scope::Tenants);
+    Ok(jobs)
 }
 
 /// One pass over some jobs, all at once within the runner's bounds.
@@ -98,15 +96,51 @@ pub(super) struct Pass {
     pub(super) deadline: Option<Duration>,
 }
 
+/// What a pass did.
+pub(super) struct Done {
+    /// In the jobs' order.
+    pub(super) records: Vec<RunRecord>,
+    deadline_passed: bool,
+}
+
+impl Done {
+    pub(super) fn exit(&self) -> Exit {
+        match (self.deadline_passed, self.is_all_warm()) {
+            (true, _) => Exit::Deadline,
+            (false, true) => Exit::Ok,
+            (false, false) => Exit::Failed,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let any = |outcome| self.records.iter().any(|record| record.outcome == outcome);
+        if self.deadline_passed {
+            Outcome::Timeout
+        } else if self.is_all_warm() {
+            Outcome::Ok
+        } else if any(Outcome::Cancelled) {
+            Outcome::Cancelled
+        } else if self.records.iter().any(|record| record.report.keys.written > 0) {
+            Outcome::Partial
+        } else {
+            Outcome::Failed
+        }
+    }
+
+    fn is_all_warm(&self) -> bool {
+        self.records.iter().all(|record| record.outcome == Outcome::Ok)
+    }
+}
+
 impl Pass {
-    /// Warms the jobs; answers the records, in the jobs' order, and whether the deadline passed.
+    /// Warms the jobs, for these tenants or all.
     pub(super) async fn warm(
         &self,
         jobs: &[Arc<Job>],
         tenants: Option<Vec<TenantId>>,
-    ) -> Result<(Vec<RunRecord>, bool), Failure> {
-        let stopping = StopSignals::listen()?.stop(self.stops.clone());
-        tokio::pin!(stopping);
+    ) -> Result<Done, Failure> {
+        let draining = self.stops.abort_after(self.runner.clock.as_ref(), self.drain);
+        tokio::pin!(draining);
         let deadline_passed = AtomicBool::new(false);
         let deadline = self.pass_deadline(&deadline_passed);
         tokio::pin!(deadline);
@@ -114,8 +148,7 @@ impl Pass {
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, job) in jobs.iter().enumerate() {
-            let tenants = tenants.clone().filter(|_| job.scope == Scope::Tenants);
-            let order = self.order(job, tenants);
+            let order = self.order(job, tenants.clone());
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
             let run = Arc::clone(&self.runner).run(order, self.stops.clone());
             runs.spawn(async move { (index, run.await) });
@@ -127,18 +160,18 @@ impl Pass {
                 Some(ended) = runs.join_next() => {
                     let (index, record) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
                     if let Some(bar) = bars.get_mut(index).and_then(Option::take) {
-                        self.bars.end(bar, &record);
+                        self.bars.end(bar, &record)?;
                     }
                     records.push((index, record));
                 }
-                () = &mut stopping => {}
+                () = &mut draining => {}
                 () = &mut deadline => {}
                 _ = redraw.tick() => bars.iter().flatten().for_each(Bar::redraw),
             }
         }
         records.sort_by_key(|(index, _)| *index);
         let records = records.into_iter().map(|(_, record)| record).collect();
-        Ok((records, deadline_passed.load(Ordering::Relaxed)))
+        Ok(Done { records, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
     }
 
     fn order(&self, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Order {
@@ -155,24 +188,24 @@ impl Pass {
         }
     }
 
-    /// Drains when the deadline passes, and aborts what has not ended in the time for that; never
-    /// ends.
+    /// Drains when the deadline passes; never ends.
     async fn pass_deadline(&self, passed: &AtomicBool) {
         if let Some(deadline) = self.deadline {
             self.runner.clock.sleep(deadline).await;
             passed.store(true, Ordering::Relaxed);
+            let text = duration::text(deadline);
+            self.bars
+                .say(&format!("the deadline of {text} passed: batches in flight are finished"));
             self.stops.drain.cancel();
-            self.runner.clock.sleep(self.drain).await;
-            self.stops.abort.cancel();
         }
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 }
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct PassReport<'a> {
-    outcome: &'static str,
+    outcome: Outcome,
     deadline_passed: bool,
     jobs: Vec<JobReport<'a>>,
 }
@@ -187,21 +220,15 @@ struct JobReport<'a> {
 }
 
 impl<'a> PassReport<'a> {
-    fn new(records: &'a [RunRecord], deadline_passed: bool) -> Self {
-        let jobs = records.iter().map(|record| JobReport {
+    fn new(done: &'a Done) -> Self {
+        let jobs = done.records.iter().map(|record| JobReport {
             id: record.id,
             job: record.job.as_str(),
             outcome: record.outcome,
             duration_ms: record.duration().as_millis(),
             report: &record.report,
         });
-        let any_written = records.iter().any(|record| record.report.keys.written > 0);
-        let outcome = match exit(records, deadline_passed) {
-            Exit::Ok => Outcome::Ok,
-            Exit::Deadline => Outcome::Timeout,
-            Exit::Failed | Exit::Usage | Exit::Unreachable if any_written => Outcome::Partial,
-            Exit::Failed | Exit::Usage | Exit::Unreachable => Outcome::Failed,
-        };
-        Self { outcome: outcome.as_str(), deadline_passed, jobs: jobs.collect() }
+        let deadline_passed = done.deadline_passed;
+        Self { outcome: done.outcome(), deadline_passed, jobs: jobs.collect() }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{EncodeFile, JobFile, KeyFile, QueryFile, TableFile};
-use super::problem::{Problem, Source, nearest, one_of};
+use super::problem::{Problem, Source, listed};
 use super::raw;
 use super::value::{Length, Located, nearest_zone, unknown_zone};
 use super::{Defaults, SqlFiles, default, limit};
@@ -54,10 +54,8 @@ impl Check<'_> {
         let retries = self.count("retries", file.retries.as_ref(), limit::RETRIES);
         let batch = self.count("batch", file.batch.as_ref(), limit::BATCH);
         let concurrency = self.count("concurrency", file.concurrency.as_ref(), limit::CONCURRENCY);
-        let scope = match file.tenants.as_ref().is_none_or(|tenants| tenants.value) {
-            true => Scope::Tenants,
-            false => Scope::Fleet,
-        };
+        let has_tenants = file.tenants.as_ref().map_or(default::TENANTS, |tenants| tenants.value);
+        let scope = if has_tenants { Scope::Tenants } else { Scope::Fleet };
         let (query, sql_file) = file.query.as_ref().map(|query| self.query(query, scope)).unzip();
         let dates = self.dates(file, scope);
         let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
@@ -195,8 +193,7 @@ impl Check<'_> {
         let mut changes = Vec::new();
         if ttl_jitter.fraction() < 1.0 {
             let needed = (gap + timeout).div_f64(1.0 - ttl_jitter.fraction());
-            let seconds = whole_milliseconds(needed).as_millis().div_ceil(1000);
-            let needed = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
+            let needed = rounded_up(whole_milliseconds(needed));
             if needed <= duration::LONGEST {
                 changes.push(format!("raise `ttl` to {}", long(needed)));
             }
@@ -271,7 +268,11 @@ impl Check<'_> {
         let path = Path::new(&file.value);
         let stays =
             path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !stays || file.value.is_empty() {
+        if file.value.is_empty() {
+            self.problem(self.at(&file.at, "this is empty"));
+            return None;
+        }
+        if !stays {
             let problem = self.at(&file.at, format!("`{}` is outside the jobs folder", file.value));
             self.problem(problem.hint("put the file beside the job file and write its name"));
             return None;
@@ -293,25 +294,19 @@ impl Check<'_> {
         let dates = file.dates.as_ref()?;
         let days = self.count("days", dates.value.days.as_ref(), limit::DAYS);
         let zone = dates.value.timezone.as_ref()?;
-        let zone = match zone.value.strip_prefix("tenant.") {
-            Some(_) if scope == Scope::Fleet => {
-                let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
-                self.problem(problem.hint("write the name of a zone"));
-                return None;
-            }
-            Some(column) => DateZone::TenantColumn(column.to_owned()),
-            None => match zone.value.parse() {
-                Ok(zone) => DateZone::Fixed(zone),
-                Err(_) => {
-                    let hint = nearest_zone(&zone.value).unwrap_or_else(|| {
-                        "write `tenant.COLUMN` for a column of the tenant query, or a zone"
-                            .to_owned()
-                    });
-                    self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
-                    return None;
-                }
-            },
-        };
+        let fixed = zone.value.parse().ok().map(DateZone::Fixed);
+        let column = zone.value.strip_prefix("tenant.").filter(|column| !column.is_empty());
+        let column = column.map(|column| DateZone::TenantColumn(column.to_owned()));
+        if column.is_some() && scope == Scope::Fleet {
+            let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
+            self.problem(problem.hint("write the name of a zone"));
+        } else if column.is_none() && fixed.is_none() {
+            let hint = nearest_zone(&zone.value).unwrap_or_else(|| {
+                "write `tenant.COLUMN` for a column of the tenant query, or a zone".to_owned()
+            });
+            self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
+        }
+        let zone = fixed.or(column)?;
         Some(Dates { days: days?.try_into().ok()?, zone })
     }
 
@@ -407,18 +402,23 @@ impl Check<'_> {
                     .collect();
                 if !names.contains(&unique.value) {
                     let message = format!("`{}` is no placeholder of the key", unique.value);
-                    let allowed = one_of(names.iter().map(String::as_str));
+                    let hint = if names.is_empty() {
+                        format!("put `{{{}}}` into the key", unique.value)
+                    } else {
+                        format!("the key has {}", listed(names.iter().map(String::as_str), "and"))
+                    };
                     let problem = self.at(&unique.at, message).note(text.at.clone(), "this key");
-                    self.problem(problem.hint(format!("the key has {allowed}")));
+                    self.problem(problem.hint(hint));
                 }
             }
             (None, Scope::Tenants) if !template.has_tenant() => {
                 let problem =
                     self.at(&text.at, "two tenants may have this key: it does not say whose it is");
-                let hint = match template.columns().next() {
-                    Some(column) => format!(
-                        "put `{{{tenant}}}` into the key, or, if `{column}` is unique over all \
-                         tenants, add `unique = \"{column}\"`"
+                let other = template.placeholders().find(|other| **other != Placeholder::Date);
+                let hint = match other.map(|other| other.name(tenant)) {
+                    Some(other) => format!(
+                        "put `{{{tenant}}}` into the key, or, if `{other}` is unique over all \
+                         tenants, add `unique = \"{other}\"`"
                     ),
                     None => format!("put `{{{tenant}}}` into the key"),
                 };
@@ -429,8 +429,8 @@ impl Check<'_> {
     }
 
     fn dates_and_keys(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) {
-        let dated = keys.iter().find(|(key, _)| key.template.has_date());
-        match (&file.dates, dated, &file.keys) {
+        let with_date = keys.iter().find(|(key, _)| key.template.has_date());
+        match (&file.dates, with_date, &file.keys) {
             (None, Some((_, at)), _) => {
                 let problem = self.at(at, "a key with `{date}` needs `[dates]`");
                 let hint = "add `[dates]` with `days = 7` and `timezone = \"tenant.timezone\"`; a \
@@ -587,18 +587,16 @@ fn whole_milliseconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs()) + Duration::from_secs_f64(milliseconds / 1000.0)
 }
 
+/// A duration that a person would write: whole seconds, from ten minutes on whole minutes.
+fn rounded_up(duration: Duration) -> Duration {
+    let seconds = u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+    let unit = if seconds < 600 { 1 } else { 60 };
+    Duration::from_secs(seconds.div_ceil(unit).saturating_mul(unit))
+}
+
 /// Where a placeholder stands in a template's text.
-pub(super) fn find(template: &str, placeholder: &str) -> Range<usize> {
+fn find(template: &str, placeholder: &str) -> Range<usize> {
     let text = format!("{{{placeholder}}}");
     let start = template.find(&text).unwrap_or_default();
     start..start + text.len()
-}
-
-/// A name that the database does not know, with what may have been meant.
-pub(super) fn unknown_column<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let known: Vec<_> = known.into_iter().collect();
-    match nearest(found, known.iter().copied()) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => format!("there are {}", one_of(known)),
-    }
 }

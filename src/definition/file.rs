@@ -101,6 +101,7 @@ pub(super) struct TableFields {
 /// The job's SQL: exactly one of the two.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
+#[schemars(extend("oneOf" = [{ "required": ["sql"] }, { "required": ["file"] }]))]
 pub(super) struct QueryFile {
     /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows carry the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. The order of a tenant's rows is the order in its lists.
     pub(super) sql: Option<Located<String>>,

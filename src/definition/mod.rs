@@ -28,9 +28,10 @@ mod read;
 mod reference;
 mod value;
 
-pub use place::Place;
+pub use place::{Place, problem_in};
 pub use problem::{Problem, Problems};
-pub use reference::schema;
+pub(crate) use problem::{listed, nearest};
+pub use reference::{EXAMPLE, reference, schema};
 
 use check::{Check, Checked};
 use file::JobFile;
@@ -66,7 +67,6 @@ pub type SqlFiles<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
 pub struct JobFiles {
     jobs: Jobs,
     origins: BTreeMap<JobName, Origin>,
-    tenant_column: String,
 }
 
 /// Where a job came from.
@@ -136,7 +136,7 @@ fn check_all(
             jobs.insert(job.name.clone(), Arc::new(job));
         }
     }
-    Ok(JobFiles { jobs, origins, tenant_column: defaults.tenant_column.clone() })
+    Ok(JobFiles { jobs, origins })
 }
 
 fn name_of(path: &Path, problems: &mut Vec<Problem>) -> Option<JobName> {

@@ -3,12 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::check::{find, unknown_column};
 use super::problem::{Problem, Source};
 use super::value::Located;
 use super::{JobFiles, Origin, raw};
-use crate::domain::job::{DATE_COLUMN, DateZone, Job, JobName, Scope};
-use crate::domain::key::Placeholder;
+use crate::domain::job::{Job, JobName};
 
 /// A place in a job's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,132 +38,59 @@ impl JobFiles {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> Problem {
-        let problem = match self.origins.get(job) {
-            Some(origin) => {
-                let (source, at) = origin.find(place, self.jobs.get(job).map(AsRef::as_ref));
-                Problem::at(source, at, message)
-            }
-            None => Problem::of_file(format!("{job}.toml"), message),
+        let origin = self.origins.get(job);
+        let found = origin.and_then(|origin| origin.find(place, self.jobs.get(job)?));
+        let problem = match (found, origin) {
+            (Some((source, at)), _) => Problem::at(source, at, message),
+            (None, Some(origin)) => Problem::of_file(&origin.source.path, message),
+            (None, None) => Problem::of_file(format!("{job}.toml"), message),
         };
-        match hint {
-            Some(hint) => problem.hint(hint),
-            None => problem,
-        }
-    }
-
-    /// What does not fit the columns that the tenant query returns.
-    pub fn tenant_column_problems(&self, columns: &[&str]) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let unknown = |column: &str| !columns.contains(&column);
-        let message = |column: &str| format!("the tenant query returns no column `{column}`");
-        let hint = |column: &str| unknown_column(column, columns.iter().copied());
-        for (name, job) in &self.jobs {
-            for (index, key) in job.keys.iter().enumerate() {
-                for placeholder in key.template.placeholders() {
-                    if let Placeholder::TenantColumn(column) = placeholder
-                        && unknown(column)
-                    {
-                        let problem =
-                            self.at_placeholder(name, index, placeholder, message(column));
-                        problems.extend(problem.map(|problem| problem.hint(hint(column))));
-                    }
-                }
-            }
-            if let Some(DateZone::TenantColumn(column)) =
-                job.dates.as_ref().map(|dates| &dates.zone)
-                && unknown(column)
-            {
-                let place = Place::Field("dates.timezone");
-                problems.push(self.problem_at(name, place, message(column), Some(hint(column))));
-            }
-        }
-        problems
-    }
-
-    /// What does not fit the columns that a job's query returns.
-    pub fn query_column_problems(&self, job: &JobName, columns: &[&str]) -> Vec<Problem> {
-        let Some(checked) = self.jobs.get(job) else { return Vec::new() };
-        let mut problems = Vec::new();
-        let unknown = |column: &str| !columns.contains(&column);
-        let message = |column: &str| format!("the query returns no column `{column}`");
-        for (index, key) in checked.keys.iter().enumerate() {
-            for placeholder in key.template.placeholders() {
-                if let Placeholder::Column(column) = placeholder
-                    && unknown(column)
-                {
-                    let hint = format!(
-                        "a placeholder is `{{{}}}`, `{{tenant.COLUMN}}`, `{{date}}` or a column of \
-                         the query; {}",
-                        self.tenant_column,
-                        unknown_column(column, columns.iter().copied())
-                    );
-                    let problem = self.at_placeholder(job, index, placeholder, message(column));
-                    problems.extend(problem.map(|problem| problem.hint(hint)));
-                }
-            }
-        }
-        let query = Place::Query { offset: None };
-        if checked.scope == Scope::Tenants && unknown(&self.tenant_column) {
-            let hint =
-                "the query says with it whose a row is; `encode.omit` keeps it out of the value";
-            let message = message(&self.tenant_column);
-            problems.push(self.problem_at(job, query, message, Some(hint.to_owned())));
-        }
-        if checked.keys.iter().any(|key| key.template.has_date()) && unknown(DATE_COLUMN) {
-            let hint = "the query says with it to which day's key a row belongs; `encode.omit` keeps \
-                        it out of the value";
-            problems.push(self.problem_at(job, query, message(DATE_COLUMN), Some(hint.to_owned())));
-        }
-        let omitted = checked.encoding.omit.iter().enumerate();
-        let omitted = omitted.map(|(index, column)| (format!("encode.omit.{index}"), column));
-        let coded = checked.encoding.columns.keys();
-        let coded = coded.map(|column| (format!("encode.columns.{column}"), column));
-        for (path, column) in omitted.chain(coded).filter(|(_, column)| unknown(column)) {
-            let hint = unknown_column(column, columns.iter().copied());
-            problems.push(self.problem_at(job, Place::Field(&path), message(column), Some(hint)));
-        }
-        problems
-    }
-
-    fn at_placeholder(
-        &self,
-        job: &JobName,
-        key: usize,
-        placeholder: &Placeholder,
-        message: String,
-    ) -> Option<Problem> {
-        let origin = self.origins.get(job)?;
-        let template = &self.jobs.get(job)?.keys.get(key)?.template;
-        let at = origin.value(&format!("keys.{key}.key"))?;
-        let within = find(template.as_str(), &placeholder.name(&self.tenant_column));
-        let text = Located { key: at.clone(), at, value: template.as_str().to_owned() };
-        let at = raw::range(&origin.source.text, &text, within);
-        Some(Problem::at(&origin.source, at, message))
+        problem.maybe_hint(hint)
     }
 }
 
+/// A problem of a query that stands in no job file, shown in its text; `title` says whose it is. An
+/// offset is one of [`Place::Query`].
+pub fn problem_in(
+    title: &str,
+    sql: &str,
+    offset: Option<usize>,
+    message: impl Into<String>,
+    hint: Option<String>,
+) -> Problem {
+    let problem = match offset {
+        None => Problem::of_file(title, message),
+        Some(offset) => {
+            let source = Arc::new(Source { path: title.into(), text: sql.to_owned() });
+            Problem::at(&source, word(sql, offset), message)
+        }
+    };
+    problem.maybe_hint(hint)
+}
+
 impl Origin {
-    fn find(&self, place: Place<'_>, job: Option<&Job>) -> (&Arc<Source>, Range<usize>) {
-        let field = |path: &str| (&self.source, self.value(path).unwrap_or_default());
-        let name = |path: &str| (&self.source, self.name(path).unwrap_or_default());
-        match (place, &self.sql_file, job) {
-            (Place::Query { offset: Some(offset) }, Some(file), _) => {
-                (file, word(&file.text, offset))
+    fn find(&self, place: Place<'_>, job: &Job) -> Option<(&Arc<Source>, Range<usize>)> {
+        let at = match (place, &self.sql_file) {
+            (Place::Query { offset: Some(offset) }, Some(file)) => {
+                return Some((file, word(&file.text, offset)));
             }
-            (Place::Query { offset: Some(offset) }, None, Some(job)) => {
-                let at = self.value("query.sql").unwrap_or_default();
+            (Place::Query { offset: Some(offset) }, None) => {
+                let at = self.value("query.sql")?;
                 let within = word(&job.query.sql, offset);
                 let text = Located { key: at.clone(), at, value: job.query.sql.to_string() };
-                (&self.source, raw::range(&self.source.text, &text, within))
+                Some(raw::range(&self.source.text, &text, within))
             }
-            (Place::Query { .. }, Some(_), _) => field("query.file"),
-            (Place::Query { .. }, None, _) => name("query.sql"),
-            (Place::Key(index), _, _) => field(&format!("keys.{index}.key")),
-            (Place::Schedule, _, _) => field("schedule"),
-            (Place::Dates, _, _) => field("dates"),
-            (Place::Encode, _, _) => name("encode"),
-            (Place::Field(path), _, _) => field(path),
-        }
+            (Place::Query { offset: None }, Some(_)) => self.value("query.file"),
+            (Place::Query { offset: None }, None) => {
+                self.spans.get("query.sql").map(|span| span.key.clone())
+            }
+            (Place::Key(index), _) => self.value(&format!("keys.{index}.key")),
+            (Place::Schedule, _) => self.value("schedule"),
+            (Place::Dates, _) => self.value("dates"),
+            (Place::Encode, _) => self.value("encode"),
+            (Place::Field(path), _) => self.value(path),
+        };
+        Some((&self.source, at?))
     }
 
     /// Where a field's value stands, or that of the nearest field around it.
@@ -173,10 +98,6 @@ impl Origin {
         let around = path.rsplit_once('.').map(|(around, _)| around);
         let span = self.spans.get(path).map(|span| span.at.clone());
         span.or_else(|| self.value(around?))
-    }
-
-    fn name(&self, path: &str) -> Option<Range<usize>> {
-        self.spans.get(path).map(|span| span.key.clone())
     }
 }
 

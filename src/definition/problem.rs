@@ -66,6 +66,12 @@ impl Problem {
         self
     }
 
+    /// Says what to do, where somebody knows.
+    pub(super) fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+
     /// Says something beside other bytes of the same text.
     pub(super) fn note(mut self, at: Range<usize>, text: impl Into<String>) -> Self {
         if let Place::Text { source, .. } = &self.place {
@@ -234,7 +240,7 @@ fn within(text: &str, at: Range<usize>) -> Range<usize> {
 }
 
 /// What was probably meant: the nearest of the known names, if one is near.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     found: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
@@ -245,12 +251,12 @@ pub(super) fn nearest<'a>(
     (nearest.0 <= allowed).then_some(nearest.1)
 }
 
-/// Names for a sentence: `a`, `b` or `c`.
-pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+/// Names for a sentence, such as `a`, `b` or `c`.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last_joint: &str) -> String {
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.as_slice() {
-        [] => "nothing".to_owned(),
+        [] => "none".to_owned(),
         [only] => only.clone(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+        [first @ .., last] => format!("{} {last_joint} {last}", first.join(", ")),
     }
 }

@@ -81,7 +81,7 @@ mod tests {
     fn a_place_in_a_string_is_found_in_each_way_to_write_it() {
         let cases = [
             r#"a = "x y x""#,
-            r#"a = 'x \ x'"#,
+            r"a = 'x \ x'",
             r#"a = "\t\"x\u00e4\U0001F600\x41x""#,
             "a = \"\"\"x\nx\n  x\"\"\"",
             "a = \"\"\"\nx\nx\"\"\"",
@@ -96,7 +96,7 @@ mod tests {
             let expected: Vec<_> = file
                 .match_indices('x')
                 .map(|(at, _)| at)
-                .filter(|at| !file[..*at].ends_with('\\'))
+                .filter(|at| !file.get(..*at).unwrap().ends_with('\\'))
                 .collect();
             assert_eq!(places, expected, "{file}");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Problem, Source, nearest, one_of};
+use super::problem::{Problem, Source, listed, nearest};
 use super::value::{Located, Value};
 
 /// Where fields stand, by their path: `query.sql`, `keys.0.key`.
@@ -154,7 +154,9 @@ impl<'a, 'i> Fields<'a, 'i> {
         }
         match moved {
             Some(to) if here.is_empty() => format!("it belongs under `{to}`"),
-            Some(_) | None => format!("known are {}", one_of(self.known.iter().copied())),
+            Some(_) | None => {
+                format!("the fields here are {}", listed(self.known.iter().copied(), "and"))
+            }
         }
     }
 
@@ -200,7 +202,7 @@ const MOVED: [(&str, &str); 12] = [
 ];
 
 /// Fields of the file itself, which TOML takes for a table's when they stand below its header.
-const TOP_LEVEL: [&str; 15] = [
+pub(super) const TOP_LEVEL: [&str; 15] = [
     "description",
     "schedule",
     "ttl",
@@ -229,6 +231,7 @@ fn example(path: &str) -> String {
         "key" => "key = \"…:{tenant_id}\"",
         "days" => "days = 7",
         "timezone" => "timezone = \"tenant.timezone\"",
+        "name" => "name = \"…\"",
         other => other,
     };
     format!("add `{text}`")

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::problem::{nearest, one_of};
+use super::problem::{listed, nearest};
 use super::read::Reader;
 use crate::domain::duration::{self, BadDuration};
 use crate::domain::job::{Overlap, Shape, Share};
@@ -124,8 +124,10 @@ impl Value for bool {
 impl Value for u64 {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
         let read = value.get_ref().as_integer().and_then(unsigned);
-        if read.is_none() {
-            reader.wrong_type(value, path, "a whole number that is not negative", None);
+        if read.is_none() && value.get_ref().is_integer() {
+            reader.bad_value(value, "this is negative or out of all proportion".to_owned(), None);
+        } else if read.is_none() {
+            reader.wrong_type(value, path, "a whole number", None);
         }
         read
     }
@@ -203,7 +205,7 @@ impl Value for Zone {
 impl<T: Choice> Value for OneOf<T> {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
         let words = || T::WORDS.iter().map(|(word, _)| *word);
-        let allowed = one_of(words());
+        let allowed = listed(words(), "or");
         let text = text(value, path, reader, &allowed)?;
         let choice = T::WORDS.iter().find(|(word, _)| *word == text);
         if choice.is_none() {
@@ -313,9 +315,9 @@ pub(super) fn nearest_zone(found: &str) -> Option<String> {
     let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
     let city =
         |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(found));
-    let name = names()
-        .find(|name| name.contains('/') && city(name))
-        .or_else(|| nearest(found, names()))?;
+    let same = names().find(|name| name.eq_ignore_ascii_case(found));
+    let name = same.or_else(|| names().find(|name| name.contains('/') && city(name)));
+    let name = name.or_else(|| nearest(found, names()))?;
     Some(format!("did you mean `{name}`?"))
 }
 

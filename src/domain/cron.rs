@@ -20,7 +20,7 @@ use chrono_tz::Tz;
 use super::schedule::{ScheduleError, ScheduleProblem};
 
 /// A cron expression in a time zone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cron {
     expression: String,
     zone: Tz,

@@ -39,14 +39,39 @@ pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     Ok(duration)
 }
 
-/// The text of a duration, the way it would be written: `1h30m`.
+/// The text of a duration to the millisecond, the way it would be written: `1h30m`.
 pub fn text(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string().replace(' ', "")
+    const UNITS: [(&str, u128); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let mut left = duration.as_millis();
+    if left == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, milliseconds) in UNITS {
+        let count = left / milliseconds;
+        left %= milliseconds;
+        if count > 0 {
+            text.push_str(&count.to_string());
+            text.push_str(unit);
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(milliseconds in 1_u64..31_622_400_000) {
+            let duration = Duration::from_millis(milliseconds);
+            prop_assert_eq!(parse(&text(duration)), Ok(duration));
+        }
+    }
 
     #[test]
     fn a_duration_is_read_and_written_the_way_people_write_it() {
@@ -54,8 +79,10 @@ mod tests {
             assert_eq!(parse(written), Ok(Duration::from_secs(seconds)), "{written}");
         }
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(text(Duration::from_secs(5400)), "1h30m");
+        assert_eq!(text(Duration::from_mins(90)), "1h30m");
         assert_eq!(text(Duration::from_secs(90)), "1m30s");
+        assert_eq!(text(Duration::from_hours(25) + Duration::from_millis(5)), "1d1h5ms");
+        assert_eq!(text(Duration::ZERO), "0s");
     }
 
     #[test]

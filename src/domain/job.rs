@@ -79,7 +79,7 @@ impl fmt::Display for Share {
 /// What to keep warm, how often and within which bounds.
 ///
 /// Every field was checked together with the others: see `definition::check`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     /// Its name.
     pub name: JobName,

@@ -11,7 +11,7 @@ pub use super::cron::Cron;
 use super::duration::{self, BadDuration};
 
 /// When a job is due: a pure function of the time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
     /// On the epoch grid: at every multiple of the interval since 1970, the same instant on every
     /// replica, whatever the clocks on the walls do.

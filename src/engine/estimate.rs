@@ -91,8 +91,8 @@ fn sample(job: &Job, list: &Arc<Tenants>, positions: &[u32]) -> Vec<Batch> {
         (0..SAMPLE_BATCHES).map(|step| last_index * step / (SAMPLE_BATCHES - 1)).collect();
     picked.dedup();
     // From the end, so that the indices of those before stay.
-    let there = picked.into_iter().rev().filter(|index| *index <= last_index);
-    there.filter_map(|index| (index < all.len()).then(|| all.swap_remove(index))).collect()
+    picked.retain(|index| *index < all.len());
+    picked.into_iter().rev().map(|index| all.swap_remove(index)).collect()
 }
 
 /// How often a schedule is due in the 24 hours after `now`.

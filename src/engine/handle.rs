@@ -5,10 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::port::{Clock, HistoryError};
+use super::port::Clock;
+pub use super::port::HistoryError;
 use super::record::Records;
 use super::status::{ActiveRun, Health, Status};
-use crate::domain::job::JobName;
+use crate::domain::job::{JobName, Jobs};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 
@@ -96,6 +97,9 @@ pub(super) enum Command {
         trigger: Trigger,
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
+    Replace {
+        jobs: Jobs,
+    },
 }
 
 impl Handle {
@@ -109,6 +113,14 @@ impl Handle {
             Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(RequestError::Draining),
         }
+    }
+
+    /// These are the jobs from now on. One that stays the same goes on as if nothing had happened;
+    /// one that is new or changed runs once if it says `on_start`. A run under way ends as it began,
+    /// even where its job is gone; of a job that is gone or disabled, runs that wait are cancelled.
+    pub async fn replace(&self, jobs: Jobs) {
+        // A worker that stops needs no jobs any more.
+        drop(self.commands.send(Command::Replace { jobs }).await);
     }
 
     /// Everything at this moment.
@@ -134,6 +146,9 @@ impl Handle {
     /// A run by its id: one that has not ended, or one of the history.
     pub async fn run(&self, id: RunId) -> Result<Option<RunView>, HistoryError> {
         let status = self.status();
+        if let Some(run) = status.leaving.iter().find(|run| run.id == id) {
+            return Ok(Some(RunView::Active(run.clone())));
+        }
         for job in status.jobs.values() {
             let active = job.running.iter().chain(&job.queued).find(|run| run.id == id);
             if let Some(run) = active {

@@ -13,6 +13,9 @@ use crate::domain::row::Rows;
 /// half of it; what takes more is split.
 pub const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// Memory that a batch's rows leave for the next batch's: what most batches take. The rest goes back.
+const SPARE_BYTES: usize = BATCH_BYTES / 2;
+
 /// What the rows of one tenant alone may take. Such a tenant waits until no other batch is in
 /// flight, so this is the bound on all rows together while it is read.
 pub const GIANT_BYTES: usize = 256 * 1024 * 1024;
@@ -94,7 +97,7 @@ impl BatchPermit {
 impl Drop for BatchPermit {
     fn drop(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
-        rows.shrink(BATCH_BYTES);
+        rows.shrink(SPARE_BYTES);
         let mut spare = self.limits.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < self.limits.concurrency as usize {
             spare.push(rows);

@@ -1,5 +1,5 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
-//! batches themselves are in [`super::batch`].
+//! batches themselves are in `batch.rs`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use super::limit::{Limits, SharedBreaker};
 use super::port::{Cache, Clock, Source, SourceError, SourceErrorKind};
 use super::status::Progress;
 use super::tries::{Refusal, Tries};
-use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::domain::{date, duration};
 use crate::observe::event::{self, Server};
 use crate::observe::metric::Metrics;
 
@@ -89,6 +89,14 @@ impl Stops {
             () = self.drain.cancelled() => {}
             () = self.abort.cancelled() => {}
         }
+    }
+
+    /// Aborts what is in flight when it has had that time to drain; never ends.
+    pub async fn abort_after(&self, clock: &dyn Clock, drain: Duration) {
+        self.drain.cancelled().await;
+        clock.sleep(drain).await;
+        self.abort.cancel();
+        std::future::pending::<()>().await;
     }
 }
 
@@ -273,13 +281,12 @@ fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
     let (kind, message) = match end {
         End::Complete => return,
         End::Deadline => {
-            let timeout = order.job.timeout;
-            let message =
-                format!("the run did not end within {timeout:?}: {left} tenants were left");
+            let timeout = duration::text(order.job.timeout);
+            let message = format!("the run did not end within {timeout}: {left} tenants were left");
             (FailureKind::Deadline, message)
         }
         End::Stopped => {
-            let message = format!("the worker stopped: {left} tenants were left");
+            let message = format!("the run was stopped: {left} tenants were left");
             (FailureKind::Cancelled, message)
         }
     };

@@ -105,6 +105,8 @@ pub struct Parts {
 /// The loop and what it knows.
 pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
+    /// Runs under way of jobs that are gone.
+    leaving: Vec<Taken>,
     runner: Arc<Runner>,
     records: Arc<Records>,
     clock: Arc<dyn Clock>,
@@ -176,14 +178,19 @@ impl Engine {
     pub fn new(parts: Parts, stops: Stops) -> (Self, Handle) {
         let Parts { jobs, runner, records, bell, beats } = parts;
         let (clock, metrics) = (Arc::clone(&runner.clock), Arc::clone(&runner.metrics));
-        metrics.register_jobs(jobs.keys());
         let now = clock.now();
         let jobs = jobs.into_values().map(|job| (job.name.clone(), JobState::new(job, now)));
         let (command_sender, commands) = mpsc::channel(MAX_COMMANDS);
-        let empty = Status { started_at: now, phase: Phase::Running, jobs: BTreeMap::new() };
+        let empty = Status {
+            started_at: now,
+            phase: Phase::Running,
+            jobs: BTreeMap::new(),
+            leaving: Vec::new(),
+        };
         let (status, status_receiver) = watch::channel(Arc::new(empty));
         let mut engine = Self {
             jobs: jobs.collect(),
+            leaving: Vec::new(),
             runner,
             records: Arc::clone(&records),
             clock: Arc::clone(&clock),
@@ -200,6 +207,7 @@ impl Engine {
             scheduler_silent: false,
             changed: true,
         };
+        engine.register_jobs();
         engine.publish();
         let handle =
             Handle { commands: command_sender, status: status_receiver, beats, records, clock };
@@ -208,7 +216,7 @@ impl Engine {
 
     /// Works until it is told to drain and nothing is in flight any more.
     pub async fn run(mut self) {
-        self.start();
+        self.start(self.jobs.keys().cloned().collect());
         loop {
             self.beats.engine_turned(self.clock.monotonic());
             self.look_at_scheduler();
@@ -229,17 +237,16 @@ impl Engine {
         }
     }
 
-    /// The runs with which a worker starts.
-    fn start(&mut self) {
+    /// The runs of jobs that the worker had not so far, or otherwise.
+    fn start(&mut self, jobs: Vec<JobName>) {
         let now = self.clock.now();
-        let starting = |state: &JobState| state.job.enabled && state.job.on_start;
-        let names = self.jobs.iter().filter(|(_, state)| starting(state));
-        let names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.take(&name, Trigger::Startup, now, None);
-        }
-        for (job, state) in &self.jobs {
-            event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
+        for name in jobs {
+            let Some(state) = self.jobs.get(&name) else { continue };
+            event::NextRun { job: &name, at: state.next_due_at }.emit(&self.metrics);
+            let starts = state.job.enabled && state.job.on_start;
+            if starts && self.waiting_twin(&name, None).is_none() {
+                self.take(&name, Trigger::Startup, now, None);
+            }
         }
     }
 
@@ -325,15 +332,19 @@ impl Engine {
         let Ok(record) = ended else { return };
         let record = Arc::new(record);
         let job = record.job.clone();
-        let taken = self.jobs.get_mut(&job).and_then(|state| state.running.take());
+        let taken = match self.jobs.get_mut(&job) {
+            Some(state) => state.running.take(),
+            None => self.take_leaving(&job),
+        };
         let all_tenants = taken.as_ref().is_some_and(Taken::is_for_all);
         self.keep(&record, all_tenants);
         if let Some(state) = self.jobs.get_mut(&job) {
             if all_tenants {
-                let started = taken.as_ref().and_then(|taken| taken.started);
-                state.note_end(&record, started);
+                state.note_end(&record, taken.as_ref());
             }
             state.last_run = Some(Arc::clone(&record));
+        } else {
+            self.register_jobs();
         }
         self.changed = true;
         self.start_next(&job);
@@ -357,6 +368,7 @@ impl Engine {
                 // Whoever asked may have gone; the runs are on their way all the same.
                 drop(reply.send(answer));
             }
+            Command::Replace { jobs } => self.replace(jobs),
         }
     }
 
@@ -427,13 +439,68 @@ impl Engine {
         self.phase = Phase::Draining;
         self.changed = true;
         event::WorkerDraining { in_flight: self.runs.len() }.emit(&self.metrics);
+        let waiting = self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
+        self.cancel(waiting, "the worker stopped before the run began");
+    }
+
+    /// These are the jobs from now on.
+    fn replace(&mut self, jobs: Jobs) {
+        if self.phase == Phase::Draining {
+            return;
+        }
         let now = self.clock.now();
-        let waiting: Vec<Taken> =
-            self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
+        let count = jobs.len();
+        let mut before = std::mem::take(&mut self.jobs);
+        let mut changed = Vec::new();
+        for (name, job) in jobs {
+            let mut state = match before.remove(&name) {
+                Some(state) if *state.job == *job => state,
+                Some(state) => {
+                    changed.push(name.clone());
+                    state.redefined(job, now)
+                }
+                None => {
+                    changed.push(name.clone());
+                    // Its file may have been gone for so short a time that its run still goes on.
+                    JobState { running: self.take_leaving(&name), ..JobState::new(job, now) }
+                }
+            };
+            if !state.job.enabled {
+                let waiting = state.queue.drain(..).collect();
+                self.cancel(waiting, "the job was disabled before the run began");
+            }
+            self.jobs.insert(name, state);
+        }
+        for (job, state) in before {
+            event::NextRun { job: &job, at: None }.emit(&self.metrics);
+            self.cancel(state.queue.into(), "the job's file was gone before the run began");
+            self.leaving.extend(state.running);
+        }
+        self.register_jobs();
+        self.start(changed);
+        self.changed = true;
+        event::JobsReloaded { jobs: count }.emit(&self.metrics);
+    }
+
+    /// The run under way of a job that was gone.
+    fn take_leaving(&mut self, job: &JobName) -> Option<Taken> {
+        let position = self.leaving.iter().position(|taken| taken.order.job.name == *job)?;
+        self.changed = true;
+        Some(self.leaving.swap_remove(position))
+    }
+
+    /// The series of a job stand until its last run has ended.
+    fn register_jobs(&self) {
+        let leaving = self.leaving.iter().map(|taken| &taken.order.job.name);
+        self.metrics.register_jobs(self.jobs.keys().chain(leaving));
+    }
+
+    /// Runs that waited do not begin any more.
+    fn cancel(&self, waiting: Vec<Taken>, why: &str) {
+        let now = self.clock.now();
         for taken in waiting {
-            let message = "the worker stopped before the run began".to_owned();
             let mut report = Report::default();
-            report.fail(Failure::new(FailureKind::Cancelled, None, message));
+            report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
             let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
             let record = Arc::new(record);
             self.keep(&record, taken.is_for_all());
@@ -459,7 +526,8 @@ impl Engine {
             return;
         }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
-        let status = Status { started_at: self.started_at, phase: self.phase, jobs };
+        let leaving = self.leaving.iter().map(Taken::active).collect();
+        let status = Status { started_at: self.started_at, phase: self.phase, jobs, leaving };
         self.status.send_replace(Arc::new(status));
     }
 }
@@ -493,14 +561,31 @@ impl JobState {
         }
     }
 
+    /// The same job by another definition.
+    fn redefined(mut self, job: Arc<Job>, now: DateTime<Utc>) -> Self {
+        let keeps_its_times = self.job.schedule == job.schedule && self.job.enabled == job.enabled;
+        self.job = job;
+        if !keeps_its_times {
+            self.next_due_at = self.next_after(now);
+        }
+        // What was written until now was other keys, or had another TTL.
+        self.last_written_at = None;
+        for waiting in &mut self.queue {
+            waiting.order.job = Arc::clone(&self.job);
+        }
+        self
+    }
+
     /// Takes note of a run for all tenants.
-    fn note_end(&mut self, record: &RunRecord, started: Option<Started>) {
+    fn note_end(&mut self, record: &RunRecord, taken: Option<&Taken>) {
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
         match record.outcome {
             // It came to every tenant; for which of them it failed is said elsewhere.
             Outcome::Ok | Outcome::Partial => {
+                let same_job = taken.filter(|taken| Arc::ptr_eq(&taken.order.job, &self.job));
+                let started = same_job.and_then(|taken| taken.started);
                 self.last_written_at = started.map(|started| started.monotonic);
             }
             Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}

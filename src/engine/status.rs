@@ -20,6 +20,8 @@ pub struct Status {
     pub phase: Phase,
     /// The jobs, by name.
     pub jobs: BTreeMap<JobName, JobStatus>,
+    /// Runs under way of jobs that are gone.
+    pub leaving: Vec<ActiveRun>,
 }
 
 /// Whether the worker still takes on runs.

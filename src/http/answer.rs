@@ -5,8 +5,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::engine::handle::RequestError;
-use crate::engine::port::HistoryError;
+use crate::engine::handle::{HistoryError, RequestError};
 
 /// A request that is not done, and why.
 #[derive(Debug)]

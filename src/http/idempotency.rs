@@ -170,7 +170,7 @@ mod tests {
     fn keys_are_forgotten_after_a_day_and_above_a_number() {
         let mut recent = Recent::default();
         let start = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let mut remember = |recent: &mut Recent, key: String, at| {
+        let remember = |recent: &mut Recent, key: String, at| {
             recent.forget_old(at);
             recent.by_key.insert(key.clone(), known(at));
             recent.order.push_back((at, key));

@@ -280,6 +280,17 @@ impl BatchSplit<'_> {
     }
 }
 
+/// A server counts as down, or as up again.
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerChanged<'a> {
+    /// Which.
+    pub server: Server,
+    /// Whether it counts as down.
+    pub open: bool,
+    /// What happened.
+    pub message: &'a str,
+}
+
 /// One of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -290,27 +301,16 @@ pub enum Server {
 }
 
 impl Server {
-    /// All of them, for metrics that stand from the start.
+    /// Both, for metrics that stand from the start.
     pub const ALL: [Self; 2] = [Self::Database, Self::Cache];
 
-    /// Its name in logs, metrics and messages.
+    /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::Cache => "cache",
         }
     }
-}
-
-/// A server counts as down, or as up again.
-#[derive(Clone, Copy, Debug)]
-pub struct BreakerChanged<'a> {
-    /// Which.
-    pub server: Server,
-    /// Whether it counts as down.
-    pub open: bool,
-    /// What happened, where it counts as down.
-    pub message: &'a str,
 }
 
 impl BreakerChanged<'_> {
@@ -320,12 +320,9 @@ impl BreakerChanged<'_> {
         metrics.set_breaker(server, open);
         let server = server.as_str();
         if open {
-            error!(
-                server,
-                "the {server} counts as down; cached values stay as they are: {message}"
-            );
+            error!(server, "the {server} counts as down and is left alone for a while: {message}");
         } else {
-            info!(server, "the {server} is back");
+            info!(server, "the {server} is back: {message}");
         }
     }
 }
@@ -720,17 +717,16 @@ mod tests {
     fn each_state_that_comes_and_goes_is_a_gauge() {
         let metrics = Metrics::new();
         let shows = |line: &str| metrics.encode().contains(line);
-        let server = Server::Database;
-        BreakerChanged { server, open: true, message: "connection refused" }.emit(&metrics);
+        BreakerChanged { server: Server::Cache, open: true, message: "refused" }.emit(&metrics);
         SchedulerSilent { silent_for: Duration::from_secs(12) }.emit(&metrics);
         JobsRejected { problems: "jobs/a.toml: …" }.emit(&metrics);
-        assert!(shows("preheat_breaker_open{server=\"database\"} 1\n"));
+        assert!(shows("preheat_breaker_open{server=\"cache\"} 1\n"));
         assert!(shows("preheat_scheduler_silent 1\n"));
         assert!(shows("preheat_jobs_rejected 1\n"));
-        BreakerChanged { server, open: false, message: "" }.emit(&metrics);
+        BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
         SchedulerBack.emit(&metrics);
         JobsReloaded { jobs: 6 }.emit(&metrics);
-        assert!(shows("preheat_breaker_open{server=\"database\"} 0\n"));
+        assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
     }

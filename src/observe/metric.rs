@@ -173,7 +173,8 @@ const BREAKER_OPEN: Declaration = Declaration {
     name: "preheat_breaker_open",
     kind: Kind::Gauge,
     labels: &["server"],
-    help: "1 while the server counts as down and is left alone but for single tries, else 0",
+    help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
+           tries, else 0",
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
@@ -288,13 +289,13 @@ struct OfReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfServer {
-    server: &'static str,
+struct OfState {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfState {
-    state: &'static str,
+struct OfServer {
+    server: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -3,7 +3,7 @@
 //!
 //! A server lives in a temporary folder of its own, listens on a Unix socket there and, only where
 //! asked, on a free port of 127.0.0.1. It ends with its handle, and also when the process that holds
-//! the handle is killed: see [`process`].
+//! the handle is killed: see `process.rs`.
 
 mod clinic;
 mod postgres;

@@ -22,7 +22,8 @@ const SOCKET_PORT: u16 = 5432;
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// The data need not survive anything, so nothing waits for a disk.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 13] = [
+    ("dynamic_shared_memory_type", "mmap"), // in its folder, so that a kill leaves nothing in /dev/shm
     ("fsync", "off"),
     ("synchronous_commit", "off"),
     ("full_page_writes", "off"),

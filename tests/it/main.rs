@@ -9,9 +9,16 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod architecture;
 mod config;
+mod conformance;
 mod definition;
 mod engine;
+mod http;
+mod jobs;
+mod packaging;
+mod parity;
 mod sandbox;
+mod schedule;
 mod simulation;
 mod support;

@@ -1,10 +1,12 @@
 //! The throw-away servers and the sample clinic.
 
+use std::path::Path;
 use std::time::Duration;
 
 use preheat::sandbox::{
     Clinic, Options, PostgresOptions, Redis, RedisOptions, Sandbox, SandboxError,
 };
+use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 
 use crate::support::{self, LONG, Proxy, eventually, proxy};
@@ -185,4 +187,65 @@ async fn the_proxy_passes_cuts_stalls_and_refuses() {
     set.unwrap_err();
     ping().await.unwrap();
     assert!(proxy.accepted() >= 6, "{}", proxy.accepted());
+}
+
+#[tokio::test]
+async fn both_servers_offer_tls_where_their_builds_have_it() {
+    let Some(certificates) = support::tls::certificates() else { return };
+    let authority = certificates.authority();
+    if let Some(postgres) = certificates.postgres() {
+        let port = postgres.tcp_port().unwrap();
+        let url = format!(
+            "postgres://postgres@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={}",
+            authority.display()
+        );
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let sql = "select count(*) from pg_stat_ssl where ssl and pid = pg_backend_pid()";
+        assert_eq!(count(&mut connection, sql).await, 1);
+    }
+    if let Some(server) = certificates.redis() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let root_cert = Some(std::fs::read(&authority).unwrap());
+        let trust = redis::TlsCertificates { client_tls: None, root_cert };
+        let client = redis::Client::build_with_tls(server.tls_url().unwrap(), trust).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let pong: String = redis::cmd("PING").query_async(&mut connection).await.unwrap();
+        assert_eq!(pong, "PONG");
+    }
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_or_killed_leaves_nothing_behind() {
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let demo = support::preheat(["demo", "--tenants", "3"]).start();
+        demo.answers("/healthz", 200).await;
+        let said = demo.stdout();
+        let socket = said.split("redis-cli -s ").nth(1).and_then(|rest| rest.lines().next());
+        let folder = Path::new(socket.unwrap()).parent().unwrap();
+        let servers = children(demo.id());
+        assert!(folder.exists() && servers.len() >= 2, "{said}");
+
+        demo.signal(signal);
+        let output = demo.ended().await;
+        assert_eq!(output.code(), (signal != Signal::KILL).then_some(0), "{output:?}");
+        eventually("the servers and their folders are gone", LONG, async || {
+            !folder.exists() && servers.iter().all(|server| !runs(*server))
+        })
+        .await;
+    }
+}
+
+/// The processes that any thread of that process has started.
+fn children(id: u32) -> Vec<u32> {
+    std::fs::read_dir(format!("/proc/{id}/task"))
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap())
+        .flat_map(|ids| ids.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether there is such a process and it is not merely waiting to be buried.
+fn runs(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
 }

@@ -51,81 +51,83 @@ pub enum QueryPlace {
 impl PostgresSource {
     /// Everything that is wrong with the tenant query.
     pub async fn describe_tenants(&self) -> Result<Vec<QueryProblem>, SourceError> {
-        self.describe_with("could not check the tenant query", async |lease| {
-            let (statement, shape) = match self.tenants_shape(lease).await {
-                Ok(prepared) => prepared,
-                Err(error) => return Ok(vec![refused(error, &self.settings.sql)?]),
-            };
-            let mut problems = Vec::new();
-            if count_parameters(&statement) > 0 {
-                let message = "the tenant query has a parameter, and nothing is given to it";
-                problems.push(problem(QueryPlace::Query { at: None }, message, None));
-            }
-            for Column { name, ty } in &shape.columns {
-                if !ty.is_supported() {
-                    let message = format!("the column `{name}` is {ty}, which has no codec");
-                    let hint = format!("cast it to text: `{name}::text as {name}`");
-                    problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
-                }
-            }
-            Ok(problems)
-        })
-        .await
+        let longest = self.database.settings.statement_timeout;
+        let mut lease = self.lease(longest).await?;
+        let checked = timeout(longest + ANSWER_GRACE, self.check_tenants(&mut lease)).await;
+        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
     /// Everything that is wrong with a job's query: what the server says of it, and what the job
     /// expects of its columns. A tenant query that is wrong itself shows elsewhere.
     pub async fn describe(&self, job: &Job) -> Result<Vec<QueryProblem>, SourceError> {
-        let doing = format!("could not check the query of job `{}`", job.name);
-        self.describe_with(&doing, async |lease| {
-            let mut problems = Vec::new();
-            let mut id = None;
-            if job.scope == Scope::Tenants {
-                let shape = match self.tenants_shape(lease).await {
-                    Ok((_, shape)) => shape,
-                    Err(error) => {
-                        refused(error, &self.settings.sql)?;
-                        return Ok(problems);
-                    }
-                };
-                tenant_columns(job, &shape, &mut problems);
-                id = Some(shape.id);
+        let longest = self.database.settings.statement_timeout;
+        let mut lease = self.lease(longest).await?;
+        let checked = timeout(longest + ANSWER_GRACE, self.check_job(&mut lease, job)).await;
+        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        checked.map_err(|error| {
+            let doing = format!("could not check the query of job `{}`", job.name);
+            error.into_source_error(&doing)
+        })
+    }
+
+    /// The connection is not given back: what a check prepared, and an open transaction, end with
+    /// it.
+    async fn check_tenants(&self, lease: &mut Lease) -> Result<Vec<QueryProblem>, ReadError> {
+        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
+        let (statement, shape) = match self.tenants_shape(lease).await {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(vec![refused(error, &self.settings.sql)?]),
+        };
+        let mut problems = Vec::new();
+        if count_parameters(&statement) > 0 {
+            let message = "the tenant query has a parameter, and nothing is given to it";
+            problems.push(problem(QueryPlace::Query { at: None }, message, None));
+        }
+        for Column { name, ty } in &shape.columns {
+            if !ty.is_supported() {
+                let message = format!("the column `{name}` is {ty}, which has no codec");
+                let hint = format!("cast it to text: `{name}::text as {name}`");
+                problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
             }
-            let statement = match prepare(lease, job, id).await {
-                Ok(statement) => statement,
+        }
+        Ok(problems)
+    }
+
+    async fn check_job(
+        &self,
+        lease: &mut Lease,
+        job: &Job,
+    ) -> Result<Vec<QueryProblem>, ReadError> {
+        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
+        let mut problems = Vec::new();
+        let mut id = None;
+        if job.scope == Scope::Tenants {
+            let shape = match self.tenants_shape(lease).await {
+                Ok((_, shape)) => shape,
                 Err(error) => {
-                    problems.push(refused(error, &job.query.sql)?);
+                    refused(error, &self.settings.sql)?;
                     return Ok(problems);
                 }
             };
-            if !uses_its_parameters(lease, job, parameter_types(job, id).len()).await? {
-                let column = &self.settings.column;
-                let message = "the query does not use `$1`: each batch would read all tenants";
-                let hint = format!("filter by `{column} = any($1)`");
-                problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
+            tenant_columns(job, &shape, &mut problems);
+            id = Some(shape.id);
+        }
+        let statement = match prepare(lease, job, id).await {
+            Ok(statement) => statement,
+            Err(error) => {
+                problems.push(refused(error, &job.query.sql)?);
+                return Ok(problems);
             }
-            self.check_columns(job, &column::columns(&statement), id, &mut problems);
-            Ok(problems)
-        })
-        .await
-    }
-
-    async fn describe_with(
-        &self,
-        doing: &str,
-        check: impl AsyncFnOnce(&mut Lease) -> Result<Vec<QueryProblem>, ReadError>,
-    ) -> Result<Vec<QueryProblem>, SourceError> {
-        let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let checked = async {
-            self.database.begin_read(&mut lease, longest).await?;
-            check(&mut lease).await
         };
-        let checked = timeout(longest + ANSWER_GRACE, checked).await;
-        // The connection is not given back: what a check prepared, and an open transaction, end
-        // with it.
-        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
-        checked.map_err(|error| error.into_source_error(doing))
+        if !uses_its_parameters(lease, job, parameter_types(job, id).len()).await? {
+            let column = &self.settings.column;
+            let message = "the query does not use `$1`: each batch would read all tenants";
+            let hint = format!("filter by `{column} = any($1)`");
+            problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
+        }
+        self.check_columns(job, &column::columns(&statement), id, &mut problems);
+        Ok(problems)
     }
 
     fn check_columns(
@@ -243,7 +245,7 @@ fn key_columns(index: usize, key: &Key, columns: &[Column], problems: &mut Vec<Q
     for name in key.template.columns() {
         need(QueryPlace::Key(index), name);
     }
-    if let Some(name) = &key.unique {
+    if let Some(name) = key.unique.as_ref().filter(|name| !name.starts_with("tenant.")) {
         need(QueryPlace::Unique(index), name);
     }
     if !key.template.has_date() {

@@ -31,6 +31,7 @@ fn column_type(ty: &PgTypeInfo) -> ColumnType {
     if ty.name() == UNRESOLVED {
         return ColumnType::Unsupported("unknown".to_owned());
     }
+    let is_shouted = !ty.name().contains(char::is_lowercase);
     match ty.kind() {
         PgTypeKind::Enum(_) => ColumnType::Enum,
         PgTypeKind::Array(element) => ColumnType::Array(Box::new(column_type(element))),
@@ -40,6 +41,8 @@ fn column_type(ty: &PgTypeInfo) -> ColumnType {
             // An extension may stand in any schema, and its name is then qualified.
             match ty.name().rsplit('.').next() {
                 Some("citext") => ColumnType::Citext,
+                // sqlx shouts the names of those it knows.
+                _ if is_shouted => ColumnType::Unsupported(ty.name().to_lowercase()),
                 _ => ColumnType::Unsupported(ty.name().to_owned()),
             }
         }

@@ -25,6 +25,13 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
+/// Whether the two did not agree on TLS: sqlx reports a bad certificate as bad data.
+pub(super) fn is_tls(error: &sqlx::Error) -> bool {
+    let is_bad_data = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidData;
+    matches!(error, sqlx::Error::Tls(_))
+        || matches!(error, sqlx::Error::Io(source) if is_bad_data(source))
+}
+
 /// The error for people: of the server's own, what helps and holds no data. Its detail is left out
 /// since it quotes values, and its line since that is one of the server's source.
 pub(super) fn text(error: &sqlx::Error) -> String {
@@ -33,18 +40,18 @@ pub(super) fn text(error: &sqlx::Error) -> String {
     if let Some(PgErrorPosition::Original(position)) = error.position() {
         let _a_string_takes_all = write!(text, " at character {position} of the query");
     }
-    for hint in [error.hint(), our_hint(error.code())].into_iter().flatten() {
+    for hint in [error.hint(), our_hint(error)].into_iter().flatten() {
         let _a_string_takes_all = write!(text, "; hint: {hint}");
     }
     text
 }
 
-/// Where the server's own words do not tell what to do.
-pub(super) fn our_hint(code: &str) -> Option<&'static str> {
-    match code {
-        "26000" | "42P05" => Some("behind PgBouncer set `database.pgbouncer = true`"),
-        _ => None,
-    }
+/// Where the server's own words do not tell what to do: a session's statement that another session
+/// does not have, or a parameter of the session that `PgBouncer` does not know.
+fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
+    let is_lost = matches!(error.code(), "26000" | "42P05");
+    let is_bouncers = error.code() == "08P01" && error.message().contains("startup parameter");
+    (is_lost || is_bouncers).then_some("behind PgBouncer set `database.pgbouncer = true`")
 }
 
 fn driver_text(error: &sqlx::Error) -> String {

@@ -43,6 +43,9 @@ pub enum MigrateError {
         /// What would mend it.
         sql: String,
     },
+    /// That migration was changed after it was applied.
+    #[error("cannot migrate: migration {0} is another than was applied")]
+    Changed(i64),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -54,11 +57,7 @@ pub enum MigrateError {
 pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     let mut lease =
         database.acquire().await.map_err(|error| MigrateError::Failed(error.message))?;
-    let role: Result<String, sqlx::Error> = sqlx::query_scalar("select current_user::text")
-        .persistent(false)
-        .fetch_one(&mut *lease)
-        .await;
-    let role = role.map_err(|error| failed(&error))?;
+    let role = database.options.get_username();
     match migrate_on(database, &mut lease).await {
         Ok(count) => {
             lease.give_back();
@@ -67,20 +66,16 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
         Err(Refused::Sql(error)) if is_not_allowed(&error) => {
             let server = database.server();
             let message = format!("cannot keep run records in `{server}`: {}", error::text(&error));
-            Err(MigrateError::NotAllowed { message, sql: administrator_sql(&role) })
+            Err(MigrateError::NotAllowed { message, sql: administrator_sql(role) })
         }
         Err(Refused::Sql(error)) => Err(failed(&error)),
         Err(Refused::Rights) => {
             let server = database.server();
             let message =
                 format!("cannot keep run records in `{server}`: no rights on `preheat.runs`");
-            Err(MigrateError::NotAllowed { message, sql: administrator_sql(&role) })
+            Err(MigrateError::NotAllowed { message, sql: administrator_sql(role) })
         }
-        Err(Refused::Changed(version)) => {
-            let message =
-                format!("cannot migrate: migration {version} is another than was applied");
-            Err(MigrateError::Failed(message))
-        }
+        Err(Refused::Changed(version)) => Err(MigrateError::Changed(version)),
     }
 }
 

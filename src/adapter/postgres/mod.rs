@@ -229,12 +229,14 @@ impl Drop for Lease {
 const SESSION: [(&str, &str); 2] = [("jit", "off"), ("plan_cache_mode", "force_custom_plan")];
 
 fn connect_options(settings: &DatabaseSettings) -> Result<PgConnectOptions, ConnectError> {
+    let url = settings.url.expose_secret();
+    let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     // The error of a URL may quote parts of it, so that it is not passed on.
-    let options: PgConnectOptions =
-        settings.url.expose_secret().parse().map_err(|_may_quote| ConnectError {
-            kind: ConnectErrorKind::Settings,
-            message: "the database's URL is no URL of a Postgres server".to_owned(),
-        })?;
+    let options = url.parse().ok().filter(|_: &PgConnectOptions| is_postgres);
+    let options = options.ok_or_else(|| ConnectError {
+        kind: ConnectErrorKind::Settings,
+        message: "the database's URL is no URL of a Postgres server".to_owned(),
+    })?;
     let options = options.application_name("preheat").disable_statement_logging();
     if settings.pgbouncer {
         // It refuses parameters of a connection that it does not know; what a session would have,
@@ -293,7 +295,7 @@ impl NotConnected {
                 ConnectErrorKind::Unreachable
             }
             Some(_) => ConnectErrorKind::Refused,
-            None if matches!(error, sqlx::Error::Tls(_)) => ConnectErrorKind::Refused,
+            None if error::is_tls(error) => ConnectErrorKind::Refused,
             None => ConnectErrorKind::Unreachable,
         };
         let message = format!("could not connect to database `{server}`: {}", error::text(error));

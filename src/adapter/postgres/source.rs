@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::NaiveDate;
 use futures::TryStreamExt;
@@ -61,14 +62,24 @@ impl PostgresSource {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
         let read = async {
-            let is_open = self.database.begin_read(&mut lease, longest).await?;
-            let read = self.read_tenants_on(&mut lease).await;
-            self.end(&mut lease, is_open, &read).await?;
-            read
+            let read = self.read_tenants_once(&mut lease).await;
+            if !is_stale(&read) {
+                return read;
+            }
+            lease.clear_cached_statements().await?;
+            self.read_tenants_once(&mut lease).await
         };
         let read = timeout(longest + ANSWER_GRACE, read).await;
         let read = read.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
         finish(lease, read).map_err(|error| error.into_source_error("could not read the tenants"))
+    }
+
+    async fn read_tenants_once(&self, lease: &mut Lease) -> Result<Tenants, ReadError> {
+        let longest = self.database.settings.statement_timeout;
+        let is_open = self.database.begin_read(lease, longest).await?;
+        let read = self.read_tenants_on(lease).await;
+        self.end(lease, is_open, &read).await?;
+        read
     }
 
     async fn read_tenants_on(&self, lease: &mut Lease) -> Result<Tenants, ReadError> {
@@ -139,21 +150,31 @@ impl PostgresSource {
         let mut lease = self.lease(read.timeout).await?;
         let longest = self.database.statement_timeout(read.timeout);
         let done = async {
-            let is_open = self.database.begin_read(&mut lease, longest).await?;
-            let mut done = self.read_on(&mut lease, job, read, rows).await;
-            // A table changed under a statement that is kept prepared. Nothing was read yet.
-            if matches!(&done, Err(ReadError::Sql(error)) if is_stale(error)) && !is_open {
-                lease.clear_cached_statements().await?;
-                done = self.read_on(&mut lease, job, read, rows).await;
+            let done = self.read_once(&mut lease, job, read, rows).await;
+            if !is_stale(&done) {
+                return done;
             }
-            self.end(&mut lease, is_open, &done).await?;
-            done
+            lease.clear_cached_statements().await?;
+            self.read_once(&mut lease, job, read, rows).await
         };
         let done = timeout(longest + ANSWER_GRACE, done).await;
         let done = done.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
         finish(lease, done).map_err(|error| {
             error.into_source_error(&format!("could not read the rows of job `{}`", job.name))
         })
+    }
+
+    async fn read_once(
+        &self,
+        lease: &mut Lease,
+        job: &Job,
+        read: Read<'_>,
+        rows: &mut Rows,
+    ) -> Result<(), ReadError> {
+        let is_open = self.database.begin_read(lease, read.timeout).await?;
+        let done = self.read_on(lease, job, read, rows).await;
+        self.end(lease, is_open, &done).await?;
+        done
     }
 
     async fn read_on(
@@ -180,7 +201,7 @@ impl PostgresSource {
         Ok(())
     }
 
-    pub(super) async fn lease(&self, longest: std::time::Duration) -> Result<Lease, SourceError> {
+    pub(super) async fn lease(&self, longest: Duration) -> Result<Lease, SourceError> {
         timeout(longest, self.database.acquire()).await.unwrap_or_else(|_elapsed| {
             let server = self.database.server();
             let message = format!("no connection to database `{server}` was free in {longest:?}");
@@ -458,7 +479,7 @@ pub(super) enum ReadError {
 }
 
 impl ReadError {
-    pub(super) fn late(longest: std::time::Duration) -> Self {
+    pub(super) fn late(longest: Duration) -> Self {
         let longest = longest + ANSWER_GRACE;
         Self::Other(SourceErrorKind::Timeout, format!("no answer within {longest:?}"))
     }
@@ -493,10 +514,11 @@ impl From<BadId> for ReadError {
     }
 }
 
-/// "cached plan must not change result type": its code is that of other errors too, but those come
-/// again when the statement was prepared anew.
-fn is_stale(error: &sqlx::Error) -> bool {
-    error::code(error) == Some("0A000")
+/// Whether a statement that the connection keeps prepared returns other columns than it did: its
+/// table was changed ("cached plan must not change result type", which comes before the first row).
+/// The code is that of other errors too, but those come again when the statement is prepared anew.
+fn is_stale<T>(done: &Result<T, ReadError>) -> bool {
+    matches!(done, Err(ReadError::Sql(error)) if error::code(error) == Some("0A000"))
 }
 
 /// The texts of one row's columns.

@@ -20,7 +20,7 @@ use link::Link;
 
 /// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
 /// enough that the server's other clients do not wait for it.
-const PIPELINE_BYTES: usize = 512 * 1024;
+const PIPELINE_BYTES: usize = 256 * 1024;
 /// A pipeline is sent when it has so many commands.
 const PIPELINE_COMMANDS: usize = 500;
 

@@ -189,20 +189,21 @@ fn push_js(civil: Civil, microseconds: i64, out: &mut Vec<u8>) {
             return;
         }
     }
-    out.push(b'"');
+    let [m1, m2, m3, m4, m5, m6] = month_and_day(civil);
+    let [t1, t2, t3, t4, t5, t6, t7, t8] = clock(milliseconds / 1000);
+    let [_, f1, f2, f3] = four(milliseconds % 1000);
     if (0..=9999).contains(&civil.year) {
-        out.extend_from_slice(&four(civil.year));
+        let [y1, y2, y3, y4] = four(civil.year);
+        out.extend_from_slice(&[b'"', y1, y2, y3, y4]);
     } else {
-        out.push(if civil.year < 0 { b'-' } else { b'+' });
+        out.extend_from_slice(if civil.year < 0 { b"\"-" } else { b"\"+" });
         let year = civil.year.abs();
         out.extend_from_slice(&two(year / 10_000));
         out.extend_from_slice(&four(year % 10_000));
     }
-    out.extend_from_slice(&month_and_day(civil));
-    out.push(b'T');
-    out.extend_from_slice(&clock(milliseconds / 1000));
-    let [_, tenth, hundredth, thousandth] = four(milliseconds % 1000);
-    out.extend_from_slice(&[b'.', tenth, hundredth, thousandth, b'Z', b'"']);
+    out.extend_from_slice(&[
+        m1, m2, m3, m4, m5, m6, b'T', t1, t2, t3, t4, t5, t6, t7, t8, b'.', f1, f2, f3, b'Z', b'"',
+    ]);
 }
 
 /// The date as Postgres writes it, the era apart.
@@ -235,13 +236,25 @@ fn clock(seconds: i64) -> [u8; 8] {
     [h, i, b':', m, n, b':', s, t]
 }
 
-/// Two digits of a number below 100.
+/// The two digits of every number below 100.
 #[expect(
-    clippy::cast_sign_loss,
-    reason = "each is a digit; for hostile numbers the wrong digit is as good as any"
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "the compiler evaluates it"
 )]
+const PAIRS: [[u8; 2]; 100] = {
+    let mut table = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        table[number] = [b'0' + number as u8 / 10, b'0' + number as u8 % 10];
+        number += 1;
+    }
+    table
+};
+
+/// Two digits of a number below 100.
 fn two(number: i64) -> [u8; 2] {
-    [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
+    usize::try_from(number).ok().and_then(|number| PAIRS.get(number)).copied().unwrap_or(*b"00")
 }
 
 /// Four digits of a number below 10,000.

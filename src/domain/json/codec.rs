@@ -236,7 +236,6 @@ fn of_all_profiles(ty: &ColumnType) -> [Codec; 3] {
         | ColumnType::Bit
         | ColumnType::Varbit
         | ColumnType::Range(_)
-        | ColumnType::Multirange(_)
         | ColumnType::Unsupported(_) => same(text()),
     }
 }
@@ -301,7 +300,6 @@ fn string(ty: &ColumnType) -> Codec {
         | ColumnType::Bytea
         | ColumnType::Array(_)
         | ColumnType::Range(_)
-        | ColumnType::Multirange(_)
         | ColumnType::Unsupported(_) => Codec::Escaped(ty.clone()),
         ColumnType::Domain(base) => string(base),
     }
@@ -375,7 +373,6 @@ fn pg_parses_arrays_of(element: &ColumnType) -> bool {
         | ColumnType::Bit
         | ColumnType::Varbit
         | ColumnType::Array(_)
-        | ColumnType::Multirange(_)
         | ColumnType::Domain(_)
         | ColumnType::Unsupported(_) => false,
     }

@@ -78,8 +78,6 @@ pub enum ColumnType {
     Array(Box<Self>),
     /// A range
     Range(Box<Self>),
-    /// A multirange
-    Multirange(Box<Self>),
     /// A domain over a type. A column of it looks like one of its base; an array of it does not,
     /// for the npm packages know arrays by their exact type
     Domain(Box<Self>),
@@ -122,14 +120,14 @@ const SCALARS: &[(ColumnType, &str, u32, u32)] = &[
     (ColumnType::Jsonb, "jsonb", 3802, 3807),
 ];
 
-/// Each built-in range: its subtype, names and oids of the range, its multirange, and arrays of both.
-const RANGES: &[(ColumnType, [&str; 2], [u32; 4])] = &[
-    (ColumnType::Int4, ["int4range", "int4multirange"], [3904, 4451, 3905, 6150]),
-    (ColumnType::Numeric, ["numrange", "nummultirange"], [3906, 4532, 3907, 6151]),
-    (ColumnType::Timestamp, ["tsrange", "tsmultirange"], [3908, 4533, 3909, 6152]),
-    (ColumnType::Timestamptz, ["tstzrange", "tstzmultirange"], [3910, 4534, 3911, 6153]),
-    (ColumnType::Date, ["daterange", "datemultirange"], [3912, 4535, 3913, 6155]),
-    (ColumnType::Int8, ["int8range", "int8multirange"], [3926, 4536, 3927, 6157]),
+/// Name, oid and oid of the array of the range over each type that has a built-in one.
+const RANGES: &[(ColumnType, &str, u32, u32)] = &[
+    (ColumnType::Int4, "int4range", 3904, 3905),
+    (ColumnType::Numeric, "numrange", 3906, 3907),
+    (ColumnType::Timestamp, "tsrange", 3908, 3909),
+    (ColumnType::Timestamptz, "tstzrange", 3910, 3911),
+    (ColumnType::Date, "daterange", 3912, 3913),
+    (ColumnType::Int8, "int8range", 3926, 3927),
 ];
 
 /// What SQL and drivers call types besides the names in the catalogue.
@@ -157,25 +155,19 @@ const ALIASES: &[(&str, ColumnType)] = &[
 impl ColumnType {
     /// A built-in type by its oid; `None` for one that is not built in or has no codec.
     pub fn from_oid(oid: u32) -> Option<Self> {
-        for (ty, _, scalar, array) in SCALARS {
+        let scalars = SCALARS.iter().map(|(ty, _, scalar, array)| (ty.clone(), scalar, array));
+        let ranges = RANGES.iter().map(|(subtype, _, range, array)| {
+            (Self::Range(Box::new(subtype.clone())), range, array)
+        });
+        scalars.chain(ranges).find_map(|(ty, scalar, array)| {
             if oid == *scalar {
-                return Some(ty.clone());
+                Some(ty)
+            } else if oid == *array {
+                Some(Self::Array(Box::new(ty)))
+            } else {
+                None
             }
-            if oid == *array {
-                return Some(Self::Array(Box::new(ty.clone())));
-            }
-        }
-        for (subtype, _, oids) in RANGES {
-            let subtype = Box::new(subtype.clone());
-            match oids.iter().position(|known| *known == oid) {
-                Some(0) => return Some(Self::Range(subtype)),
-                Some(1) => return Some(Self::Multirange(subtype)),
-                Some(2) => return Some(Self::Array(Box::new(Self::Range(subtype)))),
-                Some(_) => return Some(Self::Array(Box::new(Self::Multirange(subtype)))),
-                None => {}
-            }
-        }
-        None
+        })
     }
 
     /// A type by its name, in any case: `int4`, `INTEGER`, `"char"`, `numrange`, `citext`; with `[]`
@@ -198,13 +190,8 @@ impl ColumnType {
         if let Some((_, ty)) = ALIASES.iter().find(|(known, _)| same(known)) {
             return ty.clone();
         }
-        for (subtype, [range, multirange], _) in RANGES {
-            if same(range) {
-                return Self::Range(Box::new(subtype.clone()));
-            }
-            if same(multirange) {
-                return Self::Multirange(Box::new(subtype.clone()));
-            }
+        if let Some((subtype, ..)) = RANGES.iter().find(|(_, known, ..)| same(known)) {
+            return Self::Range(Box::new(subtype.clone()));
         }
         Self::Unsupported(name.to_owned())
     }
@@ -219,10 +206,7 @@ impl ColumnType {
     pub(super) fn unsupported(&self) -> Option<&str> {
         match self {
             Self::Unsupported(name) => Some(name),
-            Self::Array(inner)
-            | Self::Range(inner)
-            | Self::Multirange(inner)
-            | Self::Domain(inner) => inner.unsupported(),
+            Self::Array(inner) | Self::Range(inner) | Self::Domain(inner) => inner.unsupported(),
             _ => None,
         }
     }
@@ -245,15 +229,9 @@ impl fmt::Display for ColumnType {
             Self::Enum => f.write_str("enum"),
             Self::Array(element) => write!(f, "{element}[]"),
             Self::Range(subtype) => match RANGES.iter().find(|(known, ..)| *known == **subtype) {
-                Some((_, [name, _], _)) => f.write_str(name),
+                Some((_, name, ..)) => f.write_str(name),
                 None => write!(f, "range of {subtype}"),
             },
-            Self::Multirange(subtype) => {
-                match RANGES.iter().find(|(known, ..)| *known == **subtype) {
-                    Some((_, [_, name], _)) => f.write_str(name),
-                    None => write!(f, "multirange of {subtype}"),
-                }
-            }
             Self::Domain(base) => write!(f, "domain over {base}"),
             Self::Unsupported(name) => f.write_str(name),
             scalar => {
@@ -279,12 +257,12 @@ mod tests {
             assert_eq!(ColumnType::from_name(&format!("{name}[]")), of);
             assert_eq!(of.to_string(), format!("{name}[]"));
         }
-        for (_, names, oids) in RANGES {
-            for (name, oid) in names.iter().zip(oids) {
-                let ty = ColumnType::from_name(name);
-                assert_eq!(ColumnType::from_oid(*oid).as_ref(), Some(&ty));
-                assert_eq!(ty.to_string(), *name);
-            }
+        for (subtype, name, oid, array) in RANGES {
+            let ty = ColumnType::Range(Box::new(subtype.clone()));
+            assert_eq!(ColumnType::from_oid(*oid).as_ref(), Some(&ty));
+            assert_eq!(ColumnType::from_name(name), ty);
+            assert_eq!(ty.to_string(), *name);
+            assert_eq!(ColumnType::from_oid(*array), Some(ColumnType::Array(Box::new(ty))));
         }
     }
 

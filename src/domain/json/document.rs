@@ -90,3 +90,79 @@ fn behind_string(mut text: &[u8]) -> Result<&[u8], ValueError> {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn written(
+        write: impl FnOnce(&[u8], &mut Vec<u8>) -> Result<(), ValueError>,
+        text: &str,
+    ) -> Result<String, ValueError> {
+        let mut out = Vec::new();
+        write(text.as_bytes(), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[\"\\\\\n0-9e.-]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map("[\"\\\\0-9e-]{0,5}", inner, 0..5)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn ordinary_json_stays_as_it_is(json in any_json()) {
+            let text = json.to_string();
+            prop_assume!(!text.contains("-0"));
+            prop_assert_eq!(written(write_js, &text), Ok(text.clone()));
+            prop_assert_eq!(written(write_checked, &text), Ok(text));
+        }
+
+        #[test]
+        fn what_is_no_json_never_breaks_anything(text in "[\"\\\\{}0-9e.,-]{0,20}") {
+            let (js, drizzle) = (written(write_js, &text), written(write_drizzle, &text));
+            if is_json(&text) {
+                prop_assert!(is_json(&js.unwrap()) && is_json(&drizzle.unwrap()));
+            } else {
+                prop_assert_eq!(written(write_checked, &text), Err(ValueError::NotJson));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_mended_outside_of_strings_only() {
+        let text = r#"{"-0": [-0, "1e400\"", 1e400, "\\", -0.0], "1e400": "-0"}"#;
+        let expected = r#"{"-0": [0, "1e400\"", null, "\\", 0], "1e400": "-0"}"#;
+        assert_eq!(written(write_js, text), Ok(expected.to_owned()));
+    }
+
+    #[test]
+    fn drizzle_reads_a_string_that_holds_json_twice() {
+        let cases = [
+            (r#""[1, -0]""#, "[1, 0]"),
+            (r#" "true" "#, "true"),
+            (r#""\u005b\"a\"]""#, r#"["a"]"#),
+            (r#""tru""#, r#""tru""#),
+            (r#""2026-03-01""#, r#""2026-03-01""#),
+            (r#"["1"]"#, r#"["1"]"#),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(written(write_drizzle, text), Ok(expected.to_owned()));
+        }
+    }
+}

@@ -70,12 +70,13 @@ pub(super) fn write_array<S: ArrayStyle>(
         dimension.length = usize::try_from(wire.i32()?).or(Err(ValueError::Malformed))?;
         dimension.lower_bound = wire.i32()?;
     }
-    let elements = dimensions.iter().try_fold(1_usize, |n, dim| n.checked_mul(dim.length));
-    // Every element has at least its length on the wire, so no array is longer than its bytes.
-    if elements.is_none_or(|elements| elements > wire.rest().len() / 4) {
-        return Err(ValueError::Malformed);
-    }
-    if count == 0 || elements == Some(0) {
+    if dimensions.iter().all(|dimension| dimension.length > 0) && count > 0 {
+        // Every element has at least its length on the wire: no array is longer than its bytes.
+        let elements = dimensions.iter().try_fold(1_usize, |n, dim| n.checked_mul(dim.length));
+        if elements.is_none_or(|elements| elements > wire.rest().len() / 4) {
+            return Err(ValueError::Malformed);
+        }
+    } else {
         out.extend_from_slice(&S::BRACKETS);
         return wire.end();
     }
@@ -164,25 +165,6 @@ fn write_bound(
         rewrite_tail(start, out, doubled, |byte, place| place.fill(byte));
     }
     Ok(())
-}
-
-/// Postgres' text of a multirange: `{[1,5),[7,9)}`.
-pub(super) fn write_multirange_text(
-    subtype: &ColumnType,
-    wire: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), ValueError> {
-    let mut wire = Wire::new(wire);
-    let count = wire.i32()?;
-    out.push(b'{');
-    for index in 0..count {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_range_text(subtype, wire.field()?.ok_or(ValueError::Malformed)?, out)?;
-    }
-    out.push(b'}');
-    wire.end()
 }
 
 /// What Postgres' parser of arrays takes for white space.

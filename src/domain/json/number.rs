@@ -41,6 +41,10 @@ pub(super) fn write_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<Kind, Val
         out.extend_from_slice(special);
         return Ok(Kind::Special);
     }
+    // A zero at the front would stand in the text, where JSON allows none.
+    if digits.first().map_or(weight != 0, |first| *first == [0, 0]) {
+        return Err(ValueError::Malformed);
+    }
     let group = |index: i32| -> Result<[u8; 4], ValueError> {
         let digit = usize::try_from(index).ok().and_then(|index| digits.get(index));
         let digit = digit.map_or(0, |pair| u16::from_be_bytes(*pair));
@@ -337,5 +341,129 @@ impl Digits {
             out.extend_from_slice(digits);
             zeros(out, exponent + 1 - i32::try_from(self.count).unwrap_or_default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The wire format of a decimal, with all the digits that stand in it (`set_var_from_str`).
+    fn numeric(text: &str) -> Vec<u8> {
+        let (sign, digits) = text.strip_prefix('-').map_or((0, text), |digits| (0x4000, digits));
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let padded_whole = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
+        let padded =
+            format!("{padded_whole}{fraction}{}", "0".repeat((4 - fraction.len() % 4) % 4));
+        let mut groups: Vec<u16> = padded
+            .as_bytes()
+            .chunks(4)
+            .map(|group| str::from_utf8(group).unwrap().parse().unwrap())
+            .collect();
+        let mut weight = i16::try_from(padded_whole.len() / 4).unwrap() - 1;
+        while groups.first() == Some(&0) {
+            groups.remove(0);
+            weight -= 1;
+        }
+        while groups.last() == Some(&0) {
+            groups.pop();
+        }
+        let count = u16::try_from(groups.len()).unwrap();
+        let scale = u16::try_from(fraction.len()).unwrap();
+        let weight = if groups.is_empty() { 0 } else { weight };
+        let head = [count, weight.cast_unsigned(), sign, scale];
+        head.iter().chain(&groups).flat_map(|part| part.to_be_bytes()).collect()
+    }
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_numeric_has_the_digits_that_it_was_made_of(
+            decimal in "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,30})?",
+        ) {
+            let written = text(|out| assert_eq!(write_numeric(&numeric(&decimal), out), Ok(Kind::Finite)));
+            prop_assert_eq!(written, decimal);
+        }
+
+        #[test]
+        fn hostile_numerics_are_refused_or_written(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut out = Vec::new();
+            if write_js_numeric(&bytes, &mut out).is_ok() {
+                serde_json::from_slice::<serde::de::IgnoredAny>(&out).unwrap();
+            }
+        }
+
+        #[test]
+        fn floats_come_back_as_they_were(bits: u64) {
+            let float8 = f64::from_bits(bits);
+            prop_assume!(float8.is_finite());
+            prop_assert_eq!(text(|out| { write_float8(float8, out); }).parse(), Ok(float8));
+            let float4 = f32::from_bits((bits >> 32) as u32);
+            prop_assume!(float4.is_finite());
+            prop_assert_eq!(text(|out| { write_float4(float4, out); }).parse(), Ok(float4));
+        }
+    }
+
+    #[test]
+    fn floats_look_as_postgres_prints_them() {
+        let cases = [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (0.0001, "0.0001"),
+            (0.000_01, "1e-05"),
+            (123_456_789_012_345.0, "123456789012345"),
+            (1e15, "1e+15"),
+            (-1.5e300, "-1.5e+300"),
+            (5e-324, "5e-324"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-Infinity"),
+        ];
+        for (number, expected) in cases {
+            assert_eq!(
+                text(|out| {
+                    write_float8(number, out);
+                }),
+                expected
+            );
+        }
+        // The shortest digits, 3.355445e7, are just as near to the neighbour.
+        assert_eq!(
+            text(|out| {
+                write_float4(33_554_448.0, out);
+            }),
+            "3.3554448e+07"
+        );
+    }
+
+    #[test]
+    fn numbers_that_javascript_cannot_hold_become_what_it_makes_of_them() {
+        let cases: [(&str, Option<&str>); 12] = [
+            ("0", None),
+            ("-0", Some("0")),
+            ("-0.000", Some("0")),
+            ("-0e5", Some("0")),
+            ("-0.10", None),
+            ("-10", None),
+            ("1e400", Some("null")),
+            ("-1E400", Some("null")),
+            ("1e308", None),
+            ("-1e-400", Some("0")),
+            ("1e-400", None),
+            ("12345678901234567890", None),
+        ];
+        for (number, expected) in cases {
+            let mended = mended_js_number(number.as_bytes());
+            assert_eq!(mended, expected.map(str::as_bytes), "{number}");
+        }
+        assert_eq!(mended_js_number("9".repeat(309).as_bytes()), Some(&b"null"[..]));
+        assert_eq!(mended_js_number("9".repeat(308).as_bytes()), None);
     }
 }

@@ -20,7 +20,18 @@ const ESCAPES: [u8; 256] = {
     table
 };
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The two hexadecimal digits of every byte.
+#[expect(clippy::indexing_slicing, reason = "the compiler evaluates it")]
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
 
 /// Writes text as a JSON string.
 pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
@@ -95,8 +106,8 @@ pub(super) fn rewrite_tail(
 
 /// The two hexadecimal digits of a byte.
 pub(super) fn hex(byte: u8) -> [u8; 2] {
-    #[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
-    [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+    #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+    HEX[usize::from(byte)]
 }
 
 fn escape(byte: u8) -> u8 {
@@ -147,4 +158,57 @@ fn needs_escape(word: u64) -> bool {
     let quote = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
     let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
     (below_0x20 | quote | backslash) & !word & HIGH_BITS != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(text: &[u8]) -> Result<String, ValueError> {
+        let mut out = b"before".to_vec();
+        write_string(text, &mut out)?;
+        Ok(String::from_utf8(out.split_off(6)).unwrap())
+    }
+
+    fn quoted(text: &[u8]) -> String {
+        let mut out = [b"before", text].concat();
+        quote_tail(6, &mut out);
+        String::from_utf8(out.split_off(6)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_string_comes_back_as_it_was(text in "(?s)[ -~]{0,20}|.{0,40}|[\"\\\\\n\0é ]{0,40}") {
+            for json in [written(text.as_bytes()).unwrap(), quoted(text.as_bytes())] {
+                prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text.as_str());
+            }
+        }
+
+        #[test]
+        fn bytes_are_refused_exactly_where_they_are_no_text(
+            text in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let is_text = str::from_utf8(&text).is_ok();
+            prop_assert_eq!(written(&text).is_ok(), is_text);
+        }
+    }
+
+    #[test]
+    fn an_escape_is_found_at_every_place() {
+        for length in 0..40 {
+            for place in 0..length {
+                for (byte, escaped) in [(b'"', "\\\""), (b'\\', "\\\\"), (0x1F, "\\u001f")] {
+                    let mut text = vec![b'x'; length];
+                    text[place] = byte;
+                    let [before, after] =
+                        [place, length - place - 1].map(|count| "x".repeat(count));
+                    let expected = format!("\"{before}{escaped}{after}\"");
+                    assert_eq!(written(&text).unwrap(), expected);
+                    assert_eq!(quoted(&text), expected);
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::calendar::{
     write_zone,
 };
 use super::column_type::ColumnType;
-use super::nested::{ArrayText, write_array, write_multirange_text, write_range_text};
+use super::nested::{ArrayText, write_array, write_range_text};
 use super::number::{Kind, write_float4, write_float8, write_integer, write_numeric};
 use super::string::hex;
 use super::wire::{ValueError, Wire, exact, jsonb, utf8};
@@ -70,7 +70,6 @@ fn append(ty: &ColumnType, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueEr
         }
         ColumnType::Array(element) => write_array(wire, &mut ArrayText { element }, out)?,
         ColumnType::Range(subtype) => write_range_text(subtype, wire, out)?,
-        ColumnType::Multirange(subtype) => write_multirange_text(subtype, wire, out)?,
         ColumnType::Domain(base) => append(base, wire, out)?,
         ColumnType::Unsupported(_) => return Err(ValueError::NoCodec),
     }
@@ -92,15 +91,17 @@ pub(super) fn boolean(wire: &[u8]) -> Result<bool, ValueError> {
 #[expect(clippy::many_single_char_names, reason = "the bytes of a uuid have no names")]
 pub(super) fn uuid(bytes: [u8; 16]) -> [u8; 36] {
     let mut text = [b'-'; 36];
-    let digits = bytes.map(hex);
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = digits;
-    let groups: [(usize, &[[u8; 2]]); 5] =
-        [(0, &[a, b, c, d]), (9, &[e, f]), (14, &[g, h]), (19, &[i, j]), (24, &[k, l, m, n, o, p])];
-    for (start, group) in groups {
-        if let Some(place) = text.get_mut(start..start + 2 * group.len()) {
-            place.copy_from_slice(group.as_flattened());
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes.map(hex);
+    let mut place = |start: usize, digits: &[[u8; 2]]| {
+        if let Some(place) = text.get_mut(start..start + 2 * digits.len()) {
+            place.copy_from_slice(digits.as_flattened());
         }
-    }
+    };
+    place(0, &[a, b, c, d]);
+    place(9, &[e, f]);
+    place(14, &[g, h]);
+    place(19, &[i, j]);
+    place(24, &[k, l, m, n, o, p]);
     text
 }
 

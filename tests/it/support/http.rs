@@ -53,9 +53,11 @@ pub(crate) async fn request(
         format!("{method} {path} HTTP/1.1"),
         format!("host: {address}"),
         "connection: close".to_owned(),
-        "content-type: application/json".to_owned(),
         format!("content-length: {}", body.len()),
     ];
+    if !headers.iter().any(|(name, _)| *name == "content-type") {
+        lines.push("content-type: application/json".to_owned());
+    }
     lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
     let text = lines.join("\r\n") + "\r\n\r\n" + body;
     let exchange = async {

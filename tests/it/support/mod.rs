@@ -10,6 +10,7 @@ pub(crate) mod document;
 pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -1,0 +1,35 @@
+FROM rust:1.95-bookworm AS build
+WORKDIR /build
+
+# The dependencies are a layer of their own: they are built around an empty program, which the real one then
+# replaces, so that a change of the code does not build them again. The targets of Cargo.toml have to exist.
+COPY Cargo.toml Cargo.lock ./
+COPY benches benches
+COPY tests/it/main.rs tests/it/main.rs
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
+    && cargo build --release --locked --bin preheat
+
+COPY demo demo
+COPY jobs jobs
+COPY migrations migrations
+COPY src src
+# What was copied is older than what was just built; cargo goes by that.
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked --bin preheat
+
+FROM debian:bookworm-slim
+RUN useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin preheat
+COPY --from=build /build/target/release/preheat /usr/local/bin/preheat
+# Mount your own over them.
+COPY preheat.toml /etc/preheat/preheat.toml
+COPY jobs /etc/preheat/jobs
+
+ENV PREHEAT_CONFIG=/etc/preheat/preheat.toml \
+    PREHEAT_JOBS=/etc/preheat/jobs \
+    PREHEAT_HTTP__LISTEN=0.0.0.0:9464
+USER 65532:65532
+WORKDIR /etc/preheat
+EXPOSE 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["preheat", "health"]
+ENTRYPOINT ["preheat"]
+CMD ["serve"]

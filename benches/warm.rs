@@ -1,0 +1,410 @@
+//! How fast the program warms, against the floor that the two servers set: `scripts/bench`.
+//!
+//! What is measured is the program itself, as a process: cold (the cache is empty) and refresh (it
+//! holds the same keys). The floor is what the servers alone need on this machine, measured in the
+//! same rounds: Postgres' CPU time to send the same rows by binary `COPY`, unsorted, and Redis' CPU
+//! time to take the same entries from `redis-cli --pipe`, divided by the cores.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    missing_docs,
+    reason = "a benchmark stops where it cannot go on, reads the real clock and prints figures"
+)]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use futures::TryStreamExt;
+use preheat::sandbox::{Clinic, Options, PostgresOptions, Sandbox};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use sqlx::postgres::PgPoolCopyExt;
+use sqlx::{PgPool, Row};
+
+/// The four jobs that list a tenant's data.
+const JOBS: [&str; 4] = ["services", "products", "staff", "slots"];
+
+/// The rows and columns that those jobs read, of all active tenants, in the order they lie on disk.
+const ROWS: [&str; 4] = [
+    "select s.tenant_id, s.id, s.name, s.description, s.duration_minutes, s.price, s.updated_at
+       from services s join tenants t on t.id = s.tenant_id where t.status = 'active' and s.active",
+    "select p.tenant_id, p.id, p.category, p.sku, p.name, p.description, p.price, p.stock, p.updated_at
+       from products p join tenants t on t.id = p.tenant_id where t.status = 'active' and p.active",
+    "select s.tenant_id, s.id, s.name, s.role, s.email, s.bio, s.working_hours, s.updated_at
+       from staff s join tenants t on t.id = s.tenant_id where t.status = 'active' and s.active",
+    "select s.tenant_id, s.id, s.staff_id, s.starts_at, s.ends_at
+       from slots s join tenants t on t.id = s.tenant_id
+      where t.status = 'active' and s.status = 'open'",
+];
+
+/// `/proc` counts CPU time in these, on every Linux.
+const TICKS_A_SECOND: f64 = 100.0;
+
+/// How often the memory of the running program is looked at; its peak never goes down.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+#[derive(Parser)]
+#[command(name = "scripts/bench", about = "Measures `preheat warm` against the servers' floor")]
+struct Arguments {
+    /// How many tenants the sample clinic has.
+    #[arg(long, default_value_t = 2000)]
+    tenants: u32,
+    /// How many rounds the medians are of.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Batches in flight.
+    #[arg(long, default_value_t = 4)]
+    concurrency: u32,
+    /// Database connections.
+    #[arg(long, default_value_t = 4)]
+    connections: u32,
+    /// The folder of job files.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs"))]
+    jobs: PathBuf,
+    /// The program to measure, for comparing two builds.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_preheat"))]
+    program: PathBuf,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What one warm took.
+#[derive(Clone, Copy)]
+struct Warm {
+    wall: f64,
+    peak_rss: f64,
+    program_cpu: f64,
+    postgres_cpu: f64,
+    redis_cpu: f64,
+}
+
+/// What the servers alone take.
+#[derive(Clone, Copy)]
+struct Floor {
+    postgres_cpu: f64,
+    redis_cpu: f64,
+}
+
+/// What is in the cache after a warm.
+struct Entries {
+    keys: usize,
+    bytes: usize,
+    /// The same entries as commands.
+    commands: PathBuf,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    // The planner and the compiler of queries are as they come: what they do to a batch's plan counts.
+    let settings = [("autovacuum", "off"), ("shared_buffers", "512MB"), ("jit", "on")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let postgres = PostgresOptions { settings, ..PostgresOptions::default() };
+    let sandbox =
+        Sandbox::start(Options { postgres, ..Options::default() }).await.expect("servers");
+    eprintln!("loading {} tenants", arguments.tenants);
+    let url = sandbox.postgres().url("postgres");
+    Clinic::bench(arguments.tenants).load(&url).await.expect("the sample clinic");
+
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench { arguments, sandbox, folder: folder.path().to_owned() };
+    bench.run().await;
+}
+
+struct Bench {
+    arguments: Arguments,
+    sandbox: Sandbox,
+    folder: PathBuf,
+}
+
+impl Bench {
+    async fn run(&self) {
+        // One round that does not count: it fills the database's buffers and gives the entries.
+        self.flush().await;
+        self.warm();
+        let queries = self.queries();
+        let entries = self.entries().await;
+        let (mut cold, mut refresh, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 1..=self.arguments.runs {
+            eprintln!("round {round} of {}", self.arguments.runs);
+            self.flush().await;
+            cold.push(self.warm());
+            refresh.push(self.warm());
+            floors.push(self.floor(&entries).await);
+        }
+        let active = self.count_active().await;
+        let header = format!(
+            "{} tenants, {active} active; {} keys, {:.1} MB; {} cores; concurrency {}, {} connections; \
+             median of {}",
+            self.arguments.tenants,
+            entries.keys,
+            entries.bytes as f64 / 1e6,
+            cores(),
+            self.arguments.concurrency,
+            self.arguments.connections,
+            self.arguments.runs,
+        );
+        println!("{header}\n{}{queries}", table(&entries, [&cold, &refresh], &floors));
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.arguments.program);
+        command
+            .arg("warm")
+            .args(JOBS)
+            .arg("--json")
+            .current_dir(&self.folder)
+            .env("DATABASE_URL", self.sandbox.postgres().url("postgres"))
+            .env("REDIS_URL", self.sandbox.redis().url())
+            .env("PREHEAT_JOBS", &self.arguments.jobs)
+            .env("PREHEAT_RUNNER__CONCURRENCY", self.arguments.concurrency.to_string())
+            .env("PREHEAT_DATABASE__MAX_CONNECTIONS", self.arguments.connections.to_string())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program once and measures it.
+    fn warm(&self) -> Warm {
+        let report = File::create(self.report()).unwrap();
+        let log = File::create(self.folder.join("log")).unwrap();
+        let before = self.server_cpu();
+        let start = Instant::now();
+        let mut child = self.command().stdout(report).stderr(log).spawn().expect("the program");
+        let id = child.id();
+        let pid = Pid::from_raw(id.try_into().unwrap()).unwrap();
+        let mut peak_rss = 0.0;
+        // It is looked at, not waited for: of a process that has ended but was not waited for, the
+        // system still tells the CPU time.
+        let watch = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(pid), watch).unwrap().is_none() {
+            peak_rss = peak_memory(id).unwrap_or(peak_rss);
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let wall = start.elapsed().as_secs_f64();
+        let program_cpu = cpu(id, Own);
+        let status = child.wait().unwrap();
+        let after = self.server_cpu();
+        if !status.success() {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap();
+            panic!("{status}\n{log}");
+        }
+        Warm {
+            wall,
+            peak_rss,
+            program_cpu,
+            postgres_cpu: after.postgres_cpu - before.postgres_cpu,
+            redis_cpu: after.redis_cpu - before.redis_cpu,
+        }
+    }
+
+    fn report(&self) -> PathBuf {
+        self.folder.join("report.json")
+    }
+
+    /// From the report of the last warm: the queries of each job, one line.
+    fn queries(&self) -> String {
+        let report = std::fs::read(self.report()).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("a JSON report");
+        let mut line = "queries a run:".to_owned();
+        for job in report["jobs"].as_array().expect("jobs in the report") {
+            let name = job["job"].as_str().expect("the job's name");
+            assert_eq!(job["outcome"], "ok", "{name}");
+            write!(line, " {name} {}", job["report"]["queries"]).unwrap();
+        }
+        line
+    }
+
+    async fn floor(&self, entries: &Entries) -> Floor {
+        let before = self.server_cpu();
+        self.copy_rows().await;
+        self.flush().await;
+        let between = self.server_cpu();
+        let status = Command::new("redis-cli")
+            .arg("-s")
+            .arg(self.sandbox.redis().socket())
+            .arg("--pipe")
+            .stdin(File::open(&entries.commands).unwrap())
+            .stdout(Stdio::null())
+            .status()
+            .expect("redis-cli");
+        assert!(status.success(), "redis-cli: {status}");
+        let after = self.server_cpu();
+        Floor {
+            postgres_cpu: between.postgres_cpu - before.postgres_cpu,
+            redis_cpu: after.redis_cpu - between.redis_cpu,
+        }
+    }
+
+    async fn copy_rows(&self) {
+        let pool = self.pool().await;
+        for rows in ROWS {
+            let copy = format!("copy ({rows}) to stdout (format binary)");
+            let mut stream = pool.copy_out_raw(&copy).await.unwrap();
+            while stream.try_next().await.unwrap().is_some() {}
+        }
+        pool.close().await;
+    }
+
+    async fn pool(&self) -> PgPool {
+        PgPool::connect(&self.sandbox.postgres().url("postgres")).await.unwrap()
+    }
+
+    async fn count_active(&self) -> i64 {
+        let sql = "select count(*) from tenants where status = 'active'";
+        let pool = self.pool().await;
+        sqlx::query(sql).fetch_one(&pool).await.unwrap().get(0)
+    }
+
+    /// CPU time of the two servers so far, once no connection to Postgres is left.
+    fn server_cpu(&self) -> Floor {
+        let postgres = self.sandbox.postgres().pid().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while children(postgres).iter().any(|child| is_client(*child)) {
+            assert!(Instant::now() < deadline, "a connection to Postgres does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let background: f64 = children(postgres).iter().map(|child| cpu(*child, Own)).sum();
+        Floor {
+            postgres_cpu: cpu(postgres, WithChildren) + background,
+            redis_cpu: cpu(self.sandbox.redis().pid().unwrap(), Own),
+        }
+    }
+
+    async fn flush(&self) {
+        let mut cache = self.cache().await;
+        let () = redis::cmd("FLUSHALL").query_async(&mut cache).await.unwrap();
+    }
+
+    async fn cache(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.sandbox.redis().url()).unwrap();
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    }
+
+    /// Writes the warmed keys down as commands.
+    async fn entries(&self) -> Entries {
+        let commands = self.folder.join("commands");
+        let mut file = BufWriter::new(File::create(&commands).unwrap());
+        let mut cache = self.cache().await;
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await.unwrap();
+        let mut entries = Entries { keys: 0, bytes: 0, commands };
+        for key in keys.iter().filter(|key| !key.starts_with("preheat:")) {
+            let (value, ttl): (Vec<u8>, i64) =
+                redis::pipe().get(key).pttl(key).query_async(&mut cache).await.unwrap();
+            entries.keys += 1;
+            entries.bytes += value.len();
+            let ttl = ttl.to_string();
+            let words = [b"SET", key.as_bytes(), &value, b"PX", ttl.as_bytes()];
+            write!(file, "*{}\r\n", words.len()).unwrap();
+            for word in words {
+                write!(file, "${}\r\n", word.len()).unwrap();
+                file.write_all(word).unwrap();
+                file.write_all(b"\r\n").unwrap();
+            }
+        }
+        file.flush().unwrap();
+        assert!(entries.keys > 0, "nothing was warmed");
+        entries
+    }
+}
+
+/// A line of the table: its name, its digits, and how to get it from the rounds.
+type Figure<'a> = (&'a str, usize, Box<dyn Fn(&[Warm]) -> f64 + 'a>);
+
+fn table(entries: &Entries, warms: [&[Warm]; 2], floors: &[Floor]) -> String {
+    let postgres = median(floors, |floor| floor.postgres_cpu);
+    let redis = median(floors, |floor| floor.redis_cpu);
+    let floor = (postgres + redis) / cores() as f64;
+    let (keys, megabytes) = (entries.keys as f64, entries.bytes as f64 / 1e6);
+    let wall = |warms: &[Warm]| median(warms, |warm| warm.wall);
+    let figures: [Figure<'_>; 9] = [
+        ("wall, s", 3, Box::new(wall)),
+        ("wall / floor", 2, Box::new(move |warms| wall(warms) / floor)),
+        ("keys/s", 0, Box::new(move |warms| keys / wall(warms))),
+        ("MB/s", 1, Box::new(move |warms| megabytes / wall(warms))),
+        ("peak RSS, MB", 1, Box::new(|warms| median(warms, |warm| warm.peak_rss))),
+        ("CPU preheat, s", 2, Box::new(|warms| median(warms, |warm| warm.program_cpu))),
+        (
+            "CPU preheat, µs a key",
+            1,
+            Box::new(move |warms| median(warms, |warm| warm.program_cpu) / keys * 1e6),
+        ),
+        ("CPU Postgres, s", 2, Box::new(|warms| median(warms, |warm| warm.postgres_cpu))),
+        ("CPU Redis, s", 2, Box::new(|warms| median(warms, |warm| warm.redis_cpu))),
+    ];
+    let mut text = format!("\n{:<24}{:>12}{:>12}\n", "", "cold", "refresh");
+    for (name, digits, figure) in figures {
+        let [cold, refresh] = warms.map(&figure);
+        writeln!(text, "{name:<24}{cold:>12.digits$}{refresh:>12.digits$}").unwrap();
+    }
+    writeln!(
+        text,
+        "\nfloor: (Postgres {postgres:.2} s + Redis {redis:.2} s) / {} cores = {floor:.3} s",
+        cores(),
+    )
+    .unwrap();
+    text
+}
+
+fn median<T>(measured: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    let mut figures: Vec<f64> = measured.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
+use Whose::{Own, WithChildren};
+
+/// Whose CPU time.
+#[derive(Clone, Copy)]
+enum Whose {
+    Own,
+    /// And that of its children that have ended.
+    WithChildren,
+}
+
+/// CPU seconds of a process so far.
+fn cpu(id: u32, whose: Whose) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // The name, in parentheses, may hold spaces; utime is the 14th field of all, so the 12th after it.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let last = match whose {
+        Own => 13,
+        WithChildren => 15,
+    };
+    let ticks: u64 = fields[11..last].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / TICKS_A_SECOND
+}
+
+/// The most memory that a process has had resident so far, in MB; none once it has ended.
+fn peak_memory(id: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kilobytes * 1024.0 / 1e6)
+}
+
+fn children(id: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+/// Whether a child of Postgres serves a connection: its title says whose and from where.
+fn is_client(id: u32) -> bool {
+    let title = std::fs::read(Path::new("/proc").join(id.to_string()).join("cmdline"));
+    title.is_ok_and(|title| title.windows(7).any(|window| window == b"[local]"))
+}

@@ -1,0 +1,56 @@
+//! A certificate authority of a test's own, by the openssl program.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use preheat::sandbox::Tls;
+use tempfile::TempDir;
+
+/// An authority, and what it signed: a certificate for `localhost`.
+pub(crate) struct Certificates {
+    folder: TempDir,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("preheat-tls-").tempdir().unwrap();
+        let this = Self { folder };
+        this.openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+             -subj /CN=ca -keyout ca.key -out ca.pem",
+        );
+        this.openssl(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+             -subj /CN=localhost -keyout server.key -out server.csr",
+        );
+        std::fs::write(this.path("names"), "subjectAltName=DNS:localhost\n").unwrap();
+        this.openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -extfile names -out server.pem",
+        );
+        this
+    }
+
+    /// The authority's certificate.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// What a server needs.
+    pub(crate) fn server(&self) -> Tls {
+        Tls { certificate: self.path("server.pem"), key: self.path("server.key") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output = Command::new("openssl")
+            .args(arguments.split_whitespace())
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

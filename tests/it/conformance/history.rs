@@ -1,0 +1,179 @@
+//! What every history does.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use preheat::adapter::memory::MemoryHistory;
+use preheat::adapter::postgres::{
+    Database, DatabaseSettings, MigrateError, PostgresHistory, migrate,
+};
+use preheat::domain::report::{Failure, FailureKind, Report};
+use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use preheat::engine::port::History;
+
+use super::name;
+use super::postgres::settings;
+use crate::support;
+
+fn record(job: &str, minute: u32) -> RunRecord {
+    let at = |second: u32| {
+        let text = format!("2026-03-01T10:{minute:02}:{second:02}.000123Z");
+        text.parse::<chrono::DateTime<chrono::Utc>>().unwrap()
+    };
+    let mut report = Report { bytes: 1 << 40, queries: 3, late: true, ..Report::default() };
+    report.tenants.total = 7;
+    report.tenants.ok = 6;
+    report.tenants.failed = 1;
+    report.keys.written = 12;
+    let message = "`ä\u{2028}'; drop table x` is no zone".to_owned();
+    report.fail(Failure::new(FailureKind::TimeZone, Some("t:1".to_owned()), message));
+    RunRecord {
+        id: RunId::new(at(0)),
+        job: name(job),
+        trigger: Trigger::Startup,
+        outcome: Outcome::Partial,
+        due_at: at(0),
+        started_at: at(1),
+        finished_at: at(30),
+        report,
+        replica: "worker-1".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn minutes(records: &[RunRecord]) -> Vec<String> {
+    records.iter().map(|record| record.started_at.format("%M").to_string()).collect()
+}
+
+async fn conforms(history: &dyn History) {
+    let records = [record("a", 1), record("b", 2), record("a", 3)];
+    history.append(&[]).await.unwrap();
+    history.append(&records[..2]).await.unwrap();
+    history.append(&records).await.unwrap();
+
+    let newest = history.recent(None, 10).await.unwrap();
+    assert_eq!(minutes(&newest), ["03", "02", "01"]);
+    assert_eq!(minutes(&history.recent(None, 2).await.unwrap()), ["03", "02"]);
+    assert_eq!(minutes(&history.recent(Some(&name("a")), 9).await.unwrap()), ["03", "01"]);
+    assert_eq!(history.recent(Some(&name("c")), 9).await.unwrap().len(), 0);
+
+    let found = history.get(records[0].id).await.unwrap().unwrap();
+    assert_eq!(format!("{found:?}"), format!("{:?}", records[0]));
+    assert!(history.get(record("a", 9).id).await.unwrap().is_none());
+
+    let before = records[1].finished_at;
+    assert_eq!(history.prune(before).await.unwrap(), 1);
+    assert_eq!(minutes(&history.recent(None, 10).await.unwrap()), ["03", "02"]);
+    assert_eq!(history.prune(before).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_history_in_memory_conforms_and_forgets_the_oldest() {
+    conforms(&MemoryHistory::new(3)).await;
+    let history = MemoryHistory::new(2);
+    history.append(&[record("a", 3), record("a", 1), record("a", 2)]).await.unwrap();
+    assert_eq!(minutes(&history.recent(None, 9).await.unwrap()), ["03", "02"]);
+}
+
+#[tokio::test]
+async fn the_history_in_postgres_conforms_in_read_only_sessions() {
+    let server = support::database().await;
+    let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
+    assert_eq!(migrate(&database).await.unwrap(), 1);
+    assert_eq!(migrate(&database).await.unwrap(), 0);
+    conforms(&PostgresHistory::new(Arc::clone(&database))).await;
+
+    let row: (i64, i64, i64, String) = sqlx::query_as(
+        "select tenants_total, keys_written, bytes, first_error from preheat.runs limit 1",
+    )
+    .fetch_one(&mut server.connect().await)
+    .await
+    .unwrap();
+    let message = "`ä\u{2028}'; drop table x` is no zone".to_owned();
+    assert_eq!(row, (7, 12, 1 << 40, message));
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_version_hides_no_other() {
+    let server = support::database().await;
+    let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
+    migrate(&database).await.unwrap();
+    let history = PostgresHistory::new(database);
+    history.append(&[record("a", 1), record("a", 2)]).await.unwrap();
+    server
+        .execute("update preheat.runs set trigger = 'moon' where started_at > '2026-03-01 10:02'")
+        .await;
+    assert_eq!(minutes(&history.recent(None, 9).await.unwrap()), ["01"]);
+}
+
+#[tokio::test]
+async fn many_that_migrate_at_once_migrate_once() {
+    let server = support::database().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let settings = settings(&server.url());
+        tasks.spawn(async move {
+            let database = Database::connect(settings).await.unwrap();
+            migrate(&database).await.unwrap()
+        });
+    }
+    let counts: usize = tasks.join_all().await.into_iter().sum();
+    assert_eq!(counts, 1);
+}
+
+#[tokio::test]
+async fn a_role_without_rights_gets_the_sql_that_an_administrator_may_run() {
+    let server = support::database().await;
+    let role = format!("reader {}", server.name());
+    server.execute(&format!("create role \"{role}\" login")).await;
+    let url = server.url().replace("user=postgres", &format!("user={}", role.replace(' ', "%20")));
+    let one = DatabaseSettings { max_connections: NonZeroU32::MIN, ..settings(&url) };
+    let database = Arc::new(Database::connect(one).await.unwrap());
+
+    let Err(MigrateError::NotAllowed { message, sql }) = migrate(&database).await else {
+        panic!("it must not be allowed")
+    };
+    assert!(message.contains("permission denied for database"), "{message}");
+
+    server.execute(&sql).await;
+    assert_eq!(migrate(&database).await.unwrap(), 0);
+    let history = PostgresHistory::new(Arc::clone(&database));
+    history.append(&[record("a", 1)]).await.unwrap();
+    assert_eq!(history.recent(None, 1).await.unwrap().len(), 1);
+
+    server.execute(&format!("revoke insert on preheat.runs from \"{role}\"")).await;
+    let refused = migrate(&database).await.unwrap_err();
+    assert!(matches!(&refused, MigrateError::NotAllowed { .. }), "{refused}");
+    let error = history.append(&[record("a", 2)]).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "could not keep run records: permission denied for table runs (42501)"
+    );
+    assert_eq!(history.prune(record("a", 5).due_at).await.unwrap(), 1);
+    server.execute(&format!("drop owned by \"{role}\"; drop role \"{role}\"")).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_was_changed_is_an_error() {
+    let server = support::database().await;
+    let database = Database::connect(settings(&server.url())).await.unwrap();
+    migrate(&database).await.unwrap();
+    server.execute("update preheat.migrations set checksum = '\\x00'").await;
+    let error = migrate(&database).await.unwrap_err().to_string();
+    assert_eq!(error, "cannot migrate: migration 1 is another than was applied");
+}
+
+#[tokio::test]
+async fn a_history_without_its_server_says_so_in_time() {
+    let server = support::own_postgres();
+    let database = Arc::new(Database::connect(settings(&server.url("postgres"))).await.unwrap());
+    server.stop();
+    let start = std::time::Instant::now();
+    let error = PostgresHistory::new(database).append(&[record("a", 1)]).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(
+        error.to_string().starts_with("could not keep run records: could not connect"),
+        "{error}"
+    );
+}

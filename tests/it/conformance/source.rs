@@ -1,0 +1,136 @@
+//! What every source does.
+
+use std::collections::BTreeMap;
+
+use chrono::NaiveDate;
+use preheat::adapter::memory::{MemoryRow, MemorySource};
+use preheat::domain::job::{DateZone, Dates, Job};
+use preheat::domain::row::Rows;
+use preheat::domain::tenant::{Batch, Tenants};
+use preheat::engine::port::{Read, Source, SourceErrorKind};
+
+use super::postgres::{connect, settings};
+use super::{batch, fleet_job, job, read, with_dates};
+use crate::support::{self, LONG};
+
+const TENANTS: [(&str, Option<&str>, Option<&str>); 3] = [
+    ("c:1", Some("Asia/Tokyo"), None),
+    ("a*{}\n", Some("UTC"), Some("free")),
+    ("", None, Some("paid")),
+];
+
+/// Each row: tenant, category, date, JSON.
+const ROWS: [(&str, Option<&str>, &str, i32); 6] = [
+    ("c:1", Some("food"), "2026-03-01", 1),
+    ("", Some("food"), "2026-03-02", 2),
+    ("c:1", None, "2026-03-03", 3),
+    ("a*{}\n", Some("toys:é"), "2026-03-01", 4),
+    ("c:1", Some(""), "2026-02-28", 5),
+    ("c:1", Some("food"), "2026-03-02", 6),
+];
+
+const SQL: &str = "select tenant_id, category, id from items where tenant_id = any($1) order by id";
+
+const DATED: &str = "select i.tenant_id, i.date, i.id from items i \
+     join unnest($1, $2, $3) as t(id, first, last) on i.tenant_id = t.id \
+     where i.date between t.first and t.last order by i.id";
+
+fn dated() -> Job {
+    let mut dated = job(DATED, &["d:{tenant_id}:{date}"]);
+    dated.encoding.omit.push("date".to_owned());
+    with_dates(dated, Dates { days: 2, zone: DateZone::Fixed(chrono_tz::Tz::UTC) })
+}
+
+async fn conforms(source: &dyn Source) {
+    let tenants = source.tenants().await.unwrap();
+    assert_eq!(tenants.column_names().collect::<Vec<_>>(), ["timezone", "plan"]);
+    let found: Vec<_> = tenants
+        .iter()
+        .map(|tenant| (tenant.id(), tenant.column("timezone"), tenant.column("plan")))
+        .collect();
+    assert_eq!(found, TENANTS);
+
+    let mut job = job(SQL, &["p:{tenant_id}", "p:{tenant_id}:{category}"]);
+    job.encoding.omit.push("category".to_owned());
+    let row = |slot, id: i32, category: Option<&str>| {
+        (slot, format!("{{\"id\":{id}}}"), vec![category.map(str::to_owned)])
+    };
+    let some = batch(&["", "c:1"]);
+    let expected = vec![
+        row(1, 1, Some("food")),
+        row(0, 2, Some("food")),
+        row(1, 3, None),
+        row(1, 5, Some("")),
+        row(1, 6, Some("food")),
+    ];
+    assert_eq!(read(source, &job, &some, &[]).await, Ok(expected));
+    let other = batch(&["a*{}\n"]);
+    assert_eq!(read(source, &job, &other, &[]).await, Ok(vec![row(0, 4, Some("toys:é"))]));
+    assert_eq!(read(source, &job, &batch(&["nobody"]), &[]).await, Ok(Vec::new()));
+
+    // Each tenant's own days, and only those.
+    let date = |text: &str| text.parse::<NaiveDate>().unwrap();
+    let dated = dated();
+    let days = [date("2026-03-02"), date("2026-03-01")];
+    let expected = vec![
+        row(1, 1, Some("2026-03-01")),
+        row(0, 2, Some("2026-03-02")),
+        row(1, 6, Some("2026-03-02")),
+    ];
+    assert_eq!(read(source, &dated, &some, &days).await, Ok(expected));
+
+    let fleet = fleet_job("select id from items order by id", &["all"]);
+    let all = read(source, &fleet, &Batch::fleet(), &[]).await.unwrap();
+    assert_eq!(all.len(), ROWS.len());
+    assert!(all.iter().all(|(slot, ..)| *slot == 0));
+
+    // More than a batch may hold.
+    let mut rows = Rows::default();
+    rows.reset(job.key_columns().len(), 60);
+    let bounds = Read { batch: &some, first_dates: &[], timeout: LONG };
+    let error = source.read(&job, bounds, &mut rows).await.unwrap_err();
+    assert_eq!(error.kind, SourceErrorKind::TooLarge, "{error}");
+    assert!(error.message.contains("`products`"), "{error}");
+    assert_eq!(read(source, &job, &other, &[]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_source_in_memory_conforms() {
+    let mut tenants = Tenants::with_columns(["timezone", "plan"]);
+    for (id, timezone, plan) in TENANTS {
+        tenants.push(id, [timezone, plan]);
+    }
+    let source = MemorySource::new(tenants);
+    let rows = ROWS.map(|(tenant, category, date, id)| {
+        let category = category.map(|category| ("category".to_owned(), category.to_owned()));
+        let date = Some(("date".to_owned(), date.to_owned()));
+        let columns: BTreeMap<_, _> = category.into_iter().chain(date).collect();
+        MemoryRow { tenant: tenant.to_owned(), json: format!("{{\"id\":{id}}}"), columns }
+    });
+    source.set_rows(&super::name("products"), rows.to_vec());
+    conforms(&source).await;
+}
+
+#[tokio::test]
+async fn postgres_conforms() {
+    let server = support::database().await;
+    server
+        .execute(
+            "create table tenants (n serial, id text primary key, timezone text, plan text);
+             create table items (tenant_id text, category text, date date, id int);",
+        )
+        .await;
+    let mut connection = server.connect().await;
+    for (id, timezone, plan) in TENANTS {
+        let insert = "insert into tenants (id, timezone, plan) values ($1, $2, $3)";
+        let insert = sqlx::query(insert).bind(id).bind(timezone).bind(plan);
+        insert.execute(&mut connection).await.unwrap();
+    }
+    for (tenant, category, date, id) in ROWS {
+        let insert = "insert into items values ($1, $2, $3::text::date, $4)";
+        let insert = sqlx::query(insert).bind(tenant).bind(category).bind(date).bind(id);
+        insert.execute(&mut connection).await.unwrap();
+    }
+    let sql = "select id, timezone, plan from tenants order by n";
+    conforms(&connect(settings(&server.url()), sql).await).await;
+}

@@ -1,0 +1,86 @@
+//! Servers with TLS. Not every build of them has it (the wheels that stand in where nobody may install
+//! packages do not), and certificates need `openssl`; where one is missing a test has to do without.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use preheat::sandbox::{Postgres, PostgresOptions, Redis, RedisOptions, SandboxError, Tls};
+use tempfile::TempDir;
+
+/// An authority of our own, and a certificate of its for `localhost` and 127.0.0.1.
+pub(crate) struct Certificates {
+    folder: TempDir,
+}
+
+/// Makes them; none where there is no `openssl`.
+pub(crate) fn certificates() -> Option<Certificates> {
+    let folder = tempfile::Builder::new().prefix("preheat-tls-").tempdir().unwrap();
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+    std::fs::write(folder.path().join("names"), names).unwrap();
+    let openssl = |arguments: &str| {
+        let run = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .output();
+        match run {
+            Ok(output) => {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+                skipped("openssl is not installed");
+                false
+            }
+        }
+    };
+    let authority = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=preheat-test-ca \
+                     -keyout ca.key -out ca.crt";
+    let request =
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr";
+    let sign = "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile names -out server.crt";
+    let made = [authority, request, sign].iter().all(|arguments| openssl(arguments));
+    made.then_some(Certificates { folder })
+}
+
+impl Certificates {
+    /// What a client has to trust.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    fn server(&self) -> Tls {
+        let folder = self.folder.path();
+        Tls { certificate: folder.join("server.crt"), key: folder.join("server.key") }
+    }
+
+    /// A Postgres of the test's own with TLS on its TCP port; none where its build has none.
+    pub(crate) fn postgres(&self) -> Option<Postgres> {
+        let options = PostgresOptions { tcp: true, tls: Some(self.server()), ..Default::default() };
+        supported(Postgres::start(&options), "SSL is not supported")
+    }
+
+    /// A Redis of the test's own with TLS; none where its build has none.
+    pub(crate) fn redis(&self) -> Option<Redis> {
+        let options = RedisOptions { tls: Some(self.server()), ..Default::default() };
+        supported(Redis::start(&options), "tls-port")
+    }
+}
+
+fn supported<T>(started: Result<T, SandboxError>, refusal: &str) -> Option<T> {
+    match started {
+        Ok(server) => Some(server),
+        Err(error) if error.to_string().contains(refusal) => {
+            skipped("this build of the server has no TLS");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
+fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
