@@ -547,6 +547,22 @@ async fn the_tenant_list_is_read_once_for_runs_that_start_together() {
 }
 
 #[tokio::test]
+async fn hazard_26_a_reading_of_the_tenant_list_that_hangs_takes_no_later_run_with_it() {
+    let world = Setup::new(["a", "b", "c"].map(job), tenants(1)).start();
+    let lists = Count::default();
+    world.source.before_tenants(move || {
+        if lists.up() == 0 { Box::pin(std::future::pending()) } else { ready(Ok(())) }
+    });
+    let hangs = world.ask("a").await;
+    // Asked for before it hung, and begun after.
+    let queued = world.ask("a").await;
+    world.clock.advance(6 * SECOND).await;
+    assert_eq!(world.warm("b").await.outcome, Outcome::Ok);
+    assert_eq!(world.finish(hangs).await.outcome, Outcome::Timeout);
+    assert_eq!(world.finish(queued).await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
 async fn a_tenant_list_that_cannot_be_read_fails_the_run_and_touches_no_key() {
     let world = world_of(Job { retries: 1, ..job("list") }, 3);
     world.warm("list").await;
