@@ -316,6 +316,10 @@ fn select(list: &Tenants, wanted: Option<&[TenantId]>, report: &mut Report) -> V
     found
 }
 
+/// A reading of the tenant list that takes longer is not joined any more: it may hang, and runs that
+/// wait for it would hang one after another.
+const LONGEST_TO_JOIN: Duration = Duration::from_secs(5);
+
 /// The tenant list as runs share it: those that start together read it with one query.
 ///
 /// A run may use only a list whose reading began after the run was asked for, or it would miss a
@@ -337,13 +341,14 @@ impl TenantList {
     /// or a new one.
     fn read(&self, runner: &Arc<Runner>, since: Duration) -> Shared<ListFuture> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = runner.clock.monotonic();
+        let since = since.max(now.saturating_sub(LONGEST_TO_JOIN));
         let young = reading.as_ref().filter(|reading| reading.began >= since);
         if let Some(shared) = young.and_then(|reading| reading.future.upgrade()) {
             return shared;
         }
-        let began = runner.clock.monotonic();
         let shared = read_list(Arc::clone(runner)).boxed().shared();
-        *reading = shared.downgrade().map(|future| Reading { began, future });
+        *reading = shared.downgrade().map(|future| Reading { began: now, future });
         shared
     }
 }

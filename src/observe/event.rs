@@ -437,6 +437,22 @@ impl HistoryDropped {
     }
 }
 
+/// Records could not be written until the worker had to end.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLost {
+    /// How many.
+    pub lost: u64,
+}
+
+impl HistoryLost {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let lost = self.lost;
+        metrics.history_dropped.inc_by(lost);
+        warn!(lost, "{lost} run records are lost: the history could not be written before the end");
+    }
+}
+
 /// The history can be written again.
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryBack;
@@ -463,8 +479,8 @@ impl HistoryDisabled<'_> {
         let Self { reason, sql } = self;
         warn!(
             sql,
-            "runs are kept in memory only: {reason}; hint: let an administrator run `sql`, or set \
-             `[history] enabled = false`"
+            "runs are kept in memory only: {reason}; hint: `preheat migrate` prints the SQL for an \
+             administrator; or set `[history] enabled = false`"
         );
     }
 }

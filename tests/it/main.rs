@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod commands;
 mod config;
 mod conformance;
 mod definition;
@@ -21,6 +22,7 @@ mod packaging;
 mod parity;
 mod sandbox;
 mod schedule;
+mod shipped;
 mod simulation;
 mod support;
 mod worker;

@@ -34,7 +34,7 @@ use super::engine::{Gauge, Setup, World, cache_error, job, key, many, refused, s
 /// So many seeds, where nothing else is asked for.
 const SEEDS: u64 = 1_000;
 /// Actions of a chaos.
-const ACTIONS: u64 = 40;
+const ACTIONS: u64 = 30;
 /// No run takes longer.
 const LONGEST_RUN: u64 = 6;
 /// No interval is longer.
@@ -530,7 +530,7 @@ impl Simulation {
         let jobs = any_jobs(&mut dice);
         let clock = VirtualClock::new(start(), seed);
         let concurrency = dice.size(1, 5);
-        let tenants = dice.size(0, 25);
+        let tenants = dice.size(0, 16);
         let state = State {
             dice: Dice(dice.next()),
             calm: false,
@@ -603,7 +603,7 @@ impl Simulation {
         };
         let tenants = self.dice.chance(40).then(|| {
             let some = self.dice.between(0, 5);
-            (0..some).map(|_| TenantId::new(format!("t{}", self.dice.between(0, 30)))).collect()
+            (0..some).map(|_| TenantId::new(format!("t{}", self.dice.between(0, 20)))).collect()
         });
         // A refusal is an answer as well: it is bound by no promise.
         let taken = self.world.handle.request(RunRequest { jobs, tenants }).await;
@@ -611,7 +611,7 @@ impl Simulation {
     }
 
     fn change_tenants(&mut self) {
-        let (comes, id) = (self.dice.chance(60), format!("t{}", self.dice.between(0, 30)));
+        let (comes, id) = (self.dice.chance(60), format!("t{}", self.dice.between(0, 20)));
         {
             let tenants = &mut self.chaos.state().tenants;
             tenants.retain(|tenant| *tenant != id);
@@ -630,8 +630,9 @@ impl Simulation {
         self.world.rings.store(true, Ordering::Relaxed);
         self.history.away.store(false, Ordering::Relaxed);
         let clock = self.world.clock.clone();
-        // What hangs ends with its run; the breakers close; the history is tried again.
-        clock.advance(Duration::from_secs(LONGEST_RUN + 5 + 10)).await;
+        // What hangs ends with its run, and then the breakers close; or the history is tried again.
+        let rest = (LONGEST_RUN + 5).max(10) + 1;
+        clock.advance(Duration::from_secs(rest)).await;
         let since = clock.now();
         let before = self.records().await.iter().map(|record| record.id).collect();
         if self.chaos.sabotage == Some(Sabotage::Oversleeps) {

@@ -489,7 +489,7 @@ async fn hazard_26_a_run_that_hangs_ends_at_its_deadline_and_what_it_wrote_is_wh
     assert_eq!((record.outcome, record.duration()), (Outcome::Timeout, 5 * MINUTE));
     let [failure] = record.report.failures.as_slice() else { panic!("{record:?}") };
     assert_eq!(failure.kind, FailureKind::Deadline);
-    assert_eq!(failure.message, "the run did not end within 300s: 4 tenants were left");
+    assert_eq!(failure.message, "the run did not end within 5m: 4 tenants were left");
     assert_eq!((record.report.tenants.ok, record.report.tenants.left()), (2, 4));
     assert_eq!(world.cache.keys(), ["list:t0", "list:t1"]);
     let bounds: Vec<_> = world.source.reads().iter().map(|read| read.timeout).collect();
@@ -544,6 +544,22 @@ async fn the_tenant_list_is_read_once_for_runs_that_start_together() {
     }
     assert_eq!(world.finish(late).await.report.tenants.ok, 1);
     assert_eq!(lists.now(), 2, "a run reads a list that began after it was asked for");
+}
+
+#[tokio::test]
+async fn hazard_26_a_reading_of_the_tenant_list_that_hangs_takes_no_later_run_with_it() {
+    let world = Setup::new(["a", "b", "c"].map(job), tenants(1)).start();
+    let lists = Count::default();
+    world.source.before_tenants(move || {
+        if lists.up() == 0 { Box::pin(std::future::pending()) } else { ready(Ok(())) }
+    });
+    let hangs = world.ask("a").await;
+    // Asked for before it hung, and begun after.
+    let queued = world.ask("a").await;
+    world.clock.advance(6 * SECOND).await;
+    assert_eq!(world.warm("b").await.outcome, Outcome::Ok);
+    assert_eq!(world.finish(hangs).await.outcome, Outcome::Timeout);
+    assert_eq!(world.finish(queued).await.outcome, Outcome::Ok);
 }
 
 #[tokio::test]

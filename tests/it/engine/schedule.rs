@@ -353,7 +353,7 @@ async fn hazard_30_draining_finishes_the_batches_in_flight_and_begins_no_more() 
     assert_eq!((running.report.tenants.ok, running.report.tenants.left()), (4, 6));
     let [failure] = running.report.failures.as_slice() else { panic!("{running:?}") };
     assert_eq!(failure.kind, FailureKind::Cancelled);
-    assert_eq!(failure.message, "the worker stopped: 6 tenants were left");
+    assert_eq!(failure.message, "the run was stopped: 6 tenants were left");
     assert_eq!(world.cache.keys().len(), 4);
     world.ended().await;
     assert_eq!(world.handle.recent_runs(None, 10).await.unwrap().len(), 2);

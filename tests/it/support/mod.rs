@@ -134,6 +134,12 @@ impl Drop for Database {
     }
 }
 
+/// Says that a test was not run, and why.
+#[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
+pub(crate) fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
 /// Waits until `check` says yes; fails the test, naming what it waited for, after `limit`.
 pub(crate) async fn eventually(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
