@@ -48,6 +48,14 @@ pub enum AppError {
     /// A server could not be reached, or refused.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Neither server could.
+    #[error("{database}\nerror: {cache}")]
+    ConnectBoth {
+        /// Why not the database.
+        database: ConnectError,
+        /// Why not the cache.
+        cache: ConnectError,
+    },
     /// The history is required and cannot be kept.
     #[error(transparent)]
     History(#[from] MigrateError),
@@ -74,7 +82,10 @@ impl App {
             Database::connect(database_settings(settings, database_url)),
             RedisCache::connect(cache_settings(settings, cache_url))
         );
-        let (database, cache) = (Arc::new(database?), cache?);
+        let (database, cache) = match (database, cache) {
+            (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
+            (database, cache) => (Arc::new(database?), cache?),
+        };
         let source = Arc::new(source(settings, &database));
         let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {

@@ -115,12 +115,12 @@ fn style(width: usize) -> ProgressStyle {
 pub(super) fn summary(record: &RunRecord) -> String {
     let report = &record.report;
     let mut lines = vec![format!(
-        "{}: {}: {} of {} tenants, {} keys, {} in {}",
+        "{}: {}: {} of {}, {}, {} in {}",
         record.job,
         record.outcome,
         output::count(report.tenants.ok),
-        output::count(report.tenants.total),
-        output::count(report.keys.written),
+        output::counted(report.tenants.total, "tenant", "tenants"),
+        output::counted(report.keys.written, "key", "keys"),
         output::bytes(report.bytes),
         output::seconds(record.duration()),
     )];

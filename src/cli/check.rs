@@ -17,7 +17,7 @@ pub(super) struct Options {
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let Loaded { settings, files } = global.load(&MultiProgress::new())?;
-    let jobs = output::counted(files.jobs().len(), "job");
+    let jobs = output::counted(files.jobs().len() as u64, "job", "jobs");
     if options.offline {
         output::result(&format!("{jobs}, no problems; queries were not checked\n"))?;
         return Ok(Exit::Ok);

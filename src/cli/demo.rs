@@ -1,5 +1,6 @@
 //! `preheat demo`: everything, on a sample clinic with private, throw-away servers.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +55,10 @@ pub(super) struct Options {
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let bars = MultiProgress::new();
-    let settings = global.settings(&bars)?;
+    let mut settings = global.settings(&bars)?;
+    if !options.once {
+        settings.http.listen = free_address(settings.http.listen)?;
+    }
     let mut signals = StopSignals::listen()?;
     output::problem("starting a private Postgres and a private Redis in a temporary folder");
     // A signal waits until both run: a start that is cut off would leave its folder behind.
@@ -77,6 +81,16 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
+/// Where the worker can listen, told before all that takes its time; a port 0 becomes a free one.
+fn free_address(listen: SocketAddr) -> Result<SocketAddr, Failure> {
+    let address = TcpListener::bind(listen).and_then(|listener| listener.local_addr());
+    address.map_err(|error| {
+        let hint = "set `PREHEAT_HTTP__LISTEN`, for example to `127.0.0.1:0` for any free port";
+        let text = format!("error: could not listen on `{listen}`: {error}\n  hint: {hint}");
+        Failure::shown(Exit::Failed, text)
+    })
+}
+
 /// Makes the clinic, warms it, and shows what is then in the cache.
 async fn first_pass(
     global: &Global,
@@ -86,7 +100,10 @@ async fn first_pass(
 ) -> Result<(App, Exit), Failure> {
     let files = job_files(global, settings)?;
     let tenants = options.tenants;
-    output::problem(&format!("making a sample clinic of {}", counted(tenants as usize, "tenant")));
+    output::problem(&format!(
+        "making a sample clinic of {}",
+        counted(tenants.into(), "tenant", "tenants")
+    ));
     make_clinic(sandbox, tenants).await.map_err(Failure::unreachable)?;
 
     let jobs: Vec<Arc<Job>> = files.jobs().values().filter(|job| job.enabled).cloned().collect();

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use indicatif::MultiProgress;
 
-use super::{Failure, Global, output};
+use super::{Exit, Failure, Global, output};
 use crate::app::job_defaults;
-use crate::config::{Overrides, Settings, process_environment};
+use crate::config::{ConfigError, Overrides, Settings, process_environment};
 use crate::definition::{self, JobFiles};
 use crate::domain::job::{Job, JobName};
 use crate::telemetry;
@@ -20,37 +20,54 @@ pub(super) struct Loaded {
 impl Global {
     /// Reads the settings and begins to log, around the bars if some are drawn.
     pub(super) fn settings(&self, bars: &MultiProgress) -> Result<Settings, Failure> {
-        let settings = self.read_settings().map_err(|error| Failure::settings(&error))?;
-        let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
-        let bars = bars.clone();
-        writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        let (settings, error) = self.examine()?;
+        error.map_or(Ok(()), |error| Err(Failure::settings(&error)))?;
+        Self::begin_to_log(&settings, bars)?;
         Ok(settings)
     }
 
-    /// Reads the settings.
-    pub(super) fn read_settings(&self) -> Result<Settings, crate::config::ConfigError> {
+    /// Reads the settings, and what is wrong with them.
+    fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
         let overrides = Overrides {
             config: self.config.clone(),
             jobs: self.jobs.clone(),
             log_format: self.log_format,
             verbosity: self.verbose,
         };
-        Settings::load(&overrides, process_environment())
+        let examined = Settings::examine(&overrides, process_environment());
+        examined.map_err(|error| Failure::settings(&error))
     }
 
-    /// Reads the settings and the job files.
+    fn begin_to_log(settings: &Settings, bars: &MultiProgress) -> Result<(), Failure> {
+        let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
+        let bars = bars.clone();
+        writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        Ok(())
+    }
+
+    /// Reads the settings and the job files, and begins to log. What is wrong with either is told at
+    /// once.
     pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
-        let settings = self.settings(bars)?;
+        let (settings, error) = self.examine()?;
         let files = definition::load(&settings.jobs, &job_defaults(&settings))
-            .map_err(|problems| Failure::problems(&problems))?;
-        Ok(Loaded { settings, files })
+            .map_err(|problems| Failure::problems(&problems));
+        match (error.map(|error| Failure::settings(&error)), files) {
+            (None, Ok(files)) => {
+                Self::begin_to_log(&settings, bars)?;
+                Ok(Loaded { settings, files })
+            }
+            (Some(failure), Ok(_)) | (None, Err(failure)) => Err(failure),
+            (Some(of_settings), Err(of_files)) => {
+                Err(Failure::shown(Exit::Usage, of_settings.text + "\n\n" + &of_files.text))
+            }
+        }
     }
 }
 
 impl Failure {
     /// Problems of job files, as they are shown.
     pub(super) fn problems(problems: &definition::Problems) -> Self {
-        Self::shown(super::Exit::Usage, problems.render(output::is_coloured()))
+        Self::shown(Exit::Usage, problems.render(output::is_coloured()))
     }
 }
 

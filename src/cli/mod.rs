@@ -145,16 +145,23 @@ impl From<AppError> for Failure {
                 let text = format!("error: {message}\n  hint: let an administrator run\n\n{sql}");
                 return Self::shown(Exit::Usage, text);
             }
-            AppError::Connect(ConnectError { kind: ConnectErrorKind::Settings, .. })
-            | AppError::History(MigrateError::Changed(_)) => Exit::Usage,
-            AppError::Connect(ConnectError {
-                kind: ConnectErrorKind::Unreachable | ConnectErrorKind::Refused,
-                ..
-            })
-            | AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
+            AppError::Connect(error) => exit_of(error),
+            AppError::ConnectBoth { database, cache } => {
+                let database = exit_of(database);
+                if database == Exit::Unreachable { exit_of(cache) } else { database }
+            }
+            AppError::History(MigrateError::Changed(_)) => Exit::Usage,
+            AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
             AppError::Start(_) => Exit::Failed,
         };
         Self::new(exit, error)
+    }
+}
+
+fn exit_of(error: &ConnectError) -> Exit {
+    match error.kind {
+        ConnectErrorKind::Settings => Exit::Usage,
+        ConnectErrorKind::Unreachable | ConnectErrorKind::Refused => Exit::Unreachable,
     }
 }
 

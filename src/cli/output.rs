@@ -46,15 +46,14 @@ pub(super) fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
-/// Some things: `1 job`, `6 jobs`.
-pub(super) fn counted(count: usize, thing: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {thing}{s}")
-}
-
 /// A count for people: `17,000`.
 pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
+}
+
+/// Some things: `1 query`, `6 keys`.
+pub(super) fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { several })
 }
 
 /// A duration for people: `1.25s`, `340ms`.

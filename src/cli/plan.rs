@@ -154,11 +154,11 @@ impl Load {
 
     fn text(self) -> String {
         format!(
-            "{} queries, {} keys, {}, {} cache commands",
-            output::count(self.queries),
-            output::count(self.keys),
+            "{}, {}, {}, {}",
+            output::counted(self.queries, "query", "queries"),
+            output::counted(self.keys, "key", "keys"),
             output::bytes(self.bytes),
-            output::count(self.cache_commands)
+            output::counted(self.cache_commands, "cache command", "cache commands")
         )
     }
 }
@@ -210,8 +210,8 @@ fn dates_text(dates: &Dates) -> String {
 impl Plan {
     fn text(&self) -> String {
         let mut lines: Vec<String> = self.jobs.iter().flat_map(JobPlan::lines).collect();
-        let enabled = self.jobs.iter().filter(|plan| plan.job.enabled).count();
-        let jobs = output::counted(enabled, "enabled job");
+        let enabled = self.jobs.iter().filter(|plan| plan.job.enabled).count() as u64;
+        let jobs = output::counted(enabled, "enabled job", "enabled jobs");
         lines.push(format!("{jobs}, each once: {}", self.total.text()));
         lines.push(match (self.share_of_maxmemory, self.maxmemory) {
             (Some(share), Some(most)) => {
@@ -235,13 +235,14 @@ impl JobPlan {
         let mut say = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
         say("schedule", job.schedule.clone());
         let due = self.next_due.iter().map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
-        say("next due", due.collect::<Vec<_>>().join("  "));
+        let due = due.collect::<Vec<_>>().join("  ");
+        say("next due", if due.is_empty() { "never".to_owned() } else { due });
         say("ttl", format!("{} less up to {}", job.ttl, job.ttl_jitter));
-        say("timeout", format!("{}, {} retries", job.timeout, job.retries));
-        say(
-            "bounds",
-            format!("{} tenants a query, {} batches at once", job.batch, job.concurrency),
-        );
+        let retries = output::counted(job.retries.into(), "retry", "retries");
+        say("timeout", format!("{}, {retries}", job.timeout));
+        let tenants = output::counted(job.batch as u64, "tenant", "tenants");
+        let batches = output::counted(job.concurrency as u64, "batch", "batches");
+        say("bounds", format!("{tenants} a query, {batches} at once"));
         say("when", when(job));
         if let Some(dates) = &job.dates {
             say("dates", dates.clone());
@@ -249,9 +250,11 @@ impl JobPlan {
         for key in &job.keys {
             say("key", key.clone());
         }
-        say("tenants", format!("{} ({} sampled)", self.tenants, self.sampled_tenants));
+        let (tenants, sampled) = (output::count(self.tenants), output::count(self.sampled_tenants));
+        say("tenants", format!("{tenants} ({sampled} sampled)"));
         say("a run", self.run.text());
-        say("a day", format!("{} runs: {}", self.runs_a_day, self.day.text()));
+        let runs = output::counted(self.runs_a_day.into(), "run", "runs");
+        say("a day", format!("{runs}: {}", self.day.text()));
         lines.push(String::new());
         lines
     }

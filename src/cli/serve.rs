@@ -17,7 +17,7 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Failure> {
         served = app.serve(&loaded.settings, stops.clone(), &reload) => served?,
         // The worker says in its log that it stops.
         never = signals.stop(&stops, || {}) => match never {},
-        () = hangup.pass_on(&reload) => {}
+        never = hangup.pass_on(&reload) => match never {},
     }
     Ok(Exit::Ok)
 }

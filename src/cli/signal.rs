@@ -55,10 +55,10 @@ impl ReloadSignal {
     }
 
     /// Passes each signal on; never ends.
-    pub(super) async fn pass_on(mut self, reload: &Notify) {
+    pub(super) async fn pass_on(mut self, reload: &Notify) -> Infallible {
         while self.0.recv().await.is_some() {
             reload.notify_one();
         }
-        std::future::pending::<()>().await;
+        pending().await
     }
 }

@@ -177,14 +177,31 @@ impl Settings {
         overrides: &Overrides,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        match Self::examine(overrides, environment)? {
+            (settings, None) => Ok(settings),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// The same, with the settings also where something is wrong: then they have their defaults in
+    /// its place, and are for finding further problems only. An error is a file that cannot be read
+    /// at all.
+    pub fn examine(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Option<ConfigError>), ConfigError> {
         let (layers, mut problems) = Layers::read(overrides, environment);
+        let is_unreadable = !problems.is_empty();
         let mut reader = Reader::new(&layers);
         let settings = Self::read(&mut reader, &layers, overrides);
         let (declared, wrong) = reader.finish();
         problems.extend(layers.unknown(&declared));
         problems.extend(wrong);
         problems.sort_by(|one, other| one.origin.cmp(&other.origin));
-        if problems.is_empty() { Ok(settings) } else { Err(ConfigError { problems }) }
+        if is_unreadable {
+            return Err(ConfigError { problems });
+        }
+        Ok((settings, (!problems.is_empty()).then_some(ConfigError { problems })))
     }
 
     /// The built-in defaults, whatever files and variables there are.
@@ -244,8 +261,8 @@ impl Log {
         };
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
-            0 => variables().unwrap_or("info"),
-            1 => "info,preheat=debug",
+            0 => variables().unwrap_or("warn,preheat=info"),
+            1 => "warn,preheat=debug",
             2.. => "debug,preheat=trace",
         };
         Self {

@@ -463,8 +463,8 @@ impl HistoryDisabled<'_> {
         let Self { reason, sql } = self;
         warn!(
             sql,
-            "runs are kept in memory only: {reason}; hint: let an administrator run `sql`, or set \
-             `[history] enabled = false`"
+            "runs are kept in memory only: {reason}; hint: `preheat migrate` prints the SQL for an \
+             administrator; or set `[history] enabled = false`"
         );
     }
 }

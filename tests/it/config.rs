@@ -45,7 +45,7 @@ fn without_a_file_and_variables_the_defaults_hold() {
     assert_eq!(settings.history.enabled, HistoryMode::Auto);
     assert_eq!(settings.history.retention, Duration::from_hours(30 * 24));
     assert_eq!(settings.log.format, LogFormat::Text);
-    assert_eq!(settings.log.filter, "info");
+    assert_eq!(settings.log.filter, "warn,preheat=info");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn flags_go_before_variables() {
     let settings = load_with(&flags, &variables).unwrap();
     assert_eq!(settings.jobs.to_str(), Some("mine"));
     assert_eq!(settings.log.format, LogFormat::Text);
-    assert_eq!(settings.log.filter, "info,preheat=debug");
+    assert_eq!(settings.log.filter, "warn,preheat=debug");
 }
 
 #[test]
@@ -335,7 +335,7 @@ its variable.
 | `PREHEAT_CONFIG` | `--config` | `preheat.toml` | The file of settings. |
 | `PREHEAT_JOBS` | `--jobs` | `jobs` | The folder of job files. |
 | `PREHEAT_LOG_FORMAT` | `--log-format` | `text` | The form of log lines: `text` or `json`. |
-| `PREHEAT_LOG`, then `RUST_LOG` | `-v`, `-vv` | `info` | Which lines are logged, as in `debug` or `info,preheat=debug`. |
+| `PREHEAT_LOG`, then `RUST_LOG` | `-v`, `-vv` | `warn,preheat=info` | Which lines are logged, as in `debug` or `info,preheat=debug`. |
 | `NO_COLOR` | | | Anything in it: no colours, not even on a terminal. |
 | `HOSTNAME` | | `/etc/hostname` | The name of this worker in run records. |
 ";

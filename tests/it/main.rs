@@ -10,15 +10,19 @@
 )]
 
 mod architecture;
+mod commands;
 mod config;
 mod conformance;
 mod definition;
 mod engine;
+mod faults;
 mod http;
 mod jobs;
 mod packaging;
 mod parity;
 mod sandbox;
 mod schedule;
+mod shipped;
 mod simulation;
 mod support;
+mod worker;

@@ -151,7 +151,8 @@ impl PostgresSource {
         let longest = self.database.statement_timeout(read.timeout);
         let done = async {
             let done = self.read_once(&mut lease, job, read, rows).await;
-            if !is_stale(&done) {
+            // What has given rows already was not stale, and they must not come twice.
+            if !is_stale(&done) || !rows.is_empty() {
                 return done;
             }
             lease.clear_cached_statements().await?;
@@ -514,11 +515,13 @@ impl From<BadId> for ReadError {
     }
 }
 
-/// Whether a statement that the connection keeps prepared returns other columns than it did: its
-/// table was changed ("cached plan must not change result type", which comes before the first row).
-/// The code is that of other errors too, but those come again when the statement is prepared anew.
+/// Whether a statement that the connection keeps prepared is for tables as they were: it returns
+/// other columns ("cached plan must not change result type"), or takes ids of another type ("binary
+/// data has array element type …"). Both come before the first row. The codes are those of other
+/// errors too, but those come again when the statement is prepared anew.
 fn is_stale<T>(done: &Result<T, ReadError>) -> bool {
-    matches!(done, Err(ReadError::Sql(error)) if error::code(error) == Some("0A000"))
+    let Err(ReadError::Sql(error)) = done else { return false };
+    matches!(error::code(error), Some("0A000" | "42804"))
 }
 
 /// The texts of one row's columns.

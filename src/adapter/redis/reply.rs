@@ -68,10 +68,13 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
         _ if error.kind() == ErrorKind::AuthenticationFailed => CacheErrorKind::Permission,
         _ => CacheErrorKind::Refused,
     };
-    CacheError {
-        kind,
-        message: format!("the cache refused: {code} {detail}").trim_end().to_owned(),
-    }
+    let message = if error.kind() == ErrorKind::AuthenticationFailed {
+        // The client keeps the server's own words to itself.
+        "the user or the password is wrong".to_owned()
+    } else {
+        format!("the cache refused: {code} {detail}").trim_end().to_owned()
+    };
+    CacheError { kind, message }
 }
 
 fn unexpected(value: &Value) -> CacheError {

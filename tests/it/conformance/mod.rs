@@ -5,7 +5,7 @@ mod certificates;
 mod check;
 mod clock;
 mod history;
-mod pgbouncer;
+pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
 mod source;

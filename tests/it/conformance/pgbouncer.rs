@@ -17,7 +17,7 @@ use super::{batch, job, read};
 use crate::support::{self, LONG, eventually};
 
 /// A `PgBouncer` with two connections to the server.
-struct Bouncer {
+pub(crate) struct Bouncer {
     child: Child,
     folder: TempDir,
 }
@@ -27,11 +27,10 @@ const NOBODY: u32 = 65534;
 
 impl Bouncer {
     /// `None` where the program is not installed: then there is nothing to test.
-    #[expect(clippy::print_stderr, reason = "a test that was left out says so")]
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let programs = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
         let Some(program) = programs.into_iter().find(|path| path.exists()) else {
-            eprintln!("pgbouncer is not installed: nothing was tested");
+            support::skipped("pgbouncer is not installed");
             return None;
         };
         let folder = tempfile::Builder::new().prefix("preheat-bouncer-").tempdir().unwrap();
@@ -61,10 +60,14 @@ impl Bouncer {
         Some(bouncer)
     }
 
-    fn settings(&self, database: &str) -> DatabaseSettings {
+    /// The URL of one of the server's databases through it.
+    pub(crate) fn url(&self, database: &str) -> String {
         let folder = self.folder.path().display();
-        let url = format!("postgres:///{database}?host={folder}&port=6432&user=postgres");
-        DatabaseSettings { pgbouncer: true, ..settings(&url) }
+        format!("postgres:///{database}?host={folder}&port=6432&user=postgres")
+    }
+
+    fn settings(&self, database: &str) -> DatabaseSettings {
+        DatabaseSettings { pgbouncer: true, ..settings(&self.url(database)) }
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod document;
 pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod shop;
 pub(crate) mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) use program::{Output, Running, preheat};
 pub(crate) use proxy::Proxy;
+pub(crate) use shop::Shop;
 
 /// Far longer than anything takes on a slow machine: a test that waits this long has failed.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
@@ -130,6 +132,12 @@ impl Drop for Database {
     fn drop(&mut self) {
         ENDED.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
     }
+}
+
+/// Says that a test was not run, and why.
+#[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
+pub(crate) fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
 }
 
 /// Waits until `check` says yes; fails the test, naming what it waited for, after `limit`.

@@ -1,5 +1,6 @@
 //! The real program, in a folder of its own.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -12,6 +13,10 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::{LONG, eventually};
+
+/// A password or token of the tests. No program may say it, in whatever it does: each is looked
+/// through when it has ended.
+pub(crate) const SECRET: &str = "hush-hush";
 
 /// `preheat` with these arguments; it knows of no server and no job yet.
 pub(crate) fn preheat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
@@ -85,6 +90,32 @@ impl Preheat {
     /// The program's working folder.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The same on a terminal of 100 columns, whose text is its standard output; none where nothing
+    /// can make one.
+    pub(crate) fn on_terminal(mut self) -> Option<Self> {
+        let plain = self.command.as_std();
+        let words = std::iter::once(plain.get_program()).chain(plain.get_args());
+        let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
+        let line = words.map(quoted).collect::<Vec<_>>().join(" ");
+        let mut command = Command::new("script");
+        command
+            .args(["-qec", &format!("stty cols 100; exec {line}"), "/dev/null"])
+            .current_dir(self.folder.path())
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let there = std::process::Command::new("script").arg("--version").output();
+        // Others than that of util-linux take other arguments.
+        let there = there.is_ok_and(|run| run.stdout.windows(10).any(|text| text == b"util-linux"));
+        self.command = command;
+        there.then_some(self)
     }
 
     /// Runs it to its end.
@@ -190,6 +221,7 @@ impl Running {
     /// Waits until the route answers with that status.
     pub(crate) async fn answers(&self, path: &str, status: u16) {
         eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
+            assert!(!self.stderr.is_complete(), "ended:\n{}", self.stderr());
             super::http::get(self.address, path).await.is_ok_and(|answer| answer.status == status)
         })
         .await;
@@ -203,6 +235,9 @@ impl Running {
         let status = status.unwrap();
         self.stdout.complete().await;
         self.stderr.complete().await;
+        for said in [self.stdout(), self.stderr()] {
+            assert!(!said.contains(SECRET), "hazard 32: a secret was said:\n{said}");
+        }
         Output { status, stdout: self.stdout(), stderr: self.stderr() }
     }
 }
@@ -230,6 +265,11 @@ impl Captured {
     fn text(&self) -> String {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether the program has closed its end.
+    fn is_complete(&self) -> bool {
+        self.reading.is_finished()
     }
 
     /// Waits until the program has closed its end.

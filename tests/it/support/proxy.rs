@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use preheat::sandbox::{Postgres, Redis};
@@ -45,6 +45,8 @@ struct Shared {
     accepted: AtomicUsize,
     to_server: AtomicI64,
     to_client: AtomicI64,
+    /// What comes after those bytes: nothing at all, in place of the end.
+    stalls: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             to_server: AtomicI64::new(i64::MAX),
             to_client: AtomicI64::new(i64::MAX),
+            stalls: AtomicBool::new(false),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self { address, shared, accepting }
@@ -99,7 +102,22 @@ impl Proxy {
 
     /// Cuts once, as soon as that many more bytes have gone that way.
     pub(crate) fn cut_after(&self, direction: Direction, bytes: u32) {
+        self.shared.stalls.store(false, Ordering::SeqCst);
         self.shared.left(direction).store(i64::from(bytes), Ordering::SeqCst);
+    }
+
+    /// Stalls, as soon as that many more bytes have gone that way.
+    pub(crate) fn stall_after(&self, direction: Direction, bytes: u32) {
+        self.shared.stalls.store(true, Ordering::SeqCst);
+        self.shared.left(direction).store(i64::from(bytes), Ordering::SeqCst);
+    }
+
+    /// From now on everything goes through, whatever it was told before.
+    pub(crate) fn heal(&self) {
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            self.shared.left(direction).store(i64::MAX, Ordering::SeqCst);
+        }
+        self.set(Mode::Pass);
     }
 
     /// How many connections there were so far.
@@ -183,8 +201,15 @@ async fn pump(
         }
         if left < bytes {
             shared.left(direction).store(i64::MAX, Ordering::SeqCst);
-            shared.cut();
-            return;
+            if !shared.stalls.load(Ordering::SeqCst) {
+                shared.cut();
+                return;
+            }
+            shared.state.send_modify(|state| state.mode = Mode::Stall);
+            let healed = state.wait_for(|now| now.mode != Mode::Stall).await.is_ok();
+            if !healed || to.write_all(&buffer[passed..length]).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use preheat::sandbox::{Postgres, PostgresOptions, Redis, RedisOptions, SandboxError, Tls};
 use tempfile::TempDir;
 
+use super::skipped;
+
 /// An authority of our own, and a certificate of its for `localhost` and 127.0.0.1.
 pub(crate) struct Certificates {
     folder: TempDir,
@@ -78,9 +80,4 @@ fn supported<T>(started: Result<T, SandboxError>, refusal: &str) -> Option<T> {
         }
         Err(error) => panic!("{error}"),
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
 }

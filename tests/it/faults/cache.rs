@@ -1,0 +1,170 @@
+//! The cache is gone, hangs, is full, or takes no writes.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::program::Running;
+use crate::support::shop::{Shop, failure_kinds, items};
+use crate::support::{self, LONG, eventually};
+
+pub(super) const EVERY_SECOND: &str = "schedule = \"every 1s\"\nttl = \"1m\"\ntimeout = \"20s\"";
+
+const BREAKER: &str = "preheat_breaker_open{server=\"cache\"}";
+
+async fn configure(shop: &Shop, command: &[&str]) {
+    let mut set = redis::cmd(command[0]);
+    set.arg(&command[1..]);
+    let () = set.query_async(&mut shop.cache().await).await.unwrap();
+}
+
+/// Asks for runs until one is `ok`.
+pub(super) async fn recovers(worker: &Running, shop: &Shop) {
+    eventually("a run is ok", LONG, async || worker.warm("items").await["outcome"] == "ok").await;
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn a_run_outlives_a_restart_of_the_cache() {
+    let shop = Shop::open(60).await;
+    let lines = "batch = 10\nconcurrency = 1\nrequired = true";
+    let worker = shop.serve().job("items", &items(lines)).start();
+    worker.answers("/readyz", 200).await;
+    shop.change().await;
+    let holder = shop.hold().await;
+    let release = async {
+        shop.held(1).await;
+        shop.redis.restart().unwrap();
+        drop(holder);
+    };
+    let (run, ()) = tokio::join!(worker.warm("items"), release);
+    assert_eq!(run["outcome"], "ok", "{run}");
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn a_cache_that_is_gone_is_left_alone_and_the_database_with_it() {
+    let shop = Shop::open(40).await;
+    let lines = format!("{EVERY_SECOND}\nretries = 1\nbatch = 5\nconcurrency = 1");
+    let mut worker = shop.serve().job("items", &items(&lines)).start();
+    worker.answers("/readyz", 200).await;
+    eventually("the cache is warm", LONG, async || shop.is_warm().await).await;
+    let reader = shop.reader();
+    let before = worker.runs("items").await.len();
+    shop.redis.kill();
+    worker.metric_becomes(BREAKER, |open| open > 0.5).await;
+    worker.says("the cache counts as down").await;
+    let failed = async || -> Vec<Value> {
+        let runs = worker.runs("items").await;
+        runs.into_iter().filter(|run| run["outcome"] == "failed").collect()
+    };
+    eventually("a run has failed", LONG, async || failed().await.len() >= 2).await;
+    for run in failed().await {
+        assert_eq!(failure_kinds(&run), ["cache_unavailable"], "{run}");
+        let queries = run["report"]["queries"].as_u64();
+        assert!(queries <= Some(4), "rows were read for nothing: {run}");
+    }
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    shop.change().await;
+    shop.redis.restart().unwrap();
+    worker.metric_becomes(BREAKER, |open| open < 0.5).await;
+    eventually("the cache is warm again", LONG, async || shop.is_warm().await).await;
+    eventually("runs are ok again", LONG, async || {
+        let runs = worker.runs("items").await;
+        runs.len() > before && runs[0]["outcome"] == "ok"
+    })
+    .await;
+    reader.stop().await;
+}
+
+#[tokio::test]
+async fn hazard_26_a_cache_that_hangs_fails_the_run_in_time_and_is_used_again_when_it_answers() {
+    let shop = Shop::open(30).await;
+    let worker = shop
+        .serve()
+        .env("PREHEAT_CACHE__TIMEOUT", "300ms")
+        .job("items", &items("retries = 1\nrequired = true"))
+        .start();
+    worker.answers("/readyz", 200).await;
+    let reader = shop.reader();
+    shop.change().await;
+    let holder = shop.hold().await;
+    let freeze = async {
+        shop.held(1).await;
+        shop.redis.freeze();
+        drop(holder);
+    };
+    let start = Instant::now();
+    let (run, ()) = tokio::join!(worker.warm("items"), freeze);
+    assert_eq!(run["outcome"], "failed", "{run}");
+    assert_eq!(failure_kinds(&run), ["cache_unavailable"], "{run}");
+    let message = run["report"]["failures"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("did not answer within 300ms") || message.contains("could not connect")
+    );
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    assert!(worker.metric(BREAKER).await.is_some(), "a scrape does not hang with the cache");
+    shop.redis.thaw();
+    recovers(&worker, &shop).await;
+    reader.stop().await;
+}
+
+/// A shop whose values take several megabytes, and a cache that has room for three in all.
+async fn too_large(policy: &str) -> Shop {
+    let small = support::redis_with(&[("maxmemory", "3mb"), ("maxmemory-policy", policy)]);
+    let shop = Shop::open(200).await.with_redis(small);
+    shop.execute("update items set name = repeat('x', 1500) || id").await;
+    shop
+}
+
+#[tokio::test]
+async fn hazard_21_a_cache_that_is_full_keeps_what_it_has_and_the_run_is_not_ok() {
+    let shop = too_large("noeviction").await;
+    let mut worker = shop.serve().job("items", &items("batch = 10")).start();
+    worker.answers("/readyz", 200).await;
+    let run = worker.warm("items").await;
+    assert_eq!(run["outcome"], "partial", "{run}");
+    assert_eq!(failure_kinds(&run), ["cache_full"], "{run}");
+    let written = run["report"]["keys"]["written"].as_u64().unwrap();
+    assert_eq!(run["report"]["keys"]["failed"], 200 - written);
+    assert!(shop.cached().await.len() > 10);
+    worker.says("first failure (cache_full)").await;
+    let metric = async |series: &str| worker.metric(series).await;
+    assert!(metric("preheat_keys_total{job=\"items\",outcome=\"failed\"}").await > Some(0.0));
+    assert!(metric("preheat_coverage_ratio{job=\"items\"}").await < Some(1.0));
+    assert_eq!(metric("preheat_last_success_timestamp_seconds{job=\"items\"}").await, Some(0.0));
+    assert_eq!(metric(BREAKER).await, Some(0.0), "it is there, it is only full");
+    configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(worker.warm("items").await["outcome"], "ok");
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of() {
+    let shop = too_large("allkeys-lru").await;
+    let mut worker = shop.serve().job("items", &items("batch = 10\non_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    let run = worker.warm("items").await;
+    let evicted = run["report"]["evicted"].as_u64().unwrap();
+    assert!(evicted > 10, "{run}");
+    worker.says(&format!("the cache evicted {evicted} keys while job `items` ran")).await;
+    assert!((shop.cached().await.len() as u64) < 200);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_a_replica_is_named_and_used_again_once_it_is_the_primary() {
+    let primary = support::redis();
+    let port = primary.tcp_port().unwrap();
+    let replica = support::redis_with(&[("replicaof", &format!("127.0.0.1 {port}"))]);
+    let shop = Shop::open(30).await.with_redis(replica);
+    let worker = shop.serve().job("items", &items("on_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    let run = worker.warm("items").await;
+    assert_eq!(run["outcome"], "failed", "{run}");
+    assert_eq!(failure_kinds(&run), ["cache_read_only"], "{run}");
+    assert_eq!(run["report"]["keys"], json!({"written": 0, "removed": 0, "failed": 30}));
+    configure(&shop, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(worker.warm("items").await["outcome"], "ok");
+    shop.assert_warm().await;
+}

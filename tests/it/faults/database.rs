@@ -1,0 +1,94 @@
+//! The database is gone, hangs, or comes back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::cache::{EVERY_SECOND, recovers};
+use crate::support::shop::{Shop, failure_kinds, items};
+use crate::support::{self, LONG, eventually};
+
+const BREAKER: &str = "preheat_breaker_open{server=\"database\"}";
+
+#[tokio::test]
+async fn a_run_outlives_a_restart_of_the_database() {
+    let postgres = support::own_postgres();
+    let shop = Shop::open_in(&postgres, 60).await;
+    let lines = "batch = 10\nconcurrency = 2\nrequired = true";
+    let worker = shop.serve().job("items", &items(lines)).start();
+    worker.answers("/readyz", 200).await;
+    let reader = shop.reader();
+    shop.change().await;
+    let holder = shop.hold().await;
+    let release = async {
+        shop.held(2).await;
+        postgres.restart().unwrap();
+        drop(holder);
+    };
+    let (run, ()) = tokio::join!(worker.warm("items"), release);
+    assert_eq!(run["outcome"], "ok", "{run}");
+    assert!(run["report"]["retries"].as_u64() > Some(0), "{run}");
+    shop.assert_warm().await;
+    eventually("its record is kept all the same", LONG, async || {
+        shop.number("select count(*) from preheat.runs").await == 2
+    })
+    .await;
+    reader.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_takes_nothing_out_of_the_cache() {
+    let postgres = support::own_postgres();
+    let shop = Shop::open_in(&postgres, 20).await;
+    let lines = format!("{EVERY_SECOND}\nretries = 1");
+    let mut worker = shop.serve().job("items", &items(&lines)).start();
+    worker.answers("/readyz", 200).await;
+    eventually("the cache is warm", LONG, async || shop.is_warm().await).await;
+    let expected = shop.expected().await;
+    let reader = shop.reader();
+    postgres.kill();
+    worker.metric_becomes(BREAKER, |open| open > 0.5).await;
+    worker.says("the database counts as down").await;
+    worker.says("job `items` ended failed").await;
+    assert_eq!(shop.cached().await, expected);
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    postgres.restart().unwrap();
+    shop.change().await;
+    worker.metric_becomes(BREAKER, |open| open < 0.5).await;
+    eventually("the cache is warm again", LONG, async || shop.is_warm().await).await;
+    worker.says("the history can be written again").await;
+    let runs = worker.runs("items").await;
+    let failed = runs.iter().filter(|run| run["outcome"] == "failed");
+    let failed: Vec<&Value> = failed.collect();
+    assert!(!failed.is_empty(), "the outage is in the history: {runs:?}");
+    for run in failed {
+        // The list of tenants is what a run reads first.
+        let kinds = failure_kinds(run);
+        assert!(kinds == ["tenants"] || kinds == ["database_unavailable"], "{run}");
+    }
+    reader.stop().await;
+}
+
+#[tokio::test]
+async fn hazard_26_a_database_that_hangs_ends_the_run_at_its_deadline() {
+    let postgres = support::own_postgres();
+    let shop = Shop::open_in(&postgres, 20).await;
+    let worker = shop
+        .serve()
+        .env("PREHEAT_DATABASE__STATEMENT_TIMEOUT", "1s")
+        .job("items", &items("required = true").replace("\"1m\"", "\"4s\""))
+        .start();
+    worker.answers("/readyz", 200).await;
+    let expected = shop.expected().await;
+    postgres.freeze();
+    let start = Instant::now();
+    let run = worker.warm("items").await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(run["outcome"] == "timeout" || run["outcome"] == "failed", "{run}");
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    assert_eq!(shop.cached().await, expected);
+    postgres.thaw();
+    shop.change().await;
+    recovers(&worker, &shop).await;
+}

@@ -1,0 +1,88 @@
+//! The worker stays a guest: connections and memory are bounded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use serde_json::json;
+
+use crate::support::shop::{QUERY, Shop, items, items_by};
+use crate::support::{LONG, eventually};
+
+#[tokio::test]
+async fn hazard_14_whatever_comes_at_once_takes_no_more_connections_than_allowed() {
+    const MOST: i64 = 2;
+    let shop = Arc::new(Shop::open(24).await);
+    let query = QUERY.replace("from items", "from items, pg_sleep(0.02)");
+    let mut worker = shop.serve().env("PREHEAT_DATABASE__MAX_CONNECTIONS", MOST.to_string());
+    let jobs = ["a", "b", "c", "d", "e", "f"];
+    for job in jobs {
+        let file = items_by("batch = 3", &query).replace("items:", &format!("{job}:"));
+        worker = worker.job(job, &file);
+    }
+    let (most, ended) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+    let watch = {
+        let (shop, most, ended) = (Arc::clone(&shop), Arc::clone(&most), Arc::clone(&ended));
+        tokio::spawn(async move {
+            let mut connection = shop.connect().await;
+            let sql = "select count(*) from pg_stat_activity \
+                       where application_name = 'preheat' and datname = current_database()";
+            while !ended.load(Ordering::SeqCst) {
+                let now: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+                most.fetch_max(now, Ordering::SeqCst);
+            }
+        })
+    };
+    let worker = worker.start();
+    worker.answers("/readyz", 200).await;
+    for _ in 0..3 {
+        assert_eq!(worker.post("/api/v1/runs", &json!({})).await.status, 202);
+        let looks = ["/metrics", "/api/v1/runs", "/api/v1/jobs"].map(|path| worker.get(path));
+        let looks = futures::future::join_all(looks).await;
+        assert!(looks.iter().all(|look| look.status == 200), "{looks:?}");
+    }
+    eventually("every run has ended", LONG, async || {
+        let mut idle = 0;
+        for job in jobs {
+            let job = worker.get(&format!("/api/v1/jobs/{job}")).await.json();
+            idle += usize::from(job["state"] == "idle" && job["queued"] == json!([]));
+        }
+        idle == jobs.len()
+    })
+    .await;
+    ended.store(true, Ordering::SeqCst);
+    watch.await.unwrap();
+    assert_eq!(most.load(Ordering::SeqCst), MOST, "all that are allowed are used, and no more");
+    for job in jobs {
+        let runs = worker.runs(job).await;
+        assert!(runs.len() >= 2 && runs.iter().all(|run| run["outcome"] == "ok"), "{runs:?}");
+    }
+    assert_eq!(worker.metric("preheat_db_connections{state=\"max\"}").await, Some(2.0));
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn hazard_20_a_giant_tenant_is_warmed_within_bounded_memory() {
+    let shop = Shop::open(200).await;
+    shop.execute(
+        "update items set name = repeat('x', 2500) || id;
+         insert into items select 5, i, repeat('g', 13000) from generate_series(21, 1020) i;
+         analyze",
+    )
+    .await;
+    let job = items("required = true") + "max_bytes = \"50MiB\"\n";
+    let worker = shop.serve().job("items", &job).start();
+    worker.answers("/readyz", 200).await;
+    shop.assert_warm().await;
+    let giant = shop.value("items:5").await.unwrap().len();
+    assert!(giant > 200 * shop.value("items:6").await.unwrap().len(), "{giant}");
+    let run = worker.warm("items").await;
+    assert_eq!(run["outcome"], "ok", "{run}");
+    let peak = peak(worker.id());
+    assert!(peak < 120 * 1024, "{peak} KiB");
+}

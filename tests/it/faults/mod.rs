@@ -1,0 +1,8 @@
+//! The worker under faults: its servers break, hang and come back, and its data are hostile. After
+//! the fault the cache equals the database again, and nobody has ever read half a value.
+
+mod cache;
+mod connections;
+mod data;
+mod database;
+mod load;

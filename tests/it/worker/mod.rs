@@ -1,0 +1,7 @@
+//! The worker as it lives: the real program, with real servers.
+
+mod history;
+mod life;
+mod reload;
+mod schedules;
+mod shutdown;

@@ -1,0 +1,223 @@
+//! SIGHUP: the job files are read again.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::program::Running;
+use crate::support::shop::{Shop, failure_kinds, items};
+use crate::support::{LONG, eventually};
+
+/// A job of the same items under keys of its own.
+fn job(name: &str, lines: &str) -> String {
+    items(lines).replace("items:", &format!("{name}:"))
+}
+
+const EVERY_SECOND: &str = "schedule = \"every 1s\"\nttl = \"1m\"\ntimeout = \"10s\"";
+
+async fn names(worker: &Running) -> Vec<String> {
+    let jobs = worker.get("/api/v1/jobs").await.json();
+    let names = jobs["jobs"].as_array().unwrap().iter();
+    names.map(|job| job["name"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn ask(worker: &Running, job: &str, body: Value) -> String {
+    let answer = worker.post(&format!("/api/v1/jobs/{job}/runs"), &body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+async fn run(worker: &Running, id: &str) -> Value {
+    worker.get(&format!("/api/v1/runs/{id}")).await.json()
+}
+
+fn remove(worker: &Running, job: &str) {
+    std::fs::remove_file(worker.folder().join(format!("jobs/{job}.toml"))).unwrap();
+}
+
+#[tokio::test]
+async fn jobs_that_stay_go_on_and_those_that_are_new_or_changed_begin() {
+    let shop = Shop::open(3).await;
+    let lines = "required = true";
+    let mut worker = shop
+        .serve()
+        .job("stays", &job("stays", lines))
+        .job("changes", &job("changes", lines))
+        .job("goes", &job("goes", lines))
+        .start();
+    worker.answers("/readyz", 200).await;
+    let holder = shop.hold().await;
+    let staying = ask(&worker, "stays", json!({})).await;
+    let going = ask(&worker, "goes", json!({})).await;
+    shop.held(2).await;
+    let waiting = ask(&worker, "goes", json!({"tenants": ["2"]})).await;
+
+    remove(&worker, "goes");
+    worker.write("jobs/changes.toml", &job("changes", EVERY_SECOND));
+    worker.write("jobs/new.toml", &job("new", ""));
+    worker.write("jobs/quiet.toml", &job("quiet", "on_start = false"));
+    worker.signal(Signal::HUP);
+    worker.says("the job files were read again: 4 jobs").await;
+    assert_eq!(names(&worker).await, ["changes", "new", "quiet", "stays"]);
+    assert_eq!(worker.post("/api/v1/jobs/goes/runs", &json!({})).await.status, 404);
+    let waiting = run(&worker, &waiting).await;
+    assert_eq!(waiting["outcome"], "cancelled");
+    let message = waiting["report"]["failures"][0]["message"].as_str();
+    assert_eq!(message, Some("the job's file was gone before the run began"));
+    for id in [&staying, &going] {
+        assert_eq!(run(&worker, id).await["state"], "running");
+    }
+    let success = "preheat_last_success_timestamp_seconds{job=\"goes\"}";
+    assert!(worker.metric(success).await > Some(0.0));
+
+    drop(holder);
+    for id in [&staying, &going] {
+        eventually("it has ended", LONG, async || run(&worker, id).await["outcome"] == "ok").await;
+    }
+    eventually("the changed job is due", LONG, async || {
+        let runs = worker.runs("changes").await;
+        runs.iter().filter(|run| run["trigger"] == "schedule").count() >= 2
+    })
+    .await;
+    let triggers = async |job: &str| -> Vec<String> {
+        let runs = worker.runs(job).await.into_iter();
+        runs.map(|run| run["trigger"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(triggers("stays").await, ["request", "startup"]);
+    assert_eq!(triggers("new").await, ["startup"]);
+    assert!(triggers("quiet").await.is_empty());
+    assert_eq!(triggers("changes").await.iter().filter(|from| *from == "startup").count(), 2);
+    assert_eq!(worker.metric(success).await, None, "the alert on it would never end");
+    let ok = "preheat_runs_total{job=\"goes\",trigger=\"request\",outcome=\"ok\"}";
+    assert_eq!(worker.metric(ok).await, Some(1.0));
+    assert_eq!(worker.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn files_with_problems_change_nothing_and_are_shown_until_they_are_mended() {
+    let shop = Shop::open(3).await;
+    let mut worker = shop.serve().job("items", &items(EVERY_SECOND)).start();
+    worker.answers("/readyz", 200).await;
+    let rejected = "preheat_jobs_rejected";
+    assert_eq!(worker.metric(rejected).await, Some(0.0));
+    worker.write("jobs/new.toml", &job("new", "retries = 21\nshedule = \"every 1h\""));
+    worker.signal(Signal::HUP);
+    worker.metric_becomes(rejected, |count| count > 0.5).await;
+    worker.says("the job files have problems, the last good ones stay in use").await;
+    for part in ["jobs/new.toml", "retries", "shedule"] {
+        worker.says(part).await;
+    }
+    assert_eq!(names(&worker).await, ["items"]);
+    let before = worker.runs("items").await.len();
+    eventually("it goes on", LONG, async || worker.runs("items").await.len() > before + 1).await;
+    assert_eq!(worker.get("/healthz").await.status, 200);
+
+    worker.write("jobs/new.toml", &job("new", "retries = 20"));
+    worker.signal(Signal::HUP);
+    worker.metric_becomes(rejected, |count| count < 0.5).await;
+    assert_eq!(names(&worker).await, ["items", "new"]);
+
+    for file in ["items", "new"] {
+        remove(&worker, file);
+    }
+    worker.signal(Signal::HUP);
+    worker.metric_becomes(rejected, |count| count > 0.5).await;
+    worker.says("the jobs folder has no job file").await;
+    assert_eq!(names(&worker).await, ["items", "new"], "an empty folder is the wrong folder");
+}
+
+#[tokio::test]
+async fn a_job_that_is_disabled_ends_its_run_and_cancels_those_that_wait() {
+    let shop = Shop::open(3).await;
+    let mut worker = shop.serve().job("items", &items("on_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    let holder = shop.hold().await;
+    let running = ask(&worker, "items", json!({})).await;
+    shop.held(1).await;
+    let waiting = ask(&worker, "items", json!({"tenants": ["2"]})).await;
+    worker.write("jobs/items.toml", &items("enabled = false"));
+    worker.signal(Signal::HUP);
+    worker.says("the job files were read again").await;
+    let waiting = run(&worker, &waiting).await;
+    assert_eq!(failure_kinds(&waiting), ["cancelled"]);
+    assert_eq!(worker.post("/api/v1/jobs/items/runs", &json!({})).await.status, 409);
+    assert_eq!(worker.get("/api/v1/jobs/items").await.json()["next_due_at"], Value::Null);
+    drop(holder);
+    eventually("the run has ended", LONG, async || run(&worker, &running).await["outcome"] == "ok")
+        .await;
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_file_comes_back_while_its_run_goes_on_does_not_run_twice_at_once() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve().job("items", &items("")).job("other", &job("other", "")).start();
+    worker.answers("/readyz", 200).await;
+    eventually("both ran", LONG, async || shop.is_warm().await).await;
+    let holder = shop.hold().await;
+    let first = ask(&worker, "items", json!({})).await;
+    shop.held(1).await;
+    remove(&worker, "items");
+    worker.signal(Signal::HUP);
+    eventually("the job is gone", LONG, async || names(&worker).await == ["other"]).await;
+    worker.write("jobs/items.toml", &items(""));
+    worker.signal(Signal::HUP);
+    eventually("it is back", LONG, async || names(&worker).await.len() == 2).await;
+    let job = worker.get("/api/v1/jobs/items").await.json();
+    assert_eq!(job["running"]["id"], first);
+    assert_eq!(job["queued"].as_array().map(Vec::len), Some(1));
+    drop(holder);
+    eventually("both runs have ended", LONG, async || worker.runs("items").await.len() == 3).await;
+    let runs = worker.runs("items").await;
+    assert!(runs.iter().all(|run| run["outcome"] == "ok"), "{runs:?}");
+    assert!(runs[1]["finished_at"].as_str() <= runs[0]["started_at"].as_str(), "{runs:?}");
+}
+
+/// Points `..data` to the files of another version, as the kubelet does it.
+fn publish(jobs: &Path, version: &str, text: &str) {
+    std::fs::create_dir(jobs.join(version)).unwrap();
+    std::fs::write(jobs.join(version).join("items.toml"), text).unwrap();
+    symlink(version, jobs.join("..data_tmp")).unwrap();
+    std::fs::rename(jobs.join("..data_tmp"), jobs.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_a_jobs_folder_and_can_be_published_anew() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve();
+    let jobs = worker.folder().join("jobs");
+    publish(&jobs, "..2026_01", &items("required = true"));
+    symlink("..data/items.toml", jobs.join("items.toml")).unwrap();
+    let mut worker = worker.start();
+    worker.answers("/readyz", 200).await;
+    shop.assert_warm().await;
+    publish(&jobs, "..2026_02", &items("description = \"of February\""));
+    worker.signal(Signal::HUP);
+    worker.says("the job files were read again: 1 jobs").await;
+    let job = worker.get("/api/v1/jobs/items").await.json();
+    assert_eq!(job["description"], "of February");
+}
+
+#[tokio::test]
+async fn signals_in_a_row_end_with_the_files_as_they_are() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve().job("items", &items(EVERY_SECOND)).start();
+    worker.answers("/readyz", 200).await;
+    for number in 0..20 {
+        worker.write("jobs/other.toml", &job("other", &format!("retries = {number}")));
+        worker.signal(Signal::HUP);
+        worker.get("/healthz").await;
+    }
+    worker.write("jobs/last.toml", &job("last", ""));
+    worker.signal(Signal::HUP);
+    eventually("the last file counts", LONG, async || {
+        names(&worker).await == ["items", "last", "other"]
+    })
+    .await;
+    let before = worker.runs("items").await.len();
+    eventually("jobs go on", LONG, async || worker.runs("items").await.len() > before + 1).await;
+    worker.signal(Signal::TERM);
+    worker.ended().await.expect_code(0);
+}

@@ -1,0 +1,112 @@
+//! Schedules by the real clock.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::program::Running;
+use crate::support::shop::{Shop, items};
+use crate::support::{LONG, eventually};
+
+/// Lines of a job that is due as often as that.
+fn due(schedule: &str) -> String {
+    format!("schedule = \"{schedule}\"\nttl = \"1m\"\ntimeout = \"10s\"\non_start = false")
+}
+
+fn moment(run: &Value, field: &str) -> DateTime<Utc> {
+    run[field].as_str().unwrap().parse().unwrap()
+}
+
+/// When the job's runs that were due after that moment were due, newest first.
+async fn due_after(worker: &Running, job: &str, after: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+    let runs = worker.runs(job).await;
+    let due = runs.iter().filter(|run| run["trigger"] == "schedule");
+    due.map(|run| moment(run, "due_at")).filter(|due| *due > after).collect()
+}
+
+#[tokio::test]
+async fn jobs_run_when_they_are_due() {
+    let shop = Shop::open(3).await;
+    let worker = shop
+        .serve()
+        .job("items", &items(&due("every 1s")))
+        .job("cron", &items(&due("*/2 * * * * *")).replace("items:", "cron:"))
+        .job("hourly", &items("on_start = false").replace("items:", "hourly:"))
+        .start();
+    worker.answers("/healthz", 200).await;
+    for (job, seconds) in [("items", 1), ("cron", 2)] {
+        eventually("it ran three times", LONG, async || worker.runs(job).await.len() >= 3).await;
+        let runs = worker.runs(job).await;
+        assert!(runs.iter().all(|run| run["outcome"] == "ok"), "{runs:?}");
+        let due: Vec<_> = runs.iter().map(|run| moment(run, "due_at")).collect();
+        assert!(due.iter().all(|due| due.timestamp_subsec_nanos() == 0), "{due:?}");
+        assert!(due.iter().all(|due| due.timestamp() % seconds == 0), "{due:?}");
+        assert!(due.is_sorted_by(|newer, older| newer > older), "each only once: {due:?}");
+        let lags = format!("preheat_fire_lag_seconds_count{{job=\"{job}\"}}");
+        assert!(worker.metric(&lags).await >= Some(3.0));
+    }
+    assert!(worker.runs("hourly").await.is_empty());
+    let next = worker.metric("preheat_next_run_timestamp_seconds{job=\"hourly\"}").await.unwrap();
+    assert!(next % 3600.0 < f64::EPSILON && next > 1.7e9, "{next}");
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn hazard_24_a_due_time_while_a_run_goes_on_is_counted_and_nothing_piles_up() {
+    let shop = Shop::open(3).await;
+    let holder = shop.hold().await;
+    let mut worker = shop.serve().job("items", &items(&due("every 1s"))).start();
+    shop.held(1).await;
+    let skipped = "preheat_runs_skipped_total{job=\"items\",reason=\"overlap\"}";
+    worker.metric_becomes(skipped, |count| count >= 2.0).await;
+    worker.says("a run of job `items` is skipped: its last run is still going").await;
+    let job = worker.get("/api/v1/jobs/items").await.json();
+    assert_eq!((&job["state"], &job["queued"]), (&json!("running"), &json!([])));
+    drop(holder);
+    eventually("it goes on", LONG, async || worker.runs("items").await.len() >= 3).await;
+    shop.assert_warm().await;
+}
+
+/// Longer than every interval, than the five seconds after which jobs of the scheduler's crate die,
+/// and than a scheduler may be silent.
+const STOPPED: Duration = Duration::from_secs(11);
+
+#[tokio::test]
+async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_one_run() {
+    let shop = Shop::open(3).await;
+    let jobs = [("items", "every 1s"), ("two", "every 2s"), ("cron", "*/3 * * * * *")];
+    let mut worker = shop.serve();
+    for (job, schedule) in jobs {
+        worker = worker.job(job, &items(&due(schedule)).replace("items:", &format!("{job}:")));
+    }
+    let worker = worker.start();
+    worker.answers("/healthz", 200).await;
+    for (job, _) in jobs {
+        eventually("it runs", LONG, async || !worker.runs(job).await.is_empty()).await;
+    }
+    worker.signal(Signal::STOP);
+    let stopped_at = Utc::now();
+    tokio::time::sleep(STOPPED).await;
+    shop.change().await;
+    let continued_at = Utc::now();
+    worker.signal(Signal::CONT);
+    worker.answers("/healthz", 200).await;
+    for (job, _) in jobs {
+        eventually("it goes on", LONG, async || {
+            due_after(&worker, job, continued_at).await.len() >= 2
+        })
+        .await;
+        let mut missed = due_after(&worker, job, stopped_at).await;
+        missed.retain(|due| *due < continued_at);
+        assert!(missed.len() <= 1, "{job} caught up more than once: {missed:?}");
+        let late = format!("preheat_fire_lag_seconds_bucket{{le=\"5.0\",job=\"{job}\"}}");
+        let all = format!("preheat_fire_lag_seconds_count{{job=\"{job}\"}}");
+        assert!(worker.metric(&late).await < worker.metric(&all).await, "{job}: the lag shows");
+    }
+    shop.assert_warm().await;
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    assert_eq!(worker.metric("preheat_scheduler_silent").await, Some(0.0));
+    assert!(!worker.stderr().contains("has not rung"), "{}", worker.stderr());
+}
