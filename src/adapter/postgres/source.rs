@@ -160,9 +160,10 @@ impl PostgresSource {
         };
         let done = timeout(longest + ANSWER_GRACE, done).await;
         let done = done.unwrap_or_else(|_elapsed| {
-            Err(match rows.is_empty() {
-                true => ReadError::unanswered(longest),
-                false => ReadError::late(longest),
+            Err(if rows.is_empty() {
+                ReadError::unanswered(longest)
+            } else {
+                ReadError::late(longest)
             })
         });
         finish(lease, done).map_err(|error| {
