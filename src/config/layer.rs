@@ -299,7 +299,7 @@ impl<'a> Known<'a> {
 }
 
 /// The name that was probably meant: a few slips away, for its length.
-fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let slips = |name: &&str| strsim::damerau_levenshtein(found, name);
     let allowed = (found.chars().count() / 3).max(1);
     known.min_by_key(slips).filter(|name| slips(name) <= allowed)
