@@ -3,7 +3,7 @@
 
 use url::Url;
 
-use super::layer::nearest;
+use crate::domain::spelling::{listed, nearest};
 
 /// As libpq knows them.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -27,14 +27,13 @@ pub(super) fn with_a_host(text: String) -> String {
 pub(super) fn postgres(url: &Url) -> Result<(), String> {
     for (name, value) in url.query_pairs() {
         if name == "sslmode" && !SSL_MODES.contains(&value.as_ref()) {
-            let modes = SSL_MODES.map(|mode| format!("`{mode}`")).join(", ");
-            return Err(match nearest(&value, SSL_MODES.into_iter()) {
+            return Err(match nearest(&value, SSL_MODES) {
                 Some(near) => format!("`sslmode`: did you mean `{near}`?"),
-                None => format!("`sslmode` is one of {modes}"),
+                None => format!("`sslmode` is {}", listed(SSL_MODES, "or")),
             });
         }
         let is_known = TLS_PARAMETERS.iter().chain(&LIKE_TLS_PARAMETERS).any(|&is| is == name);
-        if let Some(near) = nearest(&name, TLS_PARAMETERS.into_iter()).filter(|_| !is_known) {
+        if let Some(near) = nearest(&name, TLS_PARAMETERS).filter(|_| !is_known) {
             return Err(format!("parameter `{name}`: did you mean `{near}`?"));
         }
     }
@@ -77,8 +76,7 @@ mod tests {
             ("postgres://h/db?sslmode=verfy-full", "`sslmode`: did you mean `verify-full`?"),
             (
                 "postgres://h/db?sslmode=on",
-                "`sslmode` is one of `disable`, `allow`, `prefer`, `require`, `verify-ca`, \
-                 `verify-full`",
+                "`sslmode` is `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
             ),
             ("postgres://h/db?ssl_mode=require", "parameter `ssl_mode`: did you mean `sslmode`?"),
             (
