@@ -128,7 +128,7 @@ impl App {
         let (engine, handle) = Engine::new(parts, stops.clone());
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(records.run(background.clone()));
+        tasks.spawn(Arc::clone(&records).run(background.clone()));
         let control = Control {
             handle: handle.clone(),
             metrics: Arc::clone(&metrics),
@@ -147,6 +147,8 @@ impl App {
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         // Whoever has not ended by then ends with the set.
         drop(tokio::time::timeout(LAST_WORDS, all_ended).await);
+        drop(tasks);
+        records.give_up();
         bell.stop().await.context("could not stop the bell")?;
         event::WorkerStopped.emit(&metrics);
         Ok(())

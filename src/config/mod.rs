@@ -262,6 +262,7 @@ impl Log {
         };
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
+            // What other crates find worth telling is not what an operator looks for.
             0 => variables().unwrap_or("warn,preheat=info"),
             1 => "warn,preheat=debug",
             2.. => "debug,preheat=trace",

@@ -119,6 +119,14 @@ impl Records {
         }
     }
 
+    /// What waits now will not be written any more.
+    pub fn give_up(&self) {
+        let lost = std::mem::take(&mut self.lock().records).len();
+        if lost > 0 {
+            event::HistoryLost { lost: lost as u64 }.emit(&self.metrics);
+        }
+    }
+
     async fn write_waiting(&self) -> Result<(), HistoryError> {
         loop {
             let some = self.waiting();

@@ -118,7 +118,7 @@ impl Runner {
     pub(super) fn note(&self, server: Server, unreachable: Option<&str>) {
         let change = self.breaker(server).note(unreachable.is_none(), self.clock.monotonic());
         if let Some(change) = change {
-            let message = unreachable.unwrap_or_default();
+            let message = unreachable.unwrap_or("it answers again");
             let open = change == super::limit::BreakerChange::Opened;
             event::BreakerChanged { server, open, message }.emit(&self.metrics);
         }

@@ -227,7 +227,9 @@ async fn start(
 /// The runs once all have ended. A client that hangs up ends only this, not the runs.
 async fn ended(state: &AppState, tickets: Vec<Ticket>) -> Result<Vec<RunView>, ApiError> {
     let all = join_all(tickets.into_iter().map(Ticket::finished));
+    // The last runs of a worker that stops end together with it.
     let records = tokio::select! {
+        biased;
         records = all => records,
         () = state.control.shutdown.cancelled() => return Err(ApiError::stopped()),
     };

@@ -437,6 +437,22 @@ impl HistoryDropped {
     }
 }
 
+/// Records could not be written until the worker had to end.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLost {
+    /// How many.
+    pub lost: u64,
+}
+
+impl HistoryLost {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let lost = self.lost;
+        metrics.history_dropped.inc_by(lost);
+        warn!(lost, "{lost} run records are lost: the history could not be written before the end");
+    }
+}
+
 /// The history can be written again.
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryBack;

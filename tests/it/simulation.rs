@@ -407,7 +407,9 @@ impl ShakyCache {
     }
 
     async fn store(&self, entries: &[Entry<'_>]) -> Result<Vec<KeyResult>, CacheError> {
-        entries.iter().for_each(|entry| self.check(entry));
+        for entry in entries {
+            self.check(entry);
+        }
         if self.chaos.sabotage == Some(Sabotage::LostWrites) {
             self.memory.write(&entries[1..]).await?;
             return Ok(entries.iter().map(|_| Ok(())).collect());
@@ -583,7 +585,8 @@ impl Simulation {
                 let by = i64::try_from(self.dice.between(0, 7_200_000)).unwrap() - 3_600_000;
                 clock.set_by(TimeDelta::milliseconds(by));
             }
-            92..97 => {
+            95..97 => self.reload().await,
+            92..95 => {
                 self.world.rings.fetch_xor(true, Ordering::Relaxed);
             }
             _ => {
@@ -594,13 +597,9 @@ impl Simulation {
 
     async fn ask(&mut self) {
         let names: Vec<_> = self.chaos.jobs.keys().cloned().collect();
-        let jobs = match self.dice.chance(30) {
-            true => JobSelection::All,
-            false => {
-                let name = &names[self.dice.size(0, names.len())];
-                JobSelection::One(JobName::parse(name).unwrap())
-            }
-        };
+        let name = &names[self.dice.size(0, names.len())];
+        let one = JobSelection::One(JobName::parse(name).unwrap());
+        let jobs = if self.dice.chance(30) { JobSelection::All } else { one };
         let tenants = self.dice.chance(40).then(|| {
             let some = self.dice.between(0, 5);
             (0..some).map(|_| TenantId::new(format!("t{}", self.dice.between(0, 20)))).collect()
@@ -608,6 +607,22 @@ impl Simulation {
         // A refusal is an answer as well: it is bound by no promise.
         let taken = self.world.handle.request(RunRequest { jobs, tenants }).await;
         self.tickets.extend(taken.unwrap_or_default());
+    }
+
+    /// The job files change: some are gone, some are otherwise, and some of those come back.
+    async fn reload(&mut self) {
+        let mut jobs = BTreeMap::new();
+        for job in self.chaos.jobs.values() {
+            let mut job = job.clone();
+            if self.dice.chance(30) {
+                continue;
+            }
+            if self.dice.chance(30) {
+                job.schedule = Schedule::Every(Duration::from_secs(self.dice.between(2, 9)));
+            }
+            jobs.insert(job.name.clone(), Arc::new(job));
+        }
+        self.world.handle.replace(jobs).await;
     }
 
     fn change_tenants(&mut self) {
@@ -629,6 +644,9 @@ impl Simulation {
         self.chaos.state().calm = true;
         self.world.rings.store(true, Ordering::Relaxed);
         self.history.away.store(false, Ordering::Relaxed);
+        let jobs = self.chaos.jobs.values();
+        let jobs = jobs.map(|job| (job.name.clone(), Arc::new(job.clone()))).collect();
+        self.world.handle.replace(jobs).await;
         let clock = self.world.clock.clone();
         // What hangs ends with its run, and then the breakers close; or the history is tried again.
         let rest = (LONGEST_RUN + 5).max(10) + 1;
@@ -703,8 +721,9 @@ impl Simulation {
             }
         }
         for (name, job) in &self.chaos.jobs {
-            let mut of_job: Vec<_> =
-                records.iter().filter(|record| record.job.as_str() == name).collect();
+            let began = |record: &&RunRecord| !was_cancelled_before_it_began(record);
+            let of_job = records.iter().filter(|record| record.job.as_str() == name);
+            let mut of_job: Vec<_> = of_job.filter(began).collect();
             of_job.sort_by_key(|record| (record.started_at, record.finished_at));
             let overlap = of_job.windows(2).find(|two| two[0].finished_at > two[1].started_at);
             if let Some(two) = overlap.filter(|_| !self.jumps) {
@@ -722,6 +741,11 @@ struct Calm {
     until: DateTime<Utc>,
     /// The runs that had ended before.
     before: BTreeSet<RunId>,
+}
+
+fn was_cancelled_before_it_began(record: &RunRecord) -> bool {
+    let begins = |message: &str| message.ends_with("before the run began");
+    record.report.failures.iter().any(|failure| begins(&failure.message))
 }
 
 fn wrong_counts(record: &RunRecord) -> Option<&'static str> {

@@ -55,7 +55,7 @@ impl PostgresSource {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
         let checked = timeout(longest + ANSWER_GRACE, self.check_tenants(&mut lease)).await;
-        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
         checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
@@ -65,7 +65,7 @@ impl PostgresSource {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
         let checked = timeout(longest + ANSWER_GRACE, self.check_job(&mut lease, job)).await;
-        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
         checked.map_err(|error| {
             let doing = format!("could not check the query of job `{}`", job.name);
             error.into_source_error(&doing)

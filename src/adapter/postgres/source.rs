@@ -70,7 +70,7 @@ impl PostgresSource {
             self.read_tenants_once(&mut lease).await
         };
         let read = timeout(longest + ANSWER_GRACE, read).await;
-        let read = read.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
         finish(lease, read).map_err(|error| error.into_source_error("could not read the tenants"))
     }
 
@@ -159,7 +159,13 @@ impl PostgresSource {
             self.read_once(&mut lease, job, read, rows).await
         };
         let done = timeout(longest + ANSWER_GRACE, done).await;
-        let done = done.unwrap_or_else(|_elapsed| Err(ReadError::late(longest)));
+        let done = done.unwrap_or_else(|_elapsed| {
+            Err(if rows.is_empty() {
+                ReadError::unanswered(longest)
+            } else {
+                ReadError::late(longest)
+            })
+        });
         finish(lease, done).map_err(|error| {
             error.into_source_error(&format!("could not read the rows of job `{}`", job.name))
         })
@@ -480,9 +486,17 @@ pub(super) enum ReadError {
 }
 
 impl ReadError {
-    pub(super) fn late(longest: Duration) -> Self {
+    /// Nothing came of a server that would have ended the statement by itself: it hangs, or is
+    /// behind something that swallows what we say. Fewer tenants would not help.
+    pub(super) fn unanswered(longest: Duration) -> Self {
         let longest = longest + ANSWER_GRACE;
-        Self::Other(SourceErrorKind::Timeout, format!("no answer within {longest:?}"))
+        Self::Other(SourceErrorKind::Unavailable, format!("no answer within {longest:?}"))
+    }
+
+    /// Rows came, and not all of them in time.
+    fn late(longest: Duration) -> Self {
+        let longest = longest + ANSWER_GRACE;
+        Self::Other(SourceErrorKind::Timeout, format!("not all rows came within {longest:?}"))
     }
 
     /// After an error of its own the server is ready for the next statement.

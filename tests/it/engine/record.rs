@@ -10,7 +10,7 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::run::{Outcome, RunId, RunRecord};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::port::{History, HistoryError};
+use preheat::engine::port::{Clock, History, HistoryError};
 
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 
@@ -18,6 +18,8 @@ use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 pub(crate) struct Fickle {
     pub(crate) memory: MemoryHistory,
     pub(crate) away: AtomicBool,
+    /// What the next append waits for.
+    held: Mutex<Option<BoxFuture<'static, ()>>>,
     appends: AtomicUsize,
     largest: AtomicUsize,
     pruned: Mutex<Vec<DateTime<Utc>>>,
@@ -28,6 +30,7 @@ impl Fickle {
         Arc::new(Self {
             memory: MemoryHistory::new(10_000),
             away: AtomicBool::new(away),
+            held: Mutex::default(),
             appends: AtomicUsize::new(0),
             largest: AtomicUsize::new(0),
             pruned: Mutex::default(),
@@ -48,7 +51,13 @@ impl History for Fickle {
     fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.largest.fetch_max(records.len(), Ordering::Relaxed);
-        self.gone().unwrap_or_else(|| self.memory.append(records))
+        let held = self.held.lock().unwrap().take();
+        Box::pin(async move {
+            if let Some(held) = held {
+                held.await;
+            }
+            self.gone().unwrap_or_else(|| self.memory.append(records)).await
+        })
     }
 
     fn recent<'a>(
@@ -128,6 +137,19 @@ async fn records_that_wait_are_bounded_and_those_given_up_are_counted() {
     assert_eq!(history.largest.load(Ordering::Relaxed), 100, "not all at once");
     let oldest = kept.last().unwrap().due_at - start();
     assert_eq!(oldest.num_seconds(), i64::from(dropped) + 1, "the oldest were given up");
+}
+
+#[tokio::test]
+async fn a_record_is_forgotten_only_when_it_was_written_however_many_are_given_up_meanwhile() {
+    let history = Fickle::new(false);
+    let world = world_with(&history, Job { schedule: Schedule::Every(SECOND), ..job("list") });
+    *history.held.lock().unwrap() = Some(world.clock.sleep(1_100 * SECOND + SECOND / 2));
+    world.clock.advance(1_105 * SECOND + SECOND / 2).await;
+    let dropped = world.metric("preheat_history_dropped_total");
+    assert!(dropped > 90, "{dropped}");
+    let kept = history.kept().await;
+    // The first was given up while it was being written.
+    assert_eq!(kept + dropped as usize, 1_105 + 1);
 }
 
 #[tokio::test]

@@ -158,6 +158,18 @@ async fn a_database_that_is_too_slow_for_single_tenants_is_left_alone() {
 }
 
 #[tokio::test]
+async fn slow_tenants_among_others_do_not_give_the_run_up() {
+    let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 400);
+    let slow: BTreeSet<String> = (0..400).step_by(10).map(|number| format!("t{number}")).collect();
+    world.on_read(move |tenants| {
+        let any_slow = tenants.iter().any(|id| slow.contains(id));
+        if any_slow { Err(refused(SourceErrorKind::Timeout)) } else { Ok(()) }
+    });
+    let record = world.warm("list").await;
+    assert_eq!((record.report.tenants.ok, record.report.tenants.failed), (360, 40));
+}
+
+#[tokio::test]
 async fn a_query_that_is_wrong_is_sent_once() {
     let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 100);
     world.on_read(|_| Err(refused(SourceErrorKind::Definition)));
@@ -298,6 +310,26 @@ async fn a_run_outlives_a_restart_of_the_database_and_asks_it_seldom_meanwhile()
 }
 
 #[tokio::test]
+async fn the_first_answer_of_a_database_that_is_back_wakes_all_who_wait() {
+    let world = world_of(Job { batch: many(1), concurrency: many(3), ..job("list") }, 3);
+    let clock = world.clock.clone();
+    world.source.before_read(move |_| {
+        let clock = clock.clone();
+        Box::pin(async move {
+            if clock.monotonic() < 2 * SECOND {
+                return Err(refused(SourceErrorKind::Unavailable));
+            }
+            clock.sleep(SECOND).await;
+            Ok(())
+        })
+    });
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.queries), (Outcome::Ok, 3 + 3));
+    // The pause, one try, and then all others at once: not another pause.
+    assert!(record.duration() < 8 * SECOND, "{:?}", record.duration());
+}
+
+#[tokio::test]
 async fn a_run_gives_up_a_database_that_stays_away_and_the_next_one_finds_it_back() {
     let world = world_of(Job { batch: many(5), concurrency: many(4), ..job("list") }, 1_000);
     away_until(&world, MINUTE);
@@ -399,6 +431,27 @@ async fn rows_are_not_read_for_a_cache_that_stays_away() {
     assert!(record.report.queries <= 4, "{} queries", record.report.queries);
     assert!(world.shows("preheat_breaker_open{server=\"cache\"} 1"));
     assert!(world.shows(CLOSED), "the database is well");
+}
+
+#[tokio::test]
+async fn while_the_cache_counts_as_down_no_job_reads_rows_for_it() {
+    let world = Setup::new([job("first"), job("second")], tenants(3)).start();
+    let clock = world.clock.clone();
+    world.cache.before_write(move |_| {
+        let away = clock.monotonic() < 4 * SECOND;
+        ready(if away { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
+    });
+    let first = world.ask("first").await;
+    world
+        .until("the breaker opens", |world| world.shows("preheat_breaker_open{server=\"cache\"} 1"))
+        .await;
+    let asked = world.reads().len();
+    let second = world.ask("second").await;
+    world.clock.advance(3 * SECOND).await;
+    assert_eq!(world.reads().len(), asked);
+    for ticket in [first, second] {
+        assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+    }
 }
 
 #[tokio::test]
@@ -548,18 +601,21 @@ async fn the_tenant_list_is_read_once_for_runs_that_start_together() {
 
 #[tokio::test]
 async fn hazard_26_a_reading_of_the_tenant_list_that_hangs_takes_no_later_run_with_it() {
-    let world = Setup::new(["a", "b", "c"].map(job), tenants(1)).start();
+    let world = Setup::new(["busy", "hangs"].map(job), tenants(1)).start();
     let lists = Count::default();
     world.source.before_tenants(move || {
-        if lists.up() == 0 { Box::pin(std::future::pending()) } else { ready(Ok(())) }
+        if lists.up() == 1 { Box::pin(std::future::pending()) } else { ready(Ok(())) }
     });
-    let hangs = world.ask("a").await;
-    // Asked for before it hung, and begun after.
-    let queued = world.ask("a").await;
-    world.clock.advance(6 * SECOND).await;
-    assert_eq!(world.warm("b").await.outcome, Outcome::Ok);
-    assert_eq!(world.finish(hangs).await.outcome, Outcome::Timeout);
+    slow_reads(&world, 10 * SECOND);
+    let busy = world.ask("busy").await;
+    world.clock.advance(SECOND).await;
+    let queued = world.ask("busy").await;
+    world.clock.advance(SECOND).await;
+    let hangs = world.ask("hangs").await;
+    assert_eq!(world.finish(busy).await.outcome, Outcome::Ok);
+    // Asked for before that reading began, and started while it hangs.
     assert_eq!(world.finish(queued).await.outcome, Outcome::Ok);
+    assert_eq!(world.finish(hangs).await.outcome, Outcome::Timeout);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! When runs happen, when they do not, and how the engine stops.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -165,10 +166,20 @@ async fn hazard_22_after_the_process_was_stopped_every_job_goes_on_and_no_alarm_
     world.clock.stall(Duration::from_hours(2)).await;
     world.settle().await;
     assert_eq!(runs(), [121, 3, 1], "one to catch up");
-    assert!(world.handle.health().is_alive(), "{:?}", world.handle.health());
-    assert!(world.shows("preheat_scheduler_silent 0"));
     world.clock.advance(8 * MINUTE).await;
     assert_eq!(runs(), [121 + 480, 3 + 8, 1 + 1], "then each when it is due");
+}
+
+#[tokio::test]
+async fn the_silence_of_a_process_that_was_stopped_is_not_that_of_the_scheduler() {
+    let world = world([job("list")]);
+    world.clock.advance(5 * SECOND).await;
+    world.rings.store(false, Ordering::Relaxed);
+    world.clock.stall(Duration::from_hours(2)).await;
+    assert!(world.handle.health().is_alive(), "{:?}", world.handle.health());
+    assert!(world.shows("preheat_scheduler_silent 0"));
+    world.clock.advance(12 * SECOND).await;
+    assert!(!world.handle.health().is_alive(), "if it stays silent, it is");
 }
 
 #[tokio::test]
@@ -477,4 +488,94 @@ async fn a_flood_of_requests_keeps_no_run_from_ending() {
     assert_eq!(world.clock.monotonic(), Duration::ZERO, "no time passed by that");
     stop.cancel();
     flood.join_all().await;
+}
+
+/// Replaces the jobs by these.
+async fn reload(world: &World, jobs: impl IntoIterator<Item = Job>) {
+    let jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect();
+    world.handle.replace(jobs).await;
+    world.settle().await;
+}
+
+#[tokio::test]
+async fn jobs_that_stay_the_same_go_on_as_if_nothing_had_happened() {
+    let same = || Job { on_start: true, ..job("same") };
+    let world = world([same(), job("gone")]);
+    world.clock.advance(11 * MINUTE).await;
+    reload(&world, [same(), Job { on_start: true, ..job("new") }]).await;
+    assert_eq!(runs_of(&world, "same", Trigger::Startup), 1, "that of the worker's start");
+    assert_eq!(runs_of(&world, "new", Trigger::Startup), 1);
+    assert!(world.status("same").last_success_at.is_some());
+    let status = world.handle.status();
+    assert_eq!(status.jobs.keys().map(JobName::as_str).collect::<Vec<_>>(), ["new", "same"]);
+    world.clock.advance(10 * MINUTE).await;
+    assert_eq!(
+        ["gone", "same", "new"].map(|name| runs_of(&world, name, Trigger::Schedule)),
+        [1, 2, 1]
+    );
+}
+
+#[tokio::test]
+async fn a_changed_job_is_due_by_its_new_schedule_and_runs_by_its_new_definition() {
+    let world = world([job("list")]);
+    slow_reads(&world, MINUTE);
+    let (running, waiting) = (world.ask("list").await, world.ask("list").await);
+    world.clock.advance(SECOND).await;
+    let schedule = Schedule::Every(4 * MINUTE);
+    let ttl = Duration::from_hours(2);
+    reload(&world, [Job { schedule, ttl, ..job("list") }]).await;
+    assert_eq!(world.status("list").next_due_at, Some(at("2026-03-01T00:04:00Z")));
+    assert_eq!(world.finish(running).await.outcome, Outcome::Ok);
+    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "it ended as it began");
+    assert_eq!(world.finish(waiting).await.outcome, Outcome::Ok);
+    assert_eq!(world.cache.ttl("list:t1"), Some(ttl));
+}
+
+#[tokio::test]
+async fn the_run_of_a_job_that_is_gone_ends_and_one_that_waits_is_cancelled() {
+    let world = world([job("list"), job("other")]);
+    slow_reads(&world, MINUTE);
+    let (running, waiting) = (world.ask("list").await, world.ask("list").await);
+    world.clock.advance(SECOND).await;
+    reload(&world, [job("other")]).await;
+    let waiting = waiting.finished().await.unwrap();
+    assert_eq!(waiting.outcome, Outcome::Cancelled);
+    let reason = "the job's file was gone before the run began";
+    assert_eq!(waiting.report.failures[0].message, reason);
+    let view = world.handle.run(running.run.id).await.unwrap();
+    assert!(matches!(view, Some(RunView::Active(_))));
+    assert_eq!(world.finish(running).await.outcome, Outcome::Ok);
+    assert!(world.handle.status().leaving.is_empty());
+    let error = world.handle.request(request("list", None)).await.unwrap_err();
+    assert_eq!(error, RequestError::UnknownJob(name("list")));
+}
+
+#[tokio::test]
+async fn a_job_that_comes_back_does_not_run_beside_the_run_it_left() {
+    let world = world([job("list")]);
+    slow_reads(&world, MINUTE);
+    let left = world.ask("list").await;
+    world.clock.advance(SECOND).await;
+    reload(&world, []).await;
+    reload(&world, [Job { on_start: true, ..job("list") }]).await;
+    let status = world.status("list");
+    assert_eq!(status.running.unwrap().id, left.run.id);
+    assert_eq!(status.queued.len(), 1);
+    assert_eq!(world.finish(left).await.outcome, Outcome::Ok);
+    world.clock.advance(2 * MINUTE).await;
+    assert_eq!(runs_of(&world, "list", Trigger::Startup), 1);
+}
+
+#[tokio::test]
+async fn a_disabled_job_neither_runs_nor_waits() {
+    let world = world([job("list")]);
+    slow_reads(&world, MINUTE);
+    let (running, waiting) = (world.ask("list").await, world.ask("list").await);
+    world.clock.advance(SECOND).await;
+    reload(&world, [Job { enabled: false, ..job("list") }]).await;
+    assert_eq!(waiting.finished().await.unwrap().outcome, Outcome::Cancelled);
+    assert_eq!(world.finish(running).await.outcome, Outcome::Ok);
+    world.clock.advance(30 * MINUTE).await;
+    assert_eq!(runs_of(&world, "list", Trigger::Schedule), 0);
+    assert_eq!(world.status("list").next_due_at, None);
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use super::cache::{EVERY_SECOND, recovers};
 use crate::support::shop::{Shop, failure_kinds, items};
@@ -91,4 +92,30 @@ async fn hazard_26_a_database_that_hangs_ends_the_run_at_its_deadline() {
     postgres.thaw();
     shop.change().await;
     recovers(&worker, &shop).await;
+}
+
+#[tokio::test]
+async fn hazard_26_a_database_that_hangs_counts_as_down_and_holds_no_end_up() {
+    let postgres = support::own_postgres();
+    let shop = Shop::open_in(&postgres, 20).await;
+    let mut worker = shop
+        .serve()
+        .env("PREHEAT_DATABASE__STATEMENT_TIMEOUT", "1s")
+        .env("PREHEAT_RUNNER__DRAIN", "1s")
+        .job("items", &items("batch = 2\nrequired = true"))
+        .start();
+    worker.answers("/readyz", 200).await;
+    let holder = shop.hold().await;
+    let answer = worker.post("/api/v1/jobs/items/runs", &json!({})).await;
+    assert_eq!(answer.status, 202);
+    shop.held(4).await;
+    postgres.freeze();
+    worker.metric_becomes(BREAKER, |open| open > 0.5).await;
+    worker.says("no answer within 2s").await;
+    worker.signal(Signal::TERM);
+    let start = Instant::now();
+    let output = worker.ended().await.expect_code(0);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(output.stderr.contains("run records are lost"), "{}", output.stderr);
+    drop(holder);
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 use crate::support::shop::{Shop, items};
 use crate::support::{LONG, eventually, preheat};
@@ -117,6 +117,28 @@ async fn a_history_that_is_gone_fails_no_run_and_is_used_again_when_it_is_back()
 }
 
 #[tokio::test]
+async fn records_that_cannot_be_written_do_not_hold_up_the_end_and_are_said_to_be_lost() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve().job("items", &items("on_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    let _lock = lock(&shop).await;
+    for _ in 0..2 {
+        assert_eq!(worker.warm("items").await["outcome"], "ok");
+    }
+    worker.signal(Signal::TERM);
+    let output = worker.ended().await.expect_code(0);
+    assert!(output.stderr.contains("2 run records are lost"), "{}", output.stderr);
+}
+
+/// Keeps everybody from the history until it is dropped.
+async fn lock(shop: &Shop) -> PgConnection {
+    let mut lock = shop.connect().await;
+    let sql = "begin; lock table preheat.runs in access exclusive mode";
+    sqlx::raw_sql(sql).execute(&mut lock).await.unwrap();
+    lock
+}
+
+#[tokio::test]
 async fn a_history_that_is_locked_holds_no_run_up() {
     let shop = Shop::open(3).await;
     let mut worker = shop
@@ -125,14 +147,12 @@ async fn a_history_that_is_locked_holds_no_run_up() {
         .job("items", &items("on_start = false"))
         .start();
     worker.answers("/readyz", 200).await;
-    let mut lock = shop.connect().await;
-    let sql = "begin; lock table preheat.runs in access exclusive mode";
-    sqlx::raw_sql(sql).execute(&mut lock).await.unwrap();
+    let lock = lock(&shop).await;
     for _ in 0..3 {
         assert_eq!(worker.warm("items").await["outcome"], "ok");
     }
     worker.says("could not write the history").await;
-    lock.close().await.unwrap();
+    drop(lock);
     worker.says("the history can be written again").await;
     eventually("all three are kept", LONG, async || kept(&shop).await == 3).await;
 }
