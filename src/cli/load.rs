@@ -9,6 +9,7 @@ use crate::app::job_defaults;
 use crate::config::{ConfigError, Overrides, Settings, process_environment};
 use crate::definition::{self, JobFiles};
 use crate::domain::job::{Job, JobName};
+use crate::domain::spelling;
 use crate::telemetry;
 
 /// Checked settings and jobs.
@@ -107,9 +108,9 @@ impl Loaded {
     fn no_such_job(&self, name: &str) -> Failure {
         let known = || self.files.jobs().keys().map(JobName::as_str);
         let folder = self.settings.jobs.display();
-        let hint = match definition::nearest(name, known()) {
+        let hint = match spelling::nearest(name, known()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => format!("the jobs are {}", definition::listed(known(), "and")),
+            None => format!("the jobs are {}", spelling::listed(known(), "and")),
         };
         Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
     }

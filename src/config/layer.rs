@@ -13,6 +13,7 @@ use toml::de::DeTable;
 use super::Overrides;
 use super::problem::{Origin, Problem};
 use super::reader::Setting;
+use crate::domain::spelling::{listed, nearest};
 
 /// The file that is read when none is named, if it is there.
 const DEFAULT_FILE: &str = "preheat.toml";
@@ -261,7 +262,7 @@ impl<'a> Known<'a> {
         if let Some(elsewhere) = elsewhere {
             return format!("did you mean `{elsewhere}`?");
         }
-        format!("settings of `[{section}]` are {}", listed(keys()))
+        format!("settings of `[{section}]` are {}", listed(keys(), "and"))
     }
 
     fn hint_for_section(&self, section: &str) -> String {
@@ -278,7 +279,7 @@ impl<'a> Known<'a> {
         if let Some(within) = within {
             return format!("did you mean `{within}`?");
         }
-        format!("sections are {}", listed(self.sections.iter().copied()))
+        format!("sections are {}", listed(self.sections.iter().copied(), "and"))
     }
 
     fn keys_of(&self, section: &str) -> impl Iterator<Item = &'a str> {
@@ -296,17 +297,6 @@ impl<'a> Known<'a> {
         let near = nearest(name, ours.iter().map(String::as_str))?;
         Some(format!("did you mean `{near}`?"))
     }
-}
-
-/// The name that was probably meant: a few slips away, for its length.
-fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let slips = |name: &&str| strsim::damerau_levenshtein(found, name);
-    let allowed = (found.chars().count() / 3).max(1);
-    known.min_by_key(slips).filter(|name| slips(name) <= allowed)
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn collect(text: &str, within: &str, table: &DeTable<'_>, keys: &mut Vec<FileKey>) {

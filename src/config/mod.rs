@@ -7,6 +7,7 @@
 mod layer;
 mod problem;
 mod reader;
+mod server;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -286,6 +287,7 @@ impl Database {
                 &["postgres", "postgresql"],
                 "The database; TLS by `sslmode` and `sslrootcert` in the URL, as libpq has it. \
                  `DATABASE_URL` is honoured too",
+                server::postgres,
             ),
             max_connections: read.number(
                 "database.max_connections",
@@ -322,6 +324,7 @@ impl Cache {
                 &["redis", "rediss", "redis+unix", "unix"],
                 "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
                  and database number as needed. `REDIS_URL` is honoured too",
+                server::redis,
             ),
             ca: read.path(
                 "cache.ca",
@@ -435,6 +438,7 @@ impl History {
                 "history.url",
                 &["postgres", "postgresql"],
                 "Another database for run records than `database.url`",
+                server::postgres,
             ),
             retention: read.duration(
                 "history.retention",

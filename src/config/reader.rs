@@ -14,6 +14,7 @@ use url::Url;
 
 use super::layer::{Layers, variable_of};
 use super::problem::{Origin, Problem};
+use super::server;
 use crate::domain::job::Share;
 
 /// A setting as it is documented.
@@ -221,12 +222,14 @@ impl<'a> Reader<'a> {
         read.filter(|text| !text.is_empty()).map(SecretString::from)
     }
 
-    /// A URL with one of the schemes. An empty text counts as none.
+    /// A URL with one of the schemes, and what else `check` asks of it: that answers a hint. An
+    /// empty text counts as none.
     pub(super) fn url(
         &mut self,
         key: &'static str,
         schemes: &[&str],
         help: &'static str,
+        check: fn(&Url) -> Result<(), String>,
     ) -> Option<SecretString> {
         let schemes_shown: Vec<_> = schemes.iter().map(|s| format!("`{s}://`")).collect();
         self.declare(key, format!("a URL with {}", schemes_shown.join(" or ")), None, help);
@@ -235,6 +238,7 @@ impl<'a> Reader<'a> {
             if text.is_empty() {
                 return Ok(text);
             }
+            let text = server::with_a_host(text);
             let url = Url::parse(&text).map_err(|error| Refused {
                 found: None,
                 hint: Some(format!(
@@ -243,9 +247,11 @@ impl<'a> Reader<'a> {
                 )),
             })?;
             let scheme = url.scheme();
-            let known = schemes.contains(&scheme);
-            let refused = || Refused { found: Some(format!("`{scheme}://…`")), hint: None };
-            if known { Ok(text) } else { Err(refused()) }
+            if !schemes.contains(&scheme) {
+                return Err(Refused { found: Some(format!("`{scheme}://…`")), hint: None });
+            }
+            check(&url).map_err(|hint| Refused { found: None, hint: Some(hint) })?;
+            Ok(text)
         });
         read.filter(|text| !text.is_empty()).map(SecretString::from)
     }

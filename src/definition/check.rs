@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{EncodeFile, JobFile, KeyFile, QueryFile, TableFile};
-use super::problem::{Problem, Source, listed};
+use super::problem::{Problem, Source};
 use super::raw;
 use super::value::{Length, Located, nearest_zone, unknown_zone};
 use super::{Defaults, SqlFiles, default, limit};
@@ -17,6 +17,7 @@ use crate::domain::job::{DateZone, Dates, Job, JobName, Key, Query, Scope, Shape
 use crate::domain::json::Encoding;
 use crate::domain::key::{KeyTemplate, Part, Placeholder};
 use crate::domain::schedule::{Schedule, ScheduleProblem};
+use crate::domain::spelling::listed;
 
 /// What a file came to.
 #[derive(Debug)]

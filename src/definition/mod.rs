@@ -30,7 +30,6 @@ mod value;
 
 pub use place::{Place, problem_in};
 pub use problem::{Problem, Problems};
-pub(crate) use problem::{listed, nearest};
 pub use reference::{EXAMPLE, reference, schema};
 
 use check::{Check, Checked};

@@ -238,25 +238,3 @@ fn within(text: &str, at: Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(at.start);
     start..text.ceil_char_boundary(at.end).max(start)
 }
-
-/// What was probably meant: the nearest of the known names, if one is near.
-pub(crate) fn nearest<'a>(
-    found: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let distance =
-        |name: &str| strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase());
-    let allowed = (found.chars().count() / 3).max(1);
-    let nearest = known.into_iter().map(|name| (distance(name), name)).min()?;
-    (nearest.0 <= allowed).then_some(nearest.1)
-}
-
-/// Names for a sentence, such as `a`, `b` or `c`.
-pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last_joint: &str) -> String {
-    let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    match names.as_slice() {
-        [] => "none".to_owned(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} {last_joint} {last}", first.join(", ")),
-    }
-}

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Problem, Source, listed, nearest};
+use super::problem::{Problem, Source};
 use super::value::{Located, Value};
+use crate::domain::spelling::{listed, nearest};
 
 /// Where fields stand, by their path: `query.sql`, `keys.0.key`.
 pub(super) type Spans = BTreeMap<String, Span>;

@@ -10,11 +10,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::problem::{listed, nearest};
 use super::read::Reader;
 use crate::domain::duration::{self, BadDuration};
 use crate::domain::job::{Overlap, Shape, Share};
 use crate::domain::json::{Case, ColumnCodec, Profile};
+use crate::domain::spelling::{listed, nearest};
 
 /// A kind of value.
 pub(super) trait Value: Sized {

@@ -12,4 +12,5 @@ pub mod retry;
 pub mod row;
 pub mod run;
 pub mod schedule;
+pub mod spelling;
 pub mod tenant;

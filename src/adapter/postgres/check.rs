@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key, Scope};
 use crate::domain::json::{Column, ColumnProblem, ColumnType, RowEncoder};
 use crate::domain::key::Placeholder;
+use crate::domain::spelling;
 use crate::engine::port::{SourceError, SourceErrorKind};
 
 use super::id::IdType;
@@ -261,10 +262,8 @@ fn key_columns(index: usize, key: &Key, columns: &[Column], problems: &mut Vec<Q
 }
 
 fn did_you_mean(name: &str, columns: &[Column]) -> Option<String> {
-    const LIKENESS: f64 = 0.7;
-    let likeness = |column: &&Column| strsim::jaro_winkler(&column.name, name);
-    let nearest = columns.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(&nearest) >= LIKENESS).then(|| format!("did you mean `{}`?", nearest.name))
+    let nearest = spelling::nearest(name, columns.iter().map(|column| column.name.as_str()))?;
+    Some(format!("did you mean `{nearest}`?"))
 }
 
 fn encoding_problem(found: &ColumnProblem) -> QueryProblem {

@@ -9,6 +9,7 @@ use super::column_type::ColumnType;
 use super::string::write_string;
 use super::wire::ValueError;
 use super::{Case, ColumnCodec, Encoding};
+use crate::domain::spelling;
 
 /// A column of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,14 +244,8 @@ fn unknown_names(encoding: &Encoding, columns: &[Column]) -> Vec<ColumnProblem> 
 }
 
 fn nearest(name: &str, columns: &[Column]) -> Option<String> {
-    /// Names less alike than this are other names.
-    const ALIKE: f64 = 0.7;
-    columns
-        .iter()
-        .map(|column| (strsim::jaro_winkler(name, &column.name), &column.name))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, name)| name.clone())
+    let names = columns.iter().map(|column| column.name.as_str());
+    spelling::nearest(name, names).map(str::to_owned)
 }
 
 fn codec(encoding: &Encoding, column: &Column) -> Result<Codec, ColumnProblem> {

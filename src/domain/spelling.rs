@@ -1,0 +1,61 @@
+//! Names in messages: what was probably meant, and what there is.
+
+/// The beginning of a name that is enough to tell what was meant.
+const SAYS_SOMETHING: usize = 3;
+
+/// What was probably meant: the name that is the fewest slips away, if they are few for its length;
+/// else one that begins alike and says more, or less.
+pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let found = found.to_lowercase();
+    let slips = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
+    let few = (found.chars().count() / 3).max(1);
+    let begins_alike = |name: &str| {
+        let name = name.to_lowercase();
+        let shorter = found.len().min(name.len());
+        shorter >= SAYS_SOMETHING && (found.starts_with(&name) || name.starts_with(&found))
+    };
+    let distances = known.into_iter().map(|name| (slips(name), name));
+    let meant = distances.filter(|(slips, name)| *slips <= few || begins_alike(name));
+    meant.min().map(|(_, name)| name)
+}
+
+/// Names for a sentence, such as `a`, `b` or `c`.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last_joint: &str) -> String {
+    let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} {last_joint} {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_a_few_slips_away_was_meant() {
+        let known = ["schedule", "ttl", "timeout"];
+        let cases = [
+            ("shedule", Some("schedule")),
+            ("TTL", Some("ttl")),
+            ("timoeut", Some("timeout")),
+            ("tl", Some("ttl")),
+            ("time", Some("timeout")),
+            ("ttl_jitter", Some("ttl")),
+            ("ti", None),
+            ("colour", None),
+            ("", None),
+        ];
+        for (found, meant) in cases {
+            assert_eq!(nearest(found, known), meant, "{found}");
+        }
+    }
+
+    #[test]
+    fn names_are_listed_as_in_a_sentence() {
+        assert_eq!(listed([], "or"), "none");
+        assert_eq!(listed(["a"], "or"), "`a`");
+        assert_eq!(listed(["a", "b", "c"], "or"), "`a`, `b` or `c`");
+    }
+}
