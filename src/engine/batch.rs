@@ -27,8 +27,9 @@ use crate::observe::event::{self, Server};
 /// taken to be broken: splitting every batch down to single tenants would only load the database.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
-/// No read has less time: to a server, no time means no bound.
-const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
+/// How much later than the run's deadline a server gives a query up: the deadline itself is to end
+/// the run, and not a query that failed a moment before.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// The batches of one run.
 pub(super) struct Work {
@@ -249,7 +250,7 @@ impl Work {
         runner.may_ask(Server::Database)?;
         report.queries += 1;
         let left = self.deadline_at.saturating_sub(runner.clock.monotonic());
-        let read = Read { batch: part, first_dates, timeout: left.max(LEAST_TIMEOUT) };
+        let read = Read { batch: part, first_dates, timeout: left + DEADLINE_GRACE };
         let rows = permit.empty_rows(self.key_columns);
         let result = runner.source.read(&self.order.job, read, rows).await;
         runner.note_query(result.as_ref().err());
