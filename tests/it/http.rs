@@ -572,6 +572,11 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
     for (path, status, expected) in reads {
         assert_eq!(code(&worker.get(path).await), refused(status, expected), "{path}");
     }
+    let parameters = worker.get("/api/v1/runs?limt=5").await.json();
+    assert_eq!(
+        parameters["error"]["message"],
+        "the parameters are `job`, a job's name, and `limit`, a number from 1 to 500"
+    );
     assert!(worker.cache.keys().is_empty());
     worker.stop().await;
 }
