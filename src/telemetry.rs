@@ -89,7 +89,9 @@ impl LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.line(&mut io::stderr().lock(), bytes)?;
+        // Where stderr is gone there is nobody to tell; the subscriber would try to, on stderr, and
+        // panic. A worker goes on without its log.
+        drop(self.line(&mut io::stderr().lock(), bytes));
         Ok(bytes.len())
     }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::domain::job::JobName;
@@ -28,6 +30,10 @@ create table if not exists preheat.migrations (
   applied_at  timestamptz not null default now()
 );
 ";
+
+/// How long a statement waits while somebody has locked the records: a connection that waits is one
+/// less for runs.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// One migrates, the others wait for it: any number that is not likely another program's.
 const LOCK: i64 = 0x7072_6568_6561_7401;
@@ -95,7 +101,7 @@ impl From<sqlx::Error> for Refused {
 }
 
 async fn migrate_on(database: &Database, lease: &mut Lease) -> Result<usize, Refused> {
-    database.begin_write(lease).await?;
+    database.begin_write(lease, database.settings.statement_timeout).await?;
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
     lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
     let applied = applied(lease).await?;
@@ -191,12 +197,14 @@ fn failed(error: &sqlx::Error) -> MigrateError {
 #[derive(Clone, Debug)]
 pub struct PostgresHistory {
     database: Arc<Database>,
+    /// One: however many look at a history that is slow, runs have the other connections.
+    turns: Arc<Semaphore>,
 }
 
 impl PostgresHistory {
     /// The records in this database.
     pub fn new(database: Arc<Database>) -> Self {
-        Self { database }
+        Self { database, turns: Arc::new(Semaphore::new(1)) }
     }
 
     /// Runs a transaction within the bounds of every other statement.
@@ -206,9 +214,12 @@ impl PostgresHistory {
         statement: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     ) -> Result<T, HistoryError> {
         let run = async {
+            let Ok(_turn) = self.turns.acquire().await else {
+                unreachable!("the semaphore is never closed")
+            };
             let mut lease = self.database.acquire().await.map_err(|error| error.message)?;
             let ran = async {
-                self.database.begin_write(&mut lease).await?;
+                self.database.begin_write(&mut lease, LOCK_WAIT).await?;
                 let answer = statement(&mut lease).await?;
                 lease.execute(sqlx::raw_sql("commit")).await?;
                 Ok(answer)

@@ -168,10 +168,17 @@ impl Database {
         Ok(true)
     }
 
-    /// Begins a transaction that writes, whatever the session is.
-    async fn begin_write(&self, lease: &mut Lease) -> Result<(), sqlx::Error> {
+    /// Begins a transaction that writes, whatever the session is, and waits for no lock longer than
+    /// `longest_wait`.
+    async fn begin_write(
+        &self,
+        lease: &mut Lease,
+        longest_wait: Duration,
+    ) -> Result<(), sqlx::Error> {
         let locals = local_settings(self.settings.statement_timeout);
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(format!("begin read write; {locals}")))).await?;
+        let wait = milliseconds(longest_wait);
+        let begin = format!("begin read write; set local lock_timeout = {wait}; {locals}");
+        lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
         Ok(())
     }
 }

@@ -55,6 +55,22 @@ async fn a_tenant_that_is_too_slow_is_named_the_others_are_warm_and_its_query_en
 }
 
 #[tokio::test]
+async fn a_run_past_its_deadline_ends_and_so_does_its_query() {
+    let shop = Shop::open(8).await;
+    let query = of_seven("pg_sleep(60)::text");
+    let lines = "batch = 1\nconcurrency = 2\ntimeout = \"1s\"\non_start = false";
+    let worker = shop.serve().job("items", &items_by(lines, &query)).start();
+    worker.answers("/readyz", 200).await;
+    let run = worker.warm("items").await;
+    assert_eq!(run["outcome"], "timeout", "{run}");
+    assert_eq!(failure_kinds(&run), ["deadline"]);
+    let mut expected = shop.expected().await;
+    expected.remove("items:7");
+    assert_eq!(shop.cached().await, expected, "the others were written meanwhile");
+    eventually("its query has ended", LONG, async || shop.active_queries().await == 0).await;
+}
+
+#[tokio::test]
 async fn a_query_that_is_wrong_for_all_is_not_sent_for_each_and_keys_stay() {
     let shop = Shop::open(60).await;
     let worker = shop.serve().job("items", &items("batch = 2\nrequired = true")).start();

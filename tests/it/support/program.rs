@@ -194,6 +194,12 @@ impl Running {
         kill_process(id, signal).unwrap();
     }
 
+    /// From now on nobody reads its standard error.
+    pub(crate) async fn log_is_closed(&mut self) {
+        self.stderr.reading.abort();
+        eventually("nobody reads", LONG, async || self.stderr.is_complete()).await;
+    }
+
     /// Standard output so far.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.text()

@@ -1,5 +1,8 @@
 //! What is kept of runs, and where that cannot be kept.
 
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
@@ -114,6 +117,31 @@ async fn a_history_that_is_gone_fails_no_run_and_is_used_again_when_it_is_back()
     eventually("all three are kept", LONG, async || kept(&shop).await == 3).await;
     assert_eq!(worker.runs("items").await.len(), 3);
     assert_eq!(worker.stderr().matches("could not write the history").count(), 1);
+}
+
+#[tokio::test]
+async fn however_many_look_at_a_locked_history_runs_have_their_connections() {
+    for connections in ["1", "2"] {
+        let shop = Shop::open(3).await;
+        let worker = shop
+            .serve()
+            .env("PREHEAT_DATABASE__MAX_CONNECTIONS", connections)
+            .job("items", &items("on_start = false"))
+            .start();
+        worker.answers("/readyz", 200).await;
+        let _lock = lock(&shop).await;
+        let looks = join_all((0..10).map(|_| worker.get("/api/v1/runs")));
+        let runs = async {
+            let start = Instant::now();
+            for _ in 0..3 {
+                assert_eq!(worker.warm("items").await["outcome"], "ok");
+            }
+            start.elapsed()
+        };
+        let (looks, took) = tokio::join!(looks, runs);
+        assert!(looks.iter().all(|look| look.status >= 500), "{looks:?}");
+        assert!(took < Duration::from_secs(20), "{connections} connections: {took:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::http::{self, Answer};
@@ -287,6 +288,19 @@ async fn a_request_that_comes_twice_is_one_run() {
     let other = ask("{\"tenants\":[\"1\"]}").await;
     assert_eq!(code(&other), (422, "idempotency_key_reused".to_owned()));
     assert_eq!(worker.runs("items").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_whose_log_nobody_reads_any_more_goes_on() {
+    let shop = Shop::open(3).await;
+    let mut worker = idle_worker(&shop).await;
+    worker.log_is_closed().await;
+    for _ in 0..3 {
+        assert_eq!(worker.warm("items").await["outcome"], "ok");
+    }
+    shop.assert_warm().await;
+    worker.signal(Signal::TERM);
+    worker.ended().await.expect_code(0);
 }
 
 #[tokio::test]

@@ -30,7 +30,9 @@ async fn ask(worker: &Running, job: &str, body: Value) -> String {
 }
 
 async fn run(worker: &Running, id: &str) -> Value {
-    worker.get(&format!("/api/v1/runs/{id}")).await.json()
+    let answer = worker.get(&format!("/api/v1/runs/{id}")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
 }
 
 fn remove(worker: &Running, job: &str) {
@@ -43,6 +45,8 @@ async fn jobs_that_stay_go_on_and_those_that_are_new_or_changed_begin() {
     let lines = "required = true";
     let mut worker = shop
         .serve()
+        // More than the runs that are held, so that their records can be looked at meanwhile.
+        .env("PREHEAT_DATABASE__MAX_CONNECTIONS", "8")
         .job("stays", &job("stays", lines))
         .job("changes", &job("changes", lines))
         .job("goes", &job("goes", lines))

@@ -69,6 +69,30 @@ async fn hazard_24_a_due_time_while_a_run_goes_on_is_counted_and_nothing_piles_u
     shop.assert_warm().await;
 }
 
+#[tokio::test]
+async fn hazard_22_more_jobs_at_once_than_the_scheduler_was_made_for_all_run() {
+    let shop = Shop::open(1).await;
+    let mut worker = shop.serve();
+    let names: Vec<_> = (0..220).map(|number| format!("job_{number}")).collect();
+    for name in &names {
+        let schedule = due("every 4s").replace("on_start = false", "on_start = false\nbatch = 1");
+        worker = worker.job(name, &items(&schedule).replace("items:", &format!("{name}:")));
+    }
+    let worker = worker.start();
+    worker.answers("/healthz", 200).await;
+    eventually("each ran twice", LONG, async || {
+        let page = worker.get("/metrics").await.body;
+        let count = |name: &String| {
+            let labels = format!("job=\"{name}\",trigger=\"schedule\",outcome=\"ok\"");
+            let series = format!("preheat_runs_total{{{labels}}} ");
+            let value = page.lines().find_map(|line| line.strip_prefix(&series));
+            value.is_some_and(|value| value.parse::<u64>().unwrap() >= 2)
+        };
+        names.iter().all(count)
+    })
+    .await;
+}
+
 /// Longer than every interval, than the five seconds after which jobs of the scheduler's crate die,
 /// and than a scheduler may be silent.
 const STOPPED: Duration = Duration::from_secs(11);
