@@ -798,6 +798,19 @@ async fn docs_http_names_every_route_and_every_code() {
 }
 
 #[test]
+fn docs_http_explains_every_kind_of_failure() {
+    let page = include_str!("../../docs/http.md");
+    let source = include_str!("../../src/domain/report.rs");
+    let (_, names) = source.split_once("pub fn as_str").unwrap();
+    let (names, _) = names.split_once("impl Failure ").unwrap();
+    let kinds: Vec<_> = names.split('"').skip(1).step_by(2).collect();
+    assert!(kinds.len() >= 21, "{kinds:?}");
+    for kind in kinds {
+        assert!(page.contains(&format!("`{kind}`")), "docs/http.md has no `{kind}`");
+    }
+}
+
+#[test]
 fn docs_metrics_are_those_of_the_code() {
     use std::fmt::Write;
 
