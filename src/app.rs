@@ -120,7 +120,8 @@ impl App {
         let beats = Arc::new(Beats::new(clock.monotonic()));
         let mut bell = self.bell(&notify, &beats).await?;
         let version = env!("CARGO_PKG_VERSION");
-        event::WorkerStarted { version, jobs: self.jobs.len() }.emit(&metrics);
+        let listen = listener.local_addr().context("could not tell the address of HTTP")?;
+        event::WorkerStarted { version, jobs: self.jobs.len(), listen }.emit(&metrics);
 
         let runner = Arc::clone(&self.runner);
         let parts =

@@ -125,10 +125,10 @@ pub(super) fn summary(record: &RunRecord) -> String {
         output::seconds(record.duration()),
     )];
     for failure in &report.failures {
-        let tenant = failure.tenant.as_ref().map(|id| format!(" of tenant `{id}`"));
+        let first = failure.tenant.as_ref().map(|id| format!(", the first of tenant `{id}`"));
         let (kind, count, message) = (failure.kind.as_str(), failure.count, &failure.message);
-        let tenant = tenant.unwrap_or_default();
-        lines.push(format!("  {kind}{tenant}, {count} in all: {message}"));
+        let first = first.unwrap_or_default();
+        lines.push(format!("  {kind}, {count} in all{first}: {message}"));
     }
     lines.join("\n")
 }

@@ -34,9 +34,14 @@ pub(super) fn is_coloured() -> bool {
 /// An error and what caused it, each once, the outermost first.
 pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        text.push_str("\n  caused by: ");
-        text.push_str(&cause.to_string());
+    // An error that is a new name for its cause says the same once more.
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if cause != said {
+            text.push_str("\n  caused by: ");
+            text.push_str(&cause);
+            said = cause;
+        }
     }
     text
 }
@@ -75,6 +80,7 @@ mod tests {
     #[test]
     fn an_error_is_printed_once_with_its_causes() {
         let error = Err::<(), _>(io::Error::other("no such host"))
+            .context("no such host")
             .context("could not reach the cache")
             .unwrap_err();
         assert_eq!(chain(&error), "error: could not reach the cache\n  caused by: no such host");

@@ -1,5 +1,6 @@
 //! `preheat plan`: what would happen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -9,7 +10,8 @@ use serde::Serialize;
 use super::{Exit, Failure, Global, output};
 use crate::app::App;
 use crate::domain::duration;
-use crate::domain::job::{DateZone, Dates, Job, Overlap, Shape};
+use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
+use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::engine::estimate::{Estimate, estimate, runs_a_day};
 
 /// Due times shown of each job.
@@ -52,6 +54,7 @@ struct JobPlan {
 
 /// The job as it will run, defaults filled in.
 #[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "it has the fields of a job file")]
 struct Effective {
     name: String,
     description: String,
@@ -66,8 +69,20 @@ struct Effective {
     retries: u32,
     batch: usize,
     concurrency: usize,
+    tables: Vec<String>,
+    tenants: bool,
     dates: Option<String>,
     keys: Vec<String>,
+    encode: Encode,
+}
+
+#[derive(Serialize)]
+struct Encode {
+    profile: &'static str,
+    case: &'static str,
+    omit: Vec<String>,
+    columns: BTreeMap<String, &'static str>,
+    max_bytes: usize,
 }
 
 /// Work for the database and the cache.
@@ -182,13 +197,55 @@ impl Effective {
             retries: job.retries,
             batch: job.batch.get(),
             concurrency: job.concurrency.get(),
+            tables: job.tables.iter().map(|table| table.name.clone()).collect(),
+            tenants: job.scope == Scope::Tenants,
             dates: job.dates.as_ref().map(dates_text),
             keys: job
                 .keys
                 .iter()
                 .map(|key| format!("{} ({})", key.template, shape(key.shape)))
                 .collect(),
+            encode: Encode::of(&job.encoding),
         }
+    }
+}
+
+impl Encode {
+    fn of(encoding: &Encoding) -> Self {
+        let Encoding { profile, case, omit, columns, max_bytes } = encoding;
+        let codec = |codec: &ColumnCodec| match codec {
+            ColumnCodec::Number => "number",
+            ColumnCodec::String => "string",
+            ColumnCodec::Json => "json",
+        };
+        Self {
+            profile: match profile {
+                Profile::Drizzle => "drizzle",
+                Profile::NodePostgres => "node-postgres",
+                Profile::Postgres => "postgres",
+            },
+            case: match case {
+                Case::Keep => "keep",
+                Case::Camel => "camel",
+            },
+            omit: omit.clone(),
+            columns: columns.iter().map(|(name, own)| (name.clone(), codec(own))).collect(),
+            max_bytes: *max_bytes,
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { profile, case, omit, columns, max_bytes } = self;
+        let mut parts = vec![format!("as {profile} has it")];
+        if *case != "keep" {
+            parts.push(format!("{case} case"));
+        }
+        if !omit.is_empty() {
+            parts.push(format!("without {}", omit.join(", ")));
+        }
+        parts.extend(columns.iter().map(|(column, codec)| format!("{column} as {codec}")));
+        parts.push(format!("at most {}", output::bytes(*max_bytes as u64)));
+        parts.join("; ")
     }
 }
 
@@ -250,6 +307,7 @@ impl JobPlan {
         for key in &job.keys {
             say("key", key.clone());
         }
+        say("value", job.encode.text());
         let (tenants, sampled) = (output::count(self.tenants), output::count(self.sampled_tenants));
         say("tenants", format!("{tenants} ({sampled} sampled)"));
         say("a run", self.run.text());

@@ -201,8 +201,7 @@ impl Runner {
         let list = match self.tenants(order, report).await {
             Ok(list) => list,
             Err(refusal) => {
-                let message = format!("could not read the tenant list: {}", refusal.message);
-                report.fail(Failure::new(FailureKind::Tenants, None, message));
+                report.fail(Failure::new(FailureKind::Tenants, None, refusal.message));
                 return VecDeque::new();
             }
         };

@@ -151,8 +151,11 @@ pub(super) async fn list(
     State(state): State<AppState>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(ListQuery { job, limit }) =
-        query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let Query(ListQuery { job, limit }) = query.map_err(|_rejected| {
+        ApiError::bad_request(format!(
+            "the parameters are `job`, a job's name, and `limit`, a number from 1 to {MAX_LIMIT}"
+        ))
+    })?;
     let job = job.filter(|job| !job.is_empty()).map(|job| JobName::parse(&job)).transpose();
     let job = job.map_err(|error| ApiError::bad_request(error.to_string()))?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);

@@ -4,6 +4,7 @@
 //! `warn` for what someone should look at.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -507,13 +508,19 @@ pub struct WorkerStarted<'a> {
     pub version: &'a str,
     /// How many jobs it has.
     pub jobs: usize,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
 }
 
 impl WorkerStarted<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
-        let Self { version, jobs } = self;
-        info!(version, jobs, "preheat {version} works, with {jobs} jobs");
+        let Self { version, jobs, listen } = self;
+        let address = listen.to_string();
+        info!(
+            version,
+            jobs, address, "preheat {version} works, with {jobs} jobs, on http://{listen}"
+        );
     }
 }
 
@@ -620,6 +627,15 @@ mod tests {
 
     fn job() -> JobName {
         JobName::parse("services").unwrap()
+    }
+
+    #[test]
+    fn a_worker_says_where_it_listens() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 40_123));
+        let started = WorkerStarted { version: "1.2.3", jobs: 6, listen };
+        let line = logged(|| started.emit(&Metrics::new()));
+        let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
+        assert!(line.contains(message), "{line}");
     }
 
     fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {

@@ -10,6 +10,7 @@ mod postgres;
 mod process;
 mod program;
 mod redis;
+mod server;
 
 use std::path::PathBuf;
 

@@ -3,16 +3,15 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
-use tempfile::TempDir;
 
-use super::process::{Process, file_error, folder, free_port, log_tail, run_error, wait_until};
+use super::process::{file_error, folder, free_port, run_error};
 use super::program::{self, PostgresPrograms, User};
+use super::server::Server;
 use super::{SandboxError, Tls};
 
 /// The port that names the socket where there is no TCP.
@@ -60,8 +59,7 @@ pub struct Postgres {
     user: Option<User>,
     arguments: Vec<String>,
     tcp_port: Option<u16>,
-    process: Mutex<Option<Process>>,
-    folder: TempDir, // after the process: it goes when the server has ended
+    server: Server,
 }
 
 impl Postgres {
@@ -79,15 +77,15 @@ impl Postgres {
         }
         arguments.extend(options.settings.iter().map(|(name, value)| setting(name, value)));
         allow(&options.access, folder.path())?;
-        let postgres =
-            Self { programs, user, arguments, tcp_port, process: Mutex::new(None), folder };
+        let server = Server::new("postgres", Signal::QUIT, folder);
+        let postgres = Self { programs, user, arguments, tcp_port, server };
         postgres.restart()?;
         Ok(postgres)
     }
 
     /// A URL over the Unix socket, as libpq, sqlx and node-postgres take it.
     pub fn url(&self, database: &str) -> String {
-        let folder = self.folder.path().display();
+        let folder = self.server.folder().display();
         let port = self.tcp_port.unwrap_or(SOCKET_PORT);
         format!("postgres:///{database}?host={folder}&port={port}&user=postgres")
     }
@@ -105,66 +103,46 @@ impl Postgres {
     /// Its Unix socket.
     pub fn socket(&self) -> PathBuf {
         let port = self.tcp_port.unwrap_or(SOCKET_PORT);
-        self.folder.path().join(format!(".s.PGSQL.{port}"))
+        self.server.folder().join(format!(".s.PGSQL.{port}"))
     }
 
     /// The process id of the server that has the others as children, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process().as_ref().map(Process::id)
+        self.server.pid()
     }
 
     /// Shuts it down in order: clients are told, transactions are rolled back. Its data stay.
     pub fn stop(&self) {
-        if let Some(mut process) = self.process().take() {
-            process.end(Signal::INT);
-        }
+        self.server.stop(Signal::INT);
     }
 
     /// Kills the server and every connection's process at once, as a crash would. Its data stay.
     pub fn kill(&self) {
-        if let Some(mut process) = self.process().take() {
-            process.kill();
-        }
+        self.server.kill();
     }
 
     /// Starts it again with its data, at the same socket and port; stops it first if it runs.
     pub fn restart(&self) -> Result<(), SandboxError> {
         self.stop();
         let mut command = program::command(&self.programs.postgres, self.user);
-        command.args(&self.arguments).current_dir(self.folder.path()).env("LC_ALL", "C");
-        let log = self.folder.path().join("log");
-        let mut process = Process::start(command, self.folder.path(), &log, Signal::QUIT)?;
-        let state = self.folder.path().join("data/postmaster.pid");
-        let mut ended = false;
-        let ready = wait_until(READY_WITHIN, || {
-            ended = process.ended().is_some();
-            ended || is_ready(&state, process.id())
-        });
-        if ended || !ready {
-            let what = if ended { "ended at its start" } else { "was not ready in time" };
-            return Err(SandboxError::NotReady { server: "postgres", what, log: log_tail(&log) });
-        }
-        *self.process() = Some(process);
-        Ok(())
+        command.args(&self.arguments).current_dir(self.server.folder()).env("LC_ALL", "C");
+        let state = self.server.folder().join("data/postmaster.pid");
+        self.server.start(command, READY_WITHIN, |id| is_ready(&state, id))
     }
 
     /// Stops every process of the server where it is (`SIGSTOP`): connections stand, nothing answers.
     pub fn freeze(&self) {
-        if let Some(process) = self.process().as_ref() {
-            process.signal(Signal::STOP);
-        }
+        self.server.signal(Signal::STOP);
     }
 
     /// Lets a frozen server go on.
     pub fn thaw(&self) {
-        if let Some(process) = self.process().as_ref() {
-            process.signal(Signal::CONT);
-        }
+        self.server.signal(Signal::CONT);
     }
 
     /// The end of the server's log.
     pub fn log_tail(&self) -> String {
-        log_tail(&self.folder.path().join("log"))
+        self.server.log_tail()
     }
 
     /// Makes a database, empty or as a copy of another that nobody is connected to.
@@ -185,10 +163,6 @@ impl Postgres {
     /// Runs statements in a database, in one transaction unless they say otherwise.
     pub async fn execute(&self, database: &str, sql: &str) -> Result<(), SandboxError> {
         execute(&self.url(database), sql).await
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

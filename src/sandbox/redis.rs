@@ -5,14 +5,13 @@ use std::io::{Read, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use super::process::{Process, file_error, folder, free_port, log_tail, wait_until};
+use super::process::{file_error, folder, free_port};
 use super::program;
+use super::server::Server;
 use super::{SandboxError, Tls};
 
 /// From the start of the process to the first answer.
@@ -41,8 +40,7 @@ pub struct Redis {
     program: PathBuf,
     tcp_port: Option<u16>,
     tls_port: Option<u16>,
-    process: Mutex<Option<Process>>,
-    folder: TempDir, // after the process: it goes when the server has ended
+    server: Server,
 }
 
 impl Redis {
@@ -55,7 +53,8 @@ impl Redis {
         let config = config(options, folder.path(), tcp_port, tls_port);
         let path = folder.path().join("redis.conf");
         std::fs::write(&path, config).map_err(file_error("write", &path))?;
-        let redis = Self { program, tcp_port, tls_port, process: Mutex::new(None), folder };
+        let server = Server::new("redis", Signal::KILL, folder);
+        let redis = Self { program, tcp_port, tls_port, server };
         redis.restart()?;
         Ok(redis)
     }
@@ -87,70 +86,46 @@ impl Redis {
 
     /// Its Unix socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("redis.sock")
+        self.server.folder().join("redis.sock")
     }
 
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process().as_ref().map(Process::id)
+        self.server.pid()
     }
 
     /// Shuts it down in order.
     pub fn stop(&self) {
-        if let Some(mut process) = self.process().take() {
-            process.end(Signal::TERM);
-        }
+        self.server.stop(Signal::TERM);
     }
 
     /// Kills it at once.
     pub fn kill(&self) {
-        if let Some(mut process) = self.process().take() {
-            process.kill();
-        }
+        self.server.kill();
     }
 
     /// Starts it again, empty, at the same socket and ports; stops it first if it runs.
     pub fn restart(&self) -> Result<(), SandboxError> {
         self.stop();
         let mut command = Command::new(&self.program);
-        command.arg(self.folder.path().join("redis.conf")).current_dir(self.folder.path());
-        let log = self.folder.path().join("log");
-        let mut process = Process::start(command, self.folder.path(), &log, Signal::KILL)?;
+        command.arg(self.server.folder().join("redis.conf")).current_dir(self.server.folder());
         let socket = self.socket();
-        let mut ended = false;
-        let ready = wait_until(READY_WITHIN, || {
-            ended = process.ended().is_some();
-            ended || is_ready(&socket)
-        });
-        if ended || !ready {
-            let what = if ended { "ended at its start" } else { "was not ready in time" };
-            return Err(SandboxError::NotReady { server: "redis", what, log: log_tail(&log) });
-        }
-        *self.process() = Some(process);
-        Ok(())
+        self.server.start(command, READY_WITHIN, |_id| is_ready(&socket))
     }
 
     /// Stops it where it is (`SIGSTOP`): connections stand, nothing answers.
     pub fn freeze(&self) {
-        if let Some(process) = self.process().as_ref() {
-            process.signal(Signal::STOP);
-        }
+        self.server.signal(Signal::STOP);
     }
 
     /// Lets a frozen server go on.
     pub fn thaw(&self) {
-        if let Some(process) = self.process().as_ref() {
-            process.signal(Signal::CONT);
-        }
+        self.server.signal(Signal::CONT);
     }
 
     /// The end of the server's log.
     pub fn log_tail(&self) -> String {
-        log_tail(&self.folder.path().join("log"))
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        self.server.log_tail()
     }
 }
 

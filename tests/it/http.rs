@@ -572,6 +572,11 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
     for (path, status, expected) in reads {
         assert_eq!(code(&worker.get(path).await), refused(status, expected), "{path}");
     }
+    let parameters = worker.get("/api/v1/runs?limt=5").await.json();
+    assert_eq!(
+        parameters["error"]["message"],
+        "the parameters are `job`, a job's name, and `limit`, a number from 1 to 500"
+    );
     assert!(worker.cache.keys().is_empty());
     worker.stop().await;
 }
@@ -790,6 +795,19 @@ async fn docs_http_names_every_route_and_every_code() {
         assert!(documented || code == "invalid_token", "docs/http.md has no `{code}`");
     }
     worker.stop().await;
+}
+
+#[test]
+fn docs_http_explains_every_kind_of_failure() {
+    let page = include_str!("../../docs/http.md");
+    let source = include_str!("../../src/domain/report.rs");
+    let (_, names) = source.split_once("pub fn as_str").unwrap();
+    let (names, _) = names.split_once("impl Failure ").unwrap();
+    let kinds: Vec<_> = names.split('"').skip(1).step_by(2).collect();
+    assert!(kinds.len() >= 21, "{kinds:?}");
+    for kind in kinds {
+        assert!(page.contains(&format!("`{kind}`")), "docs/http.md has no `{kind}`");
+    }
 }
 
 #[test]

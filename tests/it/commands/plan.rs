@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{FLEET, SERVICES, Servers, servers};
 use crate::support::program::Preheat;
@@ -24,7 +24,11 @@ sql = "select tenant_id, category, name from products where tenant_id = any($1)"
 [[keys]]
 key = "nightly:{tenant_id}:{category}"
 [encode]
+profile = "node-postgres"
+case = "camel"
 omit = ["tenant_id"]
+columns = { name = "string" }
+max_bytes = "1MB"
 "#;
 
 fn shipped(servers: &Servers, arguments: &[&str]) -> Preheat {
@@ -104,6 +108,11 @@ async fn due_times_are_the_next_five_and_a_five_field_cron_is_to_the_minute() {
         "*/10 8-17 * * 1-5 in Europe/Berlin, to the minute"
     );
     assert_eq!(plan["jobs"][1]["runs_a_day"], 96);
+    let encode = json!({
+        "profile": "node-postgres", "case": "camel", "omit": ["tenant_id"],
+        "columns": { "name": "string" }, "max_bytes": 1_000_000,
+    });
+    assert_eq!(plan["jobs"][0]["job"]["encode"], encode);
 }
 
 #[tokio::test]

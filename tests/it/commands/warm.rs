@@ -175,7 +175,7 @@ async fn hazard_27_one_tenants_failure_is_partial_and_costs_no_other_its_keys() 
     assert!(output.stdout.contains("services: ok: "), "{}", output.stdout);
     let expected = format!("fragile: partial: {} of {} tenants", active.len() - 1, active.len());
     assert!(output.stdout.contains(&expected), "{}", output.stdout);
-    let failure = format!("query of tenant `{bad}`, 1 in all: ");
+    let failure = format!("query, 1 in all, the first of tenant `{bad}`: ");
     assert!(output.stdout.contains(&failure), "{}", output.stdout);
     assert!(output.stdout.contains("division by zero (22012)"), "{}", output.stdout);
 

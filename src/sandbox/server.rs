@@ -1,0 +1,86 @@
+//! A server in a folder of its own, which can be stopped, killed, frozen and started again.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::SandboxError;
+use super::process::{Process, log_tail, wait_until};
+
+/// What Postgres and Redis have in common.
+#[derive(Debug)]
+pub(super) struct Server {
+    name: &'static str,
+    /// What ends it when it is dropped.
+    end_signal: Signal,
+    process: Mutex<Option<Process>>,
+    folder: TempDir, // after the process: it goes when the server has ended
+}
+
+impl Server {
+    /// One that does not run yet.
+    pub(super) fn new(name: &'static str, end_signal: Signal, folder: TempDir) -> Self {
+        Self { name, end_signal, process: Mutex::new(None), folder }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it; `is_ready` is asked with its process id until it says so.
+    pub(super) fn start(
+        &self,
+        command: Command,
+        within: Duration,
+        mut is_ready: impl FnMut(u32) -> bool,
+    ) -> Result<(), SandboxError> {
+        let log = self.folder().join("log");
+        let mut process = Process::start(command, self.folder(), &log, self.end_signal)?;
+        let mut ended = false;
+        let ready = wait_until(within, || {
+            ended = process.ended().is_some();
+            ended || is_ready(process.id())
+        });
+        if ended || !ready {
+            let what = if ended { "ended at its start" } else { "was not ready in time" };
+            return Err(SandboxError::NotReady { server: self.name, what, log: self.log_tail() });
+        }
+        *self.process() = Some(process);
+        Ok(())
+    }
+
+    /// Its process id, while it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process().as_ref().map(Process::id)
+    }
+
+    pub(super) fn stop(&self, signal: Signal) {
+        if let Some(mut process) = self.process().take() {
+            process.end(signal);
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        if let Some(mut process) = self.process().take() {
+            process.kill();
+        }
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process().as_ref() {
+            process.signal(signal);
+        }
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        log_tail(&self.folder().join("log"))
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
