@@ -192,7 +192,7 @@ impl Bench {
             std::thread::sleep(LOOK_EVERY);
         }
         let wall = start.elapsed().as_secs_f64();
-        let program_cpu = cpu(id, Own);
+        let program_cpu = cpu(id, Own).unwrap();
         let status = child.wait().unwrap();
         let after = self.server_cpu();
         if !status.success() {
@@ -274,10 +274,16 @@ impl Bench {
             assert!(Instant::now() < deadline, "a connection to Postgres does not end");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let background: f64 = children(postgres).iter().map(|child| cpu(*child, Own)).sum();
+        let background = loop {
+            // A background process may end between the list and the look; then it is its parent's.
+            let all: Option<f64> = children(postgres).iter().map(|child| cpu(*child, Own)).sum();
+            if let Some(all) = all {
+                break all;
+            }
+        };
         Floor {
-            postgres_cpu: cpu(postgres, WithChildren) + background,
-            redis_cpu: cpu(self.sandbox.redis().pid().unwrap(), Own),
+            postgres_cpu: cpu(postgres, WithChildren).unwrap() + background,
+            redis_cpu: cpu(self.sandbox.redis().pid().unwrap(), Own).unwrap(),
         }
     }
 
@@ -377,9 +383,9 @@ enum Whose {
     WithChildren,
 }
 
-/// CPU seconds of a process so far.
-fn cpu(id: u32, whose: Whose) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+/// CPU seconds of a process so far; none where it has ended.
+fn cpu(id: u32, whose: Whose) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name, in parentheses, may hold spaces; utime is the 14th field of all, so the 12th after it.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let last = match whose {
@@ -387,7 +393,7 @@ fn cpu(id: u32, whose: Whose) -> f64 {
         WithChildren => 15,
     };
     let ticks: u64 = fields[11..last].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-    ticks as f64 / TICKS_A_SECOND
+    Some(ticks as f64 / TICKS_A_SECOND)
 }
 
 /// The most memory that a process has had resident so far, in MB; none once it has ended.
