@@ -200,6 +200,14 @@ fn ttl(key: &str) -> Duration {
     Duration::from_mins(minutes)
 }
 
+/// How many tenants one query of a job reads: as its file says, else as the settings of the test do.
+fn batch(job: &str) -> u64 {
+    match job {
+        "products" | "slots" => 50,
+        _ => 8,
+    }
+}
+
 #[tokio::test]
 async fn every_key_is_what_plain_sql_says() {
     let mut clinic = Clinic::new().await;
@@ -234,7 +242,8 @@ async fn every_key_is_what_plain_sql_says() {
 
     let active = clinic.active().await.len() as u64;
     for job in report["jobs"].as_array().unwrap() {
-        assert_eq!(job["report"]["queries"], active.div_ceil(8), "{}", job["job"]);
+        let batch = batch(job["job"].as_str().unwrap());
+        assert_eq!(job["report"]["queries"], active.div_ceil(batch), "{}", job["job"]);
         assert_eq!(job["report"]["tenants"]["ok"], active, "{}", job["job"]);
     }
 }
