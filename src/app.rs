@@ -28,7 +28,7 @@ use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
 use crate::engine::port::History;
 use crate::engine::record::Records;
-use crate::engine::run::{Breakers, Runner, Stops, TenantList};
+use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::http::{self, Control, Refresh};
 use crate::observe::event;
@@ -84,20 +84,23 @@ impl App {
         );
         let (database, cache) = match (database, cache) {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
-            (database, cache) => (Arc::new(database?), cache?),
+            (database, cache) => (Arc::new(database?), Arc::new(cache?)),
         };
         let source = Arc::new(source(settings, &database));
         let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
-            cache: Arc::new(cache),
+            cache: Arc::clone(&cache) as _,
+            ledger: cache,
             clock: Arc::new(SystemClock::new()),
             metrics: Metrics::new(),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
+        runner.jobs.set(jobs.clone());
         Ok(Self { runner, source, jobs, database })
     }
 

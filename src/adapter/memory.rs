@@ -1,6 +1,6 @@
 //! All ports in memory: for tests, and the history's ring where there is no table for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,13 +10,14 @@ use futures::future::BoxFuture;
 
 use crate::domain::date;
 use crate::domain::entry::Entry;
+use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::domain::job::{DATE_COLUMN, Job, JobName, Scope};
 use crate::domain::row::{KeyText, Rows, RowsFull};
 use crate::domain::run::{RunId, RunRecord};
-use crate::domain::tenant::Tenants;
+use crate::domain::tenant::{TenantId, Tenants};
 use crate::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, HistoryError, KeyResult, Read,
-    Source, SourceError, SourceErrorKind,
+    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, History, HistoryError,
+    KeyResult, Ledger, Listing, Read, Slice, Source, SourceError, SourceErrorKind,
 };
 
 /// Tenants and rows in memory; failures and delays come from hooks.
@@ -130,6 +131,16 @@ impl Source for MemorySource {
         })
     }
 
+    fn tenants_among<'a>(
+        &'a self,
+        ids: &'a [TenantId],
+    ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
+        Box::pin(async move {
+            let all = self.tenants().await?;
+            Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
+        })
+    }
+
     fn read<'a>(
         &'a self,
         job: &'a Job,
@@ -214,11 +225,20 @@ pub struct MemoryCache {
 #[derive(Default)]
 struct CacheState {
     values: BTreeMap<String, Stored>,
+    fences: BTreeMap<String, Kept<i64>>,
+    manifests: BTreeMap<String, Kept<BTreeSet<String>>>,
+    books: HashMap<Book, BTreeMap<String, String>>,
     maxmemory: usize,
     hits: u64,
     misses: u64,
     before_write: Option<WriteHook>,
     refuse: Option<RefuseHook>,
+}
+
+/// Something that is kept until then.
+struct Kept<T> {
+    what: T,
+    until: Duration,
 }
 
 struct Stored {
@@ -253,6 +273,14 @@ impl MemoryCache {
         let now = self.clock.monotonic();
         let state = lock(&self.state);
         state.values.get(key).filter(|stored| stored.until > now).map(|stored| stored.ttl)
+    }
+
+    /// Drops a key, a fence or a manifest, as a server does that is short of memory.
+    pub fn evict(&self, key: &str) {
+        let mut state = lock(&self.state);
+        state.values.remove(key);
+        state.fences.remove(key);
+        state.manifests.remove(key);
     }
 
     /// The keys that live, in order.
@@ -347,6 +375,56 @@ impl Cache for MemoryCache {
         })
     }
 
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            state.values.retain(|_, stored| stored.until > now);
+            for (key, ttl) in keys {
+                if let Some(stored) = state.values.get_mut(key) {
+                    (stored.ttl, stored.until) = (*ttl, now.saturating_add(*ttl));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let state = lock(&self.state);
+            let found = |key: &String| {
+                let stored = state.values.get(key).filter(|stored| stored.until > now)?;
+                let ttl = Some(stored.until.saturating_sub(now));
+                Some(Found { value: stored.value.clone(), ttl })
+            };
+            Ok(keys.iter().map(found).collect())
+        })
+    }
+
+    /// All at once: `*` is the one character that means something.
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        _cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let state = lock(&self.state);
+            let values = state.values.iter().filter(|(_, stored)| stored.until > now);
+            let manifests = state.manifests.iter().filter(|(_, kept)| kept.until > now);
+            let all = values.map(|(key, _)| key).chain(manifests.map(|(key, _)| key));
+            let keys = all.filter(|key| matches(pattern, key)).cloned().collect();
+            Ok(Slice { next: 0, keys })
+        })
+    }
+
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
         Box::pin(async {
             let state = lock(&self.state);
@@ -357,6 +435,163 @@ impl Cache for MemoryCache {
                 misses: state.misses,
                 evicted: 0,
             })
+        })
+    }
+}
+
+/// Whether a text matches a pattern whose stars stand for anything.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((literal, rest)) => text.strip_prefix(literal).is_some_and(|text| {
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .any(|at| text.get(at..).is_some_and(|text| matches(rest, text)))
+        }),
+    }
+}
+
+impl CacheState {
+    fn fence(&mut self, key: &str, now: Duration) -> Option<&mut i64> {
+        self.fences.retain(|_, kept| kept.until > now);
+        self.fences.get_mut(key).map(|kept| &mut kept.what)
+    }
+
+    fn start_fence(&mut self, key: &str, number: i64, now: Duration) {
+        let until = now.saturating_add(FENCE_TTL);
+        self.fences.insert(key.to_owned(), Kept { what: number, until });
+    }
+}
+
+impl Ledger for MemoryCache {
+    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            let fence =
+                |key: &String| state.fence(key, now).map_or(Fence::Missing, |at| Fence::At(*at));
+            Ok(keys.iter().map(fence).collect())
+        })
+    }
+
+    fn start_fences<'a>(
+        &'a self,
+        fences: &'a [(String, Fence)],
+        number: i64,
+    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            let start = |(key, seen): &(String, Fence)| {
+                match (seen, state.fence(key, now)) {
+                    (Fence::At(_), Some(at)) => *at += number,
+                    (Fence::Missing, Some(_)) => {}
+                    (Fence::At(_) | Fence::Missing, None) => state.start_fence(key, number, now),
+                }
+                state.fence(key, now).map_or(Fence::Missing, |at| Fence::At(*at))
+            };
+            Ok(fences.iter().map(start).collect())
+        })
+    }
+
+    fn move_fences<'a>(
+        &'a self,
+        keys: &'a [String],
+        number: i64,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            for key in keys {
+                match state.fence(key, now) {
+                    Some(at) => *at += 1,
+                    None => state.start_fence(key, number + 1, now),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            state.manifests.retain(|_, kept| kept.until > now);
+            let named = |key: &String| {
+                let kept = state.manifests.get(key);
+                kept.map(|kept| kept.what.iter().cloned().collect()).unwrap_or_default()
+            };
+            Ok(keys.iter().map(named).collect())
+        })
+    }
+
+    fn enlist<'a>(
+        &'a self,
+        manifests: &'a [Listing],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let until = self.clock.monotonic().saturating_add(ttl);
+            let mut state = lock(&self.state);
+            for Listing { manifest, keys } in manifests {
+                if keys.is_empty() && !state.manifests.contains_key(manifest) {
+                    continue;
+                }
+                let none = || Kept { what: BTreeSet::new(), until };
+                let kept = state.manifests.entry(manifest.clone()).or_insert_with(none);
+                kept.what.extend(keys.iter().cloned());
+                kept.until = until;
+            }
+            Ok(())
+        })
+    }
+
+    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let mut state = lock(&self.state);
+            for Listing { manifest, keys } in manifests {
+                if let Some(kept) = state.manifests.get_mut(manifest) {
+                    kept.what.retain(|key| !keys.contains(key));
+                }
+            }
+            state.manifests.retain(|_, kept| !kept.what.is_empty());
+            Ok(())
+        })
+    }
+
+    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        Box::pin(async move {
+            let state = lock(&self.state);
+            let notes = state.books.get(&book).into_iter().flatten();
+            Ok(notes.map(|(name, text)| (name.clone(), text.clone())).collect())
+        })
+    }
+
+    fn note<'a>(
+        &'a self,
+        book: Book,
+        notes: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            lock(&self.state).books.entry(book).or_default().extend(notes.iter().cloned());
+            Ok(())
+        })
+    }
+
+    fn strike<'a>(
+        &'a self,
+        book: Book,
+        names: &'a [String],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            if let Some(notes) = lock(&self.state).books.get_mut(&book) {
+                notes.retain(|name, _| !names.contains(name));
+            }
+            Ok(())
         })
     }
 }

@@ -23,6 +23,8 @@ pub struct Entry<'r> {
     pub value: Value<'r>,
     /// How long it lives, jitter taken off.
     pub ttl: Duration,
+    /// Whether only its rows made it known, so that a manifest has to name it.
+    pub is_listed: bool,
 }
 
 /// A value whose JSON still stands where its rows are: it is put together only when it is written.
@@ -289,7 +291,8 @@ impl<'a> Groups<'a> {
                 found.failures.push((slot, failure));
             } else {
                 let ttl = jittered(self.job.ttl, self.job.ttl_jitter, &key);
-                found.writes.push(Entry { key, slot, value, ttl });
+                let is_listed = !self.key.template.is_known();
+                found.writes.push(Entry { key, slot, value, ttl, is_listed });
             }
         }
     }

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use chrono::NaiveDate;
+
+use super::tenant::Tenant;
+
 /// A key's pattern: text with placeholders in braces; `{{` and `}}` stand for a brace itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTemplate {
@@ -127,6 +131,24 @@ impl KeyTemplate {
         })
     }
 
+    /// The key of a tenant, or of the fleet, where it is known before the query and no column of the
+    /// tenant that it needs is NULL; `date` stands for `{date}`.
+    pub fn fill(&self, tenant: Option<Tenant<'_>>, date: Option<NaiveDate>) -> Option<String> {
+        let mut key = String::with_capacity(self.text.len() + 32);
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => key.push_str(text),
+                Part::Placeholder(Placeholder::Tenant) => key.push_str(tenant?.id()),
+                Part::Placeholder(Placeholder::TenantColumn(name)) => {
+                    key.push_str(tenant?.column(name)?);
+                }
+                Part::Placeholder(Placeholder::Date) => key.push_str(&date?.to_string()),
+                Part::Placeholder(Placeholder::Column(_)) => return None,
+            }
+        }
+        Some(key)
+    }
+
     /// Whether every key is known before the query: such a key is written even with no rows.
     pub fn is_known(&self) -> bool {
         self.columns().next().is_none()
@@ -222,6 +244,7 @@ impl fmt::Display for KeyTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tenant::Tenants;
 
     fn template(text: &str) -> KeyTemplate {
         KeyTemplate::parse(text, "tenant_id").unwrap()
@@ -259,6 +282,19 @@ mod tests {
             let found = KeyTemplate::parse(text, "tenant_id").unwrap_err();
             assert_eq!(found, TemplateError { problem, at }, "{text}");
         }
+    }
+
+    #[test]
+    fn a_known_key_is_filled_from_its_tenant() {
+        let mut list = Tenants::with_columns(["plan", "region"]);
+        list.push("t1", [Some("free"), None]);
+        let (tenant, date) = (list.get(0), NaiveDate::from_ymd_opt(2026, 3, 1));
+        let fill = |text: &str| template(text).fill(tenant, date);
+        assert_eq!(fill("a:{tenant_id}:{date}").as_deref(), Some("a:t1:2026-03-01"));
+        assert_eq!(fill("{tenant.plan}{{").as_deref(), Some("free{"));
+        assert_eq!(fill("{tenant.region}"), None, "NULL makes no key");
+        assert_eq!(fill("{tenant_id}:{kind}"), None, "only the rows know");
+        assert_eq!(template("menu").fill(None, None).as_deref(), Some("menu"));
     }
 
     #[test]

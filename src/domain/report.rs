@@ -38,12 +38,21 @@ pub struct TenantCounts {
     pub ok: u64,
     /// Something of theirs failed.
     pub failed: u64,
+    /// Their data changed in every round: their keys are there for some seconds, and they are warmed
+    /// again until their data stands still.
+    #[serde(default)]
+    pub fenced: u64,
 }
 
 impl TenantCounts {
+    /// Those that the run came to, whatever became of them.
+    pub fn done(&self) -> u64 {
+        self.ok + self.failed + self.fenced
+    }
+
     /// Those that the run did not come to.
     pub fn left(&self) -> u64 {
-        self.total.saturating_sub(self.ok + self.failed)
+        self.total.saturating_sub(self.done())
     }
 }
 
@@ -56,6 +65,9 @@ pub struct KeyCounts {
     pub removed: u64,
     /// Not written though they should have been.
     pub failed: u64,
+    /// Written with a life of some seconds, since their tenant's data changed in every round.
+    #[serde(default)]
+    pub fenced: u64,
 }
 
 /// One kind of failure, with its first instance.
@@ -172,9 +184,11 @@ impl Report {
         let Self { tenants, keys, bytes, queries, retries, late, evicted, failures } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
+        self.tenants.fenced += tenants.fenced;
         self.keys.written += keys.written;
         self.keys.removed += keys.removed;
         self.keys.failed += keys.failed;
+        self.keys.fenced += keys.fenced;
         self.bytes += bytes;
         self.queries += queries;
         self.retries += retries;
@@ -185,10 +199,12 @@ impl Report {
         }
     }
 
-    /// How a run with this report ended, where nothing stopped it.
+    /// How a run with this report ended, where nothing stopped it. A fenced tenant is no failure: its
+    /// keys are there, and it is warmed again.
     pub fn outcome(&self) -> Outcome {
         let clean = self.failures.is_empty() && self.tenants.left() == 0 && self.keys.failed == 0;
-        match (clean, self.keys.written > 0 || self.tenants.ok > 0) {
+        let something = self.keys.written > 0 || self.tenants.ok > 0 || self.tenants.fenced > 0;
+        match (clean, something) {
             (true, _) => Outcome::Ok,
             (false, true) => Outcome::Partial,
             (false, false) => Outcome::Failed,

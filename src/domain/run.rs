@@ -39,11 +39,13 @@ pub enum Trigger {
     Startup,
     /// A person or a program: a route or a command.
     Request,
+    /// Data changed: the change feed said so, or a fence moved.
+    Change,
 }
 
 impl Trigger {
     /// All of them, for metrics that stand from the start.
-    pub const ALL: [Self; 3] = [Self::Schedule, Self::Startup, Self::Request];
+    pub const ALL: [Self; 4] = [Self::Schedule, Self::Startup, Self::Request, Self::Change];
 
     /// Its name in logs, metrics, routes and the history.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Trigger {
             Self::Schedule => "schedule",
             Self::Startup => "startup",
             Self::Request => "request",
+            Self::Change => "change",
         }
     }
 }

@@ -104,6 +104,17 @@ impl Tenants {
         (0..self.len()).map(|position| Tenant { list: self, position })
     }
 
+    /// The list of those tenants that are wanted, in the same order.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(Tenant<'_>) -> bool) -> Self {
+        let mut some = Self::with_columns(self.column_names());
+        for tenant in self.iter().filter(|tenant| wanted(*tenant)) {
+            some.push(tenant.id(), self.column_names().map(|name| tenant.column(name)));
+        }
+        some.shrink();
+        some
+    }
+
     /// The names of the columns besides the id.
     pub fn column_names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
@@ -231,6 +242,14 @@ mod tests {
         assert_eq!(second.column("nothing"), None);
         assert_eq!(list.get(2).unwrap().column("timezone"), Some("UTC"));
         assert!(list.get(3).is_none());
+    }
+
+    #[test]
+    fn a_part_of_a_list_keeps_order_and_columns() {
+        let some = list().only(|tenant| tenant.id() != "bb");
+        assert_eq!(some.iter().map(|tenant| tenant.id()).collect::<Vec<_>>(), ["a", ""]);
+        assert_eq!(some.get(0).unwrap().column("plan"), Some("free"));
+        assert_eq!(some.get(1).unwrap().column("plan"), None);
     }
 
     #[test]

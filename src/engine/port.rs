@@ -10,16 +10,23 @@ use chrono::{DateTime, NaiveDate, Utc};
 use futures::future::BoxFuture;
 
 use crate::domain::entry::Entry;
+use crate::domain::fence::Fence;
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunId, RunRecord};
-use crate::domain::tenant::{Batch, Tenants};
+use crate::domain::tenant::{Batch, TenantId, Tenants};
 
 /// Where tenants and rows come from.
 pub trait Source: Send + Sync {
     /// The active tenants, complete, in the order of the tenant query.
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>>;
+
+    /// Those of some tenants that are active, with the columns of the tenant query.
+    fn tenants_among<'a>(
+        &'a self,
+        ids: &'a [TenantId],
+    ) -> BoxFuture<'a, Result<Tenants, SourceError>>;
 
     /// Reads the rows of one batch into `rows`, which the caller has reset for the job's key
     /// columns. On an error what `rows` holds is meaningless and must not be written.
@@ -104,9 +111,138 @@ pub trait Cache: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>>;
 
+    /// Gives keys the rest of a life, longer or shorter than what they had; a key that is not there
+    /// stays away.
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// What keys hold and how long they will, in their order; `None` where there is no such key.
+    /// The values of a call are in memory together: ask for a few megabytes at once.
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
+
+    /// A slice of the keys that match a glob, from `cursor` on, 0 being the start. The whole is seen
+    /// when the next cursor is 0; a key may come more than once. Keys that are no UTF-8 are left out.
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>>;
+
     /// What the server says of its memory and its use.
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>>;
 }
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its value.
+    pub value: Vec<u8>,
+    /// What is left of its life; `None` where it never expires.
+    pub ttl: Option<Duration>,
+}
+
+/// A slice of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Where the next slice begins; 0 where this was the last.
+    pub next: u64,
+    /// Its keys.
+    pub keys: Vec<String>,
+}
+
+/// What preheat keeps in the cache for itself, beside the values: fences, manifests, and books in
+/// which it notes what it has to remember over a restart. Keys are without the cache's prefix.
+pub trait Ledger: Send + Sync {
+    /// How fences stand, in their order.
+    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
+
+    /// Gives each of these fences a start: one that is missing is made with that number, one that is
+    /// there is raised by it. Answers how they stand then. `keys` come with how they stood; a fence
+    /// that somebody made meanwhile stays as it is.
+    fn start_fences<'a>(
+        &'a self,
+        keys: &'a [(String, Fence)],
+        number: i64,
+    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
+
+    /// Moves fences; one that is missing is made with that number first.
+    fn move_fences<'a>(
+        &'a self,
+        keys: &'a [String],
+        number: i64,
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// The keys that each of these manifests names; none where there is no such manifest.
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>>;
+
+    /// Names more keys in manifests and lets each of them live for `ttl` from now; one that would be
+    /// empty is not made.
+    fn enlist<'a>(
+        &'a self,
+        manifests: &'a [Listing],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// Takes keys out of manifests; an empty one is gone.
+    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// All notes of a book, in no order: their names and texts.
+    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
+
+    /// Writes notes into a book, over those of the same name, and lets the book live for
+    /// [`BOOK_TTL`] from now.
+    fn note<'a>(
+        &'a self,
+        book: Book,
+        notes: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// Strikes notes out of a book.
+    fn strike<'a>(
+        &'a self,
+        book: Book,
+        names: &'a [String],
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+}
+
+/// Keys of one manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// The manifest.
+    pub manifest: String,
+    /// Keys that it names, or will.
+    pub keys: Vec<String>,
+}
+
+/// A book of notes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Book {
+    /// The tenants that may have keys, with their columns.
+    Tenants,
+    /// The key templates that were in use, with their jobs.
+    Templates,
+}
+
+impl Book {
+    /// Its key.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Tenants => "preheat:tenants",
+            Self::Templates => "preheat:templates",
+        }
+    }
+}
+
+/// How long a book lives after the last note: longer than a worker is likely to be away.
+pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
 use super::limit::{Limits, SharedBreaker};
-use super::port::{Cache, Clock, Source, SourceError, SourceErrorKind};
+use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
 use super::status::Progress;
 use super::tries::{Refusal, Tries};
-use crate::domain::job::{Job, Scope};
+use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
@@ -29,6 +29,8 @@ pub struct Runner {
     pub source: Arc<dyn Source>,
     /// Where entries go.
     pub cache: Arc<dyn Cache>,
+    /// What preheat keeps there for itself.
+    pub ledger: Arc<dyn Ledger>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where runs are counted.
@@ -39,8 +41,26 @@ pub struct Runner {
     pub breakers: Breakers,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// All jobs there are, those that are disabled among them.
+    pub jobs: SharedJobs,
     /// The name of this worker in records.
     pub replica: String,
+}
+
+/// The jobs as they are now.
+#[derive(Debug, Default)]
+pub struct SharedJobs(Mutex<Arc<Jobs>>);
+
+impl SharedJobs {
+    /// These are the jobs from now on.
+    pub fn set(&self, jobs: Jobs) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(jobs);
+    }
+
+    /// The jobs at this moment.
+    pub fn get(&self) -> Arc<Jobs> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A breaker for each server.

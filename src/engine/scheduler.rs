@@ -179,6 +179,7 @@ impl Engine {
         let Parts { jobs, runner, records, bell, beats } = parts;
         let (clock, metrics) = (Arc::clone(&runner.clock), Arc::clone(&runner.metrics));
         let now = clock.now();
+        runner.jobs.set(jobs.clone());
         let jobs = jobs.into_values().map(|job| (job.name.clone(), JobState::new(job, now)));
         let (command_sender, commands) = mpsc::channel(MAX_COMMANDS);
         let empty = Status {
@@ -450,6 +451,7 @@ impl Engine {
         }
         let now = self.clock.now();
         let count = jobs.len();
+        self.runner.jobs.set(jobs.clone());
         let mut before = std::mem::take(&mut self.jobs);
         let mut changed = Vec::new();
         for (name, job) in jobs {

@@ -650,8 +650,8 @@ mod tests {
             started_at,
             finished_at: started_at + Duration::from_millis(1234),
             report: Report {
-                tenants: TenantCounts { total: 4, ok: 4 - failed, failed },
-                keys: KeyCounts { written: 7, removed: 0, failed },
+                tenants: TenantCounts { total: 4, ok: 4 - failed, failed, fenced: 0 },
+                keys: KeyCounts { written: 7, removed: 0, failed, fenced: 0 },
                 bytes: 2048,
                 queries: 3,
                 failures,

@@ -18,7 +18,7 @@ use preheat::domain::tenant::Tenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{Clock, History, HistoryError};
 use preheat::engine::record::Records;
-use preheat::engine::run::{Breakers, Runner, Stops, TenantList};
+use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::observe::Metrics;
@@ -165,11 +165,13 @@ impl Worker {
         let runner = Arc::new(Runner {
             source: Arc::new(source),
             cache: Arc::clone(&cache) as _,
+            ledger: Arc::clone(&cache) as _,
             clock: Arc::clone(&shared_clock),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
         let parts = Parts {

@@ -24,8 +24,8 @@ use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Read, Source,
-    SourceError, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, History, KeyResult, Read, Slice,
+    Source, SourceError, SourceErrorKind,
 };
 
 use super::engine::record::Fickle;
@@ -337,6 +337,16 @@ impl Source for ShakySource {
         })
     }
 
+    fn tenants_among<'a>(
+        &'a self,
+        ids: &'a [TenantId],
+    ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
+        Box::pin(async move {
+            let all = self.tenants().await?;
+            Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
+        })
+    }
+
     fn read<'a>(
         &'a self,
         job: &'a Job,
@@ -455,6 +465,28 @@ impl Cache for ShakyCache {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
         self.memory.remove(keys)
+    }
+
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.memory.expire(keys)
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        self.memory.look(keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        self.memory.scan(pattern, cursor)
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {

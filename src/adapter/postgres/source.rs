@@ -19,7 +19,7 @@ use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::row::{KeyText, Rows, RowsFull};
-use crate::domain::tenant::{Batch, Tenants};
+use crate::domain::tenant::{Batch, TenantId, Tenants};
 use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{BadId, ID_TYPES, IdArray, IdType, Slots};
@@ -243,6 +243,16 @@ impl PostgresSource {
 impl Source for PostgresSource {
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
         Box::pin(self.read_tenants())
+    }
+
+    fn tenants_among<'a>(
+        &'a self,
+        ids: &'a [TenantId],
+    ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
+        Box::pin(async move {
+            let all = self.read_tenants().await?;
+            Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
+        })
     }
 
     fn read<'a>(

@@ -1,5 +1,6 @@
 //! The cache on Redis, and on what speaks its protocol.
 
+mod ledger;
 mod link;
 mod reply;
 
@@ -13,7 +14,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, RedisWrite, Value};
 use secrecy::SecretString;
 
 use crate::domain::entry::Entry;
-use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, KeyResult};
+use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice};
 
 use super::ConnectError;
 use link::Link;
@@ -23,6 +24,8 @@ use link::Link;
 const PIPELINE_BYTES: usize = 256 * 1024;
 /// A pipeline is sent when it has so many commands.
 const PIPELINE_COMMANDS: usize = 500;
+/// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
+const SCAN_COUNT: usize = 500;
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
@@ -99,6 +102,26 @@ impl RedisCache {
         CacheError { kind: CacheErrorKind::Unavailable, message }
     }
 
+    /// Sends commands in pipelines; the first refusal is the error of all of them, though others may
+    /// have been done.
+    async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        let mut all = Vec::with_capacity(commands.len());
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let mut pipeline = Pipeline::with_capacity(PIPELINE_COMMANDS);
+            pipeline.ignore_errors();
+            for command in commands.by_ref().take(PIPELINE_COMMANDS) {
+                pipeline.add_command(command);
+            }
+            let replies = self.send(&pipeline).await?;
+            self.notice(&replies);
+            for reply in replies {
+                all.push(reply.map_err(|error| reply::refused(&error))?);
+            }
+        }
+        Ok(all)
+    }
+
     /// A pipeline of the first entries, as many as go into one; answers how many.
     fn pack(&self, entries: &[Entry<'_>]) -> (Pipeline, usize) {
         let mut pipeline = Pipeline::with_capacity(entries.len().min(PIPELINE_COMMANDS));
@@ -125,8 +148,20 @@ impl RedisCache {
         command.arg("SET");
         self.key(&mut command, &entry.key);
         write_pieces(&mut command, entry.value.pieces());
-        let ttl = u64::try_from(entry.ttl.as_millis()).unwrap_or(u64::MAX).max(1);
-        command.arg("PX").arg(ttl);
+        command.arg("PX").arg(milliseconds(entry.ttl));
+        command
+    }
+
+    /// A command whose first argument is a key.
+    fn on(&self, name: &str, key: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        self.key(&mut command, key);
+        command
+    }
+
+    fn expire_after(&self, key: &str, ttl: Duration) -> Cmd {
+        let mut command = self.on("PEXPIRE", key);
+        command.arg(milliseconds(ttl));
         command
     }
 
@@ -199,6 +234,52 @@ impl Cache for RedisCache {
         })
     }
 
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let commands = keys.iter().map(|(key, ttl)| self.expire_after(key, *ttl));
+            self.all(commands.collect()).await.map(drop)
+        })
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        Box::pin(async move {
+            let commands = keys.iter().flat_map(|key| [self.on("GET", key), self.on("PTTL", key)]);
+            let mut replies = self.all(commands.collect()).await?.into_iter();
+            let mut found = Vec::with_capacity(keys.len());
+            while let (Some(value), Some(ttl)) = (replies.next(), replies.next()) {
+                found.push(reply::found(value, &ttl)?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        Box::pin(async move {
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(format!("{}{pattern}", escaped(&self.prefix)));
+            command.arg("COUNT").arg(SCAN_COUNT);
+            let mut slice = Slice::default();
+            for reply in self.all(vec![command]).await? {
+                (slice.next, slice.keys) = reply::slice(reply)?;
+            }
+            if !self.prefix.is_empty() {
+                let bare = |key: String| key.strip_prefix(&self.prefix).map(str::to_owned);
+                slice.keys = slice.keys.into_iter().filter_map(bare).collect();
+            }
+            Ok(slice)
+        })
+    }
+
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
         Box::pin(async {
             let mut pipeline = Pipeline::with_capacity(2);
@@ -213,6 +294,23 @@ impl Cache for RedisCache {
             Ok(reply::stats(&text))
         })
     }
+}
+
+/// For Redis a TTL of 0 is none at all.
+fn milliseconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
+}
+
+/// A text that a glob takes as it is.
+fn escaped(text: &str) -> String {
+    let mut glob = String::with_capacity(text.len());
+    for char in text.chars() {
+        if matches!(char, '*' | '?' | '[' | ']' | '\\') {
+            glob.push('\\');
+        }
+        glob.push(char);
+    }
+    glob
 }
 
 /// One argument from several pieces, without putting them together elsewhere first.

@@ -2,7 +2,10 @@
 
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
-use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, KeyResult};
+use std::time::Duration;
+
+use crate::domain::fence::Fence;
+use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
 
 /// The reply to a `SET`.
 pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
@@ -26,6 +29,47 @@ pub(super) fn removed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
 pub(super) fn text(reply: RedisResult<Value>) -> Result<String, CacheError> {
     let value = reply.map_err(|error| refused(&error))?;
     redis::from_redis_value_ref(&value).map_err(|_not_text| unexpected(&value))
+}
+
+/// The reply to an `MGET` of fences. What holds no number is as good as missing: nobody can move it.
+pub(super) fn fences(reply: Value) -> Result<Vec<Fence>, CacheError> {
+    let values = array(reply)?.into_iter();
+    let fence = |value: Value| {
+        let number: Option<i64> = redis::from_redis_value(value).ok();
+        number.map_or(Fence::Missing, Fence::At)
+    };
+    Ok(values.map(fence).collect())
+}
+
+/// A list of texts; those that are no UTF-8 are left out.
+pub(super) fn texts(reply: Value) -> Result<Vec<String>, CacheError> {
+    let texts = array(reply)?.into_iter();
+    Ok(texts.filter_map(|value| redis::from_redis_value(value).ok()).collect())
+}
+
+/// The reply to a `SCAN` or `HSCAN`: the next cursor and the texts.
+pub(super) fn slice(reply: Value) -> Result<(u64, Vec<String>), CacheError> {
+    let mut parts = array(reply)?.into_iter();
+    let (Some(cursor), Some(slice)) = (parts.next(), parts.next()) else {
+        return Err(unexpected(&Value::Array(Vec::new())));
+    };
+    let next = redis::from_redis_value_ref(&cursor).map_err(|_no_number| unexpected(&cursor))?;
+    Ok((next, texts(slice)?))
+}
+
+/// The replies to a `GET` and a `PTTL` of one key.
+pub(super) fn found(value: Value, ttl: &Value) -> Result<Option<Found>, CacheError> {
+    const GONE: i64 = -2;
+    let left: i64 = redis::from_redis_value_ref(ttl).map_err(|_no_number| unexpected(ttl))?;
+    if value == Value::Nil || left == GONE {
+        return Ok(None);
+    }
+    let Value::BulkString(value) = value else { return Err(unexpected(&value)) };
+    Ok(Some(Found { value, ttl: u64::try_from(left).ok().map(Duration::from_millis) }))
+}
+
+fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
+    if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
 /// The numbers of `INFO memory` and `INFO stats`; one that is missing counts as 0.

@@ -24,10 +24,10 @@ use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, Clock, History, Source, SourceError, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::record::Records;
-use preheat::engine::run::{Breakers, Runner, Stops, TenantList};
+use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
 use preheat::observe::metric::Metrics;
@@ -130,6 +130,8 @@ pub(crate) struct Setup {
     pub(crate) source: Option<Arc<dyn Source>>,
     /// In the place of the cache in memory.
     pub(crate) cache: Option<Arc<dyn Cache>>,
+    /// In the place of the ledger in memory.
+    pub(crate) ledger: Option<Arc<dyn Ledger>>,
 }
 
 impl Setup {
@@ -143,13 +145,14 @@ impl Setup {
             retention: Duration::from_hours(24),
             source: None,
             cache: None,
+            ledger: None,
         }
     }
 
     /// The world, and its engine, which does nothing yet.
     pub(crate) fn build(self) -> (World, Engine) {
-        let Self { jobs, tenants, concurrency, clock, history, retention, source: other, cache } =
-            self;
+        let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
+        let Self { source: other, cache, ledger, .. } = self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
@@ -157,11 +160,13 @@ impl Setup {
         let runner = Runner {
             source: other.unwrap_or_else(|| Arc::clone(&source) as _),
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
+            ledger: ledger.unwrap_or_else(|| Arc::clone(&memory) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         };
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);

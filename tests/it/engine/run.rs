@@ -15,7 +15,7 @@ use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
 use preheat::engine::handle::{JobSelection, RunRequest};
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, KeyResult, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice, SourceErrorKind,
 };
 
 use super::{
@@ -719,6 +719,28 @@ impl Cache for Evicting {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
         self.memory.remove(keys)
+    }
+
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.memory.expire(keys)
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        self.memory.look(keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        self.memory.scan(pattern, cursor)
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
