@@ -19,6 +19,7 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::engine::limit::Lane;
 use crate::engine::run::{Order, Runner, Stops};
 use crate::engine::status::Progress;
 
@@ -158,7 +159,8 @@ impl Pass {
         while !runs.is_empty() {
             tokio::select! {
                 Some(ended) = runs.join_next() => {
-                    let (index, record) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
+                    let (index, ended) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
+                    let record = ended.record;
                     if let Some(bar) = bars.get_mut(index).and_then(Option::take) {
                         self.bars.end(bar, &record)?;
                     }
@@ -185,6 +187,7 @@ impl Pass {
             tenants,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
+            lane: Lane::Regular,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod job;
 pub mod json;
 pub mod key;
 pub mod manifest;
+pub mod owned;
 pub mod report;
 pub mod retry;
 pub mod row;

@@ -26,6 +26,16 @@ const FAILURES_TO_OPEN: u32 = 3;
 /// How long it is left alone.
 const BREAKER_PAUSE: Duration = Duration::from_secs(5);
 
+/// Who gets a permit first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Lane {
+    /// In the order of asking.
+    #[default]
+    Regular,
+    /// Before all that are regular: data changed, and somebody may be reading what was.
+    Urgent,
+}
+
 /// The batches in flight over all jobs.
 ///
 /// A batch holds its permit from before its query until after its last write, so `concurrency`

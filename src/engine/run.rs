@@ -1,7 +1,7 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
 //! batches themselves are in `batch.rs`.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
-use super::limit::{Limits, SharedBreaker};
+use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
 use super::status::Progress;
 use super::tries::{Refusal, Tries};
@@ -90,6 +90,34 @@ pub struct Order {
     pub last_written_at: Option<Duration>,
     /// Where it says how far it is.
     pub progress: Arc<Progress>,
+    /// How its batches queue for their permits.
+    pub lane: Lane,
+}
+
+/// A run that ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What is kept of it.
+    pub record: RunRecord,
+    /// Whose keys it wrote without knowing whether their data changed meanwhile: they have to be
+    /// warmed again.
+    pub unsettled: Unsettled,
+}
+
+/// Whose keys of a job are not proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The tenants.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether those of the fleet are, for a job without tenants.
+    pub fleet: bool,
+}
+
+impl Unsettled {
+    /// Whether all is proven.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && !self.fleet
+    }
 }
 
 /// The two ways to stop a run.
@@ -137,7 +165,7 @@ pub(super) struct Deadline {
 
 impl Runner {
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
-    pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> RunRecord {
+    pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
         let started_at = self.clock.now();
         let timeout = order.job.timeout;
         let deadline = Deadline {
@@ -162,7 +190,8 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
-        self.record(&order, outcome, (started_at, self.clock.now()), report)
+        let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
+        Ended { record, unsettled: Unsettled::default() }
     }
 
     /// What is kept of a run that ended.

@@ -17,9 +17,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
+use super::limit::Lane;
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Order, Runner, Stops};
+use super::run::{Ended, Order, Runner, Stops, Unsettled};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Progress, Status};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -115,7 +116,7 @@ pub struct Engine {
     beats: Arc<Beats>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<Status>>,
-    runs: JoinSet<RunRecord>,
+    runs: JoinSet<Ended>,
     stops: Stops,
     started_at: DateTime<Utc>,
     phase: Phase,
@@ -305,6 +306,7 @@ impl Engine {
             tenants,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
+            lane: Lane::Regular,
         };
         let taken = Taken { order, started: None, done: watch::Sender::new(None) };
         let ticket = taken.ticket();
@@ -328,9 +330,9 @@ impl Engine {
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
     }
 
-    fn ended(&mut self, ended: Result<RunRecord, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(record) = ended else { return };
+        let Ok(Ended { record, unsettled: _ }) = ended else { return };
         let record = Arc::new(record);
         let job = record.job.clone();
         let taken = match self.jobs.get_mut(&job) {
@@ -611,7 +613,7 @@ impl JobState {
 }
 
 /// A run whose task always ends with a record, even if preheat itself is at fault.
-async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> RunRecord {
+async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> Ended {
     let started_at = runner.clock.now();
     let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
     run.await.unwrap_or_else(|_panic| {
@@ -619,6 +621,7 @@ async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> Run
         let mut report = Report::default();
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
-        runner.record(&order, Outcome::Failed, (started_at, finished_at), report)
+        let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
+        Ended { record, unsettled: Unsettled::default() }
     })
 }
