@@ -240,8 +240,8 @@ impl Work {
     ) -> Result<BatchPermit, Refusal> {
         let runner = &self.runner;
         let mut permit = match room {
-            Room::Batch => runner.limits.batch().await,
-            Room::Giant => runner.limits.giant().await,
+            Room::Batch => runner.limits.batch(self.order.lane).await,
+            Room::Giant => runner.limits.giant(self.order.lane).await,
         };
         // Rows that cannot be written afterwards would be read for nothing.
         if runner.breaker(Server::Cache).pause_left(runner.clock.monotonic()).is_some() {
