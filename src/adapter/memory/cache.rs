@@ -80,6 +80,15 @@ impl MemoryCache {
         state.manifests.remove(key);
     }
 
+    /// Drops everything, as `FLUSHALL` does.
+    pub fn flush(&self) {
+        let mut state = lock(&self.state);
+        state.values.clear();
+        state.fences.clear();
+        state.manifests.clear();
+        state.books.clear();
+    }
+
     /// The keys that live, in order.
     pub fn keys(&self) -> Vec<String> {
         let now = self.clock.monotonic();

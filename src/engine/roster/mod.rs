@@ -76,7 +76,7 @@ struct Seen {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "{gone} of {known} tenants are missing from the tenant list, which has {listed}: more than \
-     `tenants.max_shrink` ({max_shrink}) trusts; nothing is warmed and nothing removed, as it may be \
+     `tenants.max_shrink` ({max_shrink}) allows; nothing is warmed and nothing removed, as it may be \
      the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with \
      `PREHEAT_TENANTS__MAX_SHRINK=100%`"
 )]
