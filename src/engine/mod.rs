@@ -6,6 +6,7 @@ pub mod handle;
 pub mod limit;
 pub mod port;
 pub mod record;
+pub mod roster;
 mod rounds;
 pub mod run;
 pub mod scheduler;
