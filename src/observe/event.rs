@@ -3,6 +3,7 @@
 //! A message reads alone; the fields are for searching. `error` is for what someone must act on,
 //! `warn` for what someone should look at.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
 use crate::domain::job::JobName;
-use crate::domain::report::{Failure, FailureKind, TenantCounts};
+use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 
 /// A run starts.
@@ -456,6 +457,62 @@ impl NoTenants<'_> {
     }
 }
 
+/// Keys of tenants that are not active any more were removed.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantsSwept<'a> {
+    /// How many tenants are gone since the last list.
+    pub newly: usize,
+    /// How many that were gone before were swept again.
+    pub again: usize,
+    /// How many keys of each job were removed.
+    pub removed: &'a BTreeMap<JobName, u64>,
+}
+
+impl TenantsSwept<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { newly, again, removed } = self;
+        for (job, count) in removed {
+            metrics.of_job(job).keys(KeyCounts { removed: *count, ..KeyCounts::default() });
+        }
+        let keys: u64 = removed.values().sum();
+        match (newly, keys) {
+            (0, 0) => debug!(again, "no run wrote keys of tenants that are not active any more"),
+            (0, _) => info!(
+                again,
+                keys,
+                "{keys} keys that runs with an older tenant list wrote of tenants that are not \
+                 active any more are removed"
+            ),
+            (_, _) => info!(
+                newly,
+                again,
+                keys,
+                "{newly} tenants are not active any more: their {keys} keys are removed"
+            ),
+        }
+    }
+}
+
+/// The tenant list could not be compared with the tenants that may have keys, or not all keys of who
+/// is gone could be removed.
+#[derive(Clone, Copy, Debug)]
+pub struct RosterUnavailable<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl RosterUnavailable<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!(
+            "could not remove all keys of tenants that are not active any more; the next tenant \
+             list will: {message}"
+        );
+    }
+}
+
 /// The cache pushed out keys while a run wrote.
 #[derive(Clone, Copy, Debug)]
 pub struct Evictions<'a> {
@@ -707,7 +764,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::report::{KeyCounts, Report};
+    use crate::domain::report::Report;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -813,7 +870,7 @@ mod tests {
         let metrics = Metrics::new();
         let partial = record(Outcome::Partial, vec![broken()]);
         let line = logged(|| {
-            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics)
+            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics);
         });
         insta::assert_snapshot!(line, @r#"
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
@@ -876,7 +933,7 @@ mod tests {
         for (outcome, level) in cases {
             let ended = record(outcome, vec![]);
             let line = logged(|| {
-                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics)
+                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics);
             });
             assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
         }
