@@ -47,6 +47,14 @@ pub enum Fence {
 }
 
 impl Fence {
+    /// A fence by what its key holds. What is no number is as good as missing: an `INCR` refuses it
+    /// too, so that nobody could move it.
+    pub fn of(value: &[u8]) -> Self {
+        let text = str::from_utf8(value).unwrap_or_default();
+        let number = text.parse().ok().filter(|number: &i64| number.to_string() == text);
+        number.map_or(Self::Missing, Self::At)
+    }
+
     /// Whether it has to be given a start before it can be relied on: a missing one, or one whose
     /// number may come again after an eviction.
     pub fn needs_start(self) -> bool {
@@ -193,6 +201,17 @@ mod tests {
         }
         assert!(!rounds.goes_on());
         assert_eq!(rounds.slots().collect::<Vec<_>>(), [0], "it is fenced");
+    }
+
+    #[test]
+    fn a_fence_is_read_as_incr_reads_it() {
+        for (value, number) in [("0", 0), ("-7", -7), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(Fence::of(value.as_bytes()), Fence::At(number));
+        }
+        for value in ["", "+7", "007", "-0", " 7", "7.0", "now", "9223372036854775808", "\u{664}"] {
+            assert_eq!(Fence::of(value.as_bytes()), Fence::Missing, "{value}");
+        }
+        assert_eq!(Fence::of(b"\xff"), Fence::Missing);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Keys that expire by a clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,9 +9,17 @@ use futures::future::BoxFuture;
 
 use super::lock;
 use crate::domain::entry::Entry;
+use crate::domain::fence::Fence;
+use crate::domain::glob;
 use crate::engine::port::{
-    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
 };
+
+/// Before the keys that preheat keeps for itself.
+const OWN: &str = "preheat:";
+
+/// A TTL that never ends.
+const NEVER: Duration = Duration::MAX;
 
 /// Keys in memory, which expire by a clock.
 pub struct MemoryCache {
@@ -19,12 +27,12 @@ pub struct MemoryCache {
     pub(super) state: Mutex<CacheState>,
 }
 
+/// What a server holds, of which one key is like any other.
 #[derive(Default)]
 pub(super) struct CacheState {
-    values: BTreeMap<String, Stored>,
-    pub(super) fences: BTreeMap<String, Kept<i64>>,
-    pub(super) manifests: BTreeMap<String, Kept<BTreeSet<String>>>,
-    pub(super) books: HashMap<Book, BTreeMap<String, String>>,
+    keys: BTreeMap<String, Kept>,
+    /// Another one after each restart.
+    process: u64,
     maxmemory: usize,
     hits: u64,
     misses: u64,
@@ -32,17 +40,20 @@ pub(super) struct CacheState {
     refuse: Option<RefuseHook>,
 }
 
-/// Something that is kept until then.
-pub(super) struct Kept<T> {
-    pub(super) what: T,
-    pub(super) until: Duration,
-}
-
-struct Stored {
-    value: Vec<u8>,
+/// A key's content, and until when it is kept.
+struct Kept {
+    what: What,
     ttl: Duration,
     until: Duration,
 }
+
+enum What {
+    Text(Vec<u8>),
+    Hash(Fields),
+}
+
+/// The fields of a hash.
+pub(super) type Fields = BTreeMap<String, String>;
 
 type WriteHook =
     Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync>;
@@ -58,47 +69,54 @@ impl MemoryCache {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
-        let found = state.values.get(key).filter(|stored| stored.until > now);
-        let value = found.map(|stored| stored.value.clone());
+        let value = state.kept(key, now).and_then(|kept| kept.text().map(<[u8]>::to_vec));
         let counter = if value.is_some() { &mut state.hits } else { &mut state.misses };
         *counter += 1;
         value
     }
 
-    /// The TTL with which a key was written, while it lives.
+    /// The TTL that a key was last given, while it lives; `None` for one that never expires.
     pub fn ttl(&self, key: &str) -> Option<Duration> {
         let now = self.clock.monotonic();
-        let state = lock(&self.state);
-        state.values.get(key).filter(|stored| stored.until > now).map(|stored| stored.ttl)
-    }
-
-    /// Drops a key, a fence or a manifest, as a server does that is short of memory.
-    pub fn evict(&self, key: &str) {
         let mut state = lock(&self.state);
-        state.values.remove(key);
-        state.fences.remove(key);
-        state.manifests.remove(key);
+        state.kept(key, now).map(|kept| kept.ttl).filter(|ttl| *ttl < NEVER)
     }
 
-    /// Drops everything, as `FLUSHALL` does.
-    pub fn flush(&self) {
-        let mut state = lock(&self.state);
-        state.values.clear();
-        state.fences.clear();
-        state.manifests.clear();
-        state.books.clear();
-    }
-
-    /// The keys that live, in order.
+    /// The keys that live, in order, without those that preheat keeps for itself.
     pub fn keys(&self) -> Vec<String> {
         let now = self.clock.monotonic();
-        let state = lock(&self.state);
-        let living = state.values.iter().filter(|(_, stored)| stored.until > now);
-        living.map(|(key, _)| key.clone()).collect()
+        let mut state = lock(&self.state);
+        state.purge(now);
+        state.keys.keys().filter(|key| !key.starts_with(OWN)).cloned().collect()
+    }
+
+    /// Writes a key as another program may: it never expires.
+    pub fn set(&self, key: &str, value: impl Into<Vec<u8>>) {
+        let now = self.clock.monotonic();
+        lock(&self.state).put(key, value.into(), NEVER, now);
+    }
+
+    /// `INCR`, as an application moves a fence: one that is missing begins with 1 and never expires.
+    pub fn incr(&self, key: &str) -> Result<i64, CacheError> {
+        let now = self.clock.monotonic();
+        lock(&self.state).add(key, 1, now)
+    }
+
+    /// Drops a key, whatever it holds, as a server does that is short of memory.
+    pub fn evict(&self, key: &str) {
+        lock(&self.state).keys.remove(key);
+    }
+
+    /// Drops everything, as a server does that saves nothing and was restarted.
+    pub fn restart(&self) {
+        let mut state = lock(&self.state);
+        state.keys.clear();
+        state.process += 1;
+        (state.hits, state.misses) = (0, 0);
     }
 
     /// Refuses writes beyond so many bytes of values, as a server without eviction does; 0 is no
-    /// bound.
+    /// bound. What preheat keeps for itself does not count.
     pub fn set_maxmemory(&self, bytes: usize) {
         lock(&self.state).maxmemory = bytes;
     }
@@ -120,9 +138,111 @@ impl MemoryCache {
     }
 }
 
+impl Kept {
+    fn text(&self) -> Option<&[u8]> {
+        match &self.what {
+            What::Text(text) => Some(text),
+            What::Hash(_) => None,
+        }
+    }
+
+    fn renew(&mut self, ttl: Duration, now: Duration) {
+        (self.ttl, self.until) = (ttl, now.saturating_add(ttl));
+    }
+}
+
 impl CacheState {
+    fn purge(&mut self, now: Duration) {
+        self.keys.retain(|_, kept| kept.until > now);
+    }
+
+    /// What a key holds, while it lives.
+    fn kept(&mut self, key: &str, now: Duration) -> Option<&mut Kept> {
+        if self.keys.get(key).is_some_and(|kept| kept.until <= now) {
+            self.keys.remove(key);
+        }
+        self.keys.get_mut(key)
+    }
+
+    /// `SET`
+    pub(super) fn put(&mut self, key: &str, value: Vec<u8>, ttl: Duration, now: Duration) {
+        let until = now.saturating_add(ttl);
+        self.keys.insert(key.to_owned(), Kept { what: What::Text(value), ttl, until });
+    }
+
+    /// `PEXPIRE`
+    pub(super) fn renew(&mut self, key: &str, ttl: Duration, now: Duration) {
+        if let Some(kept) = self.kept(key, now) {
+            kept.renew(ttl, now);
+        }
+    }
+
+    /// How a fence stands.
+    pub(super) fn fence(&mut self, key: &str, now: Duration) -> Fence {
+        let value = self.kept(key, now).and_then(|kept| kept.text());
+        value.map_or(Fence::Missing, Fence::of)
+    }
+
+    /// `INCRBY`
+    pub(super) fn add(&mut self, key: &str, number: i64, now: Duration) -> Result<i64, CacheError> {
+        let sum = match (self.fence(key, now), self.kept(key, now)) {
+            (Fence::At(at), Some(_)) => at.checked_add(number).ok_or_else(no_number)?,
+            (Fence::Missing, Some(kept)) if kept.text().is_some() => return Err(no_number()),
+            (_, Some(_)) => return Err(wrong_type()),
+            (_, None) => number,
+        };
+        let text = sum.to_string().into_bytes();
+        match self.kept(key, now) {
+            Some(kept) => kept.what = What::Text(text),
+            None => self.put(key, text, NEVER, now),
+        }
+        Ok(sum)
+    }
+
+    /// A hash, which is made where there is none.
+    pub(super) fn make_hash(
+        &mut self,
+        key: &str,
+        now: Duration,
+    ) -> Result<&mut Fields, CacheError> {
+        self.kept(key, now); // one that has expired is none
+        let none = || Kept { what: What::Hash(Fields::new()), ttl: NEVER, until: NEVER };
+        match &mut self.keys.entry(key.to_owned()).or_insert_with(none).what {
+            What::Hash(fields) => Ok(fields),
+            What::Text(_) => Err(wrong_type()),
+        }
+    }
+
+    /// The fields of a hash; none where there is no such key.
+    pub(super) fn hash(&mut self, key: &str, now: Duration) -> Result<Fields, CacheError> {
+        match self.kept(key, now).map(|kept| &kept.what) {
+            Some(What::Hash(fields)) => Ok(fields.clone()),
+            Some(What::Text(_)) => Err(wrong_type()),
+            None => Ok(Fields::new()),
+        }
+    }
+
+    /// `HDEL`: an empty hash is gone.
+    pub(super) fn take_out(
+        &mut self,
+        key: &str,
+        names: &[String],
+        now: Duration,
+    ) -> Result<(), CacheError> {
+        let Some(kept) = self.kept(key, now) else { return Ok(()) };
+        let What::Hash(fields) = &mut kept.what else { return Err(wrong_type()) };
+        for name in names {
+            fields.remove(name);
+        }
+        if fields.is_empty() {
+            self.keys.remove(key);
+        }
+        Ok(())
+    }
+
     fn used(&self) -> usize {
-        self.values.iter().map(|(key, stored)| key.len() + stored.value.len()).sum()
+        let values = self.keys.iter().filter(|(key, _)| !key.starts_with(OWN));
+        values.map(|(key, kept)| key.len() + kept.text().map_or(0, <[u8]>::len)).sum()
     }
 
     fn write(&mut self, entry: &Entry<'_>, now: Duration) -> KeyResult {
@@ -133,9 +253,7 @@ impl CacheState {
             let kind = CacheErrorKind::Full;
             return Err(CacheError { kind, message: "the cache is full".to_owned() });
         }
-        let until = now.saturating_add(entry.ttl);
-        let stored = Stored { value: entry.value.to_vec(), ttl: entry.ttl, until };
-        self.values.insert(entry.key.clone(), stored);
+        self.put(&entry.key, entry.value.to_vec(), entry.ttl, now);
         Ok(())
     }
 
@@ -143,8 +261,25 @@ impl CacheState {
         if let Some(error) = self.refuse.as_ref().and_then(|refuse| refuse(key)) {
             return Err(error);
         }
-        Ok(self.values.remove(key).is_some_and(|stored| stored.until > now))
+        Ok(self.kept(key, now).is_some() && self.keys.remove(key).is_some())
     }
+
+    fn look(&mut self, key: &str, now: Duration) -> Result<Option<Found>, CacheError> {
+        let Some(kept) = self.kept(key, now) else { return Ok(None) };
+        let value = kept.text().ok_or_else(wrong_type)?.to_vec();
+        let ttl = (kept.until < NEVER).then(|| kept.until.saturating_sub(now));
+        Ok(Some(Found { value, ttl }))
+    }
+}
+
+fn wrong_type() -> CacheError {
+    let message = "the key holds something of another type".to_owned();
+    CacheError { kind: CacheErrorKind::WrongType, message }
+}
+
+fn no_number() -> CacheError {
+    let message = "the key holds no number, or one that is too large".to_owned();
+    CacheError { kind: CacheErrorKind::Refused, message }
 }
 
 impl fmt::Debug for MemoryCache {
@@ -165,7 +300,7 @@ impl Cache for MemoryCache {
             }
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
-            state.values.retain(|_, stored| stored.until > now);
+            state.purge(now);
             Ok(entries.iter().map(|entry| state.write(entry, now)).collect())
         })
     }
@@ -188,11 +323,8 @@ impl Cache for MemoryCache {
         Box::pin(async move {
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
-            state.values.retain(|_, stored| stored.until > now);
             for (key, ttl) in keys {
-                if let Some(stored) = state.values.get_mut(key) {
-                    (stored.ttl, stored.until) = (*ttl, now.saturating_add(*ttl));
-                }
+                state.renew(key, *ttl, now);
             }
             Ok(())
         })
@@ -204,17 +336,12 @@ impl Cache for MemoryCache {
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
         Box::pin(async move {
             let now = self.clock.monotonic();
-            let state = lock(&self.state);
-            let found = |key: &String| {
-                let stored = state.values.get(key).filter(|stored| stored.until > now)?;
-                let ttl = Some(stored.until.saturating_sub(now));
-                Some(Found { value: stored.value.clone(), ttl })
-            };
-            Ok(keys.iter().map(found).collect())
+            let mut state = lock(&self.state);
+            keys.iter().map(|key| state.look(key, now)).collect()
         })
     }
 
-    /// All at once: `*` is the one character that means something.
+    /// All in one slice.
     fn scan<'a>(
         &'a self,
         pattern: &'a str,
@@ -222,12 +349,10 @@ impl Cache for MemoryCache {
     ) -> BoxFuture<'a, Result<Slice, CacheError>> {
         Box::pin(async move {
             let now = self.clock.monotonic();
-            let state = lock(&self.state);
-            let values = state.values.iter().filter(|(_, stored)| stored.until > now);
-            let manifests = state.manifests.iter().filter(|(_, kept)| kept.until > now);
-            let all = values.map(|(key, _)| key).chain(manifests.map(|(key, _)| key));
-            let keys = all.filter(|key| matches(pattern, key)).cloned().collect();
-            Ok(Slice { next: 0, keys })
+            let mut state = lock(&self.state);
+            state.purge(now);
+            let keys = state.keys.keys().filter(|key| glob::matches(pattern, key));
+            Ok(Slice { next: 0, keys: keys.cloned().collect() })
         })
     }
 
@@ -235,6 +360,7 @@ impl Cache for MemoryCache {
         Box::pin(async {
             let state = lock(&self.state);
             Ok(CacheStats {
+                process: Some(state.process),
                 used_memory: state.used() as u64,
                 maxmemory: state.maxmemory as u64,
                 hits: state.hits,
@@ -242,18 +368,5 @@ impl Cache for MemoryCache {
                 evicted: 0,
             })
         })
-    }
-}
-
-/// Whether a text matches a pattern whose stars stand for anything.
-fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((literal, rest)) => text.strip_prefix(literal).is_some_and(|text| {
-            text.char_indices()
-                .map(|(at, _)| at)
-                .chain([text.len()])
-                .any(|at| text.get(at..).is_some_and(|text| matches(rest, text)))
-        }),
     }
 }

@@ -1,36 +1,53 @@
-//! Fences, manifests and books.
+//! Fences, manifests and books: numbers and hashes, as on a server.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::cache::{CacheState, Kept, MemoryCache};
+use super::cache::{CacheState, MemoryCache};
 use super::lock;
 use crate::domain::fence::{FENCE_TTL, Fence};
-use crate::engine::port::{Book, CacheError, Ledger, Listing};
+use crate::engine::port::{BOOK_TTL, Book, CacheError, Ledger, Listing};
+
+impl MemoryCache {
+    /// What an operation does at this moment.
+    fn at_once<'a, T: Send + 'a>(
+        &'a self,
+        operation: impl FnOnce(&mut CacheState, Duration) -> T + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        Box::pin(async move { operation(&mut lock(&self.state), self.clock.monotonic()) })
+    }
+}
 
 impl CacheState {
-    fn fence(&mut self, key: &str, now: Duration) -> Option<&mut i64> {
-        self.fences.retain(|_, kept| kept.until > now);
-        self.fences.get_mut(key).map(|kept| &mut kept.what)
+    fn replace_fence(&mut self, key: &str, number: i64, now: Duration) {
+        self.put(key, number.to_string().into_bytes(), FENCE_TTL, now);
     }
 
-    fn start_fence(&mut self, key: &str, number: i64, now: Duration) {
-        let until = now.saturating_add(FENCE_TTL);
-        self.fences.insert(key.to_owned(), Kept { what: number, until });
+    fn start_fence(&mut self, key: &str, seen: Fence, number: i64, now: Duration) -> Fence {
+        match (seen, self.fence(key, now)) {
+            (_, Fence::Missing) => self.replace_fence(key, number, now),
+            (Fence::Missing, Fence::At(_)) => {}
+            (Fence::At(_), Fence::At(_)) => {
+                if self.add(key, number, now).is_ok() {
+                    self.renew(key, FENCE_TTL, now);
+                }
+            }
+        }
+        self.fence(key, now)
+    }
+
+    fn move_fence(&mut self, key: &str, number: i64, now: Duration) {
+        let is_fence = self.fence(key, now) != Fence::Missing;
+        if !is_fence || self.add(key, 1, now).is_err() {
+            self.replace_fence(key, number + 1, now);
+        }
     }
 }
 
 impl Ledger for MemoryCache {
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        Box::pin(async move {
-            let now = self.clock.monotonic();
-            let mut state = lock(&self.state);
-            let fence =
-                |key: &String| state.fence(key, now).map_or(Fence::Missing, |at| Fence::At(*at));
-            Ok(keys.iter().map(fence).collect())
-        })
+        self.at_once(|state, now| Ok(keys.iter().map(|key| state.fence(key, now)).collect()))
     }
 
     fn start_fences<'a>(
@@ -38,17 +55,8 @@ impl Ledger for MemoryCache {
         fences: &'a [(String, Fence)],
         number: i64,
     ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        Box::pin(async move {
-            let now = self.clock.monotonic();
-            let mut state = lock(&self.state);
-            let start = |(key, seen): &(String, Fence)| {
-                match (seen, state.fence(key, now)) {
-                    (Fence::At(_), Some(at)) => *at += number,
-                    (Fence::Missing, Some(_)) => {}
-                    (Fence::At(_) | Fence::Missing, None) => state.start_fence(key, number, now),
-                }
-                state.fence(key, now).map_or(Fence::Missing, |at| Fence::At(*at))
-            };
+        self.at_once(move |state, now| {
+            let start = |(key, seen): &(String, Fence)| state.start_fence(key, *seen, number, now);
             Ok(fences.iter().map(start).collect())
         })
     }
@@ -58,14 +66,9 @@ impl Ledger for MemoryCache {
         keys: &'a [String],
         number: i64,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            let now = self.clock.monotonic();
-            let mut state = lock(&self.state);
+        self.at_once(move |state, now| {
             for key in keys {
-                match state.fence(key, now) {
-                    Some(at) => *at += 1,
-                    None => state.start_fence(key, number + 1, now),
-                }
+                state.move_fence(key, number, now);
             }
             Ok(())
         })
@@ -75,15 +78,9 @@ impl Ledger for MemoryCache {
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
-        Box::pin(async move {
-            let now = self.clock.monotonic();
-            let mut state = lock(&self.state);
-            state.manifests.retain(|_, kept| kept.until > now);
-            let named = |key: &String| {
-                let kept = state.manifests.get(key);
-                kept.map(|kept| kept.what.iter().cloned().collect()).unwrap_or_default()
-            };
-            Ok(keys.iter().map(named).collect())
+        self.at_once(|state, now| {
+            let named = |key: &String| Ok(state.hash(key, now)?.into_keys().collect());
+            keys.iter().map(named).collect()
         })
     }
 
@@ -92,41 +89,28 @@ impl Ledger for MemoryCache {
         manifests: &'a [Listing],
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            let until = self.clock.monotonic().saturating_add(ttl);
-            let mut state = lock(&self.state);
+        self.at_once(move |state, now| {
             for Listing { manifest, keys } in manifests {
-                if keys.is_empty() && !state.manifests.contains_key(manifest) {
-                    continue;
+                if !keys.is_empty() {
+                    let names = keys.iter().map(|key| (key.clone(), String::new()));
+                    state.make_hash(manifest, now)?.extend(names);
                 }
-                let none = || Kept { what: BTreeSet::new(), until };
-                let kept = state.manifests.entry(manifest.clone()).or_insert_with(none);
-                kept.what.extend(keys.iter().cloned());
-                kept.until = until;
+                state.renew(manifest, ttl, now);
             }
             Ok(())
         })
     }
 
     fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            let mut state = lock(&self.state);
-            for Listing { manifest, keys } in manifests {
-                if let Some(kept) = state.manifests.get_mut(manifest) {
-                    kept.what.retain(|key| !keys.contains(key));
-                }
-            }
-            state.manifests.retain(|_, kept| !kept.what.is_empty());
-            Ok(())
+        self.at_once(|state, now| {
+            let take_out =
+                |Listing { manifest, keys }: &Listing| state.take_out(manifest, keys, now);
+            manifests.iter().try_for_each(take_out)
         })
     }
 
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        Box::pin(async move {
-            let state = lock(&self.state);
-            let notes = state.books.get(&book).into_iter().flatten();
-            Ok(notes.map(|(name, text)| (name.clone(), text.clone())).collect())
-        })
+        self.at_once(move |state, now| Ok(state.hash(book.key(), now)?.into_iter().collect()))
     }
 
     fn note<'a>(
@@ -134,8 +118,11 @@ impl Ledger for MemoryCache {
         book: Book,
         notes: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            lock(&self.state).books.entry(book).or_default().extend(notes.iter().cloned());
+        self.at_once(move |state, now| {
+            if !notes.is_empty() {
+                state.make_hash(book.key(), now)?.extend(notes.iter().cloned());
+            }
+            state.renew(book.key(), BOOK_TTL, now);
             Ok(())
         })
     }
@@ -145,11 +132,6 @@ impl Ledger for MemoryCache {
         book: Book,
         names: &'a [String],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            if let Some(notes) = lock(&self.state).books.get_mut(&book) {
-                notes.retain(|name, _| !names.contains(name));
-            }
-            Ok(())
-        })
+        self.at_once(move |state, now| state.take_out(book.key(), names, now))
     }
 }

@@ -466,7 +466,7 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(4)).start();
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
-    kept.memory.flush();
+    kept.memory.restart();
     // Nothing shows it but the book: that it is looked at in time is enough.
     kept.clock.stall(10 * MINUTE).await;
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
@@ -475,7 +475,7 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
     world.warm("list").await;
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
 
-    kept.memory.flush();
+    kept.memory.restart();
     world.source.set_tenants(tenants(0));
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok, "there is nothing to lose");
 }
