@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::Entry;
+use preheat::domain::fence::PROBATION;
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -411,7 +412,8 @@ impl ShakyCache {
         }
         let job = &self.chaos.jobs[job_of(&entry.key)];
         let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
-        if entry.ttl > job.ttl || entry.ttl < shortest {
+        let lives_in_full = (shortest..=job.ttl).contains(&entry.ttl);
+        if !lives_in_full && entry.ttl != PROBATION.min(job.ttl) {
             self.chaos.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
         }
     }
@@ -783,11 +785,13 @@ fn was_cancelled_before_it_began(record: &RunRecord) -> bool {
 fn wrong_counts(record: &RunRecord) -> Option<&'static str> {
     let (report, outcome) = (&record.report, record.outcome);
     let tenants = report.tenants;
-    let came_to_all = tenants.ok + tenants.failed == tenants.total;
+    let came_to_all = tenants.done() == tenants.total;
     let counted: u64 = report.failures.iter().map(|failure| failure.count).sum();
     match outcome {
-        _ if tenants.ok + tenants.failed > tenants.total => Some("more tenants than there are"),
-        Outcome::Ok if tenants.ok != tenants.total => Some("`ok` and not all tenants are"),
+        _ if tenants.done() > tenants.total => Some("more tenants than there are"),
+        Outcome::Ok if tenants.ok + tenants.fenced != tenants.total => {
+            Some("`ok` and not all tenants are")
+        }
         Outcome::Ok if !report.failures.is_empty() => Some("`ok` with failures"),
         Outcome::Ok | Outcome::Partial | Outcome::Failed if !came_to_all => {
             Some("a run that came to its end left tenants out")
