@@ -182,10 +182,8 @@ impl Queue {
         let [urgent, regular] = [Lane::Urgent, Lane::Regular].map(|lane| self.first_of(lane));
         let overtakes = urgent.is_some() && regular.is_some();
         let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
-        let (lane, place) = match is_urgent {
-            true => (Lane::Urgent, urgent?),
-            false => (Lane::Regular, regular?),
-        };
+        let (lane, place) =
+            if is_urgent { (Lane::Urgent, urgent?) } else { (Lane::Regular, regular?) };
         let free = self.free;
         let waiting = self.lane(lane);
         if waiting.get(place)?.permits > free {
