@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::Entry;
+use preheat::domain::fence::PROBATION;
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -411,7 +412,8 @@ impl ShakyCache {
         }
         let job = &self.chaos.jobs[job_of(&entry.key)];
         let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
-        if entry.ttl > job.ttl || entry.ttl < shortest {
+        // While its tenant comes and goes, its fence moves.
+        if entry.ttl > job.ttl || entry.ttl < shortest.min(PROBATION) {
             self.chaos.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
         }
     }
@@ -542,6 +544,8 @@ struct Simulation {
     tickets: Vec<Ticket>,
     /// Whether the clock on the wall jumps: then it says nothing about what overlaps.
     jumps: bool,
+    /// Whether jobs came and went: what a job wrote that is gone, nobody removes.
+    reloaded: bool,
 }
 
 async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
@@ -596,10 +600,21 @@ impl Simulation {
             history: Arc::clone(&history) as _,
             source: Some(Arc::new(ShakySource(Arc::clone(&chaos)))),
             cache: Some(Arc::clone(&cache) as _),
+            // All of a handful of tenants may go at once.
+            max_shrink: Share::from_percent(100.0).unwrap(),
             ..setup
         };
         let jumps = dice.chance(30);
-        Self { world: world.start(), chaos, cache, history, dice, tickets: Vec::new(), jumps }
+        Self {
+            world: world.start(),
+            chaos,
+            cache,
+            history,
+            dice,
+            tickets: Vec::new(),
+            jumps,
+            reloaded: false,
+        }
     }
 
     async fn act(&mut self) {
@@ -643,6 +658,7 @@ impl Simulation {
 
     /// The job files change: some are gone, some are otherwise, and some of those come back.
     async fn reload(&mut self) {
+        self.reloaded = true;
         let mut jobs = BTreeMap::new();
         for job in self.chaos.jobs.values() {
             let mut job = job.clone();
@@ -719,6 +735,16 @@ impl Simulation {
             let found = self.cache.memory.get(&key).map(|value| String::from_utf8(value).unwrap());
             if found.as_ref() != Some(&value) {
                 return Err(format!("`{key}`: {found:?} is not what the database says, `{value}`"));
+            }
+        }
+        let mut jobs = self.chaos.jobs.values();
+        let sees_tenants = jobs.any(|job| job.enabled && job.scope == Scope::Tenants);
+        let tenants = self.chaos.state().tenants.clone();
+        for key in self.cache.memory.keys() {
+            let tenant = key.split(':').nth(1);
+            let gone = tenant.is_some_and(|tenant| !tenants.iter().any(|other| other == tenant));
+            if gone && sees_tenants && !self.reloaded && self.chaos.sabotage.is_none() {
+                return Err(format!("`{key}` is of a tenant that is gone"));
             }
         }
         for (name, status) in &self.world.handle.status().jobs {
