@@ -1,7 +1,9 @@
 //! When a job runs and how a run goes.
 
 mod batch;
+mod changes;
 pub mod estimate;
+pub mod feed;
 pub mod handle;
 pub mod limit;
 pub mod port;

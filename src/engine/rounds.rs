@@ -147,13 +147,13 @@ impl Work {
     async fn read_once(
         &self,
         part: &Batch,
-        (_lane, room): (Lane, Room),
+        (lane, room): (Lane, Room),
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
         let runner = &self.runner;
         let mut permit = match room {
-            Room::Batch => runner.limits.batch().await,
-            Room::Giant => runner.limits.giant().await,
+            Room::Batch => runner.limits.batch(lane).await,
+            Room::Giant => runner.limits.giant(lane).await,
         };
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.
