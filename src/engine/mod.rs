@@ -6,6 +6,7 @@ pub mod handle;
 pub mod limit;
 pub mod port;
 pub mod record;
+mod rounds;
 pub mod run;
 pub mod scheduler;
 pub mod status;
