@@ -8,10 +8,12 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schedule::{Delisting, Problem, Sabotage, Schedule};
+use schedule::{Problem, Sabotage, Schedule};
 
 /// Schedules, where nothing else is asked for.
 const SCHEDULES: u64 = 1_000_000;
+/// Each sabotage is found in so many.
+const BOUND: u64 = 500_000;
 
 struct Failure {
     seed: u64,
@@ -21,7 +23,6 @@ struct Failure {
 /// Tries the seeds on all cores; answers the lowest that fails, and the steps of all.
 fn explore(
     seeds: u64,
-    delisting: Delisting,
     sabotage: Option<Sabotage>,
 ) -> (Option<Failure>, u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -36,7 +37,7 @@ fn explore(
                     let mut sum = 0;
                     let mut failure = None;
                     while seed < bound.load(Ordering::Relaxed) {
-                        match Schedule::new(seed, delisting, sabotage, false).run() {
+                        match Schedule::new(seed, sabotage, false).run() {
                             Ok(steps) => sum += u64::from(steps),
                             Err(problem) => {
                                 bound.fetch_min(seed, Ordering::Relaxed);
@@ -62,15 +63,21 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn try_it() {
-    let delisting = match number("OLD") {
-        Some(_) => Delisting::WhenOld,
-        None => Delisting::AtOnce,
-    };
-    let (failure, steps) = explore(number("PREHEAT_SCHEDULES").unwrap_or(SCHEDULES), delisting, None);
+    let (failure, steps) = explore(number("PREHEAT_SCHEDULES").unwrap_or(SCHEDULES), None);
     println!("{steps} steps");
     if let Some(Failure { seed, problem }) = failure {
-        let mut schedule = Schedule::new(seed, delisting, None, true);
+        let mut schedule = Schedule::new(seed, None, true);
         let _ = schedule.run();
         panic!("seed {seed}: {problem}\n{}", schedule.trace());
+    }
+}
+
+#[test]
+fn sabotages() {
+    for sabotage in Sabotage::ALL {
+        match explore(number("PREHEAT_SCHEDULES").unwrap_or(BOUND), Some(sabotage)) {
+            (Some(Failure { seed, problem }), _) => println!("{sabotage:?}: {seed}: {problem}"),
+            (None, steps) => println!("{sabotage:?}: NOT FOUND {steps}"),
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use preheat::domain::fence::{Life, start_number};
+use preheat::domain::fence::{Fence, Life, start_number};
 
 use super::others::{Link, Outcome, Process, Reader, Writer};
 use super::warmer::{Kind, Run};
@@ -27,14 +27,23 @@ pub(super) enum Sabotage {
     LookAfterTheQuery,
     /// Fences have no random start: a missing one stays so, and an `INCR` makes it 1.
     BareFences,
-    /// Fences are given a start before the first round only.
+    /// Fences are given a start before the first round only, and one without is relied on.
     FencesStartedOnce,
+    /// A fence is relied on though it could not be given a start: somebody made it meanwhile.
+    BareFencesRelied,
     /// The feed warms again, and moves no fence.
     FeedWithoutFence,
     /// The application deletes its keys before it moves the fence.
     DeletesBeforeMoving,
     /// What a run could not prove is left at that.
     NoFollowUps,
+    /// A key that the cache refused to write or to remove is not tried again.
+    RefusalsForgotten,
+    /// What was lost in one round is forgotten in the next one.
+    LossesForgotten,
+    /// Keys are taken out of the manifest by the run that removes them, though another one may still
+    /// be about to write them, or may have written them anew.
+    DelistedAtOnce,
     /// Keys are named in the manifest after they are written.
     NamesAfterKeys,
     /// Keys are taken out of the manifest before they are removed.
@@ -51,13 +60,28 @@ pub(super) enum Sabotage {
     NoRunAfterLoss,
 }
 
-/// When names are taken out of a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delisting {
-    /// By the run that removed their keys.
-    AtOnce,
-    /// By a run that finds that nobody named them since the oldest run in flight began.
-    WhenOld,
+impl Sabotage {
+    /// All of them.
+    pub(super) const ALL: [Self; 18] = [
+        Self::NoLookAfter,
+        Self::LookAfterTheQuery,
+        Self::BareFences,
+        Self::FencesStartedOnce,
+        Self::BareFencesRelied,
+        Self::FeedWithoutFence,
+        Self::DeletesBeforeMoving,
+        Self::NoFollowUps,
+        Self::RefusalsForgotten,
+        Self::LossesForgotten,
+        Self::DelistedAtOnce,
+        Self::NamesAfterKeys,
+        Self::DelistedBeforeRemoval,
+        Self::LastRoundCounts,
+        Self::ShortFences,
+        Self::NoPauseAfterLoss,
+        Self::NoRunAfterCrash,
+        Self::NoRunAfterLoss,
+    ];
 }
 
 /// What does not hold at rest.
@@ -139,7 +163,6 @@ pub(super) struct World {
     pub(super) cache: Cache,
     pub(super) processes: [Process; WARMERS],
     pub(super) sabotage: Option<Sabotage>,
-    pub(super) delisting: Delisting,
     pub(super) renewed_without_data: Option<usize>,
     troubles: Troubles,
     /// Commands of lost connections that the server has still to do.
@@ -185,6 +208,26 @@ impl World {
     pub(super) fn start_number(&mut self) -> i64 {
         self.starts += 1;
         start_number(f64::from(self.starts) / 4096.0)
+    }
+
+    /// A fence as [`Rounds`](preheat::domain::fence::Rounds) is told of it.
+    pub(super) fn taken_for(&self, fence: Fence) -> Fence {
+        const RELIABLE: i64 = 1 << 51;
+        match (self.sabotage, fence) {
+            (
+                Some(
+                    Sabotage::BareFences | Sabotage::FencesStartedOnce | Sabotage::BareFencesRelied,
+                ),
+                Fence::Missing,
+            ) => Fence::At(RELIABLE),
+            (
+                Some(
+                    Sabotage::BareFences | Sabotage::FencesStartedOnce | Sabotage::BareFencesRelied,
+                ),
+                Fence::At(number),
+            ) if fence.needs_start() => Fence::At(RELIABLE + number),
+            (_, fence) => fence,
+        }
     }
 
     /// When the oldest run began that may still write.
@@ -238,7 +281,6 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn new(
         seed: u64,
-        delisting: Delisting,
         sabotage: Option<Sabotage>,
         traced: bool,
     ) -> Self {
@@ -263,7 +305,6 @@ impl Schedule {
             cache: Cache::new(),
             processes: Default::default(),
             sabotage,
-            delisting,
             renewed_without_data: None,
             troubles,
             late: VecDeque::new(),

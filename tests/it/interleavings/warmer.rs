@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use preheat::domain::fence::{Fence, Life, Rounds};
 use preheat::domain::manifest::Difference;
 
-use super::schedule::{Delisting, Sabotage, World};
+use super::schedule::{Sabotage, World};
 use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key};
 
 /// Why a run is done.
@@ -25,6 +25,7 @@ pub(super) enum Kind {
 enum Stage {
     FencesBefore,
     StartFences,
+    ReplaceFences,
     Manifests,
     Query,
     Enlist,
@@ -158,6 +159,9 @@ impl Run {
         if let Some(command) = self.call.next() {
             if world.refuses(command) {
                 world.say(name, || format!("{}: {command}: refused", self.title()));
+                if world.sabotage == Some(Sabotage::RefusalsForgotten) {
+                    return true;
+                }
                 let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return true };
                 self.failed.add(Some8::one(super::world::tenant_of(key)));
             } else {
@@ -206,6 +210,9 @@ impl Run {
 
     fn begin_round(&mut self, world: &mut World) {
         self.failed = Some8::NONE;
+        if world.sabotage == Some(Sabotage::LossesForgotten) {
+            self.uncertain = Some8::NONE;
+        }
         if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
             return self.read_manifests(world);
         }
@@ -226,9 +233,16 @@ impl Run {
     fn advance(&mut self, result: Result<(), Lost>, world: &mut World) -> bool {
         match (self.stage, result) {
             // Nothing was written in this round: those of earlier ones are in doubt.
-            (Stage::FencesBefore | Stage::StartFences | Stage::Manifests, Err(Lost)) => false,
+            (
+                Stage::FencesBefore
+                | Stage::StartFences
+                | Stage::ReplaceFences
+                | Stage::Manifests,
+                Err(Lost),
+            ) => false,
             (Stage::FencesBefore, Ok(())) => self.start_fences(world),
-            (Stage::StartFences, Ok(())) => self.stand(world),
+            (Stage::StartFences, Ok(())) => self.replace_fences(world),
+            (Stage::ReplaceFences, Ok(())) => self.stand(world),
             (Stage::Manifests, Ok(())) => {
                 self.stage = Stage::Query;
                 true
@@ -287,12 +301,7 @@ impl Run {
     /// Fences that cannot be relied on are given a start before the query.
     fn start_fences(&mut self, world: &mut World) -> bool {
         let fences = self.fences;
-        let mut unreliable = Some8::NONE;
-        for tenant in self.open {
-            if fences[tenant].needs_start() {
-                unreliable.add(Some8::one(tenant));
-            }
-        }
+        let unreliable = self.open_with(|fence| fence.needs_start());
         let is_bare = world.sabotage == Some(Sabotage::BareFences)
             || (self.round > 1 && world.sabotage == Some(Sabotage::FencesStartedOnce));
         if unreliable.is_empty() || is_bare {
@@ -308,9 +317,32 @@ impl Run {
         true
     }
 
+    /// One that is missing all the same holds something else, with which nobody can count.
+    fn replace_fences(&mut self, world: &mut World) -> bool {
+        let missing = self.open_with(|fence| fence == Fence::Missing);
+        if missing.is_empty() {
+            return self.stand(world);
+        }
+        let number = world.start_number();
+        let replace = missing.iter().map(|tenant| Command::ReplaceFence(tenant, number));
+        self.stage = Stage::ReplaceFences;
+        self.call.set(replace.chain([Command::Fences(missing)]), world);
+        true
+    }
+
+    fn open_with(&self, is_such: impl Fn(Fence) -> bool) -> Some8 {
+        let mut tenants = Some8::NONE;
+        for tenant in self.open {
+            if is_such(self.fences[tenant]) {
+                tenants.add(Some8::one(tenant));
+            }
+        }
+        tenants
+    }
+
     /// The fences before the query are known.
     fn stand(&mut self, world: &mut World) -> bool {
-        let fences = self.fences;
+        let fences = self.fences.map(|fence| world.taken_for(fence));
         match &mut self.rounds {
             None => {
                 let life = self.life();
@@ -359,10 +391,9 @@ impl Run {
 
     fn set_names(&mut self, world: &mut World) {
         let (new, rows) = (self.new, self.rows);
-        let names = |tenant: usize| match world.delisting {
-            Delisting::AtOnce => new[tenant],
-            Delisting::WhenOld => present(&rows[tenant]),
-        };
+        let is_at_once = world.sabotage == Some(Sabotage::DelistedAtOnce);
+        let names =
+            |tenant: usize| if is_at_once { new[tenant] } else { present(&rows[tenant]) };
         let listings: Vec<_> =
             self.open.iter().map(|tenant| Command::Enlist(tenant, names(tenant))).collect();
         let named = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
@@ -429,7 +460,8 @@ impl Run {
     fn look(&mut self, world: &mut World) -> bool {
         let Some(rounds) = &mut self.rounds else { unreachable!("it has begun") };
         let written_for = rounds.life();
-        let fences: Vec<Fence> = rounds.slots().map(|slot| self.fences[self.batch[slot]]).collect();
+        let fences = rounds.slots().map(|slot| world.taken_for(self.fences[self.batch[slot]]));
+        let fences: Vec<Fence> = fences.collect();
         let verdict = rounds.look(&fences);
         let tenants = |slots: &[usize]| {
             let mut tenants = Some8::NONE;
@@ -460,9 +492,9 @@ impl Run {
 
     fn delist(&mut self, world: &mut World) -> bool {
         self.stage = Stage::Delist;
-        let before = match world.delisting {
-            Delisting::AtOnce => u32::MAX,
-            Delisting::WhenOld => self.oldest,
+        let before = match world.sabotage {
+            Some(Sabotage::DelistedAtOnce) => u32::MAX,
+            Some(_) | None => self.oldest,
         };
         let vanished = self.vanished;
         let out = self.proven().and(self.with_vanished());
@@ -503,7 +535,7 @@ impl Run {
             return Some8::NONE;
         }
         match self.stage {
-            Stage::FencesBefore | Stage::StartFences => Some8::NONE,
+            Stage::FencesBefore | Stage::StartFences | Stage::ReplaceFences => Some8::NONE,
             Stage::Manifests | Stage::Query => self.named[tenant],
             Stage::Enlist | Stage::Write | Stage::Remove | Stage::FencesAfter => {
                 present(&self.rows[tenant])

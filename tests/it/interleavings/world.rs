@@ -169,6 +169,8 @@ pub(super) enum Command {
     Fences(Some8),
     /// `SET … NX` of a fence.
     MakeFence(usize, i64),
+    /// `SET` of a fence, whatever is there.
+    ReplaceFence(usize, i64),
     /// `INCRBY` of a fence.
     RaiseFence(usize, i64),
     /// `INCR` of a fence.
@@ -201,6 +203,7 @@ impl fmt::Display for Command {
         match *self {
             Self::Fences(tenants) => write!(f, "MGET the fences of tenants {tenants:?}"),
             Self::MakeFence(tenant, start) => write!(f, "SET NX fence {tenant} = {start}"),
+            Self::ReplaceFence(tenant, start) => write!(f, "SET fence {tenant} = {start}"),
             Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {by}"),
             Self::MoveFence(tenant) => write!(f, "INCR fence {tenant}"),
             Self::Manifest(tenant) => write!(f, "HKEYS manifest {tenant}"),
@@ -306,6 +309,7 @@ impl Cache {
             Command::MakeFence(tenant, start) => {
                 self.fences[tenant].get_or_insert(start);
             }
+            Command::ReplaceFence(tenant, start) => self.fences[tenant] = Some(start),
             Command::RaiseFence(tenant, by) => *self.fences[tenant].get_or_insert(0) += by,
             Command::MoveFence(tenant) => *self.fences[tenant].get_or_insert(0) += 1,
             Command::Enlist(tenant, names) => {
