@@ -89,7 +89,8 @@ pub enum Life {
 
 /// The rounds of some slots of a batch: who has to be read and written, and again.
 ///
-/// It decides and does nothing: whoever drives it reads fences, rows and writes values in between.
+/// It decides and does nothing: whoever drives it reads fences, reads rows and writes values. A round
+/// is: fences ([`Self::begin`], [`Self::stand`]), query, writes, fences again ([`Self::look`]).
 #[derive(Clone, Debug)]
 pub struct Rounds {
     round: u32,
@@ -124,9 +125,17 @@ impl Rounds {
         self.life
     }
 
+    /// Takes the fences as they stand before the query of another round, in the order of
+    /// [`Self::slots`]. Those of the look before would do, were it not for one that was evicted: it
+    /// has to be started again, or a second eviction would not be seen.
+    pub fn stand(&mut self, fences: &[Fence]) {
+        for ((_, before), now) in self.open.iter_mut().zip(fences) {
+            *before = *now;
+        }
+    }
+
     /// Takes the fences after the round's writes, in the order of [`Self::slots`]. The slots whose
-    /// fence moved are those of the next round, where there is one; their fences need not be read
-    /// again before its query.
+    /// fence moved are those of the next round, where there is one.
     pub fn look(&mut self, fences: &[Fence]) -> Verdict {
         let mut verdict = Verdict::default();
         let mut open = Vec::new();
@@ -143,6 +152,11 @@ impl Rounds {
         self.round += 1;
         self.life = Life::Probation;
         verdict
+    }
+
+    /// There is no further round: how the fences stand could not be found out.
+    pub fn abandon(&mut self) {
+        self.open.clear();
     }
 
     /// Whether slots are left that may be read again; those that are left and may not are fenced.
