@@ -488,7 +488,8 @@ impl TenantsSwept<'_> {
                 newly,
                 again,
                 keys,
-                "{newly} tenants are not active any more: their {keys} keys are removed"
+                "tenants that are not active any more since the last list: {newly}; {keys} keys of \
+                 theirs are removed"
             ),
         }
     }
@@ -969,6 +970,27 @@ mod tests {
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
+    }
+
+    #[test]
+    fn keys_of_tenants_that_are_gone_are_counted_and_said() {
+        let metrics = Metrics::new();
+        let removed = BTreeMap::from([(job(), 7), (JobName::parse("slots").unwrap(), 2)]);
+        let lines = logged(|| {
+            TenantsSwept { newly: 3, again: 1, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &BTreeMap::new() }.emit(&metrics);
+            RosterUnavailable { message: "connection refused" }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+         INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
+         INFO 9 keys that runs with an older tenant list wrote of tenants that are not active any more are removed again=4 keys=9
+        DEBUG no run wrote keys of tenants that are not active any more again=4
+         WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
+        "#);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_keys_total{job=\"services\",outcome=\"removed\"} 14\n"));
+        assert!(page.contains("preheat_keys_total{job=\"slots\",outcome=\"removed\"} 4\n"));
     }
 
     #[test]
