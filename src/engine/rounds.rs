@@ -364,16 +364,10 @@ impl Work {
             return Ok(fences);
         }
         let number = start_number(self.runner.clock.random());
-        match self.runner.ledger.start_fences(&unsafe_ones, number).await {
-            Ok(started) => {
-                let mut started = started.into_iter();
-                for fence in fences.iter_mut().filter(|fence| fence.needs_start()) {
-                    *fence = started.next().unwrap_or(*fence);
-                }
-            }
-            Err(error) if error.kind.is_transient() => return Err(error.into()),
-            // A cache that is full or a replica: that there is none is a value as well.
-            Err(_cannot) => {}
+        let started = self.runner.ledger.start_fences(&unsafe_ones, number).await?;
+        let mut started = started.into_iter();
+        for fence in fences.iter_mut().filter(|fence| fence.needs_start()) {
+            *fence = started.next().unwrap_or(*fence);
         }
         Ok(fences)
     }
