@@ -34,6 +34,11 @@ pub fn known_keys(
     keys
 }
 
+/// Whether a job has keys that only its manifests name: those with a data column.
+pub fn lists_keys(job: &Job) -> bool {
+    job.keys.iter().any(|key| !key.template.is_known())
+}
+
 /// Every date of which a job may have a key at a moment: in any time zone, and written by any run
 /// whose keys have not expired.
 pub fn possible_dates(job: &Job, now: DateTime<Utc>) -> RangeInclusive<NaiveDate> {

@@ -3,7 +3,10 @@
 mod batch;
 pub mod estimate;
 pub mod handle;
+pub mod invalidate;
+mod known;
 pub mod limit;
+pub mod orphans;
 pub mod port;
 pub mod record;
 pub mod run;

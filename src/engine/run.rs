@@ -295,6 +295,11 @@ impl Runner {
         }
     }
 
+    /// The active tenants at this moment; whoever asks at the same time shares the query.
+    pub(super) async fn active_tenants(self: &Arc<Self>) -> Result<Arc<Tenants>, SourceError> {
+        self.list.read(self, self.clock.monotonic()).await
+    }
+
     /// The server's count of evicted keys; a cache that does not tell is no failure.
     async fn evicted(&self, stops: &Stops) -> Option<u64> {
         if self.breaker(Server::Cache).is_open() {

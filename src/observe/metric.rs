@@ -521,6 +521,11 @@ impl JobMetrics<'_> {
         }
     }
 
+    pub(super) fn removed(&self, keys: u64) {
+        let label = OfOutcome { job: self.label.job.clone(), outcome: "removed" };
+        self.metrics.keys.get_or_create(&label).inc_by(keys);
+    }
+
     pub(super) fn keys(&self, written: u64, removed: u64, failed: u64) {
         for (outcome, count) in [("written", written), ("removed", removed), ("failed", failed)] {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
