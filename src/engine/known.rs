@@ -115,20 +115,17 @@ impl Index {
 
     fn get(&self, id: &str) -> Option<Tenant<'_>> {
         let tenant = |position: &u32| self.list.get(*position as usize);
-        let found = self.sorted.binary_search_by(|position| {
-            tenant(position).map(|tenant| tenant.id()).cmp(&Some(id))
-        });
+        let found = self
+            .sorted
+            .binary_search_by(|position| tenant(position).map(|tenant| tenant.id()).cmp(&Some(id)));
         found.ok().and_then(|index| self.sorted.get(index)).and_then(tenant)
     }
 }
 
 /// The noted tenants that are wanted.
-async fn noted(
-    ledger: &dyn Ledger,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Tenants, CacheError> {
-    let notes = ledger.notes(Book::Tenants).await?;
-    let noted: Vec<(String, BTreeMap<String, Option<String>>)> = notes
+async fn noted(ledger: &dyn Ledger, wanted: impl Fn(&str) -> bool) -> Result<Tenants, CacheError> {
+    let book = ledger.notes(Book::Tenants).await?;
+    let noted: Vec<(String, BTreeMap<String, Option<String>>)> = book
         .into_iter()
         .filter(|(id, _)| wanted(id))
         // A note that a later version wrote otherwise is as good as one without columns.

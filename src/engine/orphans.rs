@@ -73,9 +73,14 @@ impl From<KnownError> for OrphansError {
 /// Where the search is.
 enum Stage {
     /// Among the manifests: those that were found, and where the scan goes on unless it is over.
-    Manifests { found: VecDeque<String>, next: Option<u64> },
+    Manifests {
+        found: VecDeque<String>,
+        next: Option<u64>,
+    },
     /// Among the tenants that are not active, from this one on.
-    Gone { position: usize },
+    Gone {
+        position: usize,
+    },
     Done,
 }
 
@@ -128,8 +133,7 @@ impl Orphans {
             Stage::Gone { position } => {
                 let from = *position;
                 let (some, all) = (from + SLICE, self.known.gone().len());
-                self.stage =
-                    if some < all { Stage::Gone { position: some } } else { Stage::Done };
+                self.stage = if some < all { Stage::Gone { position: some } } else { Stage::Done };
                 self.of_gone(from..some.min(all)).await.map(Some)
             }
             Stage::Done => Ok(None),
@@ -176,7 +180,7 @@ impl Orphans {
         let known = Arc::clone(&self.known);
         let gone: Vec<Tenant<'_>> =
             positions.filter_map(|position| known.gone().get(position)).collect();
-        let ids: Vec<&str> = gone.iter().map(|tenant| tenant.id()).collect();
+        let ids: Vec<&str> = gone.iter().map(Tenant::id).collect();
         self.look_for_new(&ids).await?;
         let mut found = Vec::new();
         for tenant in gone.into_iter().filter(|tenant| !self.is_active(tenant.id())) {
@@ -194,7 +198,8 @@ impl Orphans {
 
     /// Takes note of tenants that were not in the list and are active by now.
     async fn look_for_new(&mut self, ids: &[&str]) -> Result<(), OrphansError> {
-        let unknown: BTreeSet<&str> = ids.iter().copied().filter(|id| !self.is_active(id)).collect();
+        let unknown: BTreeSet<&str> =
+            ids.iter().copied().filter(|id| !self.is_active(id)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -234,9 +239,9 @@ impl Orphans {
                         Claim::No => {}
                         Claim::Yes => drop(claimed.insert(key)),
                         Claim::IfListed(manifests) => {
-                            manifests
-                                .into_iter()
-                                .for_each(|manifest| listed.entry(manifest).or_default().push(key));
+                            for manifest in manifests {
+                                listed.entry(manifest).or_default().push(key);
+                            }
                         }
                         Claim::IfListedAnywhere => {
                             anywhere.entry(&job.name).or_default().insert(key);

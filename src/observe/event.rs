@@ -310,7 +310,10 @@ impl Invalidated<'_> {
         };
         let failure = kind.as_str();
         warn!(
-            removed, failed, fences, failure,
+            removed,
+            failed,
+            fences,
+            failure,
             "keys could not all be removed on request, {removed} were: {message}"
         );
     }

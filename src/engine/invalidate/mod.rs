@@ -27,7 +27,7 @@ use crate::domain::tenant::{Tenant, TenantId};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 
-pub use self::report::{Counted, Invalidated, InvalidateReport, OfJobs, Scanned, Touched};
+pub use self::report::{Counted, InvalidateReport, Invalidated, OfJobs, Scanned, Touched};
 pub use self::request::{
     InvalidateError, InvalidateRequest, MAX_NAMED, MAX_PATTERNS, MAX_TEXT_BYTES,
 };
@@ -179,7 +179,9 @@ impl From<OrphansError> for Cut {
 impl Cut {
     fn failure(self) -> Failure {
         let (kind, message) = match self {
-            Self::Stopped => (FailureKind::Cancelled, "it was stopped: the rest is left".to_owned()),
+            Self::Stopped => {
+                (FailureKind::Cancelled, "it was stopped: the rest is left".to_owned())
+            }
             Self::Cache(error) => (error.kind.failure_kind(), error.message),
             Self::Source(error) => (error.kind.failure_kind(), error.message),
         };

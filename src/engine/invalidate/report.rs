@@ -27,6 +27,16 @@ pub enum Touched {
     Some(BTreeSet<TenantId>),
 }
 
+impl Touched {
+    /// The tenants as a run is asked for: `None` for all.
+    pub fn into_ids(self) -> Option<Vec<TenantId>> {
+        match self {
+            Self::All => None,
+            Self::Some(tenants) => Some(tenants.into_iter().collect()),
+        }
+    }
+}
+
 /// What an invalidation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InvalidateReport {

@@ -73,7 +73,9 @@ pub enum InvalidateError {
     #[error("job `{0}` warms the whole fleet: it has no keys of tenants")]
     TakesNoTenants(JobName),
     /// The pattern matches every key.
-    #[error("pattern `{0}` matches every key: say `all` as well if that is what is meant")]
+    #[error(
+        "pattern `{0}` matches every key: if that is meant, say `--all`, or `\"all\": true` over HTTP"
+    )]
     Everything(String),
     /// The key is none of a job.
     #[error("key `{0}` is preheat's own and cannot be removed")]
@@ -114,18 +116,24 @@ pub(super) struct Named {
 }
 
 impl InvalidateRequest {
+    /// Whether it can be done with these jobs.
+    pub fn validate(&self, jobs: &Jobs) -> Result<(), InvalidateError> {
+        self.check(jobs).map(drop)
+    }
+
     /// What it means with these jobs, if it means anything.
     pub(super) fn check(&self, jobs: &Jobs) -> Result<Wanted, InvalidateError> {
-        let Self { keys, tenants, jobs: names, patterns, all, orphans, rewarm: _ } = self;
-        if keys.is_empty() && tenants.is_empty() && names.is_empty() && patterns.is_empty() {
+        let Self { keys, tenants, jobs: of_jobs, patterns, all, orphans, rewarm: _ } = self;
+        if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {
             orphans.then_some(()).ok_or(InvalidateError::Nothing)?;
         }
-        let counts = [("keys", keys.len()), ("tenants", tenants.len()), ("jobs", names.len())];
+        let counts = [("keys", keys.len()), ("tenants", tenants.len()), ("jobs", of_jobs.len())];
         for (what, found) in counts {
             at_most(MAX_NAMED, what, found)?;
         }
         at_most(MAX_PATTERNS, "patterns", patterns.len())?;
         keys.iter().try_for_each(|key| length("a key", key))?;
+        tenants.iter().try_for_each(|tenant| length("a tenant's id", tenant.as_str()))?;
         patterns.iter().try_for_each(|pattern| length("a pattern", pattern))?;
         if let Some(own) = keys.iter().find(|key| is_own(key)) {
             return Err(InvalidateError::Own(own.clone()));
@@ -133,7 +141,7 @@ impl InvalidateRequest {
         if let Some(wide) = patterns.iter().find(|pattern| !all && matches_everything(pattern)) {
             return Err(InvalidateError::Everything(wide.clone()));
         }
-        let named = Named::check(names, tenants, jobs)?;
+        let named = Named::check(of_jobs, tenants, jobs)?;
         Ok(Wanted { keys: keys.clone(), patterns: patterns.clone(), named, orphans: *orphans })
     }
 }
@@ -221,7 +229,7 @@ fn skip_class(chars: &mut std::str::Chars<'_>) {
 mod tests {
     use super::*;
 
-    fn check(request: InvalidateRequest) -> Result<Wanted, InvalidateError> {
+    fn check(request: &InvalidateRequest) -> Result<Wanted, InvalidateError> {
         request.check(&Jobs::new())
     }
 
@@ -230,35 +238,35 @@ mod tests {
         for wide in ["*", "**", "?*", "[a-z]*", "[^x]", "[\\]]*"] {
             let mut request =
                 InvalidateRequest { patterns: vec![wide.to_owned()], ..Default::default() };
-            let error = check(request.clone()).unwrap_err();
+            let error = check(&request).unwrap_err();
             assert_eq!(error, InvalidateError::Everything(wide.to_owned()));
             request.all = true;
-            check(request).unwrap();
+            check(&request).unwrap();
         }
         for narrow in ["a*", "*:1", "\\*", "[ab]c", "?x"] {
             let patterns = vec![narrow.to_owned()];
-            check(InvalidateRequest { patterns, ..Default::default() }).unwrap();
+            check(&InvalidateRequest { patterns, ..Default::default() }).unwrap();
         }
     }
 
     #[test]
     fn a_request_names_something_and_not_too_much() {
-        assert_eq!(check(InvalidateRequest::default()).unwrap_err(), InvalidateError::Nothing);
+        assert_eq!(check(&InvalidateRequest::default()).unwrap_err(), InvalidateError::Nothing);
         let only_all = InvalidateRequest { all: true, rewarm: true, ..Default::default() };
-        assert_eq!(check(only_all).unwrap_err(), InvalidateError::Nothing);
-        check(InvalidateRequest { orphans: true, ..Default::default() }).unwrap();
+        assert_eq!(check(&only_all).unwrap_err(), InvalidateError::Nothing);
+        check(&InvalidateRequest { orphans: true, ..Default::default() }).unwrap();
         let keys = |keys: &[&str]| InvalidateRequest {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             ..Default::default()
         };
-        check(keys(&vec!["a"; MAX_NAMED])).unwrap();
-        let many = check(keys(&vec!["a"; MAX_NAMED + 1])).unwrap_err();
+        check(&keys(&vec!["a"; MAX_NAMED])).unwrap();
+        let many = check(&keys(&vec!["a"; MAX_NAMED + 1])).unwrap_err();
         assert_eq!(many.to_string(), "at most 1000 keys can be named at once: these are 1001");
-        check(keys(&[""])).unwrap_err();
-        check(keys(&[&"x".repeat(MAX_TEXT_BYTES + 1)])).unwrap_err();
-        let own = check(keys(&["preheat:fence:7"])).unwrap_err();
+        check(&keys(&[""])).unwrap_err();
+        check(&keys(&[&"x".repeat(MAX_TEXT_BYTES + 1)])).unwrap_err();
+        let own = check(&keys(&["preheat:fence:7"])).unwrap_err();
         assert_eq!(own, InvalidateError::Own("preheat:fence:7".to_owned()));
         let patterns = vec!["a*".to_owned(); MAX_PATTERNS + 1];
-        check(InvalidateRequest { patterns, ..Default::default() }).unwrap_err();
+        check(&InvalidateRequest { patterns, ..Default::default() }).unwrap_err();
     }
 }
