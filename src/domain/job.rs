@@ -122,6 +122,17 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether only rows make some of its keys known, so that manifests name them.
+    pub fn has_listed_keys(&self) -> bool {
+        self.keys.iter().any(|key| !key.template.is_known())
+    }
+
+    /// Whether such a key may go from one tenant to another, as the tenant is not in it.
+    pub fn has_keys_that_move(&self) -> bool {
+        let moves = |key: &Key| !key.template.is_known() && !key.template.has_tenant();
+        self.scope == Scope::Tenants && self.keys.iter().any(moves)
+    }
+
     /// The columns of the query whose text its keys need, each once, `date` last where a key has
     /// one. A row carries their values in this order.
     pub fn key_columns(&self) -> Vec<&str> {

@@ -180,7 +180,7 @@ impl Runner {
         let order = Arc::new(order);
         let evicted_before = self.evicted(&stops).await;
         let mut report = Report::default();
-        let end = self.work(&order, &stops, (started_at, deadline), &mut report).await;
+        let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
         let evicted_after = self.evicted(&stops).await;
         self.look_back(&order, evicted_before.zip(evicted_after), &mut report);
@@ -191,7 +191,7 @@ impl Runner {
             End::Stopped => Outcome::Cancelled,
         };
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled: Unsettled::default() }
+        Ended { record, unsettled }
     }
 
     /// What is kept of a run that ended.
@@ -222,17 +222,18 @@ impl Runner {
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
-    ) -> End {
+    ) -> (End, Unsettled) {
         let planned = tokio::select! {
             biased;
-            () = stops.requested() => return End::Stopped,
-            () = &mut deadline.passed => return End::Deadline,
+            () = stops.requested() => return (End::Stopped, Unsettled::default()),
+            () = &mut deadline.passed => return (End::Deadline, Unsettled::default()),
             planned = self.plan(order, started_at, report) => planned,
         };
         order.progress.expect(report.tenants.total);
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
-        work.all(planned, stops, deadline.passed, report).await
+        let end = work.all(planned, stops, deadline.passed, report).await;
+        (end, std::mem::take(&mut *work.unsettled()))
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.

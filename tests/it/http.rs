@@ -482,6 +482,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
         "failures": [],
         "keys": {
           "failed": 0,
+          "fenced": 0,
           "removed": 0,
           "written": 3
         },
@@ -490,6 +491,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
         "retries": 0,
         "tenants": {
           "failed": 0,
+          "fenced": 0,
           "ok": 3,
           "total": 3
         }
@@ -501,7 +503,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
     }
     "##);
     let finished = worker.finished(&queued).await;
-    assert_eq!(finished["report"]["tenants"], json!({"total": 1, "ok": 1, "failed": 0}));
+    assert_eq!(finished["report"]["tenants"], json!({"total": 1, "ok": 1, "failed": 0, "fenced": 0}));
     worker.stop().await;
 }
 

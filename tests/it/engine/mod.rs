@@ -1,7 +1,9 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
+pub(crate) mod ledger;
 pub(crate) mod record;
+mod rounds;
 mod run;
 mod schedule;
 
@@ -34,6 +36,8 @@ use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use ledger::HookedLedger;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
@@ -156,11 +160,12 @@ impl Setup {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
+        let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
-        let runner = Runner {
+        let runner = Arc::new(Runner {
             source: other.unwrap_or_else(|| Arc::clone(&source) as _),
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
-            ledger: ledger.unwrap_or_else(|| Arc::clone(&memory) as _),
+            ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
@@ -168,12 +173,12 @@ impl Setup {
             list: TenantList::default(),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
-        };
+        });
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
         let parts = Parts {
             jobs: jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect(),
-            runner: Arc::new(runner),
+            runner: Arc::clone(&runner),
             records: Arc::clone(&records),
             bell: Arc::clone(&bell),
             beats: Arc::clone(&beats),
@@ -190,6 +195,8 @@ impl Setup {
             clock,
             source,
             cache: memory,
+            ledger: hooked,
+            runner,
             metrics,
             handle,
             stops,
@@ -229,6 +236,8 @@ pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) source: Arc<MemorySource>,
     pub(crate) cache: Arc<MemoryCache>,
+    pub(crate) ledger: Arc<HookedLedger>,
+    pub(crate) runner: Arc<Runner>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handle: Handle,
     pub(crate) stops: Stops,
