@@ -181,7 +181,7 @@ impl From<InvalidateError> for Failure {
                 let exit = if unreachable { Exit::Unreachable } else { Exit::Failed };
                 Self::new(exit, error)
             }
-            InvalidateError::Shrunk(_) | InvalidateError::Busy | InvalidateError::Draining => {
+            InvalidateError::Shrank(_) | InvalidateError::Busy | InvalidateError::Draining => {
                 Self::new(Exit::Failed, error)
             }
             InvalidateError::Nothing

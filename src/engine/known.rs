@@ -1,10 +1,10 @@
 //! The tenants that may have keys: those that are active, and those that preheat noted while they
 //! were.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use super::port::{Book, CacheError, Ledger, SourceError};
+use super::port::{CacheError, SourceError};
+use super::roster::{Noted, Shrank};
 use super::run::Runner;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
 
@@ -14,28 +14,36 @@ pub(super) struct Known {
     active: Index,
     /// Tenants that are not active, as far as somebody named them or preheat noted them.
     gone: Index,
+    /// Why the list of those that are active is not to be trusted.
+    shrank: Option<Shrank>,
 }
 
 /// A list in which ids are found.
 #[derive(Debug, Default)]
 struct Index {
-    list: Arc<Tenants>,
+    list: Tenants,
     /// Positions in the order of the ids.
     sorted: Vec<u32>,
 }
 
 impl Known {
-    /// All tenants.
-    pub(super) async fn all(runner: &Arc<Runner>) -> Result<Self, KnownError> {
-        let active = Index::new(runner.active_tenants().await?);
-        let gone = noted(runner.ledger.as_ref(), |id| active.get(id).is_none()).await?;
-        Ok(Self { active, gone: Index::new(Arc::new(gone)) })
+    /// All tenants. The roster is asked, and nothing is told to it: this only reads.
+    pub(super) async fn all(runner: &Runner) -> Result<Self, KnownError> {
+        let active = runner.source.tenants().await;
+        runner.note_query(active.as_ref().err());
+        let active = Index::new(active?);
+        let noted = runner.roster.known(runner.ledger.as_ref()).await?;
+        let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
+        let (gone, known) = (missing.count(), noted.active.len());
+        let shrank = runner.roster.trust(gone, known, active.list.len()).err();
+        let gone = Index::new(of_noted(&noted, |id| active.get(id).is_none()));
+        Ok(Self { active, gone, shrank })
     }
 
     /// These tenants only; one that is not active has the columns that were noted, if `noted_columns`
     /// says that they are of use.
     pub(super) async fn some(
-        runner: &Arc<Runner>,
+        runner: &Runner,
         ids: &BTreeSet<TenantId>,
         noted_columns: bool,
     ) -> Result<Self, KnownError> {
@@ -46,21 +54,27 @@ impl Known {
         let wanted: Vec<TenantId> = ids.iter().cloned().collect();
         let active = runner.source.tenants_among(&wanted).await;
         runner.note_query(active.as_ref().err());
-        known.active = Index::new(Arc::new(active?));
+        known.active = Index::new(active?);
         if noted_columns && ids.iter().any(|id| !known.is_active(id.as_str())) {
+            let noted = runner.roster.known(runner.ledger.as_ref()).await?;
             let wanted = |id: &str| !known.is_active(id) && ids.contains(&TenantId::new(id));
-            known.gone = Index::new(Arc::new(noted(runner.ledger.as_ref(), wanted).await?));
+            known.gone = Index::new(of_noted(&noted, wanted));
         }
         Ok(known)
     }
 
+    /// Why it may not be said who is gone.
+    pub(super) fn shrank(&self) -> Option<&Shrank> {
+        self.shrank.as_ref()
+    }
+
     /// Takes in tenants of which nothing is known but their ids.
     pub(super) fn add(&mut self, ids: &BTreeSet<TenantId>) {
-        let mut gone = Tenants::clone(&self.gone.list);
+        let mut gone = self.gone.list.clone();
         for id in ids.iter().filter(|id| self.get(id.as_str()).is_none()) {
             gone.push(id.as_str(), []);
         }
-        self.gone = Index::new(Arc::new(gone));
+        self.gone = Index::new(gone);
     }
 
     /// The tenant of that id.
@@ -79,12 +93,12 @@ impl Known {
     }
 
     /// Those that are active.
-    pub(super) fn active(&self) -> &Arc<Tenants> {
+    pub(super) fn active(&self) -> &Tenants {
         &self.active.list
     }
 
     /// Those that are not.
-    pub(super) fn gone(&self) -> &Arc<Tenants> {
+    pub(super) fn gone(&self) -> &Tenants {
         &self.gone.list
     }
 
@@ -106,7 +120,7 @@ pub enum KnownError {
 }
 
 impl Index {
-    fn new(list: Arc<Tenants>) -> Self {
+    fn new(list: Tenants) -> Self {
         let id = |position: &u32| list.get(*position as usize).map(|tenant| tenant.id());
         let mut sorted: Vec<u32> = list.iter().zip(0..).map(|(_, position)| position).collect();
         sorted.sort_unstable_by(|a, b| id(a).cmp(&id(b)));
@@ -122,20 +136,14 @@ impl Index {
     }
 }
 
-/// The noted tenants that are wanted.
-async fn noted(ledger: &dyn Ledger, wanted: impl Fn(&str) -> bool) -> Result<Tenants, CacheError> {
-    let book = ledger.notes(Book::Tenants).await?;
-    let noted: Vec<(String, BTreeMap<String, Option<String>>)> = book
-        .into_iter()
-        .filter(|(id, _)| wanted(id))
-        // A note that a later version wrote otherwise is as good as one without columns.
-        .map(|(id, text)| (id, serde_json::from_str(&text).unwrap_or_default()))
-        .collect();
-    let names: BTreeSet<&String> = noted.iter().flat_map(|(_, columns)| columns.keys()).collect();
-    let mut tenants = Tenants::with_columns(names.iter().map(|name| name.as_str()));
-    for (id, columns) in &noted {
-        tenants.push(id, names.iter().map(|name| columns.get(*name)?.as_deref()));
+/// The noted tenants that are wanted, gone or not, as one list.
+fn of_noted(noted: &Noted, wanted: impl Fn(&str) -> bool) -> Tenants {
+    let Noted { active, gone } = noted;
+    let names: BTreeSet<&str> = active.column_names().chain(gone.column_names()).collect();
+    let mut list = Tenants::with_columns(names.iter().copied());
+    for tenant in active.iter().chain(gone.iter()).filter(|tenant| wanted(tenant.id())) {
+        list.push(tenant.id(), names.iter().map(|name| tenant.column(name)));
     }
-    tenants.shrink();
-    Ok(tenants)
+    list.shrink();
+    list
 }

@@ -9,6 +9,7 @@ pub mod limit;
 pub mod orphans;
 pub mod port;
 pub mod record;
+pub mod roster;
 mod rounds;
 pub mod run;
 pub mod scheduler;

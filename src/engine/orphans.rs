@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use super::known::{Known, KnownError};
 use super::port::{CacheError, Listing, SourceError};
+use super::roster::OldTemplate;
 use super::run::Runner;
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::{KeyTemplate, Owners};
 use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
-use crate::domain::owned::{known_keys, lists_keys, possible_dates};
+use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, TenantId};
 
 /// Manifests, or tenants, that are looked at at once.
@@ -27,6 +28,8 @@ pub struct Orphans {
     known: Arc<Known>,
     /// Tenants that became active since the list was read.
     new: BTreeSet<String>,
+    /// Templates that no job there has.
+    templates: Vec<OldTemplate>,
     stage: Stage,
 }
 
@@ -59,6 +62,9 @@ pub enum OrphansError {
     /// The tenants could not.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The tenant list cannot be trusted to say who is gone.
+    #[error("{0}")]
+    Shrank(String),
 }
 
 impl From<KnownError> for OrphansError {
@@ -81,6 +87,11 @@ enum Stage {
     Gone {
         position: usize,
     },
+    /// Among old templates: this one, and of all tenants from this one on.
+    Templates {
+        template: usize,
+        position: usize,
+    },
     Done,
 }
 
@@ -98,18 +109,33 @@ impl Orphans {
     /// Begins the search.
     pub async fn begin(runner: &Arc<Runner>) -> Result<Self, OrphansError> {
         let known = Known::all(runner).await?;
-        Ok(Self::of(runner, &runner.jobs.get(), &Arc::new(known)))
+        Self::of(runner, &runner.jobs.get(), &Arc::new(known)).await
     }
 
     /// Begins it with all tenants, who are known already.
-    pub(super) fn of(runner: &Arc<Runner>, jobs: &Arc<Jobs>, known: &Arc<Known>) -> Self {
-        Self {
+    pub(super) async fn of(
+        runner: &Arc<Runner>,
+        jobs: &Arc<Jobs>,
+        known: &Arc<Known>,
+    ) -> Result<Self, OrphansError> {
+        if let Some(shrank) = known.shrank() {
+            return Err(OrphansError::Shrank(shrank.to_string()));
+        }
+        let mut templates = runner.roster.templates(runner.ledger.as_ref()).await?;
+        templates.retain(|old| {
+            let same = |job: &Arc<Job>| {
+                job.scope == old.scope && job.keys.iter().any(|key| key.template == old.template)
+            };
+            old.template.is_known() && !jobs.values().any(same)
+        });
+        Ok(Self {
             runner: Arc::clone(runner),
             jobs: Arc::clone(jobs),
             known: Arc::clone(known),
             new: BTreeSet::new(),
+            templates,
             stage: Stage::Manifests { found: VecDeque::new(), next: Some(0) },
-        }
+        })
     }
 
     /// The next slice, which may be empty; `None` where there is no more.
@@ -133,8 +159,16 @@ impl Orphans {
             Stage::Gone { position } => {
                 let from = *position;
                 let (some, all) = (from + SLICE, self.known.gone().len());
-                self.stage = if some < all { Stage::Gone { position: some } } else { Stage::Done };
+                self.stage = if some < all {
+                    Stage::Gone { position: some }
+                } else {
+                    Stage::Templates { template: 0, position: 0 }
+                };
                 self.of_gone(from..some.min(all)).await.map(Some)
+            }
+            Stage::Templates { template, position } => {
+                let (template, from) = (*template, *position);
+                self.of_template(template, from).await
             }
             Stage::Done => Ok(None),
         }
@@ -196,6 +230,40 @@ impl Orphans {
         Ok(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() })
     }
 
+    /// The keys of a template that is not in use any more, of some tenants.
+    async fn of_template(
+        &mut self,
+        template: usize,
+        from: usize,
+    ) -> Result<Option<OrphanSlice>, OrphansError> {
+        let Some(old) = self.templates.get(template) else {
+            self.stage = Stage::Done;
+            return Ok(None);
+        };
+        let now = self.runner.clock.now();
+        let orphan = |tenant: Option<Tenant<'_>>, key| Orphan {
+            key,
+            job: Some(old.job.clone()),
+            tenant: tenant.map(|tenant| TenantId::new(tenant.id())),
+        };
+        let of_one = |tenant: Option<Tenant<'_>>| {
+            old.keys(tenant, now).into_iter().map(|key| orphan(tenant, key)).collect::<Vec<_>>()
+        };
+        let (found, seen) = match old.scope {
+            Scope::Fleet => (of_one(None), 0),
+            Scope::Tenants => {
+                let some: Vec<Tenant<'_>> = self.known.iter().skip(from).take(SLICE).collect();
+                (some.iter().flat_map(|tenant| of_one(Some(*tenant))).collect(), some.len())
+            }
+        };
+        self.stage = if seen < SLICE {
+            Stage::Templates { template: template + 1, position: 0 }
+        } else {
+            Stage::Templates { template, position: from + seen }
+        };
+        Ok(Some(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() }))
+    }
+
     /// Takes note of tenants that were not in the list and are active by now.
     async fn look_for_new(&mut self, ids: &[&str]) -> Result<(), OrphansError> {
         let unknown: BTreeSet<&str> =
@@ -217,7 +285,7 @@ impl Orphans {
     /// Whether a job there is keeps that manifest.
     fn is_current(&self, job: &JobName, tenant: Option<&str>) -> bool {
         self.jobs.get(job).is_some_and(|job| {
-            lists_keys(job)
+            job.has_listed_keys()
                 && match (job.scope, tenant) {
                     (Scope::Fleet, None) => true,
                     (Scope::Tenants, Some(tenant)) => self.is_active(tenant),

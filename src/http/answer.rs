@@ -99,8 +99,8 @@ impl From<InvalidateError> for ApiError {
             InvalidateError::TakesNoTenants(_) => Self::unprocessable("takes_no_tenants", message),
             InvalidateError::Everything(_) => Self::unprocessable("matches_everything", message),
             InvalidateError::Own(_) => Self::unprocessable("reserved_key", message),
-            InvalidateError::Shrunk(_) => {
-                Self::new(StatusCode::CONFLICT, "tenants_shrunk", message)
+            InvalidateError::Shrank(_) => {
+                Self::new(StatusCode::CONFLICT, "tenants_shrank", message)
             }
             InvalidateError::Tenants(_) => unavailable("database_unavailable", message),
             InvalidateError::Notes(_) => unavailable("cache_unavailable", message),

@@ -21,7 +21,7 @@ use crate::domain::fence::{FLEET, fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::Owners;
 use crate::domain::manifest::manifest_key;
-use crate::domain::owned::{known_keys, lists_keys, possible_dates};
+use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Tenant, TenantId};
 use crate::observe::event;
@@ -62,7 +62,11 @@ impl Invalidator {
         let jobs = runner.jobs.get();
         let wanted = request.check(&jobs)?;
         let known = Arc::new(known(runner, &jobs, &wanted).await?);
-        let orphans = wanted.orphans.then(|| Orphans::of(runner, &jobs, &known));
+        let orphans = if wanted.orphans {
+            Some(Orphans::of(runner, &jobs, &known).await?)
+        } else {
+            None
+        };
         let mut work = Work {
             runner,
             jobs: &jobs,
@@ -132,6 +136,16 @@ fn has_columns(job: &Arc<Job>) -> bool {
     job.keys.iter().any(|key| key.template.has_tenant_column())
 }
 
+impl From<OrphansError> for InvalidateError {
+    fn from(error: OrphansError) -> Self {
+        match error {
+            OrphansError::Source(error) => Self::Tenants(error),
+            OrphansError::Cache(error) => Self::Notes(error),
+            OrphansError::Shrank(message) => Self::Shrank(message),
+        }
+    }
+}
+
 impl From<KnownError> for InvalidateError {
     fn from(error: KnownError) -> Self {
         match error {
@@ -159,6 +173,7 @@ enum Cut {
     Stopped,
     Cache(CacheError),
     Source(SourceError),
+    Shrank(String),
 }
 
 impl From<CacheError> for Cut {
@@ -172,6 +187,7 @@ impl From<OrphansError> for Cut {
         match error {
             OrphansError::Cache(error) => Self::Cache(error),
             OrphansError::Source(error) => Self::Source(error),
+            OrphansError::Shrank(message) => Self::Shrank(message),
         }
     }
 }
@@ -184,6 +200,7 @@ impl Cut {
             }
             Self::Cache(error) => (error.kind.failure_kind(), error.message),
             Self::Source(error) => (error.kind.failure_kind(), error.message),
+            Self::Shrank(message) => (FailureKind::TenantsShrank, message),
         };
         Failure::new(kind, None, message)
     }
@@ -286,7 +303,7 @@ impl<'a> Work<'a> {
         let dates = possible_dates(job, self.runner.clock.now());
         let known = tenants.iter().flat_map(|tenant| known_keys(job, *tenant, &dates));
         let mut keys: Vec<String> = known.collect();
-        if lists_keys(job) {
+        if job.has_listed_keys() {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();

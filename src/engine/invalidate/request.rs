@@ -88,7 +88,7 @@ pub enum InvalidateError {
     Notes(CacheError),
     /// The tenant list cannot be trusted to say what is orphaned.
     #[error("nothing was removed: {0}")]
-    Shrunk(String),
+    Shrank(String),
     /// Too many requests at once.
     #[error("too many requests at once: try again in a moment")]
     Busy,
