@@ -17,6 +17,7 @@ mod definition;
 mod engine;
 mod faults;
 mod http;
+mod invalidation;
 mod jobs;
 mod packaging;
 mod parity;

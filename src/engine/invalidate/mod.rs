@@ -62,11 +62,8 @@ impl Invalidator {
         let jobs = runner.jobs.get();
         let wanted = request.check(&jobs)?;
         let known = Arc::new(known(runner, &jobs, &wanted).await?);
-        let orphans = if wanted.orphans {
-            Some(Orphans::of(runner, &jobs, &known).await?)
-        } else {
-            None
-        };
+        let orphans =
+            if wanted.orphans { Some(Orphans::of(runner, &jobs, &known).await?) } else { None };
         let mut work = Work {
             runner,
             jobs: &jobs,
@@ -399,31 +396,34 @@ impl<'a> Work<'a> {
     }
 
     fn whose(&self, job: &Job, key: &str) -> Option<Whose> {
-        let mut ids: Option<BTreeSet<String>> = None;
+        let (mut known, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for template in job.keys.iter().map(|key| &key.template) {
-            let found: Vec<String> = match (template.owners(key), job.scope) {
-                (Owners::Nobody, _) => continue,
+            match (template.owners(key), job.scope) {
+                (Owners::Nobody, _) => {}
                 (Owners::OneOf(_) | Owners::Anyone, Scope::Fleet) => return Some(Whose::Fleet),
                 (Owners::OneOf(ids), Scope::Tenants) => {
-                    let some = ids.iter().filter(|id| self.known.get(id).is_some());
-                    let some: Vec<String> = some.map(|id| (*id).to_owned()).collect();
-                    let none = some.is_empty();
-                    // A tenant that became active just now, or is not noted: a fence too many does no
-                    // harm.
-                    if none { ids.into_iter().map(str::to_owned).collect() } else { some }
+                    for id in ids {
+                        let is_known = self.known.get(id).is_some();
+                        (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());
+                    }
                 }
-                (Owners::Anyone, Scope::Tenants) if template.has_tenant_column() => {
-                    let some = self.known.iter().filter(|one| template.may_be_of(Some(*one), key));
-                    some.map(|tenant| tenant.id().to_owned()).collect()
+                (Owners::Anyone, Scope::Tenants) => {
+                    let before = known.len();
+                    if template.has_tenant_column() {
+                        let all = self.known.iter();
+                        let some = all.filter(|tenant| template.may_be_of(Some(*tenant), key));
+                        known.extend(some.map(|tenant| tenant.id().to_owned()));
+                    }
+                    // A column may have had another value when the key was written.
+                    if known.len() == before {
+                        return Some(Whose::Everyone);
+                    }
                 }
-                (Owners::Anyone, Scope::Tenants) => Vec::new(),
-            };
-            if found.is_empty() {
-                return Some(Whose::Everyone);
             }
-            ids.get_or_insert_default().extend(found);
         }
-        ids.map(Whose::Tenants)
+        // One that became active just now, or of whom no note is left: a fence too many does no harm.
+        let ids = if known.is_empty() { unknown } else { known };
+        (!ids.is_empty()).then_some(Whose::Tenants(ids))
     }
 
     /// Moves those fences that did not move yet.
