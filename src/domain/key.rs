@@ -170,6 +170,27 @@ impl KeyTemplate {
         may_equal(&self.pieces(), &other.pieces())
     }
 
+    /// Whether it may make this key, of this tenant; of any where there is none.
+    pub fn may_make(&self, key: &str, tenant: Option<Tenant<'_>>) -> bool {
+        let mut pieces: Vec<Option<char>> = Vec::new();
+        for part in &self.parts {
+            let text = match (part, tenant) {
+                (Part::Literal(literal), _) => Some(literal.as_str()),
+                (Part::Placeholder(Placeholder::Tenant), Some(tenant)) => Some(tenant.id()),
+                (Part::Placeholder(Placeholder::TenantColumn(name)), Some(tenant)) => {
+                    let Some(text) = tenant.column(name) else { return false };
+                    Some(text)
+                }
+                (Part::Placeholder(_), _) => None,
+            };
+            match text {
+                Some(text) => pieces.extend(text.chars().map(Some)),
+                None => pieces.push(None),
+            }
+        }
+        may_equal(&pieces, &key.chars().map(Some).collect::<Vec<_>>())
+    }
+
     fn pieces(&self) -> Vec<Option<char>> {
         self.parts
             .iter()
@@ -295,6 +316,22 @@ mod tests {
         assert_eq!(fill("{tenant.region}"), None, "NULL makes no key");
         assert_eq!(fill("{tenant_id}:{kind}"), None, "only the rows know");
         assert_eq!(template("menu").fill(None, None).as_deref(), Some("menu"));
+    }
+
+    #[test]
+    fn whose_key_it_may_be_is_seen_from_its_text() {
+        let mut list = Tenants::with_columns(["plan", "region"]);
+        list.push("t1", [Some("free"), None]);
+        let may = |text: &str, key: &str| {
+            let template = template(text);
+            (template.may_make(key, list.get(0)), template.may_make(key, None))
+        };
+        assert_eq!(may("p:{tenant_id}:{kind}", "p:t1:x"), (true, true));
+        assert_eq!(may("p:{tenant_id}:{kind}", "p:t2:x"), (false, true));
+        assert_eq!(may("p:{tenant_id}:{kind}", "q:t1:x"), (false, false));
+        assert_eq!(may("{tenant.plan}:{date}", "free:2026-03-01"), (true, true));
+        assert_eq!(may("{tenant.region}:{id}", "eu:7"), (false, true));
+        assert_eq!(may("pet:{id}", "pet:7"), (true, true));
     }
 
     #[test]
