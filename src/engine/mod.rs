@@ -1,5 +1,6 @@
 //! When a job runs and how a run goes.
 
+pub mod audit;
 mod batch;
 pub mod estimate;
 pub mod handle;

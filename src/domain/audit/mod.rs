@@ -86,25 +86,23 @@ pub struct Finding {
 }
 
 impl AuditCounts {
-    /// A key is equal, as was seen so long after the first look; at that look itself where it is
-    /// `None`.
-    pub fn equal(&mut self, after: Option<Duration>) {
-        let window = after.map_or(0, |after| {
-            // A look takes its time to come about: what is seen a tenth later still counts.
-            let within = WINDOWS.iter().position(|window| after <= *window + *window / 10);
-            within.unwrap_or(LAST - 1) + 1
-        });
+    /// A key is equal, as was seen so long after the first look: at that look itself, if none.
+    pub fn equal(&mut self, after: Duration) {
+        // A look takes its time to come about: what is seen a tenth later still counts.
+        let late = |window: Duration| after > window + window / 10;
+        let window = WINDOWS.iter().take_while(|window| late(**window)).count() + 1;
+        let window = if after.is_zero() { 0 } else { window.min(LAST) };
         if let Some(count) = self.equal_within.get_mut(window) {
             *count += 1;
         }
-        let last = WINDOWS.last().copied().unwrap_or_default();
-        if after.is_some_and(|after| after > last + last / 10) {
-            self.latest = self.latest.max(after.unwrap_or_default());
+        if WINDOWS.iter().all(|window| late(*window)) {
+            self.latest = self.latest.max(after);
         }
     }
 
-    /// Something is wrong with a key. One with a wrong TTL is equal all the same, since then.
-    pub fn wrong(&mut self, kind: Kind, equal_after: Option<Duration>) {
+    /// Something is wrong with a key. One with a wrong TTL is equal all the same, and was seen to be
+    /// so long after the first look.
+    pub fn wrong(&mut self, kind: Kind, equal_after: Duration) {
         match kind {
             Kind::Stale => self.stale += 1,
             Kind::Missing => self.missing += 1,
@@ -206,8 +204,8 @@ impl JobAudit {
         }
     }
 
-    /// Something is wrong with a key; a wrong TTL on a value that has been equal for that long.
-    pub fn find(&mut self, finding: Finding, equal_after: Option<Duration>) {
+    /// Something is wrong with a key: see [`AuditCounts::wrong`].
+    pub fn find(&mut self, finding: Finding, equal_after: Duration) {
         self.counts.wrong(finding.wrong.kind, equal_after);
         self.most_behind = self.most_behind.max(finding.wrong.behind);
         if self.findings.len() < MAX_FINDINGS {
@@ -215,9 +213,11 @@ impl JobAudit {
         }
     }
 
-    /// Something could not be compared.
-    pub fn fail(&mut self, failure: Failure) {
-        merge(&mut self.failures, failure);
+    /// Some of it could not be compared.
+    pub fn fail(&mut self, failures: impl IntoIterator<Item = Failure>) {
+        for failure in failures {
+            merge(&mut self.failures, failure);
+        }
     }
 
     /// Whether all that was to be compared was, and enough of it is in order.
@@ -255,8 +255,7 @@ impl fmt::Display for JobAudit {
 /// How many nines a share has: 4 for 0.9999. `None` where it is all.
 pub fn nines(part: u64, whole: u64) -> Option<u32> {
     let rest = u128::from(whole.checked_sub(part).filter(|rest| *rest > 0)?);
-    let whole = u128::from(whole);
-    Some((1..).take_while(|nines| rest * 10_u128.pow(*nines) <= whole).last().unwrap_or(0))
+    Some((u128::from(whole) / rest).checked_ilog10().unwrap_or(0))
 }
 
 /// A share in per cent, never rounded up: what is not all is never shown as `100 %`.
@@ -301,13 +300,13 @@ mod tests {
     #[test]
     fn counts_add_up() {
         let mut counts = AuditCounts::default();
-        counts.equal(None);
-        counts.equal(Some(SECOND));
-        counts.equal(Some(10 * SECOND));
-        counts.wrong(Kind::Stale, None);
-        counts.wrong(Kind::Missing, None);
-        counts.wrong(Kind::Orphaned, None);
-        counts.wrong(Kind::WrongTtl, Some(60 * SECOND));
+        counts.equal(Duration::ZERO);
+        counts.equal(SECOND);
+        counts.equal(10 * SECOND);
+        counts.wrong(Kind::Stale, SECOND);
+        counts.wrong(Kind::Missing, SECOND);
+        counts.wrong(Kind::Orphaned, SECOND);
+        counts.wrong(Kind::WrongTtl, 60 * SECOND);
         assert_eq!(counts.equal_within, [1, 1, 1, 1]);
         assert_eq!((counts.expected(), counts.present(), counts.all_equal()), (6, 5, 4));
         assert_eq!(counts.findings(), 4);
@@ -322,7 +321,7 @@ mod tests {
     fn what_came_to_be_equal_counts_in_its_window_and_later_says_when() {
         let mut counts = AuditCounts::default();
         for seconds in [1.05, 3.0, 10.9, 59.0, 65.0, 300.5] {
-            counts.equal(Some(Duration::from_secs_f64(seconds)));
+            counts.equal(Duration::from_secs_f64(seconds));
         }
         assert_eq!(counts.equal_within, [0, 1, 2, 3]);
         let audit = JobAudit { counts, ..audit() };
@@ -352,7 +351,7 @@ mod tests {
         let quick = JobAudit { rechecked: false, ..audit() };
         assert_eq!(quick.to_string(), "no key was expected");
         let mut quick = quick;
-        quick.counts.equal(None);
+        quick.counts.equal(Duration::ZERO);
         assert_eq!(quick.to_string(), "100 % consistent at the first look");
     }
 
@@ -374,7 +373,7 @@ mod tests {
         use crate::domain::report::FailureKind;
         let mut audit = audit();
         assert!(audit.is_within(share(100.0)));
-        audit.fail(Failure::new(FailureKind::Query, None, "division by zero".to_owned()));
+        audit.fail([Failure::new(FailureKind::Query, None, "division by zero".to_owned())]);
         assert!(!audit.is_within(Share::NONE));
     }
 
