@@ -260,8 +260,7 @@ fn text(audits: &[JobAudit], options: &Options, is_within: bool) -> String {
     let mut lines = vec![table(audits).to_string(), String::new()];
     for audit in audits {
         lines.push(format!("{}: {audit}{}", audit.job, remarks(audit)));
-        lines
-            .extend(audit.findings.iter().flat_map(|finding| finding_lines(&finding.key, finding)));
+        lines.extend(audit.findings.iter().flat_map(finding_lines));
         let left = audit.counts.findings().saturating_sub(audit.findings.len() as u64);
         if left > 0 {
             lines.push(format!("  and {} more", output::count(left)));
