@@ -7,6 +7,8 @@ pub mod handle;
 pub mod limit;
 pub mod port;
 pub mod record;
+pub mod roster;
+mod rounds;
 pub mod run;
 pub mod scheduler;
 pub mod status;

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Work;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
+use super::roster::{Roster, Shrank};
 use super::status::Progress;
-use super::tries::{Refusal, Tries};
+use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -41,6 +42,8 @@ pub struct Runner {
     pub breakers: Breakers,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// What complete lists are compared with: who is gone loses its keys.
+    pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
     pub jobs: SharedJobs,
     /// The name of this worker in records.
@@ -180,7 +183,7 @@ impl Runner {
         let order = Arc::new(order);
         let evicted_before = self.evicted(&stops).await;
         let mut report = Report::default();
-        let end = self.work(&order, &stops, (started_at, deadline), &mut report).await;
+        let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
         let evicted_after = self.evicted(&stops).await;
         self.look_back(&order, evicted_before.zip(evicted_after), &mut report);
@@ -191,7 +194,7 @@ impl Runner {
             End::Stopped => Outcome::Cancelled,
         };
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled: Unsettled::default() }
+        Ended { record, unsettled }
     }
 
     /// What is kept of a run that ended.
@@ -222,17 +225,18 @@ impl Runner {
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
-    ) -> End {
+    ) -> (End, Unsettled) {
         let planned = tokio::select! {
             biased;
-            () = stops.requested() => return End::Stopped,
-            () = &mut deadline.passed => return End::Deadline,
+            () = stops.requested() => return (End::Stopped, Unsettled::default()),
+            () = &mut deadline.passed => return (End::Deadline, Unsettled::default()),
             planned = self.plan(order, started_at, report) => planned,
         };
         order.progress.expect(report.tenants.total);
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
-        work.all(planned, stops, deadline.passed, report).await
+        let end = work.all(planned, stops, deadline.passed, report).await;
+        (end, std::mem::take(&mut *work.unsettled()))
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
@@ -250,7 +254,10 @@ impl Runner {
         let list = match self.tenants(order, report).await {
             Ok(list) => list,
             Err(refusal) => {
-                report.fail(Failure::new(FailureKind::Tenants, None, refusal.message));
+                let Refusal { kind, message, remedy: _ } = refusal;
+                let shrank = kind == FailureKind::TenantsShrank;
+                let kind = if shrank { kind } else { FailureKind::Tenants };
+                report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();
             }
         };
@@ -379,10 +386,34 @@ pub struct TenantList {
 
 struct Reading {
     began: Duration,
+    /// The how-manieth it is: the roster takes lists in this order.
+    number: u64,
     future: WeakShared<ListFuture>,
 }
 
-type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, SourceError>>;
+type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
+
+/// Why there is no tenant list to go by.
+#[derive(Clone, Debug)]
+enum ListError {
+    /// It could not be read.
+    Source(SourceError),
+    /// It is not trusted.
+    Shrank(Shrank),
+}
+
+impl From<ListError> for Refusal {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Source(error) => error.into(),
+            ListError::Shrank(shrank) => Self {
+                kind: FailureKind::TenantsShrank,
+                message: shrank.to_string(),
+                remedy: Remedy::GiveUp,
+            },
+        }
+    }
+}
 
 impl TenantList {
     /// A list whose reading began at or after the monotonic moment `since`: one that is being read,
@@ -395,18 +426,23 @@ impl TenantList {
         if let Some(shared) = young.and_then(|reading| reading.future.upgrade()) {
             return shared;
         }
-        let shared = read_list(Arc::clone(runner)).boxed().shared();
-        *reading = shared.downgrade().map(|future| Reading { began: now, future });
+        let number = reading.as_ref().map_or(0, |before| before.number + 1);
+        let shared = read_list(Arc::clone(runner), number).boxed().shared();
+        *reading = shared.downgrade().map(|future| Reading { began: now, number, future });
         shared
     }
 }
 
-/// One query, whose result counts once for the breaker however many runs wait for it.
-async fn read_list(runner: Arc<Runner>) -> Result<Arc<Tenants>, SourceError> {
+/// One query, whose result counts once for the breaker however many runs wait for it, and is compared
+/// once with the tenants that may have keys.
+async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
     if let Err(Refusal { message, .. }) = runner.may_ask(Server::Database) {
-        return Err(SourceError { kind: SourceErrorKind::Unavailable, message });
+        let kind = SourceErrorKind::Unavailable;
+        return Err(ListError::Source(SourceError { kind, message }));
     }
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
-    result.map(Arc::new)
+    let list = result.map_err(ListError::Source)?;
+    runner.roster.take(&runner, &list, number).await.map_err(ListError::Shrank)?;
+    Ok(Arc::new(list))
 }

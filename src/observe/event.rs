@@ -3,6 +3,7 @@
 //! A message reads alone; the fields are for searching. `error` is for what someone must act on,
 //! `warn` for what someone should look at.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -341,6 +342,62 @@ impl NoTenants<'_> {
     pub fn emit(self, _metrics: &Metrics) {
         let job = self.job;
         warn!(%job, "job `{job}` has nothing to warm: the tenant query returned no tenant");
+    }
+}
+
+/// Keys of tenants that are not active any more were removed.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantsSwept<'a> {
+    /// How many tenants are gone since the last list.
+    pub newly: usize,
+    /// How many that were gone before were swept again.
+    pub again: usize,
+    /// How many keys of each job were removed.
+    pub removed: &'a BTreeMap<JobName, u64>,
+}
+
+impl TenantsSwept<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { newly, again, removed } = self;
+        for (job, count) in removed {
+            metrics.of_job(job).keys(0, *count, 0);
+        }
+        let keys: u64 = removed.values().sum();
+        match (newly, keys) {
+            (0, 0) => debug!(again, "no run wrote keys of tenants that are not active any more"),
+            (0, _) => info!(
+                again,
+                keys,
+                "{keys} keys that runs with an older tenant list wrote of tenants that are not \
+                 active any more are removed"
+            ),
+            (_, _) => info!(
+                newly,
+                again,
+                keys,
+                "{newly} tenants are not active any more: their {keys} keys are removed"
+            ),
+        }
+    }
+}
+
+/// The tenant list could not be compared with the tenants that may have keys, or not all keys of who
+/// is gone could be removed.
+#[derive(Clone, Copy, Debug)]
+pub struct RosterUnavailable<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl RosterUnavailable<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!(
+            "could not remove all keys of tenants that are not active any more; the next tenant \
+             list will: {message}"
+        );
     }
 }
 
