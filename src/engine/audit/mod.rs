@@ -129,6 +129,8 @@ impl Auditor {
             }
         }
         session.look_again(Due::All).await?;
+        // For whoever audits again at once.
+        session.rest().await;
         Ok(session.works.into_iter().map(|work| work.audit).collect())
     }
 

@@ -319,10 +319,14 @@ impl<'a> Session<'a> {
         Ok(KeyAnswer { owner: Some((job, tenant)), state, after, failures })
     }
 
-    /// Waits until it may work.
-    async fn begin(&self) -> Duration {
+    /// Waits until it may work again.
+    pub(super) async fn rest(&self) {
         let rest = self.rests_until.saturating_sub(self.runner.clock.monotonic());
         self.runner.clock.sleep(rest).await;
+    }
+
+    async fn begin(&self) -> Duration {
+        self.rest().await;
         self.runner.clock.monotonic()
     }
 
