@@ -2,7 +2,9 @@
 
 pub mod audit;
 mod batch;
+mod changes;
 pub mod estimate;
+pub mod feed;
 pub mod handle;
 pub mod limit;
 pub mod port;

@@ -51,7 +51,8 @@ async fn hazard_09_a_tenant_that_is_switched_off_loses_its_keys_at_the_next_run(
 }
 
 #[tokio::test]
-async fn hazard_08_a_list_that_shrank_fails_runs_and_removes_nothing_until_somebody_says_it_is_right() {
+async fn hazard_08_a_list_that_shrank_fails_runs_and_removes_nothing_until_somebody_says_it_is_right()
+ {
     let shop = Shop::open(10).await;
     let worker = shop.serve().job("items", &items()).start();
     worker.answers("/readyz", 200).await;
@@ -61,7 +62,10 @@ async fn hazard_08_a_list_that_shrank_fails_runs_and_removes_nothing_until_someb
         shop.execute(&format!("update tenants set status = 'suspended' where {wrong}")).await;
         shop.change().await;
         let run = worker.warm("items").await;
-        assert_eq!((&run["outcome"], failure_kinds(&run)), (&"failed".into(), vec!["tenants_shrank"]));
+        assert_eq!(
+            (&run["outcome"], failure_kinds(&run)),
+            (&"failed".into(), vec!["tenants_shrank"])
+        );
         assert_eq!(shop.cached().await, before, "{wrong}");
         let output = pass(&shop).run().await.expect_code(1);
         let said = "`preheat warm` once with `PREHEAT_TENANTS__MAX_SHRINK=100%`";
