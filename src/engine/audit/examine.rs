@@ -14,7 +14,7 @@ use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::retry::backoff;
 use crate::domain::tenant::{Batch, Tenant};
-use crate::engine::limit::BatchPermit;
+use crate::engine::limit::{BatchPermit, Lane};
 use crate::engine::port::{CacheError, CacheErrorKind, Found, Read};
 use crate::engine::run::Runner;
 use crate::engine::tries::{Refusal, Remedy};
@@ -229,8 +229,12 @@ impl Walk {
         is_giant: bool,
     ) -> Result<BatchPermit, Refusal> {
         let asked_at = runner.clock.monotonic();
-        let mut permit =
-            if is_giant { runner.limits.giant().await } else { runner.limits.batch().await };
+        let limits = &runner.limits;
+        let mut permit = if is_giant {
+            limits.giant(Lane::Regular).await
+        } else {
+            limits.batch(Lane::Regular).await
+        };
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.
         if runner.breaker(Server::Cache).pause_left(runner.clock.monotonic()).is_some() {

@@ -19,7 +19,7 @@ use preheat::domain::schedule::Schedule;
 use preheat::engine::audit::{
     AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
 };
-use preheat::engine::limit::Limits;
+use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Listing,
     Slice, SourceErrorKind,
@@ -564,7 +564,7 @@ async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
         })
     });
     // One of the two permits is somebody else's all the time.
-    let other = lab.runner.limits.batch().await;
+    let other = lab.runner.limits.batch(Lane::Regular).await;
     let audits = lab.try_audit(lab.order()).await.unwrap();
     drop(other);
     let expected: Vec<u64> = audits.iter().map(|audit| audit.counts.expected()).collect();
@@ -579,7 +579,7 @@ async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
 #[tokio::test]
 async fn without_a_permit_an_audit_waits() {
     let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
-    let (read, all) = (lab.reads(), lab.runner.limits.giant().await);
+    let (read, all) = (lab.reads(), lab.runner.limits.giant(Lane::Regular).await);
     let auditor = Auditor::new(Arc::clone(&lab.runner), Pace::Steady);
     let order = lab.order();
     let audit = tokio::spawn(async move { auditor.audit(&order).await });
@@ -609,7 +609,7 @@ async fn looking_again_goes_on_beside_the_rest_of_the_work() {
 async fn of_too_many_suspects_the_rest_is_counted_only() {
     let count = MAX_SUSPECTS + 50;
     let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(count, "1"))], count).await;
-    lab.world.cache.flush();
+    lab.world.cache.restart();
     let cache = Arc::clone(&lab.world.cache);
     // One of those that are looked at again comes back, and one of the others, which nobody sees.
     lab.after(SECOND / 2, async move {
