@@ -1,5 +1,6 @@
 //! When a job runs and how a run goes.
 
+pub mod audit;
 mod batch;
 mod changes;
 pub mod estimate;

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
+use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -571,6 +572,58 @@ impl Evictions<'_> {
             "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
              what is written to it"
         );
+    }
+}
+
+/// The verifier has compared some tenants of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFinished<'a> {
+    /// What it found.
+    pub audit: &'a JobAudit,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+impl AuditFinished<'_> {
+    /// Tells it. Of a finding only the key is told: values are data.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { audit, at } = self;
+        let JobAudit { job, tenants, counts, .. } = audit;
+        metrics.of_job(job).audited(counts, at);
+        let (expected, findings) = (counts.expected(), counts.findings());
+        if let Some(failure) = audit.failures.first() {
+            let (kind, message) = (failure.kind.as_str(), failure.message.as_str());
+            warn!(
+                %job, failure = kind, tenants_failed = audit.tenants_failed,
+                "not all of job `{job}` could be compared with the database ({kind}): {message}"
+            );
+        }
+        let Some(first) = audit.findings.first() else {
+            debug!(%job, tenants, expected, "job `{job}` is as in the database: {audit}");
+            return;
+        };
+        let [stale, missing, orphaned, wrong_ttl] = Kind::ALL.map(|kind| counts.of_kind(kind));
+        let (key, kind) = (first.key.escape_debug(), first.wrong.kind.as_str());
+        warn!(
+            %job, tenants, expected, stale, missing, orphaned, wrong_ttl,
+            "{findings} keys of job `{job}` are not as in the database: {audit}; the first is \
+             `{key}` ({kind})"
+        );
+    }
+}
+
+/// The verifier could not compare anything.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFailed<'a> {
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl AuditFailed<'_> {
+    /// Tells it, to the log only: what was measured before stands, and grows old.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("could not compare the cache with the database: {message}");
     }
 }
 
