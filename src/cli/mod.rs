@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod bars;
+mod changes;
 mod check;
 mod completions;
 mod demo;
@@ -64,6 +65,8 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
+    /// The triggers that tell the worker at once what changed: install, remove or print them
+    Changes(changes::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
     /// Show everything on a sample clinic with private, throw-away servers
@@ -216,6 +219,7 @@ impl Command {
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
+            Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             Self::Demo(options) => demo::run(global, options).await,
             Self::Schema => schema::run(),

@@ -44,6 +44,8 @@ pub struct Settings {
     pub http: Http,
     /// `[history]`
     pub history: History,
+    /// `[changes]`
+    pub changes: Changes,
 }
 
 /// What is logged, and how.
@@ -139,6 +141,27 @@ pub struct History {
     pub retention: Duration,
 }
 
+/// The change feed.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Whether it is listened to.
+    pub enabled: ChangesMode,
+    /// Another way to [`Database::url`]'s server.
+    pub url: Option<SecretString>,
+}
+
+/// Whether the change feed is listened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChangesMode {
+    /// As soon as its triggers are there.
+    #[default]
+    Auto,
+    /// Or the worker does not start.
+    Required,
+    /// Never.
+    Off,
+}
+
 /// Whether run records are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistoryMode {
@@ -222,6 +245,7 @@ impl Settings {
             runner: Runner::read(read),
             http: Http::read(read),
             history: History::read(read),
+            changes: Changes::read(read),
         }
     }
 
@@ -445,6 +469,31 @@ impl History {
                 "30d",
                 HOUR..=DAY * 3660,
                 "How long run records are kept",
+            ),
+        }
+    }
+}
+
+impl Changes {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let modes = [
+            ("auto", ChangesMode::Auto),
+            ("true", ChangesMode::Required),
+            ("false", ChangesMode::Off),
+        ];
+        Self {
+            enabled: read.choice(
+                "changes.enabled",
+                modes,
+                "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` does as \
+                 soon as `preheat changes install` was run, `true` refuses to start without",
+            ),
+            url: read.url(
+                "changes.url",
+                &["postgres", "postgresql"],
+                "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
+                 same database's own address",
+                server::postgres,
             ),
         }
     }

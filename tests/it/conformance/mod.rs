@@ -1,6 +1,7 @@
 //! One suite a port, run against every adapter of it; beside them, what only one server can do.
 
 mod cache;
+mod changes;
 mod certificates;
 mod check;
 mod clock;
