@@ -1,8 +1,11 @@
 //! Changes of the database: which tables are watched, and which jobs each of them concerns.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use super::job::{Job, JobName, Jobs, Scope, Table};
+use super::tenant::TenantId;
 
 /// Says which watched table a change came from. It is part of a trigger's name and of every
 /// notification, and stands for how the tenants are found too: a trigger of an older definition
@@ -72,6 +75,33 @@ pub struct Change {
     /// Whose, each once or more; `None` where it is the whole fleet's, or may be any tenant's, as
     /// after a `TRUNCATE`.
     pub tenants: Option<Vec<String>>,
+}
+
+/// Whose keys of a job a change concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// Those of these tenants.
+    Tenants(BTreeSet<TenantId>),
+    /// All that the job has.
+    All,
+}
+
+/// What was heard of, after the fences of whose data it is were moved. The moments are those of the
+/// monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Changes.
+    Jobs {
+        /// By the jobs that they concern.
+        jobs: BTreeMap<JobName, Touched>,
+        /// When the first of them was heard of.
+        heard_at: Duration,
+    },
+    /// Anything may have changed that jobs with tables have.
+    Everything {
+        /// When all fences had been moved: what was read later is right.
+        moved_at: Duration,
+    },
 }
 
 /// All tables that jobs watch, each once for each way to find its tenants, in the order of their

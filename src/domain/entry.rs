@@ -290,7 +290,7 @@ impl<'a> Groups<'a> {
                 let failure = Failure { kind, tenant, key: Some(key), message, count: 1 };
                 found.failures.push((slot, failure));
             } else {
-                let ttl = jittered(self.job.ttl, self.job.ttl_jitter, &key);
+                let ttl = life_of(self.job, &key);
                 let is_listed = !self.key.template.is_known();
                 found.writes.push(Entry { key, slot, value, ttl, is_listed });
             }
@@ -339,6 +339,11 @@ impl GroupDates<'_> {
         let after = u16::try_from((date? - first).num_days()).ok()?;
         (after < self.days).then_some(after)
     }
+}
+
+/// How long a key of a job lives from the moment it is written.
+pub fn life_of(job: &Job, key: &str) -> Duration {
+    jittered(job.ttl, job.ttl_jitter, key)
 }
 
 /// The TTL of a key: shortened by up to `jitter`, by a hash of the key, so that keys do not expire

@@ -47,6 +47,14 @@ pub enum Fence {
 }
 
 impl Fence {
+    /// A fence by what its key holds. What is no number is as good as missing: an `INCR` refuses it
+    /// too, so that nobody could move it.
+    pub fn of(value: &[u8]) -> Self {
+        let text = str::from_utf8(value).unwrap_or_default();
+        let number = text.parse().ok().filter(|number: &i64| number.to_string() == text);
+        number.map_or(Self::Missing, Self::At)
+    }
+
     /// Whether it has to be given a start before it can be relied on: a missing one, or one whose
     /// number may come again after an eviction.
     pub fn needs_start(self) -> bool {
@@ -81,7 +89,8 @@ pub enum Life {
 
 /// The rounds of some slots of a batch: who has to be read and written, and again.
 ///
-/// It decides and does nothing: whoever drives it reads fences, rows and writes values in between.
+/// It decides and does nothing: whoever drives it reads fences, reads rows and writes values. A round
+/// is: fences ([`Self::begin`], [`Self::stand`]), query, writes, fences again ([`Self::look`]).
 #[derive(Clone, Debug)]
 pub struct Rounds {
     round: u32,
@@ -116,9 +125,17 @@ impl Rounds {
         self.life
     }
 
+    /// Takes the fences as they stand before the query of another round, in the order of
+    /// [`Self::slots`]. Those of the look before would do, were it not for one that was evicted: it
+    /// has to be started again, or a second eviction would not be seen.
+    pub fn stand(&mut self, fences: &[Fence]) {
+        for ((_, before), now) in self.open.iter_mut().zip(fences) {
+            *before = *now;
+        }
+    }
+
     /// Takes the fences after the round's writes, in the order of [`Self::slots`]. The slots whose
-    /// fence moved are those of the next round, where there is one; their fences need not be read
-    /// again before its query.
+    /// fence moved are those of the next round, where there is one.
     pub fn look(&mut self, fences: &[Fence]) -> Verdict {
         let mut verdict = Verdict::default();
         let mut open = Vec::new();
@@ -135,6 +152,11 @@ impl Rounds {
         self.round += 1;
         self.life = Life::Probation;
         verdict
+    }
+
+    /// There is no further round: how the fences stand could not be found out.
+    pub fn abandon(&mut self) {
+        self.open.clear();
     }
 
     /// Whether slots are left that may be read again; those that are left and may not are fenced.
@@ -179,6 +201,17 @@ mod tests {
         }
         assert!(!rounds.goes_on());
         assert_eq!(rounds.slots().collect::<Vec<_>>(), [0], "it is fenced");
+    }
+
+    #[test]
+    fn a_fence_is_read_as_incr_reads_it() {
+        for (value, number) in [("0", 0), ("-7", -7), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(Fence::of(value.as_bytes()), Fence::At(number));
+        }
+        for value in ["", "+7", "007", "-0", " 7", "7.0", "now", "9223372036854775808", "\u{664}"] {
+            assert_eq!(Fence::of(value.as_bytes()), Fence::Missing, "{value}");
+        }
+        assert_eq!(Fence::of(b"\xff"), Fence::Missing);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod date;
 pub mod duration;
 pub mod entry;
 pub mod fence;
+pub mod glob;
 pub mod job;
 pub mod json;
 pub mod key;

@@ -199,6 +199,13 @@ impl Batch {
         self.positions.iter().filter_map(|&position| self.list.get(position as usize))
     }
 
+    /// The tenants of some of its slots, in this order; of the fleet's batch, itself.
+    #[must_use]
+    pub fn some(&self, slots: impl IntoIterator<Item = usize>) -> Self {
+        let positions = slots.into_iter().filter_map(|slot| self.positions.get(slot).copied());
+        Self { list: Arc::clone(&self.list), positions: positions.collect() }
+    }
+
     /// Two halves of it, the first the larger; itself when it cannot be split further.
     pub fn split(self) -> Result<(Self, Self), Self> {
         if self.len() < 2 {

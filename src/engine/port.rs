@@ -119,15 +119,18 @@ pub trait Cache: Send + Sync {
         keys: &'a [(String, Duration)],
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// What keys hold and how long they will, in their order; `None` where there is no such key.
+    /// What keys hold and how long they will, in their order; `None` where there is no such key. One
+    /// that holds no text, as an application's list, is an error of the whole.
     /// The values of a call are in memory together: ask for a few megabytes at once.
     fn look<'a>(
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
-    /// A slice of the keys that match a glob, from `cursor` on, 0 being the start. The whole is seen
-    /// when the next cursor is 0; a key may come more than once. Keys that are no UTF-8 are left out.
+    /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
+    /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;
+    /// until then a slice may be empty, and a key may come more than once. Keys that are no UTF-8 are
+    /// left out.
     fn scan<'a>(
         &'a self,
         pattern: &'a str,
@@ -164,14 +167,15 @@ pub trait Ledger: Send + Sync {
 
     /// Gives each of these fences a start: one that is missing is made with that number, one that is
     /// there is raised by it. Answers how they stand then. `keys` come with how they stood; a fence
-    /// that somebody made meanwhile stays as it is.
+    /// that somebody made meanwhile stays as it is. What stands in a fence's place and is no number
+    /// is replaced.
     fn start_fences<'a>(
         &'a self,
         keys: &'a [(String, Fence)],
         number: i64,
     ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
 
-    /// Moves fences; one that is missing is made with that number first.
+    /// Moves fences; one that is missing, or is no number, is made with that number first.
     fn move_fences<'a>(
         &'a self,
         keys: &'a [String],
@@ -311,6 +315,9 @@ impl CacheErrorKind {
 /// What the cache server says of itself; the counters are since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
+    /// Which process of the server answered: after a restart, or a failover, another number. `None`
+    /// where it does not tell.
+    pub process: Option<u64>,
     /// Bytes in use.
     pub used_memory: u64,
     /// The bound on them; 0 where there is none.

@@ -114,6 +114,12 @@ impl Runner {
         self.note(Server::Database, unreachable.map(|error| error.message.as_str()));
     }
 
+    /// Takes note of what came of a question to the cache.
+    pub(super) fn note_cache(&self, error: Option<&CacheError>) {
+        let unreachable = error.filter(|error| error.kind.is_transient());
+        self.note(Server::Cache, unreachable.map(|error| error.message.as_str()));
+    }
+
     /// Takes note of whether a server could be reached; `unreachable` says how it could not.
     pub(super) fn note(&self, server: Server, unreachable: Option<&str>) {
         let change = self.breaker(server).note(unreachable.is_none(), self.clock.monotonic());

@@ -12,12 +12,13 @@ use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryHistory, MemoryRow, MemorySource};
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
-use preheat::domain::job::{JobName, Jobs};
+use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{Clock, History, HistoryError};
 use preheat::engine::record::Records;
+use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
@@ -171,6 +172,7 @@ impl Worker {
             limits: Limits::new(4),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -482,6 +484,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
         "failures": [],
         "keys": {
           "failed": 0,
+          "fenced": 0,
           "removed": 0,
           "written": 3
         },
@@ -490,6 +493,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
         "retries": 0,
         "tenants": {
           "failed": 0,
+          "fenced": 0,
           "ok": 3,
           "total": 3
         }
@@ -501,7 +505,10 @@ async fn a_run_is_accepted_and_can_be_followed() {
     }
     "##);
     let finished = worker.finished(&queued).await;
-    assert_eq!(finished["report"]["tenants"], json!({"total": 1, "ok": 1, "failed": 0}));
+    assert_eq!(
+        finished["report"]["tenants"],
+        json!({"total": 1, "ok": 1, "failed": 0, "fenced": 0})
+    );
     worker.stop().await;
 }
 

@@ -157,10 +157,12 @@ impl Clinic {
         }
     }
 
-    /// Every key of the cache with its value and the time that it has left.
+    /// Every key of the cache with its value and the time that it has left; not those that preheat
+    /// keeps for itself.
     async fn cached(&self) -> BTreeMap<String, (String, Duration)> {
         let mut cache = support::redis_connection(&self.redis).await;
-        let keys: Vec<String> = cache.keys("*").await.unwrap();
+        let mut keys: Vec<String> = cache.keys("*").await.unwrap();
+        keys.retain(|key| !key.starts_with("preheat:"));
         let mut cached = BTreeMap::new();
         for key in keys {
             let (value, left): (String, u64) =

@@ -192,7 +192,7 @@ fn refused(error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
         ReadError::Other(SourceErrorKind::Definition, message) => {
             Ok(problem(QueryPlace::Query { at: None }, message, None))
         }
-        other @ ReadError::Other(..) => Err(other),
+        other @ (ReadError::Other(..) | ReadError::Stale) => Err(other),
     }
 }
 

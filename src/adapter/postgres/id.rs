@@ -108,6 +108,11 @@ impl IdType {
         self.kind == IdKind::Citext
     }
 
+    /// Whether a text can be such an id.
+    pub(super) fn takes(self, id: &str) -> bool {
+        self.encode(id, &mut Vec::new()).is_ok()
+    }
+
     /// Appends an id's bytes on the wire.
     fn encode(self, id: &str, out: &mut Vec<u8>) -> Result<(), BadId> {
         let bad = || BadId { id: id.to_owned(), ty: self.name() };
@@ -127,6 +132,10 @@ impl IdType {
             IdKind::Int8 => {
                 let number: i64 = id.parse().map_err(|_not_one| bad())?;
                 out.extend_from_slice(&number.to_be_bytes());
+            }
+            // A text of Postgres has every character but this.
+            IdKind::Text | IdKind::Bpchar | IdKind::Citext if id.contains('\0') => {
+                return Err(bad());
             }
             IdKind::Text | IdKind::Bpchar | IdKind::Citext => out.extend_from_slice(id.as_bytes()),
         }
@@ -162,7 +171,7 @@ impl IdType {
     }
 }
 
-/// `$1`: the ids of a batch's tenants, as an array in the type of the ids.
+/// `$1`: ids of tenants, as an array in the type of the ids.
 pub(super) struct IdArray {
     ty: IdType,
     /// As it stands in the message.
@@ -172,25 +181,34 @@ pub(super) struct IdArray {
 impl IdArray {
     /// The ids of these tenants, in slot order.
     pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
+        Self::of(ty, batch.len(), batch.tenants().map(|tenant| tenant.id()))
+    }
+
+    /// So many ids.
+    pub(super) fn of<'i>(
+        ty: IdType,
+        count: usize,
+        ids: impl Iterator<Item = &'i str>,
+    ) -> Result<Self, BadId> {
         const HEADER: usize = 20;
         const ELEMENT: usize = 4 + 16;
-        let mut wire = Vec::with_capacity(HEADER + batch.len() * ELEMENT);
-        let dimensions = i32::from(!batch.is_empty());
+        let mut wire = Vec::with_capacity(HEADER + count * ELEMENT);
+        let dimensions = i32::from(count > 0);
         wire.extend_from_slice(&dimensions.to_be_bytes());
         let has_nulls: i32 = 0;
         wire.extend_from_slice(&has_nulls.to_be_bytes());
         wire.extend_from_slice(&ty.element.0.to_be_bytes());
-        if !batch.is_empty() {
+        if count > 0 {
             let first_index: i32 = 1;
-            wire.extend_from_slice(&length(batch.len()).to_be_bytes());
+            wire.extend_from_slice(&length(count).to_be_bytes());
             wire.extend_from_slice(&first_index.to_be_bytes());
         }
-        let mut id = Vec::new();
-        for tenant in batch.tenants() {
-            id.clear();
-            ty.encode(tenant.id(), &mut id)?;
-            wire.extend_from_slice(&length(id.len()).to_be_bytes());
-            wire.extend_from_slice(&id);
+        let mut encoded = Vec::new();
+        for id in ids {
+            encoded.clear();
+            ty.encode(id, &mut encoded)?;
+            wire.extend_from_slice(&length(encoded.len()).to_be_bytes());
+            wire.extend_from_slice(&encoded);
         }
         Ok(Self { ty, wire })
     }
@@ -310,6 +328,8 @@ mod tests {
     fn an_id_that_is_none_is_an_error() {
         let error = IdArray::new(ty(&ColumnType::Uuid), &batch(&["seven"])).err().unwrap();
         assert_eq!(error.to_string(), "tenant id `seven` is no uuid");
+        assert!(ty(&ColumnType::Int8).takes("7") && !ty(&ColumnType::Int2).takes("32768"));
+        assert!(ty(&ColumnType::Text).takes("") && !ty(&ColumnType::Text).takes("a\0"));
         assert!(IdType::new(&ColumnType::Numeric, Oid(1), None).is_none());
     }
 }

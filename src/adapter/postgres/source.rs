@@ -1,6 +1,7 @@
 //! Tenants and rows: one query a batch, its rows encoded from the wire.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct TenantsSettings {
 pub struct PostgresSource {
     pub(super) database: Arc<Database>,
     pub(super) settings: TenantsSettings,
+    /// The tenant query for some tenants: see [`among`].
+    among: Arc<str>,
     /// As the tenant query last had it.
     id_type: Mutex<Option<IdType>>,
 }
@@ -55,45 +58,75 @@ pub(super) struct TenantsShape {
 impl PostgresSource {
     /// A source on this database.
     pub fn new(database: Arc<Database>, settings: TenantsSettings) -> Self {
-        Self { database, settings, id_type: Mutex::default() }
+        let among = among(&settings.sql).into();
+        Self { database, settings, among, id_type: Mutex::default() }
     }
 
-    async fn read_tenants(&self) -> Result<Tenants, SourceError> {
+    /// A query that the server does not take within another one is read whole; so is one whose
+    /// table was altered in a way that only the whole query notices, and if it is wrong itself, its
+    /// own error says more.
+    async fn read_tenants_among(&self, ids: &[TenantId]) -> Result<Tenants, SourceError> {
+        let ids: HashSet<&str> = ids.iter().map(TenantId::as_str).collect();
+        match self.read_tenants(Which::Among(&ids)).await {
+            Err(error) if error.kind == SourceErrorKind::Definition => {
+                let all = self.read_tenants(Which::All).await?;
+                Ok(all.only(|tenant| ids.contains(tenant.id())))
+            }
+            done => done,
+        }
+    }
+
+    async fn read_tenants(&self, which: Which<'_>) -> Result<Tenants, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
         let read = async {
-            let read = self.read_tenants_once(&mut lease).await;
+            let read = self.read_tenants_once(&mut lease, which).await;
             if !is_stale(&read) {
                 return read;
             }
             lease.clear_cached_statements().await?;
-            self.read_tenants_once(&mut lease).await
+            self.read_tenants_once(&mut lease, which).await
         };
         let read = timeout(longest + ANSWER_GRACE, read).await;
         let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
         finish(lease, read).map_err(|error| error.into_source_error("could not read the tenants"))
     }
 
-    async fn read_tenants_once(&self, lease: &mut Lease) -> Result<Tenants, ReadError> {
+    async fn read_tenants_once(
+        &self,
+        lease: &mut Lease,
+        which: Which<'_>,
+    ) -> Result<Tenants, ReadError> {
         let longest = self.database.settings.statement_timeout;
         let is_open = self.database.begin_read(lease, longest).await?;
-        let read = self.read_tenants_on(lease).await;
+        let read = self.read_tenants_on(lease, which).await;
         self.end(lease, is_open, &read).await?;
         read
     }
 
-    async fn read_tenants_on(&self, lease: &mut Lease) -> Result<Tenants, ReadError> {
-        let (statement, shape) = self.tenants_shape(lease).await?;
+    async fn read_tenants_on(
+        &self,
+        lease: &mut Lease,
+        which: Which<'_>,
+    ) -> Result<Tenants, ReadError> {
+        let (whole, shape) = self.tenants_shape(lease).await?;
+        let (statement, arguments) = match which {
+            Which::All => (whole, PgArguments::default()),
+            Which::Among(ids) => self.prepare_among(lease, &shape, ids).await?,
+        };
         let names = shape.columns.iter().skip(1).map(|column| column.name.as_str());
         let mut tenants = Tenants::with_columns(names);
         let mut texts = RowTexts::default();
-        let mut stream = statement.query().fetch(&mut **lease);
+        let mut stream = statement.query_with(arguments).fetch(&mut **lease);
         while let Some(row) = stream.try_next().await? {
             texts.read(&row, &shape.columns)?;
             let Some(id) = texts.get(0) else {
                 let message = "a tenant's id is NULL".to_owned();
                 return Err(ReadError::Other(SourceErrorKind::Data, message));
             };
+            if !which.has(id) {
+                continue;
+            }
             tenants.push(id, (1..shape.columns.len()).map(|index| texts.get(index)));
             if tenants.len().is_multiple_of(ROWS_A_TURN) {
                 tokio::task::yield_now().await;
@@ -106,6 +139,30 @@ impl PostgresSource {
             return Err(ReadError::Other(SourceErrorKind::Data, message));
         }
         Ok(tenants)
+    }
+
+    /// Prepares the tenant query for some tenants, with their ids.
+    ///
+    /// What is no id of the type is left out, since no tenant has it. The query runs even if that is
+    /// all of them: if the type is not that any more, only then the server says so.
+    async fn prepare_among(
+        &self,
+        lease: &mut Lease,
+        shape: &TenantsShape,
+        ids: &HashSet<&str>,
+    ) -> Result<(PgStatement, PgArguments), ReadError> {
+        let sql = AssertSqlSafe(Arc::clone(&self.among)).into_sql_str();
+        let statement = lease.prepare_with(sql, &[shape.id.array_type()]).await?;
+        let now = column::columns(&statement);
+        let same_id = now.first().map(|id| &id.ty) == shape.columns.first().map(|id| &id.ty);
+        if !same_id || !now.iter().skip(1).eq(shape.columns.iter().skip(1)) {
+            return Err(ReadError::Stale);
+        }
+        let ids: Vec<&str> = ids.iter().copied().filter(|id| shape.id.takes(id)).collect();
+        let ids = IdArray::of(shape.id, ids.len(), ids.iter().copied())?;
+        let mut arguments = PgArguments::default();
+        arguments.add(ids).map_err(sqlx::Error::Encode)?;
+        Ok((statement, arguments))
     }
 
     /// Prepares the tenant query, where it is not prepared yet.
@@ -242,17 +299,14 @@ impl PostgresSource {
 
 impl Source for PostgresSource {
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
-        Box::pin(self.read_tenants())
+        Box::pin(self.read_tenants(Which::All))
     }
 
     fn tenants_among<'a>(
         &'a self,
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
-        Box::pin(async move {
-            let all = self.read_tenants().await?;
-            Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
-        })
+        Box::pin(self.read_tenants_among(ids))
     }
 
     fn read<'a>(
@@ -262,6 +316,59 @@ impl Source for PostgresSource {
         rows: &'a mut Rows,
     ) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(self.read_batch(job, read, rows))
+    }
+}
+
+/// Which tenants to read.
+#[derive(Clone, Copy)]
+enum Which<'i> {
+    All,
+    Among(&'i HashSet<&'i str>),
+}
+
+impl Which<'_> {
+    /// Whether a tenant is one of them. The server compares ids by their type, for which `A` and `a`
+    /// may be the same; a tenant's keys have the id as the tenant query writes it.
+    fn has(self, id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Among(ids) => ids.contains(id),
+        }
+    }
+}
+
+/// The tenant query for those tenants whose ids are in `$1`.
+///
+/// The server asks what is within for these ids alone, by its index where it has one, and keeps its
+/// order. The first column gets another name, since it may have none, or that of another column.
+fn among(sql: &str) -> String {
+    let sql = without_semicolon(sql);
+    format!(
+        "select * from (\n{sql}\n) as tenant (\"tenant id\") where tenant.\"tenant id\" = any($1)"
+    )
+}
+
+/// A statement without the semicolon at its end. It may be wrong about one that is within a text and
+/// followed by what looks like a comment; the server then sees that the text does not end.
+fn without_semicolon(sql: &str) -> &str {
+    let ends = sql.match_indices(';').map(|(at, _)| sql.split_at(at));
+    ends.into_iter().find(|(_, end)| is_blank(end)).map_or(sql, |(statement, _)| statement)
+}
+
+/// Whether there is nothing but semicolons, white space and comments.
+fn is_blank(sql: &str) -> bool {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches(|char: char| char == ';' || char.is_ascii_whitespace());
+        let after = if let Some(comment) = rest.strip_prefix("--") {
+            comment.split_once('\n').map_or("", |(_, after)| after)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            let Some((_, after)) = comment.split_once("*/") else { return false };
+            after
+        } else {
+            return rest.is_empty();
+        };
+        rest = after;
     }
 }
 
@@ -493,6 +600,8 @@ pub(super) enum ReadError {
     Sql(sqlx::Error),
     /// We did, perhaps in the middle of the rows.
     Other(SourceErrorKind, String),
+    /// A statement that the connection keeps prepared returns other columns than it would now.
+    Stale,
 }
 
 impl ReadError {
@@ -514,6 +623,7 @@ impl ReadError {
         match self {
             Self::Sql(error) => error::database(error).is_some(),
             Self::Other(..) => false,
+            Self::Stale => true,
         }
     }
 
@@ -522,6 +632,10 @@ impl ReadError {
             Self::Sql(error) => error::source_error(doing, &error),
             Self::Other(kind, message) => {
                 SourceError { kind, message: format!("{doing}: {message}") }
+            }
+            Self::Stale => {
+                let message = format!("{doing}: the columns of its query keep changing");
+                SourceError { kind: SourceErrorKind::Transient, message }
             }
         }
     }
@@ -544,8 +658,11 @@ impl From<BadId> for ReadError {
 /// data has array element type …"). Both come before the first row. The codes are those of other
 /// errors too, but those come again when the statement is prepared anew.
 fn is_stale<T>(done: &Result<T, ReadError>) -> bool {
-    let Err(ReadError::Sql(error)) = done else { return false };
-    matches!(error::code(error), Some("0A000" | "42804"))
+    match done {
+        Ok(_) | Err(ReadError::Other(..)) => false,
+        Err(ReadError::Stale) => true,
+        Err(ReadError::Sql(error)) => matches!(error::code(error), Some("0A000" | "42804")),
+    }
 }
 
 /// The texts of one row's columns.
@@ -592,4 +709,28 @@ fn duplicate<'t>(tenants: &'t Tenants, id: IdType) -> Option<String> {
         [one, other] if one == other => Some(one.to_string()),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(sql: &str, expected: &str) {
+        assert_eq!(without_semicolon(sql), expected, "{sql}");
+    }
+
+    #[test]
+    fn the_semicolon_at_the_end_is_found_behind_comments() {
+        check("select 1", "select 1");
+        check("select 1;", "select 1");
+        check("select 1 ;\n ; ", "select 1 ");
+        check("select 1; -- one; or two", "select 1");
+        check("select 1 -- one\n;\n/* two */ -- three", "select 1 -- one\n");
+        check("select 1 -- one; two", "select 1 -- one; two");
+        check("select ';' as a, ';' as b", "select ';' as a, ';' as b");
+        check("select ';' as \";\";/* ' */", "select ';' as \";\"");
+        check("select 1; /* open", "select 1; /* open");
+        check("", "");
+    }
 }

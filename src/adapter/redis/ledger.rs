@@ -3,16 +3,17 @@
 //! A manifest is a hash whose fields are the keys, since small hashes are compact in every version
 //! of Redis where sets of text are not; adding and taking out one field never disturbs another.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redis::Cmd;
+use redis::{Cmd, RedisResult, Value};
 
 use super::{PIPELINE_COMMANDS, RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
-use crate::engine::port::{BOOK_TTL, Book, CacheError, Ledger, Listing};
+use crate::engine::port::{BOOK_TTL, Book, CacheError, CacheErrorKind, Ledger, Listing};
 
-/// Fields of a hash that are asked for at once: the server does nothing else meanwhile.
+/// Fields of a hash in one command: the server does nothing else meanwhile.
 const SLICE: usize = 1_000;
 
 impl RedisCache {
@@ -33,30 +34,90 @@ impl RedisCache {
     }
 
     fn start(&self, key: &str, number: i64) -> Cmd {
-        let mut command = redis::cmd("SET");
-        self.key(&mut command, key);
-        command.arg(number).arg("NX").arg("EX").arg(FENCE_TTL.as_secs());
+        let mut command = self.replace(key, number);
+        command.arg("NX");
         command
     }
 
+    fn replace(&self, key: &str, number: i64) -> Cmd {
+        let mut command = self.on("SET", key);
+        command.arg(number).arg("EX").arg(FENCE_TTL.as_secs());
+        command
+    }
+
+    async fn start_all(
+        &self,
+        seen: &[(String, Fence)],
+        number: i64,
+    ) -> Result<Vec<Fence>, CacheError> {
+        let commands = seen.iter().flat_map(|(key, fence)| match fence {
+            Fence::Missing => vec![self.start(key, number)],
+            Fence::At(_) => {
+                let mut raise = self.on("INCRBY", key);
+                raise.arg(number);
+                vec![raise, self.expire_after(key, FENCE_TTL)]
+            }
+        });
+        for reply in self.each(commands.collect()).await? {
+            is_done_on_fence(&reply)?;
+        }
+        let keys: Vec<String> = seen.iter().map(|(key, _)| key.clone()).collect();
+        let fences = self.read_fences(&keys).await?;
+        let still_missing = keys.iter().zip(&fences).filter(|(_, fence)| **fence == Fence::Missing);
+        let replacements: Vec<Cmd> =
+            still_missing.map(|(key, _)| self.replace(key, number)).collect();
+        if replacements.is_empty() {
+            return Ok(fences);
+        }
+        self.all(replacements).await?;
+        self.read_fences(&keys).await
+    }
+
+    async fn move_all(&self, keys: &[String], number: i64) -> Result<(), CacheError> {
+        let moves = keys.iter().flat_map(|key| [self.start(key, number), self.on("INCR", key)]);
+        let replies = self.each(moves.collect()).await?;
+        let mut replacements = Vec::new();
+        for (key, replies) in keys.iter().zip(replies.as_chunks::<2>().0) {
+            let [start, step] = replies;
+            if !(is_done_on_fence(start)? && is_done_on_fence(step)?) {
+                replacements.extend([self.replace(key, number), self.on("INCR", key)]);
+            }
+        }
+        self.all(replacements).await.map(drop)
+    }
+
     async fn read_book(&self, book: Book) -> Result<Vec<(String, String)>, CacheError> {
-        let mut notes = Vec::new();
+        // A slice may hold what one before it held.
+        let mut notes = HashMap::new();
         let mut cursor = 0;
         loop {
             let mut command = self.on("HSCAN", book.key());
             command.arg(cursor).arg("COUNT").arg(SLICE);
-            let mut pairs = Vec::new();
             for reply in self.all(vec![command]).await? {
-                (cursor, pairs) = reply::slice(reply)?;
-            }
-            let mut pairs = pairs.into_iter();
-            while let (Some(name), Some(text)) = (pairs.next(), pairs.next()) {
-                notes.push((name, text));
+                let (next, pairs) = reply::slice(reply)?;
+                cursor = next;
+                notes.extend(reply::pairs(pairs)?);
             }
             if cursor == 0 {
-                return Ok(notes);
+                return Ok(notes.into_iter().collect());
             }
         }
+    }
+}
+
+/// Whether a command was done on a fence, and not refused because what stands there is no number:
+/// it is then replaced, which moves it for all who saw it, since nobody else could move it any more.
+fn is_done_on_fence(reply: &RedisResult<Value>) -> Result<bool, CacheError> {
+    let Err(error) = reply else { return Ok(true) };
+    let error = reply::refused(error);
+    match error.kind {
+        CacheErrorKind::WrongType | CacheErrorKind::Refused => Ok(false),
+        CacheErrorKind::Unavailable
+        | CacheErrorKind::Transient
+        | CacheErrorKind::Full
+        | CacheErrorKind::ReadOnly
+        | CacheErrorKind::Moved
+        | CacheErrorKind::Permission => Err(error),
     }
 }
 
@@ -70,19 +131,7 @@ impl Ledger for RedisCache {
         fences: &'a [(String, Fence)],
         number: i64,
     ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        Box::pin(async move {
-            let commands = fences.iter().flat_map(|(key, fence)| match fence {
-                Fence::Missing => vec![self.start(key, number)],
-                Fence::At(_) => {
-                    let mut raise = self.on("INCRBY", key);
-                    raise.arg(number);
-                    vec![raise, self.expire_after(key, FENCE_TTL)]
-                }
-            });
-            self.all(commands.collect()).await?;
-            let keys: Vec<String> = fences.iter().map(|(key, _)| key.clone()).collect();
-            self.read_fences(&keys).await
-        })
+        Box::pin(self.start_all(fences, number))
     }
 
     fn move_fences<'a>(
@@ -90,10 +139,7 @@ impl Ledger for RedisCache {
         keys: &'a [String],
         number: i64,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move {
-            let moves = keys.iter().flat_map(|key| [self.start(key, number), self.on("INCR", key)]);
-            self.all(moves.collect()).await.map(drop)
-        })
+        Box::pin(self.move_all(keys, number))
     }
 
     fn manifests<'a>(
@@ -113,14 +159,14 @@ impl Ledger for RedisCache {
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
             let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
-                let names = (!keys.is_empty()).then(|| {
+                let names = keys.chunks(SLICE).map(|some| {
                     let mut names = self.on("HSET", manifest);
-                    for key in keys {
+                    for key in some {
                         names.arg(key).arg("");
                     }
                     names
                 });
-                names.into_iter().chain([self.expire_after(manifest, ttl)])
+                names.chain([self.expire_after(manifest, ttl)])
             });
             self.all(commands.collect()).await.map(drop)
         })
@@ -128,11 +174,12 @@ impl Ledger for RedisCache {
 
     fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let named = manifests.iter().filter(|listing| !listing.keys.is_empty());
-            let commands = named.map(|Listing { manifest, keys }| {
-                let mut command = self.on("HDEL", manifest);
-                command.arg(keys);
-                command
+            let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
+                keys.chunks(SLICE).map(|some| {
+                    let mut command = self.on("HDEL", manifest);
+                    command.arg(some);
+                    command
+                })
             });
             self.all(commands.collect()).await.map(drop)
         })

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redis::{Cmd, Pipeline, RedisError, RedisResult, RedisWrite, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, RedisWrite, Value};
 use secrecy::SecretString;
 
 use crate::domain::entry::Entry;
+use crate::domain::glob;
 use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice};
 
 use super::ConnectError;
@@ -26,6 +27,8 @@ const PIPELINE_BYTES: usize = 256 * 1024;
 const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
+/// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
+const INFO: [&str; 3] = ["server", "memory", "stats"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
@@ -102,24 +105,32 @@ impl RedisCache {
         CacheError { kind: CacheErrorKind::Unavailable, message }
     }
 
-    /// Sends commands in pipelines; the first refusal is the error of all of them, though others may
-    /// have been done.
-    async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+    /// Sends commands in pipelines and reads all their replies.
+    async fn each(&self, commands: Vec<Cmd>) -> Result<Vec<RedisResult<Value>>, CacheError> {
         let mut all = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
-            let mut pipeline = Pipeline::with_capacity(PIPELINE_COMMANDS);
+            let mut pipeline = Pipeline::with_capacity(commands.len().min(PIPELINE_COMMANDS));
             pipeline.ignore_errors();
-            for command in commands.by_ref().take(PIPELINE_COMMANDS) {
+            let mut bytes = 0;
+            while pipeline.len() < PIPELINE_COMMANDS
+                && bytes < PIPELINE_BYTES
+                && let Some(command) = commands.next()
+            {
+                bytes += length(&command);
                 pipeline.add_command(command);
             }
             let replies = self.send(&pipeline).await?;
             self.notice(&replies);
-            for reply in replies {
-                all.push(reply.map_err(|error| reply::refused(&error))?);
-            }
+            all.extend(replies);
         }
         Ok(all)
+    }
+
+    /// The same where none may be refused; others may have been done by then.
+    async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        let replies = self.each(commands).await?.into_iter();
+        replies.map(|reply| reply.map_err(|error| reply::refused(&error))).collect()
     }
 
     /// A pipeline of the first entries, as many as go into one; answers how many.
@@ -266,11 +277,15 @@ impl Cache for RedisCache {
     ) -> BoxFuture<'a, Result<Slice, CacheError>> {
         Box::pin(async move {
             let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(format!("{}{pattern}", escaped(&self.prefix)));
+            command
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(format!("{}{pattern}", glob::escaped(&self.prefix)));
             command.arg("COUNT").arg(SCAN_COUNT);
             let mut slice = Slice::default();
             for reply in self.all(vec![command]).await? {
-                (slice.next, slice.keys) = reply::slice(reply)?;
+                let (next, keys) = reply::slice(reply)?;
+                slice = Slice { next, keys: reply::texts(keys)? };
             }
             if !self.prefix.is_empty() {
                 let bare = |key: String| key.strip_prefix(&self.prefix).map(str::to_owned);
@@ -282,9 +297,11 @@ impl Cache for RedisCache {
 
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
         Box::pin(async {
-            let mut pipeline = Pipeline::with_capacity(2);
+            let mut pipeline = Pipeline::with_capacity(INFO.len());
             pipeline.ignore_errors();
-            pipeline.cmd("INFO").arg("memory").cmd("INFO").arg("stats");
+            for section in INFO {
+                pipeline.cmd("INFO").arg(section);
+            }
             let replies = self.send(&pipeline).await?;
             let mut text = String::new();
             for reply in replies {
@@ -301,16 +318,11 @@ fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
-/// A text that a glob takes as it is.
-fn escaped(text: &str) -> String {
-    let mut glob = String::with_capacity(text.len());
-    for char in text.chars() {
-        if matches!(char, '*' | '?' | '[' | ']' | '\\') {
-            glob.push('\\');
-        }
-        glob.push(char);
-    }
-    glob
+/// The bytes of a command's arguments.
+fn length(command: &Cmd) -> usize {
+    let bytes =
+        |argument: Arg<&[u8]>| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 };
+    command.args_iter().map(bytes).sum()
 }
 
 /// One argument from several pieces, without putting them together elsewhere first.

@@ -1,8 +1,9 @@
 //! What the server says, in the engine's words.
 
-use redis::{ErrorKind, RedisError, RedisResult, Value};
-
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use crate::domain::fence::Fence;
 use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
@@ -31,14 +32,20 @@ pub(super) fn text(reply: RedisResult<Value>) -> Result<String, CacheError> {
     redis::from_redis_value_ref(&value).map_err(|_not_text| unexpected(&value))
 }
 
-/// The reply to an `MGET` of fences. What holds no number is as good as missing: nobody can move it.
+/// The reply to an `MGET` of fences; what is no string comes as nothing.
 pub(super) fn fences(reply: Value) -> Result<Vec<Fence>, CacheError> {
     let values = array(reply)?.into_iter();
     let fence = |value: Value| {
-        let number: Option<i64> = redis::from_redis_value(value).ok();
-        number.map_or(Fence::Missing, Fence::At)
+        if value == Value::Nil {
+            return Ok(Fence::Missing);
+        }
+        if let Value::BulkString(value) = value {
+            Ok(Fence::of(&value))
+        } else {
+            Err(unexpected(&value))
+        }
     };
-    Ok(values.map(fence).collect())
+    values.map(fence).collect()
 }
 
 /// A list of texts; those that are no UTF-8 are left out.
@@ -47,14 +54,24 @@ pub(super) fn texts(reply: Value) -> Result<Vec<String>, CacheError> {
     Ok(texts.filter_map(|value| redis::from_redis_value(value).ok()).collect())
 }
 
-/// The reply to a `SCAN` or `HSCAN`: the next cursor and the texts.
-pub(super) fn slice(reply: Value) -> Result<(u64, Vec<String>), CacheError> {
-    let mut parts = array(reply)?.into_iter();
-    let (Some(cursor), Some(slice)) = (parts.next(), parts.next()) else {
-        return Err(unexpected(&Value::Array(Vec::new())));
+/// A list of names, each followed by its text; a pair that is no UTF-8 is left out.
+pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
+    let values = array(reply)?;
+    let pairs = values.as_chunks().0.iter();
+    let pair = |[name, text]: &[Value; 2]| {
+        let name = redis::from_redis_value_ref(name).ok()?;
+        Some((name, redis::from_redis_value_ref(text).ok()?))
     };
+    Ok(pairs.filter_map(pair).collect())
+}
+
+/// The reply to a `SCAN` or `HSCAN`: the next cursor, and what to read the slice from.
+pub(super) fn slice(reply: Value) -> Result<(u64, Value), CacheError> {
+    let parts: [Value; 2] =
+        array(reply)?.try_into().map_err(|parts| unexpected(&Value::Array(parts)))?;
+    let [cursor, slice] = parts;
     let next = redis::from_redis_value_ref(&cursor).map_err(|_no_number| unexpected(&cursor))?;
-    Ok((next, texts(slice)?))
+    Ok((next, slice))
 }
 
 /// The replies to a `GET` and a `PTTL` of one key.
@@ -72,14 +89,21 @@ fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
     if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
-/// The numbers of `INFO memory` and `INFO stats`; one that is missing counts as 0.
+/// What `INFO server`, `INFO memory` and `INFO stats` say; a number that is missing counts as 0.
 pub(super) fn stats(info: &str) -> CacheStats {
-    let number = |name: &str| {
+    let value = |name: &str| {
         let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
-        let found = pairs.find(|(key, _)| *key == name);
-        found.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or_default()
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+    };
+    let number = |name: &str| value(name).and_then(|value| value.parse().ok()).unwrap_or_default();
+    let hash = |id: &str| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(id.as_bytes());
+        hasher.finish()
     };
     CacheStats {
+        // 40 random digits, new with every start.
+        process: value("run_id").map(hash),
         used_memory: number("used_memory"),
         maxmemory: number("maxmemory"),
         hits: number("keyspace_hits"),
@@ -182,12 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_info_are_found() {
-        let info = "# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\nmaxmemory:0\r\n\n\
+    fn the_words_of_info_are_found() {
+        let info = "# Server\r\nrun_id:5d3f\r\n\n# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\nmaxmemory:0\r\n\n\
                     # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n";
+        let found = stats(info);
+        let process = found.process;
         let expected =
-            CacheStats { used_memory: 1024, maxmemory: 0, hits: 7, misses: 8, evicted: 9 };
-        assert_eq!(stats(info), expected);
+            CacheStats { process, used_memory: 1024, maxmemory: 0, hits: 7, misses: 8, evicted: 9 };
+        assert_eq!(found, expected);
+        assert!(process.is_some());
+        assert_ne!(stats("run_id:5d3e").process, process);
         assert_eq!(stats("nothing of it"), CacheStats::default());
     }
 }

@@ -97,9 +97,10 @@ impl Servers {
     }
 }
 
-/// All keys of a cache with their values.
+/// All keys of a cache with their values; not those that preheat keeps for itself.
 async fn values(cache: &mut MultiplexedConnection) -> BTreeMap<String, String> {
-    let keys: Vec<String> = cache.keys("*").await.unwrap();
+    let mut keys: Vec<String> = cache.keys("*").await.unwrap();
+    keys.retain(|key| !key.contains("preheat:"));
     let mut values = BTreeMap::new();
     for key in keys {
         let value: String = cache.get(&key).await.unwrap();

@@ -1,7 +1,10 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
+pub(crate) mod ledger;
 pub(crate) mod record;
+mod roster;
+mod rounds;
 mod run;
 mod schedule;
 
@@ -27,6 +30,7 @@ use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::record::Records;
+use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
@@ -34,6 +38,8 @@ use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use ledger::HookedLedger;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
@@ -132,6 +138,8 @@ pub(crate) struct Setup {
     pub(crate) cache: Option<Arc<dyn Cache>>,
     /// In the place of the ledger in memory.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
+    /// The share of the tenants that a list may lack.
+    pub(crate) max_shrink: Share,
 }
 
 impl Setup {
@@ -146,34 +154,37 @@ impl Setup {
             source: None,
             cache: None,
             ledger: None,
+            max_shrink: Share::from_percent(50.0).unwrap(),
         }
     }
 
     /// The world, and its engine, which does nothing yet.
     pub(crate) fn build(self) -> (World, Engine) {
         let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
-        let Self { source: other, cache, ledger, .. } = self;
+        let Self { source: other, cache, ledger, max_shrink, .. } = self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
+        let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
-        let runner = Runner {
+        let runner = Arc::new(Runner {
             source: other.unwrap_or_else(|| Arc::clone(&source) as _),
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
-            ledger: ledger.unwrap_or_else(|| Arc::clone(&memory) as _),
+            ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
-        };
+        });
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
         let parts = Parts {
             jobs: jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect(),
-            runner: Arc::new(runner),
+            runner: Arc::clone(&runner),
             records: Arc::clone(&records),
             bell: Arc::clone(&bell),
             beats: Arc::clone(&beats),
@@ -190,6 +201,8 @@ impl Setup {
             clock,
             source,
             cache: memory,
+            ledger: hooked,
+            runner,
             metrics,
             handle,
             stops,
@@ -229,6 +242,8 @@ pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) source: Arc<MemorySource>,
     pub(crate) cache: Arc<MemoryCache>,
+    pub(crate) ledger: Arc<HookedLedger>,
+    pub(crate) runner: Arc<Runner>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handle: Handle,
     pub(crate) stops: Stops,

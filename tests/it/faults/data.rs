@@ -18,7 +18,7 @@ async fn hazard_27_a_tenant_whose_rows_break_the_query_is_named_and_the_others_a
     worker.answers("/healthz", 200).await;
     let run = worker.warm("items").await;
     assert_eq!(run["outcome"], "partial", "{run}");
-    assert_eq!(run["report"]["tenants"], json!({"total": 20, "ok": 19, "failed": 1}));
+    assert_eq!(run["report"]["tenants"], json!({"total": 20, "ok": 19, "failed": 1, "fenced": 0}));
     let failure = &run["report"]["failures"][0];
     assert_eq!((&failure["tenant"], &failure["kind"]), (&json!("7"), &json!("query")));
     let message = failure["message"].as_str().unwrap();
@@ -80,7 +80,7 @@ async fn a_query_that_is_wrong_for_all_is_not_sent_for_each_and_keys_stay() {
     let run = worker.warm("items").await;
     assert_eq!(run["outcome"], "failed", "{run}");
     assert_eq!(failure_kinds(&run), ["query"]);
-    assert_eq!(run["report"]["tenants"], json!({"total": 60, "ok": 0, "failed": 60}));
+    assert_eq!(run["report"]["tenants"], json!({"total": 60, "ok": 0, "failed": 60, "fenced": 0}));
     let queries = run["report"]["queries"].as_u64().unwrap();
     assert!(queries <= 4, "at most those that were in flight: {queries}");
     assert_eq!(shop.cached().await, expected);
@@ -110,7 +110,7 @@ async fn hazard_08_without_tenants_nothing_is_done_and_nothing_is_removed() {
     let expected = shop.expected().await;
     shop.execute("update tenants set status = 'suspended'").await;
     let run = worker.warm("items").await;
-    assert_eq!(run["report"]["tenants"], json!({"total": 0, "ok": 0, "failed": 0}));
+    assert_eq!(run["report"]["tenants"], json!({"total": 0, "ok": 0, "failed": 0, "fenced": 0}));
     assert_eq!(run["report"]["queries"], 0);
     worker.says("the tenant query returned no tenant").await;
     assert_eq!(shop.cached().await, expected);
@@ -141,7 +141,10 @@ async fn hazard_19_a_value_that_has_become_too_large_is_removed_and_named() {
     let failure = &run["report"]["failures"][0];
     assert_eq!(failure["kind"], "value_too_large");
     assert_eq!((&failure["tenant"], &failure["key"]), (&json!("3"), &json!("items:3")));
-    assert_eq!(run["report"]["keys"], json!({"written": 5, "removed": 1, "failed": 1}));
+    assert_eq!(
+        run["report"]["keys"],
+        json!({"written": 5, "removed": 1, "failed": 1, "fenced": 0})
+    );
     let mut expected = shop.expected().await;
     expected.remove("items:3");
     assert_eq!(shop.cached().await, expected);
@@ -210,7 +213,7 @@ async fn hazard_33_ids_that_look_like_something_else_are_only_ids() {
     let path = "/api/v1/jobs/items/runs";
     let run = worker.post(path, &json!({"tenants": HOSTILE, "wait": true})).await.json();
     assert_eq!(run["outcome"], "partial", "{run}");
-    assert_eq!(run["report"]["tenants"], json!({"total": 18, "ok": 17, "failed": 1}));
+    assert_eq!(run["report"]["tenants"], json!({"total": 18, "ok": 17, "failed": 1, "fenced": 0}));
     assert_eq!(run["report"]["failures"][0]["tenant"], line);
     worker.says("tenant `new\\nline`: ").await;
     let log = worker.stderr();

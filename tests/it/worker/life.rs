@@ -193,7 +193,7 @@ async fn runs_can_be_asked_for_with_the_token_and_looked_at_without() {
     assert_eq!(some.status, 200, "{some:?}");
     let some = some.json();
     assert_eq!(some["outcome"], "partial");
-    assert_eq!(some["report"]["tenants"], json!({"total": 2, "ok": 1, "failed": 1}));
+    assert_eq!(some["report"]["tenants"], json!({"total": 2, "ok": 1, "failed": 1, "fenced": 0}));
     assert_eq!(some["report"]["failures"][0]["tenant"], "99");
     let version = |value: Option<String>| {
         serde_json::from_str::<Value>(&value.unwrap()).unwrap()[0]["version"].clone()

@@ -1,0 +1,377 @@
+//! Keys that expire by a clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::lock;
+use crate::domain::entry::Entry;
+use crate::domain::fence::Fence;
+use crate::domain::glob;
+use crate::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
+};
+
+/// Before the keys that preheat keeps for itself.
+const OWN: &str = "preheat:";
+
+/// A TTL that never ends.
+const NEVER: Duration = Duration::MAX;
+
+/// Keys in memory, which expire by a clock.
+pub struct MemoryCache {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) state: Mutex<CacheState>,
+}
+
+/// What a server holds, of which one key is like any other.
+#[derive(Default)]
+pub(super) struct CacheState {
+    keys: BTreeMap<String, Kept>,
+    /// Another one after each restart.
+    process: u64,
+    maxmemory: usize,
+    hits: u64,
+    misses: u64,
+    before_write: Option<WriteHook>,
+    refuse: Option<RefuseHook>,
+}
+
+/// A key's content, and until when it is kept.
+struct Kept {
+    what: What,
+    ttl: Duration,
+    until: Duration,
+}
+
+enum What {
+    Text(Vec<u8>),
+    Hash(Fields),
+}
+
+/// The fields of a hash.
+pub(super) type Fields = BTreeMap<String, String>;
+
+type WriteHook =
+    Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync>;
+type RefuseHook = Arc<dyn Fn(&str) -> Option<CacheError> + Send + Sync>;
+
+impl MemoryCache {
+    /// An empty cache whose keys expire by this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::default() }
+    }
+
+    /// A key's value, while it lives.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let now = self.clock.monotonic();
+        let mut state = lock(&self.state);
+        let value = state.kept(key, now).and_then(|kept| kept.text().map(<[u8]>::to_vec));
+        let counter = if value.is_some() { &mut state.hits } else { &mut state.misses };
+        *counter += 1;
+        value
+    }
+
+    /// The TTL that a key was last given, while it lives; `None` for one that never expires.
+    pub fn ttl(&self, key: &str) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let mut state = lock(&self.state);
+        state.kept(key, now).map(|kept| kept.ttl).filter(|ttl| *ttl < NEVER)
+    }
+
+    /// Drops everything, as `FLUSHALL` does.
+    pub fn flush(&self) {
+        lock(&self.state).keys.clear();
+    }
+
+    /// The keys that live, in order, without those that preheat keeps for itself.
+    pub fn keys(&self) -> Vec<String> {
+        let now = self.clock.monotonic();
+        let mut state = lock(&self.state);
+        state.purge(now);
+        state.keys.keys().filter(|key| !key.starts_with(OWN)).cloned().collect()
+    }
+
+    /// Writes a key as another program may: it never expires.
+    pub fn set(&self, key: &str, value: impl Into<Vec<u8>>) {
+        let now = self.clock.monotonic();
+        lock(&self.state).put(key, value.into(), NEVER, now);
+    }
+
+    /// `INCR`, as an application moves a fence: one that is missing begins with 1 and never expires.
+    pub fn incr(&self, key: &str) -> Result<i64, CacheError> {
+        let now = self.clock.monotonic();
+        lock(&self.state).add(key, 1, now)
+    }
+
+    /// Drops a key, whatever it holds, as a server does that is short of memory.
+    pub fn evict(&self, key: &str) {
+        lock(&self.state).keys.remove(key);
+    }
+
+    /// Drops everything, as a server does that saves nothing and was restarted.
+    pub fn restart(&self) {
+        let mut state = lock(&self.state);
+        state.keys.clear();
+        state.process += 1;
+        (state.hits, state.misses) = (0, 0);
+    }
+
+    /// Refuses writes beyond so many bytes of values, as a server without eviction does; 0 is no
+    /// bound. What preheat keeps for itself does not count.
+    pub fn set_maxmemory(&self, bytes: usize) {
+        lock(&self.state).maxmemory = bytes;
+    }
+
+    /// Comes before every write, with its keys: it may wait or fail the whole of it.
+    pub fn before_write<F>(&self, hook: F)
+    where
+        F: Fn(Vec<String>) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync + 'static,
+    {
+        lock(&self.state).before_write = Some(Arc::new(hook));
+    }
+
+    /// Is asked for every key that is written or removed, and may refuse it.
+    pub fn refuse<F>(&self, hook: F)
+    where
+        F: Fn(&str) -> Option<CacheError> + Send + Sync + 'static,
+    {
+        lock(&self.state).refuse = Some(Arc::new(hook));
+    }
+}
+
+impl Kept {
+    fn text(&self) -> Option<&[u8]> {
+        match &self.what {
+            What::Text(text) => Some(text),
+            What::Hash(_) => None,
+        }
+    }
+
+    fn renew(&mut self, ttl: Duration, now: Duration) {
+        (self.ttl, self.until) = (ttl, now.saturating_add(ttl));
+    }
+}
+
+impl CacheState {
+    fn purge(&mut self, now: Duration) {
+        self.keys.retain(|_, kept| kept.until > now);
+    }
+
+    /// What a key holds, while it lives.
+    fn kept(&mut self, key: &str, now: Duration) -> Option<&mut Kept> {
+        if self.keys.get(key).is_some_and(|kept| kept.until <= now) {
+            self.keys.remove(key);
+        }
+        self.keys.get_mut(key)
+    }
+
+    /// `SET`
+    pub(super) fn put(&mut self, key: &str, value: Vec<u8>, ttl: Duration, now: Duration) {
+        let until = now.saturating_add(ttl);
+        self.keys.insert(key.to_owned(), Kept { what: What::Text(value), ttl, until });
+    }
+
+    /// `PEXPIRE`
+    pub(super) fn renew(&mut self, key: &str, ttl: Duration, now: Duration) {
+        if let Some(kept) = self.kept(key, now) {
+            kept.renew(ttl, now);
+        }
+    }
+
+    /// How a fence stands.
+    pub(super) fn fence(&mut self, key: &str, now: Duration) -> Fence {
+        let value = self.kept(key, now).and_then(|kept| kept.text());
+        value.map_or(Fence::Missing, Fence::of)
+    }
+
+    /// `INCRBY`
+    pub(super) fn add(&mut self, key: &str, number: i64, now: Duration) -> Result<i64, CacheError> {
+        let sum = match (self.fence(key, now), self.kept(key, now)) {
+            (Fence::At(at), Some(_)) => at.checked_add(number).ok_or_else(no_number)?,
+            (Fence::Missing, Some(kept)) if kept.text().is_some() => return Err(no_number()),
+            (_, Some(_)) => return Err(wrong_type()),
+            (_, None) => number,
+        };
+        let text = sum.to_string().into_bytes();
+        match self.kept(key, now) {
+            Some(kept) => kept.what = What::Text(text),
+            None => self.put(key, text, NEVER, now),
+        }
+        Ok(sum)
+    }
+
+    /// A hash, which is made where there is none.
+    pub(super) fn make_hash(
+        &mut self,
+        key: &str,
+        now: Duration,
+    ) -> Result<&mut Fields, CacheError> {
+        self.kept(key, now); // one that has expired is none
+        let none = || Kept { what: What::Hash(Fields::new()), ttl: NEVER, until: NEVER };
+        match &mut self.keys.entry(key.to_owned()).or_insert_with(none).what {
+            What::Hash(fields) => Ok(fields),
+            What::Text(_) => Err(wrong_type()),
+        }
+    }
+
+    /// The fields of a hash; none where there is no such key.
+    pub(super) fn hash(&mut self, key: &str, now: Duration) -> Result<Fields, CacheError> {
+        match self.kept(key, now).map(|kept| &kept.what) {
+            Some(What::Hash(fields)) => Ok(fields.clone()),
+            Some(What::Text(_)) => Err(wrong_type()),
+            None => Ok(Fields::new()),
+        }
+    }
+
+    /// `HDEL`: an empty hash is gone.
+    pub(super) fn take_out(
+        &mut self,
+        key: &str,
+        names: &[String],
+        now: Duration,
+    ) -> Result<(), CacheError> {
+        let Some(kept) = self.kept(key, now) else { return Ok(()) };
+        let What::Hash(fields) = &mut kept.what else { return Err(wrong_type()) };
+        for name in names {
+            fields.remove(name);
+        }
+        if fields.is_empty() {
+            self.keys.remove(key);
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> usize {
+        let values = self.keys.iter().filter(|(key, _)| !key.starts_with(OWN));
+        values.map(|(key, kept)| key.len() + kept.text().map_or(0, <[u8]>::len)).sum()
+    }
+
+    fn write(&mut self, entry: &Entry<'_>, now: Duration) -> KeyResult {
+        if let Some(error) = self.refuse.as_ref().and_then(|refuse| refuse(&entry.key)) {
+            return Err(error);
+        }
+        if self.maxmemory > 0 && self.used() >= self.maxmemory {
+            let kind = CacheErrorKind::Full;
+            return Err(CacheError { kind, message: "the cache is full".to_owned() });
+        }
+        self.put(&entry.key, entry.value.to_vec(), entry.ttl, now);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &str, now: Duration) -> Result<bool, CacheError> {
+        if let Some(error) = self.refuse.as_ref().and_then(|refuse| refuse(key)) {
+            return Err(error);
+        }
+        Ok(self.kept(key, now).is_some() && self.keys.remove(key).is_some())
+    }
+
+    fn look(&mut self, key: &str, now: Duration) -> Result<Option<Found>, CacheError> {
+        let Some(kept) = self.kept(key, now) else { return Ok(None) };
+        let value = kept.text().ok_or_else(wrong_type)?.to_vec();
+        let ttl = (kept.until < NEVER).then(|| kept.until.saturating_sub(now));
+        Ok(Some(Found { value, ttl }))
+    }
+}
+
+fn wrong_type() -> CacheError {
+    let message = "the key holds something of another type".to_owned();
+    CacheError { kind: CacheErrorKind::WrongType, message }
+}
+
+fn no_number() -> CacheError {
+    let message = "the key holds no number, or one that is too large".to_owned();
+    CacheError { kind: CacheErrorKind::Refused, message }
+}
+
+impl fmt::Debug for MemoryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryCache").finish_non_exhaustive()
+    }
+}
+
+impl Cache for MemoryCache {
+    fn write<'a>(
+        &'a self,
+        entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        Box::pin(async move {
+            let hook = lock(&self.state).before_write.clone();
+            if let Some(hook) = hook {
+                hook(entries.iter().map(|entry| entry.key.clone()).collect()).await?;
+            }
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            state.purge(now);
+            Ok(entries.iter().map(|entry| state.write(entry, now)).collect())
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            Ok(keys.iter().map(|key| state.remove(key, now)).collect())
+        })
+    }
+
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            for (key, ttl) in keys {
+                state.renew(key, *ttl, now);
+            }
+            Ok(())
+        })
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            keys.iter().map(|key| state.look(key, now)).collect()
+        })
+    }
+
+    /// All in one slice.
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        _cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            state.purge(now);
+            let keys = state.keys.keys().filter(|key| glob::matches(pattern, key));
+            Ok(Slice { next: 0, keys: keys.cloned().collect() })
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        Box::pin(async {
+            let state = lock(&self.state);
+            Ok(CacheStats {
+                process: Some(state.process),
+                used_memory: state.used() as u64,
+                maxmemory: state.maxmemory as u64,
+                hits: state.hits,
+                misses: state.misses,
+                evicted: 0,
+            })
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Runs that ended.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+
+use super::lock;
+use crate::domain::job::JobName;
+use crate::domain::run::{RunId, RunRecord};
+use crate::engine::port::{History, HistoryError};
+
+/// The newest runs, in memory.
+#[derive(Debug)]
+pub struct MemoryHistory {
+    capacity: usize,
+    records: Mutex<VecDeque<RunRecord>>,
+}
+
+impl MemoryHistory {
+    /// A history of at most so many runs; the oldest goes first.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, records: Mutex::default() }
+    }
+}
+
+impl History for MemoryHistory {
+    fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
+        Box::pin(async move {
+            let mut kept = lock(&self.records);
+            for record in records {
+                if kept.iter().any(|known| known.id == record.id) {
+                    continue;
+                }
+                let place = kept.partition_point(|known| order(known) <= order(record));
+                kept.insert(place, record.clone());
+                if kept.len() > self.capacity {
+                    kept.pop_front();
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn recent<'a>(
+        &'a self,
+        job: Option<&'a JobName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let kept = lock(&self.records);
+            let wanted = |record: &&RunRecord| job.is_none_or(|job| record.job == *job);
+            Ok(kept.iter().rev().filter(wanted).take(limit).cloned().collect())
+        })
+    }
+
+    fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let kept = lock(&self.records);
+            Ok(kept.iter().find(|record| record.id == id).cloned())
+        })
+    }
+
+    fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>> {
+        Box::pin(async move {
+            let mut kept = lock(&self.records);
+            let all = kept.len();
+            kept.retain(|record| record.finished_at >= before);
+            Ok((all - kept.len()) as u64)
+        })
+    }
+}
+
+/// Newest first is the reverse of this, in every history.
+fn order(record: &RunRecord) -> (DateTime<Utc>, RunId) {
+    (record.started_at, record.id)
+}

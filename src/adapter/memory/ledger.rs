@@ -1,0 +1,137 @@
+//! Fences, manifests and books: numbers and hashes, as on a server.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::cache::{CacheState, MemoryCache};
+use super::lock;
+use crate::domain::fence::{FENCE_TTL, Fence};
+use crate::engine::port::{BOOK_TTL, Book, CacheError, Ledger, Listing};
+
+impl MemoryCache {
+    /// What an operation does at this moment.
+    fn at_once<'a, T: Send + 'a>(
+        &'a self,
+        operation: impl FnOnce(&mut CacheState, Duration) -> T + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        Box::pin(async move { operation(&mut lock(&self.state), self.clock.monotonic()) })
+    }
+}
+
+impl CacheState {
+    fn replace_fence(&mut self, key: &str, number: i64, now: Duration) {
+        self.put(key, number.to_string().into_bytes(), FENCE_TTL, now);
+    }
+
+    fn start_fence(&mut self, key: &str, seen: Fence, number: i64, now: Duration) -> Fence {
+        match (seen, self.fence(key, now)) {
+            (_, Fence::Missing) => self.replace_fence(key, number, now),
+            (Fence::Missing, Fence::At(_)) => {}
+            (Fence::At(_), Fence::At(_)) => {
+                if self.add(key, number, now).is_ok() {
+                    self.renew(key, FENCE_TTL, now);
+                }
+            }
+        }
+        self.fence(key, now)
+    }
+
+    fn move_fence(&mut self, key: &str, number: i64, now: Duration) {
+        let is_fence = self.fence(key, now) != Fence::Missing;
+        if !is_fence || self.add(key, 1, now).is_err() {
+            self.replace_fence(key, number + 1, now);
+        }
+    }
+}
+
+impl Ledger for MemoryCache {
+    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        self.at_once(|state, now| Ok(keys.iter().map(|key| state.fence(key, now)).collect()))
+    }
+
+    fn start_fences<'a>(
+        &'a self,
+        fences: &'a [(String, Fence)],
+        number: i64,
+    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        self.at_once(move |state, now| {
+            let start = |(key, seen): &(String, Fence)| state.start_fence(key, *seen, number, now);
+            Ok(fences.iter().map(start).collect())
+        })
+    }
+
+    fn move_fences<'a>(
+        &'a self,
+        keys: &'a [String],
+        number: i64,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| {
+            for key in keys {
+                state.move_fence(key, number, now);
+            }
+            Ok(())
+        })
+    }
+
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+        self.at_once(|state, now| {
+            let named = |key: &String| Ok(state.hash(key, now)?.into_keys().collect());
+            keys.iter().map(named).collect()
+        })
+    }
+
+    fn enlist<'a>(
+        &'a self,
+        manifests: &'a [Listing],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| {
+            for Listing { manifest, keys } in manifests {
+                if !keys.is_empty() {
+                    let names = keys.iter().map(|key| (key.clone(), String::new()));
+                    state.make_hash(manifest, now)?.extend(names);
+                }
+                state.renew(manifest, ttl, now);
+            }
+            Ok(())
+        })
+    }
+
+    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(|state, now| {
+            let take_out =
+                |Listing { manifest, keys }: &Listing| state.take_out(manifest, keys, now);
+            manifests.iter().try_for_each(take_out)
+        })
+    }
+
+    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.at_once(move |state, now| Ok(state.hash(book.key(), now)?.into_iter().collect()))
+    }
+
+    fn note<'a>(
+        &'a self,
+        book: Book,
+        notes: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| {
+            if !notes.is_empty() {
+                state.make_hash(book.key(), now)?.extend(notes.iter().cloned());
+            }
+            state.renew(book.key(), BOOK_TTL, now);
+            Ok(())
+        })
+    }
+
+    fn strike<'a>(
+        &'a self,
+        book: Book,
+        names: &'a [String],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| state.take_out(book.key(), names, now))
+    }
+}

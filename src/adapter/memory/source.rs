@@ -1,0 +1,212 @@
+//! Tenants and rows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use futures::future::BoxFuture;
+
+use super::lock;
+use crate::domain::date;
+use crate::domain::job::{DATE_COLUMN, Job, JobName, Scope};
+use crate::domain::row::{KeyText, Rows, RowsFull};
+use crate::domain::tenant::{TenantId, Tenants};
+use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
+
+/// Tenants and rows in memory; failures and delays come from hooks.
+#[derive(Default)]
+pub struct MemorySource {
+    state: Mutex<SourceState>,
+}
+
+#[derive(Default)]
+struct SourceState {
+    tenants: Tenants,
+    tables: HashMap<JobName, Vec<MemoryRow>>,
+    before_tenants: Option<TenantsHook>,
+    before_read: Option<ReadHook>,
+    reads: Vec<ReadSeen>,
+}
+
+type TenantsHook = Arc<dyn Fn() -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync>;
+type ReadHook = Arc<dyn Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync>;
+
+/// A row of a job's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryRow {
+    /// The id of its tenant; for a job without tenants it is not looked at.
+    pub tenant: String,
+    /// Its JSON.
+    pub json: String,
+    /// The text of its columns that keys may name, `date` among them; one that is missing is NULL.
+    pub columns: BTreeMap<String, String>,
+}
+
+impl MemoryRow {
+    /// A row with these columns for keys.
+    pub fn new<'c>(
+        tenant: &str,
+        json: &str,
+        columns: impl IntoIterator<Item = (&'c str, &'c str)>,
+    ) -> Self {
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let columns = columns.into_iter().map(own).collect();
+        Self { tenant: tenant.to_owned(), json: json.to_owned(), columns }
+    }
+}
+
+/// A read as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadSeen {
+    /// Of which job.
+    pub job: JobName,
+    /// Of which tenants, in slot order.
+    pub tenants: Vec<String>,
+    /// Each slot's first date.
+    pub first_dates: Vec<NaiveDate>,
+    /// Its bound.
+    pub timeout: Duration,
+}
+
+impl MemorySource {
+    /// A source with these tenants and no rows.
+    pub fn new(tenants: Tenants) -> Self {
+        let state = SourceState { tenants, ..SourceState::default() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Replaces the tenants.
+    pub fn set_tenants(&self, tenants: Tenants) {
+        lock(&self.state).tenants = tenants;
+    }
+
+    /// Replaces the rows of a job, in the order in which they are read.
+    pub fn set_rows(&self, job: &JobName, rows: Vec<MemoryRow>) {
+        lock(&self.state).tables.insert(job.clone(), rows);
+    }
+
+    /// Comes before every read of the tenant list: it may wait, fail or change this source.
+    pub fn before_tenants<F>(&self, hook: F)
+    where
+        F: Fn() -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
+    {
+        lock(&self.state).before_tenants = Some(Arc::new(hook));
+    }
+
+    /// Comes before every read of rows: it may wait, fail or change this source.
+    pub fn before_read<F>(&self, hook: F)
+    where
+        F: Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
+    {
+        lock(&self.state).before_read = Some(Arc::new(hook));
+    }
+
+    /// All reads of rows so far, those that failed among them.
+    pub fn reads(&self) -> Vec<ReadSeen> {
+        lock(&self.state).reads.clone()
+    }
+}
+
+impl fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySource").finish_non_exhaustive()
+    }
+}
+
+impl Source for MemorySource {
+    fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
+        Box::pin(async {
+            let hook = lock(&self.state).before_tenants.clone();
+            if let Some(hook) = hook {
+                hook().await?;
+            }
+            Ok(lock(&self.state).tenants.clone())
+        })
+    }
+
+    fn tenants_among<'a>(
+        &'a self,
+        ids: &'a [TenantId],
+    ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
+        Box::pin(async move {
+            let all = self.tenants().await?;
+            Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        job: &'a Job,
+        read: Read<'a>,
+        rows: &'a mut Rows,
+    ) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            let seen = ReadSeen {
+                job: job.name.clone(),
+                tenants: read.batch.tenants().map(|tenant| tenant.id().to_owned()).collect(),
+                first_dates: read.first_dates.to_vec(),
+                timeout: read.timeout,
+            };
+            let hook = {
+                let mut state = lock(&self.state);
+                state.reads.push(seen.clone());
+                state.before_read.clone()
+            };
+            if let Some(hook) = hook {
+                hook(seen.clone()).await?;
+            }
+            let state = lock(&self.state);
+            let table = state.tables.get(&job.name).map(Vec::as_slice).unwrap_or_default();
+            push_matching(job, &seen, table, rows)
+        })
+    }
+}
+
+/// Pushes the rows of a table that the read asks for.
+fn push_matching(
+    job: &Job,
+    seen: &ReadSeen,
+    table: &[MemoryRow],
+    rows: &mut Rows,
+) -> Result<(), SourceError> {
+    let slots: HashMap<&str, usize> =
+        seen.tenants.iter().enumerate().map(|(slot, id)| (id.as_str(), slot)).collect();
+    let columns = job.key_columns();
+    for row in table {
+        let slot = match job.scope {
+            Scope::Tenants => slots.get(row.tenant.as_str()).copied(),
+            Scope::Fleet => Some(0),
+        };
+        let Some(slot) = slot else { continue };
+        if !is_of_dates(job, seen.first_dates.get(slot).copied(), row) {
+            continue;
+        }
+        let pushed: Result<(), RowsFull> = rows.push(
+            u32::try_from(slot).unwrap_or(u32::MAX),
+            |out| {
+                out.extend_from_slice(row.json.as_bytes());
+                Ok(())
+            },
+            |column, out| {
+                let value = columns.get(column).and_then(|name| row.columns.get(*name));
+                let Some(value) = value else { return Ok(KeyText::Null) };
+                out.extend_from_slice(value.as_bytes());
+                Ok(KeyText::Written)
+            },
+        );
+        pushed.map_err(|full| SourceError {
+            kind: SourceErrorKind::TooLarge,
+            message: format!("job `{}`: {full}", job.name),
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a row is of one of its tenant's dates, where the job has dates.
+fn is_of_dates(job: &Job, first: Option<NaiveDate>, row: &MemoryRow) -> bool {
+    let (Some(dates), Some(first)) = (&job.dates, first) else { return true };
+    let Some(date) = row.columns.get(DATE_COLUMN) else { return true };
+    date.parse().is_ok_and(|date: NaiveDate| first <= date && date <= date::last(first, dates.days))
+}

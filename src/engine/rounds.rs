@@ -1,0 +1,615 @@
+//! Some tenants of a batch, from their fences to values that are proven: look, read, write, look
+//! again, and all of it once more for those whose data changed meanwhile. What to do is decided by
+//! [`Rounds`]; here it is done.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use chrono::NaiveDate;
+
+use super::batch::{Work, fail_all};
+use super::limit::{BatchPermit, Lane};
+use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
+use super::tries::{Refusal, Tries};
+use crate::domain::date::first_dates;
+use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
+use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
+use crate::domain::job::Scope;
+use crate::domain::manifest::{Difference, manifest_key};
+use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::tenant::{Batch, TenantId};
+use crate::observe::event::Server;
+
+/// A manifest outlives the keys that it names: they live for a TTL after the run that renews it.
+const MANIFEST_TTLS: u32 = 2;
+
+/// How much later than the run's deadline a server gives a query up: the deadline itself is to end
+/// the run, and not a query that failed a moment before.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+
+/// How much of the room for rows a batch gets.
+#[derive(Clone, Copy)]
+enum Room {
+    /// That of one batch.
+    Batch,
+    /// That of all: nothing else is in flight.
+    Giant,
+}
+
+/// What was read of some tenants before anything of theirs is written.
+struct Reading {
+    /// Holds their rows.
+    permit: BatchPermit,
+    first_dates: Vec<NaiveDate>,
+    /// How each slot's fence stood before the query.
+    fences: Vec<Fence>,
+    /// The keys that each slot's manifest names; none where the job has no listed keys.
+    named: Vec<Vec<String>>,
+}
+
+/// What a round wrote, while nobody knows yet whether the data changed meanwhile.
+struct Draft<'r> {
+    life: Life,
+    entries: Vec<Entry<'r>>,
+    /// How long each entry lives once it is proven.
+    full: Vec<Duration>,
+    results: Vec<KeyResult>,
+    lists: Vec<List>,
+    /// What became of each slot.
+    tallies: Vec<Report>,
+    /// Whether nothing that was sent can still be on its way.
+    is_certain: bool,
+}
+
+/// A slot's manifest, and what changes in it.
+struct List {
+    manifest: String,
+    is_new: bool,
+    difference: Difference,
+}
+
+/// What a tenant comes to at the end of its rounds.
+#[derive(Clone, Copy)]
+enum Fate {
+    Settled,
+    Fenced,
+}
+
+impl Work {
+    /// Warms some tenants, until what was written is proven or their rounds are used up. A refusal
+    /// means that nothing of theirs was written.
+    pub(super) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
+        let life = match self.order.lane {
+            Lane::Regular => Life::Full,
+            Lane::Urgent => Life::Probation,
+        };
+        let mut doubt = Doubt { work: self, part, slots: BTreeSet::new() };
+        let reading = self.reading(part, self.order.lane, report).await?;
+        let mut rounds = Rounds::begin(reading.fences.iter().copied(), life);
+        let mut left = self.round(part, reading, (&mut rounds, &mut doubt), report).await?;
+        while rounds.goes_on() {
+            let open = part.some(rounds.slots());
+            match self.next_round(&open, (&mut rounds, &mut doubt), report).await {
+                Ok(after) => left = after,
+                Err(refusal) => {
+                    fail_all(&open, refusal.kind, &refusal.message, report);
+                    self.give_up_after(refusal);
+                    return Ok(());
+                }
+            }
+        }
+        for tally in left {
+            count(tally, Fate::Fenced, report);
+        }
+        Ok(())
+    }
+
+    async fn next_round(
+        &self,
+        open: &Batch,
+        (rounds, doubt): (&mut Rounds, &mut Doubt<'_>),
+        report: &mut Report,
+    ) -> Result<Vec<Report>, Refusal> {
+        // What may be old is in the cache at this moment: it goes before others.
+        let reading = self.reading(open, Lane::Urgent, report).await?;
+        rounds.stand(&reading.fences);
+        self.round(open, reading, (rounds, doubt), report).await
+    }
+
+    /// Reads, until it works or may not be tried again. No permit is held while it waits: other jobs
+    /// go on.
+    async fn reading(
+        &self,
+        part: &Batch,
+        lane: Lane,
+        report: &mut Report,
+    ) -> Result<Reading, Refusal> {
+        let mut room = Room::Batch;
+        let mut tries = Tries::new(&self.runner, &self.order, part.len());
+        loop {
+            let refusal = match self.read_once(part, (lane, room), report).await {
+                Ok(reading) => break Ok(reading),
+                Err(refusal) => refusal,
+            };
+            let is_giant = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
+            match room {
+                // A batch can be split; one tenant cannot, so it gets the room of all batches.
+                Room::Batch if is_giant => room = Room::Giant,
+                Room::Batch | Room::Giant => {
+                    if !tries.again(&refusal, report).await {
+                        break Err(refusal);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn read_once(
+        &self,
+        part: &Batch,
+        (lane, room): (Lane, Room),
+        report: &mut Report,
+    ) -> Result<Reading, Refusal> {
+        let runner = &self.runner;
+        let mut permit = match room {
+            Room::Batch => runner.limits.batch(lane).await,
+            Room::Giant => runner.limits.giant(lane).await,
+        };
+        // Before the query, and so is the manifest: rows that cannot be written afterwards would be
+        // read for nothing.
+        let fences = self.fences_before(part).await?;
+        let named = self.named(part).await?;
+        runner.may_ask(Server::Database)?;
+        report.queries += 1;
+        let left = self.deadline_at.saturating_sub(runner.clock.monotonic());
+        let first_dates = first_dates(&self.order.job, part, self.started_at);
+        let read = Read { batch: part, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
+        let rows = permit.empty_rows(self.key_columns);
+        let result = runner.source.read(&self.order.job, read, rows).await;
+        runner.note_query(result.as_ref().err());
+        result?;
+        self.it_worked();
+        Ok(Reading { permit, first_dates, fences, named })
+    }
+
+    /// One round; answers what became of those whose data changed meanwhile.
+    async fn round(
+        &self,
+        open: &Batch,
+        reading: Reading,
+        (rounds, doubt): (&mut Rounds, &mut Doubt<'_>),
+        report: &mut Report,
+    ) -> Result<Vec<Report>, Refusal> {
+        let Reading { permit, first_dates, fences: _, named } = reading;
+        let found = entries(&self.order.job, open, &first_dates, permit.rows());
+        let lists = self.lists(open, named, &found);
+        self.enlist(open, &lists, report).await?;
+
+        let slots: Vec<usize> = rounds.slots().collect();
+        doubt.slots.extend(&slots);
+        let mut draft = self.write(open, (found, lists), rounds.life(), report).await;
+        let fences = match self.fences_after(open, report).await {
+            Ok(fences) => fences,
+            Err(refusal) => {
+                rounds.abandon();
+                for (place, mut tally) in draft.tallies.into_iter().enumerate() {
+                    tally.fail(failure_of(open, place, &refusal));
+                    count(tally, Fate::Settled, report);
+                }
+                return Ok(Vec::new());
+            }
+        };
+        let verdict = rounds.look(&fences);
+        let is_settled = |slot: &usize| verdict.settled.binary_search(slot).is_ok();
+        let settled: Vec<bool> = slots.iter().map(is_settled).collect();
+        let lives = self.set_lives(&draft, &settled).await;
+        self.delist(&draft.lists, &settled).await;
+
+        let mut moved = Vec::new();
+        for (place, (mut tally, slot)) in draft.tallies.drain(..).zip(slots).enumerate() {
+            if !is_settled(&slot) {
+                moved.push(tally);
+                continue;
+            }
+            match &lives {
+                // They are proven, and gone in some seconds all the same.
+                Err(refusal) if draft.life == Life::Probation => {
+                    tally.fail(failure_of(open, place, refusal));
+                }
+                Ok(()) | Err(_) if draft.is_certain => {
+                    doubt.slots.remove(&slot);
+                }
+                Ok(()) | Err(_) => {}
+            }
+            count(tally, Fate::Settled, report);
+        }
+        Ok(moved)
+    }
+
+    /// Writes what was found, and removes what is gone.
+    async fn write<'r>(
+        &self,
+        open: &Batch,
+        (found, mut lists): (Entries<'r>, Vec<List>),
+        life: Life,
+        report: &mut Report,
+    ) -> Draft<'r> {
+        let Entries { writes: mut entries, removals, failures } = found;
+        let mut tallies = vec![Report::default(); open.len().max(1)];
+        for (slot, failure) in failures {
+            fail_key(&mut tallies, slot, failure);
+        }
+        let full = entries.iter().map(|entry| entry.ttl).collect();
+        for entry in &mut entries {
+            entry.ttl = match life {
+                Life::Full => entry.ttl,
+                Life::Probation => entry.ttl.min(PROBATION),
+            };
+        }
+        let (results, is_certain) = self.write_entries(open, &entries, report).await;
+        for (entry, result) in entries.iter().zip(&results) {
+            match (result, tallies.get_mut(entry.slot)) {
+                (Ok(()), Some(tally)) => {
+                    tally.keys.written += 1;
+                    tally.bytes += entry.value.len() as u64;
+                }
+                (Err(error), _) => {
+                    let failure = refused(open, entry.slot, &entry.key, error);
+                    fail_key(&mut tallies, entry.slot, failure);
+                }
+                (Ok(()), None) => {}
+            }
+        }
+        let vanished = self.vanished(&mut lists, &entries).await;
+        let removals: Vec<_> = removals.into_iter().chain(vanished).collect();
+        let stayed = self.remove(open, removals, &mut tallies, report).await;
+        for list in &mut lists {
+            list.difference.vanished.retain(|key| !stayed.contains(key));
+        }
+        Draft { life, entries, full, results, lists, tallies, is_certain }
+    }
+
+    /// Writes the entries, again where that may help: a repeated write is harmless. Says also whether
+    /// nothing of it can come later: what was sent to a server that then did not answer may.
+    async fn write_entries(
+        &self,
+        part: &Batch,
+        writes: &[Entry<'_>],
+        report: &mut Report,
+    ) -> (Vec<KeyResult>, bool) {
+        if writes.is_empty() {
+            return (Vec::new(), true);
+        }
+        let mut tries = Tries::new(&self.runner, &self.order, part.len());
+        let mut is_certain = true;
+        loop {
+            let results = self.write_once(writes).await;
+            let Some(error) = results.iter().find_map(transient) else {
+                return (results, is_certain);
+            };
+            is_certain &= error.kind != CacheErrorKind::Unavailable;
+            let refusal = Refusal::from(error.clone());
+            if !tries.again(&refusal, report).await {
+                self.give_up_after(refusal);
+                return (results, is_certain);
+            }
+        }
+    }
+
+    async fn write_once(&self, writes: &[Entry<'_>]) -> Vec<KeyResult> {
+        let all = |error: CacheError| writes.iter().map(|_| Err(error.clone())).collect();
+        if let Err(refusal) = self.runner.may_ask(Server::Cache) {
+            let (kind, message) = (CacheErrorKind::Unavailable, refusal.message);
+            return all(CacheError { kind, message });
+        }
+        let results = self.runner.cache.write(writes).await.unwrap_or_else(all);
+        // One answer that is no such error shows that the server is there.
+        let unreachable = results.iter().all(|result| transient(result).is_some());
+        let error = results.first().and_then(transient).filter(|_| unreachable);
+        self.runner.note(Server::Cache, error.map(|error| error.message.as_str()));
+        results
+    }
+
+    /// Removes keys; answers those that could not be.
+    async fn remove(
+        &self,
+        open: &Batch,
+        removals: Vec<Removal>,
+        tallies: &mut [Report],
+        report: &mut Report,
+    ) -> HashSet<String> {
+        let mut stayed = HashSet::new();
+        if removals.is_empty() {
+            return stayed;
+        }
+        let (slots, keys): (Vec<_>, Vec<_>) =
+            removals.into_iter().map(|removal| (removal.slot, removal.key)).unzip();
+        let results = match self.runner.cache.remove(&keys).await {
+            Ok(results) => results,
+            Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for ((slot, key), result) in slots.into_iter().zip(keys).zip(results) {
+            let error = match result {
+                Ok(existed) => {
+                    report.keys.removed += u64::from(existed);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if let Some(tally) = tallies.get_mut(slot) {
+                tally.fail(refused(open, slot, &key, &error));
+            }
+            stayed.insert(key);
+        }
+        stayed
+    }
+}
+
+/// The fences.
+impl Work {
+    fn fence_keys(&self, part: &Batch) -> Vec<String> {
+        match self.order.job.scope {
+            Scope::Tenants => part.tenants().map(|tenant| fence_key(tenant.id())).collect(),
+            Scope::Fleet => vec![FLEET.to_owned()],
+        }
+    }
+
+    /// How the fences stand before a query, each of them one to rely on.
+    async fn fences_before(&self, part: &Batch) -> Result<Vec<Fence>, Refusal> {
+        let keys = self.fence_keys(part);
+        let mut fences = self.fences(&keys).await?;
+        let unsafe_ones = fences.iter().zip(keys).filter(|(fence, _)| fence.needs_start());
+        let unsafe_ones: Vec<_> = unsafe_ones.map(|(fence, key)| (key, *fence)).collect();
+        if unsafe_ones.is_empty() {
+            return Ok(fences);
+        }
+        let number = start_number(self.runner.clock.random());
+        match self.runner.ledger.start_fences(&unsafe_ones, number).await {
+            Ok(started) => {
+                let mut started = started.into_iter();
+                for fence in fences.iter_mut().filter(|fence| fence.needs_start()) {
+                    *fence = started.next().unwrap_or(*fence);
+                }
+            }
+            Err(error) if error.kind.is_transient() => return Err(error.into()),
+            // A cache that is full or a replica: that there is none is a value as well.
+            Err(_cannot) => {}
+        }
+        Ok(fences)
+    }
+
+    /// How the fences stand after the writes.
+    async fn fences_after(&self, part: &Batch, report: &mut Report) -> Result<Vec<Fence>, Refusal> {
+        let keys = self.fence_keys(part);
+        let mut tries = Tries::new(&self.runner, &self.order, part.len());
+        loop {
+            let refusal = match self.fences(&keys).await {
+                Ok(fences) => return Ok(fences),
+                Err(refusal) => refusal,
+            };
+            if !tries.again(&refusal, report).await {
+                self.give_up_after(refusal.clone());
+                return Err(refusal);
+            }
+        }
+    }
+
+    async fn fences(&self, keys: &[String]) -> Result<Vec<Fence>, Refusal> {
+        self.runner.may_ask(Server::Cache)?;
+        let fences = self.runner.ledger.fences(keys).await;
+        self.runner.note_cache(fences.as_ref().err());
+        Ok(fences?)
+    }
+
+    /// Gives what a round wrote the life that it has earned.
+    async fn set_lives(&self, draft: &Draft<'_>, settled: &[bool]) -> Result<(), Refusal> {
+        let is_settled = |slot: usize| settled.get(slot).copied().unwrap_or(false);
+        let entries = draft.entries.iter().zip(&draft.full).zip(&draft.results);
+        let written = entries.filter(|(_, result)| result.is_ok()).map(|(entry, _)| entry);
+        let lives =
+            written.filter_map(|(entry, full)| match (draft.life, is_settled(entry.slot)) {
+                (Life::Full, true) | (Life::Probation, false) => None,
+                (Life::Full, false) => Some((entry.key.clone(), full.min(&PROBATION).to_owned())),
+                (Life::Probation, true) => Some((entry.key.clone(), *full)),
+            });
+        let lives: Vec<_> = lives.collect();
+        if lives.is_empty() {
+            return Ok(());
+        }
+        Ok(self.runner.cache.expire(&lives).await?)
+    }
+}
+
+/// The manifests.
+impl Work {
+    fn manifest_keys(&self, part: &Batch) -> Vec<String> {
+        let job = &self.order.job;
+        match job.scope {
+            Scope::Tenants => {
+                part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
+            }
+            Scope::Fleet => vec![manifest_key(&job.name, None)],
+        }
+    }
+
+    /// The keys that the manifests of some tenants name.
+    async fn named(&self, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
+        if !self.order.job.has_listed_keys() {
+            return Ok(Vec::new());
+        }
+        Ok(self.runner.ledger.manifests(&self.manifest_keys(part)).await?)
+    }
+
+    /// What changes in the manifests. A key that could not be made this time is neither new nor gone.
+    fn lists(&self, open: &Batch, named: Vec<Vec<String>>, found: &Entries<'_>) -> Vec<List> {
+        if named.is_empty() {
+            return Vec::new();
+        }
+        let mut present: Vec<Vec<&str>> = vec![Vec::new(); named.len()];
+        for entry in found.writes.iter().filter(|entry| entry.is_listed) {
+            if let Some(keys) = present.get_mut(entry.slot) {
+                keys.push(&entry.key);
+            }
+        }
+        let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
+        let failed: HashSet<&str> = failed.collect();
+        let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
+        let lists = lists.map(|((manifest, named), present)| {
+            let is_new = named.is_empty();
+            let mut difference = Difference::between(named, present);
+            difference.vanished.retain(|key| !failed.contains(key.as_str()));
+            List { manifest, is_new, difference }
+        });
+        lists.collect()
+    }
+
+    /// Names the keys that will be written, so that none is ever in the cache unnamed, and renews
+    /// the manifests.
+    async fn enlist(
+        &self,
+        open: &Batch,
+        lists: &[List],
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
+        let listings = lists.iter().filter(|list| !(list.is_new && list.difference.new.is_empty()));
+        let listings: Vec<Listing> =
+            listings.map(|list| list.listing(&list.difference.new)).collect();
+        if listings.is_empty() {
+            return Ok(());
+        }
+        let ttl = self.order.job.ttl.saturating_mul(MANIFEST_TTLS);
+        let mut tries = Tries::new(&self.runner, &self.order, open.len());
+        loop {
+            let enlisted = self.runner.ledger.enlist(&listings, ttl).await;
+            let Err(error) = enlisted else { return Ok(()) };
+            let refusal = Refusal::from(error);
+            if !tries.again(&refusal, report).await {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Takes the keys out that were removed. Where that fails they are named for longer than they
+    /// are there, which the next run finds.
+    async fn delist(&self, lists: &[List], settled: &[bool]) {
+        let gone = lists.iter().zip(settled).filter(|(_, settled)| **settled);
+        let gone = gone.filter(|(list, _)| !list.difference.vanished.is_empty());
+        let listings: Vec<_> =
+            gone.map(|(list, _)| list.listing(&list.difference.vanished)).collect();
+        if !listings.is_empty() {
+            drop(self.runner.ledger.delist(&listings).await);
+        }
+    }
+
+    /// The keys to remove since their data is gone.
+    ///
+    /// A key without its tenant in it may have gone to another tenant (a pet that moved): what that
+    /// one wrote in this batch, or in this run, stays.
+    async fn vanished(&self, lists: &mut [List], entries: &[Entry<'_>]) -> Vec<Removal> {
+        let of_slots = lists.iter().enumerate();
+        let mut gone: Vec<Removal> = of_slots
+            .flat_map(|(slot, list)| {
+                let keys = list.difference.vanished.iter();
+                keys.map(move |key| Removal { key: key.clone(), slot })
+            })
+            .collect();
+        if gone.is_empty() || !self.order.job.has_keys_that_move() {
+            return gone;
+        }
+        let written: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        gone.retain(|removal| !written.contains(removal.key.as_str()));
+        let keys: Vec<String> = gone.iter().map(|removal| removal.key.clone()).collect();
+        let Ok(found) = self.runner.cache.look(&keys).await else {
+            // They stay, and named: the next run finds them again.
+            for list in lists {
+                list.difference.vanished.clear();
+            }
+            return Vec::new();
+        };
+        let job = &self.order.job;
+        let age_of_run =
+            (self.runner.clock.monotonic() + job.timeout).saturating_sub(self.deadline_at);
+        let is_older = |(removal, found): (Removal, Option<super::port::Found>)| {
+            let left = found?.ttl.unwrap_or_default();
+            let age = life_of(job, &removal.key).saturating_sub(left);
+            (age > age_of_run).then_some(removal)
+        };
+        gone.into_iter().zip(found).filter_map(is_older).collect()
+    }
+}
+
+impl List {
+    fn listing(&self, keys: &[String]) -> Listing {
+        Listing { manifest: self.manifest.clone(), keys: keys.to_vec() }
+    }
+}
+
+/// Slots whose keys are written and not proven. When it is dropped, by whatever ends the batch, those
+/// that are left have to be warmed again.
+struct Doubt<'w> {
+    work: &'w Work,
+    part: &'w Batch,
+    slots: BTreeSet<usize>,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if self.slots.is_empty() {
+            return;
+        }
+        let mut unsettled = self.work.unsettled();
+        for slot in &self.slots {
+            match self.part.tenant(*slot) {
+                Some(tenant) => {
+                    unsettled.tenants.insert(TenantId::new(tenant.id()));
+                }
+                None => unsettled.fleet = true,
+            }
+        }
+    }
+}
+
+fn transient(result: &KeyResult) -> Option<&CacheError> {
+    result.as_ref().err().filter(|error| error.kind.is_transient())
+}
+
+fn fail_key(tallies: &mut [Report], slot: usize, failure: Failure) {
+    if let Some(tally) = tallies.get_mut(slot) {
+        tally.keys.failed += 1;
+        tally.fail(failure);
+    }
+}
+
+/// A key that the cache refused.
+fn refused(open: &Batch, slot: usize, key: &str, error: &CacheError) -> Failure {
+    let kind = error.kind.failure_kind();
+    Failure {
+        kind,
+        tenant: id(open, slot),
+        key: Some(key.to_owned()),
+        message: error.message.clone(),
+        count: 1,
+    }
+}
+
+/// A whole tenant that could not be proven.
+fn failure_of(open: &Batch, slot: usize, refusal: &Refusal) -> Failure {
+    Failure::new(refusal.kind, id(open, slot), refusal.message.clone())
+}
+
+fn id(open: &Batch, slot: usize) -> Option<String> {
+    open.tenant(slot).map(|tenant| tenant.id().to_owned())
+}
+
+/// Adds what became of a tenant to its run's report.
+fn count(mut tally: Report, fate: Fate, report: &mut Report) {
+    match fate {
+        _ if !tally.failures.is_empty() => tally.tenants.failed = 1,
+        Fate::Settled => tally.tenants.ok = 1,
+        Fate::Fenced => tally.tenants.fenced = 1,
+    }
+    if let Fate::Fenced = fate {
+        tally.keys.fenced = std::mem::take(&mut tally.keys.written);
+    }
+    report.add(tally);
+}

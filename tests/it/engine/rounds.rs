@@ -1,0 +1,435 @@
+//! Fences and manifests: data that changes while it is read and written, and data that is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use preheat::adapter::memory::{MemoryCache, MemoryRow, MemorySource};
+use preheat::domain::fence::{FLEET, Fence, PROBATION, ROUNDS, fence_key};
+use preheat::domain::job::{Job, JobName, Key, Scope};
+use preheat::domain::manifest::manifest_key;
+use preheat::domain::report::FailureKind;
+use preheat::domain::run::{Outcome, RunId, Trigger};
+use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::TenantId;
+use preheat::engine::limit::Lane;
+use preheat::engine::port::{Cache, CacheErrorKind, Clock, Ledger, SourceErrorKind};
+use preheat::engine::run::{Ended, Order, Stops, Unsettled};
+
+use super::ledger::Call;
+use super::{
+    Count, MINUTE, SECOND, Setup, World, cache_error, job, key, many, ready, refused, tenants,
+};
+
+/// A world whose job `list` has, besides its known key, one key a category.
+fn world_with_categories() -> World {
+    let listed = key("list:{tenant_id}:{category}");
+    let schedule = Schedule::Every(Duration::from_hours(24));
+    let job = Job { schedule, keys: vec![key("list:{tenant_id}"), listed], ..job("list") };
+    Setup::new([job], tenants(3)).start()
+}
+
+/// One row of each tenant and category, with a version.
+fn rows(version: u32, categories: &[(&str, &str)]) -> Vec<MemoryRow> {
+    let row = |(tenant, category): &(&str, &str)| {
+        MemoryRow::new(tenant, &version.to_string(), [("category", *category)])
+    };
+    categories.iter().map(row).collect()
+}
+
+/// What an application does: it commits, moves the fence and deletes the key.
+#[derive(Clone)]
+struct Application {
+    source: Arc<MemorySource>,
+    cache: Arc<MemoryCache>,
+}
+
+impl Application {
+    fn of(world: &World) -> Self {
+        Self { source: Arc::clone(&world.source), cache: Arc::clone(&world.cache) }
+    }
+
+    fn commit(&self, rows: Vec<MemoryRow>) {
+        self.source.set_rows(&JobName::parse("list").unwrap(), rows);
+    }
+
+    async fn move_fence(&self, fence: &str) {
+        self.cache.move_fences(&[fence.to_owned()], 1 << 41).await.unwrap();
+    }
+
+    async fn delete(&self, key: &str) {
+        self.cache.remove(&[key.to_owned()]).await.unwrap();
+    }
+}
+
+/// Before the first writes, when rows have been read, and only then.
+fn between_read_and_write<F>(world: &World, act: F)
+where
+    F: Fn(Application) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+{
+    let (application, done) = (Application::of(world), Arc::new(AtomicBool::new(false)));
+    world.cache.before_write(move |_| {
+        let first = !done.swap(true, Ordering::Relaxed);
+        let acted = first.then(|| act(application.clone()));
+        Box::pin(async move {
+            if let Some(acted) = acted {
+                acted.await;
+            }
+            Ok(())
+        })
+    });
+}
+
+impl World {
+    /// A run past the scheduler, with whose keys it left unproven.
+    async fn run(&self, job: &str, lane: Lane) -> Ended {
+        let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
+        let now = self.clock.now();
+        let order = Order {
+            id: RunId::new(now),
+            job,
+            trigger: Trigger::Request,
+            due_at: now,
+            asked_at: self.clock.monotonic(),
+            tenants: None,
+            last_written_at: None,
+            progress: Arc::default(),
+            lane,
+        };
+        let run = Arc::clone(&self.runner).run(order, Stops::default());
+        tokio::pin!(run);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut run => return ended,
+                _moved = self.clock.step() => {}
+            }
+        }
+    }
+
+    async fn fence(&self, tenant: &str) -> Fence {
+        self.cache.fences(&[fence_key(tenant)]).await.unwrap()[0]
+    }
+
+    async fn listed(&self, tenant: &str) -> Vec<String> {
+        let key = manifest_key(&JobName::parse("list").unwrap(), Some(tenant));
+        self.cache.manifests(&[key]).await.unwrap().remove(0)
+    }
+}
+
+fn unsettled(ids: &[&str]) -> Unsettled {
+    Unsettled { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
+}
+
+#[tokio::test]
+async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
+    let world = Setup::new([job("list")], tenants(3)).start();
+    world.set_rows("list", rows(1, &[("t0", ""), ("t1", "")]));
+    between_read_and_write(&world, |application| {
+        Box::pin(async move {
+            application.commit(rows(2, &[("t0", ""), ("t1", "")]));
+            application.move_fence(&fence_key("t1")).await;
+            application.delete("list:t1").await;
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("list:t1").as_deref(), Some("[2]"));
+    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "once proven it lives in full");
+    assert_eq!(world.value("list:t0").as_deref(), Some("[1]"), "nobody said that it changed");
+    assert_eq!(world.reads(), [vec!["t0", "t1", "t2"], vec!["t1"]]);
+    let report = &ended.record.report;
+    assert_eq!((ended.record.outcome, report.tenants.ok), (Outcome::Ok, 3));
+    assert_eq!((report.keys.written, report.keys.fenced), (3, 0), "a key counts once");
+    assert_eq!(ended.unsettled, Unsettled::default());
+}
+
+#[tokio::test]
+async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_for_seconds() {
+    let world = Setup::new([job("list")], tenants(3)).start();
+    let (application, writes) = (Application::of(&world), Count::default());
+    let count = writes.clone();
+    world.cache.before_write(move |_| {
+        let (application, version) = (application.clone(), count.up());
+        Box::pin(async move {
+            application.commit(rows(u32::try_from(version).unwrap(), &[("t1", "")]));
+            application.move_fence(&fence_key("t1")).await;
+            Ok(())
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(writes.now(), ROUNDS as usize);
+    assert_eq!(world.cache.ttl("list:t1"), Some(PROBATION));
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+    let report = &ended.record.report;
+    assert_eq!((report.tenants.ok, report.tenants.fenced, report.tenants.failed), (2, 1, 0));
+    assert_eq!((report.keys.written, report.keys.fenced), (2, 1));
+    assert_eq!(ended.record.outcome, Outcome::Ok, "its keys are there, and it is warmed again");
+    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+}
+
+#[tokio::test]
+async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_made_it_anew() {
+    for bare_incr in [false, true] {
+        let world = Setup::new([job("list")], tenants(1)).start();
+        world.set_rows("list", rows(1, &[("t0", "")]));
+        // The application has moved the fence once, long ago, with nothing but `INCR`.
+        world.cache.move_fences(&[fence_key("t0")], 0).await.unwrap();
+        assert_eq!(world.fence("t0").await, Fence::At(1));
+        between_read_and_write(&world, move |application| {
+            Box::pin(async move {
+                application.commit(rows(2, &[("t0", "")]));
+                application.cache.evict(&fence_key("t0"));
+                if bare_incr {
+                    application.cache.move_fences(&[fence_key("t0")], 0).await.unwrap();
+                }
+            })
+        });
+        let ended = world.run("list", Lane::Regular).await;
+        assert_eq!(world.value("list:t0").as_deref(), Some("[2]"), "bare INCR: {bare_incr}");
+        assert_eq!(ended.unsettled, Unsettled::default());
+        assert!(!world.fence("t0").await.needs_start());
+    }
+}
+
+#[tokio::test]
+async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
+    let fleet = Job { scope: Scope::Fleet, keys: vec![key("menu")], ..job("list") };
+    let world = Setup::new([fleet], tenants(2)).start();
+    world.set_rows("list", rows(1, &[("", "")]));
+    between_read_and_write(&world, |application| {
+        Box::pin(async move {
+            application.commit(rows(2, &[("", "")]));
+            application.move_fence(FLEET).await;
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("menu").as_deref(), Some("[2]"));
+    assert_eq!(ended.record.report.tenants.ok, 1);
+
+    let application = Application::of(&world);
+    world.cache.before_write(move |_| {
+        let application = application.clone();
+        Box::pin(async move {
+            application.move_fence(FLEET).await;
+            Ok(())
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert!(ended.unsettled.fleet && ended.unsettled.tenants.is_empty());
+    assert_eq!(ended.record.report.tenants.fenced, 1);
+}
+
+#[tokio::test]
+async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_proven() {
+    let world = Setup::new([job("list")], tenants(1)).start();
+    let (cache, seen) = (Arc::clone(&world.cache), Count::default());
+    let count = seen.clone();
+    world.ledger.before(move |call| {
+        if call == Call::Fences && count.up() == 1 {
+            assert_eq!(cache.ttl("list:t0"), Some(PROBATION), "before the second look");
+        }
+        ready(Ok(()))
+    });
+    world.run("list", Lane::Urgent).await;
+    assert_eq!(seen.now(), 2);
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_read_leaves_nothing_old_for_long() {
+    let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
+    world.set_rows("list", rows(1, &[("t0", ""), ("t1", "")]));
+    let reads = Count::default();
+    let count = reads.clone();
+    world.on_read(move |_| match count.up() {
+        0 => Ok(()),
+        _ => Err(refused(SourceErrorKind::Unavailable)),
+    });
+    between_read_and_write(&world, |application| {
+        Box::pin(async move {
+            application.commit(rows(2, &[("t0", ""), ("t1", "")]));
+            application.move_fence(&fence_key("t1")).await;
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(world.cache.ttl("list:t1"), Some(PROBATION), "it may be old");
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+    assert_eq!(ended.record.outcome, Outcome::Partial);
+    assert_eq!(ended.record.report.failures[0].kind, FailureKind::DatabaseUnavailable);
+    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+}
+
+#[tokio::test]
+async fn what_could_not_be_looked_at_after_it_was_written_is_unsettled() {
+    let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
+    let calls = Count::default();
+    let count = calls.clone();
+    world.ledger.before(move |call| {
+        let away = call == Call::Fences && count.up() > 0;
+        ready(if away { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.outcome, Outcome::Partial, "it is there, and nobody knows how old");
+    assert_eq!(ended.record.report.tenants.failed, 2);
+    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+}
+
+#[tokio::test]
+async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unsettled() {
+    let world = Setup::new([job("list")], tenants(2)).start();
+    let writes = Count::default();
+    let count = writes.clone();
+    world.cache.before_write(move |_| {
+        let lost = count.up() == 0;
+        ready(if lost { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.outcome, Outcome::Ok);
+    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+}
+
+#[tokio::test]
+async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettled() {
+    let job = Job { batch: many(1), concurrency: many(1), timeout: MINUTE, ..job("list") };
+    let world = Setup::new([job], tenants(3)).start();
+    let calls = Count::default();
+    let count = calls.clone();
+    world.ledger.before(move |call| {
+        // The second look of the second batch never ends.
+        if call == Call::Fences && count.up() == 3 {
+            return Box::pin(std::future::pending());
+        }
+        ready(Ok(()))
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.outcome, Outcome::Timeout);
+    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
+    let world = world_with_categories();
+    let all = [("t0", "food"), ("t0", "toys"), ("t1", "food")];
+    world.set_rows("list", rows(1, &all));
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
+
+    world.set_rows("list", rows(2, &[("t0", "toys"), ("t0", "care"), ("t1", "food")]));
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("list:t0:food"), None);
+    assert_eq!(world.value("list:t0:care").as_deref(), Some("[2]"));
+    assert_eq!(world.listed("t0").await, ["list:t0:care", "list:t0:toys"]);
+    assert_eq!(ended.record.report.keys.removed, 1);
+
+    world.set_rows("list", Vec::new());
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.cache.keys(), ["list:t0", "list:t1", "list:t2"], "known keys stay: `[]`");
+    assert!(world.listed("t0").await.is_empty());
+}
+
+#[tokio::test]
+async fn hazard_05_a_read_that_fails_writes_nothing_and_removes_nothing() {
+    let world = world_with_categories();
+    world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
+    world.run("list", Lane::Regular).await;
+    let before = world.cache.keys();
+    world.set_rows("list", rows(2, &[("t1", "food")]));
+    world.on_read(|tenants| {
+        let fails = tenants.iter().any(|id| id == "t0");
+        if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.outcome, Outcome::Partial);
+    assert_eq!(world.cache.keys(), before);
+    assert_eq!(world.value("list:t0:food").as_deref(), Some("[1]"));
+    assert_eq!(world.value("list:t1:food").as_deref(), Some("[2]"));
+    assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+}
+
+#[tokio::test]
+async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_removed() {
+    let world = world_with_categories();
+    world.set_rows("list", rows(1, &[("t0", "food")]));
+    let (cache, manifest) =
+        (Arc::clone(&world.cache), manifest_key(&JobName::parse("list").unwrap(), Some("t0")));
+    let named = move |expected: &'static [&'static str]| {
+        let (cache, manifest) = (Arc::clone(&cache), manifest.clone());
+        async move { assert_eq!(cache.manifests(&[manifest]).await.unwrap()[0], expected) }
+    };
+    let check = named.clone();
+    world.cache.before_write(move |_| {
+        let check = check(&["list:t0:food"]);
+        Box::pin(async move {
+            check.await;
+            Ok(())
+        })
+    });
+    world.run("list", Lane::Regular).await;
+
+    // The key cannot be removed: it stays, and named, and the run says so.
+    world.set_rows("list", Vec::new());
+    world.cache.before_write(|_| ready(Ok(())));
+    world
+        .cache
+        .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
+    assert!(world.value("list:t0:food").is_some());
+    named(&["list:t0:food"]).await;
+    world.cache.refuse(|_| None);
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("list:t0:food"), None);
+    named(&[]).await;
+}
+
+#[tokio::test]
+async fn a_key_that_went_to_another_tenant_stays_whichever_batch_comes_first() {
+    let pet = Key { unique: Some("category".to_owned()), ..key("pet:{category}") };
+    for (batch, from, to) in [(10, "t0", "t1"), (1, "t0", "t1"), (1, "t1", "t0")] {
+        let pets = Job {
+            keys: vec![pet.clone()],
+            batch: many(batch),
+            concurrency: many(1),
+            ..job("list")
+        };
+        let world = Setup::new([pets], tenants(2)).start();
+        world.set_rows("list", rows(1, &[(from, "7")]));
+        world.run("list", Lane::Regular).await;
+        world.clock.advance(MINUTE).await;
+        world.set_rows("list", rows(2, &[(to, "7")]));
+        world.run("list", Lane::Regular).await;
+        assert_eq!(world.value("pet:7").as_deref(), Some("[2]"), "{batch} {from} {to}");
+        assert_eq!(world.listed(to).await, ["pet:7"]);
+        assert!(world.listed(from).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
+    let world = world_with_categories();
+    world.set_rows("list", rows(1, &[("t0", "food")]));
+    world.run("list", Lane::Regular).await;
+    world.clock.advance(45 * MINUTE).await;
+    assert_eq!(world.cache.keys(), Vec::<String>::new());
+    assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+    world.clock.advance(15 * MINUTE + SECOND).await;
+    assert!(world.listed("t0").await.is_empty());
+}
+
+#[tokio::test]
+async fn fences_cost_two_questions_a_batch_and_manifests_one_and_a_renewal() {
+    let world = world_with_categories();
+    world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
+    world.run("list", Lane::Regular).await;
+    let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    world.ledger.before(move |call| {
+        seen.lock().unwrap().push(call);
+        ready(Ok(()))
+    });
+    world.clock.advance(Duration::from_secs(5)).await;
+    world.run("list", Lane::Regular).await;
+    let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
+    assert_eq!(*calls.lock().unwrap(), expected);
+}
