@@ -260,7 +260,7 @@ impl Runner {
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
-                report.fail(of_list(refusal));
+                report.fail(no_list(refusal));
                 return VecDeque::new();
             }
         };
@@ -316,7 +316,7 @@ impl Runner {
         if !news.is_empty() {
             match self.list.read(self, self.clock.monotonic()).await {
                 Ok(_complete) => self.list.know_absent(news),
-                Err(error) => report.fail(of_list(error.into())),
+                Err(error) => report.fail(no_list(error.into())),
             }
         }
         let positions = select(&list, None, report);
@@ -381,8 +381,8 @@ impl Runner {
     }
 }
 
-/// Without a tenant list there is nothing to do.
-fn of_list(Refusal { kind, message, remedy: _ }: Refusal) -> Failure {
+fn no_list(refusal: Refusal) -> Failure {
+    let Refusal { kind, message, remedy: _ } = refusal;
     let shrank = kind == FailureKind::TenantsShrank;
     Failure::new(if shrank { kind } else { FailureKind::Tenants }, None, message)
 }
