@@ -503,7 +503,10 @@ async fn a_run_is_accepted_and_can_be_followed() {
     }
     "##);
     let finished = worker.finished(&queued).await;
-    assert_eq!(finished["report"]["tenants"], json!({"total": 1, "ok": 1, "failed": 0, "fenced": 0}));
+    assert_eq!(
+        finished["report"]["tenants"],
+        json!({"total": 1, "ok": 1, "failed": 0, "fenced": 0})
+    );
     worker.stop().await;
 }
 

@@ -163,7 +163,10 @@ async fn a_cache_that_is_a_replica_is_named_and_used_again_once_it_is_the_primar
     let run = worker.warm("items").await;
     assert_eq!(run["outcome"], "failed", "{run}");
     assert_eq!(failure_kinds(&run), ["cache_read_only"], "{run}");
-    assert_eq!(run["report"]["keys"], json!({"written": 0, "removed": 0, "failed": 30, "fenced": 0}));
+    assert_eq!(
+        run["report"]["keys"],
+        json!({"written": 0, "removed": 0, "failed": 30, "fenced": 0})
+    );
     configure(&shop, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(worker.warm("items").await["outcome"], "ok");
     shop.assert_warm().await;

@@ -141,7 +141,10 @@ async fn hazard_19_a_value_that_has_become_too_large_is_removed_and_named() {
     let failure = &run["report"]["failures"][0];
     assert_eq!(failure["kind"], "value_too_large");
     assert_eq!((&failure["tenant"], &failure["key"]), (&json!("3"), &json!("items:3")));
-    assert_eq!(run["report"]["keys"], json!({"written": 5, "removed": 1, "failed": 1, "fenced": 0}));
+    assert_eq!(
+        run["report"]["keys"],
+        json!({"written": 5, "removed": 1, "failed": 1, "fenced": 0})
+    );
     let mut expected = shop.expected().await;
     expected.remove("items:3");
     assert_eq!(shop.cached().await, expected);
