@@ -28,6 +28,7 @@ use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
 use crate::engine::port::History;
 use crate::engine::record::Records;
+use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::http::{self, Control, Refresh};
@@ -97,6 +98,7 @@ impl App {
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });

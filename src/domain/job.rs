@@ -68,6 +68,14 @@ impl Share {
     pub fn of(self, duration: Duration) -> Duration {
         duration.mul_f64(self.0)
     }
+
+    /// Whether a part is at most this share of the whole.
+    #[expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^53")]
+    pub fn covers(self, part: usize, whole: usize) -> bool {
+        // 29 % of 100 is a little less than 29 in binary.
+        const ROUNDING: f64 = 1e-9;
+        part as f64 <= (self.0 + ROUNDING) * whole as f64
+    }
 }
 
 impl fmt::Display for Share {
@@ -250,6 +258,13 @@ mod tests {
     fn a_share_is_between_none_and_all() {
         let tenth = Share::from_percent(10.0).unwrap();
         assert_eq!(tenth.of(Duration::from_secs(100)), Duration::from_secs(10));
+        assert!(tenth.covers(1, 10) && tenth.covers(0, 0) && !tenth.covers(2, 19));
+        for percent in 0..=100_u8 {
+            let share = Share::from_percent(f64::from(percent)).unwrap();
+            let exactly = usize::from(percent) * 1_000;
+            assert!(share.covers(exactly, 100_000), "{percent}");
+            assert!(!share.covers(exactly + 1, 100_000), "{percent}");
+        }
         assert_eq!(tenth.to_string(), "10%");
         assert!(Share::from_percent(-1.0).is_none());
         assert!(Share::from_percent(100.1).is_none());

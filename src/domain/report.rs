@@ -91,6 +91,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// The tenant list could not be read.
     Tenants,
+    /// The tenant list lacks more tenants than `tenants.max_shrink` trusts.
+    TenantsShrank,
     /// The database could not be reached, or hung up.
     DatabaseUnavailable,
     /// The query was refused or broke on a tenant's data.
@@ -138,6 +140,7 @@ impl FailureKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tenants => "tenants",
+            Self::TenantsShrank => "tenants_shrank",
             Self::DatabaseUnavailable => "database_unavailable",
             Self::Query => "query",
             Self::StatementTimeout => "statement_timeout",

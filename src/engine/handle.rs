@@ -9,6 +9,7 @@ use super::port::Clock;
 pub use super::port::HistoryError;
 use super::record::Records;
 use super::status::{ActiveRun, Health, Status};
+use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
@@ -97,6 +98,7 @@ pub(super) enum Command {
         trigger: Trigger,
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
+    Changed(Changed),
     Replace {
         jobs: Jobs,
     },
@@ -113,6 +115,13 @@ impl Handle {
             Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(RequestError::Draining),
         }
+    }
+
+    /// Data changed, and the fences of whose it is were moved: it is warmed again before anything
+    /// else. Waits while the engine is busy: no change is lost.
+    pub async fn changed(&self, changed: Changed) {
+        // A worker that stops warms nothing any more.
+        drop(self.commands.send(Command::Changed(changed)).await);
     }
 
     /// These are the jobs from now on. One that stays the same goes on as if nothing had happened;

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Work;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
+use super::roster::{Roster, Shrank};
 use super::status::Progress;
-use super::tries::{Refusal, Tries};
+use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -41,6 +42,8 @@ pub struct Runner {
     pub breakers: Breakers,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// What complete lists are compared with: who is gone loses its keys.
+    pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
     pub jobs: SharedJobs,
     /// The name of this worker in records.
@@ -178,11 +181,11 @@ impl Runner {
         event::RunStarted { run, job, trigger: order.trigger, lag }.emit(&self.metrics);
 
         let order = Arc::new(order);
-        let evicted_before = self.evicted(&stops).await;
+        let evicted_before = self.evicted(&order, &stops).await;
         let mut report = Report::default();
         let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
-        let evicted_after = self.evicted(&stops).await;
+        let evicted_after = self.evicted(&order, &stops).await;
         self.look_back(&order, evicted_before.zip(evicted_after), &mut report);
 
         let outcome = match end {
@@ -248,17 +251,19 @@ impl Runner {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
         }
-        let list = match self.tenants(order, report).await {
-            Ok(list) => list,
+        let read = match (&order.tenants, order.lane) {
+            (Some(changed), Lane::Urgent) => self.active_among(changed, order, report).await,
+            (Some(_) | None, Lane::Regular) | (None, Lane::Urgent) => {
+                self.listed(order, report).await
+            }
+        };
+        let (list, mut positions) = match read {
+            Ok(planned) => planned,
             Err(refusal) => {
-                report.fail(Failure::new(FailureKind::Tenants, None, refusal.message));
+                report.fail(of_list(refusal));
                 return VecDeque::new();
             }
         };
-        if list.is_empty() {
-            event::NoTenants { job: &job.name }.emit(&self.metrics);
-        }
-        let mut positions = select(&list, order.tenants.as_deref(), report);
         report.tenants.total += positions.len() as u64;
         if let Some(dates) = &job.dates {
             positions.retain(|&position| {
@@ -273,6 +278,56 @@ impl Runner {
             });
         }
         batches(&list, &positions, job.batch.get()).into()
+    }
+
+    /// The complete list, and whom of it the run is for.
+    async fn listed(
+        self: &Arc<Self>,
+        order: &Order,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let list = self.tenants(order, report).await?;
+        if list.is_empty() {
+            event::NoTenants { job: &order.job.name }.emit(&self.metrics);
+        }
+        let positions = select(&list, order.tenants.as_deref(), report);
+        Ok((list, positions))
+    }
+
+    /// The active ones among tenants whose data changed, with one small query. That others are not
+    /// active any more is no failure: a complete list shows it to whoever removes their keys.
+    async fn active_among(
+        self: &Arc<Self>,
+        changed: &[TenantId],
+        order: &Order,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let mut tries = Tries::new(self, order, changed.len());
+        let list = loop {
+            let refusal = match self.read_among(changed).await {
+                Ok(list) => break Arc::new(list),
+                Err(refusal) => refusal,
+            };
+            if !tries.again(&refusal, report).await {
+                return Err(refusal);
+            }
+        };
+        let news = self.list.note_absent(changed, &list);
+        if !news.is_empty() {
+            match self.list.read(self, self.clock.monotonic()).await {
+                Ok(_complete) => self.list.know_absent(news),
+                Err(error) => report.fail(of_list(error.into())),
+            }
+        }
+        let positions = select(&list, None, report);
+        Ok((list, positions))
+    }
+
+    async fn read_among(&self, tenants: &[TenantId]) -> Result<Tenants, Refusal> {
+        self.may_ask(Server::Database)?;
+        let result = self.source.tenants_among(tenants).await;
+        self.note_query(result.as_ref().err());
+        Ok(result?)
     }
 
     /// The tenant list, read after the run was asked for: the present state.
@@ -296,9 +351,10 @@ impl Runner {
         }
     }
 
-    /// The server's count of evicted keys; a cache that does not tell is no failure.
-    async fn evicted(&self, stops: &Stops) -> Option<u64> {
-        if self.breaker(Server::Cache).is_open() {
+    /// The server's count of evicted keys; a cache that does not tell is no failure. A run for a
+    /// change does not ask: it is small, and in a hurry.
+    async fn evicted(&self, order: &Order, stops: &Stops) -> Option<u64> {
+        if order.lane == Lane::Urgent || self.breaker(Server::Cache).is_open() {
             return None;
         }
         let stats = tokio::select! {
@@ -323,6 +379,12 @@ impl Runner {
         let now = self.clock.monotonic();
         report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
+}
+
+/// Without a tenant list there is nothing to do.
+fn of_list(Refusal { kind, message, remedy: _ }: Refusal) -> Failure {
+    let shrank = kind == FailureKind::TenantsShrank;
+    Failure::new(if shrank { kind } else { FailureKind::Tenants }, None, message)
 }
 
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
@@ -376,14 +438,43 @@ const LONGEST_TO_JOIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct TenantList {
     reading: Mutex<Option<Reading>>,
+    /// Tenants whose data changed and that no complete list had since.
+    absent: Mutex<HashSet<TenantId>>,
 }
+
+/// More of them are not remembered: each that is forgotten costs one reading of the list more.
+const MAX_ABSENT: usize = 10_000;
 
 struct Reading {
     began: Duration,
+    /// The how-manieth it is: the roster takes lists in this order.
+    number: u64,
     future: WeakShared<ListFuture>,
 }
 
-type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, SourceError>>;
+type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
+
+/// Why there is no tenant list to go by.
+#[derive(Clone, Debug)]
+enum ListError {
+    /// It could not be read.
+    Source(SourceError),
+    /// It is not trusted.
+    Shrank(Shrank),
+}
+
+impl From<ListError> for Refusal {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Source(error) => error.into(),
+            ListError::Shrank(shrank) => Self {
+                kind: FailureKind::TenantsShrank,
+                message: shrank.to_string(),
+                remedy: Remedy::GiveUp,
+            },
+        }
+    }
+}
 
 impl TenantList {
     /// A list whose reading began at or after the monotonic moment `since`: one that is being read,
@@ -396,18 +487,56 @@ impl TenantList {
         if let Some(shared) = young.and_then(|reading| reading.future.upgrade()) {
             return shared;
         }
-        let shared = read_list(Arc::clone(runner)).boxed().shared();
-        *reading = shared.downgrade().map(|future| Reading { began: now, future });
+        let number = reading.as_ref().map_or(0, |before| before.number + 1);
+        let shared = read_list(Arc::clone(runner), number).boxed().shared();
+        *reading = shared.downgrade().map(|future| Reading { began: now, number, future });
         shared
     }
 }
 
-/// One query, whose result counts once for the breaker however many runs wait for it.
-async fn read_list(runner: Arc<Runner>) -> Result<Arc<Tenants>, SourceError> {
+impl TenantList {
+    /// Takes note of who among tenants whose data changed is active; answers those that are not, and
+    /// of whom it is not known yet. A tenant that is not active may change its data all the time, and
+    /// the complete list is read once for it.
+    fn note_absent(&self, changed: &[TenantId], active: &Tenants) -> Vec<TenantId> {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let active: HashSet<&str> = active.iter().map(|tenant| tenant.id()).collect();
+        known.retain(|tenant| !active.contains(tenant.as_str()));
+        let is_news =
+            |tenant: &&TenantId| !active.contains(tenant.as_str()) && !known.contains(*tenant);
+        changed.iter().filter(is_news).cloned().collect()
+    }
+
+    /// A complete list was read without them.
+    fn know_absent(&self, tenants: Vec<TenantId>) {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(tenants);
+        if known.len() > MAX_ABSENT {
+            known.clear();
+        }
+    }
+
+    /// A complete list was read: those that it has are not absent any more.
+    fn note_complete(&self, list: &Tenants) {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.is_empty() {
+            let listed: HashSet<&str> = list.iter().map(|tenant| tenant.id()).collect();
+            known.retain(|tenant| !listed.contains(tenant.as_str()));
+        }
+    }
+}
+
+/// One query, whose result counts once for the breaker however many runs wait for it, and is compared
+/// once with the tenants that may have keys.
+async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
     if let Err(Refusal { message, .. }) = runner.may_ask(Server::Database) {
-        return Err(SourceError { kind: SourceErrorKind::Unavailable, message });
+        let kind = SourceErrorKind::Unavailable;
+        return Err(ListError::Source(SourceError { kind, message }));
     }
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
-    result.map(Arc::new)
+    let list = result.map_err(ListError::Source)?;
+    runner.roster.take(&runner, &list, number).await.map_err(ListError::Shrank)?;
+    runner.list.note_complete(&list);
+    Ok(Arc::new(list))
 }

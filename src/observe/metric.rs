@@ -18,6 +18,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::event::{Server, SkipReason};
 use crate::domain::job::JobName;
+use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, Trigger};
 
 /// What is declared of a metric.
@@ -56,7 +57,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 22;
+const COUNT: usize = 24;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -73,6 +74,8 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &COVERAGE,
     &CONSISTENCY,
     &CHANGE_LAG,
+    &CHANGE_NOTIFICATIONS,
+    &CHANGE_FEED_CONNECTED,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
     &DB_CONNECTIONS,
@@ -130,7 +133,8 @@ const TENANTS: Declaration = Declaration {
     name: "preheat_tenants_total",
     kind: Kind::Counter,
     labels: &["job", "outcome"],
-    help: "Tenants that runs came to: `ok` where all their keys were written, else `failed`",
+    help: "Tenants that runs came to: `ok` where all their keys were written, `fenced` where their \
+           data kept changing and they are warmed again, else `failed`",
 };
 const KEYS: Declaration = Declaration {
     name: "preheat_keys_total",
@@ -161,7 +165,19 @@ const CHANGE_LAG: Declaration = Declaration {
     name: "preheat_change_lag_seconds",
     kind: Kind::Histogram,
     labels: &[],
-    help: "Time from a change's commit to its tenant's keys being warm again",
+    help: "Time from hearing of a tenant's change to its keys being warm again, in one job",
+};
+const CHANGE_NOTIFICATIONS: Declaration = Declaration {
+    name: "preheat_change_notifications_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Notifications of changes that were heard of",
+};
+const CHANGE_FEED_CONNECTED: Declaration = Declaration {
+    name: "preheat_change_feed_connected",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "1 while changes of the database are heard of, else 0",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -222,7 +238,7 @@ const BUILD_INFO: Declaration = Declaration {
 };
 
 /// What becomes of a tenant in a run; the label of `preheat_tenants_total`.
-const TENANT_OUTCOMES: [&str; 2] = ["ok", "failed"];
+const TENANT_OUTCOMES: [&str; 3] = ["ok", "failed", "fenced"];
 /// What becomes of a key in a run; the label of `preheat_keys_total`.
 const KEY_OUTCOMES: [&str; 4] = ["written", "removed", "failed", "fenced"];
 
@@ -231,6 +247,11 @@ const DURATION_BUCKETS: [f64; 15] =
     [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 /// The scheduler looks twice a second: up to about a second is usual, more is a queue or a stall.
 const LAG_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// A change is in the cache within milliseconds; what takes seconds waits for a server, or keeps
+/// changing.
+const CHANGE_LAG_BUCKETS: [f64; 13] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The metrics of one worker.
 #[derive(Debug)]
@@ -251,6 +272,8 @@ pub struct Metrics {
     coverage: Family<OfJob, Ratio>,
     consistency: Family<OfJob, Ratio>,
     change_lag: Histogram,
+    pub(super) notifications: Counter,
+    pub(super) feed_connected: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
     db_connections: Family<OfState, Gauge>,
@@ -327,7 +350,9 @@ impl Metrics {
             bytes: Family::default(),
             coverage: Family::default(),
             consistency: Family::default(),
-            change_lag: lags(),
+            change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
+            notifications: Counter::default(),
+            feed_connected: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
             db_connections: Family::default(),
@@ -362,6 +387,8 @@ impl Metrics {
         declare(to, &COVERAGE, &self.coverage);
         declare(to, &CONSISTENCY, &self.consistency);
         declare(to, &CHANGE_LAG, &self.change_lag);
+        declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
+        declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
@@ -473,6 +500,10 @@ impl Metrics {
         self.runs_skipped.get_or_create(&OfReason { job: job.clone(), reason }).inc_by(add);
     }
 
+    pub(super) fn change_settled(&self, lag: std::time::Duration) {
+        self.change_lag.observe(lag.as_secs_f64());
+    }
+
     pub(super) fn of_job(&self, job: &JobName) -> JobMetrics<'_> {
         JobMetrics { metrics: self, label: OfJob { job: job.clone() } }
     }
@@ -514,15 +545,17 @@ impl JobMetrics<'_> {
         self.metrics.bytes.get_or_create(&self.label).inc_by(bytes);
     }
 
-    pub(super) fn tenants(&self, ok: u64, failed: u64) {
-        for (outcome, count) in [("ok", ok), ("failed", failed)] {
+    pub(super) fn tenants(&self, counts: TenantCounts) {
+        let TenantCounts { total: _, ok, failed, fenced } = counts;
+        for (outcome, count) in TENANT_OUTCOMES.into_iter().zip([ok, failed, fenced]) {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
             self.metrics.tenants.get_or_create(&label).inc_by(count);
         }
     }
 
-    pub(super) fn keys(&self, written: u64, removed: u64, failed: u64) {
-        for (outcome, count) in [("written", written), ("removed", removed), ("failed", failed)] {
+    pub(super) fn keys(&self, counts: KeyCounts) {
+        let KeyCounts { written, removed, failed, fenced } = counts;
+        for (outcome, count) in KEY_OUTCOMES.into_iter().zip([written, removed, failed, fenced]) {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
             self.metrics.keys.get_or_create(&label).inc_by(count);
         }

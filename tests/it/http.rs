@@ -12,12 +12,13 @@ use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryHistory, MemoryRow, MemorySource};
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
-use preheat::domain::job::{JobName, Jobs};
+use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{Clock, History, HistoryError};
 use preheat::engine::record::Records;
+use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
@@ -171,6 +172,7 @@ impl Worker {
             limits: Limits::new(4),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });

@@ -3,6 +3,7 @@
 
 pub(crate) mod ledger;
 pub(crate) mod record;
+mod roster;
 mod rounds;
 mod run;
 mod schedule;
@@ -29,6 +30,7 @@ use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::record::Records;
+use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
@@ -136,6 +138,8 @@ pub(crate) struct Setup {
     pub(crate) cache: Option<Arc<dyn Cache>>,
     /// In the place of the ledger in memory.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
+    /// The share of the tenants that a list may lack.
+    pub(crate) max_shrink: Share,
 }
 
 impl Setup {
@@ -150,13 +154,14 @@ impl Setup {
             source: None,
             cache: None,
             ledger: None,
+            max_shrink: Share::from_percent(50.0).unwrap(),
         }
     }
 
     /// The world, and its engine, which does nothing yet.
     pub(crate) fn build(self) -> (World, Engine) {
         let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
-        let Self { source: other, cache, ledger, .. } = self;
+        let Self { source: other, cache, ledger, max_shrink, .. } = self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
@@ -171,6 +176,7 @@ impl Setup {
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             list: TenantList::default(),
+            roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });

@@ -1,0 +1,314 @@
+//! Which tenants may have keys: a tenant that is no longer active loses its own, and a tenant list
+//! that shrank too much is not trusted.
+//!
+//! Every complete tenant list is compared with a book in the cache that names the tenants that may
+//! have keys. Who is missing is marked with the moment and swept: all its keys are removed, and
+//! again with each list until no run can be under way that still has an older one. Then its note is
+//! struck out. The book outlives restarts; where it was evicted, it is written anew.
+//!
+//! Too many missing at once look like a wrong database or a bad deploy. Nothing is marked or removed
+//! then, and no run goes by that list.
+
+mod note;
+mod sweep;
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::sync::Mutex;
+
+use self::note::{Changes, Leaving};
+pub use self::note::{Noted, OldTemplate};
+use self::sweep::{Sweep, Swept};
+use super::port::{Book, CacheError, Ledger};
+use super::run::Runner;
+use crate::domain::fence::{fence_key, start_number};
+use crate::domain::job::{Jobs, Share};
+use crate::domain::tenant::Tenants;
+use crate::observe::event::{self, Server};
+
+/// After this long the book is looked at even if nobody came or went: it may have been evicted, the
+/// cache may be another one, or another worker may have changed it.
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
+
+/// Tenants whose keys are in memory at once.
+const SLICE: usize = 200;
+
+/// After a sweep, tenants that were swept once rest for so many times as long as it took: sweeping
+/// again is for the rare run with an older list and may not become the cache's main occupation.
+const REST: u32 = 9;
+
+/// How much longer than the longest run a tenant is swept: a last write may still be on its way, and
+/// another worker's clock may differ.
+const MARGIN: TimeDelta = TimeDelta::minutes(1);
+
+/// Compares tenant lists with the tenants that may have keys.
+pub struct Roster {
+    max_shrink: Share,
+    tenant_column: String,
+    /// Lists take turns: held over awaits, since one list is compared and swept after the other.
+    memory: Mutex<Memory>,
+}
+
+/// What is known of the last list, so that one that is the same asks nothing of the cache.
+#[derive(Default)]
+struct Memory {
+    /// The newest list that had its turn.
+    newest: u64,
+    /// The last look at the book; none where it failed or was cut off.
+    seen: Option<Seen>,
+    /// Until when, on the monotonic clock, tenants that were swept once are left alone.
+    rests_until: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    digest: u64,
+    at: Duration,
+    /// Whether tenants are gone whose grace has not passed.
+    leaving: bool,
+}
+
+/// The tenant list lacks more of the known tenants than it may.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "{gone} of {known} tenants are missing from the tenant list, which has {listed}: more than \
+     `tenants.max_shrink` ({max_shrink}) allows; nothing is warmed and nothing removed, as it may be \
+     the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with \
+     `PREHEAT_TENANTS__MAX_SHRINK=100%`"
+)]
+pub(super) struct Shrank {
+    gone: usize,
+    known: usize,
+    listed: usize,
+    max_shrink: Share,
+}
+
+/// Why a look came to no end.
+enum Trouble {
+    Shrank(Shrank),
+    Cache(CacheError),
+}
+
+impl From<CacheError> for Trouble {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(error)
+    }
+}
+
+/// What a look found and did.
+struct Looked {
+    /// Whether tenants are gone whose grace has not passed.
+    leaving: bool,
+    /// How long it swept; none where there was nobody to sweep.
+    swept_for: Option<Duration>,
+    /// The first removal that was refused, where one was.
+    refused: Option<CacheError>,
+}
+
+impl Roster {
+    /// One that trusts a list which lacks up to this share of the known tenants; `tenant_column` is
+    /// the placeholder that means a tenant's id in key templates.
+    pub fn new(max_shrink: Share, tenant_column: impl Into<String>) -> Self {
+        let tenant_column = tenant_column.into();
+        Self { max_shrink, tenant_column, memory: Mutex::default() }
+    }
+
+    /// All tenants that may have keys, with their columns.
+    pub async fn known(&self, ledger: &dyn Ledger) -> Result<Noted, CacheError> {
+        Ok(Noted::read(ledger.notes(Book::Tenants).await?))
+    }
+
+    /// The key templates that are or were in use, those of jobs that are gone among them.
+    pub async fn templates(&self, ledger: &dyn Ledger) -> Result<Vec<OldTemplate>, CacheError> {
+        let notes = ledger.notes(Book::Templates).await?;
+        Ok(notes.iter().filter_map(|(_, text)| OldTemplate::read(text)).collect())
+    }
+
+    /// Takes a complete tenant list. `number` says in which order lists were begun: one that was
+    /// begun before another that had its turn already says nothing new about who is gone.
+    ///
+    /// A cache that cannot be asked is no reason to refuse a list; it is told, and the next list
+    /// will do.
+    pub(super) async fn take(
+        &self,
+        runner: &Runner,
+        list: &Tenants,
+        number: u64,
+    ) -> Result<(), Shrank> {
+        let mut memory = self.memory.lock().await;
+        if number < memory.newest {
+            return Ok(());
+        }
+        memory.newest = number;
+        let jobs = runner.jobs.get();
+        let (digest, now) = (digest(list, &jobs), runner.clock.monotonic());
+        let rested = now >= memory.rests_until;
+        if memory.seen.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
+            return Ok(());
+        }
+        // It was told that the cache is down; who is gone will still be so when it is back.
+        if runner.breaker(Server::Cache).pause_left(now).is_some() {
+            return Ok(());
+        }
+        memory.seen = None;
+        let trouble = match self.look(runner, list, &jobs, rested).await {
+            Ok(Looked { leaving, swept_for, refused }) => {
+                if let Some(swept_for) = swept_for {
+                    memory.rests_until = runner.clock.monotonic() + swept_for * REST;
+                }
+                memory.seen = Some(Seen { digest, at: now, leaving });
+                refused
+            }
+            Err(Trouble::Shrank(shrank)) => return Err(shrank),
+            Err(Trouble::Cache(error)) => Some(error),
+        };
+        if let Some(CacheError { message, kind: _ }) = trouble {
+            event::RosterUnavailable { message: &message }.emit(&runner.metrics);
+        }
+        Ok(())
+    }
+
+    /// Compares a list with the book, brings the book up to date, and sweeps who is gone.
+    async fn look(
+        &self,
+        runner: &Runner,
+        list: &Tenants,
+        jobs: &Jobs,
+        rested: bool,
+    ) -> Result<Looked, Trouble> {
+        let ledger = runner.ledger.as_ref();
+        let book: HashMap<String, String> =
+            ledger.notes(Book::Tenants).await?.into_iter().collect();
+        let Changes { known, mut notes, back, gone, leaving } = Changes::between(book, list);
+        if !self.max_shrink.covers(gone.len(), known) {
+            let (gone, listed, max_shrink) = (gone.len(), list.len(), self.max_shrink);
+            return Err(Trouble::Shrank(Shrank { gone, known, listed, max_shrink }));
+        }
+        let now = runner.clock.now();
+        let templates = OldTemplate::notes(jobs, &self.tenant_column);
+        ledger.note(Book::Templates, &templates).await?;
+        // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
+        let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
+        if !fences.is_empty() {
+            ledger.move_fences(&fences, start_number(runner.clock.random())).await?;
+        }
+        // Marked before it is swept: what is cut off now goes on with the next list.
+        notes.extend(gone.iter().map(|tenant| tenant.mark(now)));
+        ledger.note(Book::Tenants, &notes).await?;
+        drop(notes);
+
+        let (newly, left) = (gone.len(), leaving.len());
+        let mut due = gone;
+        if rested {
+            due.extend(leaving);
+        }
+        if due.is_empty() {
+            return Ok(Looked { leaving: left > 0, swept_for: None, refused: None });
+        }
+        let began = runner.clock.monotonic();
+        let mut swept = Swept::default();
+        let sweep = Sweep { runner, jobs, active: list, now };
+        let done = sweep_all(&sweep, &due, &mut swept).await;
+        let removed = &swept.removed;
+        event::TenantsSwept { newly, again: due.len() - newly, removed }.emit(&runner.metrics);
+        done?;
+        Ok(Looked {
+            leaving: newly + left > swept.struck,
+            swept_for: Some(runner.clock.monotonic().saturating_sub(began)),
+            refused: swept.refused,
+        })
+    }
+}
+
+/// Sweeps tenants slice by slice, and strikes out those that nobody can write for any more.
+async fn sweep_all(
+    sweep: &Sweep<'_>,
+    due: &[Leaving],
+    swept: &mut Swept,
+) -> Result<(), CacheError> {
+    let grace = grace(sweep.jobs);
+    for some in due.chunks(SLICE) {
+        let complete = sweep.slice(some, swept).await?;
+        let over = |tenant: &&Leaving| tenant.gone_at.is_some_and(|at| at + grace <= sweep.now);
+        let over: Vec<String> = some.iter().filter(over).map(|tenant| tenant.id.clone()).collect();
+        if complete && !over.is_empty() {
+            sweep.runner.ledger.strike(Book::Tenants, &over).await?;
+            swept.struck += over.len();
+        }
+    }
+    Ok(())
+}
+
+/// How long after its tenant was gone a run with an older list may still write.
+fn grace(jobs: &Jobs) -> TimeDelta {
+    let longest = jobs.values().map(|job| job.timeout).max().unwrap_or_default();
+    TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX / 2) + MARGIN
+}
+
+impl Seen {
+    /// Whether a list with this digest needs no look at the book.
+    fn is_enough(self, digest: u64, now: Duration, rested: bool) -> bool {
+        let fresh = now.saturating_sub(self.at) < LOOK_AGAIN;
+        let nobody_to_sweep = !self.leaving || !rested;
+        self.digest == digest && fresh && nobody_to_sweep
+    }
+}
+
+/// A number that two lists, or two sets of jobs, hardly have in common. The order of the tenants
+/// does not count: a query may leave it open.
+fn digest(list: &Tenants, jobs: &Jobs) -> u64 {
+    let names: Vec<&str> = list.column_names().collect();
+    let of_one = |hash: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        hash(&mut hasher);
+        hasher.finish()
+    };
+    let tenants = list.iter().map(|tenant| {
+        of_one(&|hasher| {
+            tenant.id().hash(hasher);
+            for name in &names {
+                tenant.column(name).hash(hasher);
+            }
+        })
+    });
+    let sum = tenants.fold(0, u64::wrapping_add);
+    let templates: BTreeMap<_, Vec<_>> = jobs
+        .iter()
+        .map(|(name, job)| (name, job.keys.iter().map(|key| key.template.as_str()).collect()))
+        .collect();
+    of_one(&|hasher| (sum, list.len(), &names, &templates).hash(hasher))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(tenants: &[(&str, Option<&str>)]) -> Tenants {
+        let mut list = Tenants::with_columns(["plan"]);
+        for (id, plan) in tenants {
+            list.push(id, [*plan]);
+        }
+        list
+    }
+
+    #[test]
+    fn a_lists_digest_depends_on_all_of_it_but_its_order() {
+        let of = |tenants: &[_]| digest(&list(tenants), &Jobs::new());
+        let one = of(&[("a", Some("free")), ("b", None)]);
+        assert_eq!(one, of(&[("b", None), ("a", Some("free"))]));
+        for other in [
+            of(&[("a", Some("free"))]),
+            of(&[("a", Some("paid")), ("b", None)]),
+            of(&[("a", None), ("b", Some("free"))]),
+            of(&[("a", Some("free")), ("b", None), ("b", None)]),
+            of(&[("ab", Some("free")), ("", None)]),
+            of(&[]),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}

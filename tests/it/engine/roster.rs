@@ -1,0 +1,598 @@
+//! Tenants that are gone, and tenant lists that are not trusted.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use preheat::adapter::clock::VirtualClock;
+use preheat::adapter::memory::{MemoryCache, MemoryRow};
+use preheat::domain::entry::Entry;
+use preheat::domain::fence::fence_key;
+use preheat::domain::job::{DateZone, Dates, Job, Key, Scope, Share};
+use preheat::domain::manifest::manifest_key;
+use preheat::domain::report::FailureKind;
+use preheat::domain::run::{Outcome, RunRecord};
+use preheat::domain::tenant::Tenants;
+use preheat::engine::handle::{JobSelection, RunRequest};
+use preheat::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Slice,
+};
+use preheat::engine::roster::{Noted, Roster};
+
+use super::ledger::{Call, HookedLedger};
+use super::{
+    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, start,
+    tenants,
+};
+
+/// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
+struct Kept {
+    memory: Arc<MemoryCache>,
+    ledger: Arc<HookedLedger>,
+    clock: VirtualClock,
+    /// The books cannot be reached.
+    away: Arc<AtomicBool>,
+    /// How often anything was asked of the books.
+    asked: Count,
+    /// How long a removal takes.
+    removal: Mutex<Duration>,
+    /// The most keys that were removed at once.
+    most_removed: AtomicUsize,
+}
+
+impl Kept {
+    fn new() -> Arc<Self> {
+        let clock = VirtualClock::new(start(), 1);
+        let memory = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
+        let ledger = Arc::new(HookedLedger::new(Arc::clone(&memory)));
+        let (away, asked) = (Arc::new(AtomicBool::new(false)), Count::default());
+        let (is_away, count) = (Arc::clone(&away), asked.clone());
+        ledger.before(move |call| {
+            if !matches!(call, Call::Notes | Call::Note | Call::Strike) {
+                return ready(Ok(()));
+            }
+            count.up();
+            let error = || cache_error(CacheErrorKind::Unavailable);
+            ready(if is_away.load(Ordering::Relaxed) { Err(error()) } else { Ok(()) })
+        });
+        let (removal, most_removed) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { memory, ledger, clock, away, asked, removal, most_removed })
+    }
+
+    /// A worker's world on this cache.
+    fn setup(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>, tenants: Tenants) -> Setup {
+        Setup {
+            clock: self.clock.clone(),
+            cache: Some(Arc::clone(self) as _),
+            ledger: Some(Arc::clone(&self.ledger) as _),
+            ..Setup::new(jobs, tenants)
+        }
+    }
+
+    fn keys(&self) -> BTreeSet<String> {
+        self.memory.keys().into_iter().collect()
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.keys().contains(key)
+    }
+
+    async fn noted(&self) -> Noted {
+        let ledger: &dyn Ledger = self.memory.as_ref();
+        Roster::new(Share::NONE, "tenant_id").known(ledger).await.unwrap()
+    }
+
+    /// The ids of those that are noted as active, and as gone.
+    async fn noted_ids(&self) -> (Vec<String>, Vec<String>) {
+        let Noted { active, gone } = self.noted().await;
+        (ids_of(&active), ids_of(&gone))
+    }
+
+    /// What a job's manifest of a tenant names.
+    async fn manifest(&self, job: &Job, tenant: &str) -> Vec<String> {
+        let key = manifest_key(&job.name, Some(tenant));
+        self.memory.manifests(&[key]).await.unwrap().remove(0)
+    }
+}
+
+impl Cache for Kept {
+    fn write<'a>(
+        &'a self,
+        entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        self.memory.write(entries)
+    }
+
+    fn remove<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        self.most_removed.fetch_max(keys.len(), Ordering::Relaxed);
+        let takes = *self.removal.lock().unwrap();
+        let asleep = self.clock.sleep(takes);
+        Box::pin(async move {
+            asleep.await;
+            self.memory.remove(keys).await
+        })
+    }
+
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.memory.expire(keys)
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        self.memory.look(keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        self.memory.scan(pattern, cursor)
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        self.memory.stats()
+    }
+}
+
+fn ids_of(list: &Tenants) -> Vec<String> {
+    list.iter().map(|tenant| tenant.id().to_owned()).collect()
+}
+
+/// Those of so many tenants that are left without these.
+fn without(count: usize, gone: &[&str]) -> Tenants {
+    tenants(count).only(|tenant| !gone.contains(&tenant.id()))
+}
+
+/// A job of keys that are known, with dates and of data.
+fn of_all_kinds() -> Job {
+    let zone = DateZone::Fixed(chrono_tz::UTC);
+    Job {
+        keys: ["all:{tenant_id}", "day:{tenant_id}:{date}", "kind:{tenant_id}:{kind}"]
+            .map(key)
+            .into(),
+        dates: Some(Dates { days: 3, zone }),
+        ..job("kinds")
+    }
+}
+
+fn rows_of_kinds(count: usize) -> Vec<MemoryRow> {
+    let columns = [("date", "2026-03-02"), ("kind", "cat")];
+    ids(0..count).iter().map(|id| MemoryRow::new(id, "1", columns)).collect()
+}
+
+/// The keys that have a tenant in them.
+fn keys_of(kept: &Kept, tenant: &str) -> Vec<String> {
+    let has = |key: &String| key.split(':').any(|part| part == tenant);
+    kept.keys().into_iter().filter(has).collect()
+}
+
+fn first_kind(record: &RunRecord) -> Option<FailureKind> {
+    record.report.failures.first().map(|failure| failure.kind)
+}
+
+/// Jobs that keep their keys for two days, and the worlds of two days in one cache: in the first all
+/// jobs run for four tenants, in the second `off` is disabled.
+async fn second_day(kept: &Arc<Kept>) -> (Job, World) {
+    const DAYS: Duration = Duration::from_hours(48);
+    let kinds = Job { ttl: DAYS, ..of_all_kinds() };
+    let fleet = Job { ttl: DAYS, scope: Scope::Fleet, keys: vec![key("menu")], ..job("fleet") };
+    let jobs = |enabled| {
+        let plain = |name| Job { ttl: DAYS, ..job(name) };
+        [plain("list"), Job { enabled, ..plain("off") }, kinds.clone(), fleet.clone()]
+    };
+    let first = kept.setup(jobs(true), tenants(4)).start();
+    first.set_rows("list", a_row_each(4));
+    first.set_rows("kinds", rows_of_kinds(4));
+    for name in ["list", "off", "kinds", "fleet"] {
+        assert_eq!(first.warm(name).await.outcome, Outcome::Ok);
+    }
+    drop(first);
+    kept.clock.stall(Duration::from_hours(24)).await;
+    let second = kept.setup(jobs(false), tenants(4)).start();
+    second.set_rows("kinds", rows_of_kinds(4));
+    (kinds, second)
+}
+
+#[tokio::test]
+async fn hazard_09_a_tenant_that_is_gone_loses_all_its_keys_at_the_next_list() {
+    let kept = Kept::new();
+    let (kinds, world) = second_day(&kept).await;
+    assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
+    // `list`, `off`, `all`, a day behind and three ahead, and the kind.
+    assert_eq!(keys_of(&kept, "t1").len(), 1 + 1 + 1 + 4 + 1, "{:?}", keys_of(&kept, "t1"));
+    assert_eq!(kept.manifest(&kinds, "t1").await, ["kind:t1:cat"]);
+    let fence = kept.memory.fences(&[fence_key("t1")]).await.unwrap();
+
+    world.source.set_tenants(without(4, &["t1"]));
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.tenants.total), (Outcome::Ok, 3));
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+    assert_eq!(kept.manifest(&kinds, "t1").await, [""; 0]);
+    assert_ne!(kept.memory.fences(&[fence_key("t1")]).await.unwrap(), fence);
+    assert_eq!(keys_of(&kept, "t2").len(), 8, "what is another's stays");
+    assert_eq!(kept.manifest(&kinds, "t2").await, ["kind:t2:cat"]);
+    assert!(kept.has("menu"), "what is the fleet's stays");
+    for (job, removed) in [("list", 1), ("kinds", 6), ("off", 1), ("fleet", 0)] {
+        let series = format!("preheat_keys_total{{job=\"{job}\",outcome=\"removed\"}}");
+        assert_eq!(world.metric(&series), removed, "{job}");
+    }
+}
+
+#[tokio::test]
+async fn hazard_09_a_tenant_that_went_while_no_worker_ran_loses_its_keys_at_the_first_list() {
+    let kept = Kept::new();
+    let (kinds, world) = second_day(&kept).await;
+    world.source.set_tenants(without(4, &["t0", "t3"]));
+    assert_eq!(world.warm_some("list", &["t1"]).await.outcome, Outcome::Ok);
+    for gone in ["t0", "t3"] {
+        assert_eq!(keys_of(&kept, gone), [""; 0]);
+        assert_eq!(kept.manifest(&kinds, gone).await, [""; 0]);
+    }
+    assert_eq!(keys_of(&kept, "t2").len(), 7, "a run for one tenant leaves the others alone");
+}
+
+#[tokio::test]
+async fn hazard_09_what_a_run_with_an_older_list_writes_later_is_removed_too() {
+    let kept = Kept::new();
+    let (slow, quick) = (Job { timeout: 5 * MINUTE, ..of_all_kinds() }, job("list"));
+    let world = kept.setup([slow, quick], tenants(3)).start();
+    world.set_rows("kinds", rows_of_kinds(3));
+    let clock = kept.clock.clone();
+    world.source.before_read(move |seen| {
+        let takes = if seen.job.as_str() == "kinds" { MINUTE } else { Duration::ZERO };
+        let asleep = clock.sleep(takes);
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    let older = world.ask("kinds").await;
+    world.until("the older run reads", |world| world.source.reads().len() == 1).await;
+    world.source.set_tenants(without(3, &["t1"]));
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    assert_eq!(world.finish(older).await.outcome, Outcome::Ok);
+    let wrote = keys_of(&kept, "t1");
+    assert_eq!(wrote.len(), 5, "the older run did not know: {wrote:?}");
+    assert_eq!(kept.noted_ids().await, (vec!["t0".into(), "t2".into()], vec!["t1".into()]));
+
+    world.warm("list").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+    assert_eq!(kept.noted_ids().await.1, ["t1"], "another such run may still be under way");
+    kept.clock.stall(6 * MINUTE).await;
+    world.warm("list").await;
+    assert_eq!(kept.noted_ids().await, (vec!["t0".into(), "t2".into()], vec![]));
+    let asked = kept.asked.now();
+    world.warm("list").await;
+    assert_eq!(kept.asked.now(), asked, "there is nobody left to sweep");
+}
+
+#[tokio::test]
+async fn a_list_that_was_begun_before_another_says_nothing_new() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list"), job("other")], tenants(3)).start();
+    world.warm("list").await;
+    let (reads, clock) = (Count::default(), kept.clock.clone());
+    let source = Arc::downgrade(&world.source);
+    world.source.before_tenants(move || {
+        let first = reads.up() == 0;
+        let (asleep, source) =
+            (clock.sleep(if first { 20 * SECOND } else { SECOND }), source.clone());
+        Box::pin(async move {
+            asleep.await;
+            // What the database said when the reading began.
+            let list = if first { tenants(3) } else { without(3, &["t1"]) };
+            source.upgrade().unwrap().set_tenants(list);
+            Ok(())
+        })
+    });
+    let older = world.ask("list").await;
+    kept.clock.advance(10 * SECOND).await;
+    assert_eq!(world.warm("other").await.report.tenants.total, 2);
+    assert_eq!(kept.noted_ids().await.1, ["t1"]);
+    let older = world.finish(older).await;
+    assert_eq!((older.outcome, older.report.tenants.total), (Outcome::Ok, 3));
+    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is as gone as before");
+    world.warm("other").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+}
+
+#[tokio::test]
+async fn hazard_08_a_list_that_shrank_by_more_than_it_may_is_not_trusted() {
+    // Tenants before and after, the setting in per cent, and whether the list is trusted.
+    for (before, after, percent, trusted) in [
+        (10, 5, 50.0, true),
+        (10, 4, 50.0, false),
+        (10, 0, 50.0, false),
+        (2, 1, 50.0, true),
+        (1, 0, 50.0, false),
+        (100, 71, 29.0, true),
+        (100, 70, 29.0, false),
+        (3, 2, 0.0, false),
+        (3, 3, 0.0, true),
+        (3, 0, 100.0, true),
+    ] {
+        let what = format!("{after} of {before} with {percent}%");
+        let kept = Kept::new();
+        let setup = kept.setup([job("list")], tenants(before));
+        let max_shrink = Share::from_percent(percent).unwrap();
+        let world = Setup { max_shrink, ..setup }.start();
+        assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+        world.source.set_tenants(tenants(after));
+        let record = world.warm("list").await;
+        let left = if trusted { after } else { before };
+        assert_eq!(kept.keys().len(), left, "{what}");
+        if trusted {
+            assert_eq!(record.outcome, Outcome::Ok, "{what}");
+        } else {
+            assert_eq!(record.outcome, Outcome::Failed, "{what}");
+            assert_eq!(first_kind(&record), Some(FailureKind::TenantsShrank), "{what}");
+            assert_eq!(kept.noted_ids().await.1, [""; 0], "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn hazard_08_every_run_by_such_a_list_fails_at_once_and_writes_nothing() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list"), job("other")], tenants(8)).start();
+    world.set_rows("list", a_row_each(8));
+    world.warm("list").await;
+    let (reads, asked) = (world.source.reads().len(), Count::default());
+    let mut wrong = tenants(2);
+    wrong.push("somebody else", [Some("UTC")]);
+    world.source.set_tenants(wrong);
+    let (counted, clock) = (asked.clone(), kept.clock.clone());
+    world.source.before_tenants(move || {
+        counted.up();
+        let asleep = clock.sleep(SECOND);
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    let mut message = String::new();
+    let all = RunRequest { jobs: JobSelection::All, tenants: None };
+    for ticket in world.handle.request(all).await.unwrap() {
+        let record = world.finish(ticket).await;
+        assert_eq!((record.outcome, record.report.retries), (Outcome::Failed, 0));
+        assert_eq!(first_kind(&record), Some(FailureKind::TenantsShrank));
+        message = record.report.failures[0].message.clone();
+    }
+    insta::assert_snapshot!(message, @"6 of 8 tenants are missing from the tenant list, which has 3: more than `tenants.max_shrink` (50%) allows; nothing is warmed and nothing removed, as it may be the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with `PREHEAT_TENANTS__MAX_SHRINK=100%`");
+    assert!(asked.now() <= 2, "a run reads it once, and not again in the hope of another");
+    assert_eq!(world.source.reads().len(), reads, "nothing of it is warmed");
+    assert!(world.shows("preheat_breaker_open{server=\"database\"} 0"));
+    assert_eq!(kept.keys(), ids(0..8).iter().map(|id| format!("list:{id}")).collect());
+
+    world.source.set_tenants(tenants(8));
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok, "the right list is trusted again");
+}
+
+#[tokio::test]
+async fn hazard_08_a_list_that_is_right_is_trusted_once_it_was_taken_with_100_per_cent() {
+    let kept = Kept::new();
+    let worker = kept.setup([job("list")], tenants(8)).start();
+    worker.warm("list").await;
+    worker.source.set_tenants(tenants(1));
+    assert_eq!(worker.warm("list").await.outcome, Outcome::Failed);
+
+    let setup = kept.setup([job("list")], tenants(1));
+    let once = Setup { max_shrink: Share::from_percent(100.0).unwrap(), ..setup }.start();
+    assert_eq!(once.warm("list").await.outcome, Outcome::Ok);
+    assert_eq!(kept.keys(), BTreeSet::from(["list:t0".to_owned()]));
+    assert_eq!(worker.warm("list").await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(4)).start();
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    kept.memory.restart();
+    // Nothing shows it but the book: that it is looked at in time is enough.
+    kept.clock.stall(10 * MINUTE).await;
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    assert_eq!(kept.noted_ids().await.0, ids(0..4));
+    world.source.set_tenants(without(4, &["t1"]));
+    world.warm("list").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+
+    kept.memory.restart();
+    world.source.set_tenants(tenants(0));
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok, "there is nothing to lose");
+}
+
+#[tokio::test]
+async fn hazard_09_a_tenant_that_comes_back_during_its_sweep_keeps_what_is_written_afterwards() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list"), job("other")], tenants(3)).start();
+    world.set_rows("list", a_row_each(3));
+    world.warm("list").await;
+    world.source.set_tenants(without(3, &["t1"]));
+    *kept.removal.lock().unwrap() = 10 * SECOND;
+    let sweeping = world.ask("other").await;
+    let waits = || kept.most_removed.load(Ordering::Relaxed) > 0;
+    world.until("the sweep removes", |_| waits()).await;
+    kept.clock.advance(SECOND).await;
+    world.source.set_tenants(tenants(3));
+    let fence = kept.memory.fences(&[fence_key("t1")]).await.unwrap();
+    let back = world.ask("list").await;
+    world.finish(sweeping).await;
+    assert_eq!(world.finish(back).await.outcome, Outcome::Ok);
+    assert!(kept.has("list:t1"));
+    assert_ne!(kept.memory.fences(&[fence_key("t1")]).await.unwrap(), fence);
+    assert_eq!(kept.noted_ids().await, (ids(0..3), vec![]));
+    kept.clock.stall(15 * MINUTE).await;
+    world.warm("other").await;
+    assert!(kept.has("list:t1"), "nothing of it is removed from then on");
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_asked_fails_no_run_and_the_next_list_does_it() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(3)).start();
+    world.warm("list").await;
+    world.source.set_tenants(without(3, &["t1"]));
+    kept.away.store(true, Ordering::Relaxed);
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    assert!(kept.has("list:t1"), "nobody knew that it is gone");
+    kept.away.store(false, Ordering::Relaxed);
+    world.warm("list").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_key_whose_removal_is_refused_is_removed_as_soon_as_it_may_be() {
+    let kept = Kept::new();
+    let kinds = of_all_kinds();
+    let world = kept.setup([kinds.clone()], tenants(3)).start();
+    world.set_rows("kinds", rows_of_kinds(3));
+    world.warm("kinds").await;
+    kept.memory
+        .refuse(|key| (key == "kind:t1:cat").then(|| cache_error(CacheErrorKind::Permission)));
+    world.source.set_tenants(without(3, &["t1"]));
+    assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
+    kept.clock.stall(10 * MINUTE).await;
+    world.warm("kinds").await;
+    assert_eq!(keys_of(&kept, "t1"), ["kind:t1:cat"], "all others are gone");
+    assert_eq!(kept.manifest(&kinds, "t1").await, ["kind:t1:cat"]);
+    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is not done with");
+    kept.memory.refuse(|_| None);
+    world.warm("kinds").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+    assert_eq!(kept.noted_ids().await.1, [""; 0]);
+}
+
+#[tokio::test]
+async fn thousands_of_tenants_are_swept_in_slices() {
+    let kept = Kept::new();
+    let world = kept.setup([of_all_kinds()], tenants(5_000)).start();
+    world.set_rows("kinds", rows_of_kinds(5_000));
+    assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
+    kept.most_removed.store(0, Ordering::Relaxed);
+    world.source.set_tenants(tenants(2_500));
+    assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
+    assert_eq!(kept.keys().len(), 2_500 * 5);
+    assert_eq!(kept.noted_ids().await.1.len(), 2_500);
+    // The dates that are possible are more than those that there are.
+    let most = kept.most_removed.load(Ordering::Relaxed);
+    assert!((200..=200 * 9).contains(&most), "{most} keys at once");
+    kept.clock.stall(10 * MINUTE).await;
+    world.warm("kinds").await;
+    assert_eq!(kept.noted_ids().await.1.len(), 0);
+}
+
+#[tokio::test]
+async fn a_list_that_says_nothing_new_asks_nothing_of_the_cache() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(3)).start();
+    world.warm("list").await;
+    let asked = kept.asked.now();
+    let mut turned_round = Tenants::with_columns(["timezone"]);
+    ids(0..3).iter().rev().for_each(|id| turned_round.push(id, [Some("UTC")]));
+    world.source.set_tenants(turned_round);
+    world.warm("list").await;
+    world.warm("list").await;
+    assert_eq!(kept.asked.now(), asked);
+}
+
+#[tokio::test]
+async fn a_sweep_that_took_long_is_not_repeated_with_every_list() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(3)).start();
+    world.warm("list").await;
+    *kept.removal.lock().unwrap() = 2 * SECOND;
+    world.source.set_tenants(without(3, &["t1"]));
+    world.warm("list").await;
+    let asked = kept.asked.now();
+    world.warm("list").await;
+    assert_eq!(kept.asked.now(), asked, "it took two seconds and rests eighteen");
+    kept.clock.stall(18 * SECOND).await;
+    world.warm("list").await;
+    assert!(kept.asked.now() > asked);
+}
+
+#[tokio::test]
+async fn hazard_09_what_is_another_tenants_now_stays() {
+    let unique =
+        |template: &str, column: &str| Key { unique: Some(column.into()), ..key(template) };
+    let sites = Job { keys: vec![unique("site:{tenant.slug}", "tenant.slug")], ..job("sites") };
+    let pets = Job { keys: vec![unique("pet:{id}", "id")], ..job("pets") };
+    let list = |tenants: &[(&str, &str)]| {
+        let mut list = Tenants::with_columns(["slug"]);
+        for (id, slug) in tenants {
+            list.push(id, [Some(*slug)]);
+        }
+        list
+    };
+    let kept = Kept::new();
+    let before = list(&[("a", "paws"), ("b", "tails"), ("c", "fins")]);
+    let world = kept.setup([sites, pets.clone()], before).start();
+    let pet = |tenant: &str, id: &str| MemoryRow::new(tenant, id, [("id", id)]);
+    world.set_rows("pets", vec![pet("a", "1"), pet("a", "2"), pet("b", "3"), pet("c", "4")]);
+    world.warm("sites").await;
+    world.warm("pets").await;
+
+    // `b` takes over the first pet while `a` is still there, and its web address when it goes.
+    world.set_rows("pets", vec![pet("b", "1"), pet("b", "3"), pet("c", "4")]);
+    assert_eq!(world.warm_some("pets", &["b"]).await.outcome, Outcome::Ok);
+    world.source.set_tenants(list(&[("b", "paws"), ("c", "fins")]));
+    assert_eq!(world.warm_some("pets", &["c"]).await.outcome, Outcome::Ok);
+    let expected = ["pet:1", "pet:3", "pet:4", "site:fins", "site:paws", "site:tails"];
+    assert_eq!(kept.keys(), expected.map(str::to_owned).into());
+    assert_eq!(kept.manifest(&pets, "a").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn templates_are_noted_and_those_that_are_in_no_file_any_more_make_their_keys() {
+    let kept = Kept::new();
+    let ledger: &dyn Ledger = kept.memory.as_ref();
+    let roster = Roster::new(Share::NONE, "tenant_id");
+    let renamed = Job { keys: vec![key("listing:{tenant_id}")], ..job("list") };
+    let first = kept.setup([job("list"), of_all_kinds()], tenants(2)).start();
+    first.warm("list").await;
+    drop(first);
+    let second = kept.setup([renamed.clone()], tenants(2)).start();
+    second.warm("list").await;
+    second.handle.replace([(job("new").name, Arc::new(job("new")))].into()).await;
+    second.warm("new").await;
+
+    let templates = roster.templates(ledger).await.unwrap();
+    let mut texts: Vec<_> = templates
+        .iter()
+        .map(|old| (old.job.as_str(), old.template.as_str(), old.days, old.ttl))
+        .collect();
+    texts.sort_unstable();
+    let ttl = 30 * MINUTE;
+    assert_eq!(
+        texts,
+        [
+            ("kinds", "all:{tenant_id}", 3, ttl),
+            ("kinds", "day:{tenant_id}:{date}", 3, ttl),
+            ("kinds", "kind:{tenant_id}:{kind}", 3, ttl),
+            ("list", "list:{tenant_id}", 0, ttl),
+            ("list", "listing:{tenant_id}", 0, ttl),
+            ("new", "new:{tenant_id}", 0, ttl),
+        ]
+    );
+    let noted = roster.known(ledger).await.unwrap();
+    let of_first = |template: &str| {
+        let old = templates.iter().find(|old| old.template.as_str() == template).unwrap();
+        old.keys(noted.active.get(0), start())
+    };
+    assert_eq!(of_first("list:{tenant_id}"), ["list:t0"]);
+    assert_eq!(of_first("kind:{tenant_id}:{kind}"), [""; 0]);
+    let days = of_first("day:{tenant_id}:{date}");
+    assert!(days.contains(&"day:t0:2026-03-01".to_owned()) && days.len() >= 5, "{days:?}");
+}
