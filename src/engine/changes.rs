@@ -357,8 +357,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly
         | FailureKind::CacheMoved => true,
-        FailureKind::TenantsShrank
-        | FailureKind::Query
+        FailureKind::Query
         | FailureKind::StatementTimeout
         | FailureKind::ForeignRow
         | FailureKind::Encoding
