@@ -351,6 +351,7 @@ fn passes(kind: FailureKind) -> bool {
     match kind {
         // The tenant list could not be read.
         FailureKind::Tenants
+        | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
