@@ -351,13 +351,13 @@ fn passes(kind: FailureKind) -> bool {
     match kind {
         // The tenant list could not be read.
         FailureKind::Tenants
+        | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly
         | FailureKind::CacheMoved => true,
-        FailureKind::TenantsShrank
-        | FailureKind::Query
+        FailureKind::Query
         | FailureKind::StatementTimeout
         | FailureKind::ForeignRow
         | FailureKind::Encoding
