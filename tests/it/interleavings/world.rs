@@ -328,7 +328,8 @@ pub(super) struct Cache {
     pub(super) fences: [Option<i64>; TENANTS],
     /// When each category was named last; 0 where it is not.
     manifests: [[u32; CATEGORIES]; TENANTS],
-    /// Keys whose names were lost by the eviction of a manifest, and not named again since.
+    /// Keys whose names were lost by the eviction of a manifest, and that no run has named or found
+    /// named since.
     pub(super) orphans: Some8,
 }
 
@@ -382,8 +383,8 @@ impl Cache {
             Command::Enlist(tenant, names) => {
                 for category in names {
                     self.manifests[tenant][category] = step;
-                    self.orphans.remove(Some8::one(key(tenant, 1 + category)));
                 }
+                self.found(tenant, names);
             }
             Command::Delist(tenant, names, before) => {
                 for category in names {
@@ -413,6 +414,21 @@ impl Cache {
             }
         }
         Reply::Done
+    }
+
+    /// Does a command of a lost connection: whoever sent it knows nothing of what it does now, so that
+    /// a name that it brings back is found by the next run only.
+    pub(super) fn execute_late(&mut self, command: Command, step: u32) {
+        let orphans = self.orphans;
+        self.execute(command, step);
+        self.orphans.add(orphans);
+    }
+
+    /// A run knows that these keys are named, and answers for them from now on.
+    pub(super) fn found(&mut self, tenant: usize, names: Some8) {
+        for category in names {
+            self.orphans.remove(Some8::one(key(tenant, 1 + category)));
+        }
     }
 
     fn remove(&mut self, key: usize, gone: Gone) {
