@@ -416,7 +416,7 @@ impl Run {
     fn write(&mut self, world: &mut World) -> bool {
         self.doubt.add(self.open);
         for tenant in self.open {
-            world.cache.found(tenant, self.named[tenant]);
+            world.cache.found(tenant, self.vanished[tenant]);
         }
         self.stage = Stage::Write;
         self.retried = false;

@@ -328,8 +328,8 @@ pub(super) struct Cache {
     pub(super) fences: [Option<i64>; TENANTS],
     /// When each category was named last; 0 where it is not.
     manifests: [[u32; CATEGORIES]; TENANTS],
-    /// Keys whose names were lost by the eviction of a manifest, and that no run has named or found
-    /// named since.
+    /// Keys whose names were lost by the eviction of a manifest, and that no run has answered for
+    /// since.
     pub(super) orphans: Some8,
 }
 
@@ -424,7 +424,7 @@ impl Cache {
         self.orphans.add(orphans);
     }
 
-    /// A run knows that these keys are named, and answers for them from now on.
+    /// A run has named these keys, or will remove them: it answers for them from now on.
     pub(super) fn found(&mut self, tenant: usize, names: Some8) {
         for category in names {
             self.orphans.remove(Some8::one(key(tenant, 1 + category)));
