@@ -415,9 +415,6 @@ impl Run {
     /// From here on the tenants are in doubt.
     fn write(&mut self, world: &mut World) -> bool {
         self.doubt.add(self.open);
-        for tenant in self.open {
-            world.cache.found(tenant, self.vanished[tenant]);
-        }
         self.stage = Stage::Write;
         self.retried = false;
         let (life, rows) = (self.life(), self.rows);

@@ -328,8 +328,7 @@ pub(super) struct Cache {
     pub(super) fences: [Option<i64>; TENANTS],
     /// When each category was named last; 0 where it is not.
     manifests: [[u32; CATEGORIES]; TENANTS],
-    /// Keys whose names were lost by the eviction of a manifest, and that no run has answered for
-    /// since.
+    /// Keys whose names were lost by the eviction of a manifest, and that no run has named since.
     pub(super) orphans: Some8,
 }
 
@@ -383,8 +382,8 @@ impl Cache {
             Command::Enlist(tenant, names) => {
                 for category in names {
                     self.manifests[tenant][category] = step;
+                    self.orphans.remove(Some8::one(key(tenant, 1 + category)));
                 }
-                self.found(tenant, names);
             }
             Command::Delist(tenant, names, before) => {
                 for category in names {
@@ -422,13 +421,6 @@ impl Cache {
         let orphans = self.orphans;
         self.execute(command, step);
         self.orphans.add(orphans);
-    }
-
-    /// A run has named these keys, or will remove them: it answers for them from now on.
-    pub(super) fn found(&mut self, tenant: usize, names: Some8) {
-        for category in names {
-            self.orphans.remove(Some8::one(key(tenant, 1 + category)));
-        }
     }
 
     fn remove(&mut self, key: usize, gone: Gone) {
