@@ -44,6 +44,10 @@ pub struct Settings {
     pub http: Http,
     /// `[history]`
     pub history: History,
+    /// `[audit]`
+    pub audit: Audit,
+    /// `[changes]`
+    pub changes: Changes,
 }
 
 /// What is logged, and how.
@@ -139,6 +143,36 @@ pub struct History {
     pub retention: Duration,
 }
 
+/// How the worker compares the cache with the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit {
+    /// From one comparison to the next; `None` where it makes none.
+    pub interval: Option<Duration>,
+    /// Tenants of each job in one comparison.
+    pub sample: NonZeroUsize,
+}
+
+/// The change feed.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Whether it is listened to.
+    pub enabled: ChangesMode,
+    /// Another way to [`Database::url`]'s server.
+    pub url: Option<SecretString>,
+}
+
+/// Whether the change feed is listened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChangesMode {
+    /// As soon as its triggers are there.
+    #[default]
+    Auto,
+    /// Or the worker does not start.
+    Required,
+    /// Never.
+    Off,
+}
+
 /// Whether run records are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistoryMode {
@@ -222,6 +256,8 @@ impl Settings {
             runner: Runner::read(read),
             http: Http::read(read),
             history: History::read(read),
+            audit: Audit::read(read),
+            changes: Changes::read(read),
         }
     }
 
@@ -445,6 +481,51 @@ impl History {
                 "30d",
                 HOUR..=DAY * 3660,
                 "How long run records are kept",
+            ),
+        }
+    }
+}
+
+impl Audit {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            interval: read.duration_or_off(
+                "audit.interval",
+                "10m",
+                SECOND..=DAY * 7,
+                "How often the worker compares some tenants' keys with the database, to measure how \
+                 consistent the cache is",
+            ),
+            sample: read.count(
+                "audit.sample",
+                20,
+                1..=10_000,
+                "Tenants of each job in one comparison, chosen by chance each time",
+            ),
+        }
+    }
+}
+
+impl Changes {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let modes = [
+            ("auto", ChangesMode::Auto),
+            ("true", ChangesMode::Required),
+            ("false", ChangesMode::Off),
+        ];
+        Self {
+            enabled: read.choice(
+                "changes.enabled",
+                modes,
+                "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` does as \
+                 soon as `preheat changes install` was run, `true` refuses to start without",
+            ),
+            url: read.url(
+                "changes.url",
+                &["postgres", "postgresql"],
+                "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
+                 same database's own address",
+                server::postgres,
             ),
         }
     }

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
+use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -395,6 +396,43 @@ impl BatchSplit<'_> {
     }
 }
 
+/// Keys were removed on request.
+#[derive(Clone, Copy, Debug)]
+pub struct Invalidated<'a> {
+    /// How many.
+    pub removed: u64,
+    /// How many the cache refused to remove.
+    pub failed: u64,
+    /// How many fences were moved before.
+    pub fences: u64,
+    /// How many of each job, where the job is known.
+    pub by_job: &'a BTreeMap<JobName, u64>,
+    /// The first failure.
+    pub failure: Option<&'a Failure>,
+}
+
+impl Invalidated<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { removed, failed, fences, by_job, failure } = self;
+        for (job, removed) in by_job {
+            metrics.of_job(job).removed(*removed);
+        }
+        let Some(Failure { kind, message, .. }) = failure else {
+            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            return;
+        };
+        let failure = kind.as_str();
+        warn!(
+            removed,
+            failed,
+            fences,
+            failure,
+            "keys could not all be removed on request, {removed} were: {message}"
+        );
+    }
+}
+
 /// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {
@@ -534,6 +572,58 @@ impl Evictions<'_> {
             "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
              what is written to it"
         );
+    }
+}
+
+/// The verifier has compared some tenants of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFinished<'a> {
+    /// What it found.
+    pub audit: &'a JobAudit,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+impl AuditFinished<'_> {
+    /// Tells it. Of a finding only the key is told: values are data.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { audit, at } = self;
+        let JobAudit { job, tenants, counts, .. } = audit;
+        metrics.of_job(job).audited(counts, at);
+        let (expected, findings) = (counts.expected(), counts.findings());
+        if let Some(failure) = audit.failures.first() {
+            let (kind, message) = (failure.kind.as_str(), failure.message.as_str());
+            warn!(
+                %job, failure = kind, tenants_failed = audit.tenants_failed,
+                "not all of job `{job}` could be compared with the database ({kind}): {message}"
+            );
+        }
+        let Some(first) = audit.findings.first() else {
+            debug!(%job, tenants, expected, "job `{job}` is as in the database: {audit}");
+            return;
+        };
+        let [stale, missing, orphaned, wrong_ttl] = Kind::ALL.map(|kind| counts.of_kind(kind));
+        let (key, kind) = (first.key.escape_debug(), first.wrong.kind.as_str());
+        warn!(
+            %job, tenants, expected, stale, missing, orphaned, wrong_ttl,
+            "{findings} keys of job `{job}` are not as in the database: {audit}; the first is \
+             `{key}` ({kind})"
+        );
+    }
+}
+
+/// The verifier could not compare anything.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFailed<'a> {
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl AuditFailed<'_> {
+    /// Tells it, to the log only: what was measured before stands, and grows old.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("could not compare the cache with the database: {message}");
     }
 }
 
@@ -765,7 +855,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::report::{KeyCounts, Report};
+    use crate::domain::report::Report;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -871,7 +961,7 @@ mod tests {
         let metrics = Metrics::new();
         let partial = record(Outcome::Partial, vec![broken()]);
         let line = logged(|| {
-            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics)
+            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics);
         });
         insta::assert_snapshot!(line, @r#"
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
@@ -934,7 +1024,7 @@ mod tests {
         for (outcome, level) in cases {
             let ended = record(outcome, vec![]);
             let line = logged(|| {
-                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics)
+                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics);
             });
             assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
         }

@@ -453,6 +453,21 @@ async fn a_cache_that_cannot_be_asked_fails_no_run_and_the_next_list_does_it() {
 }
 
 #[tokio::test]
+async fn hazard_09_a_sweep_that_is_cut_off_goes_on_with_the_next_list() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(3)).start();
+    world.warm("list").await;
+    world.source.set_tenants(without(3, &["t1"]));
+    *kept.removal.lock().unwrap() = 10 * MINUTE;
+    assert_eq!(world.warm("list").await.outcome, Outcome::Timeout);
+    assert!(kept.has("list:t1"));
+    assert_eq!(kept.noted_ids().await.1, ["t1"]);
+    *kept.removal.lock().unwrap() = Duration::ZERO;
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_key_whose_removal_is_refused_is_removed_as_soon_as_it_may_be() {
     let kept = Kept::new();
     let kinds = of_all_kinds();
