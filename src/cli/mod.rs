@@ -65,7 +65,7 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
-    /// Remove keys safely: the fences of their tenants move first, so that nothing old comes back
+    /// Remove keys safely: by name, tenant, job or pattern, or because no job writes them any more
     Invalidate(invalidate::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
