@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod audit;
 mod bars;
 mod check;
 mod completions;
@@ -65,8 +66,10 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
-    /// Remove keys safely: by name, tenant, job or pattern, or because no job writes them any more
+    /// Remove keys safely: by name, tenant, job or pattern, or those that no job writes
     Invalidate(invalidate::Options),
+    /// Compare the cache with the database, key for key; write nothing
+    Audit(audit::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
     /// Show everything on a sample clinic with private, throw-away servers
@@ -220,6 +223,7 @@ impl Command {
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
             Self::Invalidate(options) => invalidate::run(global, options).await,
+            Self::Audit(options) => audit::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             Self::Demo(options) => demo::run(global, options).await,
             Self::Schema => schema::run(),
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {
-        for command in ["warm", "plan"] {
+        for command in ["warm", "plan", "audit"] {
             let words = ["preheat", "--jobs", "elsewhere", command, "services", "staff"];
             let cli = Cli::try_parse_from(words).unwrap();
             assert_eq!(cli.global.jobs, Some(PathBuf::from("elsewhere")));

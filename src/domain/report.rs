@@ -178,11 +178,7 @@ impl Failure {
 impl Report {
     /// Adds a failure: to its kind's line, or as a new one while there is room.
     pub fn fail(&mut self, failure: Failure) {
-        if let Some(same) = self.failures.iter_mut().find(|known| known.kind == failure.kind) {
-            same.count += failure.count;
-        } else if self.failures.len() < MAX_FAILURES {
-            self.failures.push(failure);
-        }
+        merge(&mut self.failures, failure);
     }
 
     /// Adds what another part did; `tenants.total` is the run's own and is not added.
@@ -215,6 +211,15 @@ impl Report {
             (false, true) => Outcome::Partial,
             (false, false) => Outcome::Failed,
         }
+    }
+}
+
+/// Adds a failure to some: to its kind's line, or as a new one while there is room.
+pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
+    if let Some(same) = failures.iter_mut().find(|known| known.kind == failure.kind) {
+        same.count += failure.count;
+    } else if failures.len() < MAX_FAILURES {
+        failures.push(failure);
     }
 }
 

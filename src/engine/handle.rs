@@ -12,6 +12,7 @@ use super::port::Clock;
 pub use super::port::HistoryError;
 use super::record::Records;
 use super::status::{ActiveRun, Health, Status};
+use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{RunId, RunRecord, Trigger};
@@ -115,6 +116,7 @@ pub(super) enum Command {
         trigger: Trigger,
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
+    Changed(Changed),
     Replace {
         jobs: Jobs,
     },
@@ -131,6 +133,13 @@ impl Handle {
             Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(RequestError::Draining),
         }
+    }
+
+    /// Data changed, and the fences of whose it is were moved: it is warmed again before anything
+    /// else. Waits while the engine is busy: no change is lost.
+    pub async fn changed(&self, changed: Changed) {
+        // A worker that stops warms nothing any more.
+        drop(self.commands.send(Command::Changed(changed)).await);
     }
 
     /// Removes keys, and asks for the runs that warm them again where the request says so. It goes on

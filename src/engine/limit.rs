@@ -1,9 +1,10 @@
 //! One bound over everything: batches in flight, and with them connections and bytes.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
 
 use super::port::Clock;
 use crate::domain::retry::Breaker;
@@ -36,6 +37,10 @@ pub enum Lane {
     Urgent,
 }
 
+/// So many urgent batches in a row go before the first regular one: a regular run gets on whatever
+/// changes, with at least every seventeenth permit.
+const MAX_OVERTAKES: u32 = 16;
+
 /// The batches in flight over all jobs.
 ///
 /// A batch holds its permit from before its query until after its last write, so `concurrency`
@@ -43,51 +48,133 @@ pub enum Lane {
 /// the memory that rows take.
 #[derive(Debug)]
 pub struct Limits {
-    batches: Arc<Semaphore>,
+    queue: Mutex<Queue>,
     concurrency: u32,
     /// Memory of batches that ended, for the next ones.
     spare: Mutex<Vec<Rows>>,
 }
 
+/// Permits, and those who wait for some.
+#[derive(Debug)]
+struct Queue {
+    free: u32,
+    urgent: VecDeque<Waiter>,
+    regular: VecDeque<Waiter>,
+    /// How many urgent ones went before the first regular one that waits.
+    overtakes: u32,
+}
+
+/// Somebody who waits, until the other end is dropped.
+#[derive(Debug)]
+struct Waiter {
+    permits: u32,
+    grant: oneshot::Sender<Permits>,
+}
+
+/// Somebody waits no more, whether it got what it waited for or not.
+struct Left<'a>(&'a Arc<Limits>);
+
+/// Some permits. They go back when they are dropped, even on their way to whom they were meant for.
+#[derive(Debug)]
+struct Permits {
+    limits: Arc<Limits>,
+    count: u32,
+}
+
 /// The right to have one batch in flight, and memory for its rows. Both go back when it is dropped.
 #[derive(Debug)]
 pub struct BatchPermit {
-    limits: Arc<Limits>,
     rows: Rows,
     bytes: usize,
-    _permit: OwnedSemaphorePermit,
+    permits: Permits,
 }
 
 impl Limits {
     /// At most so many batches in flight.
     pub fn new(concurrency: u32) -> Arc<Self> {
         let concurrency = concurrency.max(1);
-        Arc::new(Self {
-            batches: Arc::new(Semaphore::new(concurrency as usize)),
-            concurrency,
-            spare: Mutex::new(Vec::new()),
-        })
+        let queue = Queue {
+            free: concurrency,
+            urgent: VecDeque::new(),
+            regular: VecDeque::new(),
+            overtakes: 0,
+        };
+        Arc::new(Self { queue: Mutex::new(queue), concurrency, spare: Mutex::default() })
     }
 
-    /// Waits for the right to have a batch in flight. Whoever asked first gets it first, whatever
-    /// its job.
-    pub async fn batch(self: &Arc<Self>) -> BatchPermit {
-        self.acquire(1, BATCH_BYTES).await
+    /// Waits for the right to have a batch in flight. Whoever asked first in a lane gets it first,
+    /// whatever its job; the urgent lane goes before the regular one.
+    pub async fn batch(self: &Arc<Self>, lane: Lane) -> BatchPermit {
+        self.acquire(lane, 1, BATCH_BYTES).await
     }
 
     /// Waits until nothing else is in flight, for one tenant that is too large for a batch.
-    pub async fn giant(self: &Arc<Self>) -> BatchPermit {
-        self.acquire(self.concurrency, GIANT_BYTES).await
+    pub async fn giant(self: &Arc<Self>, lane: Lane) -> BatchPermit {
+        self.acquire(lane, self.concurrency, GIANT_BYTES).await
     }
 
-    async fn acquire(self: &Arc<Self>, permits: u32, bytes: usize) -> BatchPermit {
-        let semaphore = Arc::clone(&self.batches);
-        let Ok(permit) = semaphore.acquire_many_owned(permits).await else {
-            unreachable!("the semaphore is never closed")
-        };
+    async fn acquire(self: &Arc<Self>, lane: Lane, permits: u32, bytes: usize) -> BatchPermit {
+        // Dropped last: by then whoever gives up does not stand in the way of those behind it.
+        let _left = Left(self);
+        let (grant, granted) = oneshot::channel();
+        self.queue().lane(lane).push_back(Waiter { permits, grant });
+        self.hand_out();
+        let Ok(permits) = granted.await else { unreachable!("the queue keeps whoever waits") };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let rows = spare.unwrap_or_default();
-        BatchPermit { limits: Arc::clone(self), rows, bytes, _permit: permit }
+        BatchPermit { rows: spare.unwrap_or_default(), bytes, permits }
+    }
+
+    /// Gives free permits to those whose turn it is.
+    fn hand_out(self: &Arc<Self>) {
+        loop {
+            let next = self.queue().next();
+            let Some(Waiter { permits: count, grant }) = next else { return };
+            // Whoever went away just now gives them back by this.
+            drop(grant.send(Permits { limits: Arc::clone(self), count }));
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn lane(&mut self, lane: Lane) -> &mut VecDeque<Waiter> {
+        match lane {
+            Lane::Regular => &mut self.regular,
+            Lane::Urgent => &mut self.urgent,
+        }
+    }
+
+    /// Takes out who is next, if there are enough permits. One that waits for many holds up those
+    /// behind it: it would never get them otherwise.
+    fn next(&mut self) -> Option<Waiter> {
+        let Self { free, urgent, regular, overtakes } = self;
+        for lane in [&mut *urgent, &mut *regular] {
+            while lane.pop_front_if(|first| first.grant.is_closed()).is_some() {}
+        }
+        let overtakes_now = !regular.is_empty();
+        let may_overtake = !overtakes_now || *overtakes < MAX_OVERTAKES;
+        let is_urgent = !urgent.is_empty() && may_overtake;
+        let lane = if is_urgent { urgent } else { regular };
+        let next = lane.pop_front_if(|first| first.permits <= *free)?;
+        *free -= next.permits;
+        *overtakes = if is_urgent && overtakes_now { *overtakes + 1 } else { 0 };
+        Some(next)
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.hand_out();
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.limits.queue().free += self.count;
+        self.limits.hand_out();
     }
 }
 
@@ -108,8 +195,9 @@ impl Drop for BatchPermit {
     fn drop(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
         rows.shrink(SPARE_BYTES);
-        let mut spare = self.limits.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < self.limits.concurrency as usize {
+        let limits = &self.permits.limits;
+        let mut spare = limits.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < limits.concurrency as usize {
             spare.push(rows);
         }
     }
@@ -196,20 +284,91 @@ impl SharedBreaker {
 mod tests {
     use super::*;
     use futures::FutureExt;
+    use futures::future::BoxFuture;
+
+    /// Asks for a permit and waits in the queue, if there is none at once.
+    fn ask(limits: &Arc<Limits>, lane: Lane) -> BoxFuture<'static, BatchPermit> {
+        let limits = Arc::clone(limits);
+        let mut asked = async move { limits.batch(lane).await }.boxed();
+        assert!(asked.as_mut().now_or_never().is_none(), "all permits are taken");
+        asked
+    }
+
+    fn at_once(limits: &Arc<Limits>) -> Option<BatchPermit> {
+        limits.batch(Lane::Regular).now_or_never()
+    }
 
     #[tokio::test]
     async fn a_giant_waits_until_nothing_else_is_in_flight_and_then_has_everything() {
         let limits = Limits::new(2);
-        let first = limits.batch().await;
-        let giant = limits.giant();
+        let first = limits.batch(Lane::Regular).await;
+        let giant = limits.giant(Lane::Regular);
         tokio::pin!(giant);
         assert!(giant.as_mut().now_or_never().is_none());
-        assert!(limits.batch().now_or_never().is_none(), "a batch queues behind the giant");
+        assert!(at_once(&limits).is_none(), "a batch queues behind the giant");
         drop(first);
         let giant = giant.await;
         assert_eq!(giant.bytes, GIANT_BYTES);
-        assert!(limits.batch().now_or_never().is_none());
+        assert!(at_once(&limits).is_none());
         drop(giant);
-        assert!(limits.batch().now_or_never().is_some());
+        assert!(at_once(&limits).is_some());
+    }
+
+    #[tokio::test]
+    async fn an_urgent_batch_goes_before_all_regular_ones_that_wait() {
+        let limits = Limits::new(1);
+        let held = limits.batch(Lane::Regular).await;
+        let mut regular = ask(&limits, Lane::Regular);
+        let giant = limits.giant(Lane::Regular);
+        tokio::pin!(giant);
+        assert!(giant.as_mut().now_or_never().is_none());
+        let urgent = ask(&limits, Lane::Urgent);
+        drop(held);
+        let urgent = urgent.now_or_never().unwrap();
+        assert!(regular.as_mut().now_or_never().is_none());
+        drop(urgent);
+        drop(regular.now_or_never().unwrap());
+        assert!(giant.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_regular_batch_never_starves() {
+        let limits = Limits::new(1);
+        let mut held = Some(limits.batch(Lane::Urgent).await);
+        let mut regular = ask(&limits, Lane::Regular);
+        let mut overtakes = 0;
+        loop {
+            let urgent = ask(&limits, Lane::Urgent);
+            drop(held.take());
+            if regular.as_mut().now_or_never().is_some() {
+                break;
+            }
+            held = Some(urgent.now_or_never().unwrap());
+            overtakes += 1;
+        }
+        assert_eq!(overtakes, MAX_OVERTAKES);
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_while_waiting_or_just_when_its_turn_comes_loses_no_permit() {
+        let limits = Limits::new(2);
+        let held = [limits.batch(Lane::Regular).await, limits.batch(Lane::Regular).await];
+        let gone_while_waiting = ask(&limits, Lane::Urgent);
+        let gone_with_its_permit = ask(&limits, Lane::Urgent);
+        let gone_at_last = ask(&limits, Lane::Regular);
+        drop(gone_while_waiting);
+        drop(held);
+        drop(gone_with_its_permit);
+        drop(gone_at_last);
+        let both = (at_once(&limits), at_once(&limits));
+        assert!(both.0.is_some() && both.1.is_some());
+        assert!(at_once(&limits).is_none());
+
+        drop(both.0);
+        let mut giant = Box::pin(limits.giant(Lane::Regular));
+        assert!(giant.as_mut().now_or_never().is_none());
+        let behind = ask(&limits, Lane::Regular);
+        drop(giant);
+        assert!(behind.now_or_never().is_some(), "nobody stands in the way any more");
     }
 }

@@ -1,7 +1,10 @@
 //! When a job runs and how a run goes.
 
+pub mod audit;
 mod batch;
+mod changes;
 pub mod estimate;
+pub mod feed;
 pub mod handle;
 pub mod invalidate;
 mod known;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use futures::future::BoxFuture;
 
+use crate::domain::change::Change;
 use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
 use crate::domain::job::{Job, JobName};
@@ -328,6 +329,25 @@ pub struct CacheStats {
     /// Keys pushed out for want of memory.
     pub evicted: u64,
 }
+
+/// Where one can listen for changes of the database.
+pub trait FeedSource: Send + Sync {
+    /// Begins to listen: every change that is committed after this has succeeded is heard of.
+    fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Feed>, FeedError>>;
+}
+
+/// A connected stream of changes.
+pub trait Feed: Send {
+    /// The next changes, as soon as there are some; never none. It may be dropped while it waits,
+    /// and loses nothing by that. After an error the feed is of no more use, and anything may have
+    /// changed since; a connection that was lost is such an error, and never mended in silence.
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<Change>, FeedError>>;
+}
+
+/// Changes cannot be listened for, or not any more. The message never holds a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FeedError(pub String);
 
 /// Where runs that ended are kept.
 pub trait History: Send + Sync {

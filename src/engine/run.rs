@@ -181,11 +181,11 @@ impl Runner {
         event::RunStarted { run, job, trigger: order.trigger, lag }.emit(&self.metrics);
 
         let order = Arc::new(order);
-        let evicted_before = self.evicted(&stops).await;
+        let evicted_before = self.evicted(&order, &stops).await;
         let mut report = Report::default();
         let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
-        let evicted_after = self.evicted(&stops).await;
+        let evicted_after = self.evicted(&order, &stops).await;
         self.look_back(&order, evicted_before.zip(evicted_after), &mut report);
 
         let outcome = match end {
@@ -251,20 +251,19 @@ impl Runner {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
         }
-        let list = match self.tenants(order, report).await {
-            Ok(list) => list,
+        let read = match (&order.tenants, order.lane) {
+            (Some(changed), Lane::Urgent) => self.active_among(changed, order, report).await,
+            (Some(_) | None, Lane::Regular) | (None, Lane::Urgent) => {
+                self.listed(order, report).await
+            }
+        };
+        let (list, mut positions) = match read {
+            Ok(planned) => planned,
             Err(refusal) => {
-                let Refusal { kind, message, remedy: _ } = refusal;
-                let shrank = kind == FailureKind::TenantsShrank;
-                let kind = if shrank { kind } else { FailureKind::Tenants };
-                report.fail(Failure::new(kind, None, message));
+                report.fail(of_list(refusal));
                 return VecDeque::new();
             }
         };
-        if list.is_empty() {
-            event::NoTenants { job: &job.name }.emit(&self.metrics);
-        }
-        let mut positions = select(&list, order.tenants.as_deref(), report);
         report.tenants.total += positions.len() as u64;
         if let Some(dates) = &job.dates {
             positions.retain(|&position| {
@@ -279,6 +278,56 @@ impl Runner {
             });
         }
         batches(&list, &positions, job.batch.get()).into()
+    }
+
+    /// The complete list, and whom of it the run is for.
+    async fn listed(
+        self: &Arc<Self>,
+        order: &Order,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let list = self.tenants(order, report).await?;
+        if list.is_empty() {
+            event::NoTenants { job: &order.job.name }.emit(&self.metrics);
+        }
+        let positions = select(&list, order.tenants.as_deref(), report);
+        Ok((list, positions))
+    }
+
+    /// The active ones among tenants whose data changed, with one small query. That others are not
+    /// active any more is no failure: a complete list shows it to whoever removes their keys.
+    async fn active_among(
+        self: &Arc<Self>,
+        changed: &[TenantId],
+        order: &Order,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let mut tries = Tries::new(self, order, changed.len());
+        let list = loop {
+            let refusal = match self.read_among(changed).await {
+                Ok(list) => break Arc::new(list),
+                Err(refusal) => refusal,
+            };
+            if !tries.again(&refusal, report).await {
+                return Err(refusal);
+            }
+        };
+        let news = self.list.note_absent(changed, &list);
+        if !news.is_empty() {
+            match self.list.read(self, self.clock.monotonic()).await {
+                Ok(_complete) => self.list.know_absent(news),
+                Err(error) => report.fail(of_list(error.into())),
+            }
+        }
+        let positions = select(&list, None, report);
+        Ok((list, positions))
+    }
+
+    async fn read_among(&self, tenants: &[TenantId]) -> Result<Tenants, Refusal> {
+        self.may_ask(Server::Database)?;
+        let result = self.source.tenants_among(tenants).await;
+        self.note_query(result.as_ref().err());
+        Ok(result?)
     }
 
     /// The tenant list, read after the run was asked for: the present state.
@@ -302,9 +351,10 @@ impl Runner {
         }
     }
 
-    /// The server's count of evicted keys; a cache that does not tell is no failure.
-    async fn evicted(&self, stops: &Stops) -> Option<u64> {
-        if self.breaker(Server::Cache).is_open() {
+    /// The server's count of evicted keys; a cache that does not tell is no failure. A run for a
+    /// change does not ask: it is small, and in a hurry.
+    async fn evicted(&self, order: &Order, stops: &Stops) -> Option<u64> {
+        if order.lane == Lane::Urgent || self.breaker(Server::Cache).is_open() {
             return None;
         }
         let stats = tokio::select! {
@@ -329,6 +379,12 @@ impl Runner {
         let now = self.clock.monotonic();
         report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
+}
+
+/// Without a tenant list there is nothing to do.
+fn of_list(Refusal { kind, message, remedy: _ }: Refusal) -> Failure {
+    let shrank = kind == FailureKind::TenantsShrank;
+    Failure::new(if shrank { kind } else { FailureKind::Tenants }, None, message)
 }
 
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
@@ -382,7 +438,12 @@ const LONGEST_TO_JOIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct TenantList {
     reading: Mutex<Option<Reading>>,
+    /// Tenants whose data changed and that no complete list had since.
+    absent: Mutex<HashSet<TenantId>>,
 }
+
+/// More of them are not remembered: each that is forgotten costs one reading of the list more.
+const MAX_ABSENT: usize = 10_000;
 
 struct Reading {
     began: Duration,
@@ -433,6 +494,38 @@ impl TenantList {
     }
 }
 
+impl TenantList {
+    /// Takes note of who among tenants whose data changed is active; answers those that are not, and
+    /// of whom it is not known yet. A tenant that is not active may change its data all the time, and
+    /// the complete list is read once for it.
+    fn note_absent(&self, changed: &[TenantId], active: &Tenants) -> Vec<TenantId> {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let active: HashSet<&str> = active.iter().map(|tenant| tenant.id()).collect();
+        known.retain(|tenant| !active.contains(tenant.as_str()));
+        let is_news =
+            |tenant: &&TenantId| !active.contains(tenant.as_str()) && !known.contains(*tenant);
+        changed.iter().filter(is_news).cloned().collect()
+    }
+
+    /// A complete list was read without them.
+    fn know_absent(&self, tenants: Vec<TenantId>) {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(tenants);
+        if known.len() > MAX_ABSENT {
+            known.clear();
+        }
+    }
+
+    /// A complete list was read: those that it has are not absent any more.
+    fn note_complete(&self, list: &Tenants) {
+        let mut known = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.is_empty() {
+            let listed: HashSet<&str> = list.iter().map(|tenant| tenant.id()).collect();
+            known.retain(|tenant| !listed.contains(tenant.as_str()));
+        }
+    }
+}
+
 /// One query, whose result counts once for the breaker however many runs wait for it, and is compared
 /// once with the tenants that may have keys.
 async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
@@ -444,5 +537,6 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     runner.note_query(result.as_ref().err());
     let list = result.map_err(ListError::Source)?;
     runner.roster.take(&runner, &list, number).await.map_err(ListError::Shrank)?;
+    runner.list.note_complete(&list);
     Ok(Arc::new(list))
 }

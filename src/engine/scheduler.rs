@@ -16,6 +16,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::changes::{Changes, Claim};
 use super::handle::{
     Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
 };
@@ -25,6 +26,7 @@ use super::port::Clock;
 use super::record::Records;
 use super::run::{Ended, Order, Runner, Stops, Unsettled};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Progress, Status};
+use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -145,6 +147,9 @@ struct JobState {
     last_success_at: Option<DateTime<Utc>>,
     /// When the last run that came to all tenants started, on the monotonic clock.
     last_written_at: Option<Duration>,
+    /// What is to be warmed again, and the run for some of it, beside the other runs.
+    changes: Changes,
+    change_run: Option<Taken>,
 }
 
 /// A run that was taken on, until its record exists.
@@ -152,6 +157,8 @@ struct Taken {
     order: Order,
     started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
+    /// The changes that it is for.
+    claim: Claim,
 }
 
 /// When a run started, on both clocks.
@@ -162,6 +169,10 @@ struct Started {
 }
 
 impl Taken {
+    fn new(order: Order, claim: Claim) -> Self {
+        Self { order, started: None, done: watch::Sender::new(None), claim }
+    }
+
     fn active(&self) -> ActiveRun {
         ActiveRun {
             id: self.order.id,
@@ -175,6 +186,11 @@ impl Taken {
 
     fn is_for_all(&self) -> bool {
         self.order.tenants.is_none()
+    }
+
+    /// Whether it is for some changes, beside the other runs.
+    fn is_change_run(&self) -> bool {
+        self.order.lane == Lane::Urgent
     }
 
     fn ticket(&self) -> Ticket {
@@ -233,11 +249,13 @@ impl Engine {
             self.beats.engine_turned(self.clock.monotonic());
             self.look_at_scheduler();
             self.start_due();
+            self.start_changes();
             self.publish();
             let nothing_left = self.runs.is_empty() && self.invalidations.is_empty();
             if self.phase == Phase::Draining && nothing_left {
                 return;
             }
+            let nap = self.nap();
             tokio::select! {
                 biased;
                 () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
@@ -246,7 +264,7 @@ impl Engine {
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
                 Some(_ended) = self.invalidations.join_next(), if !self.invalidations.is_empty() => {}
                 Some(command) = self.commands.recv() => self.obey(command),
-                () = self.clock.sleep(LONGEST_SLEEP) => {}
+                () = self.clock.sleep(nap) => {}
             }
         }
     }
@@ -308,24 +326,34 @@ impl Engine {
         due_at: DateTime<Utc>,
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
-        let state = self.jobs.get_mut(job)?;
-        let order = Order {
-            id: RunId::new(self.clock.now()),
-            job: Arc::clone(&state.job),
+        let order = Order { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
+        Some(self.enqueue(job, Taken::new(order, Claim::default())))
+    }
+
+    /// An order of this moment.
+    fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> Order {
+        let now = self.clock.now();
+        Order {
+            id: RunId::new(now),
+            job: Arc::clone(job),
             trigger,
-            due_at,
+            due_at: now,
             asked_at: self.clock.monotonic(),
             tenants,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
             lane: Lane::Regular,
-        };
-        let taken = Taken { order, started: None, done: watch::Sender::new(None) };
+        }
+    }
+
+    fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {
         let ticket = taken.ticket();
-        state.queue.push_back(taken);
+        if let Some(state) = self.jobs.get_mut(job) {
+            state.queue.push_back(taken);
+        }
         self.changed = true;
         self.start_next(job);
-        Some(ticket)
+        ticket
     }
 
     /// Starts the job's next run, where it has one and none is under way.
@@ -339,40 +367,121 @@ impl Engine {
         next.order.last_written_at = state.last_written_at;
         let order = next.order.clone();
         state.running = Some(next);
+        self.spawn(order);
+    }
+
+    fn spawn(&mut self, order: Order) {
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
+    }
+
+    /// Starts the runs for what changed and is due.
+    fn start_changes(&mut self) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        let jobs = self.jobs.iter().filter(|(_, state)| is_due(state.next_change_at()));
+        let jobs: Vec<_> = jobs.map(|(job, _)| job.clone()).collect();
+        for job in jobs {
+            self.start_change_run(&job, now);
+            self.start_everything(&job, now);
+        }
+    }
+
+    /// A run for whom something changed, beside the job's other runs: a fence that moved keeps what
+    /// they read before from having the last word.
+    fn start_change_run(&mut self, job: &JobName, now: Duration) {
+        let started = Started { at: self.clock.now(), monotonic: now };
+        let Some(state) = self.jobs.get_mut(job) else { return };
+        if state.change_run.is_some() {
+            return;
+        }
+        let Some(claim) = state.changes.take_due(now) else { return };
+        let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
+        let order = self.order(&job, Trigger::Change, tenants);
+        let order = Order { lane: Lane::Urgent, ..order };
+        if let Some(state) = self.jobs.get_mut(&job.name) {
+            let taken = Taken::new(order.clone(), claim);
+            state.change_run = Some(Taken { started: Some(started), ..taken });
+            self.spawn(order);
+        }
+    }
+
+    /// One run for everybody whose data may have changed: in its turn, as others.
+    fn start_everything(&mut self, name: &JobName, now: Duration) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        if state.everything_at().is_none_or(|due_at| due_at > now) {
+            return;
+        }
+        let claim = state.changes.take_everything(now);
+        if let Some(covering) = state.covering_run(claim.asked_at()) {
+            covering.claim.join(claim);
+            return;
+        }
+        let job = Arc::clone(&state.job);
+        let order = self.order(&job, Trigger::Change, None);
+        self.enqueue(name, Taken::new(order, claim));
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, unsettled: _ }) = ended else { return };
+        let Ok(Ended { record, unsettled }) = ended else { return };
         let record = Arc::new(record);
-        let job = record.job.clone();
-        let taken = match self.jobs.get_mut(&job) {
-            Some(state) => state.running.take(),
-            None => self.take_leaving(&job),
-        };
-        let all_tenants = taken.as_ref().is_some_and(Taken::is_for_all);
-        self.keep(&record, all_tenants);
-        if let Some(state) = self.jobs.get_mut(&job) {
-            if all_tenants {
-                state.note_end(&record, taken.as_ref());
+        let Some(mut taken) = self.take_running(&record) else { return };
+        let kept = self.keep(&record, &taken);
+        self.note_claim(std::mem::take(&mut taken.claim), &record, &unsettled);
+        let job = &record.job;
+        if let Some(state) = self.jobs.get_mut(job) {
+            if taken.is_for_all() {
+                state.note_end(&record, &taken);
             }
-            state.last_run = Some(Arc::clone(&record));
+            if kept {
+                state.last_run = Some(Arc::clone(&record));
+            }
         } else {
             self.register_jobs();
         }
-        self.changed = true;
-        self.start_next(&job);
+        self.changed |= kept;
+        self.start_next(job);
         // Who waits for the run finds it in the status as well.
         self.publish();
-        if let Some(taken) = taken {
-            taken.done.send_replace(Some(record));
-        }
+        taken.done.send_replace(Some(record));
     }
 
-    fn keep(&self, record: &Arc<RunRecord>, all_tenants: bool) {
-        event::RunFinished { record, all_tenants }.emit(&self.metrics);
-        self.records.push(Arc::clone(record));
+    /// Takes out a run under way.
+    fn take_running(&mut self, record: &RunRecord) -> Option<Taken> {
+        let is_it = |taken: &mut Taken| taken.order.id == record.id;
+        if let Some(state) = self.jobs.get_mut(&record.job) {
+            let regular = state.running.take_if(is_it);
+            return regular.or_else(|| state.change_run.take_if(is_it));
+        }
+        let position = self.leaving.iter().position(|taken| taken.order.id == record.id)?;
+        self.changed = true;
+        Some(self.leaving.swap_remove(position))
+    }
+
+    /// What a run did not settle is to be warmed again.
+    fn note_claim(&mut self, claim: Claim, record: &RunRecord, unsettled: &Unsettled) {
+        let now = self.clock.monotonic();
+        let Some(state) = self.jobs.get_mut(&record.job) else { return };
+        if self.phase == Phase::Draining || !state.job.enabled {
+            return;
+        }
+        let lags = state.changes.ended(claim, (record.outcome, &record.report), unsettled, now);
+        event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
+    }
+
+    /// Tells of a run that ended; answers whether its record is kept. Runs for some changes that are
+    /// `ok` are too many for that: they are only counted.
+    fn keep(&self, record: &Arc<RunRecord>, taken: &Taken) -> bool {
+        let all_tenants = taken.is_for_all();
+        let kept = !taken.is_change_run() || record.outcome != Outcome::Ok;
+        event::RunFinished { record, all_tenants, kept }.emit(&self.metrics);
+        if kept {
+            self.records.push(Arc::clone(record));
+        }
+        kept
     }
 
     fn obey(&mut self, command: Command) {
@@ -383,10 +492,33 @@ impl Engine {
                 // Whoever asked may have gone; the runs are on their way all the same.
                 drop(reply.send(answer));
             }
+            Command::Changed(changed) => self.note_changes(changed),
             Command::Invalidate { request, handle, reply } => {
                 self.invalidate(request, handle, reply);
             }
             Command::Replace { jobs } => self.replace(jobs),
+        }
+    }
+
+    /// Takes note of what is to be warmed again; the loop starts it.
+    fn note_changes(&mut self, changed: Changed) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        match changed {
+            Changed::Everything { moved_at } => {
+                for state in self.jobs.values_mut().filter(|state| !state.job.tables.is_empty()) {
+                    state.note_everything(moved_at, now);
+                }
+            }
+            Changed::Jobs { jobs, heard_at } => {
+                for (name, touched) in jobs {
+                    if let Some(state) = self.jobs.get_mut(&name) {
+                        state.note_change(touched, heard_at, now);
+                    }
+                }
+            }
         }
     }
 
@@ -491,6 +623,7 @@ impl Engine {
         self.changed = true;
         event::WorkerDraining { in_flight: self.runs.len() }.emit(&self.metrics);
         let waiting = self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
+        self.jobs.values_mut().for_each(|state| state.changes.clear());
         self.cancel(waiting, "the worker stopped before the run began");
     }
 
@@ -514,11 +647,14 @@ impl Engine {
                 None => {
                     changed.push(name.clone());
                     // Its file may have been gone for so short a time that its run still goes on.
-                    JobState { running: self.take_leaving(&name), ..JobState::new(job, now) }
+                    let running = self.take_leaving(&name, Lane::Regular);
+                    let change_run = self.take_leaving(&name, Lane::Urgent);
+                    JobState { running, change_run, ..JobState::new(job, now) }
                 }
             };
             if !state.job.enabled {
                 let waiting = state.queue.drain(..).collect();
+                state.changes.clear();
                 self.cancel(waiting, "the job was disabled before the run began");
             }
             self.jobs.insert(name, state);
@@ -526,7 +662,7 @@ impl Engine {
         for (job, state) in before {
             event::NextRun { job: &job, at: None }.emit(&self.metrics);
             self.cancel(state.queue.into(), "the job's file was gone before the run began");
-            self.leaving.extend(state.running);
+            self.leaving.extend(state.running.into_iter().chain(state.change_run));
         }
         self.register_jobs();
         self.start(changed);
@@ -535,8 +671,9 @@ impl Engine {
     }
 
     /// The run under way of a job that was gone.
-    fn take_leaving(&mut self, job: &JobName) -> Option<Taken> {
-        let position = self.leaving.iter().position(|taken| taken.order.job.name == *job)?;
+    fn take_leaving(&mut self, job: &JobName, lane: Lane) -> Option<Taken> {
+        let is_it = |taken: &Taken| taken.order.job.name == *job && taken.order.lane == lane;
+        let position = self.leaving.iter().position(is_it)?;
         self.changed = true;
         Some(self.leaving.swap_remove(position))
     }
@@ -555,8 +692,20 @@ impl Engine {
             report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
             let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
             let record = Arc::new(record);
-            self.keep(&record, taken.is_for_all());
+            self.keep(&record, &taken);
             taken.done.send_replace(Some(record));
+        }
+    }
+
+    /// How long nothing is due that the loop has to see to by itself.
+    fn nap(&self) -> Duration {
+        let now = self.clock.monotonic();
+        let due = self.jobs.values().filter_map(JobState::next_change_at).min();
+        match self.phase {
+            Phase::Running => {
+                due.map_or(LONGEST_SLEEP, |at| at.saturating_sub(now).min(LONGEST_SLEEP))
+            }
+            Phase::Draining => LONGEST_SLEEP,
         }
     }
 
@@ -594,6 +743,8 @@ impl JobState {
             last_run: None,
             last_success_at: None,
             last_written_at: None,
+            changes: Changes::default(),
+            change_run: None,
         };
         state.next_due_at = state.next_after(now);
         state
@@ -613,9 +764,58 @@ impl JobState {
         }
     }
 
+    /// Takes note of data that changed.
+    fn note_change(&mut self, touched: Touched, heard_at: Duration, now: Duration) {
+        match (self.job.scope, touched) {
+            _ if !self.job.enabled => {}
+            (Scope::Fleet, Touched::All | Touched::Tenants(_)) => {
+                self.changes.changed(None, heard_at, now);
+            }
+            (Scope::Tenants, Touched::All) => self.changes.everything_changed(now, now),
+            (Scope::Tenants, Touched::Tenants(tenants)) => {
+                for tenant in tenants {
+                    self.changes.changed(Some(tenant), heard_at, now);
+                }
+            }
+        }
+    }
+
+    /// The same of everything, whose fences were moved at a moment.
+    fn note_everything(&mut self, moved_at: Duration, now: Duration) {
+        match self.job.scope {
+            _ if !self.job.enabled => {}
+            Scope::Fleet => self.changes.changed(None, moved_at, now),
+            Scope::Tenants => self.changes.everything_changed(moved_at, now),
+        }
+    }
+
+    /// When the next run for changes may start, where one may.
+    fn next_change_at(&self) -> Option<Duration> {
+        let some = self.changes.next_due_at().filter(|_| self.change_run.is_none());
+        some.into_iter().chain(self.everything_at()).min()
+    }
+
+    /// The same of the next run for everybody; while the queue is full, the end of a run is waited
+    /// for.
+    fn everything_at(&self) -> Option<Duration> {
+        self.changes.everything_due_at().filter(|_| self.queue.len() < MAX_QUEUED)
+    }
+
+    /// A run for all tenants that began, or will, after that moment: it reads what was there then.
+    fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut Taken> {
+        let running = self.running.as_mut().filter(|taken| {
+            let started = taken.started.map(|started| started.monotonic);
+            taken.is_for_all() && started > asked_at
+        });
+        running.or_else(|| self.queue.iter_mut().find(|taken| taken.is_for_all()))
+    }
+
     /// The same job by another definition.
     fn redefined(mut self, job: Arc<Job>, now: DateTime<Utc>) -> Self {
         let keeps_its_times = self.job.schedule == job.schedule && self.job.enabled == job.enabled;
+        if self.job.scope != job.scope {
+            self.changes.clear();
+        }
         self.job = job;
         if !keeps_its_times {
             self.next_due_at = self.next_after(now);
@@ -629,15 +829,14 @@ impl JobState {
     }
 
     /// Takes note of a run for all tenants.
-    fn note_end(&mut self, record: &RunRecord, taken: Option<&Taken>) {
+    fn note_end(&mut self, record: &RunRecord, taken: &Taken) {
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
         match record.outcome {
             // It came to every tenant; for which of them it failed is said elsewhere.
             Outcome::Ok | Outcome::Partial => {
-                let same_job = taken.filter(|taken| Arc::ptr_eq(&taken.order.job, &self.job));
-                let started = same_job.and_then(|taken| taken.started);
+                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.order.job, &self.job));
                 self.last_written_at = started.map(|started| started.monotonic);
             }
             Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}

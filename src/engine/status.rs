@@ -44,7 +44,7 @@ pub struct JobStatus {
     pub running: Option<ActiveRun>,
     /// Runs that wait for it, in order.
     pub queued: Vec<ActiveRun>,
-    /// The run that ended last.
+    /// The run that ended last, but for runs for a change that ended `ok`: there are many.
     pub last_run: Option<Arc<RunRecord>>,
     /// When the last run that was `ok` ended.
     pub last_success_at: Option<DateTime<Utc>>,
@@ -81,7 +81,7 @@ pub struct Progress {
 pub struct ProgressNow {
     /// How many tenants the run is for; 0 while the list is not read yet.
     pub tenants_total: u64,
-    /// How many it is through with, warm or failed.
+    /// How many it is through with, whatever became of them.
     pub tenants_done: u64,
     /// Keys written.
     pub keys: u64,
@@ -97,7 +97,7 @@ impl Progress {
 
     /// A part of the run ended.
     pub fn add(&self, part: &Report) {
-        self.tenants_done.fetch_add(part.tenants.ok + part.tenants.failed, Ordering::Relaxed);
+        self.tenants_done.fetch_add(part.tenants.done(), Ordering::Relaxed);
         self.keys.fetch_add(part.keys.written, Ordering::Relaxed);
         self.bytes.fetch_add(part.bytes, Ordering::Relaxed);
     }

@@ -101,7 +101,7 @@ impl RunView {
             duration_ms: Some(record.duration().as_millis()),
             progress: Progress {
                 tenants_total: tenants.total,
-                tenants_done: tenants.ok + tenants.failed,
+                tenants_done: tenants.done(),
                 keys: record.report.keys.written,
                 bytes: record.report.bytes,
             },

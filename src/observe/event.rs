@@ -12,8 +12,9 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
+use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::job::JobName;
-use crate::domain::report::{Failure, FailureKind, TenantCounts};
+use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 
 /// A run starts.
@@ -49,6 +50,9 @@ pub struct RunFinished<'a> {
     pub record: &'a RunRecord,
     /// Whether it was for all active tenants: only such a run says how much of the job is warm.
     pub all_tenants: bool,
+    /// Whether its record is kept. One that is not is one of many, and told to those who look
+    /// closely.
+    pub kept: bool,
 }
 
 /// One run's line, at the level of its outcome.
@@ -65,6 +69,7 @@ macro_rules! run_line {
             duration_ms = millis(record.duration()),
             tenants = report.tenants.total,
             tenants_failed = report.tenants.failed,
+            tenants_fenced = report.tenants.fenced,
             keys = report.keys.written,
             keys_failed = report.keys.failed,
             bytes = report.bytes,
@@ -81,12 +86,15 @@ macro_rules! run_line {
 impl RunFinished<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        let Self { record, all_tenants } = self;
+        let Self { record, all_tenants, kept } = self;
         self.count(metrics);
-        match record.outcome {
-            Outcome::Ok => run_line!(info, record),
-            Outcome::Partial | Outcome::Timeout | Outcome::Cancelled => run_line!(warn, record),
-            Outcome::Failed => run_line!(error, record),
+        match (record.outcome, kept) {
+            (Outcome::Ok, true) => run_line!(info, record),
+            (Outcome::Ok, false) => run_line!(debug, record),
+            (Outcome::Partial | Outcome::Timeout | Outcome::Cancelled, _) => {
+                run_line!(warn, record);
+            }
+            (Outcome::Failed, _) => run_line!(error, record),
         }
         if record.report.late {
             let (job, run) = (&record.job, record.id);
@@ -99,13 +107,13 @@ impl RunFinished<'_> {
     }
 
     fn count(self, metrics: &Metrics) {
-        let Self { record, all_tenants } = self;
+        let Self { record, all_tenants, kept: _ } = self;
         let RunRecord { job, trigger, outcome, finished_at, report, .. } = record;
         metrics.run_count(job, *trigger, *outcome, 1);
         let of_job = metrics.of_job(job);
         of_job.ended(*finished_at, record.duration());
-        of_job.tenants(report.tenants.ok, report.tenants.failed);
-        of_job.keys(report.keys.written, report.keys.removed, report.keys.failed);
+        of_job.tenants(report.tenants);
+        of_job.keys(report.keys);
         of_job.wrote(report.bytes);
         if all_tenants {
             of_job.covered(coverage(report.tenants, *outcome));
@@ -144,6 +152,9 @@ impl fmt::Display for RunSummary<'_> {
             record.report.keys.written,
             record.report.bytes,
         )?;
+        if tenants.fenced > 0 {
+            write!(f, "; the data of {} kept changing", tenants.fenced)?;
+        }
         let Some(Failure { kind, tenant, message, .. }) = record.report.failures.first() else {
             return Ok(());
         };
@@ -152,6 +163,109 @@ impl fmt::Display for RunSummary<'_> {
             write!(f, ", tenant `{}`", tenant.escape_debug())?;
         }
         write!(f, ": {message}")
+    }
+}
+
+/// A run settled changes: what they changed is in the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesSettled<'a> {
+    /// Of which job.
+    pub job: &'a JobName,
+    /// How long ago each was heard of.
+    pub lags: &'a [Duration],
+}
+
+impl ChangesSettled<'_> {
+    /// Tells it, where there are any.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, lags } = self;
+        let Some(longest) = lags.iter().max() else { return };
+        for lag in lags {
+            metrics.change_settled(*lag);
+        }
+        let (tenants, lag_ms) = (lags.len(), millis(*longest));
+        debug!(%job, tenants, lag_ms, "changes of {tenants} tenants are warm again in job `{job}`");
+    }
+}
+
+/// Changes of the database are heard of from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedConnected;
+
+impl FeedConnected {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.feed_connected.set(1);
+        info!("the change feed is connected: what jobs with tables have is warmed once");
+    }
+}
+
+/// Changes of the database are not heard of; told once an outage.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedLost<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl FeedLost<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let message = self.message;
+        metrics.feed_connected.set(0);
+        warn!(
+            "the change feed is away: changes wait for the jobs' schedules until it is back: \
+             {message}"
+        );
+    }
+}
+
+/// Changes were heard of.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesHeard {
+    /// How many notifications.
+    pub notifications: usize,
+}
+
+impl ChangesHeard {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let notifications = self.notifications;
+        metrics.notifications.inc_by(notifications as u64);
+        debug!(notifications, "{notifications} notifications of changes");
+    }
+}
+
+/// A trigger told of a change in a way that no job has; told once each.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeUnknown<'a> {
+    /// What the trigger calls where the change came from.
+    pub source: &'a str,
+}
+
+impl ChangeUnknown<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let source = self.source;
+        warn!(
+            source,
+            "changes come from a trigger that no job has; hint: `preheat changes install` makes the \
+             triggers that the jobs have now"
+        );
+    }
+}
+
+/// Fences could not be moved; told once for what is waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct FencesUnmoved<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl FencesUnmoved<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("changes wait, as their tenants' fences could not be moved: {message}");
     }
 }
 
@@ -397,7 +511,7 @@ impl TenantsSwept<'_> {
     pub fn emit(self, metrics: &Metrics) {
         let Self { newly, again, removed } = self;
         for (job, count) in removed {
-            metrics.of_job(job).keys(0, *count, 0);
+            metrics.of_job(job).keys(KeyCounts { removed: *count, ..KeyCounts::default() });
         }
         let keys: u64 = removed.values().sum();
         match (newly, keys) {
@@ -412,7 +526,8 @@ impl TenantsSwept<'_> {
                 newly,
                 again,
                 keys,
-                "{newly} tenants are not active any more: their {keys} keys are removed"
+                "tenants that are not active any more since the last list: {newly}; {keys} keys of \
+                 theirs are removed"
             ),
         }
     }
@@ -457,6 +572,58 @@ impl Evictions<'_> {
             "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
              what is written to it"
         );
+    }
+}
+
+/// The verifier has compared some tenants of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFinished<'a> {
+    /// What it found.
+    pub audit: &'a JobAudit,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+impl AuditFinished<'_> {
+    /// Tells it. Of a finding only the key is told: values are data.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { audit, at } = self;
+        let JobAudit { job, tenants, counts, .. } = audit;
+        metrics.of_job(job).audited(counts, at);
+        let (expected, findings) = (counts.expected(), counts.findings());
+        if let Some(failure) = audit.failures.first() {
+            let (kind, message) = (failure.kind.as_str(), failure.message.as_str());
+            warn!(
+                %job, failure = kind, tenants_failed = audit.tenants_failed,
+                "not all of job `{job}` could be compared with the database ({kind}): {message}"
+            );
+        }
+        let Some(first) = audit.findings.first() else {
+            debug!(%job, tenants, expected, "job `{job}` is as in the database: {audit}");
+            return;
+        };
+        let [stale, missing, orphaned, wrong_ttl] = Kind::ALL.map(|kind| counts.of_kind(kind));
+        let (key, kind) = (first.key.escape_debug(), first.wrong.kind.as_str());
+        warn!(
+            %job, tenants, expected, stale, missing, orphaned, wrong_ttl,
+            "{findings} keys of job `{job}` are not as in the database: {audit}; the first is \
+             `{key}` ({kind})"
+        );
+    }
+}
+
+/// The verifier could not compare anything.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFailed<'a> {
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl AuditFailed<'_> {
+    /// Tells it, to the log only: what was measured before stands, and grows old.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("could not compare the cache with the database: {message}");
     }
 }
 
@@ -770,9 +937,10 @@ mod tests {
     fn a_run_that_ended_ok_moves_its_last_success_and_reads_alone() {
         let metrics = Metrics::new();
         let ok = record(Outcome::Ok, vec![]);
-        let line = logged(|| RunFinished { record: &ok, all_tenants: true }.emit(&metrics));
+        let line =
+            logged(|| RunFinished { record: &ok, all_tenants: true, kept: true }.emit(&metrics));
         insta::assert_snapshot!(line, @r#"
-         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys and 2048 bytes written job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys and 2048 bytes written job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
         "#);
         let page = metrics.encode();
         for expected in [
@@ -792,9 +960,11 @@ mod tests {
     fn hazard_27_a_partial_run_warns_names_the_tenant_and_is_no_success() {
         let metrics = Metrics::new();
         let partial = record(Outcome::Partial, vec![broken()]);
-        let line = logged(|| RunFinished { record: &partial, all_tenants: true }.emit(&metrics));
+        let line = logged(|| {
+            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics)
+        });
         insta::assert_snapshot!(line, @r#"
-         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
+         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
         "#);
         let page = metrics.encode();
         assert!(page.contains("preheat_coverage_ratio{job=\"services\"} 0.75\n"), "{page}");
@@ -803,10 +973,38 @@ mod tests {
     }
 
     #[test]
+    fn one_of_many_runs_for_changes_is_counted_and_told_to_those_who_look_closely() {
+        let metrics = Metrics::new();
+        let mut record = record(Outcome::Ok, vec![]);
+        record.trigger = Trigger::Change;
+        record.report.tenants = TenantCounts { total: 4, ok: 3, failed: 0, fenced: 1 };
+        record.report.keys.fenced = 2;
+        let lags = [Duration::from_millis(30), Duration::from_millis(20)];
+        let lines = logged(|| {
+            RunFinished { record: &record, all_tenants: false, kept: false }.emit(&metrics);
+            ChangesSettled { job: &record.job, lags: &lags }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+        DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+        DEBUG changes of 2 tenants are warm again in job `services` job=services tenants=2 lag_ms=30
+        "#);
+        let page = metrics.encode();
+        for expected in [
+            "preheat_runs_total{job=\"services\",trigger=\"change\",outcome=\"ok\"} 1\n",
+            "preheat_tenants_total{job=\"services\",outcome=\"fenced\"} 1\n",
+            "preheat_keys_total{job=\"services\",outcome=\"fenced\"} 2\n",
+            "preheat_change_lag_seconds_count 2\n",
+            "preheat_change_lag_seconds_sum 0.05\n",
+        ] {
+            assert!(page.contains(expected), "{expected} in\n{page}");
+        }
+    }
+
+    #[test]
     fn a_run_for_some_tenants_says_nothing_about_the_whole_job() {
         let metrics = Metrics::new();
         let ok = record(Outcome::Ok, vec![]);
-        RunFinished { record: &ok, all_tenants: false }.emit(&metrics);
+        RunFinished { record: &ok, all_tenants: false, kept: true }.emit(&metrics);
         let page = metrics.encode();
         assert!(page.contains("preheat_runs_total{job=\"services\""));
         assert!(!page.contains("preheat_coverage_ratio{job=\"services\"}"));
@@ -825,7 +1023,9 @@ mod tests {
         ];
         for (outcome, level) in cases {
             let ended = record(outcome, vec![]);
-            let line = logged(|| RunFinished { record: &ended, all_tenants: true }.emit(&metrics));
+            let line = logged(|| {
+                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics)
+            });
             assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
         }
     }
@@ -835,7 +1035,8 @@ mod tests {
         let metrics = Metrics::new();
         let mut late = record(Outcome::Ok, vec![]);
         late.report.late = true;
-        let lines = logged(|| RunFinished { record: &late, all_tenants: true }.emit(&metrics));
+        let lines =
+            logged(|| RunFinished { record: &late, all_tenants: true, kept: true }.emit(&metrics));
         assert!(lines.contains("WARN job `services` was late: keys may have expired"), "{lines}");
     }
 
@@ -849,12 +1050,37 @@ mod tests {
         assert!(shows("preheat_breaker_open{server=\"cache\"} 1\n"));
         assert!(shows("preheat_scheduler_silent 1\n"));
         assert!(shows("preheat_jobs_rejected 1\n"));
+        FeedConnected.emit(&metrics);
+        assert!(shows("preheat_change_feed_connected 1\n"));
+        FeedLost { message: "refused" }.emit(&metrics);
+        assert!(shows("preheat_change_feed_connected 0\n"));
         BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
         SchedulerBack.emit(&metrics);
         JobsReloaded { jobs: 6 }.emit(&metrics);
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
+    }
+
+    #[test]
+    fn keys_of_tenants_that_are_gone_are_counted_and_said() {
+        let metrics = Metrics::new();
+        let removed = BTreeMap::from([(job(), 7), (JobName::parse("slots").unwrap(), 2)]);
+        let lines = logged(|| {
+            TenantsSwept { newly: 3, again: 1, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &BTreeMap::new() }.emit(&metrics);
+            RosterUnavailable { message: "connection refused" }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+         INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
+         INFO 9 keys that runs with an older tenant list wrote of tenants that are not active any more are removed again=4 keys=9
+        DEBUG no run wrote keys of tenants that are not active any more again=4
+         WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
+        "#);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_keys_total{job=\"services\",outcome=\"removed\"} 14\n"));
+        assert!(page.contains("preheat_keys_total{job=\"slots\",outcome=\"removed\"} 4\n"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every metric: its name, help and labels, declared once. Labels are bounded: a job is one, a
 //! tenant never.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +17,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::event::{Server, SkipReason};
+use crate::domain::audit::{self, AuditCounts};
 use crate::domain::job::JobName;
+use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, Trigger};
 
 /// What is declared of a metric.
@@ -56,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 22;
+const COUNT: usize = 26;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -72,7 +74,11 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &BYTES,
     &COVERAGE,
     &CONSISTENCY,
+    &AUDIT_FINDINGS,
+    &LAST_AUDIT,
     &CHANGE_LAG,
+    &CHANGE_NOTIFICATIONS,
+    &CHANGE_FEED_CONNECTED,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
     &DB_CONNECTIONS,
@@ -130,7 +136,8 @@ const TENANTS: Declaration = Declaration {
     name: "preheat_tenants_total",
     kind: Kind::Counter,
     labels: &["job", "outcome"],
-    help: "Tenants that runs came to: `ok` where all their keys were written, else `failed`",
+    help: "Tenants that runs came to: `ok` where all their keys were written, `fenced` where their \
+           data kept changing and they are warmed again, else `failed`",
 };
 const KEYS: Declaration = Declaration {
     name: "preheat_keys_total",
@@ -148,20 +155,47 @@ const COVERAGE: Declaration = Declaration {
     name: "preheat_coverage_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "Share of the active tenants that the last run over all of them left fully warm; \
-           0 before the first",
+    help: "The lower of two shares: of the active tenants, those that the last run over all of them \
+           left fully warm (0 before the first), and, once it was measured, of the keys that the \
+           verifier expected, those that were there",
 };
 const CONSISTENCY: Declaration = Declaration {
     name: "preheat_consistency_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "Share of the compared keys that equalled the database; absent until it was measured",
+    help: "Share of the keys that the verifier expected whose value was the database's; absent until \
+           it was measured",
+};
+const AUDIT_FINDINGS: Declaration = Declaration {
+    name: "preheat_audit_findings",
+    kind: Kind::Gauge,
+    labels: &["job", "kind"],
+    help: "Keys of the verifier's last sample with which something was wrong for a minute, by what; \
+           absent until it was measured",
+};
+const LAST_AUDIT: Declaration = Declaration {
+    name: "preheat_last_audit_timestamp_seconds",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "When the verifier last compared the job, as a Unix time; absent before the first time",
 };
 const CHANGE_LAG: Declaration = Declaration {
     name: "preheat_change_lag_seconds",
     kind: Kind::Histogram,
     labels: &[],
-    help: "Time from a change's commit to its tenant's keys being warm again",
+    help: "Time from hearing of a tenant's change to its keys being warm again, in one job",
+};
+const CHANGE_NOTIFICATIONS: Declaration = Declaration {
+    name: "preheat_change_notifications_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Notifications of changes that were heard of",
+};
+const CHANGE_FEED_CONNECTED: Declaration = Declaration {
+    name: "preheat_change_feed_connected",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "1 while changes of the database are heard of, else 0",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -222,7 +256,7 @@ const BUILD_INFO: Declaration = Declaration {
 };
 
 /// What becomes of a tenant in a run; the label of `preheat_tenants_total`.
-const TENANT_OUTCOMES: [&str; 2] = ["ok", "failed"];
+const TENANT_OUTCOMES: [&str; 3] = ["ok", "failed", "fenced"];
 /// What becomes of a key in a run; the label of `preheat_keys_total`.
 const KEY_OUTCOMES: [&str; 4] = ["written", "removed", "failed", "fenced"];
 
@@ -231,6 +265,11 @@ const DURATION_BUCKETS: [f64; 15] =
     [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 /// The scheduler looks twice a second: up to about a second is usual, more is a queue or a stall.
 const LAG_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// A change is in the cache within milliseconds; what takes seconds waits for a server, or keeps
+/// changing.
+const CHANGE_LAG_BUCKETS: [f64; 13] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The metrics of one worker.
 #[derive(Debug)]
@@ -249,8 +288,14 @@ pub struct Metrics {
     keys: Family<OfOutcome, Counter>,
     bytes: Family<OfJob, Counter>,
     coverage: Family<OfJob, Ratio>,
+    /// What `coverage` is the lower of.
+    shares: Mutex<BTreeMap<JobName, Shares>>,
     consistency: Family<OfJob, Ratio>,
+    audit_findings: Family<OfKind, Gauge>,
+    last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
+    pub(super) notifications: Counter,
+    pub(super) feed_connected: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
     db_connections: Family<OfState, Gauge>,
@@ -280,6 +325,21 @@ struct OfRun {
 struct OfOutcome {
     job: JobName,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    job: JobName,
+    kind: &'static str,
+}
+
+/// How much of a job is warm, by who looked.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    /// Of its tenants, by its last run over all of them.
+    by_runs: f64,
+    /// Of the keys that the verifier expected; all where it has not looked.
+    by_audits: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -326,8 +386,13 @@ impl Metrics {
             keys: Family::default(),
             bytes: Family::default(),
             coverage: Family::default(),
+            shares: Mutex::default(),
             consistency: Family::default(),
-            change_lag: lags(),
+            audit_findings: Family::default(),
+            last_audit: Family::default(),
+            change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
+            notifications: Counter::default(),
+            feed_connected: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
             db_connections: Family::default(),
@@ -361,7 +426,11 @@ impl Metrics {
         declare(to, &BYTES, &self.bytes);
         declare(to, &COVERAGE, &self.coverage);
         declare(to, &CONSISTENCY, &self.consistency);
+        declare(to, &AUDIT_FINDINGS, &self.audit_findings);
+        declare(to, &LAST_AUDIT, &self.last_audit);
         declare(to, &CHANGE_LAG, &self.change_lag);
+        declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
+        declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
@@ -415,7 +484,12 @@ impl Metrics {
     }
 
     fn remove_gauges(&self, job: &JobName) {
+        for kind in audit::Kind::ALL.map(audit::Kind::as_str) {
+            self.audit_findings.remove(&OfKind { job: job.clone(), kind });
+        }
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         let job = OfJob { job: job.clone() };
+        self.last_audit.remove(&job);
         self.last_success.remove(&job);
         self.last_run.remove(&job);
         self.next_run.remove(&job);
@@ -473,6 +547,10 @@ impl Metrics {
         self.runs_skipped.get_or_create(&OfReason { job: job.clone(), reason }).inc_by(add);
     }
 
+    pub(super) fn change_settled(&self, lag: std::time::Duration) {
+        self.change_lag.observe(lag.as_secs_f64());
+    }
+
     pub(super) fn of_job(&self, job: &JobName) -> JobMetrics<'_> {
         JobMetrics { metrics: self, label: OfJob { job: job.clone() } }
     }
@@ -502,8 +580,33 @@ impl JobMetrics<'_> {
         self.metrics.fire_lag.get_or_create(&self.label).observe(lag.as_secs_f64());
     }
 
+    /// A run over all tenants left this share of them warm.
     pub(super) fn covered(&self, share: f64) {
-        self.metrics.coverage.get_or_create(&self.label).set(share);
+        self.set_coverage(|shares| shares.by_runs = share);
+    }
+
+    fn set_coverage(&self, change: impl FnOnce(&mut Shares)) {
+        let mut shares = self.metrics.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = Shares { by_runs: 0.0, by_audits: 1.0 };
+        let shares = shares.entry(self.label.job.clone()).or_insert(none);
+        change(shares);
+        let lower = shares.by_runs.min(shares.by_audits);
+        self.metrics.coverage.get_or_create(&self.label).set(lower);
+    }
+
+    /// The verifier compared some tenants. Of no key there is no share.
+    pub(super) fn audited(&self, counts: &AuditCounts, at: DateTime<Utc>) {
+        let metrics = self.metrics;
+        metrics.last_audit.get_or_create(&self.label).set(unix_seconds(at));
+        for kind in audit::Kind::ALL {
+            let label = OfKind { job: self.label.job.clone(), kind: kind.as_str() };
+            let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);
+            metrics.audit_findings.get_or_create(&label).set(count);
+        }
+        if let (Some(coverage), Some(consistency)) = (counts.coverage(), counts.consistency()) {
+            self.set_coverage(|shares| shares.by_audits = coverage);
+            metrics.consistency.get_or_create(&self.label).set(consistency);
+        }
     }
 
     pub(super) fn retried(&self) {
@@ -514,8 +617,9 @@ impl JobMetrics<'_> {
         self.metrics.bytes.get_or_create(&self.label).inc_by(bytes);
     }
 
-    pub(super) fn tenants(&self, ok: u64, failed: u64) {
-        for (outcome, count) in [("ok", ok), ("failed", failed)] {
+    pub(super) fn tenants(&self, counts: TenantCounts) {
+        let TenantCounts { total: _, ok, failed, fenced } = counts;
+        for (outcome, count) in TENANT_OUTCOMES.into_iter().zip([ok, failed, fenced]) {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
             self.metrics.tenants.get_or_create(&label).inc_by(count);
         }
@@ -526,8 +630,9 @@ impl JobMetrics<'_> {
         self.metrics.keys.get_or_create(&label).inc_by(keys);
     }
 
-    pub(super) fn keys(&self, written: u64, removed: u64, failed: u64) {
-        for (outcome, count) in [("written", written), ("removed", removed), ("failed", failed)] {
+    pub(super) fn keys(&self, counts: KeyCounts) {
+        let KeyCounts { written, removed, failed, fenced } = counts;
+        for (outcome, count) in KEY_OUTCOMES.into_iter().zip([written, removed, failed, fenced]) {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
             self.metrics.keys.get_or_create(&label).inc_by(count);
         }
@@ -608,7 +713,9 @@ mod tests {
         metrics.register_jobs([job("services"), job("slots")].iter());
         metrics.set_cache_counters(12, 3);
         metrics.set_db_connections(1, 2, 4);
-        metrics.consistency.get_or_create(&OfJob { job: job("slots") }).set(0.5);
+        let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
+        counts.equal(Duration::ZERO);
+        metrics.of_job(&job("slots")).audited(&counts, DateTime::UNIX_EPOCH);
         metrics
     }
 
@@ -692,6 +799,31 @@ mod tests {
         metrics.set_cache_counters(12, 3);
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+    }
+
+    #[test]
+    fn coverage_is_the_lower_of_what_runs_and_the_verifier_say() {
+        let metrics = Metrics::new();
+        let job = job("slots");
+        metrics.register_jobs([job.clone()].iter());
+        let shown = || sample(&metrics.encode(), "preheat_coverage_ratio{job=\"slots\"}");
+        let missing = |missing| {
+            let mut counts = AuditCounts { missing, ..AuditCounts::default() };
+            counts.equal(Duration::ZERO);
+            metrics.of_job(&job).audited(&counts, DateTime::UNIX_EPOCH);
+        };
+        assert_eq!(shown(), Some(0.0));
+        missing(0);
+        assert_eq!(shown(), Some(0.0), "no run has come to all tenants");
+        metrics.of_job(&job).covered(1.0);
+        assert_eq!(shown(), Some(1.0));
+        missing(3);
+        assert_eq!(shown(), Some(0.25));
+        metrics.of_job(&job).covered(1.0);
+        assert_eq!(shown(), Some(0.25), "what was written may be gone by now");
+        missing(0);
+        metrics.of_job(&job).covered(0.5);
+        assert_eq!(shown(), Some(0.5));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
 use super::{FLEET, SERVICES, Servers, servers};
-use crate::support::program::{Output, Preheat};
 use crate::support::preheat;
+use crate::support::program::{Output, Preheat};
 
 /// Each pet by its id alone.
 const PETS: &str = r#"
@@ -183,7 +183,10 @@ async fn hazard_17_two_hundred_thousand_keys_go_in_slices_and_nothing_else() {
     }
     let mut left: Vec<String> = cache.keys("*").await.unwrap();
     left.sort_unstable();
-    assert_eq!(left, ["App:junk:1", "ap", "app:other", "app:preheat:junk:1", "junk:1", "other:junk:1"]);
+    assert_eq!(
+        left,
+        ["App:junk:1", "ap", "app:other", "app:preheat:junk:1", "junk:1", "other:junk:1"]
+    );
 }
 
 #[tokio::test]

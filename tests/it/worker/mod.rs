@@ -5,3 +5,4 @@ mod life;
 mod reload;
 mod schedules;
 mod shutdown;
+mod tenants;

@@ -1,0 +1,172 @@
+//! Changes of the database: which tables are watched, and which jobs each of them concerns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::job::{Job, JobName, Jobs, Scope, Table};
+use super::tenant::TenantId;
+
+/// Says which watched table a change came from. It is part of a trigger's name and of every
+/// notification, and stands for how the tenants are found too: a trigger of an older definition
+/// says another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChangeSourceId(String);
+
+impl ChangeSourceId {
+    /// Takes the text as the id; one that no source has concerns no job.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The id's text: sixteen hexadecimal digits where it was made here.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id of a table with one way to find the tenants.
+    fn of(table: &str, tenants: &TouchedTenants) -> Self {
+        let (kind, text) = match tenants {
+            TouchedTenants::Column(name) => ("column", name.as_str()),
+            TouchedTenants::Sql(sql) => ("sql", sql.as_str()),
+            TouchedTenants::Fleet => ("fleet", ""),
+        };
+        // No name or query has a NUL, so different parts never are the same text.
+        Self(format!("{:016x}", fnv_1a(format!("{table}\0{kind}\0{text}").as_bytes())))
+    }
+}
+
+impl fmt::Display for ChangeSourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A table that is watched, with one way to find whose data changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeSource {
+    /// Its id.
+    pub id: ChangeSourceId,
+    /// The table's name as the job files have it, with or without its schema's.
+    pub table: String,
+    /// How the tenants of changed rows are found.
+    pub tenants: TouchedTenants,
+    /// The jobs that it concerns, in the order of their names; those that are disabled among them,
+    /// so that enabling one takes no new trigger.
+    pub jobs: Vec<JobName>,
+}
+
+/// How the tenants of changed rows are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TouchedTenants {
+    /// Each row has its tenant's id in this column.
+    Column(String),
+    /// This query returns the ids of the tenants of changed rows.
+    Sql(String),
+    /// There is nothing to find: the data is the whole fleet's.
+    Fleet,
+}
+
+/// One notification: some data changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub source: ChangeSourceId,
+    /// Whose, each once or more; `None` where it is the whole fleet's, or may be any tenant's, as
+    /// after a `TRUNCATE`.
+    pub tenants: Option<Vec<String>>,
+}
+
+/// Whose keys of a job a change concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// Those of these tenants.
+    Tenants(BTreeSet<TenantId>),
+    /// All that the job has.
+    All,
+}
+
+/// What was heard of, after the fences of whose data it is were moved. The moments are those of the
+/// monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Changes.
+    Jobs {
+        /// By the jobs that they concern.
+        jobs: BTreeMap<JobName, Touched>,
+        /// When the first of them was heard of.
+        heard_at: Duration,
+    },
+    /// Anything may have changed that jobs with tables have.
+    Everything {
+        /// When all fences had been moved: what was read later is right.
+        moved_at: Duration,
+    },
+}
+
+/// All tables that jobs watch, each once for each way to find its tenants, in the order of their
+/// names; `tenant_column` is what the tenant's id is called where a table says nothing.
+pub fn change_sources(jobs: &Jobs, tenant_column: &str) -> Vec<ChangeSource> {
+    let mut sources: Vec<ChangeSource> = Vec::new();
+    for job in jobs.values() {
+        for table in &job.tables {
+            let tenants = touched_tenants(job, table, tenant_column);
+            let id = ChangeSourceId::of(&table.name, &tenants);
+            match sources.iter_mut().find(|known| known.id == id) {
+                Some(known) if known.jobs.contains(&job.name) => {}
+                Some(known) => known.jobs.push(job.name.clone()),
+                None => {
+                    let (table, jobs) = (table.name.clone(), vec![job.name.clone()]);
+                    sources.push(ChangeSource { id, table, tenants, jobs });
+                }
+            }
+        }
+    }
+    sources.sort_by(|one, other| (&one.table, &one.id).cmp(&(&other.table, &other.id)));
+    sources
+}
+
+fn touched_tenants(job: &Job, table: &Table, tenant_column: &str) -> TouchedTenants {
+    match (job.scope, &table.sql, &table.tenant) {
+        (Scope::Fleet, _, _) => TouchedTenants::Fleet,
+        (Scope::Tenants, Some(sql), _) => TouchedTenants::Sql(sql.clone()),
+        (Scope::Tenants, None, Some(column)) => TouchedTenants::Column(column.clone()),
+        (Scope::Tenants, None, None) => TouchedTenants::Column(tenant_column.to_owned()),
+    }
+}
+
+/// The hash of Fowler, Noll and Vo (RFC 9923), 64 bits: the ids stand in databases, so it must never
+/// change, which a crate's hash may.
+fn fnv_1a(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_stays_what_it_is_as_triggers_in_databases_have_it() {
+        // From the test vectors of the hash's authors.
+        assert_eq!(fnv_1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8);
+        let column = TouchedTenants::Column("tenant_id".to_owned());
+        assert_eq!(ChangeSourceId::of("products", &column).as_str(), "24f02fc823f398ad");
+    }
+
+    #[test]
+    fn different_tables_and_ways_have_different_ids() {
+        let text = |text: &str| text.to_owned();
+        let ids = [
+            ChangeSourceId::of("products", &TouchedTenants::Column(text("tenant_id"))),
+            ChangeSourceId::of("products", &TouchedTenants::Column(text("clinic_id"))),
+            ChangeSourceId::of("products", &TouchedTenants::Sql(text("tenant_id"))),
+            ChangeSourceId::of("products", &TouchedTenants::Fleet),
+            ChangeSourceId::of("public.products", &TouchedTenants::Fleet),
+        ];
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+}
