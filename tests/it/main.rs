@@ -17,6 +17,7 @@ mod definition;
 mod engine;
 mod faults;
 mod http;
+mod interleavings;
 mod jobs;
 mod packaging;
 mod parity;

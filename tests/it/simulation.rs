@@ -646,6 +646,8 @@ struct Simulation {
     tickets: Vec<Ticket>,
     /// Whether the clock on the wall jumps: then it says nothing about what overlaps.
     jumps: bool,
+    /// Whether jobs came and went: what a job wrote that is gone, nobody removes.
+    reloaded: bool,
 }
 
 async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
@@ -705,7 +707,16 @@ impl Simulation {
             ..setup
         };
         let jumps = dice.chance(30);
-        Self { world: world.start(), chaos, cache, history, dice, tickets: Vec::new(), jumps }
+        Self {
+            world: world.start(),
+            chaos,
+            cache,
+            history,
+            dice,
+            tickets: Vec::new(),
+            jumps,
+            reloaded: false,
+        }
     }
 
     async fn act(&mut self) {
@@ -778,6 +789,7 @@ impl Simulation {
 
     /// The job files change: some are gone, some are otherwise, and some of those come back.
     async fn reload(&mut self) {
+        self.reloaded = true;
         let mut jobs = BTreeMap::new();
         for job in self.chaos.jobs.values() {
             let mut job = job.clone();
@@ -862,10 +874,20 @@ impl Simulation {
                 return Err(format!("`{key}` stays on probation"));
             }
         }
-        let of_no_job = |key: &str| !self.chaos.jobs[job_of(key)].enabled;
-        let extra =
-            memory.keys().into_iter().find(|key| !expected.contains_key(key) && !of_no_job(key));
-        if let Some(key) = extra {
+        let tenants = self.chaos.state().tenants.clone();
+        let is_gone = |key: &str| {
+            let tenant = key.split(':').nth(1);
+            tenant.is_some_and(|tenant| !tenants.iter().any(|other| other == tenant))
+        };
+        let mut jobs = self.chaos.jobs.values();
+        let sees_tenants = jobs.any(|job| job.enabled && job.scope == Scope::Tenants);
+        // Nobody looks after keys of a job that is disabled, or was gone when its tenant went.
+        let is_looked_after = |key: &str| match is_gone(key) {
+            true => sees_tenants && !self.reloaded,
+            false => self.chaos.jobs[job_of(key)].enabled,
+        };
+        let mut extra = memory.keys().into_iter().filter(|key| !expected.contains_key(key));
+        if let Some(key) = extra.find(|key| is_looked_after(key) && self.chaos.sabotage.is_none()) {
             return Err(format!("`{key}` is there, and its data is gone"));
         }
         for (name, status) in &self.world.handle.status().jobs {

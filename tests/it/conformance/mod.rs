@@ -5,6 +5,7 @@ mod certificates;
 mod check;
 mod clock;
 mod history;
+mod ledger;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;

@@ -11,15 +11,17 @@ use crate::support::shop::{QUERY, Shop, failure_kinds};
 fn items() -> String {
     format!(
         "schedule = \"every 1h\"\nttl = \"3h\"\n[query]\nsql = '''{QUERY}'''\n\
-         [[keys]]\nkey = \"items:{{tenant_id}}\"\n[[keys]]\nkey = \"item:{{tenant_id}}:{{id}}\"\n"
+         [[keys]]\nkey = \"items:{{tenant_id}}\"\n[[keys]]\nkey = \"item:{{tenant_id}}:{{id}}\"\n\
+         [encode]\nomit = [\"tenant_id\"]\n"
     )
 }
 
 /// Everything in the cache that is of a tenant, but its fence.
 async fn keys_of(shop: &Shop, tenant: u32) -> Vec<String> {
     let all: Vec<String> = shop.cache().await.keys("*").await.unwrap();
-    let has = |key: &String| key.split(':').any(|part| part == tenant.to_string());
-    all.into_iter().filter(|key| has(key) && !key.contains("fence")).collect()
+    let whole = [format!("items:{tenant}"), format!("preheat:manifest:items:{tenant}")];
+    let each = format!("item:{tenant}:");
+    all.into_iter().filter(|key| whole.contains(key) || key.starts_with(&each)).collect()
 }
 
 fn pass(shop: &Shop) -> Preheat {
