@@ -21,10 +21,7 @@ struct Failure {
 }
 
 /// Tries the seeds on all cores; answers the lowest that fails, and the steps of all.
-fn explore(
-    seeds: u64,
-    sabotage: Option<Sabotage>,
-) -> (Option<Failure>, u64) {
+fn explore(seeds: u64, sabotage: Option<Sabotage>) -> (Option<Failure>, u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let bound = AtomicU64::new(seeds);
     let steps = AtomicU64::new(0);

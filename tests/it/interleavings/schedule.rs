@@ -239,8 +239,9 @@ impl World {
     }
 }
 
-const NAMES: [&str; ACTORS] =
-    ["warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader", "server", "chaos"];
+const NAMES: [&str; ACTORS] = [
+    "warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader", "server", "chaos",
+];
 const ACTORS: usize = 9;
 const FEEDS: usize = 2;
 const WRITERS: usize = 4;
@@ -279,18 +280,13 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(
-        seed: u64,
-        sabotage: Option<Sabotage>,
-        traced: bool,
-    ) -> Self {
+    pub(super) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let has_feed = !dice.one_in(4);
         let processes = 1 + dice.below(2);
         let troubles = troubles(&mut dice);
-        let writers = std::array::from_fn(|_| {
-            Writer::new(!has_feed || dice.one_in(3), dice.below(3))
-        });
+        let writers =
+            std::array::from_fn(|_| Writer::new(!has_feed || dice.one_in(3), dice.below(3)));
         let reader = Reader::new(dice.below(2));
         let rows: [Row; TENANTS] = std::array::from_fn(|_| {
             std::array::from_fn(|place| u16::from(place == 0 || dice.one_in(2)))
@@ -430,8 +426,7 @@ impl Schedule {
                 let process = actor - FEEDS;
                 let state = &self.world.processes[process];
                 // One that is down is started again by whoever watches it.
-                process < self.processes
-                    && (!state.is_up || self.has_feed && state.feed.has_work())
+                process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
             }
             WRITERS..READER => self.writers[actor - WRITERS].has_work(),
             READER => self.reader.has_work(),
@@ -465,8 +460,8 @@ impl Schedule {
 
     fn begin(&mut self, warmer: usize) {
         let process = &mut self.world.processes[self.process_of[warmer]];
-        let is_quiet = self.world.late.is_empty()
-            || self.world.sabotage == Some(Sabotage::NoPauseAfterLoss);
+        let is_quiet =
+            self.world.late.is_empty() || self.world.sabotage == Some(Sabotage::NoPauseAfterLoss);
         let follow_up = if is_quiet { process.unsettled } else { Some8::NONE };
         let mut tenants = process.changed;
         tenants.add(follow_up);
@@ -606,7 +601,9 @@ impl Schedule {
             choices[4] = dice.one_of(self.world.cache.on_probation()).map(Trouble::Expiry);
         }
         let count = choices.iter().flatten().count();
-        (count > 0).then(|| dice.below(count)).and_then(|nth| choices.into_iter().flatten().nth(nth))
+        (count > 0)
+            .then(|| dice.below(count))
+            .and_then(|nth| choices.into_iter().flatten().nth(nth))
     }
 
     /// All that a process knows is gone.
@@ -631,8 +628,8 @@ impl Schedule {
     fn expire(&mut self, key: usize) {
         let tenant = tenant_of(key);
         let mut runs = self.runs.iter().flatten();
-        let early = runs.any(|run| run.is_about_to_prove(tenant))
-            || self.reader.is_about_to_prove(tenant);
+        let early =
+            runs.any(|run| run.is_about_to_prove(tenant)) || self.reader.is_about_to_prove(tenant);
         self.world.cache.expire_now(key, early);
         self.world.say(CHAOS, || format!("the probation of {} ends", Named(key)));
     }

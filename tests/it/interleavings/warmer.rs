@@ -234,10 +234,7 @@ impl Run {
         match (self.stage, result) {
             // Nothing was written in this round: those of earlier ones are in doubt.
             (
-                Stage::FencesBefore
-                | Stage::StartFences
-                | Stage::ReplaceFences
-                | Stage::Manifests,
+                Stage::FencesBefore | Stage::StartFences | Stage::ReplaceFences | Stage::Manifests,
                 Err(Lost),
             ) => false,
             (Stage::FencesBefore, Ok(())) => self.start_fences(world),
@@ -259,9 +256,7 @@ impl Run {
             }
             (Stage::Enlist | Stage::FencesAfter, Err(Lost)) => false,
             (Stage::Write, Err(Lost)) => self.remove(world),
-            (Stage::Remove, Err(Lost)) => {
-                self.look_after(world)
-            }
+            (Stage::Remove, Err(Lost)) => self.look_after(world),
             (Stage::Lives, Err(Lost)) => {
                 // They are proven, and gone in some seconds all the same.
                 if self.life() == Life::Probation {
@@ -392,8 +387,7 @@ impl Run {
     fn set_names(&mut self, world: &mut World) {
         let (new, rows) = (self.new, self.rows);
         let is_at_once = world.sabotage == Some(Sabotage::DelistedAtOnce);
-        let names =
-            |tenant: usize| if is_at_once { new[tenant] } else { present(&rows[tenant]) };
+        let names = |tenant: usize| if is_at_once { new[tenant] } else { present(&rows[tenant]) };
         let listings: Vec<_> =
             self.open.iter().map(|tenant| Command::Enlist(tenant, names(tenant))).collect();
         let named = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
@@ -426,7 +420,10 @@ impl Run {
             commands.extend(named.filter(|one| !matches!(one, Command::Enlist(_, Some8::NONE))));
         }
         if world.sabotage == Some(Sabotage::DelistedBeforeRemoval) {
-            let out = self.with_vanished().iter().map(|one| Command::Delist(one, vanished[one], u32::MAX));
+            let out = self
+                .with_vanished()
+                .iter()
+                .map(|one| Command::Delist(one, vanished[one], u32::MAX));
             commands.splice(0..0, out);
         }
         self.call.set(commands, world);

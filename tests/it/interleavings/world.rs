@@ -195,7 +195,8 @@ pub(super) enum Command {
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters = |some: Some8| some.iter().map(|one| char::from(b'a' + one as u8)).collect::<String>();
+        let letters =
+            |some: Some8| some.iter().map(|one| char::from(b'a' + one as u8)).collect::<String>();
         let life = |life: Life| match life {
             Life::Full => "for its whole life",
             Life::Probation => "on probation",
@@ -207,7 +208,9 @@ impl fmt::Display for Command {
             Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {by}"),
             Self::MoveFence(tenant) => write!(f, "INCR fence {tenant}"),
             Self::Manifest(tenant) => write!(f, "HKEYS manifest {tenant}"),
-            Self::Enlist(tenant, names) => write!(f, "names {} in manifest {tenant}", letters(names)),
+            Self::Enlist(tenant, names) => {
+                write!(f, "names {} in manifest {tenant}", letters(names))
+            }
             Self::Delist(tenant, names, _) => {
                 write!(f, "takes {} out of manifest {tenant}", letters(names))
             }
