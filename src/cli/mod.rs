@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod demo;
 mod health;
+mod invalidate;
 mod load;
 mod migrate;
 mod output;
@@ -65,6 +66,8 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
+    /// Remove keys safely: the fences of their tenants move first, so that nothing old comes back
+    Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
@@ -219,6 +222,7 @@ impl Command {
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
+            Self::Invalidate(options) => invalidate::run(global, options).await,
             Self::Audit(options) => audit::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             Self::Demo(options) => demo::run(global, options).await,

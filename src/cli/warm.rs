@@ -140,6 +140,14 @@ impl Pass {
         jobs: &[Arc<Job>],
         tenants: Option<Vec<TenantId>>,
     ) -> Result<Done, Failure> {
+        self.warm_each(jobs.iter().map(|job| (Arc::clone(job), tenants.clone())).collect()).await
+    }
+
+    /// Warms the jobs, each for its tenants or all.
+    pub(super) async fn warm_each(
+        &self,
+        jobs: Vec<(Arc<Job>, Option<Vec<TenantId>>)>,
+    ) -> Result<Done, Failure> {
         let draining = self.stops.abort_after(self.runner.clock.as_ref(), self.drain);
         tokio::pin!(draining);
         let deadline_passed = AtomicBool::new(false);
@@ -148,8 +156,8 @@ impl Pass {
 
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
-        for (index, job) in jobs.iter().enumerate() {
-            let order = self.order(job, tenants.clone());
+        for (index, (job, tenants)) in jobs.into_iter().enumerate() {
+            let order = self.order(&job, tenants);
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
             let run = Arc::clone(&self.runner).run(order, self.stops.clone());
             runs.spawn(async move { (index, run.await) });
@@ -214,7 +222,7 @@ struct PassReport<'a> {
 }
 
 #[derive(Serialize)]
-struct JobReport<'a> {
+pub(super) struct JobReport<'a> {
     id: RunId,
     job: &'a str,
     outcome: Outcome,
@@ -222,15 +230,21 @@ struct JobReport<'a> {
     report: &'a Report,
 }
 
-impl<'a> PassReport<'a> {
-    fn new(done: &'a Done) -> Self {
-        let jobs = done.records.iter().map(|record| JobReport {
+impl<'a> JobReport<'a> {
+    pub(super) fn new(record: &'a RunRecord) -> Self {
+        Self {
             id: record.id,
             job: record.job.as_str(),
             outcome: record.outcome,
             duration_ms: record.duration().as_millis(),
             report: &record.report,
-        });
+        }
+    }
+}
+
+impl<'a> PassReport<'a> {
+    fn new(done: &'a Done) -> Self {
+        let jobs = done.records.iter().map(JobReport::new);
         let deadline_passed = done.deadline_passed;
         Self { outcome: done.outcome(), deadline_passed, jobs: jobs.collect() }
     }

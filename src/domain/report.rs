@@ -131,6 +131,8 @@ pub enum FailureKind {
     Deadline,
     /// The run was told to stop.
     Cancelled,
+    /// A job could not be asked to warm again what was removed.
+    Rewarm,
     /// preheat itself failed: a defect.
     Internal,
 }
@@ -160,6 +162,7 @@ impl FailureKind {
             Self::CacheRefused => "cache_refused",
             Self::Deadline => "deadline",
             Self::Cancelled => "cancelled",
+            Self::Rewarm => "rewarm",
             Self::Internal => "internal",
         }
     }

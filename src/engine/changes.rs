@@ -371,6 +371,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::CacheRefused
         | FailureKind::Deadline
         | FailureKind::Cancelled
+        | FailureKind::Rewarm
         | FailureKind::Internal => false,
     }
 }

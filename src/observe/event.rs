@@ -396,6 +396,43 @@ impl BatchSplit<'_> {
     }
 }
 
+/// Keys were removed on request.
+#[derive(Clone, Copy, Debug)]
+pub struct Invalidated<'a> {
+    /// How many.
+    pub removed: u64,
+    /// How many the cache refused to remove.
+    pub failed: u64,
+    /// How many fences were moved before.
+    pub fences: u64,
+    /// How many of each job, where the job is known.
+    pub by_job: &'a BTreeMap<JobName, u64>,
+    /// The first failure.
+    pub failure: Option<&'a Failure>,
+}
+
+impl Invalidated<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { removed, failed, fences, by_job, failure } = self;
+        for (job, removed) in by_job {
+            metrics.of_job(job).removed(*removed);
+        }
+        let Some(Failure { kind, message, .. }) = failure else {
+            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            return;
+        };
+        let failure = kind.as_str();
+        warn!(
+            removed,
+            failed,
+            fences,
+            failure,
+            "keys could not all be removed on request, {removed} were: {message}"
+        );
+    }
+}
+
 /// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {

@@ -625,6 +625,11 @@ impl JobMetrics<'_> {
         }
     }
 
+    pub(super) fn removed(&self, keys: u64) {
+        let label = OfOutcome { job: self.label.job.clone(), outcome: "removed" };
+        self.metrics.keys.get_or_create(&label).inc_by(keys);
+    }
+
     pub(super) fn keys(&self, counts: KeyCounts) {
         let KeyCounts { written, removed, failed, fenced } = counts;
         for (outcome, count) in KEY_OUTCOMES.into_iter().zip([written, removed, failed, fenced]) {

@@ -18,6 +18,7 @@ mod engine;
 mod faults;
 mod http;
 mod interleavings;
+mod invalidation;
 mod jobs;
 mod packaging;
 mod parity;
