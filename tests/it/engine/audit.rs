@@ -11,7 +11,7 @@ use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
-use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope};
+use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
@@ -213,7 +213,7 @@ impl Lab {
             limits: Limits::new(2),
             breakers: Breakers::default(),
             list: TenantList::default(),
-            roster: Roster::new(preheat::domain::job::Share::NONE, "tenant_id"),
+            roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -224,7 +224,7 @@ impl Lab {
     }
 
     fn order(&self) -> AuditOrder {
-        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true }
+        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true, gone: false }
     }
 
     async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
@@ -795,6 +795,62 @@ async fn one_key_is_explained_whose_ever_it_is() {
     let (found, state, _) = explained("list:t9").await;
     let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
     assert_eq!((found, finding.wrong.kind), (None, Kind::Orphaned));
+}
+
+/// A lab whose job `old` is gone, and tenant `t3`, with all their keys still there.
+async fn with_gone() -> Lab {
+    let old = Job {
+        keys: vec![key("old:{tenant_id}"), key("old:{tenant_id}:{category}")],
+        ..quiet("old")
+    };
+    let rows = [("list", rows_of(4, "1")), ("old", rows_of(1, "1"))];
+    let mut lab = Lab::warm_for([listed(), old], &rows, 4).await;
+    lab.jobs.truncate(1);
+    let list = Arc::clone(&lab.jobs[0]);
+    lab.runner.jobs.set(BTreeMap::from([(list.name.clone(), list)]));
+    lab.world.source.set_tenants(tenants(3));
+    lab
+}
+
+#[tokio::test]
+async fn keys_of_what_is_gone_are_orphans_of_a_whole_audit() {
+    let lab = with_gone().await;
+    let order = AuditOrder { gone: true, ..lab.order() };
+    let began = lab.world.clock.monotonic();
+    let audits = lab.try_audit(order.clone()).await.unwrap();
+    assert_eq!(lab.since(began), MINUTE, "they are looked at again too");
+    let [list, old] = audits.as_slice() else { panic!("{audits:?}") };
+    assert_eq!((list.job.as_str(), old.job.as_str()), ("list", "old"));
+    let of_tenant = [("list:t3", Kind::Orphaned), ("list:t3:a", Kind::Orphaned)];
+    assert_eq!(found(list), BTreeSet::from(of_tenant));
+    assert!(list.findings.iter().all(|one| one.tenant.as_deref() == Some("t3")));
+    let known = ids(0..4).into_iter().map(|id| format!("old:{id}"));
+    let of_job: BTreeSet<String> = known.chain(["old:t0:a".to_owned()]).collect();
+    assert_eq!(old.findings.iter().map(|one| one.key.clone()).collect::<BTreeSet<_>>(), of_job);
+    assert_eq!((old.counts.orphaned, old.counts.expected()), (5, 0));
+    assert!(!old.is_within(Share::NONE));
+    assert_eq!(lab.audit().await.counts.findings(), 0, "a part of an audit says nothing of them");
+
+    // What goes away within the minute is none.
+    let cache = Arc::clone(&lab.world.cache);
+    lab.after(30 * SECOND, async move {
+        for key in cache.keys() {
+            cache.evict(&key);
+        }
+    });
+    let order = AuditOrder { jobs: Vec::new(), ..order };
+    assert_eq!(lab.try_audit(order).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_tenant_list_that_shrank_too_much_says_of_nobody_that_it_is_gone() {
+    let lab = with_gone().await;
+    lab.world.source.set_tenants(tenants(1));
+    let audits = lab.try_audit(AuditOrder { gone: true, ..lab.order() }).await.unwrap();
+    let failures: Vec<_> = audits.iter().flat_map(|audit| &audit.failures).collect();
+    assert_eq!(failures.len(), 1, "{audits:?}");
+    assert_eq!(failures[0].kind, FailureKind::TenantsShrank);
+    assert_eq!(audits[0].counts.equal_within, [2, 0, 0, 0], "all else was compared");
 }
 
 /// A verifier at work beside the lab's world.
