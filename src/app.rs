@@ -241,9 +241,13 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
+    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the database alone.
+pub async fn connect_database(settings: &Settings) -> Result<Database, AppError> {
     let url = settings.database_url()?;
-    let database = Arc::new(Database::connect(database_settings(settings, url)).await?);
-    Ok(source(settings, &database))
+    Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
 fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {

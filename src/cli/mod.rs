@@ -2,6 +2,7 @@
 
 mod audit;
 mod bars;
+mod changes;
 mod check;
 mod completions;
 mod demo;
@@ -70,6 +71,8 @@ enum Command {
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),
+    /// The triggers that tell the worker at once what changed: install, remove or print them
+    Changes(changes::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
     /// Show everything on a sample clinic with private, throw-away servers
@@ -224,6 +227,7 @@ impl Command {
             Self::Plan(options) => plan::run(global, options).await,
             Self::Invalidate(options) => invalidate::run(global, options).await,
             Self::Audit(options) => audit::run(global, options).await,
+            Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             Self::Demo(options) => demo::run(global, options).await,
             Self::Schema => schema::run(),

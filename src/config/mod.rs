@@ -46,6 +46,8 @@ pub struct Settings {
     pub history: History,
     /// `[audit]`
     pub audit: Audit,
+    /// `[changes]`
+    pub changes: Changes,
 }
 
 /// What is logged, and how.
@@ -150,6 +152,27 @@ pub struct Audit {
     pub sample: NonZeroUsize,
 }
 
+/// The change feed.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Whether it is listened to.
+    pub enabled: ChangesMode,
+    /// Another way to [`Database::url`]'s server.
+    pub url: Option<SecretString>,
+}
+
+/// Whether the change feed is listened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChangesMode {
+    /// As soon as its triggers are there.
+    #[default]
+    Auto,
+    /// Or the worker does not start.
+    Required,
+    /// Never.
+    Off,
+}
+
 /// Whether run records are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistoryMode {
@@ -234,6 +257,7 @@ impl Settings {
             http: Http::read(read),
             history: History::read(read),
             audit: Audit::read(read),
+            changes: Changes::read(read),
         }
     }
 
@@ -477,6 +501,31 @@ impl Audit {
                 20,
                 1..=10_000,
                 "Tenants of each job in one comparison, chosen by chance each time",
+            ),
+        }
+    }
+}
+
+impl Changes {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let modes = [
+            ("auto", ChangesMode::Auto),
+            ("true", ChangesMode::Required),
+            ("false", ChangesMode::Off),
+        ];
+        Self {
+            enabled: read.choice(
+                "changes.enabled",
+                modes,
+                "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` does as \
+                 soon as `preheat changes install` was run, `true` refuses to start without",
+            ),
+            url: read.url(
+                "changes.url",
+                &["postgres", "postgresql"],
+                "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
+                 same database's own address",
+                server::postgres,
             ),
         }
     }

@@ -349,7 +349,7 @@ impl<'a> Failures<'a> {
 /// Whether waiting helps against a failure.
 fn passes(kind: FailureKind) -> bool {
     match kind {
-        // The tenant list could not be read, or shrank too much to be trusted.
+        // The tenant list could not be read.
         FailureKind::Tenants
         | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
@@ -390,7 +390,7 @@ mod tests {
     }
 
     fn tenant(name: &str) -> Whose {
-        Some(TenantId::new(name))
+        TenantId::new(name).into()
     }
 
     fn unsettled(names: &[&str]) -> Unsettled {
@@ -404,8 +404,8 @@ mod tests {
 
     fn failing(kind: FailureKind, first: Option<&str>, counts: (u64, u64)) -> Report {
         let (ok, failed) = counts;
-        let mut report = Report::default();
-        report.tenants = TenantCounts { total: ok + failed, ok, failed, fenced: 0 };
+        let tenants = TenantCounts { total: ok + failed, ok, failed, fenced: 0 };
+        let mut report = Report { tenants, ..Report::default() };
         report.fail(Failure::new(kind, first.map(str::to_owned), "no".to_owned()));
         report
     }
@@ -447,7 +447,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..5 {
             let due_at = changes.next_due_at().unwrap();
-            waits.push((due_at - now).as_secs());
+            waits.push(due_at.saturating_sub(now).as_secs());
             now = due_at;
             let claim = changes.take_due(now).unwrap();
             let ok = (Outcome::Ok, &Report::default());
@@ -466,7 +466,7 @@ mod tests {
             let report = failing(FailureKind::DatabaseUnavailable, None, (0, 0));
             changes.ended(claim, (Outcome::Failed, &report), &unsettled(&[]), now);
             let due_at = changes.next_due_at().unwrap();
-            assert!(due_at - now <= LONGEST_AFTER_FAILURE);
+            assert!(due_at <= now + LONGEST_AFTER_FAILURE);
             now = due_at;
         }
         let claim = changes.take_due(now).unwrap();
@@ -592,7 +592,7 @@ mod tests {
             for (whose, _) in &claim.wanted {
                 self.stale.remove(whose);
                 if let Some(began) = self.began.insert(whose.clone(), self.now) {
-                    assert!(self.now - began >= COOLDOWN, "{whose:?} is warmed too often");
+                    assert!(self.now >= began + COOLDOWN, "{whose:?} is warmed too often");
                 }
             }
             self.running = Some(claim);
@@ -603,13 +603,12 @@ mod tests {
             let left: Vec<String> = some.iter().map(ToString::to_string).collect();
             self.stale.extend(left.iter().map(|name| tenant(name)));
             let report = failing(FailureKind::CacheUnavailable, None, (0, 0));
-            let (outcome, report) = match failed {
-                true => (Outcome::Failed, report),
-                false => (Outcome::Ok, Report::default()),
-            };
-            if failed {
+            let (outcome, report) = if failed {
                 self.stale.extend(claim.wanted.iter().map(|(whose, _)| whose.clone()));
-            }
+                (Outcome::Failed, report)
+            } else {
+                (Outcome::Ok, Report::default())
+            };
             let left: Vec<&str> = left.iter().map(String::as_str).collect();
             self.changes.ended(claim, (outcome, &report), &unsettled(&left), self.now);
         }

@@ -229,8 +229,7 @@ impl Feeder {
         for some in keys.chunks(FENCES_AT_ONCE) {
             runner.may_ask(Server::Cache)?;
             let moved = runner.ledger.move_fences(some, start_number(runner.clock.random())).await;
-            let away = moved.as_ref().err().filter(|error| error.kind.is_transient());
-            runner.note(Server::Cache, away.map(|error| error.message.as_str()));
+            runner.note_cache(moved.as_ref().err());
             moved?;
         }
         Ok(())
@@ -383,12 +382,12 @@ mod tests {
         ChangeSource { id: ChangeSourceId::new("x"), table: "t".to_owned(), tenants, jobs }
     }
 
-    fn ids(numbers: std::ops::Range<usize>) -> Option<Vec<String>> {
-        Some(numbers.map(|number| number.to_string()).collect())
+    fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.map(|number| number.to_string()).collect()
     }
 
     fn tenants(numbers: std::ops::Range<usize>) -> BTreeSet<TenantId> {
-        ids(numbers).into_iter().flatten().map(TenantId::new).collect()
+        ids(numbers).into_iter().map(TenantId::new).collect()
     }
 
     #[test]
@@ -396,8 +395,8 @@ mod tests {
         let column = source(TouchedTenants::Column("tenant_id".to_owned()));
         let mut gathered = Gathered::default();
         assert!(gathered.is_empty());
-        gathered.add(&column, ids(0..2));
-        gathered.add(&column, ids(1..3));
+        gathered.add(&column, Some(ids(0..2)));
+        gathered.add(&column, Some(ids(1..3)));
         assert_eq!(gathered.fences, Fences::Some { fleet: false, tenants: tenants(0..3) });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::Tenants(tenants(0..3))));
         assert_eq!(gathered.jobs.len(), 2);
@@ -414,14 +413,14 @@ mod tests {
     #[test]
     fn any_tenant_and_too_many_tenants_are_all() {
         let column = source(TouchedTenants::Column("tenant_id".to_owned()));
-        for changes in [vec![None], vec![ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)]]
-        {
+        let many = [ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)].map(Some).to_vec();
+        for changes in [vec![None], many] {
             let mut gathered = Gathered::default();
-            gathered.add(&column, ids(0..1));
+            gathered.add(&column, Some(ids(0..1)));
             for tenants in changes {
                 gathered.add(&column, tenants);
             }
-            gathered.add(&column, ids(1..2));
+            gathered.add(&column, Some(ids(1..2)));
             assert_eq!(gathered.fences, Fences::All);
             assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
         }

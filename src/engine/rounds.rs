@@ -152,8 +152,8 @@ impl Work {
     ) -> Result<Reading, Refusal> {
         let runner = &self.runner;
         let mut permit = match room {
-            Room::Batch => runner.limits.batch(lane).await,
-            Room::Giant => runner.limits.giant(lane).await,
+            Room::Batch => runner.limits.batch_of(&self.order.job, lane).await,
+            Room::Giant => runner.limits.giant_of(&self.order.job, lane).await,
         };
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.

@@ -855,7 +855,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::report::{KeyCounts, Report};
+    use crate::domain::report::Report;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -961,7 +961,7 @@ mod tests {
         let metrics = Metrics::new();
         let partial = record(Outcome::Partial, vec![broken()]);
         let line = logged(|| {
-            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics)
+            RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics);
         });
         insta::assert_snapshot!(line, @r#"
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
@@ -1024,7 +1024,7 @@ mod tests {
         for (outcome, level) in cases {
             let ended = record(outcome, vec![]);
             let line = logged(|| {
-                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics)
+                RunFinished { record: &ended, all_tenants: true, kept: true }.emit(&metrics);
             });
             assert_eq!(line.trim_start().split(' ').next(), Some(level), "{line}");
         }

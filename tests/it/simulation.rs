@@ -959,11 +959,13 @@ fn was_cancelled_before_it_began(record: &RunRecord) -> bool {
 fn wrong_counts(record: &RunRecord) -> Option<&'static str> {
     let (report, outcome) = (&record.report, record.outcome);
     let tenants = report.tenants;
-    let came_to_all = tenants.ok + tenants.failed == tenants.total;
+    let came_to_all = tenants.done() == tenants.total;
     let counted: u64 = report.failures.iter().map(|failure| failure.count).sum();
     match outcome {
-        _ if tenants.ok + tenants.failed > tenants.total => Some("more tenants than there are"),
-        Outcome::Ok if tenants.ok != tenants.total => Some("`ok` and not all tenants are"),
+        _ if tenants.done() > tenants.total => Some("more tenants than there are"),
+        Outcome::Ok if tenants.ok + tenants.fenced != tenants.total => {
+            Some("`ok` and not all tenants are")
+        }
         Outcome::Ok if !report.failures.is_empty() => Some("`ok` with failures"),
         Outcome::Ok | Outcome::Partial | Outcome::Failed if !came_to_all => {
             Some("a run that came to its end left tenants out")

@@ -1,5 +1,6 @@
 //! Tenants, rows and run records in Postgres.
 
+mod changes;
 mod check;
 mod column;
 mod error;
@@ -24,6 +25,10 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 
 use super::{ConnectError, ConnectErrorKind};
 
+pub use changes::{
+    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
+    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+};
 pub use check::{QueryPlace, QueryProblem};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
@@ -138,6 +143,16 @@ impl Database {
                 Err(failed) => Err(failed.into_source_error()),
             },
             Err(error) => Err(NotConnected::new(&self.server, &error).into_source_error()),
+        }
+    }
+
+    /// Closes connections that wait for use until there is room for one elsewhere; for whoever has a
+    /// permit, and opens that one. With one permit less the pool never has as many again.
+    async fn make_room(&self) {
+        while self.pool.size() >= self.settings.max_connections.get() {
+            let Some(idle) = self.pool.try_acquire() else { return };
+            // It is gone whether or not the server heard it.
+            drop(timeout(CONNECT_TIMEOUT, idle.close()).await);
         }
     }
 

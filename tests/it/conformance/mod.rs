@@ -2,6 +2,7 @@
 
 mod cache;
 mod certificates;
+mod changes;
 mod check;
 mod clock;
 mod history;

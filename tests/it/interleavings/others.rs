@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use preheat::domain::fence::{Fence, Life};
 
-use super::schedule::{Sabotage, World};
+use super::schedule::{Sabotage, Situation, World};
 use super::warmer::{Call, Kind};
 use super::world::{CATEGORIES, Change, Command, Reply, Some8, TENANTS, key, tenant_of};
 
@@ -266,17 +266,18 @@ impl Reader {
                 At::Read
             }
             At::Read => {
-                self.execute(Command::Fill(self.key, self.version), name, world);
+                execute(Command::Fill(self.key, self.version), name, world);
                 At::Written
             }
             At::Written if self.look(name, world) == self.fence => At::Proven,
             At::Written => At::Moved,
             At::Proven => {
-                self.execute(Command::Expire(self.key, Life::Full), name, world);
+                execute(Command::Expire(self.key, Life::Full), name, world);
+                world.meet(Situation::Filled);
                 At::Idle
             }
             At::Moved => {
-                self.execute(Command::Delete(self.key), name, world);
+                execute(Command::Delete(self.key), name, world);
                 At::Idle
             }
         };
@@ -284,15 +285,15 @@ impl Reader {
 
     fn look(&self, name: usize, world: &mut World) -> Fence {
         let tenant = tenant_of(self.key);
-        match self.execute(Command::Fences(Some8::one(tenant)), name, world) {
+        match execute(Command::Fences(Some8::one(tenant)), name, world) {
             Reply::Fences(fences) => fences[tenant],
             Reply::Done | Reply::Names(_) => unreachable!("fences were asked for"),
         }
     }
+}
 
-    fn execute(&self, command: Command, name: usize, world: &mut World) -> Reply {
-        let reply = world.execute(command);
-        world.say(name, || format!("{command} → {reply:?}"));
-        reply
-    }
+fn execute(command: Command, name: usize, world: &mut World) -> Reply {
+    let reply = world.execute(command);
+    world.say(name, || format!("{command}{reply}"));
+    reply
 }

@@ -9,8 +9,8 @@ use preheat::domain::fence::{Fence, Life, start_number};
 use super::others::{Link, Outcome, Process, Reader, Writer};
 use super::warmer::{Kind, Run};
 use super::world::{
-    CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Reply, Row, Some8, TENANTS,
-    Value, category_of, key, tenant_of,
+    CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Reply, Row, STARTS, Some8,
+    TENANTS, Value, category_of, key, tenant_of,
 };
 
 /// Warmers; each is the whole of a process, or both are lanes of one.
@@ -27,8 +27,6 @@ pub(super) enum Sabotage {
     LookAfterTheQuery,
     /// Fences have no random start: a missing one stays so, and an `INCR` makes it 1.
     BareFences,
-    /// Fences are given a start before the first round only, and one without is relied on.
-    FencesStartedOnce,
     /// A fence is relied on though it could not be given a start: somebody made it meanwhile.
     BareFencesRelied,
     /// The feed warms again, and moves no fence.
@@ -60,27 +58,50 @@ pub(super) enum Sabotage {
     NoRunAfterLoss,
 }
 
-impl Sabotage {
+/// What schedules have to come to for their number to mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Situation {
+    /// Two runs of the same tenant go on at once.
+    Overlap,
+    /// A fence moved between the query and the look after the writes.
+    Moved,
+    /// A tenant was still not proven after the last round.
+    Fenced,
+    /// A round after the first one proved a tenant.
+    ProvenLater,
+    /// A tenant was warmed again since it was not proven.
+    FollowedUp,
+    /// A key was removed since its data was gone.
+    Vanished,
+    /// A name was taken out of a manifest.
+    Delisted,
+    /// A fence was missing, or made by a bare `INCR`, after it had been given a start.
+    StartLost,
+    /// The server did commands of a lost connection later.
+    Late,
+    /// At rest a key was left whose name was lost with an evicted manifest.
+    Orphaned,
+    /// A process crashed in the middle of its writes.
+    CrashedWriting,
+    /// A reader of the application proved what it filled.
+    Filled,
+}
+
+impl Situation {
     /// All of them.
-    pub(super) const ALL: [Self; 18] = [
-        Self::NoLookAfter,
-        Self::LookAfterTheQuery,
-        Self::BareFences,
-        Self::FencesStartedOnce,
-        Self::BareFencesRelied,
-        Self::FeedWithoutFence,
-        Self::DeletesBeforeMoving,
-        Self::NoFollowUps,
-        Self::RefusalsForgotten,
-        Self::LossesForgotten,
-        Self::DelistedAtOnce,
-        Self::NamesAfterKeys,
-        Self::DelistedBeforeRemoval,
-        Self::LastRoundCounts,
-        Self::ShortFences,
-        Self::NoPauseAfterLoss,
-        Self::NoRunAfterCrash,
-        Self::NoRunAfterLoss,
+    pub(super) const ALL: [Self; 12] = [
+        Self::Overlap,
+        Self::Moved,
+        Self::Fenced,
+        Self::ProvenLater,
+        Self::FollowedUp,
+        Self::Vanished,
+        Self::Delisted,
+        Self::StartLost,
+        Self::Late,
+        Self::Orphaned,
+        Self::CrashedWriting,
+        Self::Filled,
     ];
 }
 
@@ -127,7 +148,11 @@ impl Dice {
     }
 
     pub(super) fn below(&mut self, high: usize) -> usize {
-        (self.next() % high as u64) as usize
+        usize::try_from(self.next() % high as u64).unwrap()
+    }
+
+    fn steps(&mut self, most: usize) -> u32 {
+        u32::try_from(self.below(most)).unwrap()
     }
 
     fn one_in(&mut self, of: usize) -> bool {
@@ -170,6 +195,7 @@ pub(super) struct World {
     starts: u32,
     /// When the runs in flight began.
     began: [u32; WARMERS],
+    met: u32,
     trace: Option<Vec<String>>,
 }
 
@@ -207,27 +233,26 @@ impl World {
 
     pub(super) fn start_number(&mut self) -> i64 {
         self.starts += 1;
-        start_number(f64::from(self.starts) / 4096.0)
+        start_number(f64::from(self.starts) / STARTS)
     }
 
     /// A fence as [`Rounds`](preheat::domain::fence::Rounds) is told of it.
     pub(super) fn taken_for(&self, fence: Fence) -> Fence {
         const RELIABLE: i64 = 1 << 51;
-        match (self.sabotage, fence) {
-            (
-                Some(
-                    Sabotage::BareFences | Sabotage::FencesStartedOnce | Sabotage::BareFencesRelied,
-                ),
-                Fence::Missing,
-            ) => Fence::At(RELIABLE),
-            (
-                Some(
-                    Sabotage::BareFences | Sabotage::FencesStartedOnce | Sabotage::BareFencesRelied,
-                ),
-                Fence::At(number),
-            ) if fence.needs_start() => Fence::At(RELIABLE + number),
-            (_, fence) => fence,
+        let is_relied_on =
+            matches!(self.sabotage, Some(Sabotage::BareFences | Sabotage::BareFencesRelied));
+        match fence {
+            Fence::Missing if is_relied_on => Fence::At(RELIABLE),
+            Fence::At(number) if is_relied_on && fence.needs_start() => {
+                Fence::At(RELIABLE + number)
+            }
+            Fence::Missing | Fence::At(_) => fence,
         }
+    }
+
+    /// This schedule came to something that not every one comes to.
+    pub(super) fn meet(&mut self, situation: Situation) {
+        self.met |= 1 << situation as u32;
     }
 
     /// When the oldest run began that may still write.
@@ -259,6 +284,41 @@ enum Trouble {
     LoseFeed(usize),
     Deadline(usize),
     Expiry(usize),
+}
+
+/// What a schedule came to that ended well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Course {
+    steps: u32,
+    met: u32,
+}
+
+/// The same of many.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    pub(super) schedules: u64,
+    pub(super) steps: u64,
+    /// How many schedules met each situation.
+    pub(super) met: [u64; Situation::ALL.len()],
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, course: Course) {
+        self.schedules += 1;
+        self.steps += u64::from(course.steps);
+        for (count, situation) in self.met.iter_mut().zip(Situation::ALL) {
+            *count += u64::from(course.met >> situation as u32 & 1);
+        }
+    }
+
+    pub(super) fn join(mut self, other: Self) -> Self {
+        self.schedules += other.schedules;
+        self.steps += other.steps;
+        for (count, more) in self.met.iter_mut().zip(other.met) {
+            *count += more;
+        }
+        self
+    }
 }
 
 /// A schedule as it goes.
@@ -306,6 +366,7 @@ impl Schedule {
             late: VecDeque::new(),
             starts: 0,
             began: [u32::MAX; WARMERS],
+            met: 0,
             trace: traced.then(Vec::new),
         };
         let mut schedule = Self {
@@ -338,11 +399,11 @@ impl Schedule {
             }
         }
         if !is_cold {
-            for tenant in 0..TENANTS {
+            for (tenant, row) in rows.iter().enumerate() {
                 if !world.dice.one_in(4) {
                     world.cache.fences[tenant] = Some(start_number(0.0));
                 }
-                for (place, &version) in rows[tenant].iter().enumerate().filter(|(_, v)| **v != 0) {
+                for (place, &version) in row.iter().enumerate().filter(|(_, v)| **v != 0) {
                     world.execute(Command::Set(key(tenant, place), version, Life::Full));
                     if let Some(category) = place.checked_sub(1) {
                         world.execute(Command::Enlist(tenant, Some8::one(category)));
@@ -351,7 +412,7 @@ impl Schedule {
             }
         }
         for actor in 0..ACTORS {
-            self.sleeps_until[actor] = self.world.dice.below(40) as u32;
+            self.sleeps_until[actor] = self.world.dice.steps(40);
         }
         let text = format!(
             "feed {}, {} process(es), rows {rows:?}, cold {is_cold}",
@@ -361,7 +422,7 @@ impl Schedule {
     }
 
     /// Goes on until everything has come to rest.
-    pub(super) fn run(&mut self) -> Result<u32, Problem> {
+    pub(super) fn run(&mut self) -> Result<Course, Problem> {
         while let Some(actor) = self.choose() {
             self.world.step += 1;
             if self.world.step > MOST_STEPS {
@@ -373,7 +434,7 @@ impl Schedule {
             }
         }
         self.check()?;
-        Ok(self.world.step)
+        Ok(Course { steps: self.world.step, met: self.world.met })
     }
 
     pub(super) fn trace(&self) -> String {
@@ -404,7 +465,7 @@ impl Schedule {
         }
         // Whoever stops in the middle of things for long meets what others did meanwhile.
         if self.world.dice.one_in(if self.last == CHAOS { 1 } else { 12 }) {
-            self.sleeps_until[self.last] = self.world.step + self.world.dice.below(60) as u32;
+            self.sleeps_until[self.last] = self.world.step + self.world.dice.steps(60);
         }
         Some(self.last)
     }
@@ -444,6 +505,7 @@ impl Schedule {
             SERVER => {
                 let Some(command) = self.world.late.pop_front() else { return };
                 self.world.execute(command);
+                self.world.meet(Situation::Late);
                 self.world.say(SERVER, || format!("does what was left: {command}"));
             }
             _ => self.trouble(),
@@ -479,6 +541,12 @@ impl Schedule {
             process.unsettled.remove(follow_up);
             (Kind::Change, tenants)
         };
+        if kind == Kind::Change && !follow_up.is_empty() {
+            self.world.meet(Situation::FollowedUp);
+        }
+        if self.runs.iter().flatten().any(|run| !run.left.and(tenants).is_empty()) {
+            self.world.meet(Situation::Overlap);
+        }
         let run = Run::begin(kind, tenants, &mut self.world);
         self.world.say(warmer, || format!("begins a {kind:?} run of tenants {tenants:?}"));
         self.world.began[warmer] = run.began;
@@ -612,6 +680,9 @@ impl Schedule {
         for warmer in 0..WARMERS {
             if self.process_of[warmer] == process {
                 self.leave_rest(warmer);
+                if self.runs[warmer].as_ref().is_some_and(|run| !run.doubt.is_empty()) {
+                    self.world.meet(Situation::CrashedWriting);
+                }
                 self.runs[warmer] = None;
                 self.world.began[warmer] = u32::MAX;
             }
@@ -639,7 +710,7 @@ impl Schedule {
         for key in self.world.cache.on_probation() {
             self.expire(key);
         }
-        let World { database, cache, .. } = &self.world;
+        let World { database, cache, met, .. } = &mut self.world;
         for key in 0..KEYS {
             let expected = database.version(key);
             let is_orphan = cache.orphans.has(key);
@@ -650,21 +721,12 @@ impl Schedule {
                     if expected != 0 || !is_orphan {
                         return Err(Problem::Stale { key, found, expected });
                     }
+                    *met |= 1 << Situation::Orphaned as u32;
                 }
-                Some(_) if !cache.is_named(key) && !is_orphan => {
-                    return Err(Problem::Unnamed { key });
-                }
-                Some(_) => {}
-                None if expected != 0 => {
-                    let gone = cache.gone[key];
-                    match gone {
-                        Gone::Application | Gone::Evicted | Gone::Probation { early: true } => {}
-                        Gone::Never | Gone::Warmer | Gone::Probation { early: false } => {
-                            return Err(Problem::Missing { key, gone });
-                        }
-                    }
-                }
-                None => {}
+                Some(_) if cache.is_named(key) || is_orphan => {}
+                Some(_) => return Err(Problem::Unnamed { key }),
+                None if expected == 0 || cache.gone[key].is_fair() => {}
+                None => return Err(Problem::Missing { key, gone: cache.gone[key] }),
             }
         }
         Ok(())

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use preheat::domain::fence::{Fence, Life, Rounds};
 use preheat::domain::manifest::Difference;
 
-use super::schedule::{Sabotage, World};
-use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key};
+use super::schedule::{Sabotage, Situation, World};
+use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key, tenant_of};
 
 /// Why a run is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,8 @@ pub(super) struct Run {
     vanished: [Some8; TENANTS],
     /// Tenants of this round for which something was refused or lost.
     failed: Some8,
+    /// Keys that are not known to be written: nobody gives them another life.
+    unwritten: Some8,
     /// Tenants of which something that was sent may still be on its way.
     uncertain: Some8,
     settled: Some8,
@@ -139,6 +141,7 @@ impl Run {
             new: [Some8::NONE; TENANTS],
             vanished: [Some8::NONE; TENANTS],
             failed: Some8::NONE,
+            unwritten: Some8::NONE,
             uncertain: Some8::NONE,
             settled: Some8::NONE,
             retried: false,
@@ -152,23 +155,17 @@ impl Run {
     /// Does one thing; answers whether the run goes on.
     pub(super) fn step(&mut self, name: usize, world: &mut World) -> bool {
         if self.stage == Stage::Query {
-            world.say(name, || format!("{} reads the database", self.title()));
-            self.rows = world.database.rows;
-            return self.after_query(world);
+            return self.query(name, world);
         }
         if let Some(command) = self.call.next() {
             if world.refuses(command) {
                 world.say(name, || format!("{}: {command}: refused", self.title()));
-                if world.sabotage == Some(Sabotage::RefusalsForgotten) {
-                    return true;
-                }
-                let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return true };
-                self.failed.add(Some8::one(super::world::tenant_of(key)));
+                self.note_refusal(command, world);
             } else {
                 self.check_renewal(command, world);
                 let reply = world.execute(command);
-                world.say(name, || format!("{}: {command} → {reply:?}", self.title()));
-                self.take(command, reply);
+                world.say(name, || format!("{}: {command}{reply}", self.title()));
+                self.take(command, reply, world);
             }
         }
         let Some(result) = self.call.ended() else { return true };
@@ -187,22 +184,35 @@ impl Run {
         format!("{:?} run since {}, round {}", self.kind, self.began, self.round)
     }
 
-    fn take(&mut self, command: Command, reply: Reply) {
-        match (command, reply) {
-            (Command::Fences(tenants), Reply::Fences(fences)) => {
-                for tenant in tenants {
-                    self.fences[tenant] = fences[tenant];
-                }
+    fn take(&mut self, command: Command, reply: Reply, world: &mut World) {
+        if let (Command::Fences(tenants), Reply::Fences(fences)) = (command, reply) {
+            for tenant in tenants {
+                self.fences[tenant] = fences[tenant];
             }
-            (Command::Manifest(tenant), Reply::Names(names)) => self.named[tenant] = names,
-            _ => {}
+        }
+        if let (Command::Manifest(tenant), Reply::Names(names)) = (command, reply) {
+            self.named[tenant] = names;
+        }
+        if let Command::Unlink(_) = command {
+            world.meet(Situation::Vanished);
+        }
+        if let Command::Delist(..) = command {
+            world.meet(Situation::Delisted);
+        }
+    }
+
+    fn note_refusal(&mut self, command: Command, world: &World) {
+        let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return };
+        self.unwritten.add(Some8::one(key));
+        if world.sabotage != Some(Sabotage::RefusalsForgotten) {
+            self.failed.add(Some8::one(tenant_of(key)));
         }
     }
 
     /// Nobody may renew a key whose data was gone when he read.
     fn check_renewal(&self, command: Command, world: &mut World) {
         let (Command::Set(key, ..) | Command::Expire(key, _)) = command else { return };
-        let row = &self.rows[super::world::tenant_of(key)];
+        let row = &self.rows[tenant_of(key)];
         if row[key % OF_TENANT] == 0 {
             world.renewed_without_data = Some(key);
         }
@@ -210,6 +220,7 @@ impl Run {
 
     fn begin_round(&mut self, world: &mut World) {
         self.failed = Some8::NONE;
+        self.unwritten = Some8::NONE;
         if world.sabotage == Some(Sabotage::LossesForgotten) {
             self.uncertain = Some8::NONE;
         }
@@ -232,11 +243,6 @@ impl Run {
     /// A pipeline has ended: decides what comes next.
     fn advance(&mut self, result: Result<(), Lost>, world: &mut World) -> bool {
         match (self.stage, result) {
-            // Nothing was written in this round: those of earlier ones are in doubt.
-            (
-                Stage::FencesBefore | Stage::StartFences | Stage::ReplaceFences | Stage::Manifests,
-                Err(Lost),
-            ) => false,
             (Stage::FencesBefore, Ok(())) => self.start_fences(world),
             (Stage::StartFences, Ok(())) => self.replace_fences(world),
             (Stage::ReplaceFences, Ok(())) => self.stand(world),
@@ -247,24 +253,31 @@ impl Run {
             (Stage::Query, _) => unreachable!("a query is no pipeline"),
             (Stage::Enlist, Ok(())) => self.write(world),
             (Stage::Write, Ok(())) => self.remove(world),
-            (Stage::Remove, Ok(())) => self.look_after(world),
+            // Whatever was lost of it: the tenants stay in doubt.
+            (Stage::Remove, _) => self.look_after(world),
             (Stage::FencesAfter, Ok(())) => self.look(world),
-            (Stage::Lives, Ok(())) => self.delist(world),
+            (Stage::Lives, _) => self.delist(world),
+            (Stage::Delist, _) => self.end_round(world),
             (Stage::Enlist | Stage::Write | Stage::FencesAfter, Err(Lost)) if !self.retried => {
                 self.again(world);
                 true
             }
-            (Stage::Enlist | Stage::FencesAfter, Err(Lost)) => false,
-            (Stage::Write, Err(Lost)) => self.remove(world),
-            (Stage::Remove, Err(Lost)) => self.look_after(world),
-            (Stage::Lives, Err(Lost)) => {
-                // They are proven, and gone in some seconds all the same.
-                if self.life() == Life::Probation {
-                    self.failed.add(self.settled);
+            (Stage::Write, Err(Lost)) => {
+                for tenant in self.open {
+                    self.unwritten.add(Some8(((1 << OF_TENANT) - 1) << key(tenant, 0)));
                 }
-                self.delist(world)
+                self.remove(world)
             }
-            (Stage::Delist, _) => self.end_round(world),
+            // What was written in this round and in those before it stays in doubt.
+            (
+                Stage::FencesBefore
+                | Stage::StartFences
+                | Stage::ReplaceFences
+                | Stage::Manifests
+                | Stage::Enlist
+                | Stage::FencesAfter,
+                Err(Lost),
+            ) => false,
         }
     }
 
@@ -296,11 +309,12 @@ impl Run {
     /// Fences that cannot be relied on are given a start before the query.
     fn start_fences(&mut self, world: &mut World) -> bool {
         let fences = self.fences;
-        let unreliable = self.open_with(|fence| fence.needs_start());
-        let is_bare = world.sabotage == Some(Sabotage::BareFences)
-            || (self.round > 1 && world.sabotage == Some(Sabotage::FencesStartedOnce));
-        if unreliable.is_empty() || is_bare {
+        let unreliable = self.open_with(Fence::needs_start);
+        if unreliable.is_empty() || world.sabotage == Some(Sabotage::BareFences) {
             return self.stand(world);
+        }
+        if self.round > 1 {
+            world.meet(Situation::StartLost);
         }
         let number = world.start_number();
         let start = unreliable.iter().map(|tenant| match fences[tenant] {
@@ -357,13 +371,17 @@ impl Run {
         true
     }
 
-    fn after_query(&mut self, world: &mut World) -> bool {
+    /// One statement for the whole batch: it sees one state of the database. Where it fails, nothing is
+    /// written and nothing removed.
+    fn query(&mut self, name: usize, world: &mut World) -> bool {
         if world.goes_wrong() {
-            world.say(0, || "the query fails".to_owned());
+            world.say(name, || format!("{}: the query fails", self.title()));
             return false;
         }
+        self.rows = world.database.rows;
+        world.say(name, || format!("{} reads the database", self.title()));
         for tenant in self.open {
-            let (new, vanished) = difference(self.named[tenant], present(&self.rows[tenant]));
+            let (new, vanished) = difference(self.named[tenant], present(self.rows[tenant]));
             self.new[tenant] = new;
             self.vanished[tenant] = vanished;
         }
@@ -387,11 +405,11 @@ impl Run {
     fn set_names(&mut self, world: &mut World) {
         let (new, rows) = (self.new, self.rows);
         let is_at_once = world.sabotage == Some(Sabotage::DelistedAtOnce);
-        let names = |tenant: usize| if is_at_once { new[tenant] } else { present(&rows[tenant]) };
+        let of = |tenant: usize| if is_at_once { new[tenant] } else { present(rows[tenant]) };
         let listings: Vec<_> =
-            self.open.iter().map(|tenant| Command::Enlist(tenant, names(tenant))).collect();
-        let named = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
-        self.call.set(listings.into_iter().filter(named), world);
+            self.open.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
+        let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
+        self.call.set(listings.into_iter().filter(is_any), world);
     }
 
     /// From here on the tenants are in doubt.
@@ -469,6 +487,12 @@ impl Run {
         };
         self.settled = tenants(&verdict.settled);
         let mut moved = tenants(&verdict.moved);
+        if !moved.is_empty() {
+            world.meet(if rounds.goes_on() { Situation::Moved } else { Situation::Fenced });
+        }
+        if self.round > 1 && !self.settled.is_empty() {
+            world.meet(Situation::ProvenLater);
+        }
         if world.sabotage == Some(Sabotage::LastRoundCounts) && !rounds.goes_on() {
             self.settled.add(moved);
             moved = Some8::NONE;
@@ -478,10 +502,12 @@ impl Run {
             Life::Probation => (self.settled, Life::Full),
         };
         self.stage = Stage::Lives;
-        let rows = self.rows;
+        let (rows, unwritten) = (self.rows, self.unwritten);
         let expiries = who.iter().flat_map(|tenant| {
             let places = (0..OF_TENANT).filter(move |place| rows[tenant][*place] != 0);
-            places.map(move |place| Command::Expire(key(tenant, place), life))
+            let keys = places.map(move |place| key(tenant, place));
+            let written = keys.filter(move |key| !unwritten.has(*key));
+            written.map(move |key| Command::Expire(key, life))
         });
         self.call.set(expiries, world);
         self.go_on(world)
@@ -532,12 +558,15 @@ impl Run {
             return Some8::NONE;
         }
         match self.stage {
-            Stage::FencesBefore | Stage::StartFences | Stage::ReplaceFences => Some8::NONE,
             Stage::Manifests | Stage::Query => self.named[tenant],
             Stage::Enlist | Stage::Write | Stage::Remove | Stage::FencesAfter => {
-                present(&self.rows[tenant])
+                present(self.rows[tenant])
             }
-            Stage::Lives | Stage::Delist => Some8::NONE,
+            Stage::FencesBefore
+            | Stage::StartFences
+            | Stage::ReplaceFences
+            | Stage::Lives
+            | Stage::Delist => Some8::NONE,
         }
     }
 
@@ -548,7 +577,7 @@ impl Run {
 }
 
 /// The categories of a row.
-fn present(row: &Row) -> Some8 {
+fn present(row: Row) -> Some8 {
     let mut present = Some8::NONE;
     for category in 0..CATEGORIES {
         if row[1 + category] != 0 {
@@ -563,6 +592,7 @@ fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
     const SETS: usize = 1 << CATEGORIES;
     static TABLE: OnceLock<[[(Some8, Some8); SETS]; SETS]> = OnceLock::new();
     let text = |some: Some8| some.iter().map(|one| one.to_string()).collect::<Vec<_>>();
+    let set = |bits: usize| Some8(u8::try_from(bits).unwrap());
     let read = |keys: Vec<String>| {
         let mut some = Some8::NONE;
         for key in keys {
@@ -573,11 +603,8 @@ fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
     let table = TABLE.get_or_init(|| {
         std::array::from_fn(|named| {
             std::array::from_fn(|present| {
-                let present = text(Some8(present as u8));
-                let of = Difference::between(
-                    text(Some8(named as u8)),
-                    present.iter().map(String::as_str),
-                );
+                let present = text(set(present));
+                let of = Difference::between(text(set(named)), present.iter().map(String::as_str));
                 (read(of.new), read(of.vanished))
             })
         })

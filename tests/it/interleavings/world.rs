@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use preheat::domain::fence::{Fence, Life};
+use preheat::domain::fence::{Fence, Life, start_number};
 
 /// Tenants.
 pub(super) const TENANTS: usize = 2;
@@ -12,6 +12,9 @@ pub(super) const CATEGORIES: usize = 2;
 pub(super) const OF_TENANT: usize = 1 + CATEGORIES;
 /// All keys.
 pub(super) const KEYS: usize = TENANTS * OF_TENANT;
+
+/// Fences are given starts so far apart.
+pub(super) const STARTS: f64 = 4096.0;
 
 /// Some of few: of tenants, of categories, of keys.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -95,6 +98,10 @@ pub(super) fn category_of(key: usize) -> Option<usize> {
     (key % OF_TENANT).checked_sub(1)
 }
 
+fn letter(category: usize) -> char {
+    ['a', 'b'][category]
+}
+
 /// A key as a person reads it.
 pub(super) struct Named(pub(super) usize);
 
@@ -103,7 +110,7 @@ impl fmt::Display for Named {
         let tenant = tenant_of(self.0);
         match category_of(self.0) {
             None => write!(f, "{tenant}:all"),
-            Some(category) => write!(f, "{tenant}:{}", char::from(b'a' + category as u8)),
+            Some(category) => write!(f, "{tenant}:{}", letter(category)),
         }
     }
 }
@@ -195,24 +202,26 @@ pub(super) enum Command {
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters =
-            |some: Some8| some.iter().map(|one| char::from(b'a' + one as u8)).collect::<String>();
         let life = |life: Life| match life {
             Life::Full => "for its whole life",
             Life::Probation => "on probation",
         };
         match *self {
             Self::Fences(tenants) => write!(f, "MGET the fences of tenants {tenants:?}"),
-            Self::MakeFence(tenant, start) => write!(f, "SET NX fence {tenant} = {start}"),
-            Self::ReplaceFence(tenant, start) => write!(f, "SET fence {tenant} = {start}"),
-            Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {by}"),
+            Self::MakeFence(tenant, start) => {
+                write!(f, "SET NX fence {tenant} = {}", Number(start))
+            }
+            Self::ReplaceFence(tenant, start) => {
+                write!(f, "SET fence {tenant} = {}", Number(start))
+            }
+            Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {}", Number(by)),
             Self::MoveFence(tenant) => write!(f, "INCR fence {tenant}"),
             Self::Manifest(tenant) => write!(f, "HKEYS manifest {tenant}"),
             Self::Enlist(tenant, names) => {
-                write!(f, "names {} in manifest {tenant}", letters(names))
+                write!(f, "names {} in manifest {tenant}", Letters(names))
             }
             Self::Delist(tenant, names, _) => {
-                write!(f, "takes {} out of manifest {tenant}", letters(names))
+                write!(f, "takes {} out of manifest {tenant}", Letters(names))
             }
             Self::Set(key, version, l) => write!(f, "SET {} = v{version} {}", Named(key), life(l)),
             Self::Fill(key, version) => write!(f, "SET {} = v{version} on probation", Named(key)),
@@ -229,6 +238,50 @@ pub(super) enum Reply {
     Done,
     Fences([Fence; TENANTS]),
     Names(Some8),
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => Ok(()),
+            Self::Fences(fences) => {
+                let [first, second] = fences.map(|fence| match fence {
+                    Fence::Missing => "none".to_owned(),
+                    Fence::At(number) => Number(number).to_string(),
+                });
+                write!(f, " → {first}, {second}")
+            }
+            Self::Names(names) => write!(f, " → {}", Letters(*names)),
+        }
+    }
+}
+
+/// A fence's number: the start that it was given, and how often it was moved since.
+struct Number(i64);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let apart = start_number(1.0 / STARTS) - start_number(0.0);
+        match (self.0 - start_number(0.0)).checked_div_euclid(apart) {
+            Some(start @ 0..) => {
+                let moves = (self.0 - start_number(0.0)) % apart;
+                write!(f, "start {start} + {moves}")
+            }
+            Some(_) | None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Categories as a person reads them.
+struct Letters(Some8);
+
+impl fmt::Display for Letters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some8::NONE => write!(f, "nothing"),
+            some => some.iter().try_for_each(|one| write!(f, "{}", letter(one))),
+        }
+    }
 }
 
 /// A value in the cache.
@@ -254,6 +307,17 @@ pub(super) enum Gone {
     /// Its probation ended; `early` while somebody was still about to prove it: a pause of
     /// [`preheat::domain::fence::PROBATION`] between two commands.
     Probation { early: bool },
+}
+
+impl Gone {
+    /// Whether a key may stay away that was taken away like this: everything else is made good by
+    /// whoever did it, or by the run after it.
+    pub(super) fn is_fair(self) -> bool {
+        match self {
+            Self::Application | Self::Evicted | Self::Probation { early: true } => true,
+            Self::Never | Self::Warmer | Self::Probation { early: false } => false,
+        }
+    }
 }
 
 /// What is in the cache.

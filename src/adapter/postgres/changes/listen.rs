@@ -1,0 +1,308 @@
+//! Listening for the notifications of the triggers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use sqlx::postgres::{PgListener, PgNotification};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+
+use crate::domain::change::{Change, ChangeSourceId};
+use crate::engine::port::{Feed, FeedError, FeedSource};
+
+use super::super::{CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error};
+use super::sql::CHANNEL;
+use crate::adapter::ConnectError;
+
+/// How often the server is asked whether it is still there: a connection that died without a word
+/// brings no error, only silence.
+const CHECK_EVERY: Duration = Duration::from_secs(15);
+/// The longest that any answer takes; a server that is there needs milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// So many notifications are handed on at once.
+const AT_ONCE: usize = 1_000;
+
+/// Told when a trigger could not tell the tenants: by which source, and the SQLSTATE why.
+pub type TroubleNote = Arc<dyn Fn(&ChangeSourceId, &str) + Send + Sync>;
+
+/// Where the triggers' notifications are heard.
+pub struct PostgresFeedSource {
+    database: Arc<Database>,
+    /// Past what stands between us and the server, where it is another way than the database's.
+    direct: Option<DatabaseSettings>,
+    watched: Watched,
+    trouble: TroubleNote,
+}
+
+/// The sources of the jobs as they are now.
+type Watched = Arc<Mutex<Vec<ChangeSourceId>>>;
+
+impl PostgresFeedSource {
+    /// Listens with a connection of its own, which counts among those of `database`; `direct` leads
+    /// to the same server where `database` does not lead there without a pooler.
+    pub fn new(
+        database: Arc<Database>,
+        direct: Option<DatabaseSettings>,
+        trouble: TroubleNote,
+    ) -> Result<Self, ConnectError> {
+        if let Some(settings) = &direct {
+            super::super::connect_options(settings)?;
+        }
+        Ok(Self { database, direct, watched: Watched::default(), trouble })
+    }
+
+    /// These are the sources from now on: a notification that nobody understands is a change of
+    /// each of them.
+    pub fn watch(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
+        let sources = sources.into_iter().collect();
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// Why it cannot listen with these settings, whatever the servers do.
+    pub fn impossible(&self) -> Option<&'static str> {
+        let settings = &self.database.settings;
+        if settings.max_connections.get() < 2 {
+            return Some(
+                "listening takes a connection of its own, and `database.max_connections` is 1",
+            );
+        }
+        (settings.pgbouncer && self.direct.is_none()).then_some(
+            "nobody can listen through PgBouncer in transaction mode; hint: set `[changes] url` to \
+             the server's own address",
+        )
+    }
+
+    async fn listen(&self) -> Result<PostgresFeed, FeedError> {
+        if let Some(reason) = self.impossible() {
+            return Err(FeedError(reason.to_owned()));
+        }
+        let permit = Arc::clone(&self.database.permits).acquire_owned().await;
+        let Ok(permit) = permit else {
+            return Err(FeedError("the database was closed".to_owned()));
+        };
+        self.database.make_room().await;
+        let main = &self.database.settings;
+        let settings = self.direct.as_ref().unwrap_or(main).clone();
+        let direct = Database::lazy(settings).map_err(|error| FeedError(error.to_string()))?;
+        let mut listener = connect(&direct).await?;
+        // A connection that is lost has lost what came meanwhile: see `Feed::next`.
+        listener.eager_reconnect(false);
+        let server = direct.server().to_owned();
+        answered(&server, listener.listen(CHANNEL)).await?;
+        let mut check = interval(CHECK_EVERY);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        check.reset();
+        let (watched, trouble) = (Arc::clone(&self.watched), Arc::clone(&self.trouble));
+        let unread = Vec::new();
+        let mut feed =
+            PostgresFeed { listener, server, unread, check, watched, trouble, _permit: permit };
+        self.hear_ourselves(&mut feed).await?;
+        Ok(feed)
+    }
+
+    /// Sends a word to the listener by the way of every other statement: one that is connected to
+    /// another database, or through a pooler that nobody told us of, would hear nothing for ever.
+    async fn hear_ourselves(&self, feed: &mut PostgresFeed) -> Result<(), FeedError> {
+        let id = uuid::Uuid::now_v7().simple();
+        let channel = format!("preheat_probe_{id}");
+        answered(&feed.server, feed.listener.listen(&channel)).await?;
+        let mut lease = self.database.acquire().await.map_err(|error| FeedError(error.message))?;
+        let notify = AssertSqlSafe(format!("select pg_notify('{channel}', '')"));
+        answered(self.database.server(), lease.execute(sqlx::raw_sql(notify))).await?;
+        lease.give_back();
+        let heard = timeout(ANSWER_WITHIN, async {
+            loop {
+                let heard = feed.listener.try_recv().await.map_err(|error| feed.lost(&error))?;
+                let Some(heard) = heard else { return Err(feed.gone()) };
+                if heard.channel() == channel {
+                    return Ok(());
+                }
+                feed.unread.push(heard.payload().to_owned());
+            }
+        });
+        let Ok(heard) = heard.await else {
+            return Err(FeedError(format!(
+                "what database `{}` tells is not heard by the listener on `{}`; hint: it has to be \
+                 the same database, without a pooler in transaction mode: see `[changes] url`",
+                self.database.server(),
+                feed.server
+            )));
+        };
+        heard?;
+        answered(&feed.server, feed.listener.unlisten(&channel)).await
+    }
+}
+
+impl FeedSource for PostgresFeedSource {
+    fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Feed>, FeedError>> {
+        Box::pin(async move { Ok(Box::new(self.listen().await?) as Box<dyn Feed>) })
+    }
+}
+
+/// The pool only says that it waited; asking past it says for what.
+async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
+    let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&direct.pool)).await {
+        Ok(Ok(listener)) => return Ok(listener),
+        Ok(Err(sqlx::Error::PoolTimedOut)) => match direct.try_connection().await {
+            Ok(_there_now) => NotConnected::in_time(direct.server()),
+            Err(failed) => failed,
+        },
+        Ok(Err(error)) => NotConnected::new(direct.server(), &error),
+        Err(_elapsed) => NotConnected::in_time(direct.server()),
+    };
+    Err(FeedError(failed.message))
+}
+
+async fn answered<T>(
+    server: &str,
+    call: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, FeedError> {
+    match timeout(ANSWER_WITHIN, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            let reason = error::text(&error);
+            Err(FeedError(format!("could not listen to database `{server}`: {reason}")))
+        }
+        Err(_elapsed) => Err(FeedError(format!(
+            "could not listen to database `{server}`: no answer within {ANSWER_WITHIN:?}"
+        ))),
+    }
+}
+
+/// A connection that listens.
+struct PostgresFeed {
+    listener: PgListener,
+    server: String,
+    /// Payloads that were heard and not handed on yet.
+    unread: Vec<String>,
+    check: Interval,
+    watched: Watched,
+    trouble: TroubleNote,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl PostgresFeed {
+    async fn hear(&mut self) -> Result<Vec<Change>, FeedError> {
+        while self.unread.is_empty() {
+            tokio::select! {
+                biased;
+                heard = self.listener.try_recv() => {
+                    let heard = self.heard(heard)?;
+                    self.keep(&heard);
+                    self.hear_what_is_there()?;
+                }
+                _ = self.check.tick() => {
+                    answered(&self.server, self.listener.execute("select 1")).await?;
+                }
+            }
+        }
+        let unread = std::mem::take(&mut self.unread);
+        Ok(unread.iter().flat_map(|payload| self.changes(payload)).collect())
+    }
+
+    /// Takes what has arrived already. Nothing is awaited, so that nothing can be dropped half way.
+    fn hear_what_is_there(&mut self) -> Result<(), FeedError> {
+        while self.unread.len() < AT_ONCE {
+            let Some(heard) = self.listener.try_recv().now_or_never() else { break };
+            let heard = self.heard(heard)?;
+            self.keep(&heard);
+        }
+        Ok(())
+    }
+
+    fn heard(
+        &self,
+        heard: Result<Option<PgNotification>, sqlx::Error>,
+    ) -> Result<PgNotification, FeedError> {
+        heard.map_err(|error| self.lost(&error))?.ok_or_else(|| self.gone())
+    }
+
+    fn keep(&mut self, heard: &PgNotification) {
+        if heard.channel() == CHANNEL {
+            self.unread.push(heard.payload().to_owned());
+        }
+    }
+
+    fn lost(&self, error: &sqlx::Error) -> FeedError {
+        let (server, reason) = (&self.server, error::text(error));
+        FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
+    }
+
+    fn gone(&self) -> FeedError {
+        let server = &self.server;
+        FeedError(format!("lost the connection that listens to database `{server}`"))
+    }
+
+    fn changes(&self, payload: &str) -> Vec<Change> {
+        let Some(payload) = Payload::read(payload) else {
+            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            return watched.iter().map(|id| Change { source: id.clone(), tenants: None }).collect();
+        };
+        let source = ChangeSourceId::new(payload.source);
+        if let Some(code) = &payload.error {
+            (self.trouble)(&source, code);
+        }
+        vec![Change { source, tenants: payload.tenants }]
+    }
+}
+
+impl Feed for PostgresFeed {
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<Change>, FeedError>> {
+        Box::pin(self.hear())
+    }
+}
+
+/// What a trigger tells: see `sql::body`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Payload {
+    source: String,
+    tenants: Option<Vec<String>>,
+    /// The SQLSTATE of what went wrong while tenants were looked for.
+    error: Option<String>,
+}
+
+impl Payload {
+    /// What else a trigger of another version says of its source, we take as any tenant's change.
+    fn read(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Source {
+            source: String,
+        }
+        serde_json::from_str(text).ok().or_else(|| {
+            let Source { source } = serde_json::from_str(text).ok()?;
+            Some(Self { source, tenants: None, error: None })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_read_however_little_of_it_is_understood() {
+        let read = |text: &str| {
+            Payload::read(text).map(|payload| (payload.source, payload.tenants, payload.error))
+        };
+        let text = |text: &str| text.to_owned();
+        let of = |tenants: &[&str]| Some(tenants.iter().map(|id| text(id)).collect::<Vec<_>>());
+        assert_eq!(read(r#"{"source":"a"}"#), Some((text("a"), None, None)));
+        assert_eq!(
+            read(r#"{"source":"a","tenants":["1","\"\u00e4\n"]}"#),
+            Some((text("a"), of(&["1", "\"ä\n"]), None))
+        );
+        assert_eq!(
+            read(r#"{"source":"a","error":"42501"}"#),
+            Some((text("a"), None, Some(text("42501"))))
+        );
+        assert_eq!(read(r#"{"source":"a","tenants":[1]}"#), Some((text("a"), None, None)));
+        assert_eq!(read(r#"{"source":"a","rows":7}"#), Some((text("a"), None, None)));
+        for nothing in ["", "a", "7", "[]", "{}", r#"{"source":7}"#] {
+            assert_eq!(read(nothing), None, "{nothing}");
+        }
+    }
+}

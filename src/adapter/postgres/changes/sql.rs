@@ -1,0 +1,421 @@
+//! The statements of the change feed: a pure function from the watched tables.
+//!
+//! For each source there is one trigger function, and on its table four statement-level triggers
+//! that call it: a trigger with transition tables is for one event, and `TRUNCATE` has none. A
+//! function asks for no right of whoever writes: transition tables need none, and it looks nothing
+//! up in schema `preheat`.
+
+use std::fmt::Write;
+
+use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
+use crate::domain::job::JobName;
+
+/// Where changes are told. It stands in the databases' triggers, so that it never changes.
+pub(super) const CHANNEL: &str = "preheat_changes";
+
+/// The most bytes of tenant ids in one notification: Postgres takes less than 8000 bytes, and the
+/// rest of the payload needs less than a hundred.
+const PIECE_BYTES: usize = 7900;
+
+/// What the names of our functions match, for finding them again whatever the jobs are now.
+pub(super) const FUNCTIONS: &str = "^changed_[0-9a-f]{16}$";
+
+/// What a trigger is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+impl Event {
+    pub(super) const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Truncate => "truncate",
+        }
+    }
+
+    /// The transition tables: the old rows and the new ones. `changed` is what a source's query
+    /// calls its rows; an update has two, which the function puts together.
+    pub(super) fn transition_tables(self) -> (Option<&'static str>, Option<&'static str>) {
+        match self {
+            Self::Insert => (None, Some("changed")),
+            Self::Update => (Some("preheat_old"), Some("preheat_new")),
+            Self::Delete => (Some("changed"), None),
+            Self::Truncate => (None, None),
+        }
+    }
+
+    /// `pg_trigger.tgtype` of a statement-level AFTER trigger.
+    pub(super) fn catalog_type(self) -> i16 {
+        match self {
+            Self::Insert => 1 << 2,
+            Self::Delete => 1 << 3,
+            Self::Update => 1 << 4,
+            Self::Truncate => 1 << 5,
+        }
+    }
+}
+
+/// The name of a source's trigger function, in schema `preheat`.
+pub(super) fn function_name(id: &ChangeSourceId) -> String {
+    format!("changed_{id}")
+}
+
+/// The name of one of its triggers.
+pub(super) fn trigger_name(id: &ChangeSourceId, event: Event) -> String {
+    format!("preheat_{id}_{}", event.word())
+}
+
+/// A name as SQL has it, whatever is in it.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A table's name, with or without its schema's, as SQL has it.
+pub(super) fn table(name: &str) -> String {
+    let parts: Vec<_> = name.split('.').map(quoted).collect();
+    parts.join(".")
+}
+
+/// Text between dollars that do not stand in it.
+fn dollar_quoted(text: &str) -> String {
+    let mut tag = "$preheat$".to_owned();
+    let mut number = 0;
+    while text.contains(&tag) {
+        number += 1;
+        tag = format!("$preheat{number}$");
+    }
+    format!("{tag}{text}{tag}")
+}
+
+/// A query as a part of another.
+pub(super) fn nested(query: &str) -> &str {
+    query.trim().trim_end_matches(|char: char| char == ';' || char.is_whitespace())
+}
+
+/// The query over the relation `changed` whose first column is the tenant's id; the fleet has none.
+fn touched(source: &ChangeSource) -> Option<String> {
+    match &source.tenants {
+        TouchedTenants::Column(column) => {
+            Some(format!("select changed.{} from changed", quoted(column)))
+        }
+        TouchedTenants::Sql(sql) => Some(nested(sql).to_owned()),
+        TouchedTenants::Fleet => None,
+    }
+}
+
+/// The same query on a relation without a row: it fails where the table or the source's own query
+/// is not as they must be.
+pub(super) fn probe(source: &ChangeSource) -> Option<String> {
+    let (query, table) = (touched(source)?, table(&source.table));
+    Some(format!(
+        "with changed as (select * from {table} where false)\n\
+         select found.tenant from (\n{query}\n) as found (tenant) limit 0"
+    ))
+}
+
+/// What the function of a source does, as `pg_proc.prosrc` has it.
+pub(super) fn body(source: &ChangeSource) -> String {
+    let any = notify(&format!("'{{\"source\":\"{}\"}}'", source.id));
+    match touched(source) {
+        None => fleet_body(&any),
+        Some(query) => tenants_body(&source.id, &any, &query),
+    }
+}
+
+fn notify(payload: &str) -> String {
+    format!("perform pg_notify('{CHANNEL}', {payload})")
+}
+
+fn fleet_body(any: &str) -> String {
+    format!(
+        "
+begin
+  if tg_op = 'TRUNCATE' then
+    {any};
+  elsif tg_op = 'UPDATE' then
+    if exists (select from preheat_new) then {any}; end if;
+  elsif exists (select from changed) then
+    {any};
+  end if;
+  return null;
+end
+"
+    )
+}
+
+/// `concat` writes an id as its type does, which is how preheat reads it; a cast to text would cut
+/// the blanks of `char(n)`. Whatever goes wrong while tenants are looked for, the statement that
+/// changed the rows must not fail: then any tenant may have changed.
+fn tenants_body(id: &ChangeSourceId, any: &str, query: &str) -> String {
+    let some = notify(&format!("'{{\"source\":\"{id}\",\"tenants\":[' || preheat_piece || ']}}'"));
+    let failed = notify(&format!("'{{\"source\":\"{id}\",\"error\":\"' || sqlstate || '\"}}'"));
+    let found = format!(
+        "select to_json(concat(touched.tenant))::text collate \"C\"
+        from (select distinct found.tenant from (
+{query}
+        ) as found (tenant)) as touched
+        where touched.tenant is not null order by 1"
+    );
+    format!(
+        "
+#variable_conflict use_column
+declare
+  preheat_tenants text[];
+  preheat_tenant text;
+  preheat_piece text;
+begin
+  if tg_op = 'TRUNCATE' then
+    {any};
+    return null;
+  end if;
+  begin
+    if tg_op = 'UPDATE' then
+      preheat_tenants := array(
+        with changed as (select * from preheat_old union all select * from preheat_new)
+        {found});
+    else
+      preheat_tenants := array(
+        {found});
+    end if;
+  exception when others then
+    {failed};
+    return null;
+  end;
+  foreach preheat_tenant in array preheat_tenants loop
+    if octet_length(preheat_tenant) > {PIECE_BYTES} then
+      {any};
+      return null;
+    elsif preheat_piece is null then
+      preheat_piece := preheat_tenant;
+    elsif octet_length(preheat_piece) + octet_length(preheat_tenant) < {PIECE_BYTES} then
+      preheat_piece := preheat_piece || ',' || preheat_tenant;
+    else
+      {some};
+      preheat_piece := preheat_tenant;
+    end if;
+  end loop;
+  if preheat_piece is not null then
+    {some};
+  end if;
+  return null;
+end
+"
+    )
+}
+
+/// Makes a source's function what it must be.
+pub(super) fn create_function(source: &ChangeSource) -> String {
+    let name = function_name(&source.id);
+    let (body, comment) = (dollar_quoted(&body(source)), literal(&comment(source)));
+    let mut sql = format!(
+        "create or replace function preheat.{name}() returns trigger\n  \
+         language plpgsql set search_path = pg_catalog, pg_temp\n  as {body};\n\
+         comment on function preheat.{name}() is {comment};\n"
+    );
+    if let TouchedTenants::Sql(_) = source.tenants {
+        let fixed = format!(
+            "\nbegin\n  execute 'alter function preheat.{name}() set search_path = '\n    \
+             || (select concat(string_agg(quote_ident(name), ', ' order by place) || ', ', 'pg_temp')\n        \
+             from unnest(current_schemas(false)) with ordinality as schema (name, place));\nend\n"
+        );
+        let _a_string_takes_all = write!(
+            sql,
+            "-- What its query names means for every writer what it means in this session.\n\
+             do {};\n",
+            dollar_quoted(&fixed)
+        );
+    }
+    sql
+}
+
+/// Before what a function says of itself.
+pub(super) const COMMENT: &str = "preheat's change feed: ";
+
+/// What a person who meets the function is told.
+fn comment(source: &ChangeSource) -> String {
+    let table = &source.table;
+    let how = match &source.tenants {
+        TouchedTenants::Column(column) => format!("the tenants of changes of {table}, by {column}"),
+        TouchedTenants::Sql(_) => format!("the tenants of changes of {table}, by a query"),
+        TouchedTenants::Fleet => format!("changes of {table}"),
+    };
+    format!("{COMMENT}{how}")
+}
+
+fn literal(text: &str) -> String {
+    // A backslash means something in a literal only with an E before it.
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Makes one of a source's triggers on a relation, whose name is quoted already.
+pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) -> String {
+    let (trigger, word) = (trigger_name(id, event), event.word());
+    let referencing = match event.transition_tables() {
+        (None, None) => String::new(),
+        (None, Some(new)) => format!(" referencing new table as {new}"),
+        (Some(old), None) => format!(" referencing old table as {old}"),
+        (Some(old), Some(new)) => format!(" referencing old table as {old} new table as {new}"),
+    };
+    let function = function_name(id);
+    format!(
+        "create or replace trigger {trigger} after {word} on {relation}{referencing}\n  \
+         for each statement execute function preheat.{function}()"
+    )
+}
+
+/// Everything that the sources need, as statements for a migration: they may be run again, and
+/// remove what these sources do not need any more.
+pub fn install_sql(sources: &[ChangeSource]) -> String {
+    let mut sql = String::from(
+        "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
+         -- To be run in one transaction, by the owner of the tables.\n\n\
+         create schema if not exists preheat;\n",
+    );
+    for source in sources {
+        let jobs: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
+        let _a_string_takes_all =
+            write!(sql, "\n-- For {}.\n{}", jobs.join(", "), create_function(source));
+        let relation = table(&source.table);
+        for event in Event::ALL {
+            let trigger = create_trigger(&source.id, event, &relation);
+            let _a_string_takes_all = writeln!(sql, "{trigger};");
+        }
+        sql.push_str(&on_partitions(source));
+    }
+    let ids: Vec<_> = sources.iter().map(|source| &source.id).collect();
+    sql.push_str("\n-- What other jobs needed.\n");
+    sql.push_str(&remove_others(&ids));
+    sql
+}
+
+/// The statements that remove every trigger and function of the change feed.
+pub fn uninstall_sql() -> String {
+    let head = "-- Removes the change feed of preheat: its triggers and their functions.\n\n";
+    head.to_owned() + &remove_others(&[])
+}
+
+/// A statement on a partition itself fires no trigger of its parent. The same block ends a script
+/// whose source cannot work.
+fn on_partitions(source: &ChangeSource) -> String {
+    let mut block = String::from(
+        "\n#variable_conflict use_column\ndeclare\n  preheat_partition regclass;\nbegin\n",
+    );
+    if let Some(probe) = probe(source) {
+        let _a_string_takes_all = writeln!(
+            block,
+            "  -- It fails here where it could not tell the tenants.\n  \
+             perform tenant from (\n{probe}\n  ) as probe;"
+        );
+    }
+    let parent = literal(&table(&source.table));
+    let _a_string_takes_all = write!(
+        block,
+        "  for preheat_partition in
+    with recursive below as (
+      select inhrelid from pg_inherits where inhparent = {parent}::regclass
+      union
+      select child.inhrelid from pg_inherits child join below on child.inhparent = below.inhrelid)
+    select inhrelid from below order by 1
+  loop
+"
+    );
+    for event in Event::ALL {
+        let trigger = create_trigger(&source.id, event, "%s");
+        let _a_string_takes_all =
+            writeln!(block, "    execute format('{trigger}', preheat_partition);");
+    }
+    block.push_str("  end loop;\nend\n");
+    format!("do {};\n", dollar_quoted(&block))
+}
+
+/// Removes every function of ours but those of these sources, and the triggers that call them.
+fn remove_others(ids: &[&ChangeSourceId]) -> String {
+    let names: Vec<_> = ids.iter().map(|id| literal(&function_name(id))).collect();
+    let ours = format!(
+        "functions.pronamespace = to_regnamespace('preheat')
+      and functions.prorettype = 'trigger'::regtype and functions.proname ~ '{FUNCTIONS}'
+      and functions.proname <> all (array[{}]::name[])",
+        names.join(", ")
+    );
+    let block = format!(
+        "
+declare
+  preheat_found record;
+begin
+  for preheat_found in
+    select triggers.tgname as name, triggers.tgrelid::regclass as relation
+    from pg_trigger as triggers join pg_proc as functions on functions.oid = triggers.tgfoid
+    where {ours}
+      and not triggers.tgisinternal
+    order by 2, 1
+  loop
+    execute format('drop trigger %I on %s', preheat_found.name, preheat_found.relation);
+  end loop;
+  for preheat_found in
+    select functions.oid::regprocedure as name from pg_proc as functions
+    where {ours}
+    order by 1
+  loop
+    execute format('drop function %s', preheat_found.name);
+  end loop;
+end
+"
+    );
+    format!("do {};\n", dollar_quoted(&block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(table: &str, tenants: TouchedTenants) -> ChangeSource {
+        let id = ChangeSourceId::new("00000000000000aa");
+        let jobs = vec![JobName::parse("products").unwrap()];
+        ChangeSource { id, table: table.to_owned(), tenants, jobs }
+    }
+
+    #[test]
+    fn names_are_quoted_and_queries_are_parts() {
+        assert_eq!(table("shop.Order \"Items\""), "\"shop\".\"Order \"\"Items\"\"\"");
+        assert_eq!(nested(" select 1 ;\n; "), "select 1");
+        assert_eq!(dollar_quoted("a"), "$preheat$a$preheat$");
+        assert_eq!(dollar_quoted("$preheat$ $preheat1$"), {
+            "$preheat2$$preheat$ $preheat1$$preheat2$"
+        });
+        let column = source("it's", TouchedTenants::Column("te\"nant".to_owned()));
+        assert!(create_function(&column).contains("of it''s, by te\"nant'"));
+        assert!(body(&column).contains("select changed.\"te\"\"nant\" from changed"));
+    }
+
+    #[test]
+    fn a_payload_fits_with_all_its_ids() {
+        const POSTGRES_TAKES_LESS_THAN: usize = 8000;
+        let column = source("products", TouchedTenants::Column("tenant_id".to_owned()));
+        let body = body(&column);
+        let around = "{\"source\":\"\",\"tenants\":[]}".len() + column.id.as_str().len();
+        assert!(body.contains(&format!("< {PIECE_BYTES} then")));
+        assert!(PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);
+    }
+
+    #[test]
+    fn a_trigger_is_as_the_catalog_will_have_it() {
+        let id = ChangeSourceId::new("00000000000000aa");
+        let sql = create_trigger(&id, Event::Update, "\"products\"");
+        assert_eq!(
+            sql,
+            "create or replace trigger preheat_00000000000000aa_update after update on \"products\" \
+             referencing old table as preheat_old new table as preheat_new\n  \
+             for each statement execute function preheat.changed_00000000000000aa()"
+        );
+        // Longer names are cut by Postgres.
+        assert!(Event::ALL.iter().all(|event| trigger_name(&id, *event).len() < 64));
+    }
+}
