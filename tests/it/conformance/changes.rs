@@ -9,10 +9,12 @@ use preheat::adapter::postgres::{
     ChangesError, Database, DatabaseSettings, Done, PostgresFeedSource, Standing, TroubleNote,
     install, install_sql, standing, uninstall, uninstall_sql,
 };
-use preheat::domain::change::{Change, ChangeSource, ChangeSourceId, TouchedTenants, change_sources};
+use preheat::domain::change::{
+    Change, ChangeSource, ChangeSourceId, TouchedTenants, change_sources,
+};
 use preheat::domain::job::{Job, Jobs, Table};
 use preheat::engine::port::{Feed, FeedError, FeedSource};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::timeout;
 
 use super::pgbouncer::Bouncer;
@@ -138,8 +140,13 @@ impl Watch {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a change has them")]
 fn of(ids: &[&str]) -> Option<Vec<String>> {
     Some(ids.iter().map(|id| (*id).to_owned()).collect())
+}
+
+fn whole(table: &str) -> Standing {
+    Standing { whole: vec![table.to_owned()], ..Standing::default() }
 }
 
 /// Every trigger and function of ours in a database.
@@ -147,7 +154,7 @@ async fn ours(server: &support::Database) -> Vec<String> {
     let sql = "select t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' \
                  || pg_get_triggerdef(t.oid) from pg_trigger t where t.tgname like 'preheat%' \
                union all \
-               select pg_get_functiondef(p.oid) || obj_description(p.oid, 'pg_proc') from pg_proc p \
+               select concat(pg_get_functiondef(p.oid), obj_description(p.oid, 'pg_proc')) from pg_proc p \
                where p.pronamespace = to_regnamespace('preheat') \
                order by 1";
     sqlx::query_scalar(sql).fetch_all(&mut server.connect().await).await.unwrap()
@@ -203,9 +210,8 @@ async fn every_statement_tells_whose_rows_it_touched() {
 #[tokio::test]
 async fn a_burst_in_one_transaction_is_one_notification_a_tenant() {
     let mut watch = Watch::new(TABLES, &[plain("items")]).await;
-    let told = watch
-        .ids("insert into items select n, n % 40 from generate_series(1, 100000) n")
-        .await;
+    let told =
+        watch.ids("insert into items select n, n % 40 from generate_series(1, 100000) n").await;
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].as_ref().unwrap().len(), 40);
     let told = watch
@@ -222,8 +228,7 @@ async fn a_burst_in_one_transaction_is_one_notification_a_tenant() {
 #[tokio::test]
 async fn many_tenants_are_told_in_pieces() {
     let mut watch = Watch::new(TABLES, &[plain("items")]).await;
-    let told =
-        watch.ids("insert into items select n, n from generate_series(1, 10000) n").await;
+    let told = watch.ids("insert into items select n, n from generate_series(1, 10000) n").await;
     assert!((8..12).contains(&told.len()), "{} notifications", told.len());
     let mut ids: Vec<u32> =
         told.into_iter().flatten().flatten().map(|id| id.parse().unwrap()).collect();
@@ -427,10 +432,7 @@ const EVENTS: &str = "
 #[tokio::test]
 async fn partitions_are_watched_whoever_they_are_written_through() {
     let mut watch = Watch::new(EVENTS, &[plain("events")]).await;
-    assert_eq!(
-        watch.ids("insert into events values (1, 1), (2, 10)").await,
-        [of(&["1", "2"])]
-    );
+    assert_eq!(watch.ids("insert into events values (1, 1), (2, 10)").await, [of(&["1", "2"])]);
     assert_eq!(watch.ids("insert into events_2 values (3, 10)").await, [of(&["3"])]);
     assert_eq!(watch.ids("insert into events_2_10 values (4, 10)").await, [of(&["4"])]);
     // From one partition to another.
@@ -443,13 +445,13 @@ async fn partitions_are_watched_whoever_they_are_written_through() {
     assert!(watch.ids(new).await.is_empty());
     assert_eq!(watch.ids("insert into events values (5, 20)").await, [of(&["5"])]);
     assert!(watch.ids("insert into events_3 values (6, 20)").await.is_empty());
-    let partly = Standing::Partly(vec!["events".to_owned()]);
+    let partly = Standing { partly: vec!["events".to_owned()], ..Standing::default() };
     assert_eq!(standing(&watch.database, &watch.sources, TENANTS).await.unwrap(), partly);
 
     let (installed, _) = install(&watch.database, &watch.sources, TENANTS).await.unwrap();
     assert_eq!((installed[0].done, installed[0].relations), (Done::Mended, 5));
     assert_eq!(watch.ids("insert into events_3 values (7, 20)").await, [of(&["7"])]);
-    assert_eq!(standing(&watch.database, &watch.sources, TENANTS).await.unwrap(), Standing::Whole);
+    assert_eq!(standing(&watch.database, &watch.sources, TENANTS).await.unwrap(), whole("events"));
 
     // One that leaves is none of ours any more.
     watch.execute("alter table events detach partition events_3").await;
@@ -496,12 +498,11 @@ async fn installing_twice_is_one_install_and_locks_nothing() {
 
 #[tokio::test]
 async fn what_is_different_is_mended_and_what_nobody_needs_is_removed() {
-    let watch =
-        Watch::new(&(TABLES.to_owned() + "create table old (tenant_id bigint)"), &[
-            plain("items"),
-            plain("old"),
-        ])
-        .await;
+    let watch = Watch::new(
+        &(TABLES.to_owned() + "create table old (tenant_id bigint)"),
+        &[plain("items"), plain("old")],
+    )
+    .await;
     let id = watch.id("items");
     let both = ours(&watch.server).await;
     for damage in [
@@ -591,7 +592,7 @@ async fn printed_statements_fail_where_installing_would() {
     let server = support::database().await;
     server.execute(TABLES).await;
     for bad in [by_column("items", "clinic"), by_sql("items", "select nothing from changed")] {
-        let sql = install_sql(&sources(&[bad.clone()]));
+        let sql = install_sql(&sources(std::slice::from_ref(&bad)));
         let mut connection = server.connect().await;
         let failed = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
         assert!(failed.is_err(), "{bad:?}");
@@ -654,7 +655,9 @@ async fn who_may_not_is_told_and_nothing_is_done() {
     server.execute(TABLES).await;
     let role = format!("reader_of_{}", server.name());
     server
-        .execute(&format!("create role {role} login; grant select on all tables in schema public to {role}"))
+        .execute(&format!(
+            "create role {role} login; grant select on all tables in schema public to {role}"
+        ))
         .await;
     let url = server.url().replace("user=postgres", &format!("user={role}"));
     let database = Database::connect(settings(&url)).await.unwrap();
@@ -662,12 +665,12 @@ async fn who_may_not_is_told_and_nothing_is_done() {
     let error = install(&database, &sources, TENANTS).await.unwrap_err();
     assert!(matches!(&error, ChangesError::NotAllowed(_)), "{error}");
     assert!(ours(&server).await.is_empty());
-    let lacking = Standing::Lacking(vec!["items".to_owned()]);
+    let lacking = Standing { lacking: vec!["items".to_owned()], ..Standing::default() };
     assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), lacking);
 
     // Whoever may read sees that the owner has installed them.
     server.execute(&install_sql(&sources)).await;
-    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), Standing::Whole);
+    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), whole("items"));
     let (done, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(done[0].done, Done::AsItWas);
     let error = uninstall(&database).await.unwrap_err();
@@ -684,7 +687,7 @@ async fn a_table_that_is_written_to_is_waited_for_and_then_let_alone() {
     let sources = sources(&[plain("items")]);
     let mut writing = server.connect().await;
     writing.execute("begin; insert into items values (1, 1)").await.unwrap();
-    let waiting = async {
+    let let_go = async {
         let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
                    and datname = current_database()";
         let mut looking = server.connect().await;
@@ -694,7 +697,7 @@ async fn a_table_that_is_written_to_is_waited_for_and_then_let_alone() {
         .await;
         writing.execute("commit").await.unwrap();
     };
-    let (installed, ()) = tokio::join!(install(&database, &sources, TENANTS), waiting);
+    let (installed, ()) = tokio::join!(install(&database, &sources, TENANTS), let_go);
     assert_eq!(installed.unwrap().0[0].done, Done::New);
 }
 
@@ -707,24 +710,29 @@ async fn a_listener_takes_one_of_the_connections() {
                    and datname = current_database()";
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut server.connect().await).await.unwrap()
     };
-    let two = DatabaseSettings { max_connections: NonZeroU32::new(2).unwrap(), ..settings(&server.url()) };
-    let database = Arc::new(Database::connect(two.clone()).await.unwrap());
-    let source = |direct| {
-        let note: TroubleNote = Arc::new(|_, _| {});
-        PostgresFeedSource::new(Arc::clone(&database), direct, note).unwrap()
+    let two = DatabaseSettings {
+        max_connections: NonZeroU32::new(2).unwrap(),
+        ..settings(&server.url())
     };
-    for direct in [None, Some(DatabaseSettings { url: two.url.clone(), ..two.clone() })] {
+    for direct in [None, Some(two.clone())] {
+        let database = Arc::new(Database::connect(two.clone()).await.unwrap());
         // Both of the pool's connections are open, and idle.
         let both = (0..2).map(|_| standing(&database, &[], ""));
         futures::future::join_all(both).await;
-        let feed = source(direct).connect().await.unwrap();
-        for _ in 0..3 {
-            let more = (0..4).map(|_| standing(&database, &[], ""));
-            futures::future::join_all(more).await;
-            assert_eq!(count().await, 2);
+        let note: TroubleNote = Arc::new(|_, _| {});
+        let source = PostgresFeedSource::new(Arc::clone(&database), direct, note).unwrap();
+        for _again in 0..3 {
+            let feed = source.connect().await.unwrap();
+            for _ in 0..3 {
+                let more = (0..4).map(|_| standing(&database, &[], ""));
+                futures::future::join_all(more).await;
+                assert_eq!(count().await, 2);
+            }
+            drop(feed);
+            eventually("the listener is gone", LONG, async || count().await <= 1).await;
         }
-        drop(feed);
-        eventually("the listener is gone", LONG, async || count().await <= 1).await;
+        drop((source, database));
+        eventually("nobody is there", LONG, async || count().await == 0).await;
     }
     let one = DatabaseSettings { max_connections: NonZeroU32::MIN, ..two };
     let database = Arc::new(Database::connect(one).await.unwrap());
@@ -769,11 +777,12 @@ async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost() {
     let mut watch = Watch::new(TABLES, &[plain("items")]).await;
     for round in 1..50_u64 {
         let sql = format!("insert into items values ({round}, {round})");
-        let (_, given_up) = tokio::join!(
+        let ((), given_up) = tokio::join!(
             watch.server.execute(&sql),
             timeout(Duration::from_micros(round * 150), watch.feed.next())
         );
-        let expected = Change { source: watch.sources[0].id.clone(), tenants: of(&[&round.to_string()]) };
+        let expected =
+            Change { source: watch.sources[0].id.clone(), tenants: of(&[&round.to_string()]) };
         match given_up {
             Ok(heard) => assert_eq!(heard.unwrap(), [expected]),
             Err(_elapsed) => assert_eq!(watch.feed.next().await.unwrap(), [expected]),
@@ -793,9 +802,8 @@ async fn what_cannot_be_understood_is_a_change_of_everything() {
         let told = watch.tells(&format!("select pg_notify('preheat_changes', '{payload}')")).await;
         assert_eq!(told, all, "{payload}");
     }
-    let told = watch
-        .tells(r#"select pg_notify('preheat_changes', '{"source":"x","tenants":7}')"#)
-        .await;
+    let told =
+        watch.tells(r#"select pg_notify('preheat_changes', '{"source":"x","tenants":7}')"#).await;
     assert_eq!(told, [Change { source: ChangeSourceId::new("x"), tenants: None }]);
 }
 
@@ -809,7 +817,7 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let sources = sources(&[plain("items")]);
     let (installed, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(installed[0].done, Done::New);
-    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), Standing::Whole);
+    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), whole("items"));
     let source = |database: &Arc<Database>, direct| {
         PostgresFeedSource::new(Arc::clone(database), direct, Arc::new(|_, _| {})).unwrap()
     };
@@ -822,7 +830,7 @@ async fn behind_pgbouncer_one_listens_past_it() {
 
     // The pooler that nobody told us of, and a listener on another database, hear nothing.
     let other = support::database().await;
-    for deaf in [settings(&bouncer.url(server.name())), settings(&other.url())] {
+    for deaf in [through, settings(&other.url())] {
         let error = source(&database, Some(deaf)).connect().await.err().unwrap();
         assert!(error.to_string().contains("is not heard by the listener"), "{error}");
     }

@@ -1,8 +1,8 @@
 //! One suite a port, run against every adapter of it; beside them, what only one server can do.
 
 mod cache;
-mod changes;
 mod certificates;
+mod changes;
 mod check;
 mod clock;
 mod history;
