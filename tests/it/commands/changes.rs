@@ -54,15 +54,15 @@ async fn triggers_are_installed_once_changed_and_removed() {
     insta::assert_snapshot!(other.run().await.expect_code(0).stdout, @r"
     installed `services`: tenants by a query
     installed `tenants`: the whole fleet
-    removed the tenants of changes of services, by tenant_id
-    removed the tenants of changes of tenants, by id
+    removed `services`: tenants by `tenant_id`
+    removed `tenants`: tenants by `id`
     ");
     assert_eq!(triggers(&servers).await, OF_BOTH);
 
     let removed = changes("uninstall").run().await.expect_code(0).stdout;
     insta::assert_snapshot!(removed, @r"
-    removed the tenants of changes of services, by a query
-    removed changes of tenants
+    removed `services`: tenants by a query
+    removed `tenants`: the whole fleet
     ");
     assert!(triggers(&servers).await.is_empty());
     let again = changes("uninstall").run().await.expect_code(0).stdout;
@@ -111,7 +111,12 @@ async fn a_table_that_cannot_be_watched_is_told_with_its_job_file() {
     let tables = "tables = [\"services\", \"service\", { name = \"staff\", tenant = \"clinic\" }]";
     let install = servers.preheat(["changes", "install"]).job("services", &watching(tables));
     let said = install.run().await.expect_code(2).stderr;
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    error: jobs/services.toml: there is no table `service`
+      hint: write the name as it is in the database, capitals and schema too, or create the table first
+    error: jobs/services.toml: the table `staff` has no column `clinic`
+      hint: say which column holds the tenant's id: `{ name = "staff", tenant = "…" }`; or with a query: `{ name = "staff", sql = "…" }`
+    "#);
     assert!(triggers(&servers).await.is_empty());
 }
 
@@ -131,13 +136,19 @@ async fn who_may_not_is_told_how_the_owner_can() {
         changes.job("services", &watching(WATCHING)).run()
     };
     let said = changes("install").await.expect_code(2).stderr;
-    insta::assert_snapshot!(said.replace(servers.database.name(), "[database]"), @"");
+    insta::assert_snapshot!(said.replace(servers.database.name(), "[database]"), @r"
+    error: cannot change the triggers of the change feed: permission denied for database [database] (42501)
+      hint: let the owner of the tables do it: `preheat changes sql | psql -v ON_ERROR_STOP=1 --single-transaction`
+    ");
 
     let with_all = servers.preheat(["changes", "install"]).job("services", &watching(WATCHING));
     with_all.run().await.expect_code(0);
     changes("install").await.expect_code(0);
     let said = changes("uninstall").await.expect_code(2).stderr;
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r"
+    error: cannot change the triggers of the change feed: must be owner of relation services (42501)
+      hint: let the owner of the tables do it: `preheat changes sql --uninstall | psql -v ON_ERROR_STOP=1 --single-transaction`
+    ");
     assert_eq!(triggers(&servers).await, OF_BOTH);
 }
 

@@ -5,15 +5,21 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::shop::{Shop, items};
-use crate::support::{LONG, eventually};
+use crate::support::{LONG, Running, eventually, preheat};
 
 /// No schedule of these tests is due within one.
 fn watching() -> String {
     items("on_start = false\ntables = [\"items\"]")
 }
 
+/// Waits until the worker listens.
+async fn listens(worker: &Running) {
+    worker.answers("/healthz", 200).await;
+    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+}
+
 async fn install(shop: &Shop) {
-    let install = crate::support::preheat(["changes", "install"]).database(shop.url());
+    let install = preheat(["changes", "install"]).database(shop.url());
     install.job("items", &watching()).run().await.expect_code(0);
 }
 
@@ -24,7 +30,7 @@ async fn what_is_committed_is_in_the_cache_and_nobody_asked() {
     let shop = Shop::open(5).await;
     install(&shop).await;
     let worker = shop.serve().job("items", &watching()).start();
-    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    listens(&worker).await;
     // While nobody listened anything may have changed.
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     for _ in 0..3 {
@@ -52,7 +58,7 @@ async fn triggers_that_come_later_are_found_and_said_to_lack_once() {
     }
     install(&shop).await;
     worker.signal(Signal::HUP);
-    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    listens(&worker).await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     assert_eq!(worker.stderr().matches("there is no change feed").count(), 1);
     assert!(worker.stderr().contains("hint: `preheat changes install`"), "{}", worker.stderr());
@@ -75,7 +81,7 @@ async fn a_lost_connection_loses_no_change() {
     let shop = Shop::open(4).await;
     install(&shop).await;
     let mut worker = shop.serve().job("items", &watching()).start();
-    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    listens(&worker).await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     for _ in 0..3 {
         // The listener is gone, and the change comes before it can be back.
@@ -101,8 +107,7 @@ async fn a_worker_that_has_to_listen_refuses_to_start_without() {
     let one = strict().env("PREHEAT_DATABASE__MAX_CONNECTIONS", "1");
     let said = one.run().await.expect_code(2).stderr;
     assert!(said.contains("`database.max_connections` is 1"), "{said}");
-    let worker = strict().start();
-    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    listens(&strict().start()).await;
 
     let never = shop.serve().env("PREHEAT_CHANGES__ENABLED", "false").job("items", &watching());
     let never = never.start();
@@ -119,7 +124,7 @@ async fn tables_with_triggers_are_heard_while_others_lack_them() {
     install(&shop).await;
     let both = items("on_start = false\ntables = [\"items\", \"prices\", \"nowhere\"]");
     let mut worker = shop.serve().job("items", &both).start();
-    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    listens(&worker).await;
     worker.says("the change feed does not hear of changes of `nowhere` and `prices`").await;
     worker.says("there is no table `nowhere`").await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;

@@ -324,8 +324,7 @@ fn removed(survey: &Survey<'_>) -> Removed {
         let said = function.comment.as_deref().and_then(|said| said.strip_prefix(sql::COMMENT));
         said.unwrap_or(&function.name).to_owned()
     };
-    Removed {
-        triggers: survey.spare_triggers.len(),
-        functions: survey.spare_functions.iter().map(said).collect(),
-    }
+    let mut functions: Vec<_> = survey.spare_functions.iter().map(said).collect();
+    functions.sort();
+    Removed { triggers: survey.spare_triggers.len(), functions }
 }
