@@ -159,7 +159,7 @@ impl From<AppError> for Failure {
                 let database = exit_of(database);
                 if database == Exit::Unreachable { exit_of(cache) } else { database }
             }
-            AppError::History(MigrateError::Changed(_)) => Exit::Usage,
+            AppError::History(MigrateError::Changed(_)) | AppError::NoFeed(_) => Exit::Usage,
             AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
             AppError::Start(_) => Exit::Failed,
         };

@@ -219,6 +219,65 @@ impl FeedLost<'_> {
     }
 }
 
+/// There is no change feed, or none any more; told once a reason.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedOff<'a> {
+    /// Why.
+    pub reason: &'a str,
+    /// Whether somebody meant to have one.
+    pub is_fault: bool,
+}
+
+impl FeedOff<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { reason, is_fault } = self;
+        metrics.feed_connected.set(0);
+        let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
+        if is_fault {
+            warn!("{text}: {reason}");
+        } else {
+            info!("{text}: {reason}");
+        }
+    }
+}
+
+/// The change feed does not hear of all changes; told once for the same tables.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedLacks<'a> {
+    /// Of which.
+    pub what: &'a str,
+}
+
+impl FeedLacks<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let what = self.what;
+        warn!("the change feed does not hear of {what}; hint: run `preheat changes install`");
+    }
+}
+
+/// A trigger could not tell the tenants, so that all are warmed; told once a table and reason.
+#[derive(Clone, Copy, Debug)]
+pub struct TriggerBlind<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The SQLSTATE of what went wrong.
+    pub code: &'a str,
+}
+
+impl TriggerBlind<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { table, code } = self;
+        warn!(
+            code,
+            "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
+             tenants are warmed; hint: its query runs with the rights of whoever writes"
+        );
+    }
+}
+
 /// Changes were heard of.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangesHeard {

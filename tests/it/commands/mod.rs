@@ -2,6 +2,7 @@
 //! it says where.
 
 mod audit;
+mod changes;
 mod check;
 mod demo;
 mod documents;
