@@ -67,7 +67,7 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
-    /// Remove keys safely: the fences of their tenants move first, so that nothing old comes back
+    /// Remove keys safely: by name, tenant, job or pattern, or those that no job writes
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),
@@ -159,7 +159,7 @@ impl From<AppError> for Failure {
                 let database = exit_of(database);
                 if database == Exit::Unreachable { exit_of(cache) } else { database }
             }
-            AppError::History(MigrateError::Changed(_)) => Exit::Usage,
+            AppError::History(MigrateError::Changed(_)) | AppError::NoFeed(_) => Exit::Usage,
             AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
             AppError::Start(_) => Exit::Failed,
         };

@@ -57,7 +57,7 @@ pub(super) struct JobFile {
     /// Its batches in flight at once, never more than `runner.concurrency`, which holds where it is not given.
     #[schemars(range(min = *limit::CONCURRENCY.start(), max = *limit::CONCURRENCY.end()))]
     pub(super) concurrency: Option<Located<u64>>,
-    /// The tables whose changes make a tenant's keys stale. A table without the tenant's id in a column of that name is written `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`.
+    /// The tables whose changes make a tenant's keys stale; after `preheat changes install` the worker hears of them and warms these keys again at once. A table without the tenant's id in the column that `tenants.column` names is written `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`. For a job with `tenants = false` any change counts.
     #[schemars(extend("default" = []))]
     pub(super) tables: Option<Located<Vec<Located<TableFile>>>>,
     /// Whether it reads tenant by tenant; `false`: one query for the whole fleet, no tenant in its keys.
@@ -89,12 +89,12 @@ pub(super) enum TableFile {
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct TableFields {
-    /// Its name, with or without the schema's.
+    /// Its name exactly as the database has it, capitals too, with or without the schema's.
     #[schemars(required)]
     pub(super) name: Option<Located<String>>,
     /// The column that holds the tenant's id; `tenants.column` where it is not given.
     pub(super) tenant: Option<Located<String>>,
-    /// A query that returns the ids of the tenants of a changed row.
+    /// A query over the relation `changed`, whose first column is the tenant's id: `select staff.tenant_id from changed join staff on staff.id = changed.staff_id`. `changed` has the columns of the table and the rows that one statement touched, those of an update before and after it. NULL is nobody's.
     pub(super) sql: Option<Located<String>>,
 }
 

@@ -121,18 +121,26 @@ impl Database {
         Connections { idle, active: self.pool.size().saturating_sub(idle) }
     }
 
-    /// Closes all connections once they are free.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-
     /// A connection, once one is free.
     async fn acquire(&self) -> Result<Lease, SourceError> {
+        let (connection, permit) = self.take().await?;
+        Ok(Lease { connection, is_whole: false, _permit: permit })
+    }
+
+    /// Takes one out of the connections for good: whoever asks may open one elsewhere. What was
+    /// open is handed out to be closed.
+    async fn cede_one(&self) -> Result<PgConnection, SourceError> {
+        let (connection, permit) = self.take().await?;
+        permit.forget();
+        Ok(connection.leak())
+    }
+
+    async fn take(&self) -> Result<(PoolConnection<Postgres>, OwnedSemaphorePermit), SourceError> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return Err(error::unavailable(format!("database `{}` was closed", self.server)));
         };
         match self.pool.acquire().await {
-            Ok(connection) => Ok(Lease { connection, is_whole: false, _permit: permit }),
+            Ok(connection) => Ok((connection, permit)),
             // The pool only says that it waited. This permit allows for one connection, so that one
             // may ask what is wrong.
             Err(sqlx::Error::PoolTimedOut) => match self.try_connection().await {
@@ -143,16 +151,6 @@ impl Database {
                 Err(failed) => Err(failed.into_source_error()),
             },
             Err(error) => Err(NotConnected::new(&self.server, &error).into_source_error()),
-        }
-    }
-
-    /// Closes connections that wait for use until there is room for one elsewhere; for whoever has a
-    /// permit, and opens that one. With one permit less the pool never has as many again.
-    async fn make_room(&self) {
-        while self.pool.size() >= self.settings.max_connections.get() {
-            let Some(idle) = self.pool.try_acquire() else { return };
-            // It is gone whether or not the server heard it.
-            drop(timeout(CONNECT_TIMEOUT, idle.close()).await);
         }
     }
 

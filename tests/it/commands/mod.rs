@@ -2,10 +2,12 @@
 //! it says where.
 
 mod audit;
+mod changes;
 mod check;
 mod demo;
 mod documents;
 mod history;
+mod invalidate;
 mod plan;
 mod settings;
 mod warm;

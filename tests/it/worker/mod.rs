@@ -1,5 +1,6 @@
 //! The worker as it lives: the real program, with real servers.
 
+mod changes;
 mod history;
 mod life;
 mod reload;

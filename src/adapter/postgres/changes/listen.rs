@@ -7,12 +7,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use sqlx::postgres::{PgListener, PgNotification};
-use sqlx::{AssertSqlSafe, Executor};
-use tokio::sync::OwnedSemaphorePermit;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::sync::OnceCell;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::domain::change::{Change, ChangeSourceId};
-use crate::engine::port::{Feed, FeedError, FeedSource};
+use crate::engine::port::{Feed, FeedError, FeedSource, SourceError};
 
 use super::super::{CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error};
 use super::sql::CHANNEL;
@@ -34,6 +34,11 @@ pub struct PostgresFeedSource {
     database: Arc<Database>,
     /// Past what stands between us and the server, where it is another way than the database's.
     direct: Option<DatabaseSettings>,
+    /// Once it has listened, one of the database's connections is the listener's for good: a pool
+    /// that had it in between would have to close another in time.
+    ceded: OnceCell<()>,
+    /// Connected by [`PostgresFeedSource::prepare`].
+    prepared: Mutex<Option<PostgresFeed>>,
     watched: Watched,
     trouble: TroubleNote,
 }
@@ -52,7 +57,8 @@ impl PostgresFeedSource {
         if let Some(settings) = &direct {
             super::super::connect_options(settings)?;
         }
-        Ok(Self { database, direct, watched: Watched::default(), trouble })
+        let (ceded, prepared) = (OnceCell::new(), Mutex::default());
+        Ok(Self { database, direct, ceded, prepared, watched: Watched::default(), trouble })
     }
 
     /// These are the sources from now on: a notification that nobody understands is a change of
@@ -76,15 +82,35 @@ impl PostgresFeedSource {
         )
     }
 
+    /// Connects once, so that it shows whether one can listen; what comes meanwhile is kept for
+    /// whoever connects next.
+    pub async fn prepare(&self) -> Result<(), FeedError> {
+        let feed = self.listen().await?;
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(feed);
+        Ok(())
+    }
+
+    /// Nothing is awaited between the connection's leaving the pool and its being noted.
+    async fn cede(&self) -> Result<(), FeedError> {
+        let mut ceded = None;
+        let cede = async {
+            ceded = Some(self.database.cede_one().await?);
+            Ok(())
+        };
+        let done: Result<&(), SourceError> = self.ceded.get_or_try_init(|| cede).await;
+        done.map_err(|error| FeedError(error.message))?;
+        if let Some(connection) = ceded {
+            // It is of no more use, whether or not the server hears that.
+            drop(timeout(ANSWER_WITHIN, connection.close()).await);
+        }
+        Ok(())
+    }
+
     async fn listen(&self) -> Result<PostgresFeed, FeedError> {
         if let Some(reason) = self.impossible() {
             return Err(FeedError(reason.to_owned()));
         }
-        let permit = Arc::clone(&self.database.permits).acquire_owned().await;
-        let Ok(permit) = permit else {
-            return Err(FeedError("the database was closed".to_owned()));
-        };
-        self.database.make_room().await;
+        self.cede().await?;
         let main = &self.database.settings;
         let settings = self.direct.as_ref().unwrap_or(main).clone();
         let direct = Database::lazy(settings).map_err(|error| FeedError(error.to_string()))?;
@@ -98,8 +124,7 @@ impl PostgresFeedSource {
         check.reset();
         let (watched, trouble) = (Arc::clone(&self.watched), Arc::clone(&self.trouble));
         let unread = Vec::new();
-        let mut feed =
-            PostgresFeed { listener, server, unread, check, watched, trouble, _permit: permit };
+        let mut feed = PostgresFeed { listener, server, unread, check, watched, trouble };
         self.hear_ourselves(&mut feed).await?;
         Ok(feed)
     }
@@ -139,7 +164,14 @@ impl PostgresFeedSource {
 
 impl FeedSource for PostgresFeedSource {
     fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Feed>, FeedError>> {
-        Box::pin(async move { Ok(Box::new(self.listen().await?) as Box<dyn Feed>) })
+        Box::pin(async move {
+            let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let feed = match prepared {
+                Some(feed) => feed,
+                None => self.listen().await?,
+            };
+            Ok(Box::new(feed) as Box<dyn Feed>)
+        })
     }
 }
 
@@ -182,7 +214,6 @@ struct PostgresFeed {
     check: Interval,
     watched: Watched,
     trouble: TroubleNote,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl PostgresFeed {

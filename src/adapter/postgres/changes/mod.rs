@@ -126,16 +126,17 @@ pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
     Ok(removed(&survey))
 }
 
-/// What of the triggers is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// All that these sources need.
-    Whole,
-    /// All but some partitions or children of tables: what is written to those directly is not
-    /// told.
-    Partly(Vec<String>),
-    /// Tables whose changes are not told.
-    Lacking(Vec<String>),
+/// What of the triggers is there, each table in one of the lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Every change is told.
+    pub whole: Vec<String>,
+    /// Changes are told, but for what is written to some partitions or children directly.
+    pub partly: Vec<String>,
+    /// No change is told, or not in every way that jobs need.
+    pub lacking: Vec<String>,
+    /// Why what some of them tell, or would tell, is of no use.
+    pub problems: Vec<TableProblem>,
 }
 
 /// Looks whether these sources have their triggers; changes nothing.
@@ -159,21 +160,23 @@ pub async fn standing(
         Err(_elapsed) => return Err(unanswered(doing, longest)),
     };
     lease.give_back();
-    if !found.problems.is_empty() {
-        return Err(ChangesError::Tables(found.problems));
+    Ok(Standing { problems: found.problems, ..standing_of(&found.sources) })
+}
+
+fn standing_of(sources: &[Surveyed<'_>]) -> Standing {
+    let mut standing = Standing::default();
+    // A table that is watched in several ways stands there several times, one after another.
+    for ways in sources.chunk_by(|one, other| one.source.table == other.source.table) {
+        let list = if !ways.iter().all(Surveyed::is_installed) {
+            &mut standing.lacking
+        } else if !ways.iter().all(Surveyed::has_all_triggers) {
+            &mut standing.partly
+        } else {
+            &mut standing.whole
+        };
+        list.extend(ways.first().map(|surveyed| surveyed.source.table.clone()));
     }
-    let tables = |is_so: fn(&Surveyed<'_>) -> bool| -> Vec<String> {
-        let those = found.sources.iter().filter(|surveyed| is_so(surveyed));
-        let mut tables: Vec<_> = those.map(|surveyed| surveyed.source.table.clone()).collect();
-        tables.dedup();
-        tables
-    };
-    let lacking = tables(|surveyed| !surveyed.is_installed());
-    if !lacking.is_empty() {
-        return Ok(Standing::Lacking(lacking));
-    }
-    let partly = tables(|surveyed| !surveyed.has_all_triggers());
-    Ok(if partly.is_empty() { Standing::Whole } else { Standing::Partly(partly) })
+    standing
 }
 
 /// Why a transaction ended.
@@ -321,8 +324,7 @@ fn removed(survey: &Survey<'_>) -> Removed {
         let said = function.comment.as_deref().and_then(|said| said.strip_prefix(sql::COMMENT));
         said.unwrap_or(&function.name).to_owned()
     };
-    Removed {
-        triggers: survey.spare_triggers.len(),
-        functions: survey.spare_functions.iter().map(said).collect(),
-    }
+    let mut functions: Vec<_> = survey.spare_functions.iter().map(said).collect();
+    functions.sort();
+    Removed { triggers: survey.spare_triggers.len(), functions }
 }

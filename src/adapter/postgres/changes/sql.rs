@@ -243,11 +243,11 @@ pub(super) const COMMENT: &str = "preheat's change feed: ";
 fn comment(source: &ChangeSource) -> String {
     let table = &source.table;
     let how = match &source.tenants {
-        TouchedTenants::Column(column) => format!("the tenants of changes of {table}, by {column}"),
-        TouchedTenants::Sql(_) => format!("the tenants of changes of {table}, by a query"),
-        TouchedTenants::Fleet => format!("changes of {table}"),
+        TouchedTenants::Column(column) => format!("tenants by `{column}`"),
+        TouchedTenants::Sql(_) => "tenants by a query".to_owned(),
+        TouchedTenants::Fleet => "the whole fleet".to_owned(),
     };
-    format!("{COMMENT}{how}")
+    format!("{COMMENT}`{table}`: {how}")
 }
 
 fn literal(text: &str) -> String {
@@ -391,7 +391,7 @@ mod tests {
             "$preheat2$$preheat$ $preheat1$$preheat2$"
         });
         let column = source("it's", TouchedTenants::Column("te\"nant".to_owned()));
-        assert!(create_function(&column).contains("of it''s, by te\"nant'"));
+        assert!(create_function(&column).contains("`it''s`: tenants by `te\"nant`'"));
         assert!(body(&column).contains("select changed.\"te\"\"nant\" from changed"));
     }
 

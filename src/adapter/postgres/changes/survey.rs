@@ -237,7 +237,7 @@ fn check_relations(
     let below = relations.iter().skip(1).find(|relation| relation.kind == "f");
     if let Some(below) = below {
         let message = format!(
-            "the table `{table}` has the foreign table {} below it, on which there can be no trigger",
+            "the table `{table}` has the foreign table `{}` below it, on which there can be no trigger",
             below.name
         );
         let hint = "name the partitions that are tables here, or take it out of `tables`";
@@ -273,7 +273,7 @@ async fn tenants_id(
     match first_column(connection, &query).await? {
         Ok(id) => Ok(Some(id)),
         Err(error) => {
-            let message = format!("cannot read the tenant query: {}", error::text(&error));
+            let message = format!("cannot read the tenant query: {}", words(&error));
             problems.push(TableProblem::of_all(message, "see `preheat check`"));
             Ok(None)
         }
@@ -296,27 +296,35 @@ async fn check_tenants(
         }
     };
     let Some(id) = id else { return Ok(()) };
-    if found.class.is_none() || found.class != id.class {
-        let (what, hint) = match &source.tenants {
-            TouchedTenants::Column(column) => {
-                let hint = format!(
-                    "say how: `{{ name = \"{}\", sql = \"select t.id from changed c join … t on …\" }}`",
-                    source.table
-                );
-                (format!("`{column}` of table `{}`", source.table), hint)
-            }
-            TouchedTenants::Sql(_) | TouchedTenants::Fleet => {
-                let hint = "return the id as the tenant query does, with a cast or a join";
-                (format!("what `sql` returns for table `{}`", source.table), hint.to_owned())
-            }
-        };
-        let message = format!(
-            "{what} is {}, and the tenants' ids are {}: the same id may be another text",
-            found.name, id.name
-        );
-        problems.push(TableProblem::new(source, message, &hint));
+    let is_same_text = match (found.class, id.class) {
+        (Some(found), Some(id)) => found == id,
+        // Of a type whose ids have several texts only the tenants' own will do.
+        (None, None) => matches!(source.tenants, TouchedTenants::Sql(_)) && found.name == id.name,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if !is_same_text {
+        problems.push(other_text(source, &found, id));
     }
     Ok(())
+}
+
+fn other_text(source: &ChangeSource, found: &IdColumn, id: &IdColumn) -> TableProblem {
+    let (table, ty) = (&source.table, &id.name);
+    let what = match &source.tenants {
+        TouchedTenants::Column(column) => format!("`{column}` of table `{table}`"),
+        TouchedTenants::Sql(_) | TouchedTenants::Fleet => {
+            format!("what `sql` returns for table `{table}`")
+        }
+    };
+    let hint = format!(
+        "return the tenants' own ids, with a cast or a join: \
+         `{{ name = \"{table}\", sql = \"select …::{ty} from changed\" }}`"
+    );
+    let message = format!(
+        "{what} is {}, and the tenants' ids are {ty}: the same id may be another text",
+        found.name
+    );
+    TableProblem::new(source, message, &hint)
 }
 
 fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
@@ -332,12 +340,23 @@ fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
             TableProblem::new(source, message, &hint)
         }
         TouchedTenants::Column(_) | TouchedTenants::Sql(_) | TouchedTenants::Fleet => {
-            let message =
-                format!("cannot tell the tenants of table `{table}`: {}", error::text(error));
+            let message = format!("cannot tell the tenants of table `{table}`: {}", words(error));
             let hint = "`sql` is a query over the relation `changed`, which has the columns of the \
                         table; its first column is the tenant's id";
             TableProblem::new(source, message, hint)
         }
+    }
+}
+
+/// What the server has against a query, without the place: that is one of the query around it.
+fn words(error: &sqlx::Error) -> String {
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    match error::database(error) {
+        Some(error) if error.code() == PROTOCOL_VIOLATION => {
+            "it has a parameter, and nothing is given to it".to_owned()
+        }
+        Some(error) => format!("{} ({})", error.message(), error.code()),
+        None => error::text(error),
     }
 }
 

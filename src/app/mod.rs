@@ -1,5 +1,7 @@
 //! The composition root: connect, build, start, drain.
 
+mod changes;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::changes::ChangeFeed;
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
@@ -61,6 +64,9 @@ pub enum AppError {
     /// The history is required and cannot be kept.
     #[error(transparent)]
     History(#[from] MigrateError),
+    /// The change feed is required and cannot be.
+    #[error("there cannot be a change feed, and `changes.enabled` is true: {0}")]
+    NoFeed(String),
     /// Anything else.
     #[error(transparent)]
     Start(#[from] anyhow::Error),
@@ -129,6 +135,8 @@ impl App {
         let listen = listener.local_addr().context("could not tell the address of HTTP")?;
         event::WorkerStarted { version, jobs: self.jobs.len(), listen }.emit(&metrics);
 
+        let (jobs_read, jobs) = watch::channel(self.jobs.clone());
+        let feed = ChangeFeed::new(settings, &self, jobs)?;
         let runner = Arc::clone(&self.runner);
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
@@ -150,10 +158,14 @@ impl App {
             shutdown: background.clone(),
         };
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
+        if let Some(mut feed) = feed {
+            let beginning = feed.begin(&handle).await?;
+            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        }
         tokio::select! {
             () = engine.run() => {}
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
-            () = reload_jobs(settings, reload, &mut bell, (&handle, &metrics)) => {}
+            () = reload_jobs((settings, reload), &mut bell, &jobs_read, (&handle, &metrics)) => {}
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
@@ -287,15 +299,18 @@ fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
 /// Reads the job files again each time that somebody asks for it; never ends. Files with problems
 /// change nothing: the last good ones stay.
 async fn reload_jobs(
-    settings: &Settings,
-    reload: &Notify,
+    (settings, reload): (&Settings, &Notify),
     bell: &mut Bell,
+    jobs_read: &watch::Sender<Jobs>,
     (handle, metrics): (&Handle, &Metrics),
 ) {
     loop {
         reload.notified().await;
         match load_jobs(settings, bell).await {
-            Ok(jobs) => handle.replace(jobs).await,
+            Ok(jobs) => {
+                handle.replace(jobs.clone()).await;
+                jobs_read.send_replace(jobs);
+            }
             Err(problems) => event::JobsRejected { problems: &problems }.emit(metrics),
         }
     }

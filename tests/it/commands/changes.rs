@@ -1,0 +1,162 @@
+//! `preheat changes`: the triggers, as people and migration tools get them.
+
+use super::{FLEET, SERVICES, Servers, servers};
+use crate::support::preheat;
+
+/// What the job of [`SERVICES`] watches.
+const WATCHING: &str = "tables = [\"services\", { name = \"tenants\", tenant = \"id\" }]";
+
+fn watching(tables: &str) -> String {
+    format!("{tables}\n{SERVICES}")
+}
+
+async fn triggers(servers: &Servers) -> Vec<String> {
+    servers
+        .texts(
+            "select tgrelid::regclass || ' ' || regexp_replace(tgname, '[0-9a-f]{16}', '[id]') \
+             from pg_trigger where tgname like 'preheat%' order by 1",
+        )
+        .await
+}
+
+const OF_BOTH: [&str; 8] = [
+    "services preheat_[id]_delete",
+    "services preheat_[id]_insert",
+    "services preheat_[id]_truncate",
+    "services preheat_[id]_update",
+    "tenants preheat_[id]_delete",
+    "tenants preheat_[id]_insert",
+    "tenants preheat_[id]_truncate",
+    "tenants preheat_[id]_update",
+];
+
+#[tokio::test]
+async fn triggers_are_installed_once_changed_and_removed() {
+    let servers = servers().await;
+    let changes =
+        |action: &str| servers.preheat(["changes", action]).job("services", &watching(WATCHING));
+    let installed = changes("install").run().await.expect_code(0).stdout;
+    insta::assert_snapshot!(installed, @r"
+    installed `services`: tenants by `tenant_id`
+    installed `tenants`: tenants by `id`
+    ");
+    assert_eq!(triggers(&servers).await, OF_BOTH);
+    let again = changes("install").run().await.expect_code(0).stdout;
+    insta::assert_snapshot!(again, @r"
+    unchanged `services`: tenants by `tenant_id`
+    unchanged `tenants`: tenants by `id`
+    ");
+
+    let sql = "{ name = \"services\", sql = \"select tenant_id from changed\" }";
+    let other = servers.preheat(["changes", "install"]);
+    let other = other.job("services", &watching(&format!("tables = [{sql}]")));
+    let other = other.job("fleet", &format!("tables = [\"tenants\"]\n{FLEET}"));
+    insta::assert_snapshot!(other.run().await.expect_code(0).stdout, @r"
+    installed `services`: tenants by a query
+    installed `tenants`: the whole fleet
+    removed `services`: tenants by `tenant_id`
+    removed `tenants`: tenants by `id`
+    ");
+    assert_eq!(triggers(&servers).await, OF_BOTH);
+
+    let removed = changes("uninstall").run().await.expect_code(0).stdout;
+    insta::assert_snapshot!(removed, @r"
+    removed `services`: tenants by a query
+    removed `tenants`: the whole fleet
+    ");
+    assert!(triggers(&servers).await.is_empty());
+    let again = changes("uninstall").run().await.expect_code(0).stdout;
+    assert_eq!(again, "there was nothing to remove\n");
+    let nothing = servers.preheat(["changes", "install"]).job("services", SERVICES);
+    let nothing = nothing.run().await.expect_code(0).stdout;
+    assert_eq!(nothing, "no job has `tables`: there is nothing to install\n");
+}
+
+#[tokio::test]
+async fn the_shipped_jobs_can_be_watched() {
+    let servers = servers().await;
+    let install = || servers.preheat(["changes", "install"]).shipped_jobs().run();
+    let installed = install().await.expect_code(0).stdout;
+    assert_eq!(installed.lines().count(), 7, "{installed}");
+    let sql = preheat(["changes", "sql"]).shipped_jobs().run().await.expect_code(0).stdout;
+    servers.database.execute(&sql).await;
+    let again = install().await.expect_code(0).stdout;
+    assert!(again.lines().all(|line| line.starts_with("unchanged ")), "{again}");
+}
+
+#[tokio::test]
+async fn what_install_would_do_is_printed_without_a_database() {
+    let sql = |arguments: &[&'static str]| {
+        let arguments = ["changes", "sql"].into_iter().chain(arguments.iter().copied());
+        preheat(arguments).job("services", &watching(WATCHING)).run()
+    };
+    let printed = sql(&[]).await.expect_code(0).stdout;
+    insta::assert_snapshot!(printed);
+    let removal = sql(&["--uninstall"]).await.expect_code(0).stdout;
+    insta::assert_snapshot!(removal);
+
+    let servers = servers().await;
+    servers.database.execute(&printed).await;
+    assert_eq!(triggers(&servers).await, OF_BOTH);
+    let install = servers.preheat(["changes", "install"]).job("services", &watching(WATCHING));
+    let installed = install.run().await.expect_code(0).stdout;
+    assert!(installed.lines().all(|line| line.starts_with("unchanged ")), "{installed}");
+    servers.database.execute(&removal).await;
+    assert!(triggers(&servers).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_watched_is_told_with_its_job_file() {
+    let servers = servers().await;
+    let tables = "tables = [\"services\", \"service\", { name = \"staff\", tenant = \"clinic\" }]";
+    let install = servers.preheat(["changes", "install"]).job("services", &watching(tables));
+    let said = install.run().await.expect_code(2).stderr;
+    insta::assert_snapshot!(said, @r#"
+    error: jobs/services.toml: there is no table `service`
+      hint: write the name as it is in the database, capitals and schema too, or create the table first
+    error: jobs/services.toml: the table `staff` has no column `clinic`
+      hint: say which column holds the tenant's id: `{ name = "staff", tenant = "…" }`; or with a query: `{ name = "staff", sql = "…" }`
+    "#);
+    assert!(triggers(&servers).await.is_empty());
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_how_the_owner_can() {
+    let servers = servers().await;
+    let role = format!("app_of_{}", servers.database.name());
+    let make = format!("drop role if exists {role}; create role {role} login");
+    servers.database.execute(&make).await;
+    servers
+        .database
+        .execute(&format!("grant select on all tables in schema public to {role}"))
+        .await;
+    let url = servers.database.url().replace("user=postgres", &format!("user={role}"));
+    let changes = |action: &str| {
+        let changes = servers.preheat(["changes", action]).database(&url);
+        changes.job("services", &watching(WATCHING)).run()
+    };
+    let said = changes("install").await.expect_code(2).stderr;
+    insta::assert_snapshot!(said.replace(servers.database.name(), "[database]"), @r"
+    error: cannot change the triggers of the change feed: permission denied for database [database] (42501)
+      hint: let the owner of the tables do it: `preheat changes sql | psql -v ON_ERROR_STOP=1 --single-transaction`
+    ");
+
+    let with_all = servers.preheat(["changes", "install"]).job("services", &watching(WATCHING));
+    with_all.run().await.expect_code(0);
+    changes("install").await.expect_code(0);
+    let said = changes("uninstall").await.expect_code(2).stderr;
+    insta::assert_snapshot!(said, @r"
+    error: cannot change the triggers of the change feed: must be owner of relation services (42501)
+      hint: let the owner of the tables do it: `preheat changes sql --uninstall | psql -v ON_ERROR_STOP=1 --single-transaction`
+    ");
+    assert_eq!(triggers(&servers).await, OF_BOTH);
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_told_apart() {
+    let install = preheat(["changes", "install"]).job("services", &watching(WATCHING));
+    install.database("postgres://127.0.0.1:1/shop").run().await.expect_code(3);
+    let install = preheat(["changes", "install"]).job("services", &watching(WATCHING));
+    install.run().await.expect_code(2);
+    preheat(["changes"]).run().await.expect_code(2);
+}

@@ -1,0 +1,133 @@
+//! The worker's change feed, from a commit to the cache.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::shop::{Shop, items};
+use crate::support::{LONG, Running, eventually, preheat};
+
+/// No schedule of these tests is due within one.
+fn watching() -> String {
+    items("on_start = false\ntables = [\"items\"]")
+}
+
+/// Waits until the worker listens.
+async fn listens(worker: &Running) {
+    worker.answers("/healthz", 200).await;
+    worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+}
+
+async fn install(shop: &Shop) {
+    let install = preheat(["changes", "install"]).database(shop.url());
+    install.job("items", &watching()).run().await.expect_code(0);
+}
+
+const CONNECTED: &str = "preheat_change_feed_connected";
+
+#[tokio::test]
+async fn what_is_committed_is_in_the_cache_and_nobody_asked() {
+    let shop = Shop::open(5).await;
+    install(&shop).await;
+    let worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    // While nobody listened anything may have changed.
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    for _ in 0..3 {
+        shop.change().await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        shop.execute("delete from items where id = 1; insert into items values (1, 99, 'new')")
+            .await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        shop.execute("delete from items where id = 99").await;
+    }
+    worker.signal(Signal::TERM);
+    worker.ended().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn triggers_that_come_later_are_found_and_said_to_lack_once() {
+    let shop = Shop::open(3).await;
+    let mut worker = shop.serve().job("items", &watching()).start();
+    worker.says("there is no change feed").await;
+    worker.answers("/readyz", 200).await;
+    assert!(shop.cached().await.is_empty());
+    for _ in 0..2 {
+        worker.signal(Signal::HUP);
+        worker.says("jobs").await;
+    }
+    install(&shop).await;
+    worker.signal(Signal::HUP);
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    assert_eq!(worker.stderr().matches("there is no change feed").count(), 1);
+    assert!(worker.stderr().contains("hint: `preheat changes install`"), "{}", worker.stderr());
+
+    // A table that is made anew has lost its triggers; one that no job names needs none.
+    shop.execute("alter table items rename to old; create table items (like old)").await;
+    worker.signal(Signal::HUP);
+    worker.says("the change feed does not hear of any table").await;
+    worker.write("jobs/items.toml", &items("on_start = false"));
+    worker.signal(Signal::HUP);
+    worker.says("no enabled job has `tables`").await;
+    worker.metric_becomes(CONNECTED, |value| value < 1.0).await;
+    let listening = "select count(*) from pg_stat_activity where query ilike 'unlisten%' \
+                     or query ilike 'listen%'";
+    eventually("nobody listens", LONG, async || shop.number(listening).await == 0).await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_loses_no_change() {
+    let shop = Shop::open(4).await;
+    install(&shop).await;
+    let mut worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    for _ in 0..3 {
+        // The listener is gone, and the change comes before it can be back.
+        shop.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
+             and datname = current_database() and pid <> pg_backend_pid(); \
+             update items set version = version + 1",
+        )
+        .await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    }
+    worker.says("the change feed is away").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_has_to_listen_refuses_to_start_without() {
+    let shop = Shop::open(2).await;
+    let strict = || shop.serve().env("PREHEAT_CHANGES__ENABLED", "true").job("items", &watching());
+    let said = strict().run().await.expect_code(2).stderr;
+    assert!(said.contains("there cannot be a change feed"), "{said}");
+    assert!(said.contains("`preheat changes install`"), "{said}");
+    install(&shop).await;
+    let one = strict().env("PREHEAT_DATABASE__MAX_CONNECTIONS", "1");
+    let said = one.run().await.expect_code(2).stderr;
+    assert!(said.contains("`database.max_connections` is 1"), "{said}");
+    listens(&strict().start()).await;
+
+    let never = shop.serve().env("PREHEAT_CHANGES__ENABLED", "false").job("items", &watching());
+    let never = never.start();
+    never.answers("/readyz", 200).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(never.metric(CONNECTED).await, Some(0.0));
+    assert!(!never.stderr().contains("change feed"), "{}", never.stderr());
+}
+
+#[tokio::test]
+async fn tables_with_triggers_are_heard_while_others_lack_them() {
+    let shop = Shop::open(2).await;
+    shop.execute("create table prices (tenant_id int)").await;
+    install(&shop).await;
+    let both = items("on_start = false\ntables = [\"items\", \"prices\", \"nowhere\"]");
+    let mut worker = shop.serve().job("items", &both).start();
+    listens(&worker).await;
+    worker.says("the change feed does not hear of changes of `nowhere` and `prices`").await;
+    worker.says("there is no table `nowhere`").await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    shop.change().await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
