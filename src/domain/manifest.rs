@@ -1,15 +1,22 @@
-//! Manifests: which keys with a data column exist, so that those whose data is gone can be removed.
+//! Manifests: which keys with a data column may exist, so that those whose data is gone can be removed.
 //!
-//! A manifest always names at least the keys that exist: names are added before the keys are
-//! written and taken out after the keys are removed. So a crash, or two warmers at once, leave names
-//! too many and never too few.
+//! A name is in its manifest before its key is written, and stays until its key cannot exist any
+//! more: no run that read the key's data is under way, and what was written has expired. Taking it out
+//! when the key is removed would be too early: a run that read before that writes the key again, and
+//! nobody would find it. So a name that vanished is removed again with each run, which costs little.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use super::job::JobName;
+use chrono::{DateTime, Utc};
+
+use super::job::{Job, JobName};
 
 /// Before every manifest.
 const PREFIX: &str = "preheat:manifest:";
+
+/// For clocks of several workers that differ.
+const MARGIN: Duration = Duration::from_mins(1);
 
 /// The key of the manifest of a job and tenant; of a job for the whole fleet where there is none.
 pub fn manifest_key(job: &JobName, tenant: Option<&str>) -> String {
@@ -38,29 +45,31 @@ pub fn read_manifest_key(key: &str) -> Option<(JobName, Option<&str>)> {
     Some((JobName::parse(job).ok()?, tenant))
 }
 
-/// What a complete read changes in one manifest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Keys to name before they are written.
-    pub new: Vec<String>,
-    /// Keys whose data is gone: to remove, and then to take out.
-    pub vanished: Vec<String>,
+/// A key that a manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The key, without the cache's prefix.
+    pub key: String,
+    /// When a run last named it, which is right before it wrote it.
+    pub named_at: DateTime<Utc>,
 }
 
-impl Difference {
-    /// Between the keys that a manifest names and those that there are now.
-    pub fn between<'k>(named: Vec<String>, present: impl IntoIterator<Item = &'k str>) -> Self {
-        let mut left: HashSet<String> = named.into_iter().collect();
-        let mut new = Vec::new();
-        for key in present {
-            if !left.remove(key) {
-                new.push(key.to_owned());
-            }
-        }
-        let mut vanished: Vec<String> = left.into_iter().collect();
-        vanished.sort_unstable();
-        Self { new, vanished }
-    }
+/// The keys that a manifest names and that have no data any more, in order.
+pub fn vanished<'k>(
+    named: impl IntoIterator<Item = Named>,
+    present: impl IntoIterator<Item = &'k str>,
+) -> Vec<Named> {
+    let present: HashSet<&str> = present.into_iter().collect();
+    let named = named.into_iter();
+    let mut vanished: Vec<Named> =
+        named.filter(|named| !present.contains(named.key.as_str())).collect();
+    vanished.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    vanished
+}
+
+/// How long a name stays that no run renews: until what the last run wrote that named it has expired.
+pub fn life_of_names(job: &Job) -> Duration {
+    job.ttl.saturating_add(job.timeout).saturating_add(MARGIN)
 }
 
 #[cfg(test)]
@@ -79,10 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_and_what_has_vanished_is_told_apart() {
-        let named = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let found = Difference::between(named, ["b", "d"]);
-        assert_eq!(found.new, ["d"]);
-        assert_eq!(found.vanished, ["a", "c"]);
+    fn what_has_vanished_is_what_is_named_and_not_there() {
+        let named = |key: &str| Named { key: key.to_owned(), named_at: DateTime::UNIX_EPOCH };
+        let found = vanished(["c", "a", "b"].map(named), ["b", "d"]);
+        assert_eq!(found, ["a", "c"].map(named));
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::known::{Known, KnownError};
-use super::port::{CacheError, Listing, SourceError};
+use super::port::{CacheError, SourceError};
 use super::roster::OldTemplate;
 use super::run::Runner;
 use crate::domain::job::{Job, JobName, Jobs, Scope};
@@ -31,15 +31,6 @@ pub struct Orphans {
     /// Templates that no job there has.
     templates: Vec<OldTemplate>,
     stage: Stage,
-}
-
-/// Some orphaned keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OrphanSlice {
-    /// The keys; whether they still exist is for the cache to say.
-    pub keys: Vec<Orphan>,
-    /// The names that manifests may lose once these keys are removed.
-    pub listings: Vec<Listing>,
 }
 
 /// A key that no job writes any more.
@@ -138,8 +129,9 @@ impl Orphans {
         })
     }
 
-    /// The next slice, which may be empty; `None` where there is no more.
-    pub async fn next(&mut self) -> Result<Option<OrphanSlice>, OrphansError> {
+    /// The next slice of keys, which may be empty; `None` where there is no more. Whether a key still
+    /// exists is for the cache to say.
+    pub async fn next(&mut self) -> Result<Option<Vec<Orphan>>, OrphansError> {
         match &mut self.stage {
             Stage::Manifests { found, next: Some(cursor) } if found.len() < SLICE => {
                 let slice = self.runner.cache.scan(&manifest_pattern(None), *cursor).await?;
@@ -147,7 +139,7 @@ impl Orphans {
                 let next = Some(slice.next).filter(|next| *next > 0);
                 let found = std::mem::take(found);
                 self.stage = Stage::Manifests { found, next };
-                Ok(Some(OrphanSlice::default()))
+                Ok(Some(Vec::new()))
             }
             Stage::Manifests { found, next } => {
                 let some: Vec<String> = found.drain(..found.len().min(SLICE)).collect();
@@ -175,7 +167,7 @@ impl Orphans {
     }
 
     /// What manifests name that no job there is renews.
-    async fn listed(&mut self, manifests: Vec<String>) -> Result<OrphanSlice, OrphansError> {
+    async fn listed(&mut self, manifests: Vec<String>) -> Result<Vec<Orphan>, OrphansError> {
         let owners = manifests.iter().filter_map(|manifest| read_manifest_key(manifest));
         let tenants: Vec<&str> = owners.filter_map(|(_, tenant)| tenant).collect();
         self.look_for_new(&tenants).await?;
@@ -187,7 +179,7 @@ impl Orphans {
             })
             .collect();
         let keys: Vec<String> = stale.iter().map(|(manifest, ..)| (*manifest).clone()).collect();
-        let named = self.runner.ledger.manifests(&keys).await?;
+        let named = self.runner.ledger.names(&keys).await?;
         let mut found = Vec::new();
         for ((_, job, tenant), names) in stale.iter().zip(&named) {
             found.extend(names.iter().map(|key| Orphan {
@@ -196,21 +188,14 @@ impl Orphans {
                 tenant: tenant.map(TenantId::new),
             }));
         }
-        let keys = self.without_claimed(found).await?;
-        let orphaned: HashSet<&str> = keys.iter().map(|orphan| orphan.key.as_str()).collect();
-        let listings = stale.iter().zip(named).map(|((manifest, ..), mut keys)| {
-            keys.retain(|key| orphaned.contains(key.as_str()));
-            Listing { manifest: (*manifest).clone(), keys }
-        });
-        let listings = listings.filter(|listing| !listing.keys.is_empty()).collect();
-        Ok(OrphanSlice { keys, listings })
+        self.without_claimed(found).await
     }
 
     /// The known keys of tenants that are not active.
     async fn of_gone(
         &mut self,
         positions: std::ops::Range<usize>,
-    ) -> Result<OrphanSlice, OrphansError> {
+    ) -> Result<Vec<Orphan>, OrphansError> {
         let known = Arc::clone(&self.known);
         let gone: Vec<Tenant<'_>> =
             positions.filter_map(|position| known.gone().get(position)).collect();
@@ -227,7 +212,7 @@ impl Orphans {
                 }));
             }
         }
-        Ok(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() })
+        self.without_claimed(found).await
     }
 
     /// The keys of a template that is not in use any more, of some tenants.
@@ -235,7 +220,7 @@ impl Orphans {
         &mut self,
         template: usize,
         from: usize,
-    ) -> Result<Option<OrphanSlice>, OrphansError> {
+    ) -> Result<Option<Vec<Orphan>>, OrphansError> {
         let Some(old) = self.templates.get(template) else {
             self.stage = Stage::Done;
             return Ok(None);
@@ -261,7 +246,7 @@ impl Orphans {
         } else {
             Stage::Templates { template, position: from + seen }
         };
-        Ok(Some(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() }))
+        self.without_claimed(found).await.map(Some)
     }
 
     /// Takes note of tenants that were not in the list and are active by now.
@@ -392,7 +377,7 @@ impl Orphans {
         let (manifests, keys): (Vec<String>, Vec<Vec<&str>>) = listed.into_iter().unzip();
         let mut keys = keys.into_iter();
         for some in manifests.chunks(SLICE) {
-            for names in self.runner.ledger.manifests(some).await? {
+            for names in self.runner.ledger.names(some).await? {
                 let names: HashSet<String> = names.into_iter().collect();
                 let keys = keys.next().unwrap_or_default();
                 claimed.extend(
@@ -415,7 +400,7 @@ impl Orphans {
         for some in active.chunks(SLICE) {
             let manifests: Vec<String> =
                 some.iter().map(|id| manifest_key(job, Some(id))).collect();
-            for name in self.runner.ledger.manifests(&manifests).await?.into_iter().flatten() {
+            for name in self.runner.ledger.names(&manifests).await?.into_iter().flatten() {
                 claimed.extend(keys.get(name.as_str()));
             }
         }

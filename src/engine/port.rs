@@ -13,6 +13,7 @@ use crate::domain::change::Change;
 use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
 use crate::domain::job::{Job, JobName};
+use crate::domain::manifest::Named;
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunId, RunRecord};
@@ -186,18 +187,24 @@ pub trait Ledger: Send + Sync {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>>;
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>>;
 
-    /// Names more keys in manifests and lets each of them live for `ttl` from now; one that would be
-    /// empty is not made.
+    /// Names keys in manifests as of `now`, those too that are named already, and lets each manifest
+    /// live for `ttl` from now; one that would be empty is not made.
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
+        now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Takes keys out of manifests; an empty one is gone.
-    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>>;
+    /// Takes the names out of manifests that were last named before that moment, to the millisecond;
+    /// a manifest that is empty then is gone.
+    fn delist<'a>(
+        &'a self,
+        manifests: &'a [String],
+        before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
 
     /// All notes of a book, in no order: their names and texts.
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
@@ -216,6 +223,14 @@ pub trait Ledger: Send + Sync {
         book: Book,
         names: &'a [String],
     ) -> BoxFuture<'a, Result<(), CacheError>>;
+}
+
+impl dyn Ledger {
+    /// The keys that each of these manifests names, whenever that was.
+    pub async fn names(&self, manifests: &[String]) -> Result<Vec<Vec<String>>, CacheError> {
+        let keys = |named: Vec<Named>| named.into_iter().map(|named| named.key).collect();
+        Ok(self.manifests(manifests).await?.into_iter().map(keys).collect())
+    }
 }
 
 /// Keys of one manifest.

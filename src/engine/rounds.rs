@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
@@ -15,13 +15,14 @@ use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
 use crate::domain::job::Scope;
-use crate::domain::manifest::{Difference, manifest_key};
+use crate::domain::manifest::{Named, life_of_names, manifest_key, vanished};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::observe::event::Server;
 
-/// A manifest outlives the keys that it names: they live for a TTL after the run that renews it.
-const MANIFEST_TTLS: u32 = 2;
+/// From the moment when a key is named to the end of its write. A round that takes longer is repeated,
+/// so that a key that was written later was written by somebody else.
+const NAMED_BEFORE: Duration = Duration::from_secs(30);
 
 /// How much later than the run's deadline a server gives a query up: the deadline itself is to end
 /// the run, and not a query that failed a moment before.
@@ -44,7 +45,7 @@ struct Reading {
     /// How each slot's fence stood before the query.
     fences: Vec<Fence>,
     /// The keys that each slot's manifest names; none where the job has no listed keys.
-    named: Vec<Vec<String>>,
+    named: Vec<Vec<Named>>,
 }
 
 /// What a round wrote, while nobody knows yet whether the data changed meanwhile.
@@ -54,18 +55,21 @@ struct Draft<'r> {
     /// How long each entry lives once it is proven.
     full: Vec<Duration>,
     results: Vec<KeyResult>,
-    lists: Vec<List>,
     /// What became of each slot.
     tallies: Vec<Report>,
     /// Whether nothing that was sent can still be on its way.
     is_certain: bool,
 }
 
-/// A slot's manifest, and what changes in it.
+/// A slot's manifest.
 struct List {
     manifest: String,
-    is_new: bool,
-    difference: Difference,
+    /// The listed keys that there are now.
+    present: Vec<String>,
+    /// Those that it names and that have no data any more.
+    vanished: Vec<Named>,
+    /// Whether it names keys that cannot exist any more.
+    is_outdated: bool,
 }
 
 /// What a tenant comes to at the end of its rounds.
@@ -83,7 +87,7 @@ impl Work {
             Lane::Regular => Life::Full,
             Lane::Urgent => Life::Probation,
         };
-        let mut doubt = Doubt { work: self, part, slots: BTreeSet::new() };
+        let mut doubt = Doubt { work: self, part, slots: BTreeSet::new(), lost: BTreeSet::new() };
         let reading = self.reading(part, self.order.lane, report).await?;
         let mut rounds = Rounds::begin(reading.fences.iter().copied(), life);
         let mut left = self.round(part, reading, (&mut rounds, &mut doubt), report).await?;
@@ -183,11 +187,15 @@ impl Work {
         let Reading { permit, first_dates, fences: _, named } = reading;
         let found = entries(&self.order.job, open, &first_dates, permit.rows());
         let lists = self.lists(open, named, &found);
+        let named_at = self.runner.clock.monotonic();
         self.enlist(open, &lists, report).await?;
 
         let slots: Vec<usize> = rounds.slots().collect();
         doubt.slots.extend(&slots);
-        let mut draft = self.write(open, (found, lists), rounds.life(), report).await;
+        let draft = self.write(open, (found, &lists), rounds.life(), report).await;
+        if !draft.is_certain || self.runner.clock.monotonic() > named_at + NAMED_BEFORE {
+            doubt.lost.extend(&slots);
+        }
         let fences = match self.fences_after(open, report).await {
             Ok(fences) => fences,
             Err(refusal) => {
@@ -203,21 +211,21 @@ impl Work {
         let is_settled = |slot: &usize| verdict.settled.binary_search(slot).is_ok();
         let settled: Vec<bool> = slots.iter().map(is_settled).collect();
         let lives = self.set_lives(&draft, &settled).await;
-        self.delist(&draft.lists, &settled).await;
-
+        if lives.is_err() {
+            // What was sent may come late, and shorten or prolong the life of what is there then.
+            doubt.lost.extend(&slots);
+        }
         let mut moved = Vec::new();
-        for (place, (mut tally, slot)) in draft.tallies.drain(..).zip(slots).enumerate() {
+        for (place, (mut tally, slot)) in draft.tallies.into_iter().zip(slots).enumerate() {
             if !is_settled(&slot) {
                 moved.push(tally);
                 continue;
             }
+            doubt.settle(slot);
             match &lives {
                 // They are proven, and gone in some seconds all the same.
                 Err(refusal) if draft.life == Life::Probation => {
                     tally.fail(failure_of(open, place, refusal));
-                }
-                Ok(()) | Err(_) if draft.is_certain => {
-                    doubt.slots.remove(&slot);
                 }
                 Ok(()) | Err(_) => {}
             }
@@ -230,7 +238,7 @@ impl Work {
     async fn write<'r>(
         &self,
         open: &Batch,
-        (found, mut lists): (Entries<'r>, Vec<List>),
+        (found, lists): (Entries<'r>, &[List]),
         life: Life,
         report: &mut Report,
     ) -> Draft<'r> {
@@ -260,13 +268,11 @@ impl Work {
                 (Ok(()), None) => {}
             }
         }
-        let vanished = self.vanished(&mut lists, &entries).await;
+        let vanished = self.vanished(open, (lists, &entries), &mut tallies).await;
         let removals: Vec<_> = removals.into_iter().chain(vanished).collect();
-        let stayed = self.remove(open, removals, &mut tallies, report).await;
-        for list in &mut lists {
-            list.difference.vanished.retain(|key| !stayed.contains(key));
-        }
-        Draft { life, entries, full, results, lists, tallies, is_certain }
+        let all_answered = self.remove(open, removals, &mut tallies, report).await;
+        let is_certain = is_certain && all_answered;
+        Draft { life, entries, full, results, tallies, is_certain }
     }
 
     /// Writes the entries, again where that may help: a repeated write is harmless. Says also whether
@@ -310,17 +316,16 @@ impl Work {
         results
     }
 
-    /// Removes keys; answers those that could not be.
+    /// Removes keys; says whether the cache answered, so that nothing of it can come later.
     async fn remove(
         &self,
         open: &Batch,
         removals: Vec<Removal>,
         tallies: &mut [Report],
         report: &mut Report,
-    ) -> HashSet<String> {
-        let mut stayed = HashSet::new();
+    ) -> bool {
         if removals.is_empty() {
-            return stayed;
+            return true;
         }
         let (slots, keys): (Vec<_>, Vec<_>) =
             removals.into_iter().map(|removal| (removal.slot, removal.key)).unzip();
@@ -328,20 +333,18 @@ impl Work {
             Ok(results) => results,
             Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
         };
+        let mut all_answered = true;
         for ((slot, key), result) in slots.into_iter().zip(keys).zip(results) {
-            let error = match result {
-                Ok(existed) => {
-                    report.keys.removed += u64::from(existed);
-                    continue;
+            match (result, tallies.get_mut(slot)) {
+                (Ok(existed), _) => report.keys.removed += u64::from(existed),
+                (Err(error), Some(tally)) => {
+                    all_answered &= error.kind != CacheErrorKind::Unavailable;
+                    tally.fail(refused(open, slot, &key, &error));
                 }
-                Err(error) => error,
-            };
-            if let Some(tally) = tallies.get_mut(slot) {
-                tally.fail(refused(open, slot, &key, &error));
+                (Err(_), None) => {}
             }
-            stayed.insert(key);
         }
-        stayed
+        all_answered
     }
 }
 
@@ -427,54 +430,67 @@ impl Work {
     }
 
     /// The keys that the manifests of some tenants name.
-    async fn named(&self, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
+    async fn named(&self, part: &Batch) -> Result<Vec<Vec<Named>>, Refusal> {
         if !self.order.job.has_listed_keys() {
             return Ok(Vec::new());
         }
         Ok(self.runner.ledger.manifests(&self.manifest_keys(part)).await?)
     }
 
-    /// What changes in the manifests. A key that could not be made this time is neither new nor gone.
-    fn lists(&self, open: &Batch, named: Vec<Vec<String>>, found: &Entries<'_>) -> Vec<List> {
+    /// Names up to this moment are of keys that have expired.
+    fn outdated(&self) -> DateTime<Utc> {
+        self.runner.clock.now() - life_of_names(&self.order.job)
+    }
+
+    /// What there is now, and what has vanished: a key that could not be made this time has not.
+    fn lists(&self, open: &Batch, named: Vec<Vec<Named>>, found: &Entries<'_>) -> Vec<List> {
         if named.is_empty() {
             return Vec::new();
         }
-        let mut present: Vec<Vec<&str>> = vec![Vec::new(); named.len()];
+        let mut present: Vec<Vec<String>> = vec![Vec::new(); named.len()];
         for entry in found.writes.iter().filter(|entry| entry.is_listed) {
             if let Some(keys) = present.get_mut(entry.slot) {
-                keys.push(&entry.key);
+                keys.push(entry.key.clone());
             }
         }
         let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
-        let failed: HashSet<&str> = failed.collect();
+        let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
-        let lists = lists.map(|((manifest, named), present)| {
-            let is_new = named.is_empty();
-            let mut difference = Difference::between(named, present);
-            difference.vanished.retain(|key| !failed.contains(key.as_str()));
-            List { manifest, is_new, difference }
+        let lists = lists.map(|((manifest, mut named), present)| {
+            let all = named.len();
+            named.retain(|name| name.named_at >= outdated);
+            let is_outdated = named.len() < all;
+            let there = present.iter().map(String::as_str).chain(failed.iter().copied());
+            let vanished = vanished(named, there);
+            List { manifest, present, vanished, is_outdated }
         });
         lists.collect()
     }
 
-    /// Names the keys that will be written, so that none is ever in the cache unnamed, and renews
-    /// the manifests.
+    /// Names the keys that will be written, so that none is ever in the cache unnamed, and takes out
+    /// those that cannot exist any more.
     async fn enlist(
         &self,
         open: &Batch,
         lists: &[List],
         report: &mut Report,
     ) -> Result<(), Refusal> {
-        let listings = lists.iter().filter(|list| !(list.is_new && list.difference.new.is_empty()));
-        let listings: Vec<Listing> =
-            listings.map(|list| list.listing(&list.difference.new)).collect();
+        let outdated = lists.iter().filter(|list| list.is_outdated);
+        let outdated: Vec<String> = outdated.map(|list| list.manifest.clone()).collect();
+        if !outdated.is_empty() {
+            // Names too many do no harm, and the next run tries again.
+            drop(self.runner.ledger.delist(&outdated, self.outdated()).await);
+        }
+        let listings = lists.iter().filter(|list| !list.present.is_empty());
+        let listings: Vec<Listing> = listings.map(List::listing).collect();
         if listings.is_empty() {
             return Ok(());
         }
-        let ttl = self.order.job.ttl.saturating_mul(MANIFEST_TTLS);
+        let life = life_of_names(&self.order.job);
         let mut tries = Tries::new(&self.runner, &self.order, open.len());
         loop {
-            let enlisted = self.runner.ledger.enlist(&listings, ttl).await;
+            let now = self.runner.clock.now();
+            let enlisted = self.runner.ledger.enlist(&listings, now, life).await;
             let Err(error) = enlisted else { return Ok(()) };
             let refusal = Refusal::from(error);
             if !tries.again(&refusal, report).await {
@@ -483,58 +499,61 @@ impl Work {
         }
     }
 
-    /// Takes the keys out that were removed. Where that fails they are named for longer than they
-    /// are there, which the next run finds.
-    async fn delist(&self, lists: &[List], settled: &[bool]) {
-        let gone = lists.iter().zip(settled).filter(|(_, settled)| **settled);
-        let gone = gone.filter(|(list, _)| !list.difference.vanished.is_empty());
-        let listings: Vec<_> =
-            gone.map(|(list, _)| list.listing(&list.difference.vanished)).collect();
-        if !listings.is_empty() {
-            drop(self.runner.ledger.delist(&listings).await);
-        }
-    }
-
     /// The keys to remove since their data is gone.
     ///
-    /// A key without its tenant in it may have gone to another tenant (a pet that moved): what that
-    /// one wrote in this batch, or in this run, stays.
-    async fn vanished(&self, lists: &mut [List], entries: &[Entry<'_>]) -> Vec<Removal> {
+    /// A key without its tenant in it may have gone to another tenant (a pet that moved). It stays
+    /// where it was written in this batch, or later than this tenant last named it.
+    async fn vanished(
+        &self,
+        open: &Batch,
+        (lists, entries): (&[List], &[Entry<'_>]),
+        tallies: &mut [Report],
+    ) -> Vec<Removal> {
         let of_slots = lists.iter().enumerate();
-        let mut gone: Vec<Removal> = of_slots
-            .flat_map(|(slot, list)| {
-                let keys = list.difference.vanished.iter();
-                keys.map(move |key| Removal { key: key.clone(), slot })
-            })
-            .collect();
-        if gone.is_empty() || !self.order.job.has_keys_that_move() {
-            return gone;
+        let gone = of_slots.flat_map(|(slot, list)| {
+            let removal = move |name: &Named| Removal { key: name.key.clone(), slot };
+            list.vanished.iter().map(move |name| (removal(name), name.named_at))
+        });
+        if !self.order.job.has_keys_that_move() {
+            return gone.map(|(removal, _)| removal).collect();
         }
         let written: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-        gone.retain(|removal| !written.contains(removal.key.as_str()));
-        let keys: Vec<String> = gone.iter().map(|removal| removal.key.clone()).collect();
-        let Ok(found) = self.runner.cache.look(&keys).await else {
-            // They stay, and named: the next run finds them again.
-            for list in lists {
-                list.difference.vanished.clear();
+        let gone = gone.filter(|(removal, _)| !written.contains(removal.key.as_str()));
+        let (removals, named_at): (Vec<Removal>, Vec<DateTime<Utc>>) = gone.unzip();
+        let keys: Vec<String> = removals.iter().map(|removal| removal.key.clone()).collect();
+        match self.runner.cache.look(&keys).await {
+            Ok(found) => {
+                let now = self.runner.clock.now();
+                let all = removals.into_iter().zip(named_at).zip(found);
+                all.filter_map(|((removal, named_at), found)| {
+                    let ttl = found?.ttl.unwrap_or_default();
+                    let written_at = now - age(life_of(&self.order.job, &removal.key), ttl);
+                    (written_at <= named_at + NAMED_BEFORE).then_some(removal)
+                })
+                .collect()
             }
-            return Vec::new();
-        };
-        let job = &self.order.job;
-        let age_of_run =
-            (self.runner.clock.monotonic() + job.timeout).saturating_sub(self.deadline_at);
-        let is_older = |(removal, found): (Removal, Option<super::port::Found>)| {
-            let left = found?.ttl.unwrap_or_default();
-            let age = life_of(job, &removal.key).saturating_sub(left);
-            (age > age_of_run).then_some(removal)
-        };
-        gone.into_iter().zip(found).filter_map(is_older).collect()
+            Err(error) => {
+                for Removal { key, slot } in removals {
+                    if let Some(tally) = tallies.get_mut(slot) {
+                        tally.fail(refused(open, slot, &key, &error));
+                    }
+                }
+                Vec::new()
+            }
+        }
     }
 }
 
+/// How long ago a value was written that would live for `life` and has so much left. What has little
+/// left may be on probation, and counts as written then.
+fn age(life: Duration, left: Duration) -> Duration {
+    let life = if left <= PROBATION { life.min(PROBATION) } else { life };
+    life.saturating_sub(left)
+}
+
 impl List {
-    fn listing(&self, keys: &[String]) -> Listing {
-        Listing { manifest: self.manifest.clone(), keys: keys.to_vec() }
+    fn listing(&self) -> Listing {
+        Listing { manifest: self.manifest.clone(), keys: self.present.clone() }
     }
 }
 
@@ -544,6 +563,18 @@ struct Doubt<'w> {
     work: &'w Work,
     part: &'w Batch,
     slots: BTreeSet<usize>,
+    /// Those of which something was sent, in whatever round, that may still come: what a server that
+    /// did not answer does with it nobody knows.
+    lost: BTreeSet<usize>,
+}
+
+impl Doubt<'_> {
+    /// What the slot's last round wrote is proven.
+    fn settle(&mut self, slot: usize) {
+        if !self.lost.contains(&slot) {
+            self.slots.remove(&slot);
+        }
+    }
 }
 
 impl Drop for Doubt<'_> {

@@ -530,7 +530,11 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
     let list = result.map_err(ListError::Source)?;
-    runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
+    let taken = runner.roster.take(&runner, &list, number).await;
+    if let Err(Distrust::Unnoted(error)) = &taken {
+        runner.note_cache(Some(error));
+    }
+    taken.map_err(ListError::Distrusted)?;
     runner.list.note(&list);
     Ok(Arc::new(list))
 }

@@ -19,6 +19,7 @@ use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::{Entry, life_of};
 use preheat::domain::fence::{FLEET, Fence, PROBATION, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
+use preheat::domain::manifest::Named;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
@@ -568,20 +569,25 @@ impl Ledger for ShakyCache {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.shaky(self.memory.manifests(keys))
     }
 
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
+        now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.enlist(manifests, ttl))
+        self.shaky(self.memory.enlist(manifests, now, ttl))
     }
 
-    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.delist(manifests))
+    fn delist<'a>(
+        &'a self,
+        manifests: &'a [String],
+        before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.delist(manifests, before))
     }
 
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
@@ -883,9 +889,9 @@ impl Simulation {
         let sees_tenants = jobs.any(|job| job.enabled && job.scope == Scope::Tenants);
         // Nobody looks after keys of a job that is disabled, or was gone when its tenant went; and a
         // clock that jumps ends the time in which a run with an older list may still write.
-        let is_looked_after = |key: &str| match is_gone(key) {
-            true => sees_tenants && !self.reloaded && !self.jumps,
-            false => self.chaos.jobs[job_of(key)].enabled,
+        let is_looked_after = |key: &str| {
+            let finds_gone = sees_tenants && !self.reloaded && !self.jumps;
+            if is_gone(key) { finds_gone } else { self.chaos.jobs[job_of(key)].enabled }
         };
         let mut extra = memory.keys().into_iter().filter(|key| !expected.contains_key(key));
         if let Some(key) = extra.find(|key| is_looked_after(key) && self.chaos.sabotage.is_none()) {

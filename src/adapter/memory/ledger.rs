@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
 use super::cache::{CacheState, MemoryCache};
 use super::lock;
 use crate::domain::fence::{FENCE_TTL, Fence};
+use crate::domain::manifest::Named;
 use crate::engine::port::{BOOK_TTL, Book, CacheError, Ledger, Listing};
 
 impl MemoryCache {
@@ -45,6 +47,11 @@ impl CacheState {
     }
 }
 
+fn named((key, at): (String, String)) -> Named {
+    let at = at.parse().ok().and_then(DateTime::from_timestamp_millis);
+    Named { key, named_at: at.unwrap_or_default() }
+}
+
 impl Ledger for MemoryCache {
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
         self.at_once(|state, now| Ok(keys.iter().map(|key| state.fence(key, now)).collect()))
@@ -77,22 +84,25 @@ impl Ledger for MemoryCache {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.at_once(|state, now| {
-            let named = |key: &String| Ok(state.hash(key, now)?.into_keys().collect());
-            keys.iter().map(named).collect()
+            let manifest =
+                |key: &String| Ok(state.hash(key, now)?.into_iter().map(named).collect());
+            keys.iter().map(manifest).collect()
         })
     }
 
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
+        at: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         self.at_once(move |state, now| {
+            let at = at.timestamp_millis().to_string();
             for Listing { manifest, keys } in manifests {
                 if !keys.is_empty() {
-                    let names = keys.iter().map(|key| (key.clone(), String::new()));
+                    let names = keys.iter().map(|key| (key.clone(), at.clone()));
                     state.make_hash(manifest, now)?.extend(names);
                 }
                 state.renew(manifest, ttl, now);
@@ -101,11 +111,20 @@ impl Ledger for MemoryCache {
         })
     }
 
-    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.at_once(|state, now| {
-            let take_out =
-                |Listing { manifest, keys }: &Listing| state.take_out(manifest, keys, now);
-            manifests.iter().try_for_each(take_out)
+    fn delist<'a>(
+        &'a self,
+        manifests: &'a [String],
+        before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| {
+            let before = before.timestamp_millis();
+            for manifest in manifests {
+                let all = state.hash(manifest, now)?.into_iter().map(named);
+                let old = all.filter(|named| named.named_at.timestamp_millis() < before);
+                let old: Vec<String> = old.map(|named| named.key).collect();
+                state.take_out(manifest, &old, now)?;
+            }
+            Ok(())
         })
     }
 

@@ -1,16 +1,18 @@
-//! What preheat keeps for itself: fences are strings, manifests and books are hashes.
+//! What preheat keeps for itself: fences are strings, manifests sorted sets, books hashes.
 //!
-//! A manifest is a hash whose fields are the keys, since small hashes are compact in every version
-//! of Redis where sets of text are not; adding and taking out one field never disturbs another.
+//! The score of a name in a manifest is when it was named, in milliseconds: naming it again and
+//! taking out what is old are single commands, so that one never undoes the other.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use redis::{Cmd, RedisResult, Value};
 
 use super::{PIPELINE_COMMANDS, RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
+use crate::domain::manifest::Named;
 use crate::engine::port::{BOOK_TTL, Book, CacheError, CacheErrorKind, Ledger, Listing};
 
 /// Fields of a hash in one command: the server does nothing else meanwhile.
@@ -145,24 +147,31 @@ impl Ledger for RedisCache {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         Box::pin(async move {
-            let replies = self.all(keys.iter().map(|key| self.on("HKEYS", key)).collect()).await?;
-            replies.into_iter().map(reply::texts).collect()
+            let all = keys.iter().map(|key| {
+                let mut command = self.on("ZRANGE", key);
+                command.arg(0).arg(-1).arg("WITHSCORES");
+                command
+            });
+            let replies = self.all(all.collect()).await?;
+            replies.into_iter().map(reply::named).collect()
         })
     }
 
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
+        now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
+            let now = now.timestamp_millis();
             let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
-                let names = keys.chunks(SLICE).map(|some| {
-                    let mut names = self.on("HSET", manifest);
+                let names = keys.chunks(SLICE).map(move |some| {
+                    let mut names = self.on("ZADD", manifest);
                     for key in some {
-                        names.arg(key).arg("");
+                        names.arg(now).arg(key);
                     }
                     names
                 });
@@ -172,14 +181,16 @@ impl Ledger for RedisCache {
         })
     }
 
-    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+    fn delist<'a>(
+        &'a self,
+        manifests: &'a [String],
+        before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
-                keys.chunks(SLICE).map(|some| {
-                    let mut command = self.on("HDEL", manifest);
-                    command.arg(some);
-                    command
-                })
+            let commands = manifests.iter().map(|manifest| {
+                let mut command = self.on("ZREMRANGEBYSCORE", manifest);
+                command.arg("-inf").arg(format!("({}", before.timestamp_millis()));
+                command
             });
             self.all(commands.collect()).await.map(drop)
         })

@@ -3,9 +3,12 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
+use chrono::DateTime;
+
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use crate::domain::fence::Fence;
+use crate::domain::manifest::Named;
 use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
 
 /// The reply to a `SET`.
@@ -63,6 +66,21 @@ pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
         Some((name, redis::from_redis_value_ref(text).ok()?))
     };
     Ok(pairs.filter_map(pair).collect())
+}
+
+/// The reply to a `ZRANGE … WITHSCORES`: keys, and when they were named.
+pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
+    let mut parts = array(reply)?.into_iter();
+    let mut all = Vec::with_capacity(parts.len() / 2);
+    while let (Some(key), Some(score)) = (parts.next(), parts.next()) {
+        let Ok(key) = redis::from_redis_value(key) else { continue };
+        let at: f64 =
+            redis::from_redis_value_ref(&score).map_err(|_no_number| unexpected(&score))?;
+        #[expect(clippy::cast_possible_truncation, reason = "milliseconds are far below 2^53")]
+        let named_at = DateTime::from_timestamp_millis(at as i64).unwrap_or_default();
+        all.push(Named { key, named_at });
+    }
+    Ok(all)
 }
 
 /// The reply to a `SCAN` or `HSCAN`: the next cursor, and what to read the slice from.

@@ -265,7 +265,7 @@ impl Walk {
         loop {
             let read = match runner.may_ask(Server::Cache) {
                 Ok(()) => {
-                    let read = runner.ledger.manifests(&manifests).await;
+                    let read = runner.ledger.names(&manifests).await;
                     note_cache(runner, read.as_ref().err());
                     read.map_err(Refusal::from)
                 }

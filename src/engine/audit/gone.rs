@@ -83,8 +83,7 @@ impl Gone {
         }
         let mut orphans = begun?;
         let mut seen: HashSet<String> = HashSet::new();
-        while let Some(slice) = orphans.next().await? {
-            let mut some = slice.keys;
+        while let Some(mut some) = orphans.next().await? {
             some.retain(|orphan| only.is_none_or(|only| only.contains(&orphan.key)));
             for some in some.chunks(SLICE) {
                 self.look(runner, some, &mut seen).await?;

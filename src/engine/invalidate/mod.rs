@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::request::{Named, Wanted, is_own};
 use super::known::{Known, KnownError};
-use super::orphans::{OrphanSlice, Orphans, OrphansError};
+use super::orphans::{Orphans, OrphansError};
 use super::port::{CacheError, SourceError};
 use super::run::{Runner, Stops};
 use crate::domain::fence::{FLEET, fence_key, start_number};
@@ -312,7 +312,7 @@ impl<'a> Work<'a> {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();
-            keys.extend(self.runner.ledger.manifests(&manifests).await?.into_iter().flatten());
+            keys.extend(self.runner.ledger.names(&manifests).await?.into_iter().flatten());
         }
         let doomed = |key| Doomed { key, job: Some(job.name.clone()) };
         Ok(keys.into_iter().map(doomed).collect())
@@ -341,7 +341,7 @@ impl<'a> Work<'a> {
 
     /// What no job writes any more.
     async fn orphans(&mut self, mut orphans: Orphans) -> Result<(), Cut> {
-        while let Some(OrphanSlice { keys, listings }) = orphans.next().await? {
+        while let Some(keys) = orphans.next().await? {
             self.done.report.orphans.asked += keys.len() as u64;
             let tenants = keys.iter().filter_map(|orphan| orphan.tenant.as_ref());
             let fences = tenants.map(|tenant| fence_key(tenant.as_str())).collect::<BTreeSet<_>>();
@@ -350,12 +350,7 @@ impl<'a> Work<'a> {
                 let job = orphan.job.filter(|job| self.jobs.contains_key(job));
                 Doomed { key: orphan.key, job }
             });
-            let failed_before = self.done.report.failed;
             self.remove(doomed.collect()).await?;
-            // A name may go only when its key is gone.
-            if self.done.report.failed == failed_before {
-                self.runner.ledger.delist(&listings).await?;
-            }
             self.rest().await?;
         }
         Ok(())

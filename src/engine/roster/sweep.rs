@@ -11,7 +11,7 @@ use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, Tenants};
-use crate::engine::port::{CacheError, Listing};
+use crate::engine::port::CacheError;
 use crate::engine::run::Runner;
 
 /// One sweep, at a moment.
@@ -38,8 +38,6 @@ pub(super) struct Swept {
 struct Owned<'j> {
     job: &'j JobName,
     key: String,
-    /// The manifest that names it, by its position; none for a known key.
-    manifest: Option<usize>,
 }
 
 impl<'a> Sweep<'a> {
@@ -56,24 +54,15 @@ impl<'a> Sweep<'a> {
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
         ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
         let tenants = Leaving::list(gone);
-        let mut manifests: Vec<Listing> = Vec::new();
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
             let mut of_job = self.known(job, &tenants);
-            of_job.extend(self.listed(job, &tenants, &mut manifests).await?);
+            of_job.extend(self.listed(job, &tenants).await?);
             let shared = self.shared(job, &of_job).await?;
-            for one in of_job {
-                // Its name leaves the manifest of who is gone, and it stays.
-                let another_has_it = shared.contains(&one.key);
-                if another_has_it { one.take_out(&mut manifests) } else { owned.push(one) }
-            }
+            of_job.retain(|one| !shared.contains(&one.key));
+            owned.extend(of_job);
         }
-        let complete = self.remove(owned, &mut manifests, swept).await?;
-        manifests.retain(|listing| !listing.keys.is_empty());
-        if !manifests.is_empty() {
-            ledger.delist(&manifests).await?;
-        }
-        Ok(complete)
+        self.remove(owned, swept).await
     }
 
     fn tenant_jobs(&self) -> impl Iterator<Item = &'a Job> + use<'a> {
@@ -83,27 +72,15 @@ impl<'a> Sweep<'a> {
     fn known(&self, job: &'a Job, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let keys = tenants.iter().flat_map(|tenant| known_keys(job, Some(tenant), &dates));
-        keys.map(|key| Owned { job: &job.name, key, manifest: None }).collect()
+        keys.map(|key| Owned { job: &job.name, key }).collect()
     }
 
-    /// The keys that the job's manifests name; the manifests are added without names. Every job is
-    /// asked for, as one that has no data column now may have had one.
-    async fn listed(
-        &self,
-        job: &'a Job,
-        tenants: &Tenants,
-        manifests: &mut Vec<Listing>,
-    ) -> Result<Vec<Owned<'a>>, CacheError> {
-        let of_job = manifests_of(job, tenants.iter());
-        let named = self.runner.ledger.manifests(&of_job).await?;
-        let mut owned = Vec::new();
-        for (manifest, keys) in of_job.into_iter().zip(named) {
-            let position = Some(manifests.len());
-            manifests.push(Listing { manifest, keys: Vec::new() });
-            let keys = keys.into_iter();
-            owned.extend(keys.map(|key| Owned { job: &job.name, key, manifest: position }));
-        }
-        Ok(owned)
+    /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
+    /// needs them. Every job is asked for, as one that has no data column now may have had one.
+    async fn listed(&self, job: &'a Job, tenants: &Tenants) -> Result<Vec<Owned<'a>>, CacheError> {
+        let named = self.runner.ledger.names(&manifests_of(job, tenants.iter())).await?;
+        let keys = named.into_iter().flatten();
+        Ok(keys.map(|key| Owned { job: &job.name, key }).collect())
     }
 
     /// The keys among these that an active tenant has as well: of a template without the tenant's id,
@@ -124,34 +101,26 @@ impl<'a> Sweep<'a> {
             let active: Vec<Tenant<'_>> = self.active.iter().collect();
             for some in active.chunks(SLICE) {
                 let of_job = manifests_of(job, some.iter().copied());
-                let named = self.runner.ledger.manifests(&of_job).await?;
+                let named = self.runner.ledger.names(&of_job).await?;
                 shared.extend(named.into_iter().flatten().filter(is_candidate));
             }
         }
         Ok(shared)
     }
 
-    /// Removes the keys, and says whether all of them are gone. Those that are leave their
-    /// manifests.
-    async fn remove(
-        &self,
-        mut owned: Vec<Owned<'a>>,
-        manifests: &mut [Listing],
-        swept: &mut Swept,
-    ) -> Result<bool, CacheError> {
+    /// Removes the keys, and says whether all of them are gone.
+    async fn remove(&self, owned: Vec<Owned<'a>>, swept: &mut Swept) -> Result<bool, CacheError> {
         if owned.is_empty() {
             return Ok(true);
         }
-        let keys: Vec<String> =
-            owned.iter_mut().map(|owned| std::mem::take(&mut owned.key)).collect();
+        let (jobs, keys): (Vec<&JobName>, Vec<String>) =
+            owned.into_iter().map(|Owned { job, key }| (job, key)).unzip();
         let results = self.runner.cache.remove(&keys).await?;
         let mut complete = true;
-        for ((mut owned, key), result) in owned.into_iter().zip(keys).zip(results) {
+        for (job, result) in jobs.into_iter().zip(results) {
             match result {
                 Ok(existed) => {
-                    *swept.removed.entry(owned.job.clone()).or_default() += u64::from(existed);
-                    owned.key = key;
-                    owned.take_out(manifests);
+                    *swept.removed.entry(job.clone()).or_default() += u64::from(existed);
                 }
                 Err(error) => {
                     complete = false;
@@ -160,15 +129,6 @@ impl<'a> Sweep<'a> {
             }
         }
         Ok(complete)
-    }
-}
-
-impl Owned<'_> {
-    /// Names it among those that leave its manifest.
-    fn take_out(self, manifests: &mut [Listing]) {
-        if let Some(listing) = self.manifest.and_then(|position| manifests.get_mut(position)) {
-            listing.keys.push(self.key);
-        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
+
 use preheat::adapter::clock::SystemClock;
 use preheat::adapter::memory::MemoryCache;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
@@ -227,7 +229,7 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     support::eventually("the key expired", support::LONG, gone).await;
 
     let hash = Listing { manifest: "hash".to_owned(), keys: strings(["a"]) };
-    cache.enlist(&[hash], hour).await.unwrap();
+    cache.enlist(&[hash], Utc::now(), hour).await.unwrap();
     let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
     assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
     // For a write it is a key like any other.
@@ -253,7 +255,7 @@ async fn scans(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     let fence = strings(["preheat:fence:7"]);
     let listing = Listing { manifest: "preheat:manifest:pets:7".to_owned(), keys: strings(["a"]) };
     cache.move_fences(&fence, 1 << 41).await.unwrap();
-    cache.enlist(&[listing], hour).await.unwrap();
+    cache.enlist(&[listing], Utc::now(), hour).await.unwrap();
     let own = ["preheat:fence:7", "preheat:manifest:pets:7"].map(str::to_owned);
     assert_eq!(scan(cache, "preheat:*").await.0, own.clone().into());
     assert_eq!(cache.remove(&own).await, Ok(vec![Ok(true); 2]));

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
 use preheat::domain::job::JobName;
 use preheat::domain::manifest::manifest_key;
@@ -87,7 +89,7 @@ async fn mends_fences(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
             if let Some(value) = broken {
                 past.set("broken", value).await;
             } else {
-                cache.enlist(std::slice::from_ref(&hash), HOUR).await.unwrap();
+                cache.enlist(std::slice::from_ref(&hash), at_minute(0), HOUR).await.unwrap();
             }
         };
         plant().await;
@@ -125,68 +127,78 @@ async fn takes_thousands_of_fences(cache: &impl Ledger) {
     assert!(fences[1..].iter().all(|fence| *fence == Fence::At(START + 1)));
 }
 
-/// A manifest with these keys, as it is enlisted or delisted.
+/// A manifest with these keys, as it is enlisted.
 fn listing<'k>(manifest: &str, keys: impl IntoIterator<Item = &'k str>) -> Listing {
     Listing { manifest: manifest.to_owned(), keys: strings(keys) }
 }
 
-async fn named(cache: &impl Ledger, manifest: &str) -> BTreeSet<String> {
+/// Some moment, so many minutes later.
+fn at_minute(minutes: u64) -> DateTime<Utc> {
+    let start: DateTime<Utc> = "2026-03-01T00:00:00.123Z".parse().unwrap();
+    start + Duration::from_mins(minutes)
+}
+
+async fn named(cache: &impl Ledger, manifest: &str) -> BTreeMap<String, DateTime<Utc>> {
     let manifests = cache.manifests(&strings([manifest])).await.unwrap();
     assert_eq!(manifests.len(), 1);
     let names = manifests[0].len();
-    let set: BTreeSet<String> = manifests.into_iter().flatten().collect();
-    assert_eq!(set.len(), names, "a name came twice");
-    set
+    let all = manifests.into_iter().flatten();
+    let map: BTreeMap<_, _> = all.map(|named| (named.key, named.named_at)).collect();
+    assert_eq!(map.len(), names, "a name came twice");
+    map
 }
 
 async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     let job = JobName::parse("products").unwrap();
     let [seven, fleet] = [manifest_key(&job, Some("7")), manifest_key(&job, None)];
+    let (first, later) = (at_minute(0), at_minute(1));
     assert_eq!(cache.manifests(&[]).await, Ok(Vec::new()));
-    cache.enlist(&[], HOUR).await.unwrap();
-    cache.delist(&[]).await.unwrap();
-    let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>();
+    cache.enlist(&[], first, HOUR).await.unwrap();
+    cache.delist(&[], later).await.unwrap();
+    let set = |keys: &[(&str, DateTime<Utc>)]| {
+        keys.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect::<BTreeMap<_, _>>()
+    };
 
-    // An empty one is not made, and names come to those that are there.
-    cache.enlist(&[listing(&seven, [])], HOUR).await.unwrap();
+    // An empty one is not made; names come to those that are there, and are named anew.
+    cache.enlist(&[listing(&seven, [])], first, HOUR).await.unwrap();
     assert!(scan(cache, "preheat:manifest:*").await.0.is_empty());
     let both = [listing(&seven, ["a", "b", "a"]), listing(&fleet, ODD.into_iter().chain([""]))];
-    cache.enlist(&both, HOUR).await.unwrap();
-    cache.enlist(&[listing(&seven, ["b", "c"])], HOUR).await.unwrap();
-    assert_eq!(named(cache, &seven).await, set(&["a", "b", "c"]));
+    cache.enlist(&both, first, HOUR).await.unwrap();
+    cache.enlist(&[listing(&seven, ["b", "c"])], later, HOUR).await.unwrap();
+    assert_eq!(named(cache, &seven).await, set(&[("a", first), ("b", later), ("c", later)]));
     let manifests = cache.manifests(&[fleet.clone(), "none".to_owned(), seven.clone()]).await;
     let manifests = manifests.unwrap();
     assert_eq!((manifests[0].len(), manifests[1].len(), manifests[2].len()), (10, 0, 3));
-    assert_eq!(
-        named(cache, &fleet).await,
-        ODD.into_iter().chain([""]).map(str::to_owned).collect()
-    );
+    let odd: Vec<_> = ODD.into_iter().chain([""]).map(|key| (key, first)).collect();
+    assert_eq!(named(cache, &fleet).await, set(&odd));
 
     // Its life is renewed with or without new names, and by nothing else.
-    cache.enlist(&[listing(&seven, [])], 2 * HOUR).await.unwrap();
+    cache.enlist(&[listing(&seven, [])], later, 2 * HOUR).await.unwrap();
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
     Past::lives(past.ttl(&fleet).await, HOUR);
-    cache.delist(&[listing(&seven, ["a", "no such name"]), listing("none", ["a"])]).await.unwrap();
+    let all = [seven.clone(), "none".to_owned(), fleet.clone()];
+    cache.delist(&all, first).await.unwrap();
+    assert_eq!(named(cache, &seven).await.len(), 3, "only what was named before that moment");
+    cache.delist(&all, later).await.unwrap();
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
-    assert_eq!(named(cache, &seven).await, set(&["b", "c"]));
-    cache.delist(&[listing(&seven, []), listing(&fleet, ODD)]).await.unwrap();
-    assert_eq!(named(cache, &fleet).await, set(&[""]));
+    assert_eq!(named(cache, &seven).await, set(&[("b", later), ("c", later)]));
 
     // An empty one is gone, and so is one that expired: neither comes back by being renewed.
-    cache.delist(&[listing(&seven, ["b", "c"])]).await.unwrap();
-    cache.enlist(&[listing(&seven, [])], HOUR).await.unwrap();
-    cache.enlist(&[listing(&fleet, ["x"])], Duration::from_millis(1)).await.unwrap();
+    cache.delist(&all, later + Duration::from_millis(1)).await.unwrap();
+    cache.enlist(&[listing(&seven, [])], later, HOUR).await.unwrap();
+    let moment = Duration::from_millis(1);
+    cache.enlist(&[listing(&fleet, ["x"])], later, moment).await.unwrap();
     let gone = async || named(cache, &fleet).await.is_empty();
     support::eventually("the manifest expired", support::LONG, gone).await;
-    cache.enlist(&[listing(&fleet, [])], HOUR).await.unwrap();
+    cache.enlist(&[listing(&fleet, [])], later, HOUR).await.unwrap();
     assert!(scan(cache, "preheat:manifest:*").await.0.is_empty());
-    cache.enlist(&[listing(&fleet, ["y"])], HOUR).await.unwrap();
-    assert_eq!(named(cache, &fleet).await, set(&["y"]));
+    cache.enlist(&[listing(&fleet, ["y"])], later, HOUR).await.unwrap();
+    assert_eq!(named(cache, &fleet).await, set(&[("y", later)]));
     Past::lives(past.ttl(&fleet).await, HOUR);
 
     for key in ODD.map(|tenant| manifest_key(&job, Some(tenant))) {
-        cache.enlist(&[listing(&key, [key.as_str()])], HOUR).await.unwrap();
-        assert_eq!(named(cache, &key).await, set(&[&key]), "{key}");
+        cache.enlist(&[listing(&key, [key.as_str()])], first, HOUR).await.unwrap();
+        assert_eq!(named(cache, &key).await, set(&[(&key, first)]), "{key}");
     }
 }
 
@@ -194,15 +206,17 @@ async fn takes_large_manifests(cache: &impl Ledger) {
     let keys: Vec<String> = (0..5_000).map(|key| format!("pet:{key:0>100}")).collect();
     let large = Listing { manifest: "large".to_owned(), keys: keys.clone() };
     let small = (0..1_200).map(|number| listing(&format!("small-{number}"), ["a", "b"]));
-    let all: Vec<Listing> = [large.clone()].into_iter().chain(small).collect();
-    cache.enlist(&all, HOUR).await.unwrap();
-    assert_eq!(named(cache, "large").await, keys.iter().cloned().collect());
+    let all: Vec<Listing> = [large].into_iter().chain(small).collect();
+    cache.enlist(&all, at_minute(0), HOUR).await.unwrap();
+    let found = named(cache, "large").await;
+    assert!(found.keys().eq(&keys) && found.values().all(|at| *at == at_minute(0)));
     let names: Vec<String> = all.iter().map(|listing| listing.manifest.clone()).collect();
     let found = cache.manifests(&names).await.unwrap();
     assert!(found[1..].iter().all(|keys| keys.len() == 2));
-    let but_one = Listing { keys: keys[1..].to_vec(), ..large };
-    cache.delist(&[but_one]).await.unwrap();
-    assert_eq!(cache.manifests(&strings(["large"])).await, Ok(vec![vec![keys[0].clone()]]));
+    let one = Listing { manifest: "large".to_owned(), keys: keys[..1].to_vec() };
+    cache.enlist(&[one], at_minute(1), HOUR).await.unwrap();
+    cache.delist(&names, at_minute(1)).await.unwrap();
+    assert!(named(cache, "large").await.keys().eq(&keys[..1]));
 }
 
 async fn notes(cache: &impl Ledger, book: Book) -> BTreeMap<String, String> {
@@ -268,8 +282,8 @@ async fn refuses_what_is_of_another_type(cache: &(impl Ledger + Cache), past: &m
     past.set(Book::Tenants.key(), b"1").await;
     let errors = [
         cache.manifests(&strings(["none", "text"])).await.map(drop),
-        cache.enlist(&manifests, HOUR).await,
-        cache.delist(&manifests).await,
+        cache.enlist(&manifests, at_minute(0), HOUR).await,
+        cache.delist(&strings(["text"]), at_minute(0)).await,
         cache.notes(Book::Tenants).await.map(drop),
         cache.note(Book::Tenants, &note).await,
         cache.strike(Book::Tenants, &strings(["a"])).await,

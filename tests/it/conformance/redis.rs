@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
+
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
@@ -255,9 +257,9 @@ async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheErr
         ("fences", cache.fences(&fences).await.map(drop)),
         ("start_fences", cache.start_fences(&seen, 1 << 41).await.map(drop)),
         ("move_fences", cache.move_fences(&fences, 1 << 41).await),
-        ("enlist", cache.enlist(&listing, hour).await),
+        ("enlist", cache.enlist(&listing, Utc::now(), hour).await),
         ("manifests", cache.manifests(&keys).await.map(drop)),
-        ("delist", cache.delist(&listing).await),
+        ("delist", cache.delist(&keys, Utc::now()).await),
         ("note", cache.note(Book::Tenants, &notes).await),
         ("notes", cache.notes(Book::Tenants).await.map(drop)),
         ("strike", cache.strike(Book::Tenants, &keys).await),
@@ -359,7 +361,7 @@ async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
     assert!(fences.iter().all(moved), "{fences:?}");
 
     proxy.cut_after(Direction::ToServer, 50_000);
-    cache.enlist(&listing, Duration::from_hours(1)).await.unwrap();
+    cache.enlist(&listing, Utc::now(), Duration::from_hours(1)).await.unwrap();
     proxy.cut_after(Direction::ToClient, 50_000);
     assert_eq!(cache.manifests(&["manifest".to_owned()]).await.unwrap()[0].len(), keys.len());
     proxy.cut_after(Direction::ToServer, 50_000);

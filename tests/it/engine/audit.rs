@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
@@ -12,6 +14,7 @@ use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
+use preheat::domain::manifest::Named;
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
@@ -128,19 +131,24 @@ impl Ledger for ReadOnly {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.inner.manifests(keys)
     }
 
     fn enlist<'a>(
         &'a self,
         _manifests: &'a [Listing],
+        _now: DateTime<Utc>,
         _ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         panic!("an audit enlists")
     }
 
-    fn delist<'a>(&'a self, _manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+    fn delist<'a>(
+        &'a self,
+        _manifests: &'a [String],
+        _before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
         panic!("an audit delists")
     }
 
@@ -334,7 +342,7 @@ async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
     cache.set("list:t3", format!("[{}]", priced("12.50", NEW)));
     let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t4"));
     let keys = vec!["list:t4:gone".to_owned(), "list:t4:never".to_owned()];
-    cache.enlist(&[Listing { manifest, keys }], life).await.unwrap();
+    cache.enlist(&[Listing { manifest, keys }], lab.world.clock.now(), life).await.unwrap();
     lab.put("list:t4:gone", "[1]", life).await;
     // An application that caches with another JSON of the same value.
     let spaced = format!("[ {{ \"updated_at\" : \"{NEW}\" , \"price\" : 12.5 }} ]");

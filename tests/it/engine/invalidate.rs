@@ -459,8 +459,6 @@ async fn hazard_07_the_keys_of_a_job_that_is_gone_are_orphans() {
     let report = world.report(orphans()).await;
     assert_eq!((report.removed, report.orphans.removed), (13, 13));
     assert_eq!(world.keys(), texts(&["menu", "menu:soup", "somebody:else"]).into_iter().collect());
-    let manifest = manifest_key(&job("list").name, Some("t1"));
-    assert_eq!(world.cache.manifests(&[manifest]).await.unwrap()[0], Vec::<String>::new());
     assert_eq!(world.report(orphans()).await.removed, 0);
 }
 
@@ -506,8 +504,8 @@ async fn found(world: &World) -> BTreeSet<String> {
     let mut orphans = Orphans::begin(&world.runner).await.unwrap();
     let mut found = BTreeSet::new();
     while let Some(slice) = orphans.next().await.unwrap() {
-        assert!(slice.keys.len() <= 1_000);
-        found.extend(slice.keys.into_iter().map(|orphan| orphan.key));
+        assert!(slice.len() <= 1_000);
+        found.extend(slice.into_iter().map(|orphan| orphan.key));
     }
     found
 }

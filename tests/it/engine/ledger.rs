@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryCache;
 use preheat::domain::fence::Fence;
+use preheat::domain::manifest::Named;
 use preheat::engine::port::{Book, CacheError, Ledger, Listing};
 
 use super::ready;
@@ -81,20 +83,25 @@ impl Ledger for HookedLedger {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.after_hook(Call::Manifests, self.inner.manifests(keys))
     }
 
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
+        now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Enlist, self.inner.enlist(manifests, ttl))
+        self.after_hook(Call::Enlist, self.inner.enlist(manifests, now, ttl))
     }
 
-    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Delist, self.inner.delist(manifests))
+    fn delist<'a>(
+        &'a self,
+        manifests: &'a [String],
+        before: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.after_hook(Call::Delist, self.inner.delist(manifests, before))
     }
 
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
@@ -116,4 +123,10 @@ impl Ledger for HookedLedger {
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         self.after_hook(Call::Strike, self.inner.strike(book, names))
     }
+}
+
+/// The keys that a manifest names.
+pub(crate) async fn names(cache: &MemoryCache, manifest: String) -> Vec<String> {
+    let ledger: &dyn Ledger = cache;
+    ledger.names(&[manifest]).await.unwrap().remove(0)
 }

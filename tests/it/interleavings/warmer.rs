@@ -1,10 +1,11 @@
 //! A warmer: one run after another, each of them the protocol of `engine/rounds.rs`, one command at a
-//! time. What is decided is decided by the same code: [`Rounds`] and [`Difference`].
+//! time. What is decided is decided by the same code: [`Rounds`] and [`vanished`].
 
 use std::sync::OnceLock;
 
+use chrono::DateTime;
 use preheat::domain::fence::{Fence, Life, Rounds};
-use preheat::domain::manifest::Difference;
+use preheat::domain::manifest::{Named, vanished};
 
 use super::schedule::{Sabotage, Situation, World};
 use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key, tenant_of};
@@ -587,27 +588,26 @@ fn present(row: Row) -> Some8 {
     present
 }
 
-/// What [`Difference`] says, looked up: it works on text, and there are few cases.
+/// What is new, and what [`vanished`] says, looked up: it works on text, and there are few cases.
 fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
     const SETS: usize = 1 << CATEGORIES;
-    static TABLE: OnceLock<[[(Some8, Some8); SETS]; SETS]> = OnceLock::new();
+    static TABLE: OnceLock<[[Some8; SETS]; SETS]> = OnceLock::new();
     let text = |some: Some8| some.iter().map(|one| one.to_string()).collect::<Vec<_>>();
     let set = |bits: usize| Some8(u8::try_from(bits).unwrap());
-    let read = |keys: Vec<String>| {
-        let mut some = Some8::NONE;
-        for key in keys {
-            some.add(Some8::one(key.parse().unwrap()));
-        }
-        some
-    };
+    let name = |key: String| Named { key, named_at: DateTime::UNIX_EPOCH };
     let table = TABLE.get_or_init(|| {
         std::array::from_fn(|named| {
             std::array::from_fn(|present| {
-                let present = text(set(present));
-                let of = Difference::between(text(set(named)), present.iter().map(String::as_str));
-                (read(of.new), read(of.vanished))
+                let (named, present) = (text(set(named)), text(set(present)));
+                let gone =
+                    vanished(named.into_iter().map(name), present.iter().map(String::as_str));
+                let mut some = Some8::NONE;
+                for Named { key, .. } in gone {
+                    some.add(Some8::one(key.parse().unwrap()));
+                }
+                some
             })
         })
     });
-    table[usize::from(named.0)][usize::from(present.0)]
+    (present.without(named), table[usize::from(named.0)][usize::from(present.0)])
 }
