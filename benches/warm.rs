@@ -74,9 +74,19 @@ struct Arguments {
     /// The program to measure, for comparing two builds.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_preheat"))]
     program: PathBuf,
+    /// Another build to measure in the same rounds, in turn.
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// A program's warms, round by round.
+#[derive(Default)]
+struct Warms {
+    cold: Vec<Warm>,
+    refresh: Vec<Warm>,
 }
 
 /// What one warm took.
@@ -132,15 +142,22 @@ impl Bench {
     async fn run(&self) {
         // One round that does not count: it fills the database's buffers and gives the entries.
         self.flush().await;
-        self.warm();
+        self.warm(&self.arguments.program);
         let queries = self.queries();
         let entries = self.entries().await;
-        let (mut cold, mut refresh, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut warms, mut others, mut floors) = (Warms::default(), Warms::default(), Vec::new());
         for round in 1..=self.arguments.runs {
             eprintln!("round {round} of {}", self.arguments.runs);
-            self.flush().await;
-            cold.push(self.warm());
-            refresh.push(self.warm());
+            let mut in_turn = vec![(&self.arguments.program, &mut warms)];
+            in_turn.extend(self.arguments.against.as_ref().map(|other| (other, &mut others)));
+            if round.is_multiple_of(2) {
+                in_turn.reverse();
+            }
+            for (program, warms) in in_turn {
+                self.flush().await;
+                warms.cold.push(self.warm(program));
+                warms.refresh.push(self.warm(program));
+            }
             floors.push(self.floor(&entries).await);
         }
         let active = self.count_active().await;
@@ -155,11 +172,15 @@ impl Bench {
             self.arguments.connections,
             self.arguments.runs,
         );
-        println!("{header}\n{}{queries}", table(&entries, [&cold, &refresh], &floors));
+        let Warms { cold, refresh } = &warms;
+        println!("{header}\n{}{queries}", table(&entries, [cold, refresh], &floors));
+        if let Some(other) = &self.arguments.against {
+            println!("\n{}", comparison(&other.display().to_string(), &warms, &others));
+        }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.arguments.program);
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
             .arg("warm")
             .args(JOBS)
@@ -175,12 +196,13 @@ impl Bench {
     }
 
     /// Runs the program once and measures it.
-    fn warm(&self) -> Warm {
+    fn warm(&self, program: &Path) -> Warm {
         let report = File::create(self.report()).unwrap();
         let log = File::create(self.folder.join("log")).unwrap();
         let before = self.server_cpu();
         let start = Instant::now();
-        let mut child = self.command().stdout(report).stderr(log).spawn().expect("the program");
+        let mut child =
+            self.command(program).stdout(report).stderr(log).spawn().expect("the program");
         let id = child.id();
         let pid = Pid::from_raw(id.try_into().unwrap()).unwrap();
         let mut peak_rss = 0.0;
@@ -360,6 +382,25 @@ fn table(entries: &Entries, warms: [&[Warm]; 2], floors: &[Floor]) -> String {
         cores(),
     )
     .unwrap();
+    text
+}
+
+/// What this build takes for each second that the other one takes.
+fn comparison(other: &str, warms: &Warms, others: &Warms) -> String {
+    type Of = fn(&Warm) -> f64;
+    let figures: [(&str, Of); 4] = [
+        ("wall", |warm| warm.wall),
+        ("CPU preheat", |warm| warm.program_cpu),
+        ("CPU Postgres", |warm| warm.postgres_cpu),
+        ("CPU Redis", |warm| warm.redis_cpu),
+    ];
+    let mut text = format!("{:<24}{:>12}{:>12}\n", format!("/ {other}"), "cold", "refresh");
+    for (name, figure) in figures {
+        let ratio = |ours: &[Warm], theirs: &[Warm]| median(ours, figure) / median(theirs, figure);
+        let cold = ratio(&warms.cold, &others.cold);
+        let refresh = ratio(&warms.refresh, &others.refresh);
+        writeln!(text, "{name:<24}{cold:>12.3}{refresh:>12.3}").unwrap();
+    }
     text
 }
 

@@ -27,6 +27,7 @@ use crate::config::{self, ConfigError, HistoryMode, Settings};
 use crate::definition::{self, Defaults};
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
+use crate::engine::audit::Verifier;
 use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
 use crate::engine::port::History;
@@ -143,6 +144,11 @@ impl App {
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
+        if let Some(interval) = settings.audit.interval {
+            let runner = Arc::clone(&self.runner);
+            let verifier = Verifier::new(runner, interval, settings.audit.sample);
+            tasks.spawn(verifier.run(stops.clone()));
+        }
         let control = Control {
             handle: handle.clone(),
             metrics: Arc::clone(&metrics),

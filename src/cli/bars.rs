@@ -124,6 +124,10 @@ pub(super) fn summary(record: &RunRecord) -> String {
         output::bytes(report.bytes),
         output::seconds(record.duration()),
     )];
+    if report.tenants.fenced > 0 {
+        let fenced = output::counted(report.tenants.fenced, "tenant", "tenants");
+        lines.push(format!("  the data of {fenced} kept changing: cached for some seconds only"));
+    }
     for failure in &report.failures {
         let first = failure.tenant.as_ref().map(|id| format!(", the first of tenant `{id}`"));
         let (kind, count, message) = (failure.kind.as_str(), failure.count, &failure.message);

@@ -133,11 +133,12 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
 /// touches no others.
 fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     let Settings { jobs, log, replica, runner, mut http, .. } = settings;
-    let Settings { mut database, mut cache, tenants, history, changes, .. } = Settings::builtin();
+    let Settings { mut database, mut cache, tenants, history, audit, changes, .. } =
+        Settings::builtin();
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
     cache.url = Some(SecretString::from(sandbox.redis().url()));
     http.token = Some(SecretString::from(TOKEN));
-    Settings { jobs, log, replica, database, cache, tenants, runner, http, history, changes }
+    Settings { jobs, log, replica, database, cache, tenants, runner, http, history, audit, changes }
 }
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.

@@ -1,11 +1,13 @@
 //! The command line: one file a command.
 
+mod audit;
 mod bars;
 mod changes;
 mod check;
 mod completions;
 mod demo;
 mod health;
+mod invalidate;
 mod load;
 mod migrate;
 mod output;
@@ -65,6 +67,10 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
+    /// Remove keys safely: the fences of their tenants move first, so that nothing old comes back
+    Invalidate(invalidate::Options),
+    /// Compare the cache with the database, key for key; write nothing
+    Audit(audit::Options),
     /// The triggers that tell the worker at once what changed: install, remove or print them
     Changes(changes::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
@@ -219,6 +225,8 @@ impl Command {
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
+            Self::Invalidate(options) => invalidate::run(global, options).await,
+            Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             Self::Demo(options) => demo::run(global, options).await,
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {
-        for command in ["warm", "plan"] {
+        for command in ["warm", "plan", "audit"] {
             let words = ["preheat", "--jobs", "elsewhere", command, "services", "staff"];
             let cli = Cli::try_parse_from(words).unwrap();
             assert_eq!(cli.global.jobs, Some(PathBuf::from("elsewhere")));

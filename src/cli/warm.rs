@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use indicatif::MultiProgress;
@@ -20,8 +20,13 @@ use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::limit::Lane;
-use crate::engine::run::{Order, Runner, Stops};
+use crate::engine::run::{Ended, Order, Runner, Stops};
 use crate::engine::status::Progress;
+
+/// How often tenants whose data kept changing are tried again, and how long after the last try. More
+/// would keep a deploy waiting for a tenant that never stops writing; the worker goes on with it.
+const FOLLOW_UPS: u32 = 5;
+const FOLLOW_UP_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -140,18 +145,28 @@ impl Pass {
         jobs: &[Arc<Job>],
         tenants: Option<Vec<TenantId>>,
     ) -> Result<Done, Failure> {
+        self.warm_each(jobs.iter().map(|job| (Arc::clone(job), tenants.clone())).collect()).await
+    }
+
+    /// Warms the jobs, each for its tenants or all.
+    pub(super) async fn warm_each(
+        &self,
+        jobs: Vec<(Arc<Job>, Option<Vec<TenantId>>)>,
+    ) -> Result<Done, Failure> {
         let draining = self.stops.abort_after(self.runner.clock.as_ref(), self.drain);
         tokio::pin!(draining);
         let deadline_passed = AtomicBool::new(false);
-        let deadline = self.pass_deadline(&deadline_passed);
+        let first_runs = Arc::new(AtomicUsize::new(jobs.len()));
+        let deadline = self.pass_deadline(&deadline_passed, &first_runs);
         tokio::pin!(deadline);
 
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
-        for (index, job) in jobs.iter().enumerate() {
-            let order = self.order(job, tenants.clone());
+        for (index, (job, tenants)) in jobs.into_iter().enumerate() {
+            let order = order(&self.runner, &job, tenants);
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
-            let run = Arc::clone(&self.runner).run(order, self.stops.clone());
+            let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(&first_runs));
+            let run = run_and_follow_up(runner, order, self.stops.clone(), first_runs);
             runs.spawn(async move { (index, run.await) });
         }
         let mut records: Vec<(usize, RunRecord)> = Vec::new();
@@ -159,8 +174,7 @@ impl Pass {
         while !runs.is_empty() {
             tokio::select! {
                 Some(ended) = runs.join_next() => {
-                    let (index, ended) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
-                    let record = ended.record;
+                    let (index, record) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
                     if let Some(bar) = bars.get_mut(index).and_then(Option::take) {
                         self.bars.end(bar, &record)?;
                     }
@@ -176,32 +190,102 @@ impl Pass {
         Ok(Done { records, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
     }
 
-    fn order(&self, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Order {
-        let now = self.runner.clock.now();
-        Order {
-            id: RunId::new(now),
-            job: Arc::clone(job),
-            trigger: Trigger::Request,
-            due_at: now,
-            asked_at: self.runner.clock.monotonic(),
-            tenants,
-            last_written_at: None,
-            progress: Arc::new(Progress::default()),
-            lane: Lane::Regular,
-        }
-    }
-
-    /// Drains when the deadline passes; never ends.
-    async fn pass_deadline(&self, passed: &AtomicBool) {
+    /// Drains when the deadline passes; never ends. It has passed only if a job was not done by
+    /// then: that data kept changing is not for want of time.
+    async fn pass_deadline(&self, passed: &AtomicBool, first_runs: &AtomicUsize) {
         if let Some(deadline) = self.deadline {
             self.runner.clock.sleep(deadline).await;
-            passed.store(true, Ordering::Relaxed);
-            let text = duration::text(deadline);
-            self.bars
-                .say(&format!("the deadline of {text} passed: batches in flight are finished"));
+            if first_runs.load(Ordering::Relaxed) > 0 {
+                passed.store(true, Ordering::Relaxed);
+                let text = duration::text(deadline);
+                self.bars
+                    .say(&format!("the deadline of {text} passed: batches in flight are finished"));
+            }
             self.stops.drain.cancel();
         }
         pending::<()>().await;
+    }
+}
+
+fn order(runner: &Runner, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Order {
+    let now = runner.clock.now();
+    Order {
+        id: RunId::new(now),
+        job: Arc::clone(job),
+        trigger: Trigger::Request,
+        due_at: now,
+        asked_at: runner.clock.monotonic(),
+        tenants,
+        last_written_at: None,
+        progress: Arc::new(Progress::default()),
+        lane: Lane::Regular,
+    }
+}
+
+/// A run, and further ones for those whose data changed while it read and wrote, until all is proven
+/// or was tried often enough; their record is one. `first_runs` counts down when the first is over.
+async fn run_and_follow_up(
+    runner: Arc<Runner>,
+    first: Order,
+    stops: Stops,
+    first_runs: Arc<AtomicUsize>,
+) -> RunRecord {
+    let job = Arc::clone(&first.job);
+    let Ended { mut record, mut unsettled } = Arc::clone(&runner).run(first, stops.clone()).await;
+    first_runs.fetch_sub(1, Ordering::Relaxed);
+    for _ in 0..FOLLOW_UPS {
+        if unsettled.is_empty() {
+            break;
+        }
+        tokio::select! {
+            biased;
+            () = stops.requested() => break,
+            () = runner.clock.sleep(FOLLOW_UP_PAUSE) => {}
+        }
+        let tenants = match job.scope {
+            Scope::Tenants => Some(unsettled.tenants.into_iter().collect()),
+            Scope::Fleet => None,
+        };
+        let again = order(&runner, &job, tenants);
+        let again = Order { trigger: Trigger::Change, lane: Lane::Urgent, ..again };
+        let ended = Arc::clone(&runner).run(again, stops.clone()).await;
+        add_follow_up(&mut record, ended.record);
+        unsettled = ended.unsettled;
+    }
+    record
+}
+
+/// Adds a run for those that were fenced to the record of the run that left them so.
+fn add_follow_up(record: &mut RunRecord, follow_up: RunRecord) {
+    let RunRecord { outcome, finished_at, report: more, .. } = follow_up;
+    let report = &mut record.report;
+    let fenced = report.tenants.fenced;
+    let (still_fenced, failed, keys_fenced) = match outcome {
+        Outcome::Ok | Outcome::Partial | Outcome::Failed => {
+            let still_fenced = more.tenants.fenced.min(fenced);
+            let failed = more.tenants.failed.min(fenced - still_fenced);
+            more.failures.into_iter().for_each(|failure| report.fail(failure));
+            (still_fenced, failed, more.keys.fenced)
+        }
+        // It was cut off: whoever it did not come to stays as it was.
+        Outcome::Timeout | Outcome::Cancelled => {
+            let still_fenced = fenced.saturating_sub(more.tenants.ok);
+            (still_fenced, 0, report.keys.fenced.saturating_sub(more.keys.written))
+        }
+    };
+    report.tenants.fenced = still_fenced;
+    report.tenants.failed += failed;
+    report.tenants.ok += fenced - still_fenced - failed;
+    report.keys.written += more.keys.written;
+    report.keys.removed += more.keys.removed;
+    report.keys.failed += more.keys.failed;
+    report.keys.fenced = keys_fenced;
+    report.bytes += more.bytes;
+    report.queries += more.queries;
+    report.retries += more.retries;
+    record.finished_at = finished_at;
+    if record.outcome == Outcome::Ok {
+        record.outcome = record.report.outcome();
     }
 }
 
@@ -214,7 +298,7 @@ struct PassReport<'a> {
 }
 
 #[derive(Serialize)]
-struct JobReport<'a> {
+pub(super) struct JobReport<'a> {
     id: RunId,
     job: &'a str,
     outcome: Outcome,
@@ -222,16 +306,91 @@ struct JobReport<'a> {
     report: &'a Report,
 }
 
-impl<'a> PassReport<'a> {
-    fn new(done: &'a Done) -> Self {
-        let jobs = done.records.iter().map(|record| JobReport {
+impl<'a> JobReport<'a> {
+    pub(super) fn new(record: &'a RunRecord) -> Self {
+        Self {
             id: record.id,
             job: record.job.as_str(),
             outcome: record.outcome,
             duration_ms: record.duration().as_millis(),
             report: &record.report,
-        });
+        }
+    }
+}
+
+impl<'a> PassReport<'a> {
+    fn new(done: &'a Done) -> Self {
+        let jobs = done.records.iter().map(JobReport::new);
         let deadline_passed = done.deadline_passed;
         Self { outcome: done.outcome(), deadline_passed, jobs: jobs.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::job::JobName;
+    use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
+
+    fn record(
+        outcome: Outcome,
+        (ok, failed, fenced): (u64, u64, u64),
+        keys: (u64, u64),
+    ) -> RunRecord {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let total = ok + failed + fenced;
+        let mut report = Report {
+            tenants: TenantCounts { total, ok, failed, fenced },
+            keys: KeyCounts { written: keys.0, fenced: keys.1, ..KeyCounts::default() },
+            ..Report::default()
+        };
+        if failed > 0 {
+            let message = "division by zero".to_owned();
+            report.fail(Failure::new(FailureKind::Query, None, message));
+        }
+        RunRecord {
+            id: RunId(Uuid::nil()),
+            job: JobName::parse("list").unwrap(),
+            trigger: Trigger::Request,
+            outcome,
+            due_at: at,
+            started_at: at,
+            finished_at: at,
+            report,
+            replica: String::new(),
+            version: String::new(),
+        }
+    }
+
+    /// The counts of tenants and keys after one more run.
+    fn after(first: &mut RunRecord, follow_up: RunRecord) -> ((u64, u64, u64), (u64, u64)) {
+        add_follow_up(first, follow_up);
+        let Report { tenants, keys, .. } = &first.report;
+        assert_eq!(tenants.done(), tenants.total);
+        ((tenants.ok, tenants.failed, tenants.fenced), (keys.written, keys.fenced))
+    }
+
+    #[test]
+    fn what_follow_ups_settle_counts_as_warm_and_the_rest_stays_fenced() {
+        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
+        let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
+        assert_eq!(after(&mut first, follow_up), ((9, 0, 1), (18, 2)));
+        assert_eq!(first.outcome, Outcome::Ok);
+        let cut_off = record(Outcome::Cancelled, (0, 0, 0), (0, 0));
+        assert_eq!(after(&mut first, cut_off), ((9, 0, 1), (18, 2)));
+        assert_eq!(first.outcome, Outcome::Ok);
+        let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
+        assert_eq!(after(&mut first, gone), ((10, 0, 0), (18, 0)));
+    }
+
+    #[test]
+    fn hazard_27_a_follow_up_that_fails_makes_the_pass_fail() {
+        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
+        let follow_up = record(Outcome::Partial, (2, 1, 0), (4, 0));
+        assert_eq!(after(&mut first, follow_up), ((9, 1, 0), (18, 0)));
+        assert_eq!(first.outcome, Outcome::Partial);
+        assert_eq!(first.report.failures.len(), 1);
     }
 }

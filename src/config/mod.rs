@@ -44,6 +44,8 @@ pub struct Settings {
     pub http: Http,
     /// `[history]`
     pub history: History,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[changes]`
     pub changes: Changes,
 }
@@ -139,6 +141,15 @@ pub struct History {
     pub url: Option<SecretString>,
     /// How long.
     pub retention: Duration,
+}
+
+/// How the worker compares the cache with the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit {
+    /// From one comparison to the next; `None` where it makes none.
+    pub interval: Option<Duration>,
+    /// Tenants of each job in one comparison.
+    pub sample: NonZeroUsize,
 }
 
 /// The change feed.
@@ -245,6 +256,7 @@ impl Settings {
             runner: Runner::read(read),
             http: Http::read(read),
             history: History::read(read),
+            audit: Audit::read(read),
             changes: Changes::read(read),
         }
     }
@@ -469,6 +481,26 @@ impl History {
                 "30d",
                 HOUR..=DAY * 3660,
                 "How long run records are kept",
+            ),
+        }
+    }
+}
+
+impl Audit {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            interval: read.duration_or_off(
+                "audit.interval",
+                "10m",
+                SECOND..=DAY * 7,
+                "How often the worker compares some tenants' keys with the database, to measure how \
+                 consistent the cache is",
+            ),
+            sample: read.count(
+                "audit.sample",
+                20,
+                1..=10_000,
+                "Tenants of each job in one comparison, chosen by chance each time",
             ),
         }
     }

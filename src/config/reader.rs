@@ -114,19 +114,26 @@ impl<'a> Reader<'a> {
         range: RangeInclusive<Duration>,
         help: &'static str,
     ) -> Duration {
-        let [shortest, longest] = [range.start(), range.end()].map(|&end| Readable(end));
-        let allowed = format!("a duration from `\"{shortest}\"` to `\"{longest}\"`");
-        self.declare(key, allowed, Some(quoted(default)), help);
-        let read = self.read(|found| {
-            let text = found.text().ok_or_else(|| Refused {
-                hint: Some("a duration is text with its unit, as in `\"30s\"`".to_owned()),
-                ..found.refused()
-            })?;
-            let duration = humantime::parse_duration(text.trim())
-                .map_err(|error| Refused { hint: Some(error.to_string()), ..found.refused() })?;
-            if range.contains(&duration) { Ok(duration) } else { Err(found.refused()) }
-        });
+        self.declare(key, durations(&range), Some(quoted(default)), help);
+        let read = self.read(|found| found.duration(&range));
         read.unwrap_or_else(|| humantime::parse_duration(default).unwrap_or_default())
+    }
+
+    /// A duration, or `"off"`, which is none.
+    pub(super) fn duration_or_off(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        range: RangeInclusive<Duration>,
+        help: &'static str,
+    ) -> Option<Duration> {
+        let allowed = format!("{}, or `\"off\"`", durations(&range));
+        self.declare(key, allowed, Some(quoted(default)), help);
+        let read = self.read(|found| match found.text().as_deref().map(str::trim) {
+            Some("off") => Ok(None),
+            Some(_) | None => found.duration(&range).map(Some),
+        });
+        read.unwrap_or_else(|| humantime::parse_duration(default).ok())
     }
 
     pub(super) fn share(&mut self, key: &'static str, default: &str, help: &'static str) -> Share {
@@ -297,6 +304,16 @@ impl Found {
         self.value.as_str().map(str::to_owned)
     }
 
+    fn duration(&self, range: &RangeInclusive<Duration>) -> Result<Duration, Refused> {
+        let text = self.text().ok_or_else(|| Refused {
+            hint: Some("a duration is text with its unit, as in `\"30s\"`".to_owned()),
+            ..self.refused()
+        })?;
+        let duration = humantime::parse_duration(text.trim())
+            .map_err(|error| Refused { hint: Some(error.to_string()), ..self.refused() })?;
+        if range.contains(&duration) { Ok(duration) } else { Err(self.refused()) }
+    }
+
     fn number(&self) -> Option<u128> {
         match self.value.as_str() {
             Some(text) if self.is_variable() => text.trim().parse().ok(),
@@ -340,6 +357,12 @@ fn shown_number(number: Num) -> String {
 /// As TOML writes a text.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
+}
+
+/// Which durations are allowed, in words.
+fn durations(range: &RangeInclusive<Duration>) -> String {
+    let [shortest, longest] = [range.start(), range.end()].map(|&end| Readable(end));
+    format!("a duration from `\"{shortest}\"` to `\"{longest}\"`")
 }
 
 fn percent(text: &str) -> Option<Share> {

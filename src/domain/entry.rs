@@ -57,7 +57,8 @@ pub struct Removal {
 }
 
 impl<'r> Value<'r> {
-    fn new(rows: &'r Rows, members: Vec<u32>, shape: Shape) -> Self {
+    /// The value of these rows, in this order.
+    pub fn new(rows: &'r Rows, members: Vec<u32>, shape: Shape) -> Self {
         let json: usize = members.iter().map(|&row| rows.json(row as usize).len()).sum();
         let bytes = match shape {
             Shape::List => json + members.len().saturating_sub(1) + "[]".len(),

@@ -135,13 +135,14 @@ impl Rounds {
     }
 
     /// Takes the fences after the round's writes, in the order of [`Self::slots`]. The slots whose
-    /// fence moved are those of the next round, where there is one.
+    /// fence moved are those of the next round, where there is one; and so are those whose fence
+    /// could not be relied on before the query, since it may have come to the same again.
     pub fn look(&mut self, fences: &[Fence]) -> Verdict {
         let mut verdict = Verdict::default();
         let mut open = Vec::new();
         let now = fences.iter().copied().map(Some).chain(std::iter::repeat(None));
         for ((slot, before), now) in self.open.drain(..).zip(now) {
-            if now == Some(before) {
+            if now == Some(before) && !before.needs_start() {
                 verdict.settled.push(slot);
             } else {
                 verdict.moved.push(slot);
@@ -169,15 +170,19 @@ impl Rounds {
 mod tests {
     use super::*;
 
+    /// So far above the lowest start.
+    fn at(number: i64) -> Fence {
+        Fence::At(LOWEST_START + number)
+    }
+
     #[test]
     fn a_slot_whose_fence_moved_is_read_again_until_it_stands_still() {
-        let at = Fence::At;
-        let mut rounds = Rounds::begin([at(1), at(2), Fence::Missing], Life::Full);
+        let mut rounds = Rounds::begin([at(1), at(2), at(4)], Life::Full);
         assert_eq!(
             (rounds.slots().collect::<Vec<_>>(), rounds.life()),
             (vec![0, 1, 2], Life::Full)
         );
-        let verdict = rounds.look(&[at(1), at(3), Fence::Missing]);
+        let verdict = rounds.look(&[at(1), at(3), at(4)]);
         assert_eq!(verdict, Verdict { settled: vec![0, 2], moved: vec![1] });
         assert!(rounds.goes_on());
         assert_eq!((rounds.slots().collect::<Vec<_>>(), rounds.life()), (vec![1], Life::Probation));
@@ -188,16 +193,23 @@ mod tests {
 
     #[test]
     fn an_evicted_fence_counts_as_moved_and_so_does_one_that_was_not_read() {
-        let mut rounds = Rounds::begin([Fence::At(1), Fence::At(2)], Life::Full);
+        let mut rounds = Rounds::begin([at(1), at(2)], Life::Full);
         assert_eq!(rounds.look(&[Fence::Missing]).moved, [0, 1]);
     }
 
     #[test]
+    fn a_fence_that_had_no_start_proves_nothing() {
+        let bare = [Fence::Missing, Fence::At(1), at(1)];
+        let mut rounds = Rounds::begin(bare, Life::Full);
+        assert_eq!(rounds.look(&bare), Verdict { settled: vec![2], moved: vec![0, 1] });
+    }
+
+    #[test]
     fn rounds_are_bounded() {
-        let mut rounds = Rounds::begin([Fence::At(0)], Life::Full);
+        let mut rounds = Rounds::begin([at(0)], Life::Full);
         for round in 1..=ROUNDS {
             assert!(rounds.goes_on(), "{round}");
-            rounds.look(&[Fence::At(i64::from(round))]);
+            rounds.look(&[at(i64::from(round))]);
         }
         assert!(!rounds.goes_on());
         assert_eq!(rounds.slots().collect::<Vec<_>>(), [0], "it is fenced");

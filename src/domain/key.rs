@@ -1,5 +1,6 @@
 //! Key templates: `products:{tenant_id}:{category}`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -164,10 +165,47 @@ impl KeyTemplate {
         self.placeholders().any(|placeholder| *placeholder == Placeholder::Tenant)
     }
 
+    /// Whether it has another column of the tenant.
+    pub fn has_tenant_column(&self) -> bool {
+        self.placeholders().any(|placeholder| matches!(placeholder, Placeholder::TenantColumn(_)))
+    }
+
     /// Whether some values make a key of both templates: what differs in literals alone decides,
     /// as a placeholder may hold any text.
     pub fn may_equal(&self, other: &Self) -> bool {
         may_equal(&self.pieces(), &other.pieces())
+    }
+
+    /// Whose a key may be by this template, as far as its text says.
+    pub fn owners<'k>(&self, key: &'k str) -> Owners<'k> {
+        let Some(place) = self.parts.iter().position(is_tenant) else {
+            return if self.may_be_of(None, key) { Owners::Anyone } else { Owners::Nobody };
+        };
+        let (before, rest) = self.parts.split_at(place);
+        let after = rest.get(1..).unwrap_or_default();
+        let starts =
+            before.iter().fold(at(0, key), |from, part| Holds::of(part, None).ends(&from, key));
+        let ends = after
+            .iter()
+            .rev()
+            .fold(at(key.len(), key), |to, part| Holds::of(part, None).starts(&to, key));
+        let mut ids = BTreeSet::new();
+        for start in places(&starts) {
+            for end in places(&ends).filter(|end| *end >= start) {
+                ids.extend(key.get(start..end));
+                if ids.len() > MAX_OWNERS {
+                    return Owners::Anyone;
+                }
+            }
+        }
+        if ids.is_empty() { Owners::Nobody } else { Owners::OneOf(ids.into_iter().collect()) }
+    }
+
+    /// Whether a key may be that tenant's by this template; of the fleet where there is none.
+    pub fn may_be_of(&self, tenant: Option<Tenant<'_>>, key: &str) -> bool {
+        let parts = self.parts.iter();
+        let ends = parts.fold(at(0, key), |from, part| Holds::of(part, tenant).ends(&from, key));
+        ends.last().copied().unwrap_or_default()
     }
 
     fn pieces(&self) -> Vec<Option<char>> {
@@ -179,6 +217,126 @@ impl KeyTemplate {
             })
             .collect()
     }
+}
+
+/// Whose a key may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owners<'k> {
+    /// Nobody's: the template does not make it.
+    Nobody,
+    /// That of the tenant with one of these ids.
+    OneOf(Vec<&'k str>),
+    /// The template makes it and its text names no tenant, or may name too many.
+    Anyone,
+}
+
+/// More ids than these are not told apart: two placeholders stand side by side.
+const MAX_OWNERS: usize = 64;
+
+/// What a part of a template may stand for in a key.
+enum Holds<'a> {
+    /// This text only.
+    Text(&'a str),
+    /// A date.
+    Date,
+    /// Whatever text.
+    Anything,
+    /// Nothing: the tenant has no such key.
+    Never,
+}
+
+impl<'a> Holds<'a> {
+    /// Of a tenant; of any where there is none.
+    fn of(part: &'a Part, tenant: Option<Tenant<'a>>) -> Self {
+        match (part, tenant) {
+            (Part::Literal(text), _) => Self::Text(text),
+            (Part::Placeholder(Placeholder::Date), _) => Self::Date,
+            (Part::Placeholder(Placeholder::Tenant), Some(tenant)) => Self::Text(tenant.id()),
+            (Part::Placeholder(Placeholder::TenantColumn(name)), Some(tenant)) => {
+                tenant.column(name).map_or(Self::Never, Self::Text)
+            }
+            (
+                Part::Placeholder(
+                    Placeholder::Tenant | Placeholder::TenantColumn(_) | Placeholder::Column(_),
+                ),
+                _,
+            ) => Self::Anything,
+        }
+    }
+
+    /// Where it may end if it begins at one of these places.
+    fn ends(&self, from: &[bool], key: &str) -> Vec<bool> {
+        let mut ends = vec![false; from.len()];
+        if let Self::Anything = self {
+            let first = places(from).next().unwrap_or(from.len());
+            mark_all(&mut ends, key, |place| place >= first);
+        } else {
+            for start in places(from) {
+                let end = self.length(key.get(start..).unwrap_or_default()).map(|by| start + by);
+                mark(&mut ends, end);
+            }
+        }
+        ends
+    }
+
+    /// Where it may begin if it ends at one of these places.
+    fn starts(&self, to: &[bool], key: &str) -> Vec<bool> {
+        let mut starts = vec![false; to.len()];
+        if let Self::Anything = self {
+            let last = places(to).last();
+            mark_all(&mut starts, key, |place| last.is_some_and(|last| place <= last));
+        } else {
+            for (start, _) in key.char_indices().chain([(key.len(), ' ')]) {
+                let end = self.length(key.get(start..).unwrap_or_default()).map(|by| start + by);
+                let fits = end.and_then(|end| to.get(end).copied()).unwrap_or_default();
+                mark(&mut starts, fits.then_some(start));
+            }
+        }
+        starts
+    }
+
+    /// How much of the beginning of a text it takes, where that is fixed.
+    fn length(&self, text: &str) -> Option<usize> {
+        match self {
+            Self::Text(fixed) => text.starts_with(fixed).then_some(fixed.len()),
+            Self::Date => {
+                let date = text.get(..DATE_BYTES)?;
+                date.parse::<NaiveDate>().is_ok().then_some(DATE_BYTES)
+            }
+            Self::Anything | Self::Never => None,
+        }
+    }
+}
+
+/// `YYYY-MM-DD`
+const DATE_BYTES: usize = 10;
+
+fn is_tenant(part: &Part) -> bool {
+    *part == Part::Placeholder(Placeholder::Tenant)
+}
+
+/// The places of a key, its end among them, of which one is marked.
+fn at(place: usize, key: &str) -> Vec<bool> {
+    let mut places = vec![false; key.len() + 1];
+    mark(&mut places, Some(place));
+    places
+}
+
+fn mark(places: &mut [bool], place: Option<usize>) {
+    if let Some(marked) = place.and_then(|place| places.get_mut(place)) {
+        *marked = true;
+    }
+}
+
+/// Marks the places between two characters that are wanted.
+fn mark_all(places: &mut [bool], key: &str, wanted: impl Fn(usize) -> bool) {
+    for (place, marked) in places.iter_mut().enumerate() {
+        *marked = wanted(place) && key.is_char_boundary(place);
+    }
+}
+
+fn places(marked: &[bool]) -> impl Iterator<Item = usize> {
+    marked.iter().enumerate().filter(|(_, marked)| **marked).map(|(place, _)| place)
 }
 
 /// Two glob patterns, `None` the star, have a common match. A table over both lengths, since the
@@ -295,6 +453,53 @@ mod tests {
         assert_eq!(fill("{tenant.region}"), None, "NULL makes no key");
         assert_eq!(fill("{tenant_id}:{kind}"), None, "only the rows know");
         assert_eq!(template("menu").fill(None, None).as_deref(), Some("menu"));
+    }
+
+    #[test]
+    fn a_key_says_whose_it_may_be() {
+        let owners = |text: &str, key: &'static str| template(text).owners(key);
+        let of = |ids: &[&'static str]| Owners::OneOf(ids.to_vec());
+        let cases = [
+            ("services:{tenant_id}", "services:7", of(&["7"])),
+            ("services:{tenant_id}", "services:a:*[é]", of(&["a:*[é]"])),
+            ("services:{tenant_id}", "service:7", Owners::Nobody),
+            ("a:{tenant_id}:{kind}", "a:7:dog", of(&["7"])),
+            ("a:{tenant_id}:{kind}", "a:7:dog:food", of(&["7", "7:dog"])),
+            ("a:{kind}:{tenant_id}:z", "a:x:7:z", of(&["7"])),
+            ("a:{kind}:{tenant_id}:z", "a:x:7", Owners::Nobody),
+            ("slots:{tenant_id}:{date}", "slots:7:2026-03-01", of(&["7"])),
+            ("slots:{tenant_id}:{date}", "slots:7:today", Owners::Nobody),
+            ("{tenant_id}:{tenant_id}", "7:7", of(&["7"])),
+            ("{tenant_id}", "", of(&[""])),
+            ("pet:{id}", "pet:9", Owners::Anyone),
+            ("pet:{id}", "pat:9", Owners::Nobody),
+            ("menu", "menu", Owners::Anyone),
+            ("menu", "menus", Owners::Nobody),
+        ];
+        for (text, key, expected) in cases {
+            assert_eq!(owners(text, key), expected, "{text} {key}");
+        }
+        let long = "x".repeat(100);
+        assert_eq!(template("{tenant_id}{kind}").owners(&long), Owners::Anyone, "too many");
+    }
+
+    #[test]
+    fn a_key_that_a_tenant_has_may_be_its_own_and_no_others() {
+        let mut list = Tenants::with_columns(["slug", "region"]);
+        list.push("7", [Some("north"), None]);
+        list.push("8", [Some("a:b"), Some("eu")]);
+        let (seven, eight) = (list.get(0), list.get(1));
+        let date = NaiveDate::from_ymd_opt(2026, 3, 1);
+        for text in ["s:{tenant_id}:{date}", "{tenant.slug}:{date}:x", "{tenant_id}{tenant_id}"] {
+            let read = template(text);
+            let key = read.fill(eight, date).unwrap();
+            assert!(read.may_be_of(eight, &key), "{text} {key}");
+            assert!(!read.may_be_of(seven, &key), "{text} {key}");
+        }
+        let region = template("r:{tenant.region}:{kind}");
+        assert!(region.may_be_of(eight, "r:eu:dog") && !region.may_be_of(seven, "r::dog"));
+        assert_eq!(region.owners("r:eu:dog"), Owners::Anyone);
+        assert!(template("menu:{date}").may_be_of(None, "menu:2026-03-01"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The words and the rules: values and pure functions over them. No I/O, no async, no clock.
 
+pub mod audit;
 pub mod change;
 pub mod cron;
 pub mod date;

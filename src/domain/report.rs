@@ -131,6 +131,8 @@ pub enum FailureKind {
     Deadline,
     /// The run was told to stop.
     Cancelled,
+    /// A job could not be asked to warm again what was removed.
+    Rewarm,
     /// preheat itself failed: a defect.
     Internal,
 }
@@ -160,6 +162,7 @@ impl FailureKind {
             Self::CacheRefused => "cache_refused",
             Self::Deadline => "deadline",
             Self::Cancelled => "cancelled",
+            Self::Rewarm => "rewarm",
             Self::Internal => "internal",
         }
     }
@@ -175,11 +178,7 @@ impl Failure {
 impl Report {
     /// Adds a failure: to its kind's line, or as a new one while there is room.
     pub fn fail(&mut self, failure: Failure) {
-        if let Some(same) = self.failures.iter_mut().find(|known| known.kind == failure.kind) {
-            same.count += failure.count;
-        } else if self.failures.len() < MAX_FAILURES {
-            self.failures.push(failure);
-        }
+        merge(&mut self.failures, failure);
     }
 
     /// Adds what another part did; `tenants.total` is the run's own and is not added.
@@ -212,6 +211,15 @@ impl Report {
             (false, true) => Outcome::Partial,
             (false, false) => Outcome::Failed,
         }
+    }
+}
+
+/// Adds a failure to some: to its kind's line, or as a new one while there is room.
+pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
+    if let Some(same) = failures.iter_mut().find(|known| known.kind == failure.kind) {
+        same.count += failure.count;
+    } else if failures.len() < MAX_FAILURES {
+        failures.push(failure);
     }
 }
 

@@ -351,13 +351,13 @@ fn passes(kind: FailureKind) -> bool {
     match kind {
         // The tenant list could not be read.
         FailureKind::Tenants
+        | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly
         | FailureKind::CacheMoved => true,
-        FailureKind::TenantsShrank
-        | FailureKind::Query
+        FailureKind::Query
         | FailureKind::StatementTimeout
         | FailureKind::ForeignRow
         | FailureKind::Encoding
@@ -371,6 +371,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::CacheRefused
         | FailureKind::Deadline
         | FailureKind::Cancelled
+        | FailureKind::Rewarm
         | FailureKind::Internal => false,
     }
 }

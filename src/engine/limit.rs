@@ -1,12 +1,13 @@
 //! One bound over everything: batches in flight, and with them connections and bytes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::port::Clock;
+use crate::domain::job::{Job, JobName};
 use crate::domain::retry::Breaker;
 use crate::domain::row::Rows;
 
@@ -60,6 +61,8 @@ struct Queue {
     free: u32,
     urgent: VecDeque<Waiter>,
     regular: VecDeque<Waiter>,
+    /// The batches in flight of each job.
+    in_flight: BTreeMap<JobName, usize>,
     /// How many urgent ones went before the first regular one that waits.
     overtakes: u32,
 }
@@ -68,7 +71,15 @@ struct Queue {
 #[derive(Debug)]
 struct Waiter {
     permits: u32,
+    job: Option<JobShare>,
     grant: oneshot::Sender<Permits>,
+}
+
+/// The part of the permits that a job may have.
+#[derive(Clone, Debug)]
+struct JobShare {
+    name: JobName,
+    most: usize,
 }
 
 /// Somebody waits no more, whether it got what it waited for or not.
@@ -79,6 +90,7 @@ struct Left<'a>(&'a Arc<Limits>);
 struct Permits {
     limits: Arc<Limits>,
     count: u32,
+    job: Option<JobShare>,
 }
 
 /// The right to have one batch in flight, and memory for its rows. Both go back when it is dropped.
@@ -97,6 +109,7 @@ impl Limits {
             free: concurrency,
             urgent: VecDeque::new(),
             regular: VecDeque::new(),
+            in_flight: BTreeMap::new(),
             overtakes: 0,
         };
         Arc::new(Self { queue: Mutex::new(queue), concurrency, spare: Mutex::default() })
@@ -105,19 +118,35 @@ impl Limits {
     /// Waits for the right to have a batch in flight. Whoever asked first in a lane gets it first,
     /// whatever its job; the urgent lane goes before the regular one.
     pub async fn batch(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(lane, 1, BATCH_BYTES).await
+        self.acquire(lane, (1, BATCH_BYTES), None).await
     }
 
     /// Waits until nothing else is in flight, for one tenant that is too large for a batch.
     pub async fn giant(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(lane, self.concurrency, GIANT_BYTES).await
+        self.acquire(lane, (self.concurrency, GIANT_BYTES), None).await
     }
 
-    async fn acquire(self: &Arc<Self>, lane: Lane, permits: u32, bytes: usize) -> BatchPermit {
+    /// The same as [`Self::batch`] for a job, which never has more batches in flight than it may,
+    /// its runs of both lanes taken together.
+    pub async fn batch_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
+        self.acquire(lane, (1, BATCH_BYTES), Some(JobShare::of(job))).await
+    }
+
+    /// The same as [`Self::giant`] for a job.
+    pub async fn giant_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
+        self.acquire(lane, (self.concurrency, GIANT_BYTES), Some(JobShare::of(job))).await
+    }
+
+    async fn acquire(
+        self: &Arc<Self>,
+        lane: Lane,
+        (permits, bytes): (u32, usize),
+        job: Option<JobShare>,
+    ) -> BatchPermit {
         // Dropped last: by then whoever gives up does not stand in the way of those behind it.
         let _left = Left(self);
         let (grant, granted) = oneshot::channel();
-        self.queue().lane(lane).push_back(Waiter { permits, grant });
+        self.queue().lane(lane).push_back(Waiter { permits, job, grant });
         self.hand_out();
         let Ok(permits) = granted.await else { unreachable!("the queue keeps whoever waits") };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -128,9 +157,9 @@ impl Limits {
     fn hand_out(self: &Arc<Self>) {
         loop {
             let next = self.queue().next();
-            let Some(Waiter { permits: count, grant }) = next else { return };
+            let Some(Waiter { permits: count, job, grant }) = next else { return };
             // Whoever went away just now gives them back by this.
-            drop(grant.send(Permits { limits: Arc::clone(self), count }));
+            drop(grant.send(Permits { limits: Arc::clone(self), count, job }));
         }
     }
 
@@ -150,18 +179,55 @@ impl Queue {
     /// Takes out who is next, if there are enough permits. One that waits for many holds up those
     /// behind it: it would never get them otherwise.
     fn next(&mut self) -> Option<Waiter> {
-        let Self { free, urgent, regular, overtakes } = self;
-        for lane in [&mut *urgent, &mut *regular] {
-            while lane.pop_front_if(|first| first.grant.is_closed()).is_some() {}
+        let [urgent, regular] = [Lane::Urgent, Lane::Regular].map(|lane| self.first_of(lane));
+        let overtakes = urgent.is_some() && regular.is_some();
+        let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
+        let (lane, place) =
+            if is_urgent { (Lane::Urgent, urgent?) } else { (Lane::Regular, regular?) };
+        let free = self.free;
+        let waiting = self.lane(lane);
+        if waiting.get(place)?.permits > free {
+            return None;
         }
-        let overtakes_now = !regular.is_empty();
-        let may_overtake = !overtakes_now || *overtakes < MAX_OVERTAKES;
-        let is_urgent = !urgent.is_empty() && may_overtake;
-        let lane = if is_urgent { urgent } else { regular };
-        let next = lane.pop_front_if(|first| first.permits <= *free)?;
-        *free -= next.permits;
-        *overtakes = if is_urgent && overtakes_now { *overtakes + 1 } else { 0 };
+        let next = waiting.remove(place)?;
+        self.free -= next.permits;
+        self.overtakes = if is_urgent && overtakes { self.overtakes + 1 } else { 0 };
+        if let Some(job) = &next.job {
+            *self.in_flight.entry(job.name.clone()).or_default() += 1;
+        }
         Some(next)
+    }
+
+    /// Where the first of a lane is whose job may have one more batch in flight.
+    fn first_of(&mut self, lane: Lane) -> Option<usize> {
+        self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
+        let in_flight = &self.in_flight;
+        let may_go = |waiter: &Waiter| {
+            let job = waiter.job.as_ref();
+            job.is_none_or(|job| in_flight.get(&job.name).is_none_or(|now| *now < job.most))
+        };
+        match lane {
+            Lane::Regular => self.regular.iter().position(may_go),
+            Lane::Urgent => self.urgent.iter().position(may_go),
+        }
+    }
+
+    fn give_back(&mut self, permits: u32, job: Option<&JobShare>) {
+        self.free += permits;
+        if let Some(JobShare { name, .. }) = job
+            && let Some(count) = self.in_flight.get_mut(name)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.in_flight.remove(name);
+            }
+        }
+    }
+}
+
+impl JobShare {
+    fn of(job: &Job) -> Self {
+        Self { name: job.name.clone(), most: job.concurrency.get() }
     }
 }
 
@@ -173,7 +239,7 @@ impl Drop for Left<'_> {
 
 impl Drop for Permits {
     fn drop(&mut self) {
-        self.limits.queue().free += self.count;
+        self.limits.queue().give_back(self.count, self.job.as_ref());
         self.limits.hand_out();
     }
 }
@@ -347,6 +413,27 @@ mod tests {
             overtakes += 1;
         }
         assert_eq!(overtakes, MAX_OVERTAKES);
+    }
+
+    #[tokio::test]
+    async fn a_job_has_no_more_in_flight_than_it_may_whatever_the_lane() {
+        let limits = Limits::new(4);
+        let share = |name: &str| {
+            let name = JobName::parse(name).unwrap();
+            Some(JobShare { name, most: 2 })
+        };
+        let of = |name: &str, lane| limits.acquire(lane, (1, BATCH_BYTES), share(name));
+        let regular = of("a", Lane::Regular).await;
+        let urgent = of("a", Lane::Urgent).await;
+        let mut waits = Box::pin(of("a", Lane::Urgent));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let other = of("b", Lane::Regular).now_or_never();
+        assert!(other.is_some(), "another job does not wait for it");
+        drop(regular);
+        assert!(waits.now_or_never().is_some());
+        drop((urgent, other));
+        assert!(limits.queue().in_flight.is_empty());
+        assert_eq!(limits.queue().free, 4);
     }
 
     #[tokio::test]

@@ -1,11 +1,15 @@
 //! When a job runs and how a run goes.
 
+pub mod audit;
 mod batch;
 mod changes;
 pub mod estimate;
 pub mod feed;
 pub mod handle;
+pub mod invalidate;
+mod known;
 pub mod limit;
+pub mod orphans;
 pub mod port;
 pub mod record;
 pub mod roster;

@@ -152,8 +152,8 @@ impl Work {
     ) -> Result<Reading, Refusal> {
         let runner = &self.runner;
         let mut permit = match room {
-            Room::Batch => runner.limits.batch(lane).await,
-            Room::Giant => runner.limits.giant(lane).await,
+            Room::Batch => runner.limits.batch_of(&self.order.job, lane).await,
+            Room::Giant => runner.limits.giant_of(&self.order.job, lane).await,
         };
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.
@@ -364,16 +364,10 @@ impl Work {
             return Ok(fences);
         }
         let number = start_number(self.runner.clock.random());
-        match self.runner.ledger.start_fences(&unsafe_ones, number).await {
-            Ok(started) => {
-                let mut started = started.into_iter();
-                for fence in fences.iter_mut().filter(|fence| fence.needs_start()) {
-                    *fence = started.next().unwrap_or(*fence);
-                }
-            }
-            Err(error) if error.kind.is_transient() => return Err(error.into()),
-            // A cache that is full or a replica: that there is none is a value as well.
-            Err(_cannot) => {}
+        let started = self.runner.ledger.start_fences(&unsafe_ones, number).await?;
+        let mut started = started.into_iter();
+        for fence in fences.iter_mut().filter(|fence| fence.needs_start()) {
+            *fence = started.next().unwrap_or(*fence);
         }
         Ok(fences)
     }

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::engine::handle::{HistoryError, RequestError};
+use crate::engine::handle::{HistoryError, InvalidateError, RequestError};
 
 /// A request that is not done, and why.
 #[derive(Debug)]
@@ -79,6 +79,35 @@ impl From<RequestError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after("1")
             }
             RequestError::Draining => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
+            }
+        }
+    }
+}
+
+impl From<InvalidateError> for ApiError {
+    fn from(error: InvalidateError) -> Self {
+        let message = error.to_string();
+        let unavailable = |code, message| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after("5")
+        };
+        match error {
+            InvalidateError::Nothing
+            | InvalidateError::TooMany { .. }
+            | InvalidateError::Length { .. } => Self::unprocessable("invalid_body", message),
+            InvalidateError::UnknownJob { .. } => Self::unprocessable("unknown_job", message),
+            InvalidateError::TakesNoTenants(_) => Self::unprocessable("takes_no_tenants", message),
+            InvalidateError::Everything(_) => Self::unprocessable("matches_everything", message),
+            InvalidateError::Own(_) => Self::unprocessable("reserved_key", message),
+            InvalidateError::Shrank(_) => {
+                Self::new(StatusCode::CONFLICT, "tenants_shrank", message)
+            }
+            InvalidateError::Tenants(_) => unavailable("database_unavailable", message),
+            InvalidateError::Notes(_) => unavailable("cache_unavailable", message),
+            InvalidateError::Busy => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after("1")
+            }
+            InvalidateError::Draining => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
             }
         }

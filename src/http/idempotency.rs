@@ -1,5 +1,5 @@
 //! Requests that may be sent twice: with the same `Idempotency-Key` the second is answered with the
-//! runs of the first, as draft-ietf-httpapi-idempotency-key-header has it.
+//! what came of the first, as draft-ietf-httpapi-idempotency-key-header has it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
 use super::answer::ApiError;
-use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
+use crate::engine::handle::{
+    Handle, InvalidateError, InvalidateRequest, Invalidation, RequestError, RunRequest, Ticket,
+};
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
@@ -38,30 +40,41 @@ struct Recent {
 struct Known {
     at: DateTime<Utc>,
     meaning: Meaning,
-    tickets: Asked,
+    asked: Asked,
 }
 
 /// What a request asks for: a key that comes again with another one is a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Meaning {
-    pub(super) request: RunRequest,
-    pub(super) wait: bool,
+enum Meaning {
+    Runs { request: RunRequest, wait: bool },
+    Invalidation(InvalidateRequest),
 }
 
 /// The request on its way to the engine. It is shared, so that it is made once even if the client
 /// that sent it first is gone before the engine answered.
-type Asked = Shared<BoxFuture<'static, Result<Vec<Ticket>, RequestError>>>;
+#[derive(Clone)]
+enum Asked {
+    Runs(Answer<Vec<Ticket>, RequestError>),
+    Invalidation(Answer<Invalidation, InvalidateError>),
+}
+
+type Answer<T, E> = Shared<BoxFuture<'static, Result<T, E>>>;
 
 impl Requests {
     /// Asks the engine for runs, or answers with those that the same key asked for before.
-    pub(super) async fn ask(
+    pub(super) async fn runs(
         &self,
         handle: &Handle,
         key: Option<String>,
-        meaning: Meaning,
+        request: RunRequest,
+        wait: bool,
     ) -> Result<Vec<Ticket>, ApiError> {
-        let Some(key) = key else { return Ok(handle.request(meaning.request).await?) };
-        let (at, asked) = self.known_or_new(handle, &key, meaning)?;
+        let ask = |handle: Handle, request| async move { handle.request(request).await };
+        let Some(key) = key else { return Ok(ask(handle.clone(), request).await?) };
+        let meaning = Meaning::Runs { request: request.clone(), wait };
+        let ask = || Asked::Runs(ask(handle.clone(), request).boxed().shared());
+        let (at, asked) = self.known_or_new(handle.now(), &key, meaning, ask)?;
+        let Asked::Runs(asked) = asked else { return Err(reused()) };
         let tickets = asked.await;
         if tickets.is_err() {
             // Nothing was done, so the key may try again.
@@ -70,28 +83,47 @@ impl Requests {
         Ok(tickets?)
     }
 
-    fn known_or_new(
+    /// Lets the engine remove keys, or answers with what it removed for the same key before.
+    pub(super) async fn invalidation(
         &self,
         handle: &Handle,
+        key: Option<String>,
+        request: InvalidateRequest,
+    ) -> Result<Invalidation, ApiError> {
+        let ask = |handle: Handle, request| async move { handle.invalidate(request).await };
+        let Some(key) = key else { return Ok(ask(handle.clone(), request).await?) };
+        let meaning = Meaning::Invalidation(request.clone());
+        let ask = || Asked::Invalidation(ask(handle.clone(), request).boxed().shared());
+        let (at, asked) = self.known_or_new(handle.now(), &key, meaning, ask)?;
+        let Asked::Invalidation(asked) = asked else { return Err(reused()) };
+        let done = asked.await;
+        if !done.as_ref().is_ok_and(|done| done.report.complete) {
+            // Something was left, so the key may try again.
+            self.forget(&key, at);
+        }
+        Ok(done?)
+    }
+
+    fn known_or_new(
+        &self,
+        now: DateTime<Utc>,
         key: &str,
         meaning: Meaning,
+        ask: impl FnOnce() -> Asked,
     ) -> Result<(DateTime<Utc>, Asked), ApiError> {
-        let now = handle.now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.forget_old(now);
         if let Some(known) = recent.by_key.get(key) {
             if known.meaning != meaning {
                 return Err(reused());
             }
-            return Ok((known.at, known.tickets.clone()));
+            return Ok((known.at, known.asked.clone()));
         }
-        let request = meaning.request.clone();
-        let handle = handle.clone();
-        let tickets = async move { handle.request(request).await }.boxed().shared();
-        let known = Known { at: now, meaning, tickets: tickets.clone() };
+        let asked = ask();
+        let known = Known { at: now, meaning, asked: asked.clone() };
         recent.by_key.insert(key.to_owned(), known);
         recent.order.push_back((now, key.to_owned()));
-        Ok((now, tickets))
+        Ok((now, asked))
     }
 
     fn forget(&self, key: &str, at: DateTime<Utc>) {
@@ -163,7 +195,7 @@ mod tests {
     fn known(at: DateTime<Utc>) -> Known {
         let request = RunRequest { jobs: JobSelection::All, tenants: None };
         let none = async { Err(RequestError::Busy) }.boxed().shared();
-        Known { at, meaning: Meaning { request, wait: false }, tickets: none }
+        Known { at, meaning: Meaning::Runs { request, wait: false }, asked: Asked::Runs(none) }
     }
 
     #[test]

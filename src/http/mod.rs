@@ -3,8 +3,10 @@
 
 mod answer;
 mod auth;
+mod body;
 mod health;
 mod idempotency;
+mod invalidations;
 mod jobs;
 mod probes;
 mod runs;
@@ -31,7 +33,7 @@ pub use self::server::serve;
 use crate::engine::handle::Handle;
 use crate::observe::Metrics;
 
-/// A body is a list of tenant ids at most.
+/// A body is a list of tenant ids or keys at most.
 const MAX_BODY: usize = 64 * 1024;
 /// A request that does not wait for a run is answered within this, or not at all: the longest part
 /// of it is a look into the history.
@@ -85,7 +87,8 @@ pub fn router(control: Control) -> Router {
     let started = Router::new()
         // Its GET is quick as well, but a path has one place.
         .route("/api/v1/runs", get(runs::list).post(runs::start_all))
-        .route("/api/v1/jobs/{job}/runs", post(runs::start_one));
+        .route("/api/v1/jobs/{job}/runs", post(runs::start_one))
+        .route("/api/v1/invalidations", post(invalidations::create));
     quick
         .merge(started)
         .fallback(answer::no_such_route)

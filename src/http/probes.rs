@@ -26,7 +26,8 @@ pub(super) async fn index() -> String {
          GET  /api/v1/runs?job=&limit=  the newest runs\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
-         POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n",
+         POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
+         POST /api/v1/invalidations     remove keys (with the token)\n",
         env!("CARGO_PKG_VERSION")
     )
 }

@@ -1,9 +1,8 @@
 //! `/api/v1/runs`: ask for runs, look at them.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -13,8 +12,7 @@ use uuid::Uuid;
 
 use super::answer::{ApiError, moment};
 use super::auth::Authorized;
-use super::idempotency::{self, Meaning};
-use super::{AppState, MAX_BODY, limited};
+use super::{AppState, body, idempotency, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -114,7 +112,7 @@ impl RunView {
     }
 
     /// A run that was asked for, as it is now.
-    fn now(handle: &Handle, ticket: &Ticket) -> Self {
+    pub(super) fn now(handle: &Handle, ticket: &Ticket) -> Self {
         if let Some(Some(record)) = ticket.clone().finished().now_or_never() {
             return Self::finished(&record);
         }
@@ -208,18 +206,15 @@ async fn start(
     jobs: JobSelection,
     request: Request,
 ) -> Result<Started, ApiError> {
-    let headers = request.headers().clone();
-    let body = limited(Bytes::from_request(request, &()))
-        .await?
-        .map_err(|rejection| unread(&rejection))?;
+    let (headers, body) = body::read(request).await?;
     let StartBody { tenants, wait } = StartBody::read(&headers, &body)?;
     let key = idempotency::key(&headers)?;
     // Taken before the request, so that a run is not on its way when the answer is no.
     let place = wait.then(|| state.waiting.try_acquire()).transpose();
     let place = place.map_err(|_full| ApiError::too_many_waiting())?;
     let handle = &state.control.handle;
-    let meaning = Meaning { request: RunRequest { jobs, tenants }, wait };
-    let tickets = state.requests.ask(handle, key, meaning).await?;
+    let request = RunRequest { jobs, tenants };
+    let tickets = state.requests.runs(handle, key, request, wait).await?;
     let runs = match place {
         None => tickets.iter().map(|ticket| RunView::now(handle, ticket)).collect(),
         Some(_place) => ended(state, tickets).await?,
@@ -242,14 +237,6 @@ async fn ended(state: &AppState, tickets: Vec<Ticket>) -> Result<Vec<RunView>, A
     records.into_iter().map(view).collect()
 }
 
-fn unread(rejection: &BytesRejection) -> ApiError {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let message = format!("a body has at most {MAX_BODY} bytes");
-        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
-    }
-    ApiError::bad_request("the body could not be read to its end")
-}
-
 /// What a client says of the runs it wants.
 #[derive(Debug, PartialEq, Eq)]
 struct StartBody {
@@ -270,25 +257,9 @@ impl StartBody {
         if body.trim_ascii().is_empty() {
             return Ok(Self { tenants: None, wait: false });
         }
-        if !is_json(headers) {
-            let message = "a body is JSON: send `Content-Type: application/json`";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(ApiError::new(status, "unsupported_media_type", message));
-        }
-        let WrittenBody { tenants, wait } =
-            serde_json::from_slice(body).map_err(|error| refused(&error))?;
+        let WrittenBody { tenants, wait } = body::parse(headers, body)?;
         let tenants = tenants.as_deref().map(tenant_ids).transpose()?;
         Ok(Self { tenants, wait: wait.unwrap_or(false) })
-    }
-}
-
-fn refused(error: &serde_json::Error) -> ApiError {
-    use serde_json::error::Category;
-    match error.classify() {
-        Category::Data => ApiError::unprocessable("invalid_body", error.to_string()),
-        Category::Io | Category::Syntax | Category::Eof => {
-            ApiError::bad_request(format!("the body is no JSON: {error}"))
-        }
     }
 }
 
@@ -311,16 +282,6 @@ fn tenant_ids(written: &[String]) -> Result<Vec<TenantId>, ApiError> {
         }
     }
     Ok(ids)
-}
-
-/// `application/json`, or a type that is JSON by its suffix, with whatever parameters.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
-    else {
-        return false;
-    };
-    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
 #[cfg(test)]

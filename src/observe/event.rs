@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
+use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -454,6 +455,43 @@ impl BatchSplit<'_> {
     }
 }
 
+/// Keys were removed on request.
+#[derive(Clone, Copy, Debug)]
+pub struct Invalidated<'a> {
+    /// How many.
+    pub removed: u64,
+    /// How many the cache refused to remove.
+    pub failed: u64,
+    /// How many fences were moved before.
+    pub fences: u64,
+    /// How many of each job, where the job is known.
+    pub by_job: &'a BTreeMap<JobName, u64>,
+    /// The first failure.
+    pub failure: Option<&'a Failure>,
+}
+
+impl Invalidated<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { removed, failed, fences, by_job, failure } = self;
+        for (job, removed) in by_job {
+            metrics.of_job(job).removed(*removed);
+        }
+        let Some(Failure { kind, message, .. }) = failure else {
+            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            return;
+        };
+        let failure = kind.as_str();
+        warn!(
+            removed,
+            failed,
+            fences,
+            failure,
+            "keys could not all be removed on request, {removed} were: {message}"
+        );
+    }
+}
+
 /// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {
@@ -547,7 +585,8 @@ impl TenantsSwept<'_> {
                 newly,
                 again,
                 keys,
-                "{newly} tenants are not active any more: their {keys} keys are removed"
+                "tenants that are not active any more since the last list: {newly}; {keys} keys of \
+                 theirs are removed"
             ),
         }
     }
@@ -592,6 +631,58 @@ impl Evictions<'_> {
             "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
              what is written to it"
         );
+    }
+}
+
+/// The verifier has compared some tenants of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFinished<'a> {
+    /// What it found.
+    pub audit: &'a JobAudit,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+impl AuditFinished<'_> {
+    /// Tells it. Of a finding only the key is told: values are data.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { audit, at } = self;
+        let JobAudit { job, tenants, counts, .. } = audit;
+        metrics.of_job(job).audited(counts, at);
+        let (expected, findings) = (counts.expected(), counts.findings());
+        if let Some(failure) = audit.failures.first() {
+            let (kind, message) = (failure.kind.as_str(), failure.message.as_str());
+            warn!(
+                %job, failure = kind, tenants_failed = audit.tenants_failed,
+                "not all of job `{job}` could be compared with the database ({kind}): {message}"
+            );
+        }
+        let Some(first) = audit.findings.first() else {
+            debug!(%job, tenants, expected, "job `{job}` is as in the database: {audit}");
+            return;
+        };
+        let [stale, missing, orphaned, wrong_ttl] = Kind::ALL.map(|kind| counts.of_kind(kind));
+        let (key, kind) = (first.key.escape_debug(), first.wrong.kind.as_str());
+        warn!(
+            %job, tenants, expected, stale, missing, orphaned, wrong_ttl,
+            "{findings} keys of job `{job}` are not as in the database: {audit}; the first is \
+             `{key}` ({kind})"
+        );
+    }
+}
+
+/// The verifier could not compare anything.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditFailed<'a> {
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl AuditFailed<'_> {
+    /// Tells it, to the log only: what was measured before stands, and grows old.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("could not compare the cache with the database: {message}");
     }
 }
 
@@ -1028,6 +1119,27 @@ mod tests {
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
+    }
+
+    #[test]
+    fn keys_of_tenants_that_are_gone_are_counted_and_said() {
+        let metrics = Metrics::new();
+        let removed = BTreeMap::from([(job(), 7), (JobName::parse("slots").unwrap(), 2)]);
+        let lines = logged(|| {
+            TenantsSwept { newly: 3, again: 1, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &removed }.emit(&metrics);
+            TenantsSwept { newly: 0, again: 4, removed: &BTreeMap::new() }.emit(&metrics);
+            RosterUnavailable { message: "connection refused" }.emit(&metrics);
+        });
+        insta::assert_snapshot!(lines, @r#"
+         INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
+         INFO 9 keys that runs with an older tenant list wrote of tenants that are not active any more are removed again=4 keys=9
+        DEBUG no run wrote keys of tenants that are not active any more again=4
+         WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
+        "#);
+        let page = metrics.encode();
+        assert!(page.contains("preheat_keys_total{job=\"services\",outcome=\"removed\"} 14\n"));
+        assert!(page.contains("preheat_keys_total{job=\"slots\",outcome=\"removed\"} 4\n"));
     }
 
     #[test]

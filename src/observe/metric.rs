@@ -1,7 +1,7 @@
 //! Every metric: its name, help and labels, declared once. Labels are bounded: a job is one, a
 //! tenant never.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::event::{Server, SkipReason};
+use crate::domain::audit::{self, AuditCounts};
 use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::run::{Outcome, Trigger};
@@ -57,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 24;
+const COUNT: usize = 26;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -73,6 +74,8 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &BYTES,
     &COVERAGE,
     &CONSISTENCY,
+    &AUDIT_FINDINGS,
+    &LAST_AUDIT,
     &CHANGE_LAG,
     &CHANGE_NOTIFICATIONS,
     &CHANGE_FEED_CONNECTED,
@@ -152,14 +155,29 @@ const COVERAGE: Declaration = Declaration {
     name: "preheat_coverage_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "Share of the active tenants that the last run over all of them left fully warm; \
-           0 before the first",
+    help: "The lower of two shares: of the active tenants, those that the last run over all of them \
+           left fully warm (0 before the first), and, once it was measured, of the keys that the \
+           verifier expected, those that were there",
 };
 const CONSISTENCY: Declaration = Declaration {
     name: "preheat_consistency_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "Share of the compared keys that equalled the database; absent until it was measured",
+    help: "Share of the keys that the verifier expected whose value was the database's; absent until \
+           it was measured",
+};
+const AUDIT_FINDINGS: Declaration = Declaration {
+    name: "preheat_audit_findings",
+    kind: Kind::Gauge,
+    labels: &["job", "kind"],
+    help: "Keys of the verifier's last sample with which something was wrong for a minute, by what; \
+           absent until it was measured",
+};
+const LAST_AUDIT: Declaration = Declaration {
+    name: "preheat_last_audit_timestamp_seconds",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "When the verifier last compared the job, as a Unix time; absent before the first time",
 };
 const CHANGE_LAG: Declaration = Declaration {
     name: "preheat_change_lag_seconds",
@@ -270,7 +288,11 @@ pub struct Metrics {
     keys: Family<OfOutcome, Counter>,
     bytes: Family<OfJob, Counter>,
     coverage: Family<OfJob, Ratio>,
+    /// What `coverage` is the lower of.
+    shares: Mutex<BTreeMap<JobName, Shares>>,
     consistency: Family<OfJob, Ratio>,
+    audit_findings: Family<OfKind, Gauge>,
+    last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
     pub(super) notifications: Counter,
     pub(super) feed_connected: Gauge,
@@ -303,6 +325,21 @@ struct OfRun {
 struct OfOutcome {
     job: JobName,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    job: JobName,
+    kind: &'static str,
+}
+
+/// How much of a job is warm, by who looked.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    /// Of its tenants, by its last run over all of them.
+    by_runs: f64,
+    /// Of the keys that the verifier expected; all where it has not looked.
+    by_audits: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -349,7 +386,10 @@ impl Metrics {
             keys: Family::default(),
             bytes: Family::default(),
             coverage: Family::default(),
+            shares: Mutex::default(),
             consistency: Family::default(),
+            audit_findings: Family::default(),
+            last_audit: Family::default(),
             change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
             notifications: Counter::default(),
             feed_connected: Gauge::default(),
@@ -386,6 +426,8 @@ impl Metrics {
         declare(to, &BYTES, &self.bytes);
         declare(to, &COVERAGE, &self.coverage);
         declare(to, &CONSISTENCY, &self.consistency);
+        declare(to, &AUDIT_FINDINGS, &self.audit_findings);
+        declare(to, &LAST_AUDIT, &self.last_audit);
         declare(to, &CHANGE_LAG, &self.change_lag);
         declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
         declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
@@ -442,7 +484,12 @@ impl Metrics {
     }
 
     fn remove_gauges(&self, job: &JobName) {
+        for kind in audit::Kind::ALL.map(audit::Kind::as_str) {
+            self.audit_findings.remove(&OfKind { job: job.clone(), kind });
+        }
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         let job = OfJob { job: job.clone() };
+        self.last_audit.remove(&job);
         self.last_success.remove(&job);
         self.last_run.remove(&job);
         self.next_run.remove(&job);
@@ -533,8 +580,33 @@ impl JobMetrics<'_> {
         self.metrics.fire_lag.get_or_create(&self.label).observe(lag.as_secs_f64());
     }
 
+    /// A run over all tenants left this share of them warm.
     pub(super) fn covered(&self, share: f64) {
-        self.metrics.coverage.get_or_create(&self.label).set(share);
+        self.set_coverage(|shares| shares.by_runs = share);
+    }
+
+    fn set_coverage(&self, change: impl FnOnce(&mut Shares)) {
+        let mut shares = self.metrics.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = Shares { by_runs: 0.0, by_audits: 1.0 };
+        let shares = shares.entry(self.label.job.clone()).or_insert(none);
+        change(shares);
+        let lower = shares.by_runs.min(shares.by_audits);
+        self.metrics.coverage.get_or_create(&self.label).set(lower);
+    }
+
+    /// The verifier compared some tenants. Of no key there is no share.
+    pub(super) fn audited(&self, counts: &AuditCounts, at: DateTime<Utc>) {
+        let metrics = self.metrics;
+        metrics.last_audit.get_or_create(&self.label).set(unix_seconds(at));
+        for kind in audit::Kind::ALL {
+            let label = OfKind { job: self.label.job.clone(), kind: kind.as_str() };
+            let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);
+            metrics.audit_findings.get_or_create(&label).set(count);
+        }
+        if let (Some(coverage), Some(consistency)) = (counts.coverage(), counts.consistency()) {
+            self.set_coverage(|shares| shares.by_audits = coverage);
+            metrics.consistency.get_or_create(&self.label).set(consistency);
+        }
     }
 
     pub(super) fn retried(&self) {
@@ -551,6 +623,11 @@ impl JobMetrics<'_> {
             let label = OfOutcome { job: self.label.job.clone(), outcome };
             self.metrics.tenants.get_or_create(&label).inc_by(count);
         }
+    }
+
+    pub(super) fn removed(&self, keys: u64) {
+        let label = OfOutcome { job: self.label.job.clone(), outcome: "removed" };
+        self.metrics.keys.get_or_create(&label).inc_by(keys);
     }
 
     pub(super) fn keys(&self, counts: KeyCounts) {
@@ -636,7 +713,9 @@ mod tests {
         metrics.register_jobs([job("services"), job("slots")].iter());
         metrics.set_cache_counters(12, 3);
         metrics.set_db_connections(1, 2, 4);
-        metrics.consistency.get_or_create(&OfJob { job: job("slots") }).set(0.5);
+        let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
+        counts.equal(Duration::ZERO);
+        metrics.of_job(&job("slots")).audited(&counts, DateTime::UNIX_EPOCH);
         metrics
     }
 
@@ -720,6 +799,31 @@ mod tests {
         metrics.set_cache_counters(12, 3);
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+    }
+
+    #[test]
+    fn coverage_is_the_lower_of_what_runs_and_the_verifier_say() {
+        let metrics = Metrics::new();
+        let job = job("slots");
+        metrics.register_jobs([job.clone()].iter());
+        let shown = || sample(&metrics.encode(), "preheat_coverage_ratio{job=\"slots\"}");
+        let missing = |missing| {
+            let mut counts = AuditCounts { missing, ..AuditCounts::default() };
+            counts.equal(Duration::ZERO);
+            metrics.of_job(&job).audited(&counts, DateTime::UNIX_EPOCH);
+        };
+        assert_eq!(shown(), Some(0.0));
+        missing(0);
+        assert_eq!(shown(), Some(0.0), "no run has come to all tenants");
+        metrics.of_job(&job).covered(1.0);
+        assert_eq!(shown(), Some(1.0));
+        missing(3);
+        assert_eq!(shown(), Some(0.25));
+        metrics.of_job(&job).covered(1.0);
+        assert_eq!(shown(), Some(0.25), "what was written may be gone by now");
+        missing(0);
+        metrics.of_job(&job).covered(0.5);
+        assert_eq!(shown(), Some(0.5));
     }
 
     #[test]

@@ -839,14 +839,15 @@ Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this pag
 
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the client asks for it.
 A tenant is never a label. All series of a job stand from the start with 0, so that a first failure is
-an increase; what was never measured (`preheat_consistency_ratio`, the cache server's counters before
-its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
+an increase; what was never measured (what the verifier fills before its first sample, the cache
+server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
 the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
   `startup`, `request`.
 - `outcome` of a tenant: `ok`, `failed`; of a key: `written`, `removed`, `failed`, `fenced`.
 - `reason` of a skipped run: `overlap`, `queue_full`, `draining`.
+- `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.
 - `state` of a connection: `idle`, `in_use`, `max`.
 
 Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,

@@ -17,6 +17,8 @@ mod definition;
 mod engine;
 mod faults;
 mod http;
+mod interleavings;
+mod invalidation;
 mod jobs;
 mod packaging;
 mod parity;

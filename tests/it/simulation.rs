@@ -16,7 +16,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::MemoryCache;
-use preheat::domain::entry::Entry;
+use preheat::domain::entry::{Entry, life_of};
+use preheat::domain::fence::{FLEET, Fence, PROBATION, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -24,8 +25,8 @@ use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, History, KeyResult, Read, Slice,
-    Source, SourceError, SourceErrorKind,
+    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, History, KeyResult, Ledger,
+    Listing, Read, Slice, Source, SourceError, SourceErrorKind,
 };
 
 use super::engine::record::Fickle;
@@ -411,7 +412,7 @@ impl ShakyCache {
         }
         let job = &self.chaos.jobs[job_of(&entry.key)];
         let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
-        if entry.ttl > job.ttl || entry.ttl < shortest {
+        if entry.ttl > job.ttl || entry.ttl < shortest && entry.ttl != PROBATION {
             self.chaos.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
         }
     }
@@ -501,6 +502,109 @@ impl Cache for ShakyCache {
     }
 }
 
+/// How a call to the ledger goes wrong.
+#[derive(Clone, Copy)]
+enum LedgerFate {
+    Fails(CacheErrorKind),
+    /// It was done, and the answer is lost.
+    IsLost,
+    Hangs,
+    Panics,
+}
+
+const LEDGER_FATES: [LedgerFate; 6] = [
+    LedgerFate::Fails(CacheErrorKind::Unavailable),
+    LedgerFate::Fails(CacheErrorKind::Transient),
+    LedgerFate::IsLost,
+    LedgerFate::IsLost,
+    LedgerFate::Hangs,
+    LedgerFate::Panics,
+];
+
+impl ShakyCache {
+    /// A call to the ledger, which takes its time and goes wrong now and then.
+    fn shaky<'a, T: Send + 'a>(
+        &'a self,
+        call: BoxFuture<'a, Result<T, CacheError>>,
+    ) -> BoxFuture<'a, Result<T, CacheError>> {
+        Box::pin(async move {
+            let (latency, fate) = self.chaos.decide(&LEDGER_FATES);
+            self.chaos.clock.sleep(latency).await;
+            match fate {
+                None => call.await,
+                Some(LedgerFate::Fails(kind)) => Err(cache_error(kind)),
+                Some(LedgerFate::IsLost) => {
+                    call.await?;
+                    Err(cache_error(CacheErrorKind::Unavailable))
+                }
+                Some(LedgerFate::Hangs) => std::future::pending().await,
+                Some(LedgerFate::Panics) => resume_unwind(Box::new("on purpose")),
+            }
+        })
+    }
+}
+
+impl Ledger for ShakyCache {
+    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        self.shaky(self.memory.fences(keys))
+    }
+
+    fn start_fences<'a>(
+        &'a self,
+        keys: &'a [(String, Fence)],
+        number: i64,
+    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        self.shaky(self.memory.start_fences(keys, number))
+    }
+
+    fn move_fences<'a>(
+        &'a self,
+        keys: &'a [String],
+        number: i64,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.move_fences(keys, number))
+    }
+
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+        self.shaky(self.memory.manifests(keys))
+    }
+
+    fn enlist<'a>(
+        &'a self,
+        manifests: &'a [Listing],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.enlist(manifests, ttl))
+    }
+
+    fn delist<'a>(&'a self, manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.delist(manifests))
+    }
+
+    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.shaky(self.memory.notes(book))
+    }
+
+    fn note<'a>(
+        &'a self,
+        book: Book,
+        notes: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.note(book, notes))
+    }
+
+    fn strike<'a>(
+        &'a self,
+        book: Book,
+        names: &'a [String],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.shaky(self.memory.strike(book, names))
+    }
+}
+
 /// Jobs that differ in all that the engine decides by.
 fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
     let one = |dice: &mut Dice, name: String| {
@@ -542,6 +646,8 @@ struct Simulation {
     tickets: Vec<Ticket>,
     /// Whether the clock on the wall jumps: then it says nothing about what overlaps.
     jumps: bool,
+    /// Whether jobs came and went: what a job wrote that is gone, nobody removes.
+    reloaded: bool,
 }
 
 async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
@@ -592,14 +698,25 @@ impl Simulation {
         let setup = Setup::new(chaos.jobs.values().cloned(), Tenants::default());
         let world = Setup {
             concurrency: u32::try_from(concurrency + too_many).unwrap(),
+            max_shrink: Share::from_percent(100.0).unwrap(),
             clock,
             history: Arc::clone(&history) as _,
             source: Some(Arc::new(ShakySource(Arc::clone(&chaos)))),
             cache: Some(Arc::clone(&cache) as _),
+            ledger: Some(Arc::clone(&cache) as _),
             ..setup
         };
         let jumps = dice.chance(30);
-        Self { world: world.start(), chaos, cache, history, dice, tickets: Vec::new(), jumps }
+        Self {
+            world: world.start(),
+            chaos,
+            cache,
+            history,
+            dice,
+            tickets: Vec::new(),
+            jumps,
+            reloaded: false,
+        }
     }
 
     async fn act(&mut self) {
@@ -608,10 +725,15 @@ impl Simulation {
             0..60 => clock.advance(Duration::from_millis(self.dice.between(0, 2_000))).await,
             60..75 => self.ask().await,
             75..83 => {
-                let jobs: Vec<_> = self.chaos.jobs.keys().map(String::as_str).collect();
-                self.chaos.change_rows(self.dice.pick(&jobs));
+                let jobs: Vec<_> = self.chaos.jobs.keys().cloned().collect();
+                let job = &jobs[self.dice.size(0, jobs.len())];
+                self.chaos.change_rows(job);
+                if self.dice.chance(70) {
+                    self.invalidate(job).await;
+                }
             }
-            83..88 => self.change_tenants(),
+            83..84 => self.evict(),
+            84..88 => self.change_tenants(),
             88..92 => clock.stall(Duration::from_millis(self.dice.between(500, 20_000))).await,
             92..95 if self.jumps => {
                 let by = i64::try_from(self.dice.between(0, 7_200_000)).unwrap() - 3_600_000;
@@ -624,6 +746,30 @@ impl Simulation {
             _ => {
                 self.history.away.fetch_xor(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// What an application does after a commit: it moves the fences, and then deletes keys.
+    async fn invalidate(&mut self, job: &str) {
+        let memory = &self.cache.memory;
+        let tenants = self.chaos.state().tenants.clone();
+        let fences: Vec<_> = match self.chaos.jobs[job].scope {
+            Scope::Tenants => tenants.iter().map(|id| fence_key(id)).collect(),
+            Scope::Fleet => vec![FLEET.to_owned()],
+        };
+        memory.move_fences(&fences, 1 << 41).await.unwrap();
+        self.world.clock.advance(Duration::from_millis(self.dice.between(0, 100))).await;
+        let keys = memory.keys().into_iter().filter(|key| job_of(key) == job).collect::<Vec<_>>();
+        memory.remove(&keys).await.unwrap();
+    }
+
+    /// The cache drops a key, or a fence.
+    fn evict(&mut self) {
+        let memory = &self.cache.memory;
+        let mut keys = memory.keys();
+        keys.extend(self.chaos.state().tenants.iter().map(|id| fence_key(id)));
+        if !keys.is_empty() {
+            memory.evict(&keys[self.dice.size(0, keys.len())]);
         }
     }
 
@@ -643,6 +789,7 @@ impl Simulation {
 
     /// The job files change: some are gone, some are otherwise, and some of those come back.
     async fn reload(&mut self) {
+        self.reloaded = true;
         let mut jobs = BTreeMap::new();
         for job in self.chaos.jobs.values() {
             let mut job = job.clone();
@@ -715,11 +862,33 @@ impl Simulation {
     }
 
     fn check_the_cache(&self) -> Result<(), String> {
-        for (key, value) in self.chaos.expected() {
-            let found = self.cache.memory.get(&key).map(|value| String::from_utf8(value).unwrap());
-            if found.as_ref() != Some(&value) {
+        let memory = &self.cache.memory;
+        let expected = self.chaos.expected();
+        for (key, value) in &expected {
+            let found = memory.get(key).map(|value| String::from_utf8(value).unwrap());
+            if found.as_ref() != Some(value) {
                 return Err(format!("`{key}`: {found:?} is not what the database says, `{value}`"));
             }
+            if memory.ttl(key).is_some_and(|ttl| ttl <= PROBATION) && self.life_of(key) > PROBATION
+            {
+                return Err(format!("`{key}` stays on probation"));
+            }
+        }
+        let tenants = self.chaos.state().tenants.clone();
+        let is_gone = |key: &str| {
+            let tenant = key.split(':').nth(1);
+            tenant.is_some_and(|tenant| !tenants.iter().any(|other| other == tenant))
+        };
+        let mut jobs = self.chaos.jobs.values();
+        let sees_tenants = jobs.any(|job| job.enabled && job.scope == Scope::Tenants);
+        // Nobody looks after keys of a job that is disabled, or was gone when its tenant went.
+        let is_looked_after = |key: &str| match is_gone(key) {
+            true => sees_tenants && !self.reloaded,
+            false => self.chaos.jobs[job_of(key)].enabled,
+        };
+        let mut extra = memory.keys().into_iter().filter(|key| !expected.contains_key(key));
+        if let Some(key) = extra.find(|key| is_looked_after(key) && self.chaos.sabotage.is_none()) {
+            return Err(format!("`{key}` is there, and its data is gone"));
         }
         for (name, status) in &self.world.handle.status().jobs {
             let outcome = status.last_run.as_ref().map(|run| run.outcome);
@@ -728,6 +897,10 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+
+    fn life_of(&self, key: &str) -> Duration {
+        life_of(&self.chaos.jobs[job_of(key)], key)
     }
 
     /// Oldest first.
@@ -753,7 +926,10 @@ impl Simulation {
             }
         }
         for (name, job) in &self.chaos.jobs {
-            let began = |record: &&RunRecord| !was_cancelled_before_it_began(record);
+            // A run for what changed goes beside the others.
+            let began = |record: &&RunRecord| {
+                !was_cancelled_before_it_began(record) && record.trigger != Trigger::Change
+            };
             let of_job = records.iter().filter(|record| record.job.as_str() == name);
             let mut of_job: Vec<_> = of_job.filter(began).collect();
             of_job.sort_by_key(|record| (record.started_at, record.finished_at));
@@ -783,11 +959,13 @@ fn was_cancelled_before_it_began(record: &RunRecord) -> bool {
 fn wrong_counts(record: &RunRecord) -> Option<&'static str> {
     let (report, outcome) = (&record.report, record.outcome);
     let tenants = report.tenants;
-    let came_to_all = tenants.ok + tenants.failed == tenants.total;
+    let came_to_all = tenants.done() == tenants.total;
     let counted: u64 = report.failures.iter().map(|failure| failure.count).sum();
     match outcome {
-        _ if tenants.ok + tenants.failed > tenants.total => Some("more tenants than there are"),
-        Outcome::Ok if tenants.ok != tenants.total => Some("`ok` and not all tenants are"),
+        _ if tenants.done() > tenants.total => Some("more tenants than there are"),
+        Outcome::Ok if tenants.ok + tenants.fenced != tenants.total => {
+            Some("`ok` and not all tenants are")
+        }
         Outcome::Ok if !report.failures.is_empty() => Some("`ok` with failures"),
         Outcome::Ok | Outcome::Partial | Outcome::Failed if !came_to_all => {
             Some("a run that came to its end left tenants out")

@@ -82,11 +82,6 @@ impl MemoryCache {
         state.kept(key, now).map(|kept| kept.ttl).filter(|ttl| *ttl < NEVER)
     }
 
-    /// Drops everything, as `FLUSHALL` does.
-    pub fn flush(&self) {
-        lock(&self.state).keys.clear();
-    }
-
     /// The keys that live, in order, without those that preheat keeps for itself.
     pub fn keys(&self) -> Vec<String> {
         let now = self.clock.monotonic();

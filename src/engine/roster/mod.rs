@@ -128,6 +128,15 @@ impl Roster {
         Ok(notes.iter().filter_map(|(_, text)| OldTemplate::read(text)).collect())
     }
 
+    /// Whether a list may say that `gone` of the `known` tenants are so.
+    pub(super) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
+        let max_shrink = self.max_shrink;
+        if max_shrink.covers(gone, known) {
+            return Ok(());
+        }
+        Err(Shrank { gone, known, listed, max_shrink })
+    }
+
     /// Takes a complete tenant list. `number` says in which order lists were begun: one that was
     /// begun before another that had its turn already says nothing new about who is gone.
     ///
@@ -184,10 +193,7 @@ impl Roster {
         let book: HashMap<String, String> =
             ledger.notes(Book::Tenants).await?.into_iter().collect();
         let Changes { known, mut notes, back, gone, leaving } = Changes::between(book, list);
-        if !self.max_shrink.covers(gone.len(), known) {
-            let (gone, listed, max_shrink) = (gone.len(), list.len(), self.max_shrink);
-            return Err(Trouble::Shrank(Shrank { gone, known, listed, max_shrink }));
-        }
+        self.trust(gone.len(), known, list.len()).map_err(Trouble::Shrank)?;
         let now = runner.clock.now();
         let templates = OldTemplate::notes(jobs, &self.tenant_column);
         ledger.note(Book::Templates, &templates).await?;

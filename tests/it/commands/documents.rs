@@ -135,9 +135,18 @@ async fn help_and_version_are_for_everyone() {
     let help = preheat(["--help"]).run().await.expect_code(0);
     assert_eq!(help.stderr, "");
     insta::assert_snapshot!(help.stdout);
-    for command in
-        ["serve", "warm", "check", "plan", "migrate", "demo", "schema", "completions", "health"]
-    {
+    for command in [
+        "serve",
+        "warm",
+        "check",
+        "plan",
+        "audit",
+        "migrate",
+        "demo",
+        "schema",
+        "completions",
+        "health",
+    ] {
         let help = preheat([command, "--help"]).run().await.expect_code(0).stdout;
         for option in ["--config <FILE>", "--jobs <DIR>", "--verbose", "--log-format <FORMAT>"] {
             assert!(help.contains(option), "{command} takes {option}:\n{help}");

@@ -1,6 +1,7 @@
 //! Every command as people and programs see it: the real program, real servers, exit codes, and what
 //! it says where.
 
+mod audit;
 mod changes;
 mod check;
 mod demo;

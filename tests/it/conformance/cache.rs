@@ -1,61 +1,343 @@
 //! What every cache does.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::adapter::clock::SystemClock;
 use preheat::adapter::memory::MemoryCache;
-use preheat::adapter::redis::RedisCache;
-use preheat::engine::port::Cache;
+use preheat::adapter::redis::{CacheSettings, RedisCache};
+use preheat::domain::glob;
+use preheat::engine::port::{Cache, CacheErrorKind, Found, Ledger, Listing};
+use preheat::sandbox::Redis;
+use redis::aio::MultiplexedConnection;
 
 use super::Values;
 use super::redis::settings;
 use crate::support;
 
-/// A key's value and what is left of its TTL, read past the adapter.
-type Peeked = Option<(Vec<u8>, Duration)>;
+/// With everything that means something in a glob.
+const PREFIX: &str = "rel*[7-9]?\\:";
 
-async fn conforms(cache: &dyn Cache, mut peek: impl AsyncFnMut(&str) -> Peeked) {
+/// Texts that stand in keys and must not mean anything there.
+pub(super) const ODD: [&str; 9] =
+    ["a*b", "a?b", "[a-c]", "{a}", "a\nb\r\n", "\"'`", "\\*", "ä€😀\u{2028}", " \0 "];
+
+/// The cache past its adapter, as an application meets it.
+pub(super) enum Past<'c> {
+    Memory(&'c MemoryCache),
+    Redis(MultiplexedConnection),
+}
+
+impl Past<'_> {
+    async fn ask<T: redis::FromRedisValue>(
+        connection: &mut MultiplexedConnection,
+        command: &str,
+        key: &str,
+        arguments: &[&[u8]],
+    ) -> redis::RedisResult<T> {
+        let mut command = redis::cmd(command);
+        command.arg(format!("{PREFIX}{key}")).arg(arguments);
+        command.query_async(connection).await
+    }
+
+    pub(super) async fn incr(&mut self, key: &str) -> i64 {
+        match self {
+            Self::Memory(cache) => cache.incr(key).unwrap(),
+            Self::Redis(connection) => Self::ask(connection, "INCR", key, &[]).await.unwrap(),
+        }
+    }
+
+    /// Writes a value that never expires.
+    pub(super) async fn set(&mut self, key: &str, value: &[u8]) {
+        match self {
+            Self::Memory(cache) => cache.set(key, value),
+            Self::Redis(connection) => {
+                let () = Self::ask(connection, "SET", key, &[value]).await.unwrap();
+            }
+        }
+    }
+
+    async fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::Memory(cache) => cache.get(key),
+            Self::Redis(connection) => Self::ask(connection, "GET", key, &[]).await.unwrap(),
+        }
+    }
+
+    pub(super) async fn evict(&mut self, key: &str) {
+        match self {
+            Self::Memory(cache) => cache.evict(key),
+            Self::Redis(connection) => {
+                let () = Self::ask(connection, "DEL", key, &[]).await.unwrap();
+            }
+        }
+    }
+
+    /// What is about to be left of a key's life; `None` for one that is not there or never expires.
+    pub(super) async fn ttl(&mut self, key: &str) -> Option<Duration> {
+        match self {
+            Self::Memory(cache) => cache.ttl(key),
+            Self::Redis(connection) => {
+                let left: i64 = Self::ask(connection, "PTTL", key, &[]).await.unwrap();
+                u64::try_from(left).ok().map(Duration::from_millis)
+            }
+        }
+    }
+
+    /// Fails unless a key was just given that TTL.
+    #[track_caller]
+    pub(super) fn lives(left: Option<Duration>, ttl: Duration) {
+        let left = left.unwrap();
+        assert!(left <= ttl && left + support::LONG > ttl, "{left:?} of {ttl:?}");
+    }
+}
+
+pub(super) fn in_memory() -> MemoryCache {
+    MemoryCache::new(Arc::new(SystemClock::new()))
+}
+
+/// A cache on a database number and with a prefix, and the way past it. Beside it are keys that are
+/// not its own: of no prefix, of one that a glob would take for it, and of another database.
+pub(super) async fn on_redis(server: &Redis, url: &str) -> (RedisCache, MultiplexedConnection) {
+    let settings = CacheSettings { prefix: PREFIX.to_owned(), ..settings(url) };
+    let cache = RedisCache::connect(settings).await.unwrap();
+    let mut past = support::redis_connection(server).await;
+    for (database, key) in [(0, format!("{PREFIX}other")), (3, "a".into()), (3, "rel!8?:a".into())]
+    {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SELECT").arg(database).cmd("SET").arg(key).arg("not ours");
+        let () = pipe.query_async(&mut past).await.unwrap();
+    }
+    (cache, past)
+}
+
+pub(super) fn strings<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<String> {
+    texts.into_iter().map(str::to_owned).collect()
+}
+
+/// All that a scan finds, and in how many slices.
+pub(super) async fn scan(cache: &impl Cache, pattern: &str) -> (BTreeSet<String>, usize) {
+    let (mut found, mut slices, mut cursor) = (BTreeSet::new(), 0, 0);
+    loop {
+        let slice = cache.scan(pattern, cursor).await.unwrap();
+        found.extend(slice.keys);
+        cursor = slice.next;
+        slices += 1;
+        if cursor == 0 {
+            return (found, slices);
+        }
+        assert!(slices < 10_000, "the scan of `{pattern}` does not end");
+    }
+}
+
+async fn write(cache: &impl Cache, keys: impl IntoIterator<Item = &str>, ttl: Duration) {
+    let values = Values::new(keys.into_iter().map(|key| (key, "1"))).ttl(ttl);
+    assert!(cache.write(&values.entries()).await.unwrap().iter().all(Result::is_ok));
+}
+
+async fn clear(cache: &impl Cache) {
+    let keys: Vec<String> = scan(cache, "*").await.0.into_iter().collect();
+    assert!(cache.remove(&keys).await.unwrap().iter().all(|removed| *removed == Ok(true)));
+}
+
+async fn writes_and_removes(cache: &impl Cache, past: &mut Past<'_>) {
     assert_eq!(cache.write(&[]).await, Ok(Vec::new()));
     assert_eq!(cache.remove(&[]).await, Ok(Vec::new()));
 
     // Values from a byte to megabytes, and keys with everything that may stand in an id.
     let large = format!("\"{}\"", "x".repeat(3 * 1024 * 1024));
     let pairs = [("a", "1"), ("ä:*?[{\r\n}]\0\"", "\"\\u0000\u{2028}\""), ("b", &large)];
-    let values = Values::new(pairs).ttl(Duration::from_millis(90_500));
+    let ttl = Duration::from_millis(90_500);
+    let values = Values::new(pairs).ttl(ttl);
     assert_eq!(cache.write(&values.entries()).await, Ok(vec![Ok(()); 3]));
     for (key, json) in pairs {
-        let (value, ttl) = peek(key).await.unwrap();
-        assert_eq!(value, json.as_bytes(), "{key}");
-        assert!(
-            (Duration::from_secs(30)..=Duration::from_millis(90_500)).contains(&ttl),
-            "{ttl:?}"
-        );
+        assert_eq!(past.get(key).await.unwrap(), json.as_bytes(), "{key}");
+        Past::lives(past.ttl(key).await, ttl);
     }
 
     // A write is a refresh: value and TTL.
-    let values = Values::new([("a", "2")]).ttl(Duration::from_hours(24 * 365));
+    let year = Duration::from_hours(24 * 365);
+    let values = Values::new([("a", "2")]).ttl(year);
     assert_eq!(cache.write(&values.entries()).await, Ok(vec![Ok(())]));
-    let (value, ttl) = peek("a").await.unwrap();
-    assert_eq!(value, b"2");
-    assert!(ttl > Duration::from_hours(24 * 364), "{ttl:?}");
+    assert_eq!(past.get("a").await.unwrap(), b"2");
+    Past::lives(past.ttl("a").await, year);
 
-    let keys = ["b".to_owned(), "no such key".to_owned(), "a".to_owned()];
+    let keys = strings(["b", "no such key", "a"]);
     assert_eq!(cache.remove(&keys).await, Ok(vec![Ok(true), Ok(false), Ok(true)]));
-    assert_eq!(peek("a").await, None);
+    assert_eq!(past.get("a").await, None);
 
     // What expires is gone.
-    let values = Values::new([("a", "3")]).ttl(Duration::from_millis(1));
-    assert_eq!(cache.write(&values.entries()).await, Ok(vec![Ok(())]));
-    support::eventually("the key expired", support::LONG, async || peek("a").await.is_none()).await;
+    write(cache, ["a"], Duration::from_millis(1)).await;
+    let gone = async || past.get("a").await.is_none();
+    support::eventually("the key expired", support::LONG, gone).await;
+}
 
-    assert!(cache.stats().await.unwrap().used_memory > 0);
+async fn expires(cache: &impl Cache, past: &mut Past<'_>) {
+    let (short, long) = (Duration::from_mins(5), Duration::from_hours(9));
+    assert_eq!(cache.expire(&[]).await, Ok(()));
+    write(cache, ["longer", "shorter", "gone", "as it was"].into_iter().chain(ODD), short).await;
+    past.set("without end", b"1").await;
+    let lives = [
+        ("longer", long),
+        ("no such key", long),
+        ("shorter", Duration::from_mins(2)),
+        ("gone", Duration::from_millis(1)),
+        ("without end", long),
+    ];
+    let lives = lives.into_iter().chain(ODD.map(|key| (key, long)));
+    let lives: Vec<_> = lives.map(|(key, ttl)| (key.to_owned(), ttl)).collect();
+    assert_eq!(cache.expire(&lives).await, Ok(()));
+    let gone = async || past.get("gone").await.is_none();
+    support::eventually("the key expired", support::LONG, gone).await;
+    for (key, ttl) in lives.iter().filter(|(key, _)| !["no such key", "gone"].contains(&&**key)) {
+        assert_eq!(past.get(key).await.as_deref(), Some(&b"1"[..]), "{key}");
+        Past::lives(past.ttl(key).await, *ttl);
+    }
+    assert_eq!(past.get("no such key").await, None);
+    Past::lives(past.ttl("as it was").await, short);
+    // No life at all ends at once, and not never.
+    cache.expire(&[("longer".to_owned(), Duration::ZERO)]).await.unwrap();
+    let gone = async || past.get("longer").await.is_none();
+    support::eventually("the key expired", support::LONG, gone).await;
+}
+
+async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
+    let hour = Duration::from_hours(1);
+    assert_eq!(cache.look(&[]).await, Ok(Vec::new()));
+    write(cache, ODD, hour).await;
+    let binary: Vec<u8> = (0..=255).collect();
+    past.set("binary", &binary).await;
+    past.set("empty", b"").await;
+    let keys = strings(["binary", "no such key", "empty"].into_iter().chain(ODD).chain(["binary"]));
+    let found = cache.look(&keys).await.unwrap();
+    let without_end = Some(Found { value: binary, ttl: None });
+    let empty = Some(Found { value: Vec::new(), ttl: None });
+    assert_eq!(found[..3], [without_end.clone(), None, empty]);
+    assert_eq!(found[3 + ODD.len()..], [without_end]);
+    for found in &found[3..3 + ODD.len()] {
+        let found = found.as_ref().unwrap();
+        assert_eq!(found.value, b"1");
+        Past::lives(found.ttl, hour);
+    }
+
+    write(cache, ["soon"], Duration::from_millis(1)).await;
+    let soon = strings(["soon"]);
+    let gone = async || cache.look(&soon).await == Ok(vec![None]);
+    support::eventually("the key expired", support::LONG, gone).await;
+
+    let hash = Listing { manifest: "hash".to_owned(), keys: strings(["a"]) };
+    cache.enlist(&[hash], hour).await.unwrap();
+    let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
+    assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
+    // For a write it is a key like any other.
+    write(cache, ["hash"], hour).await;
+    assert!(cache.look(&strings(["hash"])).await.unwrap()[0].is_some());
+}
+
+async fn scans(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
+    let hour = Duration::from_hours(1);
+    clear(cache).await;
+    assert_eq!(scan(cache, "*").await.0, BTreeSet::new());
+    let many: Vec<String> = (0..3_000).map(|number| format!("pet:{number}")).collect();
+    write(cache, many.iter().map(String::as_str).chain(ODD), hour).await;
+    past.set("without end", b"1").await;
+    assert_eq!(scan(cache, "pet:*").await.0, many.iter().cloned().collect());
+    assert_eq!(scan(cache, "*").await.0.len(), many.len() + ODD.len() + 1);
+    assert_eq!(scan(cache, "other").await.0, BTreeSet::new());
+    for key in ODD {
+        assert_eq!(scan(cache, &glob::escaped(key)).await.0, [key.to_owned()].into(), "{key}");
+    }
+
+    // What preheat keeps for itself is found as well, and is removed like any other key.
+    let fence = strings(["preheat:fence:7"]);
+    let listing = Listing { manifest: "preheat:manifest:pets:7".to_owned(), keys: strings(["a"]) };
+    cache.move_fences(&fence, 1 << 41).await.unwrap();
+    cache.enlist(&[listing], hour).await.unwrap();
+    let own = ["preheat:fence:7", "preheat:manifest:pets:7"].map(str::to_owned);
+    assert_eq!(scan(cache, "preheat:*").await.0, own.clone().into());
+    assert_eq!(cache.remove(&own).await, Ok(vec![Ok(true); 2]));
+    assert_eq!(scan(cache, "preheat:*").await.0, BTreeSet::new());
+
+    cache.expire(&[(many[0].clone(), Duration::from_millis(1))]).await.unwrap();
+    let gone = async || scan(cache, &many[0]).await.0.is_empty();
+    support::eventually("the key expired", support::LONG, gone).await;
+    clear(cache).await;
+}
+
+/// Each glob with those of the keys that it stands for.
+async fn means_by_globs_what_redis_means(cache: &impl Cache) {
+    let keys = [
+        "slots:1",
+        "slots:12",
+        "slots:2:a",
+        "slot",
+        "a",
+        "b",
+        "c",
+        "-",
+        "^",
+        "]",
+        "\\",
+        "*",
+        "ab",
+        "é",
+    ];
+    write(cache, keys, Duration::from_hours(1)).await;
+    let cases: [(&str, &[&str]); 22] = [
+        ("slots:*", &["slots:1", "slots:12", "slots:2:a"]),
+        ("slots:?", &["slots:1"]),
+        ("*:*:*", &["slots:2:a"]),
+        ("*1*", &["slots:1", "slots:12"]),
+        ("slot*?", &["slots:1", "slots:12", "slots:2:a"]),
+        ("slots", &[]),
+        ("SLOT", &[]),
+        ("slot", &["slot"]),
+        ("[a-b]", &["a", "b"]),
+        ("[b-a]", &["a", "b"]),
+        ("[ac]", &["a", "c"]),
+        ("[^a-c]", &["-", "^", "]", "\\", "*"]),
+        ("[a-]", &["a", "]", "^"]),
+        ("[a\\-c]", &["a", "-", "c"]),
+        ("[\\]]", &["]"]),
+        ("[ab", &["a", "b"]),
+        ("\\*", &["*"]),
+        ("\\a", &["a"]),
+        ("\\\\", &["\\"]),
+        ("?", &["a", "b", "c", "-", "^", "]", "\\", "*"]),
+        ("é", &["é"]),
+        ("{a,b}", &[]),
+    ];
+    for (pattern, expected) in cases {
+        let expected: BTreeSet<String> = expected.iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(scan(cache, pattern).await.0, expected, "{pattern}");
+    }
+    assert!(scan(cache, "??").await.0.contains("é"), "it has two bytes");
+    clear(cache).await;
+}
+
+async fn conforms(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
+    writes_and_removes(cache, past).await;
+    expires(cache, past).await;
+    looks(cache, past).await;
+    scans(cache, past).await;
+    means_by_globs_what_redis_means(cache).await;
+
+    write(cache, ["a"], Duration::from_hours(1)).await;
+    let stats = cache.stats().await.unwrap();
+    assert!(stats.used_memory > 0 && stats.process.is_some(), "{stats:?}");
+    assert_eq!(cache.stats().await.unwrap().process, stats.process);
 }
 
 #[tokio::test]
 async fn the_cache_in_memory_conforms() {
-    let cache = MemoryCache::new(Arc::new(SystemClock::new()));
-    conforms(&cache, async |key| Some((cache.get(key)?, cache.ttl(key)?))).await;
+    let cache = in_memory();
+    conforms(&cache, &mut Past::Memory(&cache)).await;
+    let before = cache.stats().await.unwrap();
+    cache.restart();
+    let after = cache.stats().await.unwrap();
+    assert_ne!(after.process, before.process);
+    assert_eq!((after.used_memory, after.hits), (0, 0));
 }
 
 #[tokio::test]
@@ -63,18 +345,41 @@ async fn redis_conforms_with_a_prefix_and_a_database_number() {
     let server = support::redis();
     let urls = [format!("{}?db=3", server.url()), format!("{}/3", server.tcp_url().unwrap())];
     for url in urls {
-        let mut settings = settings(&url);
-        settings.prefix = "release-7:".to_owned();
-        let cache = RedisCache::connect(settings).await.unwrap();
-        let mut past = support::redis_connection(&server).await;
-        let () = redis::cmd("SELECT").arg(3).query_async(&mut past).await.unwrap();
-        conforms(&cache, async |key| {
-            let key = format!("release-7:{key}");
-            let mut pipe = redis::pipe();
-            pipe.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
-            let (value, ttl): (Option<Vec<u8>>, i64) = pipe.query_async(&mut past).await.unwrap();
-            Some((value?, Duration::from_millis(ttl.try_into().unwrap())))
-        })
-        .await;
+        let (cache, past) = on_redis(&server, &url).await;
+        conforms(&cache, &mut Past::Redis(past)).await;
     }
+}
+
+/// The texts of a seed over what means something in a glob.
+fn random_texts(seed: u64, letters: &[&str], count: usize) -> Vec<String> {
+    let mut state = seed;
+    let mut next = |below: usize| {
+        // Knuth's MMIX: the high bits are random enough.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    (0..count)
+        .map(|_| (0..=next(6)).map(|_| letters[next(letters.len())]).collect::<String>())
+        .collect()
+}
+
+#[tokio::test]
+async fn any_glob_finds_the_same_keys_in_memory_and_in_redis() {
+    let server = support::redis();
+    let (cache, _past) = on_redis(&server, &format!("{}?db=3", server.url())).await;
+    let memory = in_memory();
+    let keys = random_texts(1, &["a", "b", "c", "-", "^", "[", "]", "\\", "*", "?", "é"], 400);
+    let distinct: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
+    let hour = Duration::from_hours(1);
+    write(&cache, distinct.iter().copied(), hour).await;
+    write(&memory, distinct, hour).await;
+    let letters = ["a", "b", "c", "-", "^", "[", "]", "\\", "*", "?", "*", "[", "]"];
+    let mut matched = 0;
+    for pattern in random_texts(2, &letters, 3_000) {
+        let (expected, _) = scan(&cache, &pattern).await;
+        assert_eq!(scan(&memory, &pattern).await.0, expected, "{pattern}");
+        matched += usize::from(!expected.is_empty());
+    }
+    assert!(matched > 500, "only {matched} globs found anything");
 }

@@ -6,6 +6,7 @@ mod changes;
 mod check;
 mod clock;
 mod history;
+mod ledger;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;

@@ -12,7 +12,7 @@ use preheat::adapter::postgres::{Database, DatabaseSettings, PostgresHistory, mi
 use preheat::engine::port::{History, Source, SourceErrorKind};
 use tempfile::TempDir;
 
-use super::postgres::{settings, source};
+use super::postgres::{among, settings, source};
 use super::{batch, job, read};
 use crate::support::{self, LONG, eventually};
 
@@ -118,6 +118,15 @@ async fn everything_works_behind_pgbouncer_in_transaction_mode() {
         }
         let error = read(&sources[0], &broken, &all, &[]).await.unwrap_err();
         assert_eq!(error.kind, SourceErrorKind::Data, "{error}");
+    }
+    // The query for some tenants is another one on each connection, and may break in its transaction.
+    let whole = source(
+        Arc::new(Database::connect(bouncer.settings(server.name())).await.unwrap()),
+        "select id, '; -- ' as timezone from tenants order by id",
+    );
+    let ids: Vec<_> = [2, 0].map(|position| list.get(position).unwrap().id()).into();
+    for source in [&sources[0], &whole, &sources[1], &whole, &sources[0]] {
+        assert_eq!(among(source, &[ids[0], "7", ids[1]]).await, [ids[1], ids[0]]);
     }
     assert_eq!(sources[1].describe_tenants().await, Ok(Vec::new()));
     for job in &jobs {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
-use preheat::engine::port::{Cache, CacheErrorKind};
+use preheat::domain::fence::Fence;
+use preheat::engine::port::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
 use preheat::sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
 
@@ -232,4 +233,197 @@ async fn a_server_that_is_not_there_is_unreachable() {
     assert_eq!(error.kind, ConnectErrorKind::Unreachable);
     assert!(error.message.starts_with("could not connect to cache `127.0.0.1:"), "{error}");
     assert!(!error.message.contains("hush"), "{error}");
+}
+
+/// What every call but a write says of a few keys, by its name.
+async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheError>)> {
+    let hour = Duration::from_hours(1);
+    let keys = ["a", "b", "c"].map(str::to_owned);
+    let lives = keys.clone().map(|key| (key, hour));
+    let listing = [Listing { manifest: "manifest".to_owned(), keys: keys.to_vec() }];
+    let notes = keys.clone().map(|key| (key, "note".to_owned()));
+    let fences = ["f:a", "f:b"].map(str::to_owned);
+    let seen = [(fences[0].clone(), Fence::Missing), (fences[1].clone(), Fence::At(1))];
+    let removed = async {
+        let mut results = cache.remove(&keys).await?.into_iter();
+        results.try_for_each(|result| result.map(drop))
+    };
+    vec![
+        ("look", cache.look(&keys).await.map(drop)),
+        ("scan", cache.scan("*", 0).await.map(drop)),
+        ("expire", cache.expire(&lives).await),
+        ("fences", cache.fences(&fences).await.map(drop)),
+        ("start_fences", cache.start_fences(&seen, 1 << 41).await.map(drop)),
+        ("move_fences", cache.move_fences(&fences, 1 << 41).await),
+        ("enlist", cache.enlist(&listing, hour).await),
+        ("manifests", cache.manifests(&keys).await.map(drop)),
+        ("delist", cache.delist(&listing).await),
+        ("note", cache.note(Book::Tenants, &notes).await),
+        ("notes", cache.notes(Book::Tenants).await.map(drop)),
+        ("strike", cache.strike(Book::Tenants, &keys).await),
+        ("remove", removed.await),
+        ("stats", cache.stats().await.map(drop)),
+    ]
+}
+
+async fn all_fail(cache: &RedisCache, kind: CacheErrorKind) {
+    for (call, result) in all_calls(cache).await {
+        let error = result.expect_err(call);
+        assert_eq!(error.kind, kind, "{call}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_may_nothing_is_told_so_by_every_call() {
+    let server = support::redis_with(&[
+        ("user", "none on >hush ~* -@all +client +select"),
+        ("user", "some on >hush ~f:a ~a -@all +client +select +mget +set +incr +get +pttl"),
+    ]);
+    let port = server.tcp_port().unwrap();
+    let cache = connect(&format!("redis://none:hush@127.0.0.1:{port}")).await;
+    all_fail(&cache, CacheErrorKind::Permission).await;
+
+    // Of some keys it may not.
+    let cache = connect(&format!("redis://some:hush@127.0.0.1:{port}")).await;
+    let [mine, both] = [&["f:a"][..], &["f:a", "f:b"]]
+        .map(|keys| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>());
+    cache.move_fences(&mine, 1 << 41).await.unwrap();
+    assert_eq!(
+        cache.move_fences(&both, 1 << 41).await.unwrap_err().kind,
+        CacheErrorKind::Permission
+    );
+    assert_eq!(cache.fences(&both).await.unwrap_err().kind, CacheErrorKind::Permission);
+    assert_eq!(cache.fences(&mine).await, Ok(vec![Fence::At((1 << 41) + 2)]), "moved all the same");
+    assert_eq!(cache.look(&["a".to_owned()]).await, Ok(vec![None]));
+    let error = cache.look(&["a".to_owned(), "b".to_owned()]).await.unwrap_err();
+    assert_eq!(error.kind, CacheErrorKind::Permission);
+}
+
+#[tokio::test]
+async fn a_replica_and_a_full_server_refuse_fences_with_their_names() {
+    let primary = support::redis();
+    let port = primary.tcp_port().unwrap();
+    let replica = support::redis_with(&[("replicaof", &format!("127.0.0.1 {port}"))]);
+    let full = support::redis_with(&[("maxmemory", "1"), ("maxmemory-policy", "noeviction")]);
+    for (server, kind) in [(replica, CacheErrorKind::ReadOnly), (full, CacheErrorKind::Full)] {
+        let cache = connect(&server.url()).await;
+        let keys = ["f:a".to_owned()];
+        let seen = [("f:a".to_owned(), Fence::Missing)];
+        assert_eq!(cache.fences(&keys).await, Ok(vec![Fence::Missing]));
+        assert_eq!(cache.start_fences(&seen, 1 << 41).await.unwrap_err().kind, kind);
+        assert_eq!(cache.move_fences(&keys, 1 << 41).await.unwrap_err().kind, kind);
+    }
+}
+
+#[tokio::test]
+async fn every_call_outlives_a_connection_that_is_cut_and_ends_where_there_is_none() {
+    let server = support::redis();
+    let proxy = Proxy::redis(&server).await;
+    let cache = connect(&proxy.redis_url()).await;
+    // Each of them at another place: within a command, between two, within an answer.
+    for direction in [Direction::ToServer, Direction::ToClient] {
+        for bytes in [1, 40, 150, 300] {
+            proxy.cut_after(direction, bytes);
+            for (call, result) in all_calls(&cache).await {
+                assert_eq!(result, Ok(()), "{call}");
+            }
+        }
+    }
+    proxy.heal();
+    proxy.set(Mode::Refuse);
+    all_fail(&cache, CacheErrorKind::Unavailable).await;
+    proxy.set(Mode::Pass);
+    for (call, result) in all_calls(&cache).await {
+        assert_eq!(result, Ok(()), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
+    let server = support::redis();
+    let proxy = Proxy::redis(&server).await;
+    let cache = connect(&proxy.redis_url()).await;
+    let keys: Vec<String> = (0..3_000).map(|number| format!("preheat:fence:{number}")).collect();
+    let listing = [Listing { manifest: "manifest".to_owned(), keys: keys.clone() }];
+    let notes: Vec<_> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
+    let start = 1 << 41;
+
+    proxy.cut_after(Direction::ToServer, 100_000);
+    cache.move_fences(&keys, start).await.unwrap();
+    proxy.cut_after(Direction::ToClient, 5_000);
+    cache.move_fences(&keys, start).await.unwrap();
+    let fences = cache.fences(&keys).await.unwrap();
+    // Those whose answers were lost moved once more, which is a move like any other.
+    let moved =
+        |fence: &Fence| matches!(fence, Fence::At(at) if (start + 2..=start + 4).contains(at));
+    assert!(fences.iter().all(moved), "{fences:?}");
+
+    proxy.cut_after(Direction::ToServer, 50_000);
+    cache.enlist(&listing, Duration::from_hours(1)).await.unwrap();
+    proxy.cut_after(Direction::ToClient, 50_000);
+    assert_eq!(cache.manifests(&["manifest".to_owned()]).await.unwrap()[0].len(), keys.len());
+    proxy.cut_after(Direction::ToServer, 50_000);
+    cache.note(Book::Tenants, &notes).await.unwrap();
+    proxy.cut_after(Direction::ToClient, 100_000);
+    let mut found = cache.notes(Book::Tenants).await.unwrap();
+    found.sort();
+    let mut notes = notes;
+    notes.sort();
+    assert_eq!(found, notes);
+    assert!(proxy.accepted() >= 6, "it was cut {} times", proxy.accepted());
+}
+
+#[tokio::test]
+async fn large_books_and_scans_come_in_several_slices() {
+    let server = support::redis();
+    let cache = connect(&server.url()).await;
+    let notes: Vec<_> = (0..5_000).map(|number| (number.to_string(), String::new())).collect();
+    cache.note(Book::Tenants, &notes).await.unwrap();
+    let keys: Vec<String> = (0..5_000).map(|number| format!("k{number}")).collect();
+    let values = Values::new(keys.iter().map(|key| (key.as_str(), "1")));
+    cache.write(&values.entries()).await.unwrap();
+    assert_eq!(cache.notes(Book::Tenants).await.unwrap().len(), notes.len());
+    let (found, slices) = super::cache::scan(&cache, "k*").await;
+    assert!(found.len() == keys.len() && slices >= 5, "{} in {slices}", found.len());
+
+    let mut past = support::redis_connection(&server).await;
+    let said: String = redis::cmd("INFO").arg("commandstats").query_async(&mut past).await.unwrap();
+    let line = said.lines().find(|line| line.starts_with("cmdstat_hscan:calls=")).unwrap();
+    let calls: u32 = line.split(['=', ',']).nth(1).unwrap().parse().unwrap();
+    assert!(calls >= 3, "{line}");
+}
+
+#[tokio::test]
+async fn a_key_and_a_note_that_are_no_text_are_left_out() {
+    let server = support::redis();
+    let cache = connect(&server.url()).await;
+    let mut past = support::redis_connection(&server).await;
+    let book = Book::Tenants.key();
+    let mut pipe = redis::pipe();
+    pipe.cmd("SET").arg(b"k\xff").arg(1).cmd("SET").arg("k").arg(1);
+    pipe.cmd("HSET").arg(book).arg("a").arg(b"\xff").arg(b"\xff").arg("b").arg("c").arg("d");
+    let () = pipe.query_async(&mut past).await.unwrap();
+    assert_eq!(super::cache::scan(&cache, "k*").await.0, ["k".to_owned()].into());
+    assert_eq!(cache.notes(Book::Tenants).await, Ok(vec![("c".to_owned(), "d".to_owned())]));
+}
+
+#[tokio::test]
+async fn the_cache_tells_that_it_was_restarted_with_one_round_trip() {
+    let server = support::redis();
+    let cache = connect(&server.url()).await;
+    let mut past = support::redis_connection(&server).await;
+    let mut reads = async || {
+        let mut info = redis::cmd("INFO");
+        let said: String = info.arg("stats").query_async(&mut past).await.unwrap();
+        let line = said.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = reads().await;
+    let first = cache.stats().await.unwrap();
+    assert_eq!(reads().await, before + 2, "ours and the one that asks");
+    assert!(first.process.is_some());
+    server.restart().unwrap();
+    let second = cache.stats().await.unwrap();
+    assert!(second.process.is_some());
+    assert_ne!(second.process, first.process);
 }

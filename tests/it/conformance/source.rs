@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use preheat::adapter::memory::{MemoryRow, MemorySource};
 use preheat::domain::job::{DateZone, Dates, Job};
 use preheat::domain::row::Rows;
-use preheat::domain::tenant::{Batch, Tenants};
+use preheat::domain::tenant::{Batch, Tenant, TenantId, Tenants};
 use preheat::engine::port::{Read, Source, SourceErrorKind};
 
 use super::postgres::{connect, settings};
@@ -41,14 +41,29 @@ fn dated() -> Job {
     with_dates(dated, Dates { days: 2, zone: DateZone::Fixed(chrono_tz::Tz::UTC) })
 }
 
-async fn conforms(source: &dyn Source) {
-    let tenants = source.tenants().await.unwrap();
+/// The tenants of a list, as [`TENANTS`] has them.
+fn listed(tenants: &Tenants) -> Vec<(&str, Option<&str>, Option<&str>)> {
+    fn columns(tenant: Tenant<'_>) -> (&str, Option<&str>, Option<&str>) {
+        (tenant.id(), tenant.column("timezone"), tenant.column("plan"))
+    }
     assert_eq!(tenants.column_names().collect::<Vec<_>>(), ["timezone", "plan"]);
-    let found: Vec<_> = tenants
-        .iter()
-        .map(|tenant| (tenant.id(), tenant.column("timezone"), tenant.column("plan")))
-        .collect();
-    assert_eq!(found, TENANTS);
+    tenants.iter().map(columns).collect()
+}
+
+async fn conforms(source: &dyn Source) {
+    assert_eq!(listed(&source.tenants().await.unwrap()), TENANTS);
+
+    // Some of them: those that there are, in the order of the query, each once.
+    let among = async |ids: &[&str]| {
+        let ids: Vec<TenantId> = ids.iter().map(TenantId::new).collect();
+        source.tenants_among(&ids).await.unwrap()
+    };
+    let some = among(&["", "nobody", "c:1", "c:1 ", "C:1", "c:1", "a\0", "'; --"]).await;
+    assert_eq!(listed(&some), [TENANTS[0], TENANTS[2]]);
+    assert_eq!(listed(&among(&["a*{}\n", "", "c:1"]).await), TENANTS);
+    assert_eq!(listed(&among(&["nobody"]).await), []);
+    assert_eq!(listed(&among(&["a\0"]).await), []);
+    assert_eq!(listed(&among(&[]).await), []);
 
     let mut job = job(SQL, &["p:{tenant_id}", "p:{tenant_id}:{category}"]);
     job.encoding.omit.push("category".to_owned());

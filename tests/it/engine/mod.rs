@@ -1,6 +1,8 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
+mod audit;
+mod invalidate;
 pub(crate) mod ledger;
 pub(crate) mod record;
 mod roster;

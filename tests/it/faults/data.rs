@@ -105,14 +105,14 @@ async fn columns_that_change_their_type_under_a_worker_do_no_harm() {
 #[tokio::test]
 async fn hazard_08_without_tenants_nothing_is_done_and_nothing_is_removed() {
     let shop = Shop::open(5).await;
-    let mut worker = shop.serve().job("items", &items("required = true")).start();
+    let worker = shop.serve().job("items", &items("required = true")).start();
     worker.answers("/readyz", 200).await;
     let expected = shop.expected().await;
     shop.execute("update tenants set status = 'suspended'").await;
     let run = worker.warm("items").await;
     assert_eq!(run["report"]["tenants"], json!({"total": 0, "ok": 0, "failed": 0, "fenced": 0}));
     assert_eq!(run["report"]["queries"], 0);
-    worker.says("the tenant query returned no tenant").await;
+    assert_eq!((&run["outcome"], failure_kinds(&run)), (&json!("failed"), vec!["tenants_shrank"]));
     assert_eq!(shop.cached().await, expected);
 }
 

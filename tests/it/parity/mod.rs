@@ -10,13 +10,12 @@ mod cases;
 mod types;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use preheat::domain::json::{Case, Column, ColumnType, Encoding, Profile, RowEncoder, write_text};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, ValueRef};
 
+use crate::support::node::Node;
 use crate::support::{self, Database};
 
 const PROFILES: [(Profile, &str); 3] = [
@@ -60,7 +59,7 @@ async fn hazard_11_values_equal_those_of_pg_drizzle_orm_and_row_to_json() {
     }
     let input = json!({ "url": database.tcp_url(), "tables": input });
 
-    let mut answers = node.compare(&input);
+    let mut answers = node.run("read.mjs", &input);
     assert_eq!(answers.pop(), Some(json!({ "compared": expected })), "{answers:#?}");
     assert!(expected > 10_000, "{expected}");
     let differences = answers.len();
@@ -138,7 +137,7 @@ async fn create_tables(database: &Database, connection: &mut PgConnection) -> Ve
         database.execute("create extension citext").await;
         cases.push(cases::citext());
     } else {
-        say("the extension citext is not installed: the type is not compared");
+        support::skipped("the extension citext is not installed: the type is not compared");
     }
     // The driver asks for the types that it does not know when it first meets them.
     connection.clear_cached_statements().await.unwrap();
@@ -204,53 +203,4 @@ async fn create_arrays(connection: &mut PgConnection, case: &cases::Case) -> Vec
         tables.push(Table { name, scalar: case.name, dimensions, ty, profiles });
     }
     tables
-}
-
-/// Node with the npm packages.
-struct Node {
-    folder: PathBuf,
-}
-
-impl Node {
-    /// Installs the packages where they are not; `None`, having said so, where there is no Node.
-    fn find() -> Option<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
-        let answers = |program: &str| {
-            let command = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-            command.is_ok_and(|status| status.success())
-        };
-        if !answers("node") || !answers("npm") {
-            say("node and npm are not installed: JSON is not compared with that of npm packages");
-            return None;
-        }
-        if !["pg", "drizzle-orm"].iter().all(|name| folder.join("node_modules").join(name).exists())
-        {
-            let arguments = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
-            let status = Command::new("npm").args(arguments).current_dir(&folder).status().unwrap();
-            assert!(status.success(), "npm could not install the packages of {}", folder.display());
-        }
-        Some(Self { folder })
-    }
-
-    /// The lines that the script printed.
-    fn compare(&self, input: &Value) -> Vec<Value> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        serde_json::to_writer(&file, input).unwrap();
-        let output = Command::new("node")
-            .arg("read.mjs")
-            .arg(file.path())
-            .current_dir(&self.folder)
-            .env("TZ", "UTC")
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "who runs the tests should know what was not tested")]
-fn say(message: &str) {
-    eprintln!("{message}");
 }

@@ -8,6 +8,7 @@
 
 pub(crate) mod document;
 pub(crate) mod http;
+pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod shop;

@@ -6,3 +6,4 @@ mod life;
 mod reload;
 mod schedules;
 mod shutdown;
+mod tenants;

@@ -1,0 +1,196 @@
+//! `preheat invalidate`: remove keys, safely.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use indicatif::MultiProgress;
+use serde::Serialize;
+
+use super::bars::{Bars, Said};
+use super::load::Loaded;
+use super::signal::StopSignals;
+use super::warm::{JobReport, Pass};
+use super::{Exit, Failure, Global, output};
+use crate::app::App;
+use crate::domain::job::Job;
+use crate::domain::report;
+use crate::domain::run::{Outcome, RunRecord};
+use crate::domain::tenant::TenantId;
+use crate::engine::invalidate::{
+    InvalidateError, InvalidateReport, InvalidateRequest, Invalidated, Invalidator,
+};
+use crate::engine::run::Stops;
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Options {
+    /// This key, without `cache.prefix`; may be given several times, as may all of these
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// All keys that match this glob (`*`, `?`, `[…]`, `\\` before one of them itself)
+    #[arg(long = "pattern", value_name = "GLOB")]
+    patterns: Vec<String>,
+    /// All keys of this job; with --tenant, those of that tenant only
+    #[arg(long = "job", value_name = "JOB")]
+    jobs: Vec<String>,
+    /// All keys of this tenant; with --job, those of that job only
+    #[arg(long = "tenant", value_name = "ID")]
+    tenants: Vec<String>,
+    /// Yes, a --pattern that matches every key under the prefix
+    #[arg(long)]
+    all: bool,
+    /// The keys that no job writes any more
+    #[arg(long)]
+    orphans: bool,
+    /// Warm again what was removed, and wait for it
+    #[arg(long)]
+    rewarm: bool,
+    /// Print one JSON report to stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Options {
+    fn request(&self) -> InvalidateRequest {
+        let Self { keys, patterns, jobs, tenants, all, orphans, rewarm, json: _ } = self;
+        InvalidateRequest {
+            keys: keys.clone(),
+            tenants: tenants.iter().map(TenantId::new).collect(),
+            jobs: jobs.clone(),
+            patterns: patterns.clone(),
+            all: *all,
+            orphans: *orphans,
+            rewarm: *rewarm,
+        }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    report: &'a InvalidateReport,
+    /// The runs that warmed it again.
+    runs: Vec<JobReport<'a>>,
+}
+
+pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
+    let bars = MultiProgress::new();
+    let loaded = global.load(&bars)?;
+    options.request().validate(loaded.files.jobs())?;
+    let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
+    let stops = Stops::default();
+    let work = remove_and_warm(&app, &loaded, &options, (&stops, &bars));
+    let say = || output::problem("stopping: what is under way is finished; again, and it is not");
+    let (report, records) = tokio::select! {
+        done = work => done?,
+        never = StopSignals::listen()?.stop(&stops, say) => match never {},
+    };
+    if let Err(why) = app.keep(&loaded.settings, &records).await {
+        output::problem(&format!("warning: {why}"));
+    }
+    for report::Failure { message, count, .. } in &report.failures {
+        let times =
+            if *count > 1 { format!(" ({} times)", output::count(*count)) } else { String::new() };
+        output::problem(&format!("error: {message}{times}"));
+    }
+    if options.json {
+        let runs = records.iter().map(JobReport::new).collect();
+        output::json(&Printed { report: &report, runs })?;
+    }
+    let all_warm = records.iter().all(|record| record.outcome == Outcome::Ok);
+    Ok(if report.complete && all_warm { Exit::Ok } else { Exit::Failed })
+}
+
+async fn remove_and_warm(
+    app: &App,
+    loaded: &Loaded,
+    options: &Options,
+    (stops, bars): (&Stops, &MultiProgress),
+) -> Result<(InvalidateReport, Vec<RunRecord>), Failure> {
+    let invalidator = Invalidator::new(Arc::clone(&app.runner));
+    let Invalidated { report, touched } = invalidator.invalidate(&options.request(), stops).await?;
+    if !options.json {
+        output::result(&summary(&report))?;
+    }
+    if !options.rewarm || touched.is_empty() {
+        return Ok((report, Vec::new()));
+    }
+    let jobs = touched.into_iter().filter_map(|(name, tenants)| {
+        Some((Arc::clone(loaded.files.jobs().get(&name)?), tenants.into_ids()))
+    });
+    let jobs: Vec<(Arc<Job>, Option<Vec<TenantId>>)> = jobs.collect();
+    let names: Vec<Arc<Job>> = jobs.iter().map(|(job, _)| Arc::clone(job)).collect();
+    let said = if options.json { Said::Nothing } else { Said::EveryRun };
+    let pass = Pass {
+        runner: Arc::clone(&app.runner),
+        stops: stops.clone(),
+        bars: Bars::new(bars, &names, said),
+        drain: loaded.settings.runner.drain,
+        deadline: None,
+    };
+    let records = pass.warm_each(jobs).await?.records;
+    Ok((report, records))
+}
+
+/// What was removed, for people: a line for all, and one for each kind that was asked for.
+fn summary(report: &InvalidateReport) -> String {
+    let keys = |number| output::counted(number, "key", "keys");
+    let InvalidateReport { removed, failed, fences, .. } = *report;
+    let moved = output::counted(fences, "fence", "fences");
+    let mut text = format!("{} removed, {moved} moved before", keys(removed));
+    if failed > 0 {
+        let _into_a_string = write!(text, ", {} refused by the cache", keys(failed));
+    }
+    text.push('\n');
+    let mut line = |what: String, removed| {
+        let _into_a_string = writeln!(text, "  {what}: {} removed", keys(removed));
+    };
+    if report.keys.asked > 0 {
+        line(format!("{} named", keys(report.keys.asked)), report.keys.removed);
+    }
+    let named = report.jobs_and_tenants;
+    let jobs = output::counted(named.jobs, "job", "jobs");
+    let tenants = output::counted(named.tenants, "tenant", "tenants");
+    match (named.jobs, named.tenants) {
+        (0, 0) => {}
+        (0, _) => line(tenants, named.removed),
+        (_, 0) => line(jobs, named.removed),
+        (_, _) => line(format!("{jobs} of {tenants}"), named.removed),
+    }
+    let patterns = report.patterns;
+    if patterns.asked > 0 {
+        line(output::counted(patterns.asked, "pattern", "patterns"), patterns.removed);
+    }
+    if report.orphans.asked > 0 {
+        let found = output::counted(report.orphans.asked, "possible orphan", "possible orphans");
+        line(found, report.orphans.removed);
+    }
+    for (job, removed) in &report.by_job {
+        let _into_a_string = writeln!(text, "  of job `{job}`: {}", keys(*removed));
+    }
+    text
+}
+
+impl From<InvalidateError> for Failure {
+    fn from(error: InvalidateError) -> Self {
+        match error {
+            InvalidateError::Tenants(error) => error.into(),
+            InvalidateError::Notes(error) => {
+                let unreachable = error.kind.is_transient();
+                let exit = if unreachable { Exit::Unreachable } else { Exit::Failed };
+                Self::new(exit, error)
+            }
+            InvalidateError::Shrank(_) | InvalidateError::Busy | InvalidateError::Draining => {
+                Self::new(Exit::Failed, error)
+            }
+            InvalidateError::Nothing
+            | InvalidateError::TooMany { .. }
+            | InvalidateError::Length { .. }
+            | InvalidateError::UnknownJob { .. }
+            | InvalidateError::TakesNoTenants(_)
+            | InvalidateError::Everything(_)
+            | InvalidateError::Own(_) => Self::usage(error),
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! Looks at the keys of a batch: what the database says and what the cache holds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::domain::audit::{Finding, Held, Measure, Wrong, judge};
+use crate::domain::date::{self, first_dates};
+use crate::domain::entry::{Entries, Value, entries};
+use crate::domain::job::{Dates, Job, Scope};
+use crate::domain::manifest::manifest_key;
+use crate::domain::report::{Failure, FailureKind};
+use crate::domain::retry::backoff;
+use crate::domain::tenant::{Batch, Tenant};
+use crate::engine::limit::{BatchPermit, Lane};
+use crate::engine::port::{CacheError, CacheErrorKind, Found, Read};
+use crate::engine::run::Runner;
+use crate::engine::tries::{Refusal, Remedy};
+use crate::observe::event::Server;
+
+use super::AuditError;
+
+/// Bytes of expected values that are looked at with one call.
+const SLICE_BYTES: usize = 1024 * 1024;
+/// Keys that are looked at with one call.
+const SLICE_KEYS: usize = 500;
+/// What a value is taken to have that nobody expects.
+const UNEXPECTED_BYTES: usize = 64 * 1024;
+/// After so many tenants in a row that cannot be read even alone, where none could, the query itself
+/// is taken to be broken.
+const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
+
+/// Which keys are looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// All of the tenants of a batch.
+    All,
+    /// These of them.
+    Only(&'a HashSet<String>),
+}
+
+impl Wanted<'_> {
+    fn has(self, key: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(keys) => keys.contains(key),
+        }
+    }
+}
+
+/// What was seen of one key that should be there, or is.
+pub(super) struct Look<'a> {
+    pub(super) key: &'a str,
+    tenant: Option<Tenant<'a>>,
+    pub(super) wrong: Option<Wrong>,
+}
+
+impl Look<'_> {
+    pub(super) fn tenant_id(&self) -> Option<String> {
+        self.tenant.map(|tenant| tenant.id().to_owned())
+    }
+
+    pub(super) fn finding(self) -> Option<Finding> {
+        let (key, tenant) = (self.key.to_owned(), self.tenant_id());
+        self.wrong.map(|wrong| Finding { key, tenant, wrong })
+    }
+}
+
+/// What is told of each key.
+pub(super) type See<'a> = dyn FnMut(Look<'_>) + Send + 'a;
+
+/// The way through the batches of one job.
+pub(super) struct Walk {
+    job: Arc<Job>,
+    differences: usize,
+    /// Why no batch can be read.
+    given_up: Option<Refusal>,
+    worked: bool,
+    lone_failures: u32,
+    failures: Vec<Failure>,
+    tenants_failed: u64,
+    waited: Duration,
+}
+
+impl Walk {
+    pub(super) fn new(job: Arc<Job>, differences: usize) -> Self {
+        Self {
+            job,
+            differences,
+            given_up: None,
+            worked: false,
+            lone_failures: 0,
+            failures: Vec::new(),
+            tenants_failed: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
+    /// What could not be compared since it was asked last, and of how many tenants nothing could.
+    pub(super) fn take_failures(&mut self) -> (Vec<Failure>, u64) {
+        (std::mem::take(&mut self.failures), std::mem::take(&mut self.tenants_failed))
+    }
+
+    /// How long it waited for permits since it was asked last.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+
+    /// Looks at the keys of a batch, which is split as far as it takes to read all tenants that can
+    /// be.
+    pub(super) async fn go(
+        &mut self,
+        runner: &Runner,
+        batch: Batch,
+        wanted: Wanted<'_>,
+        see: &mut See<'_>,
+    ) -> Result<(), AuditError> {
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            if let Some(cause) = self.given_up.clone() {
+                self.fail(&part, &cause);
+                continue;
+            }
+            let Err(refusal) = self.part(runner, &part, wanted, see).await else {
+                (self.worked, self.lone_failures) = (true, 0);
+                continue;
+            };
+            match refusal.remedy {
+                Remedy::Wait(_) => return Err(refusal.into()),
+                Remedy::Fail => self.fail(&part, &refusal),
+                Remedy::GiveUp => {
+                    self.fail(&part, &refusal);
+                    self.given_up = Some(refusal);
+                }
+                Remedy::Split => match part.split() {
+                    Ok((first, second)) => parts.extend([second, first]),
+                    Err(alone) => self.fail_alone(&alone, refusal),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_alone(&mut self, alone: &Batch, refusal: Refusal) {
+        self.fail(alone, &refusal);
+        self.lone_failures += 1;
+        if self.lone_failures >= LONE_FAILURES_TO_GIVE_UP && !self.worked {
+            self.given_up = Some(refusal);
+        }
+    }
+
+    fn fail(&mut self, part: &Batch, refusal: &Refusal) {
+        let tenants = part.len().max(1) as u64;
+        let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
+        let failure = Failure::new(refusal.kind, first, refusal.message.clone());
+        self.failures.push(Failure { count: tenants, ..failure });
+        self.tenants_failed += tenants;
+    }
+
+    /// Reads some tenants and looks at their keys. A refusal by the database comes before anything
+    /// is seen.
+    async fn part(
+        &mut self,
+        runner: &Runner,
+        part: &Batch,
+        wanted: Wanted<'_>,
+        see: &mut See<'_>,
+    ) -> Result<(), Refusal> {
+        let now = runner.clock.now();
+        let job = Arc::clone(&self.job);
+        let first_dates = first_dates(&job, part, now);
+        // Before the query: what a run names in between is expected by then.
+        let named = self.named(runner, part).await?;
+        let permit = self.read(runner, part, &first_dates).await?;
+        let found = entries(&job, part, &first_dates, permit.rows());
+        let midnights = Midnight::of_batch(&job, part, &first_dates, now);
+        let keys = Keys::new(found, named, wanted, &midnights, &mut self.failures);
+        let measure = Measure { ttl: job.ttl, differences: self.differences };
+        for slice in keys.slices() {
+            let (keys, expected) = keys.get(slice);
+            let seen = look(runner, job.retries, keys).await?;
+            for ((key, expected), seen) in keys.iter().zip(expected).zip(&seen) {
+                let wrong = judge(expected.value.as_ref(), seen.held(), measure);
+                let is_there = expected.value.is_some() || wrong.is_some();
+                let is_new = || midnights.get(expected.slot).is_some_and(|night| night.begins(key));
+                if is_there && !(matches!(seen, Seen::Nothing) && is_new()) {
+                    see(Look { key, tenant: part.tenant(expected.slot), wrong });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a part; the permit holds them. None is held while it waits.
+    async fn read(
+        &mut self,
+        runner: &Runner,
+        part: &Batch,
+        first_dates: &[NaiveDate],
+    ) -> Result<BatchPermit, Refusal> {
+        let mut tries = Tries::new(self.job.retries);
+        let mut is_giant = false;
+        loop {
+            let refusal = match self.read_once(runner, part, first_dates, is_giant).await {
+                Ok(permit) => return Ok(permit),
+                Err(refusal) => refusal,
+            };
+            // A batch can be split; one tenant cannot, so it gets the room of all batches.
+            let too_large = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
+            if too_large && !is_giant {
+                is_giant = true;
+            } else if !tries.again(runner, &refusal).await {
+                return Err(refusal);
+            }
+        }
+    }
+
+    async fn read_once(
+        &mut self,
+        runner: &Runner,
+        part: &Batch,
+        first_dates: &[NaiveDate],
+        is_giant: bool,
+    ) -> Result<BatchPermit, Refusal> {
+        let asked_at = runner.clock.monotonic();
+        let limits = &runner.limits;
+        let mut permit = if is_giant {
+            limits.giant(Lane::Regular).await
+        } else {
+            limits.batch(Lane::Regular).await
+        };
+        self.waited += runner.clock.monotonic().saturating_sub(asked_at);
+        // Rows with nothing to compare them with would be read for nothing.
+        if runner.breaker(Server::Cache).pause_left(runner.clock.monotonic()).is_some() {
+            return Err(Refusal::left_alone(Server::Cache));
+        }
+        runner.may_ask(Server::Database)?;
+        let read = Read { batch: part, first_dates, timeout: self.job.timeout };
+        let rows = permit.empty_rows(self.job.key_columns().len());
+        let result = runner.source.read(&self.job, read, rows).await;
+        runner.note_query(result.as_ref().err());
+        result?;
+        Ok(permit)
+    }
+
+    /// The keys that the manifests of a part name, by slot; none for a job without keys in them.
+    async fn named(&self, runner: &Runner, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
+        if self.job.keys.iter().all(|key| key.template.is_known()) {
+            return Ok(Vec::new());
+        }
+        let manifests: Vec<String> = match self.job.scope {
+            Scope::Fleet => vec![manifest_key(&self.job.name, None)],
+            Scope::Tenants => part
+                .tenants()
+                .map(|tenant| manifest_key(&self.job.name, Some(tenant.id())))
+                .collect(),
+        };
+        let mut tries = Tries::new(self.job.retries);
+        loop {
+            let read = match runner.may_ask(Server::Cache) {
+                Ok(()) => {
+                    let read = runner.ledger.manifests(&manifests).await;
+                    note_cache(runner, read.as_ref().err());
+                    read.map_err(Refusal::from)
+                }
+                Err(refusal) => Err(refusal),
+            };
+            let Err(refusal) = read else { return read };
+            if !tries.again(runner, &refusal).await {
+                return Err(refusal);
+            }
+        }
+    }
+}
+
+/// The keys of a part, with what they are held to.
+struct Keys<'r> {
+    keys: Vec<String>,
+    expected: Vec<Expected<'r>>,
+}
+
+/// What the database says of a key.
+struct Expected<'r> {
+    slot: usize,
+    /// `None` where it should not be there.
+    value: Option<Value<'r>>,
+}
+
+impl<'r> Keys<'r> {
+    fn new(
+        found: Entries<'r>,
+        named: Vec<Vec<String>>,
+        wanted: Wanted<'_>,
+        midnights: &[Midnight],
+        failures: &mut Vec<Failure>,
+    ) -> Self {
+        let Entries { writes, removals, failures: failed } = found;
+        let mut all = Self { keys: Vec::new(), expected: Vec::new() };
+        let mut known: HashSet<String> = HashSet::new();
+        let is_told = matches!(wanted, Wanted::All);
+        for (_, failure) in failed {
+            known.extend(failure.key.clone());
+            failures.extend(is_told.then_some(failure));
+        }
+        for entry in writes {
+            if !named.is_empty() {
+                known.insert(entry.key.clone());
+            }
+            all.push(entry.key, Expected { slot: entry.slot, value: Some(entry.value) }, wanted);
+        }
+        // The old value of a key whose new one may not be written.
+        for removal in removals {
+            all.push(removal.key, Expected { slot: removal.slot, value: None }, wanted);
+        }
+        for (slot, keys) in named.into_iter().enumerate() {
+            let ends = |key: &str| midnights.get(slot).is_some_and(|night| night.ends(key));
+            for key in keys.into_iter().filter(|key| !known.contains(key) && !ends(key)) {
+                all.push(key, Expected { slot, value: None }, wanted);
+            }
+        }
+        all
+    }
+
+    fn push(&mut self, key: String, expected: Expected<'r>, wanted: Wanted<'_>) {
+        if wanted.has(&key) {
+            self.keys.push(key);
+            self.expected.push(expected);
+        }
+    }
+
+    /// Ranges of keys that are looked at together.
+    fn slices(&self) -> Vec<std::ops::Range<usize>> {
+        let mut slices = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
+        for (index, expected) in self.expected.iter().enumerate() {
+            let more = expected.value.as_ref().map_or(UNEXPECTED_BYTES, Value::len);
+            if index > start && (bytes + more > SLICE_BYTES || index - start >= SLICE_KEYS) {
+                slices.push(start..index);
+                (start, bytes) = (index, 0);
+            }
+            bytes += more;
+        }
+        if start < self.keys.len() {
+            slices.push(start..self.keys.len());
+        }
+        slices
+    }
+
+    fn get(&self, slice: std::ops::Range<usize>) -> (&[String], &[Expected<'r>]) {
+        let keys = self.keys.get(slice.clone()).unwrap_or_default();
+        (keys, self.expected.get(slice).unwrap_or_default())
+    }
+}
+
+/// What midnight excuses, for a tenant whose date changed since the last run may have been: keys of
+/// dates that no run has come to, and keys of dates that none has taken away. By the date's text in
+/// the key, since that is how it stands there.
+#[derive(Default)]
+struct Midnight {
+    begun: Vec<String>,
+    ended: Vec<String>,
+}
+
+impl Midnight {
+    /// That of each slot; of none where the job has no dates.
+    fn of_batch(
+        job: &Job,
+        part: &Batch,
+        first_dates: &[NaiveDate],
+        now: DateTime<Utc>,
+    ) -> Vec<Self> {
+        let Some(dates) = &job.dates else { return Vec::new() };
+        let between_runs = job.schedule.longest_gap().map(|gap| gap + job.timeout);
+        let before = now - between_runs.unwrap_or(job.ttl).min(job.ttl);
+        let of_slot = |(slot, first): (usize, &NaiveDate)| {
+            let earlier = date::today(dates, part.tenant(slot), before);
+            earlier.map_or_else(|_no_zone| Self::default(), |at| Self::between(dates, at, *first))
+        };
+        first_dates.iter().enumerate().map(of_slot).collect()
+    }
+
+    fn between(dates: &Dates, earlier: NaiveDate, first: NaiveDate) -> Self {
+        let texts = |from: NaiveDate, to: NaiveDate| {
+            from.iter_days().take_while(|date| *date < to).map(|date| date.to_string()).collect()
+        };
+        let after = |first| date::last(first, dates.days).succ_opt().unwrap_or(NaiveDate::MAX);
+        Self { begun: texts(after(earlier), after(first)), ended: texts(earlier, first) }
+    }
+
+    /// Whether it is of a date that has just begun to have keys.
+    fn begins(&self, key: &str) -> bool {
+        self.begun.iter().any(|date| key.contains(date))
+    }
+
+    /// Whether it is of a date that has just ceased to have them.
+    fn ends(&self, key: &str) -> bool {
+        self.ended.iter().any(|date| key.contains(date))
+    }
+}
+
+/// What the cache holds of a key.
+enum Seen {
+    Nothing,
+    Found(Found),
+    OtherType,
+}
+
+impl Seen {
+    fn held(&self) -> Held<'_> {
+        match self {
+            Self::Nothing => Held::Nothing,
+            Self::Found(Found { value, ttl }) => Held::Value(value, *ttl),
+            Self::OtherType => Held::OtherType,
+        }
+    }
+}
+
+impl From<Option<Found>> for Seen {
+    fn from(found: Option<Found>) -> Self {
+        found.map_or(Self::Nothing, Self::Found)
+    }
+}
+
+/// What the cache holds of some keys, in their order. One that is no string fails the whole call, so
+/// then each is asked for by itself.
+async fn look(runner: &Runner, retries: u32, keys: &[String]) -> Result<Vec<Seen>, Refusal> {
+    match look_once(runner, retries, keys).await {
+        Err(refusal) if refusal.kind == FailureKind::CacheWrongType => {}
+        found => return Ok(found?.into_iter().map(Seen::from).collect()),
+    }
+    let mut seen = Vec::with_capacity(keys.len());
+    for key in keys.chunks(1) {
+        match look_once(runner, retries, key).await {
+            Err(refusal) if refusal.kind == FailureKind::CacheWrongType => {
+                seen.push(Seen::OtherType);
+            }
+            found => seen.extend(found?.into_iter().map(Seen::from)),
+        }
+    }
+    Ok(seen)
+}
+
+async fn look_once(
+    runner: &Runner,
+    retries: u32,
+    keys: &[String],
+) -> Result<Vec<Option<Found>>, Refusal> {
+    let mut tries = Tries::new(retries);
+    loop {
+        let found = match runner.may_ask(Server::Cache) {
+            Ok(()) => {
+                let found = runner.cache.look(keys).await;
+                note_cache(runner, found.as_ref().err());
+                found.map_err(Refusal::from)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let Err(refusal) = found else { return found };
+        if !tries.again(runner, &refusal).await {
+            return Err(refusal);
+        }
+    }
+}
+
+/// What is wrong with a key that nobody makes: that it is there.
+pub(super) async fn nobodys(runner: &Runner, key: &str) -> Result<Option<Wrong>, AuditError> {
+    const RETRIES: u32 = 3;
+    let seen = look(runner, RETRIES, &[key.to_owned()]).await?;
+    let measure = Measure { ttl: Duration::ZERO, differences: 0 };
+    Ok(seen.first().and_then(|seen| judge(None, seen.held(), measure)))
+}
+
+fn note_cache(runner: &Runner, error: Option<&CacheError>) {
+    let unreachable = error.filter(|error| match error.kind {
+        CacheErrorKind::Unavailable | CacheErrorKind::Transient => true,
+        CacheErrorKind::Full
+        | CacheErrorKind::ReadOnly
+        | CacheErrorKind::Moved
+        | CacheErrorKind::WrongType
+        | CacheErrorKind::Permission
+        | CacheErrorKind::Refused => false,
+    });
+    runner.note(Server::Cache, unreachable.map(|error| error.message.as_str()));
+}
+
+/// Tries of one thing.
+pub(super) struct Tries {
+    most: u32,
+    retries: u32,
+}
+
+impl Tries {
+    pub(super) fn new(most: u32) -> Self {
+        Self { most, retries: 0 }
+    }
+
+    /// Waits until it is time for another try; says whether there is one.
+    pub(super) async fn again(&mut self, runner: &Runner, refusal: &Refusal) -> bool {
+        let Remedy::Wait(server) = refusal.remedy else { return false };
+        if self.retries >= self.most {
+            return false;
+        }
+        let wait = backoff(self.retries, runner.clock.random());
+        self.retries += 1;
+        runner.breaker(server).pause(wait, runner.clock.as_ref()).await;
+        true
+    }
+}

@@ -1,0 +1,169 @@
+//! Compares the cache with the database, key for key, and writes nothing.
+//!
+//! An audit reads a batch of tenants as a run does, in one permit and behind the same breakers, and
+//! looks at their keys in slices. What differs is looked at again after each of [`WINDOWS`], while
+//! the rest is still being read; only what differs at every look is a finding: see
+//! [`crate::domain::audit`].
+
+mod examine;
+mod session;
+mod verifier;
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use session::MAX_SUSPECTS;
+pub use verifier::Verifier;
+
+use self::examine::Wanted;
+use self::session::{Due, Owner, Session, Work};
+use super::port::SourceError;
+use super::run::Runner;
+use super::tries::Refusal;
+use crate::domain::audit::{Finding, JobAudit};
+use crate::domain::job::{Job, JobName};
+use crate::domain::report::Failure;
+
+/// Differences that are described of a finding among others.
+const FEW_DIFFERENCES: usize = 3;
+/// Differences that are described where one key was asked for.
+const MANY_DIFFERENCES: usize = 20;
+
+/// Compares the cache with the database. It has one batch in hand at a time.
+pub struct Auditor {
+    runner: Arc<Runner>,
+    pace: Pace,
+}
+
+/// How fast an audit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// One batch after another: somebody waits for it.
+    Steady,
+    /// At work at most a tenth of the time: nobody does.
+    Gentle,
+}
+
+impl Pace {
+    fn rest_after(self, work: Duration) -> Duration {
+        match self {
+            Self::Steady => Duration::ZERO,
+            Self::Gentle => work * 9,
+        }
+    }
+}
+
+/// What to audit.
+#[derive(Clone, Debug)]
+pub struct AuditOrder {
+    /// These jobs.
+    pub jobs: Vec<Arc<Job>>,
+    /// So many tenants of each, chosen by chance; all where it is `None`.
+    pub sample: Option<NonZeroUsize>,
+    /// Whether what differs is looked at again; without, a write in flight is a finding.
+    pub rechecks: bool,
+}
+
+/// What is known of one key.
+#[derive(Clone, Debug)]
+pub struct KeyAnswer {
+    /// The job whose key it is, and the tenant, where it is not the fleet's.
+    pub owner: Option<(JobName, Option<String>)>,
+    /// How it stands.
+    pub state: KeyState,
+    /// How long after the first look it was seen to stand so.
+    pub after: Duration,
+    /// What could not be read on the way.
+    pub failures: Vec<Failure>,
+}
+
+/// How one key stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// It is the database's.
+    Equal,
+    /// Something is wrong with it.
+    Wrong(Finding),
+    /// Its data changes too often to be judged.
+    Changing,
+    /// Nothing makes it, and it is not there.
+    Nowhere,
+}
+
+/// An audit could not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// The tenants could not be read.
+    #[error(transparent)]
+    Tenants(#[from] SourceError),
+    /// A server could not be reached, and was asked often enough.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl From<Refusal> for AuditError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Unreachable(refusal.message)
+    }
+}
+
+impl Auditor {
+    /// An auditor within the runner's bounds.
+    pub fn new(runner: Arc<Runner>, pace: Pace) -> Self {
+        Self { runner, pace }
+    }
+
+    /// Audits some jobs; the answers are in their order.
+    pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
+        let mut session = Session::new(&self.runner, self.pace);
+        let list = session.tenants(&order.jobs).await?;
+        for (index, job) in order.jobs.iter().enumerate() {
+            let mut work = Work::new(job, order.rechecks, FEW_DIFFERENCES);
+            let batches = session.batches(&list, order.sample, &mut work);
+            session.works.push(work);
+            for batch in batches {
+                session.first_look(index, batch, Wanted::All).await?;
+                session.look_again(Due::Now).await?;
+            }
+        }
+        session.look_again(Due::All).await?;
+        // For whoever audits again at once.
+        session.rest().await;
+        Ok(session.works.into_iter().map(|work| work.audit).collect())
+    }
+
+    /// What is known of one key, of these jobs. Where a key does not name its tenant, all tenants
+    /// are read until it is found.
+    pub async fn explain(
+        &self,
+        jobs: &[Arc<Job>],
+        key: &str,
+        rechecks: bool,
+    ) -> Result<KeyAnswer, AuditError> {
+        let mut session = Session::new(&self.runner, self.pace);
+        let makes = |job: &&Arc<Job>| job.keys.iter().any(|one| one.template.may_be_of(None, key));
+        let jobs: Vec<Arc<Job>> = jobs.iter().filter(makes).cloned().collect();
+        let list = session.tenants(&jobs).await?;
+        let wanted = HashSet::from([key.to_owned()]);
+        for (index, job) in jobs.iter().enumerate() {
+            let mut work = Work::new(job, rechecks, MANY_DIFFERENCES);
+            let own = list.only(|tenant| {
+                job.keys.iter().any(|one| one.template.may_be_of(Some(tenant), key))
+            });
+            let batches = session.batches(&Arc::new(own), None, &mut work);
+            session.works.push(work);
+            for batch in batches {
+                let owner = session.first_look(index, batch, Wanted::Only(&wanted)).await?;
+                let Some(Owner(tenant)) = owner else { continue };
+                return session.answer(index, tenant).await;
+            }
+        }
+        let wrong = examine::nobodys(&self.runner, key).await?;
+        let finding = |wrong| Finding { key: key.to_owned(), tenant: None, wrong };
+        let state = wrong.map_or(KeyState::Nowhere, |wrong| KeyState::Wrong(finding(wrong)));
+        let failures = session.works.into_iter().flat_map(|work| work.audit.failures).collect();
+        Ok(KeyAnswer { owner: None, state, after: Duration::ZERO, failures })
+    }
+}

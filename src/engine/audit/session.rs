@@ -1,0 +1,379 @@
+//! One audit under way: first looks, and looks at suspects again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::examine::{Look, Tries, Walk, Wanted};
+use super::{AuditError, KeyAnswer, KeyState, Pace};
+use crate::domain::audit::{Finding, JobAudit, Kind, WINDOWS, Wrong};
+use crate::domain::date;
+use crate::domain::job::{Job, Scope};
+use crate::domain::report::{Failure, FailureKind};
+use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::engine::port::Clock;
+use crate::engine::run::Runner;
+use crate::engine::tries::Refusal;
+use crate::observe::event::Server;
+
+/// Suspects of one job that are looked at again; of the rest it is only counted what they are. At a
+/// few hundred bytes each they take less than a batch.
+pub const MAX_SUSPECTS: usize = 1_000;
+/// How often tenants are asked for again after a failure that may pass.
+const TENANTS_RETRIES: u32 = 3;
+
+/// An audit under way.
+pub(super) struct Session<'a> {
+    runner: &'a Runner,
+    pace: Pace,
+    pub(super) works: Vec<Work>,
+    /// What is to be looked at again, by when and in which order it came.
+    waiting: BTreeMap<(Duration, u64), Recheck>,
+    recheck_count: u64,
+    rests_until: Duration,
+}
+
+/// What is done for one job.
+pub(super) struct Work {
+    pub(super) audit: JobAudit,
+    walk: Walk,
+}
+
+/// Which suspects to look at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Those whose time has come.
+    Now,
+    /// All, each in its time.
+    All,
+}
+
+/// Whose a key is: its tenant's, or the fleet's.
+pub(super) struct Owner(pub(super) Option<String>);
+
+/// Suspects of one batch.
+struct Recheck {
+    /// The position of their job's work.
+    index: usize,
+    suspects: Vec<Suspect>,
+    /// When they were looked at first.
+    seen_at: Duration,
+    /// Which window comes next.
+    round: usize,
+}
+
+/// A key with which something was wrong at every look so far.
+struct Suspect {
+    finding: Finding,
+    /// Between two looks both sides became something else.
+    moved: bool,
+    /// How long after the first look its value was seen to be equal, where it still is.
+    equal_after: Option<Duration>,
+}
+
+impl Suspect {
+    fn new(finding: Finding) -> Self {
+        let equal_after = (finding.wrong.kind == Kind::WrongTtl).then_some(Duration::ZERO);
+        Self { finding, moved: false, equal_after }
+    }
+
+    /// It is still wrong, in the same way or another.
+    fn still(&mut self, wrong: Wrong, after: Duration) {
+        let before = &self.finding.wrong;
+        let is_life = |wrong: &Wrong| wrong.kind == Kind::WrongTtl;
+        // A life that is wrong stays so whatever the value is.
+        let is_same = is_life(before) && is_life(&wrong);
+        self.moved |= !is_same && wrong.marks.both_moved(before.marks);
+        self.equal_after = is_life(&wrong).then(|| self.equal_after.unwrap_or(after));
+        self.finding.wrong = wrong;
+    }
+}
+
+impl Work {
+    pub(super) fn new(job: &Arc<Job>, rechecks: bool, differences: usize) -> Self {
+        let audit = JobAudit::new(job.name.clone(), rechecks);
+        Self { audit, walk: Walk::new(Arc::clone(job), differences) }
+    }
+
+    fn conclude(&mut self, suspect: Suspect) {
+        let Suspect { finding, moved, equal_after } = suspect;
+        if moved {
+            self.audit.counts.changing += 1;
+        } else {
+            self.audit.find(finding, equal_after.unwrap_or_default());
+        }
+    }
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(runner: &'a Runner, pace: Pace) -> Self {
+        Self {
+            runner,
+            pace,
+            works: Vec::new(),
+            waiting: BTreeMap::new(),
+            recheck_count: 0,
+            rests_until: Duration::ZERO,
+        }
+    }
+
+    /// The active tenants, if one of the jobs has some.
+    pub(super) async fn tenants(&mut self, jobs: &[Arc<Job>]) -> Result<Arc<Tenants>, AuditError> {
+        if jobs.iter().all(|job| job.scope == Scope::Fleet) {
+            return Ok(Arc::default());
+        }
+        Ok(Arc::new(self.read_tenants(None).await?))
+    }
+
+    /// Those of some tenants that are active; all where none is named.
+    async fn read_tenants(&self, ids: Option<&[TenantId]>) -> Result<Tenants, AuditError> {
+        let runner = self.runner;
+        let mut tries = Tries::new(TENANTS_RETRIES);
+        loop {
+            runner.may_ask(Server::Database)?;
+            let read = match ids {
+                Some(ids) => runner.source.tenants_among(ids).await,
+                None => runner.source.tenants().await,
+            };
+            runner.note_query(read.as_ref().err());
+            let Err(error) = read else { return Ok(read?) };
+            if !tries.again(runner, &Refusal::from(error.clone())).await {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// The batches of a job: of all its tenants, or of some of them, chosen by chance. What cannot
+    /// be read for want of a time zone is noted at once.
+    pub(super) fn batches(
+        &self,
+        list: &Arc<Tenants>,
+        sample: Option<NonZeroUsize>,
+        work: &mut Work,
+    ) -> Vec<Batch> {
+        let job = Arc::clone(work.walk.job());
+        if job.scope == Scope::Fleet {
+            work.audit.tenants = 1;
+            return vec![Batch::fleet()];
+        }
+        // A tenant query with a join may name a tenant twice.
+        let mut seen = HashSet::with_capacity(list.len());
+        let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
+        let mut positions: Vec<u32> = first.map(|(_, position)| position).collect();
+        if let Some(sample) = sample {
+            choose(&mut positions, sample.get(), self.runner.clock.as_ref());
+        }
+        work.audit.tenants = positions.len() as u64;
+        let failures = without_zone(&job, list, &mut positions, self.runner.clock.as_ref());
+        work.audit.tenants_failed += failures.len() as u64;
+        work.audit.fail(failures);
+        batches(list, &positions, job.batch.get())
+    }
+
+    /// Looks at the keys of a batch; answers whose the first of the wanted ones is, where some are
+    /// wanted only.
+    pub(super) async fn first_look(
+        &mut self,
+        index: usize,
+        batch: Batch,
+        wanted: Wanted<'_>,
+    ) -> Result<Option<Owner>, AuditError> {
+        let waiting = self.waiting.values().filter(|recheck| recheck.index == index);
+        let waiting: usize = waiting.map(|recheck| recheck.suspects.len()).sum();
+        let room = MAX_SUSPECTS.saturating_sub(waiting);
+        let work_began = self.begin().await;
+        let Some(Work { audit, walk }) = self.works.get_mut(index) else { return Ok(None) };
+        let (mut suspects, mut owner) = (Vec::new(), None);
+        let mut see = |look: Look<'_>| {
+            if let Wanted::Only(_) = wanted {
+                owner.get_or_insert_with(|| Owner(look.tenant_id()));
+            }
+            match look.wrong {
+                None => audit.counts.equal(Duration::ZERO),
+                Some(_) if audit.rechecked && suspects.len() >= room => {
+                    audit.counts.unchecked += 1;
+                    look.finding().into_iter().for_each(|one| audit.find(one, Duration::ZERO));
+                }
+                Some(_) => suspects.extend(look.finding().map(Suspect::new)),
+            }
+        };
+        walk.go(self.runner, batch, wanted, &mut see).await?;
+        let (failures, failed) = walk.take_failures();
+        audit.tenants_failed += failed;
+        audit.fail(failures);
+        self.end(work_began, index);
+        let seen_at = self.runner.clock.monotonic();
+        self.wait_or_conclude(Recheck { index, suspects, seen_at, round: 0 });
+        Ok(owner)
+    }
+
+    /// Looks at suspects again, until none is due.
+    pub(super) async fn look_again(&mut self, due: Due) -> Result<(), AuditError> {
+        while let Some((&(at, _), _)) = self.waiting.first_key_value() {
+            let left = at.saturating_sub(self.runner.clock.monotonic());
+            if !left.is_zero() && due == Due::Now {
+                return Ok(());
+            }
+            self.runner.clock.sleep(left).await;
+            if let Some((_, recheck)) = self.waiting.pop_first() {
+                self.recheck(recheck).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn recheck(&mut self, recheck: Recheck) -> Result<(), AuditError> {
+        let work_began = self.begin().await;
+        let Recheck { index, suspects, seen_at, round } = recheck;
+        let after = self.runner.clock.monotonic().saturating_sub(seen_at);
+        let batches = self.batches_of(index, &suspects).await?;
+        let wanted: HashSet<String> =
+            suspects.iter().map(|suspect| suspect.finding.key.clone()).collect();
+        let mut left: HashMap<String, Suspect> =
+            suspects.into_iter().map(|suspect| (suspect.finding.key.clone(), suspect)).collect();
+        let Some(Work { audit, walk }) = self.works.get_mut(index) else { return Ok(()) };
+        let mut still = Vec::new();
+        let mut see = |look: Look<'_>| {
+            let Some(mut suspect) = left.remove(look.key) else { return };
+            match look.wrong {
+                None => audit.counts.equal(suspect.equal_after.unwrap_or(after)),
+                Some(wrong) => {
+                    suspect.still(wrong, after);
+                    still.push(suspect);
+                }
+            }
+        };
+        for batch in batches {
+            walk.go(self.runner, batch, Wanted::Only(&wanted), &mut see).await?;
+        }
+        let (failures, failed) = walk.take_failures();
+        audit.fail(failures);
+        // What nobody expects any more and is not there is in order: a date has passed, a tenant was
+        // switched off. Where somebody could not be read, nothing is known.
+        if failed > 0 {
+            still.extend(left.into_values());
+        }
+        self.end(work_began, index);
+        self.wait_or_conclude(Recheck { index, suspects: still, seen_at, round: round + 1 });
+        Ok(())
+    }
+
+    /// The batches of the tenants of suspects, those that are still active.
+    async fn batches_of(
+        &self,
+        index: usize,
+        suspects: &[Suspect],
+    ) -> Result<Vec<Batch>, AuditError> {
+        let Some(job) = self.works.get(index).map(|work| work.walk.job()) else {
+            return Ok(Vec::new());
+        };
+        if job.scope == Scope::Fleet {
+            return Ok(vec![Batch::fleet()]);
+        }
+        let mut seen = HashSet::new();
+        let tenants = suspects.iter().filter_map(|suspect| suspect.finding.tenant.as_deref());
+        let ids: Vec<TenantId> = tenants.filter(|id| seen.insert(*id)).map(TenantId::new).collect();
+        let list = Arc::new(self.read_tenants(Some(&ids)).await?);
+        let mut positions: Vec<u32> = list.iter().zip(0..).map(|(_, position)| position).collect();
+        // They were noted at the first look, or have lost their zone since.
+        drop(without_zone(job, &list, &mut positions, self.runner.clock.as_ref()));
+        Ok(batches(&list, &positions, job.batch.get()))
+    }
+
+    fn wait_or_conclude(&mut self, recheck: Recheck) {
+        let Some(work) = self.works.get_mut(recheck.index) else { return };
+        let window = WINDOWS.get(recheck.round).filter(|_| work.audit.rechecked);
+        match window {
+            None => recheck.suspects.into_iter().for_each(|suspect| work.conclude(suspect)),
+            Some(_) if recheck.suspects.is_empty() => {}
+            Some(window) => {
+                self.recheck_count += 1;
+                self.waiting.insert((recheck.seen_at + *window, self.recheck_count), recheck);
+            }
+        }
+    }
+
+    /// What became of the one key that was looked at.
+    pub(super) async fn answer(
+        mut self,
+        index: usize,
+        tenant: Option<String>,
+    ) -> Result<KeyAnswer, AuditError> {
+        let began = self.runner.clock.monotonic();
+        self.look_again(Due::All).await?;
+        let after = self.runner.clock.monotonic().saturating_sub(began);
+        let failures = self.works.iter().flat_map(|work| work.audit.failures.clone()).collect();
+        let Some(JobAudit { job, counts, findings, .. }) =
+            self.works.into_iter().nth(index).map(|work| work.audit)
+        else {
+            let (owner, state) = (None, KeyState::Nowhere);
+            return Ok(KeyAnswer { owner, state, after, failures });
+        };
+        let state = match findings.into_iter().next() {
+            Some(finding) => KeyState::Wrong(finding),
+            None if counts.changing > 0 => KeyState::Changing,
+            None if counts.all_equal() > 0 => KeyState::Equal,
+            None => KeyState::Nowhere,
+        };
+        Ok(KeyAnswer { owner: Some((job, tenant)), state, after, failures })
+    }
+
+    /// Waits until it may work again.
+    pub(super) async fn rest(&self) {
+        let rest = self.rests_until.saturating_sub(self.runner.clock.monotonic());
+        self.runner.clock.sleep(rest).await;
+    }
+
+    async fn begin(&self) -> Duration {
+        self.rest().await;
+        self.runner.clock.monotonic()
+    }
+
+    /// Rests as long as the work done since then wants. The wait for a permit is no work.
+    fn end(&mut self, began: Duration, index: usize) {
+        let now = self.runner.clock.monotonic();
+        let waited = self.works.get_mut(index).map(|work| work.walk.take_waited());
+        let busy = now.saturating_sub(began).saturating_sub(waited.unwrap_or_default());
+        self.rests_until = now + self.pace.rest_after(busy);
+    }
+}
+
+/// Some positions by chance, in their order: the first steps of a shuffle (Durstenfeld, "Algorithm
+/// 235: Random permutation", 1964).
+fn choose(positions: &mut Vec<u32>, count: usize, clock: &dyn Clock) {
+    let all = positions.len();
+    for index in 0..count.min(all) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a random share of a number of tenants"
+        )]
+        let step = (clock.random() * (all - index) as f64) as usize;
+        positions.swap(index, (index + step).min(all - 1));
+    }
+    positions.truncate(count);
+    positions.sort_unstable();
+}
+
+/// Takes those out whose dates are not known; why not.
+fn without_zone(
+    job: &Job,
+    list: &Tenants,
+    positions: &mut Vec<u32>,
+    clock: &dyn Clock,
+) -> Vec<Failure> {
+    let Some(dates) = &job.dates else { return Vec::new() };
+    let (now, mut failures) = (clock.now(), Vec::new());
+    positions.retain(|position| {
+        let tenant = list.get(*position as usize);
+        let today = date::today(dates, tenant, now);
+        if let Err(error) = &today {
+            let id = tenant.map(|tenant| tenant.id().to_owned());
+            failures.push(Failure::new(FailureKind::TimeZone, id, error.to_string()));
+        }
+        today.is_ok()
+    });
+    failures
+}

@@ -1,0 +1,80 @@
+//! The verifier of a worker: audits some tenants of every job, again and again.
+
+use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::{AuditOrder, Auditor, Pace};
+use crate::domain::job::Job;
+use crate::engine::run::{Runner, Stops};
+use crate::observe::event;
+
+/// Audits some tenants of every enabled job, chosen anew each time, gently.
+pub struct Verifier {
+    auditor: Auditor,
+    /// From the start of one audit to that of the next.
+    interval: Duration,
+    /// Tenants of a job in one audit.
+    sample: NonZeroUsize,
+}
+
+impl Verifier {
+    /// A verifier within the runner's bounds.
+    pub fn new(runner: Arc<Runner>, interval: Duration, sample: NonZeroUsize) -> Self {
+        Self { auditor: Auditor::new(runner, Pace::Gentle), interval, sample }
+    }
+
+    /// Works until the worker stops; what it is at then is dropped.
+    pub async fn run(self, stops: Stops) {
+        let clock = Arc::clone(&self.auditor.runner.clock);
+        // Not all replicas at once, and not before the jobs of the start have run.
+        let mut pause = self.interval.mul_f64(0.5 + clock.random() / 2.0);
+        loop {
+            tokio::select! {
+                biased;
+                () = stops.requested() => return,
+                () = clock.sleep(pause) => {}
+            }
+            let began = clock.monotonic();
+            tokio::select! {
+                biased;
+                () = stops.requested() => return,
+                () = self.verify_or_say() => {}
+            }
+            pause = (began + self.interval).saturating_sub(clock.monotonic());
+        }
+    }
+
+    /// An audit that is told of whatever happens, even if preheat itself is at fault.
+    async fn verify_or_say(&self) {
+        let verified = AssertUnwindSafe(self.verify()).catch_unwind().await;
+        if verified.is_err() {
+            let message = "it panicked: this is a defect of preheat";
+            event::AuditFailed { message }.emit(&self.auditor.runner.metrics);
+        }
+    }
+
+    async fn verify(&self) {
+        let runner = &self.auditor.runner;
+        let jobs: Vec<Arc<Job>> =
+            runner.jobs.get().values().filter(|job| job.enabled).cloned().collect();
+        let order = AuditOrder { jobs: jobs.clone(), sample: Some(self.sample), rechecks: true };
+        let audits = match self.auditor.audit(&order).await {
+            Ok(audits) => audits,
+            Err(error) => {
+                let message = error.to_string();
+                return event::AuditFailed { message: &message }.emit(&runner.metrics);
+            }
+        };
+        let (now, at) = (runner.jobs.get(), runner.clock.now());
+        for (job, audit) in jobs.iter().zip(&audits) {
+            // What was found of a job that is gone, or another by now, says nothing of it.
+            if now.get(&job.name).is_some_and(|still| still == job) {
+                event::AuditFinished { audit, at }.emit(&runner.metrics);
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What an invalidation did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Serialize, Serializer};
+
+use super::request::InvalidateRequest;
+use crate::domain::job::JobName;
+use crate::domain::report::{Failure, MAX_FAILURES};
+use crate::domain::tenant::TenantId;
+
+/// What became of a request: a report, and who has to be warmed again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invalidated {
+    /// What was removed.
+    pub report: InvalidateReport,
+    /// Whose keys were meant: of each job that is enabled, the active tenants.
+    pub touched: BTreeMap<JobName, Touched>,
+}
+
+/// The tenants of a job whose keys were meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// All, or the fleet of a job without tenants.
+    All,
+    /// These.
+    Some(BTreeSet<TenantId>),
+}
+
+impl Touched {
+    /// The tenants as a run is asked for: `None` for all.
+    pub fn into_ids(self) -> Option<Vec<TenantId>> {
+        match self {
+            Self::All => None,
+            Self::Some(tenants) => Some(tenants.into_iter().collect()),
+        }
+    }
+}
+
+/// What an invalidation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InvalidateReport {
+    /// Whether everything was done that was asked for.
+    pub complete: bool,
+    /// Keys that were there and are gone.
+    pub removed: u64,
+    /// Keys that the cache refused to remove.
+    pub failed: u64,
+    /// Fences that were moved.
+    pub fences: u64,
+    /// The keys that were named.
+    pub keys: Counted,
+    /// The patterns.
+    pub patterns: Scanned,
+    /// The jobs and tenants.
+    pub jobs_and_tenants: OfJobs,
+    /// The keys that no job writes any more.
+    pub orphans: Counted,
+    /// The removed keys of each job, where the job is known.
+    #[serde(serialize_with = "by_name")]
+    pub by_job: BTreeMap<JobName, u64>,
+    /// The first failures of different kinds.
+    pub failures: Vec<Failure>,
+}
+
+/// How much was asked for and removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    /// How many keys: those that were named, or that were found.
+    pub asked: u64,
+    /// How many of them were there and are gone.
+    pub removed: u64,
+}
+
+/// What patterns did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Scanned {
+    /// How many patterns.
+    pub asked: u64,
+    /// The slices in which the cache was looked through.
+    pub slices: u64,
+    /// Keys that matched, are preheat's own, and stay.
+    pub kept: u64,
+    /// Keys that were there and are gone.
+    pub removed: u64,
+}
+
+/// What jobs and tenants did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OfJobs {
+    /// How many jobs were named.
+    pub jobs: u64,
+    /// How many tenants were.
+    pub tenants: u64,
+    /// Keys that were there and are gone.
+    pub removed: u64,
+}
+
+fn by_name<S: Serializer>(
+    counts: &BTreeMap<JobName, u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(counts.iter().map(|(name, count)| (name.as_str(), count)))
+}
+
+impl InvalidateReport {
+    /// Nothing is done yet.
+    pub(super) fn of(request: &InvalidateRequest) -> Self {
+        let many = |count: usize| count as u64;
+        Self {
+            complete: true,
+            keys: Counted { asked: many(request.keys.len()), removed: 0 },
+            patterns: Scanned { asked: many(request.patterns.len()), ..Scanned::default() },
+            jobs_and_tenants: OfJobs {
+                jobs: many(request.jobs.len()),
+                tenants: many(request.tenants.len()),
+                removed: 0,
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Adds a failure: to its kind's line, or as a new one while there is room.
+    pub fn fail(&mut self, failure: Failure) {
+        self.complete = false;
+        if let Some(same) = self.failures.iter_mut().find(|known| known.kind == failure.kind) {
+            same.count += failure.count;
+        } else if self.failures.len() < MAX_FAILURES {
+            self.failures.push(failure);
+        }
+    }
+}
+
+impl Invalidated {
+    /// A job has to run for all its tenants.
+    pub(super) fn touch_all(&mut self, job: &JobName) {
+        self.touched.insert(job.clone(), Touched::All);
+    }
+
+    /// A job has to run for a tenant.
+    pub(super) fn touch(&mut self, job: &JobName, tenant: &str) {
+        let none = || Touched::Some(BTreeSet::new());
+        match self.touched.entry(job.clone()).or_insert_with(none) {
+            Touched::All => {}
+            Touched::Some(tenants) => {
+                tenants.insert(TenantId::new(tenant));
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What is to be removed, as it is asked for and as it is understood.
+
+use std::sync::Arc;
+
+use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::spelling;
+use crate::domain::tenant::TenantId;
+use crate::engine::port::{CacheError, SourceError};
+
+/// Whatever of one kind is named in one request: what more is wanted is a pattern, a job, or another
+/// request.
+pub const MAX_NAMED: usize = 1_000;
+/// Patterns of one request: each looks at every key of the cache.
+pub const MAX_PATTERNS: usize = 16;
+/// A key or a pattern; those of templates are far shorter.
+pub const MAX_TEXT_BYTES: usize = 1_024;
+
+/// What every key begins with that preheat keeps for itself.
+const OWN: &str = "preheat:";
+
+/// What is to be removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InvalidateRequest {
+    /// These keys, without the cache's prefix.
+    pub keys: Vec<String>,
+    /// All keys of these tenants, or of `jobs` those of these tenants.
+    pub tenants: Vec<TenantId>,
+    /// All keys of these jobs, or of `tenants` those of these jobs.
+    pub jobs: Vec<String>,
+    /// The keys that match one of these globs.
+    pub patterns: Vec<String>,
+    /// A pattern that matches every key is meant.
+    pub all: bool,
+    /// The keys that no job writes any more.
+    pub orphans: bool,
+    /// The jobs run afterwards for the tenants whose keys were meant.
+    pub rewarm: bool,
+}
+
+/// Why nothing was removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidateError {
+    /// Nothing is named.
+    #[error("nothing is named to remove: name keys, patterns, jobs or tenants, or ask for orphans")]
+    Nothing,
+    /// Too much of one kind is.
+    #[error("at most {most} {what} can be named at once: these are {found}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        most: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A text is empty or too long.
+    #[error("{what} has 1 to {MAX_TEXT_BYTES} bytes: this one has {found}")]
+    Length {
+        /// Of what kind it is.
+        what: &'static str,
+        /// How many bytes it has.
+        found: usize,
+    },
+    /// There is no such job.
+    #[error("there is no job `{name}`: {hint}")]
+    UnknownJob {
+        /// What was named.
+        name: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// Tenants were named for a job that has none.
+    #[error("job `{0}` warms the whole fleet: it has no keys of tenants")]
+    TakesNoTenants(JobName),
+    /// The pattern matches every key.
+    #[error(
+        "pattern `{0}` matches every key: if that is meant, say `--all`, or `\"all\": true` over HTTP"
+    )]
+    Everything(String),
+    /// The key is none of a job.
+    #[error("key `{0}` is preheat's own and cannot be removed")]
+    Own(String),
+    /// Who has keys could not be read.
+    #[error("nothing was removed: {0}")]
+    Tenants(SourceError),
+    /// What preheat noted in the cache could not be read.
+    #[error("nothing was removed: {0}")]
+    Notes(CacheError),
+    /// The tenant list cannot be trusted to say what is orphaned.
+    #[error("nothing was removed: {0}")]
+    Shrank(String),
+    /// Too many requests at once.
+    #[error("too many requests at once: try again in a moment")]
+    Busy,
+    /// The worker is stopping.
+    #[error("the worker is stopping and removes nothing any more")]
+    Draining,
+}
+
+/// A request that can be done.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) keys: Vec<String>,
+    pub(super) patterns: Vec<String>,
+    pub(super) named: Option<Named>,
+    pub(super) orphans: bool,
+}
+
+/// Keys by their job and tenant.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// Of these jobs.
+    pub(super) jobs: Vec<Arc<Job>>,
+    /// Of these tenants; of all where it is `None`.
+    pub(super) tenants: Option<Vec<TenantId>>,
+}
+
+impl InvalidateRequest {
+    /// Whether it can be done with these jobs.
+    pub fn validate(&self, jobs: &Jobs) -> Result<(), InvalidateError> {
+        self.check(jobs).map(drop)
+    }
+
+    /// What it means with these jobs, if it means anything.
+    pub(super) fn check(&self, jobs: &Jobs) -> Result<Wanted, InvalidateError> {
+        let Self { keys, tenants, jobs: of_jobs, patterns, all, orphans, rewarm: _ } = self;
+        if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {
+            orphans.then_some(()).ok_or(InvalidateError::Nothing)?;
+        }
+        let counts = [("keys", keys.len()), ("tenants", tenants.len()), ("jobs", of_jobs.len())];
+        for (what, found) in counts {
+            at_most(MAX_NAMED, what, found)?;
+        }
+        at_most(MAX_PATTERNS, "patterns", patterns.len())?;
+        keys.iter().try_for_each(|key| length("a key", key))?;
+        tenants.iter().try_for_each(|tenant| length("a tenant's id", tenant.as_str()))?;
+        patterns.iter().try_for_each(|pattern| length("a pattern", pattern))?;
+        if let Some(own) = keys.iter().find(|key| is_own(key)) {
+            return Err(InvalidateError::Own(own.clone()));
+        }
+        if let Some(wide) = patterns.iter().find(|pattern| !all && matches_everything(pattern)) {
+            return Err(InvalidateError::Everything(wide.clone()));
+        }
+        let named = Named::check(of_jobs, tenants, jobs)?;
+        Ok(Wanted { keys: keys.clone(), patterns: patterns.clone(), named, orphans: *orphans })
+    }
+}
+
+impl Named {
+    fn check(
+        names: &[String],
+        tenants: &[TenantId],
+        all: &Jobs,
+    ) -> Result<Option<Self>, InvalidateError> {
+        let mut jobs: Vec<Arc<Job>> = Vec::new();
+        for name in names {
+            let found = JobName::parse(name).ok().and_then(|name| all.get(&name));
+            let job = found.ok_or_else(|| unknown_job(name, all))?;
+            if !tenants.is_empty() && job.scope == Scope::Fleet {
+                return Err(InvalidateError::TakesNoTenants(job.name.clone()));
+            }
+            if !jobs.iter().any(|known| known.name == job.name) {
+                jobs.push(Arc::clone(job));
+            }
+        }
+        if tenants.is_empty() {
+            return Ok((!jobs.is_empty()).then_some(Self { jobs, tenants: None }));
+        }
+        if jobs.is_empty() {
+            let of_tenants = all.values().filter(|job| job.scope == Scope::Tenants);
+            jobs = of_tenants.cloned().collect();
+        }
+        let mut tenants = tenants.to_vec();
+        tenants.sort_unstable();
+        tenants.dedup();
+        Ok(Some(Self { jobs, tenants: Some(tenants) }))
+    }
+}
+
+/// Whether preheat keeps the key for itself.
+pub(super) fn is_own(key: &str) -> bool {
+    key.starts_with(OWN)
+}
+
+fn at_most(most: usize, what: &'static str, found: usize) -> Result<(), InvalidateError> {
+    if found > most { Err(InvalidateError::TooMany { what, most, found }) } else { Ok(()) }
+}
+
+fn length(what: &'static str, text: &str) -> Result<(), InvalidateError> {
+    let found = text.len();
+    let fits = (1..=MAX_TEXT_BYTES).contains(&found);
+    if fits { Ok(()) } else { Err(InvalidateError::Length { what, found }) }
+}
+
+fn unknown_job(name: &str, jobs: &Jobs) -> InvalidateError {
+    let known = || jobs.keys().map(JobName::as_str);
+    let hint = match spelling::nearest(name, known()) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("the jobs are {}", spelling::listed(known(), "and")),
+    };
+    InvalidateError::UnknownJob { name: name.escape_debug().to_string(), hint }
+}
+
+/// Whether no character of a glob has to stand in a key: what is left without `*`, `?` and classes
+/// in brackets is nothing.
+fn matches_everything(pattern: &str) -> bool {
+    let mut chars = pattern.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '*' | '?' => {}
+            '[' => skip_class(&mut chars),
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn skip_class(chars: &mut std::str::Chars<'_>) {
+    while let Some(char) = chars.next() {
+        match char {
+            '\\' => drop(chars.next()),
+            ']' => return,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(request: &InvalidateRequest) -> Result<Wanted, InvalidateError> {
+        request.check(&Jobs::new())
+    }
+
+    #[test]
+    fn a_pattern_that_matches_everything_needs_to_be_meant() {
+        for wide in ["*", "**", "?*", "[a-z]*", "[^x]", "[\\]]*"] {
+            let mut request =
+                InvalidateRequest { patterns: vec![wide.to_owned()], ..Default::default() };
+            let error = check(&request).unwrap_err();
+            assert_eq!(error, InvalidateError::Everything(wide.to_owned()));
+            request.all = true;
+            check(&request).unwrap();
+        }
+        for narrow in ["a*", "*:1", "\\*", "[ab]c", "?x"] {
+            let patterns = vec![narrow.to_owned()];
+            check(&InvalidateRequest { patterns, ..Default::default() }).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_request_names_something_and_not_too_much() {
+        assert_eq!(check(&InvalidateRequest::default()).unwrap_err(), InvalidateError::Nothing);
+        let only_all = InvalidateRequest { all: true, rewarm: true, ..Default::default() };
+        assert_eq!(check(&only_all).unwrap_err(), InvalidateError::Nothing);
+        check(&InvalidateRequest { orphans: true, ..Default::default() }).unwrap();
+        let keys = |keys: &[&str]| InvalidateRequest {
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ..Default::default()
+        };
+        check(&keys(&vec!["a"; MAX_NAMED])).unwrap();
+        let many = check(&keys(&vec!["a"; MAX_NAMED + 1])).unwrap_err();
+        assert_eq!(many.to_string(), "at most 1000 keys can be named at once: these are 1001");
+        check(&keys(&[""])).unwrap_err();
+        check(&keys(&[&"x".repeat(MAX_TEXT_BYTES + 1)])).unwrap_err();
+        let own = check(&keys(&["preheat:fence:7"])).unwrap_err();
+        assert_eq!(own, InvalidateError::Own("preheat:fence:7".to_owned()));
+        let patterns = vec!["a*".to_owned(); MAX_PATTERNS + 1];
+        check(&InvalidateRequest { patterns, ..Default::default() }).unwrap_err();
+    }
+}

@@ -1,0 +1,423 @@
+//! Keys that no job writes any more: those of jobs that are gone, of templates that were in use
+//! before, and of tenants that are not active.
+//!
+//! They are found slice by slice, from what preheat keeps in the cache for itself: its manifests and
+//! its books. A key that a job there is may write for an active tenant is none of them, whoever
+//! listed it: so a job that gets another name loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::known::{Known, KnownError};
+use super::port::{CacheError, Listing, SourceError};
+use super::roster::OldTemplate;
+use super::run::Runner;
+use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::key::{KeyTemplate, Owners};
+use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
+use crate::domain::owned::{known_keys, possible_dates};
+use crate::domain::tenant::{Tenant, TenantId};
+
+/// Manifests, or tenants, that are looked at at once.
+const SLICE: usize = 100;
+
+/// The orphaned keys of a cache, slice by slice. It only reads.
+pub struct Orphans {
+    runner: Arc<Runner>,
+    jobs: Arc<Jobs>,
+    known: Arc<Known>,
+    /// Tenants that became active since the list was read.
+    new: BTreeSet<String>,
+    /// Templates that no job there has.
+    templates: Vec<OldTemplate>,
+    stage: Stage,
+}
+
+/// Some orphaned keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrphanSlice {
+    /// The keys; whether they still exist is for the cache to say.
+    pub keys: Vec<Orphan>,
+    /// The names that manifests may lose once these keys are removed.
+    pub listings: Vec<Listing>,
+}
+
+/// A key that no job writes any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The key.
+    pub key: String,
+    /// The job that wrote it, which may be gone.
+    pub job: Option<JobName>,
+    /// For which tenant; none where it was for the fleet.
+    pub tenant: Option<TenantId>,
+}
+
+/// The search could not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrphansError {
+    /// The cache could not be read.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The tenants could not.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The tenant list cannot be trusted to say who is gone.
+    #[error("{0}")]
+    Shrank(String),
+}
+
+impl From<KnownError> for OrphansError {
+    fn from(error: KnownError) -> Self {
+        match error {
+            KnownError::Tenants(error) => Self::Source(error),
+            KnownError::Notes(error) => Self::Cache(error),
+        }
+    }
+}
+
+/// Where the search is.
+enum Stage {
+    /// Among the manifests: those that were found, and where the scan goes on unless it is over.
+    Manifests {
+        found: VecDeque<String>,
+        next: Option<u64>,
+    },
+    /// Among the tenants that are not active, from this one on.
+    Gone {
+        position: usize,
+    },
+    /// Among old templates: this one, and of all tenants from this one on.
+    Templates {
+        template: usize,
+        position: usize,
+    },
+    Done,
+}
+
+/// Whether a job there is writes a key.
+enum Claim {
+    No,
+    Yes,
+    /// If one of these manifests names it, or is not there yet.
+    IfListed(Vec<String>),
+    /// If any manifest of the job names it.
+    IfListedAnywhere,
+}
+
+impl Orphans {
+    /// Begins the search.
+    pub async fn begin(runner: &Arc<Runner>) -> Result<Self, OrphansError> {
+        let known = Known::all(runner).await?;
+        Self::of(runner, &runner.jobs.get(), &Arc::new(known)).await
+    }
+
+    /// Begins it with all tenants, who are known already.
+    pub(super) async fn of(
+        runner: &Arc<Runner>,
+        jobs: &Arc<Jobs>,
+        known: &Arc<Known>,
+    ) -> Result<Self, OrphansError> {
+        if let Some(shrank) = known.shrank() {
+            return Err(OrphansError::Shrank(shrank.to_string()));
+        }
+        let mut templates = runner.roster.templates(runner.ledger.as_ref()).await?;
+        templates.retain(|old| {
+            let same = |job: &Arc<Job>| {
+                job.scope == old.scope && job.keys.iter().any(|key| key.template == old.template)
+            };
+            old.template.is_known() && !jobs.values().any(same)
+        });
+        Ok(Self {
+            runner: Arc::clone(runner),
+            jobs: Arc::clone(jobs),
+            known: Arc::clone(known),
+            new: BTreeSet::new(),
+            templates,
+            stage: Stage::Manifests { found: VecDeque::new(), next: Some(0) },
+        })
+    }
+
+    /// The next slice, which may be empty; `None` where there is no more.
+    pub async fn next(&mut self) -> Result<Option<OrphanSlice>, OrphansError> {
+        match &mut self.stage {
+            Stage::Manifests { found, next: Some(cursor) } if found.len() < SLICE => {
+                let slice = self.runner.cache.scan(&manifest_pattern(None), *cursor).await?;
+                found.extend(slice.keys);
+                let next = Some(slice.next).filter(|next| *next > 0);
+                let found = std::mem::take(found);
+                self.stage = Stage::Manifests { found, next };
+                Ok(Some(OrphanSlice::default()))
+            }
+            Stage::Manifests { found, next } => {
+                let some: Vec<String> = found.drain(..found.len().min(SLICE)).collect();
+                if found.is_empty() && next.is_none() {
+                    self.stage = Stage::Gone { position: 0 };
+                }
+                self.listed(some).await.map(Some)
+            }
+            Stage::Gone { position } => {
+                let from = *position;
+                let (some, all) = (from + SLICE, self.known.gone().len());
+                self.stage = if some < all {
+                    Stage::Gone { position: some }
+                } else {
+                    Stage::Templates { template: 0, position: 0 }
+                };
+                self.of_gone(from..some.min(all)).await.map(Some)
+            }
+            Stage::Templates { template, position } => {
+                let (template, from) = (*template, *position);
+                self.of_template(template, from).await
+            }
+            Stage::Done => Ok(None),
+        }
+    }
+
+    /// What manifests name that no job there is renews.
+    async fn listed(&mut self, manifests: Vec<String>) -> Result<OrphanSlice, OrphansError> {
+        let owners = manifests.iter().filter_map(|manifest| read_manifest_key(manifest));
+        let tenants: Vec<&str> = owners.filter_map(|(_, tenant)| tenant).collect();
+        self.look_for_new(&tenants).await?;
+        let stale: Vec<(&String, JobName, Option<&str>)> = manifests
+            .iter()
+            .filter_map(|manifest| {
+                let (job, tenant) = read_manifest_key(manifest)?;
+                (!self.is_current(&job, tenant)).then_some((manifest, job, tenant))
+            })
+            .collect();
+        let keys: Vec<String> = stale.iter().map(|(manifest, ..)| (*manifest).clone()).collect();
+        let named = self.runner.ledger.manifests(&keys).await?;
+        let mut found = Vec::new();
+        for ((_, job, tenant), names) in stale.iter().zip(&named) {
+            found.extend(names.iter().map(|key| Orphan {
+                key: key.clone(),
+                job: Some(job.clone()),
+                tenant: tenant.map(TenantId::new),
+            }));
+        }
+        let keys = self.without_claimed(found).await?;
+        let orphaned: HashSet<&str> = keys.iter().map(|orphan| orphan.key.as_str()).collect();
+        let listings = stale.iter().zip(named).map(|((manifest, ..), mut keys)| {
+            keys.retain(|key| orphaned.contains(key.as_str()));
+            Listing { manifest: (*manifest).clone(), keys }
+        });
+        let listings = listings.filter(|listing| !listing.keys.is_empty()).collect();
+        Ok(OrphanSlice { keys, listings })
+    }
+
+    /// The known keys of tenants that are not active.
+    async fn of_gone(
+        &mut self,
+        positions: std::ops::Range<usize>,
+    ) -> Result<OrphanSlice, OrphansError> {
+        let known = Arc::clone(&self.known);
+        let gone: Vec<Tenant<'_>> =
+            positions.filter_map(|position| known.gone().get(position)).collect();
+        let ids: Vec<&str> = gone.iter().map(Tenant::id).collect();
+        self.look_for_new(&ids).await?;
+        let mut found = Vec::new();
+        for tenant in gone.into_iter().filter(|tenant| !self.is_active(tenant.id())) {
+            for job in self.jobs.values().filter(|job| job.scope == Scope::Tenants) {
+                let dates = possible_dates(job, self.runner.clock.now());
+                found.extend(known_keys(job, Some(tenant), &dates).into_iter().map(|key| Orphan {
+                    key,
+                    job: Some(job.name.clone()),
+                    tenant: Some(TenantId::new(tenant.id())),
+                }));
+            }
+        }
+        Ok(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() })
+    }
+
+    /// The keys of a template that is not in use any more, of some tenants.
+    async fn of_template(
+        &mut self,
+        template: usize,
+        from: usize,
+    ) -> Result<Option<OrphanSlice>, OrphansError> {
+        let Some(old) = self.templates.get(template) else {
+            self.stage = Stage::Done;
+            return Ok(None);
+        };
+        let now = self.runner.clock.now();
+        let orphan = |tenant: Option<Tenant<'_>>, key| Orphan {
+            key,
+            job: Some(old.job.clone()),
+            tenant: tenant.map(|tenant| TenantId::new(tenant.id())),
+        };
+        let of_one = |tenant: Option<Tenant<'_>>| {
+            old.keys(tenant, now).into_iter().map(|key| orphan(tenant, key)).collect::<Vec<_>>()
+        };
+        let (found, seen) = match old.scope {
+            Scope::Fleet => (of_one(None), 0),
+            Scope::Tenants => {
+                let some: Vec<Tenant<'_>> = self.known.iter().skip(from).take(SLICE).collect();
+                (some.iter().flat_map(|tenant| of_one(Some(*tenant))).collect(), some.len())
+            }
+        };
+        self.stage = if seen < SLICE {
+            Stage::Templates { template: template + 1, position: 0 }
+        } else {
+            Stage::Templates { template, position: from + seen }
+        };
+        Ok(Some(OrphanSlice { keys: self.without_claimed(found).await?, listings: Vec::new() }))
+    }
+
+    /// Takes note of tenants that were not in the list and are active by now.
+    async fn look_for_new(&mut self, ids: &[&str]) -> Result<(), OrphansError> {
+        let unknown: BTreeSet<&str> =
+            ids.iter().copied().filter(|id| !self.is_active(id)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let unknown: Vec<TenantId> = unknown.into_iter().map(TenantId::new).collect();
+        let active = self.runner.source.tenants_among(&unknown).await;
+        self.runner.note_query(active.as_ref().err());
+        self.new.extend(active?.iter().map(|tenant| tenant.id().to_owned()));
+        Ok(())
+    }
+
+    fn is_active(&self, tenant: &str) -> bool {
+        self.known.is_active(tenant) || self.new.contains(tenant)
+    }
+
+    /// Whether a job there is keeps that manifest.
+    fn is_current(&self, job: &JobName, tenant: Option<&str>) -> bool {
+        self.jobs.get(job).is_some_and(|job| {
+            job.has_listed_keys()
+                && match (job.scope, tenant) {
+                    (Scope::Fleet, None) => true,
+                    (Scope::Tenants, Some(tenant)) => self.is_active(tenant),
+                    (Scope::Fleet, Some(_)) | (Scope::Tenants, None) => false,
+                }
+        })
+    }
+
+    /// Those that no job there is may write.
+    async fn without_claimed(&self, found: Vec<Orphan>) -> Result<Vec<Orphan>, OrphansError> {
+        let mut claimed: HashSet<&str> = HashSet::new();
+        let mut listed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        let mut anywhere: BTreeMap<&JobName, HashSet<&str>> = BTreeMap::new();
+        for orphan in &found {
+            let key = orphan.key.as_str();
+            for job in self.jobs.values() {
+                for template in job.keys.iter().map(|key| &key.template) {
+                    match self.claim(job, template, key) {
+                        Claim::No => {}
+                        Claim::Yes => drop(claimed.insert(key)),
+                        Claim::IfListed(manifests) => {
+                            for manifest in manifests {
+                                listed.entry(manifest).or_default().push(key);
+                            }
+                        }
+                        Claim::IfListedAnywhere => {
+                            anywhere.entry(&job.name).or_default().insert(key);
+                            if let Some(tenant) = self.origin(orphan) {
+                                let manifest = manifest_key(&job.name, Some(tenant));
+                                listed.entry(manifest).or_default().push(key);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.claim_listed(listed, &mut claimed).await?;
+        for (job, keys) in anywhere {
+            self.claim_anywhere(job, &keys, &mut claimed).await?;
+        }
+        let claimed: HashSet<String> = claimed.into_iter().map(str::to_owned).collect();
+        Ok(found.into_iter().filter(|orphan| !claimed.contains(&orphan.key)).collect())
+    }
+
+    /// The active tenant for whom a key was written.
+    fn origin<'o>(&self, orphan: &'o Orphan) -> Option<&'o str> {
+        let tenant = orphan.tenant.as_ref().map(TenantId::as_str);
+        tenant.filter(|tenant| self.is_active(tenant))
+    }
+
+    /// Whether a job writes that key by that template.
+    fn claim(&self, job: &Job, template: &KeyTemplate, key: &str) -> Claim {
+        let owners = template.owners(key);
+        match (job.scope, owners, template.is_known()) {
+            (_, Owners::Nobody, _) => Claim::No,
+            (Scope::Fleet, Owners::OneOf(_) | Owners::Anyone, true) => {
+                self.claim_known(job, template, [None], key)
+            }
+            (Scope::Fleet, Owners::OneOf(_) | Owners::Anyone, false) => {
+                Claim::IfListed(vec![manifest_key(&job.name, None)])
+            }
+            (Scope::Tenants, Owners::OneOf(ids), true) => {
+                let tenants = ids.iter().filter_map(|id| self.known.active_tenant(id)).map(Some);
+                self.claim_known(job, template, tenants, key)
+            }
+            (Scope::Tenants, Owners::OneOf(ids), false) => {
+                let active = ids.iter().filter(|id| self.is_active(id));
+                Claim::IfListed(active.map(|id| manifest_key(&job.name, Some(id))).collect())
+            }
+            (Scope::Tenants, Owners::Anyone, true) => {
+                let tenants = self.known.active().iter();
+                let fitting = tenants.filter(|tenant| template.may_be_of(Some(*tenant), key));
+                self.claim_known(job, template, fitting.map(Some), key)
+            }
+            (Scope::Tenants, Owners::Anyone, false) => Claim::IfListedAnywhere,
+        }
+    }
+
+    /// Whether a key that needs no query is one of these tenants'.
+    fn claim_known<'t>(
+        &self,
+        job: &Job,
+        template: &KeyTemplate,
+        tenants: impl IntoIterator<Item = Option<Tenant<'t>>>,
+        key: &str,
+    ) -> Claim {
+        let dates = possible_dates(job, self.runner.clock.now());
+        let (first, last) = (*dates.start(), *dates.end());
+        let is_of = |tenant| {
+            let mut dates = first.iter_days().take_while(|date| *date <= last);
+            dates.any(|date| template.fill(tenant, Some(date)).as_deref() == Some(key))
+        };
+        if tenants.into_iter().any(is_of) { Claim::Yes } else { Claim::No }
+    }
+
+    /// Keys that a manifest names. One that is not there yet may come to name them: its job did not
+    /// run since it got that template.
+    async fn claim_listed<'k>(
+        &self,
+        listed: BTreeMap<String, Vec<&'k str>>,
+        claimed: &mut HashSet<&'k str>,
+    ) -> Result<(), OrphansError> {
+        let (manifests, keys): (Vec<String>, Vec<Vec<&str>>) = listed.into_iter().unzip();
+        let mut keys = keys.into_iter();
+        for some in manifests.chunks(SLICE) {
+            for names in self.runner.ledger.manifests(some).await? {
+                let names: HashSet<String> = names.into_iter().collect();
+                let keys = keys.next().unwrap_or_default();
+                claimed.extend(
+                    keys.into_iter().filter(|key| names.is_empty() || names.contains(*key)),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys that any manifest of a job names, as their texts name no tenant.
+    async fn claim_anywhere<'k>(
+        &self,
+        job: &JobName,
+        keys: &HashSet<&'k str>,
+        claimed: &mut HashSet<&'k str>,
+    ) -> Result<(), OrphansError> {
+        let active = self.known.active().iter().map(|tenant| tenant.id());
+        let active: Vec<&str> = active.chain(self.new.iter().map(String::as_str)).collect();
+        for some in active.chunks(SLICE) {
+            let manifests: Vec<String> =
+                some.iter().map(|id| manifest_key(job, Some(id))).collect();
+            for name in self.runner.ledger.manifests(&manifests).await?.into_iter().flatten() {
+                claimed.extend(keys.get(name.as_str()));
+            }
+        }
+        Ok(())
+    }
+}

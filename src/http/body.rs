@@ -1,0 +1,55 @@
+//! Bodies of requests: JSON, and not much of it.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::answer::ApiError;
+use super::{MAX_BODY, limited};
+
+/// A request's headers and its whole body.
+pub(super) async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiError> {
+    let headers = request.headers().clone();
+    let body = limited(Bytes::from_request(request, &())).await?;
+    Ok((headers, body.map_err(|rejection| unread(&rejection))?))
+}
+
+/// What a body says.
+pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
+    if !is_json(headers) {
+        let message = "a body is JSON: send `Content-Type: application/json`";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(ApiError::new(status, "unsupported_media_type", message));
+    }
+    serde_json::from_slice(body).map_err(|error| refused(&error))
+}
+
+fn unread(rejection: &BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let message = format!("a body has at most {MAX_BODY} bytes");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
+    }
+    ApiError::bad_request("the body could not be read to its end")
+}
+
+fn refused(error: &serde_json::Error) -> ApiError {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Data => ApiError::unprocessable("invalid_body", error.to_string()),
+        Category::Io | Category::Syntax | Category::Eof => {
+            ApiError::bad_request(format!("the body is no JSON: {error}"))
+        }
+    }
+}
+
+/// `application/json`, or a type that is JSON by its suffix, with whatever parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+    else {
+        return false;
+    };
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}

@@ -1,0 +1,74 @@
+//! `/api/v1/invalidations`: remove keys, and say what was removed.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::answer::ApiError;
+use super::auth::Authorized;
+use super::runs::RunView;
+use super::{AppState, body, idempotency};
+use crate::domain::tenant::TenantId;
+use crate::engine::handle::{InvalidateReport, InvalidateRequest, Invalidation};
+
+/// What is to be removed, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "an object with `keys`, `tenants`, `jobs`, `patterns`, `all`, `orphans`, `rewarm`"
+)]
+struct WrittenBody {
+    keys: Vec<String>,
+    tenants: Vec<String>,
+    jobs: Vec<String>,
+    patterns: Vec<String>,
+    all: bool,
+    orphans: bool,
+    rewarm: bool,
+}
+
+/// What was removed, as it is shown.
+#[derive(Debug, Serialize)]
+struct InvalidationView {
+    #[serde(flatten)]
+    report: InvalidateReport,
+    /// The runs that warm it again.
+    runs: Vec<RunView>,
+}
+
+/// `POST /api/v1/invalidations`
+pub(super) async fn create(
+    _: Authorized,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (headers, body) = body::read(request).await?;
+    let WrittenBody { keys, tenants, jobs, patterns, all, orphans, rewarm } =
+        body::parse(&headers, &body)?;
+    let tenants = tenants.iter().map(TenantId::new).collect();
+    let request = InvalidateRequest { keys, tenants, jobs, patterns, all, orphans, rewarm };
+    let key = idempotency::key(&headers)?;
+    let handle = &state.control.handle;
+    let Invalidation { report, runs } = state.requests.invalidation(handle, key, request).await?;
+    let runs = runs.iter().map(|ticket| RunView::now(handle, ticket)).collect();
+    Ok(InvalidationView { report, runs }.into_response())
+}
+
+impl IntoResponse for InvalidationView {
+    /// A client that looks at the status alone must not take what was left for done.
+    fn into_response(self) -> Response {
+        if self.report.complete {
+            return Json(self).into_response();
+        }
+        let failures = &self.report.failures;
+        let first = failures.first().map(|failure| failure.message.as_str()).unwrap_or_default();
+        let message = format!("not everything was done: {first}");
+        let error = json!({ "code": "incomplete", "message": message });
+        let body = Json(json!({ "error": error, "invalidation": self }));
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}

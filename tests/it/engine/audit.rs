@@ -1,0 +1,898 @@
+//! The audit on ports in memory that let nothing be written, and on a clock that the test moves.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use preheat::adapter::clock::VirtualClock;
+use preheat::adapter::memory::{MemoryCache, MemoryRow};
+use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
+use preheat::domain::entry::Entry;
+use preheat::domain::fence::Fence;
+use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope};
+use preheat::domain::manifest::manifest_key;
+use preheat::domain::report::FailureKind;
+use preheat::domain::run::Outcome;
+use preheat::domain::schedule::Schedule;
+use preheat::engine::audit::{
+    AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
+};
+use preheat::engine::limit::{Lane, Limits};
+use preheat::engine::port::{
+    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Listing,
+    Slice, SourceErrorKind,
+};
+use preheat::engine::roster::Roster;
+use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
+
+use super::{
+    Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
+    tenants,
+};
+
+/// The cache and the ledger as an audit may use them: whoever writes fails the test.
+struct ReadOnly {
+    inner: Arc<MemoryCache>,
+    /// How many keys and bytes each call looked at.
+    looks: Mutex<Vec<(usize, usize)>>,
+    before_look: Mutex<Option<LookHook>>,
+    in_flight: Gauge,
+}
+
+type LookHook = Arc<dyn Fn(&[String]) -> Result<(), CacheError> + Send + Sync>;
+
+impl ReadOnly {
+    fn before_look<F>(&self, hook: F)
+    where
+        F: Fn(&[String]) -> Result<(), CacheError> + Send + Sync + 'static,
+    {
+        *self.before_look.lock().unwrap() = Some(Arc::new(hook));
+    }
+}
+
+impl Cache for ReadOnly {
+    fn write<'a>(
+        &'a self,
+        _entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        panic!("an audit writes")
+    }
+
+    fn remove<'a>(
+        &'a self,
+        _keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        panic!("an audit removes")
+    }
+
+    fn expire<'a>(
+        &'a self,
+        _keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit changes lives")
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        Box::pin(async move {
+            let _in_flight = self.in_flight.enter("look");
+            let hook = self.before_look.lock().unwrap().clone();
+            if let Some(hook) = hook {
+                hook(keys)?;
+            }
+            let found = self.inner.look(keys).await?;
+            let bytes = found.iter().flatten().map(|found| found.value.len()).sum();
+            self.looks.lock().unwrap().push((keys.len(), bytes));
+            Ok(found)
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        self.inner.scan(pattern, cursor)
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        self.inner.stats()
+    }
+}
+
+impl Ledger for ReadOnly {
+    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        self.inner.fences(keys)
+    }
+
+    fn start_fences<'a>(
+        &'a self,
+        _fences: &'a [(String, Fence)],
+        _number: i64,
+    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
+        panic!("an audit starts fences")
+    }
+
+    fn move_fences<'a>(
+        &'a self,
+        _keys: &'a [String],
+        _number: i64,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit moves fences")
+    }
+
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, CacheError>> {
+        self.inner.manifests(keys)
+    }
+
+    fn enlist<'a>(
+        &'a self,
+        _manifests: &'a [Listing],
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit enlists")
+    }
+
+    fn delist<'a>(&'a self, _manifests: &'a [Listing]) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit delists")
+    }
+
+    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.inner.notes(book)
+    }
+
+    fn note<'a>(
+        &'a self,
+        _book: Book,
+        _notes: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit takes notes")
+    }
+
+    fn strike<'a>(
+        &'a self,
+        _book: Book,
+        _names: &'a [String],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        panic!("an audit strikes notes")
+    }
+}
+
+/// A world with a warm cache, and an auditor beside it.
+struct Lab {
+    world: World,
+    jobs: Vec<Arc<Job>>,
+    runner: Arc<Runner>,
+    read_only: Arc<ReadOnly>,
+}
+
+impl Lab {
+    /// Warms these jobs for so many tenants.
+    async fn warm(jobs: impl IntoIterator<Item = Job>, rows: &[(&str, Vec<MemoryRow>)]) -> Self {
+        Self::warm_for(jobs, rows, 3).await
+    }
+
+    async fn warm_for(
+        jobs: impl IntoIterator<Item = Job>,
+        rows: &[(&str, Vec<MemoryRow>)],
+        count: usize,
+    ) -> Self {
+        let jobs: Vec<Job> = jobs.into_iter().collect();
+        let world = Setup::new(jobs.clone(), tenants(count)).start();
+        for (job, rows) in rows {
+            world.set_rows(job, rows.clone());
+        }
+        for job in &jobs {
+            let record = world.warm(job.name.as_str()).await;
+            assert_eq!(record.outcome, Outcome::Ok, "{record:?}");
+        }
+        Self::around(world, jobs)
+    }
+
+    /// An auditor beside a world that is warm already.
+    fn around(world: World, jobs: Vec<Job>) -> Self {
+        let read_only = Arc::new(ReadOnly {
+            inner: Arc::clone(&world.cache),
+            looks: Mutex::default(),
+            before_look: Mutex::default(),
+            in_flight: Gauge::default(),
+        });
+        let runner = Arc::new(Runner {
+            source: Arc::clone(&world.source) as _,
+            cache: Arc::clone(&read_only) as _,
+            ledger: Arc::clone(&read_only) as _,
+            clock: Arc::new(world.clock.clone()),
+            metrics: Arc::clone(&world.metrics),
+            limits: Limits::new(2),
+            breakers: Breakers::default(),
+            list: TenantList::default(),
+            roster: Roster::new(preheat::domain::job::Share::NONE, "tenant_id"),
+            jobs: SharedJobs::default(),
+            replica: "test".to_owned(),
+        });
+        let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
+        let by_name = jobs.iter().map(|job| (job.name.clone(), Arc::clone(job)));
+        runner.jobs.set(by_name.collect::<BTreeMap<_, _>>());
+        Self { world, jobs, runner, read_only }
+    }
+
+    fn order(&self) -> AuditOrder {
+        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true }
+    }
+
+    async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
+        let auditor = Auditor::new(Arc::clone(&self.runner), Pace::Steady);
+        self.finish(async move { auditor.audit(&order).await }).await
+    }
+
+    /// The audit of the only job.
+    async fn audit(&self) -> JobAudit {
+        self.try_audit(self.order()).await.unwrap().remove(0)
+    }
+
+    async fn explain(&self, key: &str) -> KeyAnswer {
+        let auditor = Auditor::new(Arc::clone(&self.runner), Pace::Steady);
+        let (jobs, key) = (self.jobs.clone(), key.to_owned());
+        self.finish(async move { auditor.explain(&jobs, &key, true).await }).await.unwrap()
+    }
+
+    /// Moves time on until it is done.
+    async fn finish<T>(&self, future: impl Future<Output = T>) -> T {
+        tokio::pin!(future);
+        for _ in 0..100_000 {
+            tokio::select! {
+                biased;
+                done = &mut future => return done,
+                _moved = self.world.clock.step() => {}
+            }
+        }
+        panic!("it never ends");
+    }
+
+    /// Does that when so much time has passed.
+    fn after(&self, wait: Duration, act: impl Future<Output = ()> + Send + 'static) {
+        let asleep = self.world.clock.sleep(wait);
+        tokio::spawn(async move {
+            asleep.await;
+            act.await;
+        });
+    }
+
+    async fn put(&self, key: &str, value: &str, ttl: Duration) {
+        put(&self.world.cache, key, value, ttl).await;
+    }
+
+    /// The times at which the source was asked for rows so far.
+    fn reads(&self) -> usize {
+        self.world.source.reads().len()
+    }
+}
+
+/// A value of somebody else, with a life.
+async fn put(cache: &MemoryCache, key: &str, value: &str, ttl: Duration) {
+    cache.set(key, value);
+    cache.expire(&[(key.to_owned(), ttl)]).await.unwrap();
+}
+
+/// A job that is not due while a test goes on.
+fn quiet(name: &str) -> Job {
+    Job { schedule: Schedule::Every(Duration::from_hours(24)), ..job(name) }
+}
+
+/// The same with a key a category besides its known one.
+fn listed() -> Job {
+    Job { keys: vec![key("list:{tenant_id}"), key("list:{tenant_id}:{category}")], ..quiet("list") }
+}
+
+fn priced(price: &str, at: &str) -> String {
+    format!("{{\"price\":{price},\"updated_at\":\"{at}\"}}")
+}
+
+/// One row of each tenant, in category `a`.
+fn rows_of(count: usize, json: &str) -> Vec<MemoryRow> {
+    ids(0..count).iter().map(|id| MemoryRow::new(id, json, [("category", "a")])).collect()
+}
+
+fn found(audit: &JobAudit) -> BTreeSet<(&str, Kind)> {
+    audit.findings.iter().map(|one| (one.key.as_str(), one.wrong.kind)).collect()
+}
+
+const OLD: &str = "2026-03-01T00:00:00.000Z";
+const NEW: &str = "2026-03-01T00:00:12.500Z";
+
+#[tokio::test]
+async fn a_warm_cache_is_as_in_the_database() {
+    let lab = Lab::warm([listed()], &[("list", rows_of(3, &priced("1.50", OLD)))]).await;
+    let began = lab.world.clock.monotonic();
+    let audit = lab.audit().await;
+    assert_eq!((audit.tenants, audit.counts.expected(), audit.counts.findings()), (3, 6, 0));
+    assert_eq!(audit.counts.equal_within, [6, 0, 0, 0]);
+    assert_eq!(audit.to_string(), "100 % consistent within 60s");
+    assert_eq!(lab.world.clock.monotonic(), began, "nothing had to be looked at again");
+    let looked: usize = lab.read_only.looks.lock().unwrap().iter().map(|(keys, _)| keys).sum();
+    assert_eq!(looked, 6);
+}
+
+#[tokio::test]
+async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
+    let lab = Lab::warm_for([listed()], &[("list", rows_of(6, &priced("12.50", NEW)))], 6).await;
+    let (cache, life) = (&lab.world.cache, 30 * MINUTE);
+    cache.evict("list:t0");
+    lab.put("list:t1", &format!("[{}]", priced("13.00", OLD)), life).await;
+    cache.expire(&[("list:t2".to_owned(), life * 2)]).await.unwrap();
+    cache.set("list:t3", format!("[{}]", priced("12.50", NEW)));
+    let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t4"));
+    let keys = vec!["list:t4:gone".to_owned(), "list:t4:never".to_owned()];
+    cache.enlist(&[Listing { manifest, keys }], life).await.unwrap();
+    lab.put("list:t4:gone", "[1]", life).await;
+    // An application that caches with another JSON of the same value.
+    let spaced = format!("[ {{ \"updated_at\" : \"{NEW}\" , \"price\" : 12.5 }} ]");
+    lab.put("list:t5", &spaced, life).await;
+
+    let (began, read) = (lab.world.clock.monotonic(), lab.reads());
+    let audit = lab.audit().await;
+    let expected = [
+        ("list:t0", Kind::Missing),
+        ("list:t1", Kind::Stale),
+        ("list:t2", Kind::WrongTtl),
+        ("list:t3", Kind::WrongTtl),
+        ("list:t4:gone", Kind::Orphaned),
+    ];
+    assert_eq!(found(&audit), BTreeSet::from(expected));
+    let counts = audit.counts;
+    assert_eq!((counts.expected(), counts.present(), counts.all_equal()), (12, 11, 10));
+    assert_eq!((counts.missing, counts.stale, counts.wrong_ttl, counts.orphaned), (1, 1, 2, 1));
+    assert_eq!(counts.unchecked + counts.changing, 0);
+    assert_eq!(audit.most_behind, Some(Duration::from_millis(12_500)));
+    let stale = audit.findings.iter().find(|one| one.wrong.kind == Kind::Stale).unwrap();
+    assert_eq!(stale.tenant.as_deref(), Some("t1"));
+    assert_eq!(stale.wrong.differences.first[0].to_string(), "[0].price: 12.50 ≠ 13.00");
+    assert_eq!(lab.world.clock.monotonic() - began, MINUTE);
+    let again = &lab.world.source.reads()[read..];
+    let tenants: Vec<usize> = again.iter().map(|read| read.tenants.len()).collect();
+    assert_eq!(tenants, [6, 5, 5, 5], "only the tenants of suspects are read again");
+}
+
+#[tokio::test]
+async fn a_write_in_flight_is_no_finding_and_counts_in_the_window_in_which_it_came() {
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(4, "1"))], 4).await;
+    for (number, arrives) in [(0, None), (1, Some(0.5)), (2, Some(4.0)), (3, Some(59.0))] {
+        let key = format!("list:t{number}");
+        lab.put(&key, "[0]", 30 * MINUTE).await;
+        let Some(arrives) = arrives else {
+            lab.put(&key, "[1]", 30 * MINUTE).await;
+            continue;
+        };
+        let cache = Arc::clone(&lab.world.cache);
+        lab.after(Duration::from_secs_f64(arrives), async move {
+            put(&cache, &key, "[1]", 30 * MINUTE).await;
+        });
+    }
+    let audit = lab.audit().await;
+    assert_eq!(audit.counts.findings(), 0, "{audit:?}");
+    assert_eq!(audit.counts.equal_within, [1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn without_looking_again_a_write_in_flight_is_a_finding() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.put("list:t1", "[0]", MINUTE).await;
+    let (began, order) = (lab.world.clock.monotonic(), lab.order());
+    let audits = lab.try_audit(AuditOrder { rechecks: false, ..order }).await.unwrap();
+    assert_eq!(audits[0].counts.stale, 1);
+    assert_eq!(audits[0].to_string(), "66.66 % consistent at the first look");
+    assert_eq!(lab.world.clock.monotonic(), began);
+}
+
+#[tokio::test]
+async fn hazard_03_an_application_that_deletes_without_the_fence_is_seen() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, &priced("1", OLD)))]).await;
+    // It commits and deletes while the warmer is between its query and its writes, and nobody moves
+    // the fence: the warmer has the last word, with what was, and cannot know.
+    let (source, cache) = (Arc::clone(&lab.world.source), Arc::clone(&lab.world.cache));
+    lab.world.cache.before_write(move |_| {
+        source.set_rows(&JobName::parse("list").unwrap(), rows_of(3, &priced("2", NEW)));
+        ids(0..3).iter().for_each(|id| cache.evict(&format!("list:{id}")));
+        super::ready(Ok(()))
+    });
+    assert_eq!(lab.world.warm("list").await.outcome, Outcome::Ok);
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.stale, audit.counts.expected()), (3, 3));
+    assert_eq!(audit.most_behind, Some(Duration::from_millis(12_500)));
+    assert_eq!(audit.to_string(), "0 % consistent within 60s");
+}
+
+#[tokio::test]
+async fn a_key_that_expires_between_the_reads_and_comes_back_is_no_finding() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    let (cache, looked) = (Arc::clone(&lab.world.cache), Count::default());
+    lab.read_only.before_look(move |keys| {
+        if looked.up() == 0 {
+            keys.iter().for_each(|key| cache.evict(key));
+        }
+        Ok(())
+    });
+    let (handle, clock) = (lab.world.handle.clone(), lab.world.clock.clone());
+    tokio::spawn(async move {
+        clock.sleep(5 * SECOND).await;
+        handle.request(super::request("list", None)).await.unwrap();
+    });
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([0, 0, 3, 0], 0));
+}
+
+/// Tenant `t0`'s value, in the database and in the cache, at each look.
+async fn looks_at(values: &'static [(&str, &str)]) -> JobAudit {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    let (source, cache) = (Arc::clone(&lab.world.source), Arc::clone(&lab.world.cache));
+    let looks = Count::default();
+    lab.world.source.before_read(move |_| {
+        let (database, cached) = values[looks.up().min(values.len() - 1)];
+        let row = MemoryRow::new("t0", database, []);
+        let mut rows = rows_of(3, "1");
+        rows[0] = row;
+        source.set_rows(&JobName::parse("list").unwrap(), rows);
+        let cache = Arc::clone(&cache);
+        Box::pin(async move {
+            put(&cache, "list:t0", &format!("[{cached}]"), 5 * MINUTE).await;
+            Ok(())
+        })
+    });
+    lab.audit().await
+}
+
+#[tokio::test]
+async fn a_key_that_is_rewritten_all_the_time_is_no_finding_and_an_old_one_is() {
+    // One write behind at each look, and each time another.
+    let audit = looks_at(&[("2", "1"), ("3", "2"), ("4", "3"), ("5", "4")]).await;
+    assert_eq!((audit.counts.changing, audit.counts.findings()), (1, 0));
+    assert_eq!(audit.counts.expected(), 2, "it is not judged");
+    // The cache keeps the same old value while the database moves on.
+    let audit = looks_at(&[("2", "1"), ("3", "1"), ("4", "1"), ("5", "1")]).await;
+    assert_eq!((audit.counts.changing, audit.counts.stale), (0, 1));
+    // The database is at rest and somebody writes one wrong value after the other.
+    let audit = looks_at(&[("9", "1"), ("9", "2"), ("9", "3"), ("9", "4")]).await;
+    assert_eq!((audit.counts.changing, audit.counts.stale), (0, 1));
+    // It was in order once in between: whatever came after is another difference.
+    let audit = looks_at(&[("2", "1"), ("2", "2"), ("3", "2")]).await;
+    assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([2, 1, 0, 0], 0));
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
+    let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
+    // What the roster does to it, before the list says so to the audit.
+    for key in ["list:t2", "list:t2:a"] {
+        lab.world.cache.evict(key);
+    }
+    let source = Arc::clone(&lab.world.source);
+    lab.after(SECOND / 2, async move { source.set_tenants(tenants(2)) });
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.findings(), audit.counts.expected()), (0, 4), "{audit:?}");
+}
+
+/// A job with one key a day for three days, due every hour.
+fn dated() -> Job {
+    let dates = Dates { days: 3, zone: DateZone::Fixed(chrono_tz::UTC) };
+    Job {
+        schedule: Schedule::Every(Duration::from_hours(1)),
+        ttl: Duration::from_hours(3),
+        dates: Some(dates),
+        keys: vec![key("day:{tenant_id}:{date}"), key("day:{tenant_id}:{date}:{kind}")],
+        ..quiet("day")
+    }
+}
+
+#[tokio::test]
+async fn hazard_12_the_hour_after_midnight_is_no_finding_and_the_next_is() {
+    let days = ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"];
+    let row = |day: &&str| MemoryRow::new("t0", "1", [("date", *day), ("kind", "x")]);
+    let rows: Vec<_> = days.iter().map(row).collect();
+    let setup = |clock: VirtualClock| Setup { clock, ..Setup::new([dated()], tenants(1)) };
+    let world = setup(VirtualClock::new(at("2026-03-01T23:58:00Z"), 1)).start();
+    world.set_rows("day", rows.clone());
+    world.warm("day").await;
+    let lab = Lab::around(world, vec![dated()]);
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.expected(), audit.counts.findings()), (6, 0), "{audit:?}");
+
+    // No run comes from now on, as if the worker were away.
+    lab.world.stops.drain.cancel();
+    lab.world.ended().await;
+    lab.world.clock.advance(3 * MINUTE).await;
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.expected(), audit.counts.findings()), (4, 0), "{audit:?}");
+
+    lab.world.clock.advance(70 * MINUTE).await;
+    let audit = lab.audit().await;
+    let expected = [
+        ("day:t0:2026-03-01:x", Kind::Orphaned),
+        ("day:t0:2026-03-04", Kind::Missing),
+        ("day:t0:2026-03-04:x", Kind::Missing),
+    ];
+    assert_eq!(found(&audit), BTreeSet::from(expected));
+}
+
+#[tokio::test]
+async fn a_sample_is_so_many_tenants_by_chance() {
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(50, "1"))], 50).await;
+    let mut seen = HashSet::new();
+    for _ in 0..40 {
+        let order = AuditOrder { sample: NonZeroUsize::new(5), ..lab.order() };
+        let audit = lab.try_audit(order).await.unwrap().remove(0);
+        assert_eq!((audit.tenants, audit.counts.all_equal()), (5, 5));
+        let read = lab.world.source.reads().pop().unwrap().tenants;
+        let number = |id: &String| id[1..].parse::<u32>().unwrap();
+        assert!(read.iter().map(number).is_sorted(), "neighbours are read together: {read:?}");
+        assert_eq!(read.iter().collect::<HashSet<_>>().len(), 5);
+        seen.extend(read);
+    }
+    assert!(seen.len() > 45, "in the long run all are seen: {}", seen.len());
+    let order = AuditOrder { sample: NonZeroUsize::new(500), ..lab.order() };
+    assert_eq!(lab.try_audit(order).await.unwrap()[0].tenants, 50);
+}
+
+#[tokio::test]
+async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let small = Job { batch: many(2), ..quiet("small") };
+    let wide = Job { keys: vec![key("wide:{tenant_id}:{kind}")], ..quiet("wide") };
+    let kinds: Vec<String> = (0..1_200).map(|kind| kind.to_string()).collect();
+    let row = |kind: &String| MemoryRow::new("t0", "1", [("kind", kind.as_str())]);
+    let rows = [
+        ("list", rows_of(30, &large)),
+        ("small", rows_of(30, "1")),
+        ("wide", kinds.iter().map(row).collect()),
+    ];
+    let lab = Lab::warm_for([quiet("list"), small, wide], &rows, 30).await;
+    lab.world.cache.evict("small:t7");
+    let (gauge, clock) = (lab.read_only.in_flight.clone(), lab.world.clock.clone());
+    let reads = gauge.clone();
+    lab.world.source.before_read(move |_| {
+        let (in_flight, asleep) = (reads.enter("read"), clock.sleep(SECOND / 10));
+        Box::pin(async move {
+            asleep.await;
+            drop(in_flight);
+            Ok(())
+        })
+    });
+    // One of the two permits is somebody else's all the time.
+    let other = lab.runner.limits.batch(Lane::Regular).await;
+    let audits = lab.try_audit(lab.order()).await.unwrap();
+    drop(other);
+    let expected: Vec<u64> = audits.iter().map(|audit| audit.counts.expected()).collect();
+    assert_eq!(expected, [30, 30, 1_200]);
+    assert_eq!(audits[1].counts.missing, 1);
+    assert_eq!(gauge.most(""), 1, "never two reads or looks at once");
+    let looks = lab.read_only.looks.lock().unwrap();
+    assert!(looks.iter().all(|(keys, bytes)| *keys <= 500 && *bytes <= 1024 * 1024), "{looks:?}");
+    assert!(looks.iter().any(|(keys, _)| *keys == 500));
+}
+
+#[tokio::test]
+async fn without_a_permit_an_audit_waits() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    let (read, all) = (lab.reads(), lab.runner.limits.giant(Lane::Regular).await);
+    let auditor = Auditor::new(Arc::clone(&lab.runner), Pace::Steady);
+    let order = lab.order();
+    let audit = tokio::spawn(async move { auditor.audit(&order).await });
+    lab.world.clock.advance(MINUTE).await;
+    assert_eq!(lab.reads(), read);
+    drop(all);
+    assert_eq!(audit.await.unwrap().unwrap()[0].counts.all_equal(), 3);
+}
+
+#[tokio::test]
+async fn looking_again_goes_on_beside_the_rest_of_the_work() {
+    let list = Job { batch: many(1), ..quiet("list") };
+    let lab = Lab::warm_for([list], &[("list", rows_of(100, "1"))], 100).await;
+    for id in ids(0..100) {
+        lab.world.cache.evict(&format!("list:{id}"));
+    }
+    super::slow_reads(&lab.world, SECOND / 2);
+    let began = lab.world.clock.monotonic();
+    let audit = lab.audit().await;
+    assert_eq!(audit.counts.missing, 100);
+    let took = lab.world.clock.monotonic() - began;
+    // Four looks of half a second each at every tenant, and a minute after the last.
+    assert!(took < Duration::from_secs(200 + 75), "{took:?}");
+}
+
+#[tokio::test]
+async fn of_too_many_suspects_the_rest_is_counted_only() {
+    let count = MAX_SUSPECTS + 50;
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(count, "1"))], count).await;
+    lab.world.cache.restart();
+    let cache = Arc::clone(&lab.world.cache);
+    // One of those that are looked at again comes back, and one of the others, which nobody sees.
+    lab.after(SECOND / 2, async move {
+        for key in ["list:t0".to_owned(), format!("list:t{}", MAX_SUSPECTS + 49)] {
+            put(&cache, &key, "[1]", 30 * MINUTE).await;
+        }
+    });
+    let audit = lab.audit().await;
+    assert_eq!((audit.counts.missing, audit.counts.unchecked), (count as u64 - 1, 50));
+    assert_eq!(audit.counts.expected(), count as u64);
+    assert_eq!(audit.findings.len(), MAX_FINDINGS);
+}
+
+#[tokio::test]
+async fn who_cannot_be_read_is_named_and_all_others_are_compared() {
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(8, "1"))], 8).await;
+    lab.world.cache.evict("list:t5");
+    lab.world.on_read(|tenants| match tenants.contains(&"t3".to_owned()) {
+        true => Err(refused(SourceErrorKind::Data)),
+        false => Ok(()),
+    });
+    let audit = lab.audit().await;
+    assert_eq!((audit.tenants, audit.tenants_failed), (8, 1));
+    assert_eq!(found(&audit), BTreeSet::from([("list:t5", Kind::Missing)]));
+    let [failure] = audit.failures.as_slice() else { panic!("{audit:?}") };
+    assert_eq!((failure.kind, failure.tenant.as_deref()), (FailureKind::Query, Some("t3")));
+    assert_eq!(audit.counts.expected(), 7);
+}
+
+#[tokio::test]
+async fn a_suspect_whose_tenant_cannot_be_read_again_stays_one() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.world.cache.evict("list:t1");
+    let reads = Count::default();
+    lab.world.on_read(move |_| match reads.up() {
+        0 => Ok(()),
+        _ => Err(refused(SourceErrorKind::Data)),
+    });
+    let audit = lab.audit().await;
+    assert_eq!(found(&audit), BTreeSet::from([("list:t1", Kind::Missing)]));
+    assert_eq!((audit.tenants_failed, audit.failures.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_query_that_is_broken_is_not_sent_for_every_tenant() {
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(60, "1"))], 60).await;
+    for (kind, most) in [(SourceErrorKind::Definition, 1), (SourceErrorKind::Data, 40)] {
+        let read = lab.reads();
+        lab.world.on_read(move |_| Err(refused(kind)));
+        let audit = lab.audit().await;
+        assert_eq!((audit.tenants_failed, audit.counts.expected()), (60, 0), "{kind:?}");
+        assert!(lab.reads() - read <= most, "{kind:?}: {}", lab.reads() - read);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_ends_the_audit() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.world.on_read(|_| Err(refused(SourceErrorKind::Unavailable)));
+    let error = lab.try_audit(lab.order()).await.unwrap_err();
+    assert!(matches!(&error, AuditError::Unreachable(_)), "{error:?}");
+
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.read_only.before_look(|_| Err(cache_error(CacheErrorKind::Unavailable)));
+    let error = lab.try_audit(lab.order()).await.unwrap_err();
+    assert!(matches!(&error, AuditError::Unreachable(_)), "{error:?}");
+
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.world
+        .source
+        .before_tenants(|| Box::pin(async { Err(refused(SourceErrorKind::Definition)) }));
+    let error = lab.try_audit(lab.order()).await.unwrap_err();
+    assert!(matches!(&error, AuditError::Tenants(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_fails_for_a_moment_is_tried_again() {
+    let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
+    let (reads, looks, lists) = (Count::default(), Count::default(), Count::default());
+    lab.world.on_read(move |_| match reads.up() {
+        0 => Err(refused(SourceErrorKind::Transient)),
+        _ => Ok(()),
+    });
+    lab.read_only.before_look(move |_| match looks.up() {
+        0 => Err(cache_error(CacheErrorKind::Unavailable)),
+        _ => Ok(()),
+    });
+    lab.world.source.before_tenants(move || {
+        let first = lists.up() == 0;
+        let answer = if first { Err(refused(SourceErrorKind::Unavailable)) } else { Ok(()) };
+        Box::pin(async move { answer })
+    });
+    assert_eq!(lab.audit().await.counts.equal_within, [6, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_key_that_holds_no_string_is_stale_and_costs_no_other_its_look() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    lab.read_only.before_look(|keys| match keys.contains(&"list:t1".to_owned()) {
+        true => Err(cache_error(CacheErrorKind::WrongType)),
+        false => Ok(()),
+    });
+    let audit = lab.audit().await;
+    assert_eq!(found(&audit), BTreeSet::from([("list:t1", Kind::Stale)]));
+    assert_eq!(audit.counts.all_equal(), 2);
+}
+
+#[tokio::test]
+async fn a_giant_is_read_alone_and_a_value_that_is_too_large_may_not_be_there() {
+    let mut list = quiet("list");
+    list.encoding.max_bytes = 10 * 1024 * 1024;
+    let giant = format!("\"{}\"", "x".repeat(9 * 1024 * 1024));
+    let mut rows = rows_of(3, "1");
+    rows[1] = MemoryRow::new("t1", &giant, []);
+    let mut lab = Lab::warm([list.clone()], &[("list", rows)]).await;
+    assert_eq!(lab.audit().await.counts.equal_within, [3, 0, 0, 0]);
+
+    list.encoding.max_bytes = 1024;
+    lab.jobs = vec![Arc::new(list)];
+    let audit = lab.audit().await;
+    assert_eq!(found(&audit), BTreeSet::from([("list:t1", Kind::Orphaned)]));
+    assert_eq!(audit.failures[0].kind, FailureKind::ValueTooLarge);
+}
+
+#[tokio::test]
+async fn a_job_for_the_whole_fleet_is_one_tenant() {
+    let keys = vec![key("plans"), key("plan:{category}")];
+    let fleet = Job { scope: Scope::Fleet, keys, ..quiet("plans") };
+    let lab = Lab::warm([fleet], &[("plans", rows_of(2, "1"))]).await;
+    lab.put("plans", "[1]", MINUTE * 5).await;
+    let audit = lab.audit().await;
+    assert_eq!((audit.tenants, audit.counts.expected()), (1, 2));
+    assert_eq!(found(&audit), BTreeSet::from([("plans", Kind::Stale)]));
+    assert_eq!(audit.findings[0].tenant, None);
+    let answer = lab.explain("plans").await;
+    assert!(matches!(answer.state, KeyState::Wrong(_)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn one_key_is_explained_whose_ever_it_is() {
+    let unique = Key { unique: Some("id".to_owned()), ..key("pet:{id}") };
+    let pets = Job { keys: vec![unique], batch: many(1), ..quiet("pets") };
+    let pet = |number| {
+        let (tenant, id) = (format!("t{number}"), format!("p{number}"));
+        MemoryRow::new(&tenant, &format!("{{\"id\":{number}}}"), [("id", id.as_str())])
+    };
+    let rows = [("list", rows_of(3, &priced("12.50", NEW))), ("pets", (0..3).map(pet).collect())];
+    let lab = Lab::warm([listed(), pets], &rows).await;
+    let owner = |job: &str, tenant: &str| Some((job.to_owned(), Some(tenant.to_owned())));
+    let explained = async |key: &str| {
+        let KeyAnswer { owner, state, after, failures } = lab.explain(key).await;
+        assert_eq!(failures, []);
+        (owner.map(|(job, tenant)| (job.to_string(), tenant)), state, after)
+    };
+
+    let (found, state, after) = explained("list:t1:a").await;
+    assert_eq!((found, state, after), (owner("list", "t1"), KeyState::Equal, Duration::ZERO));
+    let read = lab.world.source.reads().pop().unwrap();
+    assert_eq!(read.tenants, ["t1"], "its text names the tenant");
+    let (found, state, _) = explained("pet:p2").await;
+    assert_eq!((found, state), (owner("pets", "t2"), KeyState::Equal));
+
+    let before: String = (0..9).map(|n| priced(&n.to_string(), OLD) + ",").collect();
+    let stale = format!("[{before}{}]", priced("12.50", OLD));
+    lab.put("list:t1", &stale, MINUTE * 5).await;
+    let (found, state, after) = explained("list:t1").await;
+    let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
+    assert_eq!((found, after), (owner("list", "t1"), MINUTE));
+    assert_eq!(finding.wrong.kind, Kind::Stale);
+    assert!(finding.wrong.differences.first.len() > 8, "all of it: {finding:?}");
+
+    assert_eq!(explained("list:t1:none").await.1, KeyState::Nowhere);
+    assert_eq!(explained("other:7").await, (None, KeyState::Nowhere, Duration::ZERO));
+    lab.put("list:t9", "[]", MINUTE).await;
+    let (found, state, _) = explained("list:t9").await;
+    let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
+    assert_eq!((found, finding.wrong.kind), (None, Kind::Orphaned));
+}
+
+/// A verifier at work beside the lab's world.
+fn verify(lab: &Lab, interval: Duration, sample: usize) {
+    let verifier = Verifier::new(Arc::clone(&lab.runner), interval, many(sample));
+    tokio::spawn(verifier.run(lab.world.stops.clone()));
+}
+
+#[tokio::test]
+async fn the_verifier_measures_and_shows_what_it_found() {
+    let lab = Lab::warm(
+        [quiet("list"), quiet("other")],
+        &[("list", rows_of(4, "1")), ("other", rows_of(4, "1"))],
+    )
+    .await;
+    let metric = |line: &str| lab.world.shows(line);
+    assert!(metric("preheat_coverage_ratio{job=\"list\"} 1.0"), "by its run");
+    lab.world.cache.evict("list:t0");
+    lab.put("list:t1", "[7]", 30 * MINUTE).await;
+    verify(&lab, 10 * MINUTE, 20);
+    lab.world.clock.advance(4 * MINUTE).await;
+    assert!(!lab.world.metrics.encode().contains("consistency"), "not at once");
+    lab.world.clock.advance(8 * MINUTE).await;
+    for line in [
+        "preheat_coverage_ratio{job=\"list\"} 0.6666666666666666",
+        "preheat_consistency_ratio{job=\"list\"} 0.3333333333333333",
+        "preheat_consistency_ratio{job=\"other\"} 1.0",
+        "preheat_audit_findings{job=\"list\",kind=\"stale\"} 1",
+        "preheat_audit_findings{job=\"list\",kind=\"missing\"} 1",
+        "preheat_audit_findings{job=\"list\",kind=\"orphaned\"} 0",
+        "preheat_audit_findings{job=\"list\",kind=\"wrong_ttl\"} 0",
+    ] {
+        assert!(metric(line), "{line} in\n{}", lab.world.metrics.encode());
+    }
+    // A warm later it is all well again, at the next measurement.
+    lab.world.warm("list").await;
+    assert!(metric("preheat_coverage_ratio{job=\"list\"} 0.6666666666666666"));
+    lab.world.clock.advance(11 * MINUTE).await;
+    assert!(metric("preheat_coverage_ratio{job=\"list\"} 1.0"));
+    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"stale\"} 0"));
+}
+
+#[tokio::test]
+async fn the_verifier_is_at_work_a_tenth_of_the_time_at_most() {
+    let list = Job { batch: many(1), ..quiet("list") };
+    let lab = Lab::warm_for([list], &[("list", rows_of(20, "1"))], 20).await;
+    lab.world.cache.evict("list:t3");
+    let (at_work, clock) = (Arc::new(Mutex::new(Vec::new())), lab.world.clock.clone());
+    let began = Arc::clone(&at_work);
+    lab.world.source.before_read(move |_| {
+        began.lock().unwrap().push(clock.monotonic());
+        let asleep = clock.sleep(SECOND);
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    verify(&lab, MINUTE, 20);
+    lab.world.clock.advance(20 * MINUTE).await;
+    let began = at_work.lock().unwrap();
+    assert!(began.len() > 30, "{began:?}");
+    let rests = began.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(rests.min().unwrap() >= 10 * SECOND, "{began:?}");
+}
+
+#[tokio::test]
+async fn the_verifier_follows_the_jobs_there_are_and_stops_with_the_worker() {
+    let mut off = quiet("off");
+    let lab = Lab::warm([quiet("list"), off.clone()], &[("list", rows_of(3, "1"))]).await;
+    off.enabled = false;
+    let set = |jobs: Vec<Job>| {
+        let jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job)));
+        lab.runner.jobs.set(jobs.collect());
+    };
+    set(vec![quiet("list"), off.clone()]);
+    let measured = |job: &str| {
+        let series = format!("preheat_last_audit_timestamp_seconds{{job=\"{job}\"}}");
+        lab.world.metrics.encode().contains(&series)
+    };
+    verify(&lab, 10 * MINUTE, 20);
+    lab.world.clock.advance(11 * MINUTE).await;
+    assert!(measured("list") && !measured("off"), "a disabled job is left alone");
+    set(vec![off, quiet("new")]);
+    lab.world.clock.advance(10 * MINUTE).await;
+    // Its keys were never written, which takes a minute to be sure of.
+    assert!(measured("new"));
+
+    let read = lab.reads();
+    lab.world.stops.drain.cancel();
+    lab.world.clock.advance(Duration::from_hours(1)).await;
+    assert_eq!(lab.reads(), read);
+}
+
+#[tokio::test]
+async fn a_verifier_that_cannot_measure_changes_no_figure_and_goes_on() {
+    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
+    let lists = Count::default();
+    lab.world.source.before_tenants(move || {
+        let broken = lists.up() == 0;
+        Box::pin(
+            async move { if broken { Err(refused(SourceErrorKind::Definition)) } else { Ok(()) } },
+        )
+    });
+    verify(&lab, 10 * MINUTE, 20);
+    lab.world.clock.advance(11 * MINUTE).await;
+    assert!(!lab.world.metrics.encode().contains("preheat_consistency_ratio{"));
+    lab.world.clock.advance(10 * MINUTE).await;
+    assert!(lab.world.shows("preheat_consistency_ratio{job=\"list\"} 1.0"));
+}

@@ -1,0 +1,544 @@
+//! Keys that are removed on request, and those that no job writes any more.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use preheat::adapter::memory::MemoryRow;
+use preheat::domain::fence::{FLEET, fence_key};
+use preheat::domain::job::{DateZone, Dates, Job, Jobs, Key, Scope};
+use preheat::domain::manifest::manifest_key;
+use preheat::domain::report::FailureKind;
+use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::handle::{
+    InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, JobSelection, RunRequest,
+};
+use preheat::engine::orphans::Orphans;
+use preheat::engine::port::{CacheErrorKind, Clock, Ledger, SourceErrorKind};
+
+use super::ledger::Call;
+use super::{
+    SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, refused, slow_reads,
+    tenants,
+};
+
+impl World {
+    /// Removes keys, and moves time on until that is done.
+    async fn invalidate(
+        &self,
+        request: InvalidateRequest,
+    ) -> Result<Invalidation, InvalidateError> {
+        let done = self.handle.invalidate(request);
+        tokio::pin!(done);
+        for _ in 0..10_000 {
+            tokio::select! {
+                biased;
+                done = &mut done => return done,
+                _moved = self.clock.step() => {}
+            }
+        }
+        panic!("it never ended");
+    }
+
+    async fn report(&self, request: InvalidateRequest) -> InvalidateReport {
+        let done = self.invalidate(request).await.unwrap();
+        assert!(done.runs.is_empty());
+        done.report
+    }
+
+    /// How all fences stand: of the fleet first, then of the tenants `t0`, `t1`, ….
+    async fn fences(&self) -> Vec<preheat::domain::fence::Fence> {
+        let tenants = ids(0..4).into_iter().map(|id| fence_key(&id));
+        let keys: Vec<String> = std::iter::once(FLEET.to_owned()).chain(tenants).collect();
+        self.cache.fences(&keys).await.unwrap()
+    }
+
+    /// Whose fences a request moves, in the words of [`Self::fences`].
+    async fn moved_by(&self, request: InvalidateRequest) -> (InvalidateReport, Vec<&'static str>) {
+        let before = self.fences().await;
+        let report = self.report(request).await;
+        let after = self.fences().await;
+        let names = ["fleet", "t0", "t1", "t2", "t3"];
+        let moved = names.into_iter().zip(before.iter().zip(&after));
+        (
+            report,
+            moved.filter(|(_, (before, after))| before != after).map(|(name, _)| name).collect(),
+        )
+    }
+
+    async fn warm_all(&self) {
+        let all = RunRequest { jobs: JobSelection::All, tenants: None };
+        for ticket in self.handle.request(all).await.unwrap() {
+            self.finish(ticket).await;
+        }
+    }
+
+    async fn set_jobs(&self, jobs: impl IntoIterator<Item = Job>) {
+        let jobs: Jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect();
+        self.handle.replace(jobs).await;
+        self.settle().await;
+    }
+
+    fn keys(&self) -> BTreeSet<String> {
+        self.cache.keys().into_iter().collect()
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn keys(keys: &[&str]) -> InvalidateRequest {
+    InvalidateRequest { keys: texts(keys), ..Default::default() }
+}
+
+fn jobs(jobs: &[&str]) -> InvalidateRequest {
+    InvalidateRequest { jobs: texts(jobs), ..Default::default() }
+}
+
+fn of_tenants(ids: &[&str]) -> InvalidateRequest {
+    let tenants = ids.iter().map(TenantId::new).collect();
+    InvalidateRequest { tenants, ..Default::default() }
+}
+
+fn pattern(pattern: &str) -> InvalidateRequest {
+    InvalidateRequest { patterns: texts(&[pattern]), ..Default::default() }
+}
+
+fn orphans() -> InvalidateRequest {
+    InvalidateRequest { orphans: true, ..Default::default() }
+}
+
+fn category(job: &str) -> Job {
+    let listed = format!("{job}:{{tenant_id}}:{{category}}");
+    Job { keys: vec![key(&format!("{job}:{{tenant_id}}")), key(&listed)], ..super::job(job) }
+}
+
+fn pets(job: &str) -> Job {
+    let id = Key { unique: Some("id".to_owned()), ..key("pet:{id}") };
+    Job { keys: vec![id], ..super::job(job) }
+}
+
+fn fleet() -> Job {
+    Job { scope: Scope::Fleet, keys: vec![key("menu"), key("menu:{dish}")], ..job("menu") }
+}
+
+/// Four tenants; `list` has a key each and one a category (`dog` each, `cat` of `t1`), `pets` one pet
+/// each (`p0` of `t0`, …), `menu` one key of the fleet and one a dish.
+async fn world() -> World {
+    let world = Setup::new([category("list"), pets("pets"), fleet()], tenants(4)).start();
+    set_rows(&world, "list", "pets");
+    world.warm_all().await;
+    assert_eq!(world.keys().len(), 4 + 5 + 4 + 2, "{:?}", world.keys());
+    world
+}
+
+fn set_rows(world: &World, list: &str, pets: &str) {
+    let dogs = ids(0..4).into_iter().map(|id| MemoryRow::new(&id, "1", [("category", "dog")]));
+    let cat = MemoryRow::new("t1", "2", [("category", "cat")]);
+    world.set_rows(list, dogs.chain([cat]).collect());
+    let pet = |id: String| MemoryRow::new(&id, "3", [("id", format!("p{}", &id[1..]).as_str())]);
+    world.set_rows(pets, ids(0..4).into_iter().map(pet).collect());
+    world.set_rows("menu", vec![MemoryRow::new("", "4", [("dish", "soup")])]);
+}
+
+#[tokio::test]
+async fn a_key_is_removed_after_the_fence_of_whose_it_is() {
+    let world = world().await;
+    let cases: [(&[&str], u64, &[&str]); 6] = [
+        (&["list:t1"], 1, &["t1"]),
+        (&["list:t1:cat", "list:t2:dog", "list:t2:none"], 2, &["t1", "t2"]),
+        (&["menu", "menu:soup"], 2, &["fleet"]),
+        (&["pet:p3"], 1, &["t0", "t1", "t2", "t3"]),
+        (&["list:t1"], 0, &["t1"]),
+        (&["somebody:else", "list"], 0, &[]),
+    ];
+    for (named, removed, whose) in cases {
+        let before = world.keys();
+        let (report, moved) = world.moved_by(keys(named)).await;
+        assert_eq!((report.removed, report.keys.removed, report.failed), (removed, removed, 0));
+        assert_eq!(report.keys.asked, named.len() as u64);
+        assert_eq!(report.fences, moved.len() as u64, "{named:?}");
+        assert_eq!(moved, whose, "{named:?}");
+        assert!(report.complete && report.failures.is_empty());
+        let gone: BTreeSet<_> = before.difference(&world.keys()).cloned().collect();
+        assert_eq!(gone.len() as u64, removed);
+        assert!(gone.iter().all(|key| named.contains(&key.as_str())), "{gone:?}");
+    }
+    assert_eq!(world.metric("preheat_keys_total{job=\"list\",outcome=\"removed\"}"), 3);
+    assert_eq!(world.metric("preheat_keys_total{job=\"pets\",outcome=\"removed\"}"), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_owns_is_removed_all_the_same() {
+    let world = world().await;
+    world.cache.set("somebody:else", "1");
+    let (report, moved) = world.moved_by(keys(&["somebody:else"])).await;
+    assert_eq!((report.removed, moved.len(), report.by_job.len()), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn hazard_33_ids_of_odd_characters_are_found_in_keys_and_never_taken_for_globs() {
+    let odd = ["*", "a*", "[a]", "\\", "?", "a:b", "é\n", "{x}", "a"];
+    let mut list = Tenants::with_columns(["timezone"]);
+    odd.iter().for_each(|id| list.push(id, [Some("UTC")]));
+    let world = Setup::new([category("list")], list).start();
+    let row = |id: &&str| MemoryRow::new(id, "1", [("category", "*")]);
+    world.set_rows("list", odd.iter().map(row).collect());
+    world.warm_all().await;
+    for id in odd {
+        let before = world.keys();
+        let (known, listed) = (format!("list:{id}"), format!("list:{id}:*"));
+        let report = world.report(keys(&[&listed])).await;
+        assert_eq!((report.removed, report.by_job.len()), (1, 1), "{id}");
+        let report = world.report(of_tenants(&[id])).await;
+        assert_eq!((report.removed, report.fences), (1, 1), "{id}");
+        let gone: BTreeSet<_> = before.difference(&world.keys()).cloned().collect();
+        assert_eq!(gone, BTreeSet::from([known, listed]), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_and_tenants_together_are_the_keys_of_both() {
+    let removed = async |request| {
+        let world = world().await;
+        let before = world.keys();
+        let (report, moved) = world.moved_by(request).await;
+        let gone: Vec<_> = before.difference(&world.keys()).cloned().collect();
+        assert_eq!(report.jobs_and_tenants.removed, report.removed);
+        assert_eq!(report.removed, gone.len() as u64);
+        (gone.join(" "), moved)
+    };
+    let all = vec!["t0", "t1", "t2", "t3"];
+    assert_eq!(removed(jobs(&["pets"])).await, ("pet:p0 pet:p1 pet:p2 pet:p3".into(), all));
+    assert_eq!(removed(jobs(&["menu"])).await, ("menu menu:soup".into(), vec!["fleet"]));
+    let (gone, moved) = removed(of_tenants(&["t1"])).await;
+    assert_eq!((gone.as_str(), moved), ("list:t1 list:t1:cat list:t1:dog pet:p1", vec!["t1"]));
+    let both = InvalidateRequest { jobs: texts(&["list"]), ..of_tenants(&["t1", "t3", "t1"]) };
+    let (gone, moved) = removed(both).await;
+    assert_eq!(gone, "list:t1 list:t1:cat list:t1:dog list:t3 list:t3:dog");
+    assert_eq!(moved, ["t1", "t3"]);
+}
+
+#[tokio::test]
+async fn a_tenant_without_any_key_is_no_error() {
+    let world = world().await;
+    let report = world.report(of_tenants(&["nobody"])).await;
+    assert_eq!((report.removed, report.complete), (0, true));
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_not_active_loses_the_keys_that_its_noted_columns_make() {
+    let dated = Job {
+        dates: Some(Dates { days: 2, zone: DateZone::Fixed(chrono_tz::UTC) }),
+        keys: vec![
+            key("slots:{tenant_id}:{date}"),
+            Key { unique: Some("tenant.plan".to_owned()), ..key("plan:{tenant.plan}") },
+        ],
+        ..job("slots")
+    };
+    let mut list = Tenants::with_columns(["plan"]);
+    for (id, plan) in [("t0", "free"), ("t1", "paid"), ("t2", "team")] {
+        list.push(id, [Some(plan)]);
+    }
+    let world = Setup::new([dated], list.clone()).start();
+    world.warm_all().await;
+    assert_eq!(world.keys().len(), 3 * 3);
+    world.source.set_tenants(list.only(|tenant| tenant.id() != "t1"));
+    let report = world.report(of_tenants(&["t1"])).await;
+    assert_eq!((report.removed, report.fences), (3, 1));
+    assert!(!world.keys().iter().any(|key| key.contains("t1") || key == "plan:paid"));
+    assert_eq!(world.keys().len(), 6);
+    let (report, moved) = world.moved_by(keys(&["plan:team"])).await;
+    assert_eq!((report.removed, moved), (1, vec!["t2"]), "the column says whose it is");
+}
+
+#[tokio::test]
+async fn hazard_17_a_pattern_takes_what_matches_and_never_what_is_preheats_own() {
+    let world = world().await;
+    let (report, moved) = world.moved_by(pattern("list:t[12]*")).await;
+    assert_eq!((report.removed, report.patterns.removed, report.patterns.asked), (5, 5, 1));
+    assert_eq!(moved, ["t1", "t2"]);
+    let own = world.cache.fences(&[fence_key("t1")]).await.unwrap();
+    let everything = InvalidateRequest { all: true, ..pattern("*") };
+    let report = world.report(everything).await;
+    assert_eq!(report.removed, 4 + 5 + 4 + 2 - 5);
+    assert!(report.patterns.kept > 0 && world.keys().is_empty());
+    assert_ne!(world.cache.fences(&[fence_key("t1")]).await.unwrap(), own, "moved, not removed");
+    let manifests = world.cache.manifests(&[manifest_key(&job("list").name, Some("t1"))]).await;
+    assert_eq!(manifests.unwrap()[0].len(), 2, "a run at work may rely on them");
+
+    let refused = world.invalidate(pattern("*")).await.unwrap_err();
+    assert_eq!(refused, InvalidateError::Everything("*".to_owned()));
+}
+
+#[tokio::test]
+async fn what_means_nothing_is_refused_and_names_what_was_meant() {
+    let world = world().await;
+    let before = world.keys();
+    let refuse = async |request| world.invalidate(request).await.unwrap_err().to_string();
+    assert!(refuse(InvalidateRequest::default()).await.contains("nothing is named"));
+    assert_eq!(refuse(jobs(&["lits"])).await, "there is no job `lits`: did you mean `list`?");
+    let both = InvalidateRequest { jobs: texts(&["menu"]), ..of_tenants(&["t1"]) };
+    assert!(refuse(both).await.contains("job `menu` warms the whole fleet"));
+    assert!(refuse(keys(&["preheat:fence:t1"])).await.contains("preheat's own"));
+    assert_eq!(world.keys(), before);
+}
+
+#[tokio::test]
+async fn hazard_01_the_fences_move_before_the_keys_go() {
+    let requests = [
+        keys(&["list:t1", "pet:p2"]),
+        jobs(&["list", "menu"]),
+        of_tenants(&["t1"]),
+        pattern("list:*"),
+    ];
+    for request in requests {
+        let world = world().await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (moves, removals) = (Arc::clone(&seen), Arc::clone(&seen));
+        world.ledger.before(move |call| {
+            if call == Call::MoveFences {
+                moves.lock().unwrap().push("move");
+            }
+            ready(Ok(()))
+        });
+        world.cache.refuse(move |_| {
+            removals.lock().unwrap().push("remove");
+            None
+        });
+        assert!(world.report(request.clone()).await.removed > 0);
+        let mut seen = seen.lock().unwrap().clone();
+        seen.dedup();
+        assert_eq!(seen[..2], ["move", "remove"], "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn hazard_01_a_run_at_work_does_not_bring_back_what_was_removed() {
+    let world = Setup::new([job("list")], tenants(2)).start();
+    world.set_rows("list", a_row_each(2));
+    slow_reads(&world, SECOND);
+    world.warm("list").await;
+    // It has read by now, and is to write.
+    let (cache, written) = (Arc::clone(&world.cache), Arc::new(Mutex::new(false)));
+    let clock = world.clock.clone();
+    let first = Arc::clone(&written);
+    cache.before_write(move |_| {
+        let wait = !std::mem::replace(&mut *first.lock().unwrap(), true);
+        let asleep = clock.sleep(SECOND);
+        Box::pin(async move {
+            if wait {
+                asleep.await;
+            }
+            Ok(())
+        })
+    });
+    let ticket = world.ask("list").await;
+    world.until("it is to write", |_| *written.lock().unwrap()).await;
+    world
+        .set_rows("list", vec![MemoryRow::new("t0", "\"new\"", []), MemoryRow::new("t1", "1", [])]);
+    let report = world.report(keys(&["list:t0"])).await;
+    assert_eq!(report.removed, 1);
+    world.finish(ticket).await;
+    assert_eq!(world.value("list:t0").as_deref(), Some("[\"new\"]"));
+}
+
+#[tokio::test]
+async fn where_a_fence_cannot_move_nothing_is_removed() {
+    let world = world().await;
+    let before = world.keys();
+    world.ledger.before(|call| {
+        let down = Err(cache_error(CacheErrorKind::Unavailable));
+        ready(if call == Call::MoveFences { down } else { Ok(()) })
+    });
+    for request in [keys(&["list:t1"]), jobs(&["list"]), pattern("list:*")] {
+        let report = world.report(request).await;
+        assert!(!report.complete);
+        assert_eq!((report.removed, report.fences), (0, 0));
+        assert_eq!(report.failures[0].kind, FailureKind::CacheUnavailable);
+    }
+    assert_eq!(world.keys(), before);
+}
+
+#[tokio::test]
+async fn a_key_that_the_cache_refuses_to_remove_is_named_and_the_others_go() {
+    let world = world().await;
+    world.cache.refuse(|key| (key == "list:t1").then(|| cache_error(CacheErrorKind::Permission)));
+    let report = world.report(of_tenants(&["t1"])).await;
+    assert_eq!((report.complete, report.removed, report.failed), (false, 3, 1));
+    assert_eq!(report.failures[0].kind, FailureKind::CachePermission);
+    assert_eq!(report.failures[0].key.as_deref(), Some("list:t1"));
+}
+
+#[tokio::test]
+async fn without_the_tenants_nothing_is_removed() {
+    let world = world().await;
+    let before = world.keys();
+    world.source.before_tenants(|| ready(Err(refused(SourceErrorKind::Unavailable))));
+    for request in [keys(&["pet:p1"]), jobs(&["list"]), pattern("list:*"), orphans()] {
+        let error = world.invalidate(request).await.unwrap_err();
+        assert!(matches!(error, InvalidateError::Tenants(_)), "{error}");
+    }
+    assert_eq!(world.keys(), before);
+}
+
+#[tokio::test]
+async fn what_was_removed_is_warmed_again_for_those_whom_it_concerned() {
+    let retired = Job { enabled: false, ..job("retired") };
+    let world = Setup::new([category("list"), pets("pets"), fleet(), retired], tenants(4)).start();
+    set_rows(&world, "list", "pets");
+    world.warm_all().await;
+    let warm = world.keys();
+    let rewarm = |request| InvalidateRequest { rewarm: true, ..request };
+    let cases = [
+        (rewarm(keys(&["list:t1:cat"])), vec![("list", 1)]),
+        (rewarm(keys(&["pet:p1", "menu"])), vec![("menu", 1), ("pets", 4)]),
+        (rewarm(of_tenants(&["t1", "t2", "nobody"])), vec![("list", 2), ("pets", 2)]),
+        (rewarm(jobs(&["menu", "retired"])), vec![("menu", 1)]),
+        (rewarm(pattern("*:t3*")), vec![("list", 1)]),
+    ];
+    for (request, expected) in cases {
+        let done = world.invalidate(request.clone()).await.unwrap();
+        assert!(done.report.removed > 0, "{request:?}");
+        let mut runs = Vec::new();
+        for ticket in done.runs {
+            let record = world.finish(ticket).await;
+            runs.push((record.job.to_string(), record.report.tenants.total));
+        }
+        let runs: Vec<_> = runs.iter().map(|(job, total)| (job.as_str(), *total)).collect();
+        assert_eq!(runs, expected, "{request:?}");
+        assert_eq!(world.keys(), warm, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_leaves_the_rest_and_says_so() {
+    let world = Setup::new([Job { batch: many(400), ..job("list") }], tenants(400)).start();
+    world.set_rows("list", a_row_each(400));
+    world.warm("list").await;
+    let stops = world.stops.clone();
+    world.cache.refuse(move |key| {
+        if key == "list:t150" {
+            stops.drain.cancel();
+        }
+        None
+    });
+    let report = world.report(jobs(&["list"])).await;
+    assert_eq!((report.complete, report.removed), (false, 200), "the slice at hand is finished");
+    assert_eq!(report.failures[0].kind, FailureKind::Cancelled);
+    world.ended().await;
+    let gone = world.invalidate(jobs(&["list"])).await.unwrap_err();
+    assert_eq!(gone, InvalidateError::Draining);
+}
+
+#[tokio::test]
+async fn a_job_that_gets_another_name_loses_nothing() {
+    let world = world().await;
+    let before = world.keys();
+    let renamed = |list: &str, job: Job| Job {
+        name: preheat::domain::job::JobName::parse(list).unwrap(),
+        ..job
+    };
+    let jobs = [renamed("catalogue", category("list")), renamed("animals", pets("x")), fleet()];
+    world.set_jobs(jobs).await;
+    let report = world.report(orphans()).await;
+    assert_eq!((report.removed, world.keys()), (0, before.clone()), "they have not run yet");
+    set_rows(&world, "catalogue", "animals");
+    world.warm_all().await;
+    let report = world.report(orphans()).await;
+    assert_eq!((report.removed, report.complete, world.keys()), (0, true, before));
+}
+
+#[tokio::test]
+async fn hazard_07_the_keys_of_a_job_that_is_gone_are_orphans() {
+    let world = world().await;
+    world.cache.set("somebody:else", "1");
+    world.set_jobs([fleet()]).await;
+    let report = world.report(orphans()).await;
+    assert_eq!((report.removed, report.orphans.removed), (13, 13));
+    assert_eq!(world.keys(), texts(&["menu", "menu:soup", "somebody:else"]).into_iter().collect());
+    let manifest = manifest_key(&job("list").name, Some("t1"));
+    assert_eq!(world.cache.manifests(&[manifest]).await.unwrap()[0], Vec::<String>::new());
+    assert_eq!(world.report(orphans()).await.removed, 0);
+}
+
+#[tokio::test]
+async fn hazard_07_the_keys_of_a_template_that_was_changed_are_orphans() {
+    let world = world().await;
+    let changed = Job { keys: vec![key("v2:{tenant_id}"), key("list:{tenant_id}")], ..job("list") };
+    let pets_by_tenant = Job { keys: vec![key("pet:{tenant_id}:{id}")], ..job("pets") };
+    let menu = Job { keys: vec![key("card")], ..fleet() };
+    world.set_jobs([changed, pets_by_tenant, menu]).await;
+    world.warm_all().await;
+    let report = world.report(orphans()).await;
+    assert!(report.complete);
+    let left = world.keys();
+    let expected = ids(0..4).into_iter().flat_map(|id| {
+        let pet = format!("pet:{id}:p{}", &id[1..]);
+        [format!("v2:{id}"), format!("list:{id}"), pet]
+    });
+    assert_eq!(left, expected.chain(["card".to_owned()]).collect());
+}
+
+#[tokio::test]
+async fn hazard_09_the_keys_of_tenants_that_are_gone_are_orphans_unless_another_has_them() {
+    let world = world().await;
+    let before = world.keys();
+    // The pet moved with its owner, and its new clinic's run came first.
+    let pet = |tenant: &str, id: &str| MemoryRow::new(tenant, "3", [("id", id)]);
+    world.set_rows("pets", vec![pet("t0", "p0"), pet("t2", "p1"), pet("t2", "p2")]);
+    world.warm_some("pets", &["t2"]).await;
+    world.source.set_tenants(tenants(4).only(|tenant| !["t1", "t3"].contains(&tenant.id())));
+    let found = found(&world).await;
+    assert_eq!(world.keys(), before, "looking removes nothing");
+    let report = world.report(orphans()).await;
+    assert!(report.complete);
+    let gone: BTreeSet<_> = before.difference(&world.keys()).cloned().collect();
+    let expected = ["list:t1", "list:t1:cat", "list:t1:dog", "list:t3", "list:t3:dog", "pet:p3"];
+    assert_eq!(gone, texts(&expected).into_iter().collect());
+    assert!(gone.is_subset(&found) && !found.contains("pet:p1"), "{found:?}");
+}
+
+/// What the search alone finds.
+async fn found(world: &World) -> BTreeSet<String> {
+    let mut orphans = Orphans::begin(&world.runner).await.unwrap();
+    let mut found = BTreeSet::new();
+    while let Some(slice) = orphans.next().await.unwrap() {
+        assert!(slice.keys.len() <= 1_000);
+        found.extend(slice.keys.into_iter().map(|orphan| orphan.key));
+    }
+    found
+}
+
+#[tokio::test]
+async fn hazard_08_a_tenant_list_that_shrank_too_much_makes_no_orphans() {
+    let world = world().await;
+    let before = world.keys();
+    world.source.set_tenants(tenants(1));
+    let error = world.invalidate(orphans()).await.unwrap_err();
+    assert!(matches!(error, InvalidateError::Shrank(_)), "{error}");
+    assert_eq!(world.keys(), before);
+    // What was named is removed all the same.
+    assert_eq!(world.report(jobs(&["pets"])).await.removed, 4);
+}
+
+#[tokio::test]
+async fn a_tenant_that_became_active_while_orphans_are_sought_keeps_its_keys() {
+    let world = Setup::new([category("list")], tenants(3)).start();
+    let row = |id| MemoryRow::new(id, "1", [("category", "dog")]);
+    world.set_rows("list", vec![row("t0"), row("t1"), row("t2")]);
+    world.warm_all().await;
+    let before = world.keys();
+    // The list is read without it; whoever asks for it by name finds it.
+    let source = Arc::clone(&world.source);
+    world.source.set_tenants(tenants(2));
+    world.ledger.before(move |call| {
+        if call == Call::Notes {
+            source.set_tenants(tenants(3));
+        }
+        ready(Ok(()))
+    });
+    let report = world.report(orphans()).await;
+    assert_eq!((report.removed, report.complete), (0, true));
+    assert_eq!(world.keys(), before);
+}

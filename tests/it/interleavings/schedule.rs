@@ -1,0 +1,760 @@
+//! One schedule: a world made by a seed, who does the next step until nobody has anything left to do,
+//! and what must hold then.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use preheat::domain::fence::{Fence, Life, start_number};
+
+use super::others::{Link, Outcome, Process, Reader, Writer};
+use super::warmer::{Kind, Run};
+use super::world::{
+    CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Reply, Row, STARTS, Some8,
+    TENANTS, Value, category_of, key, tenant_of,
+};
+
+/// Warmers; each is the whole of a process, or both are lanes of one.
+const WARMERS: usize = 2;
+/// A schedule that goes on for longer will not come to rest.
+const MOST_STEPS: u32 = 5_000;
+
+/// A way to break the protocol, so that something must go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    /// Warmers do not look at the fences after their writes.
+    NoLookAfter,
+    /// Warmers look at the fences between the query and the writes, not before the query.
+    LookAfterTheQuery,
+    /// Fences have no random start: a missing one stays so, and an `INCR` makes it 1.
+    BareFences,
+    /// A fence is relied on though it could not be given a start: somebody made it meanwhile.
+    BareFencesRelied,
+    /// The feed warms again, and moves no fence.
+    FeedWithoutFence,
+    /// The application deletes its keys before it moves the fence.
+    DeletesBeforeMoving,
+    /// What a run could not prove is left at that.
+    NoFollowUps,
+    /// A key that the cache refused to write or to remove is not tried again.
+    RefusalsForgotten,
+    /// What was lost in one round is forgotten in the next one.
+    LossesForgotten,
+    /// Keys are taken out of the manifest by the run that removes them, though another one may still
+    /// be about to write them, or may have written them anew.
+    DelistedAtOnce,
+    /// Keys are named in the manifest after they are written.
+    NamesAfterKeys,
+    /// Keys are taken out of the manifest before they are removed.
+    DelistedBeforeRemoval,
+    /// In the last round it does not matter that the fence moved.
+    LastRoundCounts,
+    /// Fences live for less time than a run takes.
+    ShortFences,
+    /// A run is repeated at once though commands of a lost connection may still be executed.
+    NoPauseAfterLoss,
+    /// A worker that crashed is started without a run over everything.
+    NoRunAfterCrash,
+    /// The feed is back, and asks for no run over everything.
+    NoRunAfterLoss,
+}
+
+/// What schedules have to come to for their number to mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Situation {
+    /// Two runs of the same tenant go on at once.
+    Overlap,
+    /// A fence moved between the query and the look after the writes.
+    Moved,
+    /// A tenant was still not proven after the last round.
+    Fenced,
+    /// A round after the first one proved a tenant.
+    ProvenLater,
+    /// A tenant was warmed again since it was not proven.
+    FollowedUp,
+    /// A key was removed since its data was gone.
+    Vanished,
+    /// A name was taken out of a manifest.
+    Delisted,
+    /// A fence was missing, or made by a bare `INCR`, after it had been given a start.
+    StartLost,
+    /// The server did commands of a lost connection later.
+    Late,
+    /// At rest a key was left whose name was lost with an evicted manifest.
+    Orphaned,
+    /// A process crashed in the middle of its writes.
+    CrashedWriting,
+    /// A reader of the application proved what it filled.
+    Filled,
+}
+
+impl Situation {
+    /// All of them.
+    pub(super) const ALL: [Self; 12] = [
+        Self::Overlap,
+        Self::Moved,
+        Self::Fenced,
+        Self::ProvenLater,
+        Self::FollowedUp,
+        Self::Vanished,
+        Self::Delisted,
+        Self::StartLost,
+        Self::Late,
+        Self::Orphaned,
+        Self::CrashedWriting,
+        Self::Filled,
+    ];
+}
+
+/// What does not hold at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// A key holds an old version, or its data is gone.
+    Stale { key: usize, found: u16, expected: u16 },
+    /// A key with a data column is in no manifest, so that nobody would remove it.
+    Unnamed { key: usize },
+    /// A key is not there, and nothing took it away that may.
+    Missing { key: usize, gone: Gone },
+    /// A key was renewed by somebody who had seen that its data is gone.
+    Renewed { key: usize },
+    /// It does not come to rest.
+    Restless,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Stale { key, found, expected } => {
+                write!(f, "{} holds v{found} and not v{expected}", Named(key))
+            }
+            Self::Unnamed { key } => write!(f, "{} is there and in no manifest", Named(key)),
+            Self::Missing { key, gone } => write!(f, "{} is not there: {gone:?}", Named(key)),
+            Self::Renewed { key } => write!(f, "{} is renewed, its data is gone", Named(key)),
+            Self::Restless => write!(f, "it does not come to rest"),
+        }
+    }
+}
+
+/// `SplitMix64`.
+#[derive(Clone)]
+pub(super) struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, high: usize) -> usize {
+        usize::try_from(self.next() % high as u64).unwrap()
+    }
+
+    fn steps(&mut self, most: usize) -> u32 {
+        u32::try_from(self.below(most)).unwrap()
+    }
+
+    fn one_in(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+
+    fn one_of(&mut self, some: Some8) -> Option<usize> {
+        let count = some.0.count_ones() as usize;
+        (count > 0).then(|| self.below(count)).and_then(|nth| some.iter().nth(nth))
+    }
+}
+
+/// How often things may still go wrong.
+#[derive(Clone, Copy, Default)]
+struct Troubles {
+    /// Lost connections, failed queries, readers that go away.
+    losses: usize,
+    /// Commands that the cache refuses.
+    refusals: usize,
+    evictions: usize,
+    crashes: usize,
+    feed_losses: usize,
+    deadlines: usize,
+    /// Values whose probation ends before all is at rest.
+    expiries: usize,
+}
+
+/// All that is shared.
+pub(super) struct World {
+    pub(super) step: u32,
+    pub(super) dice: Dice,
+    pub(super) database: Database,
+    pub(super) cache: Cache,
+    pub(super) processes: [Process; WARMERS],
+    pub(super) sabotage: Option<Sabotage>,
+    pub(super) renewed_without_data: Option<usize>,
+    troubles: Troubles,
+    /// Commands of lost connections that the server has still to do.
+    late: VecDeque<Command>,
+    starts: u32,
+    /// When the runs in flight began.
+    began: [u32; WARMERS],
+    met: u32,
+    trace: Option<Vec<String>>,
+}
+
+impl World {
+    pub(super) fn say(&mut self, name: usize, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:4} {:<8} {}", self.step, NAMES[name], text()));
+        }
+    }
+
+    pub(super) fn execute(&mut self, command: Command) -> Reply {
+        self.cache.execute(command, self.step)
+    }
+
+    pub(super) fn goes_wrong(&mut self) -> bool {
+        let wrong = self.troubles.losses > 0 && self.dice.one_in(12);
+        self.troubles.losses -= usize::from(wrong);
+        wrong
+    }
+
+    pub(super) fn refuses(&mut self, command: Command) -> bool {
+        let refused = matches!(command, Command::Set(..) | Command::Unlink(_))
+            && self.troubles.refusals > 0
+            && self.dice.one_in(12);
+        self.troubles.refusals -= usize::from(refused);
+        refused
+    }
+
+    /// The rest of a pipeline whose connection was lost: the server never sees it, or does it later.
+    pub(super) fn leave(&mut self, rest: &[Command]) {
+        if self.dice.one_in(2) {
+            self.late.extend(rest);
+        }
+    }
+
+    pub(super) fn start_number(&mut self) -> i64 {
+        self.starts += 1;
+        start_number(f64::from(self.starts) / STARTS)
+    }
+
+    /// A fence as [`Rounds`](preheat::domain::fence::Rounds) is told of it.
+    pub(super) fn taken_for(&self, fence: Fence) -> Fence {
+        const RELIABLE: i64 = 1 << 51;
+        let is_relied_on =
+            matches!(self.sabotage, Some(Sabotage::BareFences | Sabotage::BareFencesRelied));
+        match fence {
+            Fence::Missing if is_relied_on => Fence::At(RELIABLE),
+            Fence::At(number) if is_relied_on && fence.needs_start() => {
+                Fence::At(RELIABLE + number)
+            }
+            Fence::Missing | Fence::At(_) => fence,
+        }
+    }
+
+    /// This schedule came to something that not every one comes to.
+    pub(super) fn meet(&mut self, situation: Situation) {
+        self.met |= 1 << situation as u32;
+    }
+
+    /// When the oldest run began that may still write.
+    pub(super) fn oldest_run(&self) -> u32 {
+        if !self.late.is_empty() {
+            return 0;
+        }
+        self.began.iter().copied().fold(self.step, u32::min)
+    }
+}
+
+const NAMES: [&str; ACTORS] = [
+    "warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader", "server", "chaos",
+];
+const ACTORS: usize = 9;
+const FEEDS: usize = 2;
+const WRITERS: usize = 4;
+const READER: usize = 6;
+const SERVER: usize = 7;
+const CHAOS: usize = 8;
+
+/// What may go wrong at a step.
+#[derive(Clone, Copy)]
+enum Trouble {
+    EvictValue(usize),
+    EvictFence(usize),
+    EvictManifest(usize),
+    Crash(usize),
+    LoseFeed(usize),
+    Deadline(usize),
+    Expiry(usize),
+}
+
+/// What a schedule came to that ended well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Course {
+    steps: u32,
+    met: u32,
+}
+
+/// The same of many.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    pub(super) schedules: u64,
+    pub(super) steps: u64,
+    /// How many schedules met each situation.
+    pub(super) met: [u64; Situation::ALL.len()],
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, course: Course) {
+        self.schedules += 1;
+        self.steps += u64::from(course.steps);
+        for (count, situation) in self.met.iter_mut().zip(Situation::ALL) {
+            *count += u64::from(course.met >> situation as u32 & 1);
+        }
+    }
+
+    pub(super) fn join(mut self, other: Self) -> Self {
+        self.schedules += other.schedules;
+        self.steps += other.steps;
+        for (count, more) in self.met.iter_mut().zip(other.met) {
+            *count += more;
+        }
+        self
+    }
+}
+
+/// A schedule as it goes.
+pub(super) struct Schedule {
+    world: World,
+    runs: [Option<Run>; WARMERS],
+    /// Whose process each warmer is part of.
+    process_of: [usize; WARMERS],
+    processes: usize,
+    has_feed: bool,
+    /// Scheduled runs that will still come.
+    scheduled: usize,
+    writers: [Writer; 2],
+    reader: Reader,
+    sleeps_until: [u32; ACTORS],
+    /// How likely it is that another actor has the next step: one in so many.
+    switch: usize,
+    last: usize,
+}
+
+impl Schedule {
+    pub(super) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let has_feed = !dice.one_in(4);
+        let processes = 1 + dice.below(2);
+        let troubles = troubles(&mut dice);
+        let writers =
+            std::array::from_fn(|_| Writer::new(!has_feed || dice.one_in(3), dice.below(3)));
+        let reader = Reader::new(dice.below(2));
+        let rows: [Row; TENANTS] = std::array::from_fn(|_| {
+            std::array::from_fn(|place| u16::from(place == 0 || dice.one_in(2)))
+        });
+        let scheduled = dice.below(3);
+        let switch = 1 << dice.below(4);
+        let is_cold = dice.one_in(4);
+        let world = World {
+            step: 1,
+            dice,
+            database: Database::new(rows),
+            cache: Cache::new(),
+            processes: Default::default(),
+            sabotage,
+            renewed_without_data: None,
+            troubles,
+            late: VecDeque::new(),
+            starts: 0,
+            began: [u32::MAX; WARMERS],
+            met: 0,
+            trace: traced.then(Vec::new),
+        };
+        let mut schedule = Self {
+            world,
+            runs: [None, None],
+            process_of: std::array::from_fn(|warmer| warmer % processes),
+            processes,
+            has_feed,
+            scheduled,
+            writers,
+            reader,
+            sleeps_until: [0; ACTORS],
+            switch,
+            last: 0,
+        };
+        schedule.set_out(is_cold);
+        schedule
+    }
+
+    /// Either the workers are just started and nothing is in the cache, or all has been at rest for a
+    /// while.
+    fn set_out(&mut self, is_cold: bool) {
+        let world = &mut self.world;
+        let rows = world.database.rows;
+        for process in &mut world.processes[..self.processes] {
+            process.start(self.has_feed);
+            if !is_cold {
+                process.full_due = false;
+                process.feed.link = Link::Listening;
+            }
+        }
+        if !is_cold {
+            for (tenant, row) in rows.iter().enumerate() {
+                if !world.dice.one_in(4) {
+                    world.cache.fences[tenant] = Some(start_number(0.0));
+                }
+                for (place, &version) in row.iter().enumerate().filter(|(_, v)| **v != 0) {
+                    world.execute(Command::Set(key(tenant, place), version, Life::Full));
+                    if let Some(category) = place.checked_sub(1) {
+                        world.execute(Command::Enlist(tenant, Some8::one(category)));
+                    }
+                }
+            }
+        }
+        for actor in 0..ACTORS {
+            self.sleeps_until[actor] = self.world.dice.steps(40);
+        }
+        let text = format!(
+            "feed {}, {} process(es), rows {rows:?}, cold {is_cold}",
+            self.has_feed, self.processes
+        );
+        self.world.say(CHAOS, || text);
+    }
+
+    /// Goes on until everything has come to rest.
+    pub(super) fn run(&mut self) -> Result<Course, Problem> {
+        while let Some(actor) = self.choose() {
+            self.world.step += 1;
+            if self.world.step > MOST_STEPS {
+                return Err(Problem::Restless);
+            }
+            self.act(actor);
+            if let Some(key) = self.world.renewed_without_data {
+                return Err(Problem::Renewed { key });
+            }
+        }
+        self.check()?;
+        Ok(Course { steps: self.world.step, met: self.world.met })
+    }
+
+    pub(super) fn trace(&self) -> String {
+        self.world.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    /// Who has the next step; nobody where all is at rest.
+    fn choose(&mut self) -> Option<usize> {
+        let mut able = 0_u16;
+        for actor in 0..CHAOS {
+            able |= u16::from(self.is_able(actor)) << actor;
+        }
+        if able == 0 {
+            return None;
+        }
+        able |= u16::from(self.world.troubles.any()) << CHAOS;
+        let mut awake = able;
+        for actor in 0..ACTORS {
+            if self.sleeps_until[actor] > self.world.step {
+                awake &= !(1 << actor);
+            }
+        }
+        let choice = if awake == 0 { able & !(1 << CHAOS) } else { awake };
+        let stays = choice >> self.last & 1 == 1 && !self.world.dice.one_in(self.switch);
+        if !stays {
+            let nth = self.world.dice.below(choice.count_ones() as usize);
+            self.last = (0..ACTORS).filter(|actor| choice >> actor & 1 == 1).nth(nth)?;
+        }
+        // Whoever stops in the middle of things for long meets what others did meanwhile.
+        if self.world.dice.one_in(if self.last == CHAOS { 1 } else { 12 }) {
+            self.sleeps_until[self.last] = self.world.step + self.world.dice.steps(60);
+        }
+        Some(self.last)
+    }
+
+    fn is_able(&self, actor: usize) -> bool {
+        match actor {
+            0..FEEDS => {
+                let process = &self.world.processes[self.process_of[actor]];
+                let is_quiet = self.world.late.is_empty()
+                    || self.world.sabotage == Some(Sabotage::NoPauseAfterLoss);
+                let follows = process.full_due || !process.unsettled.is_empty();
+                process.is_up
+                    && (self.runs[actor].is_some()
+                        || !process.changed.is_empty()
+                        || self.scheduled > 0
+                        || follows && is_quiet)
+            }
+            FEEDS..WRITERS => {
+                let process = actor - FEEDS;
+                let state = &self.world.processes[process];
+                // One that is down is started again by whoever watches it.
+                process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
+            }
+            WRITERS..READER => self.writers[actor - WRITERS].has_work(),
+            READER => self.reader.has_work(),
+            SERVER => !self.world.late.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn act(&mut self, actor: usize) {
+        match actor {
+            0..FEEDS => self.warm(actor),
+            FEEDS..WRITERS => self.feed(actor - FEEDS),
+            WRITERS..READER => self.writers[actor - WRITERS].step(actor, &mut self.world),
+            READER => self.reader.step(actor, &mut self.world),
+            SERVER => {
+                let Some(command) = self.world.late.pop_front() else { return };
+                self.world.execute(command);
+                self.world.meet(Situation::Late);
+                self.world.say(SERVER, || format!("does what was left: {command}"));
+            }
+            _ => self.trouble(),
+        }
+    }
+
+    fn warm(&mut self, warmer: usize) {
+        let process = self.process_of[warmer];
+        let Some(run) = &mut self.runs[warmer] else { return self.begin(warmer) };
+        if !run.step(warmer, &mut self.world) {
+            self.end(warmer, process, "ends");
+        }
+    }
+
+    fn begin(&mut self, warmer: usize) {
+        let process = &mut self.world.processes[self.process_of[warmer]];
+        let is_quiet =
+            self.world.late.is_empty() || self.world.sabotage == Some(Sabotage::NoPauseAfterLoss);
+        let follow_up = if is_quiet { process.unsettled } else { Some8::NONE };
+        let mut tenants = process.changed;
+        tenants.add(follow_up);
+        let (kind, tenants) = if process.full_due && is_quiet {
+            process.full_due = false;
+            (Kind::Full, Some8::TENANTS)
+        } else if tenants.is_empty() || self.scheduled > 0 && self.world.dice.one_in(4) {
+            if self.scheduled == 0 {
+                return;
+            }
+            self.scheduled -= 1;
+            (Kind::Scheduled, Some8::TENANTS)
+        } else {
+            process.changed.remove(tenants);
+            process.unsettled.remove(follow_up);
+            (Kind::Change, tenants)
+        };
+        if kind == Kind::Change && !follow_up.is_empty() {
+            self.world.meet(Situation::FollowedUp);
+        }
+        if self.runs.iter().flatten().any(|run| !run.left.and(tenants).is_empty()) {
+            self.world.meet(Situation::Overlap);
+        }
+        let run = Run::begin(kind, tenants, &mut self.world);
+        self.world.say(warmer, || format!("begins a {kind:?} run of tenants {tenants:?}"));
+        self.world.began[warmer] = run.began;
+        self.runs[warmer] = Some(run);
+    }
+
+    /// A run ended, by itself or otherwise.
+    fn end(&mut self, warmer: usize, process: usize, how: &str) {
+        self.world.began[warmer] = u32::MAX;
+        let Some(run) = self.runs[warmer].take() else { return };
+        let (doubt, left) = (run.doubt, run.left);
+        self.world.say(warmer, || format!("its run {how}; in doubt are tenants {doubt:?}"));
+        if self.world.sabotage != Some(Sabotage::NoFollowUps) {
+            self.world.processes[process].note(run.kind, doubt, left);
+        }
+    }
+
+    fn feed(&mut self, process: usize) {
+        let name = FEEDS + process;
+        if !self.world.processes[process].is_up {
+            self.world.processes[process].start(self.has_feed);
+            if self.world.sabotage == Some(Sabotage::NoRunAfterCrash) {
+                self.world.processes[process].full_due = false;
+            }
+            self.world.say(name, || "the worker is started".to_owned());
+            return;
+        }
+        let mut feed = std::mem::take(&mut self.world.processes[process].feed);
+        let outcome = feed.step(name, &mut self.world);
+        let state = &mut self.world.processes[process];
+        state.feed = feed;
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Changed(tenants) => state.changed.add(tenants),
+            Outcome::Everything => {
+                state.full_due = !matches!(
+                    self.world.sabotage,
+                    Some(Sabotage::NoRunAfterLoss | Sabotage::NoRunAfterCrash)
+                );
+            }
+        }
+    }
+
+    fn trouble(&mut self) {
+        let Some(trouble) = self.choose_trouble() else { return };
+        let troubles = &mut self.world.troubles;
+        match trouble {
+            Trouble::EvictValue(key) => {
+                troubles.evictions -= 1;
+                self.world.cache.evict_value(key);
+                self.world.say(CHAOS, || format!("{} is evicted", Named(key)));
+            }
+            Trouble::EvictFence(tenant) => {
+                troubles.evictions -= 1;
+                self.world.cache.fences[tenant] = None;
+                self.world.say(CHAOS, || format!("fence {tenant} is evicted"));
+            }
+            Trouble::EvictManifest(tenant) => {
+                troubles.evictions -= 1;
+                let mut known = Some8::NONE;
+                for run in self.runs.iter().flatten() {
+                    known.add(run.knows(tenant));
+                }
+                for command in &self.world.late {
+                    if let Command::Set(key, ..) = *command
+                        && tenant_of(key) == tenant
+                        && let Some(category) = category_of(key)
+                    {
+                        known.add(Some8::one(category));
+                    }
+                }
+                self.world.cache.evict_manifest(tenant, known);
+                self.world.say(CHAOS, || format!("manifest {tenant} is evicted"));
+            }
+            Trouble::Crash(process) => {
+                troubles.crashes -= 1;
+                self.crash(process);
+            }
+            Trouble::LoseFeed(process) => {
+                troubles.feed_losses -= 1;
+                self.world.processes[process].feed.lose();
+                self.world.say(CHAOS, || format!("the feed's connection {process} is lost"));
+            }
+            Trouble::Deadline(warmer) => {
+                troubles.deadlines -= 1;
+                self.leave_rest(warmer);
+                self.end(warmer, self.process_of[warmer], "comes to its deadline");
+            }
+            Trouble::Expiry(key) => {
+                troubles.expiries -= 1;
+                self.expire(key);
+            }
+        }
+    }
+
+    fn choose_trouble(&mut self) -> Option<Trouble> {
+        let Troubles { evictions, crashes, feed_losses, deadlines, expiries, .. } =
+            self.world.troubles;
+        let dice = &mut self.world.dice;
+        let mut choices = [None; 5];
+        if evictions > 0 {
+            choices[0] = Some(match dice.below(4) {
+                0 => Trouble::EvictValue(dice.below(KEYS)),
+                1 => Trouble::EvictManifest(dice.below(TENANTS)),
+                _ => Trouble::EvictFence(dice.below(TENANTS)),
+            });
+        }
+        let process = dice.below(self.processes);
+        if crashes > 0 && self.world.processes[process].is_up {
+            choices[1] = Some(Trouble::Crash(process));
+        }
+        if feed_losses > 0 && self.world.processes[process].feed.link != Link::Down {
+            choices[2] = Some(Trouble::LoseFeed(process));
+        }
+        let warmer = dice.below(WARMERS);
+        if deadlines > 0 && self.runs[warmer].is_some() {
+            choices[3] = Some(Trouble::Deadline(warmer));
+        }
+        if expiries > 0 {
+            choices[4] = dice.one_of(self.world.cache.on_probation()).map(Trouble::Expiry);
+        }
+        let count = choices.iter().flatten().count();
+        (count > 0)
+            .then(|| dice.below(count))
+            .and_then(|nth| choices.into_iter().flatten().nth(nth))
+    }
+
+    /// All that a process knows is gone.
+    fn crash(&mut self, process: usize) {
+        self.world.say(CHAOS, || format!("process {process} crashes"));
+        for warmer in 0..WARMERS {
+            if self.process_of[warmer] == process {
+                self.leave_rest(warmer);
+                if self.runs[warmer].as_ref().is_some_and(|run| !run.doubt.is_empty()) {
+                    self.world.meet(Situation::CrashedWriting);
+                }
+                self.runs[warmer] = None;
+                self.world.began[warmer] = u32::MAX;
+            }
+        }
+        self.world.processes[process].crash();
+    }
+
+    fn leave_rest(&mut self, warmer: usize) {
+        if let Some(run) = &self.runs[warmer] {
+            self.world.leave(run.rest());
+        }
+    }
+
+    fn expire(&mut self, key: usize) {
+        let tenant = tenant_of(key);
+        let mut runs = self.runs.iter().flatten();
+        let early =
+            runs.any(|run| run.is_about_to_prove(tenant)) || self.reader.is_about_to_prove(tenant);
+        self.world.cache.expire_now(key, early);
+        self.world.say(CHAOS, || format!("the probation of {} ends", Named(key)));
+    }
+
+    /// What must hold when all is at rest.
+    fn check(&mut self) -> Result<(), Problem> {
+        for key in self.world.cache.on_probation() {
+            self.expire(key);
+        }
+        let World { database, cache, met, .. } = &mut self.world;
+        for key in 0..KEYS {
+            let expected = database.version(key);
+            let is_orphan = cache.orphans.has(key);
+            match cache.values[key] {
+                Some(Value { version: found, .. }) if found != expected => {
+                    // The one excuse: it was named, its manifest was evicted, and its data went
+                    // before the next run could name it again. Nobody renews it.
+                    if expected != 0 || !is_orphan {
+                        return Err(Problem::Stale { key, found, expected });
+                    }
+                    *met |= 1 << Situation::Orphaned as u32;
+                }
+                Some(_) if cache.is_named(key) || is_orphan => {}
+                Some(_) => return Err(Problem::Unnamed { key }),
+                None if expected == 0 || cache.gone[key].is_fair() => {}
+                None => return Err(Problem::Missing { key, gone: cache.gone[key] }),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Troubles {
+    fn any(self) -> bool {
+        let Self { evictions, crashes, feed_losses, deadlines, expiries, .. } = self;
+        evictions + crashes + feed_losses + deadlines + expiries > 0
+    }
+}
+
+/// Most schedules have some of them: with all at once nothing would ever be written.
+fn troubles(dice: &mut Dice) -> Troubles {
+    let mut some = |of: usize, most: usize| {
+        if dice.one_in(of) { 1 + dice.below(most) } else { 0 }
+    };
+    Troubles {
+        losses: some(2, 2),
+        refusals: some(4, 1),
+        evictions: some(2, 4),
+        crashes: some(4, 2),
+        feed_losses: some(4, 2),
+        deadlines: some(4, 1),
+        expiries: some(3, 2),
+    }
+}
+
+// The letters of categories and the sets of keys are as long as they have to be.
+const _: () = assert!(KEYS <= 8 && CATEGORIES + 1 == OF_TENANT);

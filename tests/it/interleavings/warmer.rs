@@ -1,0 +1,613 @@
+//! A warmer: one run after another, each of them the protocol of `engine/rounds.rs`, one command at a
+//! time. What is decided is decided by the same code: [`Rounds`] and [`Difference`].
+
+use std::sync::OnceLock;
+
+use preheat::domain::fence::{Fence, Life, Rounds};
+use preheat::domain::manifest::Difference;
+
+use super::schedule::{Sabotage, Situation, World};
+use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key, tenant_of};
+
+/// Why a run is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Its schedule: nobody misses it if it fails before it has written anything.
+    Scheduled,
+    /// The worker started, or the feed is back after it missed something: it has to come to an end.
+    Full,
+    /// Tenants whose data changed, or whose keys are not proven yet.
+    Change,
+}
+
+/// Where a run is; each has one pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    FencesBefore,
+    StartFences,
+    ReplaceFences,
+    Manifests,
+    Query,
+    Enlist,
+    Write,
+    Remove,
+    FencesAfter,
+    Lives,
+    Delist,
+}
+
+/// Commands that go out together; others' come in between.
+#[derive(Clone, Default)]
+pub(super) struct Call {
+    commands: Vec<Command>,
+    done: usize,
+    /// The connection is lost after so many commands were done.
+    lost_after: Option<usize>,
+}
+
+impl Call {
+    /// A pipeline; the dice say whether it comes through.
+    pub(super) fn set(&mut self, commands: impl IntoIterator<Item = Command>, world: &mut World) {
+        self.commands.clear();
+        self.commands.extend(commands);
+        self.done = 0;
+        let count = self.commands.len();
+        self.lost_after = (count > 0 && world.goes_wrong()).then(|| world.dice.below(count + 1));
+    }
+
+    /// The next command, where there is one and the connection holds.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        if self.lost_after == Some(self.done) {
+            return None;
+        }
+        let command = self.commands.get(self.done).copied()?;
+        self.done += 1;
+        Some(command)
+    }
+
+    /// Whether it has ended, and how; what was not done yet may be on its way to the server.
+    pub(super) fn ended(&self) -> Option<Result<(), Lost>> {
+        if self.lost_after == Some(self.done) {
+            return Some(Err(Lost));
+        }
+        (self.done == self.commands.len()).then_some(Ok(()))
+    }
+
+    /// What was sent and is not done yet.
+    pub(super) fn rest(&self) -> &[Command] {
+        &self.commands[self.done..]
+    }
+}
+
+/// A pipeline was not answered: it was done, or not, or in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost;
+
+/// A run in flight.
+#[derive(Clone)]
+pub(super) struct Run {
+    pub(super) kind: Kind,
+    /// The step at which it began.
+    pub(super) began: u32,
+    /// When the oldest of the runs began that were in flight then: who has not been named since is
+    /// written by none of them.
+    oldest: u32,
+    /// The tenants of each slot.
+    batch: Vec<usize>,
+    rounds: Option<Rounds>,
+    round: u32,
+    stage: Stage,
+    call: Call,
+    /// The tenants of this round.
+    open: Some8,
+    /// How their fences stood before the query.
+    fences: [Fence; TENANTS],
+    /// What their manifests name.
+    named: [Some8; TENANTS],
+    /// What the query found.
+    rows: [Row; TENANTS],
+    new: [Some8; TENANTS],
+    vanished: [Some8; TENANTS],
+    /// Tenants of this round for which something was refused or lost.
+    failed: Some8,
+    /// Keys that are not known to be written: nobody gives them another life.
+    unwritten: Some8,
+    /// Tenants of which something that was sent may still be on its way.
+    uncertain: Some8,
+    settled: Some8,
+    retried: bool,
+    /// Tenants whose keys may be written and are not proven: whatever ends the run, they are warmed
+    /// again.
+    pub(super) doubt: Some8,
+    /// Tenants that it has not come to an end with.
+    pub(super) left: Some8,
+}
+
+impl Run {
+    pub(super) fn begin(kind: Kind, tenants: Some8, world: &mut World) -> Self {
+        let mut run = Self {
+            kind,
+            began: world.step,
+            oldest: world.oldest_run(),
+            batch: tenants.iter().collect(),
+            rounds: None,
+            round: 1,
+            stage: Stage::FencesBefore,
+            call: Call::default(),
+            open: tenants,
+            fences: [Fence::Missing; TENANTS],
+            named: [Some8::NONE; TENANTS],
+            rows: [[0; OF_TENANT]; TENANTS],
+            new: [Some8::NONE; TENANTS],
+            vanished: [Some8::NONE; TENANTS],
+            failed: Some8::NONE,
+            unwritten: Some8::NONE,
+            uncertain: Some8::NONE,
+            settled: Some8::NONE,
+            retried: false,
+            doubt: Some8::NONE,
+            left: tenants,
+        };
+        run.begin_round(world);
+        run
+    }
+
+    /// Does one thing; answers whether the run goes on.
+    pub(super) fn step(&mut self, name: usize, world: &mut World) -> bool {
+        if self.stage == Stage::Query {
+            return self.query(name, world);
+        }
+        if let Some(command) = self.call.next() {
+            if world.refuses(command) {
+                world.say(name, || format!("{}: {command}: refused", self.title()));
+                self.note_refusal(command, world);
+            } else {
+                self.check_renewal(command, world);
+                let reply = world.execute(command);
+                world.say(name, || format!("{}: {command}{reply}", self.title()));
+                self.take(command, reply, world);
+            }
+        }
+        let Some(result) = self.call.ended() else { return true };
+        if result.is_err() {
+            world.say(name, || format!("{}: the connection is lost", self.title()));
+            world.leave(self.call.rest());
+            if matches!(self.stage, Stage::Write | Stage::Remove | Stage::Lives) {
+                // It may come later: even if the fences stand still, nothing is proven.
+                self.uncertain.add(self.open);
+            }
+        }
+        self.advance(result, world)
+    }
+
+    fn title(&self) -> String {
+        format!("{:?} run since {}, round {}", self.kind, self.began, self.round)
+    }
+
+    fn take(&mut self, command: Command, reply: Reply, world: &mut World) {
+        if let (Command::Fences(tenants), Reply::Fences(fences)) = (command, reply) {
+            for tenant in tenants {
+                self.fences[tenant] = fences[tenant];
+            }
+        }
+        if let (Command::Manifest(tenant), Reply::Names(names)) = (command, reply) {
+            self.named[tenant] = names;
+        }
+        if let Command::Unlink(_) = command {
+            world.meet(Situation::Vanished);
+        }
+        if let Command::Delist(..) = command {
+            world.meet(Situation::Delisted);
+        }
+    }
+
+    fn note_refusal(&mut self, command: Command, world: &World) {
+        let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return };
+        self.unwritten.add(Some8::one(key));
+        if world.sabotage != Some(Sabotage::RefusalsForgotten) {
+            self.failed.add(Some8::one(tenant_of(key)));
+        }
+    }
+
+    /// Nobody may renew a key whose data was gone when he read.
+    fn check_renewal(&self, command: Command, world: &mut World) {
+        let (Command::Set(key, ..) | Command::Expire(key, _)) = command else { return };
+        let row = &self.rows[tenant_of(key)];
+        if row[key % OF_TENANT] == 0 {
+            world.renewed_without_data = Some(key);
+        }
+    }
+
+    fn begin_round(&mut self, world: &mut World) {
+        self.failed = Some8::NONE;
+        self.unwritten = Some8::NONE;
+        if world.sabotage == Some(Sabotage::LossesForgotten) {
+            self.uncertain = Some8::NONE;
+        }
+        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
+            return self.read_manifests(world);
+        }
+        self.read_fences(world);
+    }
+
+    fn read_fences(&mut self, world: &mut World) {
+        self.stage = Stage::FencesBefore;
+        self.call.set([Command::Fences(self.open)], world);
+    }
+
+    fn read_manifests(&mut self, world: &mut World) {
+        self.stage = Stage::Manifests;
+        self.call.set(self.open.iter().map(Command::Manifest), world);
+    }
+
+    /// A pipeline has ended: decides what comes next.
+    fn advance(&mut self, result: Result<(), Lost>, world: &mut World) -> bool {
+        match (self.stage, result) {
+            (Stage::FencesBefore, Ok(())) => self.start_fences(world),
+            (Stage::StartFences, Ok(())) => self.replace_fences(world),
+            (Stage::ReplaceFences, Ok(())) => self.stand(world),
+            (Stage::Manifests, Ok(())) => {
+                self.stage = Stage::Query;
+                true
+            }
+            (Stage::Query, _) => unreachable!("a query is no pipeline"),
+            (Stage::Enlist, Ok(())) => self.write(world),
+            (Stage::Write, Ok(())) => self.remove(world),
+            // Whatever was lost of it: the tenants stay in doubt.
+            (Stage::Remove, _) => self.look_after(world),
+            (Stage::FencesAfter, Ok(())) => self.look(world),
+            (Stage::Lives, _) => self.delist(world),
+            (Stage::Delist, _) => self.end_round(world),
+            (Stage::Enlist | Stage::Write | Stage::FencesAfter, Err(Lost)) if !self.retried => {
+                self.again(world);
+                true
+            }
+            (Stage::Write, Err(Lost)) => {
+                for tenant in self.open {
+                    self.unwritten.add(Some8(((1 << OF_TENANT) - 1) << key(tenant, 0)));
+                }
+                self.remove(world)
+            }
+            // What was written in this round and in those before it stays in doubt.
+            (
+                Stage::FencesBefore
+                | Stage::StartFences
+                | Stage::ReplaceFences
+                | Stage::Manifests
+                | Stage::Enlist
+                | Stage::FencesAfter,
+                Err(Lost),
+            ) => false,
+        }
+    }
+
+    /// Sends the same pipeline again.
+    fn again(&mut self, world: &mut World) {
+        self.retried = true;
+        let commands = std::mem::take(&mut self.call.commands);
+        self.call.set(commands, world);
+    }
+
+    fn life(&self) -> Life {
+        match (&self.rounds, self.kind) {
+            (Some(rounds), _) => rounds.life(),
+            (None, Kind::Change) => Life::Probation,
+            (None, Kind::Scheduled | Kind::Full) => Life::Full,
+        }
+    }
+
+    fn with_vanished(&self) -> Some8 {
+        let mut tenants = Some8::NONE;
+        for tenant in self.open {
+            if !self.vanished[tenant].is_empty() {
+                tenants.add(Some8::one(tenant));
+            }
+        }
+        tenants
+    }
+
+    /// Fences that cannot be relied on are given a start before the query.
+    fn start_fences(&mut self, world: &mut World) -> bool {
+        let fences = self.fences;
+        let unreliable = self.open_with(Fence::needs_start);
+        if unreliable.is_empty() || world.sabotage == Some(Sabotage::BareFences) {
+            return self.stand(world);
+        }
+        if self.round > 1 {
+            world.meet(Situation::StartLost);
+        }
+        let number = world.start_number();
+        let start = unreliable.iter().map(|tenant| match fences[tenant] {
+            Fence::Missing => Command::MakeFence(tenant, number),
+            Fence::At(_) => Command::RaiseFence(tenant, number),
+        });
+        self.stage = Stage::StartFences;
+        self.call.set(start.chain([Command::Fences(unreliable)]), world);
+        true
+    }
+
+    /// One that is missing all the same holds something else, with which nobody can count.
+    fn replace_fences(&mut self, world: &mut World) -> bool {
+        let missing = self.open_with(|fence| fence == Fence::Missing);
+        if missing.is_empty() {
+            return self.stand(world);
+        }
+        let number = world.start_number();
+        let replace = missing.iter().map(|tenant| Command::ReplaceFence(tenant, number));
+        self.stage = Stage::ReplaceFences;
+        self.call.set(replace.chain([Command::Fences(missing)]), world);
+        true
+    }
+
+    fn open_with(&self, is_such: impl Fn(Fence) -> bool) -> Some8 {
+        let mut tenants = Some8::NONE;
+        for tenant in self.open {
+            if is_such(self.fences[tenant]) {
+                tenants.add(Some8::one(tenant));
+            }
+        }
+        tenants
+    }
+
+    /// The fences before the query are known.
+    fn stand(&mut self, world: &mut World) -> bool {
+        let fences = self.fences.map(|fence| world.taken_for(fence));
+        match &mut self.rounds {
+            None => {
+                let life = self.life();
+                let of_slots = self.batch.iter().map(|&tenant| fences[tenant]);
+                self.rounds = Some(Rounds::begin(of_slots, life));
+            }
+            Some(rounds) => {
+                let slots = rounds.slots().map(|slot| fences[self.batch[slot]]);
+                let slots: Vec<Fence> = slots.collect();
+                rounds.stand(&slots);
+            }
+        }
+        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
+            return self.enlist(world);
+        }
+        self.read_manifests(world);
+        true
+    }
+
+    /// One statement for the whole batch: it sees one state of the database. Where it fails, nothing is
+    /// written and nothing removed.
+    fn query(&mut self, name: usize, world: &mut World) -> bool {
+        if world.goes_wrong() {
+            world.say(name, || format!("{}: the query fails", self.title()));
+            return false;
+        }
+        self.rows = world.database.rows;
+        world.say(name, || format!("{} reads the database", self.title()));
+        for tenant in self.open {
+            let (new, vanished) = difference(self.named[tenant], present(self.rows[tenant]));
+            self.new[tenant] = new;
+            self.vanished[tenant] = vanished;
+        }
+        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
+            self.read_fences(world);
+            return true;
+        }
+        self.enlist(world)
+    }
+
+    fn enlist(&mut self, world: &mut World) -> bool {
+        if world.sabotage == Some(Sabotage::NamesAfterKeys) {
+            return self.write(world);
+        }
+        self.stage = Stage::Enlist;
+        self.retried = false;
+        self.set_names(world);
+        self.go_on(world)
+    }
+
+    fn set_names(&mut self, world: &mut World) {
+        let (new, rows) = (self.new, self.rows);
+        let is_at_once = world.sabotage == Some(Sabotage::DelistedAtOnce);
+        let of = |tenant: usize| if is_at_once { new[tenant] } else { present(rows[tenant]) };
+        let listings: Vec<_> =
+            self.open.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
+        let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
+        self.call.set(listings.into_iter().filter(is_any), world);
+    }
+
+    /// From here on the tenants are in doubt.
+    fn write(&mut self, world: &mut World) -> bool {
+        self.doubt.add(self.open);
+        self.stage = Stage::Write;
+        self.retried = false;
+        let (life, rows) = (self.life(), self.rows);
+        let sets = self.open.iter().flat_map(|tenant| {
+            let row = rows[tenant].into_iter().enumerate().filter(|(_, version)| *version != 0);
+            row.map(move |(place, version)| Command::Set(key(tenant, place), version, life))
+        });
+        self.call.set(sets, world);
+        true
+    }
+
+    fn remove(&mut self, world: &mut World) -> bool {
+        self.stage = Stage::Remove;
+        let vanished = self.vanished;
+        let unlinks = self.open.iter().flat_map(|tenant| {
+            vanished[tenant].iter().map(move |category| Command::Unlink(key(tenant, 1 + category)))
+        });
+        let mut commands: Vec<_> = unlinks.collect();
+        if world.sabotage == Some(Sabotage::NamesAfterKeys) {
+            let named = self.open.iter().map(|tenant| Command::Enlist(tenant, self.new[tenant]));
+            commands.extend(named.filter(|one| !matches!(one, Command::Enlist(_, Some8::NONE))));
+        }
+        if world.sabotage == Some(Sabotage::DelistedBeforeRemoval) {
+            let out = self
+                .with_vanished()
+                .iter()
+                .map(|one| Command::Delist(one, vanished[one], u32::MAX));
+            commands.splice(0..0, out);
+        }
+        self.call.set(commands, world);
+        self.go_on(world)
+    }
+
+    /// A pipeline of nothing has ended already.
+    fn go_on(&mut self, world: &mut World) -> bool {
+        match self.call.ended() {
+            Some(Ok(())) => self.advance(Ok(()), world),
+            Some(Err(Lost)) | None => true,
+        }
+    }
+
+    fn look_after(&mut self, world: &mut World) -> bool {
+        if world.sabotage == Some(Sabotage::NoLookAfter) {
+            return self.look(world);
+        }
+        if world.sabotage == Some(Sabotage::ShortFences) {
+            for tenant in self.open {
+                world.cache.fences[tenant] = None;
+            }
+        }
+        self.stage = Stage::FencesAfter;
+        self.retried = false;
+        self.call.set([Command::Fences(self.open)], world);
+        true
+    }
+
+    /// The fences after the writes are known: who is proven?
+    fn look(&mut self, world: &mut World) -> bool {
+        let Some(rounds) = &mut self.rounds else { unreachable!("it has begun") };
+        let written_for = rounds.life();
+        let fences = rounds.slots().map(|slot| world.taken_for(self.fences[self.batch[slot]]));
+        let fences: Vec<Fence> = fences.collect();
+        let verdict = rounds.look(&fences);
+        let tenants = |slots: &[usize]| {
+            let mut tenants = Some8::NONE;
+            for slot in slots {
+                tenants.add(Some8::one(self.batch[*slot]));
+            }
+            tenants
+        };
+        self.settled = tenants(&verdict.settled);
+        let mut moved = tenants(&verdict.moved);
+        if !moved.is_empty() {
+            world.meet(if rounds.goes_on() { Situation::Moved } else { Situation::Fenced });
+        }
+        if self.round > 1 && !self.settled.is_empty() {
+            world.meet(Situation::ProvenLater);
+        }
+        if world.sabotage == Some(Sabotage::LastRoundCounts) && !rounds.goes_on() {
+            self.settled.add(moved);
+            moved = Some8::NONE;
+        }
+        let (who, life) = match written_for {
+            Life::Full => (moved, Life::Probation),
+            Life::Probation => (self.settled, Life::Full),
+        };
+        self.stage = Stage::Lives;
+        let (rows, unwritten) = (self.rows, self.unwritten);
+        let expiries = who.iter().flat_map(|tenant| {
+            let places = (0..OF_TENANT).filter(move |place| rows[tenant][*place] != 0);
+            let keys = places.map(move |place| key(tenant, place));
+            let written = keys.filter(move |key| !unwritten.has(*key));
+            written.map(move |key| Command::Expire(key, life))
+        });
+        self.call.set(expiries, world);
+        self.go_on(world)
+    }
+
+    fn delist(&mut self, world: &mut World) -> bool {
+        self.stage = Stage::Delist;
+        let before = match world.sabotage {
+            Some(Sabotage::DelistedAtOnce) => u32::MAX,
+            Some(_) | None => self.oldest,
+        };
+        let vanished = self.vanished;
+        let out = self.proven().and(self.with_vanished());
+        let out = out.iter().map(|tenant| Command::Delist(tenant, vanished[tenant], before));
+        self.call.set(out, world);
+        self.go_on(world)
+    }
+
+    fn proven(&self) -> Some8 {
+        self.settled.without(self.failed).without(self.uncertain)
+    }
+
+    fn end_round(&mut self, world: &mut World) -> bool {
+        let proven = self.proven();
+        self.doubt.remove(proven);
+        self.left.remove(proven);
+        let Some(rounds) = &self.rounds else { return false };
+        if !rounds.goes_on() {
+            return false;
+        }
+        self.open = Some8::NONE;
+        for slot in rounds.slots() {
+            self.open.add(Some8::one(self.batch[slot]));
+        }
+        self.round += 1;
+        self.begin_round(world);
+        true
+    }
+
+    /// What was sent and is not done yet.
+    pub(super) fn rest(&self) -> &[Command] {
+        self.call.rest()
+    }
+
+    /// The categories of a tenant that it takes for named and may write.
+    pub(super) fn knows(&self, tenant: usize) -> Some8 {
+        if !self.open.has(tenant) {
+            return Some8::NONE;
+        }
+        match self.stage {
+            Stage::Manifests | Stage::Query => self.named[tenant],
+            Stage::Enlist | Stage::Write | Stage::Remove | Stage::FencesAfter => {
+                present(self.rows[tenant])
+            }
+            Stage::FencesBefore
+            | Stage::StartFences
+            | Stage::ReplaceFences
+            | Stage::Lives
+            | Stage::Delist => Some8::NONE,
+        }
+    }
+
+    /// Whether it has written keys of a tenant and is about to say how long they live.
+    pub(super) fn is_about_to_prove(&self, tenant: usize) -> bool {
+        self.doubt.has(tenant)
+    }
+}
+
+/// The categories of a row.
+fn present(row: Row) -> Some8 {
+    let mut present = Some8::NONE;
+    for category in 0..CATEGORIES {
+        if row[1 + category] != 0 {
+            present.add(Some8::one(category));
+        }
+    }
+    present
+}
+
+/// What [`Difference`] says, looked up: it works on text, and there are few cases.
+fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
+    const SETS: usize = 1 << CATEGORIES;
+    static TABLE: OnceLock<[[(Some8, Some8); SETS]; SETS]> = OnceLock::new();
+    let text = |some: Some8| some.iter().map(|one| one.to_string()).collect::<Vec<_>>();
+    let set = |bits: usize| Some8(u8::try_from(bits).unwrap());
+    let read = |keys: Vec<String>| {
+        let mut some = Some8::NONE;
+        for key in keys {
+            some.add(Some8::one(key.parse().unwrap()));
+        }
+        some
+    };
+    let table = TABLE.get_or_init(|| {
+        std::array::from_fn(|named| {
+            std::array::from_fn(|present| {
+                let present = text(set(present));
+                let of = Difference::between(text(set(named)), present.iter().map(String::as_str));
+                (read(of.new), read(of.vanished))
+            })
+        })
+    });
+    table[usize::from(named.0)][usize::from(present.0)]
+}
