@@ -58,7 +58,9 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 }
 
 async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Result<Exit, Failure> {
-    let order = AuditOrder { jobs, sample: options.sample, rechecks: !options.quick };
+    // Of all, or it would not be said of what it is a part.
+    let gone = options.names.is_empty() && options.sample.is_none();
+    let order = AuditOrder { jobs, sample: options.sample, rechecks: !options.quick, gone };
     let audits = auditor.audit(&order).await?;
     let is_within = audits.iter().all(|audit| audit.is_within(options.threshold));
     if options.json {

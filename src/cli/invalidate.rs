@@ -31,7 +31,8 @@ pub(super) struct Options {
     #[arg(long = "pattern", value_name = "GLOB")]
     patterns: Vec<String>,
     /// All keys of this job; with --tenant, those of that tenant only
-    #[arg(long = "job", value_name = "JOB")]
+    // `jobs` is the folder of all commands.
+    #[arg(id = "named_jobs", long = "job", value_name = "JOB")]
     jobs: Vec<String>,
     /// All keys of this tenant; with --job, those of that job only
     #[arg(long = "tenant", value_name = "ID")]

@@ -177,10 +177,26 @@ impl KeyTemplate {
     }
 
     /// Whose a key may be by this template, as far as its text says.
-    pub fn owners<'k>(&self, key: &'k str) -> Owners<'k> {
-        let Some(place) = self.parts.iter().position(is_tenant) else {
+    pub fn owners<'k>(&'k self, key: &'k str) -> Owners<'k> {
+        let place = |wanted: fn(&Part) -> bool| self.parts.iter().position(wanted);
+        let Some(place) = place(is_tenant).or_else(|| place(is_tenant_column)) else {
             return if self.may_be_of(None, key) { Owners::Anyone } else { Owners::Nobody };
         };
+        let texts = match self.texts_at(place, key) {
+            Ok(texts) if texts.is_empty() => return Owners::Nobody,
+            Ok(texts) => texts.into_iter().collect(),
+            Err(TooMany) => return Owners::Anyone,
+        };
+        match self.parts.get(place) {
+            Some(Part::Placeholder(Placeholder::TenantColumn(name))) => {
+                Owners::WithColumn(name, texts)
+            }
+            Some(Part::Placeholder(_) | Part::Literal(_)) | None => Owners::OneOf(texts),
+        }
+    }
+
+    /// What a part may stand for in a key.
+    fn texts_at<'k>(&self, place: usize, key: &'k str) -> Result<BTreeSet<&'k str>, TooMany> {
         let (before, rest) = self.parts.split_at(place);
         let after = rest.get(1..).unwrap_or_default();
         let starts =
@@ -189,16 +205,16 @@ impl KeyTemplate {
             .iter()
             .rev()
             .fold(at(key.len(), key), |to, part| Holds::of(part, None).starts(&to, key));
-        let mut ids = BTreeSet::new();
+        let mut texts = BTreeSet::new();
         for start in places(&starts) {
             for end in places(&ends).filter(|end| *end >= start) {
-                ids.extend(key.get(start..end));
-                if ids.len() > MAX_OWNERS {
-                    return Owners::Anyone;
+                texts.extend(key.get(start..end));
+                if texts.len() > MAX_OWNERS {
+                    return Err(TooMany);
                 }
             }
         }
-        if ids.is_empty() { Owners::Nobody } else { Owners::OneOf(ids.into_iter().collect()) }
+        Ok(texts)
     }
 
     /// Whether a key may be that tenant's by this template; of the fleet where there is none.
@@ -226,12 +242,17 @@ pub enum Owners<'k> {
     Nobody,
     /// That of the tenant with one of these ids.
     OneOf(Vec<&'k str>),
+    /// That of a tenant that has one of these texts in this column.
+    WithColumn(&'k str, Vec<&'k str>),
     /// The template makes it and its text names no tenant, or may name too many.
     Anyone,
 }
 
-/// More ids than these are not told apart: two placeholders stand side by side.
+/// More texts than these are not told apart: two placeholders stand side by side.
 const MAX_OWNERS: usize = 64;
+
+/// A placeholder may stand for more than [`MAX_OWNERS`] texts.
+struct TooMany;
 
 /// What a part of a template may stand for in a key.
 enum Holds<'a> {
@@ -313,6 +334,10 @@ const DATE_BYTES: usize = 10;
 
 fn is_tenant(part: &Part) -> bool {
     *part == Part::Placeholder(Placeholder::Tenant)
+}
+
+fn is_tenant_column(part: &Part) -> bool {
+    matches!(part, Part::Placeholder(Placeholder::TenantColumn(_)))
 }
 
 /// The places of a key, its end among them, of which one is marked.
@@ -457,7 +482,6 @@ mod tests {
 
     #[test]
     fn a_key_says_whose_it_may_be() {
-        let owners = |text: &str, key: &'static str| template(text).owners(key);
         let of = |ids: &[&'static str]| Owners::OneOf(ids.to_vec());
         let cases = [
             ("services:{tenant_id}", "services:7", of(&["7"])),
@@ -477,7 +501,7 @@ mod tests {
             ("menu", "menus", Owners::Nobody),
         ];
         for (text, key, expected) in cases {
-            assert_eq!(owners(text, key), expected, "{text} {key}");
+            assert_eq!(template(text).owners(key), expected, "{text} {key}");
         }
         let long = "x".repeat(100);
         assert_eq!(template("{tenant_id}{kind}").owners(&long), Owners::Anyone, "too many");
@@ -498,7 +522,8 @@ mod tests {
         }
         let region = template("r:{tenant.region}:{kind}");
         assert!(region.may_be_of(eight, "r:eu:dog") && !region.may_be_of(seven, "r::dog"));
-        assert_eq!(region.owners("r:eu:dog"), Owners::Anyone);
+        assert_eq!(region.owners("r:eu:dog"), Owners::WithColumn("region", vec!["eu"]));
+        assert_eq!(region.owners("r"), Owners::Nobody);
         assert!(template("menu:{date}").may_be_of(None, "menu:2026-03-01"));
     }
 

@@ -58,6 +58,9 @@ struct Wanted {
     due_at: Duration,
     /// When the first change was heard of that is not in the cache yet, if it was a change.
     heard_at: Option<Duration>,
+    /// It is unsettled: a run that begins before this moment does not settle it, as what the last
+    /// run sent may still be on its way to the cache.
+    repeat_at: Option<Duration>,
     /// Runs in a row that left it unsettled.
     unsettled: u32,
     /// Runs in a row in which it failed.
@@ -94,6 +97,7 @@ impl Wanted {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             },
+            repeat_at: self.repeat_at.max(other.repeat_at),
             unsettled: self.unsettled.max(other.unsettled),
             failed: self.failed.max(other.failed),
         }
@@ -156,10 +160,9 @@ impl Changes {
 
     /// Somebody's data changed; that was heard of at `heard_at`.
     pub(super) fn changed(&mut self, whose: Whose, heard_at: Duration, now: Duration) {
-        let rest = self.rests.get(&whose);
-        let due_at = rest.map_or(now, |rest| rest.until.max(now));
-        let failed = rest.map_or(0, |rest| rest.failed);
-        self.want(whose, Wanted { due_at, heard_at: Some(heard_at), unsettled: 0, failed }, now);
+        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
+        let heard_at = Some(heard_at);
+        self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
     }
 
     /// Anybody's data may have changed; a run that began after `asked_at` has it.
@@ -204,7 +207,8 @@ impl Changes {
     fn unsettled(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
         let due_at = now + doubled(FOLLOW_UP, wanted.unsettled, LONGEST_FOLLOW_UP);
         let unsettled = wanted.unsettled + 1;
-        self.want(whose, Wanted { due_at, unsettled, failed: 0, ..wanted }, now);
+        let repeat_at = Some(due_at);
+        self.want(whose, Wanted { due_at, repeat_at, unsettled, failed: 0, ..wanted });
     }
 
     fn failed(&mut self, whose: Whose, wanted: Wanted, may_pass: bool, now: Duration) {
@@ -213,7 +217,7 @@ impl Changes {
         // Changes go on to be heard of; what fails again is not tried again sooner for that.
         self.rests.insert(whose.clone(), Rest { until, failed });
         if may_pass || failed < MAX_FAILURES {
-            self.want(whose, Wanted { due_at: until, failed, ..wanted }, now);
+            self.want(whose, Wanted { due_at: until, failed, ..wanted });
         }
     }
 
@@ -261,6 +265,9 @@ impl Changes {
             }
             let Some(one) = self.wanted.remove(&whose) else { continue };
             self.rests.insert(whose.clone(), Rest { until: now + COOLDOWN, failed: one.failed });
+            if let Some(due_at) = one.repeat_at.filter(|at| *at > now) {
+                self.want(whose.clone(), Wanted { due_at, heard_at: None, ..one });
+            }
             wanted.push((whose, one));
         }
         Some(Claim { wanted, everything: None })
@@ -277,14 +284,18 @@ impl Changes {
         *self = Self::with_room_for(self.most);
     }
 
-    fn want(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
+    fn want(&mut self, whose: Whose, mut wanted: Wanted) {
+        if let Some(rest) = self.rests.get(&whose) {
+            wanted.due_at = wanted.due_at.max(rest.until);
+        }
         let known = self.wanted.get(&whose).copied();
         if known.is_none() && self.wanted.len() >= self.most {
             // Whoever waits is part of everybody.
+            let repeat_at = self.wanted.values().chain([&wanted]).filter_map(|one| one.repeat_at);
+            let due_at = repeat_at.max().map_or(wanted.due_at, |at| at.max(wanted.due_at));
             self.wanted.clear();
             self.due.clear();
-            let due_at = wanted.due_at;
-            self.want_everything(Everything { due_at, asked_at: now, failed: 0 });
+            self.want_everything(Everything { due_at, asked_at: due_at, failed: 0 });
             return;
         }
         let all = known.map_or(wanted, |known| known.and(wanted));
@@ -454,6 +465,20 @@ mod tests {
             assert!(changes.ended(claim, ok, &unsettled(&["a"]), now).is_empty());
         }
         assert_eq!(waits, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
+        let mut changes = Changes::default();
+        let ok = (Outcome::Ok, &Report::default());
+        changes.ended(Claim::default(), ok, &unsettled(&["a"]), ZERO);
+        changes.changed(tenant("a"), ms(100), ms(100));
+        let claim = changes.take_due(ms(100)).unwrap();
+        assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
+        assert_eq!(changes.next_due_at(), Some(SECOND));
+        let claim = changes.take_due(SECOND).unwrap();
+        assert!(settle(&mut changes, claim, SECOND).is_empty());
+        assert_eq!(changes.next_due_at(), None);
     }
 
     #[test]

@@ -99,17 +99,18 @@ impl Feeder {
 
     async fn listen_for_ever(&self, Begun(mut begun): Begun) {
         let mut watched = Watched::default();
-        let mut tries = 0;
+        let (mut tries, mut is_told) = (0, false);
         loop {
             let (feed, moved_at) = match std::mem::replace(&mut begun, Beginning::Nothing) {
                 Beginning::FencesMoved(feed, at) => (feed, Some(at)),
                 Beginning::Connected(feed) => (feed, None),
-                Beginning::Nothing => (self.connect(&mut tries).await, None),
+                Beginning::Nothing => (self.connect(&mut tries, is_told).await, None),
             };
             event::FeedConnected.emit(&self.runner.metrics);
             let connected_at = self.runner.clock.monotonic();
             let error = self.listen(feed, moved_at, &mut watched).await;
             event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
+            is_told = true;
             // One that breaks as soon as it is made is not made again and again without a pause.
             if self.runner.clock.monotonic().saturating_sub(connected_at) > LONGEST_WAIT {
                 tries = 0;
@@ -117,9 +118,8 @@ impl Feeder {
         }
     }
 
-    /// Connects, at once where nothing was tried just now.
-    async fn connect(&self, tries: &mut u32) -> Box<dyn Feed> {
-        let mut is_told = *tries > 0;
+    /// Connects, at once where nothing was tried just now; that the feed is away is told once.
+    async fn connect(&self, tries: &mut u32, mut is_told: bool) -> Box<dyn Feed> {
         loop {
             if let Some(retry) = tries.checked_sub(1) {
                 self.wait(retry).await;

@@ -92,6 +92,18 @@ impl Known {
         self.active_tenant(id).is_some()
     }
 
+    /// Those that have one of these texts in a column.
+    pub(super) fn with_column<'a>(
+        &'a self,
+        column: &'a str,
+        texts: &'a [&str],
+    ) -> impl Iterator<Item = Tenant<'a>> {
+        let has_one = move |tenant: &Tenant<'_>| {
+            tenant.column(column).is_some_and(|text| texts.contains(&text))
+        };
+        self.iter().filter(has_one)
+    }
+
     /// Those that are active.
     pub(super) fn active(&self) -> &Tenants {
         &self.active.list

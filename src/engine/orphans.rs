@@ -341,12 +341,8 @@ impl Orphans {
         let owners = template.owners(key);
         match (job.scope, owners, template.is_known()) {
             (_, Owners::Nobody, _) => Claim::No,
-            (Scope::Fleet, Owners::OneOf(_) | Owners::Anyone, true) => {
-                self.claim_known(job, template, [None], key)
-            }
-            (Scope::Fleet, Owners::OneOf(_) | Owners::Anyone, false) => {
-                Claim::IfListed(vec![manifest_key(&job.name, None)])
-            }
+            (Scope::Fleet, _, true) => self.claim_known(job, template, [None], key),
+            (Scope::Fleet, _, false) => Claim::IfListed(vec![manifest_key(&job.name, None)]),
             (Scope::Tenants, Owners::OneOf(ids), true) => {
                 let tenants = ids.iter().filter_map(|id| self.known.active_tenant(id)).map(Some);
                 self.claim_known(job, template, tenants, key)
@@ -355,12 +351,17 @@ impl Orphans {
                 let active = ids.iter().filter(|id| self.is_active(id));
                 Claim::IfListed(active.map(|id| manifest_key(&job.name, Some(id))).collect())
             }
-            (Scope::Tenants, Owners::Anyone, true) => {
-                let tenants = self.known.active().iter();
-                let fitting = tenants.filter(|tenant| template.may_be_of(Some(*tenant), key));
-                self.claim_known(job, template, fitting.map(Some), key)
+            (Scope::Tenants, Owners::WithColumn(column, texts), true) => {
+                let tenants = self.known.with_column(column, &texts);
+                let active = tenants.filter(|tenant| self.known.is_active(tenant.id()));
+                self.claim_known(job, template, active.map(Some), key)
             }
-            (Scope::Tenants, Owners::Anyone, false) => Claim::IfListedAnywhere,
+            (Scope::Tenants, Owners::Anyone, true) => {
+                self.claim_known(job, template, self.known.active().iter().map(Some), key)
+            }
+            (Scope::Tenants, Owners::WithColumn(..) | Owners::Anyone, false) => {
+                Claim::IfListedAnywhere
+            }
         }
     }
 

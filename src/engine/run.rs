@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Work;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
-use super::roster::{Roster, Shrank};
+use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
@@ -382,9 +382,9 @@ impl Runner {
 }
 
 /// Without a tenant list there is nothing to do.
-fn of_list(Refusal { kind, message, remedy: _ }: Refusal) -> Failure {
-    let shrank = kind == FailureKind::TenantsShrank;
-    Failure::new(if shrank { kind } else { FailureKind::Tenants }, None, message)
+fn of_list(Refusal { kind, message, remedy }: Refusal) -> Failure {
+    let says_enough = kind == FailureKind::TenantsShrank || remedy == Remedy::Wait(Server::Cache);
+    Failure::new(if says_enough { kind } else { FailureKind::Tenants }, None, message)
 }
 
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
@@ -457,15 +457,16 @@ type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
 enum ListError {
     /// It could not be read.
     Source(SourceError),
-    /// It is not trusted.
-    Shrank(Shrank),
+    /// No run may go by it.
+    Distrusted(Distrust),
 }
 
 impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Source(error) => error.into(),
-            ListError::Shrank(shrank) => Self {
+            ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
+            ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
                 message: shrank.to_string(),
                 remedy: Remedy::GiveUp,
@@ -529,7 +530,7 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
     let list = result.map_err(ListError::Source)?;
-    runner.roster.take(&runner, &list, number).await.map_err(ListError::Shrank)?;
+    runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
     runner.list.note(&list);
     Ok(Arc::new(list))
 }

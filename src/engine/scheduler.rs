@@ -442,7 +442,7 @@ impl Engine {
         } else {
             self.register_jobs();
         }
-        self.changed |= kept;
+        self.changed |= kept || taken.is_for_all();
         self.start_next(job);
         // Who waits for the run finds it in the status as well.
         self.publish();

@@ -665,7 +665,7 @@ impl AuditFinished<'_> {
         let (key, kind) = (first.key.escape_debug(), first.wrong.kind.as_str());
         warn!(
             %job, tenants, expected, stale, missing, orphaned, wrong_ttl,
-            "{findings} keys of job `{job}` are not as in the database: {audit}; the first is \
+            "keys of job `{job}` are not as in the database, {findings} in all: {audit}; the first is \
              `{key}` ({kind})"
         );
     }
@@ -1140,6 +1140,35 @@ mod tests {
         let page = metrics.encode();
         assert!(page.contains("preheat_keys_total{job=\"services\",outcome=\"removed\"} 14\n"));
         assert!(page.contains("preheat_keys_total{job=\"slots\",outcome=\"removed\"} 4\n"));
+    }
+
+    #[test]
+    fn a_finding_of_the_verifier_is_named_by_its_key_and_no_value_is_told() {
+        use crate::domain::audit::{Differences, Finding, Held, Measure, judge};
+        let rows = crate::domain::row::Rows::default();
+        let shape = crate::domain::job::Shape::List;
+        let expected = crate::domain::entry::Value::new(&rows, Vec::new(), shape);
+        let measure = Measure { ttl: Duration::from_mins(30), differences: 3 };
+        let wrong = judge(Some(&expected), Held::Value(b"[\"secret\"]", None), measure).unwrap();
+        assert_ne!(wrong.differences, Differences::default());
+        let mut audit = JobAudit::new(job(), true);
+        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let metrics = Metrics::new();
+        let line = logged(|| AuditFinished { audit: &audit, at }.emit(&metrics));
+        assert!(line.trim_start().starts_with("DEBUG"), "all is well: {line}");
+        let finding = Finding { key: "services:a\nb".to_owned(), tenant: None, wrong };
+        audit.find(finding, Duration::ZERO);
+        let line = logged(|| AuditFinished { audit: &audit, at }.emit(&metrics));
+        insta::assert_snapshot!(line, @r"
+         WARN keys of job `services` are not as in the database, 1 in all: 0 % consistent within 60s; the first is `services:a\nb` (stale) job=services tenants=0 expected=1 stale=1 missing=0 orphaned=0 wrong_ttl=0
+        ");
+        let series = "preheat_audit_findings{job=\"services\",kind=\"stale\"} 1\n";
+        assert!(metrics.encode().contains(series), "{}", metrics.encode());
+        let line = logged(|| AuditFailed { message: "no connection" }.emit(&metrics));
+        assert_eq!(
+            line.trim(),
+            "WARN could not compare the cache with the database: no connection"
+        );
     }
 
     #[test]

@@ -468,12 +468,15 @@ async fn look_once(
     }
 }
 
-/// What is wrong with a key that nobody makes: that it is there.
-pub(super) async fn nobodys(runner: &Runner, key: &str) -> Result<Option<Wrong>, AuditError> {
+/// What is wrong with keys that nobody makes: those that are there.
+pub(super) async fn unexpected(
+    runner: &Runner,
+    keys: &[String],
+) -> Result<Vec<Option<Wrong>>, AuditError> {
     const RETRIES: u32 = 3;
-    let seen = look(runner, RETRIES, &[key.to_owned()]).await?;
+    let seen = look(runner, RETRIES, keys).await?;
     let measure = Measure { ttl: Duration::ZERO, differences: 0 };
-    Ok(seen.first().and_then(|seen| judge(None, seen.held(), measure)))
+    Ok(seen.iter().map(|seen| judge(None, seen.held(), measure)).collect())
 }
 
 fn note_cache(runner: &Runner, error: Option<&CacheError>) {

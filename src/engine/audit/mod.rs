@@ -1,11 +1,12 @@
 //! Compares the cache with the database, key for key, and writes nothing.
 //!
 //! An audit reads a batch of tenants as a run does, in one permit and behind the same breakers, and
-//! looks at their keys in slices. What differs is looked at again after each of [`WINDOWS`], while
-//! the rest is still being read; only what differs at every look is a finding: see
-//! [`crate::domain::audit`].
+//! looks at their keys in slices. What differs is looked at again after each of the windows of
+//! [`crate::domain::audit`], while the rest is still being read; only what differs at every look is
+//! a finding.
 
 mod examine;
+mod gone;
 mod session;
 mod verifier;
 
@@ -18,6 +19,7 @@ pub use session::MAX_SUSPECTS;
 pub use verifier::Verifier;
 
 use self::examine::Wanted;
+use self::gone::Gone;
 use self::session::{Due, Owner, Session, Work};
 use super::port::SourceError;
 use super::run::Runner;
@@ -64,6 +66,8 @@ pub struct AuditOrder {
     pub sample: Option<NonZeroUsize>,
     /// Whether what differs is looked at again; without, a write in flight is a finding.
     pub rechecks: bool,
+    /// Whether the whole cache is searched for keys that no job writes any more.
+    pub gone: bool,
 }
 
 /// What is known of one key.
@@ -115,7 +119,8 @@ impl Auditor {
         Self { runner, pace }
     }
 
-    /// Audits some jobs; the answers are in their order.
+    /// Audits some jobs; the answers are in their order, and after them those of jobs that are gone
+    /// and have left keys behind.
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
         let list = session.tenants(&order.jobs).await?;
@@ -128,10 +133,14 @@ impl Auditor {
                 session.look_again(Due::Now).await?;
             }
         }
+        let gone = if order.gone { Gone::first_look(&self.runner).await? } else { Gone::default() };
         session.look_again(Due::All).await?;
+        let gone = if order.rechecks { gone.look_again(&self.runner).await? } else { gone };
         // For whoever audits again at once.
         session.rest().await;
-        Ok(session.works.into_iter().map(|work| work.audit).collect())
+        let mut audits = session.works.into_iter().map(|work| work.audit).collect();
+        gone.add_to(&mut audits, order.rechecks);
+        Ok(audits)
     }
 
     /// What is known of one key, of these jobs. Where a key does not name its tenant, all tenants
@@ -160,7 +169,7 @@ impl Auditor {
                 return session.answer(index, tenant).await;
             }
         }
-        let wrong = examine::nobodys(&self.runner, key).await?;
+        let wrong = examine::unexpected(&self.runner, &[key.to_owned()]).await?.pop().flatten();
         let finding = |wrong| Finding { key: key.to_owned(), tenant: None, wrong };
         let state = wrong.map_or(KeyState::Nowhere, |wrong| KeyState::Wrong(finding(wrong)));
         let failures = session.works.into_iter().flat_map(|work| work.audit.failures).collect();

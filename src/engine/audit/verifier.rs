@@ -61,7 +61,12 @@ impl Verifier {
         let runner = &self.auditor.runner;
         let jobs: Vec<Arc<Job>> =
             runner.jobs.get().values().filter(|job| job.enabled).cloned().collect();
-        let order = AuditOrder { jobs: jobs.clone(), sample: Some(self.sample), rechecks: true };
+        let order = AuditOrder {
+            jobs: jobs.clone(),
+            sample: Some(self.sample),
+            rechecks: true,
+            gone: false,
+        };
         let audits = match self.auditor.audit(&order).await {
             Ok(audits) => audits,
             Err(error) => {

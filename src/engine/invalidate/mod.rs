@@ -122,7 +122,7 @@ fn owners_of_all(jobs: &Jobs, keys: &[String]) -> Option<BTreeSet<TenantId>> {
             match template.owners(key) {
                 Owners::Nobody => {}
                 Owners::OneOf(candidates) => ids.extend(candidates.iter().map(TenantId::new)),
-                Owners::Anyone => return None,
+                Owners::WithColumn(..) | Owners::Anyone => return None,
             }
         }
     }
@@ -207,6 +207,14 @@ impl Cut {
 struct Doomed {
     key: String,
     job: Option<JobName>,
+}
+
+/// The fences of some keys.
+#[derive(Default)]
+struct Fences {
+    some: BTreeSet<String>,
+    /// Those of all tenants as well.
+    all: bool,
 }
 
 /// Whose a key is by the templates of one job.
@@ -355,18 +363,22 @@ impl<'a> Work<'a> {
 
     /// Removes keys whose owners only their texts tell.
     async fn found(&mut self, keys: Vec<String>) -> Result<(), Cut> {
-        let mut fences = BTreeSet::new();
+        let mut fences = Fences::default();
         let mut doomed = Vec::with_capacity(keys.len());
         for key in keys {
             let job = self.owner(&key, &mut fences);
             doomed.push(Doomed { key, job });
         }
-        self.move_fences(fences).await?;
+        self.move_fences(fences.some).await?;
+        if fences.all {
+            let known = self.known;
+            self.move_fences(known.iter().map(|tenant| fence_key(tenant.id()))).await?;
+        }
         self.remove(doomed).await
     }
 
     /// The job that writes a key, and the fences of those whose it may be.
-    fn owner(&mut self, key: &str, fences: &mut BTreeSet<String>) -> Option<JobName> {
+    fn owner(&mut self, key: &str, fences: &mut Fences) -> Option<JobName> {
         let (jobs, known) = (self.jobs, self.known);
         let mut writer = None;
         for job in jobs.values() {
@@ -374,7 +386,7 @@ impl<'a> Work<'a> {
             writer.get_or_insert_with(|| job.name.clone());
             match whose {
                 Whose::Fleet => {
-                    fences.insert(FLEET.to_owned());
+                    fences.some.insert(FLEET.to_owned());
                     self.done.touch_all(&job.name);
                 }
                 Whose::Tenants(ids) => {
@@ -382,13 +394,12 @@ impl<'a> Work<'a> {
                         if known.is_active(&id) {
                             self.done.touch(&job.name, &id);
                         }
-                        fences.insert(fence_key(&id));
+                        fences.some.insert(fence_key(&id));
                     }
                 }
                 Whose::Everyone => {
                     self.done.touch_all(&job.name);
-                    let all = known.iter().map(|tenant| fence_key(tenant.id()));
-                    fences.extend(all.filter(|fence| !self.moved.contains(fence)));
+                    fences.all = true;
                 }
             }
         }
@@ -400,25 +411,23 @@ impl<'a> Work<'a> {
         for template in job.keys.iter().map(|key| &key.template) {
             match (template.owners(key), job.scope) {
                 (Owners::Nobody, _) => {}
-                (Owners::OneOf(_) | Owners::Anyone, Scope::Fleet) => return Some(Whose::Fleet),
+                (_, Scope::Fleet) => return Some(Whose::Fleet),
                 (Owners::OneOf(ids), Scope::Tenants) => {
                     for id in ids {
                         let is_known = self.known.get(id).is_some();
                         (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());
                     }
                 }
-                (Owners::Anyone, Scope::Tenants) => {
+                (Owners::WithColumn(column, texts), Scope::Tenants) => {
                     let before = known.len();
-                    if template.has_tenant_column() {
-                        let all = self.known.iter();
-                        let some = all.filter(|tenant| template.may_be_of(Some(*tenant), key));
-                        known.extend(some.map(|tenant| tenant.id().to_owned()));
-                    }
-                    // A column may have had another value when the key was written.
+                    let some = self.known.with_column(column, &texts);
+                    known.extend(some.map(|tenant| tenant.id().to_owned()));
+                    // The column may have had another value when the key was written.
                     if known.len() == before {
                         return Some(Whose::Everyone);
                     }
                 }
+                (Owners::Anyone, Scope::Tenants) => return Some(Whose::Everyone),
             }
         }
         // One that became active just now, or of whom no note is left: a fence too many does no harm.

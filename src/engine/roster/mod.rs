@@ -28,7 +28,7 @@ use super::run::Runner;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
-use crate::observe::event::{self, Server};
+use crate::observe::event;
 
 /// After this long the book is looked at even if nobody came or went: it may have been evicted, the
 /// cache may be another one, or another worker may have changed it.
@@ -87,16 +87,14 @@ pub(super) struct Shrank {
     max_shrink: Share,
 }
 
-/// Why a look came to no end.
-enum Trouble {
+/// Why no run may go by a tenant list.
+#[derive(Clone, Debug)]
+pub(super) enum Distrust {
+    /// It lacks too many.
     Shrank(Shrank),
-    Cache(CacheError),
-}
-
-impl From<CacheError> for Trouble {
-    fn from(error: CacheError) -> Self {
-        Self::Cache(error)
-    }
+    /// Who came could not be noted: keys that are written now would be found by nobody once their
+    /// tenant is gone.
+    Unnoted(CacheError),
 }
 
 /// What a look found and did.
@@ -140,14 +138,13 @@ impl Roster {
     /// Takes a complete tenant list. `number` says in which order lists were begun: one that was
     /// begun before another that had its turn already says nothing new about who is gone.
     ///
-    /// A cache that cannot be asked is no reason to refuse a list; it is told, and the next list
-    /// will do.
+    /// Removals that fail are no reason to refuse a list; they are told, and made with the next one.
     pub(super) async fn take(
         &self,
         runner: &Runner,
         list: &Tenants,
         number: u64,
-    ) -> Result<(), Shrank> {
+    ) -> Result<(), Distrust> {
         let mut memory = self.memory.lock().await;
         if number < memory.newest {
             return Ok(());
@@ -159,24 +156,16 @@ impl Roster {
         if memory.seen.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
             return Ok(());
         }
-        // It was told that the cache is down; who is gone will still be so when it is back.
-        if runner.breaker(Server::Cache).pause_left(now).is_some() {
-            return Ok(());
-        }
         memory.seen = None;
-        let trouble = match self.look(runner, list, &jobs, rested).await {
-            Ok(Looked { leaving, swept_for, refused }) => {
-                if let Some(swept_for) = swept_for {
-                    memory.rests_until = runner.clock.monotonic() + swept_for * REST;
-                }
-                memory.seen = Some(Seen { digest, at: now, leaving });
-                refused
+        let Looked { leaving, swept_for, refused } = self.look(runner, list, &jobs, rested).await?;
+        if let Some(swept_for) = swept_for {
+            memory.rests_until = runner.clock.monotonic() + swept_for * REST;
+        }
+        match refused {
+            Some(CacheError { message, kind: _ }) => {
+                event::RosterUnavailable { message: &message }.emit(&runner.metrics);
             }
-            Err(Trouble::Shrank(shrank)) => return Err(shrank),
-            Err(Trouble::Cache(error)) => Some(error),
-        };
-        if let Some(CacheError { message, kind: _ }) = trouble {
-            event::RosterUnavailable { message: &message }.emit(&runner.metrics);
+            None => memory.seen = Some(Seen { digest, at: now, leaving }),
         }
         Ok(())
     }
@@ -188,23 +177,25 @@ impl Roster {
         list: &Tenants,
         jobs: &Jobs,
         rested: bool,
-    ) -> Result<Looked, Trouble> {
+    ) -> Result<Looked, Distrust> {
         let ledger = runner.ledger.as_ref();
-        let book: HashMap<String, String> =
-            ledger.notes(Book::Tenants).await?.into_iter().collect();
+        let unnoted = Distrust::Unnoted;
+        let book = ledger.notes(Book::Tenants).await.map_err(unnoted)?;
+        let book: HashMap<String, String> = book.into_iter().collect();
         let Changes { known, mut notes, back, gone, leaving } = Changes::between(book, list);
-        self.trust(gone.len(), known, list.len()).map_err(Trouble::Shrank)?;
+        self.trust(gone.len(), known, list.len()).map_err(Distrust::Shrank)?;
         let now = runner.clock.now();
         let templates = OldTemplate::notes(jobs, &self.tenant_column);
-        ledger.note(Book::Templates, &templates).await?;
+        ledger.note(Book::Templates, &templates).await.map_err(unnoted)?;
         // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {
-            ledger.move_fences(&fences, start_number(runner.clock.random())).await?;
+            let number = start_number(runner.clock.random());
+            ledger.move_fences(&fences, number).await.map_err(unnoted)?;
         }
         // Marked before it is swept: what is cut off now goes on with the next list.
         notes.extend(gone.iter().map(|tenant| tenant.mark(now)));
-        ledger.note(Book::Tenants, &notes).await?;
+        ledger.note(Book::Tenants, &notes).await.map_err(unnoted)?;
         drop(notes);
 
         let (newly, left) = (gone.len(), leaving.len());
@@ -221,11 +212,10 @@ impl Roster {
         let done = sweep_all(&sweep, &due, &mut swept).await;
         let removed = &swept.removed;
         event::TenantsSwept { newly, again: due.len() - newly, removed }.emit(&runner.metrics);
-        done?;
         Ok(Looked {
             leaving: newly + left > swept.struck,
             swept_for: Some(runner.clock.monotonic().saturating_sub(began)),
-            refused: swept.refused,
+            refused: done.err().or(swept.refused),
         })
     }
 }

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod documents;
 mod history;
+mod invalidate;
 mod plan;
 mod settings;
 mod warm;

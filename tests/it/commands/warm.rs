@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use preheat::sandbox::{Postgres, PostgresOptions};
 use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -319,6 +320,65 @@ async fn a_deadline_lets_the_batches_in_flight_end() {
     assert_eq!(job["tenants"]["ok"], written);
     assert!(written < servers.active().await.len() as u64, "{report}");
     whole(&servers, written).await;
+}
+
+/// Moves the fence of a tenant, as one does that never stops writing, until `rests` says so.
+async fn keeps_changing(
+    servers: &Servers,
+    tenant: &str,
+    rests: impl AsyncFn(&mut MultiplexedConnection) -> bool,
+) {
+    let mut cache = servers.cache().await;
+    while !rests(&mut cache).await {
+        let _: i64 = cache.incr(format!("preheat:fence:{tenant}"), 1).await.unwrap();
+    }
+}
+
+async fn life_of(cache: &mut MultiplexedConnection, tenant: &str) -> i64 {
+    cache.pttl(format!("services:{tenant}")).await.unwrap()
+}
+
+#[tokio::test]
+async fn hazard_01_a_tenant_that_never_stops_writing_is_fenced_and_no_failure() {
+    let servers = servers().await;
+    let busy = servers.active().await.remove(0);
+    // Five follow-ups, a second apart, take longer: the deadline ends them, and is not missed by that.
+    let arguments = ["warm", "--json", "--deadline", "4s"];
+    let pass = servers.preheat(arguments).job("services", SERVICES);
+    let output = tokio::select! {
+        output = pass.run() => output.expect_code(0),
+        () = keeps_changing(&servers, &busy, async |_| false) => unreachable!(),
+    };
+    let report = output.json();
+    assert_eq!(report["deadline_passed"], json!(false));
+    let counted = &report["jobs"][0]["report"];
+    let tenants = json!({"total": 21, "ok": 20, "failed": 0, "fenced": 1});
+    assert_eq!((&report["outcome"], &counted["tenants"]), (&json!("ok"), &tenants));
+    assert_eq!((&counted["keys"]["written"], &counted["keys"]["fenced"]), (&json!(20), &json!(1)));
+    let life = life_of(&mut servers.cache().await, &busy).await;
+    assert!((1..=10_000).contains(&life), "what is not proven lives for {life} ms");
+}
+
+#[tokio::test]
+async fn a_tenant_that_stops_writing_meanwhile_is_warm_in_the_end() {
+    let servers = servers().await;
+    let busy = servers.active().await.remove(0);
+    // Until its key is there, unproven.
+    let rests = async |cache: &mut MultiplexedConnection| life_of(cache, &busy).await > 0;
+    let pass = servers.preheat(["warm", "--json"]).job("services", SERVICES);
+    let until_it_rests = async {
+        keeps_changing(&servers, &busy, rests).await;
+        std::future::pending::<()>().await;
+    };
+    let output = tokio::select! {
+        output = pass.run() => output.expect_code(0),
+        () = until_it_rests => unreachable!(),
+    };
+    let report = output.json();
+    let tenants = json!({"total": 21, "ok": 21, "failed": 0, "fenced": 0});
+    assert_eq!(report["jobs"][0]["report"]["tenants"], tenants);
+    let life = life_of(&mut servers.cache().await, &busy).await;
+    assert!(life > 10_000, "it is proven, and lives for {life} ms");
 }
 
 #[tokio::test]

@@ -644,7 +644,7 @@ async fn some_tenants_are_read_by_the_index_of_their_ids() {
     })
     .await;
     assert_eq!(among(&source, &ids).await.len(), 3);
-    database.close().await;
+    drop((source, database));
     eventually("what was read is counted", LONG, async || read(&mut past).await != before).await;
     assert_eq!(read(&mut past).await, (before.0, before.1 + 3));
 }

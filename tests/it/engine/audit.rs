@@ -11,7 +11,7 @@ use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
-use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope};
+use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
@@ -213,7 +213,7 @@ impl Lab {
             limits: Limits::new(2),
             breakers: Breakers::default(),
             list: TenantList::default(),
-            roster: Roster::new(preheat::domain::job::Share::NONE, "tenant_id"),
+            roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -224,7 +224,7 @@ impl Lab {
     }
 
     fn order(&self) -> AuditOrder {
-        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true }
+        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true, gone: false }
     }
 
     async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
@@ -267,6 +267,10 @@ impl Lab {
 
     async fn put(&self, key: &str, value: &str, ttl: Duration) {
         put(&self.world.cache, key, value, ttl).await;
+    }
+
+    fn since(&self, began: Duration) -> Duration {
+        self.world.clock.monotonic().saturating_sub(began)
     }
 
     /// The times at which the source was asked for rows so far.
@@ -354,7 +358,7 @@ async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
     let stale = audit.findings.iter().find(|one| one.wrong.kind == Kind::Stale).unwrap();
     assert_eq!(stale.tenant.as_deref(), Some("t1"));
     assert_eq!(stale.wrong.differences.first[0].to_string(), "[0].price: 12.50 ≠ 13.00");
-    assert_eq!(lab.world.clock.monotonic() - began, MINUTE);
+    assert_eq!(lab.since(began), MINUTE);
     let again = &lab.world.source.reads()[read..];
     let tenants: Vec<usize> = again.iter().map(|read| read.tenants.len()).collect();
     assert_eq!(tenants, [6, 5, 5, 5], "only the tenants of suspects are read again");
@@ -399,7 +403,9 @@ async fn hazard_03_an_application_that_deletes_without_the_fence_is_seen() {
     let (source, cache) = (Arc::clone(&lab.world.source), Arc::clone(&lab.world.cache));
     lab.world.cache.before_write(move |_| {
         source.set_rows(&JobName::parse("list").unwrap(), rows_of(3, &priced("2", NEW)));
-        ids(0..3).iter().for_each(|id| cache.evict(&format!("list:{id}")));
+        for id in ids(0..3) {
+            cache.evict(&format!("list:{id}"));
+        }
         super::ready(Ok(()))
     });
     assert_eq!(lab.world.warm("list").await.outcome, Outcome::Ok);
@@ -415,7 +421,9 @@ async fn a_key_that_expires_between_the_reads_and_comes_back_is_no_finding() {
     let (cache, looked) = (Arc::clone(&lab.world.cache), Count::default());
     lab.read_only.before_look(move |keys| {
         if looked.up() == 0 {
-            keys.iter().for_each(|key| cache.evict(key));
+            for key in keys {
+                cache.evict(key);
+            }
         }
         Ok(())
     });
@@ -600,7 +608,7 @@ async fn looking_again_goes_on_beside_the_rest_of_the_work() {
     let began = lab.world.clock.monotonic();
     let audit = lab.audit().await;
     assert_eq!(audit.counts.missing, 100);
-    let took = lab.world.clock.monotonic() - began;
+    let took = lab.since(began);
     // Four looks of half a second each at every tenant, and a minute after the last.
     assert!(took < Duration::from_secs(200 + 75), "{took:?}");
 }
@@ -627,9 +635,9 @@ async fn of_too_many_suspects_the_rest_is_counted_only() {
 async fn who_cannot_be_read_is_named_and_all_others_are_compared() {
     let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(8, "1"))], 8).await;
     lab.world.cache.evict("list:t5");
-    lab.world.on_read(|tenants| match tenants.contains(&"t3".to_owned()) {
-        true => Err(refused(SourceErrorKind::Data)),
-        false => Ok(()),
+    lab.world.on_read(|tenants| {
+        let broken = tenants.iter().any(|tenant| tenant == "t3");
+        if broken { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
     });
     let audit = lab.audit().await;
     assert_eq!((audit.tenants, audit.tenants_failed), (8, 1));
@@ -708,9 +716,9 @@ async fn what_fails_for_a_moment_is_tried_again() {
 #[tokio::test]
 async fn a_key_that_holds_no_string_is_stale_and_costs_no_other_its_look() {
     let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
-    lab.read_only.before_look(|keys| match keys.contains(&"list:t1".to_owned()) {
-        true => Err(cache_error(CacheErrorKind::WrongType)),
-        false => Ok(()),
+    lab.read_only.before_look(|keys| {
+        let odd = keys.iter().any(|key| key == "list:t1");
+        if odd { Err(cache_error(CacheErrorKind::WrongType)) } else { Ok(()) }
     });
     let audit = lab.audit().await;
     assert_eq!(found(&audit), BTreeSet::from([("list:t1", Kind::Stale)]));
@@ -773,8 +781,8 @@ async fn one_key_is_explained_whose_ever_it_is() {
     assert_eq!((found, state), (owner("pets", "t2"), KeyState::Equal));
 
     let before: String = (0..9).map(|n| priced(&n.to_string(), OLD) + ",").collect();
-    let stale = format!("[{before}{}]", priced("12.50", OLD));
-    lab.put("list:t1", &stale, MINUTE * 5).await;
+    let value = format!("[{before}{}]", priced("12.50", OLD));
+    lab.put("list:t1", &value, MINUTE * 5).await;
     let (found, state, after) = explained("list:t1").await;
     let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
     assert_eq!((found, after), (owner("list", "t1"), MINUTE));
@@ -787,6 +795,62 @@ async fn one_key_is_explained_whose_ever_it_is() {
     let (found, state, _) = explained("list:t9").await;
     let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
     assert_eq!((found, finding.wrong.kind), (None, Kind::Orphaned));
+}
+
+/// A lab whose job `old` is gone, and tenant `t3`, with all their keys still there.
+async fn with_gone() -> Lab {
+    let old = Job {
+        keys: vec![key("old:{tenant_id}"), key("old:{tenant_id}:{category}")],
+        ..quiet("old")
+    };
+    let rows = [("list", rows_of(4, "1")), ("old", rows_of(1, "1"))];
+    let mut lab = Lab::warm_for([listed(), old], &rows, 4).await;
+    lab.jobs.truncate(1);
+    let list = Arc::clone(&lab.jobs[0]);
+    lab.runner.jobs.set(BTreeMap::from([(list.name.clone(), list)]));
+    lab.world.source.set_tenants(tenants(3));
+    lab
+}
+
+#[tokio::test]
+async fn keys_of_what_is_gone_are_orphans_of_a_whole_audit() {
+    let lab = with_gone().await;
+    let order = AuditOrder { gone: true, ..lab.order() };
+    let began = lab.world.clock.monotonic();
+    let audits = lab.try_audit(order.clone()).await.unwrap();
+    assert_eq!(lab.since(began), MINUTE, "they are looked at again too");
+    let [list, old] = audits.as_slice() else { panic!("{audits:?}") };
+    assert_eq!((list.job.as_str(), old.job.as_str()), ("list", "old"));
+    let of_tenant = [("list:t3", Kind::Orphaned), ("list:t3:a", Kind::Orphaned)];
+    assert_eq!(found(list), BTreeSet::from(of_tenant));
+    assert!(list.findings.iter().all(|one| one.tenant.as_deref() == Some("t3")));
+    let known = ids(0..4).into_iter().map(|id| format!("old:{id}"));
+    let of_job: BTreeSet<String> = known.chain(["old:t0:a".to_owned()]).collect();
+    assert_eq!(old.findings.iter().map(|one| one.key.clone()).collect::<BTreeSet<_>>(), of_job);
+    assert_eq!((old.counts.orphaned, old.counts.expected()), (5, 0));
+    assert!(!old.is_within(Share::NONE));
+    assert_eq!(lab.audit().await.counts.findings(), 0, "a part of an audit says nothing of them");
+
+    // What goes away within the minute is none.
+    let cache = Arc::clone(&lab.world.cache);
+    lab.after(30 * SECOND, async move {
+        for key in cache.keys() {
+            cache.evict(&key);
+        }
+    });
+    let order = AuditOrder { jobs: Vec::new(), ..order };
+    assert_eq!(lab.try_audit(order).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_tenant_list_that_shrank_too_much_says_of_nobody_that_it_is_gone() {
+    let lab = with_gone().await;
+    lab.world.source.set_tenants(tenants(1));
+    let audits = lab.try_audit(AuditOrder { gone: true, ..lab.order() }).await.unwrap();
+    let failures: Vec<_> = audits.iter().flat_map(|audit| &audit.failures).collect();
+    assert_eq!(failures.len(), 1, "{audits:?}");
+    assert_eq!(failures[0].kind, FailureKind::TenantsShrank);
+    assert_eq!(audits[0].counts.equal_within, [2, 0, 0, 0], "all else was compared");
 }
 
 /// A verifier at work beside the lab's world.
@@ -848,7 +912,7 @@ async fn the_verifier_is_at_work_a_tenth_of_the_time_at_most() {
     lab.world.clock.advance(20 * MINUTE).await;
     let began = at_work.lock().unwrap();
     assert!(began.len() > 30, "{began:?}");
-    let rests = began.windows(2).map(|pair| pair[1] - pair[0]);
+    let rests = began.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
     assert!(rests.min().unwrap() >= 10 * SECOND, "{began:?}");
 }
 

@@ -180,7 +180,9 @@ async fn a_key_that_nobody_owns_is_removed_all_the_same() {
 async fn hazard_33_ids_of_odd_characters_are_found_in_keys_and_never_taken_for_globs() {
     let odd = ["*", "a*", "[a]", "\\", "?", "a:b", "é\n", "{x}", "a"];
     let mut list = Tenants::with_columns(["timezone"]);
-    odd.iter().for_each(|id| list.push(id, [Some("UTC")]));
+    for id in odd {
+        list.push(id, [Some("UTC")]);
+    }
     let world = Setup::new([category("list")], list).start();
     let row = |id: &&str| MemoryRow::new(id, "1", [("category", "*")]);
     world.set_rows("list", odd.iter().map(row).collect());

@@ -2,6 +2,7 @@
 //! what is kept of them.
 
 mod audit;
+mod changes;
 mod invalidate;
 pub(crate) mod ledger;
 pub(crate) mod record;

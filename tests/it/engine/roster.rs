@@ -439,13 +439,14 @@ async fn hazard_09_a_tenant_that_comes_back_during_its_sweep_keeps_what_is_writt
 }
 
 #[tokio::test]
-async fn a_cache_that_cannot_be_asked_fails_no_run_and_the_next_list_does_it() {
+async fn a_list_that_cannot_be_noted_is_not_gone_by_and_the_next_one_does_it() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(3)).start();
     world.warm("list").await;
     world.source.set_tenants(without(3, &["t1"]));
     kept.away.store(true, Ordering::Relaxed);
-    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.queries), (Outcome::Failed, 0));
     assert!(kept.has("list:t1"), "nobody knew that it is gone");
     kept.away.store(false, Ordering::Relaxed);
     world.warm("list").await;

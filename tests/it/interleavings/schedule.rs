@@ -504,7 +504,7 @@ impl Schedule {
             READER => self.reader.step(actor, &mut self.world),
             SERVER => {
                 let Some(command) = self.world.late.pop_front() else { return };
-                self.world.execute(command);
+                self.world.cache.execute_late(command, self.world.step);
                 self.world.meet(Situation::Late);
                 self.world.say(SERVER, || format!("does what was left: {command}"));
             }

@@ -328,7 +328,7 @@ pub(super) struct Cache {
     pub(super) fences: [Option<i64>; TENANTS],
     /// When each category was named last; 0 where it is not.
     manifests: [[u32; CATEGORIES]; TENANTS],
-    /// Keys whose names were lost by the eviction of a manifest, and not named again since.
+    /// Keys whose names were lost by the eviction of a manifest, and that no run has named since.
     pub(super) orphans: Some8,
 }
 
@@ -413,6 +413,14 @@ impl Cache {
             }
         }
         Reply::Done
+    }
+
+    /// Does a command of a lost connection: whoever sent it knows nothing of what it does now, so that
+    /// a name that it brings back is found by the next run only.
+    pub(super) fn execute_late(&mut self, command: Command, step: u32) {
+        let orphans = self.orphans;
+        self.execute(command, step);
+        self.orphans.add(orphans);
     }
 
     fn remove(&mut self, key: usize, gone: Gone) {

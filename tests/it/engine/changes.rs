@@ -1,0 +1,668 @@
+//! Data that changes: heard of through a feed, warmed again at once, and never lost.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use preheat::domain::change::{Change, ChangeSource, TouchedTenants, change_sources};
+use preheat::domain::fence::{FLEET, Fence, PROBATION, fence_key};
+use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
+use preheat::domain::report::FailureKind;
+use preheat::domain::run::{Outcome, Trigger};
+use preheat::domain::schedule::Schedule;
+use preheat::engine::feed::Feeder;
+use preheat::engine::port::{
+    CacheErrorKind, Clock, Feed, FeedError, FeedSource, Ledger, SourceErrorKind,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::Call;
+use super::{
+    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
+    refused, slow_reads, tenants,
+};
+use preheat::adapter::memory::MemoryRow;
+
+/// The next run for a tenant begins no sooner after the last one began.
+const COOLDOWN: Duration = Duration::from_millis(250);
+/// A change that nothing stands in the way of is in the cache within this, on a clock on which only
+/// waiting takes time.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+/// A table that jobs watch, by its name and with nothing else said.
+fn table(name: &str) -> Table {
+    Table { name: name.to_owned(), tenant: None, sql: None }
+}
+
+/// A job that watches the table of its own name, and whose schedule does not matter.
+fn watching(name: &str) -> Job {
+    let schedule = Schedule::Every(Duration::from_hours(24));
+    Job { schedule, tables: vec![table(name)], ..job(name) }
+}
+
+/// What a test has in the place of Postgres: it says what changed, and goes away.
+#[derive(Default)]
+struct Notifier {
+    away: AtomicBool,
+    connects: Count,
+    listener: Mutex<Option<mpsc::Sender<Said>>>,
+}
+
+type Said = Result<Vec<Change>, FeedError>;
+
+struct Listener(mpsc::Receiver<Said>);
+
+fn feed_error() -> FeedError {
+    FeedError("could not listen: connection refused".to_owned())
+}
+
+impl FeedSource for Notifier {
+    fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Feed>, FeedError>> {
+        Box::pin(async {
+            self.connects.up();
+            if self.away.load(Ordering::Relaxed) {
+                return Err(feed_error());
+            }
+            let (sender, receiver) = mpsc::channel(100_000);
+            *self.listener.lock().unwrap() = Some(sender);
+            Ok(Box::new(Listener(receiver)) as Box<dyn Feed>)
+        })
+    }
+}
+
+impl Feed for Listener {
+    fn next(&mut self) -> BoxFuture<'_, Said> {
+        Box::pin(async { self.0.recv().await.unwrap_or_else(|| Err(feed_error())) })
+    }
+}
+
+impl Notifier {
+    fn say(&self, said: Said) {
+        if let Some(listener) = self.listener.lock().unwrap().as_ref() {
+            // Nobody listens any more where it has broken before.
+            drop(listener.try_send(said));
+        }
+    }
+
+    fn break_off(&self) {
+        self.say(Err(feed_error()));
+    }
+
+    fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+    }
+}
+
+/// A world in which changes are heard of.
+struct Fed {
+    world: World,
+    notifier: Arc<Notifier>,
+}
+
+impl std::ops::Deref for Fed {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Fed {
+    /// A world whose engine and feed are at work, and where nothing is left to do.
+    async fn of(setup: Setup) -> Self {
+        let fed = Self::begin(setup, Arc::default()).await;
+        fed.rests().await;
+        fed
+    }
+
+    async fn begin(setup: Setup, notifier: Arc<Notifier>) -> Self {
+        let (mut world, engine) = setup.build();
+        let (handle, runner) = (world.handle.clone(), Arc::clone(&world.runner));
+        let source = Arc::clone(&notifier) as Arc<dyn FeedSource>;
+        let feeder = Feeder::new(source, handle, runner, "tenant_id".to_owned());
+        let begun = feeder.begin().await;
+        // As much as a worker takes from there to its first run.
+        world.clock.stall(Duration::from_millis(1)).await;
+        let ended = world.engine_ended.clone();
+        world.tasks.spawn(async move {
+            engine.run().await;
+            ended.cancel();
+        });
+        world.tasks.spawn(feeder.run(begun, CancellationToken::new()));
+        Self { world, notifier }
+    }
+
+    /// Waits until all that is to be done at once is done.
+    async fn rests(&self) {
+        self.clock.advance(AT_ONCE).await;
+    }
+
+    /// Says that a table changed for these tenants; for any where there are none.
+    fn tell(&self, table: &str, tenants: &[&str]) {
+        self.tell_all(table, Some(tenants.iter().map(|id| (*id).to_owned()).collect()));
+    }
+
+    fn tell_all(&self, table: &str, tenants: Option<Vec<String>>) {
+        let source = source_of(&self.runner.jobs.get(), table).id;
+        self.notifier.say(Ok(vec![Change { source, tenants }]));
+    }
+
+    /// Commits: the rows of a job from now on.
+    fn commit(&self, job: &str, version: u32, tenants: &[&str]) {
+        let row = |tenant: &&str| MemoryRow::new(tenant, &version.to_string(), []);
+        self.set_rows(job, tenants.iter().map(row).collect());
+    }
+
+    /// How many runs for changes ended so.
+    fn change_runs(&self, job: &str, outcome: &str) -> u32 {
+        let labels = format!("{{job=\"{job}\",trigger=\"change\",outcome=\"{outcome}\"}}");
+        self.metric(&format!("preheat_runs_total{labels}"))
+    }
+
+    async fn history(&self, job: &str) -> Vec<(Trigger, Outcome)> {
+        let name = JobName::parse(job).unwrap();
+        let runs = self.handle.recent_runs(Some(&name), 1_000).await.unwrap();
+        runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
+    }
+
+    async fn fence(&self, key: &str) -> Fence {
+        self.cache.fences(&[key.to_owned()]).await.unwrap()[0]
+    }
+
+    fn is(&self, key: &str, value: &str) -> bool {
+        self.value(key).as_deref() == Some(value)
+    }
+}
+
+fn source_of(jobs: &Jobs, table: &str) -> ChangeSource {
+    let sources = change_sources(jobs, "tenant_id");
+    sources.into_iter().find(|source| source.table == table).unwrap()
+}
+
+#[test]
+fn a_table_is_one_source_for_each_way_to_find_its_tenants() {
+    let by_column = |tenant: &str| Table { tenant: Some(tenant.to_owned()), ..table("t") };
+    let by_sql = Table { sql: Some("select 1".to_owned()), ..table("t") };
+    let job = |name: &str, scope, tables: &[Table]| {
+        let job = Job { scope, tables: tables.to_vec(), ..job(name) };
+        (job.name.clone(), Arc::new(job))
+    };
+    let jobs = Jobs::from([
+        job("a", Scope::Tenants, &[table("t"), table("s")]),
+        job("b", Scope::Tenants, &[by_column("tenant_id"), by_column("tenant_id"), by_sql]),
+        job("c", Scope::Tenants, &[by_column("clinic")]),
+        job("d", Scope::Fleet, &[table("t")]),
+        job("e", Scope::Fleet, &[by_column("clinic")]),
+        job("f", Scope::Fleet, &[]),
+    ]);
+    let sources = change_sources(&jobs, "tenant_id");
+    let found: BTreeMap<String, String> = sources
+        .iter()
+        .map(|source| {
+            let of: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
+            (format!("{} {:?}", source.table, source.tenants), of.join(" "))
+        })
+        .collect();
+    let column = |name: &str| TouchedTenants::Column(name.to_owned());
+    let sql = TouchedTenants::Sql("select 1".to_owned());
+    let expected = [
+        (format!("s {:?}", column("tenant_id")), "a"),
+        (format!("t {:?}", column("tenant_id")), "a b"),
+        (format!("t {:?}", column("clinic")), "c"),
+        (format!("t {sql:?}"), "b"),
+        (format!("t {:?}", TouchedTenants::Fleet), "d e"),
+    ];
+    let expected = expected.map(|(source, jobs)| (source, jobs.to_owned()));
+    assert_eq!(found, BTreeMap::from(expected));
+    assert_eq!(sources.len(), 5);
+}
+
+#[tokio::test]
+async fn a_change_is_in_the_cache_at_once_and_nobody_else_is_read() {
+    let jobs = [watching("list"), watching("other")];
+    let world = Fed::of(Setup::new(jobs, tenants(3))).await;
+    let (fence, reads) = (world.fence(&fence_key("t1")).await, world.reads().len());
+    let last_run = world.status("list").last_run.unwrap().id;
+    world.commit("list", 2, &["t1"]);
+    world.tell("list", &["t1"]);
+    let told_at = world.clock.monotonic();
+    world
+        .until("the change is there", |world| world.value("list:t1").is_some_and(|v| v == "[2]"))
+        .await;
+    assert!(world.clock.monotonic() <= told_at + AT_ONCE);
+    world.rests().await;
+    assert_ne!(world.fence(&fence_key("t1")).await, fence, "older reads do not have the last word");
+    assert_eq!(world.reads()[reads..], [["t1"]]);
+    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "it is proven");
+
+    assert_eq!((world.change_runs("list", "ok"), world.change_runs("other", "ok")), (2, 1));
+    assert_eq!(world.metric("preheat_change_lag_seconds_count"), 1);
+    assert_eq!(world.metric("preheat_change_notifications_total"), 1);
+    assert_eq!(world.status("list").last_run.unwrap().id, last_run, "one of many is not shown");
+    assert_eq!(world.history("list").await, [(Trigger::Change, Outcome::Ok)], "nor is it kept");
+}
+
+#[tokio::test]
+async fn a_tenant_that_changes_a_thousand_times_a_second_is_warmed_at_a_bounded_rate() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    let (reads, seconds) = (world.reads().len(), 10);
+    for version in 1..=seconds * 1_000 {
+        world.commit("list", version, &["t0"]);
+        world.tell("list", &["t0"]);
+        world.clock.advance(Duration::from_millis(1)).await;
+    }
+    world.clock.advance(COOLDOWN + AT_ONCE).await;
+    let runs = world.reads().len() - reads;
+    let most = usize::try_from(seconds).unwrap() * 4 + 2;
+    assert!((most - 3..=most).contains(&runs), "{runs} reads");
+    assert!(world.is("list:t0", "[10000]"), "the last state wins");
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+}
+
+#[tokio::test]
+async fn a_burst_of_changes_of_many_tenants_is_one_run() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(1_000))).await;
+    world.set_rows("list", a_row_each(1_000));
+    for some in ids(0..1_000).chunks(7) {
+        world.tell_all("list", Some(some.to_vec()));
+    }
+    world.rests().await;
+    assert_eq!(world.change_runs("list", "ok"), 2, "one when the feed was connected, and this");
+    for (number, id) in ids(0..1_000).iter().enumerate() {
+        assert!(world.is(&format!("list:{id}"), &format!("[{number}]")));
+    }
+    assert_eq!(world.metric("preheat_change_lag_seconds_count"), 1_000);
+}
+
+#[tokio::test]
+async fn where_any_tenant_may_have_changed_the_job_runs_for_all() {
+    let world = Fed::of(Setup::new([watching("list"), watching("other")], tenants(3))).await;
+    let fences = [world.fence(&fence_key("t0")).await, world.fence(FLEET).await];
+    world.clock.advance(MINUTE).await;
+    world.commit("list", 2, &["t0", "t1", "t2"]);
+    world.tell_all("list", None);
+    world.rests().await;
+    assert!(world.is("list:t2", "[2]"));
+    assert_ne!(world.fence(&fence_key("t0")).await, fences[0]);
+    let all = [(Trigger::Change, Outcome::Ok); 2];
+    assert_eq!(world.history("list").await, all, "a run for all is kept as any other");
+    assert_eq!(world.history("other").await, all[..1]);
+}
+
+#[tokio::test]
+async fn what_the_fleet_has_is_warmed_again_as_one_thing() {
+    let fleet = Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..watching("fleet") };
+    let world = Fed::of(Setup::new([fleet], tenants(3))).await;
+    let fence = world.fence(FLEET).await;
+    world.clock.advance(SECOND).await;
+    for version in 1..=10 {
+        world.commit("fleet", version, &["anybody"]);
+        world.tell_all("fleet", None);
+        world.clock.advance(Duration::from_millis(20)).await;
+    }
+    world.clock.advance(COOLDOWN).await;
+    assert!(world.is("fleet", "[10]"));
+    assert_ne!(world.fence(FLEET).await, fence);
+    assert_eq!(world.reads().len(), 3, "at the start, at once, and after the cooldown");
+    assert!(world.history("fleet").await.is_empty());
+    assert!(world.status("fleet").last_success_at.is_some());
+}
+
+#[tokio::test]
+async fn a_change_does_not_wait_for_the_batches_of_other_runs() {
+    let slow = Job { batch: many(1), concurrency: many(1), ..job("slow") };
+    let setup = Setup::new([slow, watching("list")], tenants(20));
+    let world = Fed::of(Setup { concurrency: 1, ..setup }).await;
+    let reads = world.reads().len();
+    slow_reads(&world, SECOND);
+    let ticket = world.ask("slow").await;
+    world.clock.advance(SECOND * 3 / 2).await;
+    world.commit("list", 2, &["t7"]);
+    world.tell("list", &["t7"]);
+    world
+        .until("the change is there", |world| world.value("list:t7").is_some_and(|v| v == "[2]"))
+        .await;
+    let read: Vec<_> = world.source.reads().into_iter().skip(reads).collect();
+    let order: Vec<_> = read.iter().map(|read| read.job.as_str()).take(3).collect();
+    assert_eq!(order, ["slow", "slow", "list"]);
+    assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn hazard_02_an_older_run_that_writes_later_does_not_have_the_last_word() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    world.commit("list", 1, &["t0"]);
+    // The regular run has read, and takes long to write.
+    let (clock, first) = (world.clock.clone(), Arc::new(AtomicBool::new(true)));
+    world.cache.before_write(move |_| {
+        let is_first = first.swap(false, Ordering::Relaxed);
+        let asleep = is_first.then(|| clock.sleep(SECOND));
+        Box::pin(async move {
+            if let Some(asleep) = asleep {
+                asleep.await;
+            }
+            Ok(())
+        })
+    });
+    let older = world.ask("list").await;
+    world.rests().await;
+    world.commit("list", 2, &["t0"]);
+    world.tell("list", &["t0"]);
+    world.clock.advance(SECOND / 2).await;
+    assert!(world.is("list:t0", "[2]"), "the change goes beside the run");
+    let record = world.finish(older).await;
+    assert_eq!(record.report.tenants.ok, 2);
+    assert!(world.is("list:t0", "[2]"), "and stays");
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+}
+
+#[tokio::test]
+async fn hazard_03_an_application_that_knows_no_fences_is_helped_by_the_feed() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    world.commit("list", 1, &["t0"]);
+    // Between the read and the write of a run the application commits and deletes the key.
+    let (source, cache) = (Arc::clone(&world.source), Arc::clone(&world.cache));
+    let (notifier, first) = (Arc::clone(&world.notifier), Arc::new(AtomicBool::new(true)));
+    let (told, clock) = (source_of(&world.runner.jobs.get(), "list").id, world.clock.clone());
+    world.cache.before_write(move |_| {
+        let is_first = first.swap(false, Ordering::Relaxed);
+        let (source, cache) = (Arc::clone(&source), Arc::clone(&cache));
+        let (notifier, told, clock) = (Arc::clone(&notifier), told.clone(), clock.clone());
+        Box::pin(async move {
+            if is_first {
+                let rows = vec![MemoryRow::new("t0", "2", [])];
+                source.set_rows(&JobName::parse("list").unwrap(), rows);
+                cache.evict("list:t0");
+                let tenants = Some(vec!["t0".to_owned()]);
+                notifier.say(Ok(vec![Change { source: told, tenants }]));
+                clock.sleep(SECOND).await;
+            }
+            Ok(())
+        })
+    });
+    let record = world.warm("list").await;
+    assert_eq!(record.report.tenants.ok, 2);
+    assert!(world.is("list:t0", "[2]"));
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
+}
+
+#[tokio::test]
+async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_settles_once_it_rests() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    world.commit("list", 1, &["t0", "t1"]);
+    let (cache, writes) = (Arc::clone(&world.cache), Arc::new(AtomicBool::new(true)));
+    let goes_on = Arc::clone(&writes);
+    world.cache.before_write(move |keys| {
+        let (cache, goes_on) = (Arc::clone(&cache), Arc::clone(&goes_on));
+        Box::pin(async move {
+            if goes_on.load(Ordering::Relaxed) && keys.iter().any(|key| key == "list:t0") {
+                cache.move_fences(&[fence_key("t0")], 1 << 41).await?;
+            }
+            Ok(())
+        })
+    });
+    let record = world.warm("list").await;
+    let tenants = record.report.tenants;
+    assert_eq!((record.outcome, tenants.ok, tenants.fenced), (Outcome::Ok, 1, 1));
+    assert!(world.shows("preheat_tenants_total{job=\"list\",outcome=\"fenced\"} 1"));
+    assert!(world.shows("preheat_keys_total{job=\"list\",outcome=\"fenced\"} 1"));
+    for _ in 0..600 {
+        world.clock.advance(SECOND / 10).await;
+        assert!(world.is("list:t0", "[1]"), "at {:?}", world.clock.monotonic());
+        assert!(world.cache.ttl("list:t0").unwrap() <= PROBATION, "nothing old outlives a crash");
+    }
+    let runs = world.change_runs("list", "ok");
+    assert!((12..=18).contains(&runs), "at a bounded rate: {runs}");
+    writes.store(false, Ordering::Relaxed);
+    world.clock.advance(SECOND * 6).await;
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE), "proven at last");
+    let reads = world.reads().len();
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.reads().len(), reads, "and at rest");
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_a_while_loses_no_change() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    world.on_read(|_| Err(refused(SourceErrorKind::Unavailable)));
+    world.commit("list", 2, &["t0"]);
+    world.tell("list", &["t0"]);
+    world.clock.advance(SECOND * 30).await;
+    assert!(!world.is("list:t0", "[2]"));
+    assert!(world.change_runs("list", "failed") > 0);
+    let last = world.status("list").last_run.unwrap();
+    assert_eq!((last.trigger, last.outcome), (Trigger::Change, Outcome::Failed), "it is shown");
+    assert_eq!(last.report.failures[0].kind, FailureKind::DatabaseUnavailable);
+    assert!(world.history("list").await.contains(&(Trigger::Change, Outcome::Failed)));
+    world.on_read(|_| Ok(()));
+    world.clock.advance(SECOND * 60).await;
+    assert!(world.is("list:t0", "[2]"));
+}
+
+#[tokio::test]
+async fn a_tenant_that_fails_for_good_is_given_up_until_its_data_changes_again() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(3))).await;
+    world.on_read(|tenants| {
+        let fails = tenants.iter().any(|id| id == "t0");
+        if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
+    });
+    world.commit("list", 2, &["t0", "t1"]);
+    world.tell("list", &["t0", "t1"]);
+    world.clock.advance(MINUTE * 10).await;
+    assert!(world.is("list:t1", "[2]"));
+    assert_eq!(world.change_runs("list", "partial"), 1, "the other one is not read again with it");
+    assert_eq!(world.change_runs("list", "failed"), 4);
+    world.on_read(|_| Ok(()));
+    world.tell("list", &["t0"]);
+    world.rests().await;
+    assert!(world.is("list:t0", "[2]"));
+}
+
+#[tokio::test]
+async fn the_fences_are_moved_before_anything_is_read_again() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    let (moved, clock) = (Arc::new(AtomicBool::new(false)), world.clock.clone());
+    let is_moved = Arc::clone(&moved);
+    world.ledger.before(move |call| {
+        let (is_moved, asleep) = (Arc::clone(&is_moved), clock.sleep(SECOND));
+        Box::pin(async move {
+            if call == Call::MoveFences {
+                asleep.await;
+                is_moved.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    });
+    let is_moved = Arc::clone(&moved);
+    world.on_read(move |_| {
+        assert!(is_moved.load(Ordering::Relaxed), "it is read before its fence is moved");
+        Ok(())
+    });
+    world.commit("list", 2, &["t0"]);
+    world.tell("list", &["t0"]);
+    world.clock.advance(SECOND * 2).await;
+    assert!(world.is("list:t0", "[2]"));
+}
+
+#[tokio::test]
+async fn a_cache_that_is_away_for_a_while_loses_no_change() {
+    let world = Fed::of(Setup::new([watching("list"), watching("other")], tenants(2))).await;
+    let away = Arc::new(AtomicBool::new(true));
+    let is_away = Arc::clone(&away);
+    world.ledger.before(move |call| {
+        let fails = call == Call::MoveFences && is_away.load(Ordering::Relaxed);
+        ready(if fails { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
+    });
+    world.commit("list", 2, &["t0"]);
+    world.commit("other", 3, &["t1"]);
+    world.tell("list", &["t0"]);
+    world.clock.advance(SECOND * 20).await;
+    world.tell("other", &["t1"]);
+    world.clock.advance(SECOND * 20).await;
+    assert!(!world.is("list:t0", "[2]"), "without its fence moved nothing is written");
+    away.store(false, Ordering::Relaxed);
+    world.clock.advance(SECOND * 12).await;
+    assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_runs_every_job_with_tables_once() {
+    let on_start = Job { on_start: true, ..watching("first") };
+    let off = Job { enabled: false, ..watching("off") };
+    let jobs = [on_start, watching("list"), off, job("without")];
+    let fed = Fed::begin(Setup::new(jobs, tenants(2)), Arc::default()).await;
+    fed.clock.advance(MINUTE).await;
+    assert_eq!(fed.history("first").await, [(Trigger::Startup, Outcome::Ok)], "that one will do");
+    assert_eq!(fed.history("list").await, [(Trigger::Change, Outcome::Ok)]);
+    assert!(fed.history("off").await.is_empty() && fed.history("without").await.is_empty());
+    assert!(fed.shows("preheat_change_feed_connected 1"));
+}
+
+#[tokio::test]
+async fn after_a_reconnect_every_job_with_tables_runs_once_and_nothing_before_has_the_last_word() {
+    let jobs = [watching("list"), watching("other"), job("without")];
+    let world = Fed::of(Setup::new(jobs, tenants(2))).await;
+    let fences = [world.fence(&fence_key("t0")).await, world.fence(FLEET).await];
+    world.notifier.set_away(true);
+    world.notifier.break_off();
+    world.clock.advance(SECOND * 20).await;
+    assert!(world.shows("preheat_change_feed_connected 0"));
+    let tries = world.notifier.connects.now();
+    assert!((5..20).contains(&tries), "{tries} tries");
+    world.commit("list", 2, &["t0"]);
+    world.commit("other", 3, &["t1"]);
+    world.clock.advance(SECOND).await;
+    assert!(!world.is("list:t0", "[2]"), "nobody heard of it");
+    world.notifier.set_away(false);
+    world.clock.advance(SECOND * 6).await;
+    assert!(world.shows("preheat_change_feed_connected 1"));
+    assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
+    assert_ne!(world.fence(&fence_key("t0")).await, fences[0]);
+    assert_ne!(world.fence(FLEET).await, fences[1]);
+    for name in ["list", "other"] {
+        assert_eq!(world.history(name).await, [(Trigger::Change, Outcome::Ok); 2]);
+    }
+    assert!(world.history("without").await.is_empty());
+    world.commit("list", 4, &["t0"]);
+    world.tell("list", &["t0"]);
+    world.rests().await;
+    assert!(world.is("list:t0", "[4]"), "and the feed goes on");
+}
+
+#[tokio::test]
+async fn a_feed_that_breaks_as_soon_as_it_is_there_does_not_keep_the_jobs_running() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    for _ in 0..600 {
+        world.notifier.break_off();
+        world.clock.advance(SECOND / 10).await;
+    }
+    let connects = world.notifier.connects.now();
+    assert!(connects < 60, "{connects} connects in a minute");
+    let runs = world.history("list").await.len();
+    assert!((2..=13).contains(&runs), "{runs} runs in a minute");
+}
+
+#[tokio::test]
+async fn a_worker_starts_without_its_feed_and_gets_it_later() {
+    let notifier = Arc::new(Notifier::default());
+    notifier.set_away(true);
+    let jobs = [watching("list"), Job { on_start: true, ..job("without") }];
+    let fed = Fed::begin(Setup::new(jobs, tenants(2)), notifier).await;
+    fed.rests().await;
+    assert!(fed.value("without:t0").is_some() && fed.value("list:t0").is_none());
+    assert!(fed.shows("preheat_change_feed_connected 0"));
+    fed.notifier.set_away(false);
+    fed.clock.advance(SECOND * 6).await;
+    assert!(fed.value("list:t0").is_some());
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_begins_nothing_for_changes() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    slow_reads(&world, SECOND);
+    world.commit("list", 2, &["t0", "t1"]);
+    world.tell("list", &["t0"]);
+    world.clock.advance(SECOND / 2).await;
+    world.tell("list", &["t1"]);
+    world.rests().await;
+    let reads = world.reads().len();
+    world.stops.drain.cancel();
+    world.rests().await;
+    world.tell("list", &["t1"]);
+    world.ended().await;
+    assert_eq!(world.reads().len(), reads, "nothing new begins");
+    assert!(world.is("list:t0", "[2]"), "what was under way is finished");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_pending_of_a_changed_job_and_drops_that_of_one_that_is_gone() {
+    let world = Fed::of(Setup::new([watching("list"), watching("gone")], tenants(2))).await;
+    slow_reads(&world, SECOND);
+    for name in ["list", "gone"] {
+        world.commit(name, 2, &["t0", "t1"]);
+        world.tell(name, &["t0"]);
+    }
+    world.clock.advance(SECOND / 2).await;
+    for name in ["list", "gone"] {
+        world.tell(name, &["t1"]);
+    }
+    world.rests().await;
+    let changed = Job { ttl: 20 * MINUTE, ..watching("list") };
+    world.handle.replace(Jobs::from([(changed.name.clone(), Arc::new(changed))])).await;
+    world.clock.advance(SECOND * 3).await;
+    assert!(world.is("list:t1", "[2]"));
+    assert_eq!(world.cache.ttl("list:t1"), Some(20 * MINUTE), "as the job is now");
+    assert!(world.is("gone:t0", "[2]"), "a run that was under way ends");
+    assert!(!world.is("gone:t1", "[2]"));
+
+    let disabled = Job { enabled: false, ..watching("list") };
+    world.handle.replace(Jobs::from([(disabled.name.clone(), Arc::new(disabled))])).await;
+    let reads = world.reads().len();
+    world.tell("list", &["t1"]);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.reads().len(), reads, "a job that is disabled has no changes");
+}
+
+#[tokio::test]
+async fn a_tenant_that_came_with_its_change_is_warmed_and_one_that_went_is_no_failure() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    let lists = Count::default();
+    let counted = lists.clone();
+    world.source.before_tenants(move || {
+        counted.up();
+        ready(Ok(()))
+    });
+    let mut others = tenants(3).only(|tenant| tenant.id() != "t0");
+    others.push("late", [Some("UTC")]);
+    world.source.set_tenants(others);
+    world.commit("list", 2, &["t0", "t1", "t2", "late"]);
+    world.tell("list", &["t0", "t2"]);
+    world.rests().await;
+    assert!(world.is("list:t2", "[2]"));
+    assert_eq!(world.value("list:t0"), None, "a complete list was read, and it lost its keys");
+    let (read, known) = (lists.now(), world.runner.roster.known(world.ledger.as_ref()).await);
+    assert!(known.unwrap().active.iter().any(|tenant| tenant.id() == "late"));
+    for _ in 0..5 {
+        world.clock.advance(SECOND).await;
+        world.tell("list", &["t0", "t2"]);
+    }
+    world.rests().await;
+    assert_eq!(lists.now(), read + 5, "what the list said already is not asked again");
+    assert_eq!(world.change_runs("list", "ok"), 7);
+    assert_eq!(world.history("list").await.len(), 1, "none of them failed");
+}
+
+#[tokio::test]
+async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    let (fence, reads) = (world.fence(&fence_key("t0")).await, world.reads().len());
+    let source = preheat::domain::change::ChangeSourceId::new("of another time");
+    let tenants = Some(vec!["t0".to_owned()]);
+    world.notifier.say(Ok(vec![Change { source, tenants }]));
+    world.rests().await;
+    assert_ne!(world.fence(&fence_key("t0")).await, fence);
+    assert_eq!(world.reads().len(), reads);
+}
