@@ -130,6 +130,11 @@ impl Database {
         Connections { idle, active: self.pool.size().saturating_sub(idle) }
     }
 
+    /// Closes all connections, and waits a while for those that are in use.
+    pub async fn close(&self) {
+        drop(timeout(CONNECT_TIMEOUT, self.pool.close()).await);
+    }
+
     /// A connection, once one is free.
     async fn acquire(&self) -> Result<Lease, SourceError> {
         let (connection, permit) = self.take().await?;
