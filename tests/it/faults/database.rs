@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use preheat::sandbox::{Postgres, PostgresOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -14,7 +15,9 @@ const BREAKER: &str = "preheat_breaker_open{server=\"database\"}";
 
 #[tokio::test]
 async fn hazard_04_a_replica_is_read_and_warned_of() {
-    let postgres = support::own_postgres();
+    let settings = vec![("wal_level".to_owned(), "replica".to_owned())];
+    let options = PostgresOptions { tcp: true, settings, ..PostgresOptions::default() };
+    let postgres = Postgres::start(&options).unwrap();
     let shop = Shop::open_in(&postgres, 3).await;
     let warm = || {
         let preheat = support::preheat(["warm"]).database(shop.url()).cache(shop.redis.url());
