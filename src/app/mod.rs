@@ -112,6 +112,9 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if database.is_replica() {
+            event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
+        }
         Ok(Self { runner, source, jobs, database })
     }
 

@@ -270,7 +270,8 @@ impl Runner {
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
-                report.fail(of_list(refusal));
+                let Refusal { kind, message, remedy: _ } = refusal;
+                report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();
             }
         };
@@ -335,7 +336,7 @@ impl Runner {
         self.may_ask(Server::Database)?;
         let result = self.source.tenants_among(tenants).await;
         self.note_query(result.as_ref().err());
-        Ok(result?)
+        Ok(result.map_err(ListError::Source)?)
     }
 
     /// The tenant list, read after the run was asked for: the present state.
@@ -395,12 +396,6 @@ impl Runner {
         let now = self.clock.monotonic();
         report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
-}
-
-/// Without a tenant list there is nothing to do.
-fn of_list(Refusal { kind, message, remedy }: Refusal) -> Failure {
-    let says_enough = kind == FailureKind::TenantsShrank || remedy == Remedy::Wait(Server::Cache);
-    Failure::new(if says_enough { kind } else { FailureKind::Tenants }, None, message)
 }
 
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
@@ -500,7 +495,7 @@ enum ListError {
 impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
-            ListError::Source(error) => error.into(),
+            ListError::Source(error) => Self { kind: FailureKind::Tenants, ..Self::from(error) },
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,

@@ -539,6 +539,25 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// The database is a replica of another.
+#[derive(Clone, Copy, Debug)]
+pub struct DatabaseIsReplica<'a> {
+    /// The server and database.
+    pub server: &'a str,
+}
+
+impl DatabaseIsReplica<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let server = self.server;
+        warn!(
+            server,
+            "database `{server}` is a replica: what it has not received yet is warmed as it was \
+             before, even right after a change; hint: let `database.url` lead to the primary"
+        );
+    }
+}
+
 /// The cache server is another process than before.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheRestarted;
