@@ -15,7 +15,7 @@ use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
 use crate::domain::job::Scope;
-use crate::domain::manifest::{Named, life_of_names, manifest_key, vanished};
+use crate::domain::manifest::{Named, is_fresh, life_of_names, manifest_key, vanished};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::observe::event::Server;
@@ -70,6 +70,8 @@ struct List {
     vanished: Vec<Named>,
     /// Whether it names keys that cannot exist any more.
     is_outdated: bool,
+    /// Whether it names all that is present, and will for long enough.
+    is_fresh: bool,
 }
 
 /// What a tenant comes to at the end of its rounds.
@@ -455,20 +457,25 @@ impl Work {
         }
         let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
         let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
+        let (job, now) = (&self.order.job, self.runner.clock.now());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
         let lists = lists.map(|((manifest, mut named), present)| {
             let all = named.len();
             named.retain(|name| name.named_at >= outdated);
             let is_outdated = named.len() < all;
+            let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
+            let young = named.iter().filter(is_young).count();
             let there = present.iter().map(String::as_str).chain(failed.iter().copied());
             let vanished = vanished(named, there);
-            List { manifest, present, vanished, is_outdated }
+            let young_and_there = young - vanished.iter().filter(is_young).count();
+            let is_fresh = young_and_there == present.len();
+            List { manifest, present, vanished, is_outdated, is_fresh }
         });
         lists.collect()
     }
 
-    /// Names the keys that will be written, so that none is ever in the cache unnamed, and takes out
-    /// those that cannot exist any more.
+    /// Names the keys that will be written, so that none is ever in the cache unnamed, where they are
+    /// not named for long enough already; and takes out those that cannot exist any more.
     async fn enlist(
         &self,
         open: &Batch,
@@ -481,7 +488,8 @@ impl Work {
             // Names too many do no harm, and the next run tries again.
             drop(self.runner.ledger.delist(&outdated, self.outdated()).await);
         }
-        let listings = lists.iter().filter(|list| !list.present.is_empty());
+        let due = |list: &&List| !list.present.is_empty() && !list.is_fresh;
+        let listings = lists.iter().filter(due);
         let listings: Vec<Listing> = listings.map(List::listing).collect();
         if listings.is_empty() {
             return Ok(());

@@ -342,10 +342,10 @@ async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_
 
     // A name ends when its key cannot exist any more; those that are renewed stay.
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
-    world.clock.advance(20 * MINUTE).await;
-    world.run("list", Lane::Regular).await;
-    world.clock.advance(17 * MINUTE).await;
-    world.run("list", Lane::Regular).await;
+    for _ in 0..3 {
+        world.clock.advance(25 * MINUTE).await;
+        world.run("list", Lane::Regular).await;
+    }
     assert_eq!(world.listed("t0").await, ["list:t0:toys"]);
 }
 
@@ -437,7 +437,8 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
     world.run("list", Lane::Regular).await;
-    world.clock.advance(35 * MINUTE).await;
+    // Twice the TTL, and the longest run.
+    world.clock.advance(65 * MINUTE).await;
     assert_eq!(world.cache.keys(), Vec::<String>::new());
     assert_eq!(world.listed("t0").await, ["list:t0:food"]);
     world.clock.advance(MINUTE + SECOND).await;
@@ -445,17 +446,24 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
 }
 
 #[tokio::test]
-async fn fences_cost_two_questions_a_batch_and_manifests_one_and_a_renewal() {
+async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_renewal() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
     world.run("list", Lane::Regular).await;
     let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     world.ledger.before(move |call| {
-        seen.lock().unwrap().push(call);
+        // The book of tenants is looked at by the run, not by its batches.
+        if !matches!(call, Call::Notes | Call::Note) {
+            seen.lock().unwrap().push(call);
+        }
         ready(Ok(()))
     });
     world.clock.advance(Duration::from_secs(5)).await;
+    world.run("list", Lane::Regular).await;
+    let expected = [Call::Fences, Call::Manifests, Call::Fences];
+    assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), expected);
+    world.clock.advance(31 * MINUTE).await;
     world.run("list", Lane::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
     assert_eq!(*calls.lock().unwrap(), expected);
