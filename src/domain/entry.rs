@@ -48,7 +48,7 @@ pub struct Entries<'r> {
 }
 
 /// A key to remove.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
     /// The key, without the cache's prefix.
     pub key: String,

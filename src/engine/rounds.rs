@@ -20,9 +20,12 @@ use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::observe::event::Server;
 
-/// From the moment when a key is named to the end of its write. A round that takes longer is repeated,
-/// so that a key that was written later was written by somebody else.
+/// From the moment when a key is named to the last command that gives it a life. Where it took longer,
+/// the key is named once more, so that one that was written later was written by somebody else.
 const NAMED_BEFORE: Duration = Duration::from_secs(30);
+
+/// Keys that are looked at at once: their values come with the answer.
+const LOOK: usize = 100;
 
 /// How much later than the run's deadline a server gives a query up: the deadline itself is to end
 /// the run, and not a query that failed a moment before.
@@ -59,6 +62,17 @@ struct Draft<'r> {
     tallies: Vec<Report>,
     /// Whether nothing that was sent can still be on its way.
     is_certain: bool,
+    /// When the keys were last named.
+    named_at: DateTime<Utc>,
+}
+
+/// What became of writes.
+struct Written {
+    results: Vec<KeyResult>,
+    /// Whether nothing of it can come later.
+    is_certain: bool,
+    /// When the keys were last named.
+    named_at: DateTime<Utc>,
 }
 
 /// A slot's manifest.
@@ -68,8 +82,8 @@ struct List {
     present: Vec<String>,
     /// Those that it names and that have no data any more.
     vanished: Vec<Named>,
-    /// Whether it names keys that cannot exist any more.
-    is_outdated: bool,
+    /// Up to when its names are of keys that cannot exist any more; none where it has none of those.
+    outdated: Option<DateTime<Utc>>,
     /// Whether it names all that is present, and will for long enough.
     is_fresh: bool,
 }
@@ -189,13 +203,12 @@ impl Work {
         let Reading { permit, first_dates, fences: _, named } = reading;
         let found = entries(&self.order.job, open, &first_dates, permit.rows());
         let lists = self.lists(open, named, &found);
-        let named_at = self.runner.clock.monotonic();
-        self.enlist(open, &lists, report).await?;
+        let named_at = self.enlist(open, &lists, report).await?;
 
         let slots: Vec<usize> = rounds.slots().collect();
-        doubt.slots.extend(&slots);
-        let draft = self.write(open, (found, &lists), rounds.life(), report).await;
-        if !draft.is_certain || self.runner.clock.monotonic() > named_at + NAMED_BEFORE {
+        let is_first = doubt.begin(&slots);
+        let draft = self.write(open, (found, &lists, named_at), rounds.life(), report).await;
+        if !draft.is_certain {
             doubt.lost.extend(&slots);
         }
         let fences = match self.fences_after(open, report).await {
@@ -217,13 +230,23 @@ impl Work {
             // What was sent may come late, and shorten or prolong the life of what is there then.
             doubt.lost.extend(&slots);
         }
+        let keys_move = self.order.job.has_keys_that_move();
+        if keys_move && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
+            // Whether this works or not, the next run names them as well, where they are still there.
+            doubt.lost.extend(&slots);
+            drop(self.give_names(&lists).await);
+        }
         let mut moved = Vec::new();
         for (place, (mut tally, slot)) in draft.tallies.into_iter().zip(slots).enumerate() {
             if !is_settled(&slot) {
                 moved.push(tally);
                 continue;
             }
-            doubt.settle(slot);
+            // A round before may have left under a key what this one could not write over: others
+            // may prolong it, who take it for theirs.
+            if is_first || tally.failures.is_empty() {
+                doubt.settle(slot);
+            }
             match &lives {
                 // They are proven, and gone in some seconds all the same.
                 Err(refusal) if draft.life == Life::Probation => {
@@ -240,7 +263,7 @@ impl Work {
     async fn write<'r>(
         &self,
         open: &Batch,
-        (found, lists): (Entries<'r>, &[List]),
+        (found, lists, named_at): (Entries<'r>, &[List], DateTime<Utc>),
         life: Life,
         report: &mut Report,
     ) -> Draft<'r> {
@@ -256,7 +279,8 @@ impl Work {
                 Life::Probation => entry.ttl.min(PROBATION),
             };
         }
-        let (results, is_certain) = self.write_entries(open, &entries, report).await;
+        let written = self.write_entries(open, (&entries, lists, named_at), report).await;
+        let Written { results, is_certain, named_at } = written;
         for (entry, result) in entries.iter().zip(&results) {
             match (result, tallies.get_mut(entry.slot)) {
                 (Ok(()), Some(tally)) => {
@@ -274,38 +298,53 @@ impl Work {
         let removals: Vec<_> = removals.into_iter().chain(vanished).collect();
         let all_answered = self.remove(open, removals, &mut tallies, report).await;
         let is_certain = is_certain && all_answered;
-        Draft { life, entries, full, results, tallies, is_certain }
+        if tallies.iter().all(|tally| tally.failures.is_empty()) {
+            self.delist(lists).await;
+        }
+        Draft { life, entries, full, results, tallies, is_certain, named_at }
     }
 
-    /// Writes the entries, again where that may help: a repeated write is harmless. Says also whether
-    /// nothing of it can come later: what was sent to a server that then did not answer may.
+    /// Writes the entries, again where that may help: a repeated write is harmless, and names keys that
+    /// move anew. Says also whether nothing of it can come later: what was sent to a server that then
+    /// did not answer may.
     async fn write_entries(
         &self,
         part: &Batch,
-        writes: &[Entry<'_>],
+        (writes, lists, mut named_at): (&[Entry<'_>], &[List], DateTime<Utc>),
         report: &mut Report,
-    ) -> (Vec<KeyResult>, bool) {
+    ) -> Written {
         if writes.is_empty() {
-            return (Vec::new(), true);
+            return Written { results: Vec::new(), is_certain: true, named_at };
         }
         let mut tries = Tries::new(&self.runner, &self.order, part.len());
-        let mut is_certain = true;
+        let (mut is_certain, mut named) = (true, Ok(named_at));
         loop {
-            let results = self.write_once(writes).await;
-            let Some(error) = results.iter().find_map(transient) else {
-                return (results, is_certain);
-            };
+            let results = self.write_once(writes, named.as_ref().err()).await;
+            let error = results.iter().find_map(transient).cloned();
+            let Some(error) = error else { return Written { results, is_certain, named_at } };
             is_certain &= error.kind != CacheErrorKind::Unavailable;
-            let refusal = Refusal::from(error.clone());
+            let refusal = Refusal::from(error);
             if !tries.again(&refusal, report).await {
                 self.give_up_after(refusal);
-                return (results, is_certain);
+                return Written { results, is_certain, named_at };
+            }
+            if self.order.job.has_keys_that_move() {
+                named = self.give_names(lists).await;
+                named_at = *named.as_ref().unwrap_or(&named_at);
             }
         }
     }
 
-    async fn write_once(&self, writes: &[Entry<'_>]) -> Vec<KeyResult> {
+    /// `unnamed` is why the keys could not be named, without which they are not written.
+    async fn write_once(
+        &self,
+        writes: &[Entry<'_>],
+        unnamed: Option<&CacheError>,
+    ) -> Vec<KeyResult> {
         let all = |error: CacheError| writes.iter().map(|_| Err(error.clone())).collect();
+        if let Some(error) = unnamed {
+            return all(error.clone());
+        }
         if let Err(refusal) = self.runner.may_ask(Server::Cache) {
             let (kind, message) = (CacheErrorKind::Unavailable, refusal.message);
             return all(CacheError { kind, message });
@@ -459,52 +498,59 @@ impl Work {
         let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
         let (job, now) = (&self.order.job, self.runner.clock.now());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
-        let lists = lists.map(|((manifest, mut named), present)| {
-            let all = named.len();
-            named.retain(|name| name.named_at >= outdated);
-            let is_outdated = named.len() < all;
+        let lists = lists.map(|((manifest, named), present)| {
+            let is_outdated = named.iter().any(|name| name.named_at < outdated);
             let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
             let young = named.iter().filter(is_young).count();
             let there = present.iter().map(String::as_str).chain(failed.iter().copied());
             let vanished = vanished(named, there);
             let young_and_there = young - vanished.iter().filter(is_young).count();
             let is_fresh = young_and_there == present.len();
-            List { manifest, present, vanished, is_outdated, is_fresh }
+            let outdated = is_outdated.then_some(outdated);
+            List { manifest, present, vanished, outdated, is_fresh }
         });
         lists.collect()
     }
 
     /// Names the keys that will be written, so that none is ever in the cache unnamed, where they are
-    /// not named for long enough already; and takes out those that cannot exist any more.
+    /// not named for long enough already; answers when.
     async fn enlist(
         &self,
         open: &Batch,
         lists: &[List],
         report: &mut Report,
-    ) -> Result<(), Refusal> {
-        let outdated = lists.iter().filter(|list| list.is_outdated);
-        let outdated: Vec<String> = outdated.map(|list| list.manifest.clone()).collect();
-        if !outdated.is_empty() {
-            // Names too many do no harm, and the next run tries again.
-            drop(self.runner.ledger.delist(&outdated, self.outdated()).await);
-        }
-        let due = |list: &&List| !list.present.is_empty() && !list.is_fresh;
-        let listings = lists.iter().filter(due);
-        let listings: Vec<Listing> = listings.map(List::listing).collect();
-        if listings.is_empty() {
-            return Ok(());
-        }
-        let life = life_of_names(&self.order.job);
+    ) -> Result<DateTime<Utc>, Refusal> {
         let mut tries = Tries::new(&self.runner, &self.order, open.len());
         loop {
-            let now = self.runner.clock.now();
-            let enlisted = self.runner.ledger.enlist(&listings, now, life).await;
-            let Err(error) = enlisted else { return Ok(()) };
-            let refusal = Refusal::from(error);
+            let refusal = match self.give_names(lists).await {
+                Ok(named_at) => return Ok(named_at),
+                Err(error) => Refusal::from(error),
+            };
             if !tries.again(&refusal, report).await {
                 return Err(refusal);
             }
         }
+    }
+
+    async fn give_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
+        let now = self.runner.clock.now();
+        let due = lists.iter().filter(|list| !list.present.is_empty() && !list.is_fresh);
+        let listings: Vec<Listing> = due.map(List::listing).collect();
+        if !listings.is_empty() {
+            let life = life_of_names(&self.order.job);
+            self.runner.ledger.enlist(&listings, now, life).await?;
+        }
+        Ok(now)
+    }
+
+    /// Takes the names out that are of keys which cannot exist any more. It comes after they were
+    /// removed all the same: a job whose `ttl` was made shorter may have left some that do.
+    async fn delist(&self, lists: &[List]) {
+        let Some(outdated) = lists.iter().filter_map(|list| list.outdated).min() else { return };
+        let manifests = lists.iter().filter(|list| list.outdated.is_some());
+        let manifests: Vec<String> = manifests.map(|list| list.manifest.clone()).collect();
+        // Names too many do no harm, and the next run tries again.
+        drop(self.runner.ledger.delist(&manifests, outdated).await);
     }
 
     /// The keys to remove since their data is gone.
@@ -527,36 +573,47 @@ impl Work {
         }
         let written: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         let gone = gone.filter(|(removal, _)| !written.contains(removal.key.as_str()));
-        let (removals, named_at): (Vec<Removal>, Vec<DateTime<Utc>>) = gone.unzip();
-        let keys: Vec<String> = removals.iter().map(|removal| removal.key.clone()).collect();
-        match self.runner.cache.look(&keys).await {
-            Ok(found) => {
-                let now = self.runner.clock.now();
-                let all = removals.into_iter().zip(named_at).zip(found);
-                all.filter_map(|((removal, named_at), found)| {
-                    let ttl = found?.ttl.unwrap_or_default();
-                    let written_at = now - age(life_of(&self.order.job, &removal.key), ttl);
-                    (written_at <= named_at + NAMED_BEFORE).then_some(removal)
-                })
-                .collect()
-            }
-            Err(error) => {
-                for Removal { key, slot } in removals {
-                    if let Some(tally) = tallies.get_mut(slot) {
-                        tally.fail(refused(open, slot, &key, &error));
+        let gone: Vec<(Removal, DateTime<Utc>)> = gone.collect();
+        let mut vanished = Vec::new();
+        for some in gone.chunks(LOOK) {
+            match self.left_behind(some).await {
+                Ok(removals) => vanished.extend(removals),
+                Err(error) => {
+                    for (Removal { key, slot }, _) in some {
+                        if let Some(tally) = tallies.get_mut(*slot) {
+                            tally.fail(refused(open, *slot, key, &error));
+                        }
                     }
                 }
-                Vec::new()
             }
         }
+        vanished
+    }
+
+    /// Those keys that nobody wrote after the tenant that named them at that moment.
+    async fn left_behind(
+        &self,
+        gone: &[(Removal, DateTime<Utc>)],
+    ) -> Result<Vec<Removal>, CacheError> {
+        let keys: Vec<String> = gone.iter().map(|(removal, _)| removal.key.clone()).collect();
+        let found = self.runner.cache.look(&keys).await?;
+        let now = self.runner.clock.now();
+        let left_behind = gone.iter().zip(found).filter(|((removal, named_at), found)| {
+            let Some(found) = found else { return false };
+            let life = life_of(&self.order.job, &removal.key);
+            let age = found.ttl.and_then(|left| age(life, left));
+            age.is_none_or(|age| now - age <= *named_at + NAMED_BEFORE)
+        });
+        Ok(left_behind.map(|((removal, _), _)| removal.clone()).collect())
     }
 }
 
 /// How long ago a value was written that would live for `life` and has so much left. What has little
-/// left may be on probation, and counts as written then.
-fn age(life: Duration, left: Duration) -> Duration {
+/// left may be on probation, and counts as written then. There is no telling of what lives for longer:
+/// it was written while the job had another `ttl`, or by somebody else.
+fn age(life: Duration, left: Duration) -> Option<Duration> {
     let life = if left <= PROBATION { life.min(PROBATION) } else { life };
-    life.saturating_sub(left)
+    life.checked_sub(left)
 }
 
 impl List {
@@ -577,6 +634,13 @@ struct Doubt<'w> {
 }
 
 impl Doubt<'_> {
+    /// Keys of these slots are about to be written; says whether it is for the first time.
+    fn begin(&mut self, slots: &[usize]) -> bool {
+        let is_first = self.slots.is_empty();
+        self.slots.extend(slots);
+        is_first
+    }
+
     /// What the slot's last round wrote is proven.
     fn settle(&mut self, slot: usize) {
         if !self.lost.contains(&slot) {

@@ -1,6 +1,6 @@
 //! Removing all keys of tenants that are gone.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
@@ -8,7 +8,7 @@ use super::SLICE;
 use super::note::Leaving;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::domain::manifest::manifest_key;
+use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, Tenants};
 use crate::engine::port::CacheError;
@@ -38,6 +38,8 @@ pub(super) struct Swept {
 struct Owned<'j> {
     job: &'j JobName,
     key: String,
+    /// When the tenant last named it; none where it is known without a name.
+    named_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Sweep<'a> {
@@ -72,27 +74,36 @@ impl<'a> Sweep<'a> {
     fn known(&self, job: &'a Job, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let keys = tenants.iter().flat_map(|tenant| known_keys(job, Some(tenant), &dates));
-        keys.map(|key| Owned { job: &job.name, key }).collect()
+        keys.map(|key| Owned { job: &job.name, key, named_at: None }).collect()
     }
 
     /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
     /// needs them. Every job is asked for, as one that has no data column now may have had one.
     async fn listed(&self, job: &'a Job, tenants: &Tenants) -> Result<Vec<Owned<'a>>, CacheError> {
-        let named = self.runner.ledger.names(&manifests_of(job, tenants.iter())).await?;
-        let keys = named.into_iter().flatten();
-        Ok(keys.map(|key| Owned { job: &job.name, key }).collect())
+        let named = self.runner.ledger.manifests(&manifests_of(job, tenants.iter())).await?;
+        let owned = named.into_iter().flatten().map(|Named { key, named_at }| Owned {
+            job: &job.name,
+            key,
+            named_at: Some(named_at),
+        });
+        Ok(owned.collect())
     }
 
     /// The keys among these that an active tenant has as well: of a template without the tenant's id,
-    /// where what was one tenant's is another's now (a pet, a web address).
+    /// where what was one tenant's is another's now (a pet, a web address). Names outlive their keys,
+    /// so that of two tenants that named one it belongs to whoever did so last.
     async fn shared(&self, job: &Job, owned: &[Owned<'_>]) -> Result<HashSet<String>, CacheError> {
         let anonymous = || job.keys.iter().filter(|key| !key.template.has_tenant());
         let mut shared = HashSet::new();
         if owned.is_empty() || anonymous().next().is_none() {
             return Ok(shared);
         }
-        let candidates: HashSet<&str> = owned.iter().map(|owned| owned.key.as_str()).collect();
-        let is_candidate = |key: &String| candidates.contains(key.as_str());
+        let mut candidates: HashMap<&str, Option<DateTime<Utc>>> = HashMap::new();
+        for Owned { key, named_at, .. } in owned {
+            let last = candidates.entry(key).or_default();
+            *last = (*last).max(*named_at);
+        }
+        let is_candidate = |key: &String| candidates.contains_key(key.as_str());
         let dates = possible_dates(job, self.now);
         for tenant in self.active.iter() {
             shared.extend(known_keys(job, Some(tenant), &dates).into_iter().filter(is_candidate));
@@ -101,8 +112,13 @@ impl<'a> Sweep<'a> {
             let active: Vec<Tenant<'_>> = self.active.iter().collect();
             for some in active.chunks(SLICE) {
                 let of_job = manifests_of(job, some.iter().copied());
-                let named = self.runner.ledger.names(&of_job).await?;
-                shared.extend(named.into_iter().flatten().filter(is_candidate));
+                let named = self.runner.ledger.manifests(&of_job).await?.into_iter().flatten();
+                let later = named.filter(|Named { key, named_at }| {
+                    let of_gone = candidates.get(key.as_str());
+                    of_gone
+                        .is_some_and(|of_gone| of_gone.is_none_or(|of_gone| *named_at >= of_gone))
+                });
+                shared.extend(later.map(|named| named.key));
             }
         }
         Ok(shared)
@@ -114,7 +130,7 @@ impl<'a> Sweep<'a> {
             return Ok(true);
         }
         let (jobs, keys): (Vec<&JobName>, Vec<String>) =
-            owned.into_iter().map(|Owned { job, key }| (job, key)).unzip();
+            owned.into_iter().map(|Owned { job, key, named_at: _ }| (job, key)).unzip();
         let results = self.runner.cache.remove(&keys).await?;
         let mut complete = true;
         for (job, result) in jobs.into_iter().zip(results) {

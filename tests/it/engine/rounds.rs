@@ -14,7 +14,7 @@ use preheat::domain::run::{Outcome, RunId, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::limit::Lane;
-use preheat::engine::port::{Cache, CacheErrorKind, Clock, Ledger, SourceErrorKind};
+use preheat::engine::port::{Cache, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind};
 use preheat::engine::run::{Ended, Order, Stops, Unsettled};
 
 use super::ledger::{Call, names};
@@ -405,15 +405,8 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
 
 #[tokio::test]
 async fn a_key_that_went_to_another_tenant_stays_whichever_batch_comes_first() {
-    let pet = Key { unique: Some("category".to_owned()), ..key("pet:{category}") };
     for (batch, from, to) in [(10, "t0", "t1"), (1, "t0", "t1"), (1, "t1", "t0")] {
-        let pets = Job {
-            keys: vec![pet.clone()],
-            batch: many(batch),
-            concurrency: many(1),
-            ..job("list")
-        };
-        let world = Setup::new([pets], tenants(2)).start();
+        let world = Setup::new([pets(batch)], tenants(2)).start();
         world.set_rows("list", rows(1, &[(from, "7")]));
         world.run("list", Lane::Regular).await;
         world.clock.advance(MINUTE).await;
@@ -467,4 +460,155 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
     world.run("list", Lane::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
     assert_eq!(*calls.lock().unwrap(), expected);
+}
+
+/// A job of pets, whose keys go from tenant to tenant.
+fn pets(batch: usize) -> Job {
+    let pet = Key { unique: Some("category".to_owned()), ..key("pet:{category}") };
+    Job { keys: vec![pet], batch: many(batch), concurrency: many(1), ..job("list") }
+}
+
+/// Tenants of `owner` have the pet; nobody where there is none.
+fn pet_of(version: u32, owner: Option<&str>) -> Vec<MemoryRow> {
+    owner.map(|tenant| rows(version, &[(tenant, "7")])).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn hazard_01_a_key_that_goes_to_and_fro_is_never_old() {
+    const OWNERS: [Option<&str>; 3] = [Some("t0"), Some("t1"), None];
+    let mut missing = 0;
+    for course in 0..27_usize {
+        let owners = [course % 3, course / 3 % 3, course / 9].map(|nth| OWNERS[nth]);
+        for (pause, order) in [(1, ["t0", "t1"]), (1, ["t1", "t0"]), (40, ["t0", "t1"])] {
+            let world = Setup::new([pets(10)], tenants(2)).start();
+            for (version, owner) in (1..).zip(owners) {
+                world.set_rows("list", pet_of(version, owner));
+                // Whoever had it and whoever has it are warmed, but not together.
+                for tenant in order {
+                    world.warm_some("list", &[tenant]).await;
+                }
+                let expected = owner.map(|_| format!("[{version}]"));
+                let found = world.value("pet:7");
+                assert!(found.is_none() || found == expected, "{owners:?} {order:?}: {found:?}");
+                missing += u32::from(found != expected);
+                world.clock.advance(pause * SECOND).await;
+            }
+            world.clock.advance(MINUTE).await;
+            world.warm("list").await;
+            let last = owners[2].map(|_| "[3]".to_owned());
+            assert_eq!(world.value("pet:7"), last, "{owners:?} {order:?}");
+        }
+    }
+    assert!(missing > 0, "whoever had it a moment ago takes what is there for its own");
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_that_moves_goes_with_its_data_however_long_its_write_took() {
+    let world = Setup::new([pets(10)], tenants(2)).start();
+    world.set_rows("list", pet_of(1, Some("t0")));
+    let clock = world.clock.clone();
+    world.cache.before_write(move |_| {
+        let asleep = clock.sleep(40 * SECOND);
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert!(world.value("pet:7").is_some());
+    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+    world.set_rows("list", Vec::new());
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("pet:7"), None);
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_that_moves_goes_with_its_data_whenever_its_write_was_tried_again() {
+    let world = Setup::new([pets(10)], tenants(1)).start();
+    world.set_rows("list", pet_of(1, Some("t0")));
+    let (writes, clock) = (Count::default(), world.clock.clone());
+    world.cache.before_write(move |_| {
+        let (asleep, is_back) = (clock.sleep(20 * SECOND), writes.up() == 2);
+        Box::pin(async move {
+            asleep.await;
+            if is_back { Ok(()) } else { Err(cache_error(CacheErrorKind::Transient)) }
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert!(world.value("pet:7").is_some());
+    assert_eq!(ended.unsettled, Unsettled::default(), "it was named anew before each try");
+    world.set_rows("list", Vec::new());
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("pet:7"), None);
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_that_moves_and_was_not_written_by_this_job_goes_with_its_data() {
+    // For ever, as an application would; and while the job's `ttl` was longer.
+    for life in [None, Some(60 * MINUTE)] {
+        let world = Setup::new([pets(10)], tenants(2)).start();
+        world.set_rows("list", pet_of(1, Some("t0")));
+        world.run("list", Lane::Regular).await;
+        world.clock.advance(MINUTE).await;
+        world.cache.set("pet:7", "[1]");
+        if let Some(life) = life {
+            world.cache.expire(&[("pet:7".to_owned(), life)]).await.unwrap();
+        }
+        world.set_rows("list", Vec::new());
+        world.run("list", Lane::Regular).await;
+        assert_eq!(world.value("pet:7"), None, "{life:?}");
+    }
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() {
+    let world = world_with_categories();
+    let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t0"));
+    let food = "list:t0:food".to_owned();
+    // The job's `ttl` was five hours until now.
+    let listing = Listing { manifest, keys: vec![food.clone()] };
+    let (life, now) = (Duration::from_hours(5), world.clock.now());
+    world.cache.enlist(&[listing], now, life).await.unwrap();
+    world.cache.set(&food, "[1]");
+    world.cache.expire(&[(food.clone(), life)]).await.unwrap();
+    world.clock.advance(Duration::from_hours(1)).await;
+
+    world
+        .cache
+        .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.listed("t0").await, [food.as_str()], "it is still there");
+    world.cache.refuse(|_| None);
+    world.run("list", Lane::Regular).await;
+    assert_eq!(world.value(&food), None);
+    assert_eq!(world.listed("t0").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unsettled() {
+    let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
+    world.set_rows("list", rows(1, &[("t0", ""), ("t1", "")]));
+    let (application, writes) = (Application::of(&world), Count::default());
+    world.cache.before_write(move |_| {
+        let (application, nth) = (application.clone(), writes.up());
+        Box::pin(async move {
+            match nth {
+                0 => {
+                    application.commit(rows(2, &[("t0", ""), ("t1", "")]));
+                    application.move_fence(&fence_key("t1")).await;
+                }
+                _ => application.cache.refuse(|key| {
+                    (key == "list:t1").then(|| cache_error(CacheErrorKind::Permission))
+                }),
+            }
+            Ok(())
+        })
+    });
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
+    // Another run that is proven may give it its whole life meanwhile, as it wrote there as well.
+    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.report.tenants.failed, 1);
+    assert_eq!(ended.unsettled, Unsettled::default(), "nothing of it was written this time");
 }

@@ -39,6 +39,8 @@ pub(super) enum Sabotage {
     RefusalsForgotten,
     /// What was lost in one round is forgotten in the next one.
     LossesForgotten,
+    /// What one round wrote is forgotten though the next one, which is proven, was refused a key.
+    RoundsBeforeForgotten,
     /// Names are taken out of the manifest by the run that removed their keys and is proven, though
     /// another one may still be about to write them, or may have written them anew.
     DelistedAtOnce,

@@ -543,12 +543,14 @@ impl Run {
         self.settled.without(self.uncertain)
     }
 
-    /// What the cache refused is proven not to be there: whether the tenant is warmed again for it
-    /// depends on why the run is done.
+    /// Where the cache refused something, it depends on why the run is done whether the tenant is
+    /// warmed again for it; but it is where a round before may have left what this one did not mend.
     fn end_round(&mut self, world: &mut World) -> bool {
         let proven = self.proven();
-        self.doubt.remove(proven);
-        self.left.remove(proven.without(self.failed));
+        let mended = proven.without(self.failed);
+        let is_forgotten = world.sabotage == Some(Sabotage::RoundsBeforeForgotten);
+        self.doubt.remove(if self.round == 1 || is_forgotten { proven } else { mended });
+        self.left.remove(mended);
         let Some(rounds) = &self.rounds else { return false };
         if !rounds.goes_on() {
             return false;
