@@ -18,6 +18,7 @@ use preheat::domain::tenant::Tenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
+use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
@@ -171,6 +172,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
+            cache_process: CacheProcess::default(),
             list: TenantList::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),

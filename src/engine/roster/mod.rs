@@ -68,6 +68,8 @@ struct Memory {
 struct Seen {
     digest: u64,
     at: Duration,
+    /// How often the cache server had been restarted by then.
+    restarts: u64,
     /// Whether tenants are gone whose grace has not passed.
     leaving: bool,
 }
@@ -152,8 +154,10 @@ impl Roster {
         memory.newest = number;
         let jobs = runner.jobs.get();
         let (digest, now) = (digest(list, &jobs), runner.clock.monotonic());
+        let restarts = runner.cache_process.restarts();
         let rested = now >= memory.rests_until;
-        if memory.seen.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
+        let may_be_there = memory.seen.filter(|seen| seen.restarts == restarts);
+        if may_be_there.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
             return Ok(());
         }
         memory.seen = None;
@@ -165,7 +169,7 @@ impl Roster {
             Some(CacheError { message, kind: _ }) => {
                 event::RosterUnavailable { message: &message }.emit(&runner.metrics);
             }
-            None => memory.seen = Some(Seen { digest, at: now, leaving }),
+            None => memory.seen = Some(Seen { digest, at: now, restarts, leaving }),
         }
         Ok(())
     }
