@@ -945,7 +945,7 @@ server's counters before its first answer) is absent. When a job's file goes, it
 the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
-  `startup`, `request`.
+  `startup`, `request`, `change`.
 - `outcome` of a tenant: `ok`, `failed`; of a key: `written`, `removed`, `failed`, `fenced`.
 - `reason` of a skipped run: `overlap`, `queue_full`, `draining`.
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.

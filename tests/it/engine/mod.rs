@@ -6,6 +6,7 @@ mod changes;
 mod invalidate;
 pub(crate) mod ledger;
 pub(crate) mod record;
+mod restart;
 mod roster;
 mod rounds;
 mod run;

@@ -90,6 +90,7 @@ fn hazard_07_a_manifest_that_names_too_little_leaves_keys_whose_data_is_gone() {
         Sabotage::NamesAfterKeys,
         Sabotage::DelistedBeforeRemoval,
         Sabotage::DelistedAtOnce,
+        Sabotage::OnlyNewNamed,
     ]);
 }
 

@@ -205,7 +205,9 @@ impl Writer {
 /// A reader of the application that fills a known key which it misses. It follows the fence as well:
 /// it writes on probation, looks whether the fence stood still, and only then lets the value live; a
 /// fence that may come back to the same number is none to rely on, so that it writes nothing. It may
-/// go away at any moment.
+/// go away at any moment but one: from its write it comes to the look, and to the `DEL` where the
+/// fence moved. Meanwhile a warmer that has proven its own value may give what is there its full
+/// life, and nobody would come back for it.
 ///
 /// Keys with data columns it must not fill, since it does not name them in a manifest; and one that
 /// fills without looking at the fence may well leave an old value: that is what fences are for.
@@ -244,7 +246,7 @@ impl Reader {
     }
 
     pub(super) fn step(&mut self, name: usize, world: &mut World) {
-        if self.at != At::Idle && world.goes_wrong() {
+        if !matches!(self.at, At::Idle | At::Written | At::Moved) && world.goes_wrong() {
             world.say(name, || "the reader goes away".to_owned());
             self.at = At::Idle;
             return;

@@ -10,7 +10,7 @@ use super::others::{Link, Outcome, Process, Reader, Writer};
 use super::warmer::{Kind, Run};
 use super::world::{
     CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Reply, Row, STARTS, Some8,
-    TENANTS, Value, category_of, key, tenant_of,
+    TENANTS, Value, key, tenant_of,
 };
 
 /// Warmers; each is the whole of a process, or both are lanes of one.
@@ -39,9 +39,12 @@ pub(super) enum Sabotage {
     RefusalsForgotten,
     /// What was lost in one round is forgotten in the next one.
     LossesForgotten,
-    /// Keys are taken out of the manifest by the run that removes them, though another one may still
-    /// be about to write them, or may have written them anew.
+    /// Names are taken out of the manifest by the run that removed their keys and is proven, though
+    /// another one may still be about to write them, or may have written them anew.
     DelistedAtOnce,
+    /// Runs give no name anew that they found in the manifest, so that it ends by an age that is not
+    /// its key's.
+    OnlyNewNamed,
     /// Keys are named in the manifest after they are written.
     NamesAfterKeys,
     /// Keys are taken out of the manifest before they are removed.
@@ -73,7 +76,7 @@ pub(super) enum Situation {
     FollowedUp,
     /// A key was removed since its data was gone.
     Vanished,
-    /// A name was taken out of a manifest.
+    /// A name ended by its age.
     Delisted,
     /// A fence was missing, or made by a bare `INCR`, after it had been given a start.
     StartLost,
@@ -255,7 +258,13 @@ impl World {
         self.met |= 1 << situation as u32;
     }
 
-    /// When the oldest run began that may still write.
+    /// Whether so much time has passed since something that no run of then is left.
+    pub(super) fn has_time_passed(&mut self) -> bool {
+        self.dice.one_in(4)
+    }
+
+    /// When the oldest run began that may still write: what was named before and is not there cannot
+    /// come any more, and may be taken for as old as can be.
     pub(super) fn oldest_run(&self) -> u32 {
         if !self.late.is_empty() {
             return 0;
@@ -606,19 +615,7 @@ impl Schedule {
             }
             Trouble::EvictManifest(tenant) => {
                 troubles.evictions -= 1;
-                let mut known = Some8::NONE;
-                for run in self.runs.iter().flatten() {
-                    known.add(run.knows(tenant));
-                }
-                for command in &self.world.late {
-                    if let Command::Set(key, ..) = *command
-                        && tenant_of(key) == tenant
-                        && let Some(category) = category_of(key)
-                    {
-                        known.add(Some8::one(category));
-                    }
-                }
-                self.world.cache.evict_manifest(tenant, known);
+                self.world.cache.evict_manifest(tenant);
                 self.world.say(CHAOS, || format!("manifest {tenant} is evicted"));
             }
             Trouble::Crash(process) => {
@@ -725,7 +722,7 @@ impl Schedule {
                 }
                 Some(_) if cache.is_named(key) || is_orphan => {}
                 Some(_) => return Err(Problem::Unnamed { key }),
-                None if expected == 0 || cache.gone[key].is_fair() => {}
+                None if expected == 0 || cache.gone[key].is_fair() || cache.refused.has(key) => {}
                 None => return Err(Problem::Missing { key, gone: cache.gone[key] }),
             }
         }

@@ -32,9 +32,11 @@ enum Stage {
     Enlist,
     Write,
     Remove,
+    Delist,
     FencesAfter,
     Lives,
-    Delist,
+    /// Only a sabotage comes here.
+    TakeOut,
 }
 
 /// Commands that go out together; others' come in between.
@@ -90,9 +92,6 @@ pub(super) struct Run {
     pub(super) kind: Kind,
     /// The step at which it began.
     pub(super) began: u32,
-    /// When the oldest of the runs began that were in flight then: who has not been named since is
-    /// written by none of them.
-    oldest: u32,
     /// The tenants of each slot.
     batch: Vec<usize>,
     rounds: Option<Rounds>,
@@ -109,6 +108,8 @@ pub(super) struct Run {
     rows: [Row; TENANTS],
     new: [Some8; TENANTS],
     vanished: [Some8; TENANTS],
+    /// What was named before this step cannot exist any more; 0 where nothing is so old.
+    outdated: u32,
     /// Tenants of this round for which something was refused or lost.
     failed: Some8,
     /// Keys that are not known to be written: nobody gives them another life.
@@ -129,7 +130,6 @@ impl Run {
         let mut run = Self {
             kind,
             began: world.step,
-            oldest: world.oldest_run(),
             batch: tenants.iter().collect(),
             rounds: None,
             round: 1,
@@ -141,6 +141,7 @@ impl Run {
             rows: [[0; OF_TENANT]; TENANTS],
             new: [Some8::NONE; TENANTS],
             vanished: [Some8::NONE; TENANTS],
+            outdated: 0,
             failed: Some8::NONE,
             unwritten: Some8::NONE,
             uncertain: Some8::NONE,
@@ -197,14 +198,19 @@ impl Run {
         if let Command::Unlink(_) = command {
             world.meet(Situation::Vanished);
         }
-        if let Command::Delist(..) = command {
+        if let (Command::Delist(..), Reply::Names(out)) = (command, reply)
+            && !out.is_empty()
+        {
             world.meet(Situation::Delisted);
         }
     }
 
-    fn note_refusal(&mut self, command: Command, world: &World) {
+    fn note_refusal(&mut self, command: Command, world: &mut World) {
         let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return };
         self.unwritten.add(Some8::one(key));
+        if self.kind == Kind::Scheduled {
+            world.cache.refused.add(Some8::one(key));
+        }
         if world.sabotage != Some(Sabotage::RefusalsForgotten) {
             self.failed.add(Some8::one(tenant_of(key)));
         }
@@ -254,11 +260,12 @@ impl Run {
             (Stage::Query, _) => unreachable!("a query is no pipeline"),
             (Stage::Enlist, Ok(())) => self.write(world),
             (Stage::Write, Ok(())) => self.remove(world),
+            (Stage::Remove, Ok(())) => self.delist(world),
             // Whatever was lost of it: the tenants stay in doubt.
-            (Stage::Remove, _) => self.look_after(world),
+            (Stage::Remove, Err(Lost)) | (Stage::Delist, _) => self.look_after(world),
             (Stage::FencesAfter, Ok(())) => self.look(world),
-            (Stage::Lives, _) => self.delist(world),
-            (Stage::Delist, _) => self.end_round(world),
+            (Stage::Lives, _) => self.take_out(world),
+            (Stage::TakeOut, _) => self.end_round(world),
             (Stage::Enlist | Stage::Write | Stage::FencesAfter, Err(Lost)) if !self.retried => {
                 self.again(world);
                 true
@@ -386,6 +393,7 @@ impl Run {
             self.new[tenant] = new;
             self.vanished[tenant] = vanished;
         }
+        self.outdated = if world.has_time_passed() { world.oldest_run() } else { 0 };
         if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
             self.read_fences(world);
             return true;
@@ -405,8 +413,8 @@ impl Run {
 
     fn set_names(&mut self, world: &mut World) {
         let (new, rows) = (self.new, self.rows);
-        let is_at_once = world.sabotage == Some(Sabotage::DelistedAtOnce);
-        let of = |tenant: usize| if is_at_once { new[tenant] } else { present(rows[tenant]) };
+        let is_new_only = world.sabotage == Some(Sabotage::OnlyNewNamed);
+        let of = |tenant: usize| if is_new_only { new[tenant] } else { present(rows[tenant]) };
         let listings: Vec<_> =
             self.open.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
         let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
@@ -439,13 +447,19 @@ impl Run {
             commands.extend(named.filter(|one| !matches!(one, Command::Enlist(_, Some8::NONE))));
         }
         if world.sabotage == Some(Sabotage::DelistedBeforeRemoval) {
-            let out = self
-                .with_vanished()
-                .iter()
-                .map(|one| Command::Delist(one, vanished[one], u32::MAX));
-            commands.splice(0..0, out);
+            let out = self.with_vanished();
+            commands.splice(0..0, out.iter().map(|one| Command::TakeOut(one, vanished[one])));
         }
         self.call.set(commands, world);
+        self.go_on(world)
+    }
+
+    /// Names end by age, where nothing was refused that might be there under one of them.
+    fn delist(&mut self, world: &mut World) -> bool {
+        self.stage = Stage::Delist;
+        let outdated = self.outdated;
+        let who = if self.failed.is_empty() && outdated > 0 { self.open } else { Some8::NONE };
+        self.call.set(who.iter().map(|tenant| Command::Delist(tenant, outdated)), world);
         self.go_on(world)
     }
 
@@ -514,27 +528,27 @@ impl Run {
         self.go_on(world)
     }
 
-    fn delist(&mut self, world: &mut World) -> bool {
-        self.stage = Stage::Delist;
-        let before = match world.sabotage {
-            Some(Sabotage::DelistedAtOnce) => u32::MAX,
-            Some(_) | None => self.oldest,
-        };
+    fn take_out(&mut self, world: &mut World) -> bool {
+        if world.sabotage != Some(Sabotage::DelistedAtOnce) {
+            return self.end_round(world);
+        }
+        self.stage = Stage::TakeOut;
         let vanished = self.vanished;
-        let out = self.proven().and(self.with_vanished());
-        let out = out.iter().map(|tenant| Command::Delist(tenant, vanished[tenant], before));
-        self.call.set(out, world);
+        let out = self.proven().without(self.failed).and(self.with_vanished());
+        self.call.set(out.iter().map(|tenant| Command::TakeOut(tenant, vanished[tenant])), world);
         self.go_on(world)
     }
 
     fn proven(&self) -> Some8 {
-        self.settled.without(self.failed).without(self.uncertain)
+        self.settled.without(self.uncertain)
     }
 
+    /// What the cache refused is proven not to be there: whether the tenant is warmed again for it
+    /// depends on why the run is done.
     fn end_round(&mut self, world: &mut World) -> bool {
         let proven = self.proven();
         self.doubt.remove(proven);
-        self.left.remove(proven);
+        self.left.remove(proven.without(self.failed));
         let Some(rounds) = &self.rounds else { return false };
         if !rounds.goes_on() {
             return false;
@@ -551,24 +565,6 @@ impl Run {
     /// What was sent and is not done yet.
     pub(super) fn rest(&self) -> &[Command] {
         self.call.rest()
-    }
-
-    /// The categories of a tenant that it takes for named and may write.
-    pub(super) fn knows(&self, tenant: usize) -> Some8 {
-        if !self.open.has(tenant) {
-            return Some8::NONE;
-        }
-        match self.stage {
-            Stage::Manifests | Stage::Query => self.named[tenant],
-            Stage::Enlist | Stage::Write | Stage::Remove | Stage::FencesAfter => {
-                present(self.rows[tenant])
-            }
-            Stage::FencesBefore
-            | Stage::StartFences
-            | Stage::ReplaceFences
-            | Stage::Lives
-            | Stage::Delist => Some8::NONE,
-        }
     }
 
     /// Whether it has written keys of a tenant and is about to say how long they live.

@@ -182,12 +182,16 @@ pub(super) enum Command {
     RaiseFence(usize, i64),
     /// `INCR` of a fence.
     MoveFence(usize),
-    /// `HKEYS` of a tenant's manifest.
+    /// `ZRANGE` of a tenant's manifest.
     Manifest(usize),
-    /// `HSET` of categories in a tenant's manifest.
+    /// `ZADD` of categories in a tenant's manifest, as of now.
     Enlist(usize, Some8),
-    /// Takes categories out of a tenant's manifest, those that nobody named since that step.
-    Delist(usize, Some8, u32),
+    /// `ZREMRANGEBYSCORE` of a tenant's manifest, up to that step: takes out what was named so long
+    /// ago that its key cannot exist any more. Steps do not tell for how long a key lives; so a key
+    /// that is there was not written long enough ago, and its name stays.
+    Delist(usize, u32),
+    /// `ZREM` of categories, which nothing but a sabotage does.
+    TakeOut(usize, Some8),
     /// `SET … PX` of a key.
     Set(usize, u16, Life),
     /// `SET … PX` of a key by the application, on probation.
@@ -216,11 +220,14 @@ impl fmt::Display for Command {
             }
             Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {}", Number(by)),
             Self::MoveFence(tenant) => write!(f, "INCR fence {tenant}"),
-            Self::Manifest(tenant) => write!(f, "HKEYS manifest {tenant}"),
+            Self::Manifest(tenant) => write!(f, "ZRANGE manifest {tenant}"),
             Self::Enlist(tenant, names) => {
                 write!(f, "names {} in manifest {tenant}", Letters(names))
             }
-            Self::Delist(tenant, names, _) => {
+            Self::Delist(tenant, before) => {
+                write!(f, "takes out of manifest {tenant} what was named before {before}")
+            }
+            Self::TakeOut(tenant, names) => {
                 write!(f, "takes {} out of manifest {tenant}", Letters(names))
             }
             Self::Set(key, version, l) => write!(f, "SET {} = v{version} {}", Named(key), life(l)),
@@ -330,6 +337,8 @@ pub(super) struct Cache {
     manifests: [[u32; CATEGORIES]; TENANTS],
     /// Keys whose names were lost by the eviction of a manifest, and that no run has named since.
     pub(super) orphans: Some8,
+    /// Keys whose last write by a scheduled run was refused: such a run is not repeated for that.
+    pub(super) refused: Some8,
 }
 
 impl Cache {
@@ -340,6 +349,7 @@ impl Cache {
             fences: [None; TENANTS],
             manifests: [[0; CATEGORIES]; TENANTS],
             orphans: Some8::NONE,
+            refused: Some8::NONE,
         }
     }
 
@@ -385,15 +395,25 @@ impl Cache {
                     self.orphans.remove(Some8::one(key(tenant, 1 + category)));
                 }
             }
-            Command::Delist(tenant, names, before) => {
-                for category in names {
-                    if self.manifests[tenant][category] < before {
+            Command::Delist(tenant, before) => {
+                let mut out = Some8::NONE;
+                for category in self.names(tenant) {
+                    let is_there = self.values[key(tenant, 1 + category)].is_some();
+                    if self.manifests[tenant][category] < before && !is_there {
                         self.manifests[tenant][category] = 0;
+                        out.add(Some8::one(category));
                     }
+                }
+                return Reply::Names(out);
+            }
+            Command::TakeOut(tenant, names) => {
+                for category in names {
+                    self.manifests[tenant][category] = 0;
                 }
             }
             Command::Set(key, version, life) => {
                 self.values[key] = Some(Value { version, life, is_filled: false });
+                self.refused.remove(Some8::one(key));
             }
             Command::Fill(key, version) => {
                 let life = Life::Probation;
@@ -434,12 +454,9 @@ impl Cache {
         self.remove(key, Gone::Evicted);
     }
 
-    /// The server pushes a manifest out; `known` are the categories that somebody has read in it, or
-    /// put into it, and will write without naming them again.
-    pub(super) fn evict_manifest(&mut self, tenant: usize, known: Some8) {
-        let mut lost = self.names(tenant);
-        lost.add(known);
-        for category in lost {
+    /// The server pushes a manifest out.
+    pub(super) fn evict_manifest(&mut self, tenant: usize) {
+        for category in self.names(tenant) {
             self.orphans.add(Some8::one(key(tenant, 1 + category)));
         }
         self.manifests[tenant] = [0; CATEGORIES];

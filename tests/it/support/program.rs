@@ -225,6 +225,14 @@ impl Running {
         .await;
     }
 
+    /// Waits until standard output has that text.
+    pub(crate) async fn prints(&self, text: &str) {
+        eventually(&format!("standard output has {text:?}"), LONG, async || {
+            self.stdout().contains(text)
+        })
+        .await;
+    }
+
     /// Waits until the route answers with that status.
     pub(crate) async fn answers(&self, path: &str, status: u16) {
         eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
