@@ -568,7 +568,7 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     }
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
-    let list = result.map_err(ListError::Source)?;
+    let list = Arc::new(result.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
     let taken = runner.roster.take(&runner, &list, number).await;
     if let Err(Distrust::Unnoted(error)) = &taken {
@@ -576,5 +576,5 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     }
     taken.map_err(ListError::Distrusted)?;
     runner.list.note(&list, restarts);
-    Ok(Arc::new(list))
+    Ok(list)
 }
