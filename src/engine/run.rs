@@ -301,14 +301,25 @@ impl Runner {
         if list.is_empty() {
             event::NoTenants { job: &order.job.name }.emit(&self.metrics);
         }
-        let positions = select(&list, order.tenants.as_deref(), report);
+        let Some(wanted) = order.tenants.as_deref() else {
+            let positions = each_once(&list);
+            return Ok((list, positions));
+        };
+        let (positions, not_active) = select(&list, wanted);
+        for id in not_active {
+            let message = format!("tenant `{}` is not among the active tenants", id.escape_debug());
+            report.fail(Failure::new(FailureKind::Tenants, Some(id.to_owned()), message));
+            report.tenants.total += 1;
+            report.tenants.failed += 1;
+        }
         Ok((list, positions))
     }
 
     /// The active ones among tenants whose data changed, with one small query. That others are not
     /// active any more is no failure. Where it says of one of them what the last complete list did
     /// not, a new one is read, so that the roster notes who came before anything is written of it,
-    /// and sweeps who is gone.
+    /// and sweeps who is gone; then that list counts. By the small query a tenant that came and went
+    /// meanwhile would be written and noted nowhere, and one that went and came left as it was.
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
@@ -316,7 +327,7 @@ impl Runner {
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
         let mut tries = Tries::new(self, order, changed.len());
-        let list = loop {
+        let mut list = loop {
             let refusal = match self.read_among(changed).await {
                 Ok(list) => break Arc::new(list),
                 Err(refusal) => refusal,
@@ -326,9 +337,9 @@ impl Runner {
             }
         };
         if !self.list.agrees(changed, &list, self.cache_process.restarts()) {
-            self.list.read(self, self.clock.monotonic()).await?;
+            list = self.list.read(self, self.clock.monotonic()).await?;
         }
-        let positions = select(&list, None, report);
+        let (positions, _not_active) = select(&list, changed);
         Ok((list, positions))
     }
 
@@ -429,27 +440,21 @@ fn say_that_it_may_be_lost(report: &mut Report) {
     report.fail(Failure { count: written, ..failure });
 }
 
-/// The tenants that a run is for, each once: positions in the list. Those that were asked for and
-/// are not active fail.
-fn select(list: &Tenants, wanted: Option<&[TenantId]>, report: &mut Report) -> Vec<u32> {
-    let positions = list.iter().zip(0..);
-    let Some(wanted) = wanted else {
-        // A tenant query with a join may name a tenant twice; its rows would be torn apart.
-        let mut seen = HashSet::with_capacity(list.len());
-        let first = positions.filter(|(tenant, _)| seen.insert(tenant.id()));
-        return first.map(|(_, position)| position).collect();
-    };
+/// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
+/// would be torn apart.
+fn each_once(list: &Tenants) -> Vec<u32> {
+    let mut seen = HashSet::with_capacity(list.len());
+    let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
+    first.map(|(_, position)| position).collect()
+}
+
+/// The positions of some tenants, each once, and those of them that the list does not have.
+fn select<'w>(list: &Tenants, wanted: &'w [TenantId]) -> (Vec<u32>, Vec<&'w str>) {
     let mut left: HashSet<&str> = wanted.iter().map(TenantId::as_str).collect();
-    let found = positions.filter(|(tenant, _)| left.remove(tenant.id()));
+    let found = list.iter().zip(0..).filter(|(tenant, _)| left.remove(tenant.id()));
     let found = found.map(|(_, position)| position).collect();
-    for id in wanted.iter().filter(|id| left.remove(id.as_str())) {
-        let message =
-            format!("tenant `{}` is not among the active tenants", id.as_str().escape_debug());
-        report.fail(Failure::new(FailureKind::Tenants, Some(id.to_string()), message));
-        report.tenants.total += 1;
-        report.tenants.failed += 1;
-    }
-    found
+    let wanted = wanted.iter().map(TenantId::as_str);
+    (found, wanted.filter(|id| left.remove(id)).collect())
 }
 
 /// A reading of the tenant list that takes longer is not joined any more: it may hang, and runs that
@@ -563,7 +568,7 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     }
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
-    let list = result.map_err(ListError::Source)?;
+    let list = Arc::new(result.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
     let taken = runner.roster.take(&runner, &list, number).await;
     if let Err(Distrust::Unnoted(error)) = &taken {
@@ -571,5 +576,5 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     }
     taken.map_err(ListError::Distrusted)?;
     runner.list.note(&list, restarts);
-    Ok(Arc::new(list))
+    Ok(list)
 }
