@@ -32,6 +32,7 @@ use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
 use crate::engine::port::History;
 use crate::engine::record::Records;
+use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
@@ -104,12 +105,16 @@ impl App {
             metrics: Metrics::new(),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            cache_process: CacheProcess::default(),
             list: TenantList::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if database.is_replica() {
+            event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
+        }
         Ok(Self { runner, source, jobs, database })
     }
 
@@ -144,6 +149,7 @@ impl App {
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
         if let Some(interval) = settings.audit.interval {
             let runner = Arc::clone(&self.runner);
             let verifier = Verifier::new(runner, interval, settings.audit.sample);
@@ -337,7 +343,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             // A cache that does not tell keeps the numbers that it had.
-            if let Ok(stats) = runner.cache.stats().await {
+            if let Ok(stats) = runner.cache_stats().await {
                 runner.metrics.set_cache_counters(stats.hits, stats.misses);
             }
         })

@@ -16,9 +16,11 @@ use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
-use crate::app::{App, job_defaults};
+use crate::adapter::postgres::install;
+use crate::app::{self, App, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
+use crate::domain::change::change_sources;
 use crate::domain::job::Job;
 use crate::domain::run::RunRecord;
 use crate::engine::run::Stops;
@@ -106,6 +108,9 @@ async fn first_pass(
     ));
     make_clinic(sandbox, tenants).await.map_err(Failure::unreachable)?;
 
+    if let Err(failure) = install_triggers(settings, &files).await {
+        output::problem(&format!("{}\nchanges wait for the jobs' schedules", failure.text));
+    }
     let jobs: Vec<Arc<Job>> = files.jobs().values().filter(|job| job.enabled).cloned().collect();
     let app = App::connect(settings, files.jobs().clone()).await?;
     let pass = Pass {
@@ -127,6 +132,16 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
     postgres.create_database(DATABASE, None).await?;
     let clinic = Clinic::demo(tenants).load(&postgres.url(DATABASE)).await;
     clinic.context("could not make the sample clinic")
+}
+
+/// What changes in the clinic is in its cache at once.
+async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), Failure> {
+    let sources = change_sources(files.jobs(), &settings.tenants.column);
+    let database = app::connect_database(settings).await?;
+    let installed = install(&database, &sources, &settings.tenants.sql).await;
+    installed.map_err(|error| Failure::new(Exit::Failed, error))?;
+    database.close().await;
+    Ok(())
 }
 
 /// The settings without what they say of servers and tenants: the sandbox has its own, and the demo

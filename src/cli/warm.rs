@@ -1,6 +1,7 @@
 //! `preheat warm`: one pass now.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -102,6 +103,9 @@ pub(super) struct Pass {
     pub(super) deadline: Option<Duration>,
 }
 
+/// A job to warm, for these tenants or all.
+pub(super) type Wanted = (Arc<Job>, Option<Vec<TenantId>>);
+
 /// What a pass did.
 pub(super) struct Done {
     /// In the jobs' order.
@@ -148,24 +152,51 @@ impl Pass {
         self.warm_each(jobs.iter().map(|job| (Arc::clone(job), tenants.clone())).collect()).await
     }
 
-    /// Warms the jobs, each for its tenants or all.
-    pub(super) async fn warm_each(
-        &self,
-        jobs: Vec<(Arc<Job>, Option<Vec<TenantId>>)>,
-    ) -> Result<Done, Failure> {
-        let draining = self.stops.abort_after(self.runner.clock.as_ref(), self.drain);
-        tokio::pin!(draining);
+    /// Warms the jobs, each for its tenants or all; once more if the cache server was restarted
+    /// meanwhile, since what was written before may be lost.
+    pub(super) async fn warm_each(&self, jobs: Vec<Wanted>) -> Result<Done, Failure> {
         let deadline_passed = AtomicBool::new(false);
-        let first_runs = Arc::new(AtomicUsize::new(jobs.len()));
-        let deadline = self.pass_deadline(&deadline_passed, &first_runs);
-        tokio::pin!(deadline);
+        let first_runs = Arc::new(AtomicUsize::new(0));
+        let ends = async {
+            let draining = self.stops.abort_after(self.runner.clock.as_ref(), self.drain);
+            tokio::join!(draining, self.pass_deadline(&deadline_passed, &first_runs));
+        };
+        tokio::pin!(ends);
 
+        let restarts = self.runner.cache_process.restarts();
+        let mut records = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
+        if self.was_restarted_since(restarts).await {
+            self.bars.say("the cache server was restarted or replaced: all is warmed once more");
+            records = self.warm_once(&jobs, &first_runs, ends).await?;
+        }
+        Ok(Done { records, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
+    }
+
+    /// Whether the cache server was restarted since then, and there is time to begin anew.
+    async fn was_restarted_since(&self, restarts: u64) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stops.requested() => return false,
+            // Runs that follow up others do not look themselves.
+            _stats = self.runner.look_at_cache() => {}
+        }
+        self.runner.cache_process.restarts() > restarts
+    }
+
+    /// Does all runs once. Of `ends`, which never ends, only what it does meanwhile matters.
+    async fn warm_once(
+        &self,
+        jobs: &[Wanted],
+        first_runs: &Arc<AtomicUsize>,
+        mut ends: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Vec<RunRecord>, Failure> {
+        first_runs.store(jobs.len(), Ordering::Relaxed);
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
-        for (index, (job, tenants)) in jobs.into_iter().enumerate() {
-            let order = order(&self.runner, &job, tenants);
+        for (index, (job, tenants)) in jobs.iter().enumerate() {
+            let order = order(&self.runner, job, tenants.clone());
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
-            let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(&first_runs));
+            let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
             let run = run_and_follow_up(runner, order, self.stops.clone(), first_runs);
             runs.spawn(async move { (index, run.await) });
         }
@@ -180,14 +211,12 @@ impl Pass {
                     }
                     records.push((index, record));
                 }
-                () = &mut draining => {}
-                () = &mut deadline => {}
+                () = &mut ends => {}
                 _ = redraw.tick() => bars.iter().flatten().for_each(Bar::redraw),
             }
         }
         records.sort_by_key(|(index, _)| *index);
-        let records = records.into_iter().map(|(_, record)| record).collect();
-        Ok(Done { records, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Drains when the deadline passes; never ends. It has passed only if a job was not done by

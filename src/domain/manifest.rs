@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rapidhash::fast::RandomState;
 
 use super::job::{Job, JobName};
 
@@ -59,7 +60,7 @@ pub fn vanished<'k>(
     named: impl IntoIterator<Item = Named>,
     present: impl IntoIterator<Item = &'k str>,
 ) -> Vec<Named> {
-    let present: HashSet<&str> = present.into_iter().collect();
+    let present: HashSet<&str, RandomState> = present.into_iter().collect();
     let named = named.into_iter();
     let mut vanished: Vec<Named> =
         named.filter(|named| !present.contains(named.key.as_str())).collect();
@@ -67,9 +68,17 @@ pub fn vanished<'k>(
     vanished
 }
 
-/// How long a name stays that no run renews: until what the last run wrote that named it has expired.
+/// How long a name stays that no run gives again. A run need not give names again that are younger
+/// than the job's TTL (see [`is_fresh`]): what it writes has expired when they end, even if it writes
+/// at its very end.
 pub fn life_of_names(job: &Job) -> Duration {
-    job.ttl.saturating_add(job.timeout).saturating_add(MARGIN)
+    job.ttl.saturating_mul(2).saturating_add(job.timeout).saturating_add(MARGIN)
+}
+
+/// Whether a name need not be given again at this moment. Where keys may go from one tenant to
+/// another it always is: when it was given tells whose a key is.
+pub fn is_fresh(job: &Job, named_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    !job.has_keys_that_move() && named_at + job.ttl >= now
 }
 
 #[cfg(test)]

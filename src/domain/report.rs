@@ -121,6 +121,9 @@ pub enum FailureKind {
     CacheReadOnly,
     /// The cache is a cluster's node and the key is another's: `MOVED`.
     CacheMoved,
+    /// The cache server was restarted, failed over or replaced while the run went on: what it wrote
+    /// before may be lost.
+    CacheRestarted,
     /// The key holds another type: `WRONGTYPE`.
     CacheWrongType,
     /// The cache user may not write the key: `NOPERM`.
@@ -157,6 +160,7 @@ impl FailureKind {
             Self::CacheFull => "cache_full",
             Self::CacheReadOnly => "cache_read_only",
             Self::CacheMoved => "cache_moved",
+            Self::CacheRestarted => "cache_restarted",
             Self::CacheWrongType => "cache_wrong_type",
             Self::CachePermission => "cache_permission",
             Self::CacheRefused => "cache_refused",

@@ -367,7 +367,8 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly
-        | FailureKind::CacheMoved => true,
+        | FailureKind::CacheMoved
+        | FailureKind::CacheRestarted => true,
         FailureKind::Query
         | FailureKind::StatementTimeout
         | FailureKind::ForeignRow

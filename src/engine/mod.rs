@@ -12,6 +12,7 @@ pub mod limit;
 pub mod orphans;
 pub mod port;
 pub mod record;
+pub mod restart;
 pub mod roster;
 mod rounds;
 pub mod run;

@@ -15,7 +15,7 @@ use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
 use crate::domain::job::Scope;
-use crate::domain::manifest::{Named, life_of_names, manifest_key, vanished};
+use crate::domain::manifest::{Named, is_fresh, life_of_names, manifest_key, vanished};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::observe::event::Server;
@@ -84,6 +84,8 @@ struct List {
     vanished: Vec<Named>,
     /// Up to when its names are of keys that cannot exist any more; none where it has none of those.
     outdated: Option<DateTime<Utc>>,
+    /// Whether it names all that is present, and will for long enough.
+    is_fresh: bool,
 }
 
 /// What a tenant comes to at the end of its rounds.
@@ -228,8 +230,8 @@ impl Work {
             // What was sent may come late, and shorten or prolong the life of what is there then.
             doubt.lost.extend(&slots);
         }
-        let is_timed = self.order.job.has_keys_that_move();
-        if is_timed && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
+        let keys_move = self.order.job.has_keys_that_move();
+        if keys_move && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
             // Whether this works or not, the next run names them as well, where they are still there.
             doubt.lost.extend(&slots);
             drop(self.give_names(&lists).await);
@@ -494,17 +496,25 @@ impl Work {
         }
         let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
         let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
+        let (job, now) = (&self.order.job, self.runner.clock.now());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
         let lists = lists.map(|((manifest, named), present)| {
             let is_outdated = named.iter().any(|name| name.named_at < outdated);
+            let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
+            let young = named.iter().filter(is_young).filter(|name| !failed.contains(&*name.key));
+            let young = young.count();
             let there = present.iter().map(String::as_str).chain(failed.iter().copied());
             let vanished = vanished(named, there);
-            List { manifest, present, vanished, outdated: is_outdated.then_some(outdated) }
+            let young_and_there = young - vanished.iter().filter(is_young).count();
+            let is_fresh = young_and_there == present.len();
+            let outdated = is_outdated.then_some(outdated);
+            List { manifest, present, vanished, outdated, is_fresh }
         });
         lists.collect()
     }
 
-    /// Names the keys that will be written, so that none is ever in the cache unnamed; answers when.
+    /// Names the keys that will be written, so that none is ever in the cache unnamed, where they are
+    /// not named for long enough already; answers when.
     async fn enlist(
         &self,
         open: &Batch,
@@ -525,8 +535,8 @@ impl Work {
 
     async fn give_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
         let now = self.runner.clock.now();
-        let listings = lists.iter().filter(|list| !list.present.is_empty());
-        let listings: Vec<Listing> = listings.map(List::listing).collect();
+        let due = lists.iter().filter(|list| !list.present.is_empty() && !list.is_fresh);
+        let listings: Vec<Listing> = due.map(List::listing).collect();
         if !listings.is_empty() {
             let life = life_of_names(&self.order.job);
             self.runner.ledger.enlist(&listings, now, life).await?;

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
 use super::limit::{Lane, Limits, SharedBreaker};
-use super::port::{Cache, Clock, Ledger, Source, SourceError, SourceErrorKind};
+use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError, SourceErrorKind};
+use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
@@ -42,6 +43,8 @@ pub struct Runner {
     pub limits: Arc<Limits>,
     /// Stops asking either server while it is down.
     pub breakers: Breakers,
+    /// Which process of the cache server answers.
+    pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
     /// What complete lists are compared with: who is gone loses its keys.
@@ -183,12 +186,17 @@ impl Runner {
         event::RunStarted { run, job, trigger: order.trigger, lag }.emit(&self.metrics);
 
         let order = Arc::new(order);
-        let evicted_before = self.evicted(&order, &stops).await;
+        let before = self.stats(&order, &stops).await;
+        // One that showed by this came before anything was written.
+        let restarts = self.cache_process.restarts();
         let mut report = Report::default();
         let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
-        let evicted_after = self.evicted(&order, &stops).await;
-        self.look_back(&order, evicted_before.zip(evicted_after), &mut report);
+        let after = self.stats(&order, &stops).await;
+        self.look_back(&order, before.zip(after), &mut report);
+        if order.lane == Lane::Regular && self.cache_process.restarts() > restarts {
+            say_that_it_may_be_lost(&mut report);
+        }
 
         let outcome = match end {
             End::Complete => report.outcome(),
@@ -262,7 +270,8 @@ impl Runner {
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
-                report.fail(of_list(refusal));
+                let Refusal { kind, message, remedy: _ } = refusal;
+                report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();
             }
         };
@@ -292,14 +301,25 @@ impl Runner {
         if list.is_empty() {
             event::NoTenants { job: &order.job.name }.emit(&self.metrics);
         }
-        let positions = select(&list, order.tenants.as_deref(), report);
+        let Some(wanted) = order.tenants.as_deref() else {
+            let positions = each_once(&list);
+            return Ok((list, positions));
+        };
+        let (positions, not_active) = select(&list, wanted);
+        for id in not_active {
+            let message = format!("tenant `{}` is not among the active tenants", id.escape_debug());
+            report.fail(Failure::new(FailureKind::Tenants, Some(id.to_owned()), message));
+            report.tenants.total += 1;
+            report.tenants.failed += 1;
+        }
         Ok((list, positions))
     }
 
     /// The active ones among tenants whose data changed, with one small query. That others are not
     /// active any more is no failure. Where it says of one of them what the last complete list did
     /// not, a new one is read, so that the roster notes who came before anything is written of it,
-    /// and sweeps who is gone.
+    /// and sweeps who is gone; then that list counts. By the small query a tenant that came and went
+    /// meanwhile would be written and noted nowhere, and one that went and came left as it was.
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
@@ -307,7 +327,7 @@ impl Runner {
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
         let mut tries = Tries::new(self, order, changed.len());
-        let list = loop {
+        let mut list = loop {
             let refusal = match self.read_among(changed).await {
                 Ok(list) => break Arc::new(list),
                 Err(refusal) => refusal,
@@ -316,10 +336,10 @@ impl Runner {
                 return Err(refusal);
             }
         };
-        if !self.list.agrees(changed, &list) {
-            self.list.read(self, self.clock.monotonic()).await?;
+        if !self.list.agrees(changed, &list, self.cache_process.restarts()) {
+            list = self.list.read(self, self.clock.monotonic()).await?;
         }
-        let positions = select(&list, None, report);
+        let (positions, _not_active) = select(&list, changed);
         Ok((list, positions))
     }
 
@@ -327,7 +347,7 @@ impl Runner {
         self.may_ask(Server::Database)?;
         let result = self.source.tenants_among(tenants).await;
         self.note_query(result.as_ref().err());
-        Ok(result?)
+        Ok(result.map_err(ListError::Source)?)
     }
 
     /// The tenant list, read after the run was asked for: the present state.
@@ -351,26 +371,34 @@ impl Runner {
         }
     }
 
-    /// The server's count of evicted keys; a cache that does not tell is no failure. A run for a
-    /// change does not ask: it is small, and in a hurry.
-    async fn evicted(&self, order: &Order, stops: &Stops) -> Option<u64> {
+    /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
+    /// ask: it is small, and in a hurry.
+    async fn stats(&self, order: &Order, stops: &Stops) -> Option<CacheStats> {
         if order.lane == Lane::Urgent || self.breaker(Server::Cache).is_open() {
             return None;
         }
         let stats = tokio::select! {
             biased;
             () = stops.abort.cancelled() => return None,
-            stats = self.cache.stats() => stats,
+            stats = self.cache_stats() => stats,
         };
-        stats.ok().map(|stats| stats.evicted)
+        stats.ok()
     }
 
     /// What can only be said once the run is over: keys pushed out while it went on, and whether it
     /// came too late for keys that the run before it wrote.
-    fn look_back(&self, order: &Order, evicted: Option<(u64, u64)>, report: &mut Report) {
+    fn look_back(
+        &self,
+        order: &Order,
+        stats: Option<(CacheStats, CacheStats)>,
+        report: &mut Report,
+    ) {
         let job = &order.job;
         // A server that was restarted meanwhile counts from zero again.
-        report.evicted = evicted.map_or(0, |(before, after)| after.saturating_sub(before));
+        let evicted = |(before, after): (CacheStats, CacheStats)| {
+            after.evicted.saturating_sub(before.evicted)
+        };
+        report.evicted = stats.map_or(0, evicted);
         if report.evicted > 0 {
             event::Evictions { job: &job.name, run: order.id, count: report.evicted }
                 .emit(&self.metrics);
@@ -379,12 +407,6 @@ impl Runner {
         let now = self.clock.monotonic();
         report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
-}
-
-/// Without a tenant list there is nothing to do.
-fn of_list(Refusal { kind, message, remedy }: Refusal) -> Failure {
-    let says_enough = kind == FailureKind::TenantsShrank || remedy == Remedy::Wait(Server::Cache);
-    Failure::new(if says_enough { kind } else { FailureKind::Tenants }, None, message)
 }
 
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
@@ -404,27 +426,35 @@ fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
     report.fail(Failure::new(kind, None, message));
 }
 
-/// The tenants that a run is for, each once: positions in the list. Those that were asked for and
-/// are not active fail.
-fn select(list: &Tenants, wanted: Option<&[TenantId]>, report: &mut Report) -> Vec<u32> {
-    let positions = list.iter().zip(0..);
-    let Some(wanted) = wanted else {
-        // A tenant query with a join may name a tenant twice; its rows would be torn apart.
-        let mut seen = HashSet::with_capacity(list.len());
-        let first = positions.filter(|(tenant, _)| seen.insert(tenant.id()));
-        return first.map(|(_, position)| position).collect();
-    };
-    let mut left: HashSet<&str> = wanted.iter().map(TenantId::as_str).collect();
-    let found = positions.filter(|(tenant, _)| left.remove(tenant.id()));
-    let found = found.map(|(_, position)| position).collect();
-    for id in wanted.iter().filter(|id| left.remove(id.as_str())) {
-        let message =
-            format!("tenant `{}` is not among the active tenants", id.as_str().escape_debug());
-        report.fail(Failure::new(FailureKind::Tenants, Some(id.to_string()), message));
-        report.tenants.total += 1;
-        report.tenants.failed += 1;
+/// The cache server was restarted while a run went on: of no tenant is it known whether what was
+/// written of it came after that.
+fn say_that_it_may_be_lost(report: &mut Report) {
+    let written = std::mem::take(&mut report.tenants.ok);
+    if written == 0 {
+        return;
     }
-    found
+    report.tenants.failed += written;
+    let message = "the cache server was restarted or replaced while the run went on: what was \
+                   written before may be lost";
+    let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
+    report.fail(Failure { count: written, ..failure });
+}
+
+/// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
+/// would be torn apart.
+fn each_once(list: &Tenants) -> Vec<u32> {
+    let mut seen = HashSet::with_capacity(list.len());
+    let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
+    first.map(|(_, position)| position).collect()
+}
+
+/// The positions of some tenants, each once, and those of them that the list does not have.
+fn select<'w>(list: &Tenants, wanted: &'w [TenantId]) -> (Vec<u32>, Vec<&'w str>) {
+    let mut left: HashSet<&str> = wanted.iter().map(TenantId::as_str).collect();
+    let found = list.iter().zip(0..).filter(|(tenant, _)| left.remove(tenant.id()));
+    let found = found.map(|(_, position)| position).collect();
+    let wanted = wanted.iter().map(TenantId::as_str);
+    (found, wanted.filter(|id| left.remove(id)).collect())
 }
 
 /// A reading of the tenant list that takes longer is not joined any more: it may hang, and runs that
@@ -438,9 +468,15 @@ const LONGEST_TO_JOIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct TenantList {
     reading: Mutex<Option<Reading>>,
-    /// Whom the last complete list had, as hashes of their ids, in order: of a hundred thousand
-    /// tenants they take less than a megabyte.
-    listed: Mutex<Option<Vec<u64>>>,
+    listed: Mutex<Option<Listed>>,
+}
+
+/// Whom the last complete list had.
+struct Listed {
+    /// Hashes of their ids, in order: of a hundred thousand tenants they take less than a megabyte.
+    hashes: Vec<u64>,
+    /// How often the cache server had been restarted when the roster noted them there.
+    restarts: u64,
 }
 
 struct Reading {
@@ -464,7 +500,7 @@ enum ListError {
 impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
-            ListError::Source(error) => error.into(),
+            ListError::Source(error) => Self { kind: FailureKind::Tenants, ..Self::from(error) },
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
@@ -495,22 +531,25 @@ impl TenantList {
 
 impl TenantList {
     /// Whether the last complete list had those among some tenants that are active, and not the
-    /// others.
-    fn agrees(&self, some: &[TenantId], active: &Tenants) -> bool {
+    /// others, and what the roster noted of it cannot be lost.
+    fn agrees(&self, some: &[TenantId], active: &Tenants, restarts: u64) -> bool {
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(listed) = listed.as_deref() else { return false };
+        let Some(listed) = listed.as_ref().filter(|listed| listed.restarts == restarts) else {
+            return false;
+        };
         let active: HashSet<&str> = active.iter().map(|tenant| tenant.id()).collect();
         some.iter().map(TenantId::as_str).all(|id| {
-            let was_listed = listed.binary_search(&hash(id)).is_ok();
+            let was_listed = listed.hashes.binary_search(&hash(id)).is_ok();
             active.contains(id) == was_listed
         })
     }
 
     /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Tenants) {
+    fn note(&self, list: &Tenants, restarts: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashes);
+        let listed = Listed { hashes, restarts };
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 }
 
@@ -529,12 +568,13 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     }
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
-    let list = result.map_err(ListError::Source)?;
+    let list = Arc::new(result.map_err(ListError::Source)?);
+    let restarts = runner.cache_process.restarts();
     let taken = runner.roster.take(&runner, &list, number).await;
     if let Err(Distrust::Unnoted(error)) = &taken {
         runner.note_cache(Some(error));
     }
     taken.map_err(ListError::Distrusted)?;
-    runner.list.note(&list);
-    Ok(Arc::new(list))
+    runner.list.note(&list, restarts);
+    Ok(list)
 }

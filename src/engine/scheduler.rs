@@ -127,6 +127,8 @@ pub struct Engine {
     runs: JoinSet<Ended>,
     invalidator: Arc<Invalidator>,
     invalidations: JoinSet<()>,
+    /// How often the cache server was restarted.
+    restarts: watch::Receiver<u64>,
     stops: Stops,
     started_at: DateTime<Utc>,
     phase: Phase,
@@ -217,6 +219,7 @@ impl Engine {
         let mut engine = Self {
             jobs: jobs.collect(),
             leaving: Vec::new(),
+            restarts: runner.cache_process.subscribe(),
             invalidator: Arc::new(Invalidator::new(Arc::clone(&runner))),
             invalidations: JoinSet::new(),
             runner,
@@ -260,6 +263,9 @@ impl Engine {
                 biased;
                 () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
                 () = self.bell.notified() => {}
+                // Before the end of a run, after which the next one begins: that one comes late
+                // enough.
+                Ok(()) = self.restarts.changed() => self.cache_was_restarted(),
                 // Before requests: however many of those come, only so many runs can end.
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
                 Some(_ended) = self.invalidations.join_next(), if !self.invalidations.is_empty() => {}
@@ -519,6 +525,17 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    /// The cache server may have lost anything: every job runs for everybody, in its turn.
+    fn cache_was_restarted(&mut self) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
+            state.changes.everything_changed(now, now);
         }
     }
 

@@ -539,6 +539,40 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// The database is a replica of another.
+#[derive(Clone, Copy, Debug)]
+pub struct DatabaseIsReplica<'a> {
+    /// The server and database.
+    pub server: &'a str,
+}
+
+impl DatabaseIsReplica<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let server = self.server;
+        warn!(
+            server,
+            "database `{server}` is a replica: what it has not received yet is warmed as it was \
+             before, even right after a change; hint: let `database.url` lead to the primary"
+        );
+    }
+}
+
+/// The cache server is another process than before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheRestarted;
+
+impl CacheRestarted {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_restarts.inc();
+        warn!(
+            "the cache server is another process than before: it was restarted, failed over or \
+             replaced, and may have lost anything; everything is warmed again"
+        );
+    }
+}
+
 /// The tenant list is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct NoTenants<'a> {
@@ -1109,6 +1143,8 @@ mod tests {
         assert!(shows("preheat_breaker_open{server=\"cache\"} 1\n"));
         assert!(shows("preheat_scheduler_silent 1\n"));
         assert!(shows("preheat_jobs_rejected 1\n"));
+        CacheRestarted.emit(&metrics);
+        assert!(shows("preheat_cache_restarts_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 26;
+const COUNT: usize = 27;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -84,6 +84,7 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
+    &CACHE_RESTARTS,
     &HISTORY_DROPPED,
     &JOBS_REJECTED,
     &SCHEDULER_SILENT,
@@ -230,6 +231,13 @@ const CACHE_MISSES: Declaration = Declaration {
     help: "Reads of anybody that did not find their key: the cache server's own counter; \
            absent until the server told it",
 };
+const CACHE_RESTARTS: Declaration = Declaration {
+    name: "preheat_cache_restarts_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "How often the cache server was another process than before (restarted, failed over, replaced) \
+           and every job ran once for it",
+};
 const HISTORY_DROPPED: Declaration = Declaration {
     name: "preheat_history_dropped_total",
     kind: Kind::Counter,
@@ -300,6 +308,7 @@ pub struct Metrics {
     breaker_open: Family<OfServer, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
+    pub(super) cache_restarts: Counter,
     pub(super) history_dropped: Counter,
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
@@ -397,6 +406,7 @@ impl Metrics {
             breaker_open: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
+            cache_restarts: Counter::default(),
             history_dropped: Counter::default(),
             jobs_rejected: Gauge::default(),
             scheduler_silent: Gauge::default(),
@@ -435,6 +445,7 @@ impl Metrics {
         declare(to, &BREAKER_OPEN, &self.breaker_open);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
+        declare(to, &CACHE_RESTARTS, &self.cache_restarts);
         declare(to, &HISTORY_DROPPED, &self.history_dropped);
         declare(to, &JOBS_REJECTED, &self.jobs_rejected);
         declare(to, &SCHEDULER_SILENT, &self.scheduler_silent);

@@ -18,6 +18,7 @@ use preheat::domain::tenant::Tenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
+use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
@@ -171,6 +172,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
+            cache_process: CacheProcess::default(),
             list: TenantList::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
@@ -943,7 +945,7 @@ server's counters before its first answer) is absent. When a job's file goes, it
 the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
-  `startup`, `request`.
+  `startup`, `request`, `change`.
 - `outcome` of a tenant: `ok`, `failed`; of a key: `written`, `removed`, `failed`, `fenced`.
 - `reason` of a skipped run: `overlap`, `queue_full`, `draining`.
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.

@@ -20,6 +20,7 @@ mod http;
 mod interleavings;
 mod invalidation;
 mod jobs;
+mod live;
 mod packaging;
 mod parity;
 mod sandbox;

@@ -146,12 +146,20 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[test]
 fn the_scripts_are_programs_and_have_no_syntax_error() {
     use std::os::unix::fs::PermissionsExt;
-    for script in ["scripts/demo", "scripts/test", "scripts/bench", ".ci/run"] {
+    for script in
+        ["scripts/demo", "scripts/test", "scripts/bench", "scripts/bench-changes", ".ci/run"]
+    {
         let path = Path::new(ROOT).join(script);
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script} cannot be run");
     }
-    for script in ["scripts/demo", "scripts/test", "scripts/bench", "scripts/lib/setup.sh"] {
+    for script in [
+        "scripts/demo",
+        "scripts/test",
+        "scripts/bench",
+        "scripts/bench-changes",
+        "scripts/lib/setup.sh",
+    ] {
         let checked = Command::new("bash").arg("-n").arg(Path::new(ROOT).join(script)).status();
         assert!(checked.unwrap().success(), "{script}");
     }

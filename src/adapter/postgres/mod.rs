@@ -17,7 +17,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -65,6 +67,7 @@ pub struct Database {
     permits: Arc<Semaphore>,
     options: PgConnectOptions,
     server: String,
+    is_replica: bool,
     settings: DatabaseSettings,
 }
 
@@ -80,8 +83,9 @@ pub struct Connections {
 impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
-        let database = Self::lazy(settings)?;
-        let connection = database.try_connection().await.map_err(NotConnected::into_error)?;
+        let mut database = Self::lazy(settings)?;
+        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
+        database.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
         Ok(database)
@@ -107,7 +111,12 @@ impl Database {
             })
             .connect_lazy_with(options.clone());
         let permits = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
-        Ok(Self { pool, permits, options, server, settings })
+        Ok(Self { pool, permits, options, server, is_replica: false, settings })
+    }
+
+    /// Whether the server was a replica when [`Self::connect`] looked.
+    pub fn is_replica(&self) -> bool {
+        self.is_replica
     }
 
     /// The server and database, as messages name them: without user and password.
@@ -119,6 +128,11 @@ impl Database {
     pub fn connections(&self) -> Connections {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         Connections { idle, active: self.pool.size().saturating_sub(idle) }
+    }
+
+    /// Closes all connections, and waits a while for those that are in use.
+    pub async fn close(&self) {
+        drop(timeout(CONNECT_TIMEOUT, self.pool.close()).await);
     }
 
     /// A connection, once one is free.
@@ -281,6 +295,14 @@ fn local_settings(timeout: Duration) -> String {
 /// For Postgres 0 is no timeout at all, so that the shortest is 1.
 fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+/// Whether the server follows another one; one that does not tell (it only speaks the protocol) is
+/// taken for its own master.
+async fn is_replica(connection: &mut PgConnection) -> bool {
+    let asked = connection.fetch_one(sqlx::raw_sql("select pg_is_in_recovery()"));
+    let row = timeout(CONNECT_TIMEOUT, asked).await;
+    row.is_ok_and(|row| row.and_then(|row| row.try_get(0)).unwrap_or(false))
 }
 
 /// Lets the server look now and then, during a query, whether its client is still there, so that a

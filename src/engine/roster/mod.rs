@@ -4,7 +4,8 @@
 //! Every complete tenant list is compared with a book in the cache that names the tenants that may
 //! have keys. Who is missing is marked with the moment and swept: all its keys are removed, and
 //! again with each list until no run can be under way that still has an older one. Then its note is
-//! struck out. The book outlives restarts; where it was evicted, it is written anew.
+//! struck out. The book outlives restarts; where the cache lost it, it is written anew, with those
+//! that the worker remembers.
 //!
 //! Too many missing at once look like a wrong database or a bad deploy. Nothing is marked or removed
 //! then, and no run goes by that list.
@@ -15,12 +16,13 @@ mod sweep;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio::sync::Mutex;
 
-use self::note::{Changes, Leaving};
+use self::note::{Changes, Leaving, Remembered};
 pub use self::note::{Noted, OldTemplate};
 use self::sweep::{Sweep, Swept};
 use super::port::{Book, CacheError, Ledger};
@@ -62,12 +64,16 @@ struct Memory {
     seen: Option<Seen>,
     /// Until when, on the monotonic clock, tenants that were swept once are left alone.
     rests_until: Duration,
+    /// What stands in the book, for when the cache loses it.
+    remembered: Remembered,
 }
 
 #[derive(Clone, Copy)]
 struct Seen {
     digest: u64,
     at: Duration,
+    /// How often the cache server had been restarted by then.
+    restarts: u64,
     /// Whether tenants are gone whose grace has not passed.
     leaving: bool,
 }
@@ -142,7 +148,7 @@ impl Roster {
     pub(super) async fn take(
         &self,
         runner: &Runner,
-        list: &Tenants,
+        list: &Arc<Tenants>,
         number: u64,
     ) -> Result<(), Distrust> {
         let mut memory = self.memory.lock().await;
@@ -152,12 +158,15 @@ impl Roster {
         memory.newest = number;
         let jobs = runner.jobs.get();
         let (digest, now) = (digest(list, &jobs), runner.clock.monotonic());
+        let restarts = runner.cache_process.restarts();
         let rested = now >= memory.rests_until;
-        if memory.seen.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
+        let may_be_there = memory.seen.filter(|seen| seen.restarts == restarts);
+        if may_be_there.is_some_and(|seen| seen.is_enough(digest, now, rested)) {
             return Ok(());
         }
         memory.seen = None;
-        let Looked { leaving, swept_for, refused } = self.look(runner, list, &jobs, rested).await?;
+        let Looked { leaving, swept_for, refused } =
+            self.look(runner, list, &jobs, &mut memory).await?;
         if let Some(swept_for) = swept_for {
             memory.rests_until = runner.clock.monotonic() + swept_for * REST;
         }
@@ -165,7 +174,7 @@ impl Roster {
             Some(CacheError { message, kind: _ }) => {
                 event::RosterUnavailable { message: &message }.emit(&runner.metrics);
             }
-            None => memory.seen = Some(Seen { digest, at: now, leaving }),
+            None => memory.seen = Some(Seen { digest, at: now, restarts, leaving }),
         }
         Ok(())
     }
@@ -174,17 +183,22 @@ impl Roster {
     async fn look(
         &self,
         runner: &Runner,
-        list: &Tenants,
+        list: &Arc<Tenants>,
         jobs: &Jobs,
-        rested: bool,
+        memory: &mut Memory,
     ) -> Result<Looked, Distrust> {
         let ledger = runner.ledger.as_ref();
         let unnoted = Distrust::Unnoted;
         let book = ledger.notes(Book::Tenants).await.map_err(unnoted)?;
-        let book: HashMap<String, String> = book.into_iter().collect();
+        let mut book: HashMap<String, String> = book.into_iter().collect();
+        let now = runner.clock.now();
+        let forgotten = memory.remembered.lacking(&book, now - grace(jobs));
+        if !forgotten.is_empty() {
+            ledger.note(Book::Tenants, &forgotten).await.map_err(unnoted)?;
+            book.extend(forgotten);
+        }
         let Changes { known, mut notes, back, gone, leaving } = Changes::between(book, list);
         self.trust(gone.len(), known, list.len()).map_err(Distrust::Shrank)?;
-        let now = runner.clock.now();
         let templates = OldTemplate::notes(jobs, &self.tenant_column);
         ledger.note(Book::Templates, &templates).await.map_err(unnoted)?;
         // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
@@ -197,16 +211,21 @@ impl Roster {
         notes.extend(gone.iter().map(|tenant| tenant.mark(now)));
         ledger.note(Book::Tenants, &notes).await.map_err(unnoted)?;
         drop(notes);
+        let gone_now = gone.iter().map(|tenant| tenant.since(now));
+        memory.remembered = Remembered {
+            active: Arc::clone(list),
+            leaving: gone_now.chain(leaving.iter().cloned()).collect(),
+        };
 
         let (newly, left) = (gone.len(), leaving.len());
         let mut due = gone;
-        if rested {
+        let began = runner.clock.monotonic();
+        if began >= memory.rests_until {
             due.extend(leaving);
         }
         if due.is_empty() {
             return Ok(Looked { leaving: left > 0, swept_for: None, refused: None });
         }
-        let began = runner.clock.monotonic();
         let mut swept = Swept::default();
         let sweep = Sweep { runner, jobs, active: list, now };
         let done = sweep_all(&sweep, &due, &mut swept).await;

@@ -57,9 +57,42 @@ impl Leaving {
         (self.id.clone(), note.text())
     }
 
+    /// The same, gone since a moment.
+    pub(super) fn since(&self, now: DateTime<Utc>) -> Self {
+        Self { gone_at: Some(now), ..self.clone() }
+    }
+
     /// Some of them as a list with their columns.
     pub(super) fn list(some: &[Self]) -> Tenants {
         list(some.iter().map(|tenant| (tenant.id.as_str(), &tenant.columns)))
+    }
+}
+
+/// What the book said after the last look. The cache may lose it, and whoever stood in it may have
+/// keys all the same: a run with an older list may write them after that.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub(super) active: Arc<Tenants>,
+    pub(super) leaving: Vec<Leaving>,
+}
+
+impl Remembered {
+    /// The notes that a book lacks. Who was gone by `outdated` already may have been struck out of it.
+    pub(super) fn lacking(
+        &self,
+        book: &HashMap<String, String>,
+        outdated: DateTime<Utc>,
+    ) -> Vec<(String, String)> {
+        let columns: Vec<&str> = self.active.column_names().collect();
+        let active = self.active.iter().filter(|tenant| !book.contains_key(tenant.id()));
+        let active =
+            active.map(|tenant| (tenant.id().to_owned(), TenantNote::of(tenant, &columns).text()));
+        let leaving = self.leaving.iter().filter(|tenant| !book.contains_key(&tenant.id));
+        let leaving = leaving.filter_map(|tenant| {
+            let gone_at = tenant.gone_at.filter(|at| *at > outdated)?;
+            Some(tenant.mark(gone_at))
+        });
+        active.chain(leaving).collect()
     }
 }
 
@@ -252,6 +285,29 @@ mod tests {
         assert_eq!(TenantNote::read(&text).gone_at, Some(at()));
         let list = Leaving::list(&gone);
         assert_eq!(list.get(0).unwrap().column("plan"), Some("free"));
+    }
+
+    #[test]
+    fn what_a_book_lost_is_remembered_but_who_may_have_been_struck_out_is_not() {
+        let active = Arc::new(tenants(&[("a", Some("free")), ("b", None)]));
+        let mut notes = book(&active);
+        let all = notes.clone();
+        let left =
+            Changes::between(book(&tenants(&[("c", None), ("d", None)])), &Tenants::default());
+        let (early, late) = (at(), at() + chrono::TimeDelta::seconds(1));
+        let leaving = left.gone.iter().map(|tenant| match tenant.id.as_str() {
+            "c" => tenant.since(early),
+            _ => tenant.since(late),
+        });
+        let remembered = Remembered { active, leaving: leaving.collect() };
+        let notes_again: HashMap<_, _> =
+            remembered.lacking(&HashMap::new(), early).into_iter().collect();
+        let marked = left.gone.iter().filter(|tenant| tenant.id == "d");
+        let expected = all.into_iter().chain(marked.map(|tenant| tenant.mark(late)));
+        assert_eq!(notes_again, expected.collect());
+        notes.remove("b");
+        notes.extend(left.gone.iter().map(|tenant| tenant.mark(late)));
+        assert_eq!(remembered.lacking(&notes, early), [("b".to_owned(), "{}".to_owned())]);
     }
 
     #[test]

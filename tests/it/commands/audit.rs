@@ -76,7 +76,7 @@ async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     let () = cache.expire(&long, 7200).await.unwrap();
     let orphaned = format!("products:{tenant}:no such category");
     let manifest = format!("preheat:manifest:products:{tenant}");
-    let () = cache.hset(&manifest, &orphaned, "").await.unwrap();
+    let () = cache.zadd(&manifest, &orphaned, 1).await.unwrap();
     let () = cache.set_ex(&orphaned, "[]", 1800).await.unwrap();
     // An application that caches the same rows with other JSON.
     let (spaced, _) = some_key(&servers, "slots").await;

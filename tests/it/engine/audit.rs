@@ -27,6 +27,7 @@ use preheat::engine::port::{
     Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Listing,
     Slice, SourceErrorKind,
 };
+use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
 
@@ -220,6 +221,7 @@ impl Lab {
             metrics: Arc::clone(&world.metrics),
             limits: Limits::new(2),
             breakers: Breakers::default(),
+            cache_process: CacheProcess::default(),
             list: TenantList::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),

@@ -12,6 +12,7 @@ use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::Tenants;
 use preheat::engine::feed::Feeder;
 use preheat::engine::port::{
     CacheErrorKind, Clock, Feed, FeedError, FeedSource, Ledger, SourceErrorKind,
@@ -653,6 +654,32 @@ async fn a_tenant_that_came_with_its_change_is_warmed_and_one_that_went_is_no_fa
     assert_eq!(lists.now(), read + 5, "what the list said already is not asked again");
     assert_eq!(world.change_runs("list", "ok"), 7);
     assert_eq!(world.history("list").await.len(), 1, "none of them failed");
+}
+
+#[tokio::test]
+async fn hazard_09_who_comes_and_goes_while_a_change_is_looked_up_is_as_the_noted_list_has_it() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    // What the small query reads, and then what the complete list has.
+    let answers: Arc<Mutex<Vec<Tenants>>> = Arc::default();
+    let (of_hook, source) = (Arc::clone(&answers), Arc::downgrade(&world.source));
+    world.source.before_tenants(move || {
+        if let Some(list) = of_hook.lock().unwrap().pop() {
+            source.upgrade().unwrap().set_tenants(list);
+        }
+        ready(Ok(()))
+    });
+    world.commit("list", 2, &["t0", "t1", "t2"]);
+    *answers.lock().unwrap() = vec![tenants(2), tenants(3)];
+    world.tell("list", &["t0", "t2"]);
+    world.rests().await;
+    assert!(world.is("list:t0", "[2]"));
+    assert_eq!(world.value("list:t2"), None, "it is noted nowhere: nobody would remove it");
+
+    *answers.lock().unwrap() = vec![tenants(2), tenants(1)];
+    world.tell("list", &["t1"]);
+    world.rests().await;
+    assert!(world.is("list:t1", "[2]"), "it was not removed, so it has to be written");
+    assert!(answers.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod changes;
 mod invalidate;
 pub(crate) mod ledger;
 pub(crate) mod record;
+mod restart;
 mod roster;
 mod rounds;
 mod run;
@@ -33,6 +34,7 @@ use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::record::Records;
+use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
@@ -178,6 +180,7 @@ impl Setup {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            cache_process: CacheProcess::default(),
             list: TenantList::default(),
             roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),

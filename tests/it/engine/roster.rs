@@ -17,7 +17,7 @@ use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::handle::{JobSelection, RunRequest};
 use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Slice,
+    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Slice,
 };
 use preheat::engine::roster::{Noted, Roster};
 
@@ -399,7 +399,7 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(4)).start();
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
-    kept.memory.restart();
+    kept.memory.evict(Book::Tenants.key());
     // Nothing shows it but the book: that it is looked at in time is enough.
     kept.clock.stall(10 * MINUTE).await;
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
@@ -410,7 +410,37 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
 
     kept.memory.restart();
     world.source.set_tenants(tenants(0));
-    assert_eq!(world.warm("list").await.outcome, Outcome::Ok, "there is nothing to lose");
+    let run = world.warm("list").await;
+    assert_eq!(run.report.failures[0].kind, FailureKind::TenantsShrank, "this worker knows them");
+    kept.memory.restart();
+    let another = kept.setup([job("list")], tenants(0)).start();
+    assert_eq!(another.warm("list").await.outcome, Outcome::Ok, "there is nothing to lose");
+}
+
+#[tokio::test]
+async fn hazard_09_who_went_when_the_cache_lost_the_book_is_remembered_by_the_worker() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list"), job("other")], tenants(4)).start();
+    world.set_rows("list", a_row_each(4));
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    let clock = kept.clock.clone();
+    world.source.before_read(move |read| {
+        let asleep = clock.sleep(if read.job.as_str() == "list" { 20 * SECOND } else { SECOND });
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    let older = world.ask("list").await;
+    kept.clock.advance(SECOND).await;
+    kept.memory.restart();
+    world.source.set_tenants(without(4, &["t1"]));
+    world.warm("other").await;
+    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is noted as gone");
+    world.finish(older).await;
+    kept.clock.stall(MINUTE).await;
+    world.warm("other").await;
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The database is gone, hangs, or comes back.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use preheat::sandbox::{Postgres, PostgresOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -10,6 +12,28 @@ use crate::support::shop::{Shop, failure_kinds, items};
 use crate::support::{self, LONG, eventually};
 
 const BREAKER: &str = "preheat_breaker_open{server=\"database\"}";
+
+#[tokio::test]
+async fn hazard_04_a_replica_is_read_and_warned_of() {
+    let settings = vec![("wal_level".to_owned(), "replica".to_owned())];
+    let options = PostgresOptions { tcp: true, settings, ..PostgresOptions::default() };
+    let postgres = Postgres::start(&options).unwrap();
+    let shop = Shop::open_in(&postgres, 3).await;
+    let warm = || {
+        let preheat = support::preheat(["warm"]).database(shop.url()).cache(shop.redis.url());
+        preheat.job("items", &items(""))
+    };
+    let output = warm().run().await.expect_code(0);
+    assert!(!output.stderr.contains("is a replica"), "{}", output.stderr);
+    // With this file a server follows another one, here one that says nothing new.
+    let signal = postgres.socket().with_file_name("data").join("standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
+    postgres.restart().unwrap();
+    let output = warm().run().await.expect_code(0);
+    assert!(output.stderr.contains("is a replica"), "{}", output.stderr);
+    shop.assert_warm().await;
+}
 
 #[tokio::test]
 async fn a_run_outlives_a_restart_of_the_database() {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -224,6 +225,14 @@ impl Running {
         .await;
     }
 
+    /// Waits until standard output has that text.
+    pub(crate) async fn prints(&self, text: &str) {
+        eventually(&format!("standard output has {text:?}"), LONG, async || {
+            self.stdout().contains(text)
+        })
+        .await;
+    }
+
     /// Waits until the route answers with that status.
     pub(crate) async fn answers(&self, path: &str, status: u16) {
         eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
@@ -234,9 +243,14 @@ impl Running {
     }
 
     /// Waits for its end, within [`LONG`].
-    pub(crate) async fn ended(mut self) -> Output {
-        let Ok(status) = tokio::time::timeout(LONG, self.child.wait()).await else {
-            panic!("still runs after {LONG:?}:\n{}\n{}", self.stdout(), self.stderr());
+    pub(crate) async fn ended(self) -> Output {
+        self.ended_within(LONG).await
+    }
+
+    /// The same of a program that takes its time.
+    pub(crate) async fn ended_within(mut self, limit: Duration) -> Output {
+        let Ok(status) = tokio::time::timeout(limit, self.child.wait()).await else {
+            panic!("still runs after {limit:?}:\n{}\n{}", self.stdout(), self.stderr());
         };
         let status = status.unwrap();
         self.stdout.complete().await;

@@ -26,7 +26,7 @@ async fn install(shop: &Shop) {
 const CONNECTED: &str = "preheat_change_feed_connected";
 
 #[tokio::test]
-async fn what_is_committed_is_in_the_cache_and_nobody_asked() {
+async fn hazard_03_what_is_committed_without_a_fence_is_in_the_cache_at_once() {
     let shop = Shop::open(5).await;
     install(&shop).await;
     let worker = shop.serve().job("items", &watching()).start();

@@ -4,6 +4,7 @@ mod changes;
 mod history;
 mod life;
 mod reload;
+mod restart;
 mod schedules;
 mod shutdown;
 mod tenants;

@@ -1,0 +1,330 @@
+//! A cache server that was restarted: it lost everything, and all is warm again within seconds.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use preheat::adapter::memory::MemoryCache;
+use preheat::domain::entry::Entry;
+use preheat::domain::job::{Job, JobName, Scope, Table};
+use preheat::domain::report::FailureKind;
+use preheat::domain::run::{Outcome, Trigger};
+use preheat::domain::schedule::Schedule;
+use preheat::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice,
+};
+use preheat::engine::restart::LOOK_EVERY;
+
+use super::{
+    MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, slow_reads,
+    tenants,
+};
+
+const RESTARTS: &str = "preheat_cache_restarts_total";
+/// Between two full runs of a job for something other than its schedule.
+const COOLDOWN: Duration = Duration::from_secs(5);
+
+/// How the server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    /// It does not tell which process it is.
+    Discreet,
+    Away,
+}
+
+/// A server with moods, before a cache in memory.
+struct Moody {
+    memory: MemoryCache,
+    mood: Mutex<Mood>,
+}
+
+impl Moody {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    fn mood(&self) -> Mood {
+        *self.mood.lock().unwrap()
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        answer: BoxFuture<'_, Result<T, CacheError>>,
+    ) -> BoxFuture<'static, Result<T, CacheError>> {
+        ready(match self.mood() {
+            Mood::Well | Mood::Discreet => answer.now_or_never().expect("memory waits for nothing"),
+            Mood::Away => Err(cache_error(CacheErrorKind::Unavailable)),
+        })
+    }
+}
+
+impl Cache for Moody {
+    fn write<'a>(
+        &'a self,
+        entries: &'a [Entry<'a>],
+    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+        self.answer(self.memory.write(entries))
+    }
+
+    fn remove<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
+        self.answer(self.memory.remove(keys))
+    }
+
+    fn expire<'a>(
+        &'a self,
+        keys: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.answer(self.memory.expire(keys))
+    }
+
+    fn look<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        self.answer(self.memory.look(keys))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pattern: &'a str,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
+        self.answer(self.memory.scan(pattern, cursor))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+        let mut stats = self.answer(self.memory.stats()).now_or_never().unwrap();
+        if let (Ok(stats), Mood::Discreet) = (&mut stats, self.mood()) {
+            stats.process = None;
+        }
+        ready(stats)
+    }
+}
+
+/// A job whose next due time no test lives to see.
+fn daily(name: &str) -> Job {
+    let schedule = Schedule::Every(Duration::from_hours(24));
+    Job { schedule, ttl: Duration::from_hours(72), ..job(name) }
+}
+
+/// A worker that watches its cache, with all jobs warm.
+async fn watched(jobs: impl IntoIterator<Item = Job>, count: usize) -> World {
+    let world = watching(Setup::new(jobs, tenants(count)));
+    warm(&world, count).await;
+    world
+}
+
+fn watching(setup: Setup) -> World {
+    let mut world = setup.start();
+    world.tasks.spawn(Arc::clone(&world.runner).watch_cache(world.stops.clone()));
+    world
+}
+
+async fn warm(world: &World, count: usize) {
+    for (name, job) in world.handle.status().jobs.clone() {
+        world.set_rows(name.as_str(), a_row_each(count));
+        if job.job.enabled {
+            let record = world.warm(name.as_str()).await;
+            assert_eq!(record.outcome, Outcome::Ok, "{record:?}");
+        }
+    }
+    // The history has runs of one moment in no order.
+    world.clock.advance(SECOND).await;
+}
+
+/// The runs that ended, the newest first.
+async fn history(world: &World, job: &str) -> Vec<(Trigger, Outcome)> {
+    let name = JobName::parse(job).unwrap();
+    let runs = world.handle.recent_runs(Some(&name), 1_000).await.unwrap();
+    runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
+}
+
+const ONCE_MORE: [(Trigger, Outcome); 2] =
+    [(Trigger::Change, Outcome::Ok), (Trigger::Request, Outcome::Ok)];
+
+#[tokio::test]
+async fn a_restart_between_runs_has_every_enabled_job_run_once() {
+    let table = Table { name: "t".to_owned(), tenant: None, sql: None };
+    let jobs = [
+        daily("list"),
+        Job { tables: vec![table], ..daily("with_tables") },
+        Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..daily("fleet") },
+        Job { enabled: false, ..daily("off") },
+    ];
+    let world = watched(jobs, 3).await;
+    let keys = world.cache.keys();
+    assert_eq!(keys.len(), 3 + 3 + 1);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.metric(RESTARTS), 0, "the first process is no other one");
+
+    world.cache.restart();
+    world.clock.advance(LOOK_EVERY + SECOND).await;
+    assert_eq!(world.cache.keys(), keys);
+    let known = world.runner.roster.known(world.ledger.as_ref()).await.unwrap();
+    assert_eq!(known.active.len(), 3, "the book is written anew");
+    assert!(!world.runner.roster.templates(world.ledger.as_ref()).await.unwrap().is_empty());
+    world.clock.advance(10 * MINUTE).await;
+    for name in ["list", "with_tables", "fleet"] {
+        assert_eq!(history(&world, name).await, ONCE_MORE, "{name}");
+    }
+    assert!(history(&world, "off").await.is_empty());
+    assert_eq!(world.metric(RESTARTS), 1);
+}
+
+#[tokio::test]
+async fn a_run_whose_first_batches_are_lost_is_not_ok_and_is_repeated() {
+    let list = Job { batch: many(1), concurrency: many(1), required: true, ..daily("list") };
+    let world = Setup::new([list], tenants(4)).start();
+    world.set_rows("list", a_row_each(4));
+    slow_reads(&world, SECOND);
+    let ticket = world.ask("list").await;
+    world.clock.advance(2 * SECOND + SECOND / 2).await;
+    assert_eq!(world.cache.keys().len(), 2);
+    world.cache.restart();
+    let record = world.finish(ticket).await;
+    assert_eq!(record.outcome, Outcome::Partial);
+    let [failure] = record.report.failures.as_slice() else { panic!("{record:?}") };
+    assert_eq!((failure.kind, failure.count), (FailureKind::CacheRestarted, 4));
+    assert_eq!((record.report.tenants.ok, record.report.tenants.failed), (0, 4));
+    assert_eq!(world.status("list").last_success_at, None);
+    assert!(world.shows("preheat_coverage_ratio{job=\"list\"} 0.0"));
+
+    world.until("it is ok", |world| world.status("list").last_success_at.is_some()).await;
+    assert_eq!(world.cache.keys().len(), 4);
+    world.clock.advance(10 * MINUTE).await;
+    let runs = [(Trigger::Change, Outcome::Ok), (Trigger::Request, Outcome::Partial)];
+    assert_eq!(history(&world, "list").await, runs, "nobody watched: the run itself noticed");
+    assert!(world.shows("preheat_coverage_ratio{job=\"list\"} 1.0"));
+}
+
+#[tokio::test]
+async fn a_restart_that_is_noticed_in_the_middle_of_a_run_has_it_repeated_once() {
+    let list = Job { batch: many(1), concurrency: many(1), ..daily("list") };
+    let world = watched([list, daily("other")], 8).await;
+    let (began, keys) = (history(&world, "list").await.len(), world.cache.keys());
+    slow_reads(&world, SECOND);
+    let ticket = world.ask("list").await;
+    world.clock.advance(2 * SECOND + SECOND / 2).await;
+    world.cache.restart();
+    world.until("it is noticed", |world| world.metric(RESTARTS) == 1).await;
+    assert!(world.status("list").running.is_some());
+    world.until("a run waits behind it", |world| world.status("list").queued.len() == 1).await;
+    assert_eq!(world.finish(ticket).await.outcome, Outcome::Partial);
+    world.clock.advance(10 * MINUTE).await;
+    let runs = history(&world, "list").await;
+    let repeated = [(Trigger::Change, Outcome::Ok), (Trigger::Request, Outcome::Partial)];
+    assert_eq!(runs[..runs.len() - began], repeated);
+    assert_eq!(history(&world, "other").await, ONCE_MORE);
+    assert_eq!(world.cache.keys(), keys);
+}
+
+#[tokio::test]
+async fn a_run_that_begins_after_the_restart_is_ok() {
+    let world = Setup::new([daily("list")], tenants(3)).start();
+    warm(&world, 3).await;
+    world.cache.restart();
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.tenants.ok), (Outcome::Ok, 3));
+    assert_eq!(world.metric(RESTARTS), 1);
+}
+
+#[tokio::test]
+async fn a_run_for_some_tenants_that_notices_has_the_others_warmed_as_well() {
+    let world = Setup::new([daily("list"), daily("other")], tenants(5)).start();
+    warm(&world, 5).await;
+    let keys = world.cache.keys();
+    world.cache.restart();
+    world.warm_some("list", &["t1"]).await;
+    world.clock.advance(SECOND).await;
+    assert_eq!(world.cache.keys(), keys);
+    assert_eq!(history(&world, "other").await, ONCE_MORE);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_tell_its_process_is_left_alone() {
+    let setup = Setup::new([daily("list")], tenants(3));
+    let memory = MemoryCache::new(Arc::new(setup.clock.clone()));
+    let cache = Arc::new(Moody { memory, mood: Mutex::new(Mood::Discreet) });
+    let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
+    warm(&world, 3).await;
+    cache.memory.restart();
+    world.clock.advance(10 * MINUTE).await;
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    assert_eq!(history(&world, "list").await, [(Trigger::Request, Outcome::Ok); 2]);
+    assert_eq!(world.metric(RESTARTS), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_empty_is_noticed_as_soon_as_it_may_be_asked() {
+    let setup = Setup::new([daily("list")], tenants(3));
+    let memory = MemoryCache::new(Arc::new(setup.clock.clone()));
+    let cache = Arc::new(Moody { memory, mood: Mutex::new(Mood::Well) });
+    let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
+    warm(&world, 3).await;
+    cache.set(Mood::Away);
+    world.clock.advance(MINUTE).await;
+    assert!(world.shows("preheat_breaker_open{server=\"cache\"} 1"));
+    cache.memory.restart();
+    cache.set(Mood::Well);
+    world.clock.advance(6 * SECOND).await;
+    assert!(world.shows("preheat_breaker_open{server=\"cache\"} 0"));
+    assert_eq!(
+        cache.memory.keys(),
+        ids(0..3).iter().map(|id| format!("list:{id}")).collect::<Vec<_>>()
+    );
+    assert_eq!(history(&world, "list").await, ONCE_MORE);
+
+    cache.set(Mood::Away);
+    world.clock.advance(MINUTE).await;
+    cache.set(Mood::Well);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.metric(RESTARTS), 1, "one that was away and lost nothing is the same");
+    assert_eq!(history(&world, "list").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_all_the_time_does_not_keep_the_jobs_running() {
+    let world = watched(
+        [daily("list"), Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..daily("fleet") }],
+        3,
+    )
+    .await;
+    let (before, keys) = (history(&world, "list").await.len(), world.cache.keys());
+    slow_reads(&world, SECOND);
+    for _ in 0..600 {
+        world.cache.restart();
+        world.clock.advance(SECOND / 10).await;
+    }
+    let most = usize::try_from(MINUTE.as_secs() / COOLDOWN.as_secs()).unwrap() + 1;
+    for name in ["list", "fleet"] {
+        let runs = history(&world, name).await.len() - before;
+        assert!((2..=most).contains(&runs), "{runs} runs of `{name}` in a minute");
+    }
+    world.clock.advance(COOLDOWN * 2 + 2 * SECOND).await;
+    assert_eq!(world.cache.keys(), keys, "and at last all is warm");
+    let runs = history(&world, "list").await;
+    assert_eq!(runs[0], (Trigger::Change, Outcome::Ok));
+    world.clock.advance(10 * MINUTE).await;
+    assert!(history(&world, "list").await.len() <= runs.len() + 1, "then it rests");
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_neither_watches_nor_begins_anything() {
+    let mut world = Setup::new([daily("list")], tenants(3)).start();
+    warm(&world, 3).await;
+    let watch = tokio::spawn(Arc::clone(&world.runner).watch_cache(world.stops.clone()));
+    world.clock.advance(SECOND).await;
+    world.stops.drain.cancel();
+    watch.await.unwrap();
+    world.cache.restart();
+    world.ended().await;
+    assert!(world.cache.keys().is_empty());
+    assert_eq!(world.metric(RESTARTS), 0);
+    world.tasks.abort_all();
+}

@@ -1,0 +1,401 @@
+//! The worker among everybody who lives with it: writers who never rest, tenants that come and go, a
+//! cache that loses everything, a feed that is cut off. When all has come to rest, the cache is what
+//! is in the database, key for key.
+//!
+//! Two jobs are due once an hour only: of them nothing but the change feed keeps what changes right.
+
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use preheat::sandbox::{Clinic, Postgres, Redis};
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::writer::{Manners, Writer, Written};
+use crate::support::program::{Preheat, Running};
+use crate::support::shop::TOKEN;
+use crate::support::{LONG, eventually, http, own_postgres, preheat, redis, redis_connection};
+
+/// Due every second.
+const BUSY: [&str; 4] = ["content", "products", "slots", "staff"];
+/// Due once an hour.
+const LAZY: [&str; 2] = ["pets", "services"];
+
+/// What waits to be warmed again waits five seconds at most; so long after a look at which nothing
+/// had happened since the last one, nothing waits.
+const LONGER_THAN_ANY_WAIT: Duration = Duration::from_secs(6);
+
+const CONNECTED: &str = "preheat_change_feed_connected";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
+    let clinic = LiveClinic::open().await;
+    let worker = clinic.serve().await;
+    let lasts = Duration::from_secs(seconds());
+
+    let stop = CancellationToken::new();
+    let watches = Watches::begin(&clinic, &worker, &stop);
+    let began = Instant::now();
+    let writers = clinic.writers(began + lasts).await;
+    let cuts = clinic.disturb(&worker, began, lasts).await;
+    let mut written = Written::default();
+    for one in writers.join_all().await {
+        written.add(&one);
+    }
+    let stopped = chrono::Utc::now();
+    clinic.rest(&worker, stopped).await;
+    stop.cancel();
+    let read = watches.end().await;
+
+    if let Some(d) = std::env::var_os("PREHEAT_LIVE_LOG") {
+        std::fs::write(Path::new(&d).join("worker.log"), worker.stderr()).unwrap();
+        eprintln!("stopped at {stopped}");
+    }
+    let report = clinic.audit().await;
+    tell(&worker, &written, (read, cuts)).await;
+    clinic.assert_true(&report).await;
+    worker.signal(rustix::process::Signal::TERM);
+    let said = worker.ended().await.expect_code(0).stderr;
+    for fault in ["panicked", "defect of preheat", "internal"] {
+        assert!(!said.contains(fault), "{fault}:\n{said}");
+    }
+}
+
+/// How long the writers write.
+fn seconds() -> u64 {
+    std::env::var("PREHEAT_LIVE_SECONDS").map_or(60, |seconds| seconds.parse().unwrap())
+}
+
+/// A chain of clinics, all of its own.
+struct LiveClinic {
+    postgres: Postgres,
+    redis: Arc<Redis>,
+}
+
+impl LiveClinic {
+    async fn open() -> Self {
+        let clinic = Self { postgres: own_postgres(), redis: Arc::new(redis()) };
+        clinic.postgres.create_database("clinic", None).await.unwrap();
+        Clinic { tenants: 200, ..Clinic::small() }.load(&clinic.url()).await.unwrap();
+        clinic
+    }
+
+    fn url(&self) -> String {
+        self.postgres.url("clinic")
+    }
+
+    async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.unwrap()
+    }
+
+    async fn cache(&self) -> MultiplexedConnection {
+        redis_connection(&self.redis).await
+    }
+
+    /// The program with both servers and the jobs.
+    fn preheat<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
+        let program = preheat(arguments).database(self.url()).cache(self.redis.url());
+        let jobs = BUSY.iter().map(|name| (*name, busy(name)));
+        let jobs = jobs.chain(LAZY.iter().map(|name| (*name, lazy(name))));
+        jobs.fold(program, |program, (name, text)| program.job(name, &text))
+    }
+
+    /// A worker whose feed is connected and whose first runs are done.
+    async fn serve(&self) -> Running {
+        self.preheat(["check"]).run().await.expect_code(0);
+        self.preheat(["changes", "install"]).run().await.expect_code(0);
+        let serve = self.preheat(["serve"]).env("PREHEAT_HTTP__TOKEN", TOKEN);
+        let worker = verbose(serve).start();
+        worker.answers("/readyz", 200).await;
+        worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+        worker
+    }
+
+    /// Four of them begin to write.
+    async fn writers(&self, until: Instant) -> JoinSet<Written> {
+        let mut connection = self.connect().await;
+        let tenants = sqlx::query_scalar("select id from tenants order by created_at, id");
+        let tenants: Arc<[uuid::Uuid]> = tenants.fetch_all(&mut connection).await.unwrap().into();
+        let mut writers = JoinSet::new();
+        for number in 0..4 {
+            let manners = match number % 2 {
+                0 => Manners::FollowsTheFence { redis: self.redis.url() },
+                _ => Manners::KnowsNothing,
+            };
+            let writer = Writer::new(number, self.connect().await, Arc::clone(&tenants), manners);
+            writers.spawn(writer.write_until(until));
+        }
+        writers
+    }
+
+    /// Cuts the feed off three times and empties the cache once, all of it in the first half: after it
+    /// there is only the feed, and no run for all that would mend what it missed.
+    async fn disturb(&self, worker: &Running, began: Instant, lasts: Duration) -> usize {
+        let mut cuts = 0;
+        for (at, restarts) in [(0.1, false), (0.25, true), (0.4, false), (0.5, false)] {
+            tokio::time::sleep_until((began + lasts.mul_f64(at)).into()).await;
+            if restarts {
+                self.restart_redis().await;
+            } else {
+                cuts += 1;
+                self.cut_the_feed_off(worker, cuts).await;
+            }
+        }
+        cuts
+    }
+
+    /// A cache that comes back empty.
+    async fn restart_redis(&self) {
+        let redis = Arc::clone(&self.redis);
+        tokio::task::spawn_blocking(move || redis.restart().unwrap()).await.unwrap();
+    }
+
+    /// Ends the listener's session, for the `cut`th time, and waits until the worker has another.
+    async fn cut_the_feed_off(&self, worker: &Running, cut: usize) {
+        // Its last word is one of these: it listens, and later asks whether the server is there.
+        let terminate = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+            where application_name = 'preheat' and datname = current_database() \
+              and (query ilike 'listen%' or query ilike 'unlisten%' or query = 'select 1')";
+        let mut connection = self.connect().await;
+        let ended: i64 = sqlx::query_scalar(terminate).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(ended, 1, "there is one listener");
+        eventually("the worker missed its listener", LONG, async || {
+            worker.stderr().matches("the change feed is away").count() >= cut
+        })
+        .await;
+        worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
+    }
+
+    /// Waits until nothing is to be done any more but what is due: the feed is heard, no change came
+    /// and none waits, and each job that is due every second has seen the tenants as they are now, twice.
+    async fn rest(&self, worker: &Running, stopped: chrono::DateTime<chrono::Utc>) {
+        for job in BUSY {
+            eventually(&format!("`{job}` ran twice"), LONG, async || {
+                let runs = worker.runs(job).await;
+                let late = runs.iter().filter(|run| {
+                    let started: chrono::DateTime<chrono::Utc> =
+                        run["started_at"].as_str().unwrap().parse().unwrap();
+                    run["outcome"] == "ok" && started > stopped
+                });
+                late.count() >= 2
+            })
+            .await;
+        }
+        let mut before = Page::of(worker).await.changes();
+        loop {
+            assert!(stopped + LONG > chrono::Utc::now(), "no rest: {before:?}");
+            tokio::time::sleep(LONGER_THAN_ANY_WAIT).await;
+            let page = Page::of(worker).await;
+            let now = page.changes();
+            if now == before && page.sum(CONNECTED, "") > 0.0 {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// What the program says of the cache, each suspect looked at four times.
+    async fn audit(&self) -> Value {
+        if let Some(d) = std::env::var_os("PREHEAT_LIVE_LOG") {
+            let q = self.preheat(["audit", "--json", "--quick", "--threshold", "100%"]).run().await;
+            std::fs::write(Path::new(&d).join("quick.json"), q.stdout).unwrap();
+            eprintln!("quick {:?}", q.status);
+            if q.status.code() != Some(0) {
+                std::fs::write("/tmp/live-hold", "").unwrap();
+                while Path::new("/tmp/live-hold").exists() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        let audit = self.preheat(["audit", "--json", "--threshold", "100%"]).start();
+        let output = audit.ended_within(3 * LONG).await;
+        let report = output.json();
+        assert_eq!(
+            output.code(),
+            Some(i32::from(report["within_threshold"] != true)),
+            "{report:#}"
+        );
+        report
+    }
+
+    /// Everything that should be in the cache is there, as it is in the database, and nothing else.
+    async fn assert_true(&self, report: &Value) {
+        let jobs = report["jobs"].as_array().unwrap();
+        let mut expected = 0;
+        for job in jobs {
+            let count = |name: &str| job[name].as_u64().unwrap();
+            assert!(count("expected") > 0, "{job:#}");
+            assert_eq!(count("equal"), count("expected"), "{job:#}");
+            for wrong in ["stale", "missing", "orphaned", "wrong_ttl", "changing", "unchecked"] {
+                assert_eq!(count(wrong), 0, "{wrong}: {job:#}");
+            }
+            assert_eq!(count("tenants_failed"), 0, "{job:#}");
+            expected += count("expected");
+        }
+        assert_eq!(jobs.len(), BUSY.len() + LAZY.len());
+        assert_eq!(report["within_threshold"], true);
+        // The audit finds orphans by what preheat noted; what it did not note is counted here.
+        let mut cache = self.cache().await;
+        let mut keys: Vec<String> = cache.keys("*").await.unwrap();
+        keys.retain(|key| !key.starts_with("preheat:"));
+        assert_eq!(keys.len() as u64, expected, "keys that nobody expects: {keys:?}");
+    }
+}
+
+/// A shipped job that is due every second.
+fn busy(name: &str) -> String {
+    shipped(name, |line| match line.split(' ').next() {
+        Some("schedule") => "schedule = \"every 1s\"".to_owned(),
+        Some(_) | None => line.to_owned(),
+    })
+}
+
+/// A shipped job that is due once an hour, and is told who comes.
+fn lazy(name: &str) -> String {
+    shipped(name, |line| match line.split(' ').next() {
+        Some("schedule") => "schedule = \"every 1h\"".to_owned(),
+        Some("ttl") => "ttl = \"2h\"".to_owned(),
+        Some("tables") => line.replace(']', ", { name = \"tenants\", tenant = \"id\" }]"),
+        Some(_) | None => line.to_owned(),
+    })
+}
+
+fn shipped(name: &str, change: impl Fn(&str) -> String) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("jobs/{name}.toml"));
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(change).collect::<Vec<_>>().join("\n")
+}
+
+/// For whoever looks for the cause of a finding: the worker's log in all its detail.
+fn verbose(serve: Preheat) -> Preheat {
+    if std::env::var_os("PREHEAT_LIVE_LOG").is_some() { serve.argument("-v") } else { serve }
+}
+
+/// Those who look on all the time.
+struct Watches {
+    reader: tokio::task::JoinHandle<u64>,
+    health: tokio::task::JoinHandle<()>,
+}
+
+impl Watches {
+    fn begin(clinic: &LiveClinic, worker: &Running, stop: &CancellationToken) -> Self {
+        let reader = tokio::spawn(read_on(clinic.redis.url(), stop.clone()));
+        let health = tokio::spawn(is_healthy(worker.address(), stop.clone()));
+        Self { reader, health }
+    }
+
+    /// How many values were read.
+    async fn end(self) -> u64 {
+        self.health.await.unwrap();
+        let read = self.reader.await.unwrap();
+        assert!(read > 0, "the reader saw no value");
+        read
+    }
+}
+
+/// Reads keys by chance; each value is whole.
+async fn read_on(url: String, stop: CancellationToken) -> u64 {
+    let client = redis::Client::open(url).unwrap();
+    let (mut read, mut connection) = (0, None);
+    while !stop.is_cancelled() {
+        if connection.is_none() {
+            connection = client.get_multiplexed_async_connection().await.ok();
+        }
+        let value = match &mut connection {
+            Some(connection) => random_value(connection).await,
+            None => Ok(None),
+        };
+        match value {
+            Ok(Some((key, value))) => {
+                read += 1;
+                let whole = serde_json::from_str::<IgnoredAny>(&value);
+                assert!(whole.is_ok(), "`{key}` is not whole: {value:?}");
+            }
+            Ok(None) => {}
+            Err(_away) => connection = None,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    read
+}
+
+async fn random_value(
+    connection: &mut MultiplexedConnection,
+) -> redis::RedisResult<Option<(String, String)>> {
+    let key: Option<String> = redis::cmd("RANDOMKEY").query_async(connection).await?;
+    let Some(key) = key.filter(|key| !key.starts_with("preheat:")) else { return Ok(None) };
+    let value: Option<String> = connection.get(&key).await?;
+    Ok(value.map(|value| (key, value)))
+}
+
+/// The worker says all the time that it is well.
+async fn is_healthy(address: std::net::SocketAddr, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let answer = http::get(address, "/healthz").await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The worker's metrics at a moment.
+struct Page(String);
+
+impl Page {
+    async fn of(worker: &Running) -> Self {
+        Self(worker.get("/metrics").await.body)
+    }
+
+    /// The sum of all series of a metric with these labels.
+    fn sum(&self, metric: &str, labels: &str) -> f64 {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(metric));
+        let series = lines.filter(|line| line.starts_with(['{', ' ']) && line.contains(labels));
+        series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// What was heard of, what was done for it, and what was left to be repeated.
+    fn changes(&self) -> [u64; 3] {
+        [
+            self.sum("preheat_change_notifications_total", ""),
+            self.sum("preheat_runs_total", "trigger=\"change\""),
+            self.sum("preheat_tenants_total", "outcome=\"fenced\""),
+        ]
+        .map(|sum| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a count of what happened within a minute"
+            )]
+            let count = sum as u64;
+            count
+        })
+    }
+}
+
+/// One line about all that went on.
+#[expect(clippy::print_stderr, reason = "whoever runs the test sees how much it tried")]
+async fn tell(worker: &Running, written: &Written, (read, cuts): (u64, usize)) {
+    let page = Page::of(worker).await;
+    let runs = |labels: &str| page.sum("preheat_runs_total", labels);
+    let Written { transactions, rows, rolled_back, deadlocks } = written;
+    eprintln!(
+        "live: {transactions} transactions with {rows} rows ({rolled_back} rolled back, {deadlocks} \
+         deadlocks), {} notifications, {} runs ({} for changes; \
+         {} not ok), {} tenants fenced, {} keys written, {} removed, {read} values read, feed cut \
+         {cuts} times, redis restarted once",
+        page.sum("preheat_change_notifications_total", ""),
+        runs(""),
+        runs("trigger=\"change\""),
+        runs("") - runs("outcome=\"ok\""),
+        page.sum("preheat_tenants_total", "outcome=\"fenced\""),
+        page.sum("preheat_keys_total", "outcome=\"written\""),
+        page.sum("preheat_keys_total", "outcome=\"removed\""),
+    );
+}

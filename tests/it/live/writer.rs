@@ -1,0 +1,275 @@
+//! The application: writes as fast as it can, in transactions of all kinds.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{Days, Utc};
+use redis::aio::MultiplexedConnection;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+/// Statements over some tenants (`$1`), each of which touches about so many rows (`$2`).
+const CHANGES: [&str; 19] = [
+    "update services set price = 10 + random() * 90, active = random() < 0.9, updated_at = clock_timestamp() \
+     where id in (select id from services where tenant_id = any($1) order by random() limit $2)",
+    "insert into services (id, tenant_id, name, duration_minutes, price) \
+     select gen_random_uuid(), tenant, 'Service ' || n, 30, random() * 90 \
+     from unnest($1::uuid[]) tenant, generate_series(1, least($2, 2)) n",
+    "delete from services \
+     where id in (select id from services where tenant_id = any($1) order by random() limit $2)",
+    "update products set price = 10 + random() * 90, stock = random() * 99, active = random() < 0.9, \
+       updated_at = clock_timestamp() \
+     where id in (select id from products where tenant_id = any($1) order by random() limit $2)",
+    // Categories come and go.
+    "update products set category = 'category ' || floor(random() * 9) \
+     where id in (select id from products where tenant_id = any($1) order by random() limit $2)",
+    "insert into products (id, tenant_id, category, sku, name, price, stock) \
+     select gen_random_uuid(), tenant, 'category ' || floor(random() * 9), 'sku', 'Product ' || n, 5, 5 \
+     from unnest($1::uuid[]) tenant, generate_series(1, least($2, 2)) n",
+    "delete from products \
+     where id in (select id from products where tenant_id = any($1) order by random() limit $2)",
+    "update staff set name = 'Dr. ' || random(), working_hours = jsonb_build_object('mon', random()), \
+       active = random() < 0.9, updated_at = clock_timestamp() \
+     where id in (select id from staff where tenant_id = any($1) order by random() limit $2)",
+    "insert into staff (id, tenant_id, name, role, email) \
+     select gen_random_uuid(), tenant, 'Somebody “new” ' || n, 'nurse', 'new@clinic.example' \
+     from unnest($1::uuid[]) tenant, generate_series(1, least($2, 2)) n",
+    "delete from staff \
+     where id in (select id from staff where tenant_id = any($1) order by random() limit $2)",
+    "update slots set status = case status when 'open' then 'booked' else 'open' end, \
+       starts_at = starts_at + (random() - 0.5) * interval '1 day' \
+     where id in (select id from slots where tenant_id = any($1) order by random() limit $2)",
+    "insert into slots (id, tenant_id, staff_id, starts_at, ends_at, status) \
+     select gen_random_uuid(), tenant, gen_random_uuid(), starts_at, starts_at, 'open' \
+     from unnest($1::uuid[]) tenant, generate_series(1, least($2, 2)) n, \
+       lateral (select now() + (random() + 0 * n) * interval '8 days' as starts_at) times",
+    "delete from slots \
+     where id in (select id from slots where tenant_id = any($1) order by random() limit $2)",
+    "update pets set notes = 'note ' || random(), updated_at = clock_timestamp() \
+     where id in (select id from pets where tenant_id = any($1) order by random() limit $2)",
+    "insert into pets (id, tenant_id, owner_name, name, species) \
+     select gen_random_uuid(), tenant, 'Owner ' || n, 'Luna 🌙', 'cat' \
+     from unnest($1::uuid[]) tenant, generate_series(1, least($2, 2)) n",
+    "delete from pets \
+     where id in (select id from pets where tenant_id = any($1) order by random() limit $2)",
+    "update pages set body = repeat('page ', (random() * 99)::int), published = random() < 0.9, \
+       updated_at = clock_timestamp() \
+     where id in (select id from pages where tenant_id = any($1) order by random() limit $2)",
+    "insert into pages (id, tenant_id, slug, title, body) \
+     select gen_random_uuid(), tenant, 'page-' || gen_random_uuid(), 'New', 'Text' \
+     from unnest($1::uuid[]) tenant where $2 > 0",
+    "delete from pages \
+     where id in (select id from pages where tenant_id = any($1) order by random() limit $2)",
+];
+
+const SWITCH: &str = "update tenants \
+    set status = case status when 'active' then 'suspended' else 'active' end \
+    where id = any($1) and $2 = 0";
+
+/// One tenant in so many is switched on and off: fewer than a list may shrink by.
+const SWITCHED_EVERY: usize = 5;
+/// Tenants that change more than others at a moment. They are others after a while, so that of most of
+/// them some change is the last long before the end.
+const HOT: usize = 20;
+/// How long the same are hot, in milliseconds.
+const HOT_FOR: u128 = 2_000;
+
+/// What a writer does besides writing.
+pub(super) enum Manners {
+    /// After each commit it moves the fences and deletes keys.
+    FollowsTheFence { redis: String },
+    /// Nothing.
+    KnowsNothing,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) transactions: u64,
+    pub(super) rows: u64,
+    pub(super) rolled_back: u64,
+    pub(super) deadlocks: u64,
+}
+
+impl Written {
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { transactions, rows, rolled_back, deadlocks } = *other;
+        self.transactions += transactions;
+        self.rows += rows;
+        self.rolled_back += rolled_back;
+        self.deadlocks += deadlocks;
+    }
+}
+
+struct Statement {
+    sql: &'static str,
+    tenants: Vec<Uuid>,
+    most: i64,
+}
+
+/// One of the application's processes.
+pub(super) struct Writer {
+    chance: Chance,
+    connection: PgConnection,
+    tenants: Arc<[Uuid]>,
+    manners: Manners,
+    cache: Option<MultiplexedConnection>,
+    began: Instant,
+    written: Written,
+}
+
+impl Writer {
+    pub(super) fn new(
+        number: u64,
+        connection: PgConnection,
+        tenants: Arc<[Uuid]>,
+        manners: Manners,
+    ) -> Self {
+        let (chance, began) = (Chance(number), Instant::now());
+        Self {
+            chance,
+            connection,
+            tenants,
+            manners,
+            cache: None,
+            began,
+            written: Written::default(),
+        }
+    }
+
+    pub(super) async fn write_until(mut self, until: Instant) -> Written {
+        // Those that meet in the other order do not wait for each other for a second.
+        sqlx::raw_sql("set deadlock_timeout = '10ms'").execute(&mut self.connection).await.unwrap();
+        while Instant::now() < until {
+            let touched = self.transaction().await;
+            self.invalidate(&touched).await;
+        }
+        self.written
+    }
+
+    /// One transaction, whose tenants it answers if it was committed.
+    async fn transaction(&mut self) -> Vec<Uuid> {
+        let all_at_once = self.chance.one_in(100);
+        let (tenants, most) =
+            if all_at_once { (self.tenants.to_vec(), 400) } else { (self.some_tenants(), 5) };
+        let statements = self.statements(&tenants, most);
+        let mut transaction = self.connection.begin().await.unwrap();
+        let mut rows = 0;
+        for Statement { sql, tenants, most } in statements {
+            let done = sqlx::query(sql).bind(tenants).bind(most).execute(&mut *transaction).await;
+            match done {
+                Ok(done) => rows += done.rows_affected(),
+                Err(error) => {
+                    assert!(is_deadlock(&error), "{sql}: {error}");
+                    self.written.deadlocks += 1;
+                    return Vec::new();
+                }
+            }
+        }
+        if self.chance.one_in(8) {
+            transaction.rollback().await.unwrap();
+            self.written.rolled_back += 1;
+            return Vec::new();
+        }
+        transaction.commit().await.unwrap();
+        self.written.transactions += 1;
+        self.written.rows += rows;
+        tenants
+    }
+
+    /// One to four changes, and now and then tenants that come or go.
+    fn statements(&mut self, tenants: &[Uuid], most: usize) -> Vec<Statement> {
+        let chance = &mut self.chance;
+        let mut statements: Vec<Statement> = (0..=chance.below(4))
+            .map(|_| Statement {
+                sql: CHANGES[chance.below(CHANGES.len())],
+                tenants: tenants.to_vec(),
+                most: i64::try_from(1 + chance.below(most)).unwrap(),
+            })
+            .collect();
+        if chance.one_in(20) {
+            let switchable = self.tenants.iter().step_by(SWITCHED_EVERY);
+            let switched = switchable.filter(|tenant| tenants.contains(tenant) && chance.one_in(2));
+            let switched: Vec<Uuid> = switched.copied().collect();
+            statements.push(Statement { sql: SWITCH, tenants: switched, most: 0 });
+        }
+        statements
+    }
+
+    /// One to three of them, most of the time such as are hot.
+    fn some_tenants(&mut self) -> Vec<Uuid> {
+        let all = self.tenants.len();
+        let turn = usize::try_from(self.began.elapsed().as_millis() / HOT_FOR).unwrap();
+        let chance = &mut self.chance;
+        let mut some: Vec<Uuid> = (0..=chance.below(3))
+            .map(|_| {
+                let hot = (turn * HOT / 2 + chance.below(HOT)) % all;
+                self.tenants[if chance.one_in(4) { chance.below(all) } else { hot }]
+            })
+            .collect();
+        some.sort_unstable();
+        some.dedup();
+        some
+    }
+
+    /// What an application with manners does after its commit. Its cache may be away, as it is while it
+    /// restarts; then the change feed alone knows.
+    async fn invalidate(&mut self, tenants: &[Uuid]) {
+        let Manners::FollowsTheFence { redis } = &self.manners else { return };
+        if tenants.is_empty() {
+            return;
+        }
+        let mut pipeline = redis::pipe();
+        for tenant in tenants {
+            pipeline.incr(format!("preheat:fence:{tenant}"), 1).ignore();
+        }
+        for tenant in tenants {
+            pipeline.del(keys(*tenant)).ignore();
+        }
+        if self.cache.is_none() {
+            let client = redis::Client::open(redis.as_str()).unwrap();
+            self.cache = client.get_multiplexed_async_connection().await.ok();
+        }
+        let Some(cache) = &mut self.cache else { return };
+        let done: redis::RedisResult<()> = pipeline.query_async(cache).await;
+        if done.is_err() {
+            self.cache = None;
+        }
+    }
+}
+
+/// The keys that the application knows of: those of the jobs that are due every second. A key that is
+/// deleted after its warmer is done is away until its job is due.
+fn keys(tenant: Uuid) -> Vec<String> {
+    let mut keys: Vec<String> = ["content", "staff"].map(|job| format!("{job}:{tenant}")).to_vec();
+    keys.push(format!("products:{tenant}:all"));
+    keys.extend((0..9).map(|n| format!("products:{tenant}:category {n}")));
+    let today = Utc::now().date_naive();
+    keys.extend((0..7).map(|day| format!("slots:{tenant}:{}", today + Days::new(day))));
+    keys
+}
+
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("40P01"))
+}
+
+/// `SplitMix64`.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() % most as u64).unwrap()
+    }
+
+    fn one_in(&mut self, many: usize) -> bool {
+        self.below(many) == 0
+    }
+}

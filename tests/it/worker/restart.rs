@@ -1,0 +1,37 @@
+//! A cache server that is restarted, empty, while nothing is due.
+
+use serde_json::json;
+
+use crate::support::shop::{Shop, items};
+use crate::support::{LONG, eventually};
+
+const DAILY: &str = "schedule = \"every 24h\"\nttl = \"72h\"\nrequired = true";
+const RESTARTS: &str = "preheat_cache_restarts_total";
+
+#[tokio::test]
+async fn a_job_of_once_a_day_is_warm_again_within_seconds() {
+    let shop = Shop::open(30).await;
+    let mut worker = shop.serve().job("items", &items(DAILY)).start();
+    worker.answers("/readyz", 200).await;
+    shop.assert_warm().await;
+    assert_eq!(worker.metric(RESTARTS).await, Some(0.0));
+    for restarts in 1..=2 {
+        shop.redis.restart().unwrap();
+        worker.metric_becomes(RESTARTS, |value| value >= f64::from(restarts)).await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        let is_change = async || {
+            let last = worker.runs("items").await.remove(0);
+            (&last["trigger"], &last["outcome"]) == (&json!("change"), &json!("ok"))
+        };
+        eventually("its run is told", LONG, is_change).await;
+        let noted: usize = redis::cmd("HLEN")
+            .arg("preheat:tenants")
+            .query_async(&mut shop.cache().await)
+            .await
+            .unwrap();
+        assert_eq!(noted, 30, "the tenants are noted again");
+    }
+    assert_eq!(worker.runs("items").await.len(), 3, "each restart is one run");
+    worker.says("the cache server is another process than before").await;
+    assert!(!worker.stderr().contains("ERROR"), "{}", worker.stderr());
+}
