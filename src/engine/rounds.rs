@@ -230,8 +230,8 @@ impl Work {
             // What was sent may come late, and shorten or prolong the life of what is there then.
             doubt.lost.extend(&slots);
         }
-        let keys_move = self.order.job.has_keys_that_move();
-        if keys_move && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
+        let is_timed = self.order.job.has_keys_that_move();
+        if is_timed && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
             // Whether this works or not, the next run names them as well, where they are still there.
             doubt.lost.extend(&slots);
             drop(self.give_names(&lists).await);

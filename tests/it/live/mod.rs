@@ -55,10 +55,6 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     stop.cancel();
     let read = watches.end().await;
 
-    if let Some(d) = std::env::var_os("PREHEAT_LIVE_LOG") {
-        std::fs::write(Path::new(&d).join("worker.log"), worker.stderr()).unwrap();
-        eprintln!("stopped at {stopped}");
-    }
     let report = clinic.audit().await;
     tell(&worker, &written, (read, cuts)).await;
     clinic.assert_true(&report).await;
@@ -113,7 +109,7 @@ impl LiveClinic {
         self.preheat(["check"]).run().await.expect_code(0);
         self.preheat(["changes", "install"]).run().await.expect_code(0);
         let serve = self.preheat(["serve"]).env("PREHEAT_HTTP__TOKEN", TOKEN);
-        let worker = verbose(serve).start();
+        let worker = serve.start();
         worker.answers("/readyz", 200).await;
         worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
         worker
@@ -204,17 +200,6 @@ impl LiveClinic {
 
     /// What the program says of the cache, each suspect looked at four times.
     async fn audit(&self) -> Value {
-        if let Some(d) = std::env::var_os("PREHEAT_LIVE_LOG") {
-            let q = self.preheat(["audit", "--json", "--quick", "--threshold", "100%"]).run().await;
-            std::fs::write(Path::new(&d).join("quick.json"), q.stdout).unwrap();
-            eprintln!("quick {:?}", q.status);
-            if q.status.code() != Some(0) {
-                std::fs::write("/tmp/live-hold", "").unwrap();
-                while Path::new("/tmp/live-hold").exists() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
         let audit = self.preheat(["audit", "--json", "--threshold", "100%"]).start();
         let output = audit.ended_within(3 * LONG).await;
         let report = output.json();
@@ -272,11 +257,6 @@ fn shipped(name: &str, change: impl Fn(&str) -> String) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("jobs/{name}.toml"));
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(change).collect::<Vec<_>>().join("\n")
-}
-
-/// For whoever looks for the cause of a finding: the worker's log in all its detail.
-fn verbose(serve: Preheat) -> Preheat {
-    if std::env::var_os("PREHEAT_LIVE_LOG").is_some() { serve.argument("-v") } else { serve }
 }
 
 /// Those who look on all the time.
