@@ -230,8 +230,8 @@ impl Work {
             // What was sent may come late, and shorten or prolong the life of what is there then.
             doubt.lost.extend(&slots);
         }
-        let keys_move = self.order.job.has_keys_that_move();
-        if keys_move && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
+        let is_timed = self.order.job.has_keys_that_move();
+        if is_timed && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
             // Whether this works or not, the next run names them as well, where they are still there.
             doubt.lost.extend(&slots);
             drop(self.give_names(&lists).await);
@@ -501,7 +501,8 @@ impl Work {
         let lists = lists.map(|((manifest, named), present)| {
             let is_outdated = named.iter().any(|name| name.named_at < outdated);
             let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
-            let young = named.iter().filter(is_young).count();
+            let young = named.iter().filter(is_young).filter(|name| !failed.contains(&*name.key));
+            let young = young.count();
             let there = present.iter().map(String::as_str).chain(failed.iter().copied());
             let vanished = vanished(named, there);
             let young_and_there = young - vanished.iter().filter(is_young).count();

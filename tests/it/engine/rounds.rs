@@ -571,7 +571,7 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
     world.cache.enlist(&[listing], now, life).await.unwrap();
     world.cache.set(&food, "[1]");
     world.cache.expire(&[(food.clone(), life)]).await.unwrap();
-    world.clock.advance(Duration::from_hours(1)).await;
+    world.clock.advance(Duration::from_hours(2)).await;
 
     world
         .cache
@@ -611,4 +611,20 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unse
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(ended.record.report.tenants.failed, 1);
     assert_eq!(ended.unsettled, Unsettled::default(), "nothing of it was written this time");
+}
+
+#[tokio::test]
+async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_is_not_named() {
+    let mut job = Job { keys: vec![key("list:{tenant_id}:{category}")], ..job("list") };
+    job.encoding.max_bytes = 8;
+    let world = Setup::new([job], tenants(1)).start();
+    world.set_rows("list", rows(1, &[("t0", "food")]));
+    world.run("list", Lane::Regular).await;
+    // The key that is named has become too large, and another one comes.
+    let row = |json, category| MemoryRow::new("t0", json, [("category", category)]);
+    world.set_rows("list", vec![row("1234567890", "food"), row("2", "toys")]);
+    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
+    assert_eq!(world.value("list:t0:toys").as_deref(), Some("[2]"));
+    assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
 }

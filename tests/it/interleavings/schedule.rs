@@ -44,8 +44,8 @@ pub(super) enum Sabotage {
     /// Names are taken out of the manifest by the run that removed their keys and is proven, though
     /// another one may still be about to write them, or may have written them anew.
     DelistedAtOnce,
-    /// Runs give no name anew that they found in the manifest, so that it ends by an age that is not
-    /// its key's.
+    /// Runs give no name anew that they found in the manifest, however old it is, so that it may end
+    /// before their keys do.
     OnlyNewNamed,
     /// Keys are named in the manifest after they are written.
     NamesAfterKeys,
@@ -263,6 +263,14 @@ impl World {
     /// Whether so much time has passed since something that no run of then is left.
     pub(super) fn has_time_passed(&mut self) -> bool {
         self.dice.one_in(4)
+    }
+
+    /// Whether these names were given so lately that a run need not give them again.
+    pub(super) fn finds_fresh(&mut self, tenant: usize, names: Some8) -> bool {
+        !names.is_empty()
+            && self.dice.one_in(2)
+            && self.sabotage != Some(Sabotage::OnlyNewNamed)
+            && self.cache.rely_on(tenant, names, self.step)
     }
 
     /// When the oldest run began that may still write: what was named before and is not there cannot
@@ -746,7 +754,7 @@ fn troubles(dice: &mut Dice) -> Troubles {
     };
     Troubles {
         losses: some(2, 2),
-        refusals: some(4, 1),
+        refusals: some(3, 3),
         evictions: some(2, 4),
         crashes: some(4, 2),
         feed_losses: some(4, 2),

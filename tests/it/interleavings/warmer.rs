@@ -110,6 +110,8 @@ pub(super) struct Run {
     vanished: [Some8; TENANTS],
     /// What was named before this step cannot exist any more; 0 where nothing is so old.
     outdated: u32,
+    /// Tenants whose manifests name all that is present, and will for long enough.
+    fresh: Some8,
     /// Tenants of this round for which something was refused or lost.
     failed: Some8,
     /// Keys that are not known to be written: nobody gives them another life.
@@ -142,6 +144,7 @@ impl Run {
             new: [Some8::NONE; TENANTS],
             vanished: [Some8::NONE; TENANTS],
             outdated: 0,
+            fresh: Some8::NONE,
             failed: Some8::NONE,
             unwritten: Some8::NONE,
             uncertain: Some8::NONE,
@@ -394,6 +397,14 @@ impl Run {
             self.vanished[tenant] = vanished;
         }
         self.outdated = if world.has_time_passed() { world.oldest_run() } else { 0 };
+        self.fresh = Some8::NONE;
+        for tenant in self.open {
+            let present = present(self.rows[tenant]);
+            if present.without(self.named[tenant]).is_empty() && world.finds_fresh(tenant, present)
+            {
+                self.fresh.add(Some8::one(tenant));
+            }
+        }
         if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
             self.read_fences(world);
             return true;
@@ -415,8 +426,9 @@ impl Run {
         let (new, rows) = (self.new, self.rows);
         let is_new_only = world.sabotage == Some(Sabotage::OnlyNewNamed);
         let of = |tenant: usize| if is_new_only { new[tenant] } else { present(rows[tenant]) };
+        let due = self.open.without(self.fresh);
         let listings: Vec<_> =
-            self.open.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
+            due.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
         let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
         self.call.set(listings.into_iter().filter(is_any), world);
     }

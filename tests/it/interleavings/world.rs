@@ -364,6 +364,20 @@ impl Cache {
         names
     }
 
+    /// Names that a run relies on without giving them again end so late that what it writes has
+    /// expired then: as if it had given them at this step. Says whether it can rely on them: whatever
+    /// is not there any more was evicted, for it was too young to end.
+    pub(super) fn rely_on(&mut self, tenant: usize, names: Some8, step: u32) -> bool {
+        let ended = names.without(self.names(tenant));
+        let can = ended.iter().all(|category| self.orphans.has(key(tenant, 1 + category)));
+        for category in names.and(self.names(tenant)) {
+            if can {
+                self.manifests[tenant][category] = step;
+            }
+        }
+        can
+    }
+
     pub(super) fn is_named(&self, key: usize) -> bool {
         category_of(key).is_none_or(|category| self.manifests[tenant_of(key)][category] != 0)
     }
