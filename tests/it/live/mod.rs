@@ -49,17 +49,17 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     let cuts = clinic.disturb(&worker, began, lasts).await;
     ask_again_and_again(&worker, began + lasts.mul_f64(0.75)).await;
     let mut written = Written::default();
-    for one in writers.join_all().await {
+    for one in within("the writers end", lasts + LONG, writers.join_all()).await {
         written.add(&one);
     }
     let stopped = chrono::Utc::now();
     clinic.rest(&worker, stopped).await;
     stop.cancel();
-    let read = watches.end().await;
+    let read = within("those who look on end", LONG, watches.end()).await;
 
     let report = clinic.audit().await;
     tell(&worker, &written, (read, cuts)).await;
-    clinic.assert_true(&report).await;
+    within("all keys are read", LONG, clinic.assert_true(&report)).await;
     worker.signal(rustix::process::Signal::TERM);
     let said = worker.ended().await.expect_code(0).stderr;
     for fault in ["panicked", "defect of preheat", "internal"] {
@@ -77,6 +77,12 @@ async fn ask_again_and_again(worker: &Running, until: Instant) {
         }
     };
     tokio::join!(ask(LAZY[0]), ask(LAZY[1]));
+}
+
+/// What hangs is a failure that says where.
+async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(limit, future).await;
+    done.unwrap_or_else(|_elapsed| panic!("waited {limit:?} in vain until {what}"))
 }
 
 /// How long the writers write.
