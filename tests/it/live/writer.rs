@@ -1,7 +1,7 @@
 //! The application: writes as fast as it can, in transactions of all kinds.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{Days, Utc};
 use redis::aio::MultiplexedConnection;
@@ -68,11 +68,9 @@ const SWITCH: &str = "update tenants \
 
 /// One tenant in so many is switched on and off: fewer than a list may shrink by.
 const SWITCHED_EVERY: usize = 5;
-/// Tenants that change more than others at a moment. They are others after a while, so that of most of
-/// them some change is the last long before the end.
+/// Tenants that nearly all changes of a moment are of. They are others later and never again, so that of
+/// most tenants the last change is long before the end, and nothing mends what it left wrong.
 const HOT: usize = 20;
-/// How long the same are hot, in milliseconds.
-const HOT_FOR: u128 = 2_000;
 
 /// What a writer does besides writing.
 pub(super) enum Manners {
@@ -115,6 +113,7 @@ pub(super) struct Writer {
     manners: Manners,
     cache: Option<MultiplexedConnection>,
     began: Instant,
+    lasts: Duration,
     written: Written,
 }
 
@@ -133,23 +132,30 @@ impl Writer {
             manners,
             cache: None,
             began,
+            lasts: Duration::ZERO,
             written: Written::default(),
         }
     }
 
-    pub(super) async fn write_until(mut self, until: Instant) -> Written {
+    pub(super) async fn write_for(mut self, lasts: Duration) -> Written {
+        (self.began, self.lasts) = (Instant::now(), lasts);
         // Those that meet in the other order do not wait for each other for a second.
         sqlx::raw_sql("set deadlock_timeout = '10ms'").execute(&mut self.connection).await.unwrap();
-        while Instant::now() < until {
+        while self.done() < 1.0 {
             let touched = self.transaction().await;
             self.invalidate(&touched).await;
         }
         self.written
     }
 
+    /// The share of its time that has passed.
+    fn done(&self) -> f64 {
+        self.began.elapsed().as_secs_f64() / self.lasts.as_secs_f64()
+    }
+
     /// One transaction, whose tenants it answers if it was committed.
     async fn transaction(&mut self) -> Vec<Uuid> {
-        let all_at_once = self.chance.one_in(100);
+        let all_at_once = self.done() < 0.5 && self.chance.one_in(100);
         let (tenants, most) =
             if all_at_once { (self.tenants.to_vec(), 400) } else { (self.some_tenants(), 5) };
         let statements = self.statements(&tenants, most);
@@ -199,12 +205,13 @@ impl Writer {
     /// One to three of them, most of the time such as are hot.
     fn some_tenants(&mut self) -> Vec<Uuid> {
         let all = self.tenants.len();
-        let turn = usize::try_from(self.began.elapsed().as_millis() / HOT_FOR).unwrap();
+        let passed = self.began.elapsed().as_millis() * all as u128 / self.lasts.as_millis();
+        let first = usize::try_from(passed).unwrap();
         let chance = &mut self.chance;
         let mut some: Vec<Uuid> = (0..=chance.below(3))
             .map(|_| {
-                let hot = (turn * HOT / 2 + chance.below(HOT)) % all;
-                self.tenants[if chance.one_in(4) { chance.below(all) } else { hot }]
+                let hot = (first + chance.below(HOT)) % all;
+                self.tenants[if chance.one_in(50) { chance.below(all) } else { hot }]
             })
             .collect();
         some.sort_unstable();
