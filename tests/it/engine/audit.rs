@@ -863,6 +863,49 @@ async fn a_tenant_list_that_shrank_too_much_says_of_nobody_that_it_is_gone() {
     assert_eq!(audits[0].counts.equal_within, [2, 0, 0, 0], "all else was compared");
 }
 
+#[tokio::test]
+async fn hazard_09_keys_of_tenants_that_nobody_noted_are_orphans_of_a_whole_audit() {
+    let lab = Lab::warm([listed(), quiet("old")], &[("list", rows_of(4, "1"))]).await;
+    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
+    let strays = ["list:t7", "list:t7:dog", "list:t8:cat:black", "old:t8"];
+    // The application's own: of an active tenant, of no tenant, and under no template.
+    let others = ["list:t0:mine", "list:of-all", "older:t7", "preheat:else:t7"];
+    for key in strays.iter().chain(&others) {
+        lab.put(key, "[]", MINUTE).await;
+    }
+    let before = lab.world.cache.keys();
+    let audits = lab.try_audit(order).await.unwrap();
+    let found = |audits: &[JobAudit]| {
+        let findings = audits.iter().flat_map(|audit| &audit.findings);
+        let found = findings.map(|one| {
+            assert_eq!(one.wrong.kind, Kind::Orphaned);
+            (one.key.clone(), one.tenant.clone().unwrap())
+        });
+        found.collect::<BTreeMap<_, _>>()
+    };
+    let expected = strays.map(|key| {
+        let tenant = key.split(':').nth(1).unwrap();
+        (key.to_owned(), tenant.to_owned())
+    });
+    assert_eq!(found(&audits), BTreeMap::from(expected));
+    assert_eq!(audits.iter().map(|audit| audit.counts.orphaned).sum::<u64>(), 4);
+    assert_eq!(lab.world.cache.keys(), before, "looking removes nothing");
+}
+
+#[tokio::test]
+async fn hazard_08_a_list_without_most_of_those_who_have_keys_says_of_nobody_that_it_is_gone() {
+    let lab = Lab::warm([listed()], &[("list", rows_of(4, "1"))]).await;
+    for number in 10..16 {
+        lab.put(&format!("list:t{number}"), "[]", MINUTE).await;
+    }
+    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
+    let [list, of_none] = &lab.try_audit(order).await.unwrap()[..] else { panic!() };
+    assert_eq!((list.counts.findings(), list.counts.all_equal()), (0, list.counts.expected()));
+    let [failure] = of_none.failures.as_slice() else { panic!("{of_none:?}") };
+    assert_eq!(failure.kind, FailureKind::TenantsShrank);
+    assert!(failure.message.contains("are missing from the tenant list"), "{failure:?}");
+}
+
 /// A verifier at work beside the lab's world.
 fn verify(lab: &Lab, interval: Duration, sample: usize) {
     let verifier = Verifier::new(Arc::clone(&lab.runner), interval, many(sample));
