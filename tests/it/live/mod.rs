@@ -232,6 +232,9 @@ impl LiveClinic {
 
     /// Everything that should be in the cache is there, as it is in the database, and nothing else.
     async fn assert_true(&self, report: &Value) {
+        // The audit finds orphans by what preheat noted; what it did not note is found here.
+        let wrong = self.wrong().await;
+        assert!(wrong.is_empty(), "{wrong:#?}");
         let jobs = report["jobs"].as_array().unwrap();
         for job in jobs {
             let count = |name: &str| job[name].as_u64().unwrap();
@@ -244,13 +247,10 @@ impl LiveClinic {
         }
         assert_eq!(jobs.len(), BUSY.len() + LAZY.len());
         assert_eq!(report["within_threshold"], true);
-        // The audit finds orphans by what preheat noted; what it did not note is found here.
-        let unexpected = self.unexpected().await;
-        assert!(unexpected.is_empty(), "keys without data, and their TTL in ms: {unexpected:?}");
     }
 
-    /// Keys of the jobs that have no row and no active tenant, and how many milliseconds they live.
-    async fn unexpected(&self) -> Vec<(String, i64)> {
+    /// Keys without a row or an active tenant, and rows without a key, each with what may tell why.
+    async fn wrong(&self) -> Vec<String> {
         let expected = "with active as (select id from tenants where status = 'active') \
             select name || ':' || id from active, unnest('{content,services,staff}'::text[]) name \
             union all select 'products:' || id || ':all' from active \
@@ -263,17 +263,45 @@ impl LiveClinic {
             sqlx::query_scalar(expected).fetch_all(&mut connection).await.unwrap();
         let expected: HashSet<String> = expected.into_iter().collect();
         let mut cache = self.cache().await;
-        let mut unexpected = Vec::new();
         let keys: Vec<String> = cache.keys("*").await.unwrap();
-        for key in keys.into_iter().filter(|key| !key.starts_with("preheat:")) {
-            let undated = key.rsplit_once(':').filter(|_| key.starts_with("slots:"));
-            if !expected.contains(undated.map_or(key.as_str(), |(of_tenant, _)| of_tenant)) {
-                let ttl = cache.pttl(&key).await.unwrap();
-                unexpected.push((key, ttl));
+        let keys = keys.into_iter().filter(|key| !key.starts_with("preheat:"));
+        let undated = |key: String| match key.rsplit_once(':') {
+            Some((of_tenant, _date)) if key.starts_with("slots:") => of_tenant.to_owned(),
+            Some(_) | None => key,
+        };
+        let found: HashSet<String> = keys.map(undated).collect();
+        let mut wrong = Vec::new();
+        for (what, keys) in [("without data", &found - &expected), ("missing", &expected - &found)]
+        {
+            for key in keys {
+                let ttl: i64 = cache.pttl(&key).await.unwrap();
+                let names = names_of(&mut cache, &key).await;
+                let owner = self.owner(&mut connection, &key).await;
+                wrong.push(format!("{what}: {key}, {ttl} ms, of {owner:?}, named by {names:#?}"));
             }
         }
-        unexpected
+        wrong
     }
+
+    /// Whose pet it is, if it is one and is there, and what becomes of that tenant.
+    async fn owner(&self, connection: &mut PgConnection, key: &str) -> Option<String> {
+        let pet: uuid::Uuid = key.strip_prefix("pet:")?.parse().unwrap();
+        let owner = "select tenants.id || ' ' || status from pets join tenants on tenants.id = tenant_id \
+            where pets.id = $1";
+        sqlx::query_scalar(owner).bind(pet).fetch_optional(connection).await.unwrap()
+    }
+}
+
+/// The manifests that name a key, and how many milliseconds ago.
+async fn names_of(cache: &mut MultiplexedConnection, key: &str) -> Vec<(String, i64)> {
+    let mut names = Vec::new();
+    let manifests: Vec<String> = cache.keys("preheat:manifest:*").await.unwrap();
+    for manifest in manifests {
+        let named_at: Option<i64> = cache.zscore(&manifest, key).await.unwrap();
+        let ago = named_at.map(|at| chrono::Utc::now().timestamp_millis() - at);
+        names.extend(ago.map(|ago| (manifest, ago)));
+    }
+    names
 }
 
 /// A shipped job that is due every second.
@@ -405,10 +433,10 @@ impl Page {
 async fn tell(worker: &Running, written: &Written, (read, cuts): (u64, usize)) {
     let page = Page::of(worker).await;
     let runs = |labels: &str| page.sum("preheat_runs_total", labels);
-    let Written { transactions, rows, rolled_back, deadlocks } = written;
+    let Written { transactions, rows, rolled_back, deadlocks, moved } = written;
     eprintln!(
         "live: {transactions} transactions with {rows} rows ({rolled_back} rolled back, {deadlocks} \
-         deadlocks), {} notifications, {} runs ({} for changes; \
+         deadlocks, {moved} pets moved), {} notifications, {} runs ({} for changes; \
          {} not ok), {} tenants fenced, {} keys written, {} removed, {read} values read, feed cut \
          {cuts} times, redis restarted once",
         page.sum("preheat_change_notifications_total", ""),
