@@ -6,7 +6,7 @@
 
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +33,9 @@ const LAZY: [&str; 2] = ["pets", "services"];
 /// What waits to be warmed again waits five seconds at most; so long after a look at which nothing
 /// had happened since the last one, nothing waits.
 const LONGER_THAN_ANY_WAIT: Duration = Duration::from_secs(6);
+
+/// Keys that are wrong of which a failure tells all, of each kind.
+const TOLD: usize = 10;
 
 const CONNECTED: &str = "preheat_change_feed_connected";
 
@@ -270,14 +273,18 @@ impl LiveClinic {
             Some(_) | None => key,
         };
         let found: HashSet<String> = keys.map(undated).collect();
+        let names = names(&mut cache).await;
         let mut wrong = Vec::new();
         for (what, keys) in [("without data", &found - &expected), ("missing", &expected - &found)]
         {
-            for key in keys {
+            if !keys.is_empty() {
+                wrong.push(format!("{} are {what}", keys.len()));
+            }
+            for key in keys.into_iter().take(TOLD) {
                 let ttl: i64 = cache.pttl(&key).await.unwrap();
-                let names = names_of(&mut cache, &key).await;
                 let owner = self.owner(&mut connection, &key).await;
-                wrong.push(format!("{what}: {key}, {ttl} ms, of {owner:?}, named by {names:#?}"));
+                let names = names.get(&key);
+                wrong.push(format!("{what}: {key}, {ttl} ms, of {owner:?}, named by {names:?}"));
             }
         }
         wrong
@@ -292,14 +299,16 @@ impl LiveClinic {
     }
 }
 
-/// The manifests that name a key, and how many milliseconds ago.
-async fn names_of(cache: &mut MultiplexedConnection, key: &str) -> Vec<(String, i64)> {
-    let mut names = Vec::new();
+/// The manifests that name each key, and how many milliseconds ago they did.
+async fn names(cache: &mut MultiplexedConnection) -> HashMap<String, Vec<(String, i64)>> {
+    let mut names: HashMap<String, Vec<_>> = HashMap::new();
     let manifests: Vec<String> = cache.keys("preheat:manifest:*").await.unwrap();
     for manifest in manifests {
-        let named_at: Option<i64> = cache.zscore(&manifest, key).await.unwrap();
-        let ago = named_at.map(|at| chrono::Utc::now().timestamp_millis() - at);
-        names.extend(ago.map(|ago| (manifest, ago)));
+        let named: Vec<(String, i64)> = cache.zrange_withscores(&manifest, 0, -1).await.unwrap();
+        let now = chrono::Utc::now().timestamp_millis();
+        for (key, at) in named {
+            names.entry(key).or_default().push((manifest.clone(), now - at));
+        }
     }
     names
 }
