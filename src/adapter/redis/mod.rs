@@ -53,6 +53,8 @@ pub struct RedisCache {
     prefix: String,
     /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
     has_unlink: AtomicBool,
+    /// `ZMSCORE` is unknown before Redis 6.2.
+    has_zmscore: AtomicBool,
 }
 
 impl RedisCache {
@@ -67,7 +69,12 @@ impl RedisCache {
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
         let CacheSettings { url, prefix, timeout, ca_file } = settings;
         let link = Link::new(&url, timeout, ca_file.as_deref())?;
-        Ok(Self { link, prefix, has_unlink: AtomicBool::new(true) })
+        Ok(Self {
+            link,
+            prefix,
+            has_unlink: AtomicBool::new(true),
+            has_zmscore: AtomicBool::new(true),
+        })
     }
 
     /// The server, as messages name it: without user and password.
