@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::handle::Handle;
-use super::port::CacheError;
 use super::run::{Runner, Stops};
 use super::tries::Refusal;
 use crate::domain::change::{Changed, Touched};
@@ -68,7 +67,7 @@ impl TakenKeys {
         let waiting = jobs.entry(job.clone()).or_default();
         waiting.due_at = waiting.due_at.max(due_at);
         for Taken { key, from } in taken {
-            waiting.add(key, Some(from));
+            waiting.add(key, Some(&from));
         }
         drop(jobs);
         self.news.notify_one();
@@ -106,7 +105,7 @@ impl TakenKeys {
         waiting.due_at = waiting.due_at.max(due_at).max(until);
         waiting.too_many |= too_many;
         for (key, from) in keys {
-            waiting.add(key, from);
+            waiting.add(key, from.as_ref());
         }
     }
 
@@ -124,12 +123,12 @@ impl Waiting {
         !self.is_empty() && self.due_at <= now
     }
 
-    fn add(&mut self, key: String, from: Option<TenantId>) {
+    fn add(&mut self, key: String, from: Option<&TenantId>) {
         if self.too_many {
             return;
         }
-        let known = self.keys.entry(key).or_insert_with(|| from.clone());
-        if *known != from {
+        let known = self.keys.entry(key).or_insert_with(|| from.cloned());
+        if known.as_ref() != from {
             *known = None;
         }
         if self.keys.len() > MAX_WAITING {
@@ -227,7 +226,7 @@ impl Runner {
             self.may_ask(Server::Cache)?;
             let named = self.ledger.named_among(&manifests, keys).await;
             self.note_cache(named.as_ref().err());
-            for (tenant, named) in some.iter().zip(named.map_err(CacheError::from)?) {
+            for (tenant, named) in some.iter().zip(named?) {
                 if named.iter().any(|named| taken.concerns(tenant.id(), &named.key)) {
                     owners.insert(TenantId::new(tenant.id()));
                 }

@@ -11,6 +11,7 @@ mod roster;
 mod rounds;
 mod run;
 mod schedule;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

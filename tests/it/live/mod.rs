@@ -52,9 +52,10 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     let cuts = clinic.disturb(&worker, began, lasts).await;
     ask_again_and_again(&worker, began + lasts.mul_f64(0.75)).await;
     let mut written = Written::default();
-    for one in within("the writers end", lasts + LONG, writers.join_all()).await {
-        written.add(&one);
-    }
+    let Ok(all) = tokio::time::timeout(lasts + LONG, writers.join_all()).await else {
+        panic!("the writers do not end: {:#?}", clinic.sessions().await);
+    };
+    all.iter().for_each(|one| written.add(one));
     let stopped = chrono::Utc::now();
     clinic.rest(&worker, stopped).await;
     stop.cancel();
@@ -220,6 +221,15 @@ impl LiveClinic {
         }
     }
 
+    /// What all sessions of the database do.
+    async fn sessions(&self) -> Vec<String> {
+        let sessions = "select concat_ws(' ', pid, pg_blocking_pids(pid), application_name, state, \
+            wait_event, clock_timestamp() - state_change, left(query, 80)) \
+            from pg_stat_activity where datname = current_database()";
+        let mut connection = self.connect().await;
+        sqlx::query_scalar(sessions).fetch_all(&mut connection).await.unwrap()
+    }
+
     /// What the program says of the cache, each suspect looked at four times.
     async fn audit(&self) -> Value {
         let audit = self.preheat(["audit", "--json", "--threshold", "100%"]).start();
@@ -304,9 +314,9 @@ async fn names(cache: &mut MultiplexedConnection) -> HashMap<String, Vec<(String
     let mut names: HashMap<String, Vec<_>> = HashMap::new();
     let manifests: Vec<String> = cache.keys("preheat:manifest:*").await.unwrap();
     for manifest in manifests {
-        let named: Vec<(String, i64)> = cache.zrange_withscores(&manifest, 0, -1).await.unwrap();
+        let keys: Vec<(String, i64)> = cache.zrange_withscores(&manifest, 0, -1).await.unwrap();
         let now = chrono::Utc::now().timestamp_millis();
-        for (key, at) in named {
+        for (key, at) in keys {
             names.entry(key).or_default().push((manifest.clone(), now - at));
         }
     }
