@@ -105,8 +105,8 @@ async fn main() {
         "{} tenants, concurrency {}, median of {}\n\n{:<24}{:>12}{:>12}",
         arguments.tenants, arguments.concurrency, arguments.runs, "", "cold", "refresh"
     );
-    line("with fences, s", |times| median(times), [&kept.cold, &kept.refresh]);
-    line("without, s", |times| median(times), [&absent.cold, &absent.refresh]);
+    line("with fences, s", median, [&kept.cold, &kept.refresh]);
+    line("without, s", median, [&absent.cold, &absent.refresh]);
     // The two of a round are compared with each other: what else the machine did then, it did to both.
     let ratios = |kept: &[f64], absent: &[f64]| -> Vec<f64> {
         kept.iter().zip(absent).map(|(kept, absent)| kept / absent).collect()
@@ -231,6 +231,14 @@ impl Ledger for NoFences {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.0.manifests(keys)
+    }
+
+    fn named_among<'a>(
+        &'a self,
+        manifests: &'a [String],
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+        self.0.named_among(manifests, keys)
     }
 
     fn enlist<'a>(

@@ -573,6 +573,14 @@ impl Ledger for ShakyCache {
         self.shaky(self.memory.manifests(keys))
     }
 
+    fn named_among<'a>(
+        &'a self,
+        manifests: &'a [String],
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+        self.shaky(self.memory.named_among(manifests, keys))
+    }
+
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],

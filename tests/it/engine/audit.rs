@@ -30,6 +30,7 @@ use preheat::engine::port::{
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
+use preheat::engine::taken::TakenKeys;
 
 use super::{
     Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
@@ -136,6 +137,14 @@ impl Ledger for ReadOnly {
         self.inner.manifests(keys)
     }
 
+    fn named_among<'a>(
+        &'a self,
+        manifests: &'a [String],
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+        self.inner.named_among(manifests, keys)
+    }
+
     fn enlist<'a>(
         &'a self,
         _manifests: &'a [Listing],
@@ -223,6 +232,7 @@ impl Lab {
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            taken: TakenKeys::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),

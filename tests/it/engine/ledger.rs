@@ -19,6 +19,7 @@ pub(crate) enum Call {
     StartFences,
     MoveFences,
     Manifests,
+    NamedAmong,
     Enlist,
     Delist,
     Notes,
@@ -85,6 +86,14 @@ impl Ledger for HookedLedger {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.after_hook(Call::Manifests, self.inner.manifests(keys))
+    }
+
+    fn named_among<'a>(
+        &'a self,
+        manifests: &'a [String],
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+        self.after_hook(Call::NamedAmong, self.inner.named_among(manifests, keys))
     }
 
     fn enlist<'a>(
