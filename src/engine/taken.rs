@@ -204,21 +204,25 @@ impl Runner {
         let list = self.list.last();
         let is_small = |list: &Arc<Tenants>| list.len().saturating_mul(keys.len()) <= MAX_NAMES;
         let owners = match list.filter(|list| is_small(list) && !taken.too_many) {
-            Some(list) => Touched::Tenants(self.owners_among(job, &list, (taken, &keys)).await?),
+            Some(list) => {
+                let concerns = |tenant: &str, key: &str| taken.concerns(tenant, key);
+                Touched::Tenants(self.tenants_that_name(job, &list, &keys, concerns).await?)
+            }
             None => Touched::All,
         };
         event::KeysTaken { job: name, keys: keys.len(), owners: &owners }.emit(&self.metrics);
         Ok(owners)
     }
 
-    /// Those of the active tenants that name one of the keys.
-    async fn owners_among(
+    /// Those of some tenants that name one of the keys which concern them.
+    pub(super) async fn tenants_that_name(
         &self,
         job: &Job,
         list: &Tenants,
-        (taken, keys): (&Waiting, &[String]),
+        keys: &[String],
+        concerns: impl Fn(&str, &str) -> bool,
     ) -> Result<BTreeSet<TenantId>, Refusal> {
-        let mut owners = BTreeSet::new();
+        let mut found = BTreeSet::new();
         let tenants: Vec<Tenant<'_>> = list.iter().collect();
         for some in tenants.chunks((NAMES_AT_ONCE / keys.len().max(1)).max(1)) {
             let manifest = |tenant: &Tenant<'_>| manifest_key(&job.name, Some(tenant.id()));
@@ -227,12 +231,12 @@ impl Runner {
             let named = self.ledger.named_among(&manifests, keys).await;
             self.note_cache(named.as_ref().err());
             for (tenant, named) in some.iter().zip(named?) {
-                if named.iter().any(|named| taken.concerns(tenant.id(), &named.key)) {
-                    owners.insert(TenantId::new(tenant.id()));
+                if named.iter().any(|named| concerns(tenant.id(), &named.key)) {
+                    found.insert(TenantId::new(tenant.id()));
                 }
             }
         }
-        Ok(owners)
+        Ok(found)
     }
 }
 

@@ -55,7 +55,9 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     let Ok(all) = tokio::time::timeout(lasts + LONG, writers.join_all()).await else {
         panic!("the writers do not end: {:#?}", clinic.sessions().await);
     };
-    all.iter().for_each(|one| written.add(one));
+    for one in &all {
+        written.add(one);
+    }
     let stopped = chrono::Utc::now();
     clinic.rest(&worker, stopped).await;
     stop.cancel();
