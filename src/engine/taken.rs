@@ -5,7 +5,7 @@
 //! that was removed. They are looked for after its removal: whoever names it later than that also
 //! writes it later.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,15 +22,17 @@ use crate::observe::event::{self, Server};
 
 /// From one search for a job to its next one; what is removed meanwhile waits for that.
 const REST: Duration = Duration::from_secs(1);
-/// A search that took long is followed by a rest of so many times as long, so that searching does not
-/// become the cache's main occupation.
+/// A search that took long is followed by a rest of so many times as long, up to the longest, so that
+/// searching does not become the cache's main occupation.
 const REST_TIMES: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Keys of a job that wait; beyond that it runs for all.
 const MAX_WAITING: usize = 10_000;
-/// Names that a search asks for, each of some 50 bytes; beyond that a run for all costs less.
-const MAX_NAMES: usize = 2_000_000;
-/// Names that are asked for at once: so many answers are in memory together.
-const NAMES_AT_ONCE: usize = 50_000;
+/// Up to so many keys are asked for one by one. Where they are more, whole manifests are read, as each
+/// run reads them.
+const FEW: usize = 10;
+/// Manifests that are asked at once.
+const SLICE: usize = 200;
 
 /// A key that was removed for a tenant which has it no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +187,7 @@ impl Runner {
         let taken = self.taken.take_due(job, began)?;
         let found = self.owners(job, &taken).await;
         let now = self.clock.monotonic();
-        let rest = REST.max(now.saturating_sub(began) * REST_TIMES);
+        let rest = (now.saturating_sub(began) * REST_TIMES).clamp(REST, LONGEST_REST);
         let (found, unfound) = match found {
             Ok(found) => (Some(found), Waiting::default()),
             Err(_away) => (None, taken),
@@ -201,38 +203,46 @@ impl Runner {
             return Ok(none());
         };
         let keys: Vec<String> = taken.keys.keys().cloned().collect();
-        let list = self.list.last();
-        let is_small = |list: &Arc<Tenants>| list.len().saturating_mul(keys.len()) <= MAX_NAMES;
-        let owners = match list.filter(|list| is_small(list) && !taken.too_many) {
-            Some(list) => Touched::Tenants(self.owners_among(job, &list, (taken, &keys)).await?),
+        let owners = match self.list.last().filter(|_| !taken.too_many) {
+            Some(list) => {
+                let concerns = |tenant: &str, key: &str| taken.concerns(tenant, key);
+                Touched::Tenants(self.tenants_that_name(job, &list, &keys, concerns).await?)
+            }
             None => Touched::All,
         };
         event::KeysTaken { job: name, keys: keys.len(), owners: &owners }.emit(&self.metrics);
         Ok(owners)
     }
 
-    /// Those of the active tenants that name one of the keys.
-    async fn owners_among(
+    /// Those of some tenants that name one of the keys which concern them.
+    pub(super) async fn tenants_that_name(
         &self,
         job: &Job,
         list: &Tenants,
-        (taken, keys): (&Waiting, &[String]),
+        keys: &[String],
+        concerns: impl Fn(&str, &str) -> bool,
     ) -> Result<BTreeSet<TenantId>, Refusal> {
-        let mut owners = BTreeSet::new();
+        let mut found = BTreeSet::new();
+        let wanted: HashSet<&str> = keys.iter().map(String::as_str).collect();
         let tenants: Vec<Tenant<'_>> = list.iter().collect();
-        for some in tenants.chunks((NAMES_AT_ONCE / keys.len().max(1)).max(1)) {
+        for some in tenants.chunks(SLICE) {
             let manifest = |tenant: &Tenant<'_>| manifest_key(&job.name, Some(tenant.id()));
             let manifests: Vec<String> = some.iter().map(manifest).collect();
             self.may_ask(Server::Cache)?;
-            let named = self.ledger.named_among(&manifests, keys).await;
+            let named = if keys.len() <= FEW {
+                self.ledger.named_among(&manifests, keys).await
+            } else {
+                self.ledger.manifests(&manifests).await
+            };
             self.note_cache(named.as_ref().err());
             for (tenant, named) in some.iter().zip(named?) {
-                if named.iter().any(|named| taken.concerns(tenant.id(), &named.key)) {
-                    owners.insert(TenantId::new(tenant.id()));
+                let mut keys = named.iter().map(|named| named.key.as_str());
+                if keys.any(|key| wanted.contains(key) && concerns(tenant.id(), key)) {
+                    found.insert(TenantId::new(tenant.id()));
                 }
             }
         }
-        Ok(owners)
+        Ok(found)
     }
 }
 

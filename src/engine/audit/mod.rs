@@ -7,6 +7,7 @@
 
 mod examine;
 mod gone;
+mod moved;
 mod session;
 mod verifier;
 

@@ -170,6 +170,19 @@ async fn hazard_07_owners_are_looked_for_again_where_the_cache_was_away() {
 }
 
 #[tokio::test]
+async fn hazard_07_many_keys_that_were_taken_at_once_come_back() {
+    let world = world();
+    world.give_pets(1, "t0", 0..500);
+    world.warm("pets").await;
+    world.give_pets(2, "t1", 0..500);
+    let reads = world.reads().len();
+    world.warm_in_turn(&["t1", "t0"]).await;
+    world.pet_becomes("[2]").await;
+    assert_eq!(world.cache.keys().len(), 500);
+    assert_eq!(world.reads()[reads..], [["t1"], ["t0"], ["t1"]], "and nobody else is warmed");
+}
+
+#[tokio::test]
 async fn hazard_07_keys_too_many_to_look_for_have_the_job_run_for_all() {
     const MANY: usize = 10_001;
     let world = world();
