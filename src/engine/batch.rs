@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
 use super::run::{End, Order, Runner, Stops, Unsettled};
+use super::taken::Taken;
 use super::tries::{Refusal, Remedy};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::Batch;
@@ -31,6 +32,8 @@ pub(super) struct Work {
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
     unsettled: Mutex<Unsettled>,
+    /// Keys that were to be removed while the cache did not answer.
+    unanswered: Mutex<Vec<Taken>>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// Some tenant could be read.
@@ -54,6 +57,7 @@ impl Work {
             deadline_at,
             key_columns,
             unsettled: Mutex::default(),
+            unanswered: Mutex::default(),
             given_up: OnceLock::new(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
@@ -181,6 +185,11 @@ impl Work {
     pub(super) fn it_worked(&self) {
         self.worked.store(true, Ordering::Relaxed);
         self.lone_failures.store(0, Ordering::Relaxed);
+    }
+
+    /// What may be removed, or not, or not yet.
+    pub(super) fn unanswered(&self) -> MutexGuard<'_, Vec<Taken>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose keys are not proven so far.

@@ -16,7 +16,7 @@ use crate::domain::tenant::TenantId;
 pub(super) const COOLDOWN: Duration = Duration::from_millis(250);
 
 /// How long after a run whoever it left unsettled is tried again; the wait doubles each time.
-const FOLLOW_UP: Duration = Duration::from_secs(1);
+pub(super) const FOLLOW_UP: Duration = Duration::from_secs(1);
 /// No wait of an unsettled one is longer. It is shorter than [`PROBATION`] with time for the run
 /// itself, so that a tenant that never stops writing stays cached all the same.
 const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
@@ -163,6 +163,12 @@ impl Changes {
         let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
         let heard_at = Some(heard_at);
         self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
+    }
+
+    /// Nothing of somebody's changed, but keys of theirs may be missing.
+    pub(super) fn lost_keys(&mut self, whose: Whose, now: Duration) {
+        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
+        self.want(whose, Wanted { due_at: now, failed, ..Wanted::default() });
     }
 
     /// Anybody's data may have changed; a run that began after `asked_at` has it.

@@ -18,4 +18,5 @@ mod rounds;
 pub mod run;
 pub mod scheduler;
 pub mod status;
+pub mod taken;
 mod tries;

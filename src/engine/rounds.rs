@@ -2,7 +2,7 @@
 //! again, and all of it once more for those whose data changed meanwhile. What to do is decided by
 //! [`Rounds`]; here it is done.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -10,6 +10,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
+use super::run::Order;
+use super::taken::Taken;
 use super::tries::{Refusal, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
@@ -78,13 +80,14 @@ struct Written {
 /// A slot's manifest.
 struct List {
     manifest: String,
-    /// The listed keys that there are now.
-    present: Vec<String>,
+    /// What it has to name: the listed keys that there are now, and those that a round before wrote
+    /// and that nothing names any more.
+    names: Vec<String>,
     /// Those that it names and that have no data any more.
     vanished: Vec<Named>,
     /// Up to when its names are of keys that cannot exist any more; none where it has none of those.
     outdated: Option<DateTime<Utc>>,
-    /// Whether it names all that is present, and will for long enough.
+    /// Whether it names all of that, and will for long enough.
     is_fresh: bool,
 }
 
@@ -103,7 +106,7 @@ impl Work {
             Lane::Regular => Life::Full,
             Lane::Urgent => Life::Probation,
         };
-        let mut doubt = Doubt { work: self, part, slots: BTreeSet::new(), lost: BTreeSet::new() };
+        let mut doubt = Doubt::new(self, part);
         let reading = self.reading(part, self.order.lane, report).await?;
         let mut rounds = Rounds::begin(reading.fences.iter().copied(), life);
         let mut left = self.round(part, reading, (&mut rounds, &mut doubt), report).await?;
@@ -202,10 +205,10 @@ impl Work {
     ) -> Result<Vec<Report>, Refusal> {
         let Reading { permit, first_dates, fences: _, named } = reading;
         let found = entries(&self.order.job, open, &first_dates, permit.rows());
-        let lists = self.lists(open, named, &found);
+        let slots: Vec<usize> = rounds.slots().collect();
+        let lists = self.lists(open, doubt.recall(&slots, named), &found);
         let named_at = self.enlist(open, &lists, report).await?;
 
-        let slots: Vec<usize> = rounds.slots().collect();
         let is_first = doubt.begin(&slots);
         let draft = self.write(open, (found, &lists, named_at), rounds.life(), report).await;
         if !draft.is_certain {
@@ -235,6 +238,9 @@ impl Work {
             // Whether this works or not, the next run names them as well, where they are still there.
             doubt.lost.extend(&slots);
             drop(self.give_names(&lists).await);
+        }
+        for (slot, list) in slots.iter().zip(lists).filter(|(slot, _)| !is_settled(slot)) {
+            doubt.remember(*slot, list, draft.named_at);
         }
         let mut moved = Vec::new();
         for (place, (mut tally, slot)) in draft.tallies.into_iter().zip(slots).enumerate() {
@@ -304,8 +310,8 @@ impl Work {
         Draft { life, entries, full, results, tallies, is_certain, named_at }
     }
 
-    /// Writes the entries, again where that may help: a repeated write is harmless, and names keys that
-    /// move anew. Says also whether nothing of it can come later: what was sent to a server that then
+    /// Writes the entries, again where that may help: a repeated write is harmless, and names its keys
+    /// anew, as the cache may be another one than before. Says also whether nothing of it can come later: what was sent to a server that then
     /// did not answer may.
     async fn write_entries(
         &self,
@@ -328,10 +334,8 @@ impl Work {
                 self.give_up_after(refusal);
                 return Written { results, is_certain, named_at };
             }
-            if self.order.job.has_keys_that_move() {
-                named = self.give_names(lists).await;
-                named_at = *named.as_ref().unwrap_or(&named_at);
-            }
+            named = self.give_all_names(lists).await;
+            named_at = *named.as_ref().unwrap_or(&named_at);
         }
     }
 
@@ -375,6 +379,7 @@ impl Work {
             Ok(results) => results,
             Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
         };
+        self.note_taken(open, slots.iter().zip(&keys).zip(&results));
         let mut all_answered = true;
         for ((slot, key), result) in slots.into_iter().zip(keys).zip(results) {
             match (result, tallies.get_mut(slot)) {
@@ -387,6 +392,29 @@ impl Work {
             }
         }
         all_answered
+    }
+
+    /// Takes note of keys that are gone, or may go, and may be other tenants'.
+    fn note_taken<'a>(
+        &self,
+        open: &Batch,
+        removed: impl Iterator<Item = ((&'a usize, &'a String), &'a Result<bool, CacheError>)>,
+    ) {
+        let Order { job, .. } = self.order.as_ref();
+        if !job.has_keys_that_move() {
+            return;
+        }
+        let mut answered = Vec::new();
+        for ((slot, key), result) in removed {
+            let Some(tenant) = open.tenant(*slot) else { continue };
+            let taken = Taken { key: key.clone(), from: TenantId::new(tenant.id()) };
+            match result {
+                Ok(true) => answered.push(taken),
+                Err(error) if error.kind.is_transient() => self.unanswered().push(taken),
+                Ok(false) | Err(_) => {}
+            }
+        }
+        self.runner.taken.add(&job.name, answered, self.runner.clock.monotonic());
     }
 }
 
@@ -485,7 +513,7 @@ impl Work {
     }
 
     /// What there is now, and what has vanished: a key that could not be made this time has not.
-    fn lists(&self, open: &Batch, named: Vec<Vec<Named>>, found: &Entries<'_>) -> Vec<List> {
+    fn lists(&self, open: &Batch, named: Vec<Recalled>, found: &Entries<'_>) -> Vec<List> {
         if named.is_empty() {
             return Vec::new();
         }
@@ -499,7 +527,8 @@ impl Work {
         let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
         let (job, now) = (&self.order.job, self.runner.clock.now());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
-        let lists = lists.map(|((manifest, named), present)| {
+        let lists = lists.map(|((manifest, recalled), mut present)| {
+            let Recalled { named, unnamed } = recalled;
             let is_outdated = named.iter().any(|name| name.named_at < outdated);
             let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
             let young = named.iter().filter(is_young).filter(|name| !failed.contains(&*name.key));
@@ -507,9 +536,10 @@ impl Work {
             let there = present.iter().map(String::as_str).chain(failed.iter().copied());
             let vanished = vanished(named, there);
             let young_and_there = young - vanished.iter().filter(is_young).count();
-            let is_fresh = young_and_there == present.len();
+            let is_fresh = young_and_there == present.len() && unnamed.is_empty();
             let outdated = is_outdated.then_some(outdated);
-            List { manifest, present, vanished, outdated, is_fresh }
+            present.extend(unnamed);
+            List { manifest, names: present, vanished, outdated, is_fresh }
         });
         lists.collect()
     }
@@ -535,8 +565,20 @@ impl Work {
     }
 
     async fn give_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
+        self.give_names_of(lists.iter().filter(|list| !list.is_fresh)).await
+    }
+
+    /// Gives those names as well that were there for long enough.
+    async fn give_all_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
+        self.give_names_of(lists.iter()).await
+    }
+
+    async fn give_names_of(
+        &self,
+        lists: impl Iterator<Item = &List>,
+    ) -> Result<DateTime<Utc>, CacheError> {
         let now = self.runner.clock.now();
-        let due = lists.iter().filter(|list| !list.present.is_empty() && !list.is_fresh);
+        let due = lists.filter(|list| !list.names.is_empty());
         let listings: Vec<Listing> = due.map(List::listing).collect();
         if !listings.is_empty() {
             let life = life_of_names(&self.order.job);
@@ -620,8 +662,16 @@ fn age(life: Duration, left: Duration) -> Option<Duration> {
 
 impl List {
     fn listing(&self) -> Listing {
-        Listing { manifest: self.manifest.clone(), keys: self.present.clone() }
+        Listing { manifest: self.manifest.clone(), keys: self.names.clone() }
     }
+}
+
+/// The names of a slot, with those that its manifest has lost.
+#[derive(Default)]
+struct Recalled {
+    named: Vec<Named>,
+    /// Those that no manifest has any more. They are in `named` as well.
+    unnamed: Vec<String>,
 }
 
 /// Slots whose keys are written and not proven. When it is dropped, by whatever ends the batch, those
@@ -633,9 +683,38 @@ struct Doubt<'w> {
     /// Those of which something was sent, in whatever round, that may still come: what a server that
     /// did not answer does with it nobody knows.
     lost: BTreeSet<usize>,
+    /// The listed keys that the rounds before wrote. The cache may have lost their names since, as
+    /// where it was restarted and the write came to the new process.
+    written: HashMap<usize, HashMap<String, DateTime<Utc>>>,
 }
 
-impl Doubt<'_> {
+impl<'w> Doubt<'w> {
+    fn new(work: &'w Work, part: &'w Batch) -> Self {
+        Self { work, part, slots: BTreeSet::new(), lost: BTreeSet::new(), written: HashMap::new() }
+    }
+
+    /// Another round follows for a slot.
+    fn remember(&mut self, slot: usize, list: List, named_at: DateTime<Utc>) {
+        let names = list.names.into_iter().map(|key| (key, named_at));
+        self.written.entry(slot).or_default().extend(names);
+    }
+
+    /// What the manifests of slots name, and what they named when it was written.
+    fn recall(&self, slots: &[usize], named: Vec<Vec<Named>>) -> Vec<Recalled> {
+        let recall = |(slot, mut named): (&usize, Vec<Named>)| {
+            let Some(written) = self.written.get(slot) else {
+                return Recalled { named, unnamed: Vec::new() };
+            };
+            let known: HashSet<&str> = named.iter().map(|named| named.key.as_str()).collect();
+            let unnamed = written.iter().filter(|(key, _)| !known.contains(key.as_str()));
+            let unnamed = unnamed.map(|(key, at)| Named { key: key.clone(), named_at: *at });
+            let unnamed: Vec<Named> = unnamed.collect();
+            named.extend(unnamed.iter().cloned());
+            Recalled { named, unnamed: unnamed.into_iter().map(|named| named.key).collect() }
+        };
+        slots.iter().zip(named).map(recall).collect()
+    }
+
     /// Keys of these slots are about to be written; says whether it is for the first time.
     fn begin(&mut self, slots: &[usize]) -> bool {
         let is_first = self.slots.is_empty();

@@ -13,11 +13,13 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
+use super::changes::FOLLOW_UP;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
+use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -47,6 +49,8 @@ pub struct Runner {
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// Keys that were removed for one tenant and may be another's.
+    pub taken: TakenKeys,
     /// What complete lists are compared with: who is gone loses its keys.
     pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
@@ -246,6 +250,9 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
+        // Its tenants are warmed again by then, and all that was sent has been done.
+        let due_at = self.clock.monotonic() + FOLLOW_UP;
+        self.taken.add(&order.job.name, std::mem::take(&mut *work.unanswered()), due_at);
         (end, std::mem::take(&mut *work.unsettled()))
     }
 
@@ -473,7 +480,8 @@ pub struct TenantList {
 
 /// Whom the last complete list had.
 struct Listed {
-    /// Hashes of their ids, in order: of a hundred thousand tenants they take less than a megabyte.
+    tenants: Arc<Tenants>,
+    /// Hashes of their ids, in order.
     hashes: Vec<u64>,
     /// How often the cache server had been restarted when the roster noted them there.
     restarts: u64,
@@ -547,11 +555,17 @@ impl TenantList {
         })
     }
 
+    /// The last complete list.
+    pub(super) fn last(&self) -> Option<Arc<Tenants>> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
+    }
+
     /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Tenants, restarts: u64) {
+    fn note(&self, list: &Arc<Tenants>, restarts: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        let listed = Listed { hashes, restarts };
+        let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 }

@@ -4,6 +4,7 @@
 //! taking out what is old are single commands, so that one never undoes the other.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,8 +20,17 @@ use crate::engine::port::{BOOK_TTL, Book, CacheError, CacheErrorKind, Ledger, Li
 const SLICE: usize = 1_000;
 
 impl RedisCache {
-    /// `MGET` for the fences: one command, however many.
+    async fn ask(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        self.all(&self.questions, commands).await
+    }
+
     async fn read_fences(&self, keys: &[String]) -> Result<Vec<Fence>, CacheError> {
+        let replies = self.each(&self.questions, self.look_at_fences(keys)).await?;
+        fences(replies)
+    }
+
+    /// `MGET` for the fences: one command, however many.
+    fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
         let commands = keys.chunks(PIPELINE_COMMANDS).map(|some| {
             let mut command = redis::cmd("MGET");
             for key in some {
@@ -28,11 +38,7 @@ impl RedisCache {
             }
             command
         });
-        let mut fences = Vec::with_capacity(keys.len());
-        for reply in self.all(commands.collect()).await? {
-            fences.extend(reply::fences(reply)?);
-        }
-        Ok(fences)
+        commands.collect()
     }
 
     fn start(&self, key: &str, number: i64) -> Cmd {
@@ -52,7 +58,7 @@ impl RedisCache {
         seen: &[(String, Fence)],
         number: i64,
     ) -> Result<Vec<Fence>, CacheError> {
-        let commands = seen.iter().flat_map(|(key, fence)| match fence {
+        let starts = seen.iter().flat_map(|(key, fence)| match fence {
             Fence::Missing => vec![self.start(key, number)],
             Fence::At(_) => {
                 let mut raise = self.on("INCRBY", key);
@@ -60,24 +66,30 @@ impl RedisCache {
                 vec![raise, self.expire_after(key, FENCE_TTL)]
             }
         });
-        for reply in self.each(commands.collect()).await? {
-            is_done_on_fence(&reply)?;
-        }
+        let mut commands: Vec<Cmd> = starts.collect();
+        let starts = commands.len();
         let keys: Vec<String> = seen.iter().map(|(key, _)| key.clone()).collect();
-        let fences = self.read_fences(&keys).await?;
+        // Behind them on the same connection: one trip.
+        commands.extend(self.look_at_fences(&keys));
+        let mut replies = self.each(&self.questions, commands).await?;
+        let looks = replies.split_off(starts);
+        for reply in &replies {
+            is_done_on_fence(reply)?;
+        }
+        let fences = fences(looks)?;
         let still_missing = keys.iter().zip(&fences).filter(|(_, fence)| **fence == Fence::Missing);
         let replacements: Vec<Cmd> =
             still_missing.map(|(key, _)| self.replace(key, number)).collect();
         if replacements.is_empty() {
             return Ok(fences);
         }
-        self.all(replacements).await?;
+        self.ask(replacements).await?;
         self.read_fences(&keys).await
     }
 
     async fn move_all(&self, keys: &[String], number: i64) -> Result<(), CacheError> {
         let moves = keys.iter().flat_map(|key| [self.start(key, number), self.on("INCR", key)]);
-        let replies = self.each(moves.collect()).await?;
+        let replies = self.each(&self.questions, moves.collect()).await?;
         let mut replacements = Vec::new();
         for (key, replies) in keys.iter().zip(replies.as_chunks::<2>().0) {
             let [start, step] = replies;
@@ -85,7 +97,40 @@ impl RedisCache {
                 replacements.extend([self.replace(key, number), self.on("INCR", key)]);
             }
         }
-        self.all(replacements).await.map(drop)
+        self.ask(replacements).await.map(drop)
+    }
+
+    async fn ask_manifests(
+        &self,
+        manifests: &[String],
+        keys: &[String],
+    ) -> Result<Vec<Vec<Named>>, CacheError> {
+        if keys.is_empty() {
+            return Ok(vec![Vec::new(); manifests.len()]);
+        }
+        loop {
+            let has_zmscore = self.has_zmscore.load(Ordering::Relaxed);
+            let (name, at_once) = if has_zmscore { ("ZMSCORE", SLICE) } else { ("ZSCORE", 1) };
+            let slices = keys.chunks(at_once);
+            let commands = manifests.iter().flat_map(|manifest| {
+                slices.clone().map(|some| {
+                    let mut scores = self.on(name, manifest);
+                    scores.arg(some);
+                    scores
+                })
+            });
+            let replies = self.each(&self.questions, commands.collect()).await?;
+            if has_zmscore && super::errors(&replies).any(reply::is_unknown_command) {
+                self.has_zmscore.store(false, Ordering::Relaxed);
+                continue;
+            }
+            let of_manifest = |replies: &[RedisResult<Value>]| {
+                let slices = slices.clone().zip(replies);
+                let named = slices.map(|(keys, reply)| reply::named_among(keys, reply));
+                Ok(named.collect::<Result<Vec<_>, CacheError>>()?.concat())
+            };
+            return replies.chunks(slices.len()).map(of_manifest).collect();
+        }
     }
 
     async fn read_book(&self, book: Book) -> Result<Vec<(String, String)>, CacheError> {
@@ -95,7 +140,7 @@ impl RedisCache {
         loop {
             let mut command = self.on("HSCAN", book.key());
             command.arg(cursor).arg("COUNT").arg(SLICE);
-            for reply in self.all(vec![command]).await? {
+            for reply in self.ask(vec![command]).await? {
                 let (next, pairs) = reply::slice(reply)?;
                 cursor = next;
                 notes.extend(reply::pairs(pairs)?);
@@ -105,6 +150,15 @@ impl RedisCache {
             }
         }
     }
+}
+
+/// The fences that `MGET`s answered.
+fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
+    let mut fences = Vec::new();
+    for reply in replies {
+        fences.extend(reply::fences(reply.map_err(|error| reply::refused(&error))?)?);
+    }
+    Ok(fences)
 }
 
 /// Whether a command was done on a fence, and not refused because what stands there is no number:
@@ -154,9 +208,17 @@ impl Ledger for RedisCache {
                 command.arg(0).arg(-1).arg("WITHSCORES");
                 command
             });
-            let replies = self.all(all.collect()).await?;
+            let replies = self.ask(all.collect()).await?;
             replies.into_iter().map(reply::named).collect()
         })
+    }
+
+    fn named_among<'a>(
+        &'a self,
+        manifests: &'a [String],
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+        Box::pin(self.ask_manifests(manifests, keys))
     }
 
     fn enlist<'a>(
@@ -177,7 +239,7 @@ impl Ledger for RedisCache {
                 });
                 names.chain([self.expire_after(manifest, ttl)])
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 
@@ -192,7 +254,7 @@ impl Ledger for RedisCache {
                 command.arg("-inf").arg(format!("({}", before.timestamp_millis()));
                 command
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 
@@ -214,7 +276,7 @@ impl Ledger for RedisCache {
                 command
             });
             let renewal = self.expire_after(book.key(), BOOK_TTL);
-            self.all(writes.chain([renewal]).collect()).await.map(drop)
+            self.ask(writes.chain([renewal]).collect()).await.map(drop)
         })
     }
 
@@ -229,7 +291,7 @@ impl Ledger for RedisCache {
                 command.arg(some);
                 command
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
@@ -74,13 +74,29 @@ pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
     let mut all = Vec::with_capacity(parts.len() / 2);
     while let (Some(key), Some(score)) = (parts.next(), parts.next()) {
         let Ok(key) = redis::from_redis_value(key) else { continue };
-        let at: f64 =
-            redis::from_redis_value_ref(&score).map_err(|_no_number| unexpected(&score))?;
-        #[expect(clippy::cast_possible_truncation, reason = "milliseconds are far below 2^53")]
-        let named_at = DateTime::from_timestamp_millis(at as i64).unwrap_or_default();
-        all.push(Named { key, named_at });
+        all.push(Named { key, named_at: moment(&score)? });
     }
     Ok(all)
+}
+
+/// The reply to a `ZMSCORE` of keys, or to the `ZSCORE` of one.
+pub(super) fn named_among(
+    keys: &[String],
+    reply: &RedisResult<Value>,
+) -> Result<Vec<Named>, CacheError> {
+    let reply = reply.as_ref().map_err(refused)?;
+    let scores =
+        if let Value::Array(scores) = reply { scores } else { std::slice::from_ref(reply) };
+    let named = keys.iter().zip(scores).filter(|(_, score)| **score != Value::Nil);
+    named.map(|(key, score)| Ok(Named { key: key.clone(), named_at: moment(score)? })).collect()
+}
+
+/// When a key was named, by its score.
+fn moment(score: &Value) -> Result<DateTime<Utc>, CacheError> {
+    let at: f64 = redis::from_redis_value_ref(score).map_err(|_no_number| unexpected(score))?;
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds are far below 2^53")]
+    let at = DateTime::from_timestamp_millis(at as i64);
+    Ok(at.unwrap_or_default())
 }
 
 /// The reply to a `SCAN` or `HSCAN`: the next cursor, and what to read the slice from.

@@ -10,9 +10,11 @@ use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
-use crate::domain::tenant::{Tenant, Tenants};
+use crate::domain::tenant::{Tenant, TenantId, Tenants};
+use crate::engine::changes::FOLLOW_UP;
 use crate::engine::port::CacheError;
 use crate::engine::run::Runner;
+use crate::engine::taken::Taken;
 
 /// One sweep, at a moment.
 pub(super) struct Sweep<'a> {
@@ -36,7 +38,9 @@ pub(super) struct Swept {
 
 /// A key of a tenant that is gone.
 struct Owned<'j> {
-    job: &'j JobName,
+    job: &'j Job,
+    /// Whose it was.
+    tenant: TenantId,
     key: String,
     /// When the tenant last named it; none where it is known without a name.
     named_at: Option<DateTime<Utc>>,
@@ -73,20 +77,30 @@ impl<'a> Sweep<'a> {
 
     fn known(&self, job: &'a Job, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
-        let keys = tenants.iter().flat_map(|tenant| known_keys(job, Some(tenant), &dates));
-        keys.map(|key| Owned { job: &job.name, key, named_at: None }).collect()
+        let of_tenant = |tenant: Tenant<'_>| {
+            let owned = move |key, tenant| Owned { job, tenant, key, named_at: None };
+            let keys = known_keys(job, Some(tenant), &dates).into_iter();
+            let id = TenantId::new(tenant.id());
+            keys.map(move |key| owned(key, id.clone())).collect::<Vec<_>>()
+        };
+        tenants.iter().flat_map(of_tenant).collect()
     }
 
     /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
     /// needs them. Every job is asked for, as one that has no data column now may have had one.
     async fn listed(&self, job: &'a Job, tenants: &Tenants) -> Result<Vec<Owned<'a>>, CacheError> {
         let named = self.runner.ledger.manifests(&manifests_of(job, tenants.iter())).await?;
-        let owned = named.into_iter().flatten().map(|Named { key, named_at }| Owned {
-            job: &job.name,
-            key,
-            named_at: Some(named_at),
-        });
-        Ok(owned.collect())
+        let of_tenant = |(tenant, named): (Tenant<'_>, Vec<Named>)| {
+            let tenant = TenantId::new(tenant.id());
+            let owned = move |Named { key, named_at }| Owned {
+                job,
+                tenant: tenant.clone(),
+                key,
+                named_at: Some(named_at),
+            };
+            named.into_iter().map(owned)
+        };
+        Ok(tenants.iter().zip(named).flat_map(of_tenant).collect())
     }
 
     /// The keys among these that an active tenant has as well: of a template without the tenant's id,
@@ -129,14 +143,14 @@ impl<'a> Sweep<'a> {
         if owned.is_empty() {
             return Ok(true);
         }
-        let (jobs, keys): (Vec<&JobName>, Vec<String>) =
-            owned.into_iter().map(|Owned { job, key, named_at: _ }| (job, key)).unzip();
-        let results = self.runner.cache.remove(&keys).await?;
+        let keys: Vec<String> = owned.iter().map(|owned| owned.key.clone()).collect();
+        let results = self.runner.cache.remove(&keys).await;
+        self.note_taken(&owned, results.as_deref());
         let mut complete = true;
-        for (job, result) in jobs.into_iter().zip(results) {
+        for (Owned { job, .. }, result) in owned.into_iter().zip(results?) {
             match result {
                 Ok(existed) => {
-                    *swept.removed.entry(job.clone()).or_default() += u64::from(existed);
+                    *swept.removed.entry(job.name.clone()).or_default() += u64::from(existed);
                 }
                 Err(error) => {
                     complete = false;
@@ -145,6 +159,32 @@ impl<'a> Sweep<'a> {
             }
         }
         Ok(complete)
+    }
+
+    /// Takes note of keys that are gone, or may go, and may be those of an active tenant whose name
+    /// for them is older.
+    fn note_taken(
+        &self,
+        owned: &[Owned<'a>],
+        results: Result<&[Result<bool, CacheError>], &CacheError>,
+    ) {
+        let may_be_gone = |place: usize| match results.map(|results| results.get(place)) {
+            Ok(Some(result)) => result.as_ref().map_or_else(|e| e.kind.is_transient(), |e| *e),
+            Ok(None) => false,
+            Err(error) => error.kind.is_transient(),
+        };
+        let mut taken: BTreeMap<&JobName, Vec<Taken>> = BTreeMap::new();
+        for (place, Owned { job, tenant, key, .. }) in owned.iter().enumerate() {
+            if job.has_keys_that_move() && may_be_gone(place) {
+                let one = Taken { key: key.clone(), from: tenant.clone() };
+                taken.entry(&job.name).or_default().push(one);
+            }
+        }
+        // What was not answered is done by then.
+        let due_at = self.runner.clock.monotonic() + FOLLOW_UP;
+        for (job, taken) in taken {
+            self.runner.taken.add(job, taken, due_at);
+        }
     }
 }
 

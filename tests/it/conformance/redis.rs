@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use futures::future::join_all;
 
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
@@ -191,17 +192,39 @@ async fn hazard_26_a_black_hole_ends_with_the_timeout_and_a_new_connection() {
 }
 
 #[tokio::test]
+async fn a_server_that_became_a_replica_is_left_with_both_connections() {
+    let primary = support::redis();
+    let port = primary.tcp_port().unwrap();
+    let replica = support::redis_with(&[("replicaof", &format!("127.0.0.1 {port}"))]);
+    let proxy = Proxy::redis(&replica).await;
+    let cache = connect(&proxy.redis_url()).await;
+    assert_eq!(proxy.accepted(), 2);
+    assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
+    // Where the name leads now is asked anew for questions as well as for values.
+    assert_eq!(cache.fences(&["f:a".to_owned()]).await, Ok(vec![Fence::Missing]));
+    assert_eq!(proxy.accepted(), 3);
+    assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
+    assert_eq!(proxy.accepted(), 4);
+}
+
+#[tokio::test]
 async fn one_reconnect_serves_all_who_wait() {
     let server = support::redis();
     let proxy = Proxy::redis(&server).await;
     let cache = connect(&proxy.redis_url()).await;
-    assert_eq!(proxy.accepted(), 1);
+    // One for values and one for questions.
+    assert_eq!(proxy.accepted(), 2);
     proxy.cut();
     let values = one();
+    let fences = ["f:a".to_owned()];
     let writes = (0..20).map(|_| async { cache.write(&values.entries()).await });
-    let results = futures::future::join_all(writes).await;
-    assert!(results.iter().all(|result| *result == Ok(vec![Ok(())])), "{results:?}");
-    assert!(proxy.accepted() <= 3, "{} connections", proxy.accepted());
+    let looks = (0..20).map(|_| async { cache.fences(&fences).await });
+    let both = futures::future::join(join_all(writes), join_all(looks));
+    let (written, seen) = both.await;
+    assert!(written.iter().all(|result| *result == Ok(vec![Ok(())])), "{written:?}");
+    assert!(seen.iter().all(|fences| *fences == Ok(vec![Fence::Missing])), "{seen:?}");
+    // Whoever finds that it was cut makes a new one, and so may one who found the same a moment later.
+    assert!(proxy.accepted() <= 6, "{} connections", proxy.accepted());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,9 @@ const LAZY: [&str; 2] = ["pets", "services"];
 /// had happened since the last one, nothing waits.
 const LONGER_THAN_ANY_WAIT: Duration = Duration::from_secs(6);
 
+/// Keys that are wrong of which a failure tells all, of each kind.
+const TOLD: usize = 10;
+
 const CONNECTED: &str = "preheat_change_feed_connected";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,8 +52,11 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     let cuts = clinic.disturb(&worker, began, lasts).await;
     ask_again_and_again(&worker, began + lasts.mul_f64(0.75)).await;
     let mut written = Written::default();
-    for one in within("the writers end", lasts + LONG, writers.join_all()).await {
-        written.add(&one);
+    let Ok(all) = tokio::time::timeout(lasts + LONG, writers.join_all()).await else {
+        panic!("the writers do not end: {:#?}", clinic.sessions().await);
+    };
+    for one in &all {
+        written.add(one);
     }
     let stopped = chrono::Utc::now();
     clinic.rest(&worker, stopped).await;
@@ -217,6 +223,15 @@ impl LiveClinic {
         }
     }
 
+    /// What all sessions of the database do.
+    async fn sessions(&self) -> Vec<String> {
+        let sessions = "select concat_ws(' ', pid, pg_blocking_pids(pid), application_name, state, \
+            wait_event, clock_timestamp() - state_change, left(query, 80)) \
+            from pg_stat_activity where datname = current_database()";
+        let mut connection = self.connect().await;
+        sqlx::query_scalar(sessions).fetch_all(&mut connection).await.unwrap()
+    }
+
     /// What the program says of the cache, each suspect looked at four times.
     async fn audit(&self) -> Value {
         let audit = self.preheat(["audit", "--json", "--threshold", "100%"]).start();
@@ -232,6 +247,9 @@ impl LiveClinic {
 
     /// Everything that should be in the cache is there, as it is in the database, and nothing else.
     async fn assert_true(&self, report: &Value) {
+        // The audit finds orphans by what preheat noted; what it did not note is found here.
+        let wrong = self.wrong().await;
+        assert!(wrong.is_empty(), "{wrong:#?}");
         let jobs = report["jobs"].as_array().unwrap();
         for job in jobs {
             let count = |name: &str| job[name].as_u64().unwrap();
@@ -244,13 +262,10 @@ impl LiveClinic {
         }
         assert_eq!(jobs.len(), BUSY.len() + LAZY.len());
         assert_eq!(report["within_threshold"], true);
-        // The audit finds orphans by what preheat noted; what it did not note is found here.
-        let unexpected = self.unexpected().await;
-        assert!(unexpected.is_empty(), "keys without data, and their TTL in ms: {unexpected:?}");
     }
 
-    /// Keys of the jobs that have no row and no active tenant, and how many milliseconds they live.
-    async fn unexpected(&self) -> Vec<(String, i64)> {
+    /// Keys without a row or an active tenant, and rows without a key, each with what may tell why.
+    async fn wrong(&self) -> Vec<String> {
         let expected = "with active as (select id from tenants where status = 'active') \
             select name || ':' || id from active, unnest('{content,services,staff}'::text[]) name \
             union all select 'products:' || id || ':all' from active \
@@ -263,17 +278,51 @@ impl LiveClinic {
             sqlx::query_scalar(expected).fetch_all(&mut connection).await.unwrap();
         let expected: HashSet<String> = expected.into_iter().collect();
         let mut cache = self.cache().await;
-        let mut unexpected = Vec::new();
         let keys: Vec<String> = cache.keys("*").await.unwrap();
-        for key in keys.into_iter().filter(|key| !key.starts_with("preheat:")) {
-            let undated = key.rsplit_once(':').filter(|_| key.starts_with("slots:"));
-            if !expected.contains(undated.map_or(key.as_str(), |(of_tenant, _)| of_tenant)) {
-                let ttl = cache.pttl(&key).await.unwrap();
-                unexpected.push((key, ttl));
+        let keys = keys.into_iter().filter(|key| !key.starts_with("preheat:"));
+        let undated = |key: String| match key.rsplit_once(':') {
+            Some((of_tenant, _date)) if key.starts_with("slots:") => of_tenant.to_owned(),
+            Some(_) | None => key,
+        };
+        let found: HashSet<String> = keys.map(undated).collect();
+        let names = names(&mut cache).await;
+        let mut wrong = Vec::new();
+        for (what, keys) in [("without data", &found - &expected), ("missing", &expected - &found)]
+        {
+            if !keys.is_empty() {
+                wrong.push(format!("{} are {what}", keys.len()));
+            }
+            for key in keys.into_iter().take(TOLD) {
+                let ttl: i64 = cache.pttl(&key).await.unwrap();
+                let owner = self.owner(&mut connection, &key).await;
+                let names = names.get(&key);
+                wrong.push(format!("{what}: {key}, {ttl} ms, of {owner:?}, named by {names:?}"));
             }
         }
-        unexpected
+        wrong
     }
+
+    /// Whose pet it is, if it is one and is there, and what becomes of that tenant.
+    async fn owner(&self, connection: &mut PgConnection, key: &str) -> Option<String> {
+        let pet: uuid::Uuid = key.strip_prefix("pet:")?.parse().unwrap();
+        let owner = "select tenants.id || ' ' || status from pets join tenants on tenants.id = tenant_id \
+            where pets.id = $1";
+        sqlx::query_scalar(owner).bind(pet).fetch_optional(connection).await.unwrap()
+    }
+}
+
+/// The manifests that name each key, and how many milliseconds ago they did.
+async fn names(cache: &mut MultiplexedConnection) -> HashMap<String, Vec<(String, i64)>> {
+    let mut names: HashMap<String, Vec<_>> = HashMap::new();
+    let manifests: Vec<String> = cache.keys("preheat:manifest:*").await.unwrap();
+    for manifest in manifests {
+        let keys: Vec<(String, i64)> = cache.zrange_withscores(&manifest, 0, -1).await.unwrap();
+        let now = chrono::Utc::now().timestamp_millis();
+        for (key, at) in keys {
+            names.entry(key).or_default().push((manifest.clone(), now - at));
+        }
+    }
+    names
 }
 
 /// A shipped job that is due every second.
@@ -404,10 +453,10 @@ impl Page {
 async fn tell(worker: &Running, written: &Written, (read, cuts): (u64, usize)) {
     let page = Page::of(worker).await;
     let runs = |labels: &str| page.sum("preheat_runs_total", labels);
-    let Written { transactions, rows, rolled_back, deadlocks } = written;
+    let Written { transactions, rows, rolled_back, deadlocks, moved } = written;
     eprintln!(
         "live: {transactions} transactions with {rows} rows ({rolled_back} rolled back, {deadlocks} \
-         deadlocks), {} notifications, {} runs ({} for changes; \
+         deadlocks, {moved} pets moved), {} notifications, {} runs ({} for changes; \
          {} not ok), {} tenants fenced, {} keys written, {} removed, {read} values read, feed cut \
          {cuts} times, redis restarted once",
         page.sum("preheat_change_notifications_total", ""),

@@ -1,5 +1,6 @@
 //! The application: writes as fast as it can, in transactions of all kinds.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,11 @@ const CHANGES: [&str; 19] = [
      where id in (select id from pages where tenant_id = any($1) order by random() limit $2)",
 ];
 
+/// Pets of some tenants go to another one (`$3`), which may be one that is switched off.
+const MOVE: &str = "update pets set tenant_id = $3, updated_at = clock_timestamp() \
+     where id in (select id from pets where tenant_id = any($1) order by random() limit $2) \
+     returning id";
+
 const SWITCH: &str = "update tenants \
     set status = case status when 'active' then 'suspended' else 'active' end \
     where id = any($1) and $2 = 0";
@@ -87,22 +93,60 @@ pub(super) struct Written {
     pub(super) rows: u64,
     pub(super) rolled_back: u64,
     pub(super) deadlocks: u64,
+    /// Pets that went from one tenant to another.
+    pub(super) moved: u64,
 }
 
 impl Written {
     pub(super) fn add(&mut self, other: &Self) {
-        let Self { transactions, rows, rolled_back, deadlocks } = *other;
+        let Self { transactions, rows, rolled_back, deadlocks, moved } = *other;
         self.transactions += transactions;
         self.rows += rows;
         self.rolled_back += rolled_back;
         self.deadlocks += deadlocks;
+        self.moved += moved;
     }
 }
 
-struct Statement {
-    sql: &'static str,
-    tenants: Vec<Uuid>,
-    most: i64,
+enum Statement {
+    Change { sql: &'static str, tenants: Vec<Uuid>, most: i64 },
+    Move { from: Vec<Uuid>, to: Uuid, most: i64 },
+}
+
+/// What a transaction changed.
+#[derive(Debug, Default)]
+struct Touched {
+    tenants: BTreeSet<Uuid>,
+    /// Pets that went to another tenant.
+    moved: Vec<Uuid>,
+    rows: u64,
+}
+
+impl Touched {
+    fn add(&mut self, other: Self) {
+        let Self { tenants, moved, rows } = other;
+        self.tenants.extend(tenants);
+        self.moved.extend(moved);
+        self.rows += rows;
+    }
+}
+
+impl Statement {
+    /// What it touched, so far as nobody knows already.
+    async fn execute(self, connection: &mut PgConnection) -> sqlx::Result<Touched> {
+        match self {
+            Self::Change { sql, tenants, most } => {
+                let done = sqlx::query(sql).bind(tenants).bind(most).execute(connection).await?;
+                Ok(Touched { rows: done.rows_affected(), ..Touched::default() })
+            }
+            Self::Move { from, to, most } => {
+                let moved = sqlx::query_scalar(MOVE).bind(from).bind(most).bind(to);
+                let moved: Vec<Uuid> = moved.fetch_all(connection).await?;
+                let rows = moved.len() as u64;
+                Ok(Touched { tenants: BTreeSet::from([to]), moved, rows })
+            }
+        }
+    }
 }
 
 /// One of the application's processes.
@@ -142,8 +186,9 @@ impl Writer {
         // Those that meet in the other order do not wait for each other for a second.
         sqlx::raw_sql("set deadlock_timeout = '10ms'").execute(&mut self.connection).await.unwrap();
         while self.done() < 1.0 {
-            let touched = self.transaction().await;
-            self.invalidate(&touched).await;
+            if let Some(touched) = self.transaction().await {
+                self.invalidate(&touched).await;
+            }
         }
         self.written
     }
@@ -153,51 +198,56 @@ impl Writer {
         self.began.elapsed().as_secs_f64() / self.lasts.as_secs_f64()
     }
 
-    /// One transaction, whose tenants it answers if it was committed.
-    async fn transaction(&mut self) -> Vec<Uuid> {
+    /// One transaction; answers what it touched if it was committed.
+    async fn transaction(&mut self) -> Option<Touched> {
         let all_at_once = self.done() < 0.5 && self.chance.one_in(100);
         let (tenants, most) =
             if all_at_once { (self.tenants.to_vec(), 400) } else { (self.some_tenants(), 5) };
         let statements = self.statements(&tenants, most);
         let mut transaction = self.connection.begin().await.unwrap();
-        let mut rows = 0;
-        for Statement { sql, tenants, most } in statements {
-            let done = sqlx::query(sql).bind(tenants).bind(most).execute(&mut *transaction).await;
-            match done {
-                Ok(done) => rows += done.rows_affected(),
+        let mut touched = Touched { tenants: tenants.into_iter().collect(), ..Touched::default() };
+        for statement in statements {
+            match statement.execute(&mut transaction).await {
+                Ok(more) => touched.add(more),
                 Err(error) => {
-                    assert!(is_deadlock(&error), "{sql}: {error}");
+                    assert!(is_deadlock(&error), "{error}");
                     self.written.deadlocks += 1;
-                    return Vec::new();
+                    return None;
                 }
             }
         }
         if self.chance.one_in(8) {
             transaction.rollback().await.unwrap();
             self.written.rolled_back += 1;
-            return Vec::new();
+            return None;
         }
         transaction.commit().await.unwrap();
         self.written.transactions += 1;
-        self.written.rows += rows;
-        tenants
+        self.written.rows += touched.rows;
+        self.written.moved += touched.moved.len() as u64;
+        Some(touched)
     }
 
-    /// One to four changes, and now and then tenants that come or go.
+    /// One to four changes, and now and then pets that move, and tenants that come or go.
     fn statements(&mut self, tenants: &[Uuid], most: usize) -> Vec<Statement> {
         let chance = &mut self.chance;
         let mut statements: Vec<Statement> = (0..=chance.below(4))
-            .map(|_| Statement {
+            .map(|_| Statement::Change {
                 sql: CHANGES[chance.below(CHANGES.len())],
                 tenants: tenants.to_vec(),
                 most: i64::try_from(1 + chance.below(most)).unwrap(),
             })
             .collect();
+        if chance.one_in(4) {
+            let to = self.tenants[chance.below(self.tenants.len())];
+            let most = i64::try_from(1 + chance.below(most)).unwrap();
+            statements.push(Statement::Move { from: tenants.to_vec(), to, most });
+        }
         if chance.one_in(20) {
             let switchable = self.tenants.iter().step_by(SWITCHED_EVERY);
             let switched = switchable.filter(|tenant| tenants.contains(tenant) && chance.one_in(2));
             let switched: Vec<Uuid> = switched.copied().collect();
-            statements.push(Statement { sql: SWITCH, tenants: switched, most: 0 });
+            statements.push(Statement::Change { sql: SWITCH, tenants: switched, most: 0 });
         }
         statements
     }
@@ -221,17 +271,20 @@ impl Writer {
 
     /// What an application with manners does after its commit. Its cache may be away, as it is while it
     /// restarts; then the change feed alone knows.
-    async fn invalidate(&mut self, tenants: &[Uuid]) {
+    async fn invalidate(&mut self, touched: &Touched) {
         let Manners::FollowsTheFence { redis } = &self.manners else { return };
-        if tenants.is_empty() {
-            return;
-        }
         let mut pipeline = redis::pipe();
-        for tenant in tenants {
+        for tenant in &touched.tenants {
             pipeline.incr(format!("preheat:fence:{tenant}"), 1).ignore();
         }
-        for tenant in tenants {
+        for tenant in &touched.tenants {
             pipeline.del(keys(*tenant)).ignore();
+        }
+        // As long as runs for all follow, which bring back what is deleted after its warmer is done.
+        if self.done() < 0.5 {
+            for pet in &touched.moved {
+                pipeline.del(format!("pet:{pet}")).ignore();
+            }
         }
         if self.cache.is_none() {
             let client = redis::Client::open(redis.as_str()).unwrap();
