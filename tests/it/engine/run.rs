@@ -5,21 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
-use preheat::domain::entry::Entry;
 use preheat::domain::job::{DateZone, Dates, Job, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
-use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice, SourceErrorKind,
-};
+use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
 use tokio::sync::Barrier;
 
-use super::ledger::Call;
+use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
     Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, cache_error, ids, job, key, many,
     ready, refused, slow_reads, start, tenants,
@@ -801,52 +797,25 @@ async fn a_run_after_partial_ones_is_not_late() {
     }
 }
 
-/// A cache that pushes out keys whenever it is written to.
+/// The cache pushes out keys whenever it is written to.
 struct Evicting {
-    memory: MemoryCache,
     evicted: AtomicU64,
     silent: AtomicBool,
 }
 
-impl Cache for Evicting {
-    fn write<'a>(
+impl Rules for Evicting {
+    fn on_cache<'a, T: Send + 'a>(
         &'a self,
-        entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
-        self.evicted.fetch_add(entries.len() as u64, Ordering::Relaxed);
-        self.memory.write(entries)
+        call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        if let CacheCall::Write(entries) = call {
+            self.evicted.fetch_add(entries.len() as u64, Ordering::Relaxed);
+        }
+        then
     }
 
-    fn remove<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        self.memory.remove(keys)
-    }
-
-    fn expire<'a>(
-        &'a self,
-        keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.memory.expire(keys)
-    }
-
-    fn look<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
-        self.memory.look(keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.memory.scan(pattern, cursor)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+    fn stats<'a>(&'a self, _memory: &'a MemoryCache) -> Answer<'a, CacheStats> {
         if self.silent.load(Ordering::Relaxed) {
             return ready(Err(cache_error(CacheErrorKind::Permission)));
         }
@@ -858,11 +827,9 @@ impl Cache for Evicting {
 #[tokio::test]
 async fn hazard_21_keys_that_the_cache_pushed_out_meanwhile_are_counted() {
     let clock = VirtualClock::new(start(), 1);
-    let cache = Arc::new(Evicting {
-        memory: MemoryCache::new(Arc::new(clock.clone())),
-        evicted: AtomicU64::new(1_000),
-        silent: AtomicBool::new(false),
-    });
+    let memory = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
+    let (evicted, silent) = (AtomicU64::new(1_000), AtomicBool::new(false));
+    let cache = Around::with(memory, Evicting { evicted, silent });
     let setup = Setup::new([job("list")], tenants(5));
     let world = Setup { clock, cache: Some(Arc::clone(&cache) as _), ..setup }.start();
     let record = world.warm("list").await;
