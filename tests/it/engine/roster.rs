@@ -19,8 +19,8 @@ use preheat::engine::roster::{Noted, Roster};
 
 use super::ledger::{Answer, Around, CacheCall, Call, HookedLedger, Rules, names};
 use super::{
-    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, start,
-    tenants,
+    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
+    start, tenants,
 };
 
 /// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
@@ -522,6 +522,28 @@ async fn a_list_that_says_nothing_new_asks_nothing_of_the_cache() {
     world.warm("list").await;
     world.warm("list").await;
     assert_eq!(kept.asked.now(), asked);
+}
+
+#[tokio::test]
+async fn who_comes_has_its_fence_started_once_and_not_by_every_job_and_batch() {
+    let one_by_one = |name| Job { batch: many(1), ..job(name) };
+    let world = Setup::new(["list", "other"].map(one_by_one), tenants(3)).start();
+    let started = Count::default();
+    let count = started.clone();
+    world.ledger.before(move |call| {
+        if let Call::StartFences = call {
+            count.up();
+        }
+        ready(Ok(()))
+    });
+    world.warm("list").await;
+    world.warm("other").await;
+    assert_eq!(started.now(), 1);
+    world.source.set_tenants(tenants(4));
+    world.warm("list").await;
+    assert_eq!(started.now(), 2);
+    let fence = world.cache.fences(&[fence_key("t3")]).await.unwrap();
+    assert!(fence.iter().all(|fence| !fence.needs_start()), "{fence:?}");
 }
 
 #[tokio::test]
