@@ -32,7 +32,9 @@ impl RedisCache {
     /// `MGET` for the fences: one command, however many.
     fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
         let commands = keys.chunks(PIPELINE_COMMANDS).map(|some| {
-            let mut command = redis::cmd("MGET");
+            let bytes = some.iter().map(|key| self.prefix.len() + key.len()).sum();
+            let mut command = Cmd::with_capacity(1 + some.len(), bytes);
+            command.arg("MGET");
             for key in some {
                 self.key(&mut command, key);
             }
