@@ -80,8 +80,7 @@ fn hazard_01_an_application_that_deletes_before_it_moves_the_fence_leaves_old_va
 
 #[test]
 fn hazard_01_a_fence_that_lives_for_less_time_than_a_run_never_proves_anything() {
-    let (failure, _) = explore(UNTIL_FOUND, Some(Sabotage::ShortFences), |_| true);
-    assert_eq!(failure.map(|failure| failure.problem), Some(Problem::Restless));
+    ends(Sabotage::ShortFences, |problem| problem == Problem::Restless);
 }
 
 #[test]
@@ -99,13 +98,48 @@ fn hazard_07_a_manifest_that_names_too_little_leaves_keys_whose_data_is_gone() {
     ]);
 }
 
+#[test]
+fn hazard_07_a_key_that_moves_and_is_not_named_anew_is_left_behind_without_data() {
+    ends_with_an_old_value(&[
+        Sabotage::MovingNotNamedAnew,
+        Sabotage::MovingNotNamedAgain,
+        Sabotage::LivesCountAsWritten,
+        Sabotage::RefusedCountsAsWritten,
+    ]);
+}
+
+#[test]
+fn hazard_07_a_tenant_whose_key_another_one_removed_misses_it_until_it_is_warmed_again() {
+    ends_with_a_key_missing(&[
+        Sabotage::NoSearch,
+        Sabotage::SearchBeforeRemoval,
+        Sabotage::NoPauseBeforeSearch,
+        Sabotage::DoubtNotSearched,
+    ]);
+}
+
+#[test]
+fn hazard_07_tenants_that_leave_each_others_keys_never_alone_do_not_come_to_rest() {
+    ends(Sabotage::NothingLeftAlone, |problem| problem == Problem::Restless);
+}
+
 fn ends_with_an_old_value(sabotages: &[Sabotage]) {
     for sabotage in sabotages {
-        let is_old = |problem| matches!(problem, Problem::Stale { .. });
-        let (failure, _) = explore(UNTIL_FOUND, Some(*sabotage), is_old);
-        let failure = failure.unwrap_or_else(|| panic!("{sabotage:?} does no harm"));
-        say(&format!("{sabotage:?}: {failure}\n"));
+        ends(*sabotage, |problem| matches!(problem, Problem::Stale { .. }));
     }
+}
+
+fn ends_with_a_key_missing(sabotages: &[Sabotage]) {
+    for sabotage in sabotages {
+        ends(*sabotage, |problem| matches!(problem, Problem::Missing { .. }));
+    }
+}
+
+/// Some schedule ends in such a way where the protocol is broken like this.
+fn ends(sabotage: Sabotage, is_wanted: impl Fn(Problem) -> bool + Sync) {
+    let (failure, _) = explore(UNTIL_FOUND, Some(sabotage), is_wanted);
+    let failure = failure.unwrap_or_else(|| panic!("{sabotage:?} does no harm"));
+    say(&format!("{sabotage:?}: {failure}\n"));
 }
 
 /// For whoever runs the tests with `--nocapture`.
