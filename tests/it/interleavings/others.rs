@@ -6,7 +6,7 @@ use preheat::domain::fence::{Fence, Life};
 
 use super::schedule::{Sabotage, Situation, World};
 use super::warmer::{Call, Kind, Run};
-use super::world::{CATEGORIES, Change, Command, MOVING, NEVER, Place, Reply, Some8, TENANTS};
+use super::world::{CATEGORIES, Change, Command, NEVER, Place, Reply, Some8, TENANTS};
 
 /// A worker, or another replica: what it remembers is gone when it crashes.
 #[derive(Clone, Default)]
@@ -242,9 +242,9 @@ impl Writer {
             return;
         }
         self.commits_left -= 1;
-        let (tenants, changed) = match world.dice.below(3) {
-            0 => Self::hand_over(name, world),
-            _ => Self::change(name, world),
+        let (tenants, changed) = match world.hands_over() {
+            Some(moving) => Self::hand_over(moving, name, world),
+            None => Self::change(name, world),
         };
         for process in &mut world.processes {
             process.feed.notify(tenants);
@@ -282,8 +282,7 @@ impl Writer {
     }
 
     /// The same of the data of a key that moves: it is another tenant's now, or new, or gone.
-    fn hand_over(name: usize, world: &mut World) -> (Some8, Some8) {
-        let moving = world.dice.below(MOVING);
+    fn hand_over(moving: usize, name: usize, world: &mut World) -> (Some8, Some8) {
         let to = world.dice.below(TENANTS + 1);
         let to = (to < TENANTS).then_some(to);
         let (tenants, changed) = world.database.hand_over(moving, to);

@@ -231,6 +231,8 @@ pub(super) struct World {
     pub(super) sabotage: Option<Sabotage>,
     pub(super) renewed_without_data: Option<usize>,
     troubles: Troubles,
+    /// All commits are about one key that moves.
+    is_about_one_key: bool,
     /// Commands of lost connections that the server has still to do.
     late: VecDeque<Command>,
     starts: u32,
@@ -253,7 +255,7 @@ impl World {
             self.cache.forget_namings(place);
         }
         match command {
-            Command::Unlink(place) => {
+            Command::Set(place, ..) | Command::Unlink(place) if place.moves() => {
                 self.take_away(place.key(), |cache, step| cache.execute(command, step))
             }
             _ => self.cache.execute(command, self.step),
@@ -263,22 +265,27 @@ impl World {
     /// The same of a lost connection.
     fn execute_late(&mut self, command: Command) {
         match command {
-            Command::Unlink(place) => {
+            Command::Set(place, ..) | Command::Unlink(place) if place.moves() => {
                 self.take_away(place.key(), |cache, step| cache.execute_late(command, step));
             }
             _ => self.cache.execute_late(command, self.step),
         }
     }
 
-    /// Takes a value away. Where it was not what its key has to hold, nobody misses it that did not
-    /// before.
+    /// Takes a value away, or writes over it. Where it was not what its key has to hold, nobody misses
+    /// it that did not before.
     fn take_away<T>(&mut self, key: usize, act: impl FnOnce(&mut Cache, u32) -> T) -> T {
         let gone = self.cache.gone[key];
-        let version = self.cache.values[key].map(|value| value.version);
-        let is_missed = version == self.database.place(key).map(|(_, version)| version);
+        let is_right = |world: &Self| {
+            let version = world.cache.values[key].map(|value| value.version);
+            version == world.database.place(key).map(|(_, version)| version)
+        };
+        let was_right = is_right(self);
         let answer = act(&mut self.cache, self.step);
-        if is_moving(key) && !is_missed {
+        if is_moving(key) && !was_right {
             self.cache.gone[key] = gone;
+        } else if self.cache.values[key].is_some() && !is_right(self) {
+            self.cache.gone[key] = Gone::Warmer;
         }
         answer
     }
@@ -352,6 +359,14 @@ impl World {
 
     pub(super) fn is_run_under_way(&self) -> bool {
         self.began.iter().any(|began| *began != u32::MAX)
+    }
+
+    /// Which key that moves a writer hands over, where it does.
+    pub(super) fn hands_over(&mut self) -> Option<usize> {
+        if self.is_about_one_key {
+            return Some(0);
+        }
+        (self.dice.one_in(3)).then(|| self.dice.below(MOVING))
     }
 
     /// When the oldest run began that may still write: what was named before and is not there cannot
@@ -458,6 +473,13 @@ impl Schedule {
             let other = dice.below(TENANTS);
             rows[other][nth] = 0;
         }
+        let is_about_one_key = dice.one_in(4);
+        if is_about_one_key {
+            for row in &mut rows {
+                row[1..OF_TENANT - MOVING].fill(0);
+                row[OF_TENANT - 1] = 0;
+            }
+        }
         let scheduled = dice.below(3);
         let switch = 1 << dice.below(4);
         let is_cold = dice.one_in(4);
@@ -470,6 +492,7 @@ impl Schedule {
             sabotage,
             renewed_without_data: None,
             troubles,
+            is_about_one_key,
             late: VecDeque::new(),
             starts: 0,
             began: [u32::MAX; WARMERS],

@@ -468,7 +468,9 @@ impl Run {
                 names.remove(Some8::CATEGORIES);
             }
             match world.sabotage {
-                Some(Sabotage::OnlyNewNamed) => names = self.new[tenant],
+                Some(Sabotage::OnlyNewNamed) => {
+                    names.remove(Some8::CATEGORIES.without(self.new[tenant]));
+                }
                 Some(Sabotage::MovingNotNamedAnew) => {
                     names.remove(self.manifests[tenant].names().and(Some8::MOVING));
                 }

@@ -556,10 +556,6 @@ impl Cache {
                 let mut named_at = [NEVER; TENANTS];
                 named_at[place.tenant] = named;
                 let of = Some8::one(place.tenant);
-                // What another tenant had there it misses from now on.
-                if place.moves() && self.values[place.key()].is_some_and(|value| value.of != of) {
-                    self.gone[place.key()] = Gone::Warmer;
-                }
                 let is_filled = false;
                 self.values[place.key()] =
                     Some(Value { version, life, is_filled, dated: step, named_at, of });
