@@ -137,7 +137,11 @@ fn ends_with_a_key_missing(sabotages: &[Sabotage]) {
 
 /// Some schedule ends in such a way where the protocol is broken like this.
 fn ends(sabotage: Sabotage, is_wanted: impl Fn(Problem) -> bool + Sync) {
-    let (failure, _) = explore(UNTIL_FOUND, Some(sabotage), is_wanted);
+    if std::env::var("ONLY").is_ok_and(|only| only != format!("{sabotage:?}")) {
+        return;
+    }
+    let until: u64 = std::env::var("UNTIL").map_or(UNTIL_FOUND, |t| t.parse().unwrap());
+    let (failure, _) = explore(until, Some(sabotage), is_wanted);
     let failure = failure.unwrap_or_else(|| panic!("{sabotage:?} does no harm"));
     say(&format!("{sabotage:?}: {failure}\n"));
 }

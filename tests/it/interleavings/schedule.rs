@@ -306,7 +306,7 @@ impl World {
 
     /// The rest of a pipeline whose connection was lost: the server never sees it, or does it later.
     pub(super) fn leave(&mut self, rest: &[Command]) {
-        if self.dice.one_in(2) {
+        if self.is_about_one_key || self.dice.one_in(2) {
             self.late.extend(rest);
         }
     }
@@ -462,8 +462,11 @@ impl Schedule {
         let has_feed = !dice.one_in(4);
         let processes = 1 + dice.below(2);
         let troubles = troubles(&mut dice);
-        let writers =
-            std::array::from_fn(|_| Writer::new(!has_feed || dice.one_in(3), dice.below(3)));
+        let is_about_one_key = dice.one_in(4);
+        let writers = std::array::from_fn(|_| {
+            let commits = usize::from(is_about_one_key) + dice.below(3);
+            Writer::new(!has_feed || dice.one_in(3), commits)
+        });
         let reader = Reader::new(dice.below(2));
         let mut rows: [Row; TENANTS] = std::array::from_fn(|_| {
             std::array::from_fn(|nth| u16::from(nth == 0 || dice.one_in(2)))
@@ -473,7 +476,6 @@ impl Schedule {
             let other = dice.below(TENANTS);
             rows[other][nth] = 0;
         }
-        let is_about_one_key = dice.one_in(4);
         if is_about_one_key {
             for row in &mut rows {
                 row[1..OF_TENANT - MOVING].fill(0);
