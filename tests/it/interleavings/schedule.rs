@@ -69,13 +69,11 @@ pub(super) enum Sabotage {
     NoPauseBeforeSearch,
     /// Others are not searched for whose key another tenant's run wrote over and did not prove.
     DoubtNotSearched,
-    /// A key that moves counts as written in the same batch though the cache refused it.
-    RefusedCountsAsWritten,
     /// Keys that move are not named by a run that finds them named.
     MovingNotNamedAnew,
     /// Keys that move are not named before a write is repeated.
     MovingNotNamedAgain,
-    /// A value that another tenant's run gave a life counts as written then, and not before.
+    /// A value that another tenant's run gave a life counts as written then, and as that one's.
     LivesCountAsWritten,
     /// Whatever another tenant wrote is removed where a tenant names it without data.
     NothingLeftAlone,
@@ -250,31 +248,31 @@ impl World {
     }
 
     pub(super) fn execute(&mut self, command: Command) -> Reply {
-        let others = self.sabotage == Some(Sabotage::LivesCountAsWritten);
-        if let (true, Command::Expire(place, ..)) = (others, command) {
+        if let Command::Expire(place, ..) = command
+            && self.sabotage == Some(Sabotage::LivesCountAsWritten)
+        {
             self.cache.forget_namings(place);
         }
-        match command {
-            Command::Set(place, ..) | Command::Unlink(place) if place.moves() => {
-                self.take_away(place.key(), |cache, step| cache.execute(command, step))
-            }
-            _ => self.cache.execute(command, self.step),
+        if let Command::Set(place, ..) | Command::Unlink(place) = command {
+            return self.take_away(place.key(), |cache, step| cache.execute(command, step));
         }
+        self.cache.execute(command, self.step)
     }
 
     /// The same of a lost connection.
     fn execute_late(&mut self, command: Command) {
-        match command {
-            Command::Set(place, ..) | Command::Unlink(place) if place.moves() => {
-                self.take_away(place.key(), |cache, step| cache.execute_late(command, step));
-            }
-            _ => self.cache.execute_late(command, self.step),
+        if let Command::Set(place, ..) | Command::Unlink(place) = command {
+            return self.take_away(place.key(), |cache, step| cache.execute_late(command, step));
         }
+        self.cache.execute_late(command, self.step);
     }
 
     /// Takes a value away, or writes over it. Where it was not what its key has to hold, nobody misses
     /// it that did not before.
     fn take_away<T>(&mut self, key: usize, act: impl FnOnce(&mut Cache, u32) -> T) -> T {
+        if !is_moving(key) {
+            return act(&mut self.cache, self.step);
+        }
         let gone = self.cache.gone[key];
         let is_right = |world: &Self| {
             let version = world.cache.values[key].map(|value| value.version);
@@ -282,7 +280,7 @@ impl World {
         };
         let was_right = is_right(self);
         let answer = act(&mut self.cache, self.step);
-        if is_moving(key) && !was_right {
+        if !was_right {
             self.cache.gone[key] = gone;
         } else if self.cache.values[key].is_some() && !is_right(self) {
             self.cache.gone[key] = Gone::Warmer;
@@ -472,9 +470,8 @@ impl Schedule {
             std::array::from_fn(|nth| u16::from(nth == 0 || dice.one_in(2)))
         });
         // Nothing is of two tenants.
-        for nth in OF_TENANT - MOVING..OF_TENANT {
-            let other = dice.below(TENANTS);
-            rows[other][nth] = 0;
+        for moving in 1..=MOVING {
+            rows[dice.below(TENANTS)][OF_TENANT - moving] = 0;
         }
         if is_about_one_key {
             for row in &mut rows {
@@ -645,6 +642,14 @@ impl Schedule {
     }
 
     fn act(&mut self, actor: usize) {
+        let was_quiet = self.world.late.is_empty();
+        self.step(actor);
+        if was_quiet && !self.world.late.is_empty() && self.world.is_about_one_key {
+            self.sleeps_until[SERVER] = self.world.step + self.world.dice.steps(60);
+        }
+    }
+
+    fn step(&mut self, actor: usize) {
         match actor {
             0..FEEDS => self.warm(actor),
             FEEDS..SEARCHES => self.feed(actor - FEEDS),

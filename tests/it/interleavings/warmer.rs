@@ -35,7 +35,7 @@ enum Stage {
     Write,
     /// Keys that move are named once more before a write is repeated.
     EnlistAgain,
-    /// At keys that moved, or whose data is gone: whose value is it?
+    /// At keys that may have moved, before they are removed.
     LookAround,
     Remove,
     Delist,
@@ -122,9 +122,10 @@ pub(super) struct Run {
     fresh: Some8,
     /// Tenants of this round for which something was refused or lost.
     failed: Some8,
-    /// Keys that move which it removed, whoever's value it was, and those that it wrote in a round
-    /// which did not prove them: others may miss them.
-    missed: [Some8; TENANTS],
+    /// Keys that move which it removed, or set out to, for each tenant.
+    removed: [Some8; TENANTS],
+    /// Those that it wrote for each tenant and did not prove since: it may have written over what
+    /// another tenant had there.
     unproven: [Some8; TENANTS],
     /// Keys that are not known to be written: nobody gives them another life.
     unwritten: Some8,
@@ -135,7 +136,7 @@ pub(super) struct Run {
     /// Tenants whose keys may be written and are not proven: whatever ends the run, they are warmed
     /// again.
     pub(super) doubt: Some8,
-    /// Only a sabotage finds tenants that have a key before it is removed.
+    /// Tenants that have a key which was about to be removed: only a sabotage looks for them then.
     pub(super) found: Some8,
     /// Tenants that it has not come to an end with.
     pub(super) left: Some8,
@@ -158,7 +159,7 @@ impl Run {
             new: [Some8::NONE; TENANTS],
             vanished: [Some8::NONE; TENANTS],
             named_at: [[NEVER; LISTED]; TENANTS],
-            missed: [Some8::NONE; TENANTS],
+            removed: [Some8::NONE; TENANTS],
             unproven: [Some8::NONE; TENANTS],
             outdated: 0,
             fresh: Some8::NONE,
@@ -521,8 +522,8 @@ impl Run {
         self.go_on(world)
     }
 
-    /// At keys that have vanished, and may have gone to another tenant: those that were written in
-    /// this batch have.
+    /// Looks at keys that have vanished and may have gone to another tenant. Those that were written
+    /// in this batch have; but for one that the cache refused, or did not say it wrote.
     fn look_around(&mut self, world: &mut World) -> bool {
         self.stage = Stage::LookAround;
         let mut written = Some8::NONE;
@@ -534,9 +535,7 @@ impl Run {
         for tenant in self.open {
             for name in self.vanished[tenant].and(Some8::MOVING) {
                 let place = Place::listed(tenant, name);
-                let is_written = written.has(name)
-                    && (!self.unwritten.has(place.key())
-                        || world.sabotage == Some(Sabotage::RefusedCountsAsWritten));
+                let is_written = written.has(name) && !self.unwritten.has(place.key());
                 if is_written {
                     self.vanished[tenant].remove(Some8::one(name));
                 } else if let Some(look) = free.next() {
@@ -586,7 +585,7 @@ impl Run {
         for tenant in self.open {
             let taken_away = vanished[tenant].and(Some8::MOVING);
             if world.sabotage != Some(Sabotage::SearchBeforeRemoval) {
-                self.missed[tenant].add(taken_away);
+                self.removed[tenant].add(taken_away);
             } else if !taken_away.is_empty() {
                 looked_up.add(Some8::TENANTS.without(Some8::one(tenant)));
             }
@@ -732,12 +731,12 @@ impl Run {
 
     /// Whether others may miss a key that it removed.
     pub(super) fn has_taken_away(&self) -> bool {
-        self.missed.iter().any(|some| !some.is_empty())
+        self.removed.iter().any(|some| !some.is_empty())
     }
 
     /// Keys that move which others may miss, since a run for a tenant removed or overwrote them.
     pub(super) fn missed(&self, sabotage: Option<Sabotage>) -> [Some8; TENANTS] {
-        let mut missed = self.missed;
+        let mut missed = self.removed;
         if sabotage != Some(Sabotage::DoubtNotSearched) {
             for (some, unproven) in missed.iter_mut().zip(self.unproven) {
                 some.add(unproven);
