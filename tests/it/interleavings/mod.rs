@@ -116,6 +116,7 @@ fn hazard_07_a_tenant_whose_key_another_one_removed_misses_it_until_it_is_warmed
         Sabotage::NoSearch,
         Sabotage::SearchBeforeRemoval,
         Sabotage::NoPauseBeforeSearch,
+        Sabotage::LostRemovalNotSearched,
         Sabotage::DoubtNotSearched,
     ]);
 }

@@ -67,6 +67,8 @@ pub(super) enum Sabotage {
     SearchBeforeRemoval,
     /// Others are searched for while a removal may still be on its way.
     NoPauseBeforeSearch,
+    /// Others are not searched for where a removal was not answered.
+    LostRemovalNotSearched,
     /// Others are not searched for whose key another tenant's run wrote over and did not prove.
     DoubtNotSearched,
     /// Keys that move are not named by a run that finds them named.

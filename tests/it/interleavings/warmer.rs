@@ -200,6 +200,10 @@ impl Run {
                 // It may come later: even if the fences stand still, nothing is proven.
                 self.uncertain.add(self.open);
             }
+            let is_removal = self.stage == Stage::Remove;
+            if is_removal && world.sabotage == Some(Sabotage::LostRemovalNotSearched) {
+                self.removed = [Some8::NONE; TENANTS];
+            }
         }
         self.advance(result, world)
     }
