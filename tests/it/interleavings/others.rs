@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use preheat::domain::fence::{Fence, Life};
 
 use super::schedule::{Sabotage, Situation, World};
-use super::warmer::{Call, Kind};
-use super::world::{CATEGORIES, Change, Command, Reply, Some8, TENANTS, key, tenant_of};
+use super::warmer::{Call, Kind, Run};
+use super::world::{CATEGORIES, Change, Command, NEVER, Place, Reply, Some8, TENANTS};
 
 /// A worker, or another replica: what it remembers is gone when it crashes.
 #[derive(Clone, Default)]
@@ -19,6 +19,7 @@ pub(super) struct Process {
     pub(super) changed: Some8,
     /// Tenants whose keys were written and are not proven: to warm again.
     pub(super) unsettled: Some8,
+    pub(super) search: Search,
 }
 
 impl Process {
@@ -33,12 +34,82 @@ impl Process {
     }
 
     /// A run ended, came to its deadline or failed.
-    pub(super) fn note(&mut self, kind: Kind, doubt: Some8, left: Some8) {
-        self.unsettled.add(doubt);
-        match kind {
+    pub(super) fn note(&mut self, run: &Run, sabotage: Option<Sabotage>) {
+        self.unsettled.add(run.doubt);
+        self.unsettled.add(run.found);
+        match run.kind {
             Kind::Scheduled => {}
-            Kind::Full | Kind::Change => self.unsettled.add(left),
+            Kind::Full | Kind::Change => self.unsettled.add(run.left),
         }
+        if sabotage != Some(Sabotage::NoSearch) {
+            self.search.want(run.missed(sabotage));
+        }
+    }
+}
+
+/// Keys that move which a run took away from whoever has them now: everybody else whose manifest
+/// names one of them is warmed again.
+#[derive(Clone, Default)]
+pub(super) struct Search {
+    /// By the tenant whose run it was, since it is of no use to ask that one's manifest.
+    due: [Some8; TENANTS],
+    under_way: [Some8; TENANTS],
+    call: Call,
+}
+
+impl Search {
+    fn want(&mut self, missed: [Some8; TENANTS]) {
+        for (due, more) in self.due.iter_mut().zip(missed) {
+            due.add(more);
+        }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due.iter().any(|some| !some.is_empty())
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.iter().any(|some| !some.is_empty())
+    }
+
+    /// What is searched for in a tenant's manifest.
+    fn wanted_of(&self, tenant: usize) -> Some8 {
+        let mut wanted = Some8::NONE;
+        for other in (0..TENANTS).filter(|other| *other != tenant) {
+            wanted.add(self.under_way[other]);
+        }
+        wanted
+    }
+
+    /// One thing; answers the tenants to warm again.
+    pub(super) fn step(&mut self, name: usize, world: &mut World) -> Some8 {
+        if !self.is_under_way() {
+            self.under_way = std::mem::take(&mut self.due);
+            let tenants = (0..TENANTS).filter(|tenant| !self.wanted_of(*tenant).is_empty());
+            let manifests: Vec<_> = tenants.map(Command::Manifest).collect();
+            self.call.set(manifests, world);
+        }
+        let mut found = Some8::NONE;
+        if let Some(command) = self.call.next() {
+            let reply = world.execute(command);
+            world.say(name, || format!("searches for keys that were taken away: {command}{reply}"));
+            if let (Command::Manifest(tenant), Reply::Manifest(manifest)) = (command, reply)
+                && !manifest.names().and(self.wanted_of(tenant)).is_empty()
+            {
+                world.meet(Situation::Searched);
+                found = Some8::one(tenant);
+            }
+        }
+        match self.call.ended() {
+            Some(Ok(())) => self.under_way = [Some8::NONE; TENANTS],
+            Some(Err(_)) => {
+                world.say(name, || "the search fails".to_owned());
+                let again = std::mem::take(&mut self.under_way);
+                self.want(again);
+            }
+            None => {}
+        }
+        found
     }
 }
 
@@ -171,6 +242,27 @@ impl Writer {
             return;
         }
         self.commits_left -= 1;
+        let (tenants, changed) = match world.hands_over() {
+            Some(moving) => Self::hand_over(moving, name, world),
+            None => Self::change(name, world),
+        };
+        for process in &mut world.processes {
+            process.feed.notify(tenants);
+        }
+        if !self.is_fenced {
+            return;
+        }
+        let moves = tenants.iter().map(Command::MoveFence);
+        let deletes = changed.iter().map(Command::Delete);
+        if world.sabotage == Some(Sabotage::DeletesBeforeMoving) {
+            self.plan.extend(deletes.chain(moves));
+        } else {
+            self.plan.extend(moves.chain(deletes));
+        }
+    }
+
+    /// Commits something; answers the tenants that it touched and the keys that it changed.
+    fn change(name: usize, world: &mut World) -> (Some8, Some8) {
         let tenants = match world.dice.below(5) {
             0 => Some8::TENANTS,
             some => Some8::one(some % TENANTS),
@@ -186,19 +278,20 @@ impl Writer {
             changed.add(world.database.commit(tenant, change));
             world.say(name, || format!("commits for tenant {tenant}: {change:?}"));
         }
-        for process in &mut world.processes {
-            process.feed.notify(tenants);
+        (tenants, changed)
+    }
+
+    /// The same of the data of a key that moves: it is another tenant's now, or new, or gone.
+    fn hand_over(moving: usize, name: usize, world: &mut World) -> (Some8, Some8) {
+        let to = world.dice.below(TENANTS + 1);
+        let to = (to < TENANTS).then_some(to);
+        let (tenants, changed) = world.database.hand_over(moving, to);
+        let (is_move, is_meanwhile) = (tenants == Some8::TENANTS, world.is_run_under_way());
+        if is_move && is_meanwhile {
+            world.meet(Situation::ChangedHands);
         }
-        if !self.is_fenced {
-            return;
-        }
-        let moves = tenants.iter().map(Command::MoveFence);
-        let deletes = changed.iter().map(Command::Delete);
-        if world.sabotage == Some(Sabotage::DeletesBeforeMoving) {
-            self.plan.extend(deletes.chain(moves));
-        } else {
-            self.plan.extend(moves.chain(deletes));
-        }
+        world.say(name, || format!("commits key {moving} that moves, from {tenants:?} to {to:?}"));
+        (tenants, changed)
     }
 }
 
@@ -215,7 +308,8 @@ impl Writer {
 pub(super) struct Reader {
     reads_left: usize,
     at: At,
-    key: usize,
+    /// Whose known key it reads.
+    tenant: usize,
     fence: Fence,
     version: u16,
 }
@@ -241,8 +335,8 @@ impl Reader {
         self.reads_left > 0 || self.at != At::Idle
     }
 
-    pub(super) fn is_about_to_prove(&self, tenant: usize) -> bool {
-        matches!(self.at, At::Written | At::Proven) && tenant_of(self.key) == tenant
+    pub(super) fn is_about_to_prove(&self, place: Place) -> bool {
+        matches!(self.at, At::Written | At::Proven) && self.place() == place
     }
 
     pub(super) fn step(&mut self, name: usize, world: &mut World) {
@@ -254,8 +348,8 @@ impl Reader {
         self.at = match self.at {
             At::Idle => {
                 self.reads_left -= 1;
-                self.key = key(world.dice.below(TENANTS), 0);
-                let is_missing = world.cache.values[self.key].is_none();
+                self.tenant = world.dice.below(TENANTS);
+                let is_missing = world.cache.values[self.place().key()].is_none();
                 if is_missing { At::Missed } else { At::Idle }
             }
             At::Missed => {
@@ -263,34 +357,38 @@ impl Reader {
                 if self.fence.needs_start() { At::Idle } else { At::Fenced }
             }
             At::Fenced => {
-                self.version = world.database.version(self.key);
+                self.version = self.place().version(&world.database.rows);
                 world.say(name, || "reads the database".to_owned());
                 At::Read
             }
             At::Read => {
-                execute(Command::Fill(self.key, self.version), name, world);
+                execute(Command::Fill(self.place().key(), self.version), name, world);
                 At::Written
             }
             At::Written if self.look(name, world) == self.fence => At::Proven,
             At::Written => At::Moved,
             At::Proven => {
-                execute(Command::Expire(self.key, Life::Full), name, world);
+                execute(Command::Expire(self.place(), Life::Full, NEVER), name, world);
                 world.meet(Situation::Filled);
                 At::Idle
             }
             At::Moved => {
-                execute(Command::Delete(self.key), name, world);
+                execute(Command::Delete(self.place().key()), name, world);
                 At::Idle
             }
         };
     }
 
+    fn place(&self) -> Place {
+        Place::known(self.tenant)
+    }
+
     fn look(&self, name: usize, world: &mut World) -> Fence {
-        let tenant = tenant_of(self.key);
-        match execute(Command::Fences(Some8::one(tenant)), name, world) {
-            Reply::Fences(fences) => fences[tenant],
-            Reply::Done | Reply::Names(_) => unreachable!("fences were asked for"),
-        }
+        let Reply::Fences(fences) = execute(Command::Fences(Some8::one(self.tenant)), name, world)
+        else {
+            unreachable!("fences were asked for")
+        };
+        fences[self.tenant]
     }
 }
 

@@ -8,7 +8,9 @@ use preheat::domain::fence::{Fence, Life, Rounds};
 use preheat::domain::manifest::{Named, vanished};
 
 use super::schedule::{Sabotage, Situation, World};
-use super::world::{CATEGORIES, Command, OF_TENANT, Reply, Row, Some8, TENANTS, key, tenant_of};
+use super::world::{
+    Command, LISTED, Manifest, NEVER, OF_TENANT, Place, Reply, Row, Some8, TENANTS, Value,
+};
 
 /// Why a run is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,10 @@ enum Stage {
     Query,
     Enlist,
     Write,
+    /// Keys that move are named once more before a write is repeated.
+    EnlistAgain,
+    /// At keys that may have moved, before they are removed.
+    LookAround,
     Remove,
     Delist,
     FencesAfter,
@@ -102,18 +108,25 @@ pub(super) struct Run {
     open: Some8,
     /// How their fences stood before the query.
     fences: [Fence; TENANTS],
-    /// What their manifests name.
-    named: [Some8; TENANTS],
+    /// What their manifests name, since when.
+    manifests: [Manifest; TENANTS],
     /// What the query found.
     rows: [Row; TENANTS],
     new: [Some8; TENANTS],
     vanished: [Some8; TENANTS],
+    /// When this round named what it writes; [`NEVER`] what it did not name.
+    named_at: [[u32; LISTED]; TENANTS],
     /// What was named before this step cannot exist any more; 0 where nothing is so old.
     outdated: u32,
     /// Tenants whose manifests name all that is present, and will for long enough.
     fresh: Some8,
     /// Tenants of this round for which something was refused or lost.
     failed: Some8,
+    /// Keys that move which it removed, or set out to, for each tenant.
+    removed: [Some8; TENANTS],
+    /// Those that it wrote for each tenant and did not prove since: it may have written over what
+    /// another tenant had there.
+    unproven: [Some8; TENANTS],
     /// Keys that are not known to be written: nobody gives them another life.
     unwritten: Some8,
     /// Tenants of which something that was sent may still be on its way.
@@ -123,6 +136,8 @@ pub(super) struct Run {
     /// Tenants whose keys may be written and are not proven: whatever ends the run, they are warmed
     /// again.
     pub(super) doubt: Some8,
+    /// Tenants that have a key which was about to be removed: only a sabotage looks for them then.
+    pub(super) found: Some8,
     /// Tenants that it has not come to an end with.
     pub(super) left: Some8,
 }
@@ -139,10 +154,13 @@ impl Run {
             call: Call::default(),
             open: tenants,
             fences: [Fence::Missing; TENANTS],
-            named: [Some8::NONE; TENANTS],
+            manifests: [Manifest::default(); TENANTS],
             rows: [[0; OF_TENANT]; TENANTS],
             new: [Some8::NONE; TENANTS],
             vanished: [Some8::NONE; TENANTS],
+            named_at: [[NEVER; LISTED]; TENANTS],
+            removed: [Some8::NONE; TENANTS],
+            unproven: [Some8::NONE; TENANTS],
             outdated: 0,
             fresh: Some8::NONE,
             failed: Some8::NONE,
@@ -151,6 +169,7 @@ impl Run {
             settled: Some8::NONE,
             retried: false,
             doubt: Some8::NONE,
+            found: Some8::NONE,
             left: tenants,
         };
         run.begin_round(world);
@@ -181,6 +200,10 @@ impl Run {
                 // It may come later: even if the fences stand still, nothing is proven.
                 self.uncertain.add(self.open);
             }
+            let is_removal = self.stage == Stage::Remove;
+            if is_removal && world.sabotage == Some(Sabotage::LostRemovalNotSearched) {
+                self.removed = [Some8::NONE; TENANTS];
+            }
         }
         self.advance(result, world)
     }
@@ -195,11 +218,31 @@ impl Run {
                 self.fences[tenant] = fences[tenant];
             }
         }
-        if let (Command::Manifest(tenant), Reply::Names(names)) = (command, reply) {
-            self.named[tenant] = names;
+        if let (Command::Manifest(tenant), Reply::Manifest(manifest)) = (command, reply) {
+            if self.stage == Stage::Remove {
+                let others = self.open.without(Some8::one(tenant));
+                let names = manifest.names().and(Some8::MOVING);
+                let is_named = |other: usize| !self.vanished[other].and(names).is_empty();
+                if others.iter().any(is_named) {
+                    self.found.add(Some8::one(tenant));
+                }
+            } else {
+                self.manifests[tenant] = manifest;
+            }
         }
-        if let Command::Unlink(_) = command {
+        if let Command::Enlist(tenant, names) = command {
+            for name in names {
+                self.named_at[tenant][name] = world.step;
+            }
+        }
+        if let (Command::Look(place), Reply::Value(value)) = (command, reply) {
+            self.take_look(place, value, world);
+        }
+        if let Command::Unlink(place) = command {
             world.meet(Situation::Vanished);
+            if place.moves() && world.database.place(place.key()).is_some() {
+                world.meet(Situation::TakenAway);
+            }
         }
         if let (Command::Delist(..), Reply::Names(out)) = (command, reply)
             && !out.is_empty()
@@ -209,22 +252,21 @@ impl Run {
     }
 
     fn note_refusal(&mut self, command: Command, world: &mut World) {
-        let (Command::Set(key, ..) | Command::Unlink(key)) = command else { return };
-        self.unwritten.add(Some8::one(key));
+        let (Command::Set(place, ..) | Command::Unlink(place)) = command else { return };
+        self.unwritten.add(Some8::one(place.key()));
         if self.kind == Kind::Scheduled {
-            world.cache.refused.add(Some8::one(key));
+            world.cache.refused.add(Some8::one(place.key()));
         }
         if world.sabotage != Some(Sabotage::RefusalsForgotten) {
-            self.failed.add(Some8::one(tenant_of(key)));
+            self.failed.add(Some8::one(place.tenant));
         }
     }
 
     /// Nobody may renew a key whose data was gone when he read.
     fn check_renewal(&self, command: Command, world: &mut World) {
-        let (Command::Set(key, ..) | Command::Expire(key, _)) = command else { return };
-        let row = &self.rows[tenant_of(key)];
-        if row[key % OF_TENANT] == 0 {
-            world.renewed_without_data = Some(key);
+        let (Command::Set(place, ..) | Command::Expire(place, ..)) = command else { return };
+        if place.version(&self.rows) == 0 {
+            world.renewed_without_data = Some(place.key());
         }
     }
 
@@ -262,22 +304,26 @@ impl Run {
             }
             (Stage::Query, _) => unreachable!("a query is no pipeline"),
             (Stage::Enlist, Ok(())) => self.write(world),
-            (Stage::Write, Ok(())) => self.remove(world),
+            (Stage::EnlistAgain, Ok(())) => self.send_writes(world),
+            (Stage::Write, Ok(())) => self.look_around(world),
+            (Stage::LookAround, Ok(())) => self.remove(world),
+            (Stage::LookAround, Err(Lost)) => self.remove_unseen(world),
             (Stage::Remove, Ok(())) => self.delist(world),
             // Whatever was lost of it: the tenants stay in doubt.
             (Stage::Remove, Err(Lost)) | (Stage::Delist, _) => self.look_after(world),
             (Stage::FencesAfter, Ok(())) => self.look(world),
             (Stage::Lives, _) => self.take_out(world),
             (Stage::TakeOut, _) => self.end_round(world),
-            (Stage::Enlist | Stage::Write | Stage::FencesAfter, Err(Lost)) if !self.retried => {
+            (Stage::Enlist | Stage::FencesAfter, Err(Lost)) if !self.retried => {
                 self.again(world);
                 true
             }
-            (Stage::Write, Err(Lost)) => {
-                for tenant in self.open {
-                    self.unwritten.add(Some8(((1 << OF_TENANT) - 1) << key(tenant, 0)));
+            (Stage::Write, Err(Lost)) if !self.retried => self.name_again(world),
+            (Stage::Write | Stage::EnlistAgain, Err(Lost)) => {
+                for place in self.open.iter().flat_map(Place::all) {
+                    self.unwritten.add(Some8::one(place.key()));
                 }
-                self.remove(world)
+                self.look_around(world)
             }
             // What was written in this round and in those before it stays in doubt.
             (
@@ -391,17 +437,13 @@ impl Run {
         }
         self.rows = world.database.rows;
         world.say(name, || format!("{} reads the database", self.title()));
-        for tenant in self.open {
-            let (new, vanished) = difference(self.named[tenant], present(self.rows[tenant]));
-            self.new[tenant] = new;
-            self.vanished[tenant] = vanished;
-        }
         self.outdated = if world.has_time_passed() { world.oldest_run() } else { 0 };
         self.fresh = Some8::NONE;
         for tenant in self.open {
-            let present = present(self.rows[tenant]);
-            if present.without(self.named[tenant]).is_empty() && world.finds_fresh(tenant, present)
-            {
+            let (named, present) = (self.manifests[tenant].names(), present(self.rows[tenant]));
+            (self.new[tenant], self.vanished[tenant]) = difference(named, present);
+            let own = present.and(Some8::CATEGORIES);
+            if own.without(named).is_empty() && world.finds_fresh(tenant, own) {
                 self.fresh.add(Some8::one(tenant));
             }
         }
@@ -418,42 +460,141 @@ impl Run {
         }
         self.stage = Stage::Enlist;
         self.retried = false;
+        self.named_at = [[NEVER; LISTED]; TENANTS];
         self.set_names(world);
         self.go_on(world)
     }
 
     fn set_names(&mut self, world: &mut World) {
-        let (new, rows) = (self.new, self.rows);
-        let is_new_only = world.sabotage == Some(Sabotage::OnlyNewNamed);
-        let of = |tenant: usize| if is_new_only { new[tenant] } else { present(rows[tenant]) };
-        let due = self.open.without(self.fresh);
-        let listings: Vec<_> =
-            due.iter().map(|tenant| Command::Enlist(tenant, of(tenant))).collect();
-        let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
-        self.call.set(listings.into_iter().filter(is_any), world);
+        let mut listings = [(0, Some8::NONE); TENANTS];
+        for (tenant, listing) in self.open.iter().zip(&mut listings) {
+            let mut names = present(self.rows[tenant]);
+            if self.fresh.has(tenant) {
+                names.remove(Some8::CATEGORIES);
+            }
+            match world.sabotage {
+                Some(Sabotage::OnlyNewNamed) => {
+                    names.remove(Some8::CATEGORIES.without(self.new[tenant]));
+                }
+                Some(Sabotage::MovingNotNamedAnew) => {
+                    names.remove(self.manifests[tenant].names().and(Some8::MOVING));
+                }
+                _ => {}
+            }
+            *listing = (tenant, names);
+        }
+        let listings = listings.into_iter().filter(|(_, names)| !names.is_empty());
+        self.call.set(listings.map(|(tenant, names)| Command::Enlist(tenant, names)), world);
     }
 
     /// From here on the tenants are in doubt.
     fn write(&mut self, world: &mut World) -> bool {
         self.doubt.add(self.open);
-        self.stage = Stage::Write;
+        for tenant in self.open {
+            self.unproven[tenant].add(present(self.rows[tenant]).and(Some8::MOVING));
+        }
         self.retried = false;
-        let (life, rows) = (self.life(), self.rows);
-        let sets = self.open.iter().flat_map(|tenant| {
-            let row = rows[tenant].into_iter().enumerate().filter(|(_, version)| *version != 0);
-            row.map(move |(place, version)| Command::Set(key(tenant, place), version, life))
-        });
+        self.send_writes(world)
+    }
+
+    fn send_writes(&mut self, world: &mut World) -> bool {
+        self.stage = Stage::Write;
+        let (life, rows, named_at) = (self.life(), self.rows, self.named_at);
+        let places = self.open.iter().flat_map(Place::all);
+        let sets = places
+            .filter(|place| place.version(&rows) != 0)
+            .map(|place| Command::Set(place, place.version(&rows), life, naming(&named_at, place)));
         self.call.set(sets, world);
         true
+    }
+
+    /// Much time may have passed since the keys were named.
+    fn name_again(&mut self, world: &mut World) -> bool {
+        self.retried = true;
+        self.named_at = [[NEVER; LISTED]; TENANTS];
+        if world.sabotage == Some(Sabotage::MovingNotNamedAgain) {
+            return self.send_writes(world);
+        }
+        self.stage = Stage::EnlistAgain;
+        let rows = self.rows;
+        let listings = self
+            .open
+            .iter()
+            .map(|tenant| Command::Enlist(tenant, present(rows[tenant]).and(Some8::MOVING)));
+        let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
+        self.call.set(listings.filter(is_any), world);
+        self.go_on(world)
+    }
+
+    /// Looks at keys that have vanished and may have gone to another tenant. Those that were written
+    /// in this batch have; but for one that the cache refused, or did not say it wrote.
+    fn look_around(&mut self, world: &mut World) -> bool {
+        self.stage = Stage::LookAround;
+        let mut written = Some8::NONE;
+        for tenant in self.open {
+            written.add(present(self.rows[tenant]).and(Some8::MOVING));
+        }
+        let mut looks = [None; TENANTS * LISTED];
+        let mut free = looks.iter_mut();
+        for tenant in self.open {
+            for name in self.vanished[tenant].and(Some8::MOVING) {
+                let place = Place::listed(tenant, name);
+                let is_written = written.has(name) && !self.unwritten.has(place.key());
+                if is_written {
+                    self.vanished[tenant].remove(Some8::one(name));
+                } else if let Some(look) = free.next() {
+                    *look = Some(Command::Look(place));
+                }
+            }
+        }
+        self.call.set(looks.into_iter().flatten(), world);
+        self.go_on(world)
+    }
+
+    /// What was written long after the tenant named it is another's, and stays. A run does not know
+    /// whether the tenant named it anew since it read the manifest.
+    fn take_look(&mut self, place: Place, value: Option<Value>, world: &mut World) {
+        let Some(name) = place.name() else { return };
+        let named_at = self.manifests[place.tenant].0[name];
+        let stays = match value {
+            None => true,
+            Some(value) if value.is_left_behind(place.tenant, named_at) => false,
+            Some(_) => world.leaves_alone(),
+        };
+        if stays {
+            self.vanished[place.tenant].remove(Some8::one(name));
+        }
+    }
+
+    /// The run could not look, so that it removes nothing.
+    fn remove_unseen(&mut self, world: &mut World) -> bool {
+        for tenant in self.open {
+            if !self.vanished[tenant].and(Some8::MOVING).is_empty() {
+                self.vanished[tenant].remove(Some8::MOVING);
+                self.failed.add(Some8::one(tenant));
+            }
+        }
+        self.remove(world)
     }
 
     fn remove(&mut self, world: &mut World) -> bool {
         self.stage = Stage::Remove;
         let vanished = self.vanished;
         let unlinks = self.open.iter().flat_map(|tenant| {
-            vanished[tenant].iter().map(move |category| Command::Unlink(key(tenant, 1 + category)))
+            let names = vanished[tenant].iter();
+            names.map(move |name| Command::Unlink(Place::listed(tenant, name)))
         });
         let mut commands: Vec<_> = unlinks.collect();
+        let mut looked_up = Some8::NONE;
+        for tenant in self.open {
+            let taken_away = vanished[tenant].and(Some8::MOVING);
+            if world.sabotage != Some(Sabotage::SearchBeforeRemoval) {
+                self.removed[tenant].add(taken_away);
+            } else if !taken_away.is_empty() {
+                looked_up.add(Some8::TENANTS.without(Some8::one(tenant)));
+            }
+        }
+        commands.splice(0..0, looked_up.iter().map(Command::Manifest));
         if world.sabotage == Some(Sabotage::NamesAfterKeys) {
             let named = self.open.iter().map(|tenant| Command::Enlist(tenant, self.new[tenant]));
             commands.extend(named.filter(|one| !matches!(one, Command::Enlist(_, Some8::NONE))));
@@ -529,13 +670,12 @@ impl Run {
             Life::Probation => (self.settled, Life::Full),
         };
         self.stage = Stage::Lives;
-        let (rows, unwritten) = (self.rows, self.unwritten);
-        let expiries = who.iter().flat_map(|tenant| {
-            let places = (0..OF_TENANT).filter(move |place| rows[tenant][*place] != 0);
-            let keys = places.map(move |place| key(tenant, place));
-            let written = keys.filter(move |key| !unwritten.has(*key));
-            written.map(move |key| Command::Expire(key, life))
-        });
+        let (rows, unwritten, named_at) = (self.rows, self.unwritten, self.named_at);
+        let written = who
+            .iter()
+            .flat_map(Place::all)
+            .filter(|place| place.version(&rows) != 0 && !unwritten.has(place.key()));
+        let expiries = written.map(|place| Command::Expire(place, life, naming(&named_at, place)));
         self.call.set(expiries, world);
         self.go_on(world)
     }
@@ -563,6 +703,13 @@ impl Run {
         let is_forgotten = world.sabotage == Some(Sabotage::RoundsBeforeForgotten);
         self.doubt.remove(if self.round == 1 || is_forgotten { proven } else { mended });
         self.left.remove(mended);
+        for tenant in proven {
+            for name in present(self.rows[tenant]).and(Some8::MOVING) {
+                if !self.unwritten.has(Place::listed(tenant, name).key()) {
+                    self.unproven[tenant].remove(Some8::one(name));
+                }
+            }
+        }
         let Some(rounds) = &self.rounds else { return false };
         if !rounds.goes_on() {
             return false;
@@ -581,26 +728,47 @@ impl Run {
         self.call.rest()
     }
 
-    /// Whether it has written keys of a tenant and is about to say how long they live.
-    pub(super) fn is_about_to_prove(&self, tenant: usize) -> bool {
-        self.doubt.has(tenant)
+    /// Whether it has written a key of a tenant and is about to say how long it lives.
+    pub(super) fn is_about_to_prove(&self, place: Place) -> bool {
+        self.doubt.has(place.tenant)
+    }
+
+    /// Whether others may miss a key that it removed.
+    pub(super) fn has_taken_away(&self) -> bool {
+        self.removed.iter().any(|some| !some.is_empty())
+    }
+
+    /// Keys that move which others may miss, since a run for a tenant removed or overwrote them.
+    pub(super) fn missed(&self, sabotage: Option<Sabotage>) -> [Some8; TENANTS] {
+        let mut missed = self.removed;
+        if sabotage != Some(Sabotage::DoubtNotSearched) {
+            for (some, unproven) in missed.iter_mut().zip(self.unproven) {
+                some.add(unproven);
+            }
+        }
+        missed
     }
 }
 
-/// The categories of a row.
+/// What a row has of what a manifest names.
 fn present(row: Row) -> Some8 {
     let mut present = Some8::NONE;
-    for category in 0..CATEGORIES {
-        if row[1 + category] != 0 {
-            present.add(Some8::one(category));
+    for name in 0..LISTED {
+        if row[1 + name] != 0 {
+            present.add(Some8::one(name));
         }
     }
     present
 }
 
+/// When a round named a key; known keys are not named.
+fn naming(named_at: &[[u32; LISTED]; TENANTS], place: Place) -> u32 {
+    place.name().map_or(NEVER, |name| named_at[place.tenant][name])
+}
+
 /// What is new, and what [`vanished`] says, looked up: it works on text, and there are few cases.
 fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
-    const SETS: usize = 1 << CATEGORIES;
+    const SETS: usize = 1 << LISTED;
     static TABLE: OnceLock<[[Some8; SETS]; SETS]> = OnceLock::new();
     let text = |some: Some8| some.iter().map(|one| one.to_string()).collect::<Vec<_>>();
     let set = |bits: usize| Some8(u8::try_from(bits).unwrap());

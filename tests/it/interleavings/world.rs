@@ -8,21 +8,34 @@ use preheat::domain::fence::{Fence, Life, start_number};
 pub(super) const TENANTS: usize = 2;
 /// Categories that a tenant may have: each is a key with a data column.
 pub(super) const CATEGORIES: usize = 2;
-/// Keys of a tenant: the known one first, then one a category.
-pub(super) const OF_TENANT: usize = 1 + CATEGORIES;
-/// All keys.
-pub(super) const KEYS: usize = TENANTS * OF_TENANT;
+/// Keys without their tenant in them: the data of each is one tenant's, or nobody's.
+pub(super) const MOVING: usize = 2;
+/// What a tenant's manifest may name: its categories, then the keys that move.
+pub(super) const LISTED: usize = CATEGORIES + MOVING;
+/// Keys that a tenant may have: the known one first, then the listed ones.
+pub(super) const OF_TENANT: usize = 1 + LISTED;
+/// Those of them that no other tenant can have.
+const OWN: usize = 1 + CATEGORIES;
+/// All keys: each tenant's own, then those that move.
+pub(super) const KEYS: usize = TENANTS * OWN + MOVING;
+
+/// No step at all: later than any.
+pub(super) const NEVER: u32 = u32::MAX;
 
 /// Fences are given starts so far apart.
 pub(super) const STARTS: f64 = 4096.0;
 
-/// Some of few: of tenants, of categories, of keys.
+/// Some of few: of tenants, of listed keys, of keys.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Some8(pub(super) u8);
 
 impl Some8 {
     pub(super) const NONE: Self = Self(0);
     pub(super) const TENANTS: Self = Self((1 << TENANTS) - 1);
+    /// Of what a manifest may name, the categories.
+    pub(super) const CATEGORIES: Self = Self((1 << CATEGORIES) - 1);
+    /// And the keys that move.
+    pub(super) const MOVING: Self = Self(((1 << MOVING) - 1) << CATEGORIES);
 
     pub(super) fn one(index: usize) -> Self {
         Self(1 << index)
@@ -85,21 +98,69 @@ impl fmt::Debug for Some8 {
     }
 }
 
-/// A key; `place` 0 is the tenant's known key, the others are its categories'.
-pub(super) fn key(tenant: usize, place: usize) -> usize {
-    tenant * OF_TENANT + place
+/// A key as one tenant has it: whose it is, and the how manieth of the tenant's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) tenant: usize,
+    nth: usize,
 }
 
-pub(super) fn tenant_of(key: usize) -> usize {
-    key / OF_TENANT
+impl Place {
+    /// A tenant's known key.
+    pub(super) fn known(tenant: usize) -> Self {
+        Self { tenant, nth: 0 }
+    }
+
+    /// What a tenant's manifest may name.
+    pub(super) fn listed(tenant: usize, name: usize) -> Self {
+        Self { tenant, nth: 1 + name }
+    }
+
+    /// All that a tenant may have.
+    pub(super) fn all(tenant: usize) -> impl Iterator<Item = Self> {
+        (0..OF_TENANT).map(move |nth| Self { tenant, nth })
+    }
+
+    /// The places of a key: one, or where it moves one of each tenant.
+    pub(super) fn of(key: usize) -> impl Iterator<Item = Self> {
+        let (tenants, nth) = match key.checked_sub(TENANTS * OWN) {
+            Some(moving) => (0..TENANTS, OWN + moving),
+            None => (key / OWN..key / OWN + 1, key % OWN),
+        };
+        tenants.map(move |tenant| Self { tenant, nth })
+    }
+
+    /// The key; that of a place without its tenant is the same for all.
+    pub(super) fn key(self) -> usize {
+        match self.nth.checked_sub(OWN) {
+            Some(moving) => TENANTS * OWN + moving,
+            None => self.tenant * OWN + self.nth,
+        }
+    }
+
+    /// As what the tenant's manifest names it.
+    pub(super) fn name(self) -> Option<usize> {
+        self.nth.checked_sub(1)
+    }
+
+    /// What a row holds of it.
+    pub(super) fn version(self, rows: &[Row; TENANTS]) -> u16 {
+        rows[self.tenant][self.nth]
+    }
+
+    /// Whether other tenants may have it.
+    pub(super) fn moves(self) -> bool {
+        self.nth >= OWN
+    }
 }
 
-pub(super) fn category_of(key: usize) -> Option<usize> {
-    (key % OF_TENANT).checked_sub(1)
+/// Whether a key is one that moves.
+pub(super) fn is_moving(key: usize) -> bool {
+    key >= TENANTS * OWN
 }
 
-fn letter(category: usize) -> char {
-    ['a', 'b'][category]
+fn letter(name: usize) -> char {
+    ['a', 'b', 'm', 'n'][name]
 }
 
 /// A key as a person reads it.
@@ -107,26 +168,27 @@ pub(super) struct Named(pub(super) usize);
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tenant = tenant_of(self.0);
-        match category_of(self.0) {
-            None => write!(f, "{tenant}:all"),
-            Some(category) => write!(f, "{tenant}:{}", letter(category)),
+        let Some(place) = Place::of(self.0).next() else { return Err(fmt::Error) };
+        match place.name() {
+            None => write!(f, "{}:all", place.tenant),
+            Some(name) if place.moves() => write!(f, "{}", letter(name)),
+            Some(name) => write!(f, "{}:{}", place.tenant, letter(name)),
         }
     }
 }
 
-/// The versions of some tenant's keys; 0 where there is no such category.
+/// The versions of what some tenant has; 0 where it has not such a thing.
 pub(super) type Row = [u16; OF_TENANT];
 
 /// What every key has to hold. A transaction is one assignment; a query reads one of its states.
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) rows: [Row; TENANTS],
-    /// Every change has its own number.
+    /// Every change has its own number, so that a version tells whose it is as well.
     newest: u16,
 }
 
-/// What a transaction does to a tenant.
+/// What a transaction does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
     /// A row of the tenant's known key alone.
@@ -147,24 +209,45 @@ impl Database {
         self.newest += 1;
         let row = &mut self.rows[tenant];
         row[0] = self.newest;
-        let mut changed = Some8::one(key(tenant, 0));
+        let mut changed = Some8::one(Place::known(tenant).key());
         match change {
             Change::Other => {}
             Change::Put(category) => {
                 row[1 + category] = self.newest;
-                changed.add(Some8::one(key(tenant, 1 + category)));
+                changed.add(Some8::one(Place::listed(tenant, category).key()));
             }
             Change::Remove(category) => {
                 row[1 + category] = 0;
-                changed.add(Some8::one(key(tenant, 1 + category)));
+                changed.add(Some8::one(Place::listed(tenant, category).key()));
             }
         }
         changed
     }
 
-    /// What a key has to hold; 0 where there must be none.
-    pub(super) fn version(&self, key: usize) -> u16 {
-        self.rows[tenant_of(key)][key % OF_TENANT]
+    /// Commits that the data of a key that moves is this tenant's from now on, or nobody's; answers
+    /// whose it was, and the keys whose value is another one now.
+    pub(super) fn hand_over(&mut self, moving: usize, to: Option<usize>) -> (Some8, Some8) {
+        self.newest += 1;
+        let (mut touched, mut changed) = (Some8::NONE, Some8::NONE);
+        for tenant in 0..TENANTS {
+            let row = &mut self.rows[tenant];
+            let is_owner = to == Some(tenant);
+            if row[OWN + moving] == 0 && !is_owner {
+                continue;
+            }
+            row[0] = self.newest;
+            row[OWN + moving] = if is_owner { self.newest } else { 0 };
+            touched.add(Some8::one(tenant));
+            changed.add(Some8::one(Place::known(tenant).key()));
+            changed.add(Some8::one(TENANTS * OWN + moving));
+        }
+        (touched, changed)
+    }
+
+    /// What a key has to hold, and whose it is; `None` where there must be none.
+    pub(super) fn place(&self, key: usize) -> Option<(Place, u16)> {
+        let versions = Place::of(key).map(|place| (place, place.version(&self.rows)));
+        versions.into_iter().find(|(_, version)| *version != 0)
     }
 }
 
@@ -184,24 +267,26 @@ pub(super) enum Command {
     MoveFence(usize),
     /// `ZRANGE` of a tenant's manifest.
     Manifest(usize),
-    /// `ZADD` of categories in a tenant's manifest, as of now.
+    /// `ZADD` of names in a tenant's manifest, as of now.
     Enlist(usize, Some8),
     /// `ZREMRANGEBYSCORE` of a tenant's manifest, up to that step: takes out what was named so long
-    /// ago that its key cannot exist any more. Steps do not tell for how long a key lives; so a key
-    /// that is there was not written long enough ago, and its name stays.
+    /// ago that its key cannot exist any more. Steps do not tell for how long a key lives; so what the
+    /// tenant wrote and is there was not written long enough ago, and its name stays.
     Delist(usize, u32),
-    /// `ZREM` of categories, which nothing but a sabotage does.
+    /// `ZREM` of names, which nothing but a sabotage does.
     TakeOut(usize, Some8),
-    /// `SET … PX` of a key.
-    Set(usize, u16, Life),
+    /// `SET … PX` of a key, within half a minute of that naming.
+    Set(Place, u16, Life, u32),
     /// `SET … PX` of a key by the application, on probation.
     Fill(usize, u16),
+    /// `GET` and `PTTL` of a key that moves.
+    Look(Place),
     /// `UNLINK` of a key by a warmer.
-    Unlink(usize),
+    Unlink(Place),
     /// `DEL` of a key by the application.
     Delete(usize),
-    /// `PEXPIRE` of a key.
-    Expire(usize, Life),
+    /// `PEXPIRE` of a key, within half a minute of that naming.
+    Expire(Place, Life, u32),
 }
 
 impl fmt::Display for Command {
@@ -230,11 +315,18 @@ impl fmt::Display for Command {
             Self::TakeOut(tenant, names) => {
                 write!(f, "takes {} out of manifest {tenant}", Letters(names))
             }
-            Self::Set(key, version, l) => write!(f, "SET {} = v{version} {}", Named(key), life(l)),
+            Self::Set(place, version, l, _) => {
+                write!(f, "SET {} = v{version} {}", Named(place.key()), life(l))
+            }
             Self::Fill(key, version) => write!(f, "SET {} = v{version} on probation", Named(key)),
-            Self::Unlink(key) => write!(f, "UNLINK {}", Named(key)),
+            Self::Look(place) => {
+                write!(f, "looks at {} for tenant {}", Named(place.key()), place.tenant)
+            }
+            Self::Unlink(place) => {
+                write!(f, "UNLINK {} for tenant {}", Named(place.key()), place.tenant)
+            }
             Self::Delete(key) => write!(f, "DEL {}", Named(key)),
-            Self::Expire(key, l) => write!(f, "PEXPIRE {} {}", Named(key), life(l)),
+            Self::Expire(place, l, _) => write!(f, "PEXPIRE {} {}", Named(place.key()), life(l)),
         }
     }
 }
@@ -245,6 +337,8 @@ pub(super) enum Reply {
     Done,
     Fences([Fence; TENANTS]),
     Names(Some8),
+    Manifest(Manifest),
+    Value(Option<Value>),
 }
 
 impl fmt::Display for Reply {
@@ -259,6 +353,9 @@ impl fmt::Display for Reply {
                 write!(f, " → {first}, {second}")
             }
             Self::Names(names) => write!(f, " → {}", Letters(*names)),
+            Self::Manifest(manifest) => write!(f, " → {}", Letters(manifest.names())),
+            Self::Value(None) => write!(f, " → nothing"),
+            Self::Value(Some(value)) => write!(f, " → v{}", value.version),
         }
     }
 }
@@ -279,7 +376,7 @@ impl fmt::Display for Number {
     }
 }
 
-/// Categories as a person reads them.
+/// Names as a person reads them.
 struct Letters(Some8);
 
 impl fmt::Display for Letters {
@@ -291,6 +388,22 @@ impl fmt::Display for Letters {
     }
 }
 
+/// What a manifest names, and when each name was given last; 0 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Manifest(pub(super) [u32; LISTED]);
+
+impl Manifest {
+    pub(super) fn names(self) -> Some8 {
+        let mut names = Some8::NONE;
+        for (name, at) in self.0.iter().enumerate() {
+            if *at != 0 {
+                names.add(Some8::one(name));
+            }
+        }
+        names
+    }
+}
+
 /// A value in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value {
@@ -298,6 +411,21 @@ pub(super) struct Value {
     pub(super) life: Life,
     /// The application put it there.
     is_filled: bool,
+    /// What is left of its life says that it was written at this step.
+    dated: u32,
+    /// Within half a minute of which naming each tenant's run wrote it or gave it a life; [`NEVER`]
+    /// where it did not, or much later.
+    named_at: [u32; TENANTS],
+    /// Those tenants.
+    of: Some8,
+}
+
+impl Value {
+    /// Whether it was written no later than half a minute after a tenant named its key then: it is
+    /// that tenant's own, or older. Where it may have been written later, the schedule says.
+    pub(super) fn is_left_behind(&self, tenant: usize, named_at: u32) -> bool {
+        self.dated <= named_at || self.named_at[tenant] <= named_at
+    }
 }
 
 /// Who took a key away that is not there.
@@ -311,18 +439,19 @@ pub(super) enum Gone {
     Evicted,
     /// A warmer that found its data gone.
     Warmer,
-    /// Its probation ended; `early` while somebody was still about to prove it: a pause of
-    /// [`preheat::domain::fence::PROBATION`] between two commands.
-    Probation { early: bool },
+    /// Its probation ended; `early` while runs of these tenants, or a reader, were still about to
+    /// prove it: a pause of [`preheat::domain::fence::PROBATION`] between two commands.
+    Probation { early: Some8 },
 }
 
 impl Gone {
-    /// Whether a key may stay away that was taken away like this: everything else is made good by
-    /// whoever did it, or by the run after it.
-    pub(super) fn is_fair(self) -> bool {
+    /// Whether a tenant's key may stay away that was taken away like this: everything else is made
+    /// good by whoever did it, or by the run after it.
+    pub(super) fn is_fair(self, tenant: usize) -> bool {
         match self {
-            Self::Application | Self::Evicted | Self::Probation { early: true } => true,
-            Self::Never | Self::Warmer | Self::Probation { early: false } => false,
+            Self::Application | Self::Evicted => true,
+            Self::Probation { early } => early.has(tenant),
+            Self::Never | Self::Warmer => false,
         }
     }
 }
@@ -333,10 +462,9 @@ pub(super) struct Cache {
     pub(super) values: [Option<Value>; KEYS],
     pub(super) gone: [Gone; KEYS],
     pub(super) fences: [Option<i64>; TENANTS],
-    /// When each category was named last; 0 where it is not.
-    manifests: [[u32; CATEGORIES]; TENANTS],
-    /// Keys whose names were lost by the eviction of a manifest, and that no run has named since.
-    pub(super) orphans: Some8,
+    manifests: [Manifest; TENANTS],
+    /// Names that each tenant lost by the eviction of its manifest, and that no run has given since.
+    orphans: [Some8; TENANTS],
     /// Keys whose last write by a scheduled run was refused: such a run is not repeated for that.
     pub(super) refused: Some8,
 }
@@ -347,39 +475,48 @@ impl Cache {
             values: [None; KEYS],
             gone: [Gone::Never; KEYS],
             fences: [None; TENANTS],
-            manifests: [[0; CATEGORIES]; TENANTS],
-            orphans: Some8::NONE,
+            manifests: [Manifest::default(); TENANTS],
+            orphans: [Some8::NONE; TENANTS],
             refused: Some8::NONE,
         }
-    }
-
-    /// The names in a manifest.
-    pub(super) fn names(&self, tenant: usize) -> Some8 {
-        let mut names = Some8::NONE;
-        for (category, at) in self.manifests[tenant].iter().enumerate() {
-            if *at != 0 {
-                names.add(Some8::one(category));
-            }
-        }
-        names
     }
 
     /// Names that a run relies on without giving them again end so late that what it writes has
     /// expired then: as if it had given them at this step. Says whether it can rely on them: whatever
     /// is not there any more was evicted, for it was too young to end.
     pub(super) fn rely_on(&mut self, tenant: usize, names: Some8, step: u32) -> bool {
-        let ended = names.without(self.names(tenant));
-        let can = ended.iter().all(|category| self.orphans.has(key(tenant, 1 + category)));
-        for category in names.and(self.names(tenant)) {
+        let there = self.manifests[tenant].names();
+        let can = names.without(there).without(self.orphans[tenant]).is_empty();
+        for name in names.and(there) {
             if can {
-                self.manifests[tenant][category] = step;
+                self.manifests[tenant].0[name] = step;
             }
         }
         can
     }
 
+    /// Whether the manifest of somebody who wrote a key names it, where it has to be named.
     pub(super) fn is_named(&self, key: usize) -> bool {
-        category_of(key).is_none_or(|category| self.manifests[tenant_of(key)][category] != 0)
+        let mut places = Place::of(key);
+        places.any(|place| match place.name() {
+            None => true,
+            Some(name) => self.is_of(place) && self.manifests[place.tenant].0[name] != 0,
+        })
+    }
+
+    /// Whether somebody who wrote a key lost its name with a manifest that was evicted.
+    pub(super) fn is_orphan(&self, key: usize) -> bool {
+        Place::of(key).any(|place| self.is_of(place) && self.has_lost_name(place))
+    }
+
+    /// Whether a tenant's name of it was lost with its manifest.
+    pub(super) fn has_lost_name(&self, place: Place) -> bool {
+        place.name().is_some_and(|name| self.orphans[place.tenant].has(name))
+    }
+
+    /// Whether a run of this tenant wrote what is there, or gave it a life.
+    fn is_of(&self, place: Place) -> bool {
+        self.values[place.key()].is_some_and(|value| value.of.has(place.tenant))
     }
 
     fn fence(&self, tenant: usize) -> Fence {
@@ -396,7 +533,7 @@ impl Cache {
                 }
                 return Reply::Fences(fences);
             }
-            Command::Manifest(tenant) => return Reply::Names(self.names(tenant)),
+            Command::Manifest(tenant) => return Reply::Manifest(self.manifests[tenant]),
             Command::MakeFence(tenant, start) => {
                 self.fences[tenant].get_or_insert(start);
             }
@@ -404,45 +541,51 @@ impl Cache {
             Command::RaiseFence(tenant, by) => *self.fences[tenant].get_or_insert(0) += by,
             Command::MoveFence(tenant) => *self.fences[tenant].get_or_insert(0) += 1,
             Command::Enlist(tenant, names) => {
-                for category in names {
-                    self.manifests[tenant][category] = step;
-                    self.orphans.remove(Some8::one(key(tenant, 1 + category)));
+                for name in names {
+                    self.manifests[tenant].0[name] = step;
                 }
+                self.orphans[tenant].remove(names);
             }
-            Command::Delist(tenant, before) => {
-                let mut out = Some8::NONE;
-                for category in self.names(tenant) {
-                    let is_there = self.values[key(tenant, 1 + category)].is_some();
-                    if self.manifests[tenant][category] < before && !is_there {
-                        self.manifests[tenant][category] = 0;
-                        out.add(Some8::one(category));
-                    }
-                }
-                return Reply::Names(out);
-            }
+            Command::Delist(tenant, before) => return Reply::Names(self.delist(tenant, before)),
             Command::TakeOut(tenant, names) => {
-                for category in names {
-                    self.manifests[tenant][category] = 0;
+                for name in names {
+                    self.manifests[tenant].0[name] = 0;
                 }
             }
-            Command::Set(key, version, life) => {
-                self.values[key] = Some(Value { version, life, is_filled: false });
-                self.refused.remove(Some8::one(key));
+            Command::Set(place, version, life, named) => {
+                let mut named_at = [NEVER; TENANTS];
+                named_at[place.tenant] = named;
+                let of = Some8::one(place.tenant);
+                let is_filled = false;
+                self.values[place.key()] =
+                    Some(Value { version, life, is_filled, dated: step, named_at, of });
+                self.refused.remove(Some8::one(place.key()));
             }
+            Command::Look(place) => return Reply::Value(self.values[place.key()]),
             Command::Fill(key, version) => {
-                let life = Life::Probation;
-                self.values[key] = Some(Value { version, life, is_filled: true });
+                self.values[key] = Some(Value {
+                    version,
+                    life: Life::Probation,
+                    is_filled: true,
+                    dated: step,
+                    named_at: [NEVER; TENANTS],
+                    of: Some8::NONE,
+                });
             }
-            Command::Unlink(key) => self.remove(key, Gone::Warmer),
+            Command::Unlink(place) => self.remove(place.key(), Gone::Warmer),
             // The application takes a key away whether it is there or not: whoever writes it
             // afterwards does so without a promise.
             Command::Delete(key) => {
                 self.values[key] = None;
                 self.gone[key] = Gone::Application;
             }
-            Command::Expire(key, life) => {
-                if let Some(value) = &mut self.values[key] {
+            Command::Expire(place, life, named) => {
+                if let Some(value) = &mut self.values[place.key()] {
                     value.life = life;
+                    value.dated = step;
+                    let named_at = &mut value.named_at[place.tenant];
+                    *named_at = named.min(*named_at);
+                    value.of.add(Some8::one(place.tenant));
                 }
             }
         }
@@ -454,7 +597,31 @@ impl Cache {
     pub(super) fn execute_late(&mut self, command: Command, step: u32) {
         let orphans = self.orphans;
         self.execute(command, step);
-        self.orphans.add(orphans);
+        for (now, before) in self.orphans.iter_mut().zip(orphans) {
+            now.add(before);
+        }
+    }
+
+    /// Whose naming an old value goes by is told by its life alone; somebody else gives it another.
+    pub(super) fn forget_namings(&mut self, place: Place) {
+        if let Some(value) = &mut self.values[place.key()] {
+            value.named_at = [NEVER; TENANTS];
+        }
+    }
+
+    fn delist(&mut self, tenant: usize, before: u32) -> Some8 {
+        let mut out = Some8::NONE;
+        for name in self.manifests[tenant].names() {
+            let place = Place::listed(tenant, name);
+            let is_there =
+                self.values[place.key()].is_some() && (!place.moves() || self.is_of(place));
+            let named_at = &mut self.manifests[tenant].0[name];
+            if *named_at < before && !is_there {
+                *named_at = 0;
+                out.add(Some8::one(name));
+            }
+        }
+        out
     }
 
     fn remove(&mut self, key: usize, gone: Gone) {
@@ -470,14 +637,12 @@ impl Cache {
 
     /// The server pushes a manifest out.
     pub(super) fn evict_manifest(&mut self, tenant: usize) {
-        for category in self.names(tenant) {
-            self.orphans.add(Some8::one(key(tenant, 1 + category)));
-        }
-        self.manifests[tenant] = [0; CATEGORIES];
+        let names = std::mem::take(&mut self.manifests[tenant]).names();
+        self.orphans[tenant].add(names);
     }
 
     /// A value's probation ends.
-    pub(super) fn expire_now(&mut self, key: usize, early: bool) {
+    pub(super) fn expire_now(&mut self, key: usize, early: Some8) {
         let is_filled = self.values[key].is_some_and(|value| value.is_filled);
         let gone = if is_filled { Gone::Application } else { Gone::Probation { early } };
         self.remove(key, gone);
