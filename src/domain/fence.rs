@@ -50,9 +50,10 @@ impl Fence {
     /// A fence by what its key holds. What is no number is as good as missing: an `INCR` refuses it
     /// too, so that nobody could move it.
     pub fn of(value: &[u8]) -> Self {
-        let text = str::from_utf8(value).unwrap_or_default();
-        let number = text.parse().ok().filter(|number: &i64| number.to_string() == text);
-        number.map_or(Self::Missing, Self::At)
+        let number = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        let as_redis_writes_it =
+            |number: &i64| itoa::Buffer::new().format(*number).as_bytes() == value;
+        number.filter(as_redis_writes_it).map_or(Self::Missing, Self::At)
     }
 
     /// Whether it has to be given a start before it can be relied on: a missing one, or one whose

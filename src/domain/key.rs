@@ -8,6 +8,14 @@ use chrono::NaiveDate;
 
 use super::tenant::Tenant;
 
+/// What every key begins with that preheat keeps for itself.
+const OWN: &str = "preheat:";
+
+/// Whether preheat keeps a key for itself.
+pub fn is_own(key: &str) -> bool {
+    key.starts_with(OWN)
+}
+
 /// A key's pattern: text with placeholders in braces; `{{` and `}}` stand for a brace itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTemplate {
@@ -178,6 +186,12 @@ impl KeyTemplate {
 
     /// Whose a key may be by this template, as far as its text says.
     pub fn owners<'k>(&'k self, key: &'k str) -> Owners<'k> {
+        // Most keys are of other templates.
+        if let Some(Part::Literal(first)) = self.parts.first()
+            && !key.starts_with(first)
+        {
+            return Owners::Nobody;
+        }
         let place = |wanted: fn(&Part) -> bool| self.parts.iter().position(wanted);
         let Some(place) = place(is_tenant).or_else(|| place(is_tenant_column)) else {
             return if self.may_be_of(None, key) { Owners::Anyone } else { Owners::Nobody };

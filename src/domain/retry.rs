@@ -22,6 +22,7 @@ pub struct Breaker {
     state: State,
     failures_to_open: u32,
     pause: Duration,
+    in_vain: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ enum State {
 impl Breaker {
     /// A closed breaker that opens after so many failures in a row, for `pause`.
     pub fn new(failures_to_open: u32, pause: Duration) -> Self {
-        Self { state: State::Closed { failures: 0 }, failures_to_open, pause }
+        Self { state: State::Closed { failures: 0 }, failures_to_open, pause, in_vain: 0 }
     }
 
     /// Whether a try may start at the monotonic moment `now`; it must then be answered with
@@ -65,6 +66,11 @@ impl Breaker {
 
     /// A try did not reach the server, at the monotonic moment `now`.
     pub fn failed(&mut self, now: Duration) {
+        match self.state {
+            State::HalfOpen { .. } => self.in_vain += 1,
+            // These tries had started before it opened.
+            State::Closed { .. } | State::Open { .. } => {}
+        }
         self.state = match self.state {
             State::Closed { failures } if failures + 1 < self.failures_to_open => {
                 State::Closed { failures: failures + 1 }
@@ -83,6 +89,11 @@ impl Breaker {
                 until.checked_sub(now).filter(|left| !left.is_zero())
             }
         }
+    }
+
+    /// How many of the tries that it let through to find out did not reach the server, since ever.
+    pub fn in_vain(&self) -> u64 {
+        self.in_vain
     }
 
     /// Whether nothing is tried for now.
@@ -126,5 +137,22 @@ mod tests {
         breaker.succeeded();
         assert_eq!(breaker.pause_left(SECOND * 12), None);
         assert!(breaker.try_start(SECOND * 12) && breaker.try_start(SECOND * 12));
+    }
+
+    #[test]
+    fn only_tries_that_a_breaker_lets_through_to_find_out_count_as_in_vain() {
+        let mut breaker = Breaker::new(2, SECOND * 5);
+        for _ in 0..4 {
+            breaker.failed(SECOND);
+        }
+        assert!(breaker.is_open());
+        assert_eq!(breaker.in_vain(), 0, "they had started while it was closed");
+        assert!(breaker.try_start(SECOND * 6));
+        assert_eq!(breaker.in_vain(), 0, "nobody knows yet");
+        breaker.failed(SECOND * 7);
+        assert_eq!(breaker.in_vain(), 1);
+        assert!(breaker.try_start(SECOND * 12));
+        breaker.succeeded();
+        assert_eq!(breaker.in_vain(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Whose data: the active tenants, in the order in which the tenant query returned them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +24,59 @@ impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What tenants' ids look like, as far as those of a list show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdForm {
+    /// Uuids.
+    Uuid,
+    /// Integers.
+    Integer,
+    /// Texts of letters, digits and these characters.
+    Text(BTreeSet<char>),
+}
+
+impl IdForm {
+    /// The form of a list's ids; none where there is no tenant.
+    pub fn of(list: &Tenants) -> Option<Self> {
+        let all = |is_so: fn(&str) -> bool| list.iter().all(|tenant| is_so(tenant.id()));
+        if list.is_empty() {
+            return None;
+        }
+        if all(is_uuid) {
+            return Some(Self::Uuid);
+        }
+        if all(is_integer) {
+            return Some(Self::Integer);
+        }
+        let chars = list.iter().flat_map(|tenant| tenant.id().chars());
+        Some(Self::Text(chars.filter(|char| !char.is_alphanumeric()).collect()))
+    }
+
+    /// Whether a text may be an id.
+    pub fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::Uuid => is_uuid(text),
+            Self::Integer => is_integer(text),
+            Self::Text(others) => {
+                let may_be = |char: char| char.is_alphanumeric() || others.contains(&char);
+                !text.is_empty() && text.chars().all(may_be)
+            }
+        }
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let fits = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+fn is_integer(text: &str) -> bool {
+    text.parse::<i64>().is_ok_and(|number| number.to_string() == text)
 }
 
 /// A complete tenant list.
@@ -236,6 +289,30 @@ mod tests {
         list.push("", [Some("UTC")]);
         list.shrink();
         list
+    }
+
+    #[test]
+    fn a_text_may_be_an_id_where_it_looks_like_the_others() {
+        let of = |ids: &[&str]| {
+            let mut list = Tenants::default();
+            for id in ids {
+                list.push(id, []);
+            }
+            IdForm::of(&list)
+        };
+        let uuid = "6f1c0c6e-5f0f-4e55-9f53-0f7f4f1f8a11";
+        let cases: [(&[&str], &[&str], &[&str]); 4] = [
+            (&[uuid], &[uuid], &["count", "7-0000", "6F1C0C6E-5f0f-4e55-9f53-0f7f4f1f8a11"]),
+            (&["7", "-1"], &["8000"], &["07", "+7", "7:8", "seven", ""]),
+            (&["7", uuid], &["8", "north", "7-8"], &["7:8", "north_pole", ""]),
+            (&["zürich"], &["bern", "東京", "1"], &["zürich nord"]),
+        ];
+        for (ids, fit, others) in cases {
+            let form = of(ids).unwrap();
+            assert!(ids.iter().chain(fit).all(|text| form.fits(text)), "{form:?}");
+            assert!(!others.iter().any(|text| form.fits(text)), "{form:?}");
+        }
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

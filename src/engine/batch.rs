@@ -145,7 +145,7 @@ impl Work {
                     }
                     Err(alone) => alone,
                 },
-                Remedy::Wait(_) | Remedy::Fail | Remedy::GiveUp => part,
+                Remedy::Wait(_) | Remedy::StandBy(_) | Remedy::Fail | Remedy::GiveUp => part,
             };
             fail_all(&alone, refusal.kind, &refusal.message, &mut report);
             self.give_up_after(refusal);
@@ -158,7 +158,7 @@ impl Work {
         let gives_up = match refusal.remedy {
             Remedy::GiveUp => true,
             // It was tried as often as it may be.
-            Remedy::Wait(server) => self.runner.breaker(server).is_open(),
+            Remedy::Wait(server) | Remedy::StandBy(server) => self.runner.breaker(server).is_open(),
             Remedy::Fail => false,
             Remedy::Split => {
                 let in_a_row = self.lone_failures.fetch_add(1, Ordering::Relaxed) + 1;

@@ -323,6 +323,11 @@ impl SharedBreaker {
         self.lock().pause_left(now)
     }
 
+    /// How often the server was asked in vain while it counted as down, since ever.
+    pub fn in_vain(&self) -> u64 {
+        self.lock().in_vain()
+    }
+
     /// Whether the server counts as down.
     pub fn is_open(&self) -> bool {
         self.lock().is_open()

@@ -324,11 +324,11 @@ impl Work {
         let mut tries = Tries::new(&self.runner, &self.order, part.len());
         let (mut is_certain, mut named) = (true, Ok(named_at));
         loop {
-            let results = self.write_once(writes, named.as_ref().err()).await;
+            let (results, left_alone) = self.write_once(writes, named.as_ref().err()).await;
             let error = results.iter().find_map(transient).cloned();
             let Some(error) = error else { return Written { results, is_certain, named_at } };
             is_certain &= error.kind != CacheErrorKind::Unavailable;
-            let refusal = Refusal::from(error);
+            let refusal = left_alone.unwrap_or_else(|| Refusal::from(error));
             if !tries.again(&refusal, report).await {
                 self.give_up_after(refusal);
                 return Written { results, is_certain, named_at };
@@ -338,26 +338,27 @@ impl Work {
         }
     }
 
-    /// `unnamed` is why the keys could not be named, without which they are not written.
+    /// `unnamed` is why the keys could not be named, without which they are not written. Says also
+    /// whether that is since the cache was left alone.
     async fn write_once(
         &self,
         writes: &[Entry<'_>],
         unnamed: Option<&CacheError>,
-    ) -> Vec<KeyResult> {
+    ) -> (Vec<KeyResult>, Option<Refusal>) {
         let all = |error: CacheError| writes.iter().map(|_| Err(error.clone())).collect();
         if let Some(error) = unnamed {
-            return all(error.clone());
+            return (all(error.clone()), None);
         }
         if let Err(refusal) = self.runner.may_ask(Server::Cache) {
-            let (kind, message) = (CacheErrorKind::Unavailable, refusal.message);
-            return all(CacheError { kind, message });
+            let (kind, message) = (CacheErrorKind::Unavailable, refusal.message.clone());
+            return (all(CacheError { kind, message }), Some(refusal));
         }
         let results = self.runner.cache.write(writes).await.unwrap_or_else(all);
         // One answer that is no such error shows that the server is there.
         let unreachable = results.iter().all(|result| transient(result).is_some());
         let error = results.first().and_then(transient).filter(|_| unreachable);
         self.runner.note(Server::Cache, error.map(|error| error.message.as_str()));
-        results
+        (results, None)
     }
 
     /// Removes keys; says whether the cache answered, so that nothing of it can come later.

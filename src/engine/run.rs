@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Work;
 use super::changes::FOLLOW_UP;
 use super::limit::{Lane, Limits, SharedBreaker};
-use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError, SourceErrorKind};
+use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
@@ -501,6 +501,8 @@ type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
 enum ListError {
     /// It could not be read.
     Source(SourceError),
+    /// It was not read: the database counts as down.
+    LeftAlone(Refusal),
     /// No run may go by it.
     Distrusted(Distrust),
 }
@@ -509,6 +511,7 @@ impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Source(error) => Self { kind: FailureKind::Tenants, ..Self::from(error) },
+            ListError::LeftAlone(refusal) => Self { kind: FailureKind::Tenants, ..refusal },
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
@@ -576,10 +579,7 @@ fn hash(id: &str) -> u64 {
 /// One query, whose result counts once for the breaker however many runs wait for it, and is compared
 /// once with the tenants that may have keys.
 async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
-    if let Err(Refusal { message, .. }) = runner.may_ask(Server::Database) {
-        let kind = SourceErrorKind::Unavailable;
-        return Err(ListError::Source(SourceError { kind, message }));
-    }
+    runner.may_ask(Server::Database).map_err(ListError::LeftAlone)?;
     let result = runner.source.tenants().await;
     runner.note_query(result.as_ref().err());
     let list = Arc::new(result.map_err(ListError::Source)?);

@@ -1,4 +1,10 @@
 //! Trying again what failed for a reason that may pass.
+//!
+//! A server that counts as down is asked by one at a time, and all others wait for what comes of that.
+//! It is no try of theirs. Each gives up where the server was asked in vain as often, by itself and by
+//! others while it waited, as it would have asked alone.
+
+use std::time::Duration;
 
 use super::limit::SharedBreaker;
 use super::port::{CacheError, SourceError, SourceErrorKind};
@@ -20,6 +26,8 @@ pub(super) struct Refusal {
 pub(super) enum Remedy {
     /// Try again later: this server could not be reached, or was busy.
     Wait(Server),
+    /// See what comes of the next question to this server, which counts as down and was not asked.
+    StandBy(Server),
     /// Try with fewer tenants.
     Split,
     /// Fail these tenants.
@@ -37,7 +45,7 @@ impl Refusal {
         };
         let message =
             format!("the {} counts as down and is left alone for some seconds", server.as_str());
-        Self { kind, message, remedy: Remedy::Wait(server) }
+        Self { kind, message, remedy: Remedy::StandBy(server) }
     }
 }
 
@@ -66,18 +74,89 @@ impl From<CacheError> for Refusal {
     }
 }
 
-/// The tries of one thing, as many as its job allows.
+/// How often one thing may be tried again, and how long it waits for a server that counts as down.
+pub(super) struct Patience {
+    retries: u32,
+    /// Its own tries that failed.
+    own: u32,
+    /// Those of others, of the server that is down, while it waited for what came of them.
+    of_others: u64,
+    /// What the servers had been asked in vain at the last refusal.
+    seen: Option<InVain>,
+}
+
+/// How often each server had been asked in vain while it counted as down.
+#[derive(Clone, Copy)]
+struct InVain {
+    database: u64,
+    cache: u64,
+}
+
+/// What to do after a refusal.
+enum Next {
+    /// Try again, not before that time has passed.
+    Retry(Server, Duration),
+    StandBy(Server),
+    GiveUp,
+}
+
+impl Patience {
+    /// For something that may be tried again so often.
+    pub(super) fn new(retries: u32) -> Self {
+        Self { retries, own: 0, of_others: 0, seen: None }
+    }
+
+    /// Waits until it is time for another try; says whether there is one.
+    pub(super) async fn again(&mut self, runner: &Runner, refusal: &Refusal) -> bool {
+        let next = self.next(runner, refusal);
+        runner.wait(&next).await
+    }
+
+    fn next(&mut self, runner: &Runner, refusal: &Refusal) -> Next {
+        let now = runner.in_vain();
+        let seen = self.seen.replace(now).unwrap_or(now);
+        let (server, next) = match refusal.remedy {
+            Remedy::Wait(server) => {
+                let wait = backoff(self.own, runner.clock.random());
+                self.own += 1;
+                (server, Next::Retry(server, wait))
+            }
+            Remedy::StandBy(server) => {
+                self.of_others += now.of(server).saturating_sub(seen.of(server));
+                (server, Next::StandBy(server))
+            }
+            Remedy::Split | Remedy::Fail | Remedy::GiveUp => return Next::GiveUp,
+        };
+        if !runner.breaker(server).is_open() {
+            // It has answered since.
+            self.of_others = 0;
+        }
+        let in_vain = u64::from(self.own) + self.of_others;
+        if in_vain > u64::from(self.retries) { Next::GiveUp } else { next }
+    }
+}
+
+impl InVain {
+    fn of(self, server: Server) -> u64 {
+        match server {
+            Server::Database => self.database,
+            Server::Cache => self.cache,
+        }
+    }
+}
+
+/// The tries of one thing in a run, as many as its job allows.
 pub(super) struct Tries<'a> {
     runner: &'a Runner,
     order: &'a Order,
     tenants: usize,
-    retries: u32,
+    patience: Patience,
 }
 
 impl<'a> Tries<'a> {
     /// For something that concerns so many tenants.
     pub(super) fn new(runner: &'a Runner, order: &'a Order, tenants: usize) -> Self {
-        Self { runner, order, tenants, retries: 0 }
+        Self { runner, order, tenants, patience: Patience::new(order.job.retries) }
     }
 
     /// Waits until it is time for another try; says whether there is one.
@@ -85,23 +164,37 @@ impl<'a> Tries<'a> {
     /// Where the server counts as down, that is when it may be asked again: a run outlives a restart
     /// of its servers, and asks one that stays away only a few times.
     pub(super) async fn again(&mut self, refusal: &Refusal, report: &mut Report) -> bool {
-        let Remedy::Wait(server) = refusal.remedy else { return false };
-        if self.retries >= self.order.job.retries {
-            return false;
+        let Self { runner, order, tenants, ref mut patience } = *self;
+        let next = patience.next(runner, refusal);
+        if let Next::Retry(_, wait) = next {
+            report.retries += 1;
+            let (job, run, retry) = (&order.job.name, order.id, patience.own);
+            let (kind, message) = (refusal.kind, refusal.message.as_str());
+            event::BatchRetried { job, run, tenants, retry, wait, kind, message }
+                .emit(&runner.metrics);
         }
-        let Self { runner, order, tenants, .. } = *self;
-        let wait = backoff(self.retries, runner.clock.random());
-        self.retries += 1;
-        report.retries += 1;
-        let (job, run, retry) = (&order.job.name, order.id, self.retries);
-        let (kind, message) = (refusal.kind, refusal.message.as_str());
-        event::BatchRetried { job, run, tenants, retry, wait, kind, message }.emit(&runner.metrics);
-        runner.breaker(server).pause(wait, runner.clock.as_ref()).await;
-        true
+        runner.wait(&next).await
     }
 }
 
 impl Runner {
+    /// Waits as long as that takes; says whether there is another try.
+    async fn wait(&self, next: &Next) -> bool {
+        let (server, least) = match *next {
+            Next::Retry(server, least) => (server, least),
+            Next::StandBy(server) => (server, Duration::ZERO),
+            Next::GiveUp => return false,
+        };
+        self.breaker(server).pause(least, self.clock.as_ref()).await;
+        true
+    }
+
+    fn in_vain(&self) -> InVain {
+        let [database, cache] =
+            [Server::Database, Server::Cache].map(|server| self.breaker(server).in_vain());
+        InVain { database, cache }
+    }
+
     /// Whether a server may be asked; what comes of it must be told to [`Self::note`].
     pub(super) fn may_ask(&self, server: Server) -> Result<(), Refusal> {
         let allowed = self.breaker(server).try_start(self.clock.monotonic());

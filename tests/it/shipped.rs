@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::support::program::Preheat;
-use crate::support::{self, Database, preheat};
+use crate::support::{self, Database, LONG, eventually, preheat};
 
 /// What stands in a value as `drizzle-orm` reads it: `numeric` and `date` as text, moments as
 /// JavaScript writes them.
@@ -81,11 +81,18 @@ impl Clinic {
     async fn expected(&mut self) -> BTreeMap<String, String> {
         let mut keys = BTreeMap::new();
         for tenant in self.active().await {
-            self.lists(&tenant.id, &mut keys).await;
-            self.products(&tenant.id, &mut keys).await;
-            self.slots(&tenant, &mut keys).await;
-            self.pets(&tenant.id, &mut keys).await;
+            keys.extend(self.expected_of(&tenant).await);
         }
+        keys
+    }
+
+    /// Those of one tenant, were it active.
+    async fn expected_of(&mut self, tenant: &Tenant) -> BTreeMap<String, String> {
+        let mut keys = BTreeMap::new();
+        self.lists(&tenant.id, &mut keys).await;
+        self.products(&tenant.id, &mut keys).await;
+        self.slots(tenant, &mut keys).await;
+        self.pets(&tenant.id, &mut keys).await;
         keys
     }
 
@@ -165,9 +172,11 @@ impl Clinic {
         keys.retain(|key| !key.starts_with("preheat:"));
         let mut cached = BTreeMap::new();
         for key in keys {
-            let (value, left): (String, u64) =
-                redis::pipe().get(&key).pttl(&key).query_async(&mut cache).await.unwrap();
-            cached.insert(key, (value, Duration::from_millis(left)));
+            let found = redis::pipe().atomic().get(&key).pttl(&key).query_async(&mut cache).await;
+            // One that is removed meanwhile has no value.
+            let (Some(value), left): (Option<String>, i64) = found.unwrap() else { continue };
+            let left = Duration::from_millis(left.try_into().expect("every key has a TTL"));
+            cached.insert(key, (value, left));
         }
         cached
     }
@@ -284,6 +293,41 @@ async fn hazard_12_today_is_the_tenants_own() {
             let local = clinic.texts(sql).await.remove(0);
             assert!(local.starts_with(&first) && &local[11..] >= "09:00:00", "{local}");
         }
+    }
+}
+
+/// One that is switched off and has data of every kind.
+const OFF: &str = "select id::text, timezone from tenants t where status = 'suspended' \
+    and exists (select from pets where tenant_id = t.id) \
+    and exists (select from products where tenant_id = t.id and active) order by id limit 1";
+
+#[tokio::test]
+async fn a_tenant_that_is_switched_on_has_all_its_keys_at_once() {
+    let mut clinic = Clinic::new().await;
+    let tenant: Tenant = sqlx::query_as(OFF).fetch_one(&mut clinic.connection).await.unwrap();
+    clinic.preheat(["changes", "install"]).run().await.expect_code(0);
+    let worker = clinic.preheat(["serve"]).start();
+    worker.answers("/readyz", 200).await;
+    worker.metric_becomes("preheat_change_feed_connected", |value| value > 0.0).await;
+    eventually("the first runs have ended", LONG, async || {
+        let jobs = worker.get("/api/v1/jobs").await.json();
+        let mut jobs = jobs["jobs"].as_array().unwrap().iter();
+        jobs.all(|job| job["state"] == "idle" && job["last_run"]["outcome"] == "ok")
+    })
+    .await;
+    for (status, is_on) in [("active", true), ("suspended", false), ("active", true)] {
+        let switch = format!("update tenants set status = '{status}' where id = '{}'", tenant.id);
+        clinic.database.execute(&switch).await;
+        eventually(&format!("the cache knows that it is {status}"), LONG, async || {
+            let cached = clinic.cached().await;
+            // Midnight may come to its place meanwhile.
+            let mut expected = clinic.expected_of(&tenant).await.into_iter();
+            expected.all(|(key, value)| match cached.get(&key) {
+                Some((cached, _)) => is_on && compact(cached) == value,
+                None => !is_on,
+            })
+        })
+        .await;
     }
 }
 

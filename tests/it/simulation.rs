@@ -17,19 +17,19 @@ use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::{Entry, life_of};
-use preheat::domain::fence::{FLEET, Fence, PROBATION, fence_key};
+use preheat::domain::fence::{FLEET, PROBATION, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
-use preheat::domain::manifest::Named;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
 use preheat::engine::port::{
-    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, History, KeyResult, Ledger,
-    Listing, Read, Slice, Source, SourceError, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Ledger, Read, Source,
+    SourceError, SourceErrorKind,
 };
 
+use super::engine::ledger::{Answer, Around, Call, Rules};
 use super::engine::record::Fickle;
 use super::engine::{Gauge, Setup, World, cache_error, job, key, many, refused, start};
 
@@ -398,35 +398,36 @@ const WRITE_FATES: [WriteFate; 8] = [
     WriteFate::Panics,
 ];
 
-struct ShakyCache {
-    chaos: Arc<Chaos>,
-    memory: MemoryCache,
-}
+struct ShakyCache(Arc<Chaos>);
 
 impl ShakyCache {
     /// Whether what is written was true at some time, and lives as long as it may.
     fn check(&self, entry: &Entry<'_>) {
         let value = String::from_utf8(entry.value.to_vec()).unwrap();
-        let values = self.chaos.state().true_values.get(&entry.key).cloned();
+        let values = self.0.state().true_values.get(&entry.key).cloned();
         if !values.is_some_and(|values| values.contains(&value)) {
-            self.chaos.problem(format!("`{}` got `{value}`, which was never true", entry.key));
+            self.0.problem(format!("`{}` got `{value}`, which was never true", entry.key));
         }
-        let job = &self.chaos.jobs[job_of(&entry.key)];
+        let job = &self.0.jobs[job_of(&entry.key)];
         let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
         if entry.ttl > job.ttl || entry.ttl < shortest && entry.ttl != PROBATION {
-            self.chaos.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
+            self.0.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
         }
     }
 
-    async fn store(&self, entries: &[Entry<'_>]) -> Result<Vec<KeyResult>, CacheError> {
+    async fn store(
+        &self,
+        memory: &MemoryCache,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<KeyResult>, CacheError> {
         for entry in entries {
             self.check(entry);
         }
-        if self.chaos.sabotage == Some(Sabotage::LostWrites) {
-            self.memory.write(&entries[1..]).await?;
+        if self.0.sabotage == Some(Sabotage::LostWrites) {
+            memory.write(&entries[1..]).await?;
             return Ok(entries.iter().map(|_| Ok(())).collect());
         }
-        self.memory.write(entries).await
+        memory.write(entries).await
     }
 }
 
@@ -434,25 +435,44 @@ fn job_of(key: &str) -> &str {
     key.split(':').next().unwrap()
 }
 
-impl Cache for ShakyCache {
+impl Rules for ShakyCache {
+    /// A call to the ledger takes its time and goes wrong now and then.
+    fn on_ledger<'a, T: Send + 'a>(&'a self, _call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
+        Box::pin(async move {
+            let (latency, fate) = self.0.decide(&LEDGER_FATES);
+            self.0.clock.sleep(latency).await;
+            match fate {
+                None => then.await,
+                Some(LedgerFate::Fails(kind)) => Err(cache_error(kind)),
+                Some(LedgerFate::IsLost) => {
+                    then.await?;
+                    Err(cache_error(CacheErrorKind::Unavailable))
+                }
+                Some(LedgerFate::Hangs) => std::future::pending().await,
+                Some(LedgerFate::Panics) => resume_unwind(Box::new("on purpose")),
+            }
+        })
+    }
+
     fn write<'a>(
         &'a self,
+        memory: &'a MemoryCache,
         entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
+    ) -> Answer<'a, Vec<KeyResult>> {
         Box::pin(async move {
-            let _in_flight = self.chaos.enter(job_of(&entries[0].key));
-            let (latency, fate) = self.chaos.decide(&WRITE_FATES);
-            self.chaos.clock.sleep(latency).await;
+            let _in_flight = self.0.enter(job_of(&entries[0].key));
+            let (latency, fate) = self.0.decide(&WRITE_FATES);
+            self.0.clock.sleep(latency).await;
             match fate {
-                None => self.store(entries).await,
+                None => self.store(memory, entries).await,
                 Some(WriteFate::Fails(kind)) => Err(cache_error(kind)),
                 Some(WriteFate::BreaksOff(kind)) => {
-                    self.store(&entries[..entries.len().div_ceil(2)]).await?;
+                    self.store(memory, &entries[..entries.len().div_ceil(2)]).await?;
                     Err(cache_error(kind))
                 }
                 Some(WriteFate::Refuses(kind)) => {
                     let (first, rest) = entries.split_at(entries.len() / 2);
-                    let mut results = self.store(first).await?;
+                    let mut results = self.store(memory, first).await?;
                     results.extend(rest.iter().map(|_| Err(cache_error(kind))));
                     Ok(results)
                 }
@@ -462,41 +482,12 @@ impl Cache for ShakyCache {
         })
     }
 
-    fn remove<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        self.memory.remove(keys)
-    }
-
-    fn expire<'a>(
-        &'a self,
-        keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.memory.expire(keys)
-    }
-
-    fn look<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
-        self.memory.look(keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.memory.scan(pattern, cursor)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+    fn stats<'a>(&'a self, memory: &'a MemoryCache) -> Answer<'a, CacheStats> {
         Box::pin(async {
-            let (latency, fate) = self.chaos.decide(&[CacheErrorKind::Unavailable]);
-            self.chaos.clock.sleep(latency).await;
+            let (latency, fate) = self.0.decide(&[CacheErrorKind::Unavailable]);
+            self.0.clock.sleep(latency).await;
             match fate {
-                None => self.memory.stats().await,
+                None => memory.stats().await,
                 Some(kind) => Err(cache_error(kind)),
             }
         })
@@ -521,103 +512,6 @@ const LEDGER_FATES: [LedgerFate; 6] = [
     LedgerFate::Hangs,
     LedgerFate::Panics,
 ];
-
-impl ShakyCache {
-    /// A call to the ledger, which takes its time and goes wrong now and then.
-    fn shaky<'a, T: Send + 'a>(
-        &'a self,
-        call: BoxFuture<'a, Result<T, CacheError>>,
-    ) -> BoxFuture<'a, Result<T, CacheError>> {
-        Box::pin(async move {
-            let (latency, fate) = self.chaos.decide(&LEDGER_FATES);
-            self.chaos.clock.sleep(latency).await;
-            match fate {
-                None => call.await,
-                Some(LedgerFate::Fails(kind)) => Err(cache_error(kind)),
-                Some(LedgerFate::IsLost) => {
-                    call.await?;
-                    Err(cache_error(CacheErrorKind::Unavailable))
-                }
-                Some(LedgerFate::Hangs) => std::future::pending().await,
-                Some(LedgerFate::Panics) => resume_unwind(Box::new("on purpose")),
-            }
-        })
-    }
-}
-
-impl Ledger for ShakyCache {
-    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        self.shaky(self.memory.fences(keys))
-    }
-
-    fn start_fences<'a>(
-        &'a self,
-        keys: &'a [(String, Fence)],
-        number: i64,
-    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        self.shaky(self.memory.start_fences(keys, number))
-    }
-
-    fn move_fences<'a>(
-        &'a self,
-        keys: &'a [String],
-        number: i64,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.move_fences(keys, number))
-    }
-
-    fn manifests<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.shaky(self.memory.manifests(keys))
-    }
-
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.shaky(self.memory.named_among(manifests, keys))
-    }
-
-    fn enlist<'a>(
-        &'a self,
-        manifests: &'a [Listing],
-        now: DateTime<Utc>,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.enlist(manifests, now, ttl))
-    }
-
-    fn delist<'a>(
-        &'a self,
-        manifests: &'a [String],
-        before: DateTime<Utc>,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.delist(manifests, before))
-    }
-
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.shaky(self.memory.notes(book))
-    }
-
-    fn note<'a>(
-        &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.note(book, notes))
-    }
-
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.shaky(self.memory.strike(book, names))
-    }
-}
 
 /// Jobs that differ in all that the engine decides by.
 fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
@@ -654,7 +548,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
 struct Simulation {
     world: World,
     chaos: Arc<Chaos>,
-    cache: Arc<ShakyCache>,
+    cache: Arc<Around<ShakyCache>>,
     history: Arc<Fickle>,
     dice: Dice,
     tickets: Vec<Ticket>,
@@ -705,8 +599,8 @@ impl Simulation {
         for job in chaos.jobs.keys() {
             chaos.change_rows(job);
         }
-        let memory = MemoryCache::new(Arc::new(clock.clone()));
-        let cache = Arc::new(ShakyCache { chaos: Arc::clone(&chaos), memory });
+        let memory = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
+        let cache = Around::with(memory, ShakyCache(Arc::clone(&chaos)));
         let history = Fickle::new(false);
         let too_many = usize::from(sabotage == Some(Sabotage::OneBatchTooMany));
         let setup = Setup::new(chaos.jobs.values().cloned(), Tenants::default());
@@ -765,7 +659,7 @@ impl Simulation {
 
     /// What an application does after a commit: it moves the fences, and then deletes keys.
     async fn invalidate(&mut self, job: &str) {
-        let memory = &self.cache.memory;
+        let memory = &self.cache.inner;
         let tenants = self.chaos.state().tenants.clone();
         let fences: Vec<_> = match self.chaos.jobs[job].scope {
             Scope::Tenants => tenants.iter().map(|id| fence_key(id)).collect(),
@@ -779,7 +673,7 @@ impl Simulation {
 
     /// The cache drops a key, or a fence.
     fn evict(&mut self) {
-        let memory = &self.cache.memory;
+        let memory = &self.cache.inner;
         let mut keys = memory.keys();
         keys.extend(self.chaos.state().tenants.iter().map(|id| fence_key(id)));
         if !keys.is_empty() {
@@ -876,7 +770,7 @@ impl Simulation {
     }
 
     fn check_the_cache(&self) -> Result<(), String> {
-        let memory = &self.cache.memory;
+        let memory = &self.cache.inner;
         let expected = self.chaos.expected();
         for (key, value) in &expected {
             let found = memory.get(key).map(|value| String::from_utf8(value).unwrap());

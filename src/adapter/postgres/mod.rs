@@ -309,8 +309,9 @@ async fn is_replica(connection: &mut PgConnection) -> bool {
 /// query whose connection was closed ends within a second. Servers before version 14 and some
 /// platforms cannot; there it ends with its statement timeout.
 async fn notice_when_we_are_gone(connection: &mut PgConnection) {
+    // Not from `pg_settings`, which makes a row of every setting there is.
     const SQL: &str = "select set_config('client_connection_check_interval', '1s', false) \
-                       from pg_settings where name = 'client_connection_check_interval'";
+                       where current_setting('client_connection_check_interval', true) is not null";
     drop(connection.execute(sqlx::raw_sql(SQL)).await);
 }
 

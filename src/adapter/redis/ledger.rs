@@ -20,20 +20,27 @@ use crate::engine::port::{BOOK_TTL, Book, CacheError, CacheErrorKind, Ledger, Li
 const SLICE: usize = 1_000;
 
 impl RedisCache {
-    /// `MGET` for the fences: one command, however many.
+    async fn ask(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        self.all(&self.questions, commands).await
+    }
+
     async fn read_fences(&self, keys: &[String]) -> Result<Vec<Fence>, CacheError> {
+        let replies = self.each(&self.questions, self.look_at_fences(keys)).await?;
+        fences(replies)
+    }
+
+    /// `MGET` for the fences: one command, however many.
+    fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
         let commands = keys.chunks(PIPELINE_COMMANDS).map(|some| {
-            let mut command = redis::cmd("MGET");
+            let bytes = some.iter().map(|key| self.prefix.len() + key.len()).sum();
+            let mut command = Cmd::with_capacity(1 + some.len(), bytes);
+            command.arg("MGET");
             for key in some {
                 self.key(&mut command, key);
             }
             command
         });
-        let mut fences = Vec::with_capacity(keys.len());
-        for reply in self.all(commands.collect()).await? {
-            fences.extend(reply::fences(reply)?);
-        }
-        Ok(fences)
+        commands.collect()
     }
 
     fn start(&self, key: &str, number: i64) -> Cmd {
@@ -53,7 +60,7 @@ impl RedisCache {
         seen: &[(String, Fence)],
         number: i64,
     ) -> Result<Vec<Fence>, CacheError> {
-        let commands = seen.iter().flat_map(|(key, fence)| match fence {
+        let starts = seen.iter().flat_map(|(key, fence)| match fence {
             Fence::Missing => vec![self.start(key, number)],
             Fence::At(_) => {
                 let mut raise = self.on("INCRBY", key);
@@ -61,24 +68,30 @@ impl RedisCache {
                 vec![raise, self.expire_after(key, FENCE_TTL)]
             }
         });
-        for reply in self.each(commands.collect()).await? {
-            is_done_on_fence(&reply)?;
-        }
+        let mut commands: Vec<Cmd> = starts.collect();
+        let starts = commands.len();
         let keys: Vec<String> = seen.iter().map(|(key, _)| key.clone()).collect();
-        let fences = self.read_fences(&keys).await?;
+        // Behind them on the same connection: one trip.
+        commands.extend(self.look_at_fences(&keys));
+        let mut replies = self.each(&self.questions, commands).await?;
+        let looks = replies.split_off(starts);
+        for reply in &replies {
+            is_done_on_fence(reply)?;
+        }
+        let fences = fences(looks)?;
         let still_missing = keys.iter().zip(&fences).filter(|(_, fence)| **fence == Fence::Missing);
         let replacements: Vec<Cmd> =
             still_missing.map(|(key, _)| self.replace(key, number)).collect();
         if replacements.is_empty() {
             return Ok(fences);
         }
-        self.all(replacements).await?;
+        self.ask(replacements).await?;
         self.read_fences(&keys).await
     }
 
     async fn move_all(&self, keys: &[String], number: i64) -> Result<(), CacheError> {
         let moves = keys.iter().flat_map(|key| [self.start(key, number), self.on("INCR", key)]);
-        let replies = self.each(moves.collect()).await?;
+        let replies = self.each(&self.questions, moves.collect()).await?;
         let mut replacements = Vec::new();
         for (key, replies) in keys.iter().zip(replies.as_chunks::<2>().0) {
             let [start, step] = replies;
@@ -86,7 +99,7 @@ impl RedisCache {
                 replacements.extend([self.replace(key, number), self.on("INCR", key)]);
             }
         }
-        self.all(replacements).await.map(drop)
+        self.ask(replacements).await.map(drop)
     }
 
     async fn ask_manifests(
@@ -108,7 +121,7 @@ impl RedisCache {
                     scores
                 })
             });
-            let replies = self.each(commands.collect()).await?;
+            let replies = self.each(&self.questions, commands.collect()).await?;
             if has_zmscore && super::errors(&replies).any(reply::is_unknown_command) {
                 self.has_zmscore.store(false, Ordering::Relaxed);
                 continue;
@@ -129,7 +142,7 @@ impl RedisCache {
         loop {
             let mut command = self.on("HSCAN", book.key());
             command.arg(cursor).arg("COUNT").arg(SLICE);
-            for reply in self.all(vec![command]).await? {
+            for reply in self.ask(vec![command]).await? {
                 let (next, pairs) = reply::slice(reply)?;
                 cursor = next;
                 notes.extend(reply::pairs(pairs)?);
@@ -139,6 +152,15 @@ impl RedisCache {
             }
         }
     }
+}
+
+/// The fences that `MGET`s answered.
+fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
+    let mut fences = Vec::new();
+    for reply in replies {
+        fences.extend(reply::fences(reply.map_err(|error| reply::refused(&error))?)?);
+    }
+    Ok(fences)
 }
 
 /// Whether a command was done on a fence, and not refused because what stands there is no number:
@@ -188,7 +210,7 @@ impl Ledger for RedisCache {
                 command.arg(0).arg(-1).arg("WITHSCORES");
                 command
             });
-            let replies = self.all(all.collect()).await?;
+            let replies = self.ask(all.collect()).await?;
             replies.into_iter().map(reply::named).collect()
         })
     }
@@ -219,7 +241,7 @@ impl Ledger for RedisCache {
                 });
                 names.chain([self.expire_after(manifest, ttl)])
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 
@@ -234,7 +256,7 @@ impl Ledger for RedisCache {
                 command.arg("-inf").arg(format!("({}", before.timestamp_millis()));
                 command
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 
@@ -256,7 +278,7 @@ impl Ledger for RedisCache {
                 command
             });
             let renewal = self.expire_after(book.key(), BOOK_TTL);
-            self.all(writes.chain([renewal]).collect()).await.map(drop)
+            self.ask(writes.chain([renewal]).collect()).await.map(drop)
         })
     }
 
@@ -271,7 +293,7 @@ impl Ledger for RedisCache {
                 command.arg(some);
                 command
             });
-            self.all(commands.collect()).await.map(drop)
+            self.ask(commands.collect()).await.map(drop)
         })
     }
 }

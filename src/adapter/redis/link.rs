@@ -1,4 +1,4 @@
-//! The one connection, and how it is made anew.
+//! A connection, and how it is made anew.
 
 use std::fmt;
 use std::path::Path;
@@ -24,7 +24,7 @@ use super::reply;
 /// vanished is noticed and routers on the way keep the connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// The connection to one server.
+/// One connection to one server.
 ///
 /// `redis::aio::ConnectionManager` is not used since it keeps a connection on which nobody answers:
 /// only a break makes it connect anew, and a black-holed server never breaks the connection.
@@ -72,6 +72,18 @@ impl Link {
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
         Ok(Self { client, config, timeout, server, current: Mutex::default() })
+    }
+
+    /// Another connection to the same server.
+    pub(super) fn another(&self) -> Self {
+        let Self { client, config, timeout, server, current: _ } = self;
+        Self {
+            client: client.clone(),
+            config: config.clone(),
+            timeout: *timeout,
+            server: server.clone(),
+            current: Mutex::default(),
+        }
     }
 
     /// The server, without user and password.

@@ -45,11 +45,16 @@ pub struct CacheSettings {
 
 /// The cache on one Redis server.
 ///
-/// It keeps one connection, which all writers share; after a timeout or a break the next write makes
-/// a new one.
+/// It keeps two connections, which all share: a question of some bytes would wait on the one behind the
+/// values of other batches. What has to come after something else waits for the answer to that, so
+/// that it does not matter which of them it takes. After a timeout or a break of one, the next to ask
+/// makes a new one.
 #[derive(Debug)]
 pub struct RedisCache {
-    link: Link,
+    /// For values, and what is done to their keys.
+    values: Link,
+    /// For what preheat keeps for itself and what it asks of the server.
+    questions: Link,
     prefix: String,
     /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
     has_unlink: AtomicBool,
@@ -61,16 +66,18 @@ impl RedisCache {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: CacheSettings) -> Result<Self, ConnectError> {
         let cache = Self::lazy(settings)?;
-        cache.link.check().await?;
+        tokio::try_join!(cache.values.check(), cache.questions.check())?;
         Ok(cache)
     }
 
     /// Checks the settings; the first write connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
         let CacheSettings { url, prefix, timeout, ca_file } = settings;
-        let link = Link::new(&url, timeout, ca_file.as_deref())?;
+        let values = Link::new(&url, timeout, ca_file.as_deref())?;
+        let questions = values.another();
         Ok(Self {
-            link,
+            values,
+            questions,
             prefix,
             has_unlink: AtomicBool::new(true),
             has_zmscore: AtomicBool::new(true),
@@ -79,28 +86,32 @@ impl RedisCache {
 
     /// The server, as messages name it: without user and password.
     pub fn server(&self) -> &str {
-        self.link.server()
+        self.values.server()
     }
 
     /// Sends a pipeline and reads all its replies. A broken connection is replaced once; on a
     /// timeout whether to try again is the caller's to say, as it has waited long already.
-    async fn send(&self, pipeline: &Pipeline) -> Result<Vec<RedisResult<Value>>, CacheError> {
+    async fn send(
+        &self,
+        link: &Link,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<RedisResult<Value>>, CacheError> {
         let mut broken_before = false;
         loop {
-            let mut lent = self.link.connection().await?;
+            let mut lent = link.connection().await?;
             let sent: RedisResult<Vec<RedisResult<Value>>> =
                 pipeline.query_async(&mut lent.connection).await;
             let error = match sent {
                 Ok(replies) if replies.len() == pipeline.len() => return Ok(replies),
                 Ok(replies) => {
-                    self.link.forget(&lent);
+                    link.forget(&lent);
                     return Err(self.miscounted(pipeline.len(), replies.len()));
                 }
                 Err(error) => error,
             };
-            self.link.forget(&lent);
+            link.forget(&lent);
             if error.is_timeout() || broken_before {
-                return Err(self.link.lost(&error));
+                return Err(link.lost(&error));
             }
             broken_before = true;
         }
@@ -113,7 +124,11 @@ impl RedisCache {
     }
 
     /// Sends commands in pipelines and reads all their replies.
-    async fn each(&self, commands: Vec<Cmd>) -> Result<Vec<RedisResult<Value>>, CacheError> {
+    async fn each(
+        &self,
+        link: &Link,
+        commands: Vec<Cmd>,
+    ) -> Result<Vec<RedisResult<Value>>, CacheError> {
         let mut all = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
@@ -127,7 +142,7 @@ impl RedisCache {
                 bytes += length(&command);
                 pipeline.add_command(command);
             }
-            let replies = self.send(&pipeline).await?;
+            let replies = self.send(link, &pipeline).await?;
             self.notice(&replies);
             all.extend(replies);
         }
@@ -135,8 +150,8 @@ impl RedisCache {
     }
 
     /// The same where none may be refused; others may have been done by then.
-    async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
-        let replies = self.each(commands).await?.into_iter();
+    async fn all(&self, link: &Link, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        let replies = self.each(link, commands).await?.into_iter();
         replies.map(|reply| reply.map_err(|error| reply::refused(&error))).collect()
     }
 
@@ -201,7 +216,7 @@ impl RedisCache {
                 self.key(&mut command, key);
                 pipeline.add_command(command);
             }
-            let replies = self.send(&pipeline).await?;
+            let replies = self.send(&self.values, &pipeline).await?;
             if has_unlink && errors(&replies).any(reply::is_unknown_command) {
                 self.has_unlink.store(false, Ordering::Relaxed);
                 continue;
@@ -211,11 +226,12 @@ impl RedisCache {
         }
     }
 
-    /// A server that became a replica keeps its connections: the next write asks again where the
+    /// A server that became a replica keeps its connections: the next to write asks again where the
     /// name leads, which after a failover is to the new primary.
     fn notice(&self, replies: &[RedisResult<Value>]) {
         if errors(replies).any(reply::is_read_only) {
-            self.link.forget_current();
+            self.values.forget_current();
+            self.questions.forget_current();
         }
     }
 }
@@ -230,7 +246,7 @@ impl Cache for RedisCache {
             let mut rest = entries;
             while !rest.is_empty() {
                 let (pipeline, count) = self.pack(rest);
-                let replies = self.send(&pipeline).await?;
+                let replies = self.send(&self.values, &pipeline).await?;
                 self.notice(&replies);
                 results.extend(replies.into_iter().map(reply::written));
                 rest = rest.get(count..).unwrap_or_default();
@@ -258,7 +274,7 @@ impl Cache for RedisCache {
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
             let commands = keys.iter().map(|(key, ttl)| self.expire_after(key, *ttl));
-            self.all(commands.collect()).await.map(drop)
+            self.all(&self.values, commands.collect()).await.map(drop)
         })
     }
 
@@ -268,7 +284,7 @@ impl Cache for RedisCache {
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
         Box::pin(async move {
             let commands = keys.iter().flat_map(|key| [self.on("GET", key), self.on("PTTL", key)]);
-            let mut replies = self.all(commands.collect()).await?.into_iter();
+            let mut replies = self.all(&self.values, commands.collect()).await?.into_iter();
             let mut found = Vec::with_capacity(keys.len());
             while let (Some(value), Some(ttl)) = (replies.next(), replies.next()) {
                 found.push(reply::found(value, &ttl)?);
@@ -290,7 +306,7 @@ impl Cache for RedisCache {
                 .arg(format!("{}{pattern}", glob::escaped(&self.prefix)));
             command.arg("COUNT").arg(SCAN_COUNT);
             let mut slice = Slice::default();
-            for reply in self.all(vec![command]).await? {
+            for reply in self.all(&self.questions, vec![command]).await? {
                 let (next, keys) = reply::slice(reply)?;
                 slice = Slice { next, keys: reply::texts(keys)? };
             }
@@ -309,7 +325,7 @@ impl Cache for RedisCache {
             for section in INFO {
                 pipeline.cmd("INFO").arg(section);
             }
-            let replies = self.send(&pipeline).await?;
+            let replies = self.send(&self.questions, &pipeline).await?;
             let mut text = String::new();
             for reply in replies {
                 text.push_str(&reply::text(reply)?);

@@ -12,12 +12,11 @@ use crate::domain::entry::{Entries, Value, entries};
 use crate::domain::job::{Dates, Job, Scope};
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
-use crate::domain::retry::backoff;
 use crate::domain::tenant::{Batch, Tenant};
 use crate::engine::limit::{BatchPermit, Lane};
 use crate::engine::port::{CacheError, CacheErrorKind, Found, Read};
 use crate::engine::run::Runner;
-use crate::engine::tries::{Refusal, Remedy};
+use crate::engine::tries::{Patience, Refusal, Remedy};
 use crate::observe::event::Server;
 
 use super::AuditError;
@@ -133,7 +132,7 @@ impl Walk {
                 continue;
             };
             match refusal.remedy {
-                Remedy::Wait(_) => return Err(refusal.into()),
+                Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal.into()),
                 Remedy::Fail => self.fail(&part, &refusal),
                 Remedy::GiveUp => {
                     self.fail(&part, &refusal);
@@ -227,7 +226,7 @@ impl Walk {
         part: &Batch,
         first_dates: &[NaiveDate],
     ) -> Result<BatchPermit, Refusal> {
-        let mut tries = Tries::new(self.job.retries);
+        let mut patience = Patience::new(self.job.retries);
         let mut is_giant = false;
         loop {
             let refusal = match self.read_once(runner, part, first_dates, is_giant).await {
@@ -238,7 +237,7 @@ impl Walk {
             let too_large = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
             if too_large && !is_giant {
                 is_giant = true;
-            } else if !tries.again(runner, &refusal).await {
+            } else if !patience.again(runner, &refusal).await {
                 return Err(refusal);
             }
         }
@@ -284,7 +283,7 @@ impl Walk {
                 .map(|tenant| manifest_key(&self.job.name, Some(tenant.id())))
                 .collect(),
         };
-        let mut tries = Tries::new(self.job.retries);
+        let mut patience = Patience::new(self.job.retries);
         loop {
             let read = match runner.may_ask(Server::Cache) {
                 Ok(()) => {
@@ -295,7 +294,7 @@ impl Walk {
                 Err(refusal) => Err(refusal),
             };
             let Err(refusal) = read else { return read };
-            if !tries.again(runner, &refusal).await {
+            if !patience.again(runner, &refusal).await {
                 return Err(refusal);
             }
         }
@@ -474,7 +473,7 @@ async fn look_once(
     retries: u32,
     keys: &[String],
 ) -> Result<Vec<Option<Found>>, Refusal> {
-    let mut tries = Tries::new(retries);
+    let mut patience = Patience::new(retries);
     loop {
         let found = match runner.may_ask(Server::Cache) {
             Ok(()) => {
@@ -485,7 +484,7 @@ async fn look_once(
             Err(refusal) => Err(refusal),
         };
         let Err(refusal) = found else { return found };
-        if !tries.again(runner, &refusal).await {
+        if !patience.again(runner, &refusal).await {
             return Err(refusal);
         }
     }
@@ -513,28 +512,4 @@ fn note_cache(runner: &Runner, error: Option<&CacheError>) {
         | CacheErrorKind::Refused => false,
     });
     runner.note(Server::Cache, unreachable.map(|error| error.message.as_str()));
-}
-
-/// Tries of one thing.
-pub(super) struct Tries {
-    most: u32,
-    retries: u32,
-}
-
-impl Tries {
-    pub(super) fn new(most: u32) -> Self {
-        Self { most, retries: 0 }
-    }
-
-    /// Waits until it is time for another try; says whether there is one.
-    pub(super) async fn again(&mut self, runner: &Runner, refusal: &Refusal) -> bool {
-        let Remedy::Wait(server) = refusal.remedy else { return false };
-        if self.retries >= self.most {
-            return false;
-        }
-        let wait = backoff(self.retries, runner.clock.random());
-        self.retries += 1;
-        runner.breaker(server).pause(wait, runner.clock.as_ref()).await;
-        true
-    }
 }

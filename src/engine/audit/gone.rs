@@ -83,13 +83,22 @@ impl Gone {
         }
         let mut orphans = begun?;
         let mut seen: HashSet<String> = HashSet::new();
-        while let Some(mut some) = orphans.next().await? {
+        loop {
+            let mut some = match orphans.next().await {
+                Ok(Some(some)) => some,
+                Ok(None) => return Ok(()),
+                // Then nobody is said to be gone, of whom it was found before either.
+                Err(OrphansError::Shrank(why)) => {
+                    *self = Self { refused: Some(why), ..Self::default() };
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
             some.retain(|orphan| only.is_none_or(|only| only.contains(&orphan.key)));
             for some in some.chunks(SLICE) {
                 self.look(runner, some, &mut seen).await?;
             }
         }
-        Ok(())
     }
 
     async fn look(

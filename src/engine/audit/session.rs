@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::examine::{Look, Tries, Walk, Wanted};
+use super::examine::{Look, Walk, Wanted};
 use super::{AuditError, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{Finding, JobAudit, Kind, WINDOWS, Wrong};
 use crate::domain::date;
@@ -14,7 +14,7 @@ use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::engine::port::Clock;
 use crate::engine::run::Runner;
-use crate::engine::tries::Refusal;
+use crate::engine::tries::{Patience, Refusal};
 use crate::observe::event::Server;
 
 /// Suspects of one job that are looked at again; of the rest it is only counted what they are. At a
@@ -129,16 +129,21 @@ impl<'a> Session<'a> {
     /// Those of some tenants that are active; all where none is named.
     async fn read_tenants(&self, ids: Option<&[TenantId]>) -> Result<Tenants, AuditError> {
         let runner = self.runner;
-        let mut tries = Tries::new(TENANTS_RETRIES);
+        let mut patience = Patience::new(TENANTS_RETRIES);
         loop {
-            runner.may_ask(Server::Database)?;
+            if let Err(refusal) = runner.may_ask(Server::Database) {
+                if patience.again(runner, &refusal).await {
+                    continue;
+                }
+                return Err(refusal.into());
+            }
             let read = match ids {
                 Some(ids) => runner.source.tenants_among(ids).await,
                 None => runner.source.tenants().await,
             };
             runner.note_query(read.as_ref().err());
             let Err(error) = read else { return Ok(read?) };
-            if !tries.again(runner, &Refusal::from(error.clone())).await {
+            if !patience.again(runner, &Refusal::from(error.clone())).await {
                 return Err(error.into());
             }
         }

@@ -12,14 +12,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::request::{Named, Wanted, is_own};
+use self::request::{Named, Wanted};
 use super::known::{Known, KnownError};
 use super::orphans::{Orphans, OrphansError};
 use super::port::{CacheError, SourceError};
 use super::run::{Runner, Stops};
 use crate::domain::fence::{FLEET, fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::domain::key::Owners;
+use crate::domain::key::{Owners, is_own};
 use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::report::{Failure, FailureKind};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::key::is_own;
 use crate::domain::spelling;
 use crate::domain::tenant::TenantId;
 use crate::engine::port::{CacheError, SourceError};
@@ -14,9 +15,6 @@ pub const MAX_NAMED: usize = 1_000;
 pub const MAX_PATTERNS: usize = 16;
 /// A key or a pattern; those of templates are far shorter.
 pub const MAX_TEXT_BYTES: usize = 1_024;
-
-/// What every key begins with that preheat keeps for itself.
-const OWN: &str = "preheat:";
 
 /// What is to be removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,11 +173,6 @@ impl Named {
         tenants.dedup();
         Ok(Some(Self { jobs, tenants: Some(tenants) }))
     }
-}
-
-/// Whether preheat keeps the key for itself.
-pub(super) fn is_own(key: &str) -> bool {
-    key.starts_with(OWN)
 }
 
 fn at_most(most: usize, what: &'static str, found: usize) -> Result<(), InvalidateError> {

@@ -115,6 +115,46 @@ async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     quick(&servers, &["--threshold", "100%"]).await.expect_code(0);
 }
 
+#[tokio::test]
+async fn hazard_09_who_went_while_the_cache_had_lost_the_book_is_found_by_its_keys() {
+    let servers = warm_clinic().await;
+    let (_, tenant) = some_key(&servers, "services").await;
+    let mut cache = servers.cache().await;
+    let all: Vec<String> = cache.keys("*").await.unwrap();
+    let own: BTreeSet<String> = all
+        .into_iter()
+        .filter(|key| !key.starts_with("preheat:") && key.contains(&tenant))
+        .collect();
+    servers
+        .database
+        .execute(&format!("update tenants set status = 'suspended' where id = '{tenant}'"))
+        .await;
+    let manifests = ["products", "pets"].map(|job| format!("preheat:manifest:{job}:{tenant}"));
+    let () = cache.del(&["preheat:tenants", "preheat:templates"]).await.unwrap();
+    let () = cache.del(&manifests).await.unwrap();
+    // A run by the new list notes who is there, and of the others nobody knows any more.
+    servers.preheat(["warm"]).shipped_jobs().run().await.expect_code(0);
+    // An application's own: of an active tenant, and of none.
+    let active = servers.active().await.remove(0);
+    for key in [format!("products:{active}:viewed"), "services:all".to_owned()] {
+        let () = cache.set_ex(key, "[]", 600).await.unwrap();
+    }
+    let report = quick(&servers, &["--json", "--threshold", "100%"]).await.expect_code(1).json();
+    assert_eq!(sum(&report, "orphaned"), own.len() as u64);
+    let jobs = report["jobs"].as_array().unwrap().iter();
+    for finding in jobs.flat_map(|job| job["findings"].as_array().unwrap()) {
+        assert_eq!((&finding["kind"], &finding["tenant"]), (&json!("orphaned"), &json!(tenant)));
+        assert!(own.contains(finding["key"].as_str().unwrap()), "{finding}");
+    }
+    // A part of an audit does not look for them.
+    quick(&servers, &["services", "products", "--threshold", "100%"]).await.expect_code(0);
+    // As the docs say.
+    let pattern = format!("products:{tenant}:*");
+    let invalidate = ["invalidate", "--tenant", &tenant, "--pattern", &pattern];
+    servers.preheat(invalidate).shipped_jobs().run().await.expect_code(0);
+    quick(&servers, &["--threshold", "100%"]).await.expect_code(0);
+}
+
 /// A job of one key a tenant and one of the fleet, warm, with two keys damaged.
 async fn damaged() -> (Servers, Vec<String>) {
     let servers = servers().await;

@@ -318,6 +318,25 @@ async fn tenants_may_be_found_by_a_query() {
     }
 }
 
+/// As the docs have it, for tenants that the application keeps writing to.
+const WHAT_MATTERS: &str = "select id from changed group by id \
+                            having count(*) = 1 or count(distinct (status, timezone)) > 1";
+
+#[tokio::test]
+async fn a_query_may_tell_of_what_matters_only() {
+    let people =
+        "create table tenants (id bigint primary key, status text, timezone text, seen int)";
+    let mut watch = Watch::new(people, &[by_sql("tenants", WHAT_MATTERS)]).await;
+    let told = watch.ids("insert into tenants values (1, 'active', null, 0), (2, 'off', 'UTC', 0)");
+    assert_eq!(told.await, [of(&["1", "2"])]);
+    assert!(watch.ids("update tenants set seen = seen + 1").await.is_empty());
+    let told = watch.ids("update tenants set seen = 0, status = 'active'").await;
+    assert_eq!(told, [of(&["2"])]);
+    assert_eq!(watch.ids("update tenants set timezone = 'UTC'").await, [of(&["1"])]);
+    assert_eq!(watch.ids("update tenants set id = 3 where id = 2").await, [of(&["2", "3"])]);
+    assert_eq!(watch.ids("delete from tenants where id = 1").await, [of(&["1"])]);
+}
+
 #[tokio::test]
 async fn what_a_query_names_is_what_it_named_when_it_was_installed() {
     let mut watch =

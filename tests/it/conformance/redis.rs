@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use futures::future::join_all;
 
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
+use preheat::domain::manifest::Named;
 use preheat::engine::port::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
 use preheat::sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
@@ -131,6 +133,22 @@ async fn keys_are_removed_where_unlink_is_unknown() {
 }
 
 #[tokio::test]
+async fn names_are_found_where_zmscore_is_unknown() {
+    let server = support::redis_with(&[("rename-command", "ZMSCORE \"\"")]);
+    let cache = connect(&server.url()).await;
+    let keys = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let listing = Listing { manifest: "one".to_owned(), keys: keys[..2].to_vec() };
+    let now = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+    cache.enlist(&[listing], now, Duration::from_mins(1)).await.unwrap();
+    let manifests = ["none".to_owned(), "one".to_owned()];
+    for _ in 0..2 {
+        let found = cache.named_among(&manifests, &keys[1..]).await.unwrap();
+        let named = Named { key: "b".to_owned(), named_at: now };
+        assert_eq!(found, [vec![], vec![named]]);
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_was_restarted_is_written_to_at_once() {
     let server = support::redis();
     for url in [server.url(), server.tcp_url().unwrap()] {
@@ -191,17 +209,39 @@ async fn hazard_26_a_black_hole_ends_with_the_timeout_and_a_new_connection() {
 }
 
 #[tokio::test]
+async fn a_server_that_became_a_replica_is_left_with_both_connections() {
+    let primary = support::redis();
+    let port = primary.tcp_port().unwrap();
+    let replica = support::redis_with(&[("replicaof", &format!("127.0.0.1 {port}"))]);
+    let proxy = Proxy::redis(&replica).await;
+    let cache = connect(&proxy.redis_url()).await;
+    assert_eq!(proxy.accepted(), 2);
+    assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
+    // Where the name leads now is asked anew for questions as well as for values.
+    assert_eq!(cache.fences(&["f:a".to_owned()]).await, Ok(vec![Fence::Missing]));
+    assert_eq!(proxy.accepted(), 3);
+    assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
+    assert_eq!(proxy.accepted(), 4);
+}
+
+#[tokio::test]
 async fn one_reconnect_serves_all_who_wait() {
     let server = support::redis();
     let proxy = Proxy::redis(&server).await;
     let cache = connect(&proxy.redis_url()).await;
-    assert_eq!(proxy.accepted(), 1);
+    // One for values and one for questions.
+    assert_eq!(proxy.accepted(), 2);
     proxy.cut();
     let values = one();
+    let fences = ["f:a".to_owned()];
     let writes = (0..20).map(|_| async { cache.write(&values.entries()).await });
-    let results = futures::future::join_all(writes).await;
-    assert!(results.iter().all(|result| *result == Ok(vec![Ok(())])), "{results:?}");
-    assert!(proxy.accepted() <= 3, "{} connections", proxy.accepted());
+    let looks = (0..20).map(|_| async { cache.fences(&fences).await });
+    let both = futures::future::join(join_all(writes), join_all(looks));
+    let (written, seen) = both.await;
+    assert!(written.iter().all(|result| *result == Ok(vec![Ok(())])), "{written:?}");
+    assert!(seen.iter().all(|fences| *fences == Ok(vec![Fence::Missing])), "{seen:?}");
+    // Whoever finds that it was cut makes a new one, and so may one who found the same a moment later.
+    assert!(proxy.accepted() <= 6, "{} connections", proxy.accepted());
 }
 
 #[tokio::test]

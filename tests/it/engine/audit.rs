@@ -5,16 +5,10 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
-use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
-use preheat::domain::entry::Entry;
-use preheat::domain::fence::Fence;
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
-use preheat::domain::manifest::Named;
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
@@ -24,22 +18,22 @@ use preheat::engine::audit::{
 };
 use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
-    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Listing,
-    Slice, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
 use preheat::engine::taken::TakenKeys;
 
+use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
     Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
     tenants,
 };
 
 /// The cache and the ledger as an audit may use them: whoever writes fails the test.
+#[derive(Default)]
 struct ReadOnly {
-    inner: Arc<MemoryCache>,
     /// How many keys and bytes each call looked at.
     looks: Mutex<Vec<(usize, usize)>>,
     before_look: Mutex<Option<LookHook>>,
@@ -57,129 +51,48 @@ impl ReadOnly {
     }
 }
 
-impl Cache for ReadOnly {
-    fn write<'a>(
-        &'a self,
-        _entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
-        panic!("an audit writes")
+impl Rules for ReadOnly {
+    fn on_ledger<'a, T: Send + 'a>(&'a self, call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
+        match call {
+            Call::Fences | Call::Manifests | Call::NamedAmong | Call::Notes => then,
+            Call::StartFences
+            | Call::MoveFences
+            | Call::Enlist
+            | Call::Delist
+            | Call::Note
+            | Call::Strike => panic!("an audit writes into the ledger: {call:?}"),
+        }
     }
 
-    fn remove<'a>(
+    fn on_cache<'a, T: Send + 'a>(
         &'a self,
-        _keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        panic!("an audit removes")
-    }
-
-    fn expire<'a>(
-        &'a self,
-        _keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit changes lives")
+        call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        match call {
+            CacheCall::Look | CacheCall::Scan | CacheCall::Stats => then,
+            CacheCall::Write(_) => panic!("an audit writes"),
+            CacheCall::Remove(_) => panic!("an audit removes"),
+            CacheCall::Expire => panic!("an audit changes lives"),
+        }
     }
 
     fn look<'a>(
         &'a self,
+        memory: &'a MemoryCache,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+    ) -> Answer<'a, Vec<Option<Found>>> {
         Box::pin(async move {
             let _in_flight = self.in_flight.enter("look");
             let hook = self.before_look.lock().unwrap().clone();
             if let Some(hook) = hook {
                 hook(keys)?;
             }
-            let found = self.inner.look(keys).await?;
+            let found = memory.look(keys).await?;
             let bytes = found.iter().flatten().map(|found| found.value.len()).sum();
             self.looks.lock().unwrap().push((keys.len(), bytes));
             Ok(found)
         })
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.inner.scan(pattern, cursor)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
-        self.inner.stats()
-    }
-}
-
-impl Ledger for ReadOnly {
-    fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        self.inner.fences(keys)
-    }
-
-    fn start_fences<'a>(
-        &'a self,
-        _fences: &'a [(String, Fence)],
-        _number: i64,
-    ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        panic!("an audit starts fences")
-    }
-
-    fn move_fences<'a>(
-        &'a self,
-        _keys: &'a [String],
-        _number: i64,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit moves fences")
-    }
-
-    fn manifests<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.inner.manifests(keys)
-    }
-
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.inner.named_among(manifests, keys)
-    }
-
-    fn enlist<'a>(
-        &'a self,
-        _manifests: &'a [Listing],
-        _now: DateTime<Utc>,
-        _ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit enlists")
-    }
-
-    fn delist<'a>(
-        &'a self,
-        _manifests: &'a [String],
-        _before: DateTime<Utc>,
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit delists")
-    }
-
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.inner.notes(book)
-    }
-
-    fn note<'a>(
-        &'a self,
-        _book: Book,
-        _notes: &'a [(String, String)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit takes notes")
-    }
-
-    fn strike<'a>(
-        &'a self,
-        _book: Book,
-        _names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        panic!("an audit strikes notes")
     }
 }
 
@@ -188,7 +101,7 @@ struct Lab {
     world: World,
     jobs: Vec<Arc<Job>>,
     runner: Arc<Runner>,
-    read_only: Arc<ReadOnly>,
+    read_only: Arc<Around<ReadOnly>>,
 }
 
 impl Lab {
@@ -216,12 +129,7 @@ impl Lab {
 
     /// An auditor beside a world that is warm already.
     fn around(world: World, jobs: Vec<Job>) -> Self {
-        let read_only = Arc::new(ReadOnly {
-            inner: Arc::clone(&world.cache),
-            looks: Mutex::default(),
-            before_look: Mutex::default(),
-            in_flight: Gauge::default(),
-        });
+        let read_only = Around::with(Arc::clone(&world.cache), ReadOnly::default());
         let runner = Arc::new(Runner {
             source: Arc::clone(&world.source) as _,
             cache: Arc::clone(&read_only) as _,
@@ -871,6 +779,49 @@ async fn a_tenant_list_that_shrank_too_much_says_of_nobody_that_it_is_gone() {
     assert_eq!(failures.len(), 1, "{audits:?}");
     assert_eq!(failures[0].kind, FailureKind::TenantsShrank);
     assert_eq!(audits[0].counts.equal_within, [2, 0, 0, 0], "all else was compared");
+}
+
+#[tokio::test]
+async fn hazard_09_keys_of_tenants_that_nobody_noted_are_orphans_of_a_whole_audit() {
+    let lab = Lab::warm([listed(), quiet("old")], &[("list", rows_of(4, "1"))]).await;
+    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
+    let strays = ["list:t7", "list:t7:dog", "list:t8:cat:black", "old:t8"];
+    // The application's own: of an active tenant, of no tenant, and under no template.
+    let others = ["list:t0:mine", "list:of-all", "older:t7", "preheat:else:t7"];
+    for key in strays.iter().chain(&others) {
+        lab.put(key, "[]", MINUTE).await;
+    }
+    let before = lab.world.cache.keys();
+    let audits = lab.try_audit(order).await.unwrap();
+    let found = |audits: &[JobAudit]| {
+        let findings = audits.iter().flat_map(|audit| &audit.findings);
+        let found = findings.map(|one| {
+            assert_eq!(one.wrong.kind, Kind::Orphaned);
+            (one.key.clone(), one.tenant.clone().unwrap())
+        });
+        found.collect::<BTreeMap<_, _>>()
+    };
+    let expected = strays.map(|key| {
+        let tenant = key.split(':').nth(1).unwrap();
+        (key.to_owned(), tenant.to_owned())
+    });
+    assert_eq!(found(&audits), BTreeMap::from(expected));
+    assert_eq!(audits.iter().map(|audit| audit.counts.orphaned).sum::<u64>(), 4);
+    assert_eq!(lab.world.cache.keys(), before, "looking removes nothing");
+}
+
+#[tokio::test]
+async fn hazard_08_a_list_without_most_of_those_who_have_keys_says_of_nobody_that_it_is_gone() {
+    let lab = Lab::warm([listed()], &[("list", rows_of(4, "1"))]).await;
+    for number in 10..16 {
+        lab.put(&format!("list:t{number}"), "[]", MINUTE).await;
+    }
+    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
+    let [list, of_none] = &lab.try_audit(order).await.unwrap()[..] else { panic!() };
+    assert_eq!((list.counts.findings(), list.counts.all_equal()), (0, list.counts.expected()));
+    let [failure] = of_none.failures.as_slice() else { panic!("{of_none:?}") };
+    assert_eq!(failure.kind, FailureKind::TenantsShrank);
+    assert!(failure.message.contains("are missing from the tenant list"), "{failure:?}");
 }
 
 /// A verifier at work beside the lab's world.

@@ -541,4 +541,20 @@ async fn a_tenant_that_became_active_while_orphans_are_sought_keeps_its_keys() {
     let report = world.report(orphans()).await;
     assert_eq!((report.removed, report.complete), (0, true));
     assert_eq!(world.keys(), before);
+
+    // Nor is one a stray that nobody knew before.
+    world.cache.set("list:t3", "[]");
+    world.source.set_tenants(tenants(3));
+    let source = Arc::clone(&world.source);
+    world.ledger.before(move |call| {
+        if call == Call::Notes {
+            source.set_tenants(tenants(4));
+        }
+        ready(Ok(()))
+    });
+    assert_eq!(found(&world).await, BTreeSet::new());
+    world.ledger.before(|_| ready(Ok(())));
+    world.source.set_tenants(tenants(3));
+    assert_eq!(found(&world).await, texts(&["list:t3"]).into_iter().collect());
+    assert_eq!(world.report(orphans()).await.removed, 0, "it is shown, and not removed");
 }

@@ -1,14 +1,18 @@
-//! A ledger that does what a test says before each call.
+//! A cache and a ledger that do what a test says.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryCache;
+use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::manifest::Named;
-use preheat::engine::port::{Book, CacheError, Ledger, Listing};
+use preheat::engine::port::{
+    Book, Cache, CacheError, CacheStats, Found, KeyResult, Ledger, Listing, Slice,
+};
 
 use super::ready;
 
@@ -27,32 +31,102 @@ pub(crate) enum Call {
     Strike,
 }
 
+/// A call to the cache.
+pub(crate) enum CacheCall<'a> {
+    Write(&'a [Entry<'a>]),
+    Remove(&'a [String]),
+    Expire,
+    Look,
+    Scan,
+    Stats,
+}
+
+/// What comes of a call.
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, CacheError>>;
+
+/// How the calls to a server go. What is left out goes as in memory; `then` is what comes of a call
+/// there, which happens only where somebody awaits it.
+pub(crate) trait Rules: Send + Sync + 'static {
+    fn on_ledger<'a, T: Send + 'a>(&'a self, _call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
+        then
+    }
+
+    fn on_cache<'a, T: Send + 'a>(
+        &'a self,
+        _call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        then
+    }
+
+    fn write<'a>(
+        &'a self,
+        memory: &'a MemoryCache,
+        entries: &'a [Entry<'a>],
+    ) -> Answer<'a, Vec<KeyResult>> {
+        self.on_cache(CacheCall::Write(entries), memory.write(entries))
+    }
+
+    fn look<'a>(
+        &'a self,
+        memory: &'a MemoryCache,
+        keys: &'a [String],
+    ) -> Answer<'a, Vec<Option<Found>>> {
+        self.on_cache(CacheCall::Look, memory.look(keys))
+    }
+
+    fn stats<'a>(&'a self, memory: &'a MemoryCache) -> Answer<'a, CacheStats> {
+        self.on_cache(CacheCall::Stats, memory.stats())
+    }
+}
+
+/// Cache and ledger in memory, with rules of a test around them. The ports are implemented here, and
+/// nowhere else in the tests.
+pub(crate) struct Around<R> {
+    pub(crate) inner: Arc<MemoryCache>,
+    rules: R,
+}
+
+impl<R> Around<R> {
+    pub(crate) fn with(inner: Arc<MemoryCache>, rules: R) -> Arc<Self> {
+        Arc::new(Self { inner, rules })
+    }
+}
+
+impl<R> Deref for Around<R> {
+    type Target = R;
+
+    fn deref(&self) -> &R {
+        &self.rules
+    }
+}
+
+/// A hook before every call to the ledger that may wait or fail it.
+pub(crate) struct BeforeLedger(Mutex<Hook>);
+
 type Hook = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync>;
 
-/// The ledger in memory, with a hook before every call that may wait or fail it.
-pub(crate) struct HookedLedger {
-    inner: Arc<MemoryCache>,
-    hook: Mutex<Hook>,
-}
+/// The ledger in memory, with such a hook.
+pub(crate) type HookedLedger = Around<BeforeLedger>;
 
 impl HookedLedger {
     pub(crate) fn new(inner: Arc<MemoryCache>) -> Self {
-        Self { inner, hook: Mutex::new(Arc::new(|_| ready(Ok(())))) }
+        Self { inner, rules: BeforeLedger(Mutex::new(Arc::new(|_| ready(Ok(()))))) }
     }
+}
 
+impl BeforeLedger {
     pub(crate) fn before<F>(&self, hook: F)
     where
         F: Fn(Call) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync + 'static,
     {
-        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
     }
+}
 
-    fn after_hook<'a, T: Send + 'a>(
-        &'a self,
-        call: Call,
-        then: BoxFuture<'a, Result<T, CacheError>>,
-    ) -> BoxFuture<'a, Result<T, CacheError>> {
-        let hook = Arc::clone(&self.hook.lock().unwrap_or_else(PoisonError::into_inner));
+impl Rules for BeforeLedger {
+    fn on_ledger<'a, T: Send + 'a>(&'a self, call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
+        let hook = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
         Box::pin(async move {
             hook(call).await?;
             then.await
@@ -60,9 +134,35 @@ impl HookedLedger {
     }
 }
 
-impl Ledger for HookedLedger {
+impl<R: Rules> Cache for Around<R> {
+    fn write<'a>(&'a self, entries: &'a [Entry<'a>]) -> Answer<'a, Vec<KeyResult>> {
+        self.rules.write(&self.inner, entries)
+    }
+
+    fn remove<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<Result<bool, CacheError>>> {
+        self.rules.on_cache(CacheCall::Remove(keys), self.inner.remove(keys))
+    }
+
+    fn expire<'a>(&'a self, keys: &'a [(String, Duration)]) -> Answer<'a, ()> {
+        self.rules.on_cache(CacheCall::Expire, self.inner.expire(keys))
+    }
+
+    fn look<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<Option<Found>>> {
+        self.rules.look(&self.inner, keys)
+    }
+
+    fn scan<'a>(&'a self, pattern: &'a str, cursor: u64) -> Answer<'a, Slice> {
+        self.rules.on_cache(CacheCall::Scan, self.inner.scan(pattern, cursor))
+    }
+
+    fn stats(&self) -> Answer<'_, CacheStats> {
+        self.rules.stats(&self.inner)
+    }
+}
+
+impl<R: Rules> Ledger for Around<R> {
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        self.after_hook(Call::Fences, self.inner.fences(keys))
+        self.rules.on_ledger(Call::Fences, self.inner.fences(keys))
     }
 
     fn start_fences<'a>(
@@ -70,7 +170,7 @@ impl Ledger for HookedLedger {
         keys: &'a [(String, Fence)],
         number: i64,
     ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>> {
-        self.after_hook(Call::StartFences, self.inner.start_fences(keys, number))
+        self.rules.on_ledger(Call::StartFences, self.inner.start_fences(keys, number))
     }
 
     fn move_fences<'a>(
@@ -78,14 +178,14 @@ impl Ledger for HookedLedger {
         keys: &'a [String],
         number: i64,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::MoveFences, self.inner.move_fences(keys, number))
+        self.rules.on_ledger(Call::MoveFences, self.inner.move_fences(keys, number))
     }
 
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.after_hook(Call::Manifests, self.inner.manifests(keys))
+        self.rules.on_ledger(Call::Manifests, self.inner.manifests(keys))
     }
 
     fn named_among<'a>(
@@ -93,7 +193,7 @@ impl Ledger for HookedLedger {
         manifests: &'a [String],
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.after_hook(Call::NamedAmong, self.inner.named_among(manifests, keys))
+        self.rules.on_ledger(Call::NamedAmong, self.inner.named_among(manifests, keys))
     }
 
     fn enlist<'a>(
@@ -102,7 +202,7 @@ impl Ledger for HookedLedger {
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Enlist, self.inner.enlist(manifests, now, ttl))
+        self.rules.on_ledger(Call::Enlist, self.inner.enlist(manifests, now, ttl))
     }
 
     fn delist<'a>(
@@ -110,11 +210,11 @@ impl Ledger for HookedLedger {
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Delist, self.inner.delist(manifests, before))
+        self.rules.on_ledger(Call::Delist, self.inner.delist(manifests, before))
     }
 
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.after_hook(Call::Notes, self.inner.notes(book))
+        self.rules.on_ledger(Call::Notes, self.inner.notes(book))
     }
 
     fn note<'a>(
@@ -122,7 +222,7 @@ impl Ledger for HookedLedger {
         book: Book,
         notes: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Note, self.inner.note(book, notes))
+        self.rules.on_ledger(Call::Note, self.inner.note(book, notes))
     }
 
     fn strike<'a>(
@@ -130,7 +230,7 @@ impl Ledger for HookedLedger {
         book: Book,
         names: &'a [String],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.after_hook(Call::Strike, self.inner.strike(book, names))
+        self.rules.on_ledger(Call::Strike, self.inner.strike(book, names))
     }
 }
 

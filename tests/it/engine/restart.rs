@@ -4,22 +4,17 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryCache;
-use preheat::domain::entry::Entry;
 use preheat::domain::job::{Job, JobName, Scope, Table};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice,
-};
+use preheat::engine::port::{Cache, CacheErrorKind, CacheStats};
 use preheat::engine::restart::LOOK_EVERY;
 
+use super::ledger::{Answer, Around, CacheCall, Rules};
 use super::{
-    MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, slow_reads,
-    tenants,
+    MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, slow_reads, tenants,
 };
 
 const RESTARTS: &str = "preheat_cache_restarts_total";
@@ -35,75 +30,38 @@ enum Mood {
     Away,
 }
 
-/// A server with moods, before a cache in memory.
-struct Moody {
-    memory: MemoryCache,
-    mood: Mutex<Mood>,
-}
+/// The server has moods.
+struct Moody(Mutex<Mood>);
 
 impl Moody {
     fn set(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        *self.0.lock().unwrap() = mood;
     }
 
     fn mood(&self) -> Mood {
-        *self.mood.lock().unwrap()
-    }
-
-    fn answer<T: Send + 'static>(
-        &self,
-        answer: BoxFuture<'_, Result<T, CacheError>>,
-    ) -> BoxFuture<'static, Result<T, CacheError>> {
-        ready(match self.mood() {
-            Mood::Well | Mood::Discreet => answer.now_or_never().expect("memory waits for nothing"),
-            Mood::Away => Err(cache_error(CacheErrorKind::Unavailable)),
-        })
+        *self.0.lock().unwrap()
     }
 }
 
-impl Cache for Moody {
-    fn write<'a>(
+impl Rules for Moody {
+    fn on_cache<'a, T: Send + 'a>(
         &'a self,
-        entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
-        self.answer(self.memory.write(entries))
-    }
-
-    fn remove<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        self.answer(self.memory.remove(keys))
-    }
-
-    fn expire<'a>(
-        &'a self,
-        keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.answer(self.memory.expire(keys))
-    }
-
-    fn look<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
-        self.answer(self.memory.look(keys))
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.answer(self.memory.scan(pattern, cursor))
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
-        let mut stats = self.answer(self.memory.stats()).now_or_never().unwrap();
-        if let (Ok(stats), Mood::Discreet) = (&mut stats, self.mood()) {
-            stats.process = None;
+        _call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        match self.mood() {
+            Mood::Well | Mood::Discreet => then,
+            Mood::Away => Box::pin(async { Err(cache_error(CacheErrorKind::Unavailable)) }),
         }
-        ready(stats)
+    }
+
+    fn stats<'a>(&'a self, memory: &'a MemoryCache) -> Answer<'a, CacheStats> {
+        let stats = self.on_cache(CacheCall::Stats, memory.stats());
+        Box::pin(async move {
+            let stats = stats.await?;
+            let tells = self.mood() != Mood::Discreet;
+            Ok(CacheStats { process: stats.process.filter(|_| tells), ..stats })
+        })
     }
 }
 
@@ -249,11 +207,11 @@ async fn a_run_for_some_tenants_that_notices_has_the_others_warmed_as_well() {
 #[tokio::test]
 async fn a_server_that_does_not_tell_its_process_is_left_alone() {
     let setup = Setup::new([daily("list")], tenants(3));
-    let memory = MemoryCache::new(Arc::new(setup.clock.clone()));
-    let cache = Arc::new(Moody { memory, mood: Mutex::new(Mood::Discreet) });
+    let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
+    let cache = Around::with(memory, Moody(Mutex::new(Mood::Discreet)));
     let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
     warm(&world, 3).await;
-    cache.memory.restart();
+    cache.inner.restart();
     world.clock.advance(10 * MINUTE).await;
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
     assert_eq!(history(&world, "list").await, [(Trigger::Request, Outcome::Ok); 2]);
@@ -263,19 +221,19 @@ async fn a_server_that_does_not_tell_its_process_is_left_alone() {
 #[tokio::test]
 async fn a_server_that_comes_back_empty_is_noticed_as_soon_as_it_may_be_asked() {
     let setup = Setup::new([daily("list")], tenants(3));
-    let memory = MemoryCache::new(Arc::new(setup.clock.clone()));
-    let cache = Arc::new(Moody { memory, mood: Mutex::new(Mood::Well) });
+    let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
+    let cache = Around::with(memory, Moody(Mutex::new(Mood::Well)));
     let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
     warm(&world, 3).await;
     cache.set(Mood::Away);
     world.clock.advance(MINUTE).await;
     assert!(world.shows("preheat_breaker_open{server=\"cache\"} 1"));
-    cache.memory.restart();
+    cache.inner.restart();
     cache.set(Mood::Well);
     world.clock.advance(6 * SECOND).await;
     assert!(world.shows("preheat_breaker_open{server=\"cache\"} 0"));
     assert_eq!(
-        cache.memory.keys(),
+        cache.inner.keys(),
         ids(0..3).iter().map(|id| format!("list:{id}")).collect::<Vec<_>>()
     );
     assert_eq!(history(&world, "list").await, ONCE_MORE);

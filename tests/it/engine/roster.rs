@@ -5,10 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
-use preheat::domain::entry::Entry;
 use preheat::domain::fence::fence_key;
 use preheat::domain::job::{DateZone, Dates, Job, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
@@ -16,15 +14,13 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::handle::{JobSelection, RunRequest};
-use preheat::engine::port::{
-    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Slice,
-};
+use preheat::engine::port::{Book, CacheErrorKind, Clock, Ledger};
 use preheat::engine::roster::{Noted, Roster};
 
-use super::ledger::{Call, HookedLedger, names};
+use super::ledger::{Answer, Around, CacheCall, Call, HookedLedger, Rules, names};
 use super::{
-    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, start,
-    tenants,
+    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
+    start, tenants,
 };
 
 /// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
@@ -36,10 +32,7 @@ struct Kept {
     away: Arc<AtomicBool>,
     /// How often anything was asked of the books.
     asked: Count,
-    /// How long a removal takes.
-    removal: Mutex<Duration>,
-    /// The most keys that were removed at once.
-    most_removed: AtomicUsize,
+    removals: Arc<Around<SlowRemovals>>,
 }
 
 impl Kept {
@@ -57,15 +50,17 @@ impl Kept {
             let error = || cache_error(CacheErrorKind::Unavailable);
             ready(if is_away.load(Ordering::Relaxed) { Err(error()) } else { Ok(()) })
         });
-        let (removal, most_removed) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { memory, ledger, clock, away, asked, removal, most_removed })
+        let (takes, most) = (Mutex::default(), AtomicUsize::new(0));
+        let slow = SlowRemovals { clock: clock.clone(), takes, most };
+        let removals = Around::with(Arc::clone(&memory), slow);
+        Arc::new(Self { memory, ledger, clock, away, asked, removals })
     }
 
     /// A worker's world on this cache.
-    fn setup(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>, tenants: Tenants) -> Setup {
+    fn setup(&self, jobs: impl IntoIterator<Item = Job>, tenants: Tenants) -> Setup {
         Setup {
             clock: self.clock.clone(),
-            cache: Some(Arc::clone(self) as _),
+            cache: Some(Arc::clone(&self.removals) as _),
             ledger: Some(Arc::clone(&self.ledger) as _),
             ..Setup::new(jobs, tenants)
         }
@@ -97,51 +92,27 @@ impl Kept {
     }
 }
 
-impl Cache for Kept {
-    fn write<'a>(
-        &'a self,
-        entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
-        self.memory.write(entries)
-    }
+/// Removals take their time.
+struct SlowRemovals {
+    clock: VirtualClock,
+    takes: Mutex<Duration>,
+    /// The most keys that were removed at once.
+    most: AtomicUsize,
+}
 
-    fn remove<'a>(
+impl Rules for SlowRemovals {
+    fn on_cache<'a, T: Send + 'a>(
         &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        self.most_removed.fetch_max(keys.len(), Ordering::Relaxed);
-        let takes = *self.removal.lock().unwrap();
-        let asleep = self.clock.sleep(takes);
+        call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        let CacheCall::Remove(keys) = call else { return then };
+        self.most.fetch_max(keys.len(), Ordering::Relaxed);
+        let asleep = self.clock.sleep(*self.takes.lock().unwrap());
         Box::pin(async move {
             asleep.await;
-            self.memory.remove(keys).await
+            then.await
         })
-    }
-
-    fn expire<'a>(
-        &'a self,
-        keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.memory.expire(keys)
-    }
-
-    fn look<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
-        self.memory.look(keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.memory.scan(pattern, cursor)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
-        self.memory.stats()
     }
 }
 
@@ -450,9 +421,9 @@ async fn hazard_09_a_tenant_that_comes_back_during_its_sweep_keeps_what_is_writt
     world.set_rows("list", a_row_each(3));
     world.warm("list").await;
     world.source.set_tenants(without(3, &["t1"]));
-    *kept.removal.lock().unwrap() = 10 * SECOND;
+    *kept.removals.takes.lock().unwrap() = 10 * SECOND;
     let sweeping = world.ask("other").await;
-    let waits = || kept.most_removed.load(Ordering::Relaxed) > 0;
+    let waits = || kept.removals.most.load(Ordering::Relaxed) > 0;
     world.until("the sweep removes", |_| waits()).await;
     kept.clock.advance(SECOND).await;
     world.source.set_tenants(tenants(3));
@@ -489,11 +460,11 @@ async fn hazard_09_a_sweep_that_is_cut_off_goes_on_with_the_next_list() {
     let world = kept.setup([job("list")], tenants(3)).start();
     world.warm("list").await;
     world.source.set_tenants(without(3, &["t1"]));
-    *kept.removal.lock().unwrap() = 10 * MINUTE;
+    *kept.removals.takes.lock().unwrap() = 10 * MINUTE;
     assert_eq!(world.warm("list").await.outcome, Outcome::Timeout);
     assert!(kept.has("list:t1"));
     assert_eq!(kept.noted_ids().await.1, ["t1"]);
-    *kept.removal.lock().unwrap() = Duration::ZERO;
+    *kept.removals.takes.lock().unwrap() = Duration::ZERO;
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
 }
@@ -526,13 +497,13 @@ async fn thousands_of_tenants_are_swept_in_slices() {
     let world = kept.setup([of_all_kinds()], tenants(5_000)).start();
     world.set_rows("kinds", rows_of_kinds(5_000));
     assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
-    kept.most_removed.store(0, Ordering::Relaxed);
+    kept.removals.most.store(0, Ordering::Relaxed);
     world.source.set_tenants(tenants(2_500));
     assert_eq!(world.warm("kinds").await.outcome, Outcome::Ok);
     assert_eq!(kept.keys().len(), 2_500 * 5);
     assert_eq!(kept.noted_ids().await.1.len(), 2_500);
     // The dates that are possible are more than those that there are.
-    let most = kept.most_removed.load(Ordering::Relaxed);
+    let most = kept.removals.most.load(Ordering::Relaxed);
     assert!((200..=200 * 9).contains(&most), "{most} keys at once");
     kept.clock.stall(10 * MINUTE).await;
     world.warm("kinds").await;
@@ -554,11 +525,33 @@ async fn a_list_that_says_nothing_new_asks_nothing_of_the_cache() {
 }
 
 #[tokio::test]
+async fn who_comes_has_its_fence_started_once_and_not_by_every_job_and_batch() {
+    let one_by_one = |name| Job { batch: many(1), ..job(name) };
+    let world = Setup::new(["list", "other"].map(one_by_one), tenants(3)).start();
+    let started = Count::default();
+    let count = started.clone();
+    world.ledger.before(move |call| {
+        if let Call::StartFences = call {
+            count.up();
+        }
+        ready(Ok(()))
+    });
+    world.warm("list").await;
+    world.warm("other").await;
+    assert_eq!(started.now(), 1);
+    world.source.set_tenants(tenants(4));
+    world.warm("list").await;
+    assert_eq!(started.now(), 2);
+    let fence = world.cache.fences(&[fence_key("t3")]).await.unwrap();
+    assert!(fence.iter().all(|fence| !fence.needs_start()), "{fence:?}");
+}
+
+#[tokio::test]
 async fn a_sweep_that_took_long_is_not_repeated_with_every_list() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(3)).start();
     world.warm("list").await;
-    *kept.removal.lock().unwrap() = 2 * SECOND;
+    *kept.removals.takes.lock().unwrap() = 2 * SECOND;
     world.source.set_tenants(without(3, &["t1"]));
     world.warm("list").await;
     let asked = kept.asked.now();

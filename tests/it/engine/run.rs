@@ -5,19 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
-use preheat::domain::entry::Entry;
 use preheat::domain::job::{DateZone, Dates, Job, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::handle::{JobSelection, RunRequest};
-use preheat::engine::port::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice, SourceErrorKind,
-};
+use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
+use tokio::sync::Barrier;
 
+use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
     Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, cache_error, ids, job, key, many,
     ready, refused, slow_reads, start, tenants,
@@ -343,6 +341,107 @@ async fn a_run_gives_up_a_database_that_stays_away_and_the_next_one_finds_it_bac
     world.clock.advance(MINUTE).await;
     assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
     assert!(world.shows(CLOSED));
+}
+
+/// A world in which the three batches of job `first` have all permits for a second, and the database
+/// is then found down by them; a hundred batches of job `list` wait behind them and have asked nothing.
+/// After so many more questions the database is back.
+async fn a_hundred_left_alone(retries: u32, in_vain: usize) -> (World, Ticket) {
+    let first = Job { batch: many(1), concurrency: many(3), retries: 0, ..job("first") };
+    let list = Job { batch: many(1), concurrency: many(100), retries, ..job("list") };
+    let setup = Setup::new([first, list], tenants(100));
+    let world = Setup { concurrency: 3, ..setup }.start();
+    let (clock, asked, together) =
+        (world.clock.clone(), Count::default(), Arc::new(Barrier::new(3)));
+    world.source.before_read(move |seen| {
+        let (asleep, together) = (clock.sleep(SECOND), Arc::clone(&together));
+        let is_first = seen.job.as_str() == "first";
+        let is_back = !is_first && asked.up() >= in_vain;
+        Box::pin(async move {
+            if is_first {
+                asleep.await;
+                together.wait().await;
+            }
+            if is_back { Ok(()) } else { Err(refused(SourceErrorKind::Unavailable)) }
+        })
+    });
+    let first = world.ask_for("first", Some(&["t0", "t1", "t2"])).await;
+    world.settle().await;
+    let list = world.ask("list").await;
+    world.settle().await;
+    let record = world.finish(first).await;
+    assert_eq!((record.outcome, record.report.queries), (Outcome::Failed, 3));
+    assert!(world.shows(OPEN));
+    (world, list)
+}
+
+#[tokio::test]
+async fn being_left_alone_is_no_try_of_a_batch() {
+    let (world, list) = a_hundred_left_alone(1, 1).await;
+    let record = world.finish(list).await;
+    assert_eq!(record.outcome, Outcome::Ok, "{:?}", record.report);
+    assert_eq!(record.report.tenants.ok, 100);
+    assert_eq!(record.report.retries, 1, "of the one that asked in vain");
+    assert_eq!(record.report.queries, 1 + 100);
+    assert!(world.shows("preheat_batch_retries_total{job=\"list\"} 1"));
+}
+
+#[tokio::test]
+async fn what_is_left_alone_waits_for_a_server_no_longer_than_its_own_tries_would_take() {
+    for retries in 0..4 {
+        let (world, list) = a_hundred_left_alone(retries, usize::MAX).await;
+        let record = world.finish(list).await;
+        assert_eq!(record.outcome, Outcome::Failed);
+        assert_eq!(record.report.tenants.failed, 100);
+        let [failure] = record.report.failures.as_slice() else { panic!("{record:?}") };
+        assert_eq!((failure.kind, failure.count), (FailureKind::DatabaseUnavailable, 100));
+        assert_eq!(record.report.queries, u64::from(retries) + 1, "one question a pause");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_starts_while_the_database_is_left_alone_waits_for_it_without_a_retry() {
+    let world =
+        Setup::new([job("first"), job("list")].map(|job| Job { retries: 0, ..job }), tenants(5));
+    let world = world.start();
+    world.source.before_tenants(|| ready(Err(refused(SourceErrorKind::Unavailable))));
+    for _ in 0..3 {
+        assert_eq!(world.warm("first").await.outcome, Outcome::Failed);
+    }
+    assert!(world.shows(OPEN));
+    world.source.before_tenants(|| ready(Ok(())));
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.retries), (Outcome::Ok, 0), "{:?}", record.report);
+}
+
+#[tokio::test]
+async fn a_write_that_the_cache_is_not_asked_for_is_no_try() {
+    let first = Job { batch: many(1), concurrency: many(3), retries: 0, ..job("first") };
+    let list = Job { retries: 0, ..job("list") };
+    let world = Setup::new([first, list], tenants(3)).start();
+    world.set_rows("list", a_row_each(3));
+    let clock = world.clock.clone();
+    world.source.before_read(move |seen| {
+        let is_first = seen.job.as_str() == "first";
+        let asleep = clock.sleep(if is_first { Duration::ZERO } else { SECOND });
+        Box::pin(async move {
+            asleep.await;
+            Ok(())
+        })
+    });
+    let list = world.ask("list").await;
+    world.settle().await;
+    world.ledger.before(|call| {
+        let is_away = call == Call::Fences;
+        ready(if is_away { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
+    });
+    assert_eq!(world.warm("first").await.outcome, Outcome::Failed);
+    world.ledger.before(|_| ready(Ok(())));
+    assert!(world.shows("preheat_breaker_open{server=\"cache\"} 1"));
+    assert!(world.clock.monotonic() < SECOND, "the other still reads");
+    let record = world.finish(list).await;
+    assert_eq!((record.outcome, record.report.retries), (Outcome::Ok, 0), "{:?}", record.report);
+    assert_eq!(world.value("list:t1").as_deref(), Some("[1]"));
 }
 
 #[tokio::test]
@@ -698,52 +797,25 @@ async fn a_run_after_partial_ones_is_not_late() {
     }
 }
 
-/// A cache that pushes out keys whenever it is written to.
+/// The cache pushes out keys whenever it is written to.
 struct Evicting {
-    memory: MemoryCache,
     evicted: AtomicU64,
     silent: AtomicBool,
 }
 
-impl Cache for Evicting {
-    fn write<'a>(
+impl Rules for Evicting {
+    fn on_cache<'a, T: Send + 'a>(
         &'a self,
-        entries: &'a [Entry<'a>],
-    ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
-        self.evicted.fetch_add(entries.len() as u64, Ordering::Relaxed);
-        self.memory.write(entries)
+        call: CacheCall<'a>,
+        then: Answer<'a, T>,
+    ) -> Answer<'a, T> {
+        if let CacheCall::Write(entries) = call {
+            self.evicted.fetch_add(entries.len() as u64, Ordering::Relaxed);
+        }
+        then
     }
 
-    fn remove<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>> {
-        self.memory.remove(keys)
-    }
-
-    fn expire<'a>(
-        &'a self,
-        keys: &'a [(String, Duration)],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.memory.expire(keys)
-    }
-
-    fn look<'a>(
-        &'a self,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
-        self.memory.look(keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pattern: &'a str,
-        cursor: u64,
-    ) -> BoxFuture<'a, Result<Slice, CacheError>> {
-        self.memory.scan(pattern, cursor)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
+    fn stats<'a>(&'a self, _memory: &'a MemoryCache) -> Answer<'a, CacheStats> {
         if self.silent.load(Ordering::Relaxed) {
             return ready(Err(cache_error(CacheErrorKind::Permission)));
         }
@@ -755,11 +827,9 @@ impl Cache for Evicting {
 #[tokio::test]
 async fn hazard_21_keys_that_the_cache_pushed_out_meanwhile_are_counted() {
     let clock = VirtualClock::new(start(), 1);
-    let cache = Arc::new(Evicting {
-        memory: MemoryCache::new(Arc::new(clock.clone())),
-        evicted: AtomicU64::new(1_000),
-        silent: AtomicBool::new(false),
-    });
+    let memory = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
+    let (evicted, silent) = (AtomicU64::new(1_000), AtomicBool::new(false));
+    let cache = Around::with(memory, Evicting { evicted, silent });
     let setup = Setup::new([job("list")], tenants(5));
     let world = Setup { clock, cache: Some(Arc::clone(&cache) as _), ..setup }.start();
     let record = world.warm("list").await;

@@ -39,8 +39,7 @@ async fn hazard_04_a_replica_is_read_and_warned_of() {
 async fn a_run_outlives_a_restart_of_the_database() {
     let postgres = support::own_postgres();
     let shop = Shop::open_in(&postgres, 60).await;
-    // A slow machine may take longer for the restart than a few tries.
-    let lines = "batch = 10\nconcurrency = 2\nrequired = true\nretries = 10";
+    let lines = "batch = 10\nconcurrency = 2\nrequired = true";
     let worker = shop.serve().job("items", &items(lines)).start();
     worker.answers("/readyz", 200).await;
     let reader = shop.reader();

@@ -2,12 +2,15 @@
 //! before, and of tenants that are not active.
 //!
 //! They are found slice by slice, from what preheat keeps in the cache for itself: its manifests and
-//! its books. A key that a job there is may write for an active tenant is none of them, whoever
+//! its books; and, to be shown only, from all keys (see `strays.rs`). A key that a job there is may write for an active tenant is none of them, whoever
 //! listed it: so a job that gets another name loses nothing.
+
+mod strays;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
+use self::strays::Readers;
 use super::known::{Known, KnownError};
 use super::port::{CacheError, SourceError};
 use super::roster::OldTemplate;
@@ -30,6 +33,8 @@ pub struct Orphans {
     new: BTreeSet<String>,
     /// Templates that no job there has.
     templates: Vec<OldTemplate>,
+    /// Where all keys are read as well.
+    readers: Option<Readers>,
     stage: Stage,
 }
 
@@ -83,6 +88,10 @@ enum Stage {
         template: usize,
         position: usize,
     },
+    /// Among all keys.
+    Keys {
+        cursor: u64,
+    },
     Done,
 }
 
@@ -97,13 +106,16 @@ enum Claim {
 }
 
 impl Orphans {
-    /// Begins the search.
+    /// Begins the search for all that there are.
     pub async fn begin(runner: &Arc<Runner>) -> Result<Self, OrphansError> {
         let known = Known::all(runner).await?;
-        Self::of(runner, &runner.jobs.get(), &Arc::new(known)).await
+        let mut orphans = Self::of(runner, &runner.jobs.get(), &Arc::new(known)).await?;
+        let Self { jobs, templates, known, .. } = &orphans;
+        orphans.readers = Readers::new(jobs, templates, known.active());
+        Ok(orphans)
     }
 
-    /// Begins it with all tenants, who are known already.
+    /// Begins the search for those that may be removed, with all tenants, who are known already.
     pub(super) async fn of(
         runner: &Arc<Runner>,
         jobs: &Arc<Jobs>,
@@ -125,6 +137,7 @@ impl Orphans {
             known: Arc::clone(known),
             new: BTreeSet::new(),
             templates,
+            readers: None,
             stage: Stage::Manifests { found: VecDeque::new(), next: Some(0) },
         })
     }
@@ -161,6 +174,10 @@ impl Orphans {
             Stage::Templates { template, position } => {
                 let (template, from) = (*template, *position);
                 self.of_template(template, from).await
+            }
+            Stage::Keys { cursor } => {
+                let cursor = *cursor;
+                self.strays(cursor).await
             }
             Stage::Done => Ok(None),
         }
@@ -222,8 +239,8 @@ impl Orphans {
         from: usize,
     ) -> Result<Option<Vec<Orphan>>, OrphansError> {
         let Some(old) = self.templates.get(template) else {
-            self.stage = Stage::Done;
-            return Ok(None);
+            self.stage = Stage::Keys { cursor: 0 };
+            return Ok(Some(Vec::new()));
         };
         let now = self.runner.clock.now();
         let orphan = |tenant: Option<Tenant<'_>>, key| Orphan {
