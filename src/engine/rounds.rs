@@ -10,7 +10,6 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
-use super::run::Order;
 use super::taken::Taken;
 use super::tries::{Refusal, Tries};
 use crate::domain::date::first_dates;
@@ -311,8 +310,8 @@ impl Work {
     }
 
     /// Writes the entries, again where that may help: a repeated write is harmless, and names its keys
-    /// anew, as the cache may be another one than before. Says also whether nothing of it can come later: what was sent to a server that then
-    /// did not answer may.
+    /// anew, as the cache may have been restarted. Says also whether nothing of it can come later: what
+    /// was sent to a server that then did not answer may.
     async fn write_entries(
         &self,
         part: &Batch,
@@ -394,13 +393,13 @@ impl Work {
         all_answered
     }
 
-    /// Takes note of keys that are gone, or may go, and may be other tenants'.
+    /// Takes note of keys that are gone, or may go, and may be other tenants' (see `taken.rs`).
     fn note_taken<'a>(
         &self,
         open: &Batch,
         removed: impl Iterator<Item = ((&'a usize, &'a String), &'a Result<bool, CacheError>)>,
     ) {
-        let Order { job, .. } = self.order.as_ref();
+        let job = &self.order.job;
         if !job.has_keys_that_move() {
             return;
         }
@@ -667,7 +666,6 @@ impl List {
 }
 
 /// The names of a slot, with those that its manifest has lost.
-#[derive(Default)]
 struct Recalled {
     named: Vec<Named>,
     /// Those that no manifest has any more. They are in `named` as well.

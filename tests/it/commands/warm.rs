@@ -466,3 +466,39 @@ async fn sleepers(servers: &Servers) -> usize {
 async fn nobody_sleeps(servers: &Servers) {
     eventually("the query has ended", LONG, async || sleepers(servers).await == 0).await;
 }
+
+/// A job whose keys go from tenant to tenant.
+const PETS: &str = r#"
+schedule = "every 15m"
+ttl = "1h"
+[query]
+sql = "select tenant_id, id, name from pets where tenant_id = any($1)"
+[[keys]]
+key = "pet:{id}"
+shape = "object"
+unique = "id"
+"#;
+
+#[tokio::test]
+async fn hazard_07_a_key_that_was_taken_from_its_new_owner_is_there_when_the_pass_ends() {
+    let servers = servers().await;
+    let warm =
+        |arguments: &[&str]| servers.preheat(arguments.iter().copied()).job("pets", PETS).run();
+    warm(&["warm"]).await.expect_code(0);
+    let owners = "select tenant_id::text from pets where tenant_id in \
+        (select id from tenants where status = 'active') group by 1 order by 1 limit 2";
+    let owners = servers.texts(owners).await;
+    let (former, new) = (owners[0].as_str(), owners[1].as_str());
+    let sell = format!(
+        "update pets set tenant_id = '{new}' where tenant_id = '{former}' returning id::text"
+    );
+    let sold: BTreeSet<String> =
+        servers.texts(&sell).await.into_iter().map(|id| format!("pet:{id}")).collect();
+    assert!(!sold.is_empty());
+    warm(&["warm", "--tenant", new]).await.expect_code(0);
+    let output = warm(&["warm", "--tenant", former]).await.expect_code(0);
+    let values = servers.values().await;
+    let missing: Vec<_> = sold.iter().filter(|key| !values.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "{missing:?}\n{}", output.stdout);
+    assert!(sold.iter().all(|key| values[key].contains(new)));
+}
