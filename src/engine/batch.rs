@@ -23,6 +23,15 @@ use crate::observe::event;
 /// taken to be broken: splitting every batch down to single tenants would only load the database.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
+/// Keys that move, and of which their owner may have been deprived.
+#[derive(Default)]
+pub(super) struct Uncertain {
+    /// They were to be removed, and the cache did not answer.
+    pub(super) unanswered: Vec<Taken>,
+    /// They were written and not proven.
+    pub(super) unproven: Vec<Taken>,
+}
+
 /// The batches of one run.
 pub(super) struct Work {
     pub(super) runner: Arc<Runner>,
@@ -32,8 +41,7 @@ pub(super) struct Work {
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
     unsettled: Mutex<Unsettled>,
-    /// Keys that were to be removed while the cache did not answer.
-    unanswered: Mutex<Vec<Taken>>,
+    uncertain: Mutex<Uncertain>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// Some tenant could be read.
@@ -57,7 +65,7 @@ impl Work {
             deadline_at,
             key_columns,
             unsettled: Mutex::default(),
-            unanswered: Mutex::default(),
+            uncertain: Mutex::default(),
             given_up: OnceLock::new(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
@@ -188,8 +196,8 @@ impl Work {
     }
 
     /// What may be removed, or not, or not yet.
-    pub(super) fn unanswered(&self) -> MutexGuard<'_, Vec<Taken>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn uncertain(&self) -> MutexGuard<'_, Uncertain> {
+        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose keys are not proven so far.

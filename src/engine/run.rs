@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Work;
+use super::batch::{Uncertain, Work};
 use super::changes::FOLLOW_UP;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
@@ -21,6 +21,7 @@ use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
+use crate::domain::fence::PROBATION;
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -250,9 +251,13 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
+        let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
+        let (job, now) = (&order.job.name, self.clock.monotonic());
         // Its tenants are warmed again by then, and all that was sent has been done.
-        let due_at = self.clock.monotonic() + FOLLOW_UP;
-        self.taken.add(&order.job.name, std::mem::take(&mut *work.unanswered()), due_at);
+        self.taken.add(job, unanswered, now + FOLLOW_UP);
+        // By then they are gone by themselves. Whoever is warmed again until then and has them still
+        // puts that off.
+        self.taken.add(job, unproven, now + PROBATION);
         (end, std::mem::take(&mut *work.unsettled()))
     }
 

@@ -4,7 +4,11 @@
 //! takes for its own what its new owner wrote a moment ago. So those are warmed again who name a key
 //! that was removed. They are looked for after its removal: whoever names it later than that also
 //! writes it later.
+//!
+//! What was written for a tenant and not proven comes to the same, where the tenant does not write it
+//! again: it may have taken the place of its owner's value, and goes by itself.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,7 +38,7 @@ const FEW: usize = 10;
 /// Manifests that are asked at once.
 const SLICE: usize = 200;
 
-/// A key that was removed for a tenant which has it no more.
+/// A key that was removed, or written in vain, for a tenant which has it no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) key: String,
@@ -49,14 +53,31 @@ pub struct TakenKeys {
 }
 
 /// Those of one job.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Waiting {
-    /// Each with the tenant for which it was removed; none where those are several.
-    keys: HashMap<String, Option<TenantId>>,
-    /// They were too many to remember.
-    too_many: bool,
-    /// Not before this moment on the monotonic clock.
+    keys: HashMap<String, Wait>,
+    /// They were too many to remember: everybody may have some, from that moment on.
+    everybody: Option<Duration>,
+    /// Nothing before this moment, as all here on the monotonic clock.
+    rests_until: Duration,
+}
+
+/// A key whose owner is to be looked for.
+#[derive(Debug)]
+struct Wait {
+    /// For whom it was removed; none where those are several.
+    from: Option<TenantId>,
+    /// From this moment on.
     due_at: Duration,
+}
+
+/// Keys whose owners are looked for now.
+#[derive(Debug, PartialEq, Eq)]
+enum Search {
+    /// Each with the tenant for which it was removed; none where those are several.
+    Keys(HashMap<String, Option<TenantId>>),
+    /// They were too many to remember.
+    Everybody,
 }
 
 impl TakenKeys {
@@ -67,9 +88,8 @@ impl TakenKeys {
         }
         let mut jobs = self.jobs();
         let waiting = jobs.entry(job.clone()).or_default();
-        waiting.due_at = waiting.due_at.max(due_at);
         for Taken { key, from } in taken {
-            waiting.add(key, Some(&from));
+            waiting.add(key, Some(from), due_at);
         }
         drop(jobs);
         self.news.notify_one();
@@ -77,37 +97,40 @@ impl TakenKeys {
 
     /// Whether owners of keys of this job are to be looked for, now or later.
     pub fn is_waiting(&self, job: &JobName) -> bool {
-        self.jobs().get(job).is_some_and(|waiting| !waiting.is_empty())
+        self.jobs().get(job).is_some_and(|waiting| waiting.next_due_at().is_some())
     }
 
     /// The moment from which on the owners of some keys are to be looked for.
     fn next_due_at(&self) -> Option<Duration> {
-        let jobs = self.jobs();
-        jobs.values().filter(|waiting| !waiting.is_empty()).map(|waiting| waiting.due_at).min()
+        self.jobs().values().filter_map(Waiting::next_due_at).min()
     }
 
     /// The jobs of which that moment has come.
     fn due(&self, now: Duration) -> Vec<JobName> {
         let jobs = self.jobs();
-        let due = jobs.iter().filter(|(_, waiting)| waiting.is_due(now));
+        let is_due = |waiting: &Waiting| waiting.next_due_at().is_some_and(|at| at <= now);
+        let due = jobs.iter().filter(|(_, waiting)| is_due(waiting));
         due.map(|(job, _)| job.clone()).collect()
     }
 
-    /// Takes the keys of a job, if they are due.
-    fn take_due(&self, job: &JobName, now: Duration) -> Option<Waiting> {
-        let mut jobs = self.jobs();
-        jobs.get_mut(job).filter(|waiting| waiting.is_due(now)).map(std::mem::take)
+    /// Takes the keys of a job that are due.
+    fn take_due(&self, job: &JobName, now: Duration) -> Option<Search> {
+        self.jobs().get_mut(job)?.take_due(now)
     }
 
-    /// Nothing more of a job before that moment; `unfound` could not be looked for.
-    fn rest(&self, job: JobName, until: Duration, unfound: Waiting) {
+    /// Nothing more of a job before that moment; what could not be looked for waits for it too.
+    fn rest(&self, job: JobName, until: Duration, unfound: Option<Search>) {
         let mut jobs = self.jobs();
         let waiting = jobs.entry(job).or_default();
-        let Waiting { keys, too_many, due_at } = unfound;
-        waiting.due_at = waiting.due_at.max(due_at).max(until);
-        waiting.too_many |= too_many;
-        for (key, from) in keys {
-            waiting.add(key, from.as_ref());
+        waiting.rests_until = waiting.rests_until.max(until);
+        match unfound {
+            Some(Search::Keys(keys)) => {
+                for (key, from) in keys {
+                    waiting.add(key, from, until);
+                }
+            }
+            Some(Search::Everybody) => waiting.forget(until),
+            None => {}
         }
     }
 
@@ -117,31 +140,48 @@ impl TakenKeys {
 }
 
 impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.keys.is_empty() && !self.too_many
+    fn next_due_at(&self) -> Option<Duration> {
+        let of_keys = || self.keys.values().map(|wait| wait.due_at).min();
+        self.everybody.or_else(of_keys).map(|at| at.max(self.rests_until))
     }
 
-    fn is_due(&self, now: Duration) -> bool {
-        !self.is_empty() && self.due_at <= now
+    fn take_due(&mut self, now: Duration) -> Option<Search> {
+        self.next_due_at().filter(|at| *at <= now)?;
+        if self.everybody.take().is_some() {
+            return Some(Search::Everybody);
+        }
+        let due = self.keys.extract_if(|_, wait| wait.due_at <= now);
+        Some(Search::Keys(due.map(|(key, wait)| (key, wait.from)).collect()))
     }
 
-    fn add(&mut self, key: String, from: Option<&TenantId>) {
-        if self.too_many {
+    /// A key that waits already waits for the later moment.
+    fn add(&mut self, key: String, from: Option<TenantId>, due_at: Duration) {
+        if let Some(everybody) = &mut self.everybody {
+            *everybody = due_at.max(*everybody);
             return;
         }
-        let known = self.keys.entry(key).or_insert_with(|| from.cloned());
-        if known.as_ref() != from {
-            *known = None;
+        match self.keys.entry(key) {
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.due_at = known.due_at.max(due_at);
+                if known.from != from {
+                    known.from = None;
+                }
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(Wait { from, due_at });
+            }
         }
         if self.keys.len() > MAX_WAITING {
-            *self = Self { too_many: true, due_at: self.due_at, ..Self::default() };
+            let last = self.keys.values().map(|wait| wait.due_at).max();
+            self.forget(last.unwrap_or(due_at));
         }
     }
 
-    /// Whether somebody else than this tenant had the key removed.
-    fn concerns(&self, tenant: &str, key: &str) -> bool {
-        let from = self.keys.get(key).and_then(Option::as_ref);
-        from.is_none_or(|from| from.as_str() != tenant)
+    /// Remembers no key, but that everybody may have some from that moment on.
+    fn forget(&mut self, due_at: Duration) {
+        self.keys = HashMap::new();
+        self.everybody = Some(due_at);
     }
 }
 
@@ -189,28 +229,34 @@ impl Runner {
         let now = self.clock.monotonic();
         let rest = (now.saturating_sub(began) * REST_TIMES).clamp(REST, LONGEST_REST);
         let (found, unfound) = match found {
-            Ok(found) => (Some(found), Waiting::default()),
-            Err(_away) => (None, taken),
+            Ok(found) => (Some(found), None),
+            Err(_away) => (None, Some(taken)),
         };
         self.taken.rest(job.clone(), now + rest, unfound);
         found
     }
 
-    async fn owners(&self, name: &JobName, taken: &Waiting) -> Result<Touched, Refusal> {
-        let none = || Touched::Tenants(BTreeSet::new());
+    async fn owners(&self, name: &JobName, search: &Search) -> Result<Touched, Refusal> {
         let jobs = self.jobs.get();
         let Some(job) = jobs.get(name).filter(|job| job.has_keys_that_move()) else {
-            return Ok(none());
+            return Ok(Touched::Tenants(BTreeSet::new()));
         };
-        let keys: Vec<String> = taken.keys.keys().cloned().collect();
-        let owners = match self.list.last().filter(|_| !taken.too_many) {
-            Some(list) => {
-                let concerns = |tenant: &str, key: &str| taken.concerns(tenant, key);
-                Touched::Tenants(self.tenants_that_name(job, &list, &keys, concerns).await?)
+        let (keys, owners) = match (search, self.list.last()) {
+            (Search::Keys(taken), Some(list)) => {
+                let keys: Vec<String> = taken.keys().cloned().collect();
+                // For this tenant it was removed, and for nobody else.
+                let is_from = |tenant: &str, key: &str| {
+                    let from = taken.get(key).and_then(Option::as_ref);
+                    from.is_some_and(|from| from.as_str() == tenant)
+                };
+                let concerns = |tenant: &str, key: &str| !is_from(tenant, key);
+                let owners = self.tenants_that_name(job, &list, &keys, concerns).await?;
+                (keys.len(), Touched::Tenants(owners))
             }
-            None => Touched::All,
+            (Search::Keys(taken), None) => (taken.len(), Touched::All),
+            (Search::Everybody, _) => (MAX_WAITING, Touched::All),
         };
-        event::KeysTaken { job: name, keys: keys.len(), owners: &owners }.emit(&self.metrics);
+        event::KeysTaken { job: name, keys, owners: &owners }.emit(&self.metrics);
         Ok(owners)
     }
 
@@ -260,49 +306,70 @@ mod tests {
         Taken { key: key.to_owned(), from: TenantId::new(from) }
     }
 
-    #[test]
-    fn keys_wait_together_until_the_last_of_them_is_due_and_the_rest_is_over() {
-        let keys = TakenKeys::default();
-        assert_eq!((keys.next_due_at(), keys.is_waiting(&job())), (None, false));
-        keys.add(&job(), Vec::new(), SECOND);
-        assert_eq!(keys.next_due_at(), None);
-        keys.add(&job(), vec![taken("a", "1")], SECOND * 2);
-        keys.add(&job(), vec![taken("b", "1")], SECOND);
-        assert!(keys.is_waiting(&job()) && keys.due(SECOND).is_empty());
-        assert_eq!((keys.next_due_at(), keys.due(SECOND * 2)), (Some(SECOND * 2), vec![job()]));
-        assert_eq!(keys.take_due(&job(), SECOND), None);
-        let first = keys.take_due(&job(), SECOND * 2).unwrap();
-        assert_eq!(first.keys.len(), 2);
-        assert!(!keys.is_waiting(&job()));
+    fn keys(search: Option<Search>) -> Vec<(String, Option<TenantId>)> {
+        let Some(Search::Keys(keys)) = search else { panic!("{search:?}") };
+        let mut keys: Vec<_> = keys.into_iter().collect();
+        keys.sort_by(|(one, _), (other, _)| one.cmp(other));
+        keys
+    }
 
-        keys.rest(job(), SECOND * 5, Waiting::default());
-        assert_eq!(keys.next_due_at(), None, "nothing waits");
-        keys.add(&job(), vec![taken("c", "1")], SECOND * 3);
-        assert_eq!(keys.next_due_at(), Some(SECOND * 5));
-        keys.rest(job(), SECOND * 6, first);
-        assert_eq!(keys.take_due(&job(), SECOND * 6).unwrap().keys.len(), 3);
+    fn from(key: &str, tenant: Option<&str>) -> (String, Option<TenantId>) {
+        (key.to_owned(), tenant.map(TenantId::new))
     }
 
     #[test]
-    fn a_key_concerns_all_but_the_tenant_for_which_it_was_removed() {
-        let keys = TakenKeys::default();
-        let all = [taken("a", "1"), taken("b", "1"), taken("b", "2"), taken("a", "1")];
-        keys.add(&job(), all.to_vec(), Duration::ZERO);
-        let waiting = keys.take_due(&job(), Duration::ZERO).unwrap();
-        let concerns = |tenant| ["a", "b"].map(|key| waiting.concerns(tenant, key));
-        assert_eq!([concerns("1"), concerns("2")], [[false, true], [true, true]]);
+    fn a_key_waits_until_it_is_due_and_the_rest_is_over() {
+        let all = TakenKeys::default();
+        assert_eq!((all.next_due_at(), all.is_waiting(&job())), (None, false));
+        all.add(&job(), Vec::new(), SECOND);
+        assert_eq!(all.next_due_at(), None);
+        all.add(&job(), vec![taken("a", "1")], SECOND * 3);
+        all.add(&job(), vec![taken("b", "1")], SECOND);
+        assert!(all.is_waiting(&job()) && all.due(SECOND / 2).is_empty());
+        assert_eq!((all.next_due_at(), all.due(SECOND)), (Some(SECOND), vec![job()]));
+        assert_eq!(all.take_due(&job(), SECOND / 2), None);
+        assert_eq!(keys(all.take_due(&job(), SECOND)), [from("b", Some("1"))]);
+        assert_eq!((all.is_waiting(&job()), all.next_due_at()), (true, Some(SECOND * 3)));
+
+        all.rest(job(), SECOND * 5, None);
+        assert_eq!(all.next_due_at(), Some(SECOND * 5));
+        assert_eq!(all.take_due(&job(), SECOND * 4), None);
+        let unfound = all.take_due(&job(), SECOND * 5);
+        assert!(!all.is_waiting(&job()), "nothing waits");
+        all.rest(job(), SECOND * 6, unfound);
+        assert_eq!(keys(all.take_due(&job(), SECOND * 6)), [from("a", Some("1"))]);
+    }
+
+    #[test]
+    fn a_key_that_is_removed_again_waits_longer() {
+        let all = TakenKeys::default();
+        all.add(&job(), vec![taken("a", "1"), taken("b", "1")], SECOND * 2);
+        all.add(&job(), vec![taken("a", "1")], SECOND * 3);
+        all.add(&job(), vec![taken("a", "1")], SECOND);
+        assert_eq!(keys(all.take_due(&job(), SECOND * 2)), [from("b", Some("1"))]);
+        assert_eq!(all.next_due_at(), Some(SECOND * 3));
+    }
+
+    #[test]
+    fn a_key_that_was_removed_for_two_may_be_that_of_either() {
+        let all = TakenKeys::default();
+        let some = ["1", "2", "2"].map(|tenant| taken("b", tenant));
+        all.add(&job(), some.into(), SECOND);
+        all.add(&job(), vec![taken("a", "1"), taken("a", "1")], SECOND);
+        assert_eq!(keys(all.take_due(&job(), SECOND)), [from("a", Some("1")), from("b", None)]);
     }
 
     #[test]
     fn keys_too_many_to_remember_are_those_of_everybody() {
-        let keys = TakenKeys::default();
+        let all = TakenKeys::default();
         let many = |count: usize| (0..count).map(|n| taken(&n.to_string(), "1")).collect();
-        keys.add(&job(), many(MAX_WAITING), SECOND);
-        keys.add(&job(), many(MAX_WAITING), SECOND);
-        assert!(!keys.jobs()[&job()].too_many, "they are the same");
-        keys.add(&job(), vec![taken("one more", "1")], SECOND);
-        keys.add(&job(), vec![taken("and one", "1")], SECOND);
-        let waiting = keys.take_due(&job(), SECOND).unwrap();
-        assert_eq!((waiting.keys.len(), waiting.too_many), (0, true));
+        all.add(&job(), many(MAX_WAITING), SECOND);
+        all.add(&job(), many(MAX_WAITING), SECOND * 2);
+        assert_eq!(all.jobs()[&job()].everybody, None, "they are the same");
+        all.add(&job(), vec![taken("one more", "1")], SECOND);
+        all.add(&job(), vec![taken("and one", "1")], SECOND);
+        assert_eq!(all.take_due(&job(), SECOND), None, "some of them are not due");
+        assert_eq!(all.take_due(&job(), SECOND * 2), Some(Search::Everybody));
+        assert!(!all.is_waiting(&job()));
     }
 }

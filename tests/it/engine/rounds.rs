@@ -510,7 +510,7 @@ async fn hazard_07_a_key_that_moves_goes_with_its_data_however_long_its_write_to
     world.set_rows("list", pet_of(1, Some("t0")));
     let clock = world.clock.clone();
     world.cache.before_write(move |_| {
-        let asleep = clock.sleep(40 * SECOND);
+        let asleep = clock.sleep(20 * SECOND);
         Box::pin(async move {
             asleep.await;
             Ok(())
@@ -530,7 +530,7 @@ async fn hazard_07_a_key_that_moves_goes_with_its_data_whenever_its_write_was_tr
     world.set_rows("list", pet_of(1, Some("t0")));
     let (writes, clock) = (Count::default(), world.clock.clone());
     world.cache.before_write(move |_| {
-        let (asleep, is_back) = (clock.sleep(20 * SECOND), writes.up() == 2);
+        let (asleep, is_back) = (clock.sleep(14 * SECOND), writes.up() == 2);
         Box::pin(async move {
             asleep.await;
             if is_back { Ok(()) } else { Err(cache_error(CacheErrorKind::Transient)) }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::adapter::memory::MemoryRow;
+use preheat::domain::fence::fence_key;
 use preheat::domain::job::{Job, Key};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::port::{CacheErrorKind, Clock};
+use preheat::engine::port::{CacheErrorKind, Clock, Ledger};
 
 use super::ledger::Call;
 use super::{Count, MINUTE, SECOND, Setup, World, cache_error, job, key, ready, tenants};
@@ -149,6 +150,57 @@ async fn hazard_07_a_removal_without_an_answer_may_come_late_and_its_key_comes_b
     world.pet_becomes("[2]").await;
     world.clock.advance(10 * SECOND).await;
     assert_eq!(world.value("pet:7").as_deref(), Some("[2]"));
+}
+
+#[tokio::test]
+async fn hazard_07_what_took_a_keys_place_and_ended_by_itself_makes_way_for_its_owners() {
+    let world = world();
+    world.give_pets(2, "t1", [7]);
+    world.warm_some("pets", &["t1"]).await;
+    // A run for its former owner still read it, and that tenant's data does not stand still.
+    world.give_pets(1, "t0", [7]);
+    let (cache, searches) = (Arc::clone(&world.cache), Count::default());
+    let seen = searches.clone();
+    world.ledger.before(move |call| {
+        let cache = Arc::clone(&cache);
+        if call == Call::NamedAmong {
+            seen.up();
+        }
+        Box::pin(async move {
+            if call == Call::Fences {
+                cache.move_fences(&[fence_key("t0")], 1 << 41).await?;
+            }
+            Ok(())
+        })
+    });
+    let record = world.warm_some("pets", &["t0"]).await;
+    assert_eq!(record.report.tenants.fenced, 1);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.value("pet:7").as_deref(), Some("[1]"));
+    assert_eq!(searches.now(), 0, "as far as anybody knows it is its own");
+    // Its life is over before that tenant comes back and finds it gone: there is nothing to remove.
+    world.ledger.before(|_| ready(Ok(())));
+    world.give_pets(2, "t1", [7]);
+    world.cache.evict("pet:7");
+    world.pet_becomes("[2]").await;
+}
+
+#[tokio::test]
+async fn hazard_07_what_its_new_owner_in_the_same_batch_could_not_write_goes() {
+    let world = world();
+    world.give_pets(1, "t0", [7]);
+    world.warm("pets").await;
+    world.give_pets(2, "t1", [7]);
+    let asked = Count::default();
+    let count = asked.clone();
+    world.cache.refuse(move |key| {
+        let is_first = key == "pet:7" && count.up() == 0;
+        is_first.then(|| cache_error(CacheErrorKind::Full))
+    });
+    let record = world.warm("pets").await;
+    let (failed, removed) = (record.report.tenants.failed, record.report.keys.removed);
+    assert_eq!((failed, removed), (1, 1), "what its former owner wrote is old");
+    world.pet_becomes("[2]").await;
 }
 
 #[tokio::test]

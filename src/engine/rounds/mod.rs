@@ -2,31 +2,29 @@
 //! again, and all of it once more for those whose data changed meanwhile. What to do is decided by
 //! [`Rounds`]; here it is done.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod doubt;
+mod manifests;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+use self::doubt::Doubt;
+use self::manifests::List;
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
-use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
+use super::port::{CacheError, CacheErrorKind, KeyResult, Read};
 use super::taken::Taken;
 use super::tries::{Refusal, Tries};
 use crate::domain::date::first_dates;
-use crate::domain::entry::{Entries, Entry, Removal, entries, life_of};
+use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
 use crate::domain::job::Scope;
-use crate::domain::manifest::{Named, is_fresh, life_of_names, manifest_key, vanished};
+use crate::domain::manifest::Named;
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::observe::event::Server;
-
-/// From the moment when a key is named to the last command that gives it a life. Where it took longer,
-/// the key is named once more, so that one that was written later was written by somebody else.
-const NAMED_BEFORE: Duration = Duration::from_secs(30);
-
-/// Keys that are looked at at once: their values come with the answer.
-const LOOK: usize = 100;
 
 /// How much later than the run's deadline a server gives a query up: the deadline itself is to end
 /// the run, and not a query that failed a moment before.
@@ -74,20 +72,6 @@ struct Written {
     is_certain: bool,
     /// When the keys were last named.
     named_at: DateTime<Utc>,
-}
-
-/// A slot's manifest.
-struct List {
-    manifest: String,
-    /// What it has to name: the listed keys that there are now, and those that a round before wrote
-    /// and that nothing names any more.
-    names: Vec<String>,
-    /// Those that it names and that have no data any more.
-    vanished: Vec<Named>,
-    /// Up to when its names are of keys that cannot exist any more; none where it has none of those.
-    outdated: Option<DateTime<Utc>>,
-    /// Whether it names all of that, and will for long enough.
-    is_fresh: bool,
 }
 
 /// What a tenant comes to at the end of its rounds.
@@ -208,7 +192,7 @@ impl Work {
         let lists = self.lists(open, doubt.recall(&slots, named), &found);
         let named_at = self.enlist(open, &lists, report).await?;
 
-        let is_first = doubt.begin(&slots);
+        let is_first = doubt.begin(&slots, &lists, named_at);
         let draft = self.write(open, (found, &lists, named_at), rounds.life(), report).await;
         if !draft.is_certain {
             doubt.lost.extend(&slots);
@@ -217,10 +201,8 @@ impl Work {
             Ok(fences) => fences,
             Err(refusal) => {
                 rounds.abandon();
-                for (place, mut tally) in draft.tallies.into_iter().enumerate() {
-                    tally.fail(failure_of(open, place, &refusal));
-                    count(tally, Fate::Settled, report);
-                }
+                self.name_late(&lists, draft.named_at).await;
+                fail_each(open, draft.tallies, &refusal, report);
                 return Ok(Vec::new());
             }
         };
@@ -232,15 +214,11 @@ impl Work {
             // What was sent may come late, and shorten or prolong the life of what is there then.
             doubt.lost.extend(&slots);
         }
-        let is_timed = self.order.job.has_keys_that_move();
-        if is_timed && self.runner.clock.now() > draft.named_at + NAMED_BEFORE {
-            // Whether this works or not, the next run names them as well, where they are still there.
+        if self.name_late(&lists, draft.named_at).await {
             doubt.lost.extend(&slots);
-            drop(self.give_names(&lists).await);
         }
-        for (slot, list) in slots.iter().zip(lists).filter(|(slot, _)| !is_settled(slot)) {
-            doubt.remember(*slot, list, draft.named_at);
-        }
+        let unsettled = slots.iter().zip(&lists).filter(|(slot, _)| !is_settled(slot));
+        unsettled.for_each(|(slot, list)| doubt.remember(*slot, list, draft.named_at));
         let mut moved = Vec::new();
         for (place, (mut tally, slot)) in draft.tallies.into_iter().zip(slots).enumerate() {
             if !is_settled(&slot) {
@@ -250,7 +228,7 @@ impl Work {
             // A round before may have left under a key what this one could not write over: others
             // may prolong it, who take it for theirs.
             if is_first || tally.failures.is_empty() {
-                doubt.settle(slot);
+                doubt.settle(slot, lists.get(place));
             }
             match &lives {
                 // They are proven, and gone in some seconds all the same.
@@ -299,7 +277,9 @@ impl Work {
                 (Ok(()), None) => {}
             }
         }
-        let vanished = self.vanished(open, (lists, &entries), &mut tallies).await;
+        let written = entries.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        let written: HashSet<&str> = written.map(|(entry, _)| entry.key.as_str()).collect();
+        let vanished = self.vanished(open, (lists, &written), &mut tallies).await;
         let removals: Vec<_> = removals.into_iter().chain(vanished).collect();
         let all_answered = self.remove(open, removals, &mut tallies, report).await;
         let is_certain = is_certain && all_answered;
@@ -409,7 +389,7 @@ impl Work {
             let taken = Taken { key: key.clone(), from: TenantId::new(tenant.id()) };
             match result {
                 Ok(true) => answered.push(taken),
-                Err(error) if error.kind.is_transient() => self.unanswered().push(taken),
+                Err(error) if error.kind.is_transient() => self.uncertain().unanswered.push(taken),
                 Ok(false) | Err(_) => {}
             }
         }
@@ -486,265 +466,6 @@ impl Work {
     }
 }
 
-/// The manifests.
-impl Work {
-    fn manifest_keys(&self, part: &Batch) -> Vec<String> {
-        let job = &self.order.job;
-        match job.scope {
-            Scope::Tenants => {
-                part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
-            }
-            Scope::Fleet => vec![manifest_key(&job.name, None)],
-        }
-    }
-
-    /// The keys that the manifests of some tenants name.
-    async fn named(&self, part: &Batch) -> Result<Vec<Vec<Named>>, Refusal> {
-        if !self.order.job.has_listed_keys() {
-            return Ok(Vec::new());
-        }
-        Ok(self.runner.ledger.manifests(&self.manifest_keys(part)).await?)
-    }
-
-    /// Names up to this moment are of keys that have expired.
-    fn outdated(&self) -> DateTime<Utc> {
-        self.runner.clock.now() - life_of_names(&self.order.job)
-    }
-
-    /// What there is now, and what has vanished: a key that could not be made this time has not.
-    fn lists(&self, open: &Batch, named: Vec<Recalled>, found: &Entries<'_>) -> Vec<List> {
-        if named.is_empty() {
-            return Vec::new();
-        }
-        let mut present: Vec<Vec<String>> = vec![Vec::new(); named.len()];
-        for entry in found.writes.iter().filter(|entry| entry.is_listed) {
-            if let Some(keys) = present.get_mut(entry.slot) {
-                keys.push(entry.key.clone());
-            }
-        }
-        let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
-        let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
-        let (job, now) = (&self.order.job, self.runner.clock.now());
-        let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
-        let lists = lists.map(|((manifest, recalled), mut present)| {
-            let Recalled { named, unnamed } = recalled;
-            let is_outdated = named.iter().any(|name| name.named_at < outdated);
-            let is_young = |name: &&Named| is_fresh(job, name.named_at, now);
-            let young = named.iter().filter(is_young).filter(|name| !failed.contains(&*name.key));
-            let young = young.count();
-            let there = present.iter().map(String::as_str).chain(failed.iter().copied());
-            let vanished = vanished(named, there);
-            let young_and_there = young - vanished.iter().filter(is_young).count();
-            let is_fresh = young_and_there == present.len() && unnamed.is_empty();
-            let outdated = is_outdated.then_some(outdated);
-            present.extend(unnamed);
-            List { manifest, names: present, vanished, outdated, is_fresh }
-        });
-        lists.collect()
-    }
-
-    /// Names the keys that will be written, so that none is ever in the cache unnamed, where they are
-    /// not named for long enough already; answers when.
-    async fn enlist(
-        &self,
-        open: &Batch,
-        lists: &[List],
-        report: &mut Report,
-    ) -> Result<DateTime<Utc>, Refusal> {
-        let mut tries = Tries::new(&self.runner, &self.order, open.len());
-        loop {
-            let refusal = match self.give_names(lists).await {
-                Ok(named_at) => return Ok(named_at),
-                Err(error) => Refusal::from(error),
-            };
-            if !tries.again(&refusal, report).await {
-                return Err(refusal);
-            }
-        }
-    }
-
-    async fn give_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
-        self.give_names_of(lists.iter().filter(|list| !list.is_fresh)).await
-    }
-
-    /// Gives those names as well that were there for long enough.
-    async fn give_all_names(&self, lists: &[List]) -> Result<DateTime<Utc>, CacheError> {
-        self.give_names_of(lists.iter()).await
-    }
-
-    async fn give_names_of(
-        &self,
-        lists: impl Iterator<Item = &List>,
-    ) -> Result<DateTime<Utc>, CacheError> {
-        let now = self.runner.clock.now();
-        let due = lists.filter(|list| !list.names.is_empty());
-        let listings: Vec<Listing> = due.map(List::listing).collect();
-        if !listings.is_empty() {
-            let life = life_of_names(&self.order.job);
-            self.runner.ledger.enlist(&listings, now, life).await?;
-        }
-        Ok(now)
-    }
-
-    /// Takes the names out that are of keys which cannot exist any more. It comes after they were
-    /// removed all the same: a job whose `ttl` was made shorter may have left some that do.
-    async fn delist(&self, lists: &[List]) {
-        let Some(outdated) = lists.iter().filter_map(|list| list.outdated).min() else { return };
-        let manifests = lists.iter().filter(|list| list.outdated.is_some());
-        let manifests: Vec<String> = manifests.map(|list| list.manifest.clone()).collect();
-        // Names too many do no harm, and the next run tries again.
-        drop(self.runner.ledger.delist(&manifests, outdated).await);
-    }
-
-    /// The keys to remove since their data is gone.
-    ///
-    /// A key without its tenant in it may have gone to another tenant (a pet that moved). It stays
-    /// where it was written in this batch, or later than this tenant last named it.
-    async fn vanished(
-        &self,
-        open: &Batch,
-        (lists, entries): (&[List], &[Entry<'_>]),
-        tallies: &mut [Report],
-    ) -> Vec<Removal> {
-        let of_slots = lists.iter().enumerate();
-        let gone = of_slots.flat_map(|(slot, list)| {
-            let removal = move |name: &Named| Removal { key: name.key.clone(), slot };
-            list.vanished.iter().map(move |name| (removal(name), name.named_at))
-        });
-        if !self.order.job.has_keys_that_move() {
-            return gone.map(|(removal, _)| removal).collect();
-        }
-        let written: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-        let gone = gone.filter(|(removal, _)| !written.contains(removal.key.as_str()));
-        let gone: Vec<(Removal, DateTime<Utc>)> = gone.collect();
-        let mut vanished = Vec::new();
-        for some in gone.chunks(LOOK) {
-            match self.left_behind(some).await {
-                Ok(removals) => vanished.extend(removals),
-                Err(error) => {
-                    for (Removal { key, slot }, _) in some {
-                        if let Some(tally) = tallies.get_mut(*slot) {
-                            tally.fail(refused(open, *slot, key, &error));
-                        }
-                    }
-                }
-            }
-        }
-        vanished
-    }
-
-    /// Those keys that nobody wrote after the tenant that named them at that moment.
-    async fn left_behind(
-        &self,
-        gone: &[(Removal, DateTime<Utc>)],
-    ) -> Result<Vec<Removal>, CacheError> {
-        let keys: Vec<String> = gone.iter().map(|(removal, _)| removal.key.clone()).collect();
-        let found = self.runner.cache.look(&keys).await?;
-        let now = self.runner.clock.now();
-        let left_behind = gone.iter().zip(found).filter(|((removal, named_at), found)| {
-            let Some(found) = found else { return false };
-            let life = life_of(&self.order.job, &removal.key);
-            let age = found.ttl.and_then(|left| age(life, left));
-            age.is_none_or(|age| now - age <= *named_at + NAMED_BEFORE)
-        });
-        Ok(left_behind.map(|((removal, _), _)| removal.clone()).collect())
-    }
-}
-
-/// How long ago a value was written that would live for `life` and has so much left. What has little
-/// left may be on probation, and counts as written then. There is no telling of what lives for longer:
-/// it was written while the job had another `ttl`, or by somebody else.
-fn age(life: Duration, left: Duration) -> Option<Duration> {
-    let life = if left <= PROBATION { life.min(PROBATION) } else { life };
-    life.checked_sub(left)
-}
-
-impl List {
-    fn listing(&self) -> Listing {
-        Listing { manifest: self.manifest.clone(), keys: self.names.clone() }
-    }
-}
-
-/// The names of a slot, with those that its manifest has lost.
-struct Recalled {
-    named: Vec<Named>,
-    /// Those that no manifest has any more. They are in `named` as well.
-    unnamed: Vec<String>,
-}
-
-/// Slots whose keys are written and not proven. When it is dropped, by whatever ends the batch, those
-/// that are left have to be warmed again.
-struct Doubt<'w> {
-    work: &'w Work,
-    part: &'w Batch,
-    slots: BTreeSet<usize>,
-    /// Those of which something was sent, in whatever round, that may still come: what a server that
-    /// did not answer does with it nobody knows.
-    lost: BTreeSet<usize>,
-    /// The listed keys that the rounds before wrote. The cache may have lost their names since, as
-    /// where it was restarted and the write came to the new process.
-    written: HashMap<usize, HashMap<String, DateTime<Utc>>>,
-}
-
-impl<'w> Doubt<'w> {
-    fn new(work: &'w Work, part: &'w Batch) -> Self {
-        Self { work, part, slots: BTreeSet::new(), lost: BTreeSet::new(), written: HashMap::new() }
-    }
-
-    /// Another round follows for a slot.
-    fn remember(&mut self, slot: usize, list: List, named_at: DateTime<Utc>) {
-        let names = list.names.into_iter().map(|key| (key, named_at));
-        self.written.entry(slot).or_default().extend(names);
-    }
-
-    /// What the manifests of slots name, and what they named when it was written.
-    fn recall(&self, slots: &[usize], named: Vec<Vec<Named>>) -> Vec<Recalled> {
-        let recall = |(slot, mut named): (&usize, Vec<Named>)| {
-            let Some(written) = self.written.get(slot) else {
-                return Recalled { named, unnamed: Vec::new() };
-            };
-            let known: HashSet<&str> = named.iter().map(|named| named.key.as_str()).collect();
-            let unnamed = written.iter().filter(|(key, _)| !known.contains(key.as_str()));
-            let unnamed = unnamed.map(|(key, at)| Named { key: key.clone(), named_at: *at });
-            let unnamed: Vec<Named> = unnamed.collect();
-            named.extend(unnamed.iter().cloned());
-            Recalled { named, unnamed: unnamed.into_iter().map(|named| named.key).collect() }
-        };
-        slots.iter().zip(named).map(recall).collect()
-    }
-
-    /// Keys of these slots are about to be written; says whether it is for the first time.
-    fn begin(&mut self, slots: &[usize]) -> bool {
-        let is_first = self.slots.is_empty();
-        self.slots.extend(slots);
-        is_first
-    }
-
-    /// What the slot's last round wrote is proven.
-    fn settle(&mut self, slot: usize) {
-        if !self.lost.contains(&slot) {
-            self.slots.remove(&slot);
-        }
-    }
-}
-
-impl Drop for Doubt<'_> {
-    fn drop(&mut self) {
-        if self.slots.is_empty() {
-            return;
-        }
-        let mut unsettled = self.work.unsettled();
-        for slot in &self.slots {
-            match self.part.tenant(*slot) {
-                Some(tenant) => {
-                    unsettled.tenants.insert(TenantId::new(tenant.id()));
-                }
-                None => unsettled.fleet = true,
-            }
-        }
-    }
-}
-
 fn transient(result: &KeyResult) -> Option<&CacheError> {
     result.as_ref().err().filter(|error| error.kind.is_transient())
 }
@@ -775,6 +496,14 @@ fn failure_of(open: &Batch, slot: usize, refusal: &Refusal) -> Failure {
 
 fn id(open: &Batch, slot: usize) -> Option<String> {
     open.tenant(slot).map(|tenant| tenant.id().to_owned())
+}
+
+/// Tenants that were written, and of which nobody knows whether their data changed meanwhile.
+fn fail_each(open: &Batch, tallies: Vec<Report>, refusal: &Refusal, report: &mut Report) {
+    for (place, mut tally) in tallies.into_iter().enumerate() {
+        tally.fail(failure_of(open, place, refusal));
+        count(tally, Fate::Settled, report);
+    }
 }
 
 /// Adds what became of a tenant to its run's report.
