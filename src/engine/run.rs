@@ -257,7 +257,7 @@ impl Runner {
         self.taken.add(job, unanswered, now + FOLLOW_UP);
         // By then they are gone by themselves. Whoever is warmed again until then and has them still
         // puts that off.
-        self.taken.add(job, unproven, now + PROBATION);
+        self.taken.add_unproven(job, unproven, now + PROBATION);
         (end, std::mem::take(&mut *work.unsettled()))
     }
 

@@ -32,6 +32,8 @@ const REST_TIMES: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Keys of a job that wait; beyond that it runs for all.
 const MAX_WAITING: usize = 10_000;
+/// Where so many wait, no more are taken in that were only not proven.
+const MAX_UNPROVEN: usize = MAX_WAITING / 2;
 /// Up to so many keys are asked for one by one. Where they are more, whole manifests are read, as each
 /// run reads them.
 const FEW: usize = 10;
@@ -90,6 +92,23 @@ impl TakenKeys {
         let waiting = jobs.entry(job.clone()).or_default();
         for Taken { key, from } in taken {
             waiting.add(key, Some(from), due_at);
+        }
+        drop(jobs);
+        self.news.notify_one();
+    }
+
+    /// The same of keys that were written and not proven. A run that was cut off leaves many of them,
+    /// and that is no reason for another one: beyond some, the rest are their owners' next run's.
+    pub(super) fn add_unproven(&self, job: &JobName, keys: Vec<Taken>, due_at: Duration) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut jobs = self.jobs();
+        let waiting = jobs.entry(job.clone()).or_default();
+        for Taken { key, from } in keys {
+            if waiting.keys.len() < MAX_UNPROVEN || waiting.keys.contains_key(&key) {
+                waiting.add(key, Some(from), due_at);
+            }
         }
         drop(jobs);
         self.news.notify_one();
@@ -371,5 +390,16 @@ mod tests {
         assert_eq!(all.take_due(&job(), SECOND), None, "some of them are not due");
         assert_eq!(all.take_due(&job(), SECOND * 2), Some(Search::Everybody));
         assert!(!all.is_waiting(&job()));
+    }
+
+    #[test]
+    fn keys_that_were_not_proven_are_never_too_many() {
+        let all = TakenKeys::default();
+        all.add(&job(), vec![taken("a", "1")], SECOND);
+        let many = (0..MAX_WAITING * 2).map(|n| taken(&n.to_string(), "1"));
+        all.add_unproven(&job(), many.collect(), SECOND * 3);
+        all.add_unproven(&job(), vec![taken("a", "1")], SECOND * 2);
+        assert_eq!(keys(all.take_due(&job(), SECOND * 2)), [from("a", Some("1"))]);
+        assert_eq!(keys(all.take_due(&job(), SECOND * 3)).len(), MAX_UNPROVEN - 1);
     }
 }
