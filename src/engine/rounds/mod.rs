@@ -44,7 +44,9 @@ struct Reading {
     /// Holds their rows.
     permit: BatchPermit,
     first_dates: Vec<NaiveDate>,
-    /// How each slot's fence stood before the query.
+    /// The key of each slot's fence.
+    fence_keys: Vec<String>,
+    /// How it stood before the query.
     fences: Vec<Fence>,
     /// The keys that each slot's manifest names; none where the job has no listed keys.
     named: Vec<Vec<Named>>,
@@ -163,7 +165,8 @@ impl Work {
         };
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.
-        let fences = self.fences_before(part).await?;
+        let fence_keys = self.fence_keys(part);
+        let fences = self.fences_before(&fence_keys).await?;
         let named = self.named(part).await?;
         runner.may_ask(Server::Database)?;
         report.queries += 1;
@@ -175,7 +178,7 @@ impl Work {
         runner.note_query(result.as_ref().err());
         result?;
         self.it_worked();
-        Ok(Reading { permit, first_dates, fences, named })
+        Ok(Reading { permit, first_dates, fence_keys, fences, named })
     }
 
     /// One round; answers what became of those whose data changed meanwhile.
@@ -186,7 +189,7 @@ impl Work {
         (rounds, doubt): (&mut Rounds, &mut Doubt<'_>),
         report: &mut Report,
     ) -> Result<Vec<Report>, Refusal> {
-        let Reading { permit, first_dates, fences: _, named } = reading;
+        let Reading { permit, first_dates, fence_keys, fences: _, named } = reading;
         let found = entries(&self.order.job, open, &first_dates, permit.rows());
         let slots: Vec<usize> = rounds.slots().collect();
         let lists = self.lists(open, doubt.recall(&slots, named), &found);
@@ -197,7 +200,7 @@ impl Work {
         if !draft.is_certain {
             doubt.lost.extend(&slots);
         }
-        let fences = match self.fences_after(open, report).await {
+        let fences = match self.fences_after(open, &fence_keys, report).await {
             Ok(fences) => fences,
             Err(refusal) => {
                 rounds.abandon();
@@ -407,11 +410,10 @@ impl Work {
     }
 
     /// How the fences stand before a query, each of them one to rely on.
-    async fn fences_before(&self, part: &Batch) -> Result<Vec<Fence>, Refusal> {
-        let keys = self.fence_keys(part);
-        let mut fences = self.fences(&keys).await?;
+    async fn fences_before(&self, keys: &[String]) -> Result<Vec<Fence>, Refusal> {
+        let mut fences = self.fences(keys).await?;
         let unsafe_ones = fences.iter().zip(keys).filter(|(fence, _)| fence.needs_start());
-        let unsafe_ones: Vec<_> = unsafe_ones.map(|(fence, key)| (key, *fence)).collect();
+        let unsafe_ones: Vec<_> = unsafe_ones.map(|(fence, key)| (key.clone(), *fence)).collect();
         if unsafe_ones.is_empty() {
             return Ok(fences);
         }
@@ -425,11 +427,15 @@ impl Work {
     }
 
     /// How the fences stand after the writes.
-    async fn fences_after(&self, part: &Batch, report: &mut Report) -> Result<Vec<Fence>, Refusal> {
-        let keys = self.fence_keys(part);
+    async fn fences_after(
+        &self,
+        part: &Batch,
+        keys: &[String],
+        report: &mut Report,
+    ) -> Result<Vec<Fence>, Refusal> {
         let mut tries = Tries::new(&self.runner, &self.order, part.len());
         loop {
-            let refusal = match self.fences(&keys).await {
+            let refusal = match self.fences(keys).await {
                 Ok(fences) => return Ok(fences),
                 Err(refusal) => refusal,
             };
