@@ -27,7 +27,7 @@ pub use self::note::{Noted, OldTemplate};
 use self::sweep::{Sweep, Swept};
 use super::port::{Book, CacheError, Ledger};
 use super::run::Runner;
-use crate::domain::fence::{Fence, fence_key, start_number};
+use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
 use crate::observe::event;
@@ -38,9 +38,6 @@ const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
 /// Tenants whose keys are in memory at once.
 const SLICE: usize = 200;
-
-/// Fences that are started at once.
-const FENCES_AT_ONCE: usize = 1_000;
 
 /// After a sweep, tenants that were swept once rest for so many times as long as it took: sweeping
 /// again is for the rare run with an older list and may not become the cache's main occupation.
@@ -205,12 +202,6 @@ impl Roster {
         let templates = OldTemplate::notes(jobs, &self.tenant_column);
         ledger.note(Book::Templates, &templates).await.map_err(unnoted)?;
         let number = start_number(runner.clock.random());
-        // All that come at once, as into an empty cache, need not be started batch by batch and job by job.
-        for some in notes.chunks(FENCES_AT_ONCE) {
-            let fences = some.iter().map(|(id, _)| (fence_key(id), Fence::Missing));
-            let fences: Vec<(String, Fence)> = fences.collect();
-            ledger.start_fences(&fences, number).await.map_err(unnoted)?;
-        }
         // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {

@@ -525,28 +525,6 @@ async fn a_list_that_says_nothing_new_asks_nothing_of_the_cache() {
 }
 
 #[tokio::test]
-async fn who_comes_has_its_fence_started_once_and_not_by_every_job_and_batch() {
-    let one_by_one = |name| Job { batch: many(1), ..job(name) };
-    let world = Setup::new(["list", "other"].map(one_by_one), tenants(3)).start();
-    let started = Count::default();
-    let count = started.clone();
-    world.ledger.before(move |call| {
-        if let Call::StartFences = call {
-            count.up();
-        }
-        ready(Ok(()))
-    });
-    world.warm("list").await;
-    world.warm("other").await;
-    assert_eq!(started.now(), 1);
-    world.source.set_tenants(tenants(4));
-    world.warm("list").await;
-    assert_eq!(started.now(), 2);
-    let fence = world.cache.fences(&[fence_key("t3")]).await.unwrap();
-    assert!(fence.iter().all(|fence| !fence.needs_start()), "{fence:?}");
-}
-
-#[tokio::test]
 async fn a_sweep_that_took_long_is_not_repeated_with_every_list() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(3)).start();
