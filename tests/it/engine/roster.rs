@@ -19,8 +19,8 @@ use preheat::engine::roster::{Noted, Roster};
 
 use super::ledger::{Answer, Around, CacheCall, Call, HookedLedger, Rules, names};
 use super::{
-    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
-    start, tenants,
+    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, start,
+    tenants,
 };
 
 /// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
