@@ -34,11 +34,13 @@ impl Walk {
         }
         let owned = match self.owned_by_others(runner, part, &strays).await {
             Ok(owned) => owned,
-            Err(refusal) if matches!(refusal.remedy, Remedy::Wait(_)) => return Err(refusal),
-            Err(refusal) => {
-                self.fail_strays(part, &strays, &refusal);
-                return Ok(());
-            }
+            Err(refusal) => match refusal.remedy {
+                Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal),
+                Remedy::Split | Remedy::Fail | Remedy::GiveUp => {
+                    self.fail_strays(part, &strays, &refusal);
+                    return Ok(());
+                }
+            },
         };
         let mut done = owned;
         for Stray { key, slot, wrong } in strays {

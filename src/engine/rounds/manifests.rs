@@ -17,8 +17,8 @@ use crate::engine::batch::Work;
 use crate::engine::port::{CacheError, Listing};
 use crate::engine::tries::{Refusal, Tries};
 
-/// A key that moves and was written so long after a tenant named it counts as that tenant's own value;
-/// what was written later, somebody else wrote.
+/// What is under a key that moves and was written up to so long after a tenant named it counts as that
+/// tenant's own; what was written later, somebody else wrote.
 const NAMED_BEFORE: Duration = Duration::from_secs(30);
 
 /// A round that took so long since it named its keys names them once more. It is half of the other:
