@@ -21,7 +21,6 @@ use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
-use crate::domain::fence::PROBATION;
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -255,9 +254,7 @@ impl Runner {
         let (job, now) = (&order.job.name, self.clock.monotonic());
         // Its tenants are warmed again by then, and all that was sent has been done.
         self.taken.add(job, unanswered, now + FOLLOW_UP);
-        // By then they are gone by themselves. Whoever is warmed again until then and has them still
-        // puts that off.
-        self.taken.add_unproven(job, unproven, now + PROBATION);
+        self.taken.add_unproven(job, unproven, now);
         (end, std::mem::take(&mut *work.unsettled()))
     }
 

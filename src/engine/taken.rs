@@ -19,6 +19,7 @@ use super::handle::Handle;
 use super::run::{Runner, Stops};
 use super::tries::Refusal;
 use crate::domain::change::{Changed, Touched};
+use crate::domain::fence::PROBATION;
 use crate::domain::job::{Job, JobName};
 use crate::domain::manifest::manifest_key;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
@@ -71,6 +72,8 @@ struct Wait {
     from: Option<TenantId>,
     /// From this moment on.
     due_at: Duration,
+    /// It was only written and not proven, for the last time at this moment; none where it was removed.
+    unproven_since: Option<Duration>,
 }
 
 /// Keys whose owners are looked for now.
@@ -91,15 +94,17 @@ impl TakenKeys {
         let mut jobs = self.jobs();
         let waiting = jobs.entry(job.clone()).or_default();
         for Taken { key, from } in taken {
-            waiting.add(key, Some(from), due_at);
+            waiting.add(key, Wait { from: Some(from), due_at, unproven_since: None });
         }
         drop(jobs);
         self.news.notify_one();
     }
 
-    /// The same of keys that were written and not proven. A run that was cut off leaves many of them,
-    /// and that is no reason for another one: beyond some, the rest are their owners' next run's.
-    pub(super) fn add_unproven(&self, job: &JobName, keys: Vec<Taken>, due_at: Duration) {
+    /// The same of keys that were written and not proven, once they are gone by themselves. Whoever is
+    /// warmed again until then and has them still puts that off, or settles it. A run that was cut off
+    /// leaves many of them, and that is no reason for another one: beyond some, the rest are their
+    /// owners' next run's.
+    pub(super) fn add_unproven(&self, job: &JobName, keys: Vec<Taken>, now: Duration) {
         if keys.is_empty() {
             return;
         }
@@ -107,11 +112,31 @@ impl TakenKeys {
         let waiting = jobs.entry(job.clone()).or_default();
         for Taken { key, from } in keys {
             if waiting.keys.len() < MAX_UNPROVEN || waiting.keys.contains_key(&key) {
-                waiting.add(key, Some(from), due_at);
+                let unproven_since = Some(now);
+                let wait = Wait { from: Some(from), due_at: now + PROBATION, unproven_since };
+                waiting.add(key, wait);
             }
         }
         drop(jobs);
         self.news.notify_one();
+    }
+
+    /// A tenant was found to have these keys, and they were written and proven, by a round that began at
+    /// that moment: what was not proven of them before took nobody's place.
+    pub(super) fn proven(&self, job: &JobName, tenant: &str, keys: &[String], began: Duration) {
+        let mut jobs = self.jobs();
+        let Some(waiting) = jobs.get_mut(job).filter(|waiting| !waiting.keys.is_empty()) else {
+            return;
+        };
+        let is_settled = |wait: &Wait| {
+            let of_tenant = wait.from.as_ref().is_some_and(|from| from.as_str() == tenant);
+            of_tenant && wait.unproven_since.is_some_and(|since| since <= began)
+        };
+        for key in keys {
+            if waiting.keys.get(key).is_some_and(is_settled) {
+                waiting.keys.remove(key);
+            }
+        }
     }
 
     /// Whether owners of keys of this job are to be looked for, now or later.
@@ -145,7 +170,7 @@ impl TakenKeys {
         match unfound {
             Some(Search::Keys(keys)) => {
                 for (key, from) in keys {
-                    waiting.add(key, from, until);
+                    waiting.add(key, Wait { from, due_at: until, unproven_since: None });
                 }
             }
             Some(Search::Everybody) => waiting.forget(until),
@@ -174,21 +199,16 @@ impl Waiting {
     }
 
     /// A key that waits already waits for the later moment.
-    fn add(&mut self, key: String, from: Option<TenantId>, due_at: Duration) {
+    fn add(&mut self, key: String, wait: Wait) {
+        let due_at = wait.due_at;
         if let Some(everybody) = &mut self.everybody {
             *everybody = due_at.max(*everybody);
             return;
         }
         match self.keys.entry(key) {
-            Entry::Occupied(mut known) => {
-                let known = known.get_mut();
-                known.due_at = known.due_at.max(due_at);
-                if known.from != from {
-                    known.from = None;
-                }
-            }
+            Entry::Occupied(mut known) => known.get_mut().add(wait),
             Entry::Vacant(vacant) => {
-                vacant.insert(Wait { from, due_at });
+                vacant.insert(wait);
             }
         }
         if self.keys.len() > MAX_WAITING {
@@ -201,6 +221,18 @@ impl Waiting {
     fn forget(&mut self, due_at: Duration) {
         self.keys = HashMap::new();
         self.everybody = Some(due_at);
+    }
+}
+
+impl Wait {
+    fn add(&mut self, other: Self) {
+        let Self { from, due_at, unproven_since } = other;
+        self.due_at = self.due_at.max(due_at);
+        // What was removed once is not settled by a proof.
+        self.unproven_since = self.unproven_since.and(unproven_since);
+        if self.from != from {
+            self.from = None;
+        }
     }
 }
 
@@ -397,9 +429,22 @@ mod tests {
         let all = TakenKeys::default();
         all.add(&job(), vec![taken("a", "1")], SECOND);
         let many = (0..MAX_WAITING * 2).map(|n| taken(&n.to_string(), "1"));
-        all.add_unproven(&job(), many.collect(), SECOND * 3);
-        all.add_unproven(&job(), vec![taken("a", "1")], SECOND * 2);
-        assert_eq!(keys(all.take_due(&job(), SECOND * 2)), [from("a", Some("1"))]);
-        assert_eq!(keys(all.take_due(&job(), SECOND * 3)).len(), MAX_UNPROVEN - 1);
+        all.add_unproven(&job(), many.collect(), SECOND);
+        all.add_unproven(&job(), vec![taken("a", "1")], Duration::ZERO);
+        assert_eq!(keys(all.take_due(&job(), PROBATION)), [from("a", Some("1"))]);
+        assert_eq!(keys(all.take_due(&job(), PROBATION + SECOND)).len(), MAX_UNPROVEN - 1);
+    }
+
+    #[test]
+    fn a_proof_settles_what_was_not_proven_before_its_round_and_nothing_else() {
+        let all = TakenKeys::default();
+        let some = || ["late", "mine", "other", "removed"].map(str::to_owned);
+        all.add_unproven(&job(), some().map(|key| taken(&key, "1")).into(), SECOND);
+        all.add_unproven(&job(), vec![taken("late", "1")], SECOND * 3);
+        all.add_unproven(&job(), vec![taken("other", "2")], SECOND);
+        all.add(&job(), vec![taken("removed", "1")], SECOND);
+        all.proven(&job(), "1", &some(), SECOND * 2);
+        let left = [from("late", Some("1")), from("other", None), from("removed", Some("1"))];
+        assert_eq!(keys(all.take_due(&job(), PROBATION * 2)), left);
     }
 }

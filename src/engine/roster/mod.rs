@@ -201,10 +201,10 @@ impl Roster {
         self.trust(gone.len(), known, list.len()).map_err(Distrust::Shrank)?;
         let templates = OldTemplate::notes(jobs, &self.tenant_column);
         ledger.note(Book::Templates, &templates).await.map_err(unnoted)?;
-        let number = start_number(runner.clock.random());
         // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {
+            let number = start_number(runner.clock.random());
             ledger.move_fences(&fences, number).await.map_err(unnoted)?;
         }
         // Marked before it is swept: what is cut off now goes on with the next list.

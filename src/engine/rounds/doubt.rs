@@ -1,6 +1,7 @@
 //! What a batch wrote and did not prove.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -8,6 +9,7 @@ use super::manifests::List;
 use crate::domain::manifest::Named;
 use crate::domain::tenant::{Batch, TenantId};
 use crate::engine::batch::Work;
+use crate::engine::run::Order;
 use crate::engine::taken::Taken;
 
 /// The names of a slot, with those that its manifest has lost.
@@ -77,17 +79,23 @@ impl<'w> Doubt<'w> {
         is_first
     }
 
-    /// What the slot's last round wrote is proven.
-    pub(super) fn settle(&mut self, slot: usize, list: Option<&List>) {
+    /// What the slot's last round wrote is proven; that round began at this monotonic moment.
+    pub(super) fn settle(&mut self, slot: usize, list: Option<&List>, began: Duration) {
         if self.lost.contains(&slot) {
             return;
         }
         self.slots.remove(&slot);
+        let Order { job, .. } = self.work.order.as_ref();
+        let Some(tenant) = self.part.tenant(slot).filter(|_| job.has_keys_that_move()) else {
+            return;
+        };
         let mut written = self.written.remove(&slot).unwrap_or_default();
-        for key in list.map(|list| list.present.as_slice()).unwrap_or_default() {
+        let present = list.map(|list| list.present.as_slice()).unwrap_or_default();
+        for key in present {
             written.remove(key);
         }
         self.give_away(slot, written.into_keys());
+        self.work.runner.taken.proven(&job.name, tenant.id(), present, began);
     }
 
     /// Keys that move and that were written for a tenant which may not have them: that value may have

@@ -41,6 +41,8 @@ enum Room {
 
 /// What was read of some tenants before anything of theirs is written.
 struct Reading {
+    /// When it began, on the monotonic clock.
+    began: Duration,
     /// Holds their rows.
     permit: BatchPermit,
     first_dates: Vec<NaiveDate>,
@@ -165,6 +167,7 @@ impl Work {
         };
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.
+        let began = runner.clock.monotonic();
         let fence_keys = self.fence_keys(part);
         let fences = self.fences_before(&fence_keys).await?;
         let named = self.named(part).await?;
@@ -178,7 +181,7 @@ impl Work {
         runner.note_query(result.as_ref().err());
         result?;
         self.it_worked();
-        Ok(Reading { permit, first_dates, fence_keys, fences, named })
+        Ok(Reading { began, permit, first_dates, fence_keys, fences, named })
     }
 
     /// One round; answers what became of those whose data changed meanwhile.
@@ -189,7 +192,7 @@ impl Work {
         (rounds, doubt): (&mut Rounds, &mut Doubt<'_>),
         report: &mut Report,
     ) -> Result<Vec<Report>, Refusal> {
-        let Reading { permit, first_dates, fence_keys, fences: _, named } = reading;
+        let Reading { began, permit, first_dates, fence_keys, fences: _, named } = reading;
         let found = entries(&self.order.job, open, &first_dates, permit.rows());
         let slots: Vec<usize> = rounds.slots().collect();
         let lists = self.lists(open, doubt.recall(&slots, named), &found);
@@ -231,7 +234,7 @@ impl Work {
             // A round before may have left under a key what this one could not write over: others
             // may prolong it, who take it for theirs.
             if is_first || tally.failures.is_empty() {
-                doubt.settle(slot, lists.get(place));
+                doubt.settle(slot, lists.get(place), began);
             }
             match &lives {
                 // They are proven, and gone in some seconds all the same.

@@ -46,6 +46,25 @@ impl World {
         self.until(&format!("the pet is {value}"), |_| pet().as_deref() == Some(value)).await;
     }
 
+    /// The same while a tenant's fence never stands still.
+    fn searches_while_it_moves(&self, tenant: &str) -> Count {
+        let (cache, searches) = (Arc::clone(&self.cache), Count::default());
+        let (seen, fence) = (searches.clone(), [fence_key(tenant)]);
+        self.ledger.before(move |call| {
+            let (cache, fence) = (Arc::clone(&cache), fence.clone());
+            if call == Call::NamedAmong {
+                seen.up();
+            }
+            Box::pin(async move {
+                if call == Call::Fences {
+                    cache.move_fences(&fence, 1 << 41).await?;
+                }
+                Ok(())
+            })
+        });
+        searches
+    }
+
     /// How often the manifests are asked for names from now on.
     fn searches(&self) -> Count {
         let searches = Count::default();
@@ -159,20 +178,7 @@ async fn hazard_07_what_took_a_keys_place_and_ended_by_itself_makes_way_for_its_
     world.warm_some("pets", &["t1"]).await;
     // A run for its former owner still read it, and that tenant's data does not stand still.
     world.give_pets(1, "t0", [7]);
-    let (cache, searches) = (Arc::clone(&world.cache), Count::default());
-    let seen = searches.clone();
-    world.ledger.before(move |call| {
-        let cache = Arc::clone(&cache);
-        if call == Call::NamedAmong {
-            seen.up();
-        }
-        Box::pin(async move {
-            if call == Call::Fences {
-                cache.move_fences(&[fence_key("t0")], 1 << 41).await?;
-            }
-            Ok(())
-        })
-    });
+    let searches = world.searches_while_it_moves("t0");
     let record = world.warm_some("pets", &["t0"]).await;
     assert_eq!(record.report.tenants.fenced, 1);
     world.clock.advance(MINUTE).await;
@@ -183,6 +189,26 @@ async fn hazard_07_what_took_a_keys_place_and_ended_by_itself_makes_way_for_its_
     world.give_pets(2, "t1", [7]);
     world.cache.evict("pet:7");
     world.pet_becomes("[2]").await;
+}
+
+#[tokio::test]
+async fn what_a_tenant_still_has_when_it_stands_still_is_nobody_elses() {
+    let world = world();
+    world.give_pets(1, "t0", [7]);
+    let searches = world.searches_while_it_moves("t0");
+    let record = world.warm_some("pets", &["t0"]).await;
+    assert_eq!(record.report.tenants.fenced, 1);
+    let seen = searches.clone();
+    world.ledger.before(move |call| {
+        if call == Call::NamedAmong {
+            seen.up();
+        }
+        ready(Ok(()))
+    });
+    let is_proven = |world: &World| world.cache.ttl("pet:7") > Some(MINUTE);
+    world.until("it stands still", is_proven).await;
+    world.clock.advance(MINUTE).await;
+    assert_eq!(searches.now(), 0);
 }
 
 #[tokio::test]
