@@ -6,21 +6,9 @@ use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
-use super::{FLEET, SERVICES, Servers, servers};
+use super::{FLEET, PETS, SERVICES, Servers, servers};
 use crate::support::preheat;
 use crate::support::program::{Output, Preheat};
-
-/// Each pet by its id alone.
-const PETS: &str = r#"
-schedule = "every 15m"
-ttl = "1h"
-[query]
-sql = "select tenant_id, id, name from pets where tenant_id = any($1)"
-[[keys]]
-key = "pet:{id}"
-shape = "object"
-unique = "id"
-"#;
 
 fn with_jobs(program: Preheat) -> Preheat {
     program.job("services", SERVICES).job("fleet", FLEET).job("pets", PETS)

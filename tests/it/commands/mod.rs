@@ -36,6 +36,18 @@ key = "services:{tenant_id}"
 omit = ["tenant_id"]
 "#;
 
+/// Each pet by its id alone: its key goes from tenant to tenant with it.
+const PETS: &str = r#"
+schedule = "every 15m"
+ttl = "1h"
+[query]
+sql = "select tenant_id, id, name from pets where tenant_id = any($1)"
+[[keys]]
+key = "pet:{id}"
+shape = "object"
+unique = "id"
+"#;
+
 /// A job of the whole fleet.
 const FLEET: &str = r#"
 description = "How many clinics there are."

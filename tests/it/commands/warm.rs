@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{FLEET, SERVICES, SLOW, Servers, servers, steady, values};
+use super::{FLEET, PETS, SERVICES, SLOW, Servers, servers, steady, values};
 use crate::support::program::Preheat;
 use crate::support::{self, LONG, eventually, preheat};
 
@@ -466,18 +466,6 @@ async fn sleepers(servers: &Servers) -> usize {
 async fn nobody_sleeps(servers: &Servers) {
     eventually("the query has ended", LONG, async || sleepers(servers).await == 0).await;
 }
-
-/// A job whose keys go from tenant to tenant.
-const PETS: &str = r#"
-schedule = "every 15m"
-ttl = "1h"
-[query]
-sql = "select tenant_id, id, name from pets where tenant_id = any($1)"
-[[keys]]
-key = "pet:{id}"
-shape = "object"
-unique = "id"
-"#;
 
 #[tokio::test]
 async fn hazard_07_a_key_that_was_taken_from_its_new_owner_is_there_when_the_pass_ends() {
