@@ -28,11 +28,9 @@ use preheat::definition;
 use preheat::domain::fence::Fence;
 use preheat::domain::job::Job;
 use preheat::domain::manifest::Named;
-use preheat::domain::run::{Outcome, RunId, Trigger};
-use preheat::engine::limit::Lane;
+use preheat::domain::run::Outcome;
 use preheat::engine::port::{Book, CacheError, Ledger, Listing};
 use preheat::engine::run::{Order, Runner, Stops};
-use preheat::engine::status::Progress;
 use preheat::sandbox::{Clinic, Options, Sandbox};
 
 /// The four jobs that list a tenant's data.
@@ -159,10 +157,10 @@ impl Bench {
             }
         };
         let began = Instant::now();
-        let runs = self
-            .jobs
-            .iter()
-            .map(|job| Arc::clone(&runner).run(order(&runner, job), Stops::default()));
+        let runs = self.jobs.iter().map(|job| {
+            Arc::clone(&runner)
+                .run(Order::on_request(runner.clock.as_ref(), job, None), Stops::default())
+        });
         let ended = join_all(runs).await;
         let took = began.elapsed();
         for run in ended {
@@ -176,21 +174,6 @@ impl Bench {
         let client = redis::Client::open(self.sandbox.redis().url()).unwrap();
         let mut cache = client.get_multiplexed_async_connection().await.unwrap();
         let () = redis::cmd("FLUSHALL").query_async(&mut cache).await.unwrap();
-    }
-}
-
-fn order(runner: &Runner, job: &Arc<Job>) -> Order {
-    let now = runner.clock.now();
-    Order {
-        id: RunId::new(now),
-        job: Arc::clone(job),
-        trigger: Trigger::Request,
-        due_at: now,
-        asked_at: runner.clock.monotonic(),
-        tenants: None,
-        last_written_at: None,
-        progress: Arc::new(Progress::default()),
-        lane: Lane::Regular,
     }
 }
 

@@ -23,7 +23,6 @@ use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::limit::Lane;
 use crate::engine::run::{Ended, Order, Runner, Stops, Unsettled};
-use crate::engine::status::Progress;
 
 /// How often tenants whose data kept changing are tried again, and how long after the last try. More
 /// would keep a deploy waiting for a tenant that never stops writing; the worker goes on with it.
@@ -195,7 +194,7 @@ impl Pass {
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, (job, tenants)) in jobs.iter().enumerate() {
-            let order = order(&self.runner, job, tenants.clone());
+            let order = Order::on_request(self.runner.clock.as_ref(), job, tenants.clone());
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
             let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
             let run = run_and_follow_up(runner, order, self.stops.clone(), first_runs);
@@ -237,21 +236,6 @@ impl Pass {
     }
 }
 
-fn order(runner: &Runner, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Order {
-    let now = runner.clock.now();
-    Order {
-        id: RunId::new(now),
-        job: Arc::clone(job),
-        trigger: Trigger::Request,
-        due_at: now,
-        asked_at: runner.clock.monotonic(),
-        tenants,
-        last_written_at: None,
-        progress: Arc::new(Progress::default()),
-        lane: Lane::Regular,
-    }
-}
-
 /// A run, and further ones for those whose data changed while it read and wrote, until all is proven
 /// or was tried often enough; their record is one. `first_runs` counts down when the first is over.
 async fn run_and_follow_up(
@@ -279,7 +263,7 @@ async fn run_and_follow_up(
             (Scope::Tenants, Touched::Tenants(nobody)) if nobody.is_empty() => continue,
             (Scope::Tenants, Touched::Tenants(some)) => Some(some.into_iter().collect()),
         };
-        let again = order(&runner, &job, tenants);
+        let again = Order::on_request(runner.clock.as_ref(), &job, tenants);
         let again = Order { trigger: Trigger::Change, lane: Lane::Urgent, ..again };
         let ended = Arc::clone(&runner).run(again, stops.clone()).await;
         add_follow_up(&mut record, ended.record);

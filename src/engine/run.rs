@@ -106,6 +106,24 @@ pub struct Order {
     pub lane: Lane,
 }
 
+impl Order {
+    /// A run that somebody asks for at this moment, for these tenants or all.
+    pub fn on_request(clock: &dyn Clock, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Self {
+        let now = clock.now();
+        Self {
+            id: RunId::new(now),
+            job: Arc::clone(job),
+            trigger: Trigger::Request,
+            due_at: now,
+            asked_at: clock.monotonic(),
+            tenants,
+            last_written_at: None,
+            progress: Arc::new(Progress::default()),
+            lane: Lane::Regular,
+        }
+    }
+}
+
 /// A run that ended.
 #[derive(Clone, Debug)]
 pub struct Ended {

@@ -25,11 +25,11 @@ use super::limit::Lane;
 use super::port::Clock;
 use super::record::Records;
 use super::run::{Ended, Order, Runner, Stops, Unsettled};
-use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Progress, Status};
+use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
-use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::observe::event::{self, SkipReason};
 use crate::observe::metric::Metrics;
@@ -338,18 +338,7 @@ impl Engine {
 
     /// An order of this moment.
     fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> Order {
-        let now = self.clock.now();
-        Order {
-            id: RunId::new(now),
-            job: Arc::clone(job),
-            trigger,
-            due_at: now,
-            asked_at: self.clock.monotonic(),
-            tenants,
-            last_written_at: None,
-            progress: Arc::new(Progress::default()),
-            lane: Lane::Regular,
-        }
+        Order { trigger, ..Order::on_request(self.clock.as_ref(), job, tenants) }
     }
 
     fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {

@@ -10,7 +10,7 @@ use preheat::domain::fence::{FLEET, Fence, PROBATION, ROUNDS, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
-use preheat::domain::run::{Outcome, RunId, Trigger};
+use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::limit::Lane;
@@ -87,18 +87,7 @@ impl World {
     /// A run past the scheduler, with whose keys it left unproven.
     async fn run(&self, job: &str, lane: Lane) -> Ended {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
-        let now = self.clock.now();
-        let order = Order {
-            id: RunId::new(now),
-            job,
-            trigger: Trigger::Request,
-            due_at: now,
-            asked_at: self.clock.monotonic(),
-            tenants: None,
-            last_written_at: None,
-            progress: Arc::default(),
-            lane,
-        };
+        let order = Order { lane, ..Order::on_request(&self.clock, &job, None) };
         let run = Arc::clone(&self.runner).run(order, Stops::default());
         tokio::pin!(run);
         loop {
