@@ -18,6 +18,7 @@ use crate::domain::json::Encoding;
 use crate::domain::key::{KeyTemplate, Part, Placeholder};
 use crate::domain::schedule::{Schedule, ScheduleProblem};
 use crate::domain::spelling::listed;
+use crate::domain::tenant::IdClass;
 
 /// What a file came to.
 #[derive(Debug)]
@@ -544,7 +545,9 @@ pub(super) fn conflicts(files: &[(Arc<Source>, Checked)]) -> Vec<Problem> {
         for (template, at) in &checked.templates {
             let earlier = files.iter().take(index).filter(|(_, other)| other.enabled);
             let found = earlier.into_iter().find_map(|(other, checked)| {
-                let same = checked.templates.iter().find(|(other, _)| other.may_equal(template))?;
+                let same = checked.templates.iter().find(|(other, _)| {
+                    IdClass::ALL.iter().all(|ids| other.may_equal(template, *ids))
+                })?;
                 Some((other, same))
             });
             if let Some((other, (same, place))) = found {

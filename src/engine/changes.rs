@@ -383,6 +383,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::TimeZone
         | FailureKind::ValueTooLarge
         | FailureKind::KeyConflict
+        | FailureKind::AmbiguousKey
         | FailureKind::SeveralRows
         | FailureKind::CacheWrongType
         | FailureKind::CachePermission

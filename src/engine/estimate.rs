@@ -8,7 +8,8 @@ use super::limit::BATCH_BYTES;
 use super::port::{Read, Source, SourceError};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::entries;
-use crate::domain::job::{Job, Scope};
+use crate::domain::job::{Job, Jobs, Scope};
+use crate::domain::layout::{Checks, Layout};
 use crate::domain::row::Rows;
 use crate::domain::schedule::Schedule;
 use crate::domain::tenant::{Batch, Tenants, batches};
@@ -54,12 +55,14 @@ pub async fn estimate(
     };
     let mut found = Estimate { tenants, queries, ..Estimate::default() };
     let mut rows = Rows::default();
+    let alone = Jobs::from([(job.name.clone(), Arc::new(job.clone()))]);
+    let checks = Checks::new(Layout::new(&alone, source.id_class()), job);
     for batch in &sample {
         let first_dates = first_dates(job, batch, now);
         rows.reset(job.key_columns().len(), BATCH_BYTES);
         let read = Read { batch, first_dates: &first_dates, timeout: job.timeout };
         source.read(job, read, &mut rows).await?;
-        let entries = entries(job, batch, &first_dates, &rows);
+        let entries = entries(job, &checks, batch, &first_dates, &rows);
         found.sampled += batch.len().max(1) as u64;
         found.keys += entries.writes.len() as u64;
         let bytes = entries.writes.iter().map(|entry| entry.key.len() + entry.value.len());
