@@ -4,6 +4,7 @@
 mod audit;
 mod changes;
 mod invalidate;
+mod keys;
 pub(crate) mod ledger;
 pub(crate) mod record;
 mod restart;
