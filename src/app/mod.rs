@@ -297,6 +297,7 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         batch: settings.runner.batch,
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
+        has_settings_file: settings.has_file,
     }
 }
 

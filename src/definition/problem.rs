@@ -20,6 +20,7 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 pub struct Problem {
     place: Place,
+    is_warning: bool,
     message: String,
     allowed: Option<String>,
     notes: Vec<Note>,
@@ -45,13 +46,22 @@ impl Problem {
     /// A problem of these bytes of a text.
     pub(super) fn at(source: &Arc<Source>, at: Range<usize>, message: impl Into<String>) -> Self {
         let place = Place::Text { source: Arc::clone(source), at: within(&source.text, at) };
-        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+        Self::new(place, message.into())
     }
 
     /// A problem of a file as a whole.
     pub(super) fn of_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        let place = Place::File(path.into());
-        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+        Self::new(Place::File(path.into()), message.into())
+    }
+
+    fn new(place: Place, message: String) -> Self {
+        Self { place, is_warning: false, message, allowed: None, notes: Vec::new(), hint: None }
+    }
+
+    /// The same as something that may be wrong, and refuses nothing.
+    pub(super) fn warning(mut self) -> Self {
+        self.is_warning = true;
+        self
     }
 
     /// Says beside the place what is allowed there.
@@ -119,7 +129,8 @@ impl Problem {
     /// The problem with the lines of its file that are meant.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let title = Level::ERROR.primary_title(self.message.as_str());
+        let level = if self.is_warning { Level::WARNING } else { Level::ERROR };
+        let title = level.primary_title(self.message.as_str());
         let path = self.file().display().to_string();
         let shown = match &self.place {
             Place::Text { source, at } => {
