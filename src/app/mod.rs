@@ -1,6 +1,7 @@
 //! The composition root: connect, build, start, drain.
 
 mod changes;
+mod queries;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::changes::ChangeFeed;
+pub use self::queries::{QueryProblems, check_queries};
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;

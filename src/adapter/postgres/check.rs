@@ -50,6 +50,11 @@ pub enum QueryPlace {
 }
 
 impl PostgresSource {
+    /// The tenant query.
+    pub fn tenants_sql(&self) -> &str {
+        &self.settings.sql
+    }
+
     /// Everything that is wrong with the tenant query.
     pub async fn describe_tenants(&self) -> Result<Vec<QueryProblem>, SourceError> {
         let longest = self.database.settings.statement_timeout;
