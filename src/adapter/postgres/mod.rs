@@ -31,7 +31,7 @@ pub use changes::{
     ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
     TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{QueryPlace, QueryProblem, ReadRelation, RelationKind};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 

@@ -66,7 +66,7 @@ impl Bouncer {
         format!("postgres:///{database}?host={folder}&port=6432&user=postgres")
     }
 
-    fn settings(&self, database: &str) -> DatabaseSettings {
+    pub(crate) fn settings(&self, database: &str) -> DatabaseSettings {
         DatabaseSettings { pgbouncer: true, ..settings(&self.url(database)) }
     }
 }

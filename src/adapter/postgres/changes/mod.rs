@@ -17,6 +17,7 @@ use self::survey::{FunctionState, Lack, Survey, Surveyed, survey};
 use super::{ANSWER_GRACE, Database, Lease, error, local_settings};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
+pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{install_sql, uninstall_sql};
 
 /// How long a statement waits for a table that somebody writes to. While it waits, it holds up all

@@ -1,6 +1,9 @@
 //! What is wrong with a query, before it is run: prepared by the server, compared with the job.
 
+mod plan;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::{PgErrorPosition, PgStatement};
 use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, Statement};
@@ -12,11 +15,14 @@ use crate::domain::key::Placeholder;
 use crate::domain::spelling;
 use crate::engine::port::{SourceError, SourceErrorKind};
 
+use super::changes::quoted_table;
 use super::id::IdType;
 use super::source::{
     PostgresSource, ReadError, TenantsShape, parameter_types, prepare, wrong_tenant_column,
 };
-use super::{ANSWER_GRACE, Lease, column, error};
+use super::{ANSWER_GRACE, Database, Lease, column, error, local_settings, milliseconds};
+
+pub use self::plan::{ReadRelation, RelationKind};
 
 /// Something that is wrong with a query, or with what a job expects of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +81,34 @@ impl PostgresSource {
             let doing = format!("could not check the query of job `{}`", job.name);
             error.into_source_error(&doing)
         })
+    }
+
+    /// The relations that a job's query reads, as the planner sees it: what a function reads is not
+    /// among them unless the server inlines it.
+    pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
+        let longest = self.database.settings.statement_timeout;
+        let mut lease = self.lease(longest).await?;
+        let read = timeout(longest + ANSWER_GRACE, self.relations_on(&mut lease, job)).await;
+        let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
+        read.map_err(|error| {
+            let doing = format!("could not tell what the query of job `{}` reads", job.name);
+            error.into_source_error(&doing)
+        })
+    }
+
+    async fn relations_on(
+        &self,
+        lease: &mut Lease,
+        job: &Job,
+    ) -> Result<Vec<ReadRelation>, ReadError> {
+        begin(&self.database, lease).await?;
+        let id = match job.scope {
+            Scope::Tenants => Some(self.tenants_shape(lease).await?.1.id),
+            Scope::Fleet => None,
+        };
+        let plan = plan::explain(lease, &job.query.sql, &parameter_types(job, id)).await?;
+        let watched: Vec<_> = job.tables.iter().map(|table| quoted_table(&table.name)).collect();
+        Ok(plan::relations(lease, &plan, &watched, &self.settings.column).await?)
     }
 
     /// The connection is not given back: what a check prepared, and an open transaction, end with
@@ -167,6 +201,19 @@ impl PostgresSource {
             problems.extend(found.iter().map(encoding_problem));
         }
     }
+}
+
+/// How long a check waits for a lock: a table that is being altered is no reason to hold up those
+/// that want it after us.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Begins the transaction of a check, which never writes, whatever the settings say.
+async fn begin(database: &Database, lease: &mut Lease) -> Result<(), sqlx::Error> {
+    let locals = local_settings(database.settings.statement_timeout);
+    let wait = milliseconds(LOCK_WAIT);
+    let begin = format!("begin read only; {locals}; set local lock_timeout = {wait}");
+    lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
+    Ok(())
 }
 
 /// An error of the server as a problem of its query; one that is not about the query stays an error.
