@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::changes::ChangeFeed;
-pub use self::queries::{QueryProblems, check_queries};
+pub use self::queries::{
+    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+};
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;

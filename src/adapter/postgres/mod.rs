@@ -31,7 +31,10 @@ pub use changes::{
     ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
     TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem, ReadRelation, RelationKind};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 

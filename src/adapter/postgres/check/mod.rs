@@ -1,28 +1,38 @@
-//! What is wrong with a query, before it is run: prepared by the server, compared with the job.
+//! What is wrong with a query before a run: prepared and planned by the server, compared with the
+//! job, and tried on a few tenants.
 
+mod columns;
 mod plan;
+mod sample;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgErrorPosition, PgStatement};
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition, PgStatement};
 use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, Statement};
 use tokio::time::timeout;
 
-use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key, Scope};
-use crate::domain::json::{Column, ColumnProblem, ColumnType, RowEncoder};
-use crate::domain::key::Placeholder;
-use crate::domain::spelling;
+use crate::domain::change::ChangeSource;
+use crate::domain::job::{Job, Scope};
+use crate::domain::json::{Column, RowEncoder};
 use crate::engine::port::{SourceError, SourceErrorKind};
 
-use super::changes::quoted_table;
+use super::changes::{ChangesError, TableProblem, quoted_table, standing};
 use super::id::IdType;
-use super::source::{
-    PostgresSource, ReadError, TenantsShape, parameter_types, prepare, wrong_tenant_column,
-};
+use super::source::{PostgresSource, ReadError, parameter_types, prepare, wrong_tenant_column};
 use super::{ANSWER_GRACE, Database, Lease, column, error, local_settings, milliseconds};
 
 pub use self::plan::{ReadRelation, RelationKind};
+pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
+
+/// What was found in a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why it cannot work, or would write wrong values.
+    pub problems: Vec<QueryProblem>,
+    /// What works and is most likely not what was meant.
+    pub warnings: Vec<QueryProblem>,
+}
 
 /// Something that is wrong with a query, or with what a job expects of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,26 +71,25 @@ impl PostgresSource {
         &self.settings.sql
     }
 
-    /// Everything that is wrong with the tenant query.
-    pub async fn describe_tenants(&self) -> Result<Vec<QueryProblem>, SourceError> {
-        let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let checked = timeout(longest + ANSWER_GRACE, self.check_tenants(&mut lease)).await;
-        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-        checked.map_err(|error| error.into_source_error("could not check the tenant query"))
+    /// What the tenant's id is called in job queries.
+    pub fn tenant_column(&self) -> &str {
+        &self.settings.column
     }
 
-    /// Everything that is wrong with a job's query: what the server says of it, and what the job
-    /// expects of its columns. A tenant query that is wrong itself shows elsewhere.
-    pub async fn describe(&self, job: &Job) -> Result<Vec<QueryProblem>, SourceError> {
+    /// Everything that is wrong with the tenant query.
+    pub async fn describe_tenants(&self) -> Result<Findings, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
-        let checked = timeout(longest + ANSWER_GRACE, self.check_job(&mut lease, job)).await;
-        let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-        checked.map_err(|error| {
-            let doing = format!("could not check the query of job `{}`", job.name);
-            error.into_source_error(&doing)
-        })
+        in_time(longest, "could not check the tenant query", self.check_tenants(&mut lease)).await
+    }
+
+    /// Everything that is wrong with a job's query: what the server says of it and of its plan, and
+    /// what the job expects of its columns. A tenant query that is wrong itself shows elsewhere.
+    pub async fn describe(&self, job: &Job) -> Result<Findings, SourceError> {
+        let longest = self.database.settings.statement_timeout;
+        let mut lease = self.lease(longest).await?;
+        let doing = format!("could not check the query of job `{}`", job.name);
+        in_time(longest, &doing, self.check_job(&mut lease, job)).await
     }
 
     /// The relations that a job's query reads, as the planner sees it: what a function reads is not
@@ -88,14 +97,20 @@ impl PostgresSource {
     pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut lease = self.lease(longest).await?;
-        let read = timeout(longest + ANSWER_GRACE, self.relations_on(&mut lease, job)).await;
-        let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-        read.map_err(|error| {
-            let doing = format!("could not tell what the query of job `{}` reads", job.name);
-            error.into_source_error(&doing)
-        })
+        let doing = format!("could not tell what the query of job `{}` reads", job.name);
+        in_time(longest, &doing, self.relations_on(&mut lease, job)).await
     }
 
+    /// Why the tables of these sources cannot be watched; a server that can watch none says why.
+    pub async fn table_problems(
+        &self,
+        sources: &[ChangeSource],
+    ) -> Result<Vec<TableProblem>, ChangesError> {
+        Ok(standing(&self.database, sources, &self.settings.sql).await?.problems)
+    }
+
+    /// Like all that check, it does not give the connection back: what it prepared, and an open
+    /// transaction, end with it.
     async fn relations_on(
         &self,
         lease: &mut Lease,
@@ -111,63 +126,153 @@ impl PostgresSource {
         Ok(plan::relations(lease, &plan, &watched, &self.settings.column).await?)
     }
 
-    /// The connection is not given back: what a check prepared, and an open transaction, end with
-    /// it.
-    async fn check_tenants(&self, lease: &mut Lease) -> Result<Vec<QueryProblem>, ReadError> {
-        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
-        let (statement, shape) = match self.tenants_shape(lease).await {
-            Ok(prepared) => prepared,
-            Err(error) => return Ok(vec![refused(error, &self.settings.sql)?]),
-        };
+    async fn check_tenants(&self, lease: &mut Lease) -> Result<Findings, ReadError> {
+        begin(&self.database, lease).await?;
+        let sql = &self.settings.sql;
         let mut problems = Vec::new();
-        if count_parameters(&statement) > 0 {
-            let message = "the tenant query has a parameter, and nothing is given to it";
-            problems.push(problem(QueryPlace::Query { at: None }, message, None));
-        }
-        for Column { name, ty } in &shape.columns {
-            if !ty.is_supported() {
-                let message = format!("the column `{name}` is {ty}, which has no codec");
-                let hint = format!("cast it to text: `{name}::text as {name}`");
-                problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
+        match self.tenants_shape(lease).await {
+            Ok((statement, shape)) => {
+                if count_parameters(&statement) > 0 {
+                    let message = "the tenant query has a parameter, and nothing is given to it";
+                    problems.push(problem(QueryPlace::Query { at: None }, message, None));
+                    return Ok(Findings { problems, ..Findings::default() });
+                }
+                for Column { name, ty } in &shape.columns {
+                    if !ty.is_supported() {
+                        problems.push(columns::unreadable(name, ty, "which has no codec"));
+                    }
+                }
+                match plan::explain(lease, sql, &[]).await {
+                    Ok(plan) => problems.extend(plan.writes.as_deref().map(writes)),
+                    Err(error) => problems.push(self.refused(error, "")?),
+                }
             }
+            Err(error) => problems.extend(self.not_prepared(lease, error, sql, &[]).await?),
         }
-        Ok(problems)
+        Ok(Findings { problems, ..Findings::default() })
     }
 
-    async fn check_job(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-    ) -> Result<Vec<QueryProblem>, ReadError> {
-        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
+    async fn check_job(&self, lease: &mut Lease, job: &Job) -> Result<Findings, ReadError> {
+        begin(&self.database, lease).await?;
         let mut problems = Vec::new();
         let mut id = None;
         if job.scope == Scope::Tenants {
             let shape = match self.tenants_shape(lease).await {
                 Ok((_, shape)) => shape,
+                // It shows once, and not at each job.
                 Err(error) => {
-                    refused(error, &self.settings.sql)?;
-                    return Ok(problems);
+                    self.not_prepared(lease, error, &self.settings.sql, &[]).await?;
+                    return Ok(Findings::default());
                 }
             };
-            tenant_columns(job, &shape, &mut problems);
+            columns::tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
+        let types = parameter_types(job, id);
         let statement = match prepare(lease, job, id).await {
             Ok(statement) => statement,
             Err(error) => {
-                problems.push(refused(error, &job.query.sql)?);
-                return Ok(problems);
+                let refused = self.not_prepared(lease, error, &job.query.sql, &types).await?;
+                problems.extend(refused);
+                return Ok(Findings { problems, ..Findings::default() });
             }
         };
-        if !uses_its_parameters(lease, job, parameter_types(job, id).len()).await? {
-            let column = &self.settings.column;
-            let message = "the query does not use `$1`: each batch would read all tenants";
-            let hint = format!("filter by `{column} = any($1)`");
-            problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
+        let columns = column::columns(&statement);
+        match plan::explain(lease, &job.query.sql, &types).await {
+            Ok(plan) => {
+                if !uses_its_parameters(lease, job, types.len()).await? {
+                    problems.push(self.reads_all_tenants());
+                }
+                problems.extend(plan.writes.as_deref().map(writes));
+                let is_read_together = job.scope == Scope::Tenants && job.batch.get() > 1;
+                if plan.is_cut && is_read_together {
+                    problems.push(is_cut(&self.settings.column));
+                }
+            }
+            // The transaction has failed with it: nothing more is asked.
+            Err(error) => problems.push(self.refused(error, "")?),
         }
-        self.check_columns(job, &column::columns(&statement), id, &mut problems);
-        Ok(problems)
+        self.check_columns(job, &columns, id, &mut problems);
+        Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
+    }
+
+    fn reads_all_tenants(&self) -> QueryProblem {
+        let column = &self.settings.column;
+        let message = "the query does not use `$1`: each batch would read all tenants";
+        let hint = format!("filter by `{column} = any($1)`");
+        problem(QueryPlace::Query { at: None }, message, Some(hint))
+    }
+
+    /// Why a query could not be prepared. Where the driver does not know a type, it does not say of
+    /// which column, and the columns are looked at one by one.
+    async fn not_prepared(
+        &self,
+        lease: &mut Lease,
+        error: ReadError,
+        sql: &str,
+        types: &[sqlx::postgres::PgTypeInfo],
+    ) -> Result<Vec<QueryProblem>, ReadError> {
+        if let ReadError::Sql(failed) = &error
+            && error::is_of_driver(failed)
+        {
+            let found = columns::undescribed(lease, sql, types).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(vec![self.refused(error, sql)?])
+    }
+
+    /// An error as a problem of its query; one that is not about the query stays an error.
+    fn refused(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
+        match error {
+            ReadError::Sql(error) => {
+                let Some(refusal) = error::database(&error) else { return Err(error.into()) };
+                if !is_about_query(error::kind(&error)) {
+                    return Err(error.into());
+                }
+                let at = match refusal.position() {
+                    Some(PgErrorPosition::Original(character)) => byte_of(sql, character),
+                    Some(PgErrorPosition::Internal { .. }) | None => None,
+                };
+                let message = format!("{} ({})", refusal.message(), refusal.code());
+                let hint = self.hint(refusal).or_else(|| refusal.hint().map(str::to_owned));
+                Ok(problem(QueryPlace::Query { at }, message, hint))
+            }
+            ReadError::Other(kind, message) if is_about_query(kind) => {
+                let (message, hint) = match message.split_once("; hint: ") {
+                    Some((message, hint)) => (message, Some(hint.to_owned())),
+                    None => (message.as_str(), None),
+                };
+                Ok(problem(QueryPlace::Query { at: None }, message, hint))
+            }
+            other @ (ReadError::Other(..) | ReadError::Stale) => Err(other),
+        }
+    }
+
+    /// What to do where the server's own hint does not help.
+    fn hint(&self, refusal: &PgDatabaseError) -> Option<String> {
+        const WRITES: &str = "25006";
+        const NO_SUCH_FUNCTION: &str = "42883";
+        let message = refusal.message();
+        let compares_an_array = refusal.code() == NO_SUCH_FUNCTION
+            && message.starts_with("operator does not exist")
+            && message.contains("[]");
+        if refusal.code() == WRITES {
+            return Some(ONLY_READ.to_owned());
+        }
+        if !compares_an_array {
+            return None;
+        }
+        let column = &self.settings.column;
+        Some(if message.contains("date[]") {
+            format!(
+                "`$2` and `$3` are arrays of one date a tenant: join \
+                 `unnest($1, $2, $3) as batch ({column}, first_date, last_date)`"
+            )
+        } else {
+            format!("`$1` is the array of the batch's tenant ids: write `{column} = any($1)`")
+        })
     }
 
     fn check_columns(
@@ -195,10 +300,10 @@ impl PostgresSource {
             }
         }
         for (index, key) in job.keys.iter().enumerate() {
-            key_columns(index, key, columns, problems);
+            columns::key_columns(index, key, columns, problems);
         }
         if let Err(found) = RowEncoder::new(&job.encoding, columns) {
-            problems.extend(found.iter().map(encoding_problem));
+            problems.extend(found.iter().map(columns::encoding_problem));
         }
     }
 }
@@ -216,35 +321,47 @@ async fn begin(database: &Database, lease: &mut Lease) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// An error of the server as a problem of its query; one that is not about the query stays an error.
-fn refused(error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
-    match error {
-        ReadError::Sql(error) => {
-            let Some(refusal) = error::database(&error) else { return Err(error.into()) };
-            let is_about_query = match error::kind(&error) {
-                SourceErrorKind::Definition
-                | SourceErrorKind::Data
-                | SourceErrorKind::Encoding
-                | SourceErrorKind::TooLarge
-                | SourceErrorKind::Foreign => true,
-                SourceErrorKind::Unavailable
-                | SourceErrorKind::Transient
-                | SourceErrorKind::Timeout => false,
-            };
-            if !is_about_query {
-                return Err(error.into());
-            }
-            let at = match refusal.position() {
-                Some(PgErrorPosition::Original(character)) => byte_of(sql, character),
-                Some(PgErrorPosition::Internal { .. }) | None => None,
-            };
-            let message = format!("{} ({})", refusal.message(), refusal.code());
-            Ok(problem(QueryPlace::Query { at }, message, refusal.hint().map(str::to_owned)))
+/// Why no query may write, and what to do about it.
+const ONLY_READ: &str = "preheat's queries only read, in read-only transactions: use a `select`";
+
+fn writes(how: &str) -> QueryProblem {
+    let message = format!("the query writes or locks rows: `{how}`");
+    problem(QueryPlace::Query { at: None }, message, Some(ONLY_READ.to_owned()))
+}
+
+fn is_cut(tenant: &str) -> QueryProblem {
+    let message =
+        "`limit` or `offset` cuts off rows of the whole batch, and not those of each tenant";
+    let hint = format!(
+        "number each tenant's rows by `row_number() over (partition by {tenant} order by …)`, or \
+         put the `limit` into a lateral subquery: \
+         `from unnest($1) as batch (id) cross join lateral (select … limit 10) as one`"
+    );
+    problem(QueryPlace::Query { at: None }, message, Some(hint))
+}
+
+/// Waits a little longer than the server does.
+async fn in_time<T>(
+    longest: Duration,
+    doing: &str,
+    work: impl Future<Output = Result<T, ReadError>>,
+) -> Result<T, SourceError> {
+    let done = timeout(longest + ANSWER_GRACE, work).await;
+    let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
+    done.map_err(|error| error.into_source_error(doing))
+}
+
+/// Whether an error comes back however often the query is tried, with any tenants or with some.
+fn is_about_query(kind: SourceErrorKind) -> bool {
+    match kind {
+        SourceErrorKind::Definition
+        | SourceErrorKind::Data
+        | SourceErrorKind::Encoding
+        | SourceErrorKind::TooLarge
+        | SourceErrorKind::Foreign => true,
+        SourceErrorKind::Unavailable | SourceErrorKind::Transient | SourceErrorKind::Timeout => {
+            false
         }
-        ReadError::Other(SourceErrorKind::Definition, message) => {
-            Ok(problem(QueryPlace::Query { at: None }, message, None))
-        }
-        other @ (ReadError::Other(..) | ReadError::Stale) => Err(other),
     }
 }
 
@@ -255,80 +372,6 @@ fn byte_of(sql: &str, character: usize) -> Option<usize> {
 
 fn problem(place: QueryPlace, message: impl Into<String>, hint: Option<String>) -> QueryProblem {
     QueryProblem { place, message: message.into(), hint }
-}
-
-/// What a job takes from the tenant query besides the id.
-fn tenant_columns(job: &Job, shape: &TenantsShape, problems: &mut Vec<QueryProblem>) {
-    let columns = shape.columns.get(1..).unwrap_or_default();
-    let mut need = |place: QueryPlace, name: &str| {
-        if column::named(columns, name).is_none() {
-            let message = format!("the tenant query returns no column `{name}` after the id");
-            let hint =
-                did_you_mean(name, columns).unwrap_or_else(|| "add it to `tenants.sql`".to_owned());
-            problems.push(problem(place, message, Some(hint)));
-        }
-    };
-    for (index, key) in job.keys.iter().enumerate() {
-        for placeholder in key.template.placeholders() {
-            if let Placeholder::TenantColumn(name) = placeholder {
-                need(QueryPlace::Key(index), name);
-            }
-        }
-    }
-    if let Some(DateZone::TenantColumn(name)) = job.dates.as_ref().map(|dates| &dates.zone) {
-        need(QueryPlace::Timezone, name);
-    }
-}
-
-fn key_columns(index: usize, key: &Key, columns: &[Column], problems: &mut Vec<QueryProblem>) {
-    let mut need = |place: QueryPlace, name: &str| match column::named(columns, name) {
-        Some((_, column)) if column.ty.is_supported() => Some(column),
-        Some((_, Column { ty, .. })) => {
-            let message = format!("the column `{name}` is {ty}, which no key can have");
-            let hint = format!("cast it to text in the query: `{name}::text as {name}`");
-            problems.push(problem(place, message, Some(hint)));
-            None
-        }
-        None => {
-            let message = format!("the query returns no column `{name}`");
-            problems.push(problem(place, message, did_you_mean(name, columns)));
-            None
-        }
-    };
-    for name in key.template.columns() {
-        need(QueryPlace::Key(index), name);
-    }
-    if let Some(name) = key.unique.as_ref().filter(|name| !name.starts_with("tenant.")) {
-        need(QueryPlace::Unique(index), name);
-    }
-    if !key.template.has_date() {
-        return;
-    }
-    let Some(Column { ty, .. }) = need(QueryPlace::Key(index), DATE_COLUMN) else { return };
-    if !matches!(ty, ColumnType::Date | ColumnType::Text | ColumnType::Varchar) {
-        let message =
-            format!("the column `{DATE_COLUMN}` is {ty}, and a key's date is date or text");
-        let hint = "for a moment: `(starts_at at time zone …)::date as date`".to_owned();
-        problems.push(problem(QueryPlace::Key(index), message, Some(hint)));
-    }
-}
-
-fn did_you_mean(name: &str, columns: &[Column]) -> Option<String> {
-    let nearest = spelling::nearest(name, columns.iter().map(|column| column.name.as_str()))?;
-    Some(format!("did you mean `{nearest}`?"))
-}
-
-fn encoding_problem(found: &ColumnProblem) -> QueryProblem {
-    let place = match found {
-        ColumnProblem::UnknownOmit { column, .. } => QueryPlace::Omit(column.clone()),
-        ColumnProblem::UnknownOverride { column, .. } | ColumnProblem::Override { column, .. } => {
-            QueryPlace::Columns(column.clone())
-        }
-        ColumnProblem::NoCodec { .. }
-        | ColumnProblem::SameMember { .. }
-        | ColumnProblem::NoColumns => QueryPlace::Query { at: None },
-    };
-    problem(place, found.to_string(), Some(found.hint()))
 }
 
 fn count_parameters(statement: &PgStatement) -> usize {

@@ -1,5 +1,6 @@
 //! A query's plan for any tenants: what it reads, whether it writes, and whether it is cut off.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
@@ -31,43 +32,67 @@ const WHOLE_PLAN: &str = "set local plan_cache_mode = force_generic_plan; \
                           set local enable_partition_pruning = off; \
                           set local constraint_exclusion = off";
 
-/// Plans a query whose parameters have these types, within an open transaction.
-///
-/// Only a prepared statement has a plan that does not depend on its parameters. It is gone when this
-/// returns, also from a session that a pooler gives to others: an error of the plan is rolled back
-/// to a savepoint, and with a lost connection the pooler closes the session.
+/// Plans a query whose parameters have these types, within an open transaction. Only a prepared
+/// statement has a plan that does not depend on its parameters.
 pub(super) async fn explain(
     connection: &mut PgConnection,
     sql: &str,
     types: &[PgTypeInfo],
 ) -> Result<Plan, ReadError> {
-    let types = type_names(connection, types).await?;
-    let name = format!("preheat_{}", Uuid::now_v7().simple());
     connection.execute(sqlx::raw_sql(WHOLE_PLAN)).await?;
-    let (declared, given) = if types.is_empty() {
-        (String::new(), String::new())
-    } else {
-        (format!(" ({})", types.join(", ")), format!(" ({})", vec!["null"; types.len()].join(", ")))
-    };
-    execute(connection, format!("prepare {name}{declared} as\n{sql}")).await?;
+    let statement = Statement::prepare(connection, sql, types).await?;
     connection.execute(sqlx::raw_sql("savepoint explain")).await?;
-    let explained =
-        sqlx::query(AssertSqlSafe(format!("explain (verbose, format json) execute {name}{given}")))
-            .persistent(false)
-            .fetch_one(&mut *connection)
-            .await;
+    let explain = format!("explain (verbose, format json) execute {}", statement.call());
+    let explained = sqlx::query(AssertSqlSafe(explain)).persistent(false);
+    let explained = explained.fetch_one(&mut *connection).await;
     connection.execute(sqlx::raw_sql("rollback to explain")).await?;
-    execute(connection, format!("deallocate {name}")).await?;
-    let unreadable = |reason: &dyn std::fmt::Display| {
-        let message = format!("the plan of the query could not be read: {reason}");
-        ReadError::Other(SourceErrorKind::Definition, message)
-    };
+    statement.deallocate(connection).await?;
     let row = explained?;
-    let json = value(&row, 0).ok_or_else(|| unreadable(&"it is empty"))?;
-    read(json).map_err(|error| unreadable(&error))
+    read(value(&row, 0).unwrap_or_default()).map_err(|error| {
+        let message = format!("the plan of the query could not be read: {error}");
+        ReadError::Other(SourceErrorKind::Definition, message)
+    })
 }
 
-/// A statement by itself: a text with a second one is refused.
+/// A statement that is prepared by SQL, within an open transaction.
+///
+/// It must not stay in a session that a pooler gives to others. Where it is not deallocated, the
+/// transaction has failed or the connection is lost: then the connection is closed, and so is the
+/// pooler's session with its open transaction.
+pub(super) struct Statement {
+    name: String,
+    parameters: usize,
+}
+
+impl Statement {
+    /// Prepares a query whose parameters have these types.
+    pub(super) async fn prepare(
+        connection: &mut PgConnection,
+        sql: &str,
+        types: &[PgTypeInfo],
+    ) -> Result<Self, sqlx::Error> {
+        let name = format!("preheat_{}", Uuid::now_v7().simple());
+        let types = type_names(connection, types).await?;
+        execute(connection, format!("prepare {name}{} as\n{sql}", listed(&types))).await?;
+        Ok(Self { name, parameters: types.len() })
+    }
+
+    /// Its name with a NULL for each parameter.
+    pub(super) fn call(&self) -> String {
+        format!("{}{}", self.name, listed(&vec!["null"; self.parameters]))
+    }
+
+    pub(super) async fn deallocate(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        execute(connection, format!("deallocate {}", self.name)).await
+    }
+}
+
+/// In parentheses, or nothing where there is none.
+fn listed<S: Borrow<str>>(words: &[S]) -> String {
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+}
+
+/// Executes a statement by itself: a text with a second one is refused.
 async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await?;
     Ok(())
