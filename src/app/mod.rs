@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use self::changes::ChangeFeed;
 use self::front::Front;
-use self::start::Start;
 pub use self::queries::{QueryProblems, check_queries};
+use self::start::Start;
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
@@ -155,7 +155,8 @@ impl App {
         let beats = Arc::new(Beats::new(clock.monotonic()));
         let mut bell = self.bell(&notify, &beats).await?;
         let version = env!("CARGO_PKG_VERSION");
-        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }.emit(&metrics);
+        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }
+            .emit(&metrics);
 
         let (jobs_read, jobs) = watch::channel(self.jobs.clone());
         let feed = ChangeFeed::new(settings, &self, jobs)?;

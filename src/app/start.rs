@@ -1,5 +1,6 @@
 //! The worker's start: its servers may come later than it does.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::observe::metric::Metrics;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// … and not more often than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// Reasons that are told while one server is away, each once.
+const MAX_REASONS: usize = 20;
 
 /// What the worker needs before it can begin, and what the others may know of it.
 pub(super) struct Start {
@@ -97,12 +100,12 @@ impl Start {
         mut reach: impl AsyncFnMut() -> Result<T, ConnectError>,
     ) -> Result<T, ConnectError> {
         let Needed { role, server, address } = needed;
-        let mut told: Option<String> = None;
+        let mut told = BTreeSet::new();
         let mut retry = 0;
         loop {
             let ConnectError { kind, message } = match reach().await {
                 Ok(reached) => {
-                    if told.is_some() {
+                    if !told.is_empty() {
                         event::ServerReached { role, server: *server, address }.emit(&self.metrics);
                     }
                     self.note(needed, ServerState::Connected);
@@ -115,11 +118,11 @@ impl Start {
                 // A password may be changed, a certificate renewed, a database created.
                 ConnectErrorKind::Unreachable | ConnectErrorKind::Refused => {}
             }
-            if told.as_ref() != Some(&message) {
+            self.note(needed, ServerState::Away { message: message.clone() });
+            if told.len() < MAX_REASONS && !told.contains(&message) {
                 event::ServerAwaited { role, server: *server, message: &message }
                     .emit(&self.metrics);
-                self.note(needed, ServerState::Away { message: message.clone() });
-                told = Some(message);
+                told.insert(message);
             }
             let pause = retry::backoff(retry, self.clock.random());
             self.clock.sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;

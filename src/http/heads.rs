@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+/// Nothing takes a connection's place before it has awaited its head for this long: a client that
+/// sends its request at once has it answered, however many others come.
+const CHANCE: Duration = Duration::from_millis(50);
 
 /// The connections that await a head.
 #[derive(Debug, Default)]
@@ -70,38 +75,68 @@ impl Heads {
 pub(super) struct Place {
     heads: Arc<Heads>,
     closer: CancellationToken,
-    /// Its number while it awaits a head.
-    number: Mutex<Option<u64>>,
+    state: Mutex<State>,
+    /// Its state is another.
+    turned: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It has its chance: its next head may be on the way, or its last answer.
+    Awaits,
+    /// It is among those that make room, by this number.
+    MakesRoom(u64),
+    /// Its request is being answered: nothing takes its place.
+    HasRequest,
 }
 
 impl Place {
     /// The place of a new connection, which awaits its first head.
     pub(super) fn new(heads: Arc<Heads>) -> Self {
-        let place =
-            Self { heads, closer: CancellationToken::new(), number: Mutex::new(None) };
-        place.awaits_head();
-        place
+        let (closer, state) = (CancellationToken::new(), Mutex::new(State::Awaits));
+        Self { heads, closer, state, turned: Notify::new() }
     }
 
-    /// The connection's request is being answered: nobody takes its place.
+    /// The head came.
     pub(super) fn has_request(&self) {
-        if let Some(number) = self.number().take() {
-            self.heads.waits_no_longer(number);
+        self.turn(State::HasRequest);
+    }
+
+    /// The answer is made; the client may send another request, or never read the answer.
+    pub(super) fn awaits_head(&self) {
+        self.turn(State::Awaits);
+    }
+
+    /// Ends when another connection takes the place. Until it is polled, none does.
+    pub(super) async fn makes_room(&self) {
+        loop {
+            let awaits = *self.state() == State::Awaits;
+            tokio::select! {
+                biased;
+                () = self.closer.cancelled() => return,
+                () = self.turned.notified() => {}
+                () = tokio::time::sleep(CHANCE), if awaits => self.had_its_chance(),
+            }
         }
     }
 
-    /// The answer is made; its client may send another request, or read the answer never.
-    pub(super) fn awaits_head(&self) {
-        *self.number() = Some(self.heads.wait(&self.closer));
+    fn had_its_chance(&self) {
+        let mut state = self.state();
+        if *state == State::Awaits {
+            *state = State::MakesRoom(self.heads.wait(&self.closer));
+        }
     }
 
-    /// Ends when another connection takes the place.
-    pub(super) async fn closed(&self) {
-        self.closer.cancelled().await;
+    fn turn(&self, into: State) {
+        let before = std::mem::replace(&mut *self.state(), into);
+        if let State::MakesRoom(number) = before {
+            self.heads.waits_no_longer(number);
+        }
+        self.turned.notify_one();
     }
 
-    fn number(&self) -> MutexGuard<'_, Option<u64>> {
-        self.number.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,6 +161,11 @@ mod tests {
         busy.has_request();
         answered.has_request();
         answered.awaits_head();
+        heads.close_oldest();
+        for place in [&busy, &old, &new, &answered] {
+            assert!(!is_closed(place), "each has its chance");
+            place.had_its_chance();
+        }
         for place in [&old, &new, &answered] {
             assert!(!is_closed(place));
             heads.close_oldest();
@@ -136,6 +176,7 @@ mod tests {
         heads.close_all();
         assert!(!is_closed(&busy));
         busy.awaits_head();
+        busy.had_its_chance();
         heads.close_all();
         assert!(is_closed(&busy));
     }
@@ -145,6 +186,8 @@ mod tests {
         let heads = Arc::new(Heads::default());
         let ended = Place::new(Arc::clone(&heads));
         let lives = Place::new(Arc::clone(&heads));
+        ended.had_its_chance();
+        lives.had_its_chance();
         drop(ended);
         heads.close_oldest();
         assert!(is_closed(&lives));

@@ -101,9 +101,8 @@ pub fn router(control: Control) -> Router {
 pub fn probes(control: Control) -> Router {
     let waiting = Semaphore::new(0);
     let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
-    let routes = Router::new()
-        .route("/healthz", get(probes::healthz))
-        .route("/readyz", get(probes::readyz));
+    let routes =
+        Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)
 }
 

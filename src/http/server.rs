@@ -67,13 +67,14 @@ pub async fn serve(listener: TcpListener, routes: impl Into<Routes>, shutdown: C
     let mut acceptor = Acceptor { listener, settles: None };
     let mut connections = JoinSet::new();
     loop {
-        let is_full = connections.len() >= most;
+        // One may be on its way out.
+        let (is_full, has_room) = (connections.len() >= most, connections.len() <= most);
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
             () = heads.one_more(), if is_full => {}
-            stream = acceptor.accept(&heads), if !is_full || heads.are_awaited() => {
+            stream = acceptor.accept(&heads), if has_room && (!is_full || heads.are_awaited()) => {
                 if is_full {
                     heads.close_oldest();
                 }
@@ -143,12 +144,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(
-    stream: TcpStream,
-    routes: Routes,
-    place: Place,
-    shutdown: CancellationToken,
-) {
+async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: CancellationToken) {
     let place = Arc::new(place);
     let shared = Arc::clone(&place);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -167,7 +163,7 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         biased;
-        () = place.closed() => return,
+        () = place.makes_room() => return,
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -13,8 +13,8 @@ use crate::support::{LONG, Running, eventually, preheat};
 
 /// More than a worker takes.
 const MANY: usize = 300;
-/// What a probe may take on a slow machine.
-const PROMPT: Duration = Duration::from_secs(2);
+/// What a probe may take on a slow machine whose queue of new connections overflows at first.
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// Opens connections that send half a head each, and opens each again as soon as it is closed.
 fn half_heads(address: SocketAddr) -> JoinSet<()> {
@@ -97,21 +97,22 @@ async fn a_worker_that_may_open_few_files_keeps_some_for_its_servers_and_says_li
         assert_eq!(worker.warm("items").await["outcome"], "ok");
     }
     shop.assert_warm().await;
-    let said = worker.stderr().matches("could not accept a connection").count();
-    assert!(said <= 1, "said {said} times:\n{}", worker.stderr());
+    assert!(!worker.stderr().contains("could not accept"), "{}", worker.stderr());
 }
 
 #[tokio::test]
 async fn a_worker_without_a_free_file_says_so_once_and_recovers() {
     let shop = Shop::open(2).await;
     // So few that the least number of connections is too many.
-    let serve = shop.serve().files(26).job("items", &items("required = true"));
-    let worker = serve.start();
+    let serve = shop.serve().files(24).job("items", &items("required = true"));
+    let mut worker = serve.start();
     worker.answers("/readyz", 200).await;
     let clients = half_heads(worker.address());
+    worker.says("could not accept a connection").await;
+    // Long enough for thirty tries.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let said = worker.stderr().matches("could not accept a connection").count();
-    assert!(said <= 1, "said {said} times:\n{}", worker.stderr());
+    assert_eq!(said, 1, "{}", worker.stderr());
     drop(clients);
     worker.answers("/healthz", 200).await;
     assert_eq!(worker.warm("items").await["outcome"], "ok");
