@@ -117,16 +117,26 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     exit: Exit,
     text: String,
+    /// Whether the text has colours of its own.
+    is_coloured: bool,
 }
 
 impl Failure {
     fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, text: output::chain(&error.into()) }
+        Self::shown(exit, output::chain(&error.into()))
     }
 
     /// A failure whose text is ready to be shown.
     fn shown(exit: Exit, text: String) -> Self {
-        Self { exit, text }
+        Self { exit, text, is_coloured: false }
+    }
+
+    fn print(&self) {
+        if self.is_coloured {
+            output::coloured_problem(&self.text);
+        } else {
+            output::problem(&self.text);
+        }
     }
 
     /// All that is wrong with the settings.
@@ -187,7 +197,7 @@ impl From<SourceError> for Failure {
             | SourceErrorKind::Foreign
             | SourceErrorKind::Definition => Exit::Usage,
         };
-        Self::new(exit, error)
+        Self::shown(exit, format!("error: {}", output::shown(&error.message)))
     }
 }
 
@@ -212,9 +222,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(exit) => exit.into(),
-        Err(Failure { exit, text }) => {
-            output::problem(&text);
-            exit.into()
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
         }
     }
 }

@@ -15,7 +15,9 @@ use secrecy::SecretString;
 
 use crate::domain::entry::Entry;
 use crate::domain::glob;
-use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice};
+use crate::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Slice,
+};
 
 use super::{ConnectError, ConnectErrorKind};
 use link::Link;
@@ -28,7 +30,7 @@ const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
 /// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
-const INFO: [&str; 3] = ["server", "memory", "stats"];
+const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
