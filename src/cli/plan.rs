@@ -8,11 +8,12 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 
 use super::{Exit, Failure, Global, output};
-use crate::app::App;
+use crate::app::{App, worker_shares};
 use crate::domain::duration;
 use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::engine::estimate::{Estimate, estimate, runs_a_day};
+use crate::engine::limit::{Lane, Shares};
 
 /// Due times shown of each job.
 const DUE_TIMES: usize = 5;
@@ -101,10 +102,10 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let now = app.runner.clock.now();
     let list = Arc::new(app.runner.source.tenants().await?);
 
-    let mut plans = Vec::new();
+    let (shares, mut plans) = (worker_shares(&loaded.settings), Vec::new());
     for job in &jobs {
         let found = estimate(app.runner.source.as_ref(), job, &list, now).await?;
-        plans.push(plan_job(job, found, now));
+        plans.push(plan_job((job, shares), found, now));
     }
     // A cache that does not tell its memory is no reason not to plan.
     let stats = app.runner.cache.stats().await.ok();
@@ -117,7 +118,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-fn plan_job(job: &Job, found: Estimate, now: DateTime<Utc>) -> JobPlan {
+fn plan_job((job, shares): (&Job, Shares), found: Estimate, now: DateTime<Utc>) -> JobPlan {
     let Estimate { tenants, sampled, queries, keys, bytes } = found;
     let run = Load { queries, keys, bytes, cache_commands: keys };
     let runs = if job.enabled { runs_a_day(&job.schedule, now) } else { 0 };
@@ -129,7 +130,7 @@ fn plan_job(job: &Job, found: Estimate, now: DateTime<Utc>) -> JobPlan {
         at = next;
     }
     JobPlan {
-        job: Effective::of(job),
+        job: Effective::of(job, shares),
         next_due,
         tenants,
         sampled_tenants: sampled,
@@ -179,7 +180,7 @@ impl Load {
 }
 
 impl Effective {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, shares: Shares) -> Self {
         Self {
             name: job.name.to_string(),
             description: job.description.clone(),
@@ -196,7 +197,7 @@ impl Effective {
             },
             retries: job.retries,
             batch: job.batch.get(),
-            concurrency: job.concurrency.get(),
+            concurrency: shares.of_job(job, Lane::Regular),
             tables: job.tables.iter().map(|table| table.name.clone()).collect(),
             tenants: job.scope == Scope::Tenants,
             dates: job.dates.as_ref().map(dates_text),

@@ -177,6 +177,7 @@ fn refused(error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
                 | SourceErrorKind::Foreign => true,
                 SourceErrorKind::Unavailable
                 | SourceErrorKind::Transient
+                | SourceErrorKind::Locked
                 | SourceErrorKind::Timeout => false,
             };
             if !is_about_query {
