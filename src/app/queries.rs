@@ -228,7 +228,10 @@ fn of_tenants(
 /// Whether an error says nothing about a query.
 fn is_of_server(kind: SourceErrorKind) -> bool {
     match kind {
-        SourceErrorKind::Unavailable | SourceErrorKind::Transient | SourceErrorKind::Timeout => {
+        SourceErrorKind::Unavailable
+        | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
+        | SourceErrorKind::Timeout => {
             true
         }
         SourceErrorKind::Data

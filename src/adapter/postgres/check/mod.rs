@@ -359,7 +359,10 @@ fn is_about_query(kind: SourceErrorKind) -> bool {
         | SourceErrorKind::Encoding
         | SourceErrorKind::TooLarge
         | SourceErrorKind::Foreign => true,
-        SourceErrorKind::Unavailable | SourceErrorKind::Transient | SourceErrorKind::Timeout => {
+        SourceErrorKind::Unavailable
+        | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
+        | SourceErrorKind::Timeout => {
             false
         }
     }
