@@ -168,9 +168,8 @@ impl App {
             shutdown: background.clone(),
         };
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
-        if let Some(mut feed) = feed {
-            let beginning = feed.begin(&handle).await?;
-            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        if let Some(feed) = feed {
+            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
         }
         tokio::select! {
             () = engine.run() => {}

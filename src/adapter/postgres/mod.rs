@@ -28,8 +28,9 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
 pub use check::{QueryPlace, QueryProblem};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};

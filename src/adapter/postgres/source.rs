@@ -350,7 +350,7 @@ fn among(sql: &str) -> String {
 
 /// A statement without the semicolon at its end. It may be wrong about one that is within a text and
 /// followed by what looks like a comment; the server then sees that the text does not end.
-fn without_semicolon(sql: &str) -> &str {
+pub(super) fn without_semicolon(sql: &str) -> &str {
     let ends = sql.match_indices(';').map(|(at, _)| sql.split_at(at));
     ends.into_iter().find(|(_, end)| is_blank(end)).map_or(sql, |(statement, _)| statement)
 }
