@@ -185,9 +185,8 @@ impl App {
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
-        if let Some(mut feed) = feed {
-            let beginning = feed.begin(&handle).await?;
-            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        if let Some(feed) = feed {
+            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
         }
         tokio::select! {
             () = engine.run() => {}

@@ -231,9 +231,7 @@ fn is_of_server(kind: SourceErrorKind) -> bool {
         SourceErrorKind::Unavailable
         | SourceErrorKind::Transient
         | SourceErrorKind::Locked
-        | SourceErrorKind::Timeout => {
-            true
-        }
+        | SourceErrorKind::Timeout => true,
         SourceErrorKind::Data
         | SourceErrorKind::Encoding
         | SourceErrorKind::TooLarge

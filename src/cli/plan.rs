@@ -176,10 +176,8 @@ impl Plan {
         stats: Option<CacheStats>,
         now: DateTime<Utc>,
     ) -> Self {
-        let jobs: Vec<_> = found
-            .iter()
-            .map(|(job, found)| JobPlan::new((job, shares), found, now))
-            .collect();
+        let jobs: Vec<_> =
+            found.iter().map(|(job, found)| JobPlan::new((job, shares), found, now)).collect();
         let enabled = || found.iter().filter(|(job, _)| job.enabled).map(|(_, found)| found);
         let sum = |load: fn(&JobPlan) -> Load| {
             let enabled = jobs.iter().filter(|plan| plan.job.enabled);

@@ -612,7 +612,8 @@ mod tests {
     async fn a_giant_gets_its_permits_while_changes_go_on_without_end() {
         let limits = Limits::new(4);
         limits.set(Shares::of_worker(4));
-        let mut in_flight = vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
+        let mut in_flight =
+            vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
         let mut giant = Box::pin(limits.giant(Lane::Regular));
         assert!(giant.as_mut().now_or_never().is_none());
         for _ in 0..=MAX_OVERTAKES + 2 {

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 28;
+const COUNT: usize = 29;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -79,6 +79,7 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CHANGE_LAG,
     &CHANGE_NOTIFICATIONS,
     &CHANGE_FEED_CONNECTED,
+    &CHANGE_FEED_LACKING,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
     &PERMITS,
@@ -197,7 +198,15 @@ const CHANGE_FEED_CONNECTED: Declaration = Declaration {
     name: "preheat_change_feed_connected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while changes of the database are heard of, else 0",
+    help: "1 while every change of the jobs' tables is heard of, else 0: where the worker does not \
+           listen, and where a table lacks its triggers",
+};
+const CHANGE_FEED_LACKING: Declaration = Declaration {
+    name: "preheat_change_feed_tables_without_triggers",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Tables of the jobs that lack triggers of the change feed, or have them switched off; \
+           `preheat changes install` makes them",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -310,7 +319,9 @@ pub struct Metrics {
     last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
     pub(super) notifications: Counter,
-    pub(super) feed_connected: Gauge,
+    feed: Mutex<FeedState>,
+    feed_connected: Gauge,
+    feed_lacking: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
     permits: Family<OfJob, Gauge>,
@@ -321,6 +332,13 @@ pub struct Metrics {
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
     build_info: Family<OfBuild, Gauge>,
+}
+
+/// What the gauges of the change feed are made from.
+#[derive(Debug, Default)]
+struct FeedState {
+    listens: bool,
+    lacking: usize,
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -409,7 +427,9 @@ impl Metrics {
             last_audit: Family::default(),
             change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
             notifications: Counter::default(),
+            feed: Mutex::default(),
             feed_connected: Gauge::default(),
+            feed_lacking: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
             permits: Family::default(),
@@ -449,6 +469,7 @@ impl Metrics {
         declare(to, &CHANGE_LAG, &self.change_lag);
         declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
         declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
+        declare(to, &CHANGE_FEED_LACKING, &self.feed_lacking);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
         declare(to, &PERMITS, &self.permits);
@@ -532,6 +553,24 @@ impl Metrics {
             let permits = held.get(job).copied().unwrap_or_default();
             self.permits.get_or_create(&OfJob { job: job.clone() }).set(permits.into());
         }
+    }
+
+    /// Whether the change feed listens.
+    pub(super) fn set_feed_listens(&self, listens: bool) {
+        self.set_feed(|feed| feed.listens = listens);
+    }
+
+    /// How many tables lack triggers of the change feed.
+    pub fn set_feed_lacking(&self, tables: usize) {
+        self.set_feed(|feed| feed.lacking = tables);
+    }
+
+    fn set_feed(&self, change: impl FnOnce(&mut FeedState)) {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feed);
+        let FeedState { listens, lacking } = *feed;
+        self.feed_connected.set(i64::from(listens && lacking == 0));
+        self.feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
     }
 
     /// The cache server's own counters. They start again when the server does.

@@ -28,8 +28,9 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
 pub use check::{
     Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,

@@ -7,9 +7,11 @@ mod check;
 mod clock;
 mod history;
 mod ledger;
+mod missed;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
+mod rights;
 mod source;
 
 use std::num::NonZeroUsize;

@@ -17,7 +17,7 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
 use crate::engine::port::{SourceError, SourceErrorKind};
 
-use super::changes::{ChangesError, TableProblem, quoted_table, standing};
+use super::changes::{ChangesError, TableProblem, quoted_table, table_problems};
 use super::id::IdType;
 use super::source::{PostgresSource, ReadError, parameter_types, prepare, wrong_tenant_column};
 use super::{ANSWER_GRACE, Database, Lease, column, error, local_settings, milliseconds};
@@ -106,7 +106,7 @@ impl PostgresSource {
         &self,
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
-        Ok(standing(&self.database, sources, &self.settings.sql).await?.problems)
+        table_problems(&self.database, sources, &self.settings.sql).await
     }
 
     /// Like all that check, it does not give the connection back: what it prepared, and an open
@@ -362,9 +362,7 @@ fn is_about_query(kind: SourceErrorKind) -> bool {
         SourceErrorKind::Unavailable
         | SourceErrorKind::Transient
         | SourceErrorKind::Locked
-        | SourceErrorKind::Timeout => {
-            false
-        }
+        | SourceErrorKind::Timeout => false,
     }
 }
 
