@@ -59,7 +59,7 @@ impl Global {
             }
             (Some(failure), Ok(_)) | (None, Err(failure)) => Err(failure),
             (Some(of_settings), Err(of_files)) => {
-                Err(Failure::shown(Exit::Usage, of_settings.text + "\n\n" + &of_files.text))
+                Err(Failure { text: of_settings.text + "\n\n" + &of_files.text, ..of_files })
             }
         }
     }
@@ -68,7 +68,8 @@ impl Global {
 impl Failure {
     /// Problems of job files, as they are shown.
     pub(super) fn problems(problems: &definition::Problems) -> Self {
-        Self::shown(Exit::Usage, problems.render(output::is_coloured()))
+        let is_coloured = output::is_coloured();
+        Self { exit: Exit::Usage, text: problems.render(is_coloured), is_coloured }
     }
 }
 

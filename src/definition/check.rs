@@ -74,7 +74,6 @@ impl Check<'_> {
         else {
             return Checked { job: None, templates, enabled, sql_file };
         };
-        let concurrency = concurrency.and_then(to_size).unwrap_or(self.defaults.concurrency);
         let job = Job {
             name,
             description: file
@@ -92,7 +91,9 @@ impl Check<'_> {
             overlap: file.overlap.as_ref().map(|overlap| overlap.value.0).unwrap_or_default(),
             retries: retries.unwrap_or(default::RETRIES).try_into().unwrap_or_default(),
             batch: batch.and_then(to_size).unwrap_or(self.defaults.batch),
-            concurrency: concurrency.min(self.defaults.concurrency),
+            concurrency: concurrency
+                .and_then(to_size)
+                .map(|most| most.min(self.defaults.concurrency)),
             tables,
             scope,
             query,
@@ -566,48 +567,40 @@ pub(super) struct Templates<'a> {
     pub(super) templates: Vec<(KeyTemplate, Range<usize>)>,
 }
 
-/// Keys that cannot be told apart in any of these classes of ids: those that two enabled jobs can
-/// write, where the later by its file's name is the one at fault, and those in which two placeholders
-/// stand side by side.
-pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<Problem> {
-    let always = |is_so: &dyn Fn(IdClass) -> bool| classes.iter().all(|ids| is_so(*ids));
+/// Keys that cannot be told apart in any of these classes of ids, with the position of their file:
+/// those that two enabled jobs can write, where the later by its file's name is the one at fault, and
+/// those in which two placeholders stand side by side.
+pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(usize, Problem)> {
     let mut problems = Vec::new();
     for (index, Templates { source, enabled, templates }) in files.iter().enumerate() {
         for (template, at) in templates {
-            if always(&|ids| template.run_together(ids).is_some()) {
+            if classes.iter().all(|ids| template.run_together(*ids).is_some()) {
                 let message = "two placeholders stand side by side: a key does not say where the \
                                value of the first one ends";
                 let problem = Problem::at(source, at.clone(), message);
-                problems.push(problem.hint("put text between them, such as `:`"));
+                problems.push((index, problem.hint("put text between them, such as `:`")));
             }
             let earlier = files.iter().take(index).filter(|other| other.enabled && *enabled);
             let found = earlier.into_iter().find_map(|other| {
-                let same =
-                    |(other, _): &&(KeyTemplate, _)| always(&|ids| other.may_equal(template, ids));
-                Some((other.source, other.templates.iter().find(same)?))
+                let may_equal = |(other, _): &&(KeyTemplate, _)| {
+                    classes.iter().all(|ids| other.may_equal(template, *ids))
+                };
+                Some((other.source, other.templates.iter().find(may_equal)?))
             });
             if let Some((other, (same, place))) = found {
-                problems.push(two_jobs(Problem::at(other, place.clone(), ""), same, |message| {
-                    Problem::at(source, at.clone(), message)
-                }));
+                let (line, _) =
+                    Problem::at(other, place.clone(), "").line_and_column().unwrap_or_default();
+                let message = format!(
+                    "two jobs can write one key: this, and `{same}` in {}:{line}",
+                    other.path.display()
+                );
+                let problem = Problem::at(source, at.clone(), message);
+                let hint = "give the keys of each job a beginning of their own";
+                problems.push((index, problem.hint(hint)));
             }
         }
     }
     problems
-}
-
-/// Two jobs can write one key; `other` is at the place of the one that may have it.
-fn two_jobs(
-    other: Problem,
-    template: &KeyTemplate,
-    problem: impl FnOnce(String) -> Problem,
-) -> Problem {
-    let (line, _) = other.line_and_column().unwrap_or_default();
-    let message = format!(
-        "two jobs can write one key: this, and `{template}` in {}:{line}",
-        other.file().display()
-    );
-    problem(message).hint("give the keys of each job a beginning of their own")
 }
 
 /// What a schedule that is no cron expression may have been meant to be.

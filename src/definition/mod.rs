@@ -43,7 +43,7 @@ use read::{Fields, Reader, Spans};
 pub struct Defaults {
     /// `runner.batch`.
     pub batch: NonZeroUsize,
-    /// `runner.concurrency`, which is also the bound on every job's.
+    /// `runner.concurrency`, the bound on what a job's file may say.
     pub concurrency: NonZeroUsize,
     /// `tenants.column`.
     pub tenant_column: String,
@@ -88,25 +88,26 @@ impl JobFiles {
     /// Keys that cannot be told apart where tenants' ids are of this class: those that two enabled
     /// jobs can write, and those in which two placeholders run together. What clashes for every class
     /// is refused before; what a class allows is known only with the database.
-    pub fn conflicts(&self, ids: IdClass) -> Problems {
-        let files = self.jobs.values().filter_map(|job| {
-            let origin = self.origins.get(&job.name)?;
+    pub fn conflicts(&self, ids: IdClass) -> Vec<(JobName, Problem)> {
+        let jobs = || self.jobs.values().filter_map(|job| Some((job, self.origins.get(&job.name)?)));
+        let files = jobs().map(|(job, origin)| {
             let place = |index| Some(origin.find(Place::Key(index), job)?.1);
             let templates = job.keys.iter().map(|key| key.template.clone()).enumerate();
             let templates =
                 templates.map(|(index, key)| (key, place(index).unwrap_or_default())).collect();
-            Some(Templates { source: &origin.source, enabled: job.enabled, templates })
+            Templates { source: &origin.source, enabled: job.enabled, templates }
         });
-        Problems::new(check::conflicts(&files.collect::<Vec<_>>(), &[ids]))
+        let names: Vec<&JobName> = jobs().map(|(job, _)| &job.name).collect();
+        let found = check::conflicts(&files.collect::<Vec<_>>(), &[ids]).into_iter();
+        found.filter_map(|(file, problem)| Some(((*names.get(file)?).clone(), problem))).collect()
     }
 
     /// The same that only some classes of ids make, as warnings: of which class they are is not known.
     pub fn possible_conflicts(&self) -> Problems {
         const HINT: &str = "it depends on what the tenants' ids may hold, which `preheat check` with \
                             the database knows";
-        let conflicts = self.conflicts(IdClass::Text);
-        let warning = |problem: &Problem| problem.clone().warning().hint(HINT);
-        Problems::new(conflicts.iter().map(warning))
+        let warning = |(_, problem): (_, Problem)| problem.into_warning().hint(HINT);
+        Problems::new(self.conflicts(IdClass::Text).into_iter().map(warning))
     }
 }
 
@@ -156,7 +157,8 @@ fn check_all(
         enabled: file.enabled,
         templates: file.templates.clone(),
     });
-    problems.extend(check::conflicts(&templates.collect::<Vec<_>>(), &IdClass::ALL));
+    let conflicts = check::conflicts(&templates.collect::<Vec<_>>(), &IdClass::ALL);
+    problems.extend(conflicts.into_iter().map(|(_, problem)| problem));
     if !problems.is_empty() {
         return Err(Problems::new(problems));
     }

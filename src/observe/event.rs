@@ -196,7 +196,7 @@ pub struct FeedConnected;
 impl FeedConnected {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.feed_connected.set(1);
+        metrics.set_feed_listens(true);
         info!("the change feed is connected: what jobs with tables have is warmed once");
     }
 }
@@ -212,7 +212,7 @@ impl FeedLost<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let message = self.message;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         warn!(
             "the change feed is away: changes wait for the jobs' schedules until it is back: \
              {message}"
@@ -233,7 +233,7 @@ impl FeedOff<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let Self { reason, is_fault } = self;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
             warn!("{text}: {reason}");
@@ -258,6 +258,24 @@ impl FeedLacks<'_> {
     }
 }
 
+/// The feed may have missed changes of some tables, so that their jobs run once.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesMissed<'a> {
+    /// Which.
+    pub tables: &'a str,
+}
+
+impl ChangesMissed<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let tables = self.tables;
+        info!(
+            "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
+             or another table has the name: jobs that name them in `tables` run once"
+        );
+    }
+}
+
 /// A trigger could not tell the tenants, so that all are warmed; told once a table and reason.
 #[derive(Clone, Copy, Debug)]
 pub struct TriggerBlind<'a> {
@@ -274,7 +292,8 @@ impl TriggerBlind<'_> {
         warn!(
             code,
             "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
-             tenants are warmed; hint: its query runs with the rights of whoever writes"
+             tenants are warmed; hint: its query runs with the rights of the role that writes, and \
+             fails where row-level security would hide rows; see `preheat changes install`"
         );
     }
 }
@@ -489,6 +508,33 @@ impl Invalidated<'_> {
             fences,
             failure,
             "keys could not all be removed on request, {removed} were: {message}"
+        );
+    }
+}
+
+/// A job has held all permits that it may hold, and gave none of them back, for long; told once until
+/// it does.
+#[derive(Clone, Copy, Debug)]
+pub struct PermitsHeld<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many it holds.
+    pub permits: u32,
+    /// How many are left for others.
+    pub left: u32,
+    /// For how long, at least.
+    pub held_for: Duration,
+}
+
+impl PermitsHeld<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, permits, left, held_for } = self;
+        warn!(
+            %job, permits, left,
+            "job `{job}` has held all permits that it may hold, {permits} of {}, for {held_for:.0?}: \
+             its query is slow, or waits for a lock; other jobs have {left} permits",
+            permits + left
         );
     }
 }
@@ -886,6 +932,53 @@ impl HistoryPruned {
     pub fn emit(self, _metrics: &Metrics) {
         let runs = self.runs;
         debug!(runs, "{runs} run records were older than the retention and are removed");
+    }
+}
+
+/// A server is away at the worker's start, or away for another reason than before.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerAwaited<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Why it could not be reached.
+    pub message: &'a str,
+}
+
+impl ServerAwaited<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, message } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, true);
+        }
+        warn!(
+            server = role,
+            "the worker waits for the {role} and tries again until it is there: {message}"
+        );
+    }
+}
+
+/// A server that was away at the worker's start is there.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerReached<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Where it is.
+    pub address: &'a str,
+}
+
+impl ServerReached<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, address } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, false);
+        }
+        info!(server = role, "the {role} `{address}` is there");
     }
 }
 
