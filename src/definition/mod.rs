@@ -89,7 +89,8 @@ impl JobFiles {
     /// jobs can write, and those in which two placeholders run together. What clashes for every class
     /// is refused before; what a class allows is known only with the database.
     pub fn conflicts(&self, ids: IdClass) -> Vec<(JobName, Problem)> {
-        let jobs = || self.jobs.values().filter_map(|job| Some((job, self.origins.get(&job.name)?)));
+        let jobs =
+            || self.jobs.values().filter_map(|job| Some((job, self.origins.get(&job.name)?)));
         let files = jobs().map(|(job, origin)| {
             let place = |index| Some(origin.find(Place::Key(index), job)?.1);
             let templates = job.keys.iter().map(|key| key.template.clone()).enumerate();

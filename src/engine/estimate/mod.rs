@@ -107,11 +107,14 @@ impl Estimator<'_> {
                 let first_dates = first_dates(job, &part, self.now);
                 match self.read(job, &part, &first_dates).await {
                     Ok(permit) => {
-                        self.count((job, &checks), &part, (&first_dates, permit.rows()), &mut tally)
-                            .into_iter()
-                            .for_each(|(kind, tenant, message)| {
-                                refused.note(kind, tenant, message)
-                            });
+                        self.count(
+                            (job, &checks),
+                            &part,
+                            (&first_dates, permit.rows()),
+                            &mut tally,
+                        )
+                        .into_iter()
+                        .for_each(|(kind, tenant, message)| refused.note(kind, tenant, message));
                     }
                     Err(error) => parts.extend(refused.split(part, error)?),
                 }
@@ -179,8 +182,7 @@ impl Estimator<'_> {
         (first_dates, rows): (&[NaiveDate], &Rows),
         tally: &mut Tally,
     ) -> Vec<(FailureKind, Option<String>, String)> {
-        let Entries { writes, removals, failures } =
-            entries(job, checks, part, first_dates, rows);
+        let Entries { writes, removals, failures } = entries(job, checks, part, first_dates, rows);
         tally.sampled += part.len().max(1) as u64;
         tally.keys += writes.len() as u64;
         tally.removals += removals.len() as u64;

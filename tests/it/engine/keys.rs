@@ -75,10 +75,8 @@ async fn hazard_37_a_category_that_has_vanished_takes_no_other_tenants_key_with_
     let world = Setup::new([lists], list(&["a", "a:b"])).start();
     world.set_rows("lists", vec![row("a", "b:x"), row("a", "all"), row("a:b", "x")]);
     let record = world.warm("lists").await;
-    let failures = vec![
-        (FailureKind::KeyConflict, Some("a"), 1),
-        (FailureKind::AmbiguousKey, Some("a:b"), 2),
-    ];
+    let failures =
+        vec![(FailureKind::KeyConflict, Some("a"), 1), (FailureKind::AmbiguousKey, Some("a:b"), 2)];
     assert_eq!(ambiguous(&record), (Outcome::Partial, failures));
     let expected = values(&[("p:a:all", "[\"a\",\"a\"]"), ("p:a:b:x", "[\"a\"]")]);
     assert_eq!(world.values(), expected);
