@@ -78,7 +78,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let (stops, reload) = (Stops::default(), Notify::new());
     let orders = Orders { stops: stops.clone(), reload: &reload, wait: None };
     tokio::select! {
-        served = app::serve(&settings, files.jobs().clone(), orders) => served?,
+        served = app::serve(&settings, files, orders) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)

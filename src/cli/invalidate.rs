@@ -82,7 +82,8 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let stops = Stops::default();
     let work = remove_and_warm(&app, &loaded, &options, (&stops, &bars));
-    let say = || output::problem("stopping: what is under way is finished; again, and it is not");
+    let say =
+        || output::problem("stopping: what is under way is finished; press Ctrl-C again to abort");
     let (report, records) = tokio::select! {
         done = work => done?,
         never = StopSignals::listen()?.stop(&stops, say) => match never {},

@@ -61,7 +61,8 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
     let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
-    let say = || pass.bars.say("stopping: batches in flight are finished; again, and they are not");
+    let say =
+        || pass.bars.say("stopping: batches in flight are finished; press Ctrl-C again to abort");
     let done = tokio::select! {
         done = pass.warm(&jobs, tenants) => done?,
         never = StopSignals::listen()?.stop(&pass.stops, say) => match never {},
