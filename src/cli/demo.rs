@@ -93,7 +93,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     tokio::select! {
         never = again => match never? {},
-        served = app::serve(&settings, files.jobs().clone(), orders) => served?,
+        served = app::serve(&settings, files, orders) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
