@@ -72,7 +72,7 @@ pub struct JobFiles {
 }
 
 /// Where a job came from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Origin {
     source: Arc<Source>,
     spans: Spans,
@@ -109,6 +109,15 @@ impl JobFiles {
                             the database knows";
         let warning = |(_, problem): (_, Problem)| problem.into_warning().hint(HINT);
         Problems::new(self.conflicts(IdClass::Text).into_iter().map(warning))
+    }
+
+    /// One job alone, with its text.
+    #[must_use]
+    pub fn only(&self, name: &JobName) -> Self {
+        let entry = |of: &Arc<_>| (name.clone(), Arc::clone(of));
+        let origin = self.origins.get(name).map(|origin| (name.clone(), origin.clone()));
+        let jobs = self.jobs.get(name).map(entry);
+        Self { jobs: jobs.into_iter().collect(), origins: origin.into_iter().collect() }
     }
 }
 

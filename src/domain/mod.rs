@@ -21,5 +21,6 @@ pub mod retry;
 pub mod row;
 pub mod run;
 pub mod schedule;
+pub mod shown;
 pub mod spelling;
 pub mod tenant;
