@@ -270,6 +270,12 @@ pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppEr
     Ok(source(settings, &Arc::new(connect_database(settings).await?)))
 }
 
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
+}
+
 /// Connects to the database alone.
 pub async fn connect_database(settings: &Settings) -> Result<Database, AppError> {
     let url = settings.database_url()?;
