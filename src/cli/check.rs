@@ -11,7 +11,7 @@ use super::load::{LoadProblems, Loaded, Servers};
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, RelationKind};
 use crate::app::{self, QueryProblems, Unwatched};
-use crate::config::{self, ChangesMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, Settings};
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::JobName;
 use crate::domain::spelling;
@@ -120,14 +120,14 @@ impl Report {
 
     /// What a person reads: what is wrong on stderr, what is well on stdout.
     fn show(&self) -> Result<(), Failure> {
-        let settings: Vec<_> =
-            self.settings.iter().map(|problem| format!("error: {problem}")).collect();
-        let colour = output::is_coloured();
-        let of_files = [self.problems.render(colour), self.warnings.render(colour)];
-        let blocks = std::iter::once(settings.join("\n")).chain(of_files);
-        let blocks: Vec<_> = blocks.filter(|block| !block.is_empty()).collect();
-        if !blocks.is_empty() {
-            output::problem(&blocks.join("\n\n"));
+        let settings = self.settings.clone();
+        let settings =
+            (!settings.is_empty()).then(|| Failure::settings(&ConfigError { problems: settings }));
+        let of_files = [&self.problems, &self.warnings].into_iter();
+        let of_files = of_files.filter(|problems| !problems.is_empty()).map(Failure::problems);
+        let blocks = settings.into_iter().chain(of_files);
+        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", next)) {
+            all.print();
         }
         if self.is_good() && self.unreachable.is_none() {
             output::result(&self.result())?;
@@ -142,7 +142,8 @@ impl Report {
             (true, Some(unreachable)) => Err(unreachable),
             (false, None) => Ok(Exit::Usage),
             (false, Some(unreachable)) => {
-                output::problem(&format!("\n{}", unreachable.text));
+                output::problem("");
+                unreachable.print();
                 Ok(Exit::Usage)
             }
         }

@@ -107,14 +107,16 @@ impl From<LoadProblems> for Failure {
 impl Failure {
     /// Problems of job files, as they are shown.
     pub(super) fn problems(problems: &Problems) -> Self {
-        Self::shown(Exit::Usage, problems.render(output::is_coloured()))
+        let is_coloured = output::is_coloured();
+        Self { exit: Exit::Usage, text: problems.render(is_coloured), is_coloured }
     }
 
     /// Two failures at once; what is wrong with files and settings weighs more than a server that is
     /// away.
     pub(super) fn and(self, between: &str, other: Self) -> Self {
         let exit = if self.exit == Exit::Usage { self.exit } else { other.exit };
-        Self::shown(exit, self.text + between + &other.text)
+        let is_coloured = self.is_coloured || other.is_coloured;
+        Self { exit, text: self.text + between + &other.text, is_coloured }
     }
 }
 
