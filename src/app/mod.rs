@@ -20,7 +20,7 @@ use self::changes::ChangeFeed;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
-    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;
@@ -380,6 +380,12 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
     Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
 }
 
 /// Connects to the database alone.

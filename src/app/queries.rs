@@ -11,7 +11,7 @@ use crate::adapter::postgres::{
 use crate::definition::{self, JobFiles, Place, Problem};
 use crate::domain::change::change_sources;
 use crate::domain::job::{Job, JobName};
-use crate::engine::port::{Clock, Source, SourceError, SourceErrorKind};
+use crate::engine::port::{Clock, Source, SourceError};
 
 /// The problems of queries and tables, by what they belong to.
 #[derive(Debug, Default)]
@@ -33,6 +33,12 @@ impl QueryProblems {
     /// All problems, without the warnings.
     pub fn into_all(self) -> impl Iterator<Item = Problem> {
         self.tenants.into_iter().chain(self.jobs.into_values().flatten())
+    }
+
+    /// What was found of one job.
+    pub(super) fn only(mut self, name: &JobName) -> Self {
+        self.jobs.retain(|job, _| job == name);
+        self
     }
 
     /// Adds what another check found.
@@ -68,13 +74,16 @@ pub async fn check_queries(
     for (name, job) in files.jobs() {
         found.add(files, name, source.describe(job).await?);
     }
-    // The tenant query says what ids may be.
-    if found.tenants.is_empty() {
-        for (name, problem) in files.conflicts(source.id_class()) {
-            found.jobs.entry(name).or_default().push(problem);
-        }
-    }
     Ok(found)
+}
+
+/// The keys that jobs cannot tell apart, now that [`check_queries`] has learnt what ids may be.
+pub fn check_keys(source: &PostgresSource, files: &JobFiles) -> QueryProblems {
+    let mut found = QueryProblems::default();
+    for (name, problem) in files.conflicts(source.id_class()) {
+        found.jobs.entry(name).or_default().push(problem);
+    }
+    found
 }
 
 /// Reads the tenants, and tries every job's query on a few of them: see
@@ -87,7 +96,7 @@ pub async fn check_rows(
     let mut found = QueryProblems::default();
     let tenants = match source.tenants().await {
         Ok(tenants) => Arc::new(tenants),
-        Err(error) if is_of_server(error.kind) => return Err(error),
+        Err(error) if !error.kind.is_about_query() => return Err(error),
         Err(error) => {
             found.tenants.push(of_tenants(source, None, error.message, None));
             return Ok(found);
@@ -158,7 +167,7 @@ pub async fn unwatched(
         }
         let relations = match source.relations(job).await {
             Ok(relations) => relations,
-            Err(error) if is_of_server(error.kind) => return Err(error),
+            Err(error) if !error.kind.is_about_query() => return Err(error),
             Err(error) => {
                 let place = Place::Query { offset: None };
                 let problem = files.problem_at(name, place, error.message, None);
@@ -229,21 +238,6 @@ fn of_tenants(
     hint: Option<String>,
 ) -> Problem {
     definition::problem_in("setting `tenants.sql`", source.tenants_sql(), offset, message, hint)
-}
-
-/// Whether an error says nothing about a query.
-fn is_of_server(kind: SourceErrorKind) -> bool {
-    match kind {
-        SourceErrorKind::Unavailable
-        | SourceErrorKind::Transient
-        | SourceErrorKind::Locked
-        | SourceErrorKind::Timeout => true,
-        SourceErrorKind::Data
-        | SourceErrorKind::Encoding
-        | SourceErrorKind::TooLarge
-        | SourceErrorKind::Foreign
-        | SourceErrorKind::Definition => false,
-    }
 }
 
 fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Problem {

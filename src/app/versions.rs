@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queries::{QueryProblems, check_queries};
+use super::queries::{QueryProblems, check_keys, check_queries};
 use crate::adapter::postgres::PostgresSource;
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
@@ -106,7 +106,10 @@ impl Versions {
                 }
             };
             match found {
-                Ok(problems) => self.note(&name, problems, &mut changed),
+                Ok(mut problems) => {
+                    problems.extend(check_keys(source, &self.files).only(&name));
+                    self.note(&name, problems, &mut changed);
+                }
                 Err(error) => {
                     self.unchecked = Some(error.message);
                     if error.kind == SourceErrorKind::Unavailable {

@@ -108,7 +108,9 @@ impl Estimator<'_> {
                 match self.read(job, &part, &first_dates).await {
                     Ok(permit) => {
                         let rows = (first_dates.as_slice(), permit.rows());
-                        for (kind, tenant, message) in self.count((job, &checks), &part, rows, &mut tally) {
+                        for (kind, tenant, message) in
+                            self.count((job, &checks), &part, rows, &mut tally)
+                        {
                             refused.note(kind, tenant, message);
                         }
                     }
