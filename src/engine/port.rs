@@ -93,7 +93,7 @@ impl SourceErrorKind {
     pub fn is_about_query(self) -> bool {
         match self {
             Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
-            Self::Unavailable | Self::Transient | Self::Timeout => false,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
         }
     }
 
