@@ -74,7 +74,7 @@ const OF_C: [(&str, &str); 2] = [("items:c:all", "c"), ("items:c:x", "c")];
 async fn hazard_37_a_key_never_holds_another_tenants_rows_in_any_batch_or_run() {
     let shop = shop().await;
     let worker = shop.serve().job("products", PRODUCTS).start();
-    worker.answers("/healthz", 200).await;
+    worker.answers("/readyz", 200).await;
     for _ in 0..2 {
         let run = worker.warm("products").await;
         assert_eq!(run["outcome"], "partial", "{run}");

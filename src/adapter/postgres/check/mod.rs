@@ -236,7 +236,9 @@ impl PostgresSource {
                     Some(PgErrorPosition::Internal { .. }) | None => None,
                 };
                 let message = format!("{} ({})", refusal.message(), refusal.code());
-                let hint = self.hint(refusal).or_else(|| refusal.hint().map(str::to_owned));
+                let hint =
+                    self.hint(refusal).or_else(|| at.and_then(|at| folded(refusal, sql, at)));
+                let hint = hint.or_else(|| refusal.hint().map(str::to_owned));
                 Ok(problem(QueryPlace::Query { at }, message, hint))
             }
             ReadError::Other(kind, message) if kind.is_about_query() => {
@@ -349,6 +351,21 @@ async fn in_time<T>(
     let done = timeout(longest + ANSWER_GRACE, work).await;
     let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
     done.map_err(|error| error.into_source_error(doing))
+}
+
+/// The hint for a name with capitals that the server reads in lower case, since it has no quotes.
+fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
+    const UNKNOWN: [&str; 2] = ["42P01", "42703"];
+    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
+    let is_of_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
+    let name = rest.split(|char| !is_of_name(char)).next()?;
+    let has_capitals = |part: &str| part.contains(char::is_uppercase);
+    let part = |part: &str| {
+        if has_capitals(part) { format!("\"{part}\"") } else { part.to_owned() }
+    };
+    let quoted = name.split('.').map(part).collect::<Vec<_>>().join(".");
+    has_capitals(name)
+        .then(|| format!("without quotes Postgres reads a name in lower case: write `{quoted}`"))
 }
 
 /// The byte at which a character stands; the server counts characters from 1.
