@@ -108,6 +108,10 @@ mod tests {
             ("Pacific/Pago_Pago", "2026-06-01T10:30:00Z", "2026-05-31"),
             // Midnight does not exist on that day in Beirut.
             ("Asia/Beirut", "2026-03-28T22:00:00Z", "2026-03-29"),
+            // Data have names in any case.
+            ("europe/berlin", "2026-10-25T23:00:00Z", "2026-10-26"),
+            ("AMERICA/NEW_YORK", "2026-03-01T04:59:59Z", "2026-02-28"),
+            ("utc", "2026-03-01T00:00:00Z", "2026-03-01"),
         ];
         for (zone, at, expected) in cases {
             assert_eq!(local(zone, at).as_deref(), Ok(expected), "{zone} {at}");
