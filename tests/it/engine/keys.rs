@@ -41,7 +41,11 @@ fn values(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
     expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn ambiguous(record: &RunRecord) -> (Outcome, Vec<(FailureKind, Option<&str>, u64)>) {
+/// A failure of a run: what failed, the first tenant, and how often.
+type Failed<'r> = (FailureKind, Option<&'r str>, u64);
+
+/// How a run ended, and why.
+fn ended(record: &RunRecord) -> (Outcome, Vec<Failed<'_>>) {
     let failures = record.report.failures.iter();
     let failures = failures.map(|one| (one.kind, one.tenant.as_deref(), one.count));
     (record.outcome, failures.collect())
@@ -60,7 +64,7 @@ async fn hazard_37_of_two_jobs_each_key_is_the_same_tenants_whichever_runs_last(
     for _ in 0..2 {
         let record = world.warm("all").await;
         let failure = (FailureKind::AmbiguousKey, Some("a:new"), 1);
-        assert_eq!(ambiguous(&record), (Outcome::Partial, vec![failure]));
+        assert_eq!(ended(&record), (Outcome::Partial, vec![failure]));
         assert_eq!(world.warm("new").await.outcome, Outcome::Ok);
         assert_eq!(world.values(), expected);
     }
@@ -77,7 +81,7 @@ async fn hazard_37_a_category_that_has_vanished_takes_no_other_tenants_key_with_
     let record = world.warm("lists").await;
     let failures =
         vec![(FailureKind::KeyConflict, Some("a"), 1), (FailureKind::AmbiguousKey, Some("a:b"), 2)];
-    assert_eq!(ambiguous(&record), (Outcome::Partial, failures));
+    assert_eq!(ended(&record), (Outcome::Partial, failures));
     let expected = values(&[("p:a:all", "[\"a\",\"a\"]"), ("p:a:b:x", "[\"a\"]")]);
     assert_eq!(world.values(), expected);
     // What the other tenant has under the same text vanishes, and comes back.
