@@ -28,6 +28,7 @@ use crate::definition::{self, Defaults};
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
+use crate::engine::broken::BrokenTenants;
 use crate::engine::handle::Handle;
 use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::History;
@@ -105,6 +106,7 @@ impl App {
             metrics: Metrics::new(),
             limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

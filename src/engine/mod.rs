@@ -3,6 +3,7 @@
 pub mod audit;
 mod batch;
 mod breaker;
+pub mod broken;
 mod changes;
 pub mod estimate;
 pub mod feed;

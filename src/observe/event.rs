@@ -167,6 +167,33 @@ impl fmt::Display for RunSummary<'_> {
     }
 }
 
+/// Something of a tenant failed in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantFailed<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl TenantFailed<'_> {
+    /// Tells it, to the log only: the report counts it.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenant, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenant, failure,
+            "tenant `{}` of job `{job}` failed ({failure}): {message}", tenant.escape_debug()
+        );
+    }
+}
+
 /// A run settled changes: what they changed is in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangesSettled<'a> {
