@@ -31,7 +31,7 @@ use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
 use crate::engine::handle::Handle;
 use crate::engine::limit::{Limits, Shares};
-use crate::engine::port::History;
+use crate::engine::port::{CacheStats, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
@@ -40,7 +40,7 @@ use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
 use crate::http::{self, Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -365,7 +365,8 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })

@@ -222,10 +222,12 @@ impl Pass {
         };
         tokio::pin!(ends);
 
+        // With what stands in the cache now, it shows at the end whether it was emptied meanwhile.
+        self.runner.look_at_cache().await;
         let restarts = self.runner.cache_process.restarts();
         let mut ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
         if self.was_restarted_since(restarts).await {
-            self.bars.say("the cache server was restarted or replaced: all is warmed once more");
+            self.bars.say("the cache server was restarted, replaced or emptied: all is warmed once more");
             ended = self.warm_once(&jobs, &first_runs, ends).await?;
         }
         let (records, failed) = ended.into_iter().unzip();

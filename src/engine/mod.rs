@@ -11,6 +11,7 @@ pub mod handle;
 pub mod invalidate;
 mod known;
 pub mod limit;
+mod marker;
 pub mod orphans;
 pub mod port;
 pub mod record;

@@ -353,6 +353,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

@@ -47,7 +47,7 @@ pub struct Runner {
     pub breakers: Breakers,
     /// Tenants that failed alone when they were read last.
     pub broken: BrokenTenants,
-    /// Which process of the cache server answers.
+    /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
@@ -507,8 +507,8 @@ fn say_that_it_may_be_lost(report: &mut Report) {
         return;
     }
     report.tenants.failed += written;
-    let message = "the cache server was restarted or replaced while the run went on: what was \
-                   written before may be lost";
+    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
+                   was written before may be lost";
     let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
     report.fail(Failure { count: written, ..failure });
 }

@@ -628,6 +628,47 @@ impl CacheRestarted {
     }
 }
 
+/// The cache lost its keys, and is the same process as before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheEmptied;
+
+impl CacheEmptied {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_flushes.inc();
+        warn!(
+            "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+             itself are gone; everything is warmed again"
+        );
+    }
+}
+
+/// The cache pushed out keys for want of memory; told at most every ten minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysEvicted {
+    /// How many, anybody's, since it was told last.
+    pub count: u64,
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them.
+    pub maxmemory: u64,
+}
+
+impl KeysEvicted {
+    /// Tells it, to the log only: the server counts them itself.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { count, used_memory, maxmemory } = self;
+        warn!(
+            count,
+            used_memory,
+            maxmemory,
+            "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+             {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+             hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
+        );
+    }
+}
+
 /// The tenant list is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct NoTenants<'a> {
@@ -748,11 +789,7 @@ impl Evictions<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { job, run, count } = self;
-        warn!(
-            %job, %run, count,
-            "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
-             what is written to it"
-        );
+        debug!(%job, %run, count, "the cache evicted {count} keys while job `{job}` ran");
     }
 }
 
@@ -1233,6 +1270,8 @@ mod tests {
         assert!(shows("preheat_jobs_rejected 1\n"));
         CacheRestarted.emit(&metrics);
         assert!(shows("preheat_cache_restarts_total 1\n"));
+        CacheEmptied.emit(&metrics);
+        assert!(shows("preheat_cache_flushes_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);
