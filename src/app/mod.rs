@@ -39,8 +39,9 @@ use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
+use crate::engine::broken::BrokenTenants;
 use crate::engine::limit::{Limits, Shares};
-use crate::engine::port::{Clock, History};
+use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
@@ -49,7 +50,7 @@ use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
 use crate::http::{Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -129,6 +130,7 @@ impl App {
             metrics,
             limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),
@@ -426,7 +428,8 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })
