@@ -29,7 +29,7 @@ use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
@@ -384,6 +384,12 @@ pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppEr
     Ok(source(settings, &Arc::new(connect_database(settings).await?)))
 }
 
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
+}
+
 /// Connects to the database alone.
 pub async fn connect_database(settings: &Settings) -> Result<Database, AppError> {
     let url = settings.database_url()?;
@@ -397,10 +403,22 @@ fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {

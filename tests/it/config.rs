@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use preheat::config::{HistoryMode, LogFormat, Overrides, Settings, redacted, reference};
+use preheat::config::{
+    HistoryMode, LogFormat, Overrides, RowSecurity, Settings, redacted, reference,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::support::document;
@@ -34,6 +36,8 @@ fn without_a_file_and_variables_the_defaults_hold() {
     assert_eq!(settings.database.max_connections, 4);
     assert_eq!(settings.database.statement_timeout, Duration::from_secs(30));
     assert!(settings.database.read_only && !settings.database.pgbouncer);
+    assert_eq!(settings.database.row_security, RowSecurity::Refuse);
+    assert_eq!(settings.database.time_zone, None);
     assert_eq!(settings.cache.timeout, Duration::from_secs(5));
     assert_eq!(settings.tenants.column, "tenant_id");
     assert_eq!(settings.tenants.max_shrink.to_string(), "50%");

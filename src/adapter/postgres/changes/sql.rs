@@ -10,7 +10,7 @@ use std::fmt::Write;
 use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
-use super::super::source::without_semicolon;
+use super::super::describe;
 use super::rights::Security;
 
 /// Where changes are told. It stands in the databases' triggers, so that it never changes.
@@ -100,7 +100,7 @@ fn dollar_quoted(text: &str) -> String {
 
 /// A query as a part of another.
 pub(super) fn nested(query: &str) -> &str {
-    without_semicolon(query).trim()
+    describe::statement(query).trim()
 }
 
 /// The query over the relation `changed` whose first column is the tenant's id; the fleet has none.
