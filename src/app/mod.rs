@@ -1,6 +1,7 @@
 //! The composition root: connect, build, start, drain.
 
 mod changes;
+mod queries;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::changes::ChangeFeed;
+pub use self::queries::{
+    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+};
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
@@ -96,7 +100,7 @@ impl App {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
             (database, cache) => (Arc::new(database?), Arc::new(cache?)),
         };
-        let source = Arc::new(source(settings, &database));
+        let source = Arc::new(source_on(settings, &database));
         let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
@@ -262,7 +266,7 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
 /// Connects to the database alone.
@@ -271,7 +275,8 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })

@@ -25,6 +25,12 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
+/// Whether the driver could not make sense of what the server said, and the connection is whole: it
+/// has no name for a type, say.
+pub(super) fn is_of_driver(error: &sqlx::Error) -> bool {
+    database(error).is_none() && kind(error) == SourceErrorKind::Definition
+}
+
 /// Whether the two did not agree on TLS: sqlx reports a bad certificate as bad data.
 pub(super) fn is_tls(error: &sqlx::Error) -> bool {
     let is_bad_data = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidData;

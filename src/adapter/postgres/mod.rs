@@ -32,7 +32,10 @@ pub use changes::{
     TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
     uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 

@@ -241,7 +241,7 @@ impl PostgresSource {
         done
     }
 
-    async fn read_on(
+    pub(super) async fn read_on(
         &self,
         lease: &mut Lease,
         job: &Job,
@@ -570,7 +570,7 @@ impl TenantColumn {
 }
 
 /// A column's bytes on the wire; `None` for NULL.
-fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 

@@ -173,8 +173,8 @@ async fn tables_that_a_triggers_query_reads_and_no_entry_names_are_told() {
     for (watched, expected) in cases {
         let (installed, _) =
             install(&database, &watched, TENANTS, Security::Invoker).await.unwrap();
-        let unwatched: Vec<_> =
-            installed.iter().flat_map(|installed| &installed.unwatched).collect();
+        let unwatched = installed.iter().flat_map(|installed| &installed.unwatched);
+        let unwatched: Vec<_> = unwatched.map(|(_job, table)| table).collect();
         assert_eq!(unwatched, expected, "{watched:?}");
     }
 }

@@ -21,6 +21,7 @@ use super::{Database, Lease, error, local_settings, milliseconds};
 pub use self::listen::{PostgresFeedSource, TroubleNote};
 pub use self::look::{Looked, Standing, Versions, look, table_problems};
 pub use self::rights::Security;
+pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{install_sql, uninstall_sql};
 
 /// How long a statement waits for a table that somebody writes to. While it waits, it holds up all
@@ -85,15 +86,13 @@ pub struct Installed {
     pub table: String,
     /// How the tenants of its rows are found.
     pub tenants: TouchedTenants,
-    /// The jobs that it concerns.
-    pub jobs: Vec<JobName>,
     /// On how many relations there are triggers: the table, and its partitions or children.
     pub relations: usize,
     /// Whose rights its function has.
     pub security: Security,
-    /// The tables that its query reads and that not all of the jobs watch: a row of theirs that is
-    /// deleted before the changed rows is not found.
-    pub unwatched: Vec<String>,
+    /// The tables that its query reads and that a job does not watch: rows that are deleted after
+    /// theirs are not found.
+    pub unwatched: Vec<(JobName, String)>,
     /// What was done.
     pub done: Done,
 }
@@ -296,12 +295,10 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
 
 fn installed(surveyed: &Surveyed<'_>) -> Installed {
     let Triggers { source, relations } = &surveyed.triggers;
-    let ChangeSource { id: _, table, tenants, jobs } = source;
-    let (table, tenants, jobs) = (table.clone(), tenants.clone(), jobs.clone());
+    let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
         table,
         tenants,
-        jobs,
         relations: relations.len(),
         security: surveyed.security,
         unwatched: surveyed.unwatched.clone(),

@@ -82,7 +82,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// A table's name, with or without its schema's, as SQL has it.
-pub(super) fn table(name: &str) -> String {
+pub(in super::super) fn table(name: &str) -> String {
     let parts: Vec<_> = name.split('.').map(quoted).collect();
     parts.join(".")
 }
