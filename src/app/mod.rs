@@ -173,7 +173,7 @@ impl App {
         };
         tasks.spawn(http::serve(listener, http::router(control), background.clone()));
         if let Some(feed) = feed {
-            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         tokio::select! {
             () = engine.run() => {}
