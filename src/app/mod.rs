@@ -1,7 +1,9 @@
 //! The composition root: connect, build, start, drain.
 
 mod changes;
+mod front;
 mod queries;
+mod start;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,15 +11,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::SecretString;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::changes::ChangeFeed;
+use self::front::Front;
 pub use self::queries::{
     QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
 };
+use self::start::Start;
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
@@ -29,19 +31,20 @@ use crate::adapter::postgres::{
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::config::{self, ConfigError, HistoryMode, Settings};
 use crate::definition::{self, Defaults};
+use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
 use crate::engine::handle::Handle;
 use crate::engine::limit::Limits;
-use crate::engine::port::History;
+use crate::engine::port::{Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
-use crate::http::{self, Control, Refresh};
+use crate::http::{Control, Refresh};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 
@@ -67,6 +70,14 @@ pub enum AppError {
         /// Why not the cache.
         cache: ConnectError,
     },
+    /// Servers were away for as long as the worker was to wait for them.
+    #[error("gave up after {}: {}", duration::text(*wait), away.join("\nerror: "))]
+    GaveUp {
+        /// How long.
+        wait: Duration,
+        /// Why each could not be reached.
+        away: Vec<String>,
+    },
     /// The history is required and cannot be kept.
     #[error(transparent)]
     History(#[from] MigrateError),
@@ -91,23 +102,29 @@ pub struct App {
 impl App {
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
-        let (database_url, cache_url) = settings.servers()?;
-        let (database, cache) = tokio::join!(
-            Database::connect(database_settings(settings, database_url)),
-            RedisCache::connect(cache_settings(settings, cache_url))
-        );
-        let (database, cache) = match (database, cache) {
+        let mut servers = Servers::lazy(settings)?;
+        match tokio::join!(servers.database.reach(), servers.cache.reach()) {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
-            (database, cache) => (Arc::new(database?), Arc::new(cache?)),
-        };
+            (database, cache) => database.and(cache)?,
+        }
+        Ok(Self::build(settings, jobs, servers, (Arc::new(SystemClock::new()), Metrics::new())))
+    }
+
+    fn build(
+        settings: &Settings,
+        jobs: Jobs,
+        servers: Servers,
+        (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
+    ) -> Self {
+        let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
         let source = Arc::new(source_on(settings, &database));
         let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
             cache: Arc::clone(&cache) as _,
             ledger: cache,
-            clock: Arc::new(SystemClock::new()),
-            metrics: Metrics::new(),
+            clock,
+            metrics,
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
@@ -121,30 +138,27 @@ impl App {
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
-        Ok(Self { runner, source, jobs, database })
+        Self { runner, source, jobs, database }
     }
 
-    /// The worker: runs until it is told to stop and has drained. At each `reload` it reads its job
-    /// files again.
-    pub async fn serve(
+    /// Works until it is told to stop and has drained.
+    async fn work(
         self,
         settings: &Settings,
-        stops: Stops,
-        reload: &Notify,
+        front: Front,
+        history: Arc<dyn History>,
+        orders: Orders<'_>,
     ) -> Result<(), AppError> {
-        let listen = settings.http.listen;
-        let listener = TcpListener::bind(listen).await;
-        let listener = listener.with_context(|| format!("could not listen on `{listen}`"))?;
+        let Orders { stops, reload, .. } = orders;
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
-        let history = self.history(settings).await?;
         let retention = settings.history.retention;
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
         let mut bell = self.bell(&notify, &beats).await?;
         let version = env!("CARGO_PKG_VERSION");
-        let listen = listener.local_addr().context("could not tell the address of HTTP")?;
-        event::WorkerStarted { version, jobs: self.jobs.len(), listen }.emit(&metrics);
+        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }
+            .emit(&metrics);
 
         let (jobs_read, jobs) = watch::channel(self.jobs.clone());
         let feed = ChangeFeed::new(settings, &self, jobs)?;
@@ -152,7 +166,7 @@ impl App {
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
-        let background = CancellationToken::new();
+        let background = front.shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
@@ -163,15 +177,14 @@ impl App {
             let verifier = Verifier::new(runner, interval, settings.audit.sample);
             tasks.spawn(verifier.run(stops.clone()));
         }
-        let control = Control {
+        front.works(Control {
             handle: handle.clone(),
             metrics: Arc::clone(&metrics),
             refresh: refresh(self.runner, self.database, settings.database.max_connections),
             token: settings.http.token.clone(),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
-        };
-        tasks.spawn(http::serve(listener, http::router(control), background.clone()));
+        });
         if let Some(feed) = feed {
             Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
@@ -182,8 +195,8 @@ impl App {
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
-        // Whoever has not ended by then ends with the set.
-        drop(tokio::time::timeout(LAST_WORDS, all_ended).await);
+        // What has not ended by then ends with the set.
+        drop(tokio::join!(tokio::time::timeout(LAST_WORDS, all_ended), front.close(LAST_WORDS)));
         drop(tasks);
         records.give_up();
         bell.stop().await.context("could not stop the bell")?;
@@ -204,25 +217,23 @@ impl App {
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
-    async fn history(&self, settings: &Settings) -> Result<Arc<dyn History>, AppError> {
-        let memory = || Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY));
-        let mode = settings.history.enabled;
-        if mode == HistoryMode::Off {
-            return Ok(memory());
-        }
-        let database = self.history_database(settings)?;
-        match (postgres::migrate(&database).await, mode) {
-            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(database))),
-            (Err(error), HistoryMode::Required) => Err(error.into()),
+    async fn history(
+        &self,
+        settings: &Settings,
+        database: &Arc<Database>,
+    ) -> Result<Arc<dyn History>, MigrateError> {
+        match (postgres::migrate(database).await, settings.history.enabled) {
+            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(Arc::clone(database)))),
+            (Err(error), HistoryMode::Required) => Err(error),
             (Err(MigrateError::NotAllowed { message, sql }), _) => {
                 let disabled = event::HistoryDisabled { reason: &message, sql: &sql };
                 disabled.emit(&self.runner.metrics);
-                Ok(memory())
+                Ok(memory_history())
             }
             (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
                 let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
                 disabled.emit(&self.runner.metrics);
-                Ok(memory())
+                Ok(memory_history())
             }
         }
     }
@@ -254,6 +265,70 @@ impl App {
     }
 }
 
+/// The servers that runs need. Nothing is connected yet.
+struct Servers {
+    database: Database,
+    cache: RedisCache,
+}
+
+impl Servers {
+    /// Checks the settings.
+    fn lazy(settings: &Settings) -> Result<Self, AppError> {
+        let (database_url, cache_url) = settings.servers()?;
+        let database = Database::lazy(database_settings(settings, database_url));
+        let cache = RedisCache::lazy(cache_settings(settings, cache_url));
+        match (database, cache) {
+            (Err(database), Err(cache)) => Err(AppError::ConnectBoth { database, cache }),
+            (database, cache) => Ok(Self { database: database?, cache: cache? }),
+        }
+    }
+}
+
+/// What others ask of a worker while it starts and works.
+pub struct Orders<'a> {
+    /// Ends it.
+    pub stops: Stops,
+    /// Each time, it reads its job files again.
+    pub reload: &'a Notify,
+    /// How long it waits for servers that are away when it starts; for ever where nothing is said.
+    pub wait: Option<Duration>,
+}
+
+/// The worker: listens, waits for its servers, and works until it is told to stop and has drained.
+pub async fn serve(settings: &Settings, jobs: Jobs, orders: Orders<'_>) -> Result<(), AppError> {
+    let (clock, metrics) = (Arc::new(SystemClock::new()), Metrics::new());
+    let servers = Servers::lazy(settings)?;
+    let start = Start::new(&servers, clock, Arc::clone(&metrics));
+    let front = Front::open(settings, start.waiting()).await?;
+    let begin = async {
+        let app = start.connect(settings, jobs, servers).await?;
+        let history = start.history(settings, &app).await?;
+        Ok((app, history))
+    };
+    let begun = tokio::select! {
+        biased;
+        () = orders.stops.requested() => Ok(None),
+        begun = begin => begun.map(Some),
+        error = start.gives_up(orders.wait) => Err(error),
+    };
+    match begun {
+        Ok(Some((app, history))) => app.work(settings, front, history, orders).await,
+        Ok(None) => {
+            front.close(LAST_WORDS).await;
+            event::WorkerStopped.emit(&metrics);
+            Ok(())
+        }
+        Err(error) => {
+            front.close(LAST_WORDS).await;
+            Err(error)
+        }
+    }
+}
+
+fn memory_history() -> Arc<dyn History> {
+    Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
+}
+
 /// Applies the migrations of preheat's own schema; answers how many that took.
 pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     let url = match &settings.history.url {
@@ -267,6 +342,12 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
     Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
 }
 
 /// Connects to the database alone.

@@ -17,7 +17,7 @@ use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
 use crate::adapter::postgres::{Security, install};
-use crate::app::{self, App, job_defaults};
+use crate::app::{self, App, Orders, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::change::change_sources;
@@ -66,7 +66,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     // A signal waits until both run: a start that is cut off would leave its folder behind.
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
     let settings = for_sandbox(settings, &sandbox);
-    let (app, exit) = tokio::select! {
+    let (files, exit) = tokio::select! {
         shown = first_pass(global, &options, (&settings, &sandbox), &bars) => shown?,
         () = signals.next() => return Ok(Exit::Failed),
     };
@@ -75,9 +75,10 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     }
     output::result(&invitation(&settings, &sandbox))?;
     // Its jobs stay as they are; and when its terminal is closed, it ends.
-    let (stops, never_reload) = (Stops::default(), Notify::new());
+    let (stops, reload) = (Stops::default(), Notify::new());
+    let orders = Orders { stops: stops.clone(), reload: &reload, wait: None };
     tokio::select! {
-        served = app.serve(&settings, stops.clone(), &never_reload) => served?,
+        served = app::serve(&settings, files.jobs().clone(), orders) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
@@ -99,7 +100,7 @@ async fn first_pass(
     options: &Options,
     (settings, sandbox): (&Settings, &Sandbox),
     bars: &MultiProgress,
-) -> Result<(App, Exit), Failure> {
+) -> Result<(JobFiles, Exit), Failure> {
     let files = job_files(global, settings)?;
     let tenants = options.tenants;
     output::problem(&format!(
@@ -124,7 +125,7 @@ async fn first_pass(
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
-    Ok((app, done.exit()))
+    Ok((files, done.exit()))
 }
 
 async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {

@@ -84,6 +84,14 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// Whether the query or its data is why, and not the server: then it fails again.
+    pub fn is_about_query(self) -> bool {
+        match self {
+            Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
+            Self::Unavailable | Self::Transient | Self::Timeout => false,
+        }
+    }
+
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
@@ -270,6 +278,16 @@ impl Book {
 
 /// How long a book lives after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
+
+/// Fences that one command looks at. This and the next two say how many commands a question takes, for
+/// whoever has to know before it is asked.
+pub const FENCES_A_COMMAND: usize = 500;
+
+/// Names of a manifest, or notes of a book, in one command: the server does nothing else meanwhile.
+pub const NAMES_A_COMMAND: usize = 1_000;
+
+/// Commands in which the server says what [`Cache::stats`] answers.
+pub const STATS_COMMANDS: usize = 3;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;

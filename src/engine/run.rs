@@ -469,7 +469,7 @@ fn say_that_it_may_be_lost(report: &mut Report) {
 
 /// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
 /// would be torn apart.
-fn each_once(list: &Tenants) -> Vec<u32> {
+pub(super) fn each_once(list: &Tenants) -> Vec<u32> {
     let mut seen = HashSet::with_capacity(list.len());
     let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
     first.map(|(_, position)| position).collect()

@@ -11,6 +11,49 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::report::Report;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 
+/// How far a worker is that has not begun to work: which servers it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starting {
+    /// The servers that it needs, in the order in which they are shown.
+    pub servers: Vec<NeededServer>,
+}
+
+/// A server that the worker needs before it can begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeededServer {
+    /// What it is for: `database`, `cache`, `history`.
+    pub role: &'static str,
+    /// Where it is, without user and password.
+    pub address: String,
+    /// Whether it is there.
+    pub state: ServerState,
+}
+
+/// Whether a server is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// The first try is under way.
+    #[default]
+    Unknown,
+    /// The last try failed; it is tried again.
+    Away {
+        /// Why it failed.
+        message: String,
+    },
+    /// It is there.
+    Connected,
+}
+
+impl Starting {
+    /// The servers that were away when they were last tried.
+    pub fn away(&self) -> impl Iterator<Item = (&NeededServer, &str)> {
+        self.servers.iter().filter_map(|server| match &server.state {
+            ServerState::Away { message } => Some((server, message.as_str())),
+            ServerState::Unknown | ServerState::Connected => None,
+        })
+    }
+}
+
 /// Everything at one moment. A new one is published after each change.
 #[derive(Clone, Debug)]
 pub struct Status {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use crate::domain::job::JobName;
 use crate::engine::status::{Beat, Health, Readiness};
+use crate::observe::Metrics;
 
 /// A scrape shows older figures rather than wait longer for a server that hangs.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
@@ -103,8 +104,15 @@ pub(super) async fn metrics(
     if refreshed.is_err() {
         tracing::debug!("a scrape shows older figures of the servers: one did not answer");
     }
+    metrics_page(&state.control.metrics, &headers)
+}
+
+/// The page of metrics in the format that the client accepts.
+pub(super) fn metrics_page(
+    metrics: &Metrics,
+    headers: &HeaderMap,
+) -> ([(HeaderName, &'static str); 1], String) {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let metrics = &state.control.metrics;
     let (kind, page) = if wants_openmetrics(accepted) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         (kind, metrics.encode_openmetrics())

@@ -908,6 +908,53 @@ impl HistoryPruned {
     }
 }
 
+/// A server is away at the worker's start, or away for another reason than before.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerAwaited<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Why it could not be reached.
+    pub message: &'a str,
+}
+
+impl ServerAwaited<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, message } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, true);
+        }
+        warn!(
+            server = role,
+            "the worker waits for the {role} and tries again until it is there: {message}"
+        );
+    }
+}
+
+/// A server that was away at the worker's start is there.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerReached<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Where it is.
+    pub address: &'a str,
+}
+
+impl ServerReached<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, address } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, false);
+        }
+        info!(server = role, "the {role} `{address}` is there");
+    }
+}
+
 /// The worker works.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerStarted<'a> {

@@ -433,7 +433,6 @@ impl Metrics {
             build_info: Family::default(),
         };
         metrics.register();
-        metrics.set_db_connections(0, 0, 0);
         for server in Server::ALL {
             metrics.set_breaker(server, false);
         }

@@ -88,11 +88,17 @@ impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
-        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
-        database.is_replica = is_replica(&mut connection).await;
+        database.reach().await?;
+        Ok(database)
+    }
+
+    /// Connects once, past the pool, to see whether the server is there.
+    pub async fn reach(&mut self) -> Result<(), ConnectError> {
+        let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
-        Ok(database)
+        Ok(())
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
@@ -118,7 +124,7 @@ impl Database {
         Ok(Self { pool, permits, options, server, is_replica: false, settings })
     }
 
-    /// Whether the server was a replica when [`Self::connect`] looked.
+    /// Whether the server was a replica when [`Self::reach`] looked.
     pub fn is_replica(&self) -> bool {
         self.is_replica
     }

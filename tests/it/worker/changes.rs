@@ -14,7 +14,7 @@ fn watching() -> String {
 
 /// Waits until the worker listens.
 async fn listens(worker: &Running) {
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::engine::port::SourceError;
 
 use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
@@ -228,7 +228,7 @@ impl PostgresSource {
         match error {
             ReadError::Sql(error) => {
                 let Some(refusal) = error::database(&error) else { return Err(error.into()) };
-                if !is_about_query(error::kind(&error)) {
+                if !error::kind(&error).is_about_query() {
                     return Err(error.into());
                 }
                 let at = match refusal.position() {
@@ -239,7 +239,7 @@ impl PostgresSource {
                 let hint = self.hint(refusal).or_else(|| refusal.hint().map(str::to_owned));
                 Ok(problem(QueryPlace::Query { at }, message, hint))
             }
-            ReadError::Other(kind, message) if is_about_query(kind) => {
+            ReadError::Other(kind, message) if kind.is_about_query() => {
                 let (message, hint) = match message.split_once("; hint: ") {
                     Some((message, hint)) => (message, Some(hint.to_owned())),
                     None => (message.as_str(), None),
@@ -349,20 +349,6 @@ async fn in_time<T>(
     let done = timeout(longest + ANSWER_GRACE, work).await;
     let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
     done.map_err(|error| error.into_source_error(doing))
-}
-
-/// Whether an error comes back however often the query is tried, with any tenants or with some.
-fn is_about_query(kind: SourceErrorKind) -> bool {
-    match kind {
-        SourceErrorKind::Definition
-        | SourceErrorKind::Data
-        | SourceErrorKind::Encoding
-        | SourceErrorKind::TooLarge
-        | SourceErrorKind::Foreign => true,
-        SourceErrorKind::Unavailable | SourceErrorKind::Transient | SourceErrorKind::Timeout => {
-            false
-        }
-    }
 }
 
 /// The byte at which a character stands; the server counts characters from 1.

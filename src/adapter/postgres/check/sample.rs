@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
 use crate::domain::job::{DATE_COLUMN, Job, Scope};
@@ -30,6 +30,9 @@ pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
 const ALONE: usize = 4;
 /// Tenants that are read alone at most, where many have no rows.
 const ALONE_TRIES: usize = 8;
+
+/// The wait between two transactions: a moment in a value has milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// One row: its JSON, and the texts of its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +190,7 @@ impl PostgresSource {
                 return Ok(false);
             }
             lease.execute(sqlx::raw_sql("rollback")).await?;
+            sleep(PAUSE).await;
             self.begin_sample(lease).await?;
             let next = self.read_sample(lease, job, batch, now).await?;
             let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
