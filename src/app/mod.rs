@@ -29,14 +29,14 @@ use crate::adapter::postgres::{
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
-use crate::config::{self, ConfigError, HistoryMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
 use crate::definition::{self, Defaults};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
 use crate::engine::handle::Handle;
-use crate::engine::limit::Limits;
+use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
@@ -118,14 +118,13 @@ impl App {
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
         let source = Arc::new(source_on(settings, &database));
-        let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
             metrics,
-            limits: Limits::new(concurrency),
+            limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
@@ -150,6 +149,7 @@ impl App {
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
         let Orders { stops, reload, .. } = orders;
+        self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
@@ -329,6 +329,20 @@ fn memory_history() -> Arc<dyn History> {
     Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
 }
 
+/// The permits of a worker with these settings: one is for changes alone where that leaves enough.
+pub fn worker_shares(settings: &Settings) -> Shares {
+    let most = settings.database.max_connections;
+    // With one connection nobody can listen.
+    let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
+    Shares::of_worker(permits(settings, most - u32::from(listens)))
+}
+
+/// Batches in flight: a permit without a connection would be one to wait for a connection.
+fn permits(settings: &Settings, connections: u32) -> u32 {
+    let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+    concurrency.min(connections)
+}
+
 /// Applies the migrations of preheat's own schema; answers how many that took.
 pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     let url = match &settings.history.url {
@@ -431,6 +445,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
         Box::pin(async move {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
+            runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
                 runner.metrics.set_cache_counters(stats.hits, stats.misses);

@@ -21,7 +21,7 @@ use super::handle::{
     Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
 };
 use super::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalidator};
-use super::limit::Lane;
+use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
 use super::run::{Ended, Order, Runner, Stops, Unsettled};
@@ -251,6 +251,7 @@ impl Engine {
         loop {
             self.beats.engine_turned(self.clock.monotonic());
             self.look_at_scheduler();
+            self.look_at_permits();
             self.start_due();
             self.start_changes();
             self.publish();
@@ -731,6 +732,14 @@ impl Engine {
             (true, false) | (false, true) => {}
         }
         self.scheduler_silent = !scheduler.is_alive();
+    }
+
+    fn look_at_permits(&self) {
+        for held in self.runner.limits.look(self.clock.monotonic()) {
+            let HeldLong { job, permits, left, held_for } = &held;
+            let (permits, left, held_for) = (*permits, *left, *held_for);
+            event::PermitsHeld { job, permits, left, held_for }.emit(&self.metrics);
+        }
     }
 
     fn publish(&mut self) {

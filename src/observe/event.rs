@@ -512,6 +512,33 @@ impl Invalidated<'_> {
     }
 }
 
+/// A job has held all permits that it may hold, and gave none of them back, for long; told once until
+/// it does.
+#[derive(Clone, Copy, Debug)]
+pub struct PermitsHeld<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many it holds.
+    pub permits: u32,
+    /// How many are left for others.
+    pub left: u32,
+    /// For how long, at least.
+    pub held_for: Duration,
+}
+
+impl PermitsHeld<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, permits, left, held_for } = self;
+        warn!(
+            %job, permits, left,
+            "job `{job}` has held all permits that it may hold, {permits} of {}, for {held_for:.0?}: \
+             its query is slow, or waits for a lock; other jobs have {left} permits",
+            permits + left
+        );
+    }
+}
+
 /// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 28;
+const COUNT: usize = 29;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -82,6 +82,7 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CHANGE_FEED_LACKING,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
+    &PERMITS,
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
@@ -220,6 +221,12 @@ const BREAKER_OPEN: Declaration = Declaration {
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
            tries, else 0",
 };
+const PERMITS: Declaration = Declaration {
+    name: "preheat_permits",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "Permits to have a batch in flight that the job holds now",
+};
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
     kind: Kind::Gauge,
@@ -317,6 +324,7 @@ pub struct Metrics {
     feed_lacking: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
+    permits: Family<OfJob, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
@@ -424,6 +432,7 @@ impl Metrics {
             feed_lacking: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
+            permits: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
             cache_restarts: Counter::default(),
@@ -463,6 +472,7 @@ impl Metrics {
         declare(to, &CHANGE_FEED_LACKING, &self.feed_lacking);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
+        declare(to, &PERMITS, &self.permits);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
@@ -512,6 +522,7 @@ impl Metrics {
         drop(self.bytes.get_or_create(&job));
         drop(self.coverage.get_or_create(&job));
         drop(self.batch_retries.get_or_create(&job));
+        drop(self.permits.get_or_create(&job));
     }
 
     fn remove_gauges(&self, job: &JobName) {
@@ -526,12 +537,21 @@ impl Metrics {
         self.next_run.remove(&job);
         self.coverage.remove(&job);
         self.consistency.remove(&job);
+        self.permits.remove(&job);
     }
 
     /// The connections to the database at this moment.
     pub fn set_db_connections(&self, idle: u32, in_use: u32, max: u32) {
         for (state, count) in [("idle", idle), ("in_use", in_use), ("max", max)] {
             self.db_connections.get_or_create(&OfState { state }).set(i64::from(count));
+        }
+    }
+
+    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
+        for job in self.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let permits = held.get(job).copied().unwrap_or_default();
+            self.permits.get_or_create(&OfJob { job: job.clone() }).set(permits.into());
         }
     }
 
@@ -827,6 +847,7 @@ mod tests {
             "preheat_last_success_timestamp_seconds{job=\"slots\"}",
             "preheat_coverage_ratio{job=\"slots\"}",
             "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_permits{job=\"slots\"}",
             "preheat_run_duration_seconds_sum{job=\"slots\"}",
             "preheat_change_lag_seconds_count",
             "preheat_history_dropped_total",

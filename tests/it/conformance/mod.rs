@@ -52,7 +52,7 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::MIN,
-        concurrency: NonZeroUsize::MIN,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: sql.into(), file: None },

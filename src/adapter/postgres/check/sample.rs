@@ -388,6 +388,7 @@ fn may_be_of_one_tenant(error: &ReadError) -> bool {
         | SourceErrorKind::Timeout => true,
         SourceErrorKind::Unavailable
         | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
         | SourceErrorKind::Foreign
         | SourceErrorKind::Definition => false,
     }
