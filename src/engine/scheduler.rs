@@ -25,7 +25,7 @@ use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
 use super::run::{Ended, Order, Runner, Stops, Unsettled};
-use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Status};
+use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -116,6 +116,7 @@ pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
     leaving: Vec<Taken>,
+    rejections: Rejections,
     runner: Arc<Runner>,
     records: Arc<Records>,
     clock: Arc<dyn Clock>,
@@ -214,11 +215,13 @@ impl Engine {
             phase: Phase::Running,
             jobs: BTreeMap::new(),
             leaving: Vec::new(),
+            rejections: Rejections::default(),
         };
         let (status, status_receiver) = watch::channel(Arc::new(empty));
         let mut engine = Self {
             jobs: jobs.collect(),
             leaving: Vec::new(),
+            rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
             invalidator: Arc::new(Invalidator::new(Arc::clone(&runner))),
             invalidations: JoinSet::new(),
@@ -243,6 +246,15 @@ impl Engine {
         let handle =
             Handle { commands: command_sender, status: status_receiver, beats, records, clock };
         (engine, handle)
+    }
+
+    /// The same with jobs whose files are rejected.
+    #[must_use]
+    pub fn with_rejections(mut self, rejections: Rejections) -> Self {
+        self.rejections = rejections;
+        self.changed = true;
+        self.publish();
+        self
     }
 
     /// Works until it is told to drain and nothing is in flight any more.
@@ -492,7 +504,12 @@ impl Engine {
             Command::Invalidate { request, handle, reply } => {
                 self.invalidate(request, handle, reply);
             }
-            Command::Replace { jobs } => self.replace(jobs),
+            Command::Replace { jobs, rejections, done } => {
+                self.rejections = rejections;
+                self.replace(jobs);
+                self.publish();
+                drop(done);
+            }
         }
     }
 
@@ -620,6 +637,9 @@ impl Engine {
                 .collect()),
             JobSelection::One(name) => match self.jobs.get(&name) {
                 None => Err(RequestError::UnknownJob(name)),
+                Some(state) if !state.job.enabled && self.rejections.contains_key(&name) => {
+                    Err(RequestError::Rejected(name))
+                }
                 Some(state) if !state.job.enabled => Err(RequestError::Disabled(name)),
                 Some(state) if names_tenants && !takes_tenants(state) => {
                     Err(RequestError::TakesNoTenants(name))
@@ -645,7 +665,6 @@ impl Engine {
             return;
         }
         let now = self.clock.now();
-        let count = jobs.len();
         self.runner.jobs.set(jobs.clone());
         let mut before = std::mem::take(&mut self.jobs);
         let mut changed = Vec::new();
@@ -679,7 +698,6 @@ impl Engine {
         self.register_jobs();
         self.start(changed);
         self.changed = true;
-        event::JobsReloaded { jobs: count }.emit(&self.metrics);
     }
 
     /// The run under way of a job that was gone.
@@ -748,7 +766,9 @@ impl Engine {
         }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
         let leaving = self.leaving.iter().map(Taken::active).collect();
-        let status = Status { started_at: self.started_at, phase: self.phase, jobs, leaving };
+        let (started_at, phase) = (self.started_at, self.phase);
+        let rejections = self.rejections.clone();
+        let status = Status { started_at, phase, jobs, leaving, rejections };
         self.status.send_replace(Arc::new(status));
     }
 }

@@ -144,14 +144,14 @@ impl fmt::Display for RunSummary<'_> {
         let tenants = record.report.tenants;
         write!(
             f,
-            "job `{}` ended {} after {:.1?}: {} of {} tenants warm, {} keys and {} bytes written",
+            "job `{}` ended {} after {:.1?}: {} of {} warm, {} and {} written",
             record.job,
             record.outcome,
             record.duration(),
             tenants.ok,
-            tenants.total,
-            record.report.keys.written,
-            record.report.bytes,
+            counted(tenants.total, "tenant", "tenants"),
+            counted(record.report.keys.written, "key", "keys"),
+            counted(record.report.bytes, "byte", "bytes"),
         )?;
         if tenants.fenced > 0 {
             write!(f, "; the data of {} kept changing", tenants.fenced)?;
@@ -185,7 +185,8 @@ impl ChangesSettled<'_> {
             metrics.change_settled(*lag);
         }
         let (tenants, lag_ms) = (lags.len(), millis(*longest));
-        debug!(%job, tenants, lag_ms, "changes of {tenants} tenants are warm again in job `{job}`");
+        let changed = counted(tenants as u64, "change is", "changes are");
+        debug!(%job, tenants, lag_ms, "{changed} warm again in job `{job}`");
     }
 }
 
@@ -310,7 +311,8 @@ impl ChangesHeard {
     pub fn emit(self, metrics: &Metrics) {
         let notifications = self.notifications;
         metrics.notifications.inc_by(notifications as u64);
-        debug!(notifications, "{notifications} notifications of changes");
+        let heard = counted(notifications as u64, "notification", "notifications");
+        debug!(notifications, "{heard} of changes");
     }
 }
 
@@ -470,7 +472,8 @@ impl BatchSplit<'_> {
         let failure = kind.as_str();
         debug!(
             %job, %run, tenants, failure,
-            "a batch of job `{job}` with {tenants} tenants failed and is cut in two: {message}"
+            "a batch of job `{job}` with {} failed and is cut in two: {message}",
+            counted(tenants as u64, "tenant", "tenants")
         );
     }
 }
@@ -498,7 +501,9 @@ impl Invalidated<'_> {
             metrics.of_job(job).removed(*removed);
         }
         let Some(Failure { kind, message, .. }) = failure else {
-            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            let keys = counted(removed, "key was", "keys were");
+            let moved = counted(fences, "fence", "fences");
+            info!(removed, fences, "{keys} removed on request, after {moved}");
             return;
         };
         let failure = kind.as_str();
@@ -659,15 +664,17 @@ impl TenantsSwept<'_> {
             (0, _) => info!(
                 again,
                 keys,
-                "{keys} keys that runs with an older tenant list wrote of tenants that are not \
-                 active any more are removed"
+                "removed {} that runs with an older tenant list wrote of tenants that are not \
+                 active any more",
+                counted(keys, "key", "keys")
             ),
             (_, _) => info!(
                 newly,
                 again,
                 keys,
-                "tenants that are not active any more since the last list: {newly}; {keys} keys of \
-                 theirs are removed"
+                "tenants that are not active any more since the last list: {newly}; removed {} of \
+                 theirs",
+                counted(keys, "key", "keys")
             ),
         }
     }
@@ -742,8 +749,9 @@ impl Evictions<'_> {
         let Self { job, run, count } = self;
         warn!(
             %job, %run, count,
-            "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
-             what is written to it"
+            "the cache evicted {} while job `{job}` ran: its memory is too small for what is \
+             written to it",
+            counted(count, "key", "keys")
         );
     }
 }
@@ -814,8 +822,8 @@ impl SchedulerSilent {
         metrics.scheduler_silent.set(1);
         error!(
             silent_for_ms = millis(silent_for),
-            "the scheduler has not rung for {silent_for:.1?}: jobs run by the watchdog; \
-             restart the worker"
+            "the scheduler has not rung for {silent_for:.1?}, though it was started anew: jobs run by \
+             the watchdog; restart the worker"
         );
     }
 }
@@ -829,6 +837,39 @@ impl SchedulerBack {
     pub fn emit(self, metrics: &Metrics) {
         metrics.scheduler_silent.set(0);
         info!("the scheduler rings again");
+    }
+}
+
+/// The bell was silent, and was started anew.
+#[derive(Clone, Copy, Debug)]
+pub struct BellStartedAnew {
+    /// For how long it was silent.
+    pub silent_for: Duration,
+}
+
+impl BellStartedAnew {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let silent_for = self.silent_for;
+        warn!(
+            silent_for_ms = millis(silent_for),
+            "the scheduler was silent for {silent_for:.1?} and is started anew: was the clock set back?"
+        );
+    }
+}
+
+/// The bell could not be started, or does not ring for the jobs there are.
+#[derive(Clone, Copy, Debug)]
+pub struct BellFailed<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl BellFailed<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("the scheduler fails, and the watchdog runs the jobs: {message}");
     }
 }
 
@@ -851,7 +892,8 @@ impl HistoryUnavailable<'_> {
         warn!(
             buffered,
             dropped,
-            "could not write the history; {buffered} run records wait, runs go on: {message}"
+            "could not write the history; {} and runs go on: {message}",
+            counted(buffered as u64, "run record waits", "run records wait")
         );
     }
 }
@@ -868,7 +910,8 @@ impl HistoryDropped {
     pub fn emit(self, metrics: &Metrics) {
         let dropped = self.dropped;
         metrics.history_dropped.inc_by(dropped);
-        debug!(dropped, "{dropped} run records were given up: the history is still away");
+        let records = counted(dropped, "run record was", "run records were");
+        debug!(dropped, "{records} given up: the history is still away");
     }
 }
 
@@ -884,7 +927,8 @@ impl HistoryLost {
     pub fn emit(self, metrics: &Metrics) {
         let lost = self.lost;
         metrics.history_dropped.inc_by(lost);
-        warn!(lost, "{lost} run records are lost: the history could not be written before the end");
+        let records = counted(lost, "run record is", "run records are");
+        warn!(lost, "{records} lost: the history could not be written before the end");
     }
 }
 
@@ -931,7 +975,8 @@ impl HistoryPruned {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let runs = self.runs;
-        debug!(runs, "{runs} run records were older than the retention and are removed");
+        let records = counted(runs, "run record is", "run records are");
+        debug!(runs, "{records} older than the retention and removed");
     }
 }
 
@@ -997,11 +1042,8 @@ impl WorkerStarted<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { version, jobs, listen } = self;
-        let address = listen.to_string();
-        info!(
-            version,
-            jobs, address, "preheat {version} works, with {jobs} jobs, on http://{listen}"
-        );
+        let (address, with) = (listen.to_string(), counted(jobs as u64, "job", "jobs"));
+        info!(version, jobs, address, "preheat {version} works, with {with}, on http://{listen}");
     }
 }
 
@@ -1016,7 +1058,8 @@ impl WorkerDraining {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let in_flight = self.in_flight;
-        info!(in_flight, "the worker stops: no new runs, {in_flight} are under way");
+        let runs = counted(in_flight as u64, "is", "are");
+        info!(in_flight, "the worker stops: no new runs, {runs} under way");
     }
 }
 
@@ -1052,15 +1095,92 @@ impl JobsRejected<'_> {
 pub struct JobsReloaded {
     /// How many jobs there are now.
     pub jobs: usize,
+    /// How many of their files are rejected.
+    pub rejected: usize,
 }
 
 impl JobsReloaded {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        let jobs = self.jobs;
-        metrics.jobs_rejected.set(0);
-        info!(jobs, "the job files were read again: {jobs} jobs");
+        let Self { jobs, rejected } = self;
+        metrics.jobs_rejected.set(i64::from(rejected > 0));
+        info!(
+            jobs,
+            rejected,
+            "the job files were read again: {}",
+            counted(jobs as u64, "job", "jobs")
+        );
     }
+}
+
+/// The database refuses the queries of job files; told once for the same problems.
+#[derive(Clone, Copy, Debug)]
+pub struct QueriesRejected<'a> {
+    /// All of them, as `check` shows them.
+    pub problems: &'a str,
+    /// Jobs that are held.
+    pub held: usize,
+    /// Jobs that go on by the last good version of their file.
+    pub older: usize,
+}
+
+impl QueriesRejected<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { problems, held, older } = self;
+        metrics.jobs_rejected.set(1);
+        let (held_jobs, older_jobs) = (
+            counted(held as u64, "job is", "jobs are"),
+            counted(older as u64, "job goes", "jobs go"),
+        );
+        error!(
+            held,
+            older,
+            "the database refuses queries of job files: {held_jobs} held, {older_jobs} on by the last \
+             good version; they are tried again:\n{problems}"
+        );
+    }
+}
+
+/// The query of a job that was rejected works.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryMended<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// Whether files are still rejected.
+    pub others_rejected: bool,
+}
+
+impl QueryMended<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, others_rejected } = self;
+        metrics.jobs_rejected.set(i64::from(others_rejected));
+        info!(%job, "the query of job `{job}` works: its file is in use");
+    }
+}
+
+/// Queries could not be checked; the job files are in use as they are, and checked again.
+#[derive(Clone, Copy, Debug)]
+pub struct QueriesUnchecked<'a> {
+    /// Of how many jobs.
+    pub jobs: usize,
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl QueriesUnchecked<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { jobs, message } = self;
+        let queries = counted(jobs as u64, "query", "queries");
+        warn!(jobs, "{queries} could not be checked before use, and will be again: {message}");
+    }
+}
+
+/// Some things: `1 job`, `6 jobs`.
+fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -1278,7 +1398,7 @@ mod tests {
         assert!(shows("preheat_change_feed_connected 0\n"));
         BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
         SchedulerBack.emit(&metrics);
-        JobsReloaded { jobs: 6 }.emit(&metrics);
+        JobsReloaded { jobs: 6, rejected: 0 }.emit(&metrics);
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));

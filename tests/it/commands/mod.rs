@@ -8,8 +8,10 @@ mod demo;
 mod documents;
 mod history;
 mod invalidate;
+mod memory;
 mod plan;
 mod settings;
+mod terminal;
 mod warm;
 
 use std::collections::BTreeMap;
