@@ -121,7 +121,7 @@ impl App {
         (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
-        let source = Arc::new(source(settings, &database));
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
             cache: Arc::clone(&cache) as _,
@@ -194,7 +194,7 @@ impl App {
             shutdown: background.clone(),
         });
         if let Some(feed) = feed {
-            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
@@ -381,7 +381,7 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
 /// Connects to the cache, to see whether that works.
@@ -396,7 +396,8 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })

@@ -962,7 +962,8 @@ the worker restarts.
 
 Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,
 `preheat_coverage_ratio` below 1, an increase of `preheat_runs_total{outcome!=\"ok\"}`,
-`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1.
+`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1; with the change feed
+`preheat_change_feed_tables_without_triggers` above 0, or `preheat_change_feed_connected` at 0.
 
 | metric | type | labels | what |
 | --- | --- | --- | --- |

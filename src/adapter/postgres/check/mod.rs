@@ -19,7 +19,7 @@ use crate::domain::tenant::Batch;
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
 use self::plan::Plan;
-use super::changes::{ChangesError, TableProblem, quoted_table, table_problems};
+use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
 use super::source::{
     PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
@@ -149,7 +149,7 @@ impl PostgresSource {
         &self,
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
-        table_problems(&self.database, sources, &self.settings.sql).await
+        changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
     async fn relations_in(
