@@ -212,9 +212,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(exit) => exit.into(),
-        Err(Failure { exit, text }) => {
-            output::problem(&text);
-            exit.into()
+        Err(failure) => {
+            cli.global.tell(&failure);
+            failure.exit.into()
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::io::{self, Write};
 
+use chrono::SecondsFormat;
 use serde::Serialize;
+use serde_json::json;
+
+use crate::adapter::clock::SystemClock;
+use crate::engine::port::Clock;
 
 /// Writes a result. A reader that has gone (`preheat … | head`) is no error.
 pub(super) fn result(text: &str) -> io::Result<()> {
@@ -24,6 +29,14 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
 pub(super) fn problem(text: &str) {
     let mut err = anstream::stderr().lock();
     drop(writeln!(err, "{text}"));
+}
+
+/// The same as a line of a log in JSON.
+pub(super) fn problem_as_json(text: &str) {
+    let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let message = text.strip_prefix("error: ").unwrap_or(text);
+    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
+    problem(&line.to_string());
 }
 
 /// Whether problems are shown in colour.
