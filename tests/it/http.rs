@@ -803,6 +803,7 @@ async fn docs_http_names_every_route_and_every_code() {
         include_str!("../../src/http/auth.rs"),
         include_str!("../../src/http/idempotency.rs"),
         include_str!("../../src/http/runs.rs"),
+        include_str!("../../src/http/starting.rs"),
     ];
     let texts = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let is_code = |text: &&str| {
