@@ -286,9 +286,9 @@ fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSetting
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.

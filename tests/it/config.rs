@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use preheat::config::{HistoryMode, LogFormat, Overrides, Settings, redacted, reference};
+use preheat::config::{HistoryMode, LogFormat, Overrides, Settings, reference};
+use preheat::domain::server_url::parameters;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::support::document;
@@ -268,29 +269,167 @@ fn hazard_32_a_secret_is_never_shown() {
     assert!(!problems.contains("hunter2"), "{problems}");
 }
 
+/// What is wrong with the URL of a database, or nothing.
+fn database(url: &str) -> String {
+    load("", &[("DATABASE_URL", url)]).err().unwrap_or_default()
+}
+
+/// What is wrong with the URL of a cache, or nothing.
+fn cache(url: &str) -> String {
+    load("", &[("REDIS_URL", url)]).err().unwrap_or_default()
+}
+
 #[test]
-fn hazard_32_a_url_is_shown_without_its_password() {
-    let cases = [
-        ("postgres://app:hunter2@db:5433/shop", "postgres://app:***@db:5433/shop"),
-        ("postgres://db/shop", "postgres://db/shop"),
-        (
-            "postgres://db/shop?user=app&password=hunter2&sslmode=require",
-            "postgres://db/shop?user=app&password=***&sslmode=require",
-        ),
-        ("rediss://default:hunter2@cache:6380/1", "rediss://default:***@cache:6380/1"),
-        (
-            "redis+unix:///run/redis.sock?db=1&pass=hunter2",
-            "redis+unix:///run/redis.sock?db=1&pass=***",
-        ),
-        (
-            "postgres:///shop?host=/tmp&sslpassword=hunter2",
-            "postgres:///shop?host=%2Ftmp&sslpassword=***",
-        ),
-        ("no url: hunter2", "(a URL that cannot be read)"),
+fn the_urls_that_services_and_libraries_hand_out_are_taken() {
+    let urls = [
+        // Supabase: directly, its pooler, what its integrations add.
+        "postgresql://postgres:pass%40word@db.abcdefghijkl.supabase.co:5432/postgres",
+        "postgresql://postgres.abcdefghijkl:pass@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true&connection_limit=1",
+        "postgres://postgres.abc:pass@aws-0-us-east-1.pooler.supabase.com:6543/postgres?sslmode=require&supa=base-pooler.x",
+        // Neon: directly, its pooler, for clients that send no name with TLS.
+        "postgresql://app:pass@ep-cool-rain-123456.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
+        "postgresql://app:pass@ep-cool-rain-123456-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&options=endpoint%3Dep-cool-rain-123456",
+        // Heroku, RDS, Azure, DigitalOcean, Render, Fly, Railway, Aiven, Cloud SQL.
+        "postgres://user:pass@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d1?sslmode=no-verify",
+        "postgres://app:pass@mydb.c9akciq32.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/certs/global-bundle.pem",
+        "postgres://app%40server:pass@server.postgres.database.azure.com/shop?sslmode=require",
+        "postgresql://doadmin:pass@db-postgresql-fra1-1-do-user-1-0.b.db.ondigitalocean.com:25060/defaultdb?sslmode=require",
+        "postgresql://app:pass@dpg-abc-a.frankfurt-postgres.render.com/shop_x",
+        "postgres://postgres:pass@my-db.flycast:5432/app?sslmode=disable",
+        "postgres://postgres:pass@my-db.internal:5432",
+        "postgresql://postgres:pass@postgres.railway.internal:5432/railway",
+        "postgres://avnadmin:pass@pg-1.aivencloud.com:12345/defaultdb?sslmode=require",
+        "postgres://app:pass@/shop?host=/cloudsql/project:region:instance",
+        // Prisma, node-postgres, SQLAlchemy, Rails, JDBC, libpq.
+        "postgresql://app:pass@localhost:5432/shop?schema=public&connect_timeout=10&statement_cache_size=0&sslaccept=strict",
+        "postgres://app:pass@db/shop?ssl=true&application_name=shop&uselibpqcompat=true",
+        "postgresql+psycopg://app:pass@db/shop",
+        "postgresql+asyncpg://app:pass@db/shop?ssl=require&prepared_statement_cache_size=0",
+        "postgresql+psycopg2://app:pass@/shop?host=a:5432&host=b:5433",
+        "postgresql://db/shop?encoding=unicode&prepared_statements=false",
+        "jdbc:postgresql://a:5432,b:5433/shop?user=app&password=pass&currentSchema=app,public&targetServerType=primary&ApplicationName=x&ssl=true",
+        "postgresql://a,b,[::1]:5433/shop?port=5432,5433,5434&target_session_attrs=read-write&sslrootcert=system",
+        "postgres:///shop",
+        "postgres://%2Frun%2Fpostgresql/shop",
+        "  postgres://app:pass@db/shop?options=-c%20work_mem%3D64MB%20-c%20search_path%3Dapp \n",
     ];
-    for (url, shown) in cases {
-        assert_eq!(redacted(&SecretString::from(url)), shown);
+    for url in urls {
+        assert_eq!(database(url), "", "{url}");
     }
+    let urls = [
+        "rediss://default:pass@eu1-cool-cat-12345.upstash.io:6379",
+        "rediss://:pass@ec2-1-2-3-4.compute-1.amazonaws.com:6380",
+        "redis://default:pass@redis.railway.internal:6379?family=0",
+        "redis://master.cache.abc.euc1.cache.amazonaws.com:6379/2?protocol=resp3",
+        " redis://[::1]:6379 ",
+        "redis+unix:///run/redis.sock?db=2&user=u&pass=p",
+    ];
+    for url in urls {
+        assert_eq!(cache(url), "", "{url}");
+    }
+}
+
+#[test]
+fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
+    insta::assert_snapshot!(database(
+        "postgres://db/shop?pool_timeout=20&keepalives=1&sslmode=on&sslmod=require&sslpassword=hunter2\
+         &statement_timeout=5000&mystery=hunter2&client_encoding=latin1&connect_timeout=0&hunter2"
+    ), @"");
+    let cases = [
+        "postgres://db/shop?sslmode=verfy-full",
+        "postgres://db/shop?ssl_mode=require",
+        "postgres://db/shop?sslrootcert=/ca.pem",
+        "postgres://db/shop?sslmode=require&sslrootcert=system",
+        "postgres://db/shop?sslmode=disable&channel_binding=require",
+        "postgres://db/shop?sslcert=/c.pem",
+        "postgres://db/shop?sslmode=require&sslmode=disable",
+        "postgres://a,b/shop?port=1,2,3",
+        "postgres://db/shop?target_session_attrs=writer",
+        "postgres://db/shop?sslmode=verify-full&hostaddr=10.0.0.7",
+        "postgres://db/shop?options=-c%20statement_timeout%3D1",
+        "postgres://db/shop?options=-c%20jit%3Don",
+        "postgres://db/shop?options=-d5",
+        "postgres://aws-0.pooler.supabase.com/shop?options=reference%3Dabc",
+        "postgres://other.neon.tech/shop?options=endpoint%3Dep-cool",
+        "postgres://db/shop?search_path=app,,public",
+        "postgres://db/shop?load_balance_hosts=random",
+        "postgres://u:p#ss@db/shop",
+        "postgres://u:p/ss@db/shop",
+        "postgres://u@::1/shop",
+        "postgres://u:p@h:0/shop",
+        "prisma://accelerate.prisma-data.net/?api_key=hunter2",
+        "postgis://db/shop",
+        "host=db dbname=shop password=hunter2",
+    ];
+    let told = cases
+        .map(|url| format!("{url}\n{}", database(url).replace("variable `DATABASE_URL`: ", "  ")));
+    assert!(told.iter().all(|told| told.contains("hint: ")), "{told:#?}");
+    insta::assert_snapshot!(told.join("\n"), @"");
+    let cases = [
+        "redis://db/0?ssl_cert_reqs=none",
+        "rediss://db/0#insecure",
+        "redis://db/0?ssl=true",
+        "redis://db/two",
+        "redis:///2",
+        "unix://",
+        "unix:///run/redis.sock?db=two",
+        "redis://db?protocol=4",
+        "redis://db?dbb=4",
+        "https://eu1-cool-cat-12345.upstash.io",
+    ];
+    let told =
+        cases.map(|url| format!("{url}\n{}", cache(url).replace("variable `REDIS_URL`: ", "  ")));
+    insta::assert_snapshot!(told.join("\n"), @"");
+}
+
+#[test]
+fn the_urls_of_the_history_and_of_the_feed_are_read_like_that_of_the_database() {
+    for variable in ["PREHEAT_DATABASE__URL", "PREHEAT_HISTORY__URL", "PREHEAT_CHANGES__URL"] {
+        load("", &[(variable, "postgres://a,[::1]:1/shop?schema=app&sslmode=no-verify")]).unwrap();
+        let told = load("", &[(variable, "postgres://db/shop?keepalives=1")]).unwrap_err();
+        assert!(told.contains("parameter `keepalives` is not supported"), "{told}");
+        assert!(told.contains(variable) && told.contains("hint: "), "{told}");
+    }
+}
+
+#[test]
+fn a_connection_limit_in_the_url_bounds_the_connections_and_never_raises_them() {
+    for (limit, most) in [(2, 2), (9, 4)] {
+        let url = format!("postgres://db/shop?connection_limit={limit}");
+        let settings = load("", &[("DATABASE_URL", &url)]).unwrap();
+        assert_eq!(settings.database.max_connections, most);
+    }
+}
+
+#[test]
+fn upstashs_variable_is_taken_where_nothing_else_names_the_cache() {
+    let upstash = ("UPSTASH_REDIS_URL", "rediss://default:t@cat.upstash.io:6379");
+    let rest = ("UPSTASH_REDIS_REST_URL", "https://cat.upstash.io");
+    let url = |file: &str, variables: &[(&str, &str)]| {
+        let settings = load(file, variables).unwrap();
+        secret(settings.cache.url.as_ref()).unwrap().to_owned()
+    };
+    assert_eq!(url("", &[upstash]), upstash.1);
+    assert_eq!(url("", &[upstash, rest]), upstash.1);
+    assert_eq!(url("", &[upstash, ("REDIS_URL", "redis://own")]), "redis://own");
+    assert_eq!(url("", &[rest, ("PREHEAT_CACHE__URL", "redis://own")]), "redis://own");
+    assert_eq!(url("[cache]\nurl = \"redis://file\"", &[upstash, rest]), "redis://file");
+
+    let address = "https://default:hunter2@cat.upstash.io";
+    for variable in ["UPSTASH_REDIS_URL", "UPSTASH_REDIS_REST_URL", "REDIS_URL"] {
+        let token = ("UPSTASH_REDIS_TOKEN", "hunter2");
+        let told = load("", &[(variable, address), token]).unwrap_err();
+        assert!(told.contains(&format!("variable `{variable}`")), "{told}");
+        assert!(told.contains("`rediss://default:TOKEN@cat.upstash.io:6379`"), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn a_cache_that_is_not_verified_is_noticed() {
+    assert_eq!(load("", &[]).unwrap().notices(), Vec::<String>::new());
+    let notices = load("[cache]\nverify = false", &[]).unwrap().notices();
+    assert!(notices[0].contains("`cache.verify` is false"), "{notices:?}");
 }
 
 #[test]
@@ -308,8 +447,28 @@ fn docs_settings_are_those_of_the_code() {
         let row = [format!("`{name}`"), default, format!("{}.", setting.help), setting.allowed];
         writeln!(page, "| {} |", row.join(" | ")).unwrap();
     }
+    page += PARAMETERS_INTRODUCTION;
+    for note in parameters() {
+        let names: Vec<_> = note.names.iter().map(|name| format!("`{name}`")).collect();
+        let is_taken = if note.is_taken { "" } else { "**Refused**: " };
+        writeln!(page, "| {} | {is_taken}{}. |", names.join(", "), note.note).unwrap();
+    }
     document::compare("docs/settings.md", &page);
 }
+
+const PARAMETERS_INTRODUCTION: &str = "
+## The URL of a database
+
+`postgres://user:password@host:5432/name?parameter=value`, for `database.url`, `history.url` and `changes.url` alike. Blanks around it
+are left out. `postgresql://` is the same, as are SQLAlchemy's `postgresql+psycopg://` and JDBC's `jdbc:postgresql://`. An IPv6 address
+stands in brackets: `[::1]:5432`. Several hosts are written with commas, `a:5432,b:5433`, and tried in order, again after each lost
+connection. What is special in a password is written with per cent signs, as in `%40` for `@`.
+
+Each parameter is honoured or refused: no parameter is passed over, and no value of one is ever logged.
+
+| parameter | what it does |
+| --- | --- |
+";
 
 const SETTINGS_INTRODUCTION: &str = "\
 # Settings
@@ -325,7 +484,8 @@ its variable.
   directory.
 - A setting's variable is `PREHEAT_SECTION__KEY` with two underscores, as in
   `PREHEAT_DATABASE__MAX_CONNECTIONS=8`. `DATABASE_URL` and `REDIS_URL` are honoured as the
-  conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them.
+  conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them. `UPSTASH_REDIS_URL` is taken
+  where neither a file nor another variable names the cache.
 - A variable that is set to nothing counts as not set. A `PREHEAT_…` variable that names no setting is
   an error, but for those that Kubernetes sets beside a service named `preheat`.
 - A password or a token is never shown: not in a log, an error, a metric or a page.

@@ -32,6 +32,25 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
         || matches!(error, sqlx::Error::Io(source) if is_bad_data(source))
 }
 
+/// What to do about a connection that was not made, where the server's own words do not say it.
+pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
+    const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
+         `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
+    if let Some(error) = database(error) {
+        let wants_tls = error.code() == "28000" && error.message().contains("no encryption");
+        return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");
+    }
+    if !is_tls(error) {
+        return None;
+    }
+    if matches!(error, sqlx::Error::Tls(_)) && error.to_string().contains("does not support TLS") {
+        return Some(
+            "the server has no TLS: write `sslmode=prefer` or `sslmode=disable` in the URL",
+        );
+    }
+    Some(CERTIFICATE)
+}
+
 /// The error for people: of the server's own, what helps and holds no data. Its detail is left out
 /// since it quotes values, and its line since that is one of the server's source.
 pub(super) fn text(error: &sqlx::Error) -> String {

@@ -63,7 +63,8 @@ pub enum MigrateError {
 pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     let mut lease =
         database.acquire().await.map_err(|error| MigrateError::Failed(error.message))?;
-    let role = database.options.get_username();
+    let options = database.route.first();
+    let role = options.get_username();
     match migrate_on(database, &mut lease).await {
         Ok(count) => {
             lease.give_back();

@@ -3,6 +3,7 @@
 mod changes;
 mod check;
 mod column;
+mod connect;
 mod error;
 mod history;
 mod id;
@@ -14,18 +15,17 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row,
-};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::engine::port::{SourceError, SourceErrorKind};
 
 use super::{ConnectError, ConnectErrorKind};
+use connect::Route;
 
 pub use changes::{
     ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
@@ -38,6 +38,9 @@ pub use source::{PostgresSource, TenantsSettings};
 /// The longest wait for one connection to be made; a server that is there needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest wait for the pool, where another host may answer meanwhile.
+const HOST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How much later than the server's own timeout a call is given up: the server's answer says more.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
@@ -47,7 +50,7 @@ const STATEMENTS: usize = 256;
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct DatabaseSettings {
-    /// `postgres://`, with `sslmode` and `sslrootcert` as libpq takes them.
+    /// `postgres://`, as `domain::server_url` reads it.
     pub url: SecretString,
     /// The bound on everything that is opened.
     pub max_connections: NonZeroU32,
@@ -65,8 +68,7 @@ pub struct Database {
     /// One a connection that is in use or being made. The pool has a bound too, but waiting for it
     /// cannot be told from waiting for the server.
     permits: Arc<Semaphore>,
-    options: PgConnectOptions,
-    server: String,
+    route: Route,
     is_replica: bool,
     settings: DatabaseSettings,
 }
@@ -92,14 +94,15 @@ impl Database {
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
-    pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
-        let options = connect_options(&settings)?;
-        let server = server(&options);
+    pub fn lazy(mut settings: DatabaseSettings) -> Result<Self, ConnectError> {
+        let route = Route::new(&settings.url)?;
+        settings.pgbouncer |= route.is_pooled;
+        let route = route.map(|options| for_session(options, &settings));
         let most = settings.max_connections.get();
         let is_pgbouncer = settings.pgbouncer;
         let pool = PgPoolOptions::new()
             .max_connections(most)
-            .acquire_timeout(CONNECT_TIMEOUT)
+            .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
@@ -109,9 +112,9 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_lazy_with(options.clone());
+            .connect_lazy_with(route.first());
         let permits = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
-        Ok(Self { pool, permits, options, server, is_replica: false, settings })
+        Ok(Self { pool, permits, route, is_replica: false, settings })
     }
 
     /// Whether the server was a replica when [`Self::connect`] looked.
@@ -121,7 +124,7 @@ impl Database {
 
     /// The server and database, as messages name them: without user and password.
     pub fn server(&self) -> &str {
-        &self.server
+        self.route.server()
     }
 
     /// How many connections there are.
@@ -151,30 +154,55 @@ impl Database {
 
     async fn take(&self) -> Result<(PoolConnection<Postgres>, OwnedSemaphorePermit), SourceError> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Err(error::unavailable(format!("database `{}` was closed", self.server)));
+            return Err(error::unavailable(format!("database `{}` was closed", self.server())));
         };
-        match self.pool.acquire().await {
+        let patience = self.route.patience;
+        match self.pooled().await {
             Ok(connection) => Ok((connection, permit)),
             // The pool only says that it waited. This permit allows for one connection, so that one
             // may ask what is wrong.
-            Err(sqlx::Error::PoolTimedOut) => match self.try_connection().await {
+            Err(None) => match self.try_connection().await {
                 Ok(connection) => {
                     drop(connection.close().await);
-                    Err(NotConnected::in_time(&self.server).into_source_error())
+                    Err(NotConnected::in_time(self.server(), patience).into_source_error())
                 }
                 Err(failed) => Err(failed.into_source_error()),
             },
-            Err(error) => Err(NotConnected::new(&self.server, &error).into_source_error()),
+            Err(Some(failed)) => Err(failed.into_source_error()),
         }
     }
 
-    /// One try to connect, past the pool.
-    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
-        match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(NotConnected::new(&self.server, &error)),
-            Err(_elapsed) => Err(NotConnected::in_time(&self.server)),
+    /// A connection of the pool; no reason where it only says that it waited. Its connections lead
+    /// to one host: where there are several, or not any will do, one that is lost or leads to a
+    /// server that will not do any more is closed, and the pool led to one that does.
+    async fn pooled(&self) -> Result<PoolConnection<Postgres>, Option<NotConnected>> {
+        if self.route.is_plain() {
+            return self.pool.acquire().await.map_err(|error| match error {
+                sqlx::Error::PoolTimedOut => None,
+                error => Some(NotConnected::new(self.server(), &error)),
+            });
         }
+        // Each of them may be lost.
+        for _ in 0..=self.settings.max_connections.get() {
+            let acquired = timeout(HOST_PATIENCE, self.pool.acquire()).await;
+            if let Ok(Ok(mut connection)) = acquired {
+                if self.route.suits(&mut connection).await {
+                    return Ok(connection);
+                }
+                connection.close_on_drop();
+            }
+            drop(self.try_connection().await?.close().await);
+        }
+        Err(None)
+    }
+
+    /// One try to connect, past the pool, which is led to the same host.
+    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
+        let (connection, options) = self.route.connect().await?;
+        if !self.route.is_plain() {
+            self.pool.set_connect_options(options);
+        }
+        Ok(connection)
     }
 
     /// The statement timeout of a call that may take `longest`.
@@ -186,11 +214,13 @@ impl Database {
     /// the next statement may meet another session, and for a timeout that is not the session's.
     async fn begin_read(&self, lease: &mut Lease, longest: Duration) -> Result<bool, sqlx::Error> {
         let timeout = self.statement_timeout(longest);
-        if !self.settings.pgbouncer && timeout == self.settings.statement_timeout {
+        let is_sessions =
+            timeout == self.settings.statement_timeout && self.route.locals.is_empty();
+        if !self.settings.pgbouncer && is_sessions {
             return Ok(false);
         }
         let begin = if self.settings.read_only { "begin read only" } else { "begin" };
-        let locals = local_settings(timeout);
+        let locals = local_settings(timeout, &self.route);
         lease.execute(sqlx::raw_sql(AssertSqlSafe(format!("{begin}; {locals}")))).await?;
         Ok(true)
     }
@@ -202,7 +232,7 @@ impl Database {
         lease: &mut Lease,
         longest_wait: Duration,
     ) -> Result<(), sqlx::Error> {
-        let locals = local_settings(self.settings.statement_timeout);
+        let locals = local_settings(self.settings.statement_timeout, &self.route);
         let wait = milliseconds(longest_wait);
         let begin = format!("begin read write; set local lock_timeout = {wait}; {locals}");
         lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
@@ -212,7 +242,7 @@ impl Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Database").field("server", &self.server()).finish_non_exhaustive()
     }
 }
 
@@ -262,34 +292,26 @@ impl Drop for Lease {
 ///   asked for costs a fraction of a millisecond and gets the scan that fits them.
 const SESSION: [(&str, &str); 2] = [("jit", "off"), ("plan_cache_mode", "force_custom_plan")];
 
-fn connect_options(settings: &DatabaseSettings) -> Result<PgConnectOptions, ConnectError> {
-    let url = settings.url.expose_secret();
-    let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-    // The error of a URL may quote parts of it, so that it is not passed on.
-    let options = url.parse().ok().filter(|_: &PgConnectOptions| is_postgres);
-    let options = options.ok_or_else(|| ConnectError {
-        kind: ConnectErrorKind::Settings,
-        message: "the database's URL is no URL of a Postgres server".to_owned(),
-    })?;
-    let options = options.application_name("preheat").disable_statement_logging();
+fn for_session(options: PgConnectOptions, settings: &DatabaseSettings) -> PgConnectOptions {
     if settings.pgbouncer {
         // It refuses parameters of a connection that it does not know; what a session would have,
         // each transaction then sets for itself.
-        return Ok(options.extra_float_digits(None).statement_cache_capacity(1));
+        return options.extra_float_digits(None).statement_cache_capacity(1);
     }
     let read_only = if settings.read_only { "on" } else { "off" };
     let timeout = milliseconds(settings.statement_timeout).to_string();
-    Ok(options.statement_cache_capacity(STATEMENTS).options(SESSION).options([
+    options.statement_cache_capacity(STATEMENTS).options(SESSION).options([
         ("statement_timeout", timeout.as_str()),
         ("default_transaction_read_only", read_only),
-    ]))
+    ])
 }
 
 /// Local settings, as statements of a transaction.
-fn local_settings(timeout: Duration) -> String {
+fn local_settings(timeout: Duration, route: &Route) -> String {
     let timeout = milliseconds(timeout);
     let session = SESSION.map(|(name, value)| format!("set local {name} = {value}"));
-    format!("set local statement_timeout = {timeout}; {}", session.join("; "))
+    let locals = &route.locals;
+    format!("set local statement_timeout = {timeout}; {}{locals}", session.join("; "))
 }
 
 /// For Postgres 0 is no timeout at all, so that the shortest is 1.
@@ -315,19 +337,11 @@ async fn notice_when_we_are_gone(connection: &mut PgConnection) {
     drop(connection.execute(sqlx::raw_sql(SQL)).await);
 }
 
-fn server(options: &PgConnectOptions) -> String {
-    let port = options.get_port();
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    match options.get_socket() {
-        Some(socket) => format!("{}:{port}/{database}", socket.display()),
-        None => format!("{}:{port}/{database}", options.get_host()),
-    }
-}
-
 /// Why there is no connection.
 struct NotConnected {
     kind: ConnectErrorKind,
-    message: String,
+    server: String,
+    reason: String,
 }
 
 impl NotConnected {
@@ -341,22 +355,30 @@ impl NotConnected {
             None if error::is_tls(error) => ConnectErrorKind::Refused,
             None => ConnectErrorKind::Unreachable,
         };
-        let message = format!("could not connect to database `{server}`: {}", error::text(error));
-        Self { kind, message }
+        let hint = error::connect_hint(error).map(|hint| format!("; hint: {hint}"));
+        let reason = error::text(error) + &hint.unwrap_or_default();
+        Self::because(server, kind, &reason)
     }
 
-    fn in_time(server: &str) -> Self {
-        let message =
-            format!("could not connect to database `{server}` within {CONNECT_TIMEOUT:?}");
-        Self { kind: ConnectErrorKind::Unreachable, message }
+    fn because(server: &str, kind: ConnectErrorKind, reason: &str) -> Self {
+        Self { kind, server: server.to_owned(), reason: reason.to_owned() }
+    }
+
+    fn in_time(server: &str, patience: Duration) -> Self {
+        let reason = format!("no answer within {patience:?}");
+        Self::because(server, ConnectErrorKind::Unreachable, &reason)
+    }
+
+    fn message(&self) -> String {
+        format!("could not connect to database `{}`: {}", self.server, self.reason)
     }
 
     fn into_error(self) -> ConnectError {
-        ConnectError { kind: self.kind, message: self.message }
+        ConnectError { kind: self.kind, message: self.message() }
     }
 
     fn into_source_error(self) -> SourceError {
-        SourceError { kind: SourceErrorKind::Unavailable, message: self.message }
+        SourceError { kind: SourceErrorKind::Unavailable, message: self.message() }
     }
 }
 
@@ -375,30 +397,17 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_named_without_user_and_password() {
-        let cases = [
-            ("postgres://u:hush@db.local/shop", "db.local:5432/shop"),
-            ("postgres:///shop?host=/run/pg&port=6000&user=u&password=hush", "/run/pg:6000/shop"),
-            ("postgres://u:hush@db.local", "db.local:5432/u"),
-        ];
-        for (url, named) in cases {
-            let options = connect_options(&settings(url)).unwrap();
-            assert_eq!(server(&options), named);
-        }
-        let error = connect_options(&settings("postgres//u:hush@db")).unwrap_err();
-        assert_eq!(error.to_string(), "the database's URL is no URL of a Postgres server");
-        assert!(!format!("{:?}", settings("postgres://u:hush@db")).contains("hush"));
-    }
-
-    #[test]
     fn a_session_carries_its_bounds_except_behind_pgbouncer() {
         let mut settings = settings("postgres://db/shop");
-        let options = connect_options(&settings).unwrap();
+        let for_session = |settings: &DatabaseSettings| {
+            for_session(Route::new(&settings.url).unwrap().first(), settings)
+        };
+        let options = for_session(&settings);
         let expected = "-c jit=off -c plan_cache_mode=force_custom_plan \
                         -c statement_timeout=30000 -c default_transaction_read_only=on";
         assert_eq!(options.get_options(), Some(expected));
         settings.pgbouncer = true;
-        assert_eq!(connect_options(&settings).unwrap().get_options(), None);
+        assert_eq!(for_session(&settings).get_options(), None);
         assert_eq!(milliseconds(Duration::ZERO), 1);
     }
 }

@@ -3,6 +3,7 @@
 mod ledger;
 mod link;
 mod reply;
+mod tls;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct CacheSettings {
     pub timeout: Duration,
     /// For `rediss://`: certificates to trust, in place of the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Whether the server's certificate is verified.
+    pub verify: bool,
 }
 
 /// The cache on one Redis server.
@@ -72,13 +75,12 @@ impl RedisCache {
 
     /// Checks the settings; the first write connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
-        let CacheSettings { url, prefix, timeout, ca_file } = settings;
-        let values = Link::new(&url, timeout, ca_file.as_deref())?;
+        let values = Link::new(&settings)?;
         let questions = values.another();
         Ok(Self {
             values,
             questions,
-            prefix,
+            prefix: settings.prefix,
             has_unlink: AtomicBool::new(true),
             has_zmscore: AtomicBool::new(true),
         })

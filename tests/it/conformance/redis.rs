@@ -24,6 +24,7 @@ pub(crate) fn settings(url: &str) -> CacheSettings {
         prefix: String::new(),
         timeout: Duration::from_secs(20),
         ca_file: None,
+        verify: true,
     }
 }
 

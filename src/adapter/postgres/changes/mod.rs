@@ -148,7 +148,7 @@ pub async fn standing(
     let mut lease = database.acquire().await?;
     let longest = database.settings.statement_timeout;
     let look = async {
-        let begin = format!("begin read only; {}", local_settings(longest));
+        let begin = format!("begin read only; {}", local_settings(longest, &database.route));
         lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
         let found = survey(&mut lease, sources, tenants).await?;
         lease.execute(sqlx::raw_sql("rollback")).await?;
