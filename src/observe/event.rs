@@ -540,6 +540,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {

@@ -189,11 +189,13 @@ impl Link {
                 return CacheError { kind: refused.kind, message };
             }
             Failure::Client(error) => {
-                format!("could not connect to cache `{server}`: {error}{}", self.way.hint())
+                let hint = if is_answered(error) { self.way.hint() } else { "" };
+                format!("could not connect to cache `{server}`: {error}{hint}")
             }
             Failure::Stream(text) => format!("could not connect to cache `{server}`: {text}"),
             Failure::Timeout => {
-                let (timeout, hint) = (self.way.timeout, self.way.hint());
+                let timeout = self.way.timeout;
+                let hint = if self.way.tls.is_some() { self.way.hint() } else { "" };
                 format!("could not connect to cache `{server}` within {timeout:?}{hint}")
             }
         };
@@ -284,6 +286,12 @@ fn connection_info(url: &CacheUrl, timeout: Duration) -> Result<ConnectionInfo, 
     let info = address.into_connection_info();
     let info = info.map_err(|error| settings_error(&error.to_string()))?;
     Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings(timeout)))
+}
+
+/// Whether somebody took the connection, and then closed it or said what no Redis says.
+fn is_answered(error: &RedisError) -> bool {
+    let is_closed = error.is_connection_dropped() && !error.is_connection_refusal();
+    error.kind() == ErrorKind::Parse || is_closed
 }
 
 /// Whether the server itself answered.

@@ -21,6 +21,8 @@ use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, Found, 
 use super::ConnectError;
 use link::Link;
 
+pub use reply::RIGHTS;
+
 /// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
 /// enough that the server's other clients do not wait for it.
 const PIPELINE_BYTES: usize = 256 * 1024;

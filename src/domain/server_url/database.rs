@@ -228,7 +228,10 @@ fn tls(draft: &Draft) -> Result<Tls, UrlProblem> {
     match root_cert.as_deref() {
         Some(SYSTEM) if mode != Some(TlsMode::VerifyFull) => {
             let hint = "write `sslmode=verify-full` beside it, or leave `sslmode` out";
-            return Err(UrlProblem::part("parameter `sslrootcert=system`", hint));
+            return Err(UrlProblem::part(
+                "parameter `sslrootcert=system` needs `sslmode=verify-full`",
+                hint,
+            ));
         }
         Some(_) if !verifies => {
             let hint = "write `sslmode=verify-full` or `sslmode=verify-ca` beside it; otherwise no \

@@ -330,7 +330,7 @@ pub(super) fn apply(
             Rule::Only(values, note) => {
                 if !values.is_empty() && !values.contains(&value.as_str()) {
                     let allowed = listed(values.iter().copied(), "or");
-                    let note = note.to_lowercase();
+                    let note = with_small_letter(note);
                     let hint = format!("it can be {allowed} only: {note}");
                     problems.push(invalid(&name, hint));
                 }
@@ -350,12 +350,18 @@ fn invalid(name: &str, hint: String) -> UrlProblem {
 
 fn unknown(name: &str) -> UrlProblem {
     let known = PARAMETERS.iter().filter(|known| !matches!(known.rule, Rule::Refused(_)));
-    let known = known.flat_map(|known| known.names.iter().copied());
+    let known = known.filter_map(|known| known.names.first().copied());
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "leave it out: preheat does not know what it means".to_owned(),
     };
     UrlProblem::part(format!("{} is unknown", quoted(name)), hint)
+}
+
+fn with_small_letter(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn text(into: &mut Option<String>, value: &str) -> Result<(), String> {

@@ -9,6 +9,8 @@ mod documents;
 mod history;
 mod invalidate;
 mod plan;
+mod rights;
+mod secrets;
 mod settings;
 mod warm;
 

@@ -11,6 +11,7 @@ pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
 mod source;
+mod urls;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
