@@ -85,10 +85,7 @@ impl ChangeFeed {
         if mode == ChangesMode::Off {
             return Ok(None);
         }
-        let direct = settings.changes.url.as_ref().map(|url| {
-            let direct = database_settings(settings, url);
-            postgres::DatabaseSettings { pgbouncer: false, ..direct }
-        });
+        let direct = settings.changes.url.as_ref().map(|url| database_settings(settings, url));
         let (database, runner) = (Arc::clone(&app.database), Arc::clone(&app.runner));
         let tenant_column = settings.tenants.column.clone();
         let trouble = trouble_note(Arc::clone(&runner), tenant_column.clone());

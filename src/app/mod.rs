@@ -19,7 +19,7 @@ use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
@@ -279,10 +279,22 @@ fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {

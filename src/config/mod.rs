@@ -13,6 +13,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::layer::Layers;
@@ -79,10 +80,24 @@ pub struct Database {
     pub max_connections: u32,
     /// The longest time of one query.
     pub statement_timeout: Duration,
-    /// Whether its sessions may only read.
+    /// Whether the queries of runs may only read.
     pub read_only: bool,
-    /// Whether a pooler in transaction mode is in between, which keeps no prepared statements.
+    /// What to do about policies that hide rows.
+    pub row_security: RowSecurity,
+    /// The time zone of its sessions.
+    pub time_zone: Option<Tz>,
+    /// Of no effect: what it was for is done behind every pooler.
     pub pgbouncer: bool,
+}
+
+/// What to do about policies of row-level security that hide rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowSecurity {
+    /// A query that they would filter is refused.
+    #[default]
+    Refuse,
+    /// They show the role every row.
+    Accept,
 }
 
 /// Where entries go.
@@ -357,13 +372,26 @@ impl Database {
             read_only: read.flag(
                 "database.read_only",
                 true,
-                "Whether the sessions of warm queries may only read",
+                "Whether the queries of runs may only read; those of `plan`, `check` and audits only \
+                 read in any case",
+            ),
+            row_security: read.choice(
+                "database.row_security",
+                [("refuse", RowSecurity::Refuse), ("accept", RowSecurity::Accept)],
+                "What to do where policies of row-level security apply to the role: `\"refuse\"` lets \
+                 the server refuse such a query, which would not see every row; `\"accept\"` is for \
+                 policies that show the role every row",
+            ),
+            time_zone: read.zone(
+                "database.time_zone",
+                "The time zone that queries compute with; without it that of the role or the \
+                 database (`alter role …`, `alter database … set timezone`), or else UTC",
             ),
             pgbouncer: read.flag(
                 "database.pgbouncer",
                 false,
-                "Set it where a pooler in transaction mode is in between: no prepared statement is \
-                 kept then",
+                "Of no effect any more: every pooler in transaction or session mode may be in \
+                 between",
             ),
         }
     }

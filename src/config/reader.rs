@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono_tz::{TZ_VARIANTS, Tz};
 use figment::value::{Num, Value};
 use secrecy::SecretString;
 
@@ -15,6 +16,7 @@ use super::layer::{Layers, variable_of};
 use super::problem::{Origin, Problem};
 use crate::domain::job::Share;
 use crate::domain::server_url::UrlProblem;
+use crate::domain::spelling;
 
 /// A setting as it is documented.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +194,18 @@ impl<'a> Reader<'a> {
     pub(super) fn path(&mut self, key: &'static str, help: &'static str) -> Option<PathBuf> {
         self.declare(key, "a path".to_owned(), None, help);
         self.read(|found| found.text().map(PathBuf::from).ok_or_else(|| found.refused()))
+    }
+
+    pub(super) fn zone(&mut self, key: &'static str, help: &'static str) -> Option<Tz> {
+        self.declare(key, "the name of a time zone".to_owned(), None, help);
+        self.read(|found| {
+            let text = found.text().unwrap_or_default();
+            text.parse().map_err(|_not_one| {
+                let nearest = spelling::nearest(&text, TZ_VARIANTS.iter().map(|zone| zone.name()));
+                let hint = nearest.map(|name| format!("did you mean `{name}`?"));
+                Refused { hint, ..found.refused() }
+            })
+        })
     }
 
     pub(super) fn address(

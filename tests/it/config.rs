@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use preheat::config::{HistoryMode, LogFormat, Overrides, Settings, reference};
+use preheat::config::{HistoryMode, LogFormat, Overrides, RowSecurity, Settings, reference};
 use preheat::domain::server_url::parameters;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -35,6 +35,8 @@ fn without_a_file_and_variables_the_defaults_hold() {
     assert_eq!(settings.database.max_connections, 4);
     assert_eq!(settings.database.statement_timeout, Duration::from_secs(30));
     assert!(settings.database.read_only && !settings.database.pgbouncer);
+    assert_eq!(settings.database.row_security, RowSecurity::Refuse);
+    assert_eq!(settings.database.time_zone, None);
     assert_eq!(settings.cache.timeout, Duration::from_secs(5));
     assert_eq!(settings.tenants.column, "tenant_id");
     assert_eq!(settings.tenants.max_shrink.to_string(), "50%");
@@ -368,7 +370,7 @@ fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
         "postgres://db/shop?target_session_attrs=writer",
         "postgres://db/shop?sslmode=verify-full&hostaddr=10.0.0.7",
         "postgres://db/shop?options=-c%20statement_timeout%3D1",
-        "postgres://db/shop?options=-c%20jit%3Don",
+        "postgres://db/shop?options=-c%20lock_timeout%3D1",
         "postgres://db/shop?options=-d5",
         "postgres://aws-0.pooler.supabase.com/shop?options=reference%3Dabc",
         "postgres://other.neon.tech/shop?options=endpoint%3Dep-cool",

@@ -1,22 +1,24 @@
 //! What is wrong with a query, before it is run: prepared by the server, compared with the job.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::postgres::{PgErrorPosition, PgStatement};
-use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, Statement};
+use sqlx::postgres::PgArguments;
 use tokio::time::timeout;
 
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key, Scope};
 use crate::domain::json::{Column, ColumnProblem, ColumnType, RowEncoder};
 use crate::domain::key::Placeholder;
 use crate::domain::spelling;
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::domain::tenant::Batch;
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
 use super::id::IdType;
 use super::source::{
-    PostgresSource, ReadError, TenantsShape, parameter_types, prepare, wrong_tenant_column,
+    PostgresSource, ReadError, TenantsShape, arguments, finish, learns_types, too_many_parameters,
+    wrong_tenant_column,
 };
-use super::{ANSWER_GRACE, Lease, column, error};
+use super::{ANSWER_GRACE, Access, Transaction, column, describe, error};
 
 /// Something that is wrong with a query, or with what a job expects of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +55,18 @@ impl PostgresSource {
     /// Everything that is wrong with the tenant query.
     pub async fn describe_tenants(&self) -> Result<Vec<QueryProblem>, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let checked = timeout(longest + ANSWER_GRACE, self.check_tenants(&mut lease)).await;
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_tenants(&mut transaction).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = timeout(longest + ANSWER_GRACE, checked).await;
         let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
+        let checked = finish(transaction, checked).await;
         checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
@@ -63,28 +74,43 @@ impl PostgresSource {
     /// expects of its columns. A tenant query that is wrong itself shows elsewhere.
     pub async fn describe(&self, job: &Job) -> Result<Vec<QueryProblem>, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let checked = timeout(longest + ANSWER_GRACE, self.check_job(&mut lease, job)).await;
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_job(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = timeout(longest + ANSWER_GRACE, checked).await;
         let checked = checked.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-        checked.map_err(|error| {
+        finish(transaction, checked).await.map_err(|error| {
             let doing = format!("could not check the query of job `{}`", job.name);
             error.into_source_error(&doing)
         })
     }
 
-    /// The connection is not given back: what a check prepared, and an open transaction, end with
-    /// it.
-    async fn check_tenants(&self, lease: &mut Lease) -> Result<Vec<QueryProblem>, ReadError> {
-        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
-        let (statement, shape) = match self.tenants_shape(lease).await {
-            Ok(prepared) => prepared,
-            Err(error) => return Ok(vec![refused(error, &self.settings.sql)?]),
+    async fn check_tenants(
+        &self,
+        transaction: &mut Transaction,
+    ) -> Result<Vec<QueryProblem>, ReadError> {
+        let sql = &self.settings.sql;
+        let none = PgArguments::default;
+        let planned = match describe::would_write(transaction, sql, none()).await {
+            Ok(true) => return Ok(vec![writes()]),
+            Ok(false) => self.tenants_shape(transaction).await,
+            Err(error) => Err(error),
+        };
+        let shape = match planned {
+            Ok(shape) => shape,
+            Err(ReadError::Parameters { .. }) => {
+                let message = "the tenant query has a parameter, and nothing is given to it";
+                return Ok(vec![problem(QueryPlace::Query { at: None }, message, None)]);
+            }
+            Err(error) => return Ok(vec![about_query(error, sql)?]),
         };
         let mut problems = Vec::new();
-        if count_parameters(&statement) > 0 {
-            let message = "the tenant query has a parameter, and nothing is given to it";
-            problems.push(problem(QueryPlace::Query { at: None }, message, None));
-        }
         for Column { name, ty } in &shape.columns {
             if !ty.is_supported() {
                 let message = format!("the column `{name}` is {ty}, which has no codec");
@@ -97,37 +123,45 @@ impl PostgresSource {
 
     async fn check_job(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
     ) -> Result<Vec<QueryProblem>, ReadError> {
-        self.database.begin_read(lease, self.database.settings.statement_timeout).await?;
         let mut problems = Vec::new();
         let mut id = None;
         if job.scope == Scope::Tenants {
-            let shape = match self.tenants_shape(lease).await {
-                Ok((_, shape)) => shape,
+            let shape = match self.tenants_shape(transaction).await {
+                Ok(shape) => shape,
                 Err(error) => {
-                    refused(error, &self.settings.sql)?;
+                    about_query(error, &self.settings.sql)?;
                     return Ok(problems);
                 }
             };
             tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
-        let statement = match prepare(lease, job, id).await {
-            Ok(statement) => statement,
+        let sql = &job.query.sql;
+        let columns = match describe::would_write(transaction, sql, no_tenant(job, id)?).await {
+            Ok(true) => {
+                problems.push(writes());
+                return Ok(problems);
+            }
+            Ok(false) => describe::columns(transaction, sql, no_tenant(job, id)?).await,
+            Err(error) => Err(error),
+        };
+        let columns = match columns {
+            Ok(columns) => columns,
             Err(error) => {
-                problems.push(refused(error, &job.query.sql)?);
+                problems.push(about_query(error, sql)?);
                 return Ok(problems);
             }
         };
-        if !uses_its_parameters(lease, job, parameter_types(job, id).len()).await? {
+        if id.is_some() && !uses_its_parameters(transaction, sql).await? {
             let column = &self.settings.column;
             let message = "the query does not use `$1`: each batch would read all tenants";
             let hint = format!("filter by `{column} = any($1)`");
             problems.push(problem(QueryPlace::Query { at: None }, message, Some(hint)));
         }
-        self.check_columns(job, &column::columns(&statement), id, &mut problems);
+        self.check_columns(job, &column::columns(&columns), id, &mut problems);
         Ok(problems)
     }
 
@@ -164,36 +198,46 @@ impl PostgresSource {
     }
 }
 
+fn writes() -> QueryProblem {
+    let message = "the query writes, and a query only reads";
+    let hint = "leave out `insert`, `update`, `delete` and `merge`".to_owned();
+    problem(QueryPlace::Query { at: None }, message, Some(hint))
+}
+
 /// An error of the server as a problem of its query; one that is not about the query stays an error.
-fn refused(error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
-    match error {
-        ReadError::Sql(error) => {
-            let Some(refusal) = error::database(&error) else { return Err(error.into()) };
-            let is_about_query = match error::kind(&error) {
-                SourceErrorKind::Definition
-                | SourceErrorKind::Data
-                | SourceErrorKind::Encoding
-                | SourceErrorKind::TooLarge
-                | SourceErrorKind::Foreign => true,
-                SourceErrorKind::Unavailable
-                | SourceErrorKind::Transient
-                | SourceErrorKind::Timeout => false,
-            };
-            if !is_about_query {
-                return Err(error.into());
-            }
-            let at = match refusal.position() {
-                Some(PgErrorPosition::Original(character)) => byte_of(sql, character),
-                Some(PgErrorPosition::Internal { .. }) | None => None,
-            };
-            let message = format!("{} ({})", refusal.message(), refusal.code());
-            Ok(problem(QueryPlace::Query { at }, message, refusal.hint().map(str::to_owned)))
+fn about_query(error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
+    let kind = match &error {
+        ReadError::Sql { error, .. } => error::kind(error),
+        ReadError::Other(kind, _) => *kind,
+        ReadError::Parameters { .. } => SourceErrorKind::Definition,
+    };
+    let is_about_query = match kind {
+        SourceErrorKind::Definition
+        | SourceErrorKind::Data
+        | SourceErrorKind::Encoding
+        | SourceErrorKind::TooLarge
+        | SourceErrorKind::Foreign => true,
+        SourceErrorKind::Unavailable | SourceErrorKind::Transient | SourceErrorKind::Timeout => {
+            false
         }
-        ReadError::Other(SourceErrorKind::Definition, message) => {
-            Ok(problem(QueryPlace::Query { at: None }, message, None))
-        }
-        other @ (ReadError::Other(..) | ReadError::Stale) => Err(other),
+    };
+    if !is_about_query || error.is_of_no_statement() {
+        return Err(error);
     }
+    let (at, message, hint) = match &error {
+        ReadError::Sql { error: said, before } => {
+            let Some(refusal) = error::database(said) else { return Err(error) };
+            let at = error::position(refusal, *before);
+            let hint = refusal.hint().or(error::our_hint(refusal));
+            let message = format!("{} ({})", refusal.message(), refusal.code());
+            (at.and_then(|character| byte_of(sql, character)), message, hint.map(str::to_owned))
+        }
+        ReadError::Other(_, message) => (None, message.clone(), None),
+        ReadError::Parameters { wanted, given } => {
+            (None, too_many_parameters(*wanted, *given), None)
+        }
+    };
+    Ok(problem(QueryPlace::Query { at }, message, hint))
 }
 
 /// The byte at which a character stands; the server counts characters from 1.
@@ -279,29 +323,19 @@ fn encoding_problem(found: &ColumnProblem) -> QueryProblem {
     problem(place, found.to_string(), Some(found.hint()))
 }
 
-fn count_parameters(statement: &PgStatement) -> usize {
-    match statement.parameters() {
-        Some(Either::Left(parameters)) => parameters.len(),
-        Some(Either::Right(count)) => count,
-        None => 0,
-    }
+/// What the query is given for a batch of no tenants.
+fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, id, read)
 }
 
-/// Whether a job that is given parameters uses any: prepared without their types, a statement has
-/// only those that stand in it. One that needs the types uses them.
-async fn uses_its_parameters(
-    lease: &mut Lease,
-    job: &Job,
-    given: usize,
-) -> Result<bool, ReadError> {
-    if given == 0 || job.scope == Scope::Fleet {
-        return Ok(true);
-    }
-    // Another text, since the one with types is what the connection keeps for this one.
-    let sql: Arc<str> = format!("{}\n-- without types", job.query.sql).into();
-    match lease.prepare(AssertSqlSafe(sql).into_sql_str()).await {
-        Ok(statement) => Ok(count_parameters(&statement) > 0),
-        Err(error) if error::database(&error).is_some() => Ok(true),
-        Err(error) => Err(error.into()),
+/// Whether a job that is given parameters uses any: without them, a query that does is refused,
+/// as is one that needs their types. It is the transaction's last statement.
+async fn uses_its_parameters(transaction: &mut Transaction, sql: &str) -> Result<bool, ReadError> {
+    match describe::columns(transaction, sql, PgArguments::default()).await {
+        Ok(_) => Ok(false),
+        Err(error) if error.leaves_connection_whole() => Ok(true),
+        Err(error) => Err(error),
     }
 }

@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
+use super::session::Local;
 use super::{CONNECT_TIMEOUT, NotConnected};
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::server_url::{DatabaseUrl, Host, Roots, ServerRole, Tls, TlsMode};
@@ -33,10 +34,8 @@ pub(super) struct Route {
     server: String,
     /// The longest wait for one host.
     pub(super) patience: Duration,
-    /// What the URL has each transaction set, as statements that begin with `; `.
-    pub(super) locals: String,
-    /// Whether the URL says that a pooler in transaction mode is in between.
-    pub(super) is_pooled: bool,
+    /// What the URL has each transaction set.
+    pub(super) locals: Vec<Local>,
 }
 
 /// What a server says of itself.
@@ -62,14 +61,7 @@ impl Route {
             wanted: url.wanted,
             patience: url.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             locals: locals(&url),
-            is_pooled: url.is_pooled,
         })
-    }
-
-    /// The same with other options for each host.
-    pub(super) fn map(mut self, with: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
-        self.hosts = self.hosts.into_iter().map(with).collect();
-        self
     }
 
     /// The options of the first host.
@@ -219,7 +211,9 @@ fn base(url: &DatabaseUrl, host: &Host) -> Result<PgConnectOptions, ConnectError
     // The error may quote parts of it, so that it is not passed on.
     let options = options.map_err(|_quotes| settings_error("the database's URL cannot be used"))?;
     let name = url.application_name.as_deref().unwrap_or("preheat");
-    Ok(options.application_name(name).disable_statement_logging())
+    // Nothing is sent when a connection begins that a pooler may refuse or drop.
+    let options = options.application_name(name).extra_float_digits(None);
+    Ok(options.statement_cache_capacity(0).disable_statement_logging())
 }
 
 fn with_tls(
@@ -279,27 +273,12 @@ fn readable(parameter: &str, file: &Path) -> Result<(), ConnectError> {
 }
 
 /// What the URL has each transaction set.
-fn locals(url: &DatabaseUrl) -> String {
-    let mut locals = String::new();
-    if !url.search_path.is_empty() {
-        let schemas: Vec<_> = url.search_path.iter().map(|schema| literal(schema)).collect();
-        let _a_string_takes_all =
-            write!(locals, "; set local search_path = {}", schemas.join(", "));
-    }
-    for (name, value) in &url.settings {
-        let _a_string_takes_all = write!(locals, "; set local {name} = {}", literal(value));
-    }
-    locals
-}
-
-/// A text as SQL has it, whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!("E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
+fn locals(url: &DatabaseUrl) -> Vec<Local> {
+    let quoted = |schema: &String| format!("\"{}\"", schema.replace('"', "\"\""));
+    let path: Vec<_> = url.search_path.iter().map(quoted).collect();
+    let path = (!path.is_empty()).then(|| Local::new("search_path", &path.join(", ")));
+    let others = url.settings.iter().map(|(name, value)| Local::new(name, value));
+    path.into_iter().chain(others).collect()
 }
 
 fn server(hosts: &[PgConnectOptions]) -> String {
@@ -350,13 +329,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_has_transactions_set_is_quoted() {
-        let url = "postgres://db/shop?schema=It's&options=-c%20a.b=c:\\\\d%20-c%20work_mem=1MB";
-        let expected = "; set local search_path = 'It''s'; set local a.b = E'c:\\\\d'; \
-                        set local work_mem = '1MB'";
-        assert_eq!(route(url).unwrap().locals, expected);
-        let url = "postgres://db/shop?search_path=App,%22Mixed%20Case%22,$user";
-        let expected = "; set local search_path = 'app', 'Mixed Case', '$user'";
-        assert_eq!(route(url).unwrap().locals, expected);
+    fn what_a_url_sets_is_set_by_transactions_and_not_at_the_start_of_a_connection() {
+        let cases: [(&str, &[(&str, &str)]); 4] = [
+            ("schema=It's", &[("search_path", "\"It's\"")]),
+            (
+                "search_path=App,%22Mixed%20%22%22Case%22,$user",
+                &[("search_path", "\"app\", \"Mixed \"\"Case\", \"$user\"")],
+            ),
+            (
+                "options=-c%20work_mem%3D8MB+--search-path%3Da,%5C%20b&port=1&options[a.b]=c",
+                &[("search_path", "\"a\", \"b\""), ("work_mem", "8MB"), ("a.b", "c")],
+            ),
+            ("options=-c%20a.b%3Dc%5C%5Cd", &[("a.b", "c\\d")]),
+        ];
+        for (parameters, expected) in cases {
+            let route = route(&format!("postgres://db/shop?{parameters}")).unwrap();
+            assert_eq!(route.first().get_options(), None);
+            let expected: Vec<_> =
+                expected.iter().map(|(name, value)| Local::new(name, value)).collect();
+            assert_eq!(route.locals, expected, "{parameters}");
+        }
     }
 }

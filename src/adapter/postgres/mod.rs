@@ -4,28 +4,33 @@ mod changes;
 mod check;
 mod column;
 mod connect;
+mod describe;
 mod error;
 mod history;
 mod id;
+mod session;
 mod source;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono_tz::Tz;
+use futures::FutureExt;
 use secrecy::SecretString;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::engine::port::{SourceError, SourceErrorKind};
 
+use self::connect::Route;
+use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
-use connect::Route;
 
 pub use changes::{
     ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
@@ -44,22 +49,31 @@ const HOST_PATIENCE: Duration = Duration::from_secs(1);
 /// How much later than the server's own timeout a call is given up: the server's answer says more.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
-/// Statements that a connection keeps prepared: one a job, the tenant list, and some to spare.
-const STATEMENTS: usize = 256;
-
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct DatabaseSettings {
-    /// `postgres://`, as `domain::server_url` reads it.
+    /// `postgres://`, with `sslmode` and `sslrootcert` as libpq takes them.
     pub url: SecretString,
     /// The bound on everything that is opened.
     pub max_connections: NonZeroU32,
     /// The server gives a statement up after this.
     pub statement_timeout: Duration,
-    /// Whether the server refuses writes in sessions that read.
+    /// Whether the server refuses writes in transactions that read.
     pub read_only: bool,
-    /// Whether `PgBouncer` is between, in transaction mode: nothing then outlives a transaction.
-    pub pgbouncer: bool,
+    /// What to do about policies that hide rows.
+    pub row_security: RowSecurity,
+    /// The time zone that queries compute with; without it that of the role or the database.
+    pub time_zone: Option<Tz>,
+}
+
+/// What to do about policies of row-level security, which hide rows from a role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowSecurity {
+    /// The server refuses a query that a policy would filter.
+    #[default]
+    Refuse,
+    /// The policies show the role every row that it has to read.
+    Accept,
 }
 
 /// The connections to one database, bounded by [`DatabaseSettings::max_connections`].
@@ -71,6 +85,8 @@ pub struct Database {
     route: Route,
     is_replica: bool,
     settings: DatabaseSettings,
+    /// As it was last looked up.
+    session: Mutex<Option<Session>>,
 }
 
 /// Connections by what they do.
@@ -87,6 +103,16 @@ impl Database {
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
         let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
+        // What no transaction could begin with shows here, and not in each of them.
+        let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
+        let begun = timeout(CONNECT_TIMEOUT, database.begin_on(&mut connection, begin)).await;
+        match begun {
+            Ok(Ok(_sent)) => {}
+            Ok(Err(error)) => return Err(NotConnected::new(database.server(), &error).into_error()),
+            Err(_elapsed) => {
+                return Err(NotConnected::in_time(database.server(), CONNECT_TIMEOUT).into_error());
+            }
+        }
         database.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
@@ -94,27 +120,25 @@ impl Database {
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
-    pub fn lazy(mut settings: DatabaseSettings) -> Result<Self, ConnectError> {
+    pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let route = Route::new(&settings.url)?;
-        settings.pgbouncer |= route.is_pooled;
-        let route = route.map(|options| for_session(options, &settings));
         let most = settings.max_connections.get();
-        let is_pgbouncer = settings.pgbouncer;
         let pool = PgPoolOptions::new()
             .max_connections(most)
             .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
-            .after_connect(move |connection, _| {
+            // The beginning of a transaction shows whether the connection is there.
+            .test_before_acquire(false)
+            .after_connect(|connection, _| {
                 Box::pin(async move {
-                    if !is_pgbouncer {
-                        notice_when_we_are_gone(connection).await;
-                    }
+                    column::learn_types(connection).await;
                     Ok(())
                 })
             })
             .connect_lazy_with(route.first());
         let permits = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
-        Ok(Self { pool, permits, route, is_replica: false, settings })
+        let session = Mutex::default();
+        Ok(Self { pool, permits, route, is_replica: false, settings, session })
     }
 
     /// Whether the server was a replica when [`Self::connect`] looked.
@@ -138,10 +162,81 @@ impl Database {
         drop(timeout(CONNECT_TIMEOUT, self.pool.close()).await);
     }
 
-    /// A connection, once one is free.
-    async fn acquire(&self) -> Result<Lease, SourceError> {
-        let (connection, permit) = self.take().await?;
-        Ok(Lease { connection, is_whole: false, _permit: permit })
+    /// Begins a transaction, once a connection is free.
+    ///
+    /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
+    /// taken, at last a new one.
+    async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
+        let mut others = self.settings.max_connections.get();
+        loop {
+            let (connection, permit) = self.take().await?;
+            let mut transaction = Transaction {
+                connection,
+                begin: String::new(),
+                may_write: self.may_write(begin.access),
+                has_begun_again: false,
+                is_whole: false,
+                _permit: permit,
+            };
+            let begun = self.begin_on(&mut transaction, begin);
+            let Ok(begun) = timeout(CONNECT_TIMEOUT, begun).await else {
+                let server = self.server();
+                let message =
+                    format!("no answer of database `{server}` within {CONNECT_TIMEOUT:?}");
+                return Err(error::unavailable(message));
+            };
+            match begun {
+                Ok(sent) => {
+                    transaction.begin = sent;
+                    return Ok(transaction);
+                }
+                Err(error) => {
+                    let error = error::source_error("could not begin a transaction", &error);
+                    if error.kind != SourceErrorKind::Unavailable || others == 0 {
+                        return Err(error);
+                    }
+                    others -= 1;
+                }
+            }
+        }
+    }
+
+    /// Begins on a connection; answers what was sent.
+    async fn begin_on(
+        &self,
+        connection: &mut PgConnection,
+        begin: Begin,
+    ) -> Result<String, sqlx::Error> {
+        let Begin { access, bounds } = begin;
+        let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
+        let locals = self.session(connection).await?.locals(bounds);
+        let begin = match (self.may_write(access), access) {
+            (true, Access::Write) => "begin read write",
+            (true, _) => "begin",
+            (false, _) => "begin read only",
+        };
+        let sent = format!("{begin}; {locals}");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sent.as_str()))).await?;
+        Ok(sent)
+    }
+
+    fn may_write(&self, access: Access) -> bool {
+        match access {
+            Access::ReadOnly => false,
+            Access::AsSet => !self.settings.read_only,
+            Access::Write => true,
+        }
+    }
+
+    /// What transactions set, looked up now and then.
+    async fn session(&self, connection: &mut PgConnection) -> Result<Session, sqlx::Error> {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known.filter(Session::is_fresh) {
+            return Ok(known);
+        }
+        let looked = Session::look(connection, &self.settings, &self.route.locals).await?;
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked.clone());
+        Ok(looked)
     }
 
     /// Takes one out of the connections for good: whoever asks may open one elsewhere. What was
@@ -209,35 +304,6 @@ impl Database {
     fn statement_timeout(&self, longest: Duration) -> Duration {
         self.settings.statement_timeout.min(longest)
     }
-
-    /// Begins what a warm query needs where the session cannot hold it: behind `PgBouncer`, where
-    /// the next statement may meet another session, and for a timeout that is not the session's.
-    async fn begin_read(&self, lease: &mut Lease, longest: Duration) -> Result<bool, sqlx::Error> {
-        let timeout = self.statement_timeout(longest);
-        let is_sessions =
-            timeout == self.settings.statement_timeout && self.route.locals.is_empty();
-        if !self.settings.pgbouncer && is_sessions {
-            return Ok(false);
-        }
-        let begin = if self.settings.read_only { "begin read only" } else { "begin" };
-        let locals = local_settings(timeout, &self.route);
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(format!("{begin}; {locals}")))).await?;
-        Ok(true)
-    }
-
-    /// Begins a transaction that writes, whatever the session is, and waits for no lock longer than
-    /// `longest_wait`.
-    async fn begin_write(
-        &self,
-        lease: &mut Lease,
-        longest_wait: Duration,
-    ) -> Result<(), sqlx::Error> {
-        let locals = local_settings(self.settings.statement_timeout, &self.route);
-        let wait = milliseconds(longest_wait);
-        let begin = format!("begin read write; set local lock_timeout = {wait}; {locals}");
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-        Ok(())
-    }
 }
 
 impl fmt::Debug for Database {
@@ -246,24 +312,89 @@ impl fmt::Debug for Database {
     }
 }
 
-/// A connection in use.
+/// What a transaction may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Read, whatever the settings say.
+    ReadOnly,
+    /// Write too, where [`DatabaseSettings::read_only`] lets it.
+    AsSet,
+    /// Write, whatever the settings say: our own tables and triggers.
+    Write,
+}
+
+/// How a transaction begins.
+#[derive(Clone, Copy, Debug)]
+struct Begin {
+    access: Access,
+    bounds: Bounds,
+}
+
+impl Begin {
+    /// With statements that take at most `longest`, and never longer than the settings allow.
+    fn reading(access: Access, longest: Duration) -> Self {
+        Self { access, bounds: Bounds { statement: longest, lock: LOCK_WAIT } }
+    }
+
+    /// With statements that wait for no lock longer than `lock`.
+    fn writing(lock: Duration) -> Self {
+        Self { access: Access::Write, bounds: Bounds { statement: Duration::MAX, lock } }
+    }
+}
+
+/// A transaction, on a connection of its own until it ends.
 ///
-/// Dropped before [`Self::give_back`], it is closed: the future of a query may be dropped at any
+/// Dropped before its end, the connection is closed: the future of a query may be dropped at any
 /// await, the query goes on in the server all the same, and the next user would wait behind it.
-struct Lease {
+struct Transaction {
     connection: PoolConnection<Postgres>,
+    /// What it began with.
+    begin: String,
+    may_write: bool,
+    has_begun_again: bool,
     is_whole: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lease {
-    /// The connection is between two statements: others may have it.
-    fn give_back(mut self) {
+impl Transaction {
+    /// Ends it after a statement that was read to its end. One that could only read has nothing to
+    /// commit, and its last answer is not waited for: the pool does, before it hands the connection
+    /// on.
+    async fn end(mut self) -> Result<(), sqlx::Error> {
+        if self.may_write {
+            return self.commit().await;
+        }
+        let sent = self.execute(sqlx::raw_sql("rollback")).now_or_never();
+        self.is_whole = sent.is_none_or(|answer| answer.is_ok());
+        Ok(())
+    }
+
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.execute(sqlx::raw_sql("commit")).await?;
         self.is_whole = true;
+        Ok(())
+    }
+
+    /// Undoes it after an error of the server.
+    async fn undo(mut self) {
+        let undone = timeout(ANSWER_GRACE, self.execute(sqlx::raw_sql("rollback"))).await;
+        self.is_whole = matches!(undone, Ok(Ok(_)));
+    }
+
+    /// Undoes it and begins again in the same way, on the same connection; answers whether it did,
+    /// which it does once.
+    async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
+        if self.has_begun_again {
+            return Ok(false);
+        }
+        self.has_begun_again = true;
+        let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
+        self.execute(sqlx::raw_sql(begin)).await?;
+        Ok(true)
     }
 }
 
-impl Deref for Lease {
+impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -271,52 +402,18 @@ impl Deref for Lease {
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 }
 
-impl Drop for Lease {
+impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.is_whole {
             self.connection.close_on_drop();
         }
     }
-}
-
-/// What warm queries want of a session.
-///
-/// - `jit`: compiling takes longer than a batch's query, and is done anew for each execution.
-/// - `plan_cache_mode`: a plan for "some array" assumes ten tenants; planning for those that are
-///   asked for costs a fraction of a millisecond and gets the scan that fits them.
-const SESSION: [(&str, &str); 2] = [("jit", "off"), ("plan_cache_mode", "force_custom_plan")];
-
-fn for_session(options: PgConnectOptions, settings: &DatabaseSettings) -> PgConnectOptions {
-    if settings.pgbouncer {
-        // It refuses parameters of a connection that it does not know; what a session would have,
-        // each transaction then sets for itself.
-        return options.extra_float_digits(None).statement_cache_capacity(1);
-    }
-    let read_only = if settings.read_only { "on" } else { "off" };
-    let timeout = milliseconds(settings.statement_timeout).to_string();
-    options.statement_cache_capacity(STATEMENTS).options(SESSION).options([
-        ("statement_timeout", timeout.as_str()),
-        ("default_transaction_read_only", read_only),
-    ])
-}
-
-/// Local settings, as statements of a transaction.
-fn local_settings(timeout: Duration, route: &Route) -> String {
-    let timeout = milliseconds(timeout);
-    let session = SESSION.map(|(name, value)| format!("set local {name} = {value}"));
-    let locals = &route.locals;
-    format!("set local statement_timeout = {timeout}; {}{locals}", session.join("; "))
-}
-
-/// For Postgres 0 is no timeout at all, so that the shortest is 1.
-fn milliseconds(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 /// Whether the server follows another one; one that does not tell (it only speaks the protocol) is
@@ -325,16 +422,6 @@ async fn is_replica(connection: &mut PgConnection) -> bool {
     let asked = connection.fetch_one(sqlx::raw_sql("select pg_is_in_recovery()"));
     let row = timeout(CONNECT_TIMEOUT, asked).await;
     row.is_ok_and(|row| row.and_then(|row| row.try_get(0)).unwrap_or(false))
-}
-
-/// Lets the server look now and then, during a query, whether its client is still there, so that a
-/// query whose connection was closed ends within a second. Servers before version 14 and some
-/// platforms cannot; there it ends with its statement timeout.
-async fn notice_when_we_are_gone(connection: &mut PgConnection) {
-    // Not from `pg_settings`, which makes a row of every setting there is.
-    const SQL: &str = "select set_config('client_connection_check_interval', '1s', false) \
-                       where current_setting('client_connection_check_interval', true) is not null";
-    drop(connection.execute(sqlx::raw_sql(SQL)).await);
 }
 
 /// Why there is no connection.
@@ -379,35 +466,5 @@ impl NotConnected {
 
     fn into_source_error(self) -> SourceError {
         SourceError { kind: SourceErrorKind::Unavailable, message: self.message() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(url: &str) -> DatabaseSettings {
-        DatabaseSettings {
-            url: SecretString::from(url),
-            max_connections: NonZeroU32::MIN,
-            statement_timeout: Duration::from_secs(30),
-            read_only: true,
-            pgbouncer: false,
-        }
-    }
-
-    #[test]
-    fn a_session_carries_its_bounds_except_behind_pgbouncer() {
-        let mut settings = settings("postgres://db/shop");
-        let for_session = |settings: &DatabaseSettings| {
-            for_session(Route::new(&settings.url).unwrap().first(), settings)
-        };
-        let options = for_session(&settings);
-        let expected = "-c jit=off -c plan_cache_mode=force_custom_plan \
-                        -c statement_timeout=30000 -c default_transaction_read_only=on";
-        assert_eq!(options.get_options(), Some(expected));
-        settings.pgbouncer = true;
-        assert_eq!(for_session(&settings).get_options(), None);
-        assert_eq!(milliseconds(Duration::ZERO), 1);
     }
 }

@@ -35,8 +35,6 @@ pub struct DatabaseUrl {
     pub search_path: Vec<String>,
     /// Other settings of each transaction, by name.
     pub settings: Vec<(String, String)>,
-    /// Whether it says that a pooler in transaction mode is in between.
-    pub is_pooled: bool,
 }
 
 /// Which server among several will do: libpq's `target_session_attrs`.
@@ -143,7 +141,6 @@ impl DatabaseUrl {
             connection_limit: draft.connection_limit,
             search_path: draft.search_path,
             settings: draft.settings,
-            is_pooled: draft.is_pooled,
         })
     }
 }

@@ -31,7 +31,6 @@ pub(super) struct Draft {
     pub(super) search_path: Vec<String>,
     pub(super) settings: Vec<(String, String)>,
     pub(super) endpoint: Option<String>,
-    pub(super) is_pooled: bool,
 }
 
 /// A parameter as it is documented.
@@ -205,10 +204,10 @@ const PARAMETERS: &[Parameter] = &[
         &["UTF8", "utf8", "UTF-8", "utf-8", "auto", "unicode"],
         "Text is always UTF-8",
     ),
-    honoured(
+    only(
         &["pgbouncer"],
-        |draft, value| flag(value).map(|is| draft.is_pooled = is),
-        "Prisma's `true`: a pooler in transaction mode is in between",
+        &["true", "false"],
+        "Prisma's: works behind every pooler, and without one, whatever it says",
     ),
     honoured(
         &["connection_limit"],
@@ -367,14 +366,6 @@ fn with_small_letter(sentence: &str) -> String {
 fn text(into: &mut Option<String>, value: &str) -> Result<(), String> {
     *into = Some(value.to_owned()).filter(|value| !value.is_empty());
     Ok(())
-}
-
-fn flag(value: &str) -> Result<bool, String> {
-    match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err("it is `true` or `false`".to_owned()),
-    }
 }
 
 fn set_hosts(draft: &mut Draft, value: &str) -> Result<(), String> {
@@ -579,7 +570,7 @@ fn set_options(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn words(text: &str) -> Vec<String> {
     // A client for the web writes a blank as `+`.
-    let text = text.replace("-c+", "-c ").replace("+-c", " -c");
+    let text = text.replace("-c+", "-c ").replace("+-c", " -c").replace("+--", " --");
     let mut words = vec![String::new()];
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {

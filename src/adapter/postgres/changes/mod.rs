@@ -14,7 +14,7 @@ use crate::domain::job::JobName;
 use crate::engine::port::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, survey};
-use super::{ANSWER_GRACE, Database, Lease, error, local_settings};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
 pub use self::sql::{install_sql, uninstall_sql};
@@ -145,21 +145,15 @@ pub async fn standing(
     sources: &[ChangeSource],
     tenants: &str,
 ) -> Result<Standing, ChangesError> {
-    let mut lease = database.acquire().await?;
     let longest = database.settings.statement_timeout;
-    let look = async {
-        let begin = format!("begin read only; {}", local_settings(longest, &database.route));
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-        let found = survey(&mut lease, sources, tenants).await?;
-        lease.execute(sqlx::raw_sql("rollback")).await?;
-        Ok(found)
-    };
+    let mut transaction = database.begin(Begin::reading(Access::ReadOnly, longest)).await?;
+    let look = survey(&mut transaction, sources, tenants);
     let doing = "could not look for the triggers of the change feed";
     let found = match timeout(longest + ANSWER_GRACE, look).await {
-        Ok(found) => found.map_err(|refused: Refused| refused.into_error(doing))?,
+        Ok(found) => found.map_err(|refused| refused.into_error(doing))?,
         Err(_elapsed) => return Err(unanswered(doing, longest)),
     };
-    lease.give_back();
+    transaction.end().await.map_err(|error| Refused::from(error).into_error(doing))?;
     Ok(Standing { problems: found.problems, ..standing_of(&found.sources) })
 }
 
@@ -235,14 +229,10 @@ async fn change_triggers<'s>(
     let doing = "cannot change the triggers of the change feed";
     let mut tries = 1;
     loop {
-        let mut lease = database.acquire().await?;
-        match change_once(database, &mut lease, (sources, tenants), &decide).await {
-            Ok(survey) => {
-                lease.give_back();
-                return Ok(survey);
-            }
-            // The connection, and with it the transaction, ends here.
-            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => drop(lease),
+        let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
+        match change_once(transaction, (sources, tenants), &decide).await {
+            Ok(survey) => return Ok(survey),
+            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
                 let doing = "could not lock the tables for the triggers of the change feed, which \
                              somebody else writes to in a long transaction";
@@ -256,22 +246,20 @@ async fn change_triggers<'s>(
 }
 
 async fn change_once<'s>(
-    database: &Database,
-    lease: &mut Lease,
+    mut transaction: Transaction,
     (sources, tenants): (&'s [ChangeSource], &str),
     decide: &impl Fn(&Survey<'_>) -> Vec<String>,
 ) -> Result<Survey<'s>, Refused> {
-    database.begin_write(lease, LOCK_WAIT).await?;
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let mut survey = survey(lease, sources, tenants).await?;
+    transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
+    let mut survey = survey(&mut transaction, sources, tenants).await?;
     if !survey.problems.is_empty() {
         return Err(Refused::Tables(std::mem::take(&mut survey.problems)));
     }
     for statement in decide(&survey) {
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+        transaction.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
     }
-    lease.execute(sqlx::raw_sql("commit")).await?;
+    transaction.commit().await?;
     Ok(survey)
 }
 
