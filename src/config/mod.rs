@@ -349,7 +349,7 @@ impl Database {
         let url = read.url(
             "database.url",
             &["postgres", "postgresql"],
-            "The database: one host or several, and parameters; see below. `DATABASE_URL` is honoured too",
+            "The database: one host or several, with parameters as `docs/settings.md` lists them. `DATABASE_URL` is honoured too",
             DatabaseUrl::parse,
         );
         let max_connections = read.number(

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use preheat::adapter::redis::RIGHTS;
 use preheat::config::{HistoryMode, LogFormat, Overrides, RowSecurity, Settings, reference};
 use preheat::domain::server_url::parameters;
 use secrecy::{ExposeSecret, SecretString};
@@ -332,7 +333,7 @@ fn the_urls_that_services_and_libraries_hand_out_are_taken() {
 }
 
 #[test]
-fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
+fn all_that_a_url_has_and_cannot_be_honoured_is_told_at_once() {
     insta::assert_snapshot!(database(
         "postgres://db/shop?pool_timeout=20&keepalives=1&sslmode=on&sslmod=require&sslpassword=hunter2\
          &statement_timeout=5000&mystery=hunter2&client_encoding=latin1&connect_timeout=0&hunter2"
@@ -354,159 +355,173 @@ fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
     variable `DATABASE_URL`: setting `database.url`: parameter `mystery` is unknown
       hint: leave it out: preheat does not know what it means
     variable `DATABASE_URL`: setting `database.url`: parameter `client_encoding` cannot be honoured
-      hint: it can be `UTF8`, `utf8`, `UTF-8`, `utf-8`, `auto` or `unicode` only: text is always utf-8
+      hint: it can be `UTF8`, `utf8`, `UTF-8`, `utf-8`, `auto` or `unicode` only: text is always UTF-8
     variable `DATABASE_URL`: setting `database.url`: parameter `connect_timeout` cannot be honoured
       hint: it is a number of seconds from 1 to 300: no wait is endless
     "##);
-    let cases = [
+}
+
+/// URLs, what is wrong with each, and what to do.
+const DATABASES: [(&str, &str, &str); 24] = [
+    (
         "postgres://db/shop?sslmode=verfy-full",
+        "parameter `sslmode` cannot be honoured",
+        "did you mean `verify-full`?",
+    ),
+    (
         "postgres://db/shop?ssl_mode=require",
+        "parameter `ssl_mode` is unknown",
+        "did you mean `sslmode`?",
+    ),
+    (
         "postgres://db/shop?sslrootcert=/ca.pem",
+        "parameter `sslrootcert` has no effect",
+        "write `sslmode=verify-full` or `sslmode=verify-ca` beside it; otherwise no certificate is compared with it",
+    ),
+    (
         "postgres://db/shop?sslmode=require&sslrootcert=system",
+        "parameter `sslrootcert=system` needs `sslmode=verify-full`",
+        "write `sslmode=verify-full` beside it, or leave `sslmode` out",
+    ),
+    (
         "postgres://db/shop?sslmode=disable&channel_binding=require",
+        "parameter `channel_binding=require` beside `sslmode=disable`",
+        "it needs TLS: leave one of the two out",
+    ),
+    (
         "postgres://db/shop?sslcert=/c.pem",
+        "parameter `sslcert` without `sslkey`",
+        "`sslcert` is our own certificate and needs its `sslkey`; the authority that signs for the server, which is Prisma's `sslcert`, is `sslrootcert`",
+    ),
+    (
         "postgres://db/shop?sslmode=require&sslmode=disable",
+        "parameter `sslmode` is there twice",
+        "write it once",
+    ),
+    (
         "postgres://a,b/shop?port=1,2,3",
+        "there are more or fewer ports than hosts",
+        "write one port for each host, or one for all",
+    ),
+    (
         "postgres://db/shop?target_session_attrs=writer",
+        "parameter `target_session_attrs` cannot be honoured",
+        "it is `any`, `read-write`, `read-only`, `primary`, `standby` or `prefer-standby`",
+    ),
+    (
         "postgres://db/shop?sslmode=verify-full&hostaddr=10.0.0.7",
+        "parameter `hostaddr` beside `sslmode=verify-full`",
+        "the certificate is compared with the host that is connected to; leave `hostaddr` out, and let the host's name lead there",
+    ),
+    (
         "postgres://db/shop?options=-c%20statement_timeout%3D1",
+        "parameter `options` cannot be honoured",
+        "leave `statement_timeout` out of it: see `[database] statement_timeout`",
+    ),
+    (
         "postgres://db/shop?options=-c%20lock_timeout%3D1",
+        "parameter `options` cannot be honoured",
+        "leave `lock_timeout` out of it: preheat sets it itself",
+    ),
+    (
         "postgres://db/shop?options=-d5",
+        "parameter `options` cannot be honoured",
+        "it is `-c name=value`, as often as needed",
+    ),
+    (
         "postgres://aws-0.pooler.supabase.com/shop?options=reference%3Dabc",
+        "parameter `options` cannot be honoured",
+        "write the user with the project, as in `postgres.REFERENCE`",
+    ),
+    (
         "postgres://other.neon.tech/shop?options=endpoint%3Dep-cool",
+        "parameter `options` names another endpoint than the host",
+        "the endpoint is the first part of the host's name, which is sent with TLS: leave `options` out, and connect to that host",
+    ),
+    (
         "postgres://db/shop?search_path=app,,public",
+        "parameter `search_path` cannot be honoured",
+        "it is names of schemas with commas, as in `app,public`",
+    ),
+    (
         "postgres://db/shop?load_balance_hosts=random",
-        "postgres://u:p#ss@db/shop",
+        "parameter `load_balance_hosts` cannot be honoured",
+        "it can be `disable` or `false` only: hosts are tried in the order in which they are written",
+    ),
+    ("postgres://u:p#ss@db/shop", "is not valid", "a `#` is written `%23`"),
+    (
         "postgres://u:p/ss@db/shop",
+        "is not valid",
+        "a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
         "postgres://u@::1/shop",
+        "is not valid",
+        "an IPv6 address stands in brackets, as in `[::1]:5432`; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
         "postgres://u:p@h:0/shop",
+        "is not valid",
+        "a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
         "prisma://accelerate.prisma-data.net/?api_key=hunter2",
-        "postgis://db/shop",
+        "found `prisma://…`",
+        "that is an address of Prisma's proxy; take the one of the database itself",
+    ),
+    ("postgis://db/shop", "found `postgis://…`", "write the same with `postgres://`"),
+    (
         "host=db dbname=shop password=hunter2",
-    ];
-    let told = cases
-        .map(|url| format!("{url}\n{}", database(url).replace("variable `DATABASE_URL`: ", "  ")));
-    assert!(told.iter().all(|told| told.contains("hint: ")), "{told:#?}");
-    insta::assert_snapshot!(told.join("\n"), @r##"
-    postgres://db/shop?sslmode=verfy-full
-      setting `database.url`: parameter `sslmode` cannot be honoured
-      hint: did you mean `verify-full`?
-    postgres://db/shop?ssl_mode=require
-      setting `database.url`: parameter `ssl_mode` is unknown
-      hint: did you mean `ssl-mode`?
-    postgres://db/shop?sslrootcert=/ca.pem
-      setting `database.url`: parameter `sslrootcert` has no effect
-      hint: write `sslmode=verify-full` or `sslmode=verify-ca` beside it; otherwise no certificate is compared with it
-    postgres://db/shop?sslmode=require&sslrootcert=system
-      setting `database.url`: parameter `sslrootcert=system`
-      hint: write `sslmode=verify-full` beside it, or leave `sslmode` out
-    postgres://db/shop?sslmode=disable&channel_binding=require
-      setting `database.url`: parameter `channel_binding=require` beside `sslmode=disable`
-      hint: it needs TLS: leave one of the two out
-    postgres://db/shop?sslcert=/c.pem
-      setting `database.url`: parameter `sslcert` without `sslkey`
-      hint: `sslcert` is our own certificate and needs its `sslkey`; the authority that signs for the server, which is Prisma's `sslcert`, is `sslrootcert`
-    postgres://db/shop?sslmode=require&sslmode=disable
-      setting `database.url`: parameter `sslmode` is there twice
-      hint: write it once
-    postgres://a,b/shop?port=1,2,3
-      setting `database.url`: there are more or fewer ports than hosts
-      hint: write one port for each host, or one for all
-    postgres://db/shop?target_session_attrs=writer
-      setting `database.url`: parameter `target_session_attrs` cannot be honoured
-      hint: it is `any`, `read-write`, `read-only`, `primary`, `standby` or `prefer-standby`
-    postgres://db/shop?sslmode=verify-full&hostaddr=10.0.0.7
-      setting `database.url`: parameter `hostaddr` beside `sslmode=verify-full`
-      hint: the certificate is compared with the host that is connected to; leave `hostaddr` out, and let the host's name lead there
-    postgres://db/shop?options=-c%20statement_timeout%3D1
-      setting `database.url`: parameter `options` cannot be honoured
-      hint: leave `statement_timeout` out of it: see `[database] statement_timeout`
-    postgres://db/shop?options=-c%20jit%3Don
-      setting `database.url`: parameter `options` cannot be honoured
-      hint: leave `jit` out of it: preheat sets it itself
-    postgres://db/shop?options=-d5
-      setting `database.url`: parameter `options` cannot be honoured
-      hint: it is `-c name=value`, as often as needed
-    postgres://aws-0.pooler.supabase.com/shop?options=reference%3Dabc
-      setting `database.url`: parameter `options` cannot be honoured
-      hint: write the user with the project, as in `postgres.REFERENCE`
-    postgres://other.neon.tech/shop?options=endpoint%3Dep-cool
-      setting `database.url`: parameter `options` names another endpoint than the host
-      hint: the endpoint is the first part of the host's name, which is sent with TLS: leave `options` out, and connect to that host
-    postgres://db/shop?search_path=app,,public
-      setting `database.url`: parameter `search_path` cannot be honoured
-      hint: it is names of schemas with commas, as in `app,public`
-    postgres://db/shop?load_balance_hosts=random
-      setting `database.url`: parameter `load_balance_hosts` cannot be honoured
-      hint: it can be `disable` or `false` only: hosts are tried in the order in which they are written
-    postgres://u:p#ss@db/shop
-      setting `database.url` is not valid; allowed: a URL with `postgres://` or `postgresql://`
-      hint: a `#` is written `%23`
-    postgres://u:p/ss@db/shop
-      setting `database.url` is not valid; allowed: a URL with `postgres://` or `postgresql://`
-      hint: a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`
-    postgres://u@::1/shop
-      setting `database.url` is not valid; allowed: a URL with `postgres://` or `postgresql://`
-      hint: an IPv6 address stands in brackets, as in `[::1]:5432`; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`
-    postgres://u:p@h:0/shop
-      setting `database.url` is not valid; allowed: a URL with `postgres://` or `postgresql://`
-      hint: a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`
-    prisma://accelerate.prisma-data.net/?api_key=hunter2
-      setting `database.url`: found `prisma://…`; allowed: a URL with `postgres://` or `postgresql://`
-      hint: that is an address of Prisma's proxy; take the one of the database itself
-    postgis://db/shop
-      setting `database.url`: found `postgis://…`; allowed: a URL with `postgres://` or `postgresql://`
-      hint: write the same with `postgres://`
-    host=db dbname=shop password=hunter2
-      setting `database.url` is not valid; allowed: a URL with `postgres://` or `postgresql://`
-      hint: a URL begins with its scheme and `://`
-    "##);
-    let cases = [
+        "is not valid",
+        "a URL begins with its scheme and `://`",
+    ),
+];
+
+/// URLs, what is wrong with each, and what to do.
+const CACHES: [(&str, &str, &str); 10] = [
+    (
         "redis://db/0?ssl_cert_reqs=none",
+        "parameter `ssl_cert_reqs` is not supported",
+        "leave it out; `[cache] verify = false` is for a server whose certificate cannot be verified",
+    ),
+    (
         "rediss://db/0#insecure",
+        "`#insecure` is not supported",
+        "leave it out, and set `[cache] verify = false`",
+    ),
+    (
         "redis://db/0?ssl=true",
-        "redis://db/two",
-        "redis:///2",
-        "unix://",
-        "unix:///run/redis.sock?db=two",
+        "parameter `ssl` is not supported",
+        "leave it out, and write `rediss://` for TLS",
+    ),
+    ("redis://db/two", "is not valid", "the database is a number, as in `redis://host:6379/2`"),
+    ("redis:///2", "is not valid", "name the host, as in `redis://host:6379`"),
+    ("unix://", "is not valid", "name the socket, as in `redis+unix:///run/redis.sock`"),
+    ("unix:///run/redis.sock?db=two", "is not valid", "the database is a number: `?db=2`"),
+    (
         "redis://db?protocol=4",
-        "redis://db?dbb=4",
+        "parameter `protocol` cannot be honoured",
+        "it is `resp2` or `resp3`",
+    ),
+    ("redis://db?dbb=4", "parameter `dbb` is unknown", "did you mean `db`?"),
+    (
         "https://eu1-cool-cat-12345.upstash.io",
-    ];
-    let told =
-        cases.map(|url| format!("{url}\n{}", cache(url).replace("variable `REDIS_URL`: ", "  ")));
-    insta::assert_snapshot!(told.join("\n"), @r##"
-    redis://db/0?ssl_cert_reqs=none
-      setting `cache.url`: parameter `ssl_cert_reqs` is not supported
-      hint: leave it out; `[cache] verify = false` is for a server whose certificate cannot be verified
-    rediss://db/0#insecure
-      setting `cache.url`: `#insecure` is not supported
-      hint: leave it out, and set `[cache] verify = false`
-    redis://db/0?ssl=true
-      setting `cache.url`: parameter `ssl` is not supported
-      hint: leave it out, and write `rediss://` for TLS
-    redis://db/two
-      setting `cache.url` is not valid; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
-      hint: the database is a number, as in `redis://host:6379/2`
-    redis:///2
-      setting `cache.url` is not valid; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
-      hint: name the host, as in `redis://host:6379`
-    unix://
-      setting `cache.url` is not valid; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
-      hint: name the socket, as in `redis+unix:///run/redis.sock`
-    unix:///run/redis.sock?db=two
-      setting `cache.url` is not valid; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
-      hint: the database is a number: `?db=2`
-    redis://db?protocol=4
-      setting `cache.url`: parameter `protocol` cannot be honoured
-      hint: it is `resp2` or `resp3`
-    redis://db?dbb=4
-      setting `cache.url`: parameter `dbb` is unknown
-      hint: did you mean `db`?
-    https://eu1-cool-cat-12345.upstash.io
-      setting `cache.url`: found `https://…`; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
-      hint: that is the address of a REST API; the same server speaks Redis' protocol at `rediss://default:TOKEN@eu1-cool-cat-12345.upstash.io:6379`, with the token as the password
-    "##);
+        "found `https://…`",
+        "that is the address of a REST API; the same server speaks Redis' protocol at `rediss://default:TOKEN@eu1-cool-cat-12345.upstash.io:6379`, with the token as the password",
+    ),
+];
+
+#[test]
+fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
+    let databases = DATABASES.map(|(url, what, hint)| (url, database(url), what, hint));
+    let caches = CACHES.map(|(url, what, hint)| (url, cache(url), what, hint));
+    for (url, told, what, expected) in databases.into_iter().chain(caches) {
+        let (message, hint) =
+            told.split_once("\n  hint: ").unwrap_or_else(|| panic!("{url}: {told}"));
+        assert_eq!(hint, expected, "{url}");
+        assert!(message.contains(what), "{url}: {message}");
+        assert!(!told.contains("hunter2") && !told.contains("ss@"), "{told}");
+    }
 }
 
 #[test]
@@ -580,6 +595,7 @@ fn docs_settings_are_those_of_the_code() {
         let is_taken = if note.is_taken { "" } else { "**Refused**: " };
         writeln!(page, "| {} | {is_taken}{}. |", names.join(", "), note.note).unwrap();
     }
+    page += &CACHE_URL.replace("RIGHTS", RIGHTS);
     document::compare("docs/settings.md", &page);
 }
 
@@ -595,6 +611,29 @@ Each parameter is honoured or refused: no parameter is passed over, and no value
 
 | parameter | what it does |
 | --- | --- |
+";
+
+const CACHE_URL: &str = "
+## The URL of a cache
+
+`redis://user:password@host:6379/2`, or `rediss://` for TLS; `redis+unix:///run/redis.sock?db=2&user=u&pass=p` for a socket. Without
+a user the password is that of `default`. Of parameters `db` and `protocol` (`resp2` or `resp3`) are honoured, and others are refused
+by name. An IPv6 address stands in brackets: `redis://[::1]:6379`. The address of a REST API (`https://…upstash.io`) is refused with
+the `rediss://` URL to write.
+
+The certificate of a `rediss://` server is compared with the public authorities, or with `cache.ca`: either an authority signed it for
+the host's name, or it is one of those in the file, whatever name and dates it bears. `cache.verify = false` takes any certificate, and
+each command warns of it.
+
+The rights that suffice for a user, beside `~services:*` and the like for the keys of each job (`cache.prefix` goes before all of
+them), as `ACL SETUSER` takes them:
+
+```
+RIGHTS
+```
+
+`select` is needed where the URL has a database's number. From Redis 7.2 on `+client|setinfo` shows the client's name to the
+server; a server that refuses it is used all the same.
 ";
 
 const SETTINGS_INTRODUCTION: &str = "\

@@ -99,17 +99,13 @@ impl Route {
                 }
             }
         }
-        Err(self.none_will_do(failed))
+        Err(self.none_will_do(&failed))
     }
 
     /// Whether a connection that is there still leads to a server that will do.
     pub(super) async fn suits(&self, connection: &mut PgConnection) -> bool {
-        let wanted = match self.wanted {
-            ServerRole::PreferStandby => ServerRole::Any,
-            wanted => wanted,
-        };
         let standing = timeout(self.patience, standing(connection)).await;
-        matches!(standing, Ok(Ok(standing)) if standing.lacks(wanted).is_none())
+        matches!(standing, Ok(Ok(standing)) if standing.lacks(self.wanted).is_none())
     }
 
     async fn try_host(
@@ -120,9 +116,10 @@ impl Route {
         let server = &self.server;
         let connect = async {
             let mut connection = PgConnection::connect_with(options).await?;
-            let lacks = match wanted {
-                ServerRole::Any => None,
-                wanted => standing(&mut connection).await?.lacks(wanted),
+            let lacks = if wanted == ServerRole::Any {
+                None
+            } else {
+                standing(&mut connection).await?.lacks(wanted)
             };
             Ok((connection, lacks))
         };
@@ -141,19 +138,18 @@ impl Route {
     }
 
     /// What was wrong with each host; one that may be there next time counts most.
-    fn none_will_do(&self, failed: Vec<(&PgConnectOptions, NotConnected)>) -> NotConnected {
+    fn none_will_do(&self, failed: &[(&PgConnectOptions, NotConnected)]) -> NotConnected {
         let unreachable = ConnectErrorKind::Unreachable;
         let may_come = failed.iter().find(|(_, reason)| reason.kind == unreachable);
         let kind = may_come.map_or(ConnectErrorKind::Refused, |_| unreachable);
         let mut reasons = String::new();
-        for (options, NotConnected { reason, .. }) in &failed {
+        for (options, NotConnected { reason, .. }) in failed {
             let separator = if reasons.is_empty() { "" } else { "; " };
-            let written = if self.hosts.len() == 1 {
+            let _a_string_takes_all = if self.hosts.len() == 1 {
                 write!(reasons, "{separator}{reason}")
             } else {
                 write!(reasons, "{separator}`{}`: {reason}", place(options))
             };
-            debug_assert!(written.is_ok(), "a string takes all");
         }
         NotConnected::because(&self.server, kind, &reasons)
     }
@@ -164,8 +160,7 @@ impl Standing {
     fn lacks(self, wanted: ServerRole) -> Option<&'static str> {
         let Self { is_standby, is_read_only } = self;
         match wanted {
-            ServerRole::Primary if is_standby => Some("it is a standby"),
-            ServerRole::ReadWrite if is_standby => Some("it is a standby"),
+            ServerRole::Primary | ServerRole::ReadWrite if is_standby => Some("it is a standby"),
             ServerRole::ReadWrite if is_read_only => Some("its sessions are read-only"),
             ServerRole::Standby if !is_standby => Some("it is no standby"),
             ServerRole::ReadOnly if !is_read_only => Some("its sessions may write"),

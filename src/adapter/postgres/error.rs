@@ -1,5 +1,6 @@
 //! What the server and the driver say, in the engine's words.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
@@ -60,7 +61,7 @@ pub(super) fn text(error: &sqlx::Error) -> String {
 /// The same of a query that so many characters stand before.
 pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
     let Some(error) = database(error) else { return driver_text(error) };
-    let mut text = format!("{} ({})", error.message(), error.code());
+    let mut text = format!("{} ({})", message(error), error.code());
     if let Some(position) = position(error, before) {
         let _a_string_takes_all = write!(text, " at character {position} of the query");
     }
@@ -114,6 +115,19 @@ pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
     }
     // "bind message supplies 1 parameters, but prepared statement "" requires 2", in any language.
     error.message().split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
+}
+
+/// Without the value of a setting that the server does not take: it may stand in a URL.
+fn message(error: &PgDatabaseError) -> Cow<'_, str> {
+    const OUTSIDE: &str = " is outside the valid range";
+    let message = error.message();
+    if error.code() != "22023" {
+        return message.into();
+    }
+    match message.split_once(OUTSIDE) {
+        Some((_value, _range)) => "a setting is outside its valid range".into(),
+        None => message.split(": ").next().unwrap_or(message).into(),
+    }
 }
 
 fn driver_text(error: &sqlx::Error) -> String {

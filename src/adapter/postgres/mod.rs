@@ -272,14 +272,15 @@ impl Database {
     /// server that will not do any more is closed, and the pool led to one that does.
     async fn pooled(&self) -> Result<PoolConnection<Postgres>, Option<NotConnected>> {
         if self.route.is_plain() {
-            return self.pool.acquire().await.map_err(|error| match error {
-                sqlx::Error::PoolTimedOut => None,
-                error => Some(NotConnected::new(self.server(), &error)),
+            return self.pool.acquire().await.map_err(|error| {
+                let has_only_waited = matches!(error, sqlx::Error::PoolTimedOut);
+                (!has_only_waited).then(|| NotConnected::new(self.server(), &error))
             });
         }
+        let mut patience = HOST_PATIENCE.min(self.route.patience);
         // Each of them may be lost.
         for _ in 0..=self.settings.max_connections.get() {
-            let acquired = timeout(HOST_PATIENCE, self.pool.acquire()).await;
+            let acquired = timeout(patience, self.pool.acquire()).await;
             if let Ok(Ok(mut connection)) = acquired {
                 if self.route.suits(&mut connection).await {
                     return Ok(connection);
@@ -287,13 +288,14 @@ impl Database {
                 connection.close_on_drop();
             }
             drop(self.try_connection().await?.close().await);
+            patience = self.route.patience;
         }
         Err(None)
     }
 
     /// One try to connect, past the pool, which is led to the same host.
     async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
-        let (connection, options) = self.route.connect().await?;
+        let (connection, options) = Box::pin(self.route.connect()).await?;
         if !self.route.is_plain() {
             self.pool.set_connect_options(options);
         }

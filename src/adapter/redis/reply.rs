@@ -157,11 +157,11 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
 }
 
 /// The rights of a user that suffice, as `ACL SETUSER` takes them: preheat's own keys, and the
-/// commands. What jobs write is to be added as `~services:*` and the like, and where there is a
+/// commands; `select` where the URL has a database's number. What jobs write is to be added as `~services:*` and the like, and where there is a
 /// `cache.prefix`, it goes before each of them.
 pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
                           +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
-                          +zremrangebyscore +info +select +ping +client|setinfo";
+                          +zremrangebyscore +info +select";
 
 fn rights_hint() -> String {
     format!(
@@ -249,12 +249,14 @@ mod tests {
             ("SOMETHING", Refused),
         ];
         for (line, kind) in cases {
-            let hint = match kind {
-                Permission if line.starts_with("NOPERM") => format!("; hint: {}", rights_hint()),
-                Permission => "; hint: the server wants a password: write it into the URL, as in \
+            let hint = match line.split(' ').next() {
+                Some("NOPERM") => format!("; hint: {}", rights_hint()),
+                Some("NOAUTH") => {
+                    "; hint: the server wants a password: write it into the URL, as in \
                                `redis://:password@host`"
-                    .to_owned(),
-                _ => String::new(),
+                        .to_owned()
+                }
+                Some(_) | None => String::new(),
             };
             check(line, kind, &format!("the cache refused: {line}{hint}"));
         }

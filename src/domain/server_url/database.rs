@@ -153,26 +153,26 @@ impl fmt::Debug for DatabaseUrl {
 
 impl Draft {
     /// What stands before the parameters.
-    fn of(parts: &Parts<'_>) -> Result<Self, UrlProblem> {
-        if parts.fragment.is_some() {
+    fn of(url: &Parts<'_>) -> Result<Self, UrlProblem> {
+        if url.fragment.is_some() {
             return Err(UrlProblem::unreadable("a `#` is written `%23`"));
         }
         let some =
             |text: &str| decoded(text).map(|text| Some(text).filter(|text| !text.is_empty()));
-        let hosts = parts.hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?;
+        let hosts = url.hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?;
         let (names, ports) = hosts.into_iter().map(|host| (host.name, host.port)).unzip();
         Ok(Self {
             names,
             ports,
-            user: parts.user.map_or(Ok(None), some)?,
-            password: parts.password.map_or(Ok(None), some)?,
-            database: some(parts.path)?,
+            user: url.user.map_or(Ok(None), some)?,
+            password: url.password.map_or(Ok(None), some)?,
+            database: some(url.path)?,
             ..Self::default()
         })
     }
 }
 
-/// What follows the scheme. SQLAlchemy writes its driver into it, and JDBC itself.
+/// What follows the scheme. `SQLAlchemy` writes its driver into it, and JDBC itself.
 fn after_scheme(text: &str) -> Result<&str, UrlProblem> {
     let (scheme, rest) = scheme(text)?;
     let lower = scheme.to_ascii_lowercase();
@@ -195,8 +195,8 @@ fn after_scheme(text: &str) -> Result<&str, UrlProblem> {
 /// Names and ports together; one port is for all hosts.
 fn hosts(draft: &Draft, tls: &Tls) -> Result<Vec<Host>, UrlProblem> {
     let Draft { names, ports, addresses, .. } = draft;
-    let named = !names.iter().all(String::is_empty);
-    if named && !addresses.is_empty() && tls.mode == Some(TlsMode::VerifyFull) {
+    let is_host_said = names.iter().any(|name| !name.is_empty());
+    if is_host_said && !addresses.is_empty() && tls.mode == Some(TlsMode::VerifyFull) {
         let hint = "the certificate is compared with the host that is connected to; leave \
                     `hostaddr` out, and let the host's name lead there";
         return Err(UrlProblem::part("parameter `hostaddr` beside `sslmode=verify-full`", hint));

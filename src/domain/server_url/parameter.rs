@@ -106,11 +106,28 @@ const PARAMETERS: &[Parameter] = &[
         "The IP address to connect to. Not with `sslmode=verify-full` beside a host",
     ),
     honoured(&["port"], set_ports, "One port for all hosts, or one for each"),
-    honoured(&["dbname"], |draft, value| text(&mut draft.database, value), "The database"),
-    honoured(&["user"], |draft, value| text(&mut draft.user, value), "The role"),
+    honoured(
+        &["dbname"],
+        |draft, value| {
+            draft.database = some(value);
+            Ok(())
+        },
+        "The database",
+    ),
+    honoured(
+        &["user"],
+        |draft, value| {
+            draft.user = some(value);
+            Ok(())
+        },
+        "The role",
+    ),
     honoured(
         &["password"],
-        |draft, value| text(&mut draft.password, value),
+        |draft, value| {
+            draft.password = some(value);
+            Ok(())
+        },
         "Its password. Without one, `PGPASSWORD` and `~/.pgpass` are asked",
     ),
     honoured(
@@ -131,12 +148,18 @@ const PARAMETERS: &[Parameter] = &[
     ),
     honoured(
         &["application_name", "ApplicationName"],
-        |draft, value| text(&mut draft.application_name, value),
+        |draft, value| {
+            draft.application_name = some(value);
+            Ok(())
+        },
         "The name in `pg_stat_activity`; without it `preheat`",
     ),
     honoured(
         &["fallback_application_name"],
-        |draft, value| text(&mut draft.fallback_application_name, value),
+        |draft, value| {
+            draft.fallback_application_name = some(value);
+            Ok(())
+        },
         "The same where `application_name` is not written",
     ),
     honoured(
@@ -157,18 +180,27 @@ const PARAMETERS: &[Parameter] = &[
     ),
     honoured(
         &["sslrootcert", "ssl-root-cert", "ssl-ca"],
-        |draft, value| text(&mut draft.root_cert, value),
+        |draft, value| {
+            draft.root_cert = some(value);
+            Ok(())
+        },
         "A file with authorities to trust beside the public ones; or `system`, which are those of this machine, with \
          `sslmode=verify-full`",
     ),
     honoured(
         &["sslcert", "ssl-cert"],
-        |draft, value| text(&mut draft.client_cert, value),
+        |draft, value| {
+            draft.client_cert = some(value);
+            Ok(())
+        },
         "Our own certificate, with `sslkey`",
     ),
     honoured(
         &["sslkey", "ssl-key"],
-        |draft, value| text(&mut draft.client_key, value),
+        |draft, value| {
+            draft.client_key = some(value);
+            Ok(())
+        },
         "Its key, without a passphrase",
     ),
     honoured(
@@ -363,9 +395,8 @@ fn with_small_letter(sentence: &str) -> String {
     first.into_iter().chain(letters).collect()
 }
 
-fn text(into: &mut Option<String>, value: &str) -> Result<(), String> {
-    *into = Some(value.to_owned()).filter(|value| !value.is_empty());
-    Ok(())
+fn some(value: &str) -> Option<String> {
+    Some(value.to_owned()).filter(|value| !value.is_empty())
 }
 
 fn set_hosts(draft: &mut Draft, value: &str) -> Result<(), String> {
@@ -600,7 +631,7 @@ fn set_option(draft: &mut Draft, name: &str, value: &str) -> Result<(), String> 
     }
     match name.as_str() {
         "search_path" => return set_search_path(draft, value),
-        "application_name" => return text(&mut draft.application_name, value),
+        "application_name" => draft.application_name = some(value),
         "statement_timeout" => {
             return Err("leave `statement_timeout` out of it: see `[database] statement_timeout`"
                 .to_owned());

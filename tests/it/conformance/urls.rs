@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::adapter::ConnectErrorKind;
-use preheat::adapter::postgres::{Database, DatabaseSettings};
+use preheat::adapter::postgres::{Database, DatabaseSettings, PostgresFeedSource, TroubleNote};
 use preheat::engine::port::Source;
 use preheat::sandbox::{Postgres, PostgresOptions};
 
@@ -24,7 +24,7 @@ async fn connect(url: &str) -> Arc<Database> {
 }
 
 async fn refused(url: &str) -> String {
-    Database::connect(settings(url)).await.err().expect(url).message
+    Database::connect(settings(url)).await.expect_err(url).message
 }
 
 /// The first column of a query's rows, as the tenant list reads it.
@@ -37,7 +37,7 @@ async fn column(database: &Arc<Database>, sql: &str) -> Result<Vec<String>, Stri
 }
 
 /// A primary and its standby; none where nothing copies a server.
-async fn primary_and_standby() -> Option<(Postgres, Postgres)> {
+fn primary_and_standby() -> Option<(Postgres, Postgres)> {
     let settings = [("wal_level", "replica"), ("max_wal_senders", "4"), ("hot_standby", "on")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let options = PostgresOptions { tcp: true, settings, ..PostgresOptions::default() };
@@ -102,6 +102,22 @@ async fn hosts_are_tried_in_order_and_again_when_one_is_lost() {
 }
 
 #[tokio::test]
+async fn the_change_feed_listens_at_the_host_that_will_do() {
+    let server = support::database().await;
+    let port = support::postgres().tcp_port().unwrap();
+    let url = format!(
+        "postgres://postgres@127.0.0.1:1,127.0.0.1:{port}/{}?target_session_attrs=read-write",
+        server.name()
+    );
+    let direct = settings(&url);
+    for direct in [None, Some(direct)] {
+        let trouble: TroubleNote = Arc::new(|_, _| {});
+        let feed = PostgresFeedSource::new(connect(&url).await, direct, trouble).unwrap();
+        feed.prepare().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_never_answers_is_passed_over_within_its_connect_timeout() {
     let server = support::database().await;
     let proxy = Proxy::postgres(support::postgres()).await;
@@ -120,7 +136,7 @@ async fn a_host_that_never_answers_is_passed_over_within_its_connect_timeout() {
 
 #[tokio::test]
 async fn target_session_attrs_chooses_among_a_primary_and_its_standby_also_after_a_failover() {
-    let Some((primary, standby)) = primary_and_standby().await else { return };
+    let Some((primary, standby)) = primary_and_standby() else { return };
     let ports = [&primary, &standby].map(|server| server.tcp_port().unwrap().to_string());
     let [at_primary, at_standby] = &ports;
     let url = |first: &str, second: &str, wanted: &str| {
@@ -204,7 +220,7 @@ async fn a_search_path_in_the_url_holds_for_every_query_and_behind_a_pooler() {
             let memory = if parameter.contains("work_mem") { "65MB" } else { "4MB" };
             assert_eq!(rows[0].1, format!("{{\"id\":\"{found}\",\"m\":\"{memory}\"}}"));
             let unqualified =
-                job("select 'x' as tenant_id, id from u where $1 is not null", &["k"]);
+                job("select k as tenant_id, id from u, unnest($1) k", &["k:{tenant_id}"]);
             let problems = reader.describe(&unqualified).await.unwrap();
             assert_eq!(
                 problems.is_empty(),
@@ -219,8 +235,7 @@ async fn a_search_path_in_the_url_holds_for_every_query_and_behind_a_pooler() {
 async fn a_setting_that_the_server_refuses_is_told_without_its_value() {
     let server = support::database().await;
     for option in ["work_mem%3Dhush", "search_paht%3Dhush", "enable_seqscan%3Dhush"] {
-        let database = connect(&format!("{}&options=-c%20{option}", server.url())).await;
-        let error = column(&database, "select 1").await.unwrap_err();
+        let error = refused(&format!("{}&options=-c%20{option}", server.url())).await;
         assert!(!error.contains("hush"), "{error}");
         assert!(error.contains("parameter"), "{error}");
     }
