@@ -100,6 +100,7 @@ impl App {
         let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock: Arc::new(SystemClock::new()),
@@ -114,6 +115,13 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
+        match settings.database.row_security {
+            config::RowSecurity::Refuse => {}
+            config::RowSecurity::Accept => event::RowSecurityAccepted.emit(&runner.metrics),
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -186,6 +194,11 @@ impl App {
         bell.stop().await.context("could not stop the bell")?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
+    }
+
+    /// Closes the connections to the database, before somebody stops it.
+    pub async fn close(&self) {
+        self.database.close().await;
     }
 
     async fn bell(&self, notify: &Arc<Notify>, beats: &Arc<Beats>) -> Result<Bell, AppError> {

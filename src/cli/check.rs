@@ -6,6 +6,7 @@ use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, QueryPlace, QueryProblem};
 use crate::app;
+use crate::config::RowSecurity;
 use crate::definition::{self, JobFiles, Place, Problem, Problems};
 
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,13 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         return Err(Failure::problems(&Problems::new(problems)));
     }
     output::result(&format!("{jobs}, no problems; every query was prepared\n"))?;
+    match settings.database.row_security {
+        RowSecurity::Refuse => {}
+        RowSecurity::Accept => output::result(
+            "`database.row_security` is `accept`: rows that a policy hides from the role are missing \
+             from the cache\n",
+        )?,
+    }
     Ok(Exit::Ok)
 }
 

@@ -71,6 +71,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         () = signals.next() => return Ok(Exit::Failed),
     };
     if options.once {
+        app.close().await;
         return Ok(exit);
     }
     output::result(&invitation(&settings, &sandbox))?;

@@ -99,11 +99,11 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let jobs = loaded.select_any(&options.names)?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let now = app.runner.clock.now();
-    let list = Arc::new(app.runner.source.tenants().await?);
+    let list = Arc::new(app.runner.reader.tenants().await?);
 
     let mut plans = Vec::new();
     for job in &jobs {
-        let found = estimate(app.runner.source.as_ref(), job, &list, now).await?;
+        let found = estimate(app.runner.reader.as_ref(), job, &list, now).await?;
         plans.push(plan_job(job, found, now));
     }
     // A cache that does not tell its memory is no reason not to plan.

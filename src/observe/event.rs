@@ -573,6 +573,34 @@ impl DatabaseIsReplica<'_> {
     }
 }
 
+/// Policies of row-level security may hide rows, and the settings accept that.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSecurityAccepted;
+
+impl RowSecurityAccepted {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        warn!(
+            "`database.row_security` is `accept`: a row that a policy hides from the role is \
+             missing from the cache, and nothing tells"
+        );
+    }
+}
+
+/// A setting is there that has no effect any more.
+#[derive(Clone, Copy, Debug)]
+pub struct PgbouncerIsSet;
+
+impl PgbouncerIsSet {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!(
+            "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+             behind every pooler in transaction or session mode"
+        );
+    }
+}
+
 /// The cache server is another process than before.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheRestarted;
