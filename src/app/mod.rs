@@ -124,6 +124,7 @@ impl App {
         let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
@@ -139,6 +140,9 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -222,6 +226,11 @@ impl App {
         keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
+    }
+
+    /// Closes the connections to the database, before somebody stops it.
+    pub async fn close(&self) {
+        self.database.close().await;
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
@@ -423,9 +432,9 @@ fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSetting
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.

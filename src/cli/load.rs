@@ -10,6 +10,7 @@ use crate::config::{ConfigError, LogFormat, Overrides, Settings, process_environ
 use crate::definition::{self, JobFiles, Problems};
 use crate::domain::job::{Job, JobName};
 use crate::domain::spelling;
+use crate::observe::event;
 use crate::telemetry;
 
 /// Checked settings and jobs.
@@ -54,6 +55,9 @@ impl Global {
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        for text in settings.notices() {
+            event::SettingsNotice { text: &text }.emit();
+        }
         Ok(())
     }
 

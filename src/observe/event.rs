@@ -618,6 +618,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {
@@ -633,6 +647,20 @@ impl DatabaseIsReplica<'_> {
             server,
             "database `{server}` is a replica: what it has not received yet is warmed as it was \
              before, even right after a change; hint: let `database.url` lead to the primary"
+        );
+    }
+}
+
+/// A setting is there that has no effect any more.
+#[derive(Clone, Copy, Debug)]
+pub struct PgbouncerIsSet;
+
+impl PgbouncerIsSet {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!(
+            "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+             behind every pooler in transaction or session mode"
         );
     }
 }
