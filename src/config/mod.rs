@@ -71,6 +71,29 @@ pub enum LogFormat {
     Json,
 }
 
+const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
+
+impl LogFormat {
+    /// What the command line and the environment say, whatever is wrong with the other settings.
+    pub fn of(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let named = environment.into_iter().find(|(name, _)| name == LOG_FORMAT);
+        let named = Self::named(named.as_ref().map(|(_, value)| value.as_str()));
+        overrides.log_format.or(named.ok()).unwrap_or_default()
+    }
+
+    fn named(name: Option<&str>) -> Result<Self, &str> {
+        match name {
+            None | Some("") => Ok(Self::default()),
+            Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            Some(other) => Err(other),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -142,6 +165,8 @@ pub struct Runner {
 pub struct Http {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it answers `/healthz` and `/readyz` besides, and nothing else.
+    pub probes: Option<SocketAddr>,
     /// What a changing request must carry; without it there are none.
     pub token: Option<SecretString>,
     /// How long `/readyz` waits for required jobs.
@@ -316,15 +341,11 @@ impl Settings {
 
 impl Log {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
-        let format = match layers.variable("PREHEAT_LOG_FORMAT") {
-            None => LogFormat::default(),
-            Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(found) => {
-                read.refuse_variable("PREHEAT_LOG_FORMAT", found, "`text` or `json`");
-                LogFormat::default()
-            }
-        };
+        let named = layers.variable(LOG_FORMAT);
+        let format = LogFormat::named(named).unwrap_or_else(|found| {
+            read.refuse_variable(LOG_FORMAT, found, "`text` or `json`");
+            LogFormat::default()
+        });
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
             // What other crates find worth telling is not what an operator looks for.
@@ -489,6 +510,11 @@ impl Http {
                 "http.listen",
                 SocketAddr::from(([127, 0, 0, 1], 9464)),
                 "Where HTTP is served; port 0 takes any free one",
+            ),
+            probes: read.optional_address(
+                "http.probes",
+                "A second address that answers `/healthz` and `/readyz` alone, with connections of its \
+                 own: whoever fills those of `listen` keeps no probe from its answer",
             ),
             token: read.secret(
                 "http.token",

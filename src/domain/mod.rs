@@ -19,5 +19,6 @@ pub mod row;
 pub mod run;
 pub mod schedule;
 pub mod server_url;
+pub mod shown;
 pub mod spelling;
 pub mod tenant;

@@ -33,10 +33,14 @@ use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 
@@ -102,21 +106,27 @@ impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
-        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
+        database.reach().await?;
+        Ok(database)
+    }
+
+    /// Connects once, past the pool, to see whether the server is there.
+    pub async fn reach(&mut self) -> Result<(), ConnectError> {
+        let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
         // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
-        let begun = timeout(CONNECT_TIMEOUT, database.begin_on(&mut connection, begin)).await;
+        let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
             Ok(Ok(_sent)) => {}
-            Ok(Err(error)) => return Err(NotConnected::new(database.server(), &error).into_error()),
+            Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
             Err(_elapsed) => {
-                return Err(NotConnected::in_time(database.server(), CONNECT_TIMEOUT).into_error());
+                return Err(NotConnected::in_time(self.server(), CONNECT_TIMEOUT).into_error());
             }
         }
-        database.is_replica = is_replica(&mut connection).await;
+        self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
-        Ok(database)
+        Ok(())
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
@@ -141,7 +151,7 @@ impl Database {
         Ok(Self { pool, permits, route, is_replica: false, settings, session })
     }
 
-    /// Whether the server was a replica when [`Self::connect`] looked.
+    /// Whether the server was a replica when [`Self::reach`] looked.
     pub fn is_replica(&self) -> bool {
         self.is_replica
     }
@@ -213,6 +223,7 @@ impl Database {
         let begin = match (self.may_write(access), access) {
             (true, Access::Write) => "begin read write",
             (true, _) => "begin",
+            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
         let sent = format!("{begin}; {locals}");
@@ -222,7 +233,7 @@ impl Database {
 
     fn may_write(&self, access: Access) -> bool {
         match access {
-            Access::ReadOnly => false,
+            Access::ReadOnly | Access::Snapshot => false,
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
@@ -319,6 +330,8 @@ impl fmt::Debug for Database {
 enum Access {
     /// Read, whatever the settings say.
     ReadOnly,
+    /// The same, with the data of one moment in all its statements.
+    Snapshot,
     /// Write too, where [`DatabaseSettings::read_only`] lets it.
     AsSet,
     /// Write, whatever the settings say: our own tables and triggers.
@@ -366,6 +379,8 @@ impl Transaction {
         if self.may_write {
             return self.commit().await;
         }
+        // The end of the last answer is on its way; before it has come, nothing is sent.
+        self.flush().await?;
         let sent = self.execute(sqlx::raw_sql("rollback")).now_or_never();
         self.is_whole = sent.is_none_or(|answer| answer.is_ok());
         Ok(())
@@ -390,9 +405,15 @@ impl Transaction {
             return Ok(false);
         }
         self.has_begun_again = true;
+        self.begin_anew().await?;
+        Ok(true)
+    }
+
+    /// Undoes it and begins in the same way.
+    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -198,7 +198,7 @@ impl PostgresSource {
         })
     }
 
-    async fn read_in(
+    pub(super) async fn read_in(
         &self,
         transaction: &mut Transaction,
         job: &Job,
@@ -497,7 +497,7 @@ impl TenantColumn {
 }
 
 /// A column's bytes on the wire; `None` for NULL.
-fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 

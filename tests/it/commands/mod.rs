@@ -8,10 +8,12 @@ mod demo;
 mod documents;
 mod history;
 mod invalidate;
+mod memory;
 mod plan;
 mod rights;
 mod secrets;
 mod settings;
+mod terminal;
 mod warm;
 
 use std::collections::BTreeMap;
