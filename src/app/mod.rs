@@ -321,7 +321,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
-    let begin = async {
+    let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
         let mut versions = Versions::new(files);
@@ -329,15 +329,15 @@ pub async fn serve(
         app.jobs = versions.in_use();
         Ok((app, history, versions))
     };
-    let begun = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = orders.stops.requested() => Ok(None),
-        begun = begin => begun.map(Some),
+        connected = Box::pin(connecting) => connected.map(Some),
         error = start.gives_up(orders.wait) => Err(error),
     };
-    match begun {
+    match outcome {
         Ok(Some((app, history, versions))) => {
-            app.work(settings, (front, history, versions), orders).await
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;

@@ -1332,6 +1332,8 @@ mod tests {
         let line = logged(|| started.emit(&Metrics::new()));
         let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
+        let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
+        assert!(line.contains("with 1 job, on"), "{line}");
     }
 
     fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
@@ -1421,7 +1423,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
-        DEBUG changes of 2 tenants are warm again in job `services` job=services tenants=2 lag_ms=30
+        DEBUG 2 changes are warm again in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();
         for expected in [
@@ -1574,7 +1576,7 @@ mod tests {
         insta::assert_snapshot!(lines, @r#"
          WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
          WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
-         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+         WARN could not write the history; 5 run records wait and runs go on: disk full buffered=5 dropped=2
         DEBUG 3 run records were given up: the history is still away dropped=3
         "#);
         let page = metrics.encode();
