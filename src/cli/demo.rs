@@ -139,6 +139,10 @@ async fn first_pass(
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
+    if options.once {
+        // The servers end next, and a connection that they cut is a warning.
+        app.close().await;
+    }
     Ok((app, done.exit()))
 }
 

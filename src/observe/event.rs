@@ -144,14 +144,14 @@ impl fmt::Display for RunSummary<'_> {
         let tenants = record.report.tenants;
         write!(
             f,
-            "job `{}` ended {} after {:.1?}: {} of {} tenants warm, {} keys and {} bytes written",
+            "job `{}` ended {} after {:.1?}: {} of {} warm, {} and {} written",
             record.job,
             record.outcome,
             record.duration(),
             tenants.ok,
-            tenants.total,
-            record.report.keys.written,
-            record.report.bytes,
+            counted(tenants.total, "tenant"),
+            counted(record.report.keys.written, "key"),
+            counted(record.report.bytes, "byte"),
         )?;
         if tenants.fenced > 0 {
             write!(f, "; the data of {} kept changing", tenants.fenced)?;
@@ -185,7 +185,8 @@ impl ChangesSettled<'_> {
             metrics.change_settled(*lag);
         }
         let (tenants, lag_ms) = (lags.len(), millis(*longest));
-        debug!(%job, tenants, lag_ms, "changes of {tenants} tenants are warm again in job `{job}`");
+        let changed = counted(tenants, "tenant");
+        debug!(%job, tenants, lag_ms, "changes of {changed} are warm again in job `{job}`");
     }
 }
 
@@ -291,7 +292,7 @@ impl ChangesHeard {
     pub fn emit(self, metrics: &Metrics) {
         let notifications = self.notifications;
         metrics.notifications.inc_by(notifications as u64);
-        debug!(notifications, "{notifications} notifications of changes");
+        debug!(notifications, "{} of changes", counted(notifications, "notification"));
     }
 }
 
@@ -451,7 +452,8 @@ impl BatchSplit<'_> {
         let failure = kind.as_str();
         debug!(
             %job, %run, tenants, failure,
-            "a batch of job `{job}` with {tenants} tenants failed and is cut in two: {message}"
+            "a batch of job `{job}` with {} failed and is cut in two: {message}",
+            counted(tenants, "tenant")
         );
     }
 }
@@ -479,7 +481,8 @@ impl Invalidated<'_> {
             metrics.of_job(job).removed(*removed);
         }
         let Some(Failure { kind, message, .. }) = failure else {
-            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            let (keys, moved) = (counted(removed, "key"), counted(fences, "fence"));
+            info!(removed, fences, "{keys} removed on request, {moved} moved before");
             return;
         };
         let failure = kind.as_str();
@@ -696,8 +699,9 @@ impl Evictions<'_> {
         let Self { job, run, count } = self;
         warn!(
             %job, %run, count,
-            "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
-             what is written to it"
+            "the cache evicted {} while job `{job}` ran: its memory is too small for what is written \
+             to it",
+            counted(count, "key")
         );
     }
 }
@@ -885,7 +889,7 @@ impl HistoryPruned {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let runs = self.runs;
-        debug!(runs, "{runs} run records were older than the retention and are removed");
+        debug!(runs, "{} older than the retention removed", counted(runs, "run record"));
     }
 }
 
@@ -907,7 +911,10 @@ impl WorkerStarted<'_> {
         let address = listen.to_string();
         info!(
             version,
-            jobs, address, "preheat {version} works, with {jobs} jobs, on http://{listen}"
+            jobs,
+            address,
+            "preheat {version} works, with {}, on http://{listen}",
+            counted(jobs, "job")
         );
     }
 }
@@ -966,7 +973,15 @@ impl JobsReloaded {
     pub fn emit(self, metrics: &Metrics) {
         let jobs = self.jobs;
         metrics.jobs_rejected.set(0);
-        info!(jobs, "the job files were read again: {jobs} jobs");
+        info!(jobs, "the job files were read again: {}", counted(jobs, "job"));
+    }
+}
+
+/// Some things: `1 key`, `6 keys`.
+fn counted(number: impl TryInto<u64>, one: &str) -> String {
+    match number.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        several => format!("{several} {one}s"),
     }
 }
 
