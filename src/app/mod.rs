@@ -233,11 +233,6 @@ impl App {
         Ok(())
     }
 
-    /// Closes the connections to the database, before somebody stops it.
-    pub async fn close(&self) {
-        self.database.close().await;
-    }
-
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
     async fn history(
         &self,
