@@ -59,7 +59,7 @@ impl Global {
             }
             (Some(failure), Ok(_)) | (None, Err(failure)) => Err(failure),
             (Some(of_settings), Err(of_files)) => {
-                Err(Failure::shown(Exit::Usage, of_settings.text + "\n\n" + &of_files.text))
+                Err(Failure { text: of_settings.text + "\n\n" + &of_files.text, ..of_files })
             }
         }
     }
@@ -68,7 +68,8 @@ impl Global {
 impl Failure {
     /// Problems of job files, as they are shown.
     pub(super) fn problems(problems: &definition::Problems) -> Self {
-        Self::shown(Exit::Usage, problems.render(output::is_coloured()))
+        let is_coloured = output::is_coloured();
+        Self { exit: Exit::Usage, text: problems.render(is_coloured), is_coloured }
     }
 }
 
@@ -107,11 +108,11 @@ impl Loaded {
 
     fn no_such_job(&self, name: &str) -> Failure {
         let known = || self.files.jobs().keys().map(JobName::as_str);
-        let folder = self.settings.jobs.display();
+        let (shown, folder) = (output::shown(name), self.settings.jobs.display());
         let hint = match spelling::nearest(name, known()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("the jobs are {}", spelling::listed(known(), "and")),
         };
-        Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
+        Failure::usage(anyhow::anyhow!("there is no job `{shown}` in `{folder}`\n  hint: {hint}"))
     }
 }

@@ -69,6 +69,8 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
+    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    Locked,
     /// The statement took too long: with fewer tenants it may not.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
@@ -89,6 +91,7 @@ impl SourceErrorKind {
         match self {
             Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
+            Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
             Self::Encoding => FailureKind::Encoding,
             Self::TooLarge => FailureKind::TooManyRows,
@@ -270,6 +273,16 @@ impl Book {
 
 /// How long a book lives after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
+
+/// Fences that one command looks at. This and the next two say how many commands a question takes, for
+/// whoever has to know before it is asked.
+pub const FENCES_A_COMMAND: usize = 500;
+
+/// Names of a manifest, or notes of a book, in one command: the server does nothing else meanwhile.
+pub const NAMES_A_COMMAND: usize = 1_000;
+
+/// Commands in which the server says what [`Cache::stats`] answers.
+pub const STATS_COMMANDS: usize = 3;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;

@@ -13,8 +13,9 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Uncertain, Work};
+use super::breaker::SharedBreaker;
 use super::changes::FOLLOW_UP;
-use super::limit::{Lane, Limits, SharedBreaker};
+use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
@@ -270,6 +271,10 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
+        if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
+            // Why it did not end in time comes before that it did not.
+            report.fail(Failure::new(FailureKind::Locked, None, message));
+        }
         let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
         let (job, now) = (&order.job.name, self.clock.monotonic());
         // Its tenants are warmed again by then, and all that was sent has been done.
@@ -471,7 +476,7 @@ fn say_that_it_may_be_lost(report: &mut Report) {
 
 /// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
 /// would be torn apart.
-fn each_once(list: &Tenants) -> Vec<u32> {
+pub(super) fn each_once(list: &Tenants) -> Vec<u32> {
     let mut seen = HashSet::with_capacity(list.len());
     let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
     first.map(|(_, position)| position).collect()

@@ -26,24 +26,6 @@ pub(super) async fn columns(
     Ok(row.columns().to_vec())
 }
 
-/// Lets the server plan a query; answers whether it would write.
-pub(super) async fn would_write(
-    transaction: &mut Transaction,
-    sql: &str,
-    arguments: PgArguments,
-) -> Result<bool, ReadError> {
-    const BEFORE: &str = "explain (format json)\n";
-    // Within a text of the plan the quotes would be escaped.
-    const WRITES: &[u8] = b"\"Node Type\": \"ModifyTable\"";
-    let given = arguments.len();
-    let sql = AssertSqlSafe(format!("{BEFORE}{sql}"));
-    let query = sqlx::query_with(sql, arguments).persistent(false);
-    let row = query.fetch_one(&mut **transaction).await;
-    let row = row.map_err(|error| refused(error, given).after(BEFORE.len()))?;
-    let plan = row.try_get_raw(0)?.as_bytes().unwrap_or_default();
-    Ok(plan.windows(WRITES.len()).any(|window| window == WRITES))
-}
-
 /// A statement without the semicolon at its end and what follows.
 pub(super) fn statement(sql: &str) -> &str {
     let mut rest = sql;

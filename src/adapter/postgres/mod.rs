@@ -33,10 +33,14 @@ use self::session::{Bounds, LOCK_WAIT, Local, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 
@@ -100,19 +104,25 @@ impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
-        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
-        // What no transaction could begin with shows here, and not in each of them.
+        database.reach().await?;
+        Ok(database)
+    }
+
+    /// Connects once, past the pool, to see whether the server is there, and whether a transaction
+    /// can begin as each will.
+    pub async fn reach(&mut self) -> Result<(), ConnectError> {
+        let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
-        let begun = timeout(CONNECT_TIMEOUT, database.begin_on(&mut connection, begin)).await;
+        let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
             Ok(Ok(_sent)) => {}
-            Ok(Err(error)) => return Err(NotConnected::new(&database.server, &error).into_error()),
-            Err(_elapsed) => return Err(NotConnected::in_time(&database.server).into_error()),
+            Ok(Err(error)) => return Err(NotConnected::new(&self.server, &error).into_error()),
+            Err(_elapsed) => return Err(NotConnected::in_time(&self.server).into_error()),
         }
-        database.is_replica = is_replica(&mut connection).await;
+        self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
-        Ok(database)
+        Ok(())
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
@@ -138,7 +148,7 @@ impl Database {
         Ok(Self { pool, permits, target, server, is_replica: false, settings, session })
     }
 
-    /// Whether the server was a replica when [`Self::connect`] looked.
+    /// Whether the server was a replica when [`Self::reach`] looked.
     pub fn is_replica(&self) -> bool {
         self.is_replica
     }
@@ -204,7 +214,7 @@ impl Database {
         connection: &mut PgConnection,
         begin: Begin,
     ) -> Result<String, sqlx::Error> {
-        let Begin { access, bounds } = begin;
+        let Begin { access, bounds, is_of_one_moment } = begin;
         let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
         let locals = self.session(connection).await?.locals(bounds);
         let begin = match (self.may_write(access), access) {
@@ -212,7 +222,11 @@ impl Database {
             (true, _) => "begin",
             (false, _) => "begin read only",
         };
-        let sent = format!("{begin}; {locals}");
+        let isolation = if is_of_one_moment { " isolation level repeatable read" } else { "" };
+        let mut sent = format!("{begin}{isolation}; {locals}");
+        if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
+            sent.push_str("; set local row_security = off");
+        }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sent.as_str()))).await?;
         Ok(sent)
     }
@@ -223,6 +237,12 @@ impl Database {
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
+    }
+
+    /// Whether nothing says in which time zone queries compute, by the last look.
+    fn is_zone_unsaid(&self) -> bool {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(Session::is_zone_unsaid)
     }
 
     /// What transactions set, looked up now and then.
@@ -300,17 +320,25 @@ enum Access {
 struct Begin {
     access: Access,
     bounds: Bounds,
+    is_of_one_moment: bool,
 }
 
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
-        Self { access, bounds: Bounds { statement: longest, lock: LOCK_WAIT } }
+        let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
+        Self { access, bounds, is_of_one_moment: false }
+    }
+
+    /// With all that is read being of one moment.
+    fn of_one_moment(self) -> Self {
+        Self { is_of_one_moment: true, ..self }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
-        Self { access: Access::Write, bounds: Bounds { statement: Duration::MAX, lock } }
+        let bounds = Bounds { statement: Duration::MAX, lock };
+        Self { access: Access::Write, bounds, is_of_one_moment: false }
     }
 }
 
@@ -353,16 +381,21 @@ impl Transaction {
         self.is_whole = matches!(undone, Ok(Ok(_)));
     }
 
-    /// Undoes it and begins again in the same way, on the same connection; answers whether it did,
-    /// which it does once.
+    /// Restarts it, once; answers whether it did.
     async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
         if self.has_begun_again {
             return Ok(false);
         }
         self.has_begun_again = true;
+        self.restart().await?;
+        Ok(true)
+    }
+
+    /// Undoes it and begins again in the same way, on the same connection.
+    async fn restart(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
-        Ok(true)
+        Ok(())
     }
 }
 

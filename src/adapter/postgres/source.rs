@@ -141,9 +141,18 @@ impl PostgresSource {
         &self,
         transaction: &mut Transaction,
     ) -> Result<TenantsShape, ReadError> {
-        let sql = &self.settings.sql;
-        let found = describe::columns(transaction, sql, PgArguments::default()).await?;
-        let columns = column::columns(&found);
+        let (sql, none) = (&self.settings.sql, PgArguments::default());
+        let columns = describe::columns(transaction, sql, none).await?;
+        self.shape(transaction, &columns).await
+    }
+
+    /// The same by its columns.
+    pub(super) async fn shape(
+        &self,
+        transaction: &mut Transaction,
+        found: &[PgColumn],
+    ) -> Result<TenantsShape, ReadError> {
+        let columns = column::columns(found);
         let (Some(raw), Some(first)) = (found.first(), columns.first()) else {
             let message = "the tenant query returns no column".to_owned();
             return Err(ReadError::Other(SourceErrorKind::Definition, message));
@@ -198,7 +207,7 @@ impl PostgresSource {
         })
     }
 
-    async fn read_in(
+    pub(super) async fn read_in(
         &self,
         transaction: &mut Transaction,
         job: &Job,
@@ -497,7 +506,7 @@ impl TenantColumn {
 }
 
 /// A column's bytes on the wire; `None` for NULL.
-fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 

@@ -179,6 +179,11 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
     CacheError { kind, message }
 }
 
+/// Whether the server answers nobody yet, or not to those who have not logged in.
+pub(super) fn is_not_ready(error: &RedisError) -> bool {
+    error.code() == Some("NOAUTH") || refused(error).kind == CacheErrorKind::Transient
+}
+
 fn unexpected(value: &Value) -> CacheError {
     // The value itself may be data, so that only its kind is named.
     let kind = if *value == Value::Nil {

@@ -9,8 +9,10 @@ mod demo;
 mod documents;
 mod history;
 mod invalidate;
+mod memory;
 mod plan;
 mod settings;
+mod terminal;
 mod warm;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod invalidate;
 pub(crate) mod ledger;
+mod load;
 pub(crate) mod record;
 mod restart;
 mod roster;
@@ -78,7 +79,7 @@ pub(crate) fn job(name: &str) -> Job {
         overlap: Overlap::Skip,
         retries: 3,
         batch: many(100),
-        concurrency: many(2),
+        concurrency: Some(many(2)),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },
