@@ -2,8 +2,10 @@
 
 mod changes;
 mod front;
+mod keeper;
 mod queries;
 mod start;
+mod versions;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,10 +18,12 @@ use tokio::task::JoinSet;
 
 use self::changes::ChangeFeed;
 use self::front::Front;
+use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
     QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
 };
 use self::start::Start;
+use self::versions::Versions;
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
@@ -29,14 +33,13 @@ use crate::adapter::postgres::{
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
-use crate::config::{self, ConfigError, HistoryMode, Settings};
-use crate::definition::{self, Defaults};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
+use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
-use crate::domain::job::{Job, JobName, Jobs};
+use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
-use crate::engine::handle::Handle;
-use crate::engine::limit::Limits;
+use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
@@ -118,14 +121,14 @@ impl App {
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
         let source = Arc::new(source(settings, &database));
-        let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
             metrics,
-            limits: Limits::new(concurrency),
+            limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
@@ -135,6 +138,13 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
+        match settings.database.row_security {
+            config::RowSecurity::Refuse => {}
+            config::RowSecurity::Accept => event::RowSecurityAccepted.emit(&runner.metrics),
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -145,20 +155,23 @@ impl App {
     async fn work(
         self,
         settings: &Settings,
-        front: Front,
-        history: Arc<dyn History>,
+        (front, history, versions): (Front, Arc<dyn History>, Versions),
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
         let Orders { stops, reload, .. } = orders;
+        self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
-        let mut bell = self.bell(&notify, &beats).await?;
+        let ring = ring(&notify, &beats, &clock);
+        let bell = Bell::start(&bell_patterns(&self.jobs), Arc::clone(&ring)).await;
+        let bell = bell.context("could not start the bell")?;
         let version = env!("CARGO_PKG_VERSION");
         event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }
             .emit(&metrics);
+        tell_rejected(&versions, &metrics);
 
         let (jobs_read, jobs) = watch::channel(self.jobs.clone());
         let feed = ChangeFeed::new(settings, &self, jobs)?;
@@ -166,6 +179,7 @@ impl App {
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
+        let engine = engine.with_rejections(versions.rejections());
         let background = front.shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
@@ -185,14 +199,25 @@ impl App {
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
-        if let Some(mut feed) = feed {
-            let beginning = feed.begin(&handle).await?;
-            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        if let Some(feed) = feed {
+            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
         }
+        let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
+        let mut keeper = Keeper {
+            settings,
+            versions,
+            source: self.source,
+            bell,
+            ring,
+            jobs_read,
+            handle,
+            clock: shared_clock,
+            metrics: shared_metrics,
+        };
         tokio::select! {
             () = engine.run() => {}
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
-            () = reload_jobs((settings, reload), &mut bell, &jobs_read, (&handle, &metrics)) => {}
+            () = keeper.keep(reload) => {}
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
@@ -200,21 +225,14 @@ impl App {
         drop(tokio::join!(tokio::time::timeout(LAST_WORDS, all_ended), front.close(LAST_WORDS)));
         drop(tasks);
         records.give_up();
-        bell.stop().await.context("could not stop the bell")?;
+        keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
     }
 
-    async fn bell(&self, notify: &Arc<Notify>, beats: &Arc<Beats>) -> Result<Bell, AppError> {
-        let (notify, beats) = (Arc::clone(notify), Arc::clone(beats));
-        let clock = Arc::clone(&self.runner.clock);
-        let ring: Ring = Arc::new(move |_job| {
-            beats.scheduler_rang(clock.monotonic());
-            notify.notify_one();
-        });
-        Ok(Bell::start(&bell_patterns(&self.jobs), ring)
-            .await
-            .context("could not start the bell")?)
+    /// Closes the connections to the database, before somebody stops it.
+    pub async fn close(&self) {
+        self.database.close().await;
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
@@ -296,15 +314,22 @@ pub struct Orders<'a> {
 }
 
 /// The worker: listens, waits for its servers, and works until it is told to stop and has drained.
-pub async fn serve(settings: &Settings, jobs: Jobs, orders: Orders<'_>) -> Result<(), AppError> {
-    let (clock, metrics) = (Arc::new(SystemClock::new()), Metrics::new());
+pub async fn serve(
+    settings: &Settings,
+    files: JobFiles,
+    orders: Orders<'_>,
+) -> Result<(), AppError> {
+    let (clock, metrics): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), Metrics::new());
     let servers = Servers::lazy(settings)?;
-    let start = Start::new(&servers, clock, Arc::clone(&metrics));
+    let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
     let begin = async {
-        let app = start.connect(settings, jobs, servers).await?;
+        let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
-        Ok((app, history))
+        let mut versions = Versions::new(files);
+        versions.check(&app.source, clock.as_ref()).await;
+        app.jobs = versions.in_use();
+        Ok((app, history, versions))
     };
     let begun = tokio::select! {
         biased;
@@ -313,7 +338,9 @@ pub async fn serve(settings: &Settings, jobs: Jobs, orders: Orders<'_>) -> Resul
         error = start.gives_up(orders.wait) => Err(error),
     };
     match begun {
-        Ok(Some((app, history))) => app.work(settings, front, history, orders).await,
+        Ok(Some((app, history, versions))) => {
+            app.work(settings, (front, history, versions), orders).await
+        }
         Ok(None) => {
             front.close(LAST_WORDS).await;
             event::WorkerStopped.emit(&metrics);
@@ -326,8 +353,31 @@ pub async fn serve(settings: &Settings, jobs: Jobs, orders: Orders<'_>) -> Resul
     }
 }
 
+/// Rings for the engine, and shows that the bell lives.
+fn ring(notify: &Arc<Notify>, beats: &Arc<Beats>, clock: &Arc<dyn Clock>) -> Ring {
+    let (notify, beats, clock) = (Arc::clone(notify), Arc::clone(beats), Arc::clone(clock));
+    Arc::new(move |_job| {
+        beats.scheduler_rang(clock.monotonic());
+        notify.notify_one();
+    })
+}
+
 fn memory_history() -> Arc<dyn History> {
     Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
+}
+
+/// The permits of a worker with these settings: one is for changes alone where that leaves enough.
+pub fn worker_shares(settings: &Settings) -> Shares {
+    let most = settings.database.max_connections;
+    // With one connection nobody can listen.
+    let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
+    Shares::of_worker(permits(settings, most - u32::from(listens)))
+}
+
+/// Batches in flight: a permit without a connection would be one to wait for a connection.
+fn permits(settings: &Settings, connections: u32) -> u32 {
+    let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+    concurrency.min(connections)
 }
 
 /// Applies the migrations of preheat's own schema; answers how many that took.
@@ -397,45 +447,6 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
     }
 }
 
-/// When the bell rings: for each job that is enabled, by its schedule.
-fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
-    let pattern = |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
-    jobs.iter().filter(|(_, job)| job.enabled).map(pattern).collect()
-}
-
-/// Reads the job files again each time that somebody asks for it; never ends. Files with problems
-/// change nothing: the last good ones stay.
-async fn reload_jobs(
-    (settings, reload): (&Settings, &Notify),
-    bell: &mut Bell,
-    jobs_read: &watch::Sender<Jobs>,
-    (handle, metrics): (&Handle, &Metrics),
-) {
-    loop {
-        reload.notified().await;
-        match load_jobs(settings, bell).await {
-            Ok(jobs) => {
-                handle.replace(jobs.clone()).await;
-                jobs_read.send_replace(jobs);
-            }
-            Err(problems) => event::JobsRejected { problems: &problems }.emit(metrics),
-        }
-    }
-}
-
-/// The jobs of the folder, with a bell that rings for them; or what is wrong, as it is shown.
-async fn load_jobs(settings: &Settings, bell: &mut Bell) -> Result<Jobs, String> {
-    let (folder, defaults) = (settings.jobs.clone(), job_defaults(settings));
-    // Away from the loop: a folder may be on a disk that hangs.
-    let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
-    let loaded = load.await.map_err(|error| error.to_string())?;
-    let files = loaded.map_err(|problems| problems.render(false))?;
-    let ringing = bell.replace(&bell_patterns(files.jobs())).await;
-    // A bell that rings for others now and then harms nothing: the loop looks at the clock itself.
-    ringing.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-    Ok(files.jobs().clone())
-}
-
 /// Asks the servers for the numbers that are theirs, whenever somebody looks.
 fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
     Arc::new(move || {
@@ -443,6 +454,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
         Box::pin(async move {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
+            runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
                 runner.metrics.set_cache_counters(stats.hits, stats.misses);

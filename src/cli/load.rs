@@ -155,11 +155,11 @@ impl Loaded {
 
     fn no_such_job(&self, name: &str) -> Failure {
         let known = || self.files.jobs().keys().map(JobName::as_str);
-        let folder = self.settings.jobs.display();
+        let (shown, folder) = (output::shown(name), self.settings.jobs.display());
         let hint = match spelling::nearest(name, known()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("the jobs are {}", spelling::listed(known(), "and")),
         };
-        Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
+        Failure::usage(anyhow::anyhow!("there is no job `{shown}` in `{folder}`\n  hint: {hint}"))
     }
 }

@@ -190,6 +190,7 @@ impl From<SourceError> for Failure {
         let exit = match error.kind {
             SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
+            | SourceErrorKind::Locked
             | SourceErrorKind::Timeout => Exit::Unreachable,
             SourceErrorKind::Data
             | SourceErrorKind::Encoding

@@ -2,7 +2,11 @@
 
 use std::io::{self, Write};
 
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use serde::Serialize;
+
+use crate::domain::shown::is_harmful;
+pub(super) use crate::domain::shown::shown;
 
 /// Writes a result. A reader that has gone (`preheat … | head`) is no error.
 pub(super) fn result(text: &str) -> io::Result<()> {
@@ -38,32 +42,22 @@ pub(super) fn problem(text: &str) {
 /// The same of a text that has colours of its own; nothing else in it reaches the terminal.
 pub(super) fn coloured_problem(text: &str) {
     let mut err = anstream::stderr().lock();
-    let mut pieces = Vec::new();
-    for (index, piece) in text.split("\u{1b}[").enumerate() {
-        let is_colour = |end: &usize| {
-            let code = piece.get(..*end).unwrap_or_default();
-            code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';')
-        };
-        let colour = piece.find('m').filter(is_colour).filter(|_| index > 0);
-        let (colour, rest) = piece.split_at(colour.map_or(0, |end| end + 1));
-        pieces.push(match (index, colour) {
-            (0, _) => harmless(rest, escaped),
-            (_, "") => harmless(&format!("\u{1b}[{rest}"), escaped),
-            (_, colour) => format!("\u{1b}[{colour}{}", harmless(rest, escaped)),
-        });
-    }
-    drop(writeln!(err, "{}", pieces.concat()));
+    drop(writeln!(err, "{}", with_colours_only(text)));
 }
 
-/// What came from data (a tenant's id, a key, a message of a server), in one line and without anything
-/// that a terminal would obey. All else that is printed may have lines of its own.
-pub(super) fn shown(data: &str) -> String {
-    let mut safe = String::with_capacity(data.len());
-    for character in data.chars() {
-        if is_harmful(character) {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
+fn with_colours_only(text: &str) -> String {
+    const BEGIN: &str = "\u{1b}[";
+    let mut pieces = text.split(BEGIN);
+    let mut safe = harmless(pieces.next().unwrap_or_default(), escaped);
+    for piece in pieces {
+        let digits = |code: &str| code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';');
+        let colour = piece.split_once('m').filter(|(code, _)| digits(code));
+        match colour {
+            Some((code, rest)) => {
+                safe.extend([BEGIN, code, "m"]);
+                safe.push_str(&harmless(rest, escaped));
+            }
+            None => safe.push_str(&harmless(&format!("{BEGIN}{piece}"), escaped)),
         }
     }
     safe
@@ -84,15 +78,6 @@ fn harmless(text: &str, escape: fn(char) -> String) -> String {
         }
     }
     safe
-}
-
-fn is_harmful(character: char) -> bool {
-    let turns_direction = matches!(
-        character,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    let ends_a_line = matches!(character, '\u{2028}' | '\u{2029}');
-    character.is_control() || turns_direction || ends_a_line
 }
 
 fn escaped(character: char) -> String {
@@ -125,6 +110,20 @@ pub(super) fn wrapped(title: usize, text: &str) -> String {
         }
     }
     lines.join(&format!("\n{:title$}", ""))
+}
+
+/// Makes a table as wide as the terminal at most: its first column breaks, its numbers do not. One column
+/// apart, they need no further room.
+pub(super) fn fit(table: &mut Table) {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(index > 0), 0));
+        if index > 0 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    if let Some(columns) = columns() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
 }
 
 /// Whether problems are shown in colour.
@@ -168,7 +167,7 @@ pub(super) fn size(bytes: usize) -> String {
         (1_000, "kB"),
         (1, "B"),
     ];
-    let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes % unit == 0);
+    let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
     let (unit, name) = unit.unwrap_or((1, "B"));
     format!("{}{name}", bytes / unit)
 }
@@ -200,16 +199,20 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn nothing_that_a_terminal_would_obey_is_left_of_data() {
-        let hostile = "a\u{1b}[31mred\u{7}\r\nb\u{9b}2J\u{202e}c\td\u{7f}";
-        let safe = r"a\u{1b}[31mred\u{7}\r\nb\u{9b}2J\u{202e}c\td\u{7f}";
-        assert_eq!(shown(hostile), safe);
-        assert_eq!(harmless("a\r\nb\tc\rd", escaped), "a\r\nb\tc\\rd");
+    fn lines_stay_and_nothing_that_a_terminal_would_obey() {
+        assert_eq!(harmless("a\r\nb\tc\rd\u{1b}[2J", escaped), "a\r\nb\tc\\rd\\u{1b}[2J");
+        let hostile = "a\u{1b}[31m\u{9b}2J\u{202e}\u{7f}\r\n";
         let json = serde_json::to_string(hostile).unwrap();
         let json = harmless(&json, escaped_in_json);
         assert!(!json.chars().any(is_harmful), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
-        assert_eq!(shown("ö “x” 'y' \"z\" \\ 東京"), "ö “x” 'y' \"z\" \\ 東京");
+    }
+
+    #[test]
+    fn of_what_a_terminal_would_obey_only_colours_are_left_in_a_text_that_has_some() {
+        let text = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \u{1b}[2Jx\u{1b}]0;title\u{7}\u{1b}[31";
+        let left = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \\u{1b}[2Jx\\u{1b}]0;title\\u{7}\\u{1b}[31";
+        assert_eq!(with_colours_only(text), left);
     }
 
     #[test]

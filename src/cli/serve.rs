@@ -25,7 +25,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let (stops, reload) = (Stops::default(), Notify::new());
     let orders = Orders { stops: stops.clone(), reload: &reload, wait: options.wait };
     tokio::select! {
-        served = app::serve(&loaded.settings, loaded.files.jobs().clone(), orders) => served?,
+        served = app::serve(&loaded.settings, loaded.files, orders) => served?,
         // The worker says in its log that it stops.
         never = signals.stop(&stops, || {}) => match never {},
         never = hangup.pass_on(&reload) => match never {},

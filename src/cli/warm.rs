@@ -61,7 +61,11 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
     let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
-    let say = || pass.bars.say("stopping: batches in flight are finished; again, and they are not");
+    let say = || {
+        pass.bars.say(
+            "stopping: batches in flight are finished first; press Ctrl-C again to abort them",
+        );
+    };
     let done = tokio::select! {
         done = pass.warm(&jobs, tenants) => done?,
         never = StopSignals::listen()?.stop(&pass.stops, say) => match never {},
@@ -202,6 +206,8 @@ impl Pass {
         }
         let mut records: Vec<(usize, RunRecord)> = Vec::new();
         let mut redraw = tokio::time::interval(REDRAW);
+        // The first one comes at once.
+        redraw.tick().await;
         while !runs.is_empty() {
             tokio::select! {
                 Some(ended) = runs.join_next() => {
@@ -212,7 +218,9 @@ impl Pass {
                     records.push((index, record));
                 }
                 () = &mut ends => {}
-                _ = redraw.tick() => bars.iter().flatten().for_each(Bar::redraw),
+                _ = redraw.tick() => {
+                    bars.iter_mut().flatten().for_each(|bar| bar.redraw(&self.bars));
+                }
             }
         }
         records.sort_by_key(|(index, _)| *index);

@@ -18,5 +18,6 @@ pub mod retry;
 pub mod row;
 pub mod run;
 pub mod schedule;
+pub mod shown;
 pub mod spelling;
 pub mod tenant;

@@ -99,6 +99,8 @@ pub enum FailureKind {
     Query,
     /// The query took longer than its statement timeout.
     StatementTimeout,
+    /// A table stayed locked by others, as by a migration.
+    Locked,
     /// A row belonged to a tenant that was not asked for.
     ForeignRow,
     /// A value has no JSON.
@@ -149,6 +151,7 @@ impl FailureKind {
             Self::DatabaseUnavailable => "database_unavailable",
             Self::Query => "query",
             Self::StatementTimeout => "statement_timeout",
+            Self::Locked => "locked",
             Self::ForeignRow => "foreign_row",
             Self::Encoding => "encoding",
             Self::TooManyRows => "too_many_rows",

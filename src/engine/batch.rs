@@ -44,6 +44,8 @@ pub(super) struct Work {
     uncertain: Mutex<Uncertain>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
+    /// What the last read said that met a lock, while none has worked since.
+    locked: Mutex<Option<String>>,
     /// Some tenant could be read.
     worked: AtomicBool,
     /// Tenants that failed alone since one could be read.
@@ -67,12 +69,13 @@ impl Work {
             unsettled: Mutex::default(),
             uncertain: Mutex::default(),
             given_up: OnceLock::new(),
+            locked: Mutex::default(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
         })
     }
 
-    /// Does all batches, at most `job.concurrency` of them at once.
+    /// Does all batches, at most so many of them at once as the job may have in flight.
     pub(super) async fn all(
         self: &Arc<Self>,
         mut pending: VecDeque<Batch>,
@@ -81,9 +84,10 @@ impl Work {
         report: &mut Report,
     ) -> End {
         let mut tasks = JoinSet::new();
+        let at_once = self.runner.limits.shares().of_job(&self.order.job, self.order.lane);
         let mut draining = false;
         loop {
-            while !draining && tasks.len() < self.order.job.concurrency.get() {
+            while !draining && tasks.len() < at_once {
                 let Some(batch) = pending.pop_front() else { break };
                 tasks.spawn(Arc::clone(self).warm_or_fail(batch));
             }
@@ -153,7 +157,11 @@ impl Work {
                     }
                     Err(alone) => alone,
                 },
-                Remedy::Wait(_) | Remedy::StandBy(_) | Remedy::Fail | Remedy::GiveUp => part,
+                Remedy::Wait(_)
+                | Remedy::AwaitLock
+                | Remedy::StandBy(_)
+                | Remedy::Fail
+                | Remedy::GiveUp => part,
             };
             fail_all(&alone, refusal.kind, &refusal.message, &mut report);
             self.give_up_after(refusal);
@@ -167,7 +175,7 @@ impl Work {
             Remedy::GiveUp => true,
             // It was tried as often as it may be.
             Remedy::Wait(server) | Remedy::StandBy(server) => self.runner.breaker(server).is_open(),
-            Remedy::Fail => false,
+            Remedy::AwaitLock | Remedy::Fail => false,
             Remedy::Split => {
                 let in_a_row = self.lone_failures.fetch_add(1, Ordering::Relaxed) + 1;
                 // The query worked for some; but a database that is too slow for sixteen tenants,
@@ -193,6 +201,12 @@ impl Work {
     pub(super) fn it_worked(&self) {
         self.worked.store(true, Ordering::Relaxed);
         self.lone_failures.store(0, Ordering::Relaxed);
+        *self.locked() = None;
+    }
+
+    /// What the last read said that met a lock, while none has worked since.
+    pub(super) fn locked(&self) -> MutexGuard<'_, Option<String>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What may be removed, or not, or not yet.

@@ -370,6 +370,7 @@ fn passes(kind: FailureKind) -> bool {
         FailureKind::Tenants
         | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
+        | FailureKind::Locked
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly

@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod batch;
+mod breaker;
 mod changes;
 pub mod estimate;
 pub mod feed;

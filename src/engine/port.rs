@@ -69,6 +69,8 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
+    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    Locked,
     /// The statement took too long: with fewer tenants it may not.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
@@ -88,7 +90,7 @@ impl SourceErrorKind {
     pub fn is_about_query(self) -> bool {
         match self {
             Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
-            Self::Unavailable | Self::Transient | Self::Timeout => false,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
         }
     }
 
@@ -97,6 +99,7 @@ impl SourceErrorKind {
         match self {
             Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
+            Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
             Self::Encoding => FailureKind::Encoding,
             Self::TooLarge => FailureKind::TooManyRows,

@@ -13,8 +13,9 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Uncertain, Work};
+use super::breaker::SharedBreaker;
 use super::changes::FOLLOW_UP;
-use super::limit::{Lane, Limits, SharedBreaker};
+use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
@@ -33,6 +34,8 @@ use crate::observe::metric::Metrics;
 pub struct Runner {
     /// Where tenants and rows come from.
     pub source: Arc<dyn Source>,
+    /// The same for those who only look, whose queries cannot write whatever the settings say.
+    pub reader: Arc<dyn Source>,
     /// Where entries go.
     pub cache: Arc<dyn Cache>,
     /// What preheat keeps there for itself.
@@ -268,6 +271,10 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
+        if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
+            // Why it did not end in time comes before that it did not.
+            report.fail(Failure::new(FailureKind::Locked, None, message));
+        }
         let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
         let (job, now) = (&order.job.name, self.clock.monotonic());
         // Its tenants are warmed again by then, and all that was sent has been done.

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 27;
+const COUNT: usize = 29;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -79,8 +79,10 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CHANGE_LAG,
     &CHANGE_NOTIFICATIONS,
     &CHANGE_FEED_CONNECTED,
+    &CHANGE_FEED_LACKING,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
+    &PERMITS,
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
@@ -196,7 +198,15 @@ const CHANGE_FEED_CONNECTED: Declaration = Declaration {
     name: "preheat_change_feed_connected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while changes of the database are heard of, else 0",
+    help: "1 while every change of the jobs' tables is heard of, else 0: where the worker does not \
+           listen, and where a table lacks its triggers",
+};
+const CHANGE_FEED_LACKING: Declaration = Declaration {
+    name: "preheat_change_feed_tables_without_triggers",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Tables of the jobs that lack triggers of the change feed, or have them switched off; \
+           `preheat changes install` makes them",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -210,6 +220,12 @@ const BREAKER_OPEN: Declaration = Declaration {
     labels: &["server"],
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
            tries, else 0",
+};
+const PERMITS: Declaration = Declaration {
+    name: "preheat_permits",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "Permits to have a batch in flight that the job holds now",
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
@@ -303,9 +319,12 @@ pub struct Metrics {
     last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
     pub(super) notifications: Counter,
-    pub(super) feed_connected: Gauge,
+    feed: Mutex<FeedState>,
+    feed_connected: Gauge,
+    feed_lacking: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
+    permits: Family<OfJob, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
@@ -313,6 +332,13 @@ pub struct Metrics {
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
     build_info: Family<OfBuild, Gauge>,
+}
+
+/// What the gauges of the change feed are made from.
+#[derive(Debug, Default)]
+struct FeedState {
+    listens: bool,
+    lacking: usize,
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -401,9 +427,12 @@ impl Metrics {
             last_audit: Family::default(),
             change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
             notifications: Counter::default(),
+            feed: Mutex::default(),
             feed_connected: Gauge::default(),
+            feed_lacking: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
+            permits: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
             cache_restarts: Counter::default(),
@@ -440,8 +469,10 @@ impl Metrics {
         declare(to, &CHANGE_LAG, &self.change_lag);
         declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
         declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
+        declare(to, &CHANGE_FEED_LACKING, &self.feed_lacking);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
+        declare(to, &PERMITS, &self.permits);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
@@ -491,6 +522,7 @@ impl Metrics {
         drop(self.bytes.get_or_create(&job));
         drop(self.coverage.get_or_create(&job));
         drop(self.batch_retries.get_or_create(&job));
+        drop(self.permits.get_or_create(&job));
     }
 
     fn remove_gauges(&self, job: &JobName) {
@@ -505,6 +537,7 @@ impl Metrics {
         self.next_run.remove(&job);
         self.coverage.remove(&job);
         self.consistency.remove(&job);
+        self.permits.remove(&job);
     }
 
     /// The connections to the database at this moment.
@@ -512,6 +545,32 @@ impl Metrics {
         for (state, count) in [("idle", idle), ("in_use", in_use), ("max", max)] {
             self.db_connections.get_or_create(&OfState { state }).set(i64::from(count));
         }
+    }
+
+    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
+        for job in self.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let permits = held.get(job).copied().unwrap_or_default();
+            self.permits.get_or_create(&OfJob { job: job.clone() }).set(permits.into());
+        }
+    }
+
+    /// Whether the change feed listens.
+    pub(super) fn set_feed_listens(&self, listens: bool) {
+        self.set_feed(|feed| feed.listens = listens);
+    }
+
+    /// How many tables lack triggers of the change feed.
+    pub fn set_feed_lacking(&self, tables: usize) {
+        self.set_feed(|feed| feed.lacking = tables);
+    }
+
+    fn set_feed(&self, change: impl FnOnce(&mut FeedState)) {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feed);
+        let FeedState { listens, lacking } = *feed;
+        self.feed_connected.set(i64::from(listens && lacking == 0));
+        self.feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
     }
 
     /// The cache server's own counters. They start again when the server does.
@@ -788,6 +847,7 @@ mod tests {
             "preheat_last_success_timestamp_seconds{job=\"slots\"}",
             "preheat_coverage_ratio{job=\"slots\"}",
             "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_permits{job=\"slots\"}",
             "preheat_run_duration_seconds_sum{job=\"slots\"}",
             "preheat_change_lag_seconds_count",
             "preheat_history_dropped_total",

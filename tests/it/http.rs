@@ -165,8 +165,10 @@ impl Worker {
             Arc::clone(&metrics),
             retention,
         );
+        let source = Arc::new(source);
         let runner = Arc::new(Runner {
-            source: Arc::new(source),
+            source: Arc::clone(&source) as _,
+            reader: source,
             cache: Arc::clone(&cache) as _,
             ledger: Arc::clone(&cache) as _,
             clock: Arc::clone(&shared_clock),

@@ -6,6 +6,7 @@
 //! is shown by breaking the world on purpose: see [`Sabotage`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::limit::Shares;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Ledger, Read, Source,
     SourceError, SourceErrorKind,
@@ -178,7 +180,8 @@ impl Chaos {
     fn enter(&self, job: &str) -> super::engine::InFlight {
         let in_flight = self.gauge.enter(job);
         let (all, of_job) = (self.gauge.now(), self.gauge.now_of(job));
-        let allowed = self.jobs[job].concurrency.get();
+        let said = self.jobs[job].concurrency;
+        let allowed = said.map_or(self.concurrency.saturating_sub(1).max(1), NonZeroUsize::get);
         if all > self.concurrency || of_job > allowed {
             self.problem(format!("{all} batches in flight, {of_job} of job `{job}`"));
         }
@@ -533,7 +536,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
             overlap: dice.pick(&[Overlap::Skip, Overlap::Queue]),
             retries: u32::try_from(dice.between(0, 4)).unwrap(),
             batch: many(dice.size(1, 9)),
-            concurrency: many(dice.size(1, 4)),
+            concurrency: dice.chance(80).then(|| many(dice.size(1, 4))),
             scope: if fleet { Scope::Fleet } else { Scope::Tenants },
             keys,
             ..job(&name)
@@ -615,16 +618,11 @@ impl Simulation {
             ..setup
         };
         let jumps = dice.chance(30);
-        Self {
-            world: world.start(),
-            chaos,
-            cache,
-            history,
-            dice,
-            tickets: Vec::new(),
-            jumps,
-            reloaded: false,
+        let world = world.start();
+        if dice.chance(50) {
+            world.runner.limits.set(Shares::of_worker(world.runner.limits.shares().all()));
         }
+        Self { world, chaos, cache, history, dice, tickets: Vec::new(), jumps, reloaded: false }
     }
 
     async fn act(&mut self) {

@@ -134,8 +134,9 @@ fn kind_of_code(code: &str) -> SourceErrorKind {
         "57014" => return SourceErrorKind::Timeout,
         // Too many connections; the server is going down or coming up.
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => return SourceErrorKind::Unavailable,
-        // A lock was not to be had.
-        "55P03" | "55006" => return SourceErrorKind::Transient,
+        "55P03" => return SourceErrorKind::Locked,
+        // The object is in use.
+        "55006" => return SourceErrorKind::Transient,
         // Behind such a pooler a query may get the rows of another one.
         UNKNOWN_STATEMENT | "42P05" | "25006" => return SourceErrorKind::Definition,
         _ => {}
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_kind() {
-        use SourceErrorKind::{Data, Definition, Timeout, Transient, Unavailable};
+        use SourceErrorKind::{Data, Definition, Locked, Timeout, Transient, Unavailable};
         let cases = [
             ("08006", Unavailable),
             ("28P01", Unavailable),
@@ -166,7 +167,7 @@ mod tests {
             ("40001", Transient),
             ("40P01", Transient),
             ("53200", Transient),
-            ("55P03", Transient),
+            ("55P03", Locked),
             ("26000", Definition),
             ("42P05", Definition),
             ("57014", Timeout),

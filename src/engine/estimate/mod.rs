@@ -106,11 +106,10 @@ impl Estimator<'_> {
                 let first_dates = first_dates(job, &part, self.now);
                 match self.read(job, &part, &first_dates).await {
                     Ok(permit) => {
-                        self.count(job, &part, (&first_dates, permit.rows()), &mut tally)
-                            .into_iter()
-                            .for_each(|(kind, tenant, message)| {
-                                refused.note(kind, tenant, message)
-                            });
+                        let rows = (first_dates.as_slice(), permit.rows());
+                        for (kind, tenant, message) in self.count(job, &part, rows, &mut tally) {
+                            refused.note(kind, tenant, message);
+                        }
                     }
                     Err(error) => parts.extend(refused.split(part, error)?),
                 }
@@ -118,7 +117,7 @@ impl Estimator<'_> {
         }
         refused.is_error_without(tally.sampled)?;
         let present = self.present(&tally.looked_for).await;
-        Ok(self.extrapolated(job, tenants, &tally, present).with(refused))
+        Ok(extrapolated(job, tenants, &tally, present).with(refused))
     }
 
     /// The tenants of which there is a "today"; a run leaves the others out.
@@ -226,45 +225,45 @@ impl Estimator<'_> {
             .sum();
         (present, planned.iter().sum())
     }
-
-    fn extrapolated(
-        &self,
-        job: &Job,
-        tenants: u64,
-        tally: &Tally,
-        (present, looked_for): (u64, u64),
-    ) -> Estimate {
-        let Tally { sampled, .. } = *tally;
-        let all = |count| extrapolate(count, tenants, sampled);
-        let memory = all(tally.memory);
-        let batch = job.batch.get() as u64;
-        let manifests = if job.has_listed_keys() { tenants } else { 0 };
-        // The server's state before and after; the fences before and after.
-        let questions = 2 * STATS_COMMANDS as u64 + 2 * looks_at_fences(tenants, batch) + manifests;
-        let naming = all(tally.naming);
-        // Whose a key is that may move shows by when it was named: each run names it.
-        let is_named_each_time = job.has_keys_that_move();
-        let (naming_each_time, naming) = if is_named_each_time { (naming, 0) } else { (0, naming) };
-        Estimate {
-            tenants,
-            sampled,
-            queries: tenants.div_ceil(batch),
-            keys: all(tally.keys),
-            bytes: all(tally.bytes),
-            memory,
-            present: extrapolate(present, memory, looked_for),
-            commands: questions + all(tally.keys + tally.removals) + naming_each_time,
-            naming,
-            troubles: Vec::new(),
-            unread: 0,
-        }
-    }
 }
 
 impl Estimate {
     fn with(self, refused: Refused) -> Self {
         let (troubles, unread) = refused.into_parts();
         Self { troubles, unread, ..self }
+    }
+}
+
+/// What all tenants come to, by what those of the sample do.
+fn extrapolated(
+    job: &Job,
+    tenants: u64,
+    tally: &Tally,
+    (present, looked_for): (u64, u64),
+) -> Estimate {
+    let Tally { sampled, .. } = *tally;
+    let all = |count| extrapolate(count, tenants, sampled);
+    let memory = all(tally.memory);
+    let batch = job.batch.get() as u64;
+    let manifests = if job.has_listed_keys() { tenants } else { 0 };
+    // The server's state before and after; the fences before and after.
+    let questions = 2 * STATS_COMMANDS as u64 + 2 * looks_at_fences(tenants, batch) + manifests;
+    let naming = all(tally.naming);
+    // Whose a key is that may move shows by when it was named: each run names it.
+    let is_named_each_time = job.has_keys_that_move();
+    let (naming_each_time, naming) = if is_named_each_time { (naming, 0) } else { (0, naming) };
+    Estimate {
+        tenants,
+        sampled,
+        queries: tenants.div_ceil(batch),
+        keys: all(tally.keys),
+        bytes: all(tally.bytes),
+        memory,
+        present: extrapolate(present, memory, looked_for),
+        commands: questions + all(tally.keys + tally.removals) + naming_each_time,
+        naming,
+        troubles: Vec::new(),
+        unread: 0,
     }
 }
 

@@ -56,9 +56,9 @@ impl Estimator<'_> {
         jobs: &[(Arc<Job>, &Estimate)],
         verification: Option<Verification>,
     ) -> Upkeep {
-        let noted = jobs.iter().map(|(job, _)| (job.name.clone(), Arc::clone(job))).collect();
+        let by_name = jobs.iter().map(|(job, _)| (job.name.clone(), Arc::clone(job))).collect();
         let fences = self.fences(jobs).await;
-        let registry = self.registry(&noted).await;
+        let registry = self.registry(&by_name).await;
         let notes = (self.list.len() as u64).div_ceil(NAMES_A_COMMAND as u64);
         Upkeep {
             memory: fences.memory + registry.memory,
@@ -91,9 +91,9 @@ impl Estimator<'_> {
 
     /// The books of tenants and templates.
     async fn registry(&self, jobs: &Jobs) -> Stock {
-        let (tenants, templates) = self.runner.roster.first_notes(self.list, jobs);
         let mut found = Stock::default();
-        for (book, new) in [(Book::Tenants, tenants), (Book::Templates, templates)] {
+        for book in [Book::Tenants, Book::Templates] {
+            let new = self.runner.roster.first_notes(book, self.list, jobs);
             let mut notes = self.runner.ledger.notes(book).await.unwrap_or_default();
             let present = self.book(book, &notes);
             let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();

@@ -132,15 +132,18 @@ impl Roster {
         Ok(notes.iter().filter_map(|(_, text)| OldTemplate::read(text)).collect())
     }
 
-    /// The notes of all tenants of a list, and those of all jobs' templates, as they are written where
-    /// the cache has none yet.
+    /// The notes of all tenants of a list, or of all jobs' templates, as they are written where the
+    /// cache has none yet.
     pub(super) fn first_notes(
         &self,
+        book: Book,
         list: &Tenants,
         jobs: &Jobs,
-    ) -> (Vec<(String, String)>, Vec<(String, String)>) {
-        let tenants = Changes::between(HashMap::new(), list).notes;
-        (tenants, OldTemplate::notes(jobs, &self.tenant_column))
+    ) -> Vec<(String, String)> {
+        match book {
+            Book::Tenants => Changes::between(HashMap::new(), list).notes,
+            Book::Templates => OldTemplate::notes(jobs, &self.tenant_column),
+        }
     }
 
     /// Whether a list may say that `gone` of the `known` tenants are so.

@@ -16,7 +16,7 @@ use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Read};
 use super::taken::Taken;
-use super::tries::{Refusal, Tries};
+use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
@@ -141,6 +141,9 @@ impl Work {
                 Ok(reading) => break Ok(reading),
                 Err(refusal) => refusal,
             };
+            if refusal.remedy == Remedy::AwaitLock {
+                *self.locked() = Some(refusal.message.clone());
+            }
             let is_giant = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
             match room {
                 // A batch can be split; one tenant cannot, so it gets the room of all batches.

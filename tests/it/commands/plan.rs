@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use preheat::engine::estimate::footprint;
 use preheat::sandbox::Clinic;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -126,7 +125,7 @@ async fn large_clinic(settings: &[(&str, &str)]) -> Servers {
 }
 
 /// A number that the server says of itself.
-async fn info(cache: &mut MultiplexedConnection, name: &str) -> u64 {
+pub(super) async fn info(cache: &mut MultiplexedConnection, name: &str) -> u64 {
     let text: String = redis::cmd("INFO").query_async(cache).await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.unwrap().trim().parse().unwrap()
@@ -203,83 +202,6 @@ async fn hazard_21_the_commands_are_those_that_are_sent() {
 }
 
 #[tokio::test]
-async fn hazard_21_the_model_of_the_caches_memory_is_that_of_a_real_server() {
-    const KEYS: u64 = 20_000;
-    const SETS: u64 = 2_000;
-    const BOOKS: u64 = 100;
-    let redis = support::redis();
-    let check = async |what: &str, planned: u64, fill: Vec<redis::Cmd>| {
-        let mut cache = support::redis_connection(&redis).await;
-        let () = redis::cmd("FLUSHALL").arg("SYNC").query_async(&mut cache).await.unwrap();
-        let before = info(&mut cache, "used_memory").await;
-        let mut filling = support::redis_connection(&redis).await;
-        for some in fill.chunks(200) {
-            let mut pipeline = redis::pipe();
-            some.iter().for_each(|command| {
-                pipeline.add_command(command.clone()).ignore();
-            });
-            let () = pipeline.query_async(&mut filling).await.unwrap();
-        }
-        drop(filling);
-        // Its buffers are memory too.
-        support::eventually("the other connection is gone", support::LONG, async || {
-            info(&mut cache, "connected_clients").await == 1
-        })
-        .await;
-        let taken = info(&mut cache, "used_memory").await - before;
-        assert!(planned.abs_diff(taken) * 100 < taken * 8, "{what}: {planned} for {taken}");
-    };
-    for (name, value) in [(8, 2), (20, 44), (40, 45), (40, 300), (60, 4_000), (200, 40_000)] {
-        let mut fill = Vec::new();
-        for key in 0..KEYS.min(20_000_000 / value) {
-            let (name, value) =
-                (format!("{key:0width$}", width = name), "x".repeat(value as usize));
-            fill.push(redis::cmd("SET").arg(name).arg(value).arg("PX").arg(1_000_000).to_owned());
-        }
-        let planned = footprint::string(name as u64, value) * KEYS.min(20_000_000 / value);
-        check(&format!("texts of {value} bytes"), planned, fill).await;
-    }
-    for (members, length) in [(3_u64, 50_usize), (30, 20), (100, 80), (300, 50)] {
-        let mut fill = Vec::new();
-        for key in 0..SETS {
-            let key = format!("manifest:{key:04}");
-            let mut add = redis::cmd("ZADD");
-            add.arg(&key);
-            for member in 0..members {
-                add.arg(1_764_115_200_000_i64).arg(format!("{member:0length$}"));
-            }
-            fill.push(add);
-            fill.push(redis::cmd("PEXPIRE").arg(&key).arg(1_000_000).to_owned());
-        }
-        let lengths = vec![length as u64; members as usize];
-        let planned = SETS * footprint::sorted_set(13, &lengths);
-        check(&format!("sorted sets of {members}"), planned, fill).await;
-    }
-    for (fields, value) in [(100_u64, 20_u64), (1_000, 41)] {
-        let mut fill = Vec::new();
-        for book in 0..BOOKS {
-            let mut set = redis::cmd("HSET");
-            set.arg(format!("book:{book:03}"));
-            for field in 0..fields {
-                set.arg(format!("{field:036}")).arg("x".repeat(value as usize));
-            }
-            fill.push(set);
-            fill.push(
-                redis::cmd("PEXPIRE").arg(format!("book:{book:03}")).arg(1_000_000).to_owned(),
-            );
-        }
-        let planned = BOOKS * footprint::hash(8, &vec![(36, value); fields as usize]);
-        check(&format!("hashes of {fields}"), planned, fill).await;
-    }
-    let mut fill = Vec::new();
-    for key in 0..KEYS {
-        let key = format!("preheat:fence:{key:036}");
-        fill.push(redis::cmd("SET").arg(key).arg(1_i64 << 45).arg("EX").arg(1_000).to_owned());
-    }
-    check("fences", KEYS * footprint::number(50), fill).await;
-}
-
-#[tokio::test]
 async fn hazard_21_what_does_not_fit_is_said_and_what_is_in_the_cache_counts() {
     let servers = large_clinic(&[("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")]).await;
     let plan = async |arguments: &[&str]| shipped(&servers, arguments).run().await;
@@ -307,7 +229,7 @@ async fn hazard_21_what_does_not_fit_is_said_and_what_is_in_the_cache_counts() {
 
     // Somebody else's keys take their part.
     bound(warm * 10 / 9).await;
-    let () = cache.set("sessions", vec![b'x'; warm as usize / 5]).await.unwrap();
+    let () = cache.set("sessions", vec![b'x'; usize::try_from(warm / 5).unwrap()]).await.unwrap();
     plan(&["plan"]).await.expect_code(1);
 }
 

@@ -136,12 +136,13 @@ async fn a_terminal_has_a_bar_a_job_and_the_lines_afterwards() {
     };
     let output = on_terminal.run().await.expect_code(0);
     let screen = &output.stdout;
-    assert!(screen.contains("services [") && screen.contains("slow     [==="), "{screen:?}");
+    assert!(!screen.contains("services [") && screen.contains("slow     [==="), "{screen:?}");
     assert!(screen.contains("tenants, ") && screen.contains("keys/s"), "{screen:?}");
     let last = screen.rfind("keys/s").unwrap();
     let end = screen.rfind("slow: ok: ").expect("the line of the job");
     assert!(end > last, "nothing is left of the bars: {screen:?}");
     assert!(!screen.contains("INFO") && !screen.contains("DEBUG"), "{screen:?}");
+    assert!(!screen.contains("0/0 tenants"), "{screen:?}");
 }
 
 #[tokio::test]

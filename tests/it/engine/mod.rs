@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod invalidate;
 pub(crate) mod ledger;
+mod load;
 pub(crate) mod record;
 mod restart;
 mod roster;
@@ -78,7 +79,7 @@ pub(crate) fn job(name: &str) -> Job {
         overlap: Overlap::Skip,
         retries: 3,
         batch: many(100),
-        concurrency: many(2),
+        concurrency: Some(many(2)),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },
@@ -174,8 +175,10 @@ impl Setup {
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
         let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
+        let read: Arc<dyn Source> = other.unwrap_or_else(|| Arc::clone(&source) as _);
         let runner = Arc::new(Runner {
-            source: other.unwrap_or_else(|| Arc::clone(&source) as _),
+            source: Arc::clone(&read),
+            reader: read,
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),

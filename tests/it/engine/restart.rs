@@ -137,7 +137,7 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
 
 #[tokio::test]
 async fn a_run_whose_first_batches_are_lost_is_not_ok_and_is_repeated() {
-    let list = Job { batch: many(1), concurrency: many(1), required: true, ..daily("list") };
+    let list = Job { batch: many(1), concurrency: Some(many(1)), required: true, ..daily("list") };
     let world = Setup::new([list], tenants(4)).start();
     world.set_rows("list", a_row_each(4));
     slow_reads(&world, SECOND);
@@ -163,7 +163,7 @@ async fn a_run_whose_first_batches_are_lost_is_not_ok_and_is_repeated() {
 
 #[tokio::test]
 async fn a_restart_that_is_noticed_in_the_middle_of_a_run_has_it_repeated_once() {
-    let list = Job { batch: many(1), concurrency: many(1), ..daily("list") };
+    let list = Job { batch: many(1), concurrency: Some(many(1)), ..daily("list") };
     let world = watched([list, daily("other")], 8).await;
     let (began, keys) = (history(&world, "list").await.len(), world.cache.keys());
     slow_reads(&world, SECOND);

@@ -4,6 +4,7 @@ mod changes;
 mod connections;
 mod history;
 mod life;
+mod rejected;
 mod reload;
 mod restart;
 mod schedules;
