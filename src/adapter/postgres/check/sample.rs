@@ -95,12 +95,10 @@ impl PostgresSource {
                 Scope::Tenants => sample.compare(&mut transaction, batch.clone()).await?,
                 Scope::Fleet => sample.read_fleet(&mut transaction).await?,
             };
-            match outcome {
-                Outcome::Same if self.database.is_zone_unsaid() => {
-                    sample.in_zones(&mut transaction, batch).await
-                }
-                outcome => Ok(outcome),
+            if matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid() {
+                return sample.in_zones(&mut transaction, batch).await;
             }
+            Ok(outcome)
         };
         let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
             let message = format!("it took longer than {SAMPLE_TIME:?}");
