@@ -11,7 +11,7 @@ use super::load::{LoadProblems, Loaded, Servers};
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, RelationKind};
 use crate::app::{self, QueryProblems, Unwatched};
-use crate::config::{self, ChangesMode, ConfigError, Settings};
+use crate::config::{self, ChangesMode, ConfigError, RowSecurity, Settings};
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::JobName;
 use crate::domain::spelling;
@@ -38,6 +38,7 @@ struct Report {
     problems: Problems,
     warnings: Problems,
     unwatched: Unwatched,
+    row_security: RowSecurity,
     /// Why not everything could be checked.
     unreachable: Option<Failure>,
 }
@@ -106,7 +107,9 @@ async fn check(
     let problems = Problems::new(tenants.into_iter().chain(jobs.into_values().flatten()));
     let warnings = Problems::new(warnings);
     let checked = if options.no_data { Checked::Queries } else { Checked::Rows };
-    Ok(Report { checked, problems, warnings, unwatched, ..Report::of_files(files) })
+    let row_security = settings.database.row_security;
+    let report = Report { checked, problems, warnings, unwatched, ..Report::of_files(files) };
+    Ok(Report { row_security, ..report })
 }
 
 impl Report {
@@ -160,7 +163,15 @@ impl Report {
             Checked::Queries => "every query was prepared",
             Checked::Rows => "every query was prepared and tried on a few tenants",
         };
-        format!("{jobs}, no problems{warnings}; {how}\n{}", not_watched(&self.unwatched))
+        let security = match self.row_security {
+            RowSecurity::Refuse => "",
+            RowSecurity::Accept => {
+                "`database.row_security` is `accept`: rows that a policy hides from the role are \
+                 missing from the cache\n"
+            }
+        };
+        let unwatched = not_watched(&self.unwatched);
+        format!("{jobs}, no problems{warnings}; {how}\n{security}{unwatched}")
     }
 
     fn as_json(&self) -> Json<'_> {

@@ -141,6 +141,7 @@ async fn first_pass(
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
+    app.close().await;
     Ok((files, done.exit()))
 }
 

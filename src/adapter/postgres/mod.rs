@@ -110,10 +110,10 @@ impl Database {
         Ok(database)
     }
 
-    /// Connects once, past the pool, to see whether the server is there.
+    /// Connects once, past the pool, to see whether the server is there, and whether a transaction
+    /// can begin as each will.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
-        // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
         let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
@@ -217,26 +217,35 @@ impl Database {
         connection: &mut PgConnection,
         begin: Begin,
     ) -> Result<String, sqlx::Error> {
-        let Begin { access, bounds } = begin;
+        let Begin { access, bounds, is_of_one_moment } = begin;
         let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
         let locals = self.session(connection).await?.locals(bounds);
         let begin = match (self.may_write(access), access) {
             (true, Access::Write) => "begin read write",
             (true, _) => "begin",
-            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
-        let sent = format!("{begin}; {locals}");
+        let isolation = if is_of_one_moment { " isolation level repeatable read" } else { "" };
+        let mut sent = format!("{begin}{isolation}; {locals}");
+        if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
+            sent.push_str("; set local row_security = off");
+        }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sent.as_str()))).await?;
         Ok(sent)
     }
 
     fn may_write(&self, access: Access) -> bool {
         match access {
-            Access::ReadOnly | Access::Snapshot => false,
+            Access::ReadOnly => false,
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
+    }
+
+    /// Whether nothing says in which time zone queries compute, by the last look.
+    fn is_zone_unsaid(&self) -> bool {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(Session::is_zone_unsaid)
     }
 
     /// What transactions set, looked up now and then.
@@ -330,8 +339,6 @@ impl fmt::Debug for Database {
 enum Access {
     /// Read, whatever the settings say.
     ReadOnly,
-    /// The same, with the data of one moment in all its statements.
-    Snapshot,
     /// Write too, where [`DatabaseSettings::read_only`] lets it.
     AsSet,
     /// Write, whatever the settings say: our own tables and triggers.
@@ -343,17 +350,25 @@ enum Access {
 struct Begin {
     access: Access,
     bounds: Bounds,
+    is_of_one_moment: bool,
 }
 
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
-        Self { access, bounds: Bounds { statement: longest, lock: LOCK_WAIT } }
+        let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
+        Self { access, bounds, is_of_one_moment: false }
+    }
+
+    /// With all that is read being of one moment.
+    fn of_one_moment(self) -> Self {
+        Self { is_of_one_moment: true, ..self }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
-        Self { access: Access::Write, bounds: Bounds { statement: Duration::MAX, lock } }
+        let bounds = Bounds { statement: Duration::MAX, lock };
+        Self { access: Access::Write, bounds, is_of_one_moment: false }
     }
 }
 
@@ -398,19 +413,18 @@ impl Transaction {
         self.is_whole = matches!(undone, Ok(Ok(_)));
     }
 
-    /// Undoes it and begins again in the same way, on the same connection; answers whether it did,
-    /// which it does once.
+    /// Restarts it, once; answers whether it did.
     async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
         if self.has_begun_again {
             return Ok(false);
         }
         self.has_begun_again = true;
-        self.begin_anew().await?;
+        self.restart().await?;
         Ok(true)
     }
 
-    /// Undoes it and begins in the same way.
-    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
+    /// Undoes it and begins again in the same way, on the same connection.
+    async fn restart(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
         Ok(())

@@ -141,9 +141,18 @@ impl PostgresSource {
         &self,
         transaction: &mut Transaction,
     ) -> Result<TenantsShape, ReadError> {
-        let sql = &self.settings.sql;
-        let found = describe::columns(transaction, sql, PgArguments::default()).await?;
-        let columns = column::columns(&found);
+        let (sql, none) = (&self.settings.sql, PgArguments::default());
+        let columns = describe::columns(transaction, sql, none).await?;
+        self.shape(transaction, &columns).await
+    }
+
+    /// The same by its columns.
+    pub(super) async fn shape(
+        &self,
+        transaction: &mut Transaction,
+        found: &[PgColumn],
+    ) -> Result<TenantsShape, ReadError> {
+        let columns = column::columns(found);
         let (Some(raw), Some(first)) = (found.first(), columns.first()) else {
             let message = "the tenant query returns no column".to_owned();
             return Err(ReadError::Other(SourceErrorKind::Definition, message));

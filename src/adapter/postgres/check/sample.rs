@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::Executor;
+use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
@@ -14,7 +14,7 @@ use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
 use super::super::source::{PostgresSource, ReadError, finish};
-use super::super::{Access, Transaction, error};
+use super::super::{Access, Begin, Transaction, error};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 
 /// Tenants that are read together: enough that some have rows, few enough that a query takes no
@@ -30,6 +30,10 @@ pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
 const ALONE: usize = 4;
 /// Tenants that are read alone at most, where many have no rows.
 const ALONE_TRIES: usize = 8;
+
+/// The zones with the earliest and the latest date: one of them has another day than UTC at any
+/// moment.
+const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
 
 /// The wait between two transactions: a moment in a value has milliseconds.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -53,6 +57,8 @@ enum Outcome {
     Unsteady,
     /// Each transaction returns other rows, of all tenants.
     Drifting,
+    /// The session's time zone decides the values, and nothing says which it is.
+    InSomeZone,
     /// The query failed for too many tenants.
     Failed(ReadError),
 }
@@ -80,13 +86,19 @@ impl PostgresSource {
         if job.scope == Scope::Tenants && batch.is_empty() {
             return Ok(Findings::default());
         }
-        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
+        // All that is read within it is of one moment: what others write meanwhile makes no difference.
+        let begin = Begin::reading(Access::ReadOnly, SAMPLE_TIME).of_one_moment();
+        let mut transaction = self.database.begin(begin).await?;
         let sample = Sample { source: self, job, now };
         let compare = async {
-            match job.scope {
-                Scope::Tenants => sample.compare(&mut transaction, batch).await,
-                Scope::Fleet => sample.read_fleet(&mut transaction).await,
+            let outcome = match job.scope {
+                Scope::Tenants => sample.compare(&mut transaction, batch.clone()).await?,
+                Scope::Fleet => sample.read_fleet(&mut transaction).await?,
+            };
+            if matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid() {
+                return sample.in_zones(&mut transaction, batch).await;
             }
+            Ok(outcome)
         };
         let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
             let message = format!("it took longer than {SAMPLE_TIME:?}");
@@ -132,8 +144,14 @@ impl PostgresSource {
                      stale: round it, as in `date_trunc('hour', now())`, or leave it out",
                 ),
             ),
+            Outcome::InSomeZone => warning(
+                "the query computes with the time zone of the session, which neither the role nor the \
+                 database says: it is UTC here, and the application's may be another"
+                    .to_owned(),
+                Some("set `database.time_zone` to the one of the application's sessions"),
+            ),
             Outcome::Failed(error) if is_of_query(&error) => {
-                let problems = vec![self.about_query(error, &job.query.sql)?];
+                let problems = vec![self.refused(error, &job.query.sql)?];
                 Findings { problems, ..Findings::default() }
             }
             Outcome::Failed(error) if is_lost(&error) => return Err(error),
@@ -235,7 +253,7 @@ impl Sample<'_> {
                 return Ok(false);
             }
             sleep(PAUSE).await;
-            transaction.begin_anew().await?;
+            transaction.restart().await?;
             let next = self.read(transaction, batch).await?;
             let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
             if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
@@ -244,6 +262,33 @@ impl Sample<'_> {
             last = next;
         }
         Ok(true)
+    }
+
+    /// Whether the session's time zone changes the rows of some tenants.
+    async fn in_zones(
+        &self,
+        transaction: &mut Transaction,
+        batch: Batch,
+    ) -> Result<Outcome, ReadError> {
+        transaction.restart().await?;
+        let batch = match self.job.scope {
+            Scope::Tenants => batch,
+            Scope::Fleet => Batch::fleet(),
+        };
+        let (batch, here) = self.read_together(transaction, batch).await?;
+        let mut elsewhere = Vec::new();
+        for zone in ZONES {
+            let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
+            transaction.execute(sqlx::raw_sql(set)).await?;
+            elsewhere.push(self.read(transaction, &batch).await?);
+        }
+        transaction.execute(sqlx::raw_sql("set local timezone = 'UTC'")).await?;
+        let again = self.read(transaction, &batch).await?;
+        let same = |one: &[Vec<Row>], other: &[Vec<Row>]| {
+            one.iter().zip(other).all(|(one, other)| are_the_same_rows(one, other))
+        };
+        let depends = same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows));
+        Ok(if depends { Outcome::InSomeZone } else { Outcome::Same })
     }
 
     /// The rows of each slot. After an error that is the server's the transaction goes on.
@@ -271,7 +316,8 @@ impl Sample<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let mut read = vec![Vec::new(); batch.len()];
+        // The fleet has one slot, and no tenant.
+        let mut read = vec![Vec::new(); batch.len().max(1)];
         for row in 0..rows.len() {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
