@@ -224,7 +224,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            failure.print();
+            cli.global.tell(&failure);
             failure.exit.into()
         }
     }

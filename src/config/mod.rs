@@ -72,6 +72,29 @@ pub enum LogFormat {
     Json,
 }
 
+const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
+
+impl LogFormat {
+    /// What the command line and the environment say, whatever is wrong with the other settings.
+    pub fn of(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let named = environment.into_iter().find(|(name, _)| name == LOG_FORMAT);
+        let named = Self::named(named.as_ref().map(|(_, value)| value.as_str()));
+        overrides.log_format.or(named.ok()).unwrap_or_default()
+    }
+
+    fn named(name: Option<&str>) -> Result<Self, &str> {
+        match name {
+            None | Some("") => Ok(Self::default()),
+            Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            Some(other) => Err(other),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -304,15 +327,11 @@ impl Settings {
 
 impl Log {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
-        let format = match layers.variable("PREHEAT_LOG_FORMAT") {
-            None => LogFormat::default(),
-            Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(found) => {
-                read.refuse_variable("PREHEAT_LOG_FORMAT", found, "`text` or `json`");
-                LogFormat::default()
-            }
-        };
+        let named = layers.variable(LOG_FORMAT);
+        let format = LogFormat::named(named).unwrap_or_else(|found| {
+            read.refuse_variable(LOG_FORMAT, found, "`text` or `json`");
+            LogFormat::default()
+        });
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
             // What other crates find worth telling is not what an operator looks for.

@@ -86,6 +86,14 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// Whether the query or its data is why, and not the server: then it fails again.
+    pub fn is_about_query(self) -> bool {
+        match self {
+            Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
+        }
+    }
+
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
@@ -282,7 +290,7 @@ pub const FENCES_A_COMMAND: usize = 500;
 pub const NAMES_A_COMMAND: usize = 1_000;
 
 /// Commands in which the server says what [`Cache::stats`] answers.
-pub const STATS_COMMANDS: usize = 3;
+pub const STATS_COMMANDS: usize = 4;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
@@ -363,6 +371,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

@@ -167,6 +167,33 @@ impl fmt::Display for RunSummary<'_> {
     }
 }
 
+/// Something of a tenant failed in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantFailed<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl TenantFailed<'_> {
+    /// Tells it, to the log only: the report counts it.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenant, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenant, failure,
+            "tenant `{}` of job `{job}` failed ({failure}): {message}", tenant.escape_debug()
+        );
+    }
+}
+
 /// A run settled changes: what they changed is in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangesSettled<'a> {
@@ -653,6 +680,47 @@ impl CacheRestarted {
     }
 }
 
+/// The cache lost its keys, and is the same process as before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheEmptied;
+
+impl CacheEmptied {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_flushes.inc();
+        warn!(
+            "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+             itself are gone; everything is warmed again"
+        );
+    }
+}
+
+/// The cache pushed out keys for want of memory; told at most every ten minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysEvicted {
+    /// How many, anybody's, since it was told last.
+    pub count: u64,
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them.
+    pub maxmemory: u64,
+}
+
+impl KeysEvicted {
+    /// Tells it, to the log only: the server counts them itself.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { count, used_memory, maxmemory } = self;
+        warn!(
+            count,
+            used_memory,
+            maxmemory,
+            "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+             {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+             hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
+        );
+    }
+}
+
 /// The tenant list is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct NoTenants<'a> {
@@ -775,10 +843,9 @@ impl Evictions<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { job, run, count } = self;
-        warn!(
+        debug!(
             %job, %run, count,
-            "the cache evicted {} while job `{job}` ran: its memory is too small for what is \
-             written to it",
+            "the cache evicted {} while job `{job}` ran",
             counted(count, "key", "keys")
         );
     }
@@ -1420,6 +1487,8 @@ mod tests {
         assert!(shows("preheat_jobs_rejected 1\n"));
         CacheRestarted.emit(&metrics);
         assert!(shows("preheat_cache_restarts_total 1\n"));
+        CacheEmptied.emit(&metrics);
+        assert!(shows("preheat_cache_flushes_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);

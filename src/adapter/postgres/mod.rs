@@ -112,6 +112,7 @@ impl Database {
     /// can begin as each will.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
         let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
@@ -214,16 +215,16 @@ impl Database {
         connection: &mut PgConnection,
         begin: Begin,
     ) -> Result<String, sqlx::Error> {
-        let Begin { access, bounds, is_of_one_moment } = begin;
+        let Begin { access, bounds } = begin;
         let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
         let locals = self.session(connection).await?.locals(bounds);
         let begin = match (self.may_write(access), access) {
             (true, Access::Write) => "begin read write",
             (true, _) => "begin",
+            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
-        let isolation = if is_of_one_moment { " isolation level repeatable read" } else { "" };
-        let mut sent = format!("{begin}{isolation}; {locals}");
+        let mut sent = format!("{begin}; {locals}");
         if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
             sent.push_str("; set local row_security = off");
         }
@@ -233,7 +234,7 @@ impl Database {
 
     fn may_write(&self, access: Access) -> bool {
         match access {
-            Access::ReadOnly => false,
+            Access::ReadOnly | Access::Snapshot => false,
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
@@ -309,6 +310,8 @@ impl fmt::Debug for Database {
 enum Access {
     /// Read, whatever the settings say.
     ReadOnly,
+    /// The same, with the data of one moment in all its statements.
+    Snapshot,
     /// Write too, where [`DatabaseSettings::read_only`] lets it.
     AsSet,
     /// Write, whatever the settings say: our own tables and triggers.
@@ -320,25 +323,19 @@ enum Access {
 struct Begin {
     access: Access,
     bounds: Bounds,
-    is_of_one_moment: bool,
 }
 
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
         let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
-        Self { access, bounds, is_of_one_moment: false }
-    }
-
-    /// With all that is read being of one moment.
-    fn of_one_moment(self) -> Self {
-        Self { is_of_one_moment: true, ..self }
+        Self { access, bounds }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
         let bounds = Bounds { statement: Duration::MAX, lock };
-        Self { access: Access::Write, bounds, is_of_one_moment: false }
+        Self { access: Access::Write, bounds }
     }
 }
 
@@ -364,6 +361,8 @@ impl Transaction {
         if self.may_write {
             return self.commit().await;
         }
+        // The end of the last answer is on its way; before it has come, nothing is sent.
+        self.flush().await?;
         let sent = self.execute(sqlx::raw_sql("rollback")).now_or_never();
         self.is_whole = sent.is_none_or(|answer| answer.is_ok());
         Ok(())
@@ -387,12 +386,12 @@ impl Transaction {
             return Ok(false);
         }
         self.has_begun_again = true;
-        self.restart().await?;
+        self.begin_anew().await?;
         Ok(true)
     }
 
-    /// Undoes it and begins again in the same way, on the same connection.
-    async fn restart(&mut self) -> Result<(), sqlx::Error> {
+    /// Undoes it and begins in the same way.
+    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
         Ok(())

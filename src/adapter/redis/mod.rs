@@ -30,7 +30,7 @@ const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
 /// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
-const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats"];
+const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
 use crate::domain::job::{DATE_COLUMN, Job, Scope};
@@ -13,8 +13,8 @@ use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::super::source::{PostgresSource, ReadError, learns_types};
-use super::super::{Access, Begin, Transaction, error};
+use super::super::source::{PostgresSource, ReadError, finish};
+use super::super::{Access, Transaction, error};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 
 /// Tenants that are read together: enough that some have rows, few enough that a query takes no
@@ -30,6 +30,9 @@ pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
 const ALONE: usize = 4;
 /// Tenants that are read alone at most, where many have no rows.
 const ALONE_TRIES: usize = 8;
+
+/// The wait between two transactions: a moment in a value has milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The zones with the earliest and the latest date: one of them has another day than UTC at any
 /// moment.
@@ -79,38 +82,31 @@ impl PostgresSource {
         tenants: &Arc<Tenants>,
         now: DateTime<Utc>,
     ) -> Result<Findings, SourceError> {
-        let mut transaction = self.begin_sample().await?;
         let batch = sample(job, tenants, now);
         if job.scope == Scope::Tenants && batch.is_empty() {
             return Ok(Findings::default());
         }
+        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
         let compare = async {
-            loop {
-                let compared = match job.scope {
-                    Scope::Tenants => self.compare(&mut transaction, job, batch.clone(), now).await,
-                    Scope::Fleet => self.read_fleet(&mut transaction, job, now).await,
-                };
-                if !learns_types(&mut transaction, &compared).await? {
-                    return compared;
+            let (outcome, batch) = match job.scope {
+                Scope::Tenants => {
+                    (self.compare(&mut transaction, job, batch.clone(), now).await?, batch)
                 }
+                Scope::Fleet => {
+                    (self.read_fleet(&mut transaction, job, now).await?, Batch::fleet())
+                }
+            };
+            let asks = matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid();
+            if asks && self.computes_with_zone(&mut transaction, job, batch, now).await? {
+                return Ok(Outcome::InSomeZone);
             }
+            Ok(outcome)
         };
-        let compared = timeout(SAMPLE_TIME, compare).await;
-        let mut outcome = match compared {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_elapsed) => {
-                let message = format!("it took longer than {SAMPLE_TIME:?}");
-                Outcome::Failed(ReadError::Other(SourceErrorKind::Timeout, message))
-            }
-        };
-        if matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid() {
-            let computes = self.computes_with_zone(&mut transaction, job, batch, now);
-            // What cannot be told in time is not told.
-            if let Ok(Ok(true)) = timeout(SAMPLE_TIME, computes).await {
-                outcome = Outcome::InSomeZone;
-            }
-        }
+        let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
+            let message = format!("it took longer than {SAMPLE_TIME:?}");
+            Err(ReadError::Other(SourceErrorKind::Timeout, message))
+        });
+        let outcome = finish(transaction, compared).await.unwrap_or_else(Outcome::Failed);
         self.findings(job, outcome).map_err(|error| {
             error.into_source_error(&format!("could not try the query of job `{}`", job.name))
         })
@@ -207,7 +203,8 @@ impl PostgresSource {
             if last.iter().all(Vec::is_empty) {
                 return Ok(false);
             }
-            transaction.restart().await?;
+            sleep(PAUSE).await;
+            transaction.begin_anew().await?;
             let next = self.read_sample(transaction, job, batch, now).await?;
             let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
             if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
@@ -226,30 +223,19 @@ impl PostgresSource {
         batch: Batch,
         now: DateTime<Utc>,
     ) -> Result<bool, ReadError> {
-        transaction.restart().await?;
-        let batch = match job.scope {
-            Scope::Tenants => batch,
-            Scope::Fleet => Batch::fleet(),
-        };
+        transaction.begin_anew().await?;
         let (batch, here) = self.read_together(transaction, job, batch, now).await?;
         let mut elsewhere = Vec::new();
         for zone in ZONES {
-            let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
-            transaction.execute(sqlx::raw_sql(set)).await?;
+            set_zone(transaction, zone).await?;
             elsewhere.push(self.read_sample(transaction, job, &batch, now).await?);
         }
-        transaction.execute(sqlx::raw_sql("set local timezone = 'UTC'")).await?;
+        set_zone(transaction, "UTC").await?;
         let again = self.read_sample(transaction, job, &batch, now).await?;
         let same = |one: &[Vec<Row>], other: &[Vec<Row>]| {
             one.iter().zip(other).all(|(one, other)| are_the_same_rows(one, other))
         };
         Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
-    }
-
-    /// All that is read within it is of one moment: what others write meanwhile makes no difference.
-    async fn begin_sample(&self) -> Result<Transaction, SourceError> {
-        let begin = Begin::reading(Access::ReadOnly, SAMPLE_TIME).of_one_moment();
-        self.database.begin(begin).await
     }
 
     /// The rows of each slot. After an error that is the server's the transaction goes on.
@@ -260,16 +246,26 @@ impl PostgresSource {
         batch: &Batch,
         now: DateTime<Utc>,
     ) -> Result<Vec<Vec<Row>>, ReadError> {
-        transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
         let columns = job.key_columns().len();
-        let mut rows = Rows::default();
-        rows.reset(columns, SAMPLE_BYTES);
         let first_dates = first_dates(job, batch, now);
         let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
-        let done = self.read_in(transaction, job, read, &mut rows).await;
-        transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
-        done?;
-        let mut read = vec![Vec::new(); batch.len()];
+        let mut rows = Rows::default();
+        let mut has_learnt_types = false;
+        loop {
+            rows.reset(columns, SAMPLE_BYTES);
+            transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
+            let done = self.read_in(transaction, job, read, &mut rows).await;
+            transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
+            match done {
+                Ok(()) => break,
+                Err(error) if error.is_of_no_statement() && !has_learnt_types => {
+                    has_learnt_types = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // A job without tenants has one slot.
+        let mut read = vec![Vec::new(); batch.len().max(1)];
         for row in 0..rows.len() {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
@@ -321,7 +317,7 @@ impl PostgresSource {
                 Some("set `database.time_zone` to the one of the application's sessions"),
             ),
             Outcome::Failed(error) if is_of_query(&error) => {
-                let problems = vec![self.refused(error, &job.query.sql)?];
+                let problems = vec![self.about_query(error, &job.query.sql)?];
                 Findings { problems, ..Findings::default() }
             }
             Outcome::Failed(error) if is_lost(&error) => return Err(error),
@@ -362,6 +358,12 @@ impl Difference {
         );
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
+}
+
+async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx::Error> {
+    let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
+    transaction.execute(sqlx::raw_sql(set)).await?;
+    Ok(())
 }
 
 /// Some tenants from all over the list, as many as a batch of the job may have; those without a time
