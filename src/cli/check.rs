@@ -78,6 +78,7 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
         }
     };
     report.unreachable = cache;
+    report.row_security = settings.database.row_security;
     Ok(report)
 }
 
@@ -163,15 +164,14 @@ impl Report {
             Checked::Queries => "every query was prepared",
             Checked::Rows => "every query was prepared and tried on a few tenants",
         };
-        let security = match self.row_security {
+        let hidden = match self.row_security {
             RowSecurity::Refuse => "",
             RowSecurity::Accept => {
                 "`database.row_security` is `accept`: rows that a policy hides from the role are \
                  missing from the cache\n"
             }
         };
-        let unwatched = not_watched(&self.unwatched);
-        format!("{jobs}, no problems{warnings}; {how}\n{security}{unwatched}")
+        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{}", not_watched(&self.unwatched))
     }
 
     fn as_json(&self) -> Json<'_> {

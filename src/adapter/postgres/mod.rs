@@ -114,6 +114,7 @@ impl Database {
     /// can begin as each will.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
         let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
@@ -217,7 +218,7 @@ impl Database {
         connection: &mut PgConnection,
         begin: Begin,
     ) -> Result<String, sqlx::Error> {
-        let Begin { access, bounds, is_of_one_moment } = begin;
+        let Begin { access, bounds } = begin;
         let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
         let locals = self.session(connection).await?.locals(bounds);
         let begin = match (self.may_write(access), access) {
@@ -225,8 +226,7 @@ impl Database {
             (true, _) => "begin",
             (false, _) => "begin read only",
         };
-        let isolation = if is_of_one_moment { " isolation level repeatable read" } else { "" };
-        let mut sent = format!("{begin}{isolation}; {locals}");
+        let mut sent = format!("{begin}; {locals}");
         if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
             sent.push_str("; set local row_security = off");
         }
@@ -350,25 +350,19 @@ enum Access {
 struct Begin {
     access: Access,
     bounds: Bounds,
-    is_of_one_moment: bool,
 }
 
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
         let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
-        Self { access, bounds, is_of_one_moment: false }
-    }
-
-    /// With all that is read being of one moment.
-    fn of_one_moment(self) -> Self {
-        Self { is_of_one_moment: true, ..self }
+        Self { access, bounds }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
         let bounds = Bounds { statement: Duration::MAX, lock };
-        Self { access: Access::Write, bounds, is_of_one_moment: false }
+        Self { access: Access::Write, bounds }
     }
 }
 
@@ -419,12 +413,12 @@ impl Transaction {
             return Ok(false);
         }
         self.has_begun_again = true;
-        self.restart().await?;
+        self.begin_anew().await?;
         Ok(true)
     }
 
-    /// Undoes it and begins again in the same way, on the same connection.
-    async fn restart(&mut self) -> Result<(), sqlx::Error> {
+    /// Undoes it and begins in the same way.
+    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
         Ok(())

@@ -14,6 +14,7 @@ use preheat::engine::port::{History, Source, SourceErrorKind};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 use super::postgres::{among, settings, source};
 use super::{batch, job, read};
@@ -85,7 +86,7 @@ impl Bouncer {
         }
         let bouncer = Self { child: command.spawn().unwrap(), folder };
         eventually("pgbouncer listens", LONG, async || {
-            bouncer.folder.path().join(".s.PGSQL.6432").exists()
+            UnixStream::connect(bouncer.folder.path().join(".s.PGSQL.6432")).await.is_ok()
         })
         .await;
         Some(bouncer)

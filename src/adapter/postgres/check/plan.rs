@@ -69,14 +69,32 @@ impl Statement {
     pub(super) async fn prepare(
         connection: &mut PgConnection,
         sql: &str,
-        types: &[PgTypeInfo],
+        types: &[Oid],
     ) -> Result<Self, ReadError> {
         let name = format!("preheat_{}", Uuid::now_v7().simple());
-        let types = type_names(connection, types).await?;
-        let before = format!("prepare {name}{} as\n", listed(&types));
-        let prepared = execute(connection, format!("{before}{sql}")).await;
+        let declared = listed(&type_names(transaction, types).await?);
+        let before = format!("prepare {name}{declared} as\n");
+        let prepared = execute(transaction, format!("{before}{sql}")).await;
         prepared.map_err(|error| ReadError::from(error).after(before.chars().count()))?;
-        Ok(Self { name, parameters: types.len() })
+        let statement = Self { name, parameters: types.len() };
+        match statement.wanted(transaction).await? {
+            wanted if wanted > types.len() => {
+                statement.deallocate(transaction).await?;
+                Err(ReadError::Parameters { wanted, given: types.len() })
+            }
+            _as_many_or_fewer => Ok(statement),
+        }
+    }
+
+    /// How many parameters it has: those that were declared and those that stand in it.
+    async fn wanted(&self, transaction: &mut Transaction) -> Result<usize, sqlx::Error> {
+        let sql = "select cardinality(parameter_types) from pg_prepared_statements where name = $1";
+        let count: i32 = sqlx::query_scalar(sql)
+            .bind(&self.name)
+            .persistent(false)
+            .fetch_one(&mut **transaction)
+            .await?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     /// Its name with a NULL for each parameter.
