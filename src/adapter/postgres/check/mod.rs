@@ -16,9 +16,10 @@ use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
 use crate::domain::tenant::Batch;
-use crate::engine::port::{Read, SourceError};
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::changes::{ChangesError, TableProblem, quoted_table, table_problems};
+use self::plan::Plan;
+use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
 use super::source::{
     PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
@@ -36,6 +37,12 @@ pub struct Findings {
     pub problems: Vec<QueryProblem>,
     /// What works and is most likely not what was meant.
     pub warnings: Vec<QueryProblem>,
+}
+
+impl Findings {
+    fn of(problems: Vec<QueryProblem>) -> Self {
+        Self { problems, warnings: Vec::new() }
+    }
 }
 
 /// Something that is wrong with a query, or with what a job expects of it.
@@ -142,7 +149,7 @@ impl PostgresSource {
         &self,
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
-        table_problems(&self.database, sources, &self.settings.sql).await
+        changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
     async fn relations_in(
@@ -214,6 +221,7 @@ impl PostgresSource {
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
+                describe::columns(transaction, sql, no_tenant(job, id)?).await
             }
             Err(error) => Err(error),
         };
@@ -267,6 +275,24 @@ impl PostgresSource {
         if !kind.is_about_query() || error.is_of_no_statement() {
             return Err(error);
         }
+        let (at, message, hint) = match &error {
+            ReadError::Sql { error: said, before } => {
+                let Some(refusal) = error::database(said) else { return Err(error) };
+                let at = error::position(refusal, *before);
+                let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
+                let message = format!("{} ({})", refusal.message(), refusal.code());
+                let at = at.and_then(|character| byte_of(sql, character));
+                (at, message, self.hint(refusal).or_else(theirs))
+            }
+            ReadError::Other(_, message) => match message.split_once("; hint: ") {
+                Some((message, hint)) => (None, message.to_owned(), Some(hint.to_owned())),
+                None => (None, message.clone(), None),
+            },
+            ReadError::Parameters { wanted, given } => {
+                (None, too_many_parameters(*wanted, *given), None)
+            }
+        };
+        Ok(problem(QueryPlace::Query { at }, message, hint))
     }
 
     /// What to do where the server's own hint does not help.
@@ -349,12 +375,31 @@ fn is_cut(tenant: &str) -> QueryProblem {
 /// Waits a little longer than the server does.
 async fn in_time<T>(
     longest: Duration,
-    doing: &str,
     work: impl Future<Output = Result<T, ReadError>>,
-) -> Result<T, SourceError> {
+) -> Result<T, ReadError> {
     let done = timeout(longest + ANSWER_GRACE, work).await;
-    let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-    done.map_err(|error| error.into_source_error(doing))
+    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
+}
+
+/// The types of what a job's query is given: see [`arguments`].
+fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
+    const DATE: Oid = Oid(1082);
+    const DATES: Oid = Oid(1182);
+    let mut types: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    if job.dates.is_some() {
+        types.extend(match job.scope {
+            Scope::Tenants => [DATES; 2],
+            Scope::Fleet => [DATE; 2],
+        });
+    }
+    types
+}
+
+/// What the query is given for a batch of no tenants.
+fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, id, read)
 }
 
 /// The byte at which a character stands; the server counts characters from 1.
