@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use self::changes::ChangeFeed;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
-pub use self::queries::{QueryProblems, check_queries};
+pub use self::queries::{
+    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+};
 use self::start::Start;
 use self::versions::Versions;
 use crate::adapter::ConnectError;
@@ -27,18 +29,19 @@ use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
-use crate::config::{self, ConfigError, HistoryMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
-use crate::engine::limit::Limits;
-use crate::engine::port::{Clock, History};
+use crate::engine::broken::BrokenTenants;
+use crate::engine::limit::{Limits, Shares};
+use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
@@ -47,7 +50,7 @@ use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
 use crate::http::{Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -101,6 +104,11 @@ pub struct App {
 }
 
 impl App {
+    /// Closes the connections to the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
         let mut servers = Servers::lazy(settings)?;
@@ -118,16 +126,17 @@ impl App {
         (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
-        let source = Arc::new(source(settings, &database));
-        let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
             metrics,
-            limits: Limits::new(concurrency),
+            limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),
@@ -136,6 +145,9 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -150,6 +162,7 @@ impl App {
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
         let Orders { stops, reload, .. } = orders;
+        self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
@@ -189,9 +202,8 @@ impl App {
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
-        if let Some(mut feed) = feed {
-            let beginning = feed.begin(&handle).await?;
-            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        if let Some(feed) = feed {
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
@@ -352,6 +364,20 @@ fn memory_history() -> Arc<dyn History> {
     Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
 }
 
+/// The permits of a worker with these settings: one is for changes alone where that leaves enough.
+pub fn worker_shares(settings: &Settings) -> Shares {
+    let most = settings.database.max_connections;
+    // With one connection nobody can listen.
+    let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
+    Shares::of_worker(permits(settings, most - u32::from(listens)))
+}
+
+/// Batches in flight: a permit without a connection would be one to wait for a connection.
+fn permits(settings: &Settings, connections: u32) -> u32 {
+    let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+    concurrency.min(connections)
+}
+
 /// Applies the migrations of preheat's own schema; answers how many that took.
 pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     let url = match &settings.history.url {
@@ -364,7 +390,13 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
 }
 
 /// Connects to the database alone.
@@ -373,23 +405,36 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.
@@ -408,9 +453,11 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
         Box::pin(async move {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
+            runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })

@@ -117,16 +117,26 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     exit: Exit,
     text: String,
+    /// Whether the text has colours of its own.
+    is_coloured: bool,
 }
 
 impl Failure {
     fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, text: output::chain(&error.into()) }
+        Self::shown(exit, output::chain(&error.into()))
     }
 
     /// A failure whose text is ready to be shown.
     fn shown(exit: Exit, text: String) -> Self {
-        Self { exit, text }
+        Self { exit, text, is_coloured: false }
+    }
+
+    fn print(&self) {
+        if self.is_coloured {
+            output::coloured_problem(&self.text);
+        } else {
+            output::problem(&self.text);
+        }
     }
 
     /// All that is wrong with the settings.
@@ -180,6 +190,7 @@ impl From<SourceError> for Failure {
         let exit = match error.kind {
             SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
+            | SourceErrorKind::Locked
             | SourceErrorKind::Timeout => Exit::Unreachable,
             SourceErrorKind::Data
             | SourceErrorKind::Encoding
@@ -187,7 +198,7 @@ impl From<SourceError> for Failure {
             | SourceErrorKind::Foreign
             | SourceErrorKind::Definition => Exit::Usage,
         };
-        Self::new(exit, error)
+        Self::shown(exit, format!("error: {}", output::shown(&error.message)))
     }
 }
 
@@ -230,7 +241,7 @@ impl Command {
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
-            Self::Demo(options) => demo::run(global, options).await,
+            Self::Demo(options) => Box::pin(demo::run(global, options)).await,
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
             Self::Health => health::run(global).await,

@@ -42,7 +42,7 @@ use read::{Fields, Reader, Spans};
 pub struct Defaults {
     /// `runner.batch`.
     pub batch: NonZeroUsize,
-    /// `runner.concurrency`, which is also the bound on every job's.
+    /// `runner.concurrency`, the bound on what a job's file may say.
     pub concurrency: NonZeroUsize,
     /// `tenants.column`.
     pub tenant_column: String,

@@ -69,6 +69,8 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
+    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    Locked,
     /// The statement took too long: with fewer tenants it may not.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
@@ -84,11 +86,20 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// Whether the query or its data is why, and not the server: then it fails again.
+    pub fn is_about_query(self) -> bool {
+        match self {
+            Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
+        }
+    }
+
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
             Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
+            Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
             Self::Encoding => FailureKind::Encoding,
             Self::TooLarge => FailureKind::TooManyRows,
@@ -271,6 +282,16 @@ impl Book {
 /// How long a book lives after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
 
+/// Fences that one command looks at. This and the next two say how many commands a question takes, for
+/// whoever has to know before it is asked.
+pub const FENCES_A_COMMAND: usize = 500;
+
+/// Names of a manifest, or notes of a book, in one command: the server does nothing else meanwhile.
+pub const NAMES_A_COMMAND: usize = 1_000;
+
+/// Commands in which the server says what [`Cache::stats`] answers.
+pub const STATS_COMMANDS: usize = 4;
+
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
 
@@ -350,6 +371,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

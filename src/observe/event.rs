@@ -167,6 +167,33 @@ impl fmt::Display for RunSummary<'_> {
     }
 }
 
+/// Something of a tenant failed in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantFailed<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl TenantFailed<'_> {
+    /// Tells it, to the log only: the report counts it.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenant, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenant, failure,
+            "tenant `{}` of job `{job}` failed ({failure}): {message}", tenant.escape_debug()
+        );
+    }
+}
+
 /// A run settled changes: what they changed is in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangesSettled<'a> {
@@ -197,7 +224,7 @@ pub struct FeedConnected;
 impl FeedConnected {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.feed_connected.set(1);
+        metrics.set_feed_listens(true);
         info!("the change feed is connected: what jobs with tables have is warmed once");
     }
 }
@@ -213,7 +240,7 @@ impl FeedLost<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let message = self.message;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         warn!(
             "the change feed is away: changes wait for the jobs' schedules until it is back: \
              {message}"
@@ -234,7 +261,7 @@ impl FeedOff<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let Self { reason, is_fault } = self;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
             warn!("{text}: {reason}");
@@ -259,6 +286,24 @@ impl FeedLacks<'_> {
     }
 }
 
+/// The feed may have missed changes of some tables, so that their jobs run once.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesMissed<'a> {
+    /// Which.
+    pub tables: &'a str,
+}
+
+impl ChangesMissed<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let tables = self.tables;
+        info!(
+            "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
+             or another table has the name: jobs that name them in `tables` run once"
+        );
+    }
+}
+
 /// A trigger could not tell the tenants, so that all are warmed; told once a table and reason.
 #[derive(Clone, Copy, Debug)]
 pub struct TriggerBlind<'a> {
@@ -275,7 +320,8 @@ impl TriggerBlind<'_> {
         warn!(
             code,
             "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
-             tenants are warmed; hint: its query runs with the rights of whoever writes"
+             tenants are warmed; hint: its query runs with the rights of the role that writes, and \
+             fails where row-level security would hide rows; see `preheat changes install`"
         );
     }
 }
@@ -498,6 +544,33 @@ impl Invalidated<'_> {
     }
 }
 
+/// A job has held all permits that it may hold, and gave none of them back, for long; told once until
+/// it does.
+#[derive(Clone, Copy, Debug)]
+pub struct PermitsHeld<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many it holds.
+    pub permits: u32,
+    /// How many are left for others.
+    pub left: u32,
+    /// For how long, at least.
+    pub held_for: Duration,
+}
+
+impl PermitsHeld<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, permits, left, held_for } = self;
+        warn!(
+            %job, permits, left,
+            "job `{job}` has held all permits that it may hold, {permits} of {}, for {held_for:.0?}: \
+             its query is slow, or waits for a lock; other jobs have {left} permits",
+            permits + left
+        );
+    }
+}
+
 /// A server counts as down, or as up again.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerChanged<'a> {
@@ -545,6 +618,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {
@@ -564,6 +651,20 @@ impl DatabaseIsReplica<'_> {
     }
 }
 
+/// A setting is there that has no effect any more.
+#[derive(Clone, Copy, Debug)]
+pub struct PgbouncerIsSet;
+
+impl PgbouncerIsSet {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!(
+            "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+             behind every pooler in transaction or session mode"
+        );
+    }
+}
+
 /// The cache server is another process than before.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheRestarted;
@@ -575,6 +676,47 @@ impl CacheRestarted {
         warn!(
             "the cache server is another process than before: it was restarted, failed over or \
              replaced, and may have lost anything; everything is warmed again"
+        );
+    }
+}
+
+/// The cache lost its keys, and is the same process as before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheEmptied;
+
+impl CacheEmptied {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_flushes.inc();
+        warn!(
+            "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+             itself are gone; everything is warmed again"
+        );
+    }
+}
+
+/// The cache pushed out keys for want of memory; told at most every ten minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysEvicted {
+    /// How many, anybody's, since it was told last.
+    pub count: u64,
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them.
+    pub maxmemory: u64,
+}
+
+impl KeysEvicted {
+    /// Tells it, to the log only: the server counts them itself.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { count, used_memory, maxmemory } = self;
+        warn!(
+            count,
+            used_memory,
+            maxmemory,
+            "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+             {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+             hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
         );
     }
 }
@@ -701,10 +843,9 @@ impl Evictions<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { job, run, count } = self;
-        warn!(
+        debug!(
             %job, %run, count,
-            "the cache evicted {} while job `{job}` ran: its memory is too small for what is \
-             written to it",
+            "the cache evicted {} while job `{job}` ran",
             counted(count, "key", "keys")
         );
     }
@@ -1348,6 +1489,8 @@ mod tests {
         assert!(shows("preheat_jobs_rejected 1\n"));
         CacheRestarted.emit(&metrics);
         assert!(shows("preheat_cache_restarts_total 1\n"));
+        CacheEmptied.emit(&metrics);
+        assert!(shows("preheat_cache_flushes_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);

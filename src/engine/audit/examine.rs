@@ -134,7 +134,8 @@ impl Walk {
             match refusal.remedy {
                 Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal.into()),
                 Remedy::Fail => self.fail(&part, &refusal),
-                Remedy::GiveUp => {
+                // The table is the job's: its other batches would wait as well.
+                Remedy::AwaitLock | Remedy::GiveUp => {
                     self.fail(&part, &refusal);
                     self.given_up = Some(refusal);
                 }
@@ -253,9 +254,9 @@ impl Walk {
         let asked_at = runner.clock.monotonic();
         let limits = &runner.limits;
         let mut permit = if is_giant {
-            limits.giant(Lane::Regular).await
+            limits.giant_of(&self.job, Lane::Regular).await
         } else {
-            limits.batch(Lane::Regular).await
+            limits.batch_of(&self.job, Lane::Regular).await
         };
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.
@@ -265,7 +266,7 @@ impl Walk {
         runner.may_ask(Server::Database)?;
         let read = Read { batch: part, first_dates, timeout: self.job.timeout };
         let rows = permit.empty_rows(self.job.key_columns().len());
-        let result = runner.source.read(&self.job, read, rows).await;
+        let result = runner.reader.read(&self.job, read, rows).await;
         runner.note_query(result.as_ref().err());
         result?;
         Ok(permit)

@@ -7,10 +7,13 @@ mod check;
 mod clock;
 mod history;
 mod ledger;
+mod missed;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
+mod rights;
 mod source;
+mod urls;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -50,7 +53,7 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::MIN,
-        concurrency: NonZeroUsize::MIN,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: sql.into(), file: None },

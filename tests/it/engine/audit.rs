@@ -16,6 +16,7 @@ use preheat::domain::schedule::Schedule;
 use preheat::engine::audit::{
     AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
 };
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
@@ -132,12 +133,14 @@ impl Lab {
         let read_only = Around::with(Arc::clone(&world.cache), ReadOnly::default());
         let runner = Arc::new(Runner {
             source: Arc::clone(&world.source) as _,
+            reader: Arc::clone(&world.source) as _,
             cache: Arc::clone(&read_only) as _,
             ledger: Arc::clone(&read_only) as _,
             clock: Arc::new(world.clock.clone()),
             metrics: Arc::clone(&world.metrics),
             limits: Limits::new(2),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

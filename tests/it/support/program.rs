@@ -113,16 +113,16 @@ impl Preheat {
         self
     }
 
-    /// The same on a terminal of 100 columns, whose text is its standard output; none where nothing
+    /// The same on a terminal of so many columns, whose text is its standard output; none where nothing
     /// can make one.
-    pub(crate) fn on_terminal(mut self) -> Option<Self> {
+    pub(crate) fn on_terminal(mut self, columns: u16) -> Option<Self> {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let line = words.map(quoted).collect::<Vec<_>>().join(" ");
         let mut command = Command::new("script");
         command
-            .args(["-qec", &format!("stty cols 100; exec {line}"), "/dev/null"])
+            .args(["-qec", &format!("stty cols {columns}; exec {line}"), "/dev/null"])
             .current_dir(self.folder.path())
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
