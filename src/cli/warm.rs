@@ -1,7 +1,7 @@
 //! `preheat warm`: one pass now.
 
-use std::future::pending;
 use std::fs::File;
+use std::future::pending;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -177,11 +177,8 @@ impl Done {
         let mut lines = Vec::new();
         for (record, failed) in self.records.iter().zip(&self.failed) {
             let job = record.job.as_str();
-            let of_tenants = failed.iter().map(|FailedTenant { tenant, kind, message }| FailedLine {
-                job,
-                tenant: Some(tenant),
-                kind: kind.as_str(),
-                message,
+            let of_tenants = failed.iter().map(|FailedTenant { tenant, kind, message }| {
+                FailedLine { job, tenant: Some(tenant), kind: kind.as_str(), message }
             });
             lines.extend(of_tenants);
             let of_none = record.report.failures.iter().filter(|failure| failure.tenant.is_none());
@@ -227,7 +224,9 @@ impl Pass {
         let restarts = self.runner.cache_process.restarts();
         let mut ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
         if self.was_restarted_since(restarts).await {
-            self.bars.say("the cache server was restarted, replaced or emptied: all is warmed once more");
+            self.bars.say(
+                "the cache server was restarted, replaced or emptied: all is warmed once more",
+            );
             ended = self.warm_once(&jobs, &first_runs, ends).await?;
         }
         let (records, failed) = ended.into_iter().unzip();

@@ -324,9 +324,9 @@ impl Queue {
     /// holds up those behind it, as it would never get them otherwise; but for a batch on the permit of
     /// changes, which takes nothing from it.
     fn next(&mut self) -> Option<(u32, Waiter)> {
-        [Lane::Urgent, Lane::Regular].iter().for_each(|lane| {
-            self.lane(*lane).retain(|waiter| !waiter.grant.is_closed());
-        });
+        for lane in [Lane::Urgent, Lane::Regular] {
+            self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
+        }
         if self.held_urgent < self.shares.changes && self.free() > 0 {
             let small = |waiter: &Waiter| waiter.ask.room == Room::Batch;
             if let Some(place) = self.urgent.iter().position(|w| small(w) && self.may_go(w)) {
@@ -612,7 +612,8 @@ mod tests {
     async fn a_giant_gets_its_permits_while_changes_go_on_without_end() {
         let limits = Limits::new(4);
         limits.set(Shares::of_worker(4));
-        let mut in_flight = vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
+        let mut in_flight =
+            vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
         let mut giant = Box::pin(limits.giant(Lane::Regular));
         assert!(giant.as_mut().now_or_never().is_none());
         for _ in 0..=MAX_OVERTAKES + 2 {

@@ -93,7 +93,8 @@ mod tests {
     /// Whether it counts as emptied where these stood before 100 keys of so many were evicted.
     fn lost(before: &[i64], keys: Option<u64>, evicted: u64, now: &[i64]) -> bool {
         let fences = |numbers: &[i64]| {
-            let fence = |number: &i64| if *number == 0 { Fence::Missing } else { Fence::At(*number) };
+            let fence =
+                |number: &i64| if *number == 0 { Fence::Missing } else { Fence::At(*number) };
             numbers.iter().map(fence).collect::<Vec<_>>()
         };
         let markers = Markers::default();

@@ -625,16 +625,7 @@ impl Simulation {
         if dice.chance(50) {
             world.runner.limits.set(Shares::of_worker(world.runner.limits.shares().all()));
         }
-        Self {
-            world,
-            chaos,
-            cache,
-            history,
-            dice,
-            tickets: Vec::new(),
-            jumps,
-            reloaded: false,
-        }
+        Self { world, chaos, cache, history, dice, tickets: Vec::new(), jumps, reloaded: false }
     }
 
     async fn act(&mut self) {

@@ -523,7 +523,9 @@ fn fail_each(open: &Batch, tallies: Vec<Report>, refusal: &Refusal, report: &mut
 
 /// A tenant of which something failed, named by its first failure.
 fn fail_tally(tally: &mut Report) {
-    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else { return };
+    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
+        return;
+    };
     tally.fail_tenant(tenant.as_deref(), kind, &message.into());
 }
 

@@ -197,7 +197,8 @@ async fn hazard_10_a_row_of_another_tenant_fails_its_whole_batch_and_no_other() 
 #[tokio::test]
 async fn hazard_20_a_giant_is_split_off_and_read_alone_with_all_the_room() {
     let other = Job { batch: many(1), ..job("other") };
-    let setup = Setup::new([Job { concurrency: Some(many(1)), ..job("list") }, other], tenants(100));
+    let setup =
+        Setup::new([Job { concurrency: Some(many(1)), ..job("list") }, other], tenants(100));
     let world = Setup { concurrency: 3, ..setup }.start();
     let mut rows = a_row_each(100);
     let megabyte = format!("\"{}\"", "x".repeat(1024 * 1024));
@@ -623,7 +624,8 @@ async fn a_fleet_job_reads_once_whatever_the_tenants_are() {
 
 #[tokio::test]
 async fn hazard_26_a_run_that_hangs_ends_at_its_deadline_and_what_it_wrote_is_whole() {
-    let list = Job { batch: many(2), concurrency: Some(many(1)), timeout: 5 * MINUTE, ..job("list") };
+    let list =
+        Job { batch: many(2), concurrency: Some(many(1)), timeout: 5 * MINUTE, ..job("list") };
     let world = world_of(list, 6);
     let clock = world.clock.clone();
     world.source.before_read(move |seen| {
@@ -882,8 +884,8 @@ async fn tenants_that_failed_are_read_apart_the_next_time_until_they_work_again(
     assert_eq!(failing.now() - of_first, 100, "one failing query each");
     assert_eq!(second.report.queries, 100 + 19);
     let [named] = second.report.failed_tenants.as_slice() else { panic!("{second:?}") };
-    let names: BTreeSet<String> = named.tenants.iter().cloned().collect();
-    assert_eq!((&names, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
+    let all_ids: BTreeSet<String> = named.tenants.iter().cloned().collect();
+    assert_eq!((&all_ids, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
 
     // One of them alone is no proof that the query is broken for all.
     let some: Vec<&str> = named.tenants.iter().map(String::as_str).take(40).collect();

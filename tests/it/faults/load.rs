@@ -112,7 +112,8 @@ async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_th
         ("slots", slots.replace("items:", "slots:")),
     ];
     let install = preheat(["changes", "install"]).database(shop.url());
-    let with_jobs = |program: Preheat| jobs.iter().fold(program, |p, (name, file)| p.job(name, file));
+    let with_jobs =
+        |program: Preheat| jobs.iter().fold(program, |p, (name, file)| p.job(name, file));
     with_jobs(install).run().await.expect_code(0);
     let worker = with_jobs(shop.serve()).start();
     worker.answers("/readyz", 200).await;
