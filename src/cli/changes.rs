@@ -8,11 +8,13 @@ use indicatif::MultiProgress;
 use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{
-    ChangesError, Done, Installed, Removed, TableProblem, install, install_sql, uninstall,
-    uninstall_sql,
+    ChangesError, Done, Installed, Removed, Security, TableProblem, install, install_sql,
+    uninstall, uninstall_sql,
 };
 use crate::app;
 use crate::domain::change::{ChangeSource, TouchedTenants, change_sources};
+use crate::domain::job::JobName;
+use crate::domain::spelling::listed;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -23,25 +25,41 @@ pub(super) struct Options {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Make the triggers those that the jobs' `tables` need, in one transaction; again changes nothing
-    Install,
+    Install(Rights),
     /// Remove every trigger and function of the change feed, and nothing else
     Uninstall,
     /// Print what `install` would run, for a migration tool; needs no database
     Sql {
         /// Print what `uninstall` would run
-        #[arg(long)]
+        #[arg(long, conflicts_with = "security_definer")]
         uninstall: bool,
+        #[command(flatten)]
+        rights: Rights,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Rights {
+    /// Let triggers whose `sql` reads tables with row-level security run with the rights of the role
+    /// that installs them, which has to see every row
+    #[arg(long)]
+    security_definer: bool,
+}
+
+impl Rights {
+    fn security(&self) -> Security {
+        if self.security_definer { Security::Definer } else { Security::Invoker }
+    }
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     match options.action {
-        Action::Install => run_install(global).await?,
+        Action::Install(rights) => run_install(global, rights.security()).await?,
         Action::Uninstall => run_uninstall(global).await?,
-        Action::Sql { uninstall: true } => output::result(&uninstall_sql())?,
-        Action::Sql { uninstall: false } => {
+        Action::Sql { uninstall: true, .. } => output::result(&uninstall_sql())?,
+        Action::Sql { uninstall: false, rights } => {
             let sources = sources(&global.load(&MultiProgress::new())?);
-            output::result(&install_sql(&sources))?;
+            output::result(&install_sql(&sources, rights.security()))?;
         }
     }
     Ok(Exit::Ok)
@@ -51,14 +69,17 @@ fn sources(loaded: &Loaded) -> Vec<ChangeSource> {
     change_sources(loaded.files.jobs(), &loaded.settings.tenants.column)
 }
 
-async fn run_install(global: &Global) -> Result<(), Failure> {
+async fn run_install(global: &Global, security: Security) -> Result<(), Failure> {
     let loaded = global.load(&MultiProgress::new())?;
     let sources = sources(&loaded);
     let database = app::connect_database(&loaded.settings).await?;
-    let installed = install(&database, &sources, &loaded.settings.tenants.sql).await;
+    let installed = install(&database, &sources, &loaded.settings.tenants.sql, security).await;
     let (installed, removed) =
         installed.map_err(|error| failure(error, &loaded.settings.jobs, "preheat changes sql"))?;
     output::result(&shown(&installed, &removed))?;
+    for warning in unwatched(&installed) {
+        output::problem(&warning);
+    }
     Ok(())
 }
 
@@ -78,7 +99,8 @@ async fn run_uninstall(global: &Global) -> Result<(), Failure> {
 
 fn shown(installed: &[Installed], removed: &Removed) -> String {
     let mut text = String::new();
-    for Installed { table, tenants, relations, done } in installed {
+    for Installed { table, tenants, jobs: _, relations, security, unwatched: _, done } in installed
+    {
         let done = match done {
             Done::New => "installed",
             Done::Mended => "mended",
@@ -86,7 +108,10 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
         };
         let tenants = match tenants {
             TouchedTenants::Column(column) => format!("tenants by `{column}`"),
-            TouchedTenants::Sql(_) => "tenants by a query".to_owned(),
+            TouchedTenants::Sql(_) => match security {
+                Security::Invoker => "tenants by a query".to_owned(),
+                Security::Definer => "tenants by a query, as the function's owner".to_owned(),
+            },
             TouchedTenants::Fleet => "the whole fleet".to_owned(),
         };
         let below = match relations.saturating_sub(1) {
@@ -99,6 +124,23 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
         text.push_str("no job has `tables`: there is nothing to install\n");
     }
     text + &shown_removed(removed)
+}
+
+/// What the triggers' own queries read and nobody watches.
+fn unwatched(installed: &[Installed]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for Installed { table, jobs, unwatched, .. } in installed {
+        let jobs = listed(jobs.iter().map(JobName::as_str), "and");
+        warnings.extend(unwatched.iter().map(|read| {
+            format!(
+                "warning: the query that finds the tenants of `{table}` reads `{read}`, which `tables` \
+                 of {jobs} does not name: rows of `{table}` that go with a row of `{read}` \
+                 (`on delete cascade`) are not heard of\n  \
+                 hint: add `{read}` to `tables`, with how its own tenants are found"
+            )
+        }));
+    }
+    warnings
 }
 
 fn shown_removed(removed: &Removed) -> String {

@@ -20,8 +20,8 @@ use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
-use crate::adapter::postgres::install;
-use crate::app::{self, App, job_defaults};
+use crate::adapter::postgres::{Security, install};
+use crate::app::{self, App, Orders, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::change::change_sources;
@@ -73,7 +73,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     // A signal waits until both run: a start that is cut off would leave its folder behind.
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
     let settings = for_sandbox(settings, &sandbox);
-    let (app, exit) = tokio::select! {
+    let (files, exit) = tokio::select! {
         shown = first_pass(global, &options, (&settings, &sandbox), &bars) => shown?,
         () = signals.next() => return Ok(Exit::Failed),
     };
@@ -82,7 +82,8 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     }
     output::result(&invitation(&settings, &sandbox))?;
     // Its jobs stay as they are; and when its terminal is closed, it ends.
-    let (stops, never_reload) = (Stops::default(), Notify::new());
+    let (stops, reload) = (Stops::default(), Notify::new());
+    let orders = Orders { stops: stops.clone(), reload: &reload, wait: None };
     let again = async {
         tokio::time::sleep(FIRST_RUNS).await;
         if io::stdout().is_terminal() {
@@ -92,7 +93,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     tokio::select! {
         never = again => match never? {},
-        served = app.serve(&settings, stops.clone(), &never_reload) => served?,
+        served = app::serve(&settings, files, orders) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
@@ -114,7 +115,7 @@ async fn first_pass(
     options: &Options,
     (settings, sandbox): (&Settings, &Sandbox),
     bars: &MultiProgress,
-) -> Result<(App, Exit), Failure> {
+) -> Result<(JobFiles, Exit), Failure> {
     let files = job_files(global, settings)?;
     let tenants = options.tenants;
     output::problem(&format!(
@@ -143,7 +144,7 @@ async fn first_pass(
         // The servers end next, and a connection that they cut is a warning.
         app.close().await;
     }
-    Ok((app, done.exit()))
+    Ok((files, done.exit()))
 }
 
 async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
@@ -157,7 +158,7 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
 async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), Failure> {
     let sources = change_sources(files.jobs(), &settings.tenants.column);
     let database = app::connect_database(settings).await?;
-    let installed = install(&database, &sources, &settings.tenants.sql).await;
+    let installed = install(&database, &sources, &settings.tenants.sql, Security::Invoker).await;
     installed.map_err(|error| Failure::new(Exit::Failed, error))?;
     database.close().await;
     Ok(())

@@ -60,7 +60,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the worker: schedules, triggers, HTTP; until SIGTERM or SIGINT
-    Serve,
+    Serve(serve::Options),
     /// Warm now, once: for release commands and post-deploy hooks
     Warm(warm::Options),
     /// Check the settings and every job file; with the database, every query too
@@ -82,7 +82,6 @@ enum Command {
     /// Print shell completions
     Completions(completions::Options),
     /// Ask a running worker for its health: for a container's health check
-    #[command(hide = true)]
     Health,
 }
 
@@ -170,7 +169,9 @@ impl From<AppError> for Failure {
                 if database == Exit::Unreachable { exit_of(cache) } else { database }
             }
             AppError::History(MigrateError::Changed(_)) | AppError::NoFeed(_) => Exit::Usage,
-            AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
+            AppError::GaveUp { .. } | AppError::History(MigrateError::Failed(_)) => {
+                Exit::Unreachable
+            }
             AppError::Start(_) => Exit::Failed,
         };
         Self::new(exit, error)
@@ -189,6 +190,7 @@ impl From<SourceError> for Failure {
         let exit = match error.kind {
             SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
+            | SourceErrorKind::Locked
             | SourceErrorKind::Timeout => Exit::Unreachable,
             SourceErrorKind::Data
             | SourceErrorKind::Encoding
@@ -231,7 +233,7 @@ pub fn main() -> ExitCode {
 impl Command {
     async fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
-            Self::Serve => serve::run(global).await,
+            Self::Serve(options) => serve::run(global, options).await,
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,

@@ -9,13 +9,14 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 
 use super::{Exit, Failure, Global, output};
-use crate::app::App;
+use crate::app::{App, worker_shares};
 use crate::config::Audit;
 use crate::domain::duration;
 use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::domain::report::FailureKind;
 use crate::engine::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
+use crate::engine::limit::{Lane, Shares};
 use crate::engine::port::CacheStats;
 
 /// Due times shown of each job.
@@ -158,7 +159,8 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let upkeep = estimator.upkeep(&enabled, verification).await;
     // A cache that does not tell its memory is no reason not to plan.
     let stats = app.runner.cache.stats().await.ok();
-    let plan = Plan::new(&found, upkeep, stats, estimator.now);
+    let shares = worker_shares(&loaded.settings);
+    let plan = Plan::new((&found, shares), upkeep, stats, estimator.now);
     if options.json {
         output::json(&plan)?;
     } else {
@@ -169,12 +171,13 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 
 impl Plan {
     fn new(
-        found: &[(Arc<Job>, Estimate)],
+        (found, shares): (&[(Arc<Job>, Estimate)], Shares),
         upkeep: Upkeep,
         stats: Option<CacheStats>,
         now: DateTime<Utc>,
     ) -> Self {
-        let jobs: Vec<_> = found.iter().map(|(job, found)| JobPlan::new(job, found, now)).collect();
+        let jobs: Vec<_> =
+            found.iter().map(|(job, found)| JobPlan::new((job, shares), found, now)).collect();
         let enabled = || found.iter().filter(|(job, _)| job.enabled).map(|(_, found)| found);
         let sum = |load: fn(&JobPlan) -> Load| {
             let enabled = jobs.iter().filter(|plan| plan.job.enabled);
@@ -220,7 +223,7 @@ impl Memory {
 }
 
 impl JobPlan {
-    fn new(job: &Job, found: &Estimate, now: DateTime<Utc>) -> Self {
+    fn new((job, shares): (&Job, Shares), found: &Estimate, now: DateTime<Utc>) -> Self {
         let Estimate { queries, keys, bytes, commands, .. } = *found;
         let run = Load { queries, keys, bytes, cache_commands: commands };
         let RunsADay { runs, naming } =
@@ -235,7 +238,7 @@ impl JobPlan {
             at = next;
         }
         Self {
-            job: Effective::of(job),
+            job: Effective::of(job, shares),
             next_due,
             tenants: found.tenants,
             sampled_tenants: found.sampled,
@@ -304,7 +307,7 @@ impl Load {
 }
 
 impl Effective {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, shares: Shares) -> Self {
         Self {
             name: job.name.to_string(),
             description: job.description.clone(),
@@ -321,7 +324,7 @@ impl Effective {
             },
             retries: job.retries,
             batch: job.batch.get(),
-            concurrency: job.concurrency.get(),
+            concurrency: shares.of_job(job, Lane::Regular),
             tables: job.tables.iter().map(|table| table.name.clone()).collect(),
             tenants: job.scope == Scope::Tenants,
             dates: job.dates.as_ref().map(dates_text),

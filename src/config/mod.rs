@@ -126,6 +126,8 @@ pub struct Runner {
 pub struct Http {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it answers `/healthz` and `/readyz` besides, and nothing else.
+    pub probes: Option<SocketAddr>,
     /// What a changing request must carry; without it there are none.
     pub token: Option<SecretString>,
     /// How long `/readyz` waits for required jobs.
@@ -436,6 +438,11 @@ impl Http {
                 "http.listen",
                 SocketAddr::from(([127, 0, 0, 1], 9464)),
                 "Where HTTP is served; port 0 takes any free one",
+            ),
+            probes: read.optional_address(
+                "http.probes",
+                "A second address that answers `/healthz` and `/readyz` alone, with connections of its \
+                 own: whoever fills those of `listen` keeps no probe from its answer",
             ),
             token: read.secret(
                 "http.token",

@@ -17,6 +17,9 @@ use super::problem::{Origin, Problem};
 use super::server;
 use crate::domain::job::Share;
 
+/// What an address may be.
+const ADDRESS: &str = "an IP address with a port";
+
 /// A setting as it is documented.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -201,16 +204,17 @@ impl<'a> Reader<'a> {
         default: SocketAddr,
         help: &'static str,
     ) -> SocketAddr {
-        let allowed = "an IP address with a port".to_owned();
-        self.declare(key, allowed, Some(quoted(&default.to_string())), help);
-        let read = self.read(|found| {
-            let address = found.text().and_then(|text| text.parse().ok());
-            address.ok_or_else(|| Refused {
-                hint: Some("as in `\"127.0.0.1:9464\"`, or `\"0.0.0.0:9464\"` for all".to_owned()),
-                ..found.refused()
-            })
-        });
-        read.unwrap_or(default)
+        self.declare(key, ADDRESS.to_owned(), Some(quoted(&default.to_string())), help);
+        self.read(Found::address).unwrap_or(default)
+    }
+
+    pub(super) fn optional_address(
+        &mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> Option<SocketAddr> {
+        self.declare(key, ADDRESS.to_owned(), None, help);
+        self.read(Found::address)
     }
 
     /// `check` answers what is allowed where a text is not. An empty text counts as none.
@@ -312,6 +316,14 @@ impl Found {
         let duration = humantime::parse_duration(text.trim())
             .map_err(|error| Refused { hint: Some(error.to_string()), ..self.refused() })?;
         if range.contains(&duration) { Ok(duration) } else { Err(self.refused()) }
+    }
+
+    fn address(&self) -> Result<SocketAddr, Refused> {
+        let address = self.text().and_then(|text| text.parse().ok());
+        address.ok_or_else(|| Refused {
+            hint: Some("as in `\"127.0.0.1:9464\"`, or `\"0.0.0.0:9464\"` for all".to_owned()),
+            ..self.refused()
+        })
     }
 
     fn number(&self) -> Option<u128> {

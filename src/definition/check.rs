@@ -72,7 +72,6 @@ impl Check<'_> {
         else {
             return Checked { job: None, templates, enabled, sql_file };
         };
-        let concurrency = concurrency.and_then(to_size).unwrap_or(self.defaults.concurrency);
         let job = Job {
             name,
             description: file
@@ -90,7 +89,9 @@ impl Check<'_> {
             overlap: file.overlap.as_ref().map(|overlap| overlap.value.0).unwrap_or_default(),
             retries: retries.unwrap_or(default::RETRIES).try_into().unwrap_or_default(),
             batch: batch.and_then(to_size).unwrap_or(self.defaults.batch),
-            concurrency: concurrency.min(self.defaults.concurrency),
+            concurrency: concurrency
+                .and_then(to_size)
+                .map(|most| most.min(self.defaults.concurrency)),
             tables,
             scope,
             query,

@@ -42,7 +42,7 @@ use read::{Fields, Reader, Spans};
 pub struct Defaults {
     /// `runner.batch`.
     pub batch: NonZeroUsize,
-    /// `runner.concurrency`, which is also the bound on every job's.
+    /// `runner.concurrency`, the bound on what a job's file may say.
     pub concurrency: NonZeroUsize,
     /// `tenants.column`.
     pub tenant_column: String,
@@ -69,7 +69,7 @@ pub struct JobFiles {
 }
 
 /// Where a job came from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Origin {
     source: Arc<Source>,
     spans: Spans,
@@ -80,6 +80,15 @@ impl JobFiles {
     /// The jobs, those that are disabled among them.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// One job alone, with its text.
+    #[must_use]
+    pub fn only(&self, name: &JobName) -> Self {
+        let entry = |of: &Arc<_>| (name.clone(), Arc::clone(of));
+        let origin = self.origins.get(name).map(|origin| (name.clone(), origin.clone()));
+        let jobs = self.jobs.get(name).map(entry);
+        Self { jobs: jobs.into_iter().collect(), origins: origin.into_iter().collect() }
     }
 }
 

@@ -394,7 +394,7 @@ mod tests {
             overlap: Overlap::Skip,
             retries: 0,
             batch: NonZeroUsize::MIN,
-            concurrency: NonZeroUsize::MIN,
+            concurrency: None,
             tables: Vec::new(),
             scope: Scope::Tenants,
             query: Query { sql: "".into(), file: None },

@@ -69,6 +69,8 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
+    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    Locked,
     /// The statement took too long: with fewer tenants it may not.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
@@ -89,6 +91,7 @@ impl SourceErrorKind {
         match self {
             Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
+            Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
             Self::Encoding => FailureKind::Encoding,
             Self::TooLarge => FailureKind::TooManyRows,
@@ -279,7 +282,7 @@ pub const FENCES_A_COMMAND: usize = 500;
 pub const NAMES_A_COMMAND: usize = 1_000;
 
 /// Commands in which the server says what [`Cache::stats`] answers.
-pub const STATS_COMMANDS: usize = 3;
+pub const STATS_COMMANDS: usize = 4;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
@@ -360,6 +363,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

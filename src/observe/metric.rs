@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 27;
+const COUNT: usize = 31;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -79,12 +79,16 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CHANGE_LAG,
     &CHANGE_NOTIFICATIONS,
     &CHANGE_FEED_CONNECTED,
+    &CHANGE_FEED_LACKING,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
+    &PERMITS,
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
+    &CACHE_EVICTED,
     &CACHE_RESTARTS,
+    &CACHE_FLUSHES,
     &HISTORY_DROPPED,
     &JOBS_REJECTED,
     &SCHEDULER_SILENT,
@@ -196,7 +200,15 @@ const CHANGE_FEED_CONNECTED: Declaration = Declaration {
     name: "preheat_change_feed_connected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while changes of the database are heard of, else 0",
+    help: "1 while every change of the jobs' tables is heard of, else 0: where the worker does not \
+           listen, and where a table lacks its triggers",
+};
+const CHANGE_FEED_LACKING: Declaration = Declaration {
+    name: "preheat_change_feed_tables_without_triggers",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Tables of the jobs that lack triggers of the change feed, or have them switched off; \
+           `preheat changes install` makes them",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -210,6 +222,12 @@ const BREAKER_OPEN: Declaration = Declaration {
     labels: &["server"],
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
            tries, else 0",
+};
+const PERMITS: Declaration = Declaration {
+    name: "preheat_permits",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "Permits to have a batch in flight that the job holds now",
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
@@ -230,6 +248,20 @@ const CACHE_MISSES: Declaration = Declaration {
     labels: &[],
     help: "Reads of anybody that did not find their key: the cache server's own counter; \
            absent until the server told it",
+};
+const CACHE_EVICTED: Declaration = Declaration {
+    name: "preheat_cache_evicted_keys_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Keys of anybody that the cache pushed out for want of memory: the cache server's own counter; \
+           absent until the server told it",
+};
+const CACHE_FLUSHES: Declaration = Declaration {
+    name: "preheat_cache_flushes_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB) and every job ran once \
+           for it",
 };
 const CACHE_RESTARTS: Declaration = Declaration {
     name: "preheat_cache_restarts_total",
@@ -303,16 +335,27 @@ pub struct Metrics {
     last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
     pub(super) notifications: Counter,
-    pub(super) feed_connected: Gauge,
+    feed: Mutex<FeedState>,
+    feed_connected: Gauge,
+    feed_lacking: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
+    permits: Family<OfJob, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
+    pub(super) cache_flushes: Counter,
     pub(super) history_dropped: Counter,
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
     build_info: Family<OfBuild, Gauge>,
+}
+
+/// What the gauges of the change feed are made from.
+#[derive(Debug, Default)]
+struct FeedState {
+    listens: bool,
+    lacking: usize,
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -401,19 +444,22 @@ impl Metrics {
             last_audit: Family::default(),
             change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
             notifications: Counter::default(),
+            feed: Mutex::default(),
             feed_connected: Gauge::default(),
+            feed_lacking: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
+            permits: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
             cache_restarts: Counter::default(),
+            cache_flushes: Counter::default(),
             history_dropped: Counter::default(),
             jobs_rejected: Gauge::default(),
             scheduler_silent: Gauge::default(),
             build_info: Family::default(),
         };
         metrics.register();
-        metrics.set_db_connections(0, 0, 0);
         for server in Server::ALL {
             metrics.set_breaker(server, false);
         }
@@ -441,11 +487,14 @@ impl Metrics {
         declare(to, &CHANGE_LAG, &self.change_lag);
         declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
         declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
+        declare(to, &CHANGE_FEED_LACKING, &self.feed_lacking);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
+        declare(to, &PERMITS, &self.permits);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
+        declare(to, &CACHE_FLUSHES, &self.cache_flushes);
         declare(to, &HISTORY_DROPPED, &self.history_dropped);
         declare(to, &JOBS_REJECTED, &self.jobs_rejected);
         declare(to, &SCHEDULER_SILENT, &self.scheduler_silent);
@@ -492,6 +541,7 @@ impl Metrics {
         drop(self.bytes.get_or_create(&job));
         drop(self.coverage.get_or_create(&job));
         drop(self.batch_retries.get_or_create(&job));
+        drop(self.permits.get_or_create(&job));
     }
 
     fn remove_gauges(&self, job: &JobName) {
@@ -506,6 +556,7 @@ impl Metrics {
         self.next_run.remove(&job);
         self.coverage.remove(&job);
         self.consistency.remove(&job);
+        self.permits.remove(&job);
     }
 
     /// The connections to the database at this moment.
@@ -515,9 +566,35 @@ impl Metrics {
         }
     }
 
+    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
+        for job in self.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let permits = held.get(job).copied().unwrap_or_default();
+            self.permits.get_or_create(&OfJob { job: job.clone() }).set(permits.into());
+        }
+    }
+
+    /// Whether the change feed listens.
+    pub(super) fn set_feed_listens(&self, listens: bool) {
+        self.set_feed(|feed| feed.listens = listens);
+    }
+
+    /// How many tables lack triggers of the change feed.
+    pub fn set_feed_lacking(&self, tables: usize) {
+        self.set_feed(|feed| feed.lacking = tables);
+    }
+
+    fn set_feed(&self, change: impl FnOnce(&mut FeedState)) {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feed);
+        let FeedState { listens, lacking } = *feed;
+        self.feed_connected.set(i64::from(listens && lacking == 0));
+        self.feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
+    }
+
     /// The cache server's own counters. They start again when the server does.
-    pub fn set_cache_counters(&self, hits: u64, misses: u64) {
-        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((hits, misses));
+    pub fn set_cache_counters(&self, stats: CacheCounts) {
+        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats);
     }
 
     /// In the Prometheus text format, version 0.0.4.
@@ -650,17 +727,29 @@ impl JobMetrics<'_> {
     }
 }
 
+/// What the cache server counted, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys pushed out for want of memory.
+    pub evicted: u64,
+}
+
 /// The cache server's counters are not ours to count: each scrape shows what the server said last.
 #[derive(Debug, Default)]
 struct CacheCounters {
-    latest: Mutex<Option<(u64, u64)>>,
+    latest: Mutex<Option<CacheCounts>>,
 }
 
 impl Collector for CacheCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((hits, misses)) = latest else { return Ok(()) };
-        for (declared, value) in [(&CACHE_HITS, hits), (&CACHE_MISSES, misses)] {
+        let Some(CacheCounts { hits, misses, evicted }) = latest else { return Ok(()) };
+        let counters = [(&CACHE_HITS, hits), (&CACHE_MISSES, misses), (&CACHE_EVICTED, evicted)];
+        for (declared, value) in counters {
             let counter = ConstCounter::new(value);
             // The registry adds this full stop itself to what it is given.
             let help = format!("{}.", declared.help);
@@ -722,7 +811,7 @@ mod tests {
     fn filled() -> Arc<Metrics> {
         let metrics = Metrics::new();
         metrics.register_jobs([job("services"), job("slots")].iter());
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         metrics.set_db_connections(1, 2, 4);
         let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
         counts.equal(Duration::ZERO);
@@ -789,6 +878,7 @@ mod tests {
             "preheat_last_success_timestamp_seconds{job=\"slots\"}",
             "preheat_coverage_ratio{job=\"slots\"}",
             "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_permits{job=\"slots\"}",
             "preheat_run_duration_seconds_sum{job=\"slots\"}",
             "preheat_change_lag_seconds_count",
             "preheat_history_dropped_total",
@@ -807,9 +897,10 @@ mod tests {
         let page = metrics.encode();
         assert!(!page.contains("consistency"));
         assert!(!page.contains("cache_hits"));
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_evicted_keys_total"), Some(5.0));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
@@ -173,6 +174,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),
@@ -485,6 +487,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
       "report": {
         "bytes": 60,
         "evicted": 0,
+        "failed_tenants": [],
         "failures": [],
         "keys": {
           "failed": 0,
@@ -534,6 +537,10 @@ async fn waiting_brings_the_report() {
     let run = answer.json();
     assert_eq!(run["outcome"], "partial");
     assert_eq!(run["report"]["failures"][0]["tenant"], "nobody");
+    let named = json!([{"kind": "tenants", "tenants": ["nobody"], "more": 0}]);
+    assert_eq!(run["report"]["failed_tenants"], named);
+    let again = worker.get(&format!("/api/v1/runs/{}", run["id"].as_str().unwrap())).await.json();
+    assert_eq!(again["report"]["failed_tenants"], named);
     worker.stop().await;
 }
 

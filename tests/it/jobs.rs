@@ -43,7 +43,7 @@ fn summary(job: &Job) -> String {
         job.overlap,
         job.retries,
         job.batch,
-        job.concurrency,
+        job.concurrency.map_or("all but one".to_owned(), |most| most.to_string()),
         job.on_start,
         job.required,
         job.enabled,

@@ -25,6 +25,12 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
+/// Whether the driver could not make sense of what the server said, and the connection is whole: it
+/// has no name for a type, say.
+pub(super) fn is_of_driver(error: &sqlx::Error) -> bool {
+    database(error).is_none() && kind(error) == SourceErrorKind::Definition
+}
+
 /// Whether the two did not agree on TLS: sqlx reports a bad certificate as bad data.
 pub(super) fn is_tls(error: &sqlx::Error) -> bool {
     let is_bad_data = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidData;
@@ -85,9 +91,10 @@ fn kind_of_code(code: &str) -> SourceErrorKind {
         "57014" => return SourceErrorKind::Timeout,
         // Too many connections; the server is going down or coming up.
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => return SourceErrorKind::Unavailable,
-        // A lock was not to be had. A statement that the server does not know any more is prepared
-        // again by the next try.
-        "55P03" | "55006" | "26000" | "42P05" => return SourceErrorKind::Transient,
+        "55P03" => return SourceErrorKind::Locked,
+        // The object is in use. A statement that the server does not know any more is prepared again by
+        // the next try.
+        "55006" | "26000" | "42P05" => return SourceErrorKind::Transient,
         "25006" => return SourceErrorKind::Definition,
         _ => {}
     }
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_kind() {
-        use SourceErrorKind::{Data, Definition, Timeout, Transient, Unavailable};
+        use SourceErrorKind::{Data, Definition, Locked, Timeout, Transient, Unavailable};
         let cases = [
             ("08006", Unavailable),
             ("28P01", Unavailable),
@@ -117,7 +124,7 @@ mod tests {
             ("40001", Transient),
             ("40P01", Transient),
             ("53200", Transient),
-            ("55P03", Transient),
+            ("55P03", Locked),
             ("26000", Transient),
             ("57014", Timeout),
             ("21000", Data),

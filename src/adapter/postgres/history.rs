@@ -151,13 +151,20 @@ async fn may_use(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
 }
 
-/// What an administrator runs where the role itself may not: the whole schema, and the rights of
-/// the role on it.
+/// What an administrator runs where the role itself may not: the migrations that the database lacks,
+/// and the rights of the role on the schema. It may be run again.
 pub fn administrator_sql(role: &str) -> String {
     let mut sql = format!("begin;\n{MIGRATIONS_TABLE}");
     for migration in MIGRATIONS.iter() {
-        sql.push_str(migration.sql.as_str());
-        sql.push_str(&note(migration));
+        let (version, text, note) = (migration.version, migration.sql.as_str(), note(migration));
+        let _a_string_takes_all = write!(
+            sql,
+            "do $preheat_migration$ begin\n\
+             if not exists (select from preheat.migrations where version = {version}) then\n\
+             {text}{note}\
+             end if;\n\
+             end $preheat_migration$;\n"
+        );
     }
     let role = role.replace('"', "\"\"");
     let _a_string_takes_all = write!(

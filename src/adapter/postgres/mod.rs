@@ -28,10 +28,14 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 
@@ -84,11 +88,17 @@ impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
-        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
-        database.is_replica = is_replica(&mut connection).await;
+        database.reach().await?;
+        Ok(database)
+    }
+
+    /// Connects once, past the pool, to see whether the server is there.
+    pub async fn reach(&mut self) -> Result<(), ConnectError> {
+        let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
-        Ok(database)
+        Ok(())
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
@@ -114,7 +124,7 @@ impl Database {
         Ok(Self { pool, permits, options, server, is_replica: false, settings })
     }
 
-    /// Whether the server was a replica when [`Self::connect`] looked.
+    /// Whether the server was a replica when [`Self::reach`] looked.
     pub fn is_replica(&self) -> bool {
         self.is_replica
     }

@@ -241,7 +241,7 @@ impl PostgresSource {
         done
     }
 
-    async fn read_on(
+    pub(super) async fn read_on(
         &self,
         lease: &mut Lease,
         job: &Job,
@@ -350,7 +350,7 @@ fn among(sql: &str) -> String {
 
 /// A statement without the semicolon at its end. It may be wrong about one that is within a text and
 /// followed by what looks like a comment; the server then sees that the text does not end.
-fn without_semicolon(sql: &str) -> &str {
+pub(super) fn without_semicolon(sql: &str) -> &str {
     let ends = sql.match_indices(';').map(|(at, _)| sql.split_at(at));
     ends.into_iter().find(|(_, end)| is_blank(end)).map_or(sql, |(statement, _)| statement)
 }
@@ -570,7 +570,7 @@ impl TenantColumn {
 }
 
 /// A column's bytes on the wire; `None` for NULL.
-fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 

@@ -19,7 +19,7 @@ use crate::engine::port::{
     Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Slice,
 };
 
-use super::ConnectError;
+use super::{ConnectError, ConnectErrorKind};
 use link::Link;
 
 /// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
@@ -30,7 +30,7 @@ const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
 /// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
-const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats"];
+const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
@@ -68,8 +68,23 @@ impl RedisCache {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: CacheSettings) -> Result<Self, ConnectError> {
         let cache = Self::lazy(settings)?;
-        tokio::try_join!(cache.values.check(), cache.questions.check())?;
+        cache.reach().await?;
         Ok(cache)
+    }
+
+    /// Connects, and asks a question, to see whether the server is there: one that still loads its
+    /// data takes connections and answers nothing.
+    pub async fn reach(&self) -> Result<(), ConnectError> {
+        tokio::try_join!(self.values.check(), self.questions.check())?;
+        let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
+        let asked = self.each(&self.questions, vec![redis::cmd("PING")]).await;
+        let replies = asked.map_err(|error| away(error.message))?;
+        // Whether this user may ask that question says nothing about the server.
+        let Some(error) = errors(&replies).find(|error| reply::is_not_ready(error)) else {
+            return Ok(());
+        };
+        let reason = reply::refused(error).message;
+        Err(away(format!("cache `{}` is not ready: {reason}", self.server())))
     }
 
     /// Checks the settings; the first write connects.

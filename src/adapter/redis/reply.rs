@@ -123,7 +123,8 @@ fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
     if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
-/// What `INFO server`, `INFO memory` and `INFO stats` say; a number that is missing counts as 0.
+/// What `INFO` says in its sections `server`, `memory`, `stats` and `keyspace`; a number that is missing
+/// counts as 0.
 pub(super) fn stats(info: &str) -> CacheStats {
     let value = |name: &str| {
         let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
@@ -143,7 +144,19 @@ pub(super) fn stats(info: &str) -> CacheStats {
         hits: number("keyspace_hits"),
         misses: number("keyspace_misses"),
         evicted: number("evicted_keys"),
+        keys: keys(info),
     }
+}
+
+/// The keys of all databases, as in `db0:keys=12,expires=3,avg_ttl=0`; a database without keys has no line.
+fn keys(info: &str) -> Option<u64> {
+    info.contains("# Keyspace").then_some(())?;
+    let of_database = |line: &str| {
+        let (name, rest) = line.split_once(":keys=")?;
+        name.starts_with("db").then_some(())?;
+        rest.split(',').next()?.trim().parse::<u64>().ok()
+    };
+    Some(info.lines().filter_map(of_database).sum())
 }
 
 /// Whether the server does not know the command at all.
@@ -177,6 +190,11 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
         format!("the cache refused: {code} {detail}").trim_end().to_owned()
     };
     CacheError { kind, message }
+}
+
+/// Whether the server answers nobody yet, or not to those who have not logged in.
+pub(super) fn is_not_ready(error: &RedisError) -> bool {
+    error.code() == Some("NOAUTH") || refused(error).kind == CacheErrorKind::Transient
 }
 
 fn unexpected(value: &Value) -> CacheError {
@@ -242,14 +260,23 @@ mod tests {
     #[test]
     fn the_words_of_info_are_found() {
         let info = "# Server\r\nrun_id:5d3f\r\n\n# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\nmaxmemory:0\r\n\n\
-                    # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n";
+                    # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n\n\
+                    # Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=7\r\ndb5:keys=30,expires=0,avg_ttl=0\r\n";
         let found = stats(info);
         let process = found.process;
-        let expected =
-            CacheStats { process, used_memory: 1024, maxmemory: 0, hits: 7, misses: 8, evicted: 9 };
+        let expected = CacheStats {
+            process,
+            used_memory: 1024,
+            maxmemory: 0,
+            hits: 7,
+            misses: 8,
+            evicted: 9,
+            keys: Some(42),
+        };
         assert_eq!(found, expected);
         assert!(process.is_some());
         assert_ne!(stats("run_id:5d3e").process, process);
         assert_eq!(stats("nothing of it"), CacheStats::default());
+        assert_eq!(stats("# Keyspace\r\n").keys, Some(0));
     }
 }

@@ -134,7 +134,8 @@ impl Walk {
             match refusal.remedy {
                 Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal.into()),
                 Remedy::Fail => self.fail(&part, &refusal),
-                Remedy::GiveUp => {
+                // The table is the job's: its other batches would wait as well.
+                Remedy::AwaitLock | Remedy::GiveUp => {
                     self.fail(&part, &refusal);
                     self.given_up = Some(refusal);
                 }
@@ -253,9 +254,9 @@ impl Walk {
         let asked_at = runner.clock.monotonic();
         let limits = &runner.limits;
         let mut permit = if is_giant {
-            limits.giant(Lane::Regular).await
+            limits.giant_of(&self.job, Lane::Regular).await
         } else {
-            limits.batch(Lane::Regular).await
+            limits.batch_of(&self.job, Lane::Regular).await
         };
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.

@@ -36,7 +36,7 @@ impl Walk {
             Ok(owned) => owned,
             Err(refusal) => match refusal.remedy {
                 Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal),
-                Remedy::Split | Remedy::Fail | Remedy::GiveUp => {
+                Remedy::AwaitLock | Remedy::Split | Remedy::Fail | Remedy::GiveUp => {
                     self.fail_strays(part, &strays, &refusal);
                     return Ok(());
                 }

@@ -64,6 +64,7 @@ impl Refused {
         let (cost, splits) = match error.kind {
             SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
+            | SourceErrorKind::Locked
             | SourceErrorKind::Definition => return Err(error),
             SourceErrorKind::Timeout => (COST_OF_TIMEOUT, true),
             SourceErrorKind::Data | SourceErrorKind::Encoding | SourceErrorKind::TooLarge => {

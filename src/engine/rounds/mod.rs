@@ -16,7 +16,7 @@ use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Read};
 use super::taken::Taken;
-use super::tries::{Refusal, Tries};
+use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, Removal, entries};
 use crate::domain::fence::{FLEET, Fence, Life, PROBATION, Rounds, fence_key, start_number};
@@ -141,6 +141,9 @@ impl Work {
                 Ok(reading) => break Ok(reading),
                 Err(refusal) => refusal,
             };
+            if refusal.remedy == Remedy::AwaitLock {
+                *self.locked() = Some(refusal.message.clone());
+            }
             let is_giant = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
             match room {
                 // A batch can be split; one tenant cannot, so it gets the room of all batches.
@@ -181,6 +184,9 @@ impl Work {
         runner.note_query(result.as_ref().err());
         result?;
         self.it_worked();
+        if let (Some(tenant), 1) = (part.tenant(0), part.len()) {
+            runner.broken.works(&self.order.job.name, tenant.id());
+        }
         Ok(Reading { began, permit, first_dates, fence_keys, fences, named })
     }
 
@@ -515,10 +521,18 @@ fn fail_each(open: &Batch, tallies: Vec<Report>, refusal: &Refusal, report: &mut
     }
 }
 
+/// A tenant of which something failed, named by its first failure.
+fn fail_tally(tally: &mut Report) {
+    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
+        return;
+    };
+    tally.fail_tenant(tenant.as_deref(), kind, &message.into());
+}
+
 /// Adds what became of a tenant to its run's report.
 fn count(mut tally: Report, fate: Fate, report: &mut Report) {
     match fate {
-        _ if !tally.failures.is_empty() => tally.tenants.failed = 1,
+        _ if !tally.failures.is_empty() => fail_tally(&mut tally),
         Fate::Settled => tally.tenants.ok = 1,
         Fate::Fenced => tally.tenants.fenced = 1,
     }

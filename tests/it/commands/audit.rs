@@ -352,6 +352,6 @@ async fn a_worker_measures_how_consistent_its_cache_is() {
 
     let worker = shop.serve().settings("[audit]\ninterval = \"off\"\n").job("items", &items(""));
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     assert_eq!(worker.metric(series).await, None);
 }

@@ -7,9 +7,11 @@ mod check;
 mod clock;
 mod history;
 mod ledger;
+mod missed;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
+mod rights;
 mod source;
 
 use std::num::NonZeroUsize;
@@ -50,7 +52,7 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::MIN,
-        concurrency: NonZeroUsize::MIN,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: sql.into(), file: None },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::adapter::ConnectErrorKind;
-use preheat::adapter::postgres::{Database, DatabaseSettings, PostgresHistory, migrate};
+use preheat::adapter::postgres::{Database, DatabaseSettings, Findings, PostgresHistory, migrate};
 use preheat::engine::port::{History, Source, SourceErrorKind};
 use tempfile::TempDir;
 
@@ -66,7 +66,7 @@ impl Bouncer {
         format!("postgres:///{database}?host={folder}&port=6432&user=postgres")
     }
 
-    fn settings(&self, database: &str) -> DatabaseSettings {
+    pub(crate) fn settings(&self, database: &str) -> DatabaseSettings {
         DatabaseSettings { pgbouncer: true, ..settings(&self.url(database)) }
     }
 }
@@ -128,11 +128,14 @@ async fn everything_works_behind_pgbouncer_in_transaction_mode() {
     for source in [&sources[0], &whole, &sources[1], &whole, &sources[0]] {
         assert_eq!(among(source, &[ids[0], "7", ids[1]]).await, [ids[1], ids[0]]);
     }
-    assert_eq!(sources[1].describe_tenants().await, Ok(Vec::new()));
+    assert_eq!(sources[1].describe_tenants().await, Ok(Findings::default()));
     for job in &jobs {
-        assert_eq!(sources[1].describe(job).await, Ok(Vec::new()));
+        assert_eq!(sources[1].describe(job).await, Ok(Findings::default()));
     }
-    assert_eq!(sources[1].describe(&job("select nothing", &["k"])).await.unwrap().len(), 1);
+    assert_eq!(
+        sources[1].describe(&job("select nothing", &["k"])).await.unwrap().problems.len(),
+        1
+    );
 
     // Nothing of ours stays in a session that others get.
     let plain =

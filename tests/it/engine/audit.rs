@@ -16,6 +16,7 @@ use preheat::domain::schedule::Schedule;
 use preheat::engine::audit::{
     AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
 };
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
@@ -138,6 +139,7 @@ impl Lab {
             metrics: Arc::clone(&world.metrics),
             limits: Limits::new(2),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod invalidate;
 pub(crate) mod ledger;
+mod load;
 pub(crate) mod record;
 mod restart;
 mod roster;
@@ -29,6 +30,7 @@ use preheat::domain::key::KeyTemplate;
 use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
@@ -78,7 +80,7 @@ pub(crate) fn job(name: &str) -> Job {
         overlap: Overlap::Skip,
         retries: 3,
         batch: many(100),
-        concurrency: many(2),
+        concurrency: Some(many(2)),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },
@@ -182,6 +184,7 @@ impl Setup {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

@@ -15,7 +15,7 @@ async fn hazard_27_a_tenant_whose_rows_break_the_query_is_named_and_the_others_a
     let shop = Shop::open(20).await;
     let query = of_seven("(1 / (tenant_id - 7))::text");
     let worker = shop.serve().job("items", &items_by("required = true", &query)).start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     let run = worker.warm("items").await;
     assert_eq!(run["outcome"], "partial", "{run}");
     assert_eq!(run["report"]["tenants"], json!({"total": 20, "ok": 19, "failed": 1, "fenced": 0}));

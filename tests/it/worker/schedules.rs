@@ -35,7 +35,7 @@ async fn jobs_run_when_they_are_due() {
         .job("cron", &items(&due("*/2 * * * * *")).replace("items:", "cron:"))
         .job("hourly", &items("on_start = false").replace("items:", "hourly:"))
         .start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, seconds) in [("items", 1), ("cron", 2)] {
         eventually("it ran three times", LONG, async || worker.runs(job).await.len() >= 3).await;
         let runs = worker.runs(job).await;
@@ -79,7 +79,7 @@ async fn hazard_22_more_jobs_at_once_than_the_scheduler_was_made_for_all_run() {
         worker = worker.job(name, &items(&schedule).replace("items:", &format!("{name}:")));
     }
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     eventually("each ran twice", LONG, async || {
         let page = worker.get("/metrics").await.body;
         let count = |name: &String| {
@@ -106,7 +106,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
         worker = worker.job(job, &items(&due(schedule)).replace("items:", &format!("{job}:")));
     }
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, _) in jobs {
         eventually("it runs", LONG, async || !worker.runs(job).await.is_empty()).await;
     }
@@ -116,7 +116,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
     shop.change().await;
     let continued_at = Utc::now();
     worker.signal(Signal::CONT);
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, _) in jobs {
         eventually("it goes on", LONG, async || {
             due_after(&worker, job, continued_at).await.len() >= 2

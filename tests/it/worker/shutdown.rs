@@ -27,7 +27,7 @@ async fn hazard_30_a_signal_lets_batches_in_flight_end_and_begins_no_more() {
         let runs = "/api/v1/jobs/items/runs";
         assert_eq!(worker.post(runs, &json!({"tenants": ["7"]})).await.status, 202);
         worker.signal(signal);
-        worker.says("the worker stops: no new runs, 1 are under way").await;
+        worker.says("the worker stops: no new runs, 1 is under way").await;
         let ready = worker.get("/readyz").await;
         assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("draining")));
         assert_eq!(worker.get("/healthz").await.status, 200);

@@ -1,5 +1,6 @@
 //! Listening for the notifications of the triggers.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use sqlx::postgres::{PgListener, PgNotification};
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::domain::change::{Change, ChangeSourceId};
@@ -23,6 +24,9 @@ use crate::adapter::ConnectError;
 const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// The longest that any answer takes; a server that is there needs milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A listener is idle most of the time. Servers before version 14 have no such timeout.
+const STAY: &str = "select set_config('idle_session_timeout', '0', false) \
+                    where current_setting('idle_session_timeout', true) is not null";
 /// So many notifications are handed on at once.
 const AT_ONCE: usize = 1_000;
 
@@ -39,12 +43,41 @@ pub struct PostgresFeedSource {
     ceded: OnceCell<()>,
     /// Connected by [`PostgresFeedSource::prepare`].
     prepared: Mutex<Option<PostgresFeed>>,
-    watched: Watched,
+    ears: Ears,
+}
+
+/// What a connection that listens shares with its source.
+#[derive(Clone)]
+struct Ears {
+    /// The sources of the jobs as they are now.
+    watched: Arc<Mutex<Vec<ChangeSourceId>>>,
+    /// Sources of which changes may have been missed, on their way to the engine.
+    missed: Arc<SourceQueue>,
+    /// Sources that somebody installed or mended.
+    installed: Arc<SourceQueue>,
     trouble: TroubleNote,
 }
 
-/// The sources of the jobs as they are now.
-type Watched = Arc<Mutex<Vec<ChangeSourceId>>>;
+/// Sources on their way from one task to another, each once.
+#[derive(Default)]
+struct SourceQueue {
+    sources: Mutex<BTreeSet<ChangeSourceId>>,
+    more: Notify,
+}
+
+impl SourceQueue {
+    fn add(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
+        let mut all = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(sources);
+        if !all.is_empty() {
+            self.more.notify_one();
+        }
+    }
+
+    fn take(&self) -> BTreeSet<ChangeSourceId> {
+        std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 impl PostgresFeedSource {
     /// Listens with a connection of its own, which counts among those of `database`; `direct` leads
@@ -57,15 +90,32 @@ impl PostgresFeedSource {
         if let Some(settings) = &direct {
             super::super::connect_options(settings)?;
         }
-        let (ceded, prepared) = (OnceCell::new(), Mutex::default());
-        Ok(Self { database, direct, ceded, prepared, watched: Watched::default(), trouble })
+        let (watched, missed, installed) = Default::default();
+        let ears = Ears { watched, missed, installed, trouble };
+        Ok(Self { database, direct, ceded: OnceCell::new(), prepared: Mutex::default(), ears })
     }
 
     /// These are the sources from now on: a notification that nobody understands is a change of
     /// each of them.
     pub fn watch(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
         let sources = sources.into_iter().collect();
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+        *self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// Changes of these sources may have been missed: whoever listens hears that any tenant of theirs
+    /// may have changed. While nobody listens it says nothing new.
+    pub fn may_have_missed(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
+        self.ears.missed.add(sources);
+    }
+
+    /// Waits until somebody installs or mends triggers.
+    pub async fn somebody_installed(&self) {
+        self.ears.installed.more.notified().await;
+    }
+
+    /// The sources that were installed or mended since the last call.
+    pub fn take_installed(&self) -> BTreeSet<ChangeSourceId> {
+        self.ears.installed.take()
     }
 
     /// Why it cannot listen with these settings, whatever the servers do.
@@ -122,9 +172,10 @@ impl PostgresFeedSource {
         let mut check = interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check.reset();
-        let (watched, trouble) = (Arc::clone(&self.watched), Arc::clone(&self.trouble));
-        let unread = Vec::new();
-        let mut feed = PostgresFeed { listener, server, unread, check, watched, trouble };
+        // Whoever connects anew is told that anything may have changed.
+        self.ears.missed.take();
+        let (unread, ears) = (Vec::new(), self.ears.clone());
+        let mut feed = PostgresFeed { listener, server, unread, check, ears };
         self.hear_ourselves(&mut feed).await?;
         Ok(feed)
     }
@@ -158,6 +209,8 @@ impl PostgresFeedSource {
             )));
         };
         heard?;
+        // The session is its own, as it has just shown: nobody else gets what is set for it.
+        answered(&feed.server, feed.listener.execute(sqlx::raw_sql(STAY))).await?;
         answered(&feed.server, feed.listener.unlisten(&channel)).await
     }
 }
@@ -212,13 +265,20 @@ struct PostgresFeed {
     /// Payloads that were heard and not handed on yet.
     unread: Vec<String>,
     check: Interval,
-    watched: Watched,
-    trouble: TroubleNote,
+    ears: Ears,
 }
 
 impl PostgresFeed {
     async fn hear(&mut self) -> Result<Vec<Change>, FeedError> {
-        while self.unread.is_empty() {
+        loop {
+            let unread = std::mem::take(&mut self.unread);
+            let missed = self.ears.missed.take().into_iter();
+            let missed = missed.map(|source| Change { source, tenants: None });
+            let heard = unread.iter().flat_map(|payload| self.changes(payload));
+            let changes: Vec<_> = heard.chain(missed).collect();
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
             tokio::select! {
                 biased;
                 heard = self.listener.try_recv() => {
@@ -226,13 +286,12 @@ impl PostgresFeed {
                     self.keep(&heard);
                     self.hear_what_is_there()?;
                 }
+                () = self.ears.missed.more.notified() => {}
                 _ = self.check.tick() => {
                     answered(&self.server, self.listener.execute("select 1")).await?;
                 }
             }
         }
-        let unread = std::mem::take(&mut self.unread);
-        Ok(unread.iter().flat_map(|payload| self.changes(payload)).collect())
     }
 
     /// Takes what has arrived already. Nothing is awaited, so that nothing can be dropped half way.
@@ -263,19 +322,27 @@ impl PostgresFeed {
         FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
     }
 
+    /// The driver keeps the server's last words to itself where nothing was asked.
     fn gone(&self) -> FeedError {
         let server = &self.server;
-        FeedError(format!("lost the connection that listens to database `{server}`"))
+        FeedError(format!(
+            "lost the connection that listens to database `{server}`: the server, or something on \
+             the way to it, closed it; hint: the server's log says why"
+        ))
     }
 
     fn changes(&self, payload: &str) -> Vec<Change> {
         let Some(payload) = Payload::read(payload) else {
-            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner);
             return watched.iter().map(|id| Change { source: id.clone(), tenants: None }).collect();
         };
         let source = ChangeSourceId::new(payload.source);
+        if payload.installed == Some(true) {
+            self.ears.installed.add([source]);
+            return Vec::new();
+        }
         if let Some(code) = &payload.error {
-            (self.trouble)(&source, code);
+            (self.ears.trouble)(&source, code);
         }
         vec![Change { source, tenants: payload.tenants }]
     }
@@ -287,13 +354,15 @@ impl Feed for PostgresFeed {
     }
 }
 
-/// What a trigger tells: see `sql::body`.
+/// What a trigger tells: see `sql::body`; or `install`: see `sql::tell_installed`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Payload {
     source: String,
     tenants: Option<Vec<String>>,
     /// The SQLSTATE of what went wrong while tenants were looked for.
     error: Option<String>,
+    /// Nothing was written: the triggers are new or mended.
+    installed: Option<bool>,
 }
 
 impl Payload {
@@ -305,7 +374,7 @@ impl Payload {
         }
         serde_json::from_str(text).ok().or_else(|| {
             let Source { source } = serde_json::from_str(text).ok()?;
-            Some(Self { source, tenants: None, error: None })
+            Some(Self { source, tenants: None, error: None, installed: None })
         })
     }
 }

@@ -10,6 +10,9 @@ use std::fmt::Write;
 use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
+use super::super::source::without_semicolon;
+use super::rights::Security;
+
 /// Where changes are told. It stands in the databases' triggers, so that it never changes.
 pub(super) const CHANNEL: &str = "preheat_changes";
 
@@ -79,7 +82,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// A table's name, with or without its schema's, as SQL has it.
-pub(super) fn table(name: &str) -> String {
+pub(in super::super) fn table(name: &str) -> String {
     let parts: Vec<_> = name.split('.').map(quoted).collect();
     parts.join(".")
 }
@@ -97,7 +100,7 @@ fn dollar_quoted(text: &str) -> String {
 
 /// A query as a part of another.
 pub(super) fn nested(query: &str) -> &str {
-    query.trim().trim_end_matches(|char: char| char == ';' || char.is_whitespace())
+    without_semicolon(query).trim()
 }
 
 /// The query over the relation `changed` whose first column is the tenant's id; the fleet has none.
@@ -119,6 +122,29 @@ pub(super) fn probe(source: &ChangeSource) -> Option<String> {
         "with changed as (select * from {table} where false)\n\
          select found.tenant from (\n{query}\n) as found (tenant) limit 0"
     ))
+}
+
+/// Whether its function reads tables, those of its query, beside the changed rows.
+pub(super) fn reads_tables(source: &ChangeSource) -> bool {
+    matches!(source.tenants, TouchedTenants::Sql(_))
+}
+
+/// Makes a view that reads what the query of a source reads; a source without a query has none. The
+/// changed rows are those of a temporary table, since a trigger does not read the table for them.
+pub(super) fn reading_view(source: &ChangeSource) -> Option<String> {
+    let query = touched(source).filter(|_| reads_tables(source))?;
+    let table = table(&source.table);
+    Some(format!(
+        "create temporary table preheat_changed as select * from {table} limit 0;\n\
+         create temporary view preheat_reads as with changed as (select * from pg_temp.preheat_changed)\n\
+         select found.tenant from (\n{query}\n) as found (tenant)"
+    ))
+}
+
+/// The notification that a source's triggers are new or mended: anything that happened before may
+/// have been missed.
+pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
+    format!("select pg_notify('{CHANNEL}', '{{\"source\":\"{id}\",\"installed\":true}}')")
 }
 
 /// What the function of a source does, as `pg_proc.prosrc` has it.
@@ -211,13 +237,22 @@ end
     )
 }
 
-/// Makes a source's function what it must be.
-pub(super) fn create_function(source: &ChangeSource) -> String {
+/// Makes a source's function what it must be. With `row_security = off` a query that a policy would
+/// filter fails, and then any tenant may have changed: filtered, it would find nobody.
+pub(super) fn create_function(source: &ChangeSource, security: Security) -> String {
     let name = function_name(&source.id);
     let (body, comment) = (dollar_quoted(&body(source)), literal(&comment(source)));
+    let (security, rights) = match security {
+        Security::Invoker => ("", String::new()),
+        Security::Definer => {
+            (" security definer", format!("revoke all on function preheat.{name}() from public;\n"))
+        }
+    };
+    let row_security = if reads_tables(source) { " set row_security = off" } else { "" };
     let mut sql = format!(
         "create or replace function preheat.{name}() returns trigger\n  \
-         language plpgsql set search_path = pg_catalog, pg_temp\n  as {body};\n\
+         language plpgsql{security}{row_security} set search_path = pg_catalog, pg_temp\n  \
+         as {body};\n{rights}\
          comment on function preheat.{name}() is {comment};\n"
     );
     if let TouchedTenants::Sql(_) = source.tenants {
@@ -272,8 +307,9 @@ pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) 
 }
 
 /// Everything that the sources need, as statements for a migration: they may be run again, and
-/// remove what these sources do not need any more.
-pub fn install_sql(sources: &[ChangeSource]) -> String {
+/// remove what these sources do not need any more. `security` is that of the functions that read
+/// tables.
+pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
     let mut sql = String::from(
         "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
          -- To be run in one transaction, by the owner of the tables.\n\n\
@@ -281,8 +317,9 @@ pub fn install_sql(sources: &[ChangeSource]) -> String {
     );
     for source in sources {
         let jobs: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
-        let _a_string_takes_all =
-            write!(sql, "\n-- For {}.\n{}", jobs.join(", "), create_function(source));
+        let security = if reads_tables(source) { security } else { Security::Invoker };
+        let function = create_function(source, security);
+        let _a_string_takes_all = write!(sql, "\n-- For {}.\n{}", jobs.join(", "), function);
         let relation = table(&source.table);
         for event in Event::ALL {
             let trigger = create_trigger(&source.id, event, &relation);
@@ -293,6 +330,12 @@ pub fn install_sql(sources: &[ChangeSource]) -> String {
     let ids: Vec<_> = sources.iter().map(|source| &source.id).collect();
     sql.push_str("\n-- What other jobs needed.\n");
     sql.push_str(&remove_others(&ids));
+    if !sources.is_empty() {
+        sql.push_str("\n-- For workers that run.\n");
+    }
+    for source in sources {
+        let _a_string_takes_all = writeln!(sql, "{};", tell_installed(&source.id));
+    }
     sql
 }
 
@@ -386,12 +429,15 @@ mod tests {
     fn names_are_quoted_and_queries_are_parts() {
         assert_eq!(table("shop.Order \"Items\""), "\"shop\".\"Order \"\"Items\"\"\"");
         assert_eq!(nested(" select 1 ;\n; "), "select 1");
+        assert_eq!(nested("select 1; -- the end"), "select 1");
         assert_eq!(dollar_quoted("a"), "$preheat$a$preheat$");
         assert_eq!(dollar_quoted("$preheat$ $preheat1$"), {
             "$preheat2$$preheat$ $preheat1$$preheat2$"
         });
         let column = source("it's", TouchedTenants::Column("te\"nant".to_owned()));
-        assert!(create_function(&column).contains("`it''s`: tenants by `te\"nant`'"));
+        assert!(
+            create_function(&column, Security::Invoker).contains("`it''s`: tenants by `te\"nant`'")
+        );
         assert!(body(&column).contains("select changed.\"te\"\"nant\" from changed"));
     }
 

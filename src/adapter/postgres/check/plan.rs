@@ -1,0 +1,263 @@
+//! A query's plan for any tenants: what it reads, whether it writes, and whether it is cut off.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::postgres::PgTypeInfo;
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+use uuid::Uuid;
+
+use crate::engine::port::SourceErrorKind;
+
+use super::super::source::{ReadError, value};
+
+/// What a plan tells.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The schema and name of each relation that is read: views are expanded, and partitions stand
+    /// in place of their parent.
+    pub(super) reads: BTreeSet<(String, String)>,
+    /// How it writes, as in `delete` or `select … for update`.
+    pub(super) writes: Option<String>,
+    /// Whether `limit` or `offset` cuts the rows of the whole batch.
+    pub(super) is_cut: bool,
+}
+
+/// The settings for a plan that names every relation: one that was pruned, or that cannot match a
+/// constraint, would be missing.
+const WHOLE_PLAN: &str = "set local plan_cache_mode = force_generic_plan; \
+                          set local enable_partition_pruning = off; \
+                          set local constraint_exclusion = off";
+
+/// Plans a query whose parameters have these types, within an open transaction. Only a prepared
+/// statement has a plan that does not depend on its parameters.
+pub(super) async fn explain(
+    connection: &mut PgConnection,
+    sql: &str,
+    types: &[PgTypeInfo],
+) -> Result<Plan, ReadError> {
+    connection.execute(sqlx::raw_sql(WHOLE_PLAN)).await?;
+    let statement = Statement::prepare(connection, sql, types).await?;
+    connection.execute(sqlx::raw_sql("savepoint explain")).await?;
+    let explain = format!("explain (verbose, format json) execute {}", statement.call());
+    let explained = sqlx::query(AssertSqlSafe(explain)).persistent(false);
+    let explained = explained.fetch_one(&mut *connection).await;
+    connection.execute(sqlx::raw_sql("rollback to explain")).await?;
+    statement.deallocate(connection).await?;
+    let row = explained?;
+    read(value(&row, 0).unwrap_or_default()).map_err(|error| {
+        let message = format!("the plan of the query could not be read: {error}");
+        ReadError::Other(SourceErrorKind::Definition, message)
+    })
+}
+
+/// A statement that is prepared by SQL, within an open transaction.
+///
+/// It must not stay in a session that a pooler gives to others. Where it is not deallocated, the
+/// transaction has failed or the connection is lost: then the connection is closed, and so is the
+/// pooler's session with its open transaction.
+pub(super) struct Statement {
+    name: String,
+    parameters: usize,
+}
+
+impl Statement {
+    /// Prepares a query whose parameters have these types.
+    pub(super) async fn prepare(
+        connection: &mut PgConnection,
+        sql: &str,
+        types: &[PgTypeInfo],
+    ) -> Result<Self, sqlx::Error> {
+        let name = format!("preheat_{}", Uuid::now_v7().simple());
+        let types = type_names(connection, types).await?;
+        execute(connection, format!("prepare {name}{} as\n{sql}", listed(&types))).await?;
+        Ok(Self { name, parameters: types.len() })
+    }
+
+    /// Its name with a NULL for each parameter.
+    pub(super) fn call(&self) -> String {
+        format!("{}{}", self.name, listed(&vec!["null"; self.parameters]))
+    }
+
+    pub(super) async fn deallocate(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        execute(connection, format!("deallocate {}", self.name)).await
+    }
+}
+
+/// In parentheses, or nothing where there is none.
+fn listed<S: Borrow<str>>(words: &[S]) -> String {
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+}
+
+/// Executes a statement by itself: a text with a second one is refused.
+async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await?;
+    Ok(())
+}
+
+/// Types as SQL has them.
+async fn type_names(
+    connection: &mut PgConnection,
+    types: &[PgTypeInfo],
+) -> Result<Vec<String>, sqlx::Error> {
+    let oids: Vec<Oid> = types.iter().filter_map(PgTypeInfo::oid).collect();
+    let sql = "select format_type(oid, null) from unnest($1) with ordinality as given (oid, place) \
+               order by place";
+    sqlx::query_scalar(sql).bind(oids).persistent(false).fetch_all(connection).await
+}
+
+#[derive(Deserialize)]
+struct Explained<'j> {
+    #[serde(borrow, rename = "Plan")]
+    plan: &'j RawValue,
+}
+
+/// One node; its children are read one level at a time, since a parser that recurses gives up on
+/// deep plans.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node<'j> {
+    #[serde(rename = "Node Type")]
+    kind: String,
+    operation: Option<String>,
+    #[serde(rename = "Parent Relationship")]
+    relationship: Option<String>,
+    schema: Option<String>,
+    #[serde(rename = "Relation Name")]
+    relation: Option<String>,
+    #[serde(borrow, default)]
+    plans: Vec<&'j RawValue>,
+}
+
+impl Node<'_> {
+    /// Whether it gives its rows to the node above it, and is not computed once or for each row.
+    fn is_input(&self) -> bool {
+        !matches!(self.relationship.as_deref(), Some("InitPlan" | "SubPlan"))
+    }
+}
+
+/// Reads the JSON of `explain`.
+fn read(json: &[u8]) -> Result<Plan, serde_json::Error> {
+    let explained: Vec<Explained<'_>> = serde_json::from_slice(json)?;
+    let mut plan = Plan::default();
+    // With each node whether it is on the trunk, through which all rows of the result go.
+    let mut to_note = Vec::new();
+    for Explained { plan } in explained {
+        to_note.push((serde_json::from_str(plan.get())?, true));
+    }
+    while let Some((node, is_on_trunk)) = to_note.pop() {
+        plan.note(&node, is_on_trunk);
+        let children = node.plans.iter().map(|child| serde_json::from_str(child.get()));
+        let children: Vec<Node<'_>> = children.collect::<Result<_, _>>()?;
+        let is_trunk = is_on_trunk && children.iter().filter(|child| child.is_input()).count() == 1;
+        to_note.extend(children.into_iter().map(|child| {
+            let is_on_trunk = is_trunk && child.is_input();
+            (child, is_on_trunk)
+        }));
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    fn note(&mut self, node: &Node<'_>, is_on_trunk: bool) {
+        match node.kind.as_str() {
+            "ModifyTable" => {
+                let operation = node.operation.as_deref().unwrap_or("write");
+                self.writes.get_or_insert_with(|| operation.to_lowercase());
+            }
+            "LockRows" => {
+                self.writes.get_or_insert_with(|| "select … for update".to_owned());
+            }
+            "Limit" if is_on_trunk => self.is_cut = true,
+            _ => {}
+        }
+        if let (Some(schema), Some(relation)) = (&node.schema, &node.relation) {
+            self.reads.insert((schema.clone(), relation.clone()));
+        }
+    }
+}
+
+/// A relation that a query reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRelation {
+    /// Its name, with its schema's where the search path does not lead to it. A partition counts as
+    /// its parent.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Whether it has a column that is called like the tenants' id in job queries.
+    pub has_tenant_column: bool,
+    /// Whether the job's `tables` name it, or the partition that is read.
+    pub is_watched: bool,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// A table.
+    Table,
+    /// A materialized view, which changes without a trigger.
+    MaterializedView,
+    /// A foreign table, which changes on another server.
+    ForeignTable,
+}
+
+/// The relations of a plan, in the order of their names, less those of the server itself; `watched`
+/// are the names in a job's `tables`.
+pub(super) async fn relations(
+    connection: &mut PgConnection,
+    plan: &Plan,
+    watched: &[String],
+    tenant_column: &str,
+) -> Result<Vec<ReadRelation>, sqlx::Error> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        plan.reads.iter().map(|(schema, name)| (schema.as_str(), name.as_str())).unzip();
+    // A relation and all above it, each with how far above; a parent may have several children here.
+    let sql = "with recursive above as ( \
+                 select c.oid as relation, c.oid as parent, 0 as height \
+                 from unnest($1::text[], $2::text[]) as read (schema, name) \
+                   join pg_namespace n on n.nspname = read.schema \
+                   join pg_class c on c.relnamespace = n.oid and c.relname = read.name \
+                 where n.nspname not in ('pg_catalog', 'information_schema') \
+                   and c.relkind in ('r', 'p', 'm', 'f') \
+                 union \
+                 select a.relation, i.inhparent, height + 1 \
+                 from above a join pg_inherits i on i.inhrelid = a.parent), \
+               watched as (select to_regclass(name)::oid as oid from unnest($3::text[]) as named (name)), \
+               tops as ( \
+                 select distinct on (relation) relation, parent, \
+                   exists (select from above a join watched w on w.oid = a.parent \
+                           where a.relation = above.relation) as is_watched \
+                 from above order by relation, height desc, parent) \
+               select case when pg_table_is_visible(c.oid) then c.relname \
+                      else n.nspname || '.' || c.relname end::text, \
+                 c.relkind::text, \
+                 exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = $4 \
+                         and not a.attisdropped), \
+                 bool_and(tops.is_watched) \
+               from tops join pg_class c on c.oid = tops.parent \
+                 join pg_namespace n on n.oid = c.relnamespace \
+               group by c.oid, c.relname, c.relkind, n.nspname order by 1";
+    let rows = sqlx::query(sql)
+        .bind(schemas)
+        .bind(names)
+        .bind(watched)
+        .bind(tenant_column)
+        .persistent(false)
+        .fetch_all(connection)
+        .await?;
+    let relation = |row: &sqlx::postgres::PgRow| {
+        let kind = match row.try_get(1)? {
+            "m" => RelationKind::MaterializedView,
+            "f" => RelationKind::ForeignTable,
+            _ => RelationKind::Table,
+        };
+        let (name, has_tenant_column, is_watched) =
+            (row.try_get(0)?, row.try_get(2)?, row.try_get(3)?);
+        Ok(ReadRelation { name, kind, has_tenant_column, is_watched })
+    };
+    rows.iter().map(relation).collect()
+}
