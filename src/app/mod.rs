@@ -20,7 +20,7 @@ use self::changes::ChangeFeed;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
-    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;
@@ -446,6 +446,7 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         batch: settings.runner.batch,
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
+        has_settings_file: settings.has_file,
     }
 }
 

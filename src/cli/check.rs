@@ -95,6 +95,9 @@ async fn check(
     } else {
         files.jobs().keys().cloned().collect()
     };
+    if found.tenants.is_empty() {
+        found.extend(app::check_keys(source, files));
+    }
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
         found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
@@ -113,7 +116,8 @@ async fn check(
 
 impl Report {
     fn of_files(files: &JobFiles) -> Self {
-        Self { jobs: files.jobs().len(), ..Self::default() }
+        let warnings = files.possible_conflicts();
+        Self { jobs: files.jobs().len(), warnings, ..Self::default() }
     }
 
     fn is_good(&self) -> bool {

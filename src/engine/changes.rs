@@ -384,6 +384,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::TimeZone
         | FailureKind::ValueTooLarge
         | FailureKind::KeyConflict
+        | FailureKind::AmbiguousKey
         | FailureKind::SeveralRows
         | FailureKind::CacheWrongType
         | FailureKind::CachePermission

@@ -23,6 +23,7 @@ use super::status::Progress;
 use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
+use crate::domain::layout::Layout;
 use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
@@ -215,6 +216,11 @@ pub(super) struct Deadline {
 }
 
 impl Runner {
+    /// Whose the keys of all jobs are, as they are now.
+    pub(super) fn layout(&self) -> Layout {
+        Layout::new(&self.jobs.get(), self.source.id_class())
+    }
+
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
     pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
         let started_at = self.clock.now();

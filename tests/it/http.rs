@@ -87,6 +87,7 @@ fn jobs() -> Jobs {
         batch: runner.batch,
         concurrency: runner.concurrency,
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     };
     let no_sql = |_: &std::path::Path| Err("there is none".to_owned());
     check(files, &no_sql, &defaults)
@@ -555,7 +556,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         (one, "{", 400, "bad_request"),
         (one, "[]", 422, "invalid_body"),
         (one, r#"{"tenant": ["a"]}"#, 422, "invalid_body"),
-        (one, r#"{"tenants": [1]}"#, 422, "invalid_body"),
+        (one, r#"{"tenants": [1.5]}"#, 422, "invalid_body"),
         (one, r#"{"tenants": []}"#, 422, "invalid_tenants"),
         ("/api/v1/jobs/report/runs", r#"{"tenants": ["a"]}"#, 422, "takes_no_tenants"),
         ("/api/v1/jobs/retired/runs", "", 409, "job_disabled"),

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod coverage;
 mod invalidate;
+mod keys;
 pub(crate) mod ledger;
 mod load;
 pub(crate) mod record;
