@@ -223,7 +223,7 @@ async fn a_search_path_in_the_url_holds_for_every_query_and_behind_a_pooler() {
                 job("select k as tenant_id, id from u, unnest($1) k", &["k:{tenant_id}"]);
             let problems = reader.describe(&unqualified).await.unwrap();
             assert_eq!(
-                problems.is_empty(),
+                problems.problems.is_empty(),
                 found == "app" || parameter.contains(",app"),
                 "{problems:?}"
             );
