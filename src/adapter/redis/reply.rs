@@ -174,7 +174,7 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
 /// `cache.prefix`, it goes before each of them.
 pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
                           +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
-                          +zremrangebyscore +info +select";
+                          +zremrangebyscore +info +ping +select";
 
 fn rights_hint() -> String {
     format!(
