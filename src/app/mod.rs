@@ -40,6 +40,7 @@ use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
+use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
@@ -139,6 +140,7 @@ impl App {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
@@ -187,6 +189,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         let runner = Arc::clone(&self.runner);
         tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {

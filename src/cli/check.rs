@@ -71,7 +71,7 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
         Err(error) => {
             let database = Failure::from(error);
             let unreachable = match cache {
-                Some(cache) => database.and("\n", cache),
+                Some(cache) => database.and("\n", &cache),
                 None => database,
             };
             return Ok(Report { unreachable: Some(unreachable), ..Report::of_files(files) });
@@ -128,7 +128,7 @@ impl Report {
         let of_files = [&self.problems, &self.warnings].into_iter();
         let of_files = of_files.filter(|problems| !problems.is_empty()).map(Failure::problems);
         let blocks = settings.into_iter().chain(of_files);
-        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", next)) {
+        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", &next)) {
             all.print();
         }
         if self.is_good() && self.unreachable.is_none() {

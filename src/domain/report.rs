@@ -155,8 +155,8 @@ pub enum FailureKind {
     CacheReadOnly,
     /// The cache is a cluster's node and the key is another's: `MOVED`.
     CacheMoved,
-    /// The cache server was restarted, failed over or replaced while the run went on: what it wrote
-    /// before may be lost.
+    /// The cache server was restarted, failed over, replaced or emptied while the run went on: what it
+    /// wrote before may be lost.
     CacheRestarted,
     /// The key holds another type: `WRONGTYPE`.
     CacheWrongType,

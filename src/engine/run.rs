@@ -14,6 +14,7 @@ use super::batch::{Uncertain, Work};
 use super::breaker::SharedBreaker;
 use super::broken::{BrokenTenants, hash};
 use super::changes::{FOLLOW_UP, MAX_PENDING};
+use super::coverage::Coverage;
 use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
@@ -53,6 +54,8 @@ pub struct Runner {
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// Has the coverage looked at.
+    pub coverage: Coverage,
     /// Keys that were removed for one tenant and may be another's.
     pub taken: TakenKeys,
     /// What complete lists are compared with: who is gone loses its keys.

@@ -224,6 +224,7 @@ impl Database {
         let begin = match (self.may_write(access), access) {
             (true, Access::Write) => "begin read write",
             (true, _) => "begin",
+            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
         let mut sent = format!("{begin}; {locals}");
@@ -236,7 +237,7 @@ impl Database {
 
     fn may_write(&self, access: Access) -> bool {
         match access {
-            Access::ReadOnly => false,
+            Access::ReadOnly | Access::Snapshot => false,
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
@@ -339,6 +340,8 @@ impl fmt::Debug for Database {
 enum Access {
     /// Read, whatever the settings say.
     ReadOnly,
+    /// The same, with the data of one moment in all its statements.
+    Snapshot,
     /// Write too, where [`DatabaseSettings::read_only`] lets it.
     AsSet,
     /// Write, whatever the settings say: our own tables and triggers.
