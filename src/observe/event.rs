@@ -755,9 +755,8 @@ impl TenantsSwept<'_> {
                 newly,
                 again,
                 keys,
-                "tenants that are not active any more since the last list: {newly}; removed {} of \
-                 theirs",
-                counted(keys, "key", "keys")
+                "tenants that are not active any more since the last list: {newly}; {} removed",
+                counted(keys, "key of theirs is", "keys of theirs are")
             ),
         }
     }
@@ -1519,7 +1518,7 @@ mod tests {
             RosterUnavailable { message: "connection refused" }.emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
-         INFO tenants that are not active any more since the last list: 3; removed 9 keys of theirs newly=3 again=1 keys=9
+         INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
          INFO removed 9 keys that runs with an older tenant list wrote of tenants that are not active any more again=4 keys=9
         DEBUG no run wrote keys of tenants that are not active any more again=4
          WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
