@@ -116,8 +116,7 @@ impl Database {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
         // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
-        let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
-        match begun {
+        match timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await {
             Ok(Ok(_sent)) => {}
             Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
             Err(_elapsed) => {
@@ -178,6 +177,8 @@ impl Database {
     /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
     /// taken, at last a new one.
     async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
+        let longest = self.statement_timeout(begin.bounds.statement) + ANSWER_GRACE;
+        let longest = longest.min(CONNECT_TIMEOUT);
         let mut others = self.settings.max_connections.get();
         loop {
             let (connection, permit) = self.take().await?;
@@ -189,20 +190,19 @@ impl Database {
                 is_whole: false,
                 _permit: permit,
             };
-            let begun = self.begin_on(&mut transaction, begin);
-            let Ok(begun) = timeout(CONNECT_TIMEOUT, begun).await else {
+            let sent = self.begin_on(&mut transaction, begin);
+            let Ok(sent) = timeout(longest, sent).await else {
                 let server = self.server();
-                let message =
-                    format!("no answer of database `{server}` within {CONNECT_TIMEOUT:?}");
+                let message = format!("no answer of database `{server}` within {longest:?}");
                 return Err(error::unavailable(message));
             };
-            match begun {
+            match sent {
                 Ok(sent) => {
                     transaction.begin = sent;
                     return Ok(transaction);
                 }
                 Err(error) => {
-                    let error = error::source_error("could not begin a transaction", &error);
+                    let error = error::of_begin(&error);
                     if error.kind != SourceErrorKind::Unavailable || others == 0 {
                         return Err(error);
                     }
