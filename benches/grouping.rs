@@ -141,7 +141,7 @@ fn job(templates: &[&str], days: Option<u16>) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::new(TENANTS as usize).unwrap(),
-        concurrency: None,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },

@@ -29,7 +29,7 @@ use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
@@ -39,8 +39,10 @@ use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
+use crate::engine::broken::BrokenTenants;
+use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
-use crate::engine::port::{Clock, History};
+use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
@@ -49,7 +51,7 @@ use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
 use crate::http::{Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -103,6 +105,11 @@ pub struct App {
 }
 
 impl App {
+    /// Closes the connections to the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
         let mut servers = Servers::lazy(settings)?;
@@ -120,23 +127,29 @@ impl App {
         (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
-        let source = Arc::new(source(settings, &database));
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
             metrics,
             limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -176,6 +189,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         let runner = Arc::clone(&self.runner);
         tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {
@@ -192,7 +206,7 @@ impl App {
             shutdown: background.clone(),
         });
         if let Some(feed) = feed {
-            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
@@ -310,7 +324,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
-    let begin = async {
+    let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
         let mut versions = Versions::new(files);
@@ -318,15 +332,15 @@ pub async fn serve(
         app.jobs = versions.in_use();
         Ok((app, history, versions))
     };
-    let begun = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = orders.stops.requested() => Ok(None),
-        begun = begin => begun.map(Some),
+        connected = Box::pin(connecting) => connected.map(Some),
         error = start.gives_up(orders.wait) => Err(error),
     };
-    match begun {
+    match outcome {
         Ok(Some((app, history, versions))) => {
-            app.work(settings, (front, history, versions), orders).await
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;
@@ -379,7 +393,7 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
 /// Connects to the cache, to see whether that works.
@@ -394,23 +408,36 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.
@@ -433,7 +460,8 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })

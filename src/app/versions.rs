@@ -12,8 +12,9 @@ use crate::domain::tenant::IdClass;
 use crate::engine::port::{Clock, Source, SourceErrorKind};
 use crate::engine::status::{RejectedFor, Rejection, Rejections};
 
-/// The longest check of one job: a table that a migration has locked is waited for no longer.
-const ONE_CHECK: Duration = Duration::from_secs(2);
+/// The longest check of one job. A lock is waited for less long, so that the server ends such a
+/// check itself.
+const ONE_CHECK: Duration = Duration::from_secs(3);
 /// The longest check of all of them; those that are left are checked later.
 const ALL_CHECKS: Duration = Duration::from_secs(10);
 

@@ -142,6 +142,9 @@ pub trait Cache: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
+    /// Whether there are such keys, whatever they hold, in their order.
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>>;
+
     /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
     /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;
     /// until then a slice may be empty, and a key may come more than once. Keys that are no UTF-8 are
@@ -293,7 +296,7 @@ pub const FENCES_A_COMMAND: usize = 500;
 pub const NAMES_A_COMMAND: usize = 1_000;
 
 /// Commands in which the server says what [`Cache::stats`] answers.
-pub const STATS_COMMANDS: usize = 3;
+pub const STATS_COMMANDS: usize = 4;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
@@ -374,6 +377,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

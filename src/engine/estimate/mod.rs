@@ -168,7 +168,7 @@ impl Estimator<'_> {
     ) -> Result<BatchPermit, SourceError> {
         let rows = permit.empty_rows(job.key_columns().len());
         let read = Read { batch, first_dates, timeout: job.timeout };
-        self.runner.source.read(job, read, rows).await?;
+        self.runner.reader.read(job, read, rows).await?;
         Ok(permit)
     }
 

@@ -3,6 +3,7 @@
 
 mod audit;
 mod changes;
+mod coverage;
 mod invalidate;
 mod keys;
 pub(crate) mod ledger;
@@ -31,6 +32,8 @@ use preheat::domain::key::KeyTemplate;
 use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
@@ -176,16 +179,20 @@ impl Setup {
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
         let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
+        let read: Arc<dyn Source> = other.unwrap_or_else(|| Arc::clone(&source) as _);
         let runner = Arc::new(Runner {
-            source: other.unwrap_or_else(|| Arc::clone(&source) as _),
+            source: Arc::clone(&read),
+            reader: read,
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),

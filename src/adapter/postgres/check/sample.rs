@@ -13,9 +13,9 @@ use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::super::source::{PostgresSource, ReadError};
-use super::super::{Lease, error, local_settings, milliseconds};
-use super::{Findings, LOCK_WAIT, QueryPlace, QueryProblem, problem};
+use super::super::source::{PostgresSource, ReadError, finish};
+use super::super::{Access, Transaction, error};
+use super::{Findings, QueryPlace, QueryProblem, problem};
 
 /// Tenants that are read together: enough that some have rows, few enough that a query takes no
 /// longer than one of a run.
@@ -33,6 +33,10 @@ const ALONE_TRIES: usize = 8;
 
 /// The wait between two transactions: a moment in a value has milliseconds.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The zones with the earliest and the latest date: one of them has another day than UTC at any
+/// moment.
+const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
 
 /// One row: its JSON, and the texts of its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +57,8 @@ enum Outcome {
     Unsteady,
     /// Each transaction returns other rows, of all tenants.
     Drifting,
+    /// The session's time zone decides the values, and nothing says which it is.
+    InSomeZone,
     /// The query failed for too many tenants.
     Failed(ReadError),
 }
@@ -76,21 +82,31 @@ impl PostgresSource {
         tenants: &Arc<Tenants>,
         now: DateTime<Utc>,
     ) -> Result<Findings, SourceError> {
-        let mut lease = self.lease(self.database.settings.statement_timeout).await?;
         let batch = sample(job, tenants, now);
-        let compared = match job.scope {
-            Scope::Tenants if batch.is_empty() => return Ok(Findings::default()),
-            Scope::Tenants => timeout(SAMPLE_TIME, self.compare(&mut lease, job, batch, now)).await,
-            Scope::Fleet => timeout(SAMPLE_TIME, self.read_fleet(&mut lease, job, now)).await,
-        };
-        let outcome = match compared {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_elapsed) => {
-                let message = format!("it took longer than {SAMPLE_TIME:?}");
-                Outcome::Failed(ReadError::Other(SourceErrorKind::Timeout, message))
+        if job.scope == Scope::Tenants && batch.is_empty() {
+            return Ok(Findings::default());
+        }
+        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
+        let compare = async {
+            let (outcome, batch) = match job.scope {
+                Scope::Tenants => {
+                    (self.compare(&mut transaction, job, batch.clone(), now).await?, batch)
+                }
+                Scope::Fleet => {
+                    (self.read_fleet(&mut transaction, job, now).await?, Batch::fleet())
+                }
+            };
+            let asks = matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid();
+            if asks && self.computes_with_zone(&mut transaction, job, batch, now).await? {
+                return Ok(Outcome::InSomeZone);
             }
+            Ok(outcome)
         };
+        let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
+            let message = format!("it took longer than {SAMPLE_TIME:?}");
+            Err(ReadError::Other(SourceErrorKind::Timeout, message))
+        });
+        let outcome = finish(transaction, compared).await.unwrap_or_else(Outcome::Failed);
         self.findings(job, outcome).map_err(|error| {
             error.into_source_error(&format!("could not try the query of job `{}`", job.name))
         })
@@ -99,39 +115,37 @@ impl PostgresSource {
     /// Reads once, since there is nothing to compare.
     async fn read_fleet(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         now: DateTime<Utc>,
     ) -> Result<Outcome, ReadError> {
-        self.begin_sample(lease).await?;
-        self.read_sample(lease, job, &Batch::fleet(), now).await?;
+        self.read_sample(transaction, job, &Batch::fleet(), now).await?;
         Ok(Outcome::Same)
     }
 
     async fn compare(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         batch: Batch,
         now: DateTime<Utc>,
     ) -> Result<Outcome, ReadError> {
-        self.begin_sample(lease).await?;
-        let (batch, together) = self.read_together(lease, job, batch, now).await?;
+        let (batch, together) = self.read_together(transaction, job, batch, now).await?;
         let mut slots: Vec<usize> = (0..batch.len()).collect();
         slots.sort_by_key(|slot| together.get(*slot).is_none_or(Vec::is_empty));
         let (mut compared, mut is_in_order) = (0, true);
         for slot in slots.into_iter().take(ALONE_TRIES) {
             let with_others = together.get(slot).map(Vec::as_slice).unwrap_or_default();
             let one = batch.some([slot]);
-            let alone = match self.read_sample(lease, job, &one, now).await {
+            let alone = match self.read_sample(transaction, job, &one, now).await {
                 Ok(read) => read.into_iter().next().unwrap_or_default(),
                 Err(error) if may_be_of_one_tenant(&error) => continue,
                 Err(error) => return Err(error),
             };
             if !are_the_same_rows(&alone, with_others) {
-                let again = self.read_sample(lease, job, &batch, now).await?;
+                let again = self.read_sample(transaction, job, &batch, now).await?;
                 let again = again.get(slot).map(Vec::as_slice).unwrap_or_default();
-                let alone_again = self.read_sample(lease, job, &one, now).await?;
+                let alone_again = self.read_sample(transaction, job, &one, now).await?;
                 let alone_again = alone_again.first().map(Vec::as_slice).unwrap_or_default();
                 let is_steady =
                     are_the_same_rows(with_others, again) && are_the_same_rows(&alone, alone_again);
@@ -150,20 +164,20 @@ impl PostgresSource {
         if !is_in_order {
             return Ok(Outcome::OtherOrder);
         }
-        let is_drifting = self.is_drifting(lease, job, &batch, now, together).await?;
+        let is_drifting = self.is_drifting(transaction, job, &batch, now, together).await?;
         Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
     }
 
     /// Reads a batch, or as many of its tenants as can be read.
     async fn read_together(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         mut batch: Batch,
         now: DateTime<Utc>,
     ) -> Result<(Batch, Vec<Vec<Row>>), ReadError> {
         loop {
-            let error = match self.read_sample(lease, job, &batch, now).await {
+            let error = match self.read_sample(transaction, job, &batch, now).await {
                 Ok(rows) => return Ok((batch, rows)),
                 Err(error) if may_be_of_one_tenant(&error) => error,
                 Err(error) => return Err(error),
@@ -179,7 +193,7 @@ impl PostgresSource {
     /// Changes of the data would hardly be of all of them, twice.
     async fn is_drifting(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         batch: &Batch,
         now: DateTime<Utc>,
@@ -189,10 +203,9 @@ impl PostgresSource {
             if last.iter().all(Vec::is_empty) {
                 return Ok(false);
             }
-            lease.execute(sqlx::raw_sql("rollback")).await?;
             sleep(PAUSE).await;
-            self.begin_sample(lease).await?;
-            let next = self.read_sample(lease, job, batch, now).await?;
+            transaction.begin_anew().await?;
+            let next = self.read_sample(transaction, job, batch, now).await?;
             let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
             if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
                 return Ok(false);
@@ -202,34 +215,57 @@ impl PostgresSource {
         Ok(true)
     }
 
-    /// All that is read within it is of one moment: what others write meanwhile makes no difference.
-    async fn begin_sample(&self, lease: &mut Lease) -> Result<(), sqlx::Error> {
-        let locals = local_settings(self.database.statement_timeout(SAMPLE_TIME));
-        let wait = milliseconds(LOCK_WAIT);
-        let begin = "begin isolation level repeatable read read only";
-        let sql = format!("{begin}; {locals}; set local lock_timeout = {wait}");
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
-        Ok(())
+    /// Whether the session's time zone changes the rows of some tenants.
+    async fn computes_with_zone(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: Batch,
+        now: DateTime<Utc>,
+    ) -> Result<bool, ReadError> {
+        transaction.begin_anew().await?;
+        let (batch, here) = self.read_together(transaction, job, batch, now).await?;
+        let mut elsewhere = Vec::new();
+        for zone in ZONES {
+            set_zone(transaction, zone).await?;
+            elsewhere.push(self.read_sample(transaction, job, &batch, now).await?);
+        }
+        set_zone(transaction, "UTC").await?;
+        let again = self.read_sample(transaction, job, &batch, now).await?;
+        let same = |one: &[Vec<Row>], other: &[Vec<Row>]| {
+            one.iter().zip(other).all(|(one, other)| are_the_same_rows(one, other))
+        };
+        Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
     }
 
     /// The rows of each slot. After an error that is the server's the transaction goes on.
     async fn read_sample(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         batch: &Batch,
         now: DateTime<Utc>,
     ) -> Result<Vec<Vec<Row>>, ReadError> {
-        lease.execute(sqlx::raw_sql("savepoint sample")).await?;
         let columns = job.key_columns().len();
-        let mut rows = Rows::default();
-        rows.reset(columns, SAMPLE_BYTES);
         let first_dates = first_dates(job, batch, now);
         let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
-        let done = self.read_on(lease, job, read, &mut rows).await;
-        lease.execute(sqlx::raw_sql("rollback to sample")).await?;
-        done?;
-        let mut read = vec![Vec::new(); batch.len()];
+        let mut rows = Rows::default();
+        let mut has_learnt_types = false;
+        loop {
+            rows.reset(columns, SAMPLE_BYTES);
+            transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
+            let done = self.read_in(transaction, job, read, &mut rows).await;
+            transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
+            match done {
+                Ok(()) => break,
+                Err(error) if error.is_of_no_statement() && !has_learnt_types => {
+                    has_learnt_types = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // A job without tenants has one slot.
+        let mut read = vec![Vec::new(); batch.len().max(1)];
         for row in 0..rows.len() {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
@@ -274,8 +310,14 @@ impl PostgresSource {
                      stale: round it, as in `date_trunc('hour', now())`, or leave it out",
                 ),
             ),
+            Outcome::InSomeZone => warning(
+                "the query computes with the time zone of the session, which neither the role nor the \
+                 database says: it is UTC here, and the application's may be another"
+                    .to_owned(),
+                Some("set `database.time_zone` to the one of the application's sessions"),
+            ),
             Outcome::Failed(error) if is_of_query(&error) => {
-                let problems = vec![self.refused(error, &job.query.sql)?];
+                let problems = vec![self.about_query(error, &job.query.sql)?];
                 Findings { problems, ..Findings::default() }
             }
             Outcome::Failed(error) if is_lost(&error) => return Err(error),
@@ -316,6 +358,12 @@ impl Difference {
         );
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
+}
+
+async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx::Error> {
+    let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
+    transaction.execute(sqlx::raw_sql(set)).await?;
+    Ok(())
 }
 
 /// Some tenants from all over the list, as many as a batch of the job may have; those without a time
@@ -373,9 +421,9 @@ fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
 
 fn kind(error: &ReadError) -> SourceErrorKind {
     match error {
-        ReadError::Sql(error) => error::kind(error),
+        ReadError::Sql { error, .. } => error::kind(error),
         ReadError::Other(kind, _) => *kind,
-        ReadError::Stale => SourceErrorKind::Transient,
+        ReadError::Parameters { .. } => SourceErrorKind::Definition,
     }
 }
 
