@@ -410,6 +410,7 @@ async fn jobs_are_shown_with_schedule_state_and_last_run() {
       "name": "services",
       "next_due_at": "2026-03-01T13:00:00.000Z",
       "queued": [],
+      "rejected_for": [],
       "required": true,
       "running": null,
       "schedule": "every 1h",
