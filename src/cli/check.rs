@@ -71,7 +71,7 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
         Err(error) => {
             let database = Failure::from(error);
             let unreachable = match cache {
-                Some(cache) => database.and("\n", cache),
+                Some(cache) => database.and("\n", &cache),
                 None => database,
             };
             return Ok(Report { unreachable: Some(unreachable), ..Report::of_files(files) });
@@ -95,6 +95,9 @@ async fn check(
     } else {
         files.jobs().keys().cloned().collect()
     };
+    if found.tenants.is_empty() {
+        found.extend(app::check_keys(source, files));
+    }
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
         found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
@@ -113,7 +116,8 @@ async fn check(
 
 impl Report {
     fn of_files(files: &JobFiles) -> Self {
-        Self { jobs: files.jobs().len(), ..Self::default() }
+        let warnings = files.possible_conflicts();
+        Self { jobs: files.jobs().len(), warnings, ..Self::default() }
     }
 
     fn is_good(&self) -> bool {
@@ -128,7 +132,7 @@ impl Report {
         let of_files = [&self.problems, &self.warnings].into_iter();
         let of_files = of_files.filter(|problems| !problems.is_empty()).map(Failure::problems);
         let blocks = settings.into_iter().chain(of_files);
-        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", next)) {
+        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", &next)) {
             all.print();
         }
         if self.is_good() && self.unreachable.is_none() {

@@ -10,6 +10,7 @@ use crate::config::{ConfigError, LogFormat, Overrides, Settings, process_environ
 use crate::definition::{self, JobFiles, Problems};
 use crate::domain::job::{Job, JobName};
 use crate::domain::spelling;
+use crate::observe::event;
 use crate::telemetry;
 
 /// Checked settings and jobs.
@@ -54,6 +55,9 @@ impl Global {
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        for text in settings.notices() {
+            event::SettingsNotice { text: &text }.emit();
+        }
         Ok(())
     }
 
@@ -110,7 +114,7 @@ impl From<LoadProblems> for Failure {
         match (settings, files.is_empty()) {
             (None, _) => Self::problems(&files),
             (Some(settings), true) => settings,
-            (Some(settings), false) => settings.and("\n\n", Self::problems(&files)),
+            (Some(settings), false) => settings.and("\n\n", &Self::problems(&files)),
         }
     }
 }
@@ -124,7 +128,7 @@ impl Failure {
 
     /// Two failures at once; what is wrong with files and settings weighs more than a server that is
     /// away.
-    pub(super) fn and(self, between: &str, other: Self) -> Self {
+    pub(super) fn and(self, between: &str, other: &Self) -> Self {
         let exit = if self.exit == Exit::Usage { self.exit } else { other.exit };
         let is_coloured = self.is_coloured || other.is_coloured;
         Self { exit, text: self.text + between + &other.text, is_coloured }

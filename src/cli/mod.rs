@@ -241,7 +241,7 @@ impl Command {
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
-            Self::Demo(options) => demo::run(global, options).await,
+            Self::Demo(options) => Box::pin(demo::run(global, options)).await,
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
             Self::Health => health::run(global).await,
