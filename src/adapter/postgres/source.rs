@@ -61,6 +61,7 @@ impl PostgresSource {
 
     /// The same for what only looks (plan, audit, verifier): the server refuses every write of a
     /// query, whatever [`super::DatabaseSettings::read_only`] says.
+    #[must_use]
     pub fn reading_only(&self) -> Self {
         let (database, settings) = (Arc::clone(&self.database), self.settings.clone());
         Self { access: Access::ReadOnly, ..Self::new(database, settings) }
