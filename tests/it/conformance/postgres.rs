@@ -478,7 +478,7 @@ async fn what_a_url_sets_is_set_by_each_transaction_or_refused_by_name() {
     let sql = "select id as tenant_id, current_setting('search_path') as path, \
                current_setting('work_mem') as mem from unnest($1) id";
     let found = read(&source, &job(sql, &["k:{tenant_id}"]), &batch(&["1"]), &[]).await.unwrap();
-    assert_eq!(found[0].1, "{\"path\":\"other,public\",\"mem\":\"7MB\"}");
+    assert_eq!(found[0].1, r#"{"path":"\"other\", \"public\"","mem":"7MB"}"#);
 
     let refused = [
         ("-c%20statement_timeout%3D7", "set `database.statement_timeout`"),
