@@ -20,7 +20,7 @@ use self::changes::ChangeFeed;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
-    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;
@@ -40,6 +40,7 @@ use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
+use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
@@ -104,6 +105,11 @@ pub struct App {
 }
 
 impl App {
+    /// Closes the connections to the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
         let mut servers = Servers::lazy(settings)?;
@@ -124,6 +130,7 @@ impl App {
         let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
@@ -133,12 +140,16 @@ impl App {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -178,6 +189,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         let runner = Arc::clone(&self.runner);
         tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {
@@ -312,7 +324,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
-    let begin = async {
+    let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
         let mut versions = Versions::new(files);
@@ -320,15 +332,15 @@ pub async fn serve(
         app.jobs = versions.in_use();
         Ok((app, history, versions))
     };
-    let begun = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = orders.stops.requested() => Ok(None),
-        begun = begin => begun.map(Some),
+        connected = Box::pin(connecting) => connected.map(Some),
         error = start.gives_up(orders.wait) => Err(error),
     };
-    match begun {
+    match outcome {
         Ok(Some((app, history, versions))) => {
-            app.work(settings, (front, history, versions), orders).await
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;
@@ -434,6 +446,7 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         batch: settings.runner.batch,
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
+        has_settings_file: settings.has_file,
     }
 }
 

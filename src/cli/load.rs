@@ -114,7 +114,7 @@ impl From<LoadProblems> for Failure {
         match (settings, files.is_empty()) {
             (None, _) => Self::problems(&files),
             (Some(settings), true) => settings,
-            (Some(settings), false) => settings.and("\n\n", Self::problems(&files)),
+            (Some(settings), false) => settings.and("\n\n", &Self::problems(&files)),
         }
     }
 }
@@ -128,7 +128,7 @@ impl Failure {
 
     /// Two failures at once; what is wrong with files and settings weighs more than a server that is
     /// away.
-    pub(super) fn and(self, between: &str, other: Self) -> Self {
+    pub(super) fn and(self, between: &str, other: &Self) -> Self {
         let exit = if self.exit == Exit::Usage { self.exit } else { other.exit };
         let is_coloured = self.is_coloured || other.is_coloured;
         Self { exit, text: self.text + between + &other.text, is_coloured }

@@ -20,8 +20,8 @@ pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
     }
 }
 
-/// The reply to an `UNLINK` or `DEL` of one key.
-pub(super) fn removed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
+/// The reply to an `UNLINK`, `DEL` or `EXISTS` of one key: whether there was one.
+pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),
         Ok(other) => Err(unexpected(&other)),
@@ -283,8 +283,8 @@ mod tests {
     #[test]
     fn replies_that_are_no_errors_are_read() {
         assert_eq!(written(Ok(Value::Okay)), Ok(()));
-        assert_eq!(removed(Ok(Value::Int(1))), Ok(true));
-        assert_eq!(removed(Ok(Value::Int(0))), Ok(false));
+        assert_eq!(existed(Ok(Value::Int(1))), Ok(true));
+        assert_eq!(existed(Ok(Value::Int(0))), Ok(false));
         let odd = written(Ok(Value::BulkString(b"secret".to_vec()))).unwrap_err();
         assert_eq!(odd.message, "the cache answered with something else where it should not");
     }

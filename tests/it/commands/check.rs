@@ -576,3 +576,82 @@ async fn the_result_as_json_has_problems_warnings_and_what_is_not_watched() {
     assert_eq!(good["checked"], "queries");
     assert_eq!(good["problems"], serde_json::json!([]));
 }
+
+#[tokio::test]
+async fn hazard_35_a_query_that_row_level_security_would_filter_is_a_problem() {
+    let servers = servers().await;
+    let role = format!("limited_{}", servers.database.name());
+    servers
+        .database
+        .execute(&format!(
+            "create role {role} login; grant select on all tables in schema public to {role};
+             alter table services enable row level security;
+             create policy own on services using
+               (tenant_id::text = current_setting('app.tenant_id', true))"
+        ))
+        .await;
+    let url = servers.database.url().replace("user=postgres", &format!("user={role}"));
+    let check = servers.preheat(["check"]).database(&url).job("services", SERVICES);
+    let check = check.job("fleet", FLEET);
+    insta::assert_snapshot!(check.run().await.expect_code(2).stderr, @r#"
+    error: query would be affected by row-level security policy for table "services" (42501)
+     --> jobs/services.toml:7:1
+      |
+    7 | sql = "select tenant_id, id, name, price from services where tenant_id = any($1) order by name, id"
+      | ^^^
+      |
+      = hint: read with a role that has BYPASSRLS, or set `database.row_security = "accept"` if the policies show the role every row
+    "#);
+    let settings = "[database]\nrow_security = \"accept\"\n";
+    let accept = servers.preheat(["check"]).database(&url).settings(settings);
+    let accept = accept.job("services", SERVICES).run().await.expect_code(0);
+    assert!(accept.stdout.starts_with("1 job, no problems"), "{}", accept.stdout);
+    let tables = format!("drop owned by {role}; drop role {role}");
+    servers.database.execute(&tables).await;
+}
+
+#[tokio::test]
+async fn a_name_with_capitals_and_without_quotes_comes_with_the_quotes() {
+    let servers = servers().await;
+    servers
+        .database
+        .execute("create schema app; create table app.\"Customer\" (\"workspaceId\" uuid)")
+        .await;
+    let query = |sql: &str| {
+        format!("schedule = \"every 15m\"\nttl = \"1h\"\n[query]\nsql = '''{sql}'''\n{KEY}")
+    };
+    for (sql, hint) in [
+        (
+            "select tenant_id from app.Customer where tenant_id = any($1)",
+            "write `app.\"Customer\"`",
+        ),
+        (
+            "select workspaceId as tenant_id from app.\"Customer\" where \"workspaceId\" = any($1)",
+            "write `\"workspaceId\"`",
+        ),
+    ] {
+        let check = servers.preheat(["check"]).job("menu", &query(sql));
+        let stderr = check.run().await.expect_code(2).stderr;
+        assert!(stderr.contains(hint), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn hazard_37_what_the_ids_may_hold_decides_whether_two_jobs_clash() {
+    let servers = servers().await;
+    let (all, new) = (
+        SERVICES.replace("services:{tenant_id}", "{tenant_id}:services"),
+        SERVICES.replace("services:{tenant_id}", "{tenant_id}:new:services"),
+    );
+    let check = |arguments: &[&str], settings: &str| {
+        let check = servers.preheat(arguments.iter().copied()).settings(settings);
+        check.job("all", &all).job("new", &new)
+    };
+    check(&["check"], "").run().await.expect_code(0);
+    let offline = check(&["check", "--offline"], "").run().await.expect_code(0);
+    insta::assert_snapshot!(offline.stderr);
+    assert_eq!(offline.stdout, "2 jobs, no problems, 1 warning; queries were not checked\n");
+    let texts = "[tenants]\nsql = \"select id::text from tenants\"\n";
+    let stderr = check(&["check", "--no-data"], texts).run().await.expect_code(2).stderr;
+    assert!(stderr.contains("error: two jobs can write one key"), "{stderr}");
+}

@@ -4,6 +4,7 @@
 mod audit;
 mod changes;
 mod check;
+mod database;
 mod demo;
 mod documents;
 mod history;

@@ -193,7 +193,7 @@ async fn a_cache_that_still_loads_its_data_is_waited_for() {
             tokio::spawn(async move {
                 let mut bytes = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut bytes).await {
-                    let commands = bytes[..length].iter().filter(|byte| **byte == b'*').count();
+                    let commands = String::from_utf8_lossy(&bytes[..length]).matches('*').count();
                     if stream.write_all(&LOADING.repeat(commands)).await.is_err() {
                         break;
                     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::Executor;
+use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
@@ -34,6 +34,10 @@ const ALONE_TRIES: usize = 8;
 /// The wait between two transactions: a moment in a value has milliseconds.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// The zones with the earliest and the latest date: one of them has another day than UTC at any
+/// moment.
+const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
+
 /// One row: its JSON, and the texts of its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Row {
@@ -53,6 +57,8 @@ enum Outcome {
     Unsteady,
     /// Each transaction returns other rows, of all tenants.
     Drifting,
+    /// The session's time zone decides the values, and nothing says which it is.
+    InSomeZone,
     /// The query failed for too many tenants.
     Failed(ReadError),
 }
@@ -82,10 +88,19 @@ impl PostgresSource {
         }
         let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
         let compare = async {
-            match job.scope {
-                Scope::Tenants => self.compare(&mut transaction, job, batch, now).await,
-                Scope::Fleet => self.read_fleet(&mut transaction, job, now).await,
+            let (outcome, batch) = match job.scope {
+                Scope::Tenants => {
+                    (self.compare(&mut transaction, job, batch.clone(), now).await?, batch)
+                }
+                Scope::Fleet => {
+                    (self.read_fleet(&mut transaction, job, now).await?, Batch::fleet())
+                }
+            };
+            let asks = matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid();
+            if asks && self.computes_with_zone(&mut transaction, job, batch, now).await? {
+                return Ok(Outcome::InSomeZone);
             }
+            Ok(outcome)
         };
         let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
             let message = format!("it took longer than {SAMPLE_TIME:?}");
@@ -200,6 +215,29 @@ impl PostgresSource {
         Ok(true)
     }
 
+    /// Whether the session's time zone changes the rows of some tenants.
+    async fn computes_with_zone(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: Batch,
+        now: DateTime<Utc>,
+    ) -> Result<bool, ReadError> {
+        transaction.begin_anew().await?;
+        let (batch, here) = self.read_together(transaction, job, batch, now).await?;
+        let mut elsewhere = Vec::new();
+        for zone in ZONES {
+            set_zone(transaction, zone).await?;
+            elsewhere.push(self.read_sample(transaction, job, &batch, now).await?);
+        }
+        set_zone(transaction, "UTC").await?;
+        let again = self.read_sample(transaction, job, &batch, now).await?;
+        let same = |one: &[Vec<Row>], other: &[Vec<Row>]| {
+            one.iter().zip(other).all(|(one, other)| are_the_same_rows(one, other))
+        };
+        Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
+    }
+
     /// The rows of each slot. After an error that is the server's the transaction goes on.
     async fn read_sample(
         &self,
@@ -226,7 +264,8 @@ impl PostgresSource {
                 Err(error) => return Err(error),
             }
         }
-        let mut read = vec![Vec::new(); batch.len()];
+        // A job without tenants has one slot.
+        let mut read = vec![Vec::new(); batch.len().max(1)];
         for row in 0..rows.len() {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
@@ -271,6 +310,12 @@ impl PostgresSource {
                      stale: round it, as in `date_trunc('hour', now())`, or leave it out",
                 ),
             ),
+            Outcome::InSomeZone => warning(
+                "the query computes with the time zone of the session, which neither the role nor the \
+                 database says: it is UTC here, and the application's may be another"
+                    .to_owned(),
+                Some("set `database.time_zone` to the one of the application's sessions"),
+            ),
             Outcome::Failed(error) if is_of_query(&error) => {
                 let problems = vec![self.about_query(error, &job.query.sql)?];
                 Findings { problems, ..Findings::default() }
@@ -313,6 +358,12 @@ impl Difference {
         );
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
+}
+
+async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx::Error> {
+    let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
+    transaction.execute(sqlx::raw_sql(set)).await?;
+    Ok(())
 }
 
 /// Some tenants from all over the list, as many as a batch of the job may have; those without a time
