@@ -41,15 +41,19 @@ pub struct ParameterNote {
     /// Whether it is taken at all.
     pub is_taken: bool,
     /// What it does, or what to write instead.
-    pub note: &'static str,
+    pub note: String,
 }
 
 /// Every parameter that is known, as it is documented.
 pub fn parameters() -> Vec<ParameterNote> {
     let note = |parameter: &Parameter| {
         let (is_taken, note) = match parameter.rule {
-            Rule::Honoured(_, note) | Rule::Only(_, note) => (true, note),
-            Rule::Refused(note) => (false, note),
+            Rule::Honoured(_, note) | Rule::Only([], note) => (true, note.to_owned()),
+            Rule::Only(values, note) => {
+                let allowed = listed(values.iter().copied(), "or");
+                (true, format!("{allowed} only: {}", with_small_letter(note)))
+            }
+            Rule::Refused(note) => (false, note.to_owned()),
         };
         ParameterNote { names: parameter.names.to_vec(), is_taken, note }
     };
