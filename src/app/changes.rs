@@ -95,10 +95,7 @@ impl ChangeFeed {
         if mode == ChangesMode::Off {
             return Ok(None);
         }
-        let direct = settings.changes.url.as_ref().map(|url| {
-            let direct = database_settings(settings, url);
-            postgres::DatabaseSettings { pgbouncer: false, ..direct }
-        });
+        let direct = settings.changes.url.as_ref().map(|url| database_settings(settings, url));
         let (database, runner) = (Arc::clone(&app.database), Arc::clone(&app.runner));
         let tenant_column = settings.tenants.column.clone();
         let trouble = trouble_note(Arc::clone(&runner), tenant_column.clone());
@@ -249,7 +246,7 @@ impl ChangeFeed {
         let mut tables: Vec<_> = missed.iter().map(|source| source.table.as_str()).collect();
         tables.dedup();
         if !tables.is_empty() {
-            let tables = listed(tables.into_iter(), "and");
+            let tables = listed(tables, "and");
             event::ChangesMissed { tables: &tables }.emit(&self.runner.metrics);
         }
         self.source.may_have_missed(missed.into_iter().map(|source| source.id.clone()));

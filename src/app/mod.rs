@@ -29,7 +29,7 @@ use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
@@ -104,11 +104,6 @@ pub struct App {
 }
 
 impl App {
-    /// Closes the connections to the database.
-    pub async fn close(&self) {
-        self.database.close().await;
-    }
-
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
         let mut servers = Servers::lazy(settings)?;
@@ -126,9 +121,10 @@ impl App {
         (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
-        let source = Arc::new(source(settings, &database));
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
             clock,
@@ -144,6 +140,9 @@ impl App {
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
@@ -199,7 +198,7 @@ impl App {
             shutdown: background.clone(),
         });
         if let Some(feed) = feed {
-            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
@@ -227,6 +226,11 @@ impl App {
         keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
+    }
+
+    /// Closes the connections to the database, before somebody stops it.
+    pub async fn close(&self) {
+        self.database.close().await;
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
@@ -317,7 +321,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
-    let begin = async {
+    let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
         let mut versions = Versions::new(files);
@@ -325,15 +329,15 @@ pub async fn serve(
         app.jobs = versions.in_use();
         Ok((app, history, versions))
     };
-    let begun = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = orders.stops.requested() => Ok(None),
-        begun = begin => begun.map(Some),
+        connected = Box::pin(connecting) => connected.map(Some),
         error = start.gives_up(orders.wait) => Err(error),
     };
-    match begun {
+    match outcome {
         Ok(Some((app, history, versions))) => {
-            app.work(settings, (front, history, versions), orders).await
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;
@@ -386,7 +390,13 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
 }
 
 /// Connects to the database alone.
@@ -395,23 +405,36 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.

@@ -11,7 +11,7 @@ use crate::adapter::postgres::{
 use crate::definition::{self, JobFiles, Place, Problem};
 use crate::domain::change::change_sources;
 use crate::domain::job::{Job, JobName};
-use crate::engine::port::{Clock, Source, SourceError, SourceErrorKind};
+use crate::engine::port::{Clock, Source, SourceError};
 
 /// The problems of queries and tables, by what they belong to.
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ pub async fn check_rows(
     let mut found = QueryProblems::default();
     let tenants = match source.tenants().await {
         Ok(tenants) => Arc::new(tenants),
-        Err(error) if is_of_server(error.kind) => return Err(error),
+        Err(error) if !error.kind.is_about_query() => return Err(error),
         Err(error) => {
             found.tenants.push(of_tenants(source, None, error.message, None));
             return Ok(found);
@@ -152,7 +152,7 @@ pub async fn unwatched(
         }
         let relations = match source.relations(job).await {
             Ok(relations) => relations,
-            Err(error) if is_of_server(error.kind) => return Err(error),
+            Err(error) if !error.kind.is_about_query() => return Err(error),
             Err(error) => {
                 let place = Place::Query { offset: None };
                 let problem = files.problem_at(name, place, error.message, None);
@@ -223,21 +223,6 @@ fn of_tenants(
     hint: Option<String>,
 ) -> Problem {
     definition::problem_in("setting `tenants.sql`", source.tenants_sql(), offset, message, hint)
-}
-
-/// Whether an error says nothing about a query.
-fn is_of_server(kind: SourceErrorKind) -> bool {
-    match kind {
-        SourceErrorKind::Unavailable
-        | SourceErrorKind::Transient
-        | SourceErrorKind::Locked
-        | SourceErrorKind::Timeout => true,
-        SourceErrorKind::Data
-        | SourceErrorKind::Encoding
-        | SourceErrorKind::TooLarge
-        | SourceErrorKind::Foreign
-        | SourceErrorKind::Definition => false,
-    }
 }
 
 fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Problem {

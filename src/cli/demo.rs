@@ -137,13 +137,10 @@ async fn first_pass(
         deadline: None,
     };
     let done = pass.warm(&jobs, None).await?;
+    app.close().await;
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
-    if options.once {
-        // The servers end next, and a connection that they cut is a warning.
-        app.close().await;
-    }
     Ok((files, done.exit()))
 }
 

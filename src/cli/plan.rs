@@ -140,7 +140,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let loaded = global.load(&MultiProgress::new())?;
     let jobs = loaded.select_any(&options.names)?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
-    let list = Arc::new(app.runner.source.tenants().await?);
+    let list = Arc::new(app.runner.reader.tenants().await?);
     let estimator = Estimator {
         runner: &app.runner,
         list: &list,

@@ -86,6 +86,14 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// Whether the query or its data is why, and not the server: then it fails again.
+    pub fn is_about_query(self) -> bool {
+        match self {
+            Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
+        }
+    }
+
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {

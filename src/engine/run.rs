@@ -33,6 +33,8 @@ use crate::observe::metric::Metrics;
 pub struct Runner {
     /// Where tenants and rows come from.
     pub source: Arc<dyn Source>,
+    /// The same for those who only look, whose queries cannot write whatever the settings say.
+    pub reader: Arc<dyn Source>,
     /// Where entries go.
     pub cache: Arc<dyn Cache>,
     /// What preheat keeps there for itself.

@@ -618,6 +618,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {
@@ -633,6 +647,20 @@ impl DatabaseIsReplica<'_> {
             server,
             "database `{server}` is a replica: what it has not received yet is warmed as it was \
              before, even right after a change; hint: let `database.url` lead to the primary"
+        );
+    }
+}
+
+/// A setting is there that has no effect any more.
+#[derive(Clone, Copy, Debug)]
+pub struct PgbouncerIsSet;
+
+impl PgbouncerIsSet {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!(
+            "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+             behind every pooler in transaction or session mode"
         );
     }
 }
@@ -1304,6 +1332,8 @@ mod tests {
         let line = logged(|| started.emit(&Metrics::new()));
         let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
+        let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
+        assert!(line.contains("with 1 job, on"), "{line}");
     }
 
     fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
@@ -1393,7 +1423,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
-        DEBUG changes of 2 tenants are warm again in job `services` job=services tenants=2 lag_ms=30
+        DEBUG 2 changes are warm again in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();
         for expected in [
@@ -1546,7 +1576,7 @@ mod tests {
         insta::assert_snapshot!(lines, @r#"
          WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
          WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
-         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+         WARN could not write the history; 5 run records wait and runs go on: disk full buffered=5 dropped=2
         DEBUG 3 run records were given up: the history is still away dropped=3
         "#);
         let page = metrics.encode();

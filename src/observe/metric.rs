@@ -221,7 +221,7 @@ const BREAKER_OPEN: Declaration = Declaration {
     kind: Kind::Gauge,
     labels: &["server"],
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
-           tries, else 0",
+           tries, or is waited for at the start, else 0",
 };
 const PERMITS: Declaration = Declaration {
     name: "preheat_permits",
@@ -233,7 +233,8 @@ const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
     kind: Kind::Gauge,
     labels: &["state"],
-    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed",
+    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed; absent until \
+           the servers were reached",
 };
 const CACHE_HITS: Declaration = Declaration {
     name: "preheat_cache_hits_total",
@@ -280,7 +281,7 @@ const JOBS_REJECTED: Declaration = Declaration {
     name: "preheat_jobs_rejected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while the job files on disk have problems and the last good ones are in use, else 0",
+    help: "1 while job files on disk have problems and are not in use as they are, else 0",
 };
 const SCHEDULER_SILENT: Declaration = Declaration {
     name: "preheat_scheduler_silent",

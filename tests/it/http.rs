@@ -166,8 +166,10 @@ impl Worker {
             Arc::clone(&metrics),
             retention,
         );
+        let source = Arc::new(source);
         let runner = Arc::new(Runner {
-            source: Arc::new(source),
+            source: Arc::clone(&source) as _,
+            reader: source,
             cache: Arc::clone(&cache) as _,
             ledger: Arc::clone(&cache) as _,
             clock: Arc::clone(&shared_clock),
@@ -803,6 +805,7 @@ async fn docs_http_names_every_route_and_every_code() {
         include_str!("../../src/http/auth.rs"),
         include_str!("../../src/http/idempotency.rs"),
         include_str!("../../src/http/runs.rs"),
+        include_str!("../../src/http/starting.rs"),
     ];
     let texts = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let is_code = |text: &&str| {
@@ -962,7 +965,8 @@ the worker restarts.
 
 Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,
 `preheat_coverage_ratio` below 1, an increase of `preheat_runs_total{outcome!=\"ok\"}`,
-`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1.
+`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1; with the change feed
+`preheat_change_feed_tables_without_triggers` above 0, or `preheat_change_feed_connected` at 0.
 
 | metric | type | labels | what |
 | --- | --- | --- | --- |

@@ -169,6 +169,20 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
     error.code() == Some("READONLY")
 }
 
+/// The rights of a user that suffice, as `ACL SETUSER` takes them: preheat's own keys, and the
+/// commands; `select` where the URL has a database's number. What jobs write is to be added as `~services:*` and the like, and where there is a
+/// `cache.prefix`, it goes before each of them.
+pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
+                          +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
+                          +zremrangebyscore +info +select";
+
+fn rights_hint() -> String {
+    format!(
+        "the user needs `{RIGHTS}`, and `~…` for the keys of each job; where `cache.prefix` is set, it \
+         goes before the keys"
+    )
+}
+
 /// An error that the server answered with.
 pub(super) fn refused(error: &RedisError) -> CacheError {
     let code = error.code().unwrap_or("ERR");
@@ -183,11 +197,20 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
         _ if error.kind() == ErrorKind::AuthenticationFailed => CacheErrorKind::Permission,
         _ => CacheErrorKind::Refused,
     };
-    let message = if error.kind() == ErrorKind::AuthenticationFailed {
+    let message = if error.kind() == ErrorKind::AuthenticationFailed || code == "WRONGPASS" {
         // The client keeps the server's own words to itself.
-        "the user or the password is wrong".to_owned()
+        "the user or the password is wrong, or the user is off; hint: both stand in the URL, as in \
+         `redis://user:password@host`, and a user who is not named is `default`"
+            .to_owned()
     } else {
-        format!("the cache refused: {code} {detail}").trim_end().to_owned()
+        let hint = match code {
+            "NOPERM" => format!("; hint: {}", rights_hint()),
+            "NOAUTH" => "; hint: the server wants a password: write it into the URL, as in \
+                         `redis://:password@host`"
+                .to_owned(),
+            _ => String::new(),
+        };
+        format!("the cache refused: {code} {detail}").trim_end().to_owned() + &hint
     };
     CacheError { kind, message }
 }
@@ -244,7 +267,16 @@ mod tests {
             ("SOMETHING", Refused),
         ];
         for (line, kind) in cases {
-            check(line, kind, &format!("the cache refused: {line}"));
+            let hint = match line.split(' ').next() {
+                Some("NOPERM") => format!("; hint: {}", rights_hint()),
+                Some("NOAUTH") => {
+                    "; hint: the server wants a password: write it into the URL, as in \
+                               `redis://:password@host`"
+                        .to_owned()
+                }
+                Some(_) | None => String::new(),
+            };
+            check(line, kind, &format!("the cache refused: {line}{hint}"));
         }
     }
 

@@ -266,7 +266,7 @@ impl Walk {
         runner.may_ask(Server::Database)?;
         let read = Read { batch: part, first_dates, timeout: self.job.timeout };
         let rows = permit.empty_rows(self.job.key_columns().len());
-        let result = runner.source.read(&self.job, read, rows).await;
+        let result = runner.reader.read(&self.job, read, rows).await;
         runner.note_query(result.as_ref().err());
         result?;
         Ok(permit)

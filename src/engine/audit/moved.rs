@@ -81,7 +81,7 @@ impl Walk {
     }
 
     async fn active(&self, runner: &Runner) -> Result<Tenants, Refusal> {
-        let list = runner.source.tenants().await;
+        let list = runner.reader.tenants().await;
         runner.note_query(list.as_ref().err());
         Ok(list?)
     }

@@ -353,7 +353,7 @@ async fn hazard_32_a_wrong_password_is_refused_and_not_repeated() {
     let output = warm_services(&servers).cache(url).run().await.expect_code(3);
     let said = output.stderr.replace(&port.to_string(), "[port]");
     insta::assert_snapshot!(said, @r"
-    error: could not log in to cache `127.0.0.1:[port]`: the user or the password is wrong
+    error: could not log in to cache `127.0.0.1:[port]`: the user or the password is wrong, or the user is off; hint: both stand in the URL, as in `redis://user:password@host`, and a user who is not named is `default`
     ");
 }
 

@@ -133,6 +133,7 @@ impl Lab {
         let read_only = Around::with(Arc::clone(&world.cache), ReadOnly::default());
         let runner = Arc::new(Runner {
             source: Arc::clone(&world.source) as _,
+            reader: Arc::clone(&world.source) as _,
             cache: Arc::clone(&read_only) as _,
             ledger: Arc::clone(&read_only) as _,
             clock: Arc::new(world.clock.clone()),

@@ -176,8 +176,10 @@ impl Setup {
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
         let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
+        let read: Arc<dyn Source> = other.unwrap_or_else(|| Arc::clone(&source) as _);
         let runner = Arc::new(Runner {
-            source: other.unwrap_or_else(|| Arc::clone(&source) as _),
+            source: Arc::clone(&read),
+            reader: read,
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),

@@ -7,15 +7,17 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use sqlx::postgres::{PgListener, PgNotification};
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::postgres::{PgListener, PgNotification, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::domain::change::{Change, ChangeSourceId};
 use crate::engine::port::{Feed, FeedError, FeedSource, SourceError};
 
-use super::super::{CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error};
+use super::super::{
+    Access, Begin, CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error,
+};
 use super::sql::CHANNEL;
 use crate::adapter::ConnectError;
 
@@ -88,7 +90,7 @@ impl PostgresFeedSource {
         trouble: TroubleNote,
     ) -> Result<Self, ConnectError> {
         if let Some(settings) = &direct {
-            super::super::connect_options(settings)?;
+            super::super::connect::Route::new(&settings.url)?;
         }
         let (watched, missed, installed) = Default::default();
         let ears = Ears { watched, missed, installed, trouble };
@@ -120,15 +122,8 @@ impl PostgresFeedSource {
 
     /// Why it cannot listen with these settings, whatever the servers do.
     pub fn impossible(&self) -> Option<&'static str> {
-        let settings = &self.database.settings;
-        if settings.max_connections.get() < 2 {
-            return Some(
-                "listening takes a connection of its own, and `database.max_connections` is 1",
-            );
-        }
-        (settings.pgbouncer && self.direct.is_none()).then_some(
-            "nobody can listen through PgBouncer in transaction mode; hint: set `[changes] url` to \
-             the server's own address",
+        (self.database.settings.max_connections.get() < 2).then_some(
+            "listening takes a connection of its own, and `database.max_connections` is 1",
         )
     }
 
@@ -165,6 +160,9 @@ impl PostgresFeedSource {
         let settings = self.direct.as_ref().unwrap_or(main).clone();
         let direct = Database::lazy(settings).map_err(|error| FeedError(error.to_string()))?;
         let mut listener = connect(&direct).await?;
+        if self.direct.is_none() {
+            self.own_session(&mut listener).await?;
+        }
         // A connection that is lost has lost what came meanwhile: see `Feed::next`.
         listener.eager_reconnect(false);
         let server = direct.server().to_owned();
@@ -180,16 +178,42 @@ impl PostgresFeedSource {
         Ok(feed)
     }
 
+    /// Refuses to listen in a session that is not the listener's own: a pooler would hand the
+    /// session, and what it listens to, to its next client.
+    async fn own_session(&self, listener: &mut PgListener) -> Result<(), FeedError> {
+        let server = self.database.server();
+        let session = || sqlx::raw_sql("select pg_backend_pid()::text");
+        let of_row = |row: PgRow| row.try_get::<String, _>(0);
+        let own = answered(server, listener.fetch_one(session())).await?;
+        let begin = Begin::reading(Access::ReadOnly, ANSWER_WITHIN);
+        let mut other =
+            self.database.begin(begin).await.map_err(|error| FeedError(error.message))?;
+        // While a transaction is in the session that it takes first, the listener gets another one.
+        let others = answered(server, other.fetch_one(session())).await?;
+        let now = answered(server, listener.fetch_one(session())).await?;
+        answered(server, other.end()).await?;
+        let [own, others, now] = [own, others, now].map(of_row);
+        if own.is_ok() && own.as_ref().ok() == now.as_ref().ok() && own.ok() != others.ok() {
+            return Ok(());
+        }
+        Err(FeedError(format!(
+            "nobody can listen to database `{server}` through a pooler in transaction mode; hint: \
+             set `[changes] url` to the server's own address"
+        )))
+    }
+
     /// Sends a word to the listener by the way of every other statement: one that is connected to
     /// another database, or through a pooler that nobody told us of, would hear nothing for ever.
     async fn hear_ourselves(&self, feed: &mut PostgresFeed) -> Result<(), FeedError> {
         let id = uuid::Uuid::now_v7().simple();
         let channel = format!("preheat_probe_{id}");
         answered(&feed.server, feed.listener.listen(&channel)).await?;
-        let mut lease = self.database.acquire().await.map_err(|error| FeedError(error.message))?;
+        let begin = Begin::writing(ANSWER_WITHIN);
+        let mut transaction =
+            self.database.begin(begin).await.map_err(|error| FeedError(error.message))?;
         let notify = AssertSqlSafe(format!("select pg_notify('{channel}', '')"));
-        answered(self.database.server(), lease.execute(sqlx::raw_sql(notify))).await?;
-        lease.give_back();
+        answered(self.database.server(), transaction.execute(sqlx::raw_sql(notify))).await?;
+        answered(self.database.server(), transaction.commit()).await?;
         let heard = timeout(ANSWER_WITHIN, async {
             loop {
                 let heard = feed.listener.try_recv().await.map_err(|error| feed.lost(&error))?;
@@ -230,16 +254,20 @@ impl FeedSource for PostgresFeedSource {
 
 /// The pool only says that it waited; asking past it says for what.
 async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
+    if !direct.route.is_plain() {
+        let found = direct.try_connection().await;
+        drop(found.map_err(|failed| FeedError(failed.message()))?.close().await);
+    }
     let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&direct.pool)).await {
         Ok(Ok(listener)) => return Ok(listener),
         Ok(Err(sqlx::Error::PoolTimedOut)) => match direct.try_connection().await {
-            Ok(_there_now) => NotConnected::in_time(direct.server()),
+            Ok(_there_now) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT),
             Err(failed) => failed,
         },
         Ok(Err(error)) => NotConnected::new(direct.server(), &error),
-        Err(_elapsed) => NotConnected::in_time(direct.server()),
+        Err(_elapsed) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT * 2),
     };
-    Err(FeedError(failed.message))
+    Err(FeedError(failed.message()))
 }
 
 async fn answered<T>(

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Executor;
 use tokio::time::timeout;
 
 use crate::domain::change::{ChangeSource, ChangeSourceId};
@@ -64,11 +63,10 @@ impl Versions {
 
 /// Looks whether these sources have their triggers; changes nothing.
 pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looked, ChangesError> {
-    let mut lease = database.acquire().await?;
     let looking = async {
-        begin_look(database, &mut lease).await?;
-        let found = survey::look(&mut lease, sources).await?;
-        lease.execute(sqlx::raw_sql("rollback")).await?;
+        let mut transaction = begin_look(database).await?;
+        let found = survey::look(&mut transaction, sources).await?;
+        transaction.end().await?;
         Ok(found)
     };
     let longest = database.settings.statement_timeout;
@@ -76,7 +74,6 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
         Ok(found) => found.map_err(|refused: Refused| refused.into_error(LOOKING))?,
         Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
     };
-    lease.give_back();
     Ok(Looked { standing: standing(&found), versions: versions(&found) })
 }
 
@@ -87,12 +84,11 @@ pub async fn table_problems(
     sources: &[ChangeSource],
     tenants: &str,
 ) -> Result<Vec<TableProblem>, ChangesError> {
-    let mut lease = database.acquire().await?;
     let looking = async {
-        begin_look(database, &mut lease).await?;
-        let found = survey::look(&mut lease, sources).await?;
-        let problems = survey::problems(&mut lease, &found, tenants).await?;
-        lease.execute(sqlx::raw_sql("rollback")).await?;
+        let mut transaction = begin_look(database).await?;
+        let found = survey::look(&mut transaction, sources).await?;
+        let problems = survey::problems(&mut transaction, &found, tenants).await?;
+        transaction.end().await?;
         Ok(problems)
     };
     let longest = database.settings.statement_timeout;
@@ -100,7 +96,6 @@ pub async fn table_problems(
         Ok(problems) => problems.map_err(|refused: Refused| refused.into_error(LOOKING))?,
         Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
     };
-    lease.give_back();
     Ok(problems)
 }
 

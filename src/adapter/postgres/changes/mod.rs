@@ -16,7 +16,7 @@ use crate::domain::job::JobName;
 use crate::engine::port::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
-use super::{Database, Lease, error, local_settings, milliseconds};
+use super::{Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
 pub use self::look::{Looked, Standing, Versions, look, table_problems};
@@ -86,15 +86,13 @@ pub struct Installed {
     pub table: String,
     /// How the tenants of its rows are found.
     pub tenants: TouchedTenants,
-    /// The jobs that it concerns.
-    pub jobs: Vec<JobName>,
     /// On how many relations there are triggers: the table, and its partitions or children.
     pub relations: usize,
     /// Whose rights its function has.
     pub security: Security,
-    /// The tables that its query reads and that not all of the jobs watch: a row of theirs that is
-    /// deleted before the changed rows is not found.
-    pub unwatched: Vec<String>,
+    /// The tables that its query reads and that a job does not watch: rows that are deleted after
+    /// theirs are not found.
+    pub unwatched: Vec<(JobName, String)>,
     /// What was done.
     pub done: Done,
 }
@@ -141,21 +139,23 @@ pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
     Ok(removed(&survey))
 }
 
-/// Begins a look: it reads, waits for no lock for long, and reads no row, so that policies do not
-/// matter.
-async fn begin_look(database: &Database, lease: &mut Lease) -> Result<(), sqlx::Error> {
-    let locals = local_settings(database.settings.statement_timeout);
-    let wait = milliseconds(LOCK_WAIT);
-    let begin = format!(
-        "begin read only; {locals}; set local lock_timeout = {wait}; set local row_security = on"
-    );
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-    Ok(())
+/// Lets a transaction see every table: it reads no row, so that policies do not matter.
+const ALL_TABLES: &str = "set local row_security = on";
+
+/// Begins a look: it reads, and waits for no lock for long.
+async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
+    let longest = database.settings.statement_timeout;
+    let begin = Begin::reading(Access::ReadOnly, longest);
+    let mut transaction = database.begin(begin).await.map_err(Refused::Source)?;
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
+    Ok(transaction)
 }
 
 /// Why a transaction ended.
 enum Refused {
     Sql(sqlx::Error),
+    /// There was no connection to begin it on.
+    Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
 }
@@ -174,7 +174,7 @@ impl Refused {
             Self::Sql(error) => {
                 matches!(error::code(error), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
             }
-            Self::Tables(_) | Self::Version(_) => false,
+            Self::Source(_) | Self::Tables(_) | Self::Version(_) => false,
         }
     }
 
@@ -184,6 +184,7 @@ impl Refused {
                 ChangesError::NotAllowed(format!("{doing}: {}", error::text(&error)))
             }
             Self::Sql(error) => error::source_error(doing, &error).into(),
+            Self::Source(error) => error.into(),
             Self::Tables(problems) => ChangesError::Tables(problems),
             Self::Version(message) => ChangesError::Version(message),
         }
@@ -209,14 +210,10 @@ async fn change_triggers<'s>(
     let doing = "cannot change the triggers of the change feed";
     let mut tries = 1;
     loop {
-        let mut lease = database.acquire().await?;
-        match change_once(database, &mut lease, (sources, tenants), security).await {
-            Ok(survey) => {
-                lease.give_back();
-                return Ok(survey);
-            }
-            // The connection, and with it the transaction, ends here.
-            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => drop(lease),
+        let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
+        match change_once(transaction, (sources, tenants), security).await {
+            Ok(survey) => return Ok(survey),
+            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
                 let doing = "could not lock the tables for the triggers of the change feed, which \
                              somebody else writes to in a long transaction";
@@ -230,22 +227,21 @@ async fn change_triggers<'s>(
 }
 
 async fn change_once<'s>(
-    database: &Database,
-    lease: &mut Lease,
+    mut transaction: Transaction,
     (sources, tenants): (&'s [ChangeSource], &str),
     security: Security,
 ) -> Result<Survey<'s>, Refused> {
-    database.begin_write(lease, LOCK_WAIT).await?;
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let mut survey = survey(lease, sources, tenants, security).await?;
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
+    transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
+    let mut survey = survey(&mut transaction, sources, tenants, security).await?;
     if !survey.problems.is_empty() {
         return Err(Refused::Tables(std::mem::take(&mut survey.problems)));
     }
     for statement in statements(&survey) {
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+        transaction.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
     }
-    lease.execute(sqlx::raw_sql("commit")).await?;
+    transaction.commit().await?;
     Ok(survey)
 }
 
@@ -297,12 +293,10 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
 
 fn installed(surveyed: &Surveyed<'_>) -> Installed {
     let Triggers { source, relations } = &surveyed.triggers;
-    let ChangeSource { id: _, table, tenants, jobs } = source;
-    let (table, tenants, jobs) = (table.clone(), tenants.clone(), jobs.clone());
+    let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
         table,
         tenants,
-        jobs,
         relations: relations.len(),
         security: surveyed.security,
         unwatched: surveyed.unwatched.clone(),

@@ -1,16 +1,16 @@
 //! What a job expects of its query's columns, and what keys and values can have of them.
 
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgRow, PgTypeInfo};
-use sqlx::{AssertSqlSafe, Column as _, Executor, PgConnection, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
 
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
 use crate::domain::json::{Column, ColumnProblem, ColumnType};
 use crate::domain::key::Placeholder;
 use crate::domain::spelling;
 
-use super::super::source::{TenantsShape, without_semicolon};
-use super::super::{column, error};
+use super::super::source::{ReadError, TenantsShape};
+use super::super::{Transaction, column, describe, error};
 use super::{QueryPlace, QueryProblem, plan, problem};
 
 /// What a job takes from the tenant query besides the id.
@@ -170,41 +170,46 @@ pub(super) fn unreadable(name: &str, ty: &dyn std::fmt::Display, why: &str) -> Q
 }
 
 /// The columns of a query that make the driver refuse it, which does not say which they are: those
-/// of types that it cannot describe, such as multiranges and enums with commas in their labels.
+/// of types that it cannot describe: multiranges, and enums with the label `NULL`.
 ///
-/// The server describes them in the one row of a join that matches nothing; the driver then looks no
-/// type up.
+/// The server describes them in the one row of a join that matches nothing; asked in this way, the
+/// driver looks no type up.
 pub(super) async fn undescribed(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     sql: &str,
-    types: &[PgTypeInfo],
-) -> Result<Vec<QueryProblem>, sqlx::Error> {
-    let sql = without_semicolon(sql);
-    let sql = format!("select q.* from (select 1) as one left join (\n{sql}\n) as q on false");
-    let statement = plan::Statement::prepare(connection, &sql, types).await?;
+    types: &[Oid],
+) -> Result<Vec<QueryProblem>, ReadError> {
+    let sql = describe::one_row_of_nulls(sql);
+    let statement = plan::Statement::prepare(transaction, &sql, types).await?;
     let row = sqlx::raw_sql(AssertSqlSafe(format!("execute {}", statement.call())));
-    let row: PgRow = connection.fetch_one(row).await?;
-    statement.deallocate(connection).await?;
+    let row: PgRow = transaction.fetch_one(row).await?;
+    statement.deallocate(transaction).await?;
     let mut problems = Vec::new();
     for column in row.columns() {
         let Some(oid) = column.type_info().oid() else { continue };
         if ColumnType::from_oid(oid.0).is_some() {
             continue;
         }
-        let ty = type_name(connection, oid).await?;
-        let null = AssertSqlSafe(format!("select null::{ty}")).into_sql_str();
-        match connection.prepare(null).await {
-            Err(failed) if error::is_of_driver(&failed) => {
+        for ty in plan::type_names(transaction, &[oid]).await? {
+            if !is_readable(transaction, &ty).await? {
                 problems.push(unreadable(column.name(), &ty, "which the driver cannot read"));
             }
-            Ok(_) => {}
-            Err(failed) => return Err(failed),
         }
     }
     Ok(problems)
 }
 
-async fn type_name(connection: &mut PgConnection, oid: Oid) -> Result<String, sqlx::Error> {
-    let sql = "select format_type($1, null)";
-    sqlx::query_scalar(sql).bind(oid).persistent(false).fetch_one(connection).await
+/// Whether the driver takes a value of a type. Where it looks the type up, the server forgets the
+/// statement, which says that the look-up worked.
+async fn is_readable(transaction: &mut Transaction, ty: &str) -> Result<bool, ReadError> {
+    transaction.execute(sqlx::raw_sql("savepoint one_type")).await?;
+    let null = sqlx::query(AssertSqlSafe(format!("select null::{ty}"))).persistent(false);
+    let read = null.fetch_one(&mut **transaction).await;
+    transaction.execute(sqlx::raw_sql("rollback to one_type")).await?;
+    match read {
+        Ok(_) => Ok(true),
+        Err(error) if error::is_of_driver(&error) => Ok(false),
+        Err(error) if error::code(&error) == Some(error::UNKNOWN_STATEMENT) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }

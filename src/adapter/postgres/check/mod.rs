@@ -8,19 +8,24 @@ mod sample;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgDatabaseError, PgErrorPosition, PgStatement};
-use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, Statement};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArguments, PgDatabaseError};
 use tokio::time::timeout;
 
 use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::domain::tenant::Batch;
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::changes::{ChangesError, TableProblem, quoted_table, table_problems};
+use self::plan::Plan;
+use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
-use super::source::{PostgresSource, ReadError, parameter_types, prepare, wrong_tenant_column};
-use super::{ANSWER_GRACE, Database, Lease, column, error, local_settings, milliseconds};
+use super::source::{
+    PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
+    wrong_tenant_column,
+};
+use super::{ANSWER_GRACE, Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
 pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
@@ -32,6 +37,12 @@ pub struct Findings {
     pub problems: Vec<QueryProblem>,
     /// What works and is most likely not what was meant.
     pub warnings: Vec<QueryProblem>,
+}
+
+impl Findings {
+    fn of(problems: Vec<QueryProblem>) -> Self {
+        Self { problems, warnings: Vec::new() }
+    }
 }
 
 /// Something that is wrong with a query, or with what a job expects of it.
@@ -79,26 +90,58 @@ impl PostgresSource {
     /// Everything that is wrong with the tenant query.
     pub async fn describe_tenants(&self) -> Result<Findings, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        in_time(longest, "could not check the tenant query", self.check_tenants(&mut lease)).await
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_tenants(&mut transaction).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = in_time(longest, checked).await;
+        let checked = finish(transaction, checked).await;
+        checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
     /// Everything that is wrong with a job's query: what the server says of it and of its plan, and
     /// what the job expects of its columns. A tenant query that is wrong itself shows elsewhere.
     pub async fn describe(&self, job: &Job) -> Result<Findings, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let doing = format!("could not check the query of job `{}`", job.name);
-        in_time(longest, &doing, self.check_job(&mut lease, job)).await
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_job(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = in_time(longest, checked).await;
+        finish(transaction, checked).await.map_err(|error| {
+            let doing = format!("could not check the query of job `{}`", job.name);
+            error.into_source_error(&doing)
+        })
     }
 
     /// The relations that a job's query reads, as the planner sees it: what a function reads is not
     /// among them unless the server inlines it.
     pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
-        let doing = format!("could not tell what the query of job `{}` reads", job.name);
-        in_time(longest, &doing, self.relations_on(&mut lease, job)).await
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let read = async {
+            loop {
+                let read = self.relations_in(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &read).await? {
+                    return read;
+                }
+            }
+        };
+        let read = in_time(longest, read).await;
+        finish(transaction, read).await.map_err(|error| {
+            let doing = format!("could not tell what the query of job `{}` reads", job.name);
+            error.into_source_error(&doing)
+        })
     }
 
     /// Why the tables of these sources cannot be watched; a server that can watch none says why.
@@ -106,91 +149,91 @@ impl PostgresSource {
         &self,
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
-        table_problems(&self.database, sources, &self.settings.sql).await
+        changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
-    /// Like all that check, it does not give the connection back: what it prepared, and an open
-    /// transaction, end with it.
-    async fn relations_on(
+    async fn relations_in(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
     ) -> Result<Vec<ReadRelation>, ReadError> {
-        begin(&self.database, lease).await?;
         let id = match job.scope {
-            Scope::Tenants => Some(self.tenants_shape(lease).await?.1.id),
+            Scope::Tenants => Some(self.tenants_shape(transaction).await?.id),
             Scope::Fleet => None,
         };
-        let plan = plan::explain(lease, &job.query.sql, &parameter_types(job, id)).await?;
+        let plan = plan::explain(transaction, &job.query.sql, &parameter_types(job, id)).await?;
         let watched: Vec<_> = job.tables.iter().map(|table| quoted_table(&table.name)).collect();
-        Ok(plan::relations(lease, &plan, &watched, &self.settings.column).await?)
+        Ok(plan::relations(transaction, &plan, &watched, &self.settings.column).await?)
     }
 
-    async fn check_tenants(&self, lease: &mut Lease) -> Result<Findings, ReadError> {
-        begin(&self.database, lease).await?;
+    /// The plan comes first: where a query writes, the server does not tell its columns.
+    async fn check_tenants(&self, transaction: &mut Transaction) -> Result<Findings, ReadError> {
         let sql = &self.settings.sql;
-        let mut problems = Vec::new();
-        match self.tenants_shape(lease).await {
-            Ok((statement, shape)) => {
-                if count_parameters(&statement) > 0 {
-                    let message = "the tenant query has a parameter, and nothing is given to it";
-                    problems.push(problem(QueryPlace::Query { at: None }, message, None));
-                    return Ok(Findings { problems, ..Findings::default() });
-                }
-                for Column { name, ty } in &shape.columns {
-                    if !ty.is_supported() {
-                        problems.push(columns::unreadable(name, ty, "which has no codec"));
-                    }
-                }
-                match plan::explain(lease, sql, &[]).await {
-                    Ok(plan) => problems.extend(plan.writes.as_deref().map(writes)),
-                    Err(error) => problems.push(self.refused(error, "")?),
-                }
+        let shape = match plan::explain(transaction, sql, &[]).await {
+            Ok(Plan { writes: Some(how), .. }) => return Ok(Findings::of(vec![writes(&how)])),
+            Ok(_reads) => self.tenants_shape(transaction).await,
+            Err(error) => Err(error),
+        };
+        Ok(Findings::of(match shape {
+            Ok(shape) => {
+                let unsupported = shape.columns.iter().filter(|column| !column.ty.is_supported());
+                let problem = |Column { name, ty }: &Column| {
+                    columns::unreadable(name, ty, "which has no codec")
+                };
+                unsupported.map(problem).collect()
             }
-            Err(error) => problems.extend(self.not_prepared(lease, error, sql, &[]).await?),
-        }
-        Ok(Findings { problems, ..Findings::default() })
+            Err(ReadError::Parameters { .. }) => {
+                let message = "the tenant query has a parameter, and nothing is given to it";
+                vec![problem(QueryPlace::Query { at: None }, message, None)]
+            }
+            Err(error) => self.not_described(transaction, error, (sql, &[])).await?,
+        }))
     }
 
-    async fn check_job(&self, lease: &mut Lease, job: &Job) -> Result<Findings, ReadError> {
-        begin(&self.database, lease).await?;
+    async fn check_job(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+    ) -> Result<Findings, ReadError> {
         let mut problems = Vec::new();
         let mut id = None;
         if job.scope == Scope::Tenants {
-            let shape = match self.tenants_shape(lease).await {
-                Ok((_, shape)) => shape,
+            let shape = match self.tenants_shape(transaction).await {
+                Ok(shape) => shape,
                 // It shows once, and not at each job.
                 Err(error) => {
-                    self.not_prepared(lease, error, &self.settings.sql, &[]).await?;
+                    let tenants = (&*self.settings.sql, [].as_slice());
+                    self.not_described(transaction, error, tenants).await?;
                     return Ok(Findings::default());
                 }
             };
             columns::tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
-        let types = parameter_types(job, id);
-        let statement = match prepare(lease, job, id).await {
-            Ok(statement) => statement,
-            Err(error) => {
-                let refused = self.not_prepared(lease, error, &job.query.sql, &types).await?;
-                problems.extend(refused);
-                return Ok(Findings { problems, ..Findings::default() });
+        let (sql, types) = (&*job.query.sql, parameter_types(job, id));
+        let described = match plan::explain(transaction, sql, &types).await {
+            Ok(Plan { writes: Some(how), .. }) => {
+                problems.push(writes(&how));
+                return Ok(Findings::of(problems));
             }
-        };
-        let columns = column::columns(&statement);
-        match plan::explain(lease, &job.query.sql, &types).await {
             Ok(plan) => {
-                if !uses_its_parameters(lease, job, types.len()).await? {
-                    problems.push(self.reads_all_tenants());
-                }
-                problems.extend(plan.writes.as_deref().map(writes));
                 let is_read_together = job.scope == Scope::Tenants && job.batch.get() > 1;
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
+                describe::columns(transaction, sql, no_tenant(job, id)?).await
             }
-            // The transaction has failed with it: nothing more is asked.
-            Err(error) => problems.push(self.refused(error, "")?),
+            Err(error) => Err(error),
+        };
+        let columns = match described {
+            Ok(columns) => column::columns(&columns),
+            Err(error) => {
+                problems.extend(self.not_described(transaction, error, (sql, &types)).await?);
+                return Ok(Findings::of(problems));
+            }
+        };
+        if id.is_some() && !uses_its_parameters(transaction, sql).await? {
+            problems.push(self.reads_all_tenants());
         }
         self.check_columns(job, &columns, id, &mut problems);
         Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
@@ -203,51 +246,53 @@ impl PostgresSource {
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
 
-    /// Why a query could not be prepared. Where the driver does not know a type, it does not say of
-    /// which column, and the columns are looked at one by one.
-    async fn not_prepared(
+    /// Why a query's columns could not be told. Where the driver does not know a type, it does not
+    /// say of which column, and they are looked at one by one.
+    async fn not_described(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         error: ReadError,
-        sql: &str,
-        types: &[sqlx::postgres::PgTypeInfo],
+        (sql, types): (&str, &[Oid]),
     ) -> Result<Vec<QueryProblem>, ReadError> {
-        if let ReadError::Sql(failed) = &error
-            && error::is_of_driver(failed)
+        if let ReadError::Sql { error, .. } = &error
+            && error::is_of_driver(error)
         {
-            let found = columns::undescribed(lease, sql, types).await?;
+            let found = columns::undescribed(transaction, sql, types).await?;
             if !found.is_empty() {
                 return Ok(found);
             }
         }
-        Ok(vec![self.refused(error, sql)?])
+        Ok(vec![self.about_query(error, sql)?])
     }
 
     /// An error as a problem of its query; one that is not about the query stays an error.
-    fn refused(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
-        match error {
-            ReadError::Sql(error) => {
-                let Some(refusal) = error::database(&error) else { return Err(error.into()) };
-                if !is_about_query(error::kind(&error)) {
-                    return Err(error.into());
-                }
-                let at = match refusal.position() {
-                    Some(PgErrorPosition::Original(character)) => byte_of(sql, character),
-                    Some(PgErrorPosition::Internal { .. }) | None => None,
-                };
-                let message = format!("{} ({})", refusal.message(), refusal.code());
-                let hint = self.hint(refusal).or_else(|| refusal.hint().map(str::to_owned));
-                Ok(problem(QueryPlace::Query { at }, message, hint))
-            }
-            ReadError::Other(kind, message) if is_about_query(kind) => {
-                let (message, hint) = match message.split_once("; hint: ") {
-                    Some((message, hint)) => (message, Some(hint.to_owned())),
-                    None => (message.as_str(), None),
-                };
-                Ok(problem(QueryPlace::Query { at: None }, message, hint))
-            }
-            other @ (ReadError::Other(..) | ReadError::Stale) => Err(other),
+    fn about_query(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
+        let kind = match &error {
+            ReadError::Sql { error, .. } => error::kind(error),
+            ReadError::Other(kind, _) => *kind,
+            ReadError::Parameters { .. } => SourceErrorKind::Definition,
+        };
+        if !kind.is_about_query() || error.is_of_no_statement() {
+            return Err(error);
         }
+        let (at, message, hint) = match &error {
+            ReadError::Sql { error: said, before } => {
+                let Some(refusal) = error::database(said) else { return Err(error) };
+                let at = error::position(refusal, *before);
+                let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
+                let message = format!("{} ({})", refusal.message(), refusal.code());
+                let at = at.and_then(|character| byte_of(sql, character));
+                (at, message, self.hint(refusal).or_else(theirs))
+            }
+            ReadError::Other(_, message) => match message.split_once("; hint: ") {
+                Some((message, hint)) => (None, message.to_owned(), Some(hint.to_owned())),
+                None => (None, message.clone(), None),
+            },
+            ReadError::Parameters { wanted, given } => {
+                (None, too_many_parameters(*wanted, *given), None)
+            }
+        };
+        Ok(problem(QueryPlace::Query { at }, message, hint))
     }
 
     /// What to do where the server's own hint does not help.
@@ -308,19 +353,6 @@ impl PostgresSource {
     }
 }
 
-/// How long a check waits for a lock: a table that is being altered is no reason to hold up those
-/// that want it after us.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-
-/// Begins the transaction of a check, which never writes, whatever the settings say.
-async fn begin(database: &Database, lease: &mut Lease) -> Result<(), sqlx::Error> {
-    let locals = local_settings(database.settings.statement_timeout);
-    let wait = milliseconds(LOCK_WAIT);
-    let begin = format!("begin read only; {locals}; set local lock_timeout = {wait}");
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-    Ok(())
-}
-
 /// Why no query may write, and what to do about it.
 const ONLY_READ: &str = "preheat's queries only read, in read-only transactions: use a `select`";
 
@@ -343,27 +375,31 @@ fn is_cut(tenant: &str) -> QueryProblem {
 /// Waits a little longer than the server does.
 async fn in_time<T>(
     longest: Duration,
-    doing: &str,
     work: impl Future<Output = Result<T, ReadError>>,
-) -> Result<T, SourceError> {
+) -> Result<T, ReadError> {
     let done = timeout(longest + ANSWER_GRACE, work).await;
-    let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-    done.map_err(|error| error.into_source_error(doing))
+    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
 }
 
-/// Whether an error comes back however often the query is tried, with any tenants or with some.
-fn is_about_query(kind: SourceErrorKind) -> bool {
-    match kind {
-        SourceErrorKind::Definition
-        | SourceErrorKind::Data
-        | SourceErrorKind::Encoding
-        | SourceErrorKind::TooLarge
-        | SourceErrorKind::Foreign => true,
-        SourceErrorKind::Unavailable
-        | SourceErrorKind::Transient
-        | SourceErrorKind::Locked
-        | SourceErrorKind::Timeout => false,
+/// The types of what a job's query is given: see [`arguments`].
+fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
+    const DATE: Oid = Oid(1082);
+    const DATES: Oid = Oid(1182);
+    let mut types: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    if job.dates.is_some() {
+        types.extend(match job.scope {
+            Scope::Tenants => [DATES; 2],
+            Scope::Fleet => [DATE; 2],
+        });
     }
+    types
+}
+
+/// What the query is given for a batch of no tenants.
+fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, id, read)
 }
 
 /// The byte at which a character stands; the server counts characters from 1.
@@ -375,29 +411,12 @@ fn problem(place: QueryPlace, message: impl Into<String>, hint: Option<String>) 
     QueryProblem { place, message: message.into(), hint }
 }
 
-fn count_parameters(statement: &PgStatement) -> usize {
-    match statement.parameters() {
-        Some(Either::Left(parameters)) => parameters.len(),
-        Some(Either::Right(count)) => count,
-        None => 0,
-    }
-}
-
-/// Whether a job that is given parameters uses any: prepared without their types, a statement has
-/// only those that stand in it. One that needs the types uses them.
-async fn uses_its_parameters(
-    lease: &mut Lease,
-    job: &Job,
-    given: usize,
-) -> Result<bool, ReadError> {
-    if given == 0 || job.scope == Scope::Fleet {
-        return Ok(true);
-    }
-    // Another text, since the one with types is what the connection keeps for this one.
-    let sql: Arc<str> = format!("{}\n-- without types", job.query.sql).into();
-    match lease.prepare(AssertSqlSafe(sql).into_sql_str()).await {
-        Ok(statement) => Ok(count_parameters(&statement) > 0),
-        Err(error) if error::database(&error).is_some() => Ok(true),
-        Err(error) => Err(error.into()),
+/// Whether a job that is given parameters uses any: without them, a query that does is refused,
+/// as is one that needs their types. It is the transaction's last statement.
+async fn uses_its_parameters(transaction: &mut Transaction, sql: &str) -> Result<bool, ReadError> {
+    match describe::columns(transaction, sql, PgArguments::default()).await {
+        Ok(_) => Ok(false),
+        Err(error) if error.leaves_connection_whole() => Ok(true),
+        Err(error) => Err(error),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::timeout;
+use sqlx::Executor;
+use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
 use crate::domain::job::{DATE_COLUMN, Job, Scope};
@@ -13,9 +13,9 @@ use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::super::source::{PostgresSource, ReadError};
-use super::super::{Lease, error, local_settings, milliseconds};
-use super::{Findings, LOCK_WAIT, QueryPlace, QueryProblem, problem};
+use super::super::source::{PostgresSource, ReadError, finish};
+use super::super::{Access, Transaction, error};
+use super::{Findings, QueryPlace, QueryProblem, problem};
 
 /// Tenants that are read together: enough that some have rows, few enough that a query takes no
 /// longer than one of a run.
@@ -30,6 +30,9 @@ pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
 const ALONE: usize = 4;
 /// Tenants that are read alone at most, where many have no rows.
 const ALONE_TRIES: usize = 8;
+
+/// The wait between two transactions: a moment in a value has milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// One row: its JSON, and the texts of its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,167 +76,26 @@ impl PostgresSource {
         tenants: &Arc<Tenants>,
         now: DateTime<Utc>,
     ) -> Result<Findings, SourceError> {
-        let mut lease = self.lease(self.database.settings.statement_timeout).await?;
-        let batch = sample(job, tenants, now);
-        let compared = match job.scope {
-            Scope::Tenants if batch.is_empty() => return Ok(Findings::default()),
-            Scope::Tenants => timeout(SAMPLE_TIME, self.compare(&mut lease, job, batch, now)).await,
-            Scope::Fleet => timeout(SAMPLE_TIME, self.read_fleet(&mut lease, job, now)).await,
-        };
-        let outcome = match compared {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_elapsed) => {
-                let message = format!("it took longer than {SAMPLE_TIME:?}");
-                Outcome::Failed(ReadError::Other(SourceErrorKind::Timeout, message))
+        let batch = some_tenants(job, tenants, now);
+        if job.scope == Scope::Tenants && batch.is_empty() {
+            return Ok(Findings::default());
+        }
+        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
+        let sample = Sample { source: self, job, now };
+        let compare = async {
+            match job.scope {
+                Scope::Tenants => sample.compare(&mut transaction, batch).await,
+                Scope::Fleet => sample.read_fleet(&mut transaction).await,
             }
         };
+        let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
+            let message = format!("it took longer than {SAMPLE_TIME:?}");
+            Err(ReadError::Other(SourceErrorKind::Timeout, message))
+        });
+        let outcome = finish(transaction, compared).await.unwrap_or_else(Outcome::Failed);
         self.findings(job, outcome).map_err(|error| {
             error.into_source_error(&format!("could not try the query of job `{}`", job.name))
         })
-    }
-
-    /// Reads once, since there is nothing to compare.
-    async fn read_fleet(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-        now: DateTime<Utc>,
-    ) -> Result<Outcome, ReadError> {
-        self.begin_sample(lease).await?;
-        self.read_sample(lease, job, &Batch::fleet(), now).await?;
-        Ok(Outcome::Same)
-    }
-
-    async fn compare(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-        batch: Batch,
-        now: DateTime<Utc>,
-    ) -> Result<Outcome, ReadError> {
-        self.begin_sample(lease).await?;
-        let (batch, together) = self.read_together(lease, job, batch, now).await?;
-        let mut slots: Vec<usize> = (0..batch.len()).collect();
-        slots.sort_by_key(|slot| together.get(*slot).is_none_or(Vec::is_empty));
-        let (mut compared, mut is_in_order) = (0, true);
-        for slot in slots.into_iter().take(ALONE_TRIES) {
-            let with_others = together.get(slot).map(Vec::as_slice).unwrap_or_default();
-            let one = batch.some([slot]);
-            let alone = match self.read_sample(lease, job, &one, now).await {
-                Ok(read) => read.into_iter().next().unwrap_or_default(),
-                Err(error) if may_be_of_one_tenant(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            if !are_the_same_rows(&alone, with_others) {
-                let again = self.read_sample(lease, job, &batch, now).await?;
-                let again = again.get(slot).map(Vec::as_slice).unwrap_or_default();
-                let alone_again = self.read_sample(lease, job, &one, now).await?;
-                let alone_again = alone_again.first().map(Vec::as_slice).unwrap_or_default();
-                let is_steady =
-                    are_the_same_rows(with_others, again) && are_the_same_rows(&alone, alone_again);
-                return Ok(if is_steady {
-                    Outcome::Different(Difference::new(&batch, slot, &alone, with_others))
-                } else {
-                    Outcome::Unsteady
-                });
-            }
-            is_in_order &= make_the_same_values(job, &alone, with_others);
-            compared += usize::from(!alone.is_empty());
-            if compared == ALONE {
-                break;
-            }
-        }
-        if !is_in_order {
-            return Ok(Outcome::OtherOrder);
-        }
-        let is_drifting = self.is_drifting(lease, job, &batch, now, together).await?;
-        Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
-    }
-
-    /// Reads a batch, or as many of its tenants as can be read.
-    async fn read_together(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-        mut batch: Batch,
-        now: DateTime<Utc>,
-    ) -> Result<(Batch, Vec<Vec<Row>>), ReadError> {
-        loop {
-            let error = match self.read_sample(lease, job, &batch, now).await {
-                Ok(rows) => return Ok((batch, rows)),
-                Err(error) if may_be_of_one_tenant(&error) => error,
-                Err(error) => return Err(error),
-            };
-            batch = match batch.split() {
-                Ok((half, _)) => half,
-                Err(_one) => return Err(error),
-            };
-        }
-    }
-
-    /// Whether the rows of all tenants that have any are others in each of three transactions.
-    /// Changes of the data would hardly be of all of them, twice.
-    async fn is_drifting(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-        batch: &Batch,
-        now: DateTime<Utc>,
-        mut last: Vec<Vec<Row>>,
-    ) -> Result<bool, ReadError> {
-        for _ in 0..2 {
-            if last.iter().all(Vec::is_empty) {
-                return Ok(false);
-            }
-            lease.execute(sqlx::raw_sql("rollback")).await?;
-            self.begin_sample(lease).await?;
-            let next = self.read_sample(lease, job, batch, now).await?;
-            let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
-            if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
-                return Ok(false);
-            }
-            last = next;
-        }
-        Ok(true)
-    }
-
-    /// All that is read within it is of one moment: what others write meanwhile makes no difference.
-    async fn begin_sample(&self, lease: &mut Lease) -> Result<(), sqlx::Error> {
-        let locals = local_settings(self.database.statement_timeout(SAMPLE_TIME));
-        let wait = milliseconds(LOCK_WAIT);
-        let begin = "begin isolation level repeatable read read only";
-        let sql = format!("{begin}; {locals}; set local lock_timeout = {wait}");
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
-        Ok(())
-    }
-
-    /// The rows of each slot. After an error that is the server's the transaction goes on.
-    async fn read_sample(
-        &self,
-        lease: &mut Lease,
-        job: &Job,
-        batch: &Batch,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Vec<Row>>, ReadError> {
-        lease.execute(sqlx::raw_sql("savepoint sample")).await?;
-        let columns = job.key_columns().len();
-        let mut rows = Rows::default();
-        rows.reset(columns, SAMPLE_BYTES);
-        let first_dates = first_dates(job, batch, now);
-        let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
-        let done = self.read_on(lease, job, read, &mut rows).await;
-        lease.execute(sqlx::raw_sql("rollback to sample")).await?;
-        done?;
-        let mut read = vec![Vec::new(); batch.len()];
-        for row in 0..rows.len() {
-            let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
-            let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
-            if let Some(of_slot) = of_slot {
-                of_slot.push(Row { json: rows.json(row).to_vec(), keys: keys.collect() });
-            }
-        }
-        Ok(read)
     }
 
     fn findings(&self, job: &Job, outcome: Outcome) -> Result<Findings, ReadError> {
@@ -271,7 +133,7 @@ impl PostgresSource {
                 ),
             ),
             Outcome::Failed(error) if is_of_query(&error) => {
-                let problems = vec![self.refused(error, &job.query.sql)?];
+                let problems = vec![self.about_query(error, &job.query.sql)?];
                 Findings { problems, ..Findings::default() }
             }
             Outcome::Failed(error) if is_lost(&error) => return Err(error),
@@ -280,6 +142,144 @@ impl PostgresSource {
                 warning(error.into_source_error(doing).message, None)
             }
         })
+    }
+}
+
+/// A try of one job.
+struct Sample<'s> {
+    source: &'s PostgresSource,
+    job: &'s Job,
+    /// Whose "today" the dates begin with.
+    now: DateTime<Utc>,
+}
+
+impl Sample<'_> {
+    /// Reads once, since there is nothing to compare.
+    async fn read_fleet(&self, transaction: &mut Transaction) -> Result<Outcome, ReadError> {
+        self.read(transaction, &Batch::fleet()).await?;
+        Ok(Outcome::Same)
+    }
+
+    async fn compare(
+        &self,
+        transaction: &mut Transaction,
+        batch: Batch,
+    ) -> Result<Outcome, ReadError> {
+        let (batch, together) = self.read_together(transaction, batch).await?;
+        let mut slots: Vec<usize> = (0..batch.len()).collect();
+        slots.sort_by_key(|slot| together.get(*slot).is_none_or(Vec::is_empty));
+        let (mut compared, mut is_in_order) = (0, true);
+        for slot in slots.into_iter().take(ALONE_TRIES) {
+            let with_others = together.get(slot).map(Vec::as_slice).unwrap_or_default();
+            let one = batch.some([slot]);
+            let alone = match self.read(transaction, &one).await {
+                Ok(read) => read.into_iter().next().unwrap_or_default(),
+                Err(error) if may_be_of_one_tenant(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if !are_the_same_rows(&alone, with_others) {
+                let again = self.read(transaction, &batch).await?;
+                let again = again.get(slot).map(Vec::as_slice).unwrap_or_default();
+                let alone_again = self.read(transaction, &one).await?;
+                let alone_again = alone_again.first().map(Vec::as_slice).unwrap_or_default();
+                let is_steady =
+                    are_the_same_rows(with_others, again) && are_the_same_rows(&alone, alone_again);
+                return Ok(if is_steady {
+                    Outcome::Different(Difference::new(&batch, slot, &alone, with_others))
+                } else {
+                    Outcome::Unsteady
+                });
+            }
+            is_in_order &= make_the_same_values(self.job, &alone, with_others);
+            compared += usize::from(!alone.is_empty());
+            if compared == ALONE {
+                break;
+            }
+        }
+        if !is_in_order {
+            return Ok(Outcome::OtherOrder);
+        }
+        let is_drifting = self.is_drifting(transaction, &batch, together).await?;
+        Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
+    }
+
+    /// Reads a batch, or as many of its tenants as can be read.
+    async fn read_together(
+        &self,
+        transaction: &mut Transaction,
+        mut batch: Batch,
+    ) -> Result<(Batch, Vec<Vec<Row>>), ReadError> {
+        loop {
+            let error = match self.read(transaction, &batch).await {
+                Ok(rows) => return Ok((batch, rows)),
+                Err(error) if may_be_of_one_tenant(&error) => error,
+                Err(error) => return Err(error),
+            };
+            batch = match batch.split() {
+                Ok((half, _)) => half,
+                Err(_one) => return Err(error),
+            };
+        }
+    }
+
+    /// Whether the rows of all tenants that have any are others in each of three transactions.
+    /// Changes of the data would hardly be of all of them, twice.
+    async fn is_drifting(
+        &self,
+        transaction: &mut Transaction,
+        batch: &Batch,
+        mut last: Vec<Vec<Row>>,
+    ) -> Result<bool, ReadError> {
+        for _ in 0..2 {
+            if last.iter().all(Vec::is_empty) {
+                return Ok(false);
+            }
+            sleep(PAUSE).await;
+            transaction.begin_anew().await?;
+            let next = self.read(transaction, batch).await?;
+            let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
+            if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
+                return Ok(false);
+            }
+            last = next;
+        }
+        Ok(true)
+    }
+
+    /// The rows of each slot. After an error that is the server's the transaction goes on.
+    async fn read(
+        &self,
+        transaction: &mut Transaction,
+        batch: &Batch,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        let Self { source, job, now } = self;
+        let columns = job.key_columns().len();
+        let first_dates = first_dates(job, batch, *now);
+        let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
+        let mut rows = Rows::default();
+        let mut has_learnt_types = false;
+        loop {
+            rows.reset(columns, SAMPLE_BYTES);
+            transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
+            let done = source.read_in(transaction, job, read, &mut rows).await;
+            transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
+            match done {
+                Ok(()) => break,
+                Err(error) if error.is_of_no_statement() && !has_learnt_types => {
+                    has_learnt_types = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut read = vec![Vec::new(); batch.len()];
+        for row in 0..rows.len() {
+            let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
+            let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
+            if let Some(of_slot) = of_slot {
+                of_slot.push(Row { json: rows.json(row).to_vec(), keys: keys.collect() });
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -316,7 +316,7 @@ impl Difference {
 
 /// Some tenants from all over the list, as many as a batch of the job may have; those without a time
 /// zone have no dates.
-fn sample(job: &Job, tenants: &Arc<Tenants>, now: DateTime<Utc>) -> Batch {
+fn some_tenants(job: &Job, tenants: &Arc<Tenants>, now: DateTime<Utc>) -> Batch {
     let has_zone = |position: &usize| match (&job.dates, tenants.get(*position)) {
         (Some(dates), tenant) => today(dates, tenant, now).is_ok(),
         (None, _) => true,
@@ -369,9 +369,9 @@ fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
 
 fn kind(error: &ReadError) -> SourceErrorKind {
     match error {
-        ReadError::Sql(error) => error::kind(error),
+        ReadError::Sql { error, .. } => error::kind(error),
         ReadError::Other(kind, _) => *kind,
-        ReadError::Stale => SourceErrorKind::Transient,
+        ReadError::Parameters { .. } => SourceErrorKind::Definition,
     }
 }
 
