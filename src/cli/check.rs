@@ -11,7 +11,7 @@ use super::load::{LoadProblems, Loaded, Servers};
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, RelationKind};
 use crate::app::{self, QueryProblems, Unwatched};
-use crate::config::{self, ChangesMode, ConfigError, Settings};
+use crate::config::{self, ChangesMode, ConfigError, RowSecurity, Settings};
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::JobName;
 use crate::domain::spelling;
@@ -38,6 +38,7 @@ struct Report {
     problems: Problems,
     warnings: Problems,
     unwatched: Unwatched,
+    row_security: RowSecurity,
     /// Why not everything could be checked.
     unreachable: Option<Failure>,
 }
@@ -77,6 +78,7 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
         }
     };
     report.unreachable = cache;
+    report.row_security = settings.database.row_security;
     Ok(report)
 }
 
@@ -93,6 +95,9 @@ async fn check(
     } else {
         files.jobs().keys().cloned().collect()
     };
+    if found.tenants.is_empty() {
+        found.extend(app::check_keys(source, files));
+    }
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
         found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
@@ -111,7 +116,8 @@ async fn check(
 
 impl Report {
     fn of_files(files: &JobFiles) -> Self {
-        Self { jobs: files.jobs().len(), ..Self::default() }
+        let warnings = files.possible_conflicts();
+        Self { jobs: files.jobs().len(), warnings, ..Self::default() }
     }
 
     fn is_good(&self) -> bool {
@@ -160,7 +166,14 @@ impl Report {
             Checked::Queries => "every query was prepared",
             Checked::Rows => "every query was prepared and tried on a few tenants",
         };
-        format!("{jobs}, no problems{warnings}; {how}\n{}", not_watched(&self.unwatched))
+        let hidden = match self.row_security {
+            RowSecurity::Refuse => "",
+            RowSecurity::Accept => {
+                "`database.row_security` is `accept`: rows that a policy hides from the role are \
+                 missing from the cache\n"
+            }
+        };
+        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{}", not_watched(&self.unwatched))
     }
 
     fn as_json(&self) -> Json<'_> {

@@ -74,10 +74,15 @@ pub(super) async fn id_type(
 }
 
 /// The most types that a connection learns when it begins; those beyond are learnt by use.
+///
+/// Those of composite types are left out, and enums whose labels the driver may not be able to read.
 const TYPES: &str = "select type.oid::regtype::text from pg_catalog.pg_type type \
      left join pg_catalog.pg_type element on element.oid = type.typelem \
      where (type.oid >= 16384 or type.typname in ('xml', '_xml')) \
        and type.typtype in ('b', 'd', 'e', 'r') and element.typtype is distinct from 'c' \
+       and not exists (select from pg_catalog.pg_enum \
+         where enumtypid in (type.oid, type.typelem, type.typbasetype) \
+           and (enumlabel !~ '^[[:alnum:]_ -]+$' or upper(enumlabel) = 'NULL')) \
      order by type.oid limit 500";
 
 /// Lets the driver look up the database's own types (enums, ranges, those of extensions).

@@ -110,13 +110,13 @@ impl Database {
         Ok(database)
     }
 
-    /// Connects once, past the pool, to see whether the server is there.
+    /// Connects once, past the pool, to see whether the server is there, and whether a transaction
+    /// can begin as each will.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
         // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
-        let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
-        match begun {
+        match timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await {
             Ok(Ok(_sent)) => {}
             Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
             Err(_elapsed) => {
@@ -177,6 +177,8 @@ impl Database {
     /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
     /// taken, at last a new one.
     async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
+        let longest = self.statement_timeout(begin.bounds.statement) + ANSWER_GRACE;
+        let longest = longest.min(CONNECT_TIMEOUT);
         let mut others = self.settings.max_connections.get();
         loop {
             let (connection, permit) = self.take().await?;
@@ -188,20 +190,19 @@ impl Database {
                 is_whole: false,
                 _permit: permit,
             };
-            let begun = self.begin_on(&mut transaction, begin);
-            let Ok(begun) = timeout(CONNECT_TIMEOUT, begun).await else {
+            let sent = self.begin_on(&mut transaction, begin);
+            let Ok(sent) = timeout(longest, sent).await else {
                 let server = self.server();
-                let message =
-                    format!("no answer of database `{server}` within {CONNECT_TIMEOUT:?}");
+                let message = format!("no answer of database `{server}` within {longest:?}");
                 return Err(error::unavailable(message));
             };
-            match begun {
+            match sent {
                 Ok(sent) => {
                     transaction.begin = sent;
                     return Ok(transaction);
                 }
                 Err(error) => {
-                    let error = error::source_error("could not begin a transaction", &error);
+                    let error = error::of_begin(&error);
                     if error.kind != SourceErrorKind::Unavailable || others == 0 {
                         return Err(error);
                     }
@@ -226,7 +227,10 @@ impl Database {
             (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
-        let sent = format!("{begin}; {locals}");
+        let mut sent = format!("{begin}; {locals}");
+        if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
+            sent.push_str("; set local row_security = off");
+        }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sent.as_str()))).await?;
         Ok(sent)
     }
@@ -237,6 +241,12 @@ impl Database {
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
+    }
+
+    /// Whether nothing says in which time zone queries compute, by the last look.
+    fn is_zone_unsaid(&self) -> bool {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(Session::is_zone_unsaid)
     }
 
     /// What transactions set, looked up now and then.
@@ -348,12 +358,14 @@ struct Begin {
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
-        Self { access, bounds: Bounds { statement: longest, lock: LOCK_WAIT } }
+        let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
+        Self { access, bounds }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
-        Self { access: Access::Write, bounds: Bounds { statement: Duration::MAX, lock } }
+        let bounds = Bounds { statement: Duration::MAX, lock };
+        Self { access: Access::Write, bounds }
     }
 }
 
@@ -398,8 +410,7 @@ impl Transaction {
         self.is_whole = matches!(undone, Ok(Ok(_)));
     }
 
-    /// Undoes it and begins again in the same way, on the same connection; answers whether it did,
-    /// which it does once.
+    /// Restarts it, once; answers whether it did.
     async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
         if self.has_begun_again {
             return Ok(false);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::{Executor, PgConnection, Row};
 use tokio::time::Instant;
 
-use super::{DatabaseSettings, RowSecurity};
+use super::DatabaseSettings;
 
 /// For so long a look at what the role and the database set is trusted.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -79,10 +79,6 @@ impl Session {
     ) -> Self {
         // Compiling takes longer than a batch's query, and is done anew for each.
         let mut locals = "set local jit = off".to_owned();
-        match settings.row_security {
-            RowSecurity::Refuse => locals.push_str("; set local row_security = off"),
-            RowSecurity::Accept => {}
-        }
         let ours = settings.time_zone.map(|zone| Local::new("timezone", zone.name()));
         let is_ours = |local: &&Local| ours.is_some() && local.name == "timezone";
         let said = said.iter().filter(|local| !is_ours(local)).chain(&ours);

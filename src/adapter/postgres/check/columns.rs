@@ -170,7 +170,7 @@ pub(super) fn unreadable(name: &str, ty: &dyn std::fmt::Display, why: &str) -> Q
 }
 
 /// The columns of a query that make the driver refuse it, which does not say which they are: those
-/// of types that it cannot describe: multiranges, and enums with the label `NULL`.
+/// of types that it cannot describe, such as multiranges and enums with commas in their labels.
 ///
 /// The server describes them in the one row of a join that matches nothing; asked in this way, the
 /// driver looks no type up.

@@ -232,7 +232,7 @@ impl PostgresSource {
                 return Ok(Findings::of(problems));
             }
         };
-        if id.is_some() && !uses_its_parameters(transaction, sql).await? {
+        if id.is_some() && !describe::has_parameter(sql) {
             problems.push(self.reads_all_tenants());
         }
         self.check_columns(job, &columns, id, &mut problems);
@@ -282,7 +282,8 @@ impl PostgresSource {
                 let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
                 let message = format!("{} ({})", refusal.message(), refusal.code());
                 let at = at.and_then(|character| byte_of(sql, character));
-                (at, message, self.hint(refusal).or_else(theirs))
+                let hint = self.hint(refusal).or_else(|| folded(refusal, sql, at?));
+                (at, message, hint.or_else(theirs))
             }
             ReadError::Other(_, message) => match message.split_once("; hint: ") {
                 Some((message, hint)) => (None, message.to_owned(), Some(hint.to_owned())),
@@ -402,6 +403,21 @@ fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
     arguments(job, id, read)
 }
 
+/// The hint for a name with capitals that the server reads in lower case, since it has no quotes.
+fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
+    const UNKNOWN: [&str; 2] = ["42P01", "42703"];
+    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
+    let is_of_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
+    let name = rest.split(|char| !is_of_name(char)).next()?;
+    let has_capitals = |part: &str| part.contains(char::is_uppercase);
+    let part = |part: &str| {
+        if has_capitals(part) { format!("\"{part}\"") } else { part.to_owned() }
+    };
+    let quoted = name.split('.').map(part).collect::<Vec<_>>().join(".");
+    has_capitals(name)
+        .then(|| format!("without quotes Postgres reads a name in lower case: write `{quoted}`"))
+}
+
 /// The byte at which a character stands; the server counts characters from 1.
 fn byte_of(sql: &str, character: usize) -> Option<usize> {
     sql.char_indices().nth(character.checked_sub(1)?).map(|(byte, _)| byte)
@@ -409,14 +425,4 @@ fn byte_of(sql: &str, character: usize) -> Option<usize> {
 
 fn problem(place: QueryPlace, message: impl Into<String>, hint: Option<String>) -> QueryProblem {
     QueryProblem { place, message: message.into(), hint }
-}
-
-/// Whether a job that is given parameters uses any: without them, a query that does is refused,
-/// as is one that needs their types. It is the transaction's last statement.
-async fn uses_its_parameters(transaction: &mut Transaction, sql: &str) -> Result<bool, ReadError> {
-    match describe::columns(transaction, sql, PgArguments::default()).await {
-        Ok(_) => Ok(false),
-        Err(error) if error.leaves_connection_whole() => Ok(true),
-        Err(error) => Err(error),
-    }
 }
