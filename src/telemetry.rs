@@ -83,9 +83,16 @@ where
     Ok(lines.json().flatten_event(true).finish())
 }
 
+/// It writes lines of `~/.pgpass` to the log that it cannot read, with what is in them.
+const QUIET: &str = "sqlx_postgres::options::pgpass=off";
+
 fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(&log.filter)
-        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })
+    let filter = EnvFilter::try_new(&log.filter)
+        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })?;
+    Ok(match QUIET.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_never) => filter,
+    })
 }
 
 /// Calls what it is given once, with the terminal cleared of anything that a line would tear.

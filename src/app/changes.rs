@@ -246,7 +246,7 @@ impl ChangeFeed {
         let mut tables: Vec<_> = missed.iter().map(|source| source.table.as_str()).collect();
         tables.dedup();
         if !tables.is_empty() {
-            let tables = listed(tables.into_iter(), "and");
+            let tables = listed(tables, "and");
             event::ChangesMissed { tables: &tables }.emit(&self.runner.metrics);
         }
         self.source.may_have_missed(missed.into_iter().map(|source| source.id.clone()));

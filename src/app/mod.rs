@@ -39,8 +39,9 @@ use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
+use crate::engine::broken::BrokenTenants;
 use crate::engine::limit::{Limits, Shares};
-use crate::engine::port::{Clock, History};
+use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
@@ -49,7 +50,7 @@ use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::taken::TakenKeys;
 use crate::http::{Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -120,7 +121,7 @@ impl App {
         (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
-        let source = Arc::new(source(settings, &database));
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
             reader: Arc::new(source.reading_only()),
@@ -130,6 +131,7 @@ impl App {
             metrics,
             limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),
@@ -140,10 +142,6 @@ impl App {
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
-        }
-        match settings.database.row_security {
-            config::RowSecurity::Refuse => {}
-            config::RowSecurity::Accept => event::RowSecurityAccepted.emit(&runner.metrics),
         }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
@@ -200,7 +198,7 @@ impl App {
             shutdown: background.clone(),
         });
         if let Some(feed) = feed {
-            feed.start(handle.clone(), &mut tasks, background.clone()).await?;
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
         let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
@@ -323,7 +321,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
-    let begin = async {
+    let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
         let mut versions = Versions::new(files);
@@ -331,15 +329,15 @@ pub async fn serve(
         app.jobs = versions.in_use();
         Ok((app, history, versions))
     };
-    let begun = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = orders.stops.requested() => Ok(None),
-        begun = begin => begun.map(Some),
+        connected = Box::pin(connecting) => connected.map(Some),
         error = start.gives_up(orders.wait) => Err(error),
     };
-    match begun {
+    match outcome {
         Ok(Some((app, history, versions))) => {
-            app.work(settings, (front, history, versions), orders).await
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;
@@ -392,7 +390,7 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
 /// Connects to the cache, to see whether that works.
@@ -407,7 +405,8 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
@@ -433,9 +432,9 @@ fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSetting
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.
@@ -457,7 +456,8 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })

@@ -101,11 +101,6 @@ impl Bar {
             // A bar of no tenants would look like one that is done.
             return bar.tick();
         }
-        if bar.length() != Some(tenants_total) {
-            bar.set_style(style(bars.width));
-            bar.set_length(tenants_total);
-        }
-        bar.set_position(tenants_done);
         let elapsed = bar.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = keys as f64 / elapsed;
@@ -115,6 +110,11 @@ impl Bar {
             (_, seconds) => duration::text(Duration::from_secs(seconds)) + " left, ",
         };
         bar.set_message(format!("{left}{rate:.0} keys/s, {}", output::bytes(bytes)));
+        if bar.length() != Some(tenants_total) {
+            bar.set_style(style(bars.width));
+            bar.set_length(tenants_total);
+        }
+        bar.set_position(tenants_done);
     }
 }
 
@@ -144,9 +144,6 @@ pub(super) fn summary(record: &RunRecord) -> String {
         output::bytes(report.bytes),
         output::seconds(record.duration()),
     )];
-    if report.tenants.total == 0 && report.failures.is_empty() {
-        lines.push("  there is nothing to warm: the tenant query returned no tenant".to_owned());
-    }
     if report.tenants.fenced > 0 {
         let fenced = output::counted(report.tenants.fenced, "tenant", "tenants");
         lines.push(format!("  the data of {fenced} kept changing: cached for some seconds only"));

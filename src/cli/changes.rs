@@ -1,10 +1,13 @@
 //! `preheat changes`: the triggers of the change feed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use indicatif::MultiProgress;
 
+use super::check::not_watched;
 use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{
@@ -12,9 +15,8 @@ use crate::adapter::postgres::{
     uninstall, uninstall_sql,
 };
 use crate::app;
+use crate::definition::{JobFiles, Place, Problem, Problems};
 use crate::domain::change::{ChangeSource, TouchedTenants, change_sources};
-use crate::domain::job::JobName;
-use crate::domain::spelling::listed;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -72,13 +74,23 @@ fn sources(loaded: &Loaded) -> Vec<ChangeSource> {
 async fn run_install(global: &Global, security: Security) -> Result<(), Failure> {
     let loaded = global.load(&MultiProgress::new())?;
     let sources = sources(&loaded);
-    let database = app::connect_database(&loaded.settings).await?;
-    let installed = install(&database, &sources, &loaded.settings.tenants.sql, security).await;
+    let Loaded { settings, files } = &loaded;
+    let database = Arc::new(app::connect_database(settings).await?);
+    let installed = install(&database, &sources, &settings.tenants.sql, security).await;
     let (installed, removed) =
-        installed.map_err(|error| failure(error, &loaded.settings.jobs, "preheat changes sql"))?;
+        installed.map_err(|error| failure(error, &settings.jobs, "preheat changes sql"))?;
     output::result(&shown(&installed, &removed))?;
-    for warning in unwatched(&installed) {
-        output::problem(&warning);
+    let mut warnings = unwatched(&installed, files);
+    let source = app::source_on(settings, &database);
+    match app::unwatched(&source, files, &BTreeSet::new()).await {
+        Ok(mut found) => {
+            warnings.append(&mut found.warnings);
+            output::result(&not_watched(&found))?;
+        }
+        Err(error) => output::problem(&format!("warning: {error}")),
+    }
+    if !warnings.is_empty() {
+        output::problem(&Problems::new(warnings).render(output::is_coloured()));
     }
     Ok(())
 }
@@ -99,8 +111,7 @@ async fn run_uninstall(global: &Global) -> Result<(), Failure> {
 
 fn shown(installed: &[Installed], removed: &Removed) -> String {
     let mut text = String::new();
-    for Installed { table, tenants, jobs: _, relations, security, unwatched: _, done } in installed
-    {
+    for Installed { table, tenants, relations, security, unwatched: _, done } in installed {
         let done = match done {
             Done::New => "installed",
             Done::Mended => "mended",
@@ -126,19 +137,20 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
     text + &shown_removed(removed)
 }
 
-/// What the triggers' own queries read and nobody watches.
-fn unwatched(installed: &[Installed]) -> Vec<String> {
+/// What the triggers' own queries read and no entry of `tables` names, for each job.
+fn unwatched(installed: &[Installed], files: &JobFiles) -> Vec<Problem> {
     let mut warnings = Vec::new();
-    for Installed { table, jobs, unwatched, .. } in installed {
-        let jobs = listed(jobs.iter().map(JobName::as_str), "and");
-        warnings.extend(unwatched.iter().map(|read| {
-            format!(
-                "warning: the query that finds the tenants of `{table}` reads `{read}`, which `tables` \
-                 of {jobs} does not name: rows of `{table}` that go with a row of `{read}` \
-                 (`on delete cascade`) are not heard of\n  \
-                 hint: add `{read}` to `tables`, with how its own tenants are found"
-            )
-        }));
+    for Installed { table, unwatched, .. } in installed {
+        for (job, read) in unwatched {
+            let message = format!(
+                "the query that finds the tenants of `{table}` reads `{read}`, which `tables` does not \
+                 name: rows of `{table}` that go with their row of `{read}` (`on delete cascade`) are \
+                 not heard of"
+            );
+            let hint = format!("add `{read}` to `tables`, with how its own tenants are found");
+            let problem = files.problem_at(job, Place::Field("tables"), message, Some(hint));
+            warnings.push(problem.into_warning());
+        }
     }
     warnings
 }

@@ -249,7 +249,7 @@ impl<'r> JsonProblem<'r> {
 }
 
 /// What changes unseen and cannot be named in `tables`, or is not meant to be.
-fn not_watched(unwatched: &Unwatched) -> String {
+pub(super) fn not_watched(unwatched: &Unwatched) -> String {
     let mut text = String::new();
     if !unwatched.jobs.is_empty() {
         let names = spelling::listed(unwatched.jobs.iter().map(JobName::as_str), "and");

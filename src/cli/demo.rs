@@ -137,6 +137,7 @@ async fn first_pass(
         deadline: None,
     };
     let done = pass.warm(&jobs, None).await?;
+    app.close().await;
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;

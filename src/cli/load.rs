@@ -6,10 +6,11 @@ use indicatif::MultiProgress;
 
 use super::{Exit, Failure, Global, output};
 use crate::app::job_defaults;
-use crate::config::{ConfigError, Overrides, Settings, process_environment};
+use crate::config::{ConfigError, LogFormat, Overrides, Settings, process_environment};
 use crate::definition::{self, JobFiles, Problems};
 use crate::domain::job::{Job, JobName};
 use crate::domain::spelling;
+use crate::observe::event;
 use crate::telemetry;
 
 /// Checked settings and jobs.
@@ -27,15 +28,26 @@ impl Global {
         Ok(settings)
     }
 
-    /// Reads the settings, and what is wrong with them.
-    fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
-        let overrides = Overrides {
+    fn overrides(&self) -> Overrides {
+        Overrides {
             config: self.config.clone(),
             jobs: self.jobs.clone(),
             log_format: self.log_format,
             verbosity: self.verbose,
-        };
-        let examined = Settings::examine(&overrides, process_environment());
+        }
+    }
+
+    /// Tells why the command could not do its work: to people, or as the lines of its log are.
+    pub(super) fn tell(&self, failure: &Failure) {
+        match LogFormat::of(&self.overrides(), process_environment()) {
+            LogFormat::Text => failure.print(),
+            LogFormat::Json => output::problem_as_json(&failure.text),
+        }
+    }
+
+    /// Reads the settings, and what is wrong with them.
+    fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
+        let examined = Settings::examine(&self.overrides(), process_environment());
         examined.map_err(|error| Failure::settings(&error))
     }
 
@@ -43,6 +55,9 @@ impl Global {
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        for text in settings.notices() {
+            event::SettingsNotice { text: &text }.emit();
+        }
         Ok(())
     }
 

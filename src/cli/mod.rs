@@ -224,7 +224,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            failure.print();
+            cli.global.tell(&failure);
             failure.exit.into()
         }
     }
@@ -241,7 +241,7 @@ impl Command {
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
-            Self::Demo(options) => demo::run(global, options).await,
+            Self::Demo(options) => Box::pin(demo::run(global, options)).await,
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
             Self::Health => health::run(global).await,

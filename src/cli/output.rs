@@ -2,11 +2,15 @@
 
 use std::io::{self, Write};
 
+use chrono::SecondsFormat;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use serde::Serialize;
+use serde_json::json;
 
+use crate::adapter::clock::SystemClock;
 use crate::domain::shown::is_harmful;
 pub(super) use crate::domain::shown::shown;
+use crate::engine::port::Clock;
 
 /// Writes a result. A reader that has gone (`preheat … | head`) is no error.
 pub(super) fn result(text: &str) -> io::Result<()> {
@@ -124,6 +128,15 @@ pub(super) fn fit(table: &mut Table) {
     if let Some(columns) = columns() {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }
+}
+
+/// The same as a line of a log in JSON.
+pub(super) fn problem_as_json(text: &str) {
+    let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let text = anstream::adapter::strip_str(text).to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text);
+    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
+    problem(&line.to_string());
 }
 
 /// Whether problems are shown in colour.

@@ -7,22 +7,21 @@
 mod layer;
 mod problem;
 mod reader;
-mod server;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
 pub use self::reader::Setting;
 use crate::domain::job::Share;
+use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -72,6 +71,29 @@ pub enum LogFormat {
     Json,
 }
 
+const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
+
+impl LogFormat {
+    /// What the command line and the environment say, whatever is wrong with the other settings.
+    pub fn of(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let named = environment.into_iter().find(|(name, _)| name == LOG_FORMAT);
+        let named = Self::named(named.as_ref().map(|(_, value)| value.as_str()));
+        overrides.log_format.or(named.ok()).unwrap_or_default()
+    }
+
+    fn named(name: Option<&str>) -> Result<Self, &str> {
+        match name {
+            None | Some("") => Ok(Self::default()),
+            Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            Some(other) => Err(other),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -108,6 +130,8 @@ pub struct Cache {
     pub url: Option<SecretString>,
     /// A file with the certificates to trust for `rediss://`, in place of the public ones.
     pub ca: Option<PathBuf>,
+    /// Whether the server's certificate is verified at all.
+    pub verify: bool,
     /// Put before every key.
     pub prefix: String,
     /// The longest time of one call.
@@ -278,6 +302,27 @@ impl Settings {
         }
     }
 
+    /// What is allowed, and should be known to whoever runs this: one sentence each.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if !self.cache.verify {
+            notices.push(
+                "the certificate of the cache is not verified, since `cache.verify` is false: \
+                 whoever is in between can read and change what is sent"
+                    .to_owned(),
+            );
+        }
+        match self.database.row_security {
+            RowSecurity::Refuse => {}
+            RowSecurity::Accept => notices.push(
+                "`database.row_security` is `accept`: a row that a policy hides from the role is missing \
+                 from the cache, and nothing tells"
+                    .to_owned(),
+            ),
+        }
+        notices
+    }
+
     /// The database's URL, for what cannot work without.
     pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
         self.database.url.as_ref().ok_or_else(|| Problem::no_database().into())
@@ -304,15 +349,11 @@ impl Settings {
 
 impl Log {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
-        let format = match layers.variable("PREHEAT_LOG_FORMAT") {
-            None => LogFormat::default(),
-            Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(found) => {
-                read.refuse_variable("PREHEAT_LOG_FORMAT", found, "`text` or `json`");
-                LogFormat::default()
-            }
-        };
+        let named = layers.variable(LOG_FORMAT);
+        let format = LogFormat::named(named).unwrap_or_else(|found| {
+            read.refuse_variable(LOG_FORMAT, found, "`text` or `json`");
+            LogFormat::default()
+        });
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
             // What other crates find worth telling is not what an operator looks for.
@@ -334,20 +375,23 @@ const DAY: Duration = Duration::from_hours(24);
 
 impl Database {
     fn read(read: &mut Reader<'_>) -> Self {
+        let url = read.url(
+            "database.url",
+            &["postgres", "postgresql"],
+            "The database: one host or several, with parameters as `docs/settings.md` lists them. `DATABASE_URL` is honoured too",
+            DatabaseUrl::parse,
+        );
+        let max_connections = read.number(
+            "database.max_connections",
+            4,
+            1..=1000,
+            "The most connections that preheat opens, for anything",
+        );
+        let limit = url.as_ref().and_then(|url| DatabaseUrl::parse(url.expose_secret()).ok());
+        let limit = limit.and_then(|url| url.connection_limit).map_or(u32::MAX, NonZeroU32::get);
         Self {
-            url: read.url(
-                "database.url",
-                &["postgres", "postgresql"],
-                "The database; TLS by `sslmode` and `sslrootcert` in the URL, as libpq has it. \
-                 `DATABASE_URL` is honoured too",
-                server::postgres,
-            ),
-            max_connections: read.number(
-                "database.max_connections",
-                4,
-                1..=1000,
-                "The most connections that preheat opens, for anything",
-            ),
+            url,
+            max_connections: max_connections.min(limit),
             statement_timeout: read.duration(
                 "database.statement_timeout",
                 "30s",
@@ -389,13 +433,21 @@ impl Cache {
                 "cache.url",
                 &["redis", "rediss", "redis+unix", "unix"],
                 "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
-                 and database number as needed. `REDIS_URL` is honoured too",
-                server::redis,
+                 and database number as needed. `REDIS_URL` is honoured too, and \
+                 `UPSTASH_REDIS_URL` where nothing else is set",
+                CacheUrl::parse,
             ),
             ca: read.path(
                 "cache.ca",
                 "A PEM file with the certificates to trust for `rediss://`, in place of the \
-                 public ones",
+                 public ones: those of authorities, or the server's own, which is then taken \
+                 whatever name and dates it bears",
+            ),
+            verify: read.flag(
+                "cache.verify",
+                true,
+                "Whether the certificate of a `rediss://` server is verified. Without, whoever is in \
+                 between can read and change what is sent",
             ),
             prefix: read.text(
                 "cache.prefix",
@@ -509,7 +561,7 @@ impl History {
                 "history.url",
                 &["postgres", "postgresql"],
                 "Another database for run records than `database.url`",
-                server::postgres,
+                DatabaseUrl::parse,
             ),
             retention: read.duration(
                 "history.retention",
@@ -560,7 +612,7 @@ impl Changes {
                 &["postgres", "postgresql"],
                 "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
                  same database's own address",
-                server::postgres,
+                DatabaseUrl::parse,
             ),
         }
     }
@@ -582,29 +634,4 @@ pub fn reference() -> Vec<Setting> {
     let mut reader = Reader::new(&layers);
     Settings::read(&mut reader, &layers, &Overrides::default());
     reader.finish().0
-}
-
-/// A URL as it may be shown: without its password, neither before the host nor in a parameter.
-pub fn redacted(url: &SecretString) -> String {
-    const HIDDEN: &str = "***";
-    let Ok(mut url) = Url::parse(url.expose_secret()) else {
-        return "(a URL that cannot be read)".to_owned();
-    };
-    if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
-        return format!("{}://…", url.scheme());
-    }
-    if url.query().is_some() {
-        let shown: Vec<(String, String)> = url
-            .query_pairs()
-            .map(|(name, value)| {
-                let secret = ["pass", "pwd", "secret", "token"]
-                    .iter()
-                    .any(|word| name.to_ascii_lowercase().contains(word));
-                let value = if secret { HIDDEN.into() } else { value };
-                (name.into_owned(), value.into_owned())
-            })
-            .collect();
-        url.query_pairs_mut().clear().extend_pairs(shown);
-    }
-    url.to_string()
 }

@@ -11,12 +11,11 @@ use std::time::Duration;
 use chrono_tz::{TZ_VARIANTS, Tz};
 use figment::value::{Num, Value};
 use secrecy::SecretString;
-use url::Url;
 
 use super::layer::{Layers, variable_of};
 use super::problem::{Origin, Problem};
-use super::server;
 use crate::domain::job::Share;
+use crate::domain::server_url::UrlProblem;
 use crate::domain::spelling;
 
 /// What an address may be.
@@ -247,38 +246,48 @@ impl<'a> Reader<'a> {
         read.filter(|text| !text.is_empty()).map(SecretString::from)
     }
 
-    /// A URL with one of the schemes, and what else `check` asks of it: that answers a hint. An
-    /// empty text counts as none.
-    pub(super) fn url(
+    /// A URL with one of the schemes, as `parse` reads it. An empty text counts as none.
+    pub(super) fn url<T>(
         &mut self,
         key: &'static str,
         schemes: &[&str],
         help: &'static str,
-        check: fn(&Url) -> Result<(), String>,
+        parse: fn(&str) -> Result<T, Vec<UrlProblem>>,
     ) -> Option<SecretString> {
         let schemes_shown: Vec<_> = schemes.iter().map(|s| format!("`{s}://`")).collect();
         self.declare(key, format!("a URL with {}", schemes_shown.join(" or ")), None, help);
+        let mut problems = Vec::new();
         let read = self.read(|found| {
-            let text = found.text().ok_or_else(Refused::hidden)?;
-            if text.is_empty() {
-                return Ok(text);
+            let text = found.text().ok_or_else(Refused::hidden)?.trim().to_owned();
+            if !text.is_empty()
+                && let Err(wrong) = parse(&text)
+            {
+                problems =
+                    wrong.into_iter().map(|problem| (problem, found.origin.clone())).collect();
             }
-            let text = server::with_a_host(text);
-            let url = Url::parse(&text).map_err(|error| Refused {
-                found: None,
-                hint: Some(format!(
-                    "{error}; characters such as `@`, `:`, `/` and `#` in a user or password are \
-                     written with per cent signs, as in `%40`"
-                )),
-            })?;
-            let scheme = url.scheme();
-            if !schemes.contains(&scheme) {
-                return Err(Refused { found: Some(format!("`{scheme}://…`")), hint: None });
-            }
-            check(&url).map_err(|hint| Refused { found: None, hint: Some(hint) })?;
             Ok(text)
         });
-        read.filter(|text| !text.is_empty()).map(SecretString::from)
+        let is_right = problems.is_empty();
+        for (problem, origin) in problems {
+            self.refuse_url(key, problem, origin);
+        }
+        read.filter(|text| is_right && !text.is_empty()).map(SecretString::from)
+    }
+
+    fn refuse_url(&mut self, key: &'static str, problem: UrlProblem, origin: Origin) {
+        let allowed = self.declared.last().map_or("a URL", |setting| setting.allowed.as_str());
+        let (message, hint) = match problem {
+            UrlProblem::Unreadable { hint } => {
+                (format!("setting `{key}` is not valid; allowed: {allowed}"), Some(hint))
+            }
+            UrlProblem::Scheme { found, hint } => {
+                (format!("setting `{key}`: found `{found}://…`; allowed: {allowed}"), hint)
+            }
+            UrlProblem::Part { message, hint } => {
+                (format!("setting `{key}`: {message}"), Some(hint))
+            }
+        };
+        self.problems.push(Problem { origin, message, hint });
     }
 
     fn declare(

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
+use super::broken::hash;
 use super::run::{End, Order, Runner, Stops, Unsettled};
 use super::taken::Taken;
 use super::tries::{Refusal, Remedy};
@@ -50,6 +51,8 @@ pub(super) struct Work {
     worked: AtomicBool,
     /// Tenants that failed alone since one could be read.
     lone_failures: AtomicU32,
+    /// Tenants that failed alone.
+    alone: Mutex<Vec<u64>>,
 }
 
 impl Work {
@@ -72,6 +75,7 @@ impl Work {
             locked: Mutex::default(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
+            alone: Mutex::default(),
         })
     }
 
@@ -125,6 +129,7 @@ impl Work {
         let Ok(part) = ended else { return };
         self.order.progress.add(&part);
         report.add(part);
+        report.failed.truncate(self.order.most_failed);
     }
 
     /// A batch whose task always ends with a report, even if preheat itself is at fault.
@@ -155,7 +160,10 @@ impl Work {
                         parts.extend([second, first]);
                         continue;
                     }
-                    Err(alone) => alone,
+                    Err(alone) => {
+                        self.fail_alone(&alone, refusal, &mut report);
+                        continue;
+                    }
                 },
                 Remedy::Wait(_)
                 | Remedy::AwaitLock
@@ -167,6 +175,34 @@ impl Work {
             self.give_up_after(refusal);
         }
         report
+    }
+
+    /// A tenant that cannot be read even alone. That one which failed before fails again says nothing
+    /// about the query, unless it is too slow.
+    fn fail_alone(&self, alone: &Batch, refusal: Refusal, report: &mut Report) {
+        fail_all(alone, refusal.kind, &refusal.message, report);
+        let tenant = alone.tenant(0);
+        let job = &self.order.job.name;
+        let is_known = tenant.is_some_and(|tenant| self.runner.broken.has(job, tenant.id()));
+        if let Some(tenant) = tenant {
+            self.alone().push(hash(tenant.id()));
+        }
+        if !is_known || refusal.kind == FailureKind::StatementTimeout {
+            self.give_up_after(refusal);
+        }
+    }
+
+    /// Remembers who failed alone, for the next runs; where the whole query fails it is of nobody's
+    /// making.
+    pub(super) fn note_broken(&self) {
+        if self.given_up.get().is_none() {
+            let alone = std::mem::take(&mut *self.alone());
+            self.runner.broken.note(&self.order.job.name, alone);
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the rest of the run up where what some tenants failed of will fail all others too.
@@ -227,5 +263,8 @@ pub(super) fn fail_all(part: &Batch, kind: FailureKind, message: &str, report: &
     let mut failure = Failure::new(kind, first, message.to_owned());
     failure.count = tenants;
     report.fail(failure);
-    report.tenants.failed += tenants;
+    let message = Arc::from(message);
+    for slot in 0..part.len().max(1) {
+        report.fail_tenant(part.tenant(slot).map(|tenant| tenant.id()), kind, &message);
+    }
 }

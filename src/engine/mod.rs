@@ -3,6 +3,7 @@
 pub mod audit;
 mod batch;
 mod breaker;
+pub mod broken;
 mod changes;
 pub mod estimate;
 pub mod feed;
@@ -10,6 +11,7 @@ pub mod handle;
 pub mod invalidate;
 mod known;
 pub mod limit;
+mod marker;
 pub mod orphans;
 pub mod port;
 pub mod record;

@@ -290,7 +290,7 @@ pub const FENCES_A_COMMAND: usize = 500;
 pub const NAMES_A_COMMAND: usize = 1_000;
 
 /// Commands in which the server says what [`Cache::stats`] answers.
-pub const STATS_COMMANDS: usize = 3;
+pub const STATS_COMMANDS: usize = 4;
 
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
@@ -371,6 +371,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

@@ -1,9 +1,7 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
 //! batches themselves are in `batch.rs`.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Uncertain, Work};
 use super::breaker::SharedBreaker;
-use super::changes::FOLLOW_UP;
+use super::broken::{BrokenTenants, hash};
+use super::changes::{FOLLOW_UP, MAX_PENDING};
 use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
@@ -23,7 +22,7 @@ use super::status::Progress;
 use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
-use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::domain::{date, duration};
@@ -48,7 +47,9 @@ pub struct Runner {
     pub limits: Arc<Limits>,
     /// Stops asking either server while it is down.
     pub breakers: Breakers,
-    /// Which process of the cache server answers.
+    /// Tenants that failed alone when they were read last.
+    pub broken: BrokenTenants,
+    /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
@@ -107,6 +108,8 @@ pub struct Order {
     pub progress: Arc<Progress>,
     /// How its batches queue for their permits.
     pub lane: Lane,
+    /// How many tenants that failed are told one by one.
+    pub most_failed: usize,
 }
 
 impl Order {
@@ -123,6 +126,7 @@ impl Order {
             last_written_at: None,
             progress: Arc::new(Progress::default()),
             lane: Lane::Regular,
+            most_failed: MAX_PENDING,
         }
     }
 }
@@ -135,6 +139,17 @@ pub struct Ended {
     /// Whose keys it wrote without knowing whether their data changed meanwhile: they have to be
     /// warmed again.
     pub unsettled: Unsettled,
+    /// The tenants that failed.
+    pub failed: Failed,
+}
+
+/// The tenants of a run that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// Each with its first failure, as many as the order says.
+    pub tenants: Vec<FailedTenant>,
+    /// Whether these are all, and the run came to every tenant.
+    pub is_complete: bool,
 }
 
 /// Whose keys of a job are not proven.
@@ -228,8 +243,22 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
+        let failed = self.failed(&order, &mut report);
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled }
+        Ended { record, unsettled, failed }
+    }
+
+    /// Takes the tenants that failed out of a report, which names the first ones.
+    fn failed(&self, order: &Order, report: &mut Report) -> Failed {
+        let tenants = std::mem::take(&mut report.failed);
+        let is_complete =
+            tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
+        for FailedTenant { tenant, kind, message } in &tenants {
+            let (job, run) = (&order.job.name, order.id);
+            let (kind, message) = (*kind, message.as_ref());
+            event::TenantFailed { job, run, tenant, kind, message }.emit(&self.metrics);
+        }
+        Failed { tenants, is_complete }
     }
 
     /// What is kept of a run that ended.
@@ -275,6 +304,7 @@ impl Runner {
             // Why it did not end in time comes before that it did not.
             report.fail(Failure::new(FailureKind::Locked, None, message));
         }
+        work.note_broken();
         let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
         let (job, now) = (&order.job.name, self.clock.monotonic());
         // Its tenants are warmed again by then, and all that was sent has been done.
@@ -315,14 +345,20 @@ impl Runner {
                 let tenant = list.get(position as usize);
                 let today = date::today(dates, tenant, started_at);
                 if let Err(error) = &today {
-                    let id = tenant.map(|tenant| tenant.id().to_owned());
-                    report.fail(Failure::new(FailureKind::TimeZone, id, error.to_string()));
-                    report.tenants.failed += 1;
+                    let id = tenant.map(|tenant| tenant.id());
+                    fail_one(FailureKind::TimeZone, id, error.to_string(), report);
                 }
                 today.is_ok()
             });
         }
-        batches(&list, &positions, job.batch.get()).into()
+        if order.tenants.is_none() {
+            self.broken.keep(&job.name, &list);
+        }
+        let (together, apart) = self.broken.part(&job.name, &list, positions);
+        let mut all = batches(&list, &together, job.batch.get());
+        // After the others: by then it is known whether the query works for anybody.
+        all.extend(batches(&list, &apart, 1));
+        all.into()
     }
 
     /// The complete list, and whom of it the run is for.
@@ -342,9 +378,8 @@ impl Runner {
         let (positions, not_active) = select(&list, wanted);
         for id in not_active {
             let message = format!("tenant `{}` is not among the active tenants", id.escape_debug());
-            report.fail(Failure::new(FailureKind::Tenants, Some(id.to_owned()), message));
             report.tenants.total += 1;
-            report.tenants.failed += 1;
+            fail_one(FailureKind::Tenants, Some(id), message, report);
         }
         Ok((list, positions))
     }
@@ -443,6 +478,12 @@ impl Runner {
     }
 }
 
+/// A tenant that is not read at all.
+fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &mut Report) {
+    report.fail_tenant(tenant, kind, &message.as_str().into());
+    report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
+}
+
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
     let left = report.tenants.left();
     let (kind, message) = match end {
@@ -468,8 +509,8 @@ fn say_that_it_may_be_lost(report: &mut Report) {
         return;
     }
     report.tenants.failed += written;
-    let message = "the cache server was restarted or replaced while the run went on: what was \
-                   written before may be lost";
+    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
+                   was written before may be lost";
     let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
     report.fail(Failure { count: written, ..failure });
 }
@@ -595,12 +636,6 @@ impl TenantList {
         let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
-}
-
-fn hash(id: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// One query, whose result counts once for the breaker however many runs wait for it, and is compared

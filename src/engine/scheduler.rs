@@ -16,7 +16,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::changes::{Changes, Claim};
+use super::changes::{Changes, Claim, Failures};
 use super::handle::{
     Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
 };
@@ -24,7 +24,7 @@ use super::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalid
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Order, Runner, Stops, Unsettled};
+use super::run::{Ended, Failed, Order, Runner, Stops, Unsettled};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
@@ -434,11 +434,11 @@ impl Engine {
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, unsettled }) = ended else { return };
+        let Ok(Ended { record, unsettled, failed }) = ended else { return };
         let record = Arc::new(record);
         let Some(mut taken) = self.take_running(&record) else { return };
         let kept = self.keep(&record, &taken);
-        self.note_claim(std::mem::take(&mut taken.claim), &record, &unsettled);
+        self.note_claim(std::mem::take(&mut taken.claim), &record, (&unsettled, &failed));
         let job = &record.job;
         if let Some(state) = self.jobs.get_mut(job) {
             if taken.is_for_all() {
@@ -470,13 +470,19 @@ impl Engine {
     }
 
     /// What a run did not settle is to be warmed again.
-    fn note_claim(&mut self, claim: Claim, record: &RunRecord, unsettled: &Unsettled) {
+    fn note_claim(
+        &mut self,
+        claim: Claim,
+        record: &RunRecord,
+        (unsettled, failed): (&Unsettled, &Failed),
+    ) {
         let now = self.clock.monotonic();
         let Some(state) = self.jobs.get_mut(&record.job) else { return };
         if self.phase == Phase::Draining || !state.job.enabled {
             return;
         }
-        let lags = state.changes.ended(claim, (record.outcome, &record.report), unsettled, now);
+        let failures = Failures::of(record, failed);
+        let lags = state.changes.ended(claim, &failures, unsettled, now);
         event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
@@ -922,6 +928,6 @@ async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> End
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
         let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
-        Ended { record, unsettled: Unsettled::default() }
+        Ended { record, unsettled: Unsettled::default(), failed: Failed::default() }
     })
 }

@@ -48,7 +48,9 @@ impl Heads {
     /// Closes all that wait.
     pub(super) fn close_all(&self) {
         let closers = std::mem::take(&mut self.awaited().closers);
-        closers.into_values().for_each(|closer| closer.cancel());
+        for closer in closers.into_values() {
+            closer.cancel();
+        }
     }
 
     fn wait(&self, closer: &CancellationToken) -> u64 {

@@ -148,10 +148,10 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
     let place = Arc::new(place);
     let shared = Arc::clone(&place);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, place) = (routes.current(), Arc::clone(&shared));
+        let (current, place) = (routes.current(), Arc::clone(&shared));
         async move {
             place.has_request();
-            let answer = TowerToHyperService::new(router).call(request).await;
+            let answer = TowerToHyperService::new(current).call(request).await;
             place.awaits_head();
             answer
         }

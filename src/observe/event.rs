@@ -167,6 +167,33 @@ impl fmt::Display for RunSummary<'_> {
     }
 }
 
+/// Something of a tenant failed in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantFailed<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl TenantFailed<'_> {
+    /// Tells it, to the log only: the report counts it.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenant, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenant, failure,
+            "tenant `{}` of job `{job}` failed ({failure}): {message}", tenant.escape_debug()
+        );
+    }
+}
+
 /// A run settled changes: what they changed is in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangesSettled<'a> {
@@ -591,6 +618,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {
@@ -606,20 +647,6 @@ impl DatabaseIsReplica<'_> {
             server,
             "database `{server}` is a replica: what it has not received yet is warmed as it was \
              before, even right after a change; hint: let `database.url` lead to the primary"
-        );
-    }
-}
-
-/// Policies of row-level security may hide rows, and the settings accept that.
-#[derive(Clone, Copy, Debug)]
-pub struct RowSecurityAccepted;
-
-impl RowSecurityAccepted {
-    /// Tells it, to the log only.
-    pub fn emit(self, _metrics: &Metrics) {
-        warn!(
-            "`database.row_security` is `accept`: a row that a policy hides from the role is \
-             missing from the cache, and nothing tells"
         );
     }
 }
@@ -649,6 +676,47 @@ impl CacheRestarted {
         warn!(
             "the cache server is another process than before: it was restarted, failed over or \
              replaced, and may have lost anything; everything is warmed again"
+        );
+    }
+}
+
+/// The cache lost its keys, and is the same process as before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheEmptied;
+
+impl CacheEmptied {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_flushes.inc();
+        warn!(
+            "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+             itself are gone; everything is warmed again"
+        );
+    }
+}
+
+/// The cache pushed out keys for want of memory; told at most every ten minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysEvicted {
+    /// How many, anybody's, since it was told last.
+    pub count: u64,
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them.
+    pub maxmemory: u64,
+}
+
+impl KeysEvicted {
+    /// Tells it, to the log only: the server counts them itself.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { count, used_memory, maxmemory } = self;
+        warn!(
+            count,
+            used_memory,
+            maxmemory,
+            "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+             {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+             hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
         );
     }
 }
@@ -775,10 +843,9 @@ impl Evictions<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { job, run, count } = self;
-        warn!(
+        debug!(
             %job, %run, count,
-            "the cache evicted {} while job `{job}` ran: its memory is too small for what is \
-             written to it",
+            "the cache evicted {} while job `{job}` ran",
             counted(count, "key", "keys")
         );
     }
@@ -1265,6 +1332,8 @@ mod tests {
         let line = logged(|| started.emit(&Metrics::new()));
         let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
+        let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
+        assert!(line.contains("with 1 job, on"), "{line}");
     }
 
     fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
@@ -1354,7 +1423,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
-        DEBUG changes of 2 tenants are warm again in job `services` job=services tenants=2 lag_ms=30
+        DEBUG 2 changes are warm again in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();
         for expected in [
@@ -1420,6 +1489,8 @@ mod tests {
         assert!(shows("preheat_jobs_rejected 1\n"));
         CacheRestarted.emit(&metrics);
         assert!(shows("preheat_cache_restarts_total 1\n"));
+        CacheEmptied.emit(&metrics);
+        assert!(shows("preheat_cache_flushes_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);
@@ -1505,7 +1576,7 @@ mod tests {
         insta::assert_snapshot!(lines, @r#"
          WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
          WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
-         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+         WARN could not write the history; 5 run records wait and runs go on: disk full buffered=5 dropped=2
         DEBUG 3 run records were given up: the history is still away dropped=3
         "#);
         let page = metrics.encode();

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 29;
+const COUNT: usize = 31;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -86,7 +86,9 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
+    &CACHE_EVICTED,
     &CACHE_RESTARTS,
+    &CACHE_FLUSHES,
     &HISTORY_DROPPED,
     &JOBS_REJECTED,
     &SCHEDULER_SILENT,
@@ -219,7 +221,7 @@ const BREAKER_OPEN: Declaration = Declaration {
     kind: Kind::Gauge,
     labels: &["server"],
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
-           tries, else 0",
+           tries, or is waited for at the start, else 0",
 };
 const PERMITS: Declaration = Declaration {
     name: "preheat_permits",
@@ -231,7 +233,8 @@ const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
     kind: Kind::Gauge,
     labels: &["state"],
-    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed",
+    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed; absent until \
+           the servers were reached",
 };
 const CACHE_HITS: Declaration = Declaration {
     name: "preheat_cache_hits_total",
@@ -246,6 +249,20 @@ const CACHE_MISSES: Declaration = Declaration {
     labels: &[],
     help: "Reads of anybody that did not find their key: the cache server's own counter; \
            absent until the server told it",
+};
+const CACHE_EVICTED: Declaration = Declaration {
+    name: "preheat_cache_evicted_keys_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Keys of anybody that the cache pushed out for want of memory: the cache server's own counter; \
+           absent until the server told it",
+};
+const CACHE_FLUSHES: Declaration = Declaration {
+    name: "preheat_cache_flushes_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB) and every job ran once \
+           for it",
 };
 const CACHE_RESTARTS: Declaration = Declaration {
     name: "preheat_cache_restarts_total",
@@ -264,7 +281,7 @@ const JOBS_REJECTED: Declaration = Declaration {
     name: "preheat_jobs_rejected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while the job files on disk have problems and the last good ones are in use, else 0",
+    help: "1 while job files on disk have problems and are not in use as they are, else 0",
 };
 const SCHEDULER_SILENT: Declaration = Declaration {
     name: "preheat_scheduler_silent",
@@ -328,6 +345,7 @@ pub struct Metrics {
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
+    pub(super) cache_flushes: Counter,
     pub(super) history_dropped: Counter,
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
@@ -436,6 +454,7 @@ impl Metrics {
             db_connections: Family::default(),
             cache: Arc::default(),
             cache_restarts: Counter::default(),
+            cache_flushes: Counter::default(),
             history_dropped: Counter::default(),
             jobs_rejected: Gauge::default(),
             scheduler_silent: Gauge::default(),
@@ -476,6 +495,7 @@ impl Metrics {
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
+        declare(to, &CACHE_FLUSHES, &self.cache_flushes);
         declare(to, &HISTORY_DROPPED, &self.history_dropped);
         declare(to, &JOBS_REJECTED, &self.jobs_rejected);
         declare(to, &SCHEDULER_SILENT, &self.scheduler_silent);
@@ -574,8 +594,8 @@ impl Metrics {
     }
 
     /// The cache server's own counters. They start again when the server does.
-    pub fn set_cache_counters(&self, hits: u64, misses: u64) {
-        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((hits, misses));
+    pub fn set_cache_counters(&self, stats: CacheCounts) {
+        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats);
     }
 
     /// In the Prometheus text format, version 0.0.4.
@@ -708,17 +728,29 @@ impl JobMetrics<'_> {
     }
 }
 
+/// What the cache server counted, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys pushed out for want of memory.
+    pub evicted: u64,
+}
+
 /// The cache server's counters are not ours to count: each scrape shows what the server said last.
 #[derive(Debug, Default)]
 struct CacheCounters {
-    latest: Mutex<Option<(u64, u64)>>,
+    latest: Mutex<Option<CacheCounts>>,
 }
 
 impl Collector for CacheCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((hits, misses)) = latest else { return Ok(()) };
-        for (declared, value) in [(&CACHE_HITS, hits), (&CACHE_MISSES, misses)] {
+        let Some(CacheCounts { hits, misses, evicted }) = latest else { return Ok(()) };
+        let counters = [(&CACHE_HITS, hits), (&CACHE_MISSES, misses), (&CACHE_EVICTED, evicted)];
+        for (declared, value) in counters {
             let counter = ConstCounter::new(value);
             // The registry adds this full stop itself to what it is given.
             let help = format!("{}.", declared.help);
@@ -780,7 +812,7 @@ mod tests {
     fn filled() -> Arc<Metrics> {
         let metrics = Metrics::new();
         metrics.register_jobs([job("services"), job("slots")].iter());
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         metrics.set_db_connections(1, 2, 4);
         let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
         counts.equal(Duration::ZERO);
@@ -866,9 +898,10 @@ mod tests {
         let page = metrics.encode();
         assert!(!page.contains("consistency"));
         assert!(!page.contains("cache_hits"));
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_evicted_keys_total"), Some(5.0));
     }
 
     #[test]

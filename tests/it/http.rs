@@ -15,6 +15,7 @@ use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
@@ -175,6 +176,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),
@@ -487,6 +489,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
       "report": {
         "bytes": 60,
         "evicted": 0,
+        "failed_tenants": [],
         "failures": [],
         "keys": {
           "failed": 0,
@@ -536,6 +539,10 @@ async fn waiting_brings_the_report() {
     let run = answer.json();
     assert_eq!(run["outcome"], "partial");
     assert_eq!(run["report"]["failures"][0]["tenant"], "nobody");
+    let named = json!([{"kind": "tenants", "tenants": ["nobody"], "more": 0}]);
+    assert_eq!(run["report"]["failed_tenants"], named);
+    let again = worker.get(&format!("/api/v1/runs/{}", run["id"].as_str().unwrap())).await.json();
+    assert_eq!(again["report"]["failed_tenants"], named);
     worker.stop().await;
 }
 
@@ -798,6 +805,7 @@ async fn docs_http_names_every_route_and_every_code() {
         include_str!("../../src/http/auth.rs"),
         include_str!("../../src/http/idempotency.rs"),
         include_str!("../../src/http/runs.rs"),
+        include_str!("../../src/http/starting.rs"),
     ];
     let texts = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let is_code = |text: &&str| {
@@ -957,7 +965,8 @@ the worker restarts.
 
 Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,
 `preheat_coverage_ratio` below 1, an increase of `preheat_runs_total{outcome!=\"ok\"}`,
-`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1.
+`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1; with the change feed
+`preheat_change_feed_tables_without_triggers` above 0, or `preheat_change_feed_connected` at 0.
 
 | metric | type | labels | what |
 | --- | --- | --- | --- |

@@ -41,6 +41,8 @@ const SEEDS: u64 = 1_000;
 const ACTIONS: u64 = 30;
 /// No run takes longer.
 const LONGEST_RUN: u64 = 6;
+/// No sweep rests for longer: nine times as long as it took.
+const LONGEST_REST: Duration = Duration::from_mins(5);
 /// No interval is longer.
 const LONGEST_INTERVAL: u64 = 5;
 
@@ -569,6 +571,7 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
     }
     let calm = simulation.calm_down().await;
     simulation.check_so_far()?;
+    simulation.let_sweeps_come().await;
     simulation.check_the_cache()?;
     simulation.stop().await;
     simulation.check_so_far()?;
@@ -764,6 +767,19 @@ impl Simulation {
         match self.chaos.state().problems.first() {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
+        }
+    }
+
+    /// A sweep that took long in the chaos makes the next one rest: what a run with an older list wrote
+    /// after it stays until then.
+    async fn let_sweeps_come(&self) {
+        let tenants = self.chaos.state().tenants.clone();
+        let of_gone = |key: &String| {
+            let tenant = key.split(':').nth(1);
+            tenant.is_some_and(|tenant| !tenants.iter().any(|other| other == tenant))
+        };
+        if self.cache.inner.keys().iter().any(of_gone) {
+            self.world.clock.advance(LONGEST_REST).await;
         }
     }
 

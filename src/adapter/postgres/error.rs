@@ -1,5 +1,6 @@
 //! What the server and the driver say, in the engine's words.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
@@ -38,6 +39,25 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
         || matches!(error, sqlx::Error::Io(source) if is_bad_data(source))
 }
 
+/// What to do about a connection that was not made, where the server's own words do not say it.
+pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
+    const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
+         `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
+    if let Some(error) = database(error) {
+        let wants_tls = error.code() == "28000" && error.message().contains("no encryption");
+        return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");
+    }
+    if !is_tls(error) {
+        return None;
+    }
+    if matches!(error, sqlx::Error::Tls(_)) && error.to_string().contains("does not support TLS") {
+        return Some(
+            "the server has no TLS: write `sslmode=prefer` or `sslmode=disable` in the URL",
+        );
+    }
+    Some(CERTIFICATE)
+}
+
 /// The error for people: of the server's own, what helps and holds no data. Its detail is left out
 /// since it quotes values, and its line since that is one of the server's source.
 pub(super) fn text(error: &sqlx::Error) -> String {
@@ -47,7 +67,7 @@ pub(super) fn text(error: &sqlx::Error) -> String {
 /// The same of a query that so many characters stand before.
 pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
     let Some(error) = database(error) else { return driver_text(error) };
-    let mut text = format!("{} ({})", error.message(), error.code());
+    let mut text = format!("{} ({})", message(error), error.code());
     if let Some(position) = position(error, before) {
         let _a_string_takes_all = write!(text, " at character {position} of the query");
     }
@@ -101,6 +121,19 @@ pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
     }
     // "bind message supplies 1 parameters, but prepared statement "" requires 2", in any language.
     error.message().split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
+}
+
+/// Without the value of a setting that the server does not take: it may stand in a URL.
+fn message(error: &PgDatabaseError) -> Cow<'_, str> {
+    const OUTSIDE: &str = " is outside the valid range";
+    let message = error.message();
+    if error.code() != "22023" {
+        return message.into();
+    }
+    match message.split_once(OUTSIDE) {
+        Some((_value, _range)) => "a setting is outside its valid range".into(),
+        None => message.split(": ").next().unwrap_or(message).into(),
+    }
 }
 
 fn driver_text(error: &sqlx::Error) -> String {

@@ -60,7 +60,8 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     let begin = Begin::writing(Duration::MAX);
     let transaction = database.begin(begin).await;
     let transaction = transaction.map_err(|error| MigrateError::Failed(error.message))?;
-    let role = database.target.options.get_username();
+    let options = database.route.first();
+    let role = options.get_username();
     match migrate_in(transaction).await {
         Ok(count) => Ok(count),
         Err(Refused::Sql(error)) if is_not_allowed(&error) => {

@@ -3,6 +3,7 @@
 mod changes;
 mod check;
 mod column;
+mod connect;
 mod describe;
 mod error;
 mod history;
@@ -18,18 +19,17 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 use futures::FutureExt;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row,
-};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::engine::port::{SourceError, SourceErrorKind};
 
-use self::session::{Bounds, LOCK_WAIT, Local, Session};
+use self::connect::Route;
+use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
@@ -46,6 +46,9 @@ pub use source::{PostgresSource, TenantsSettings};
 
 /// The longest wait for one connection to be made; a server that is there needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest wait for the pool, where another host may answer meanwhile.
+const HOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much later than the server's own timeout a call is given up: the server's answer says more.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
@@ -83,8 +86,7 @@ pub struct Database {
     /// One a connection that is in use or being made. The pool has a bound too, but waiting for it
     /// cannot be told from waiting for the server.
     permits: Arc<Semaphore>,
-    target: Target,
-    server: String,
+    route: Route,
     is_replica: bool,
     settings: DatabaseSettings,
     /// As it was last looked up.
@@ -116,8 +118,10 @@ impl Database {
         let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
         match begun {
             Ok(Ok(_sent)) => {}
-            Ok(Err(error)) => return Err(NotConnected::new(&self.server, &error).into_error()),
-            Err(_elapsed) => return Err(NotConnected::in_time(&self.server).into_error()),
+            Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
+            Err(_elapsed) => {
+                return Err(NotConnected::in_time(self.server(), CONNECT_TIMEOUT).into_error());
+            }
         }
         self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
@@ -127,12 +131,11 @@ impl Database {
 
     /// Checks the settings; the first query connects. Needs a runtime.
     pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
-        let target = connect_options(&settings)?;
-        let server = server(&target.options);
+        let route = Route::new(&settings.url)?;
         let most = settings.max_connections.get();
         let pool = PgPoolOptions::new()
             .max_connections(most)
-            .acquire_timeout(CONNECT_TIMEOUT)
+            .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
             // The beginning of a transaction shows whether the connection is there.
             .test_before_acquire(false)
@@ -142,10 +145,10 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_lazy_with(target.options.clone());
+            .connect_lazy_with(route.first());
         let permits = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
         let session = Mutex::default();
-        Ok(Self { pool, permits, target, server, is_replica: false, settings, session })
+        Ok(Self { pool, permits, route, is_replica: false, settings, session })
     }
 
     /// Whether the server was a replica when [`Self::reach`] looked.
@@ -155,7 +158,7 @@ impl Database {
 
     /// The server and database, as messages name them: without user and password.
     pub fn server(&self) -> &str {
-        &self.server
+        self.route.server()
     }
 
     /// How many connections there are.
@@ -187,7 +190,7 @@ impl Database {
             };
             let begun = self.begin_on(&mut transaction, begin);
             let Ok(begun) = timeout(CONNECT_TIMEOUT, begun).await else {
-                let server = &self.server;
+                let server = self.server();
                 let message =
                     format!("no answer of database `{server}` within {CONNECT_TIMEOUT:?}");
                 return Err(error::unavailable(message));
@@ -251,7 +254,7 @@ impl Database {
         if let Some(known) = known.filter(Session::is_fresh) {
             return Ok(known);
         }
-        let looked = Session::look(connection, &self.settings, &self.target.locals).await?;
+        let looked = Session::look(connection, &self.settings, &self.route.locals).await?;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked.clone());
         Ok(looked)
     }
@@ -266,30 +269,57 @@ impl Database {
 
     async fn take(&self) -> Result<(PoolConnection<Postgres>, OwnedSemaphorePermit), SourceError> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Err(error::unavailable(format!("database `{}` was closed", self.server)));
+            return Err(error::unavailable(format!("database `{}` was closed", self.server())));
         };
-        match self.pool.acquire().await {
+        let patience = self.route.patience;
+        match self.pooled().await {
             Ok(connection) => Ok((connection, permit)),
             // The pool only says that it waited. This permit allows for one connection, so that one
             // may ask what is wrong.
-            Err(sqlx::Error::PoolTimedOut) => match self.try_connection().await {
+            Err(None) => match self.try_connection().await {
                 Ok(connection) => {
                     drop(connection.close().await);
-                    Err(NotConnected::in_time(&self.server).into_source_error())
+                    Err(NotConnected::in_time(self.server(), patience).into_source_error())
                 }
                 Err(failed) => Err(failed.into_source_error()),
             },
-            Err(error) => Err(NotConnected::new(&self.server, &error).into_source_error()),
+            Err(Some(failed)) => Err(failed.into_source_error()),
         }
     }
 
-    /// One try to connect, past the pool.
-    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
-        match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.target.options)).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(NotConnected::new(&self.server, &error)),
-            Err(_elapsed) => Err(NotConnected::in_time(&self.server)),
+    /// A connection of the pool; no reason where it only says that it waited. Its connections lead
+    /// to one host: where there are several, or not any will do, one that is lost or leads to a
+    /// server that will not do any more is closed, and the pool led to one that does.
+    async fn pooled(&self) -> Result<PoolConnection<Postgres>, Option<NotConnected>> {
+        if self.route.is_plain() {
+            return self.pool.acquire().await.map_err(|error| {
+                let has_only_waited = matches!(error, sqlx::Error::PoolTimedOut);
+                (!has_only_waited).then(|| NotConnected::new(self.server(), &error))
+            });
         }
+        let mut patience = HOST_PATIENCE.min(self.route.patience);
+        // Each of them may be lost.
+        for _ in 0..=self.settings.max_connections.get() {
+            let acquired = timeout(patience, self.pool.acquire()).await;
+            if let Ok(Ok(mut connection)) = acquired {
+                if self.route.suits(&mut connection).await {
+                    return Ok(connection);
+                }
+                connection.close_on_drop();
+            }
+            drop(self.try_connection().await?.close().await);
+            patience = self.route.patience;
+        }
+        Err(None)
+    }
+
+    /// One try to connect, past the pool, which is led to the same host.
+    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
+        let (connection, options) = Box::pin(self.route.connect()).await?;
+        if !self.route.is_plain() {
+            self.pool.set_connect_options(options);
+        }
+        Ok(connection)
     }
 
     /// The statement timeout of a call that may take `longest`.
@@ -300,7 +330,7 @@ impl Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Database").field("server", &self.server()).finish_non_exhaustive()
     }
 }
 
@@ -423,45 +453,6 @@ impl Drop for Transaction {
     }
 }
 
-/// Where to connect, and what each transaction there sets.
-#[derive(Clone, Debug)]
-struct Target {
-    options: PgConnectOptions,
-    locals: Vec<Local>,
-}
-
-/// Reads the URL. Nothing is sent when a connection begins that a pooler may refuse or drop.
-fn connect_options(settings: &DatabaseSettings) -> Result<Target, ConnectError> {
-    let refused = |message: String| ConnectError { kind: ConnectErrorKind::Settings, message };
-    let url = settings.url.expose_secret();
-    let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-    // The error of a URL may quote parts of it, so that it is not passed on.
-    let parse = |url: &str| url.parse().ok().filter(|_: &PgConnectOptions| is_postgres);
-    let options = parse(url);
-    let options = options
-        .ok_or_else(|| refused("the database's URL is no URL of a Postgres server".to_owned()))?;
-    let locals = options.get_options().map_or(Ok(Vec::new()), session::locals_of_options);
-    let locals = locals.map_err(refused)?;
-    let options = parse(&without_options(url)).unwrap_or(options);
-    let options = options
-        .application_name("preheat")
-        .extra_float_digits(None)
-        .statement_cache_capacity(0)
-        .disable_statement_logging();
-    Ok(Target { options, locals })
-}
-
-/// A URL without the parameter `options`.
-fn without_options(url: &str) -> String {
-    let Some((place, parameters)) = url.split_once('?') else { return url.to_owned() };
-    let is_options = |parameter: &&str| {
-        let name = parameter.split(['=', '[', '%']).next().unwrap_or_default();
-        name == "options"
-    };
-    let others: Vec<_> = parameters.split('&').filter(|other| !is_options(other)).collect();
-    format!("{place}?{}", others.join("&"))
-}
-
 /// Whether the server follows another one; one that does not tell (it only speaks the protocol) is
 /// taken for its own master.
 async fn is_replica(connection: &mut PgConnection) -> bool {
@@ -470,19 +461,11 @@ async fn is_replica(connection: &mut PgConnection) -> bool {
     row.is_ok_and(|row| row.and_then(|row| row.try_get(0)).unwrap_or(false))
 }
 
-fn server(options: &PgConnectOptions) -> String {
-    let port = options.get_port();
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    match options.get_socket() {
-        Some(socket) => format!("{}:{port}/{database}", socket.display()),
-        None => format!("{}:{port}/{database}", options.get_host()),
-    }
-}
-
 /// Why there is no connection.
 struct NotConnected {
     kind: ConnectErrorKind,
-    message: String,
+    server: String,
+    reason: String,
 }
 
 impl NotConnected {
@@ -496,63 +479,29 @@ impl NotConnected {
             None if error::is_tls(error) => ConnectErrorKind::Refused,
             None => ConnectErrorKind::Unreachable,
         };
-        let message = format!("could not connect to database `{server}`: {}", error::text(error));
-        Self { kind, message }
+        let hint = error::connect_hint(error).map(|hint| format!("; hint: {hint}"));
+        let reason = error::text(error) + &hint.unwrap_or_default();
+        Self::because(server, kind, &reason)
     }
 
-    fn in_time(server: &str) -> Self {
-        let message =
-            format!("could not connect to database `{server}` within {CONNECT_TIMEOUT:?}");
-        Self { kind: ConnectErrorKind::Unreachable, message }
+    fn because(server: &str, kind: ConnectErrorKind, reason: &str) -> Self {
+        Self { kind, server: server.to_owned(), reason: reason.to_owned() }
+    }
+
+    fn in_time(server: &str, patience: Duration) -> Self {
+        let reason = format!("no answer within {patience:?}");
+        Self::because(server, ConnectErrorKind::Unreachable, &reason)
+    }
+
+    fn message(&self) -> String {
+        format!("could not connect to database `{}`: {}", self.server, self.reason)
     }
 
     fn into_error(self) -> ConnectError {
-        ConnectError { kind: self.kind, message: self.message }
+        ConnectError { kind: self.kind, message: self.message() }
     }
 
     fn into_source_error(self) -> SourceError {
-        SourceError { kind: SourceErrorKind::Unavailable, message: self.message }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(url: &str) -> DatabaseSettings {
-        DatabaseSettings {
-            url: SecretString::from(url),
-            max_connections: NonZeroU32::MIN,
-            statement_timeout: Duration::from_secs(30),
-            read_only: true,
-            row_security: RowSecurity::Refuse,
-            time_zone: None,
-        }
-    }
-
-    #[test]
-    fn the_server_is_named_without_user_and_password() {
-        let cases = [
-            ("postgres://u:hush@db.local/shop", "db.local:5432/shop"),
-            ("postgres:///shop?host=/run/pg&port=6000&user=u&password=hush", "/run/pg:6000/shop"),
-            ("postgres://u:hush@db.local", "db.local:5432/u"),
-        ];
-        for (url, named) in cases {
-            let options = connect_options(&settings(url)).unwrap();
-            assert_eq!(server(&options.options), named);
-        }
-        let error = connect_options(&settings("postgres//u:hush@db")).unwrap_err();
-        assert_eq!(error.to_string(), "the database's URL is no URL of a Postgres server");
-        assert!(!format!("{:?}", settings("postgres://u:hush@db")).contains("hush"));
-    }
-
-    #[test]
-    fn nothing_is_sent_at_the_start_of_a_connection_that_a_pooler_may_drop() {
-        let url = "postgres://db/shop?options=-c%20work_mem%3D8MB+--search-path%3Da,%5C%20b&port=1&\
-                   options[enable_nestloop]=off";
-        let Target { options, locals } = connect_options(&settings(url)).unwrap();
-        assert_eq!((options.get_options(), options.get_port()), (None, 1));
-        let expected = [("work_mem", "8MB"), ("search_path", "a, b"), ("enable_nestloop", "off")];
-        assert_eq!(locals, expected.map(|(name, value)| Local::new(name, value)));
+        SourceError { kind: SourceErrorKind::Unavailable, message: self.message() }
     }
 }

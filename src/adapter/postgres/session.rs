@@ -3,7 +3,6 @@
 //! A setting of the session would be dropped by one pooler and reach the next client of another, so
 //! that there are none: `set local` holds for one transaction, on whatever connection it runs.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -143,65 +142,4 @@ fn literal(text: &str) -> String {
 /// For Postgres 0 is no timeout at all, so that the shortest is 1.
 fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
-}
-
-/// What `options` in a URL sets, in the forms that Postgres takes: `-c name=value` and
-/// `--name=value`. Each transaction sets it, since a pooler drops or refuses it where it is sent at
-/// the start of a connection.
-pub(super) fn locals_of_options(options: &str) -> Result<Vec<Local>, String> {
-    let mut locals = Vec::new();
-    let mut words = words(options).into_iter();
-    while let Some(word) = words.next() {
-        let pair = match (word.strip_prefix("-c"), word.strip_prefix("--")) {
-            (Some(""), _) => words.next().unwrap_or_default(),
-            (Some(pair), _) | (None, Some(pair)) => pair.to_owned(),
-            (None, None) => return Err(no_setting(&word)),
-        };
-        let Some((name, value)) = pair.split_once('=') else { return Err(no_setting(&word)) };
-        let name = name.replace('-', "_").to_lowercase();
-        if let Some(instead) = instead(&name) {
-            return Err(format!(
-                "`options` of the database's URL sets `{name}`; hint: set {instead} and leave it \
-                 out of the URL"
-            ));
-        }
-        locals.push(Local { name, value: value.to_owned() });
-    }
-    Ok(locals)
-}
-
-/// Only the first word: what follows may be a value.
-fn no_setting(word: &str) -> String {
-    let option: Cow<'_, str> = word.split('=').next().unwrap_or_default().into();
-    format!(
-        "`options` of the database's URL has `{option}`, which cannot be honoured; \
-         hint: a setting is `-c name=value`"
-    )
-}
-
-/// What our own settings say.
-fn instead(name: &str) -> Option<&'static str> {
-    match name {
-        "statement_timeout" => Some("`database.statement_timeout`"),
-        "default_transaction_read_only" | "transaction_read_only" => Some("`database.read_only`"),
-        "row_security" => Some("`database.row_security`"),
-        "timezone" => Some("`database.time_zone`"),
-        _ => None,
-    }
-}
-
-/// Words between blanks; a backslash takes what follows as it is.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = text.chars();
-    while let Some(char) = chars.next() {
-        match char {
-            char if char.is_ascii_whitespace() => words.extend(word.take()),
-            '\\' => word.get_or_insert_default().extend(chars.next()),
-            char => word.get_or_insert_default().push(char),
-        }
-    }
-    words.extend(word);
-    words
 }

@@ -3,6 +3,7 @@
 mod ledger;
 mod link;
 mod reply;
+mod tls;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ use crate::engine::port::{
 use super::{ConnectError, ConnectErrorKind};
 use link::Link;
 
+pub use reply::RIGHTS;
+
 /// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
 /// enough that the server's other clients do not wait for it.
 const PIPELINE_BYTES: usize = 256 * 1024;
@@ -30,7 +33,7 @@ const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
 /// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
-const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats"];
+const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct CacheSettings {
     pub timeout: Duration,
     /// For `rediss://`: certificates to trust, in place of the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Whether the server's certificate is verified.
+    pub verify: bool,
 }
 
 /// The cache on one Redis server.
@@ -89,13 +94,12 @@ impl RedisCache {
 
     /// Checks the settings; the first write connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
-        let CacheSettings { url, prefix, timeout, ca_file } = settings;
-        let values = Link::new(&url, timeout, ca_file.as_deref())?;
+        let values = Link::new(&settings)?;
         let questions = values.another();
         Ok(Self {
             values,
             questions,
-            prefix,
+            prefix: settings.prefix,
             has_unlink: AtomicBool::new(true),
             has_zmscore: AtomicBool::new(true),
         })

@@ -184,6 +184,9 @@ impl Work {
         runner.note_query(result.as_ref().err());
         result?;
         self.it_worked();
+        if let (Some(tenant), 1) = (part.tenant(0), part.len()) {
+            runner.broken.works(&self.order.job.name, tenant.id());
+        }
         Ok(Reading { began, permit, first_dates, fence_keys, fences, named })
     }
 
@@ -518,10 +521,18 @@ fn fail_each(open: &Batch, tallies: Vec<Report>, refusal: &Refusal, report: &mut
     }
 }
 
+/// A tenant of which something failed, named by its first failure.
+fn fail_tally(tally: &mut Report) {
+    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
+        return;
+    };
+    tally.fail_tenant(tenant.as_deref(), kind, &message.into());
+}
+
 /// Adds what became of a tenant to its run's report.
 fn count(mut tally: Report, fate: Fate, report: &mut Report) {
     match fate {
-        _ if !tally.failures.is_empty() => tally.tenants.failed = 1,
+        _ if !tally.failures.is_empty() => fail_tally(&mut tally),
         Fate::Settled => tally.tenants.ok = 1,
         Fate::Fenced => tally.tenants.fenced = 1,
     }

@@ -311,6 +311,9 @@ async fn a_tenant_that_cannot_be_read_is_named_and_fails_the_audit() {
     let output = output.expect_code(1);
     let said = format!("  not compared: query, 1 in all, the first of tenant `{tenant}`: ");
     assert!(output.stdout.contains(&said), "{}", output.stdout);
+    let json =
+        servers.preheat(["audit", "--quick", "--json"]).job("services", &fragile).run().await;
+    assert!(json.stdout.contains("\"threshold\": 0.999,"), "{}", json.stdout);
     let verdict = "\nwhat was compared is within the threshold of 99.9%, but not all of `services` \
                    could be compared\n";
     assert!(output.stdout.ends_with(verdict), "{}", output.stdout);

@@ -125,7 +125,7 @@ async fn policies_that_show_every_row_are_accepted_and_that_is_said() {
         let preheat = servers.preheat([command]).job("services", SERVICES).database(&url);
         preheat.env("PREHEAT_DATABASE__ROW_SECURITY", "accept")
     };
-    let said = behind("check").run().await.expect_code(0).stdout;
+    let said = behind("check").run().await.expect_code(0).stderr;
     assert!(said.contains("`database.row_security` is `accept`"), "{said}");
     for command in ["plan", "warm"] {
         let said = behind(command).run().await.expect_code(0).stderr;

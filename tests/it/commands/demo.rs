@@ -108,6 +108,41 @@ async fn the_worker_serves_until_it_is_told_to_stop() {
 }
 
 #[tokio::test]
+async fn on_eighty_columns_a_run_takes_two_rows_and_what_there_is_to_try_is_shown_last() {
+    let folder = temporary();
+    let demo =
+        demo(&["demo", "--tenants", "5"], &folder).env("PREHEAT_HTTP__LISTEN", "127.0.0.1:0");
+    let Some(demo) = demo.on_terminal(80) else {
+        return skipped("no `script` makes a terminal");
+    };
+    let running = demo.start();
+    let invitation = "the worker runs: http://";
+    eventually("what there is to try is shown twice", LONG, async || {
+        running.stdout().matches(invitation).count() == 2
+    })
+    .await;
+    let screen = running.stdout();
+    let runs: Vec<_> = screen.lines().filter(|line| line.contains(" ended ok after ")).collect();
+    assert!(runs.len() >= 6, "{screen}");
+    for run in runs {
+        assert!(!run.contains("run="), "{run}");
+        let mut colour = false;
+        let shown = run.trim_end().chars().filter(|char| {
+            let was_colour = colour;
+            colour = *char == '\u{1b}' || (colour && *char != 'm');
+            !colour && !was_colour
+        });
+        assert!(shown.count() <= 160, "{run}");
+    }
+    let (_, last) = screen.rsplit_once(invitation).unwrap();
+    assert!(!last.contains(" ended ok after ") && last.contains("Ctrl-C"), "{last}");
+    let is_wide = |line: &str| line.chars().count() > 80 && !line.contains("psql '");
+    assert!(!last.lines().any(is_wide), "{last}");
+    drop(running);
+    nothing_is_left(folder.path()).await;
+}
+
+#[tokio::test]
 async fn servers_that_are_not_installed_are_named_with_the_command_that_installs_them() {
     let usual = ["/usr/local/bin", "/usr/sbin", "/opt/homebrew/bin"];
     if usual.iter().any(|folder| Path::new(folder).join("redis-server").exists()) {

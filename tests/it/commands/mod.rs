@@ -11,6 +11,8 @@ mod history;
 mod invalidate;
 mod memory;
 mod plan;
+mod rights;
+mod secrets;
 mod settings;
 mod terminal;
 mod warm;

@@ -13,6 +13,7 @@ mod postgres;
 mod redis;
 mod rights;
 mod source;
+mod urls;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -6,6 +6,8 @@ use preheat::definition::{self, Defaults};
 use preheat::domain::change::{ChangeSource, change_sources};
 use preheat::domain::job::Job;
 
+use sqlx::AssertSqlSafe;
+
 use super::changes::{
     TABLES, TENANTS, Watch, by_sql, job_with, of, plain, sources, sources_of, standing, whole,
     writer,
@@ -92,6 +94,12 @@ async fn hazard_35_a_query_that_policies_may_filter_is_refused_unless_its_functi
     watch.execute("grant create on schema public to public").await;
     let open = problem(&watch.database, &watch.sources, Security::Definer).await;
     insta::assert_snapshot!(open);
+    for security in [Security::Invoker, Security::Definer] {
+        let sql = install_sql(&watch.sources, security);
+        let mut connection = watch.server.connect().await;
+        let failed = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+        assert!(failed.is_err(), "{security:?}");
+    }
     watch.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
 
@@ -173,8 +181,8 @@ async fn tables_that_a_triggers_query_reads_and_no_entry_names_are_told() {
     for (watched, expected) in cases {
         let (installed, _) =
             install(&database, &watched, TENANTS, Security::Invoker).await.unwrap();
-        let unwatched: Vec<_> =
-            installed.iter().flat_map(|installed| &installed.unwatched).collect();
+        let unwatched = installed.iter().flat_map(|installed| &installed.unwatched);
+        let unwatched: Vec<_> = unwatched.map(|(_job, table)| table).collect();
         assert_eq!(unwatched, expected, "{watched:?}");
     }
 }

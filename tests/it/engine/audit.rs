@@ -16,6 +16,7 @@ use preheat::domain::schedule::Schedule;
 use preheat::engine::audit::{
     AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
 };
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
@@ -139,6 +140,7 @@ impl Lab {
             metrics: Arc::clone(&world.metrics),
             limits: Limits::new(2),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

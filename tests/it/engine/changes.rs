@@ -693,3 +693,26 @@ async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing
     assert_ne!(world.fence(&fence_key("t0")).await, fence);
     assert_eq!(world.reads().len(), reads);
 }
+
+#[tokio::test]
+async fn tenants_that_fail_in_one_way_hold_up_no_other_tenant_of_the_job() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
+    world.commit("list", 2, &["t1", "t2", "t3", "t9"]);
+    world.on_read(|tenants| {
+        if tenants.iter().any(|id| id == "t1" || id == "t2") {
+            return Err(refused(SourceErrorKind::Data));
+        }
+        Ok(())
+    });
+    world.tell("list", &["t1", "t2", "t3"]);
+    world.clock.advance(SECOND * 10).await;
+    assert!(world.is("list:t3", "[2]"));
+    let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
+    let before = reads_of("t3");
+    world.clock.advance(MINUTE).await;
+    assert_eq!(reads_of("t3"), before, "it is warm, and not read again for the sake of others");
+    world.commit("list", 3, &["t3"]);
+    world.tell("list", &["t3"]);
+    world.rests().await;
+    assert!(world.is("list:t3", "[3]"), "its next change is warm at once");
+}

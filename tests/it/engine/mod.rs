@@ -30,6 +30,7 @@ use preheat::domain::key::KeyTemplate;
 use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::broken::BrokenTenants;
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
@@ -185,6 +186,7 @@ impl Setup {
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             taken: TakenKeys::default(),

@@ -286,3 +286,50 @@ async fn a_worker_that_drains_neither_watches_nor_begins_anything() {
     assert_eq!(world.metric(RESTARTS), 0);
     world.tasks.abort_all();
 }
+
+const FLUSHES: &str = "preheat_cache_flushes_total";
+
+#[tokio::test]
+async fn hazard_42_a_cache_that_was_emptied_has_every_enabled_job_run_once() {
+    let off = Job { enabled: false, ..daily("off") };
+    let world = watched([daily("list"), daily("other"), off], 3).await;
+    let keys = world.cache.keys();
+    world.clock.advance(MINUTE).await;
+    world.cache.flush();
+    world.clock.advance(LOOK_EVERY + SECOND).await;
+    assert_eq!(world.cache.keys(), keys);
+    let known = world.runner.roster.known(world.ledger.as_ref()).await.unwrap();
+    assert_eq!(known.active.len(), 3, "the book is written anew");
+    world.clock.advance(10 * MINUTE).await;
+    for name in ["list", "other"] {
+        assert_eq!(history(&world, name).await, ONCE_MORE, "{name}");
+    }
+    assert!(history(&world, "off").await.is_empty());
+    assert_eq!((world.metric(FLUSHES), world.metric(RESTARTS)), (1, 0));
+    world.cache.restart();
+    world.clock.advance(MINUTE).await;
+    assert_eq!((world.metric(FLUSHES), world.metric(RESTARTS)), (1, 1), "a restart is no flush");
+}
+
+#[tokio::test]
+async fn hazard_42_evictions_of_whatever_key_are_no_reason_to_run() {
+    let world = watched([daily("list")], 100).await;
+    world.clock.advance(MINUTE).await;
+    let own = |world: &World| {
+        let all = world.cache.scan("*", 0);
+        futures::FutureExt::now_or_never(all).unwrap().unwrap().keys
+    };
+    let markers = (0..8).map(|number| format!("preheat:marker:{number}"));
+    for marker in markers.chain(["preheat:tenants".into(), "preheat:templates".into()]) {
+        assert!(own(&world).contains(&marker), "`{marker}` is there");
+        world.cache.evict(&marker);
+        world.clock.advance(LOOK_EVERY).await;
+    }
+    world.clock.advance(MINUTE).await;
+    for key in own(&world) {
+        world.cache.evict(&key);
+    }
+    world.clock.advance(MINUTE).await;
+    assert_eq!((world.metric(FLUSHES), world.metric(RESTARTS)), (0, 0));
+    assert_eq!(history(&world, "list").await, [(Trigger::Request, Outcome::Ok)]);
+}

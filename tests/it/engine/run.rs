@@ -11,7 +11,7 @@ use preheat::domain::job::{DateZone, Dates, Job, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::handle::{JobSelection, RunRequest, RunView, Ticket};
 use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
 use tokio::sync::Barrier;
 
@@ -856,4 +856,78 @@ async fn progress_grows_to_the_whole_while_a_run_goes_on() {
     let now = progress.now();
     assert_eq!((now.tenants_total, now.keys, now.bytes), (6, 6, 18));
     assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn tenants_that_failed_are_read_apart_the_next_time_until_they_work_again() {
+    let (all, batch) = (2_000, 100);
+    let world = world_of(Job { batch: many(batch), ..job("list") }, all);
+    let broken: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    broken.lock().unwrap().extend((0..100).map(|number| format!("t{}", number * 20 + 7)));
+    let (failing, seen) = (Count::default(), Arc::clone(&broken));
+    let counted = failing.clone();
+    world.on_read(move |tenants| {
+        let broken = seen.lock().unwrap();
+        if tenants.iter().any(|id| broken.contains(id)) {
+            counted.up();
+            return Err(refused(SourceErrorKind::Data));
+        }
+        Ok(())
+    });
+    let first = world.warm("list").await;
+    assert_eq!((first.report.tenants.ok, first.report.tenants.failed), (1_900, 100));
+    let of_first = failing.now();
+    assert!(of_first > 500, "{of_first} failing queries find who it is");
+
+    let second = world.warm("list").await;
+    assert_eq!((second.report.tenants.ok, second.report.tenants.failed), (1_900, 100));
+    assert_eq!(failing.now() - of_first, 100, "one failing query each");
+    assert_eq!(second.report.queries, 100 + 19);
+    let [named] = second.report.failed_tenants.as_slice() else { panic!("{second:?}") };
+    let names: BTreeSet<String> = named.tenants.iter().cloned().collect();
+    assert_eq!((&names, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
+
+    // One of them alone is no proof that the query is broken for all.
+    let some: Vec<&str> = named.tenants.iter().map(String::as_str).take(40).collect();
+    let third = world.warm_some("list", &some).await;
+    assert_eq!((third.report.tenants.failed, third.report.queries), (40, 40));
+
+    broken.lock().unwrap().clear();
+    let fourth = world.warm("list").await;
+    assert_eq!((fourth.outcome, fourth.report.queries), (Outcome::Ok, 100 + 19));
+    let fifth = world.warm("list").await;
+    assert_eq!((fifth.outcome, fifth.report.queries), (Outcome::Ok, 20), "back in their batches");
+}
+
+#[tokio::test]
+async fn a_query_that_fails_for_all_leaves_nobody_to_be_read_apart() {
+    let world = world_of(Job { batch: many(100), ..job("list") }, 1_000);
+    world.on_read(|_| Err(refused(SourceErrorKind::Data)));
+    for _ in 0..3 {
+        assert_eq!(world.warm("list").await.outcome, Outcome::Failed);
+    }
+    world.on_read(|_| Ok(()));
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.queries), (Outcome::Ok, 10));
+}
+
+#[tokio::test]
+async fn a_report_names_the_first_hundred_tenants_of_a_kind_and_counts_the_rest() {
+    let world = world_of(Job { batch: many(1), ..job("list") }, 300);
+    world.on_read(|tenants| {
+        let number: usize = tenants[0][1..].parse().unwrap();
+        match number {
+            ..50 => Ok(()),
+            50..200 => Err(refused(SourceErrorKind::Data)),
+            _ => Err(refused(SourceErrorKind::Encoding)),
+        }
+    });
+    let record = world.warm("list").await;
+    let named = record.report.failed_tenants.iter();
+    let named: Vec<_> = named.map(|of| (of.kind, of.tenants.len(), of.more)).collect();
+    assert_eq!(named, [(FailureKind::Query, 100, 50), (FailureKind::Encoding, 100, 0)]);
+    let Some(RunView::Finished(kept)) = world.handle.run(record.id).await.unwrap() else {
+        panic!("it has ended")
+    };
+    assert_eq!(kept.report.failed_tenants, record.report.failed_tenants);
 }

@@ -193,7 +193,7 @@ async fn a_cache_that_still_loads_its_data_is_waited_for() {
             tokio::spawn(async move {
                 let mut bytes = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut bytes).await {
-                    let commands = bytes[..length].iter().filter(|byte| **byte == b'*').count();
+                    let commands = String::from_utf8_lossy(&bytes[..length]).matches('*').count();
                     if stream.write_all(&LOADING.repeat(commands)).await.is_err() {
                         break;
                     }
@@ -239,4 +239,40 @@ async fn a_history_that_has_to_be_kept_elsewhere_is_waited_for() {
     postgres.restart().unwrap();
     worker.answers("/readyz", 200).await;
     worker.warm("items").await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_is_a_line_of_json_where_the_log_is_json() {
+    let shop = Shop::open(1).await;
+    let bad = items("retries = 21");
+    let by_flag = || shop.serve().argument("--log-format").argument("json");
+    let cases = [
+        (by_flag().job("items", &bad), 2, "`retries`"),
+        (
+            by_flag().job("items", &items("")).env("PREHEAT_DATABASE__MAX_CONNECTIONS", "no"),
+            2,
+            "max_connections",
+        ),
+        (by_flag().job("items", &items("")).settings("database = ["), 2, "preheat.toml"),
+        (shop.serve().env("PREHEAT_LOG_FORMAT", "json").job("items", &bad), 2, "`retries`"),
+        (
+            by_flag()
+                .argument("--wait")
+                .argument("1s")
+                .job("items", &items(""))
+                .cache("redis://127.0.0.1:1"),
+            3,
+            "gave up after 1s",
+        ),
+    ];
+    for (serve, code, part) in cases {
+        let said = serve.run().await.expect_code(code).stderr;
+        let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(last["level"], "ERROR");
+        assert!(last["message"].as_str().unwrap().contains(part), "{said}");
+        assert!(last["timestamp"].as_str().unwrap().ends_with('Z'), "{said}");
+        for line in said.lines() {
+            assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+        }
+    }
 }

@@ -90,7 +90,7 @@ impl PostgresFeedSource {
         trouble: TroubleNote,
     ) -> Result<Self, ConnectError> {
         if let Some(settings) = &direct {
-            super::super::connect_options(settings)?;
+            super::super::connect::Route::new(&settings.url)?;
         }
         let (watched, missed, installed) = Default::default();
         let ears = Ears { watched, missed, installed, trouble };
@@ -254,16 +254,20 @@ impl FeedSource for PostgresFeedSource {
 
 /// The pool only says that it waited; asking past it says for what.
 async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
+    if !direct.route.is_plain() {
+        let found = direct.try_connection().await;
+        drop(found.map_err(|failed| FeedError(failed.message()))?.close().await);
+    }
     let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&direct.pool)).await {
         Ok(Ok(listener)) => return Ok(listener),
         Ok(Err(sqlx::Error::PoolTimedOut)) => match direct.try_connection().await {
-            Ok(_there_now) => NotConnected::in_time(direct.server()),
+            Ok(_there_now) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT),
             Err(failed) => failed,
         },
         Ok(Err(error)) => NotConnected::new(direct.server(), &error),
-        Err(_elapsed) => NotConnected::in_time(direct.server()),
+        Err(_elapsed) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT * 2),
     };
-    Err(FeedError(failed.message))
+    Err(FeedError(failed.message()))
 }
 
 async fn answered<T>(

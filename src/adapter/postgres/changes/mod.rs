@@ -86,15 +86,13 @@ pub struct Installed {
     pub table: String,
     /// How the tenants of its rows are found.
     pub tenants: TouchedTenants,
-    /// The jobs that it concerns.
-    pub jobs: Vec<JobName>,
     /// On how many relations there are triggers: the table, and its partitions or children.
     pub relations: usize,
     /// Whose rights its function has.
     pub security: Security,
-    /// The tables that its query reads and that not all of the jobs watch: a row of theirs that is
-    /// deleted before the changed rows is not found.
-    pub unwatched: Vec<String>,
+    /// The tables that its query reads and that a job does not watch: rows that are deleted after
+    /// theirs are not found.
+    pub unwatched: Vec<(JobName, String)>,
     /// What was done.
     pub done: Done,
 }
@@ -279,12 +277,10 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
 
 fn installed(surveyed: &Surveyed<'_>) -> Installed {
     let Triggers { source, relations } = &surveyed.triggers;
-    let ChangeSource { id: _, table, tenants, jobs } = source;
-    let (table, tenants, jobs) = (table.clone(), tenants.clone(), jobs.clone());
+    let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
         table,
         tenants,
-        jobs,
         relations: relations.len(),
         security: surveyed.security,
         unwatched: surveyed.unwatched.clone(),

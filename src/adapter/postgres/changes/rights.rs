@@ -47,7 +47,7 @@ impl Reads {
     fn named(&self, is_it: impl Fn(&Read) -> bool) -> Option<String> {
         let names: Vec<_> =
             self.tables.iter().filter(|read| is_it(read)).map(|read| read.name.as_str()).collect();
-        (!names.is_empty()).then(|| listed(names.into_iter(), "and"))
+        (!names.is_empty()).then(|| listed(names, "and"))
     }
 }
 
@@ -63,8 +63,11 @@ pub(super) async fn reads(
     connection.execute(sqlx::raw_sql("savepoint preheat_reads")).await?;
     connection.execute(sqlx::raw_sql(AssertSqlSafe(view))).await?;
     let owner = function.map(|function| function.owner);
-    let rows: Vec<(Oid, String, bool, bool)> =
-        sqlx::query_as(READS).bind(owner).persistent(false).fetch_all(&mut *connection).await?;
+    let rows: Vec<(Oid, String, bool, bool)> = sqlx::query_as(AssertSqlSafe(sql::reads("$1")))
+        .bind(owner)
+        .persistent(false)
+        .fetch_all(&mut *connection)
+        .await?;
     let owner = sqlx::query_scalar("select coalesce(pg_get_userbyid($1), current_user)::text")
         .bind(owner)
         .persistent(false)
@@ -75,36 +78,6 @@ pub(super) async fn reads(
         |(oid, name, may_hide, hides_from_owner)| Read { oid, name, may_hide, hides_from_owner };
     Ok(Some(Reads { tables: rows.into_iter().map(read).collect(), owner }))
 }
-
-/// A view reads as its owner, unless it says that it reads as its user; a policy does not count for
-/// a superuser, a role with `BYPASSRLS`, and the table's owner where it is not forced on that one.
-const READS: &str = "with recursive depends as ( \
-    select distinct r.ev_class as reader, d.refobjid as oid \
-    from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid \
-      and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class), \
-  reads as ( \
-    select oid, null::oid as role from depends \
-    where reader = 'pg_temp.preheat_reads'::regclass and oid <> 'pg_temp.preheat_changed'::regclass \
-    union \
-    select d.oid, case when exists (select from pg_options_to_table(v.reloptions) \
-        where option_name = 'security_invoker' and option_value::bool) \
-      then reads.role else v.relowner end \
-    from reads join pg_class v on v.oid = reads.oid and v.relkind = 'v' \
-      join depends d on d.reader = v.oid) \
-  select c.oid, c.oid::regclass::text, \
-    bool_or(c.relrowsecurity and not coalesce(writer.sees_all, false)), \
-    bool_or(c.relrowsecurity and not coalesce(owner.sees_all, false)) \
-  from reads join pg_class c on c.oid = reads.oid and c.relkind in ('r', 'p', 'm', 'f') \
-    left join lateral ( \
-      select rolsuper or rolbypassrls \
-        or pg_has_role(oid, c.relowner, 'usage') and not c.relforcerowsecurity as sees_all \
-      from pg_roles where oid = reads.role) writer on true \
-    left join lateral ( \
-      select rolsuper or rolbypassrls \
-        or pg_has_role(oid, c.relowner, 'usage') and not c.relforcerowsecurity as sees_all \
-      from pg_roles where oid = coalesce(reads.role, $1) \
-        or reads.role is null and $1 is null and rolname = current_user) owner on true \
-  group by 1, 2 order by 2";
 
 /// What the function of a source has to be, which is `now` what it is, where `wanted` is what
 /// functions become that need it; or why it cannot be.
@@ -163,7 +136,5 @@ pub(super) async fn security(
 
 /// The schemas of the search path in which every role may create something.
 async fn open_schemas(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    let sql = "select string_agg(quote_ident(name), ', ') from unnest(current_schemas(false)) name \
-               where has_schema_privilege('public', name, 'create')";
-    sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
+    sqlx::query_scalar(sql::OPEN_SCHEMAS).persistent(false).fetch_one(connection).await
 }

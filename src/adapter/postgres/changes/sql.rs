@@ -141,6 +141,49 @@ pub(super) fn reading_view(source: &ChangeSource) -> Option<String> {
     ))
 }
 
+/// The tables that the view of [`reading_view`] reads: the `oid`, the name as SQL has it, whether a
+/// policy may hide rows from the role that writes, and whether it hides some from `owner`, without
+/// whom it is the current role.
+///
+/// A view reads as its owner, unless it says that it reads as its user; a policy does not count for a
+/// superuser, a role with `BYPASSRLS`, and the table's owner where it is not forced on that one.
+pub(super) fn reads(owner: &str) -> String {
+    let sees_all = |role: &str| {
+        format!(
+            "exists (select from pg_roles r where r.oid = {role} and (r.rolsuper or r.rolbypassrls
+          or pg_has_role(r.oid, c.relowner, 'usage') and not c.relforcerowsecurity))"
+        )
+    };
+    let current = "(select oid from pg_roles where rolname = current_user)";
+    let by_writer = sees_all("reads.role");
+    let by_owner = sees_all(&format!("coalesce(reads.role, {owner}, {current})"));
+    format!(
+        "with recursive depends as (
+      select distinct r.ev_class as reader, d.refobjid as oid
+      from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+        and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class),
+    reads as (
+      select oid, null::oid as role from depends
+      where reader = 'pg_temp.preheat_reads'::regclass
+        and oid <> 'pg_temp.preheat_changed'::regclass
+      union
+      select d.oid, case when exists (select from pg_options_to_table(v.reloptions)
+          where option_name = 'security_invoker' and option_value::bool)
+        then reads.role else v.relowner end
+      from reads join pg_class v on v.oid = reads.oid and v.relkind = 'v'
+        join depends d on d.reader = v.oid)
+    select c.oid, c.oid::regclass::text as name,
+      bool_or(c.relrowsecurity and not {by_writer}) as hides_from_writer,
+      bool_or(c.relrowsecurity and not {by_owner}) as hides_from_owner
+    from reads join pg_class c on c.oid = reads.oid and c.relkind in ('r', 'p', 'm', 'f')
+    group by 1, 2 order by 2"
+    )
+}
+
+/// The schemas of the search path in which every role may create something, as one text.
+pub(super) const OPEN_SCHEMAS: &str = "select string_agg(quote_ident(name), ', ')
+    from unnest(current_schemas(false)) name where has_schema_privilege('public', name, 'create')";
+
 /// The notification that a source's triggers are new or mended: anything that happened before may
 /// have been missed.
 pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
@@ -326,6 +369,7 @@ pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
             let _a_string_takes_all = writeln!(sql, "{trigger};");
         }
         sql.push_str(&on_partitions(source));
+        sql.push_str(&sees_every_row(source, security));
     }
     let ids: Vec<_> = sources.iter().map(|source| &source.id).collect();
     sql.push_str("\n-- What other jobs needed.\n");
@@ -377,6 +421,60 @@ fn on_partitions(source: &ChangeSource) -> String {
     }
     block.push_str("  end loop;\nend\n");
     format!("do {};\n", dollar_quoted(&block))
+}
+
+/// Ends a script whose function would not see every row that its query needs.
+fn sees_every_row(source: &ChangeSource, security: Security) -> String {
+    let Some(view) = reading_view(source) else { return String::new() };
+    let reads = reads(&format!(
+        "(select proowner from pg_proc where oid = 'preheat.{}()'::regprocedure)",
+        function_name(&source.id)
+    ));
+    let (hides, hint, open) = match security {
+        Security::Invoker => (
+            "hides_from_writer",
+            "`preheat changes sql --security-definer` lets the trigger's function run with the rights \
+             of the role that runs these statements",
+            String::new(),
+        ),
+        Security::Definer => (
+            "hides_from_owner",
+            "let a role with BYPASSRLS run these statements, or the owner of the tables where \
+             row-level security is not forced",
+            format!(
+                "  preheat_found := ({OPEN_SCHEMAS});
+  if preheat_found is not null then
+    raise exception 'anybody may create objects in schema % of the search path, and with them run \
+                 statements as the owner of a function that is security definer', preheat_found
+      using hint = 'revoke create on that schema from public';
+  end if;
+"
+            ),
+        ),
+    };
+    let (what, hint) = (literal(&format!("table `{}`", source.table)), literal(hint));
+    let block = format!(
+        "
+#variable_conflict use_column
+declare
+  preheat_found text;
+begin
+  {view};
+  preheat_found := (select string_agg(name, ', ') from (
+    {reads}) as found where {hides});
+  drop view pg_temp.preheat_reads;
+  drop table pg_temp.preheat_changed;
+  if preheat_found is not null then
+    raise exception 'the query that finds the tenants of % reads % with row-level security, which \
+         would hide rows from it', {what}, preheat_found using hint = {hint};
+  end if;
+{open}end
+"
+    );
+    format!(
+        "-- It ends here where the query would not see every row.\ndo {};\n",
+        dollar_quoted(&block)
+    )
 }
 
 /// Removes every function of ours but those of these sources, and the triggers that call them.

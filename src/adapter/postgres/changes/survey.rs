@@ -5,9 +5,10 @@ use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
+use crate::domain::job::JobName;
 
 use super::super::error;
-use super::rights::{self, Security};
+use super::rights::{self, Reads, Security};
 use super::sql::{self, Event};
 use super::{Refused, TableProblem};
 
@@ -33,7 +34,7 @@ pub(super) struct Surveyed<'s> {
     /// What its function has to be.
     pub(super) security: Security,
     /// The tables that its query reads and that a job of its does not watch.
-    pub(super) unwatched: Vec<String>,
+    pub(super) unwatched: Vec<(JobName, String)>,
 }
 
 /// What a source has of its triggers.
@@ -158,7 +159,7 @@ pub(super) async fn survey<'s>(
             problems.push(problem);
             now
         });
-        let unwatched = reads.map(|reads| reads.outside(&watched_with(source, &found)));
+        let unwatched = reads.map(|reads| unwatched(source, &reads, &found));
         let state = function_state(source, function, security);
         examined.push((state, security, unwatched.unwrap_or_default()));
     }
@@ -173,19 +174,16 @@ pub(super) async fn survey<'s>(
     Ok(Survey { sources, has_schema, spare_triggers, spare_functions, problems })
 }
 
-/// The relations that every job of this source watches, by this or another source.
-fn watched_with(source: &ChangeSource, all: &[Triggers<'_>]) -> Vec<Oid> {
-    let by_all = |triggers: &&Triggers<'_>| {
-        source.jobs.iter().all(|job| {
-            let relation = triggers.relations.first().map(|relation| relation.oid);
-            all.iter().any(|other| {
-                other.source.jobs.contains(job)
-                    && other.relations.first().map(|relation| relation.oid) == relation
-            })
-        })
+/// The tables that the query of a source reads and that a job of its does not watch.
+fn unwatched(source: &ChangeSource, reads: &Reads, all: &[Triggers<'_>]) -> Vec<(JobName, String)> {
+    let of_job = |job: &JobName| {
+        let watched = all.iter().filter(|triggers| triggers.source.jobs.contains(job));
+        let watched = watched.flat_map(|triggers| &triggers.relations);
+        let watched: Vec<_> = watched.map(|relation| relation.oid).collect();
+        let named = |table| (job.clone(), table);
+        reads.outside(&watched).into_iter().map(named).collect::<Vec<_>>()
     };
-    let relations = all.iter().filter(by_all).flat_map(|triggers| &triggers.relations);
-    relations.map(|relation| relation.oid).collect()
+    source.jobs.iter().flat_map(of_job).collect()
 }
 
 /// What these sources have of their triggers; locks no table.
