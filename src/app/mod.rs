@@ -20,7 +20,7 @@ use self::changes::ChangeFeed;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
-    QueryProblems, Unwatched, check_queries, check_rows, check_tables, unwatched,
+    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;
@@ -40,6 +40,7 @@ use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
+use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
@@ -104,6 +105,11 @@ pub struct App {
 }
 
 impl App {
+    /// Closes the connections to the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
         let mut servers = Servers::lazy(settings)?;
@@ -134,6 +140,7 @@ impl App {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
@@ -182,6 +189,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         let runner = Arc::clone(&self.runner);
         tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {
@@ -226,11 +234,6 @@ impl App {
         keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
-    }
-
-    /// Closes the connections to the database, before somebody stops it.
-    pub async fn close(&self) {
-        self.database.close().await;
     }
 
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
@@ -443,6 +446,7 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         batch: settings.runner.batch,
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
+        has_settings_file: settings.has_file,
     }
 }
 

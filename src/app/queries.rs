@@ -35,6 +35,12 @@ impl QueryProblems {
         self.tenants.into_iter().chain(self.jobs.into_values().flatten())
     }
 
+    /// What was found of one job.
+    pub(super) fn only(mut self, name: &JobName) -> Self {
+        self.jobs.retain(|job, _| job == name);
+        self
+    }
+
     /// Adds what another check found.
     pub fn extend(&mut self, other: Self) {
         let Self { tenants, jobs, warnings } = other;
@@ -69,6 +75,15 @@ pub async fn check_queries(
         found.add(files, name, source.describe(job).await?);
     }
     Ok(found)
+}
+
+/// The keys that jobs cannot tell apart, now that [`check_queries`] has learnt what ids may be.
+pub fn check_keys(source: &PostgresSource, files: &JobFiles) -> QueryProblems {
+    let mut found = QueryProblems::default();
+    for (name, problem) in files.conflicts(source.id_class()) {
+        found.jobs.entry(name).or_default().push(problem);
+    }
+    found
 }
 
 /// Reads the tenants, and tries every job's query on a few of them: see

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queries::{QueryProblems, check_queries};
+use super::queries::{QueryProblems, check_keys, check_queries};
 use crate::adapter::postgres::PostgresSource;
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::engine::port::{Clock, SourceErrorKind};
+use crate::domain::tenant::IdClass;
+use crate::engine::port::{Clock, Source, SourceErrorKind};
 use crate::engine::status::{RejectedFor, Rejection, Rejections};
 
-/// The longest check of one job: a table that a migration has locked is waited for no longer.
-const ONE_CHECK: Duration = Duration::from_secs(2);
+/// The longest check of one job. A lock is waited for less long, so that the server ends such a
+/// check itself.
+const ONE_CHECK: Duration = Duration::from_secs(3);
 /// The longest check of all of them; those that are left are checked later.
 const ALL_CHECKS: Duration = Duration::from_secs(10);
 
@@ -24,6 +26,8 @@ pub(super) struct Versions {
     good: BTreeMap<JobName, Arc<Job>>,
     /// Why the last check was not complete.
     unchecked: Option<String>,
+    /// What tenants' ids may be, as of the last check.
+    ids: IdClass,
 }
 
 /// What is known about the newest version of a job.
@@ -49,7 +53,7 @@ impl Versions {
     /// Of files that were read just now.
     pub(super) fn new(files: JobFiles) -> Self {
         let (standings, good) = (BTreeMap::new(), BTreeMap::new());
-        let mut versions = Self { files, standings, good, unchecked: None };
+        let mut versions = Self { files, standings, good, unchecked: None, ids: IdClass::Text };
         versions.stand_anew();
         versions
     }
@@ -106,7 +110,11 @@ impl Versions {
                 }
             };
             match found {
-                Ok(problems) => self.note(&name, problems, &mut changed),
+                Ok(mut problems) => {
+                    self.ids = source.id_class();
+                    problems.extend(check_keys(source, &self.files).only(&name));
+                    self.note(&name, problems, &mut changed);
+                }
                 Err(error) => {
                     self.unchecked = Some(error.message);
                     if error.kind == SourceErrorKind::Unavailable {
@@ -165,7 +173,7 @@ impl Versions {
     fn older(&self, name: &JobName) -> Option<Arc<Job>> {
         let older = self.good.get(name)?;
         let others = self.files.jobs().iter().filter(|(other, _)| *other != name);
-        let clashes = |(_, other): (&JobName, &Arc<Job>)| can_write_one_key(older, other);
+        let clashes = |(_, other): (&JobName, &Arc<Job>)| can_write_one_key(older, other, self.ids);
         (!others.into_iter().any(clashes)).then(|| Arc::clone(older))
     }
 
@@ -203,9 +211,11 @@ impl Versions {
     }
 }
 
-fn can_write_one_key(one: &Job, other: &Job) -> bool {
+fn can_write_one_key(one: &Job, other: &Job, ids: IdClass) -> bool {
     let keys = one.keys.iter().flat_map(|key| other.keys.iter().map(move |of| (key, of)));
-    one.enabled && other.enabled && keys.into_iter().any(|(a, b)| a.template.may_equal(&b.template))
+    one.enabled
+        && other.enabled
+        && keys.into_iter().any(|(a, b)| a.template.may_equal(&b.template, ids))
 }
 
 fn rejected_for(problem: &Problem) -> RejectedFor {

@@ -78,6 +78,7 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
         }
     };
     report.unreachable = cache;
+    report.row_security = settings.database.row_security;
     Ok(report)
 }
 
@@ -94,6 +95,9 @@ async fn check(
     } else {
         files.jobs().keys().cloned().collect()
     };
+    if found.tenants.is_empty() {
+        found.extend(app::check_keys(source, files));
+    }
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
         found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
@@ -107,14 +111,13 @@ async fn check(
     let problems = Problems::new(tenants.into_iter().chain(jobs.into_values().flatten()));
     let warnings = Problems::new(warnings);
     let checked = if options.no_data { Checked::Queries } else { Checked::Rows };
-    let row_security = settings.database.row_security;
-    let report = Report { checked, problems, warnings, unwatched, ..Report::of_files(files) };
-    Ok(Report { row_security, ..report })
+    Ok(Report { checked, problems, warnings, unwatched, ..Report::of_files(files) })
 }
 
 impl Report {
     fn of_files(files: &JobFiles) -> Self {
-        Self { jobs: files.jobs().len(), ..Self::default() }
+        let warnings = files.possible_conflicts();
+        Self { jobs: files.jobs().len(), warnings, ..Self::default() }
     }
 
     fn is_good(&self) -> bool {
@@ -163,15 +166,14 @@ impl Report {
             Checked::Queries => "every query was prepared",
             Checked::Rows => "every query was prepared and tried on a few tenants",
         };
-        let security = match self.row_security {
+        let hidden = match self.row_security {
             RowSecurity::Refuse => "",
             RowSecurity::Accept => {
                 "`database.row_security` is `accept`: rows that a policy hides from the role are \
                  missing from the cache\n"
             }
         };
-        let unwatched = not_watched(&self.unwatched);
-        format!("{jobs}, no problems{warnings}; {how}\n{security}{unwatched}")
+        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{}", not_watched(&self.unwatched))
     }
 
     fn as_json(&self) -> Json<'_> {

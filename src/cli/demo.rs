@@ -141,7 +141,6 @@ async fn first_pass(
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
-    app.close().await;
     Ok((files, done.exit()))
 }
 
@@ -171,7 +170,21 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
     cache.url = Some(SecretString::from(sandbox.redis().url()));
     http.token = Some(SecretString::from(TOKEN));
-    Settings { jobs, log, replica, database, cache, tenants, runner, http, history, audit, changes }
+    let has_file = true;
+    Settings {
+        jobs,
+        has_file,
+        log,
+        replica,
+        database,
+        cache,
+        tenants,
+        runner,
+        http,
+        history,
+        audit,
+        changes,
+    }
 }
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.

@@ -70,6 +70,11 @@ impl Layers {
         (layers, problems)
     }
 
+    /// Whether a settings file was read.
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     fn read_file(&mut self, path: PathBuf, must_exist: bool) -> Vec<Problem> {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,

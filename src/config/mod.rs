@@ -28,6 +28,8 @@ use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 pub struct Settings {
     /// The folder of the job files.
     pub jobs: PathBuf,
+    /// Whether there was a settings file.
+    pub has_file: bool,
     /// What is logged, and how.
     pub log: Log,
     /// The name of this worker in run records: the host's.
@@ -289,6 +291,7 @@ impl Settings {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
         Self {
             jobs: layers.jobs(overrides),
+            has_file: layers.has_file(),
             log: Log::read(read, layers, overrides),
             replica: layers.host_name(),
             database: Database::read(read),

@@ -145,6 +145,8 @@ pub enum FailureKind {
     ValueTooLarge,
     /// Two different values for one key.
     KeyConflict,
+    /// The key may be another tenant's as well: an id or a value holds text that parts them in keys.
+    AmbiguousKey,
     /// An object's key got more than one row.
     SeveralRows,
     /// The cache could not be reached, or hung up.
@@ -155,8 +157,8 @@ pub enum FailureKind {
     CacheReadOnly,
     /// The cache is a cluster's node and the key is another's: `MOVED`.
     CacheMoved,
-    /// The cache server was restarted, failed over or replaced while the run went on: what it wrote
-    /// before may be lost.
+    /// The cache server was restarted, failed over, replaced or emptied while the run went on: what it
+    /// wrote before may be lost.
     CacheRestarted,
     /// The key holds another type: `WRONGTYPE`.
     CacheWrongType,
@@ -190,6 +192,7 @@ impl FailureKind {
             Self::TimeZone => "time_zone",
             Self::ValueTooLarge => "value_too_large",
             Self::KeyConflict => "key_conflict",
+            Self::AmbiguousKey => "ambiguous_key",
             Self::SeveralRows => "several_rows",
             Self::CacheUnavailable => "cache_unavailable",
             Self::CacheFull => "cache_full",

@@ -16,6 +16,7 @@ use super::broken::hash;
 use super::run::{End, Order, Runner, Stops, Unsettled};
 use super::taken::Taken;
 use super::tries::{Refusal, Remedy};
+use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::Batch;
 use crate::observe::event;
@@ -41,6 +42,8 @@ pub(super) struct Work {
     /// When the run has to be over, on the monotonic clock.
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
+    /// What has to be looked at of its keys.
+    pub(super) checks: Checks,
     unsettled: Mutex<Unsettled>,
     uncertain: Mutex<Uncertain>,
     /// Why no batch can work; the rest of the run fails with it.
@@ -63,12 +66,14 @@ impl Work {
         deadline_at: Duration,
     ) -> Arc<Self> {
         let key_columns = order.job.key_columns().len();
+        let checks = Checks::new(runner.layout(), &order.job);
         Arc::new(Self {
             runner,
             order,
             started_at,
             deadline_at,
             key_columns,
+            checks,
             unsettled: Mutex::default(),
             uncertain: Mutex::default(),
             given_up: OnceLock::new(),

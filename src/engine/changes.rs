@@ -228,7 +228,6 @@ impl Changes {
 
     fn everything_ended(&mut self, everything: Everything, failures: &Failures<'_>, now: Duration) {
         match &failures.who {
-            Who::Nobody => {}
             Who::Tenants(tenants) => {
                 for (tenant, kind) in tenants {
                     let whose = Some(TenantId::new(tenant));
@@ -240,7 +239,7 @@ impl Changes {
                 let failed = everything.failed + 1;
                 self.want_everything(Everything { due_at: now + wait, asked_at: now, failed });
             }
-            Who::Anybody => {}
+            Who::Anybody | Who::Nobody => {}
         }
     }
 
@@ -385,6 +384,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::TimeZone
         | FailureKind::ValueTooLarge
         | FailureKind::KeyConflict
+        | FailureKind::AmbiguousKey
         | FailureKind::SeveralRows
         | FailureKind::CacheWrongType
         | FailureKind::CachePermission

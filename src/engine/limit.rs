@@ -324,9 +324,9 @@ impl Queue {
     /// holds up those behind it, as it would never get them otherwise; but for a batch on the permit of
     /// changes, which takes nothing from it.
     fn next(&mut self) -> Option<(u32, Waiter)> {
-        [Lane::Urgent, Lane::Regular].iter().for_each(|lane| {
-            self.lane(*lane).retain(|waiter| !waiter.grant.is_closed());
-        });
+        for lane in [Lane::Urgent, Lane::Regular] {
+            self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
+        }
         if self.held_urgent < self.shares.changes && self.free() > 0 {
             let small = |waiter: &Waiter| waiter.ask.room == Room::Batch;
             if let Some(place) = self.urgent.iter().position(|w| small(w) && self.may_go(w)) {

@@ -15,10 +15,10 @@ use crate::domain::fence::{FENCE_TTL, Fence};
 
 /// How many there are: were half of all keys evicted at once, by chance, all would be gone one time in
 /// two hundred and fifty.
-const MARKERS: usize = 8;
+pub(super) const MARKERS: usize = 8;
 
 /// How often they are given a new life of [`FENCE_TTL`].
-const RENEW_EVERY: Duration = Duration::from_hours(1);
+pub(super) const RENEW_EVERY: Duration = Duration::from_hours(1);
 const _: () = assert!(RENEW_EVERY.as_secs() * 24 < FENCE_TTL.as_secs());
 
 /// How the markers stood at the last look.

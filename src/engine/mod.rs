@@ -5,6 +5,7 @@ mod batch;
 mod breaker;
 pub mod broken;
 mod changes;
+pub mod coverage;
 pub mod estimate;
 pub mod feed;
 pub mod handle;

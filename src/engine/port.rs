@@ -17,7 +17,7 @@ use crate::domain::manifest::Named;
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunId, RunRecord};
-use crate::domain::tenant::{Batch, TenantId, Tenants};
+use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 
 /// Where tenants and rows come from.
 pub trait Source: Send + Sync {
@@ -29,6 +29,9 @@ pub trait Source: Send + Sync {
         &'a self,
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>>;
+
+    /// What the tenants' ids may be, as the last list had it; any text before the first.
+    fn id_class(&self) -> IdClass;
 
     /// Reads the rows of one batch into `rows`, which the caller has reset for the job's key
     /// columns. On an error what `rows` holds is meaningless and must not be written.
@@ -138,6 +141,9 @@ pub trait Cache: Send + Sync {
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
+
+    /// Whether there are such keys, whatever they hold, in their order.
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>>;
 
     /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
     /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;

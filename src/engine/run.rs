@@ -14,6 +14,7 @@ use super::batch::{Uncertain, Work};
 use super::breaker::SharedBreaker;
 use super::broken::{BrokenTenants, hash};
 use super::changes::{FOLLOW_UP, MAX_PENDING};
+use super::coverage::Coverage;
 use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
@@ -22,6 +23,7 @@ use super::status::Progress;
 use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
+use crate::domain::layout::Layout;
 use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
@@ -53,6 +55,8 @@ pub struct Runner {
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// Has the coverage looked at.
+    pub coverage: Coverage,
     /// Keys that were removed for one tenant and may be another's.
     pub taken: TakenKeys,
     /// What complete lists are compared with: who is gone loses its keys.
@@ -212,6 +216,11 @@ pub(super) struct Deadline {
 }
 
 impl Runner {
+    /// Whose the keys of all jobs are, as they are now.
+    pub(super) fn layout(&self) -> Layout {
+        Layout::new(&self.jobs.get(), self.source.id_class())
+    }
+
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
     pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
         let started_at = self.clock.now();

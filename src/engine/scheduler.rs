@@ -443,6 +443,7 @@ impl Engine {
         if let Some(state) = self.jobs.get_mut(job) {
             if taken.is_for_all() {
                 state.note_end(&record, &taken);
+                self.runner.coverage.want();
             }
             if kept {
                 state.last_run = Some(Arc::clone(&record));

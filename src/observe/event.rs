@@ -15,7 +15,7 @@ use super::metric::Metrics;
 use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::change::Touched;
 use crate::domain::job::JobName;
-use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
+use crate::domain::report::{Failure, FailureKind, KeyCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 
 /// A run starts.
@@ -116,22 +116,9 @@ impl RunFinished<'_> {
         of_job.tenants(report.tenants);
         of_job.keys(report.keys);
         of_job.wrote(report.bytes);
-        if all_tenants {
-            of_job.covered(coverage(report.tenants, *outcome));
-            if *outcome == Outcome::Ok {
-                of_job.succeeded(*finished_at);
-            }
+        if all_tenants && *outcome == Outcome::Ok {
+            of_job.succeeded(*finished_at);
         }
-    }
-}
-
-/// The share of its tenants that a run left warm. Of none, all are warm if the list was read at all.
-#[expect(clippy::cast_precision_loss, reason = "numbers of tenants are far below 2^53")]
-fn coverage(tenants: TenantCounts, outcome: Outcome) -> f64 {
-    match (tenants.total, outcome == Outcome::Ok) {
-        (0, true) => 1.0,
-        (0, false) => 0.0,
-        (total, _) => tenants.ok as f64 / total as f64,
     }
 }
 
@@ -768,9 +755,8 @@ impl TenantsSwept<'_> {
                 newly,
                 again,
                 keys,
-                "tenants that are not active any more since the last list: {newly}; removed {} of \
-                 theirs",
-                counted(keys, "key", "keys")
+                "tenants that are not active any more since the last list: {newly}; {} removed",
+                counted(keys, "key of theirs is", "keys of theirs are")
             ),
         }
     }
@@ -848,6 +834,27 @@ impl Evictions<'_> {
             "the cache evicted {} while job `{job}` ran",
             counted(count, "key", "keys")
         );
+    }
+}
+
+/// Some keys of a job were looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct CoverageMeasured<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many of them there were.
+    pub there: u64,
+    /// How many there should be; none where nobody knows of any.
+    pub expected: u64,
+}
+
+impl CoverageMeasured<'_> {
+    /// Tells it, to the metrics only.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, there, expected } = self;
+        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
+        let share = (expected > 0).then(|| there as f64 / expected as f64);
+        metrics.of_job(job).covered(share);
     }
 }
 
@@ -1290,7 +1297,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::report::Report;
+    use crate::domain::report::{Report, TenantCounts};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -1387,7 +1394,6 @@ mod tests {
             "preheat_tenants_total{job=\"services\",outcome=\"ok\"} 4\n",
             "preheat_keys_total{job=\"services\",outcome=\"written\"} 7\n",
             "preheat_bytes_total{job=\"services\"} 2048\n",
-            "preheat_coverage_ratio{job=\"services\"} 1.0\n",
         ] {
             assert!(page.contains(expected), "{expected} in\n{page}");
         }
@@ -1404,7 +1410,6 @@ mod tests {
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
         "#);
         let page = metrics.encode();
-        assert!(page.contains("preheat_coverage_ratio{job=\"services\"} 0.75\n"), "{page}");
         assert!(page.contains("preheat_last_run_timestamp_seconds{job=\"services\"} 1700000001."));
         assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
     }
@@ -1444,7 +1449,6 @@ mod tests {
         RunFinished { record: &ok, all_tenants: false, kept: true }.emit(&metrics);
         let page = metrics.encode();
         assert!(page.contains("preheat_runs_total{job=\"services\""));
-        assert!(!page.contains("preheat_coverage_ratio{job=\"services\"}"));
         assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
     }
 
@@ -1515,7 +1519,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
          INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
-         INFO 9 keys that runs with an older tenant list wrote of tenants that are not active any more are removed again=4 keys=9
+         INFO removed 9 keys that runs with an older tenant list wrote of tenants that are not active any more again=4 keys=9
         DEBUG no run wrote keys of tenants that are not active any more again=4
          WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
         "#);

@@ -160,9 +160,8 @@ const COVERAGE: Declaration = Declaration {
     name: "preheat_coverage_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "The lower of two shares: of the active tenants, those that the last run over all of them \
-           left fully warm (0 before the first), and, once it was measured, of the keys that the \
-           verifier expected, those that were there",
+    help: "Share of some keys of the active tenants that were in the cache when they were last looked for, \
+           every thirty seconds; absent until the tenants are known",
 };
 const CONSISTENCY: Declaration = Declaration {
     name: "preheat_consistency_ratio",
@@ -329,8 +328,6 @@ pub struct Metrics {
     keys: Family<OfOutcome, Counter>,
     bytes: Family<OfJob, Counter>,
     coverage: Family<OfJob, Ratio>,
-    /// What `coverage` is the lower of.
-    shares: Mutex<BTreeMap<JobName, Shares>>,
     consistency: Family<OfJob, Ratio>,
     audit_findings: Family<OfKind, Gauge>,
     last_audit: Family<OfJob, Seconds>,
@@ -386,15 +383,6 @@ struct OfKind {
     kind: &'static str,
 }
 
-/// How much of a job is warm, by who looked.
-#[derive(Clone, Copy, Debug)]
-struct Shares {
-    /// Of its tenants, by its last run over all of them.
-    by_runs: f64,
-    /// Of the keys that the verifier expected; all where it has not looked.
-    by_audits: f64,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfReason {
     job: JobName,
@@ -439,7 +427,6 @@ impl Metrics {
             keys: Family::default(),
             bytes: Family::default(),
             coverage: Family::default(),
-            shares: Mutex::default(),
             consistency: Family::default(),
             audit_findings: Family::default(),
             last_audit: Family::default(),
@@ -540,7 +527,6 @@ impl Metrics {
         drop(self.next_run.get_or_create(&job));
         drop(self.fire_lag.get_or_create(&job));
         drop(self.bytes.get_or_create(&job));
-        drop(self.coverage.get_or_create(&job));
         drop(self.batch_retries.get_or_create(&job));
         drop(self.permits.get_or_create(&job));
     }
@@ -549,7 +535,6 @@ impl Metrics {
         for kind in audit::Kind::ALL.map(audit::Kind::as_str) {
             self.audit_findings.remove(&OfKind { job: job.clone(), kind });
         }
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         let job = OfJob { job: job.clone() };
         self.last_audit.remove(&job);
         self.last_success.remove(&job);
@@ -669,18 +654,12 @@ impl JobMetrics<'_> {
         self.metrics.fire_lag.get_or_create(&self.label).observe(lag.as_secs_f64());
     }
 
-    /// A run over all tenants left this share of them warm.
-    pub(super) fn covered(&self, share: f64) {
-        self.set_coverage(|shares| shares.by_runs = share);
-    }
-
-    fn set_coverage(&self, change: impl FnOnce(&mut Shares)) {
-        let mut shares = self.metrics.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let none = Shares { by_runs: 0.0, by_audits: 1.0 };
-        let shares = shares.entry(self.label.job.clone()).or_insert(none);
-        change(shares);
-        let lower = shares.by_runs.min(shares.by_audits);
-        self.metrics.coverage.get_or_create(&self.label).set(lower);
+    /// This share of the keys that were looked for was there; none where it is not known.
+    pub(super) fn covered(&self, share: Option<f64>) {
+        match share {
+            Some(share) => drop(self.metrics.coverage.get_or_create(&self.label).set(share)),
+            None => drop(self.metrics.coverage.remove(&self.label)),
+        }
     }
 
     /// The verifier compared some tenants. Of no key there is no share.
@@ -692,8 +671,7 @@ impl JobMetrics<'_> {
             let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);
             metrics.audit_findings.get_or_create(&label).set(count);
         }
-        if let (Some(coverage), Some(consistency)) = (counts.coverage(), counts.consistency()) {
-            self.set_coverage(|shares| shares.by_audits = coverage);
+        if let Some(consistency) = counts.consistency() {
             metrics.consistency.get_or_create(&self.label).set(consistency);
         }
     }
@@ -803,7 +781,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::event::{NextRun, RunStarted};
+    use crate::observe::event::{CoverageMeasured, NextRun, RunStarted};
 
     fn job(name: &str) -> JobName {
         JobName::parse(name).unwrap()
@@ -817,6 +795,7 @@ mod tests {
         let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
         counts.equal(Duration::ZERO);
         metrics.of_job(&job("slots")).audited(&counts, DateTime::UNIX_EPOCH);
+        metrics.of_job(&job("slots")).covered(Some(0.5));
         metrics
     }
 
@@ -877,7 +856,6 @@ mod tests {
             "preheat_keys_total{job=\"slots\",outcome=\"fenced\"}",
             "preheat_keys_total{job=\"slots\",outcome=\"removed\"}",
             "preheat_last_success_timestamp_seconds{job=\"slots\"}",
-            "preheat_coverage_ratio{job=\"slots\"}",
             "preheat_fire_lag_seconds_count{job=\"slots\"}",
             "preheat_permits{job=\"slots\"}",
             "preheat_run_duration_seconds_sum{job=\"slots\"}",
@@ -905,28 +883,22 @@ mod tests {
     }
 
     #[test]
-    fn coverage_is_the_lower_of_what_runs_and_the_verifier_say() {
+    fn coverage_is_absent_until_it_is_known_and_where_it_is_not_any_more() {
         let metrics = Metrics::new();
         let job = job("slots");
         metrics.register_jobs([job.clone()].iter());
         let shown = || sample(&metrics.encode(), "preheat_coverage_ratio{job=\"slots\"}");
-        let missing = |missing| {
-            let mut counts = AuditCounts { missing, ..AuditCounts::default() };
-            counts.equal(Duration::ZERO);
-            metrics.of_job(&job).audited(&counts, DateTime::UNIX_EPOCH);
+        assert_eq!(shown(), None);
+        let measured = |there, expected| {
+            CoverageMeasured { job: &job, there, expected }.emit(&metrics);
+            shown()
         };
-        assert_eq!(shown(), Some(0.0));
-        missing(0);
-        assert_eq!(shown(), Some(0.0), "no run has come to all tenants");
-        metrics.of_job(&job).covered(1.0);
-        assert_eq!(shown(), Some(1.0));
-        missing(3);
-        assert_eq!(shown(), Some(0.25));
-        metrics.of_job(&job).covered(1.0);
-        assert_eq!(shown(), Some(0.25), "what was written may be gone by now");
-        missing(0);
-        metrics.of_job(&job).covered(0.5);
-        assert_eq!(shown(), Some(0.5));
+        assert_eq!(measured(3, 4), Some(0.75));
+        assert_eq!(measured(0, 4), Some(0.0));
+        assert_eq!(measured(0, 0), None);
+        assert_eq!(measured(4, 4), Some(1.0));
+        metrics.register_jobs([].iter());
+        assert_eq!(shown(), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
@@ -86,6 +87,7 @@ fn jobs() -> Jobs {
         batch: runner.batch,
         concurrency: runner.concurrency,
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     };
     let no_sql = |_: &std::path::Path| Err("there is none".to_owned());
     check(files, &no_sql, &defaults)
@@ -179,6 +181,7 @@ impl Worker {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
@@ -374,7 +377,6 @@ async fn metrics_come_in_both_formats_and_fresh() {
         "preheat_runs_total{job=\"services\",trigger=\"request\",outcome=\"ok\"} 1\n",
         "preheat_runs_total{job=\"report\",trigger=\"schedule\",outcome=\"failed\"} 0\n",
         "preheat_keys_total{job=\"services\",outcome=\"written\"} 3\n",
-        "preheat_coverage_ratio{job=\"services\"} 1.0\n",
         "preheat_db_connections{state=\"in_use\"} 2\n",
     ] {
         assert!(page.body.contains(line), "{line} in\n{}", page.body);
@@ -408,6 +410,7 @@ async fn jobs_are_shown_with_schedule_state_and_last_run() {
       "name": "services",
       "next_due_at": "2026-03-01T13:00:00.000Z",
       "queued": [],
+      "rejected_for": [],
       "required": true,
       "running": null,
       "schedule": "every 1h",
@@ -554,7 +557,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         (one, "{", 400, "bad_request"),
         (one, "[]", 422, "invalid_body"),
         (one, r#"{"tenant": ["a"]}"#, 422, "invalid_body"),
-        (one, r#"{"tenants": [1]}"#, 422, "invalid_body"),
+        (one, r#"{"tenants": [1.5]}"#, 422, "invalid_body"),
         (one, r#"{"tenants": []}"#, 422, "invalid_tenants"),
         ("/api/v1/jobs/report/runs", r#"{"tenants": ["a"]}"#, 422, "takes_no_tenants"),
         ("/api/v1/jobs/retired/runs", "", 409, "job_disabled"),
@@ -952,8 +955,8 @@ Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this pag
 
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the client asks for it.
 A tenant is never a label. All series of a job stand from the start with 0, so that a first failure is
-an increase; what was never measured (what the verifier fills before its first sample, the cache
-server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
+an increase; what was never measured (what the verifier fills before its first sample, the coverage before
+the tenants are known, the cache server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
 the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,

@@ -23,7 +23,7 @@ use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::domain::tenant::{IdClass, TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Shares;
 use preheat::engine::port::{
@@ -323,6 +323,10 @@ const READ_FATES: [ReadFate; 11] = [
 struct ShakySource(Arc<Chaos>);
 
 impl Source for ShakySource {
+    fn id_class(&self) -> IdClass {
+        IdClass::Text
+    }
+
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
         Box::pin(async {
             let (latency, fate) = self.0.decide(&READ_FATES);

@@ -348,6 +348,14 @@ impl Cache for MemoryCache {
         })
     }
 
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            Ok(keys.iter().map(|key| state.kept(key, now).is_some()).collect())
+        })
+    }
+
     /// All in one slice.
     fn scan<'a>(
         &'a self,

@@ -42,11 +42,24 @@ pub(super) fn statement(sql: &str) -> &str {
     sql
 }
 
+/// Whether a query has a parameter.
+pub(super) fn has_parameter(sql: &str) -> bool {
+    let mut rest = sql;
+    while !rest.is_empty() {
+        let digit = rest.strip_prefix('$').and_then(|after| after.chars().next());
+        if digit.is_some_and(|char| char.is_ascii_digit()) && !before(rest, sql).ends_with(is_name)
+        {
+            return true;
+        }
+        rest = after_token(rest, sql).unwrap_or_default();
+    }
+    false
+}
+
 /// What follows a text, a quoted name, a comment or else one character; `None` where it does not
 /// end.
 fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
     let before = before(rest, sql);
-    let is_name = |char: char| char.is_alphanumeric() || char == '_';
     let mut chars = rest.chars();
     let first = chars.next()?;
     match first {
@@ -67,6 +80,11 @@ fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
         '/' if rest.starts_with("/*") => after_comment(rest),
         _ => Some(chars.as_str()),
     }
+}
+
+/// Whether it may be part of a name.
+fn is_name(char: char) -> bool {
+    char.is_alphanumeric() || char == '_'
 }
 
 fn before<'s>(rest: &str, sql: &'s str) -> &'s str {
@@ -141,5 +159,17 @@ mod tests {
         check("select 1; /* open", "select 1");
         check("select 'open;", "select 'open;");
         check("", "");
+    }
+
+    #[test]
+    fn a_parameter_is_no_part_of_a_text_a_comment_or_a_name() {
+        for sql in ["select $1", "select a from t where b=any($1)", "select '$$', $2 -- $", "$1"] {
+            assert!(has_parameter(sql), "{sql}");
+        }
+        for sql in
+            ["", "select '$1'", "select 1 -- $1", "/* $1 */", "select a$1", "select $a$ $1 $a$"]
+        {
+            assert!(!has_parameter(sql), "{sql}");
+        }
     }
 }

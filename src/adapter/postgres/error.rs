@@ -12,6 +12,22 @@ pub(super) fn source_error(doing: &str, error: &sqlx::Error) -> SourceError {
     SourceError { kind: kind(error), message: format!("{doing}: {}", text(error)) }
 }
 
+/// A transaction that did not begin: a setting that cannot be is wrong for every tenant.
+pub(super) fn of_begin(error: &sqlx::Error) -> SourceError {
+    let error = source_error("could not begin a transaction", error);
+    match error.kind {
+        SourceErrorKind::Data => SourceError { kind: SourceErrorKind::Definition, ..error },
+        SourceErrorKind::Unavailable
+        | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
+        | SourceErrorKind::Timeout
+        | SourceErrorKind::Encoding
+        | SourceErrorKind::TooLarge
+        | SourceErrorKind::Foreign
+        | SourceErrorKind::Definition => error,
+    }
+}
+
 pub(super) fn unavailable(message: String) -> SourceError {
     SourceError { kind: SourceErrorKind::Unavailable, message }
 }

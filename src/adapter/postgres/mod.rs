@@ -114,9 +114,9 @@ impl Database {
     /// can begin as each will.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        // What no transaction could begin with shows here, and not in each of them.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
-        let begun = timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await;
-        match begun {
+        match timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await {
             Ok(Ok(_sent)) => {}
             Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
             Err(_elapsed) => {
@@ -177,6 +177,8 @@ impl Database {
     /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
     /// taken, at last a new one.
     async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
+        let longest = self.statement_timeout(begin.bounds.statement) + ANSWER_GRACE;
+        let longest = longest.min(CONNECT_TIMEOUT);
         let mut others = self.settings.max_connections.get();
         loop {
             let (connection, permit) = self.take().await?;
@@ -188,20 +190,19 @@ impl Database {
                 is_whole: false,
                 _permit: permit,
             };
-            let begun = self.begin_on(&mut transaction, begin);
-            let Ok(begun) = timeout(CONNECT_TIMEOUT, begun).await else {
+            let sent = self.begin_on(&mut transaction, begin);
+            let Ok(sent) = timeout(longest, sent).await else {
                 let server = self.server();
-                let message =
-                    format!("no answer of database `{server}` within {CONNECT_TIMEOUT:?}");
+                let message = format!("no answer of database `{server}` within {longest:?}");
                 return Err(error::unavailable(message));
             };
-            match begun {
+            match sent {
                 Ok(sent) => {
                     transaction.begin = sent;
                     return Ok(transaction);
                 }
                 Err(error) => {
-                    let error = error::source_error("could not begin a transaction", &error);
+                    let error = error::of_begin(&error);
                     if error.kind != SourceErrorKind::Unavailable || others == 0 {
                         return Err(error);
                     }
@@ -217,16 +218,16 @@ impl Database {
         connection: &mut PgConnection,
         begin: Begin,
     ) -> Result<String, sqlx::Error> {
-        let Begin { access, bounds, is_of_one_moment } = begin;
+        let Begin { access, bounds } = begin;
         let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
         let locals = self.session(connection).await?.locals(bounds);
         let begin = match (self.may_write(access), access) {
             (true, Access::Write) => "begin read write",
             (true, _) => "begin",
+            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
             (false, _) => "begin read only",
         };
-        let isolation = if is_of_one_moment { " isolation level repeatable read" } else { "" };
-        let mut sent = format!("{begin}{isolation}; {locals}");
+        let mut sent = format!("{begin}; {locals}");
         if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
             sent.push_str("; set local row_security = off");
         }
@@ -236,7 +237,7 @@ impl Database {
 
     fn may_write(&self, access: Access) -> bool {
         match access {
-            Access::ReadOnly => false,
+            Access::ReadOnly | Access::Snapshot => false,
             Access::AsSet => !self.settings.read_only,
             Access::Write => true,
         }
@@ -339,6 +340,8 @@ impl fmt::Debug for Database {
 enum Access {
     /// Read, whatever the settings say.
     ReadOnly,
+    /// The same, with the data of one moment in all its statements.
+    Snapshot,
     /// Write too, where [`DatabaseSettings::read_only`] lets it.
     AsSet,
     /// Write, whatever the settings say: our own tables and triggers.
@@ -350,25 +353,19 @@ enum Access {
 struct Begin {
     access: Access,
     bounds: Bounds,
-    is_of_one_moment: bool,
 }
 
 impl Begin {
     /// With statements that take at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
         let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
-        Self { access, bounds, is_of_one_moment: false }
-    }
-
-    /// With all that is read being of one moment.
-    fn of_one_moment(self) -> Self {
-        Self { is_of_one_moment: true, ..self }
+        Self { access, bounds }
     }
 
     /// With statements that wait for no lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
         let bounds = Bounds { statement: Duration::MAX, lock };
-        Self { access: Access::Write, bounds, is_of_one_moment: false }
+        Self { access: Access::Write, bounds }
     }
 }
 
@@ -419,12 +416,12 @@ impl Transaction {
             return Ok(false);
         }
         self.has_begun_again = true;
-        self.restart().await?;
+        self.begin_anew().await?;
         Ok(true)
     }
 
-    /// Undoes it and begins again in the same way, on the same connection.
-    async fn restart(&mut self) -> Result<(), sqlx::Error> {
+    /// Undoes it and begins in the same way.
+    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
         Ok(())

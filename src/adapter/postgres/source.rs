@@ -16,7 +16,7 @@ use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::row::{KeyText, Rows, RowsFull};
-use crate::domain::tenant::{Batch, TenantId, Tenants};
+use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{BadId, ID_TYPES, IdArray, IdType, Slots};
@@ -61,6 +61,7 @@ impl PostgresSource {
 
     /// The same for what only looks (plan, audit, verifier): the server refuses every write of a
     /// query, whatever [`super::DatabaseSettings::read_only`] says.
+    #[must_use]
     pub fn reading_only(&self) -> Self {
         let (database, settings) = (Arc::clone(&self.database), self.settings.clone());
         Self { access: Access::ReadOnly, ..Self::new(database, settings) }
@@ -261,6 +262,11 @@ impl Source for PostgresSource {
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
         Box::pin(self.read_tenants_among(ids))
+    }
+
+    fn id_class(&self) -> IdClass {
+        let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map(IdType::class).unwrap_or_default()
     }
 
     fn read<'a>(

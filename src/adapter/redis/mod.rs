@@ -243,7 +243,7 @@ impl RedisCache {
                 continue;
             }
             self.notice(&replies);
-            return Ok(replies.into_iter().map(reply::removed).collect());
+            return Ok(replies.into_iter().map(reply::existed).collect());
         }
     }
 
@@ -311,6 +311,14 @@ impl Cache for RedisCache {
                 found.push(reply::found(value, &ttl)?);
             }
             Ok(found)
+        })
+    }
+
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+        Box::pin(async move {
+            let commands = keys.iter().map(|key| self.on("EXISTS", key)).collect();
+            let replies = self.each(&self.questions, commands).await?;
+            replies.into_iter().map(reply::existed).collect()
         })
     }
 

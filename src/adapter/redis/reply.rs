@@ -20,8 +20,8 @@ pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
     }
 }
 
-/// The reply to an `UNLINK` or `DEL` of one key.
-pub(super) fn removed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
+/// The reply to an `UNLINK`, `DEL` or `EXISTS` of one key: whether there was one.
+pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),
         Ok(other) => Err(unexpected(&other)),
@@ -174,7 +174,7 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
 /// `cache.prefix`, it goes before each of them.
 pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
                           +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
-                          +zremrangebyscore +info +select";
+                          +zremrangebyscore +info +ping +select";
 
 fn rights_hint() -> String {
     format!(
@@ -283,8 +283,8 @@ mod tests {
     #[test]
     fn replies_that_are_no_errors_are_read() {
         assert_eq!(written(Ok(Value::Okay)), Ok(()));
-        assert_eq!(removed(Ok(Value::Int(1))), Ok(true));
-        assert_eq!(removed(Ok(Value::Int(0))), Ok(false));
+        assert_eq!(existed(Ok(Value::Int(1))), Ok(true));
+        assert_eq!(existed(Ok(Value::Int(0))), Ok(false));
         let odd = written(Ok(Value::BulkString(b"secret".to_vec()))).unwrap_err();
         assert_eq!(odd.message, "the cache answered with something else where it should not");
     }

@@ -7,6 +7,7 @@ use super::examine::{Look, See, Walk};
 use crate::domain::audit::Wrong;
 use crate::domain::date::first_dates;
 use crate::domain::entry::entries;
+use crate::domain::layout::Checks;
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::engine::run::Runner;
 use crate::engine::tries::{Refusal, Remedy};
@@ -69,13 +70,14 @@ impl Walk {
         let owners = runner.tenants_that_name(&job, &others, &keys, |_, _| true).await?;
         let owners = Arc::new(others.only(|tenant| owners.contains(&TenantId::new(tenant.id()))));
         let positions: Vec<u32> = owners.iter().zip(0..).map(|(_, position)| position).collect();
+        let checks = Checks::new(runner.layout(), &job);
         let mut owned = HashSet::new();
         for batch in batches(&owners, &positions, job.batch.get()) {
             let first_dates = first_dates(&job, &batch, runner.clock.now());
             let permit = self.read(runner, &batch, &first_dates).await?;
-            let found = entries(&job, &batch, &first_dates, permit.rows());
+            let found = entries(&job, &checks, &batch, &first_dates, permit.rows());
+            owned.extend(found.failed_keys().map(str::to_owned));
             owned.extend(found.writes.into_iter().map(|entry| entry.key));
-            owned.extend(found.failures.into_iter().filter_map(|(_, failure)| failure.key));
         }
         Ok(owned)
     }

@@ -9,6 +9,7 @@ use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
 use crate::domain::fence::{FLEET, Fence, fence_key};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::tenant::Tenants;
+use crate::engine::marker::{MARKERS, RENEW_EVERY, marker_keys};
 use crate::engine::port::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
 use crate::engine::restart;
 use crate::engine::roster;
@@ -21,15 +22,15 @@ const DAY: Duration = Duration::from_hours(24);
 /// What the jobs of a worker have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Upkeep {
-    /// Bytes that the fences and the registry take in the cache.
+    /// Bytes that the fences, the registry and the markers take in the cache.
     pub memory: u64,
     /// Of these, those that are there already.
     pub present: u64,
     /// Commands of the first pass over an empty cache, besides those of each job's run: the fences get
-    /// their numbers and the tenants are noted.
+    /// their numbers, the markers are made and the tenants are noted.
     pub first_commands: u64,
-    /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is, looks at
-    /// the registry, and verifies a sample of the keys.
+    /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is and
+    /// looks at the markers and the registry, and verifies a sample of the keys.
     pub day_commands: u64,
 }
 
@@ -63,14 +64,16 @@ impl Estimator<'_> {
         Upkeep {
             memory: fences.memory + registry.memory,
             present: fences.present + registry.present,
-            first_commands: self.starts_of_fences(jobs) + LOOK_AT_REGISTRY + notes,
+            first_commands: self.starts_of_fences(jobs) + MAKE_MARKERS + LOOK_AT_REGISTRY + notes,
             day_commands: day_commands(self.list, jobs, verification),
         }
     }
 
     async fn fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> Stock {
         let has = |scope| jobs.iter().any(|(job, _)| job.scope == scope);
-        let keys = if has(Scope::Tenants) { self.fence_keys() } else { Vec::new() };
+        let mut keys = if has(Scope::Tenants) { self.fence_keys() } else { Vec::new() };
+        // Numbers like the fences.
+        keys.extend(marker_keys());
         let memory: u64 = keys.iter().map(|key| footprint::number(self.length(key))).sum();
         let step = keys.len() / SAMPLED_FENCES + 1;
         let some: Vec<String> = keys.into_iter().step_by(step).collect();
@@ -124,6 +127,9 @@ impl Estimator<'_> {
     }
 }
 
+/// The markers are made, and looked at again behind that.
+const MAKE_MARKERS: u64 = MARKERS as u64 + 1;
+
 /// A look at the registry: the book of tenants is read, the templates are noted, and both books live
 /// longer.
 const LOOK_AT_REGISTRY: u64 = 4;
@@ -136,7 +142,8 @@ fn day_commands(
     let times_a_day = |pause: Duration| {
         u64::try_from(DAY.as_millis() / pause.as_millis().max(1)).unwrap_or(u64::MAX)
     };
-    let watch = times_a_day(restart::LOOK_EVERY) * STATS_COMMANDS as u64;
+    let watch = times_a_day(restart::LOOK_EVERY) * (STATS_COMMANDS as u64 + 1)
+        + times_a_day(RENEW_EVERY) * MARKERS as u64;
     let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
     let registry = times_a_day(roster::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
     let verified = verification.map_or(0, |Verification { interval, sample }| {

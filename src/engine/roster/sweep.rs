@@ -8,6 +8,7 @@ use super::SLICE;
 use super::note::Leaving;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::layout::Layout;
 use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
@@ -59,11 +60,13 @@ impl<'a> Sweep<'a> {
         let ledger = &self.runner.ledger;
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
         ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
-        let tenants = Leaving::list(gone);
+        let (tenants, layout) = (Leaving::list(gone), self.runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
-            let mut of_job = self.known(job, &tenants);
-            of_job.extend(self.listed(job, &tenants).await?);
+            let mut of_job = self.known(job, &layout, &tenants);
+            let mut listed = self.listed(job, &tenants).await?;
+            listed.retain(|one| !layout.is_anothers(job, Some(one.tenant.as_str()), &one.key));
+            of_job.extend(listed);
             let shared = self.shared(job, &of_job).await?;
             of_job.retain(|one| !shared.contains(&one.key));
             owned.extend(of_job);
@@ -75,11 +78,13 @@ impl<'a> Sweep<'a> {
         self.jobs.values().map(AsRef::as_ref).filter(|job| job.scope == Scope::Tenants)
     }
 
-    fn known(&self, job: &'a Job, tenants: &Tenants) -> Vec<Owned<'a>> {
+    /// The keys that are known without asking, but those that are another tenant's.
+    fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let of_tenant = |tenant: Tenant<'_>| {
             let owned = move |key, tenant| Owned { job, tenant, key, named_at: None };
             let keys = known_keys(job, Some(tenant), &dates).into_iter();
+            let keys = keys.filter(|key| layout.may_write(job, Some(tenant), key));
             let id = TenantId::new(tenant.id());
             keys.map(move |key| owned(key, id.clone())).collect::<Vec<_>>()
         };

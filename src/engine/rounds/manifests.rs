@@ -84,8 +84,8 @@ impl Work {
                 keys.push(entry.key.clone());
             }
         }
-        let failed = found.failures.iter().filter_map(|(_, failure)| failure.key.as_deref());
-        let (failed, outdated): (HashSet<&str>, _) = (failed.collect(), self.outdated());
+        let (failed, outdated): (HashSet<&str>, _) =
+            (found.failed_keys().collect(), self.outdated());
         let (job, now) = (&self.order.job, self.runner.clock.now());
         let lists = self.manifest_keys(open).into_iter().zip(named).zip(present);
         let lists = lists.map(|((manifest, recalled), present)| {
@@ -168,7 +168,7 @@ impl Work {
         drop(self.runner.ledger.delist(&manifests, outdated).await);
     }
 
-    /// The keys to remove since their data is gone.
+    /// The keys to remove since their data is gone. What is another tenant's, or another job's, stays.
     ///
     /// A key without its tenant in it may have gone to another tenant (a pet that moved). It stays
     /// where it was `written` in this round, or later than this tenant last named it.
@@ -178,10 +178,13 @@ impl Work {
         (lists, written): (&[List], &HashSet<&str>),
         tallies: &mut [Report],
     ) -> Vec<Removal> {
+        let (job, layout) = (&self.order.job, self.checks.layout());
         let of_slots = lists.iter().enumerate();
         let gone = of_slots.flat_map(|(slot, list)| {
+            let tenant = open.tenant(slot).map(|tenant| tenant.id());
+            let is_own = move |name: &&Named| !layout.is_anothers(job, tenant, &name.key);
             let removal = move |name: &Named| Removal { key: name.key.clone(), slot };
-            list.vanished.iter().map(move |name| (removal(name), name.named_at))
+            list.vanished.iter().filter(is_own).map(move |name| (removal(name), name.named_at))
         });
         if !self.order.job.has_keys_that_move() {
             return gone.map(|(removal, _)| removal).collect();

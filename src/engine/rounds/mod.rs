@@ -199,7 +199,8 @@ impl Work {
         report: &mut Report,
     ) -> Result<Vec<Report>, Refusal> {
         let Reading { began, permit, first_dates, fence_keys, fences: _, named } = reading;
-        let found = entries(&self.order.job, open, &first_dates, permit.rows());
+        let (job, checks) = (&self.order.job, &self.checks);
+        let found = entries(job, checks, open, &first_dates, permit.rows());
         let slots: Vec<usize> = rounds.slots().collect();
         let lists = self.lists(open, doubt.recall(&slots, named), &found);
         let named_at = self.enlist(open, &lists, report).await?;

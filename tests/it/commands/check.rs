@@ -609,3 +609,49 @@ async fn hazard_35_a_query_that_row_level_security_would_filter_is_a_problem() {
     let tables = format!("drop owned by {role}; drop role {role}");
     servers.database.execute(&tables).await;
 }
+
+#[tokio::test]
+async fn a_name_with_capitals_and_without_quotes_comes_with_the_quotes() {
+    let servers = servers().await;
+    servers
+        .database
+        .execute("create schema app; create table app.\"Customer\" (\"workspaceId\" uuid)")
+        .await;
+    let query = |sql: &str| {
+        format!("schedule = \"every 15m\"\nttl = \"1h\"\n[query]\nsql = '''{sql}'''\n{KEY}")
+    };
+    for (sql, hint) in [
+        (
+            "select tenant_id from app.Customer where tenant_id = any($1)",
+            "write `app.\"Customer\"`",
+        ),
+        (
+            "select workspaceId as tenant_id from app.\"Customer\" where \"workspaceId\" = any($1)",
+            "write `\"workspaceId\"`",
+        ),
+    ] {
+        let check = servers.preheat(["check"]).job("menu", &query(sql));
+        let stderr = check.run().await.expect_code(2).stderr;
+        assert!(stderr.contains(hint), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn hazard_37_what_the_ids_may_hold_decides_whether_two_jobs_clash() {
+    let servers = servers().await;
+    let (all, new) = (
+        SERVICES.replace("services:{tenant_id}", "{tenant_id}:services"),
+        SERVICES.replace("services:{tenant_id}", "{tenant_id}:new:services"),
+    );
+    let check = |arguments: &[&str], settings: &str| {
+        let check = servers.preheat(arguments.iter().copied()).settings(settings);
+        check.job("all", &all).job("new", &new)
+    };
+    check(&["check"], "").run().await.expect_code(0);
+    let offline = check(&["check", "--offline"], "").run().await.expect_code(0);
+    insta::assert_snapshot!(offline.stderr);
+    assert_eq!(offline.stdout, "2 jobs, no problems, 1 warning; queries were not checked\n");
+    let texts = "[tenants]\nsql = \"select id::text from tenants\"\n";
+    let stderr = check(&["check", "--no-data"], texts).run().await.expect_code(2).stderr;
+    assert!(stderr.contains("error: two jobs can write one key"), "{stderr}");
+}

@@ -98,7 +98,8 @@ async fn the_worker_serves_until_it_is_told_to_stop() {
     let token = [("authorization", "Bearer demo")];
     let path = "/api/v1/jobs/services/runs";
     let post = async || http::post(address, path, &token, "{\"wait\": true}").await;
-    eventually("it listens", LONG, async || post().await.is_ok()).await;
+    let has_started = async || post().await.is_ok_and(|answer| answer.status != 503);
+    eventually("it works", LONG, has_started).await;
     let answer = post().await.unwrap();
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &"ok".into()), "{answer:?}");
     running.signal(Signal::INT);

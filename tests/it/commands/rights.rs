@@ -1,5 +1,7 @@
 //! A user of the cache who may do no more than preheat needs.
 
+use std::collections::HashMap;
+
 use preheat::adapter::redis::RIGHTS;
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
@@ -18,9 +20,12 @@ async fn with_user(rights: &str) -> (Servers, String) {
 
 /// What the user was refused; but for the client's name, which a server may well not take.
 async fn refusals(cache: &mut MultiplexedConnection) -> Vec<String> {
-    let entries: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query_async(cache).await.unwrap();
-    let entries = entries.iter().map(|entry| format!("{entry:?}"));
-    entries.filter(|entry| !entry.contains("client")).collect()
+    let entries: Vec<HashMap<String, redis::Value>> =
+        redis::cmd("ACL").arg("LOG").query_async(cache).await.unwrap();
+    let object = |entry: &HashMap<String, redis::Value>| {
+        redis::from_redis_value_ref::<String>(&entry["object"]).unwrap()
+    };
+    entries.iter().map(object).filter(|object| !object.starts_with("client")).collect()
 }
 
 #[tokio::test]
@@ -56,6 +61,12 @@ async fn a_user_with_the_least_rights_warms_serves_audits_and_invalidates() {
     let said = serve.ended().await.expect_code(0).stderr;
     assert!(!said.contains("NOPERM") && !said.contains("WARN"), "{said}");
     assert_eq!(refusals(&mut servers.cache().await).await, Vec::<String>::new());
+    // The log does tell what was refused.
+    let wants = redis::cmd("KEYS").arg("*").to_owned();
+    let user = redis::Client::open(url).unwrap();
+    let mut user = user.get_multiplexed_async_connection().await.unwrap();
+    wants.query_async::<Vec<String>>(&mut user).await.unwrap_err();
+    assert_eq!(refusals(&mut servers.cache().await).await, ["keys"]);
 }
 
 #[tokio::test]

@@ -218,8 +218,8 @@ async fn every_tenant_that_failed_is_in_the_report_the_log_and_the_file() {
     let fragile = report["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "fragile");
     let named = &fragile.unwrap()["report"]["failed_tenants"][0];
     assert_eq!((&named["kind"], &named["more"]), (&json!("query"), &json!(0)));
-    let names: BTreeSet<String> = serde_json::from_value(named["tenants"].clone()).unwrap();
-    assert_eq!(names, bad);
+    let ids: BTreeSet<String> = serde_json::from_value(named["tenants"].clone()).unwrap();
+    assert_eq!(ids, bad);
 
     let lines = std::fs::read_to_string(path).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -528,6 +528,48 @@ async fn tried(source: &PostgresSource, job: &Job) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_query_that_computes_with_the_zone_asks_for_it_where_nothing_says_one() {
+    let (server, source) = items().await;
+    let asks = "!query: the query computes with the time zone of the session, which neither the role \
+                nor the database says: it is UTC here, and the application's may be another (set \
+                `database.time_zone` to the one of the application's sessions)";
+    let cases = [
+        ("select tenant_id, n, at from items where tenant_id = any($1) order by n", false),
+        (
+            "select tenant_id, n, at::date as day from items where tenant_id = any($1) order by n",
+            true,
+        ),
+        (
+            "select tenant_id, n, at at time zone 'Asia/Tokyo' as day from items \
+             where tenant_id = any($1) order by n",
+            false,
+        ),
+        (
+            "select tenant_id, n from items where tenant_id = any($1) \
+             and extract(hour from at) = extract(hour from now() at time zone 'UTC') order by n",
+            true,
+        ),
+    ];
+    let job = |sql: &str| job(sql, &["i:{tenant_id}"]);
+    for (sql, computes) in cases {
+        let said = tried(&source, &job(sql)).await;
+        assert_eq!(said, [asks][..usize::from(computes)], "{sql}");
+    }
+    let fleet = fleet_job("select max(at)::date::text as newest from items", &["newest"]);
+    assert_eq!(tried(&source, &fleet).await, [asks]);
+
+    // Where something says the zone, that is the one.
+    let zone = Some(chrono_tz::UTC);
+    let said = DatabaseSettings { time_zone: zone, ..settings(&server.url()) };
+    let said = connect(said, source.tenants_sql()).await;
+    server.execute(&format!("alter database {} set timezone = 'Asia/Tokyo'", server.name())).await;
+    let of_database = connect(settings(&server.url()), source.tenants_sql()).await;
+    for source in [said, of_database] {
+        assert_eq!(tried(&source, &job(cases[1].0)).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
 async fn queries_that_are_one_of_each_tenant_pass_the_sample() {
     let (_server, source) = items().await;
     for sql in [

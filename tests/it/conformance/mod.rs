@@ -24,6 +24,7 @@ use preheat::domain::entry::{Entry, entries};
 use preheat::domain::job::{Dates, Job, JobName, Key, Overlap, Query, Scope, Shape, Share};
 use preheat::domain::json::{Case, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
+use preheat::domain::layout::Checks;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{Batch, Tenants};
@@ -149,6 +150,6 @@ impl Values {
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry<'_>> {
-        entries(&self.job, &self.batch, &[], &self.rows).writes
+        entries(&self.job, &Checks::default(), &self.batch, &[], &self.rows).writes
     }
 }

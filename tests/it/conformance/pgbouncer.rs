@@ -14,6 +14,7 @@ use preheat::engine::port::{History, Source, SourceErrorKind};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 use super::postgres::{among, settings, source};
 use super::{batch, job, read};
@@ -85,7 +86,7 @@ impl Bouncer {
         }
         let bouncer = Self { child: command.spawn().unwrap(), folder };
         eventually("pgbouncer listens", LONG, async || {
-            bouncer.folder.path().join(".s.PGSQL.6432").exists()
+            UnixStream::connect(bouncer.folder.path().join(".s.PGSQL.6432")).await.is_ok()
         })
         .await;
         Some(bouncer)
@@ -174,7 +175,7 @@ async fn a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
         let before: String = sqlx::raw_sql(SESSION).fetch_one(&mut neighbour).await.unwrap().get(0);
         let url = bouncer.url(server.name());
         let bounded = DatabaseSettings {
-            statement_timeout: Duration::from_millis(1500),
+            statement_timeout: Duration::from_millis(2500),
             time_zone: Some(chrono_tz::Asia::Tokyo),
             ..settings(&format!("{url}&options=-c%20work_mem=7MB"))
         };
@@ -196,7 +197,7 @@ async fn a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
             futures::future::join_all((0..9).map(|_| read(&source, &each, &all, &[]))).await
         {
             let expected =
-                "{\"mood\":\"sad\",\"session\":\"1500ms 1500ms off off off Asia/Tokyo 7MB\"}";
+                "{\"mood\":\"sad\",\"session\":\"2500ms 2s off off off Asia/Tokyo 7MB\"}";
             assert_eq!(found.unwrap()[0].1, expected, "{setup:?}");
         }
         let error =
@@ -213,7 +214,8 @@ async fn a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
         let mut writer = past.begin().await.unwrap();
         sqlx::query("lock table products").execute(&mut *writer).await.unwrap();
         let error = fails("select tenant_id from products where tenant_id = any($1)").await;
-        assert_eq!(error.kind, SourceErrorKind::Timeout, "{error}");
+        assert_eq!(error.kind, SourceErrorKind::Locked, "{error}");
+        assert!(error.message.contains("hint: somebody holds a lock on a table"), "{error}");
         writer.rollback().await.unwrap();
 
         // The neighbour has met every session, and is as it was.

@@ -430,6 +430,72 @@ async fn custom_types_are_read() {
 }
 
 #[tokio::test]
+async fn a_type_that_is_newer_than_the_connection_is_read() {
+    let server = support::database().await;
+    let one = DatabaseSettings { max_connections: NonZeroU32::MIN, ..settings(&server.url()) };
+    let source = connect(one, "select id, kind from tenants").await;
+    server
+        .execute("create table tenants (id int, kind text); insert into tenants values (1)")
+        .await;
+    assert_eq!(source.tenants().await.unwrap().len(), 1);
+    for kind in ["first", "second"] {
+        server
+            .execute(&format!(
+                "create type {kind} as enum ('{kind}');
+                 alter table tenants alter kind type {kind} using '{kind}';"
+            ))
+            .await;
+        let sql = "select id as tenant_id, kind from tenants where id = any($1)";
+        let found = read(&source, &job(sql, &["k:{kind}"]), &batch(&["1"]), &[]).await.unwrap();
+        assert_eq!(found[0].2, [Some(kind.to_owned())]);
+        let tenants = source.tenants().await.unwrap();
+        assert_eq!(tenants.get(0).unwrap().column("kind"), Some(kind));
+        assert_eq!(among(&source, &["1", "2"]).await, ["1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_query_of_the_databases_own_types_is_no_error_in_the_servers_log() {
+    let server = support::own_postgres();
+    let types = "create type mood as enum ('sad', 'happy'); create domain moods as mood[];
+                 create type steps as range (subtype = numeric)";
+    server.execute("postgres", types).await.unwrap();
+    let source = connect(settings(&server.url("postgres")), NUMBERS).await;
+    let sql = "select id as tenant_id, 'sad'::mood as mood, '{sad,happy}'::moods as moods, \
+               '[1,2]'::steps as steps, '<a/>'::xml as xml from unnest($1) id";
+    assert_eq!(source.describe(&job(sql, &["k:{mood}"])).await.unwrap().problems, []);
+    let found = read(&source, &job(sql, &["k:{mood}"]), &batch(&["1"]), &[]).await.unwrap();
+    assert_eq!(found[0].2, [Some("sad".to_owned())]);
+    assert!(!server.log_tail().contains("ERROR"), "{}", server.log_tail());
+}
+
+#[tokio::test]
+async fn what_a_url_sets_is_set_by_each_transaction_or_refused_by_name() {
+    let server = support::database().await;
+    let with = |options: &str| settings(&format!("{}&options={options}", server.url()));
+    let set = with("-c%20search_path%3Dother,public%20--work-mem%3D7MB");
+    let source = connect(set, NUMBERS).await;
+    let sql = "select id as tenant_id, current_setting('search_path') as path, \
+               current_setting('work_mem') as mem from unnest($1) id";
+    let found = read(&source, &job(sql, &["k:{tenant_id}"]), &batch(&["1"]), &[]).await.unwrap();
+    assert_eq!(found[0].1, r#"{"path":"\"other\", \"public\"","mem":"7MB"}"#);
+
+    let refused = [
+        ("-c%20statement_timeout%3D7", "set `database.statement_timeout`"),
+        ("--default-transaction-read-only%3Doff", "set `database.read_only`"),
+        ("-c%20TimeZone%3DUTC", "set `database.time_zone`"),
+        ("-crow_security%3Don", "set `database.row_security`"),
+        ("-B%207", "`options` of the database's URL has `-B`, which cannot be honoured"),
+        ("-c%20nothing%3Dsecret", "\"nothing\" (42704)"),
+    ];
+    for (options, message) in refused {
+        let error = Database::connect(with(options)).await.unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        assert!(!error.message.contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_was_restarted_is_read_from_at_once() {
     let server = support::own_postgres();
     let source = connect(settings(&server.url("postgres")), NUMBERS).await;

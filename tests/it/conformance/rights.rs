@@ -200,6 +200,7 @@ fn tables_of_the_docs() -> Vec<ChangeSource> {
         batch: 100.try_into().unwrap(),
         concurrency: 4.try_into().unwrap(),
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     };
     let files = definition::load(folder.path(), &defaults).unwrap_or_else(|all| panic!("{all}"));
     change_sources(files.jobs(), "tenant_id")

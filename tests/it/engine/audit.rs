@@ -17,6 +17,7 @@ use preheat::engine::audit::{
     AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
 };
 use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
@@ -71,7 +72,7 @@ impl Rules for ReadOnly {
         then: Answer<'a, T>,
     ) -> Answer<'a, T> {
         match call {
-            CacheCall::Look | CacheCall::Scan | CacheCall::Stats => then,
+            CacheCall::Look | CacheCall::Exist | CacheCall::Scan | CacheCall::Stats => then,
             CacheCall::Write(_) => panic!("an audit writes"),
             CacheCall::Remove(_) => panic!("an audit removes"),
             CacheCall::Expire => panic!("an audit changes lives"),
@@ -143,6 +144,7 @@ impl Lab {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),
@@ -841,7 +843,6 @@ async fn the_verifier_measures_and_shows_what_it_found() {
     )
     .await;
     let metric = |line: &str| lab.world.shows(line);
-    assert!(metric("preheat_coverage_ratio{job=\"list\"} 1.0"), "by its run");
     lab.world.cache.evict("list:t0");
     lab.put("list:t1", "[7]", 30 * MINUTE).await;
     verify(&lab, 10 * MINUTE, 20);
@@ -849,7 +850,6 @@ async fn the_verifier_measures_and_shows_what_it_found() {
     assert!(!lab.world.metrics.encode().contains("consistency"), "not at once");
     lab.world.clock.advance(8 * MINUTE).await;
     for line in [
-        "preheat_coverage_ratio{job=\"list\"} 0.6666666666666666",
         "preheat_consistency_ratio{job=\"list\"} 0.3333333333333333",
         "preheat_consistency_ratio{job=\"other\"} 1.0",
         "preheat_audit_findings{job=\"list\",kind=\"stale\"} 1",
@@ -861,9 +861,8 @@ async fn the_verifier_measures_and_shows_what_it_found() {
     }
     // A warm later it is all well again, at the next measurement.
     lab.world.warm("list").await;
-    assert!(metric("preheat_coverage_ratio{job=\"list\"} 0.6666666666666666"));
     lab.world.clock.advance(11 * MINUTE).await;
-    assert!(metric("preheat_coverage_ratio{job=\"list\"} 1.0"));
+    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"missing\"} 0"));
     assert!(metric("preheat_audit_findings{job=\"list\",kind=\"stale\"} 0"));
 }
 

@@ -3,7 +3,9 @@
 
 mod audit;
 mod changes;
+mod coverage;
 mod invalidate;
+mod keys;
 pub(crate) mod ledger;
 mod load;
 pub(crate) mod record;
@@ -31,6 +33,7 @@ use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
@@ -189,6 +192,7 @@ impl Setup {
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             taken: TakenKeys::default(),
             roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),

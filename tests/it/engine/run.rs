@@ -884,8 +884,8 @@ async fn tenants_that_failed_are_read_apart_the_next_time_until_they_work_again(
     assert_eq!(failing.now() - of_first, 100, "one failing query each");
     assert_eq!(second.report.queries, 100 + 19);
     let [named] = second.report.failed_tenants.as_slice() else { panic!("{second:?}") };
-    let names: BTreeSet<String> = named.tenants.iter().cloned().collect();
-    assert_eq!((&names, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
+    let all_ids: BTreeSet<String> = named.tenants.iter().cloned().collect();
+    assert_eq!((&all_ids, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
 
     // One of them alone is no proof that the query is broken for all.
     let some: Vec<&str> = named.tenants.iter().map(String::as_str).take(40).collect();

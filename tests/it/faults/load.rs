@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use serde_json::json;
 
 use crate::support::program::{Preheat, preheat};
-use crate::support::shop::{QUERY, Shop, items, items_by};
+use crate::support::shop::{QUERY, Shop, failure_kinds, items, items_by};
 use crate::support::{LONG, eventually};
 
 #[tokio::test]
@@ -145,4 +145,35 @@ async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_th
     drop(holder);
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     worker.metric_becomes(held, |permits| permits < 1.0).await;
+}
+
+#[tokio::test]
+async fn hazard_40_a_run_waits_for_a_lock_in_short_tries_and_says_so_if_it_waits_in_vain() {
+    let shop = Shop::open(12).await;
+    let lines = "on_start = false\nbatch = 4\nretries = 0";
+    let in_vain = items(&format!("{lines}\ntimeout = \"4s\"")).replace("items:", "short:");
+    let worker = shop.serve().job("items", &items(lines)).job("short", &in_vain);
+    let mut worker = worker.start();
+    worker.answers("/readyz", 200).await;
+    let holder = shop.hold().await;
+    let short = worker.warm("short").await;
+    assert_eq!(short["outcome"], "timeout", "{short}");
+    assert_eq!(failure_kinds(&short), ["locked", "deadline"], "{short}");
+    assert!(short["report"]["failures"][0]["message"].as_str().unwrap().contains("55P03"));
+
+    let run = worker.post("/api/v1/jobs/items/runs", &json!({})).await.json();
+    worker.says("a batch of job `items` failed and is tried again").await;
+    drop(holder);
+    let path = format!("/api/v1/runs/{}", run["id"].as_str().unwrap());
+    eventually("the run has ended", LONG, async || {
+        worker.get(&path).await.json()["state"] == "finished"
+    })
+    .await;
+    let run = worker.get(&path).await.json();
+    assert_eq!(run["outcome"], "ok", "{run}");
+    let [queries, retries] =
+        ["queries", "retries"].map(|name| run["report"][name].as_u64().unwrap());
+    assert!(retries > 0 && queries == retries + 3, "three batches, none of them split: {run}");
+    assert_eq!(worker.metric("preheat_breaker_open{server=\"database\"}").await, Some(0.0));
+    shop.assert_warm().await;
 }

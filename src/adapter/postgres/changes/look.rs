@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Executor;
 use tokio::time::timeout;
 
 use crate::domain::change::{ChangeSource, ChangeSourceId};
 
-use super::super::{ANSWER_GRACE, Access, Begin, Database, Transaction};
+use super::super::{ANSWER_GRACE, Database};
 use super::survey::{self, Relation, TriggerVersion, Triggers};
-use super::{ChangesError, Refused, TableProblem, unanswered};
+use super::{ChangesError, Refused, TableProblem, begin_look, unanswered};
 
 const LOOKING: &str = "could not look for the triggers of the change feed";
 
@@ -64,14 +63,17 @@ impl Versions {
 
 /// Looks whether these sources have their triggers; changes nothing.
 pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looked, ChangesError> {
-    let mut transaction = begin_look(database).await?;
-    let looking = survey::look(&mut transaction, sources);
+    let looking = async {
+        let mut transaction = begin_look(database).await?;
+        let found = survey::look(&mut transaction, sources).await?;
+        transaction.end().await?;
+        Ok(found)
+    };
     let longest = database.settings.statement_timeout;
     let found = match timeout(longest + ANSWER_GRACE, looking).await {
-        Ok(found) => found.map_err(|error| Refused::from(error).into_error(LOOKING))?,
+        Ok(found) => found.map_err(|refused: Refused| refused.into_error(LOOKING))?,
         Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
     };
-    end(transaction).await?;
     Ok(Looked { standing: standing(&found), versions: versions(&found) })
 }
 
@@ -82,32 +84,19 @@ pub async fn table_problems(
     sources: &[ChangeSource],
     tenants: &str,
 ) -> Result<Vec<TableProblem>, ChangesError> {
-    let mut transaction = begin_look(database).await?;
     let looking = async {
+        let mut transaction = begin_look(database).await?;
         let found = survey::look(&mut transaction, sources).await?;
-        survey::problems(&mut transaction, &found, tenants).await
+        let problems = survey::problems(&mut transaction, &found, tenants).await?;
+        transaction.end().await?;
+        Ok(problems)
     };
     let longest = database.settings.statement_timeout;
     let problems = match timeout(longest + ANSWER_GRACE, looking).await {
         Ok(problems) => problems.map_err(|refused: Refused| refused.into_error(LOOKING))?,
         Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
     };
-    end(transaction).await?;
     Ok(problems)
-}
-
-/// Begins a look: it reads, waits for no lock for long, and reads no row, so that policies do not
-/// matter.
-async fn begin_look(database: &Database) -> Result<Transaction, ChangesError> {
-    let longest = database.settings.statement_timeout;
-    let mut transaction = database.begin(Begin::reading(Access::ReadOnly, longest)).await?;
-    let set = transaction.execute(sqlx::raw_sql("set local row_security = on")).await;
-    set.map_err(|error| Refused::from(error).into_error(LOOKING))?;
-    Ok(transaction)
-}
-
-async fn end(transaction: Transaction) -> Result<(), ChangesError> {
-    transaction.end().await.map_err(|error| Refused::from(error).into_error(LOOKING))
 }
 
 fn standing(found: &[Triggers<'_>]) -> Standing {

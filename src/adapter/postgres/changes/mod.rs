@@ -16,7 +16,7 @@ use crate::domain::job::JobName;
 use crate::engine::port::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
-use super::{Begin, Database, Transaction, error};
+use super::{Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
 pub use self::look::{Looked, Standing, Versions, look, table_problems};
@@ -139,9 +139,23 @@ pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
     Ok(removed(&survey))
 }
 
+/// Lets a transaction see every table: it reads no row, so that policies do not matter.
+const ALL_TABLES: &str = "set local row_security = on";
+
+/// Begins a look: it reads, and waits for no lock for long.
+async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
+    let longest = database.settings.statement_timeout;
+    let begin = Begin::reading(Access::ReadOnly, longest);
+    let mut transaction = database.begin(begin).await.map_err(Refused::Source)?;
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
+    Ok(transaction)
+}
+
 /// Why a transaction ended.
 enum Refused {
     Sql(sqlx::Error),
+    /// There was no connection to begin it on.
+    Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
 }
@@ -160,7 +174,7 @@ impl Refused {
             Self::Sql(error) => {
                 matches!(error::code(error), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
             }
-            Self::Tables(_) | Self::Version(_) => false,
+            Self::Source(_) | Self::Tables(_) | Self::Version(_) => false,
         }
     }
 
@@ -170,6 +184,7 @@ impl Refused {
                 ChangesError::NotAllowed(format!("{doing}: {}", error::text(&error)))
             }
             Self::Sql(error) => error::source_error(doing, &error).into(),
+            Self::Source(error) => error.into(),
             Self::Tables(problems) => ChangesError::Tables(problems),
             Self::Version(message) => ChangesError::Version(message),
         }
@@ -217,6 +232,7 @@ async fn change_once<'s>(
     security: Security,
 ) -> Result<Survey<'s>, Refused> {
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
     transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
     let mut survey = survey(&mut transaction, sources, tenants, security).await?;
     if !survey.problems.is_empty() {

@@ -1,6 +1,7 @@
 //! What a job expects of its query's columns, and what keys and values can have of them.
 
-use sqlx::postgres::{PgRow, PgTypeInfo};
+use sqlx::postgres::PgRow;
+use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
 
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
@@ -169,14 +170,14 @@ pub(super) fn unreadable(name: &str, ty: &dyn std::fmt::Display, why: &str) -> Q
 }
 
 /// The columns of a query that make the driver refuse it, which does not say which they are: those
-/// of types that it cannot describe: multiranges, and enums with the label `NULL`.
+/// of types that it cannot describe, such as multiranges and enums with commas in their labels.
 ///
 /// The server describes them in the one row of a join that matches nothing; asked in this way, the
 /// driver looks no type up.
 pub(super) async fn undescribed(
     transaction: &mut Transaction,
     sql: &str,
-    types: &[PgTypeInfo],
+    types: &[Oid],
 ) -> Result<Vec<QueryProblem>, ReadError> {
     let sql = describe::one_row_of_nulls(sql);
     let statement = plan::Statement::prepare(transaction, &sql, types).await?;
@@ -189,9 +190,10 @@ pub(super) async fn undescribed(
         if ColumnType::from_oid(oid.0).is_some() {
             continue;
         }
-        let ty = plan::type_name(transaction, oid).await?;
-        if !is_readable(transaction, &ty).await? {
-            problems.push(unreadable(column.name(), &ty, "which the driver cannot read"));
+        for ty in plan::type_names(transaction, &[oid]).await? {
+            if !is_readable(transaction, &ty).await? {
+                problems.push(unreadable(column.name(), &ty, "which the driver cannot read"));
+            }
         }
     }
     Ok(problems)

@@ -8,27 +8,24 @@ mod sample;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::NaiveDate;
-use sqlx::Executor;
-use sqlx::postgres::{PgArguments, PgColumn, PgDatabaseError, PgTypeInfo};
-use sqlx::{Postgres, Type};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArguments, PgDatabaseError};
 use tokio::time::timeout;
 
 use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
 use crate::domain::tenant::Batch;
-use crate::engine::port::{Read, SourceError};
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
-use super::changes::{ChangesError, TableProblem, quoted_table, table_problems};
+use self::plan::Plan;
+use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
 use super::source::{
-    PostgresSource, ReadError, TenantsShape, arguments, learns_types, too_many_parameters,
+    PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
     wrong_tenant_column,
 };
 use super::{ANSWER_GRACE, Access, Transaction, column, describe, error};
-
-use self::plan::Plan;
 
 pub use self::plan::{ReadRelation, RelationKind};
 pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
@@ -40,6 +37,12 @@ pub struct Findings {
     pub problems: Vec<QueryProblem>,
     /// What works and is most likely not what was meant.
     pub warnings: Vec<QueryProblem>,
+}
+
+impl Findings {
+    fn of(problems: Vec<QueryProblem>) -> Self {
+        Self { problems, warnings: Vec::new() }
+    }
 }
 
 /// Something that is wrong with a query, or with what a job expects of it.
@@ -96,7 +99,9 @@ impl PostgresSource {
                 }
             }
         };
-        in_time(longest, "could not check the tenant query", checked).await
+        let checked = in_time(longest, checked).await;
+        let checked = finish(transaction, checked).await;
+        checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
     /// Everything that is wrong with a job's query: what the server says of it and of its plan, and
@@ -112,8 +117,11 @@ impl PostgresSource {
                 }
             }
         };
-        let doing = format!("could not check the query of job `{}`", job.name);
-        in_time(longest, &doing, checked).await
+        let checked = in_time(longest, checked).await;
+        finish(transaction, checked).await.map_err(|error| {
+            let doing = format!("could not check the query of job `{}`", job.name);
+            error.into_source_error(&doing)
+        })
     }
 
     /// The relations that a job's query reads, as the planner sees it: what a function reads is not
@@ -121,16 +129,19 @@ impl PostgresSource {
     pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut transaction = self.begin(Access::ReadOnly, longest).await?;
-        let found = async {
+        let read = async {
             loop {
-                let found = self.relations_in(&mut transaction, job).await;
-                if !learns_types(&mut transaction, &found).await? {
-                    return found;
+                let read = self.relations_in(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &read).await? {
+                    return read;
                 }
             }
         };
-        let doing = format!("could not tell what the query of job `{}` reads", job.name);
-        in_time(longest, &doing, found).await
+        let read = in_time(longest, read).await;
+        finish(transaction, read).await.map_err(|error| {
+            let doing = format!("could not tell what the query of job `{}` reads", job.name);
+            error.into_source_error(&doing)
+        })
     }
 
     /// Why the tables of these sources cannot be watched; a server that can watch none says why.
@@ -138,11 +149,9 @@ impl PostgresSource {
         &self,
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
-        table_problems(&self.database, sources, &self.settings.sql).await
+        changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
-    /// Like all that check, it does not give the connection back: what it prepared, and an open
-    /// transaction, end with it.
     async fn relations_in(
         &self,
         transaction: &mut Transaction,
@@ -157,30 +166,28 @@ impl PostgresSource {
         Ok(plan::relations(transaction, &plan, &watched, &self.settings.column).await?)
     }
 
+    /// The plan comes first: where a query writes, the server does not tell its columns.
     async fn check_tenants(&self, transaction: &mut Transaction) -> Result<Findings, ReadError> {
         let sql = &self.settings.sql;
-        let mut problems = Vec::new();
-        match self.try_tenants_shape(transaction).await? {
+        let shape = match plan::explain(transaction, sql, &[]).await {
+            Ok(Plan { writes: Some(how), .. }) => return Ok(Findings::of(vec![writes(&how)])),
+            Ok(_reads) => self.tenants_shape(transaction).await,
+            Err(error) => Err(error),
+        };
+        Ok(Findings::of(match shape {
             Ok(shape) => {
-                for Column { name, ty } in &shape.columns {
-                    if !ty.is_supported() {
-                        problems.push(columns::unreadable(name, ty, "which has no codec"));
-                    }
-                }
-                match plan::explain(transaction, sql, &[]).await {
-                    Ok(plan) => problems.extend(plan.writes.as_deref().map(writes)),
-                    Err(error) => problems.push(self.refused(error, sql)?),
-                }
+                let unsupported = shape.columns.iter().filter(|column| !column.ty.is_supported());
+                let problem = |Column { name, ty }: &Column| {
+                    columns::unreadable(name, ty, "which has no codec")
+                };
+                unsupported.map(problem).collect()
             }
             Err(ReadError::Parameters { .. }) => {
                 let message = "the tenant query has a parameter, and nothing is given to it";
-                problems.push(problem(QueryPlace::Query { at: None }, message, None));
+                vec![problem(QueryPlace::Query { at: None }, message, None)]
             }
-            Err(error) => {
-                problems.extend(self.not_described(transaction, error, sql, &[]).await?);
-            }
-        }
-        Ok(Findings { problems, ..Findings::default() })
+            Err(error) => self.not_described(transaction, error, (sql, &[])).await?,
+        }))
     }
 
     async fn check_job(
@@ -191,53 +198,45 @@ impl PostgresSource {
         let mut problems = Vec::new();
         let mut id = None;
         if job.scope == Scope::Tenants {
-            let shape = match self.try_tenants_shape(transaction).await? {
+            let shape = match self.tenants_shape(transaction).await {
                 Ok(shape) => shape,
                 // It shows once, and not at each job.
                 Err(error) => {
-                    self.not_described(transaction, error, &self.settings.sql, &[]).await?;
+                    let tenants = (&*self.settings.sql, [].as_slice());
+                    self.not_described(transaction, error, tenants).await?;
                     return Ok(Findings::default());
                 }
             };
             columns::tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
-        let (sql, types) = (&job.query.sql, parameter_types(job, id));
-        let columns = match described(transaction, sql, no_tenants(job, id)?).await? {
-            Ok(columns) => column::columns(&columns),
-            Err(error) => {
-                problems.extend(self.not_described(transaction, error, sql, &types).await?);
-                return Ok(Findings { problems, ..Findings::default() });
+        let (sql, types) = (&*job.query.sql, parameter_types(job, id));
+        let described = match plan::explain(transaction, sql, &types).await {
+            Ok(Plan { writes: Some(how), .. }) => {
+                problems.push(writes(&how));
+                return Ok(Findings::of(problems));
             }
-        };
-        match plan::explain(transaction, sql, &types).await {
             Ok(plan) => {
-                if id.is_some() && !uses_its_parameters(transaction, sql).await? {
-                    problems.push(self.reads_all_tenants());
-                }
-                problems.extend(plan.writes.as_deref().map(writes));
                 let is_read_together = job.scope == Scope::Tenants && job.batch.get() > 1;
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
+                describe::columns(transaction, sql, no_tenant(job, id)?).await
             }
-            // The transaction has failed with it: nothing more is asked.
-            Err(error) => problems.push(self.refused(error, sql)?),
+            Err(error) => Err(error),
+        };
+        let columns = match described {
+            Ok(columns) => column::columns(&columns),
+            Err(error) => {
+                problems.extend(self.not_described(transaction, error, (sql, &types)).await?);
+                return Ok(Findings::of(problems));
+            }
+        };
+        if id.is_some() && !describe::has_parameter(sql) {
+            problems.push(self.reads_all_tenants());
         }
         self.check_columns(job, &columns, id, &mut problems);
         Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
-    }
-
-    /// The shape, or why there is none; the transaction goes on in either case.
-    async fn try_tenants_shape(
-        &self,
-        transaction: &mut Transaction,
-    ) -> Result<Result<TenantsShape, ReadError>, ReadError> {
-        let sql = &self.settings.sql;
-        Ok(match described(transaction, sql, PgArguments::default()).await? {
-            Ok(columns) => self.shape(transaction, &columns).await,
-            Err(error) => Err(error),
-        })
     }
 
     fn reads_all_tenants(&self) -> QueryProblem {
@@ -247,69 +246,54 @@ impl PostgresSource {
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
 
-    /// Why a query has no columns. Where the driver does not know a type, it does not say of which
-    /// column, and the columns are looked at one by one. Otherwise the server tells of the query by
-    /// itself, which may be one that cannot stand within another.
+    /// Why a query's columns could not be told. Where the driver does not know a type, it does not
+    /// say of which column, and they are looked at one by one.
     async fn not_described(
         &self,
         transaction: &mut Transaction,
         error: ReadError,
-        sql: &str,
-        types: &[PgTypeInfo],
+        (sql, types): (&str, &[Oid]),
     ) -> Result<Vec<QueryProblem>, ReadError> {
-        let ReadError::Sql { error: failed, .. } = &error else {
-            return Ok(vec![self.refused(error, sql)?]);
-        };
-        if error::is_of_driver(failed) {
+        if let ReadError::Sql { error, .. } = &error
+            && error::is_of_driver(error)
+        {
             let found = columns::undescribed(transaction, sql, types).await?;
             if !found.is_empty() {
                 return Ok(found);
             }
         }
-        let is_about_query = error::kind(failed).is_about_query() && !error.is_of_no_statement();
-        if is_about_query && error.leaves_connection_whole() {
-            return match plan::explain(transaction, sql, types).await {
-                Ok(Plan { writes: Some(how), .. }) => Ok(vec![writes(&how)]),
-                Ok(_) => Ok(vec![self.refused(error, sql)?]),
-                Err(error) => Ok(vec![self.refused(error, sql)?]),
-            };
-        }
-        Ok(vec![self.refused(error, sql)?])
+        Ok(vec![self.about_query(error, sql)?])
     }
 
     /// An error as a problem of its query; one that is not about the query stays an error.
-    fn refused(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
-        if error.is_of_no_statement() {
+    fn about_query(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
+        let kind = match &error {
+            ReadError::Sql { error, .. } => error::kind(error),
+            ReadError::Other(kind, _) => *kind,
+            ReadError::Parameters { .. } => SourceErrorKind::Definition,
+        };
+        if !kind.is_about_query() || error.is_of_no_statement() {
             return Err(error);
         }
-        match error {
-            ReadError::Sql { error, before } => {
-                let Some(refusal) = error::database(&error) else {
-                    return Err(ReadError::Sql { error, before });
-                };
-                if !error::kind(&error).is_about_query() {
-                    return Err(ReadError::Sql { error, before });
-                }
-                let at = error::position(refusal, before).and_then(|place| byte_of(sql, place));
+        let (at, message, hint) = match &error {
+            ReadError::Sql { error: said, before } => {
+                let Some(refusal) = error::database(said) else { return Err(error) };
+                let at = error::position(refusal, *before);
+                let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
                 let message = format!("{} ({})", refusal.message(), refusal.code());
-                let hint =
-                    self.hint(refusal).or_else(|| error::our_hint(refusal).map(str::to_owned));
-                let hint = hint.or_else(|| refusal.hint().map(str::to_owned));
-                Ok(problem(QueryPlace::Query { at }, message, hint))
+                let at = at.and_then(|character| byte_of(sql, character));
+                let hint = self.hint(refusal).or_else(|| folded(refusal, sql, at?));
+                (at, message, hint.or_else(theirs))
             }
+            ReadError::Other(_, message) => match message.split_once("; hint: ") {
+                Some((message, hint)) => (None, message.to_owned(), Some(hint.to_owned())),
+                None => (None, message.clone(), None),
+            },
             ReadError::Parameters { wanted, given } => {
-                let message = too_many_parameters(wanted, given);
-                Ok(problem(QueryPlace::Query { at: None }, message, None))
+                (None, too_many_parameters(*wanted, *given), None)
             }
-            ReadError::Other(kind, message) if kind.is_about_query() => {
-                let (message, hint) = match message.split_once("; hint: ") {
-                    Some((message, hint)) => (message, Some(hint.to_owned())),
-                    None => (message.as_str(), None),
-                };
-                Ok(problem(QueryPlace::Query { at: None }, message, hint))
-            }
-            other @ ReadError::Other(..) => Err(other),
-        }
+        };
+        Ok(problem(QueryPlace::Query { at }, message, hint))
     }
 
     /// What to do where the server's own hint does not help.
@@ -392,12 +376,46 @@ fn is_cut(tenant: &str) -> QueryProblem {
 /// Waits a little longer than the server does.
 async fn in_time<T>(
     longest: Duration,
-    doing: &str,
     work: impl Future<Output = Result<T, ReadError>>,
-) -> Result<T, SourceError> {
+) -> Result<T, ReadError> {
     let done = timeout(longest + ANSWER_GRACE, work).await;
-    let done = done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-    done.map_err(|error| error.into_source_error(doing))
+    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
+}
+
+/// The types of what a job's query is given: see [`arguments`].
+fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
+    const DATE: Oid = Oid(1082);
+    const DATES: Oid = Oid(1182);
+    let mut types: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    if job.dates.is_some() {
+        types.extend(match job.scope {
+            Scope::Tenants => [DATES; 2],
+            Scope::Fleet => [DATE; 2],
+        });
+    }
+    types
+}
+
+/// What the query is given for a batch of no tenants.
+fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, id, read)
+}
+
+/// The hint for a name with capitals that the server reads in lower case, since it has no quotes.
+fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
+    const UNKNOWN: [&str; 2] = ["42P01", "42703"];
+    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
+    let is_of_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
+    let name = rest.split(|char| !is_of_name(char)).next()?;
+    let has_capitals = |part: &str| part.contains(char::is_uppercase);
+    let part = |part: &str| {
+        if has_capitals(part) { format!("\"{part}\"") } else { part.to_owned() }
+    };
+    let quoted = name.split('.').map(part).collect::<Vec<_>>().join(".");
+    has_capitals(name)
+        .then(|| format!("without quotes Postgres reads a name in lower case: write `{quoted}`"))
 }
 
 /// The byte at which a character stands; the server counts characters from 1.
@@ -407,48 +425,4 @@ fn byte_of(sql: &str, character: usize) -> Option<usize> {
 
 fn problem(place: QueryPlace, message: impl Into<String>, hint: Option<String>) -> QueryProblem {
     QueryProblem { place, message: message.into(), hint }
-}
-
-/// The types of what a job's query is given: see [`arguments`].
-fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<PgTypeInfo> {
-    let mut types: Vec<_> = id.into_iter().map(IdType::array_type).collect();
-    if job.dates.is_some() {
-        let date = match job.scope {
-            Scope::Tenants => <Vec<NaiveDate> as Type<Postgres>>::type_info(),
-            Scope::Fleet => <NaiveDate as Type<Postgres>>::type_info(),
-        };
-        types.extend([date.clone(), date]);
-    }
-    types
-}
-
-/// What the query is given for a batch of no tenants.
-fn no_tenants(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
-    let batch = Batch::new(Arc::default(), [].into());
-    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
-    arguments(job, id, read)
-}
-
-/// The columns of a query, or why it has none; the transaction goes on in either case.
-async fn described(
-    transaction: &mut Transaction,
-    sql: &str,
-    arguments: PgArguments,
-) -> Result<Result<Vec<PgColumn>, ReadError>, ReadError> {
-    transaction.execute(sqlx::raw_sql("savepoint describe")).await?;
-    let columns = describe::columns(transaction, sql, arguments).await;
-    if columns.as_ref().is_err_and(ReadError::leaves_connection_whole) {
-        transaction.execute(sqlx::raw_sql("rollback to describe")).await?;
-    }
-    Ok(columns)
-}
-
-/// Whether a job that is given parameters uses any: without them, a query that does is refused,
-/// as is one that needs their types.
-async fn uses_its_parameters(transaction: &mut Transaction, sql: &str) -> Result<bool, ReadError> {
-    match described(transaction, sql, PgArguments::default()).await? {
-        Ok(_) => Ok(false),
-        Err(error) if error.leaves_connection_whole() => Ok(true),
-        Err(error) => Err(error),
-    }
 }

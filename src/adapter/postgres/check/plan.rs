@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sqlx::postgres::PgTypeInfo;
 use sqlx::postgres::types::Oid;
-use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Executor, Row};
 use uuid::Uuid;
 
 use crate::engine::port::SourceErrorKind;
 
+use super::super::Transaction;
 use super::super::source::{ReadError, value};
 
 /// What a plan tells.
@@ -32,21 +32,21 @@ const WHOLE_PLAN: &str = "set local plan_cache_mode = force_generic_plan; \
                           set local enable_partition_pruning = off; \
                           set local constraint_exclusion = off";
 
-/// Plans a query whose parameters have these types, within an open transaction. Only a prepared
-/// statement has a plan that does not depend on its parameters.
+/// Plans a query that is given parameters of these types. Only a prepared statement has a plan that
+/// does not depend on its parameters.
 pub(super) async fn explain(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     sql: &str,
-    types: &[PgTypeInfo],
+    types: &[Oid],
 ) -> Result<Plan, ReadError> {
-    connection.execute(sqlx::raw_sql(WHOLE_PLAN)).await?;
-    let statement = Statement::prepare(connection, sql, types).await?;
-    connection.execute(sqlx::raw_sql("savepoint explain")).await?;
+    transaction.execute(sqlx::raw_sql(WHOLE_PLAN)).await?;
+    let statement = Statement::prepare(transaction, sql, types).await?;
+    transaction.execute(sqlx::raw_sql("savepoint explain")).await?;
     let explain = format!("explain (verbose, format json) execute {}", statement.call());
     let explained = sqlx::query(AssertSqlSafe(explain)).persistent(false);
-    let explained = explained.fetch_one(&mut *connection).await;
-    connection.execute(sqlx::raw_sql("rollback to explain")).await?;
-    statement.deallocate(connection).await?;
+    let explained = explained.fetch_one(&mut **transaction).await;
+    transaction.execute(sqlx::raw_sql("rollback to explain")).await?;
+    statement.deallocate(transaction).await?;
     let row = explained?;
     read(value(&row, 0).unwrap_or_default()).map_err(|error| {
         let message = format!("the plan of the query could not be read: {error}");
@@ -54,29 +54,47 @@ pub(super) async fn explain(
     })
 }
 
-/// A statement that is prepared by SQL, within an open transaction.
+/// A statement that is prepared by SQL, for as long as something is asked about it.
 ///
-/// It must not stay in a session that a pooler gives to others. Where it is not deallocated, the
-/// transaction has failed or the connection is lost: then the connection is closed, and so is the
-/// pooler's session with its open transaction.
+/// It must not stay in a session that a pooler gives to others, and it outlives its transaction.
+/// Where it cannot be deallocated, the connection is lost, or closed with its transaction open: then
+/// a pooler closes the session too.
 pub(super) struct Statement {
     name: String,
     parameters: usize,
 }
 
 impl Statement {
-    /// Prepares a query whose parameters have these types.
+    /// Prepares a query that is given parameters of these types.
     pub(super) async fn prepare(
-        connection: &mut PgConnection,
+        transaction: &mut Transaction,
         sql: &str,
-        types: &[PgTypeInfo],
+        types: &[Oid],
     ) -> Result<Self, ReadError> {
         let name = format!("preheat_{}", Uuid::now_v7().simple());
-        let types = type_names(connection, types).await?;
-        let before = format!("prepare {name}{} as\n", listed(&types));
-        let prepared = execute(connection, format!("{before}{sql}")).await;
+        let declared = listed(&type_names(transaction, types).await?);
+        let before = format!("prepare {name}{declared} as\n");
+        let prepared = execute(transaction, format!("{before}{sql}")).await;
         prepared.map_err(|error| ReadError::from(error).after(before.chars().count()))?;
-        Ok(Self { name, parameters: types.len() })
+        let statement = Self { name, parameters: types.len() };
+        match statement.wanted(transaction).await? {
+            wanted if wanted > types.len() => {
+                statement.deallocate(transaction).await?;
+                Err(ReadError::Parameters { wanted, given: types.len() })
+            }
+            _as_many_or_fewer => Ok(statement),
+        }
+    }
+
+    /// How many parameters it has: those that were declared and those that stand in it.
+    async fn wanted(&self, transaction: &mut Transaction) -> Result<usize, sqlx::Error> {
+        let sql = "select cardinality(parameter_types) from pg_prepared_statements where name = $1";
+        let count: i32 = sqlx::query_scalar(sql)
+            .bind(&self.name)
+            .persistent(false)
+            .fetch_one(&mut **transaction)
+            .await?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     /// Its name with a NULL for each parameter.
@@ -84,8 +102,8 @@ impl Statement {
         format!("{}{}", self.name, listed(&vec!["null"; self.parameters]))
     }
 
-    pub(super) async fn deallocate(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        execute(connection, format!("deallocate {}", self.name)).await
+    pub(super) async fn deallocate(self, transaction: &mut Transaction) -> Result<(), sqlx::Error> {
+        execute(transaction, format!("deallocate {}", self.name)).await
     }
 }
 
@@ -95,29 +113,20 @@ fn listed<S: Borrow<str>>(words: &[S]) -> String {
 }
 
 /// Executes a statement by itself: a text with a second one is refused.
-async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
-    sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await?;
+async fn execute(transaction: &mut Transaction, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(&mut **transaction).await?;
     Ok(())
 }
 
 /// Types as SQL has them.
-async fn type_names(
-    connection: &mut PgConnection,
-    types: &[PgTypeInfo],
+pub(super) async fn type_names(
+    transaction: &mut Transaction,
+    types: &[Oid],
 ) -> Result<Vec<String>, sqlx::Error> {
-    let mut names = Vec::new();
-    for oid in types.iter().filter_map(PgTypeInfo::oid) {
-        names.push(type_name(connection, oid).await?);
-    }
-    Ok(names)
-}
-
-pub(super) async fn type_name(
-    connection: &mut PgConnection,
-    oid: Oid,
-) -> Result<String, sqlx::Error> {
-    let sql = "select format_type($1, null)";
-    sqlx::query_scalar(sql).bind(oid).persistent(false).fetch_one(connection).await
+    let sql = "select format_type(oid, null) from unnest($1) with ordinality as given (oid, place) \
+               order by place";
+    let names = sqlx::query_scalar(sql).bind(types).persistent(false);
+    names.fetch_all(&mut **transaction).await
 }
 
 #[derive(Deserialize)]
@@ -219,7 +228,7 @@ pub enum RelationKind {
 /// The relations of a plan, in the order of their names, less those of the server itself; `watched`
 /// are the names in a job's `tables`.
 pub(super) async fn relations(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     plan: &Plan,
     watched: &[String],
     tenant_column: &str,
@@ -258,7 +267,7 @@ pub(super) async fn relations(
         .bind(watched)
         .bind(tenant_column)
         .persistent(false)
-        .fetch_all(connection)
+        .fetch_all(&mut **transaction)
         .await?;
     let relation = |row: &sqlx::postgres::PgRow| {
         let kind = match row.try_get(1)? {
