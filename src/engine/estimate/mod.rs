@@ -23,6 +23,7 @@ use super::run::{Runner, each_once};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Entry, entries};
 use crate::domain::job::{Job, Scope};
+use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
@@ -99,7 +100,7 @@ impl Estimator<'_> {
                 (positions.len() as u64, sample(job, self.list, &positions))
             }
         };
-        let mut tally = Tally::default();
+        let (mut tally, checks) = (Tally::default(), Checks::new(self.runner.layout(), job));
         for batch in batches {
             let mut parts = vec![batch];
             while let Some(part) = parts.pop() {
@@ -107,7 +108,9 @@ impl Estimator<'_> {
                 match self.read(job, &part, &first_dates).await {
                     Ok(permit) => {
                         let rows = (first_dates.as_slice(), permit.rows());
-                        for (kind, tenant, message) in self.count(job, &part, rows, &mut tally) {
+                        for (kind, tenant, message) in
+                            self.count((job, &checks), &part, rows, &mut tally)
+                        {
                             refused.note(kind, tenant, message);
                         }
                     }
@@ -165,19 +168,19 @@ impl Estimator<'_> {
     ) -> Result<BatchPermit, SourceError> {
         let rows = permit.empty_rows(job.key_columns().len());
         let read = Read { batch, first_dates, timeout: job.timeout };
-        self.runner.source.read(job, read, rows).await?;
+        self.runner.reader.read(job, read, rows).await?;
         Ok(permit)
     }
 
     /// Adds what some tenants come to; answers what could not be written of them.
     fn count(
         &self,
-        job: &Job,
+        (job, checks): (&Job, &Checks),
         part: &Batch,
         (first_dates, rows): (&[NaiveDate], &Rows),
         tally: &mut Tally,
     ) -> Vec<(FailureKind, Option<String>, String)> {
-        let Entries { writes, removals, failures } = entries(job, part, first_dates, rows);
+        let Entries { writes, removals, failures } = entries(job, checks, part, first_dates, rows);
         tally.sampled += part.len().max(1) as u64;
         tally.keys += writes.len() as u64;
         tally.removals += removals.len() as u64;
