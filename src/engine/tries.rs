@@ -196,8 +196,11 @@ impl<'a> Tries<'a> {
     pub(super) async fn again(&mut self, refusal: &Refusal, report: &mut Report) -> bool {
         let Self { runner, order, tenants, ref mut patience } = *self;
         let next = patience.next(runner, refusal);
-        if let Next::Retry(_, wait) = next {
+        if let Next::Retry(server, wait) = next {
             report.retries += 1;
+            // A server that counts as down is left alone for longer.
+            let left = runner.breaker(server).pause_left(runner.clock.monotonic());
+            let wait = wait.max(left.unwrap_or_default());
             let (job, run) = (&order.job.name, order.id);
             let retry = patience.own + patience.locked;
             let (kind, message) = (refusal.kind, refusal.message.as_str());
