@@ -592,7 +592,7 @@ impl From<ListError> for Refusal {
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
-                message: shrank.in_short(),
+                message: shrank.to_string(),
                 remedy: Remedy::GiveUp,
             },
         }
@@ -658,10 +658,6 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     let taken = runner.roster.take(&runner, &list, number).await;
     if let Err(Distrust::Unnoted(error)) = &taken {
         runner.note_cache(Some(error));
-    }
-    if let Err(Distrust::Shrank(shrank)) = &taken {
-        // Here, where the runs that share the list have it told once.
-        event::TenantsShrank { message: &shrank.to_string() }.emit(&runner.metrics);
     }
     taken.map_err(ListError::Distrusted)?;
     runner.list.note(&list, restarts);

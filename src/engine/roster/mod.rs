@@ -55,17 +55,6 @@ pub struct Roster {
     memory: Mutex<Memory>,
 }
 
-impl Shrank {
-    /// The same in short, for each of the runs that could not go by the list.
-    pub(super) fn in_short(&self) -> String {
-        let Self { gone, known, listed: _, max_shrink } = self;
-        format!(
-            "{gone} of {known} tenants are missing from the tenant list, more than \
-             `tenants.max_shrink` ({max_shrink}) allows: nothing is warmed and nothing removed"
-        )
-    }
-}
-
 /// What is known of the last list, so that one that is the same asks nothing of the cache.
 #[derive(Default)]
 struct Memory {

@@ -481,11 +481,11 @@ async fn what_a_url_sets_is_set_by_each_transaction_or_refused_by_name() {
     assert_eq!(found[0].1, r#"{"path":"\"other\", \"public\"","mem":"7MB"}"#);
 
     let refused = [
-        ("-c%20statement_timeout%3D7", "set `database.statement_timeout`"),
-        ("--default-transaction-read-only%3Doff", "set `database.read_only`"),
-        ("-c%20TimeZone%3DUTC", "set `database.time_zone`"),
-        ("-crow_security%3Don", "set `database.row_security`"),
-        ("-B%207", "`options` of the database's URL has `-B`, which cannot be honoured"),
+        ("-c%20statement_timeout%3D7", "see `[database] statement_timeout`"),
+        ("--default-transaction-read-only%3Doff", "see `[database] read_only`"),
+        ("-c%20TimeZone%3DUTC", "see `[database] time_zone`"),
+        ("-crow_security%3Don", "see `[database] row_security`"),
+        ("-B%207", "it is `-c name=value`, as often as needed"),
         ("-c%20nothing%3Dsecret", "\"nothing\" (42704)"),
     ];
     for (options, message) in refused {
