@@ -208,7 +208,6 @@ impl App {
         if let Some(feed) = feed {
             Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
-        let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
         let mut keeper = Keeper {
             settings,
             versions,
@@ -217,8 +216,8 @@ impl App {
             ring,
             jobs_read,
             handle,
-            clock: shared_clock,
-            metrics: shared_metrics,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
         };
         tokio::select! {
             () = engine.run() => {}

@@ -512,6 +512,15 @@ async fn the_result_as_json_has_problems_warnings_and_what_is_not_watched() {
       "unwatchable": []
     }
     "#);
+    let good = servers.preheat(["check", "--json", "--no-data"]).job("services", SERVICES);
+    let good: serde_json::Value =
+        serde_json::from_str(&good.run().await.expect_code(0).stdout).unwrap();
+    assert_eq!(good["checked"], "queries");
+    assert_eq!(good["problems"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn the_problems_of_files_as_json_come_without_the_servers() {
     let bad = preheat(["check", "--json"]).settings("[runner]\nbatsh = 3\n").job("menu", "");
     let output = bad.run().await.expect_code(2);
     assert_eq!(output.stderr, "");
@@ -570,11 +579,6 @@ async fn the_result_as_json_has_problems_warnings_and_what_is_not_watched() {
       "unwatchable": []
     }
     "#);
-    let good = servers.preheat(["check", "--json", "--no-data"]).job("services", SERVICES);
-    let good: serde_json::Value =
-        serde_json::from_str(&good.run().await.expect_code(0).stdout).unwrap();
-    assert_eq!(good["checked"], "queries");
-    assert_eq!(good["problems"], serde_json::json!([]));
 }
 
 #[tokio::test]

@@ -182,12 +182,8 @@ fn watching(job: Job, tables: &[&str]) -> Job {
     Job { tables: tables.iter().map(table).collect(), ..job }
 }
 
-#[tokio::test]
-async fn every_relation_that_a_query_reads_is_found_behind_views_partitions_and_filters() {
-    let (server, source) = clinic().await;
-    server
-        .execute(
-            "create schema app;
+/// Relations of every kind.
+const RELATIONS: &str = "create schema app;
              create table app.\"Prices\" (tenant_id uuid, amount numeric);
              create view menu as select s.tenant_id, s.name, p.amount
                from services s join app.\"Prices\" p using (tenant_id);
@@ -205,83 +201,89 @@ async fn every_relation_that_a_query_reads_is_found_behind_views_partitions_and_
              create server files foreign data wrapper file_fdw;
              create foreign table elsewhere (tenant_id uuid) server files options (filename '/dev/null');
              create function hidden() returns bigint language plpgsql stable
-               as 'begin return (select count(*) from staff); end';",
-        )
-        .await;
-    let cases: &[(&str, &[&str], &[&str])] = &[
-        (
-            "select tenant_id from services where tenant_id = any($1)",
-            &["services"],
-            &["services by tenant"],
-        ),
-        (
-            "select tenant_id, name, amount from menu where tenant_id = any($1)",
-            &["app.Prices"],
-            &["app.Prices by tenant", "!services by tenant"],
-        ),
-        (
-            "select tenant_id, name from app.menus where tenant_id = any($1);",
-            &["public.services"],
-            &["!app.Prices by tenant", "services by tenant"],
-        ),
-        (
-            "select tenant_id, n from totals where tenant_id = any($1) -- by night",
-            &[],
-            &["!totals (materialized view) by tenant"],
-        ),
-        (
-            "select tenant_id from visits where tenant_id = any($1) and at > '2020-01-01'",
-            &[],
-            &["!visits by tenant"],
-        ),
-        (
-            "select tenant_id from visits where tenant_id = any($1) and at > '2020-01-01'",
-            &["visits"],
-            &["visits by tenant"],
-        ),
-        (
-            "select tenant_id from visits_old where tenant_id = any($1)",
-            &["visits_old"],
-            &["visits by tenant"],
-        ),
-        (
-            "select tenant_id from app.visits_rest where tenant_id = any($1)",
-            &["visits_new"],
-            &["visits by tenant"],
-        ),
-        (
-            "select tenant_id from visits where tenant_id = any($1)",
-            &["visits_old"],
-            &["!visits by tenant"],
-        ),
-        (
-            "select tenant_id from events where tenant_id = any($1) and tenant_id is null",
-            &[],
-            &["!events by tenant"],
-        ),
-        (
-            "select tenant_id from events_here where tenant_id = any($1)",
-            &["events"],
-            &["events by tenant"],
-        ),
-        (
-            "select tenant_id from elsewhere where tenant_id = any($1)",
-            &[],
-            &["!elsewhere (foreign table) by tenant"],
-        ),
-        (
-            "with a as materialized (select * from pets where tenant_id = any($1)) \
+               as 'begin return (select count(*) from staff); end';";
+
+/// A query, what the job names in `tables`, and the relations that it reads: `!` before one that
+/// nothing of `tables` watches.
+const READS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "select tenant_id from services where tenant_id = any($1)",
+        &["services"],
+        &["services by tenant"],
+    ),
+    (
+        "select tenant_id, name, amount from menu where tenant_id = any($1)",
+        &["app.Prices"],
+        &["app.Prices by tenant", "!services by tenant"],
+    ),
+    (
+        "select tenant_id, name from app.menus where tenant_id = any($1);",
+        &["public.services"],
+        &["!app.Prices by tenant", "services by tenant"],
+    ),
+    (
+        "select tenant_id, n from totals where tenant_id = any($1) -- by night",
+        &[],
+        &["!totals (materialized view) by tenant"],
+    ),
+    (
+        "select tenant_id from visits where tenant_id = any($1) and at > '2020-01-01'",
+        &[],
+        &["!visits by tenant"],
+    ),
+    (
+        "select tenant_id from visits where tenant_id = any($1) and at > '2020-01-01'",
+        &["visits"],
+        &["visits by tenant"],
+    ),
+    (
+        "select tenant_id from visits_old where tenant_id = any($1)",
+        &["visits_old"],
+        &["visits by tenant"],
+    ),
+    (
+        "select tenant_id from app.visits_rest where tenant_id = any($1)",
+        &["visits_new"],
+        &["visits by tenant"],
+    ),
+    (
+        "select tenant_id from visits where tenant_id = any($1)",
+        &["visits_old"],
+        &["!visits by tenant"],
+    ),
+    (
+        "select tenant_id from events where tenant_id = any($1) and tenant_id is null",
+        &[],
+        &["!events by tenant"],
+    ),
+    (
+        "select tenant_id from events_here where tenant_id = any($1)",
+        &["events"],
+        &["events by tenant"],
+    ),
+    (
+        "select tenant_id from elsewhere where tenant_id = any($1)",
+        &[],
+        &["!elsewhere (foreign table) by tenant"],
+    ),
+    (
+        "with a as materialized (select * from pets where tenant_id = any($1)) \
           select t.id as tenant_id, (select count(*) from a where a.tenant_id = t.id), \
             exists (select from slots s where s.tenant_id = t.id) \
           from tenants t where t.id = any($1) and t.status = (select max(status) from tenants) \
           union all select tenant_id, 1, true from pages where tenant_id = any($1)",
-            &[],
-            &["!pages by tenant", "!pets by tenant", "!slots by tenant", "!tenants"],
-        ),
-        ("select id as tenant_id, hidden() from unnest($1) id", &[], &[]),
-        ("select id as tenant_id, (select count(*) from pg_class) from unnest($1) id", &[], &[]),
-    ];
-    for (sql, tables, expected) in cases {
+        &[],
+        &["!pages by tenant", "!pets by tenant", "!slots by tenant", "!tenants"],
+    ),
+    ("select id as tenant_id, hidden() from unnest($1) id", &[], &[]),
+    ("select id as tenant_id, (select count(*) from pg_class) from unnest($1) id", &[], &[]),
+];
+
+#[tokio::test]
+async fn every_relation_that_a_query_reads_is_found_behind_views_partitions_and_filters() {
+    let (server, source) = clinic().await;
+    server.execute(RELATIONS).await;
+    for (sql, tables, expected) in READS {
         let job = watching(job(sql, &["k:{tenant_id}"]), tables);
         assert_eq!(reads(&source, &job).await, *expected, "{sql} {tables:?}");
     }

@@ -164,7 +164,7 @@ impl PostgresSource {
         if !is_in_order {
             return Ok(Outcome::OtherOrder);
         }
-        let is_drifting = self.is_drifting(transaction, job, &batch, now, together).await?;
+        let is_drifting = self.is_drifting(transaction, job, (&batch, together), now).await?;
         Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
     }
 
@@ -195,9 +195,8 @@ impl PostgresSource {
         &self,
         transaction: &mut Transaction,
         job: &Job,
-        batch: &Batch,
+        (batch, mut last): (&Batch, Vec<Vec<Row>>),
         now: DateTime<Utc>,
-        mut last: Vec<Vec<Row>>,
     ) -> Result<bool, ReadError> {
         for _ in 0..2 {
             if last.iter().all(Vec::is_empty) {
