@@ -592,7 +592,7 @@ impl From<ListError> for Refusal {
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
-                message: shrank.to_string(),
+                message: shrank.in_short(),
                 remedy: Remedy::GiveUp,
             },
         }

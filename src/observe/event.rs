@@ -723,6 +723,21 @@ impl NoTenants<'_> {
     }
 }
 
+/// A tenant list lacks so many tenants that no run goes by it.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantsShrank<'a> {
+    /// How many, and what to do.
+    pub message: &'a str,
+}
+
+impl TenantsShrank<'_> {
+    /// Tells it, to the log only: the runs that fail for it are counted.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        error!("{message}");
+    }
+}
+
 /// Keys of tenants that are not active any more were removed.
 #[derive(Clone, Copy, Debug)]
 pub struct TenantsSwept<'a> {

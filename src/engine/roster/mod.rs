@@ -66,6 +66,8 @@ struct Memory {
     rests_until: Duration,
     /// What stands in the book, for when the cache loses it.
     remembered: Remembered,
+    /// That the last list shrank, which was told: each run by the same list fails for it in short.
+    told: Option<Shrank>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,6 +93,17 @@ pub(super) struct Shrank {
     known: usize,
     listed: usize,
     max_shrink: Share,
+}
+
+impl Shrank {
+    /// The same in short, for each of the runs that could not go by the list.
+    pub(super) fn in_short(&self) -> String {
+        let Self { gone, known, listed: _, max_shrink } = self;
+        format!(
+            "{gone} of {known} tenants are missing from the tenant list, more than \
+             `tenants.max_shrink` ({max_shrink}) allows: nothing is warmed and nothing removed"
+        )
+    }
 }
 
 /// Why no run may go by a tenant list.
@@ -179,8 +192,17 @@ impl Roster {
             return Ok(());
         }
         memory.seen = None;
-        let Looked { leaving, swept_for, refused } =
-            self.look(runner, list, &jobs, &mut memory).await?;
+        let looked = self.look(runner, list, &jobs, &mut memory).await;
+        let shrank = match &looked {
+            Err(Distrust::Shrank(shrank)) => Some(shrank.clone()),
+            _ => None,
+        };
+        if let Some(shrank) = shrank.as_ref().filter(|shrank| memory.told.as_ref() != Some(shrank))
+        {
+            event::TenantsShrank { message: &shrank.to_string() }.emit(&runner.metrics);
+        }
+        memory.told = shrank;
+        let Looked { leaving, swept_for, refused } = looked?;
         if let Some(swept_for) = swept_for {
             memory.rests_until = runner.clock.monotonic() + swept_for * REST;
         }

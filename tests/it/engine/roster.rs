@@ -19,8 +19,8 @@ use preheat::engine::roster::{Noted, Roster};
 
 use super::ledger::{Answer, Around, CacheCall, Call, HookedLedger, Rules, names};
 use super::{
-    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, start,
-    tenants,
+    Count, MINUTE, SECOND, Said, Setup, World, a_row_each, cache_error, ids, job, key, ready,
+    start, tenants,
 };
 
 /// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
@@ -340,7 +340,7 @@ async fn hazard_08_every_run_by_such_a_list_fails_at_once_and_writes_nothing() {
         assert_eq!(first_kind(&record), Some(FailureKind::TenantsShrank));
         message = record.report.failures[0].message.clone();
     }
-    insta::assert_snapshot!(message, @"6 of 8 tenants are missing from the tenant list, which has 3: more than `tenants.max_shrink` (50%) allows; nothing is warmed and nothing removed, as it may be the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with `PREHEAT_TENANTS__MAX_SHRINK=100%`");
+    insta::assert_snapshot!(message, @"6 of 8 tenants are missing from the tenant list, more than `tenants.max_shrink` (50%) allows: nothing is warmed and nothing removed");
     assert!(asked.now() <= 2, "a run reads it once, and not again in the hope of another");
     assert_eq!(world.source.reads().len(), reads, "nothing of it is warmed");
     assert!(world.shows("preheat_breaker_open{server=\"database\"} 0"));
@@ -630,4 +630,24 @@ async fn hazard_09_a_key_that_moved_goes_with_the_last_tenant_that_had_it() {
         world.warm_some("list", &["t2"]).await;
         assert_eq!(kept.has("pet:7"), is_there, "{gone} is gone");
     }
+}
+
+#[tokio::test]
+async fn a_list_that_shrank_is_told_once_for_all_jobs_that_share_it() {
+    let said = Said::default();
+    let _heard = said.hear();
+    let jobs = ["a", "b", "c", "d"].map(job);
+    let world = Setup::new(jobs, tenants(10)).start();
+    let all = RunRequest { jobs: JobSelection::All, tenants: None };
+    for ticket in world.handle.request(all.clone()).await.unwrap() {
+        assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+    }
+    world.source.set_tenants(tenants(1));
+    for ticket in world.handle.request(all).await.unwrap() {
+        let record = world.finish(ticket).await;
+        assert_eq!(first_kind(&record), Some(FailureKind::TenantsShrank));
+    }
+    let said = said.text();
+    assert_eq!(said.matches("PREHEAT_TENANTS__MAX_SHRINK=100%").count(), 1, "{said}");
+    assert_eq!(said.matches("9 of 10 tenants are missing").count(), 5, "once more for each run");
 }

@@ -17,8 +17,8 @@ use tokio::sync::Barrier;
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
-    Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, cache_error, ids, job, key, many,
-    ready, refused, slow_reads, start, tenants,
+    Count, Gauge, MINUTE, SECOND, Said, Setup, World, a_row_each, at, cache_error, ids, job, key,
+    many, ready, refused, slow_reads, start, tenants,
 };
 
 /// A world with one job over so many tenants with a row each.
@@ -930,4 +930,25 @@ async fn a_report_names_the_first_hundred_tenants_of_a_kind_and_counts_the_rest(
         panic!("it has ended")
     };
     assert_eq!(kept.report.failed_tenants, record.report.failed_tenants);
+}
+
+#[tokio::test]
+async fn a_retry_says_how_long_it_waits_for_a_server_that_counts_as_down() {
+    let said = Said::default();
+    let _heard = said.hear();
+    let world = world_of(Job { batch: many(5), retries: 3, ..job("list") }, 5);
+    let tries = Count::default();
+    world.on_read(move |_| match tries.up() {
+        0..3 => Err(refused(SourceErrorKind::Unavailable)),
+        _ => Ok(()),
+    });
+    assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
+    let said = said.text();
+    let waits: Vec<_> = said.lines().filter(|line| line.contains("is tried again")).collect();
+    let [first, second, third] = waits.as_slice() else { panic!("{said}") };
+    assert!([first, second].iter().all(|line| line.contains("ms: ")), "{said}");
+    assert!(
+        third.contains("is tried again in 5.0s: "),
+        "it is left alone for five seconds: {said}"
+    );
 }
