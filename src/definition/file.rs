@@ -27,7 +27,7 @@ pub(super) struct JobFile {
     /// The IANA time zone in which a cron expression is meant.
     #[schemars(extend("default" = default::TIMEZONE.name()))]
     pub(super) timezone: Option<Located<Zone>>,
-    /// How long a written key lives, at most. The longest gap of the schedule and `timeout` must fit in what `ttl_jitter` leaves of it, so that no key expires between two runs.
+    /// How long a written key lives, at most. Less the share of `ttl_jitter`, it must be at least the longest time between two runs plus `timeout`, so that no key expires before the next run writes it.
     #[schemars(required)]
     pub(super) ttl: Option<Located<Length>>,
     /// Shortens a key's TTL by up to this share, by a hash of the key, so that keys do not expire together.

@@ -221,6 +221,8 @@ impl Health {
 pub enum Readiness {
     /// Every required job succeeded once.
     Ready,
+    /// No job that runs is required, so that nothing was waited for.
+    Unasked,
     /// These required jobs have not succeeded yet.
     Waiting {
         /// Their names.
@@ -267,7 +269,9 @@ impl Status {
             return Readiness::Rejected { held, jobs };
         }
         let waited = (now - self.started_at).to_std().unwrap_or_default();
+        let any = self.jobs.values().any(|status| status.job.required && status.job.enabled);
         match jobs.is_empty() {
+            true if !any => Readiness::Unasked,
             true => Readiness::Ready,
             false if waited > ready_within => Readiness::GaveUp { jobs },
             false => Readiness::Waiting { jobs },

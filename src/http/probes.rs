@@ -77,6 +77,9 @@ fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, Value) 
         Readiness::Ready => {
             (StatusCode::OK, "ready", vec![], "every required job has succeeded once")
         }
+        Readiness::Unasked => {
+            (StatusCode::OK, "ready", vec![], "no job is `required`: no run was waited for")
+        }
         Readiness::Waiting { jobs } => (
             StatusCode::SERVICE_UNAVAILABLE,
             "waiting",
@@ -172,6 +175,7 @@ mod tests {
         let jobs = || vec![JobName::parse("services").unwrap()];
         let cases = [
             (Readiness::Ready, 200, "ready", json!([])),
+            (Readiness::Unasked, 200, "ready", json!([])),
             (Readiness::Waiting { jobs: jobs() }, 503, "waiting", json!(["services"])),
             (Readiness::GaveUp { jobs: jobs() }, 200, "gave_up", json!(["services"])),
             (Readiness::Rejected { held: jobs(), jobs: vec![] }, 503, "rejected", json!([])),

@@ -461,7 +461,7 @@ async fn hazard_28_readiness_comes_from_what_happened() {
 async fn a_worker_without_required_jobs_is_ready_at_once() {
     let world = world([job("list")]);
     let status = world.handle.status();
-    assert_eq!(status.readiness(start(), MINUTE), Readiness::Ready);
+    assert_eq!(status.readiness(start(), MINUTE), Readiness::Unasked);
     assert_eq!(status.started_at, start());
 }
 
