@@ -24,7 +24,7 @@ async fn count(servers: &Servers, table: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_only_looks_writes_nothing_whatever_the_settings_say() {
+async fn hazard_41_who_only_looks_writes_nothing_whatever_the_settings_say() {
     let servers = servers().await;
     servers
         .database
@@ -81,7 +81,7 @@ async fn with_a_policy(servers: &Servers, role: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_policy_that_hides_rows_is_refused_and_old_keys_stay() {
+async fn hazard_35_a_policy_that_hides_rows_is_refused_and_old_keys_stay() {
     let servers = servers().await;
     servers.preheat(["warm"]).job("services", SERVICES).run().await.expect_code(0);
     let old = servers.values().await;

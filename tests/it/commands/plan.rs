@@ -317,7 +317,7 @@ async fn a_plan_that_cannot_be_made_says_why() {
 }
 
 #[tokio::test]
-async fn a_plan_writes_nothing_even_where_runs_may() {
+async fn hazard_41_a_plan_writes_nothing_even_where_runs_may() {
     let servers = servers().await;
     let writes = SERVICES.replace("select tenant_id, id, name, price from", "delete from");
     let writes = writes.replace(" order by name, id", " returning tenant_id, id, name, price");

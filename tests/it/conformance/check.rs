@@ -698,7 +698,7 @@ async fn a_query_that_returns_other_rows_each_time_is_not_accused_of_mixing_tena
 }
 
 #[tokio::test]
-async fn a_function_that_writes_is_refused_whatever_the_settings_say() {
+async fn hazard_41_a_function_that_writes_is_refused_whatever_the_settings_say() {
     let (server, _source) = items().await;
     let settings = DatabaseSettings { read_only: false, ..settings(&server.url()) };
     let source = connect(settings, "select n::int8 from generate_series(1, 9) n").await;

@@ -121,7 +121,7 @@ const SESSION: &str = "select concat_ws(' ', current_setting('statement_timeout'
 const TABLES: [&str; 3] = ["products", "services", "staff"];
 
 #[tokio::test]
-async fn no_job_gets_the_rows_of_another_one_behind_a_pooler() {
+async fn hazard_34_no_job_gets_the_rows_of_another_one_behind_a_pooler() {
     let server = support::clinic().await;
     for setup in POOLERS {
         let Some(bouncer) = Bouncer::with(setup).await else { return };
@@ -165,7 +165,7 @@ async fn no_job_gets_the_rows_of_another_one_behind_a_pooler() {
 }
 
 #[tokio::test]
-async fn a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
+async fn hazard_34_a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
     let server = support::clinic().await;
     server.execute("create type mood as enum ('sad', 'happy'); create table notes (n int)").await;
     for setup in POOLERS {
