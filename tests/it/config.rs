@@ -625,8 +625,9 @@ The certificate of a `rediss://` server is compared with the public authorities,
 the host's name, or it is one of those in the file, whatever name and dates it bears. `cache.verify = false` takes any certificate, and
 each command warns of it.
 
-The rights that suffice for a user, beside `~services:*` and the like for the keys of each job (`cache.prefix` goes before all of
-them), as `ACL SETUSER` takes them:
+The rights that suffice for a user, after `ACL SETUSER preheat on >PASSWORD`. Add a `~…` for the keys of each job: with the shipped
+jobs `~services:* ~products:* ~staff:* ~slots:* ~pet:* ~content:*`. With a `cache.prefix` every key begins with it, preheat's own too:
+with `prefix = \"r1:\"`, `~r1:preheat:* ~r1:services:*` and so on. `preheat check` does not try these rights; the first `warm` does.
 
 ```
 RIGHTS

@@ -214,9 +214,13 @@ const PARAMETERS: &[Parameter] = &[
          `prefer` and `disable` change nothing",
     ),
     only(&["sslsni"], &["1"], "The host's name is always sent"),
-    only(&["sslnegotiation"], &["postgres"], "TLS is asked for as Postgres always did"),
+    only(&["sslnegotiation"], &["postgres"], "The server is asked for TLS as Postgres always did"),
     only(&["sslcompression"], &["0"], "Nothing is compressed"),
-    only(&["ssl_min_protocol_version"], &["TLSv1", "TLSv1.1", "TLSv1.2"], "TLS is 1.2 or later"),
+    only(
+        &["ssl_min_protocol_version"],
+        &["TLSv1", "TLSv1.1", "TLSv1.2"],
+        "At least TLS 1.2 is used",
+    ),
     only(&["gssencmode"], &["disable", "prefer"], "There is no GSS encryption"),
     only(&["uselibpqcompat"], &["true"], "`sslmode` means what it means in libpq"),
     honoured(
@@ -243,7 +247,7 @@ const PARAMETERS: &[Parameter] = &[
     only(
         &["pgbouncer"],
         &["true", "false"],
-        "Prisma's: works behind every pooler, and without one, whatever it says",
+        "Of Prisma: works behind every pooler, and without one, whatever it says",
     ),
     honoured(
         &["connection_limit"],
