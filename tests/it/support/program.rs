@@ -122,7 +122,12 @@ impl Preheat {
         let line = words.map(quoted).collect::<Vec<_>>().join(" ");
         let mut command = Command::new("script");
         command
-            .args(["-qec", &format!("stty cols {columns}; exec {line}"), "/dev/null"])
+            // Below `nohup` SIGHUP is ignored, and the program would outlive its terminal.
+            .args([
+                "-qec",
+                &format!("stty cols {columns}; exec env --default-signal=HUP {line}"),
+                "/dev/null",
+            ])
             .current_dir(self.folder.path())
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
