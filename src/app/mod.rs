@@ -36,7 +36,6 @@ use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
-use crate::engine::taken::TakenKeys;
 use crate::http::{self, Control, Refresh};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
@@ -108,7 +107,6 @@ impl App {
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
@@ -152,8 +150,6 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
-        let runner = Arc::clone(&self.runner);
-        tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {
             let runner = Arc::clone(&self.runner);
             let verifier = Verifier::new(runner, interval, settings.audit.sample);

@@ -13,6 +13,7 @@ pub mod json;
 pub mod key;
 pub mod manifest;
 pub mod owned;
+pub mod protocol;
 pub mod report;
 pub mod retry;
 pub mod row;

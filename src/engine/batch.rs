@@ -1,4 +1,4 @@
-//! The batches of a run: each is read with one query and written with one pipeline (see `rounds.rs`),
+//! The batches of a run: each is read with one query and written with one pipeline (see `warm.rs`),
 //! and split where that helps to find the tenant that fails.
 
 use std::collections::VecDeque;
@@ -13,7 +13,6 @@ use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
 use super::run::{End, Order, Runner, Stops, Unsettled};
-use super::taken::Taken;
 use super::tries::{Refusal, Remedy};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::Batch;
@@ -22,15 +21,6 @@ use crate::observe::event;
 /// After so many tenants in a row that fail even alone, where none worked yet, the query itself is
 /// taken to be broken: splitting every batch down to single tenants would only load the database.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
-
-/// Keys that move, and of which their owner may have been deprived.
-#[derive(Default)]
-pub(super) struct Uncertain {
-    /// They were to be removed, and the cache did not answer.
-    pub(super) unanswered: Vec<Taken>,
-    /// They were written and not proven.
-    pub(super) unproven: Vec<Taken>,
-}
 
 /// The batches of one run.
 pub(super) struct Work {
@@ -41,7 +31,6 @@ pub(super) struct Work {
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
     unsettled: Mutex<Unsettled>,
-    uncertain: Mutex<Uncertain>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// Some tenant could be read.
@@ -65,7 +54,6 @@ impl Work {
             deadline_at,
             key_columns,
             unsettled: Mutex::default(),
-            uncertain: Mutex::default(),
             given_up: OnceLock::new(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
@@ -195,13 +183,8 @@ impl Work {
         self.lone_failures.store(0, Ordering::Relaxed);
     }
 
-    /// What may be removed, or not, or not yet.
-    pub(super) fn uncertain(&self) -> MutexGuard<'_, Uncertain> {
-        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whose keys are not proven so far.
-    pub(super) fn unsettled(&self) -> MutexGuard<'_, Unsettled> {
+    /// The unverified tenants so far.
+    pub(super) fn unverified(&self) -> MutexGuard<'_, Unsettled> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,14 +12,12 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Uncertain, Work};
-use super::changes::FOLLOW_UP;
+use super::batch::Work;
 use super::limit::{Lane, Limits, SharedBreaker};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
-use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -49,8 +47,6 @@ pub struct Runner {
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
-    /// Keys that were removed for one tenant and may be another's.
-    pub taken: TakenKeys,
     /// What complete lists are compared with: who is gone loses its keys.
     pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
@@ -268,12 +264,7 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
-        let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
-        let (job, now) = (&order.job.name, self.clock.monotonic());
-        // Its tenants are warmed again by then, and all that was sent has been done.
-        self.taken.add(job, unanswered, now + FOLLOW_UP);
-        self.taken.add_unproven(job, unproven, now);
-        (end, std::mem::take(&mut *work.unsettled()))
+        (end, std::mem::take(&mut *work.unverified()))
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
@@ -498,9 +489,8 @@ pub struct TenantList {
     listed: Mutex<Option<Listed>>,
 }
 
-/// Whom the last complete list had.
+/// What the last complete list had.
 struct Listed {
-    tenants: Arc<Tenants>,
     /// Hashes of their ids, in order.
     hashes: Vec<u64>,
     /// How often the cache server had been restarted when the roster noted them there.
@@ -575,17 +565,11 @@ impl TenantList {
         })
     }
 
-    /// The last complete list.
-    pub(super) fn last(&self) -> Option<Arc<Tenants>> {
-        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
-    }
-
     /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Arc<Tenants>, restarts: u64) {
+    fn note(&self, list: &Tenants, restarts: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
+        let listed = Listed { hashes, restarts };
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 }

@@ -22,7 +22,6 @@ use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
-use preheat::engine::taken::TakenKeys;
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::observe::Metrics;
 use preheat::observe::metric::DECLARED;
@@ -175,7 +174,6 @@ impl Worker {
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),

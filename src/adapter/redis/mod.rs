@@ -58,8 +58,6 @@ pub struct RedisCache {
     prefix: String,
     /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
     has_unlink: AtomicBool,
-    /// `ZMSCORE` is unknown before Redis 6.2.
-    has_zmscore: AtomicBool,
 }
 
 impl RedisCache {
@@ -75,13 +73,7 @@ impl RedisCache {
         let CacheSettings { url, prefix, timeout, ca_file } = settings;
         let values = Link::new(&url, timeout, ca_file.as_deref())?;
         let questions = values.another();
-        Ok(Self {
-            values,
-            questions,
-            prefix,
-            has_unlink: AtomicBool::new(true),
-            has_zmscore: AtomicBool::new(true),
-        })
+        Ok(Self { values, questions, prefix, has_unlink: AtomicBool::new(true) })
     }
 
     /// The server, as messages name it: without user and password.

@@ -308,7 +308,7 @@ impl<'a> Work<'a> {
         let dates = possible_dates(job, self.runner.clock.now());
         let known = tenants.iter().flat_map(|tenant| known_keys(job, *tenant, &dates));
         let mut keys: Vec<String> = known.collect();
-        if job.has_listed_keys() {
+        if job.has_manifests() {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();

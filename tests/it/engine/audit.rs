@@ -23,7 +23,6 @@ use preheat::engine::port::{
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
-use preheat::engine::taken::TakenKeys;
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
@@ -54,7 +53,7 @@ impl ReadOnly {
 impl Rules for ReadOnly {
     fn on_ledger<'a, T: Send + 'a>(&'a self, call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
         match call {
-            Call::Fences | Call::Manifests | Call::NamedAmong | Call::Notes => then,
+            Call::Fences | Call::Manifests | Call::Notes => then,
             Call::StartFences
             | Call::MoveFences
             | Call::Enlist
@@ -140,7 +139,6 @@ impl Lab {
             breakers: Breakers::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use preheat::adapter::memory::{MemoryCache, MemoryRow, MemorySource};
-use preheat::domain::fence::{FLEET, Fence, PROBATION, ROUNDS, fence_key};
+use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
 use preheat::domain::manifest::manifest_key;
+use preheat::domain::protocol::ROUNDS;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
@@ -150,7 +151,7 @@ async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_
     });
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(writes.now(), ROUNDS as usize);
-    assert_eq!(world.cache.ttl("list:t1"), Some(PROBATION));
+    assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL));
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
     let report = &ended.record.report;
     assert_eq!((report.tenants.ok, report.tenants.fenced, report.tenants.failed), (2, 1, 0));
@@ -218,7 +219,7 @@ async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_proven
     let count = seen.clone();
     world.ledger.before(move |call| {
         if call == Call::Fences && count.up() == 1 {
-            assert_eq!(cache.ttl("list:t0"), Some(PROBATION), "before the second look");
+            assert_eq!(cache.ttl("list:t0"), Some(PROVISIONAL_TTL), "before the second look");
         }
         ready(Ok(()))
     });
@@ -244,7 +245,7 @@ async fn a_change_that_cannot_be_read_leaves_nothing_old_for_long() {
         })
     });
     let ended = world.run("list", Lane::Regular).await;
-    assert_eq!(world.cache.ttl("list:t1"), Some(PROBATION), "it may be old");
+    assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL), "it may be old");
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
     assert_eq!(ended.record.outcome, Outcome::Partial);
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::DatabaseUnavailable);
