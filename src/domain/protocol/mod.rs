@@ -571,3 +571,162 @@ impl<K: Clone + Ord + Hash> Open<K> {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fence::start_number;
+
+    /// A fence that stands this far above its start.
+    fn at(number: i64) -> Fence {
+        Fence::At(start_number(0.0) + number)
+    }
+
+    fn found(present: &[&'static str], is_renewed: bool) -> Found<&'static str> {
+        Found { present: present.to_vec(), is_renewed, ..Found::default() }
+    }
+
+    fn sent() -> Reply<&'static str> {
+        Reply::Sent { refused: Vec::new(), in_flight: false }
+    }
+
+    /// One slot whose rows have one category, up to its write.
+    fn written() -> Warm<&'static str> {
+        let (mut warm, step) = Warm::begin(1, Life::Full, true);
+        assert_eq!(step, Step::ReadFences);
+        assert_eq!(warm.next(Reply::Fences(vec![at(1)])), Step::ReadManifests);
+        assert_eq!(warm.next(Reply::Manifests(vec![vec!["a", "gone"]])), Step::Query);
+        let names = Step::AddNames(vec![(0, vec!["a"])]);
+        assert_eq!(warm.next(Reply::Rows(vec![found(&["a"], false)])), names);
+        let write = Step::Write { own: Life::Full, shared: Life::Full };
+        assert_eq!(warm.next(Reply::Done), write);
+        warm
+    }
+
+    #[test]
+    fn a_tenant_whose_fence_stands_still_is_verified_in_one_round() {
+        let mut warm = written();
+        assert_eq!(warm.unverified().len(), 1, "from its write on");
+        assert_eq!(warm.next(sent()), Step::Remove(vec![(0, "gone")]));
+        assert_eq!(warm.next(sent()), Step::ReadFences);
+        let verified = Step::Count(vec![Verdict::Verified]);
+        assert_eq!(warm.next(Reply::Fences(vec![at(1)])), verified);
+        assert!(warm.unverified().is_empty());
+        assert_eq!(warm.next(Reply::Done), Step::Done);
+    }
+
+    #[test]
+    fn a_tenant_whose_fence_moves_gets_further_rounds_and_is_fenced_then() {
+        let (mut warm, _) = Warm::<&str>::begin(2, Life::Full, false);
+        let mut verdicts = Vec::new();
+        for round in 1..=i64::from(ROUNDS) {
+            let open = warm.open().len();
+            let fences = |number| Reply::Fences(vec![at(number); open]);
+            assert_eq!(warm.next(fences(round)), Step::Query, "{round}");
+            let rows = Reply::Rows(vec![Found::default(); open]);
+            let own = if round == 1 { Life::Full } else { Life::Provisional };
+            assert_eq!(warm.next(rows), Step::Write { own, shared: Life::Full });
+            assert_eq!(warm.next(sent()), Step::ReadFences);
+            // The first slot stands still in the second round.
+            let after = if round == 2 { vec![at(2), at(9)] } else { vec![at(9); open] };
+            let Step::SetTtls { extend, shorten } = warm.next(Reply::Fences(after)) else {
+                panic!("some TTL has to be set in round {round}")
+            };
+            let expected =
+                if round == 2 { (vec![0], vec![1]) } else { (vec![], (0..open).collect()) };
+            assert_eq!((extend, shorten), expected, "round {round}");
+            let Step::Count(counted) = warm.next(Reply::Done) else { panic!("round {round}") };
+            verdicts.push(counted);
+            warm.next(Reply::Done);
+        }
+        use Verdict::{Again, Fenced, Verified};
+        assert_eq!(verdicts, [vec![Again, Again], vec![Verified, Again], vec![Fenced]]);
+        assert_eq!(warm.unverified().iter().collect::<Vec<_>>(), [&1]);
+    }
+
+    #[test]
+    fn a_fence_that_is_missing_or_has_no_start_is_given_one_and_proves_nothing_without() {
+        for bare in [Fence::Missing, Fence::At(1)] {
+            let (mut warm, _) = Warm::<&str>::begin(2, Life::Full, false);
+            let started = Step::StartFences(vec![(1, bare)]);
+            assert_eq!(warm.next(Reply::Fences(vec![at(1), bare])), started);
+            assert_eq!(warm.next(Reply::Fences(vec![bare])), Step::Query);
+            warm.next(Reply::Rows(vec![Found::default(); 2]));
+            warm.next(sent());
+            let step = warm.next(Reply::Fences(vec![at(1), bare]));
+            assert_eq!(step, Step::SetTtls { extend: vec![], shorten: vec![1] });
+        }
+    }
+
+    #[test]
+    fn a_repeated_write_adds_all_names_again_and_what_was_lost_keeps_the_tenant_unverified() {
+        let mut warm = written();
+        assert_eq!(warm.next(Reply::Again), Step::AddNames(vec![(0, vec!["a"])]));
+        assert_eq!(warm.next(Reply::Done), Step::Write { own: Life::Full, shared: Life::Full });
+        let lost = Reply::Sent { refused: Vec::new(), in_flight: true };
+        assert_eq!(warm.next(lost), Step::Remove(vec![(0, "gone")]));
+        warm.next(sent());
+        let step = warm.next(Reply::Fences(vec![at(1)]));
+        assert_eq!(step, Step::Count(vec![Verdict::Verified]), "its fence stood still");
+        assert_eq!(warm.unverified().len(), 1, "it may arrive later");
+    }
+
+    #[test]
+    fn reading_is_tried_again_from_its_first_step_and_a_failure_writes_nothing() {
+        let (mut warm, _) = Warm::<&str>::begin(1, Life::Full, true);
+        warm.next(Reply::Fences(vec![at(1)]));
+        assert_eq!(warm.next(Reply::Again), Step::ReadFences);
+        warm.next(Reply::Fences(vec![at(1)]));
+        assert_eq!(warm.next(Reply::Failed), Step::Done);
+        assert!(warm.unverified().is_empty());
+    }
+
+    #[test]
+    fn fences_that_cannot_be_read_after_the_writes_leave_the_tenant_unverified() {
+        let mut warm = written();
+        warm.next(sent());
+        warm.next(sent());
+        assert_eq!(warm.next(Reply::Failed), Step::Count(vec![Verdict::Unknown]));
+        assert_eq!(warm.next(Reply::Done), Step::Done);
+        assert_eq!(warm.unverified().len(), 1);
+    }
+
+    #[test]
+    fn hazard_07_a_manifest_is_pruned_unless_its_own_tenant_was_refused_something() {
+        let (mut warm, _) = Warm::<&str>::begin(2, Life::Full, true);
+        warm.next(Reply::Fences(vec![at(1); 2]));
+        warm.next(Reply::Manifests(vec![Vec::new(); 2]));
+        let prunable = Found { is_prunable: true, ..Found::default() };
+        warm.next(Reply::Rows(vec![prunable.clone(), prunable]));
+        let refused = Reply::Sent { refused: vec![0], in_flight: false };
+        assert_eq!(warm.next(refused), Step::Prune(vec![1]));
+        assert_eq!(warm.next(Reply::Failed), Step::ReadFences, "names too many do no harm");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_written_has_not_vanished_and_its_old_value_goes() {
+        let (mut warm, _) = Warm::<&str>::begin(1, Life::Full, true);
+        warm.next(Reply::Fences(vec![at(1)]));
+        warm.next(Reply::Manifests(vec![vec!["large", "odd"]]));
+        let found =
+            Found { unwritable: vec!["large", "odd"], outdated: vec!["large"], ..Found::default() };
+        warm.next(Reply::Rows(vec![found]));
+        assert_eq!(warm.next(sent()), Step::Remove(vec![(0, "large")]));
+    }
+
+    #[test]
+    fn names_that_the_cache_lost_after_an_unverified_round_are_added_again() {
+        let mut warm = written();
+        warm.next(sent());
+        warm.next(sent());
+        warm.next(Reply::Fences(vec![at(2)]));
+        warm.next(Reply::Done);
+        assert_eq!(warm.next(Reply::Done), Step::ReadFences, "another round");
+        warm.next(Reply::Fences(vec![at(2)]));
+        warm.next(Reply::Manifests(vec![Vec::new()]));
+        let names = Step::AddNames(vec![(0, vec!["b", "a"])]);
+        assert_eq!(warm.next(Reply::Rows(vec![found(&["b"], true)])), names);
+        warm.next(Reply::Done);
+        assert_eq!(warm.next(sent()), Step::Remove(vec![(0, "a")]));
+    }
+}
