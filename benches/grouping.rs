@@ -14,13 +14,14 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use preheat::domain::entry::entries;
 use preheat::domain::job::{
-    DateZone, Dates, Job, JobName, Key, Overlap, Query, Scope, Shape, Share,
+    DateZone, Dates, Job, JobName, Jobs, Key, Overlap, Query, Scope, Shape, Share,
 };
 use preheat::domain::json::{Case, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
+use preheat::domain::layout::{Checks, Layout};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::schedule::Schedule;
-use preheat::domain::tenant::{Batch, Tenants};
+use preheat::domain::tenant::{Batch, IdClass, Tenants};
 
 /// Tenants in a batch.
 const TENANTS: u32 = 100;
@@ -39,6 +40,16 @@ fn main() {
 /// Rows in the order of the tables, where the tenants of a batch are neighbours.
 #[divan::bench]
 fn products(bencher: Bencher<'_, '_>) {
+    products_of(bencher, IdClass::Uuid);
+}
+
+/// The same where a category may make the key of another tenant, as ids may be any text.
+#[divan::bench]
+fn products_of_text_ids(bencher: Bencher<'_, '_>) {
+    products_of(bencher, IdClass::Text);
+}
+
+fn products_of(bencher: Bencher<'_, '_>, ids: IdClass) {
     let job = job(&["products:{tenant_id}:all", "products:{tenant_id}:{category}"], None);
     let mut rows = empty_rows(1);
     for tenant in 0..TENANTS {
@@ -47,7 +58,7 @@ fn products(bencher: Bencher<'_, '_>) {
             push(&mut rows, tenant, &[b'x'; 180], category);
         }
     }
-    run(bencher, &job, &[], &rows);
+    run(bencher, (&job, ids), &[], &rows);
 }
 
 /// Rows in the order of their values: each has another tenant and another date than the one before.
@@ -65,14 +76,21 @@ fn slots(bencher: Bencher<'_, '_>) {
             }
         }
     }
-    run(bencher, &job, &[today; TENANTS as usize], &rows);
+    run(bencher, (&job, IdClass::Uuid), &[today; TENANTS as usize], &rows);
 }
 
-fn run(bencher: Bencher<'_, '_>, job: &Job, first_dates: &[NaiveDate], rows: &Rows) {
+fn run(
+    bencher: Bencher<'_, '_>,
+    (job, ids): (&Job, IdClass),
+    first_dates: &[NaiveDate],
+    rows: &Rows,
+) {
     let batch = batch();
+    let jobs = Jobs::from([(job.name.clone(), Arc::new(job.clone()))]);
+    let checks = Checks::new(Layout::new(&jobs, ids), job);
     bencher
         .counter(ItemsCount::new(rows.len()))
-        .bench_local(|| black_box(entries(black_box(job), &batch, first_dates, rows)));
+        .bench_local(|| black_box(entries(black_box(job), &checks, &batch, first_dates, rows)));
 }
 
 fn empty_rows(key_columns: usize) -> Rows {
@@ -123,7 +141,7 @@ fn job(templates: &[&str], days: Option<u16>) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::new(TENANTS as usize).unwrap(),
-        concurrency: NonZeroUsize::MIN,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },

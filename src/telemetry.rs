@@ -5,10 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
+use crate::domain::shown::shown;
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -30,18 +31,47 @@ pub enum TelemetryError {
 pub fn init(log: &Log) -> Result<LogWriter, TelemetryError> {
     let writer = LogWriter::default();
     let colour = log.colour && io::stderr().is_terminal();
+    let lines = Lines { colour, fields: has_fields(log, io::stderr().is_terminal()) };
     match log.format {
-        LogFormat::Text => text(log, colour, writer.clone())?.try_init()?,
+        LogFormat::Text => text(log, lines, writer.clone())?.try_init()?,
         LogFormat::Json => json(log, writer.clone())?.try_init()?,
     }
     Ok(writer)
 }
 
-fn text<W>(log: &Log, colour: bool, writer: W) -> Result<impl Subscriber, TelemetryError>
+/// What lines of text look like.
+#[derive(Clone, Copy)]
+struct Lines {
+    colour: bool,
+    /// Whether what a message says follows it once more, as fields to search by.
+    fields: bool,
+}
+
+/// A person at a terminal reads messages, which say all that matters; whoever searches a file needs
+/// the fields, and whoever asks for details wants them.
+fn has_fields(log: &Log, is_terminal: bool) -> bool {
+    !is_terminal || ["debug", "trace"].iter().any(|level| log.filter.contains(level))
+}
+
+fn text<W>(log: &Log, lines: Lines, writer: W) -> Result<impl Subscriber, TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(writer);
+    let Lines { colour, fields } = lines;
+    let format = fmt::format::debug_fn(move |writer, field, value| {
+        let value = format!("{value:?}");
+        match field.name() {
+            // Lines that it has of its own are indented, so that none looks like another message.
+            "message" => {
+                let mut lines = value.lines().map(shown);
+                writer.write_str(&lines.next().unwrap_or_default())?;
+                lines.try_for_each(|line| write!(writer, "\n    {line}"))
+            }
+            name if fields => write!(writer, " {name}={}", shown(&value)),
+            _ => Ok(()),
+        }
+    });
+    let lines = fmt::fmt().with_env_filter(filter(log)?).with_writer(writer).fmt_fields(format);
     Ok(lines.with_target(false).with_ansi(colour).finish())
 }
 
@@ -49,13 +79,20 @@ fn json<W>(log: &Log, writer: W) -> Result<impl Subscriber, TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(writer);
+    let lines = fmt::fmt().with_env_filter(filter(log)?).with_writer(writer);
     Ok(lines.json().flatten_event(true).finish())
 }
 
+/// It writes lines of `~/.pgpass` to the log that it cannot read, with what is in them.
+const QUIET: &str = "sqlx_postgres::options::pgpass=off";
+
 fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(&log.filter)
-        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })
+    let filter = EnvFilter::try_new(&log.filter)
+        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })?;
+    Ok(match QUIET.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_never) => filter,
+    })
 }
 
 /// Calls what it is given once, with the terminal cleared of anything that a line would tear.
@@ -115,9 +152,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Written(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Lines {
+    impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -138,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_line_of_json_is_one_object_with_its_fields_at_the_top() {
-        let lines = Lines::default();
+        let lines = Written::default();
         let writer = lines.clone();
         let subscriber = json(&log("info"), move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, say_something);
@@ -153,14 +190,40 @@ mod tests {
     #[test]
     fn a_line_of_text_has_colours_only_where_they_are_wanted() {
         for colour in [true, false] {
-            let lines = Lines::default();
+            let lines = Written::default();
             let writer = lines.clone();
-            let subscriber = text(&log("debug"), colour, move || writer.clone()).unwrap();
+            let how = Lines { colour, fields: true };
+            let subscriber = text(&log("debug"), how, move || writer.clone()).unwrap();
             tracing::subscriber::with_default(subscriber, say_something);
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
             assert!(text.contains("job `services` starts") && text.contains("a detail"), "{text}");
             assert_eq!(text.contains('\u{1b}'), colour, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_line_of_text_is_one_line_whatever_the_data_and_has_fields_where_they_are_of_use() {
+        for fields in [true, false] {
+            let lines = Written::default();
+            let writer = lines.clone();
+            let how = Lines { colour: false, fields };
+            let subscriber = text(&log("info"), how, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(
+                    tenant = "a\u{1b}[2J\nb",
+                    keys = 3,
+                    "tenant `{}` fails",
+                    "a\u{1b}[2J\nb"
+                );
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let (_, said) = text.split_once("WARN ").unwrap();
+            let message = "tenant `a\\u{1b}[2J\n    b` fails";
+            let all = format!(r#"{message} tenant="a\u{{1b}}[2J\nb" keys=3"#);
+            assert_eq!(said.trim_end(), if fields { all.as_str() } else { message });
+        }
+        assert!(has_fields(&log("info"), false) && has_fields(&log("info,preheat=debug"), true));
+        assert!(!has_fields(&log("info"), true));
     }
 
     #[test]

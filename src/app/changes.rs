@@ -1,6 +1,6 @@
 //! The worker's change feed: whether there can be one, and from when on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, AppError, database_settings};
-use crate::adapter::postgres::{self, Database, PostgresFeedSource, Standing, TroubleNote};
+use crate::adapter::postgres::{
+    self, ChangesError, Database, PostgresFeedSource, Standing, TroubleNote, Versions,
+};
 use crate::config::{ChangesMode, Settings};
 use crate::domain::change::{ChangeSource, ChangeSourceId, change_sources};
 use crate::domain::job::{JobName, Jobs};
@@ -19,11 +21,13 @@ use crate::engine::handle::Handle;
 use crate::engine::run::Runner;
 use crate::observe::event;
 
-/// How soon somebody who installs triggers has the feed.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// The same where nothing is missing: a table that is dropped and made again loses its triggers
-/// without a word.
-const LOOK_AGAIN: Duration = Duration::from_mins(5);
+/// How soon triggers that are there, or gone, are noticed. A look is two queries of the catalogue.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the sources' queries are tried where no trigger changed: a column may have gone.
+const EXAMINE_EVERY: Duration = Duration::from_mins(5);
+/// How long the engine waits for the feed to be connected: jobs that run before that run once more.
+/// Where nothing is in the way it takes some milliseconds.
+const HEAD_START: Duration = Duration::from_secs(1);
 const NOT_INSTALLED: &str = "no table has its triggers; hint: `preheat changes install` makes them, and \
                              `[changes] enabled = false` says that none are wanted";
 
@@ -40,7 +44,19 @@ pub(super) struct ChangeFeed {
     runner: Arc<Runner>,
     /// As they were read last.
     jobs: watch::Receiver<Jobs>,
+    /// Which triggers the last look found.
+    versions: Versions,
+    examined: Option<Examined>,
+    /// The look that a start with `changes.enabled = true` takes beforehand.
+    first: Option<Look>,
     told: Told,
+}
+
+/// What came of trying the sources' queries.
+struct Examined {
+    versions: Versions,
+    at: Duration,
+    problems: Vec<String>,
 }
 
 /// What was told last, so that it is told once.
@@ -54,18 +70,12 @@ struct Told {
 enum Look {
     /// No enabled job has tables.
     NotWanted,
-    /// No table has its triggers.
-    NotInstalled,
+    /// No table has its triggers, of so many.
+    NotInstalled(usize),
     /// It can be, more or less.
     Ready(Standing),
     /// It cannot be, for this reason.
     Impossible(String),
-}
-
-/// How a feed began; [`ChangeFeed::run`] goes on with it.
-pub(super) struct Beginning {
-    is_whole: bool,
-    feeder: Option<(Feeder, Begun)>,
 }
 
 /// It listens, and what it listens with.
@@ -85,10 +95,7 @@ impl ChangeFeed {
         if mode == ChangesMode::Off {
             return Ok(None);
         }
-        let direct = settings.changes.url.as_ref().map(|url| {
-            let direct = database_settings(settings, url);
-            postgres::DatabaseSettings { pgbouncer: false, ..direct }
-        });
+        let direct = settings.changes.url.as_ref().map(|url| database_settings(settings, url));
         let (database, runner) = (Arc::clone(&app.database), Arc::clone(&app.runner));
         let tenant_column = settings.tenants.column.clone();
         let trouble = trouble_note(Arc::clone(&runner), tenant_column.clone());
@@ -101,81 +108,94 @@ impl ChangeFeed {
             source: Arc::new(source),
             runner,
             jobs,
+            versions: Versions::default(),
+            examined: None,
+            first: None,
             told: Told::default(),
         }))
     }
 
-    /// Looks whether there can be a feed, and begins with it before the engine does anything, so
-    /// that nothing has to be read twice. Fails where there has to be one and cannot.
-    pub(super) async fn begin(&mut self, handle: &Handle) -> Result<Beginning, AppError> {
-        let look = self.look(false).await;
-        if self.mode == ChangesMode::Required {
-            required(&look)?;
-        }
-        self.tell(&look, false);
-        let is_whole = look.is_whole();
-        let feeder = match look {
-            Look::Ready(_) => {
-                let feeder = self.feeder(handle);
-                let begun = feeder.begin().await;
-                Some((feeder, begun))
-            }
-            Look::NotWanted | Look::NotInstalled | Look::Impossible(_) => None,
-        };
-        Ok(Beginning { is_whole, feeder })
-    }
-
-    /// Keeps the feed until it is told to stop: begins with it when its triggers are there, ends
-    /// with it when no job wants it any more.
-    pub(super) async fn run(
+    /// Starts the feed as a task. Fails where there has to be one and cannot; else the engine waits
+    /// for nothing but its head start.
+    pub(super) async fn start(
         mut self,
         handle: Handle,
-        beginning: Beginning,
+        tasks: &mut JoinSet<()>,
         stop: CancellationToken,
-    ) {
-        let Beginning { mut is_whole, feeder } = beginning;
-        let mut listening = feeder.map(|(feeder, begun)| Listening::start(feeder, begun, &stop));
-        loop {
-            let look = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                look = self.next_look(is_whole, listening.is_some()) => look,
-            };
-            is_whole = look.is_whole();
-            listening = match (look, listening) {
-                (Look::Ready(_), None) => {
-                    let feeder = self.feeder(&handle);
-                    let begun = feeder.begin().await;
-                    Some(Listening::start(feeder, begun, &stop))
-                }
-                (Look::NotWanted, Some(listening)) => {
-                    listening.end().await;
-                    None
-                }
-                // One that listens goes on, whatever a look shows: what is missing may be back any
-                // moment.
-                (
-                    Look::NotWanted | Look::NotInstalled | Look::Ready(_) | Look::Impossible(_),
-                    listening,
-                ) => listening,
-            };
+    ) -> Result<(), AppError> {
+        if self.mode == ChangesMode::Required {
+            let look = self.look(false).await;
+            self.examine(&look).await;
+            required(&look, self.problems())?;
+            self.first = Some(look);
+        }
+        let clock = Arc::clone(&self.runner.clock);
+        let begun = CancellationToken::new();
+        tasks.spawn(self.run(handle, begun.clone(), stop));
+        tokio::select! {
+            () = begun.cancelled() => {}
+            () = clock.sleep(HEAD_START) => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps the feed until it is told to stop; `begun` ends when there was a first try.
+    async fn run(mut self, handle: Handle, begun: CancellationToken, stop: CancellationToken) {
+        let mut listening = None;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.keep(&mut listening, &handle, &begun, &stop) => {}
         }
         if let Some(listening) = listening {
             listening.end().await;
         }
     }
 
-    /// Waits until it is time, or the jobs are others; looks, and tells what is new.
-    async fn next_look(&mut self, was_whole: bool, is_listening: bool) -> Look {
-        let pause = self.runner.clock.sleep(if was_whole { LOOK_AGAIN } else { LOOK_EVERY });
+    /// Begins with the feed when its triggers are there, ends with it when no job wants it any more,
+    /// and hands on what it may have missed; never ends itself.
+    async fn keep(
+        &mut self,
+        listening: &mut Option<Listening>,
+        handle: &Handle,
+        begun: &CancellationToken,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            let look = match self.first.take() {
+                Some(look) => look,
+                None => self.look(listening.is_some()).await,
+            };
+            match &look {
+                Look::Ready(_) if listening.is_none() => {
+                    let feeder = self.feeder(handle);
+                    let begun = feeder.begin().await;
+                    *listening = Some(Listening::start(feeder, begun, stop));
+                }
+                Look::NotWanted => {
+                    if let Some(listening) = listening.take() {
+                        listening.end().await;
+                    }
+                }
+                // One that listens goes on, whatever a look shows: what is missing may be back any
+                // moment.
+                Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) => {}
+            }
+            begun.cancel();
+            self.examine(&look).await;
+            self.tell(&look, listening.is_some());
+            self.wait().await;
+        }
+    }
+
+    /// Waits until it is time to look, the jobs are others, or somebody installed triggers.
+    async fn wait(&mut self) {
         tokio::select! {
-            () = pause => {}
+            () = self.runner.clock.sleep(LOOK_EVERY) => {}
+            () = self.source.somebody_installed() => {}
             // Without a sender there is nobody who reads job files again.
             Ok(()) = self.jobs.changed() => {}
         }
-        let look = self.look(is_listening).await;
-        self.tell(&look, is_listening);
-        look
     }
 
     fn feeder(&self, handle: &Handle) -> Feeder {
@@ -183,24 +203,37 @@ impl ChangeFeed {
         Feeder::new(source, handle.clone(), runner, self.tenant_column.clone())
     }
 
+    fn sources(&self) -> Vec<ChangeSource> {
+        wanted(&self.jobs.borrow(), &self.tenant_column)
+    }
+
     async fn look(&mut self, is_listening: bool) -> Look {
-        let sources = {
-            let jobs = self.jobs.borrow_and_update();
-            wanted(&jobs, &self.tenant_column)
-        };
+        self.jobs.mark_unchanged();
+        let sources = self.sources();
         self.source.watch(sources.iter().map(|source| source.id.clone()));
         if sources.is_empty() {
+            self.versions = Versions::default();
             return Look::NotWanted;
         }
         if let Some(reason) = self.source.impossible() {
             return Look::Impossible(reason.to_owned());
         }
-        let standing = match postgres::standing(&self.database, &sources, &self.tenants_sql).await {
-            Ok(standing) => standing,
+        let looked = postgres::look(&self.database, &sources).await;
+        let mut missed = self.source.take_installed();
+        if let Ok(looked) = &looked {
+            missed.extend(looked.versions.missed_since(&self.versions));
+            self.versions = looked.versions.clone();
+        }
+        // Whoever begins to listen is told that anything may have changed.
+        if is_listening {
+            self.hand_on(&sources, &missed);
+        }
+        let standing = match looked {
+            Ok(looked) => looked.standing,
             Err(error) => return Look::Impossible(error.to_string()),
         };
         if standing.whole.is_empty() && standing.partly.is_empty() {
-            return Look::NotInstalled;
+            return Look::NotInstalled(standing.lacking.len());
         }
         if !is_listening && let Err(error) = self.source.prepare().await {
             return Look::Impossible(error.0);
@@ -208,13 +241,57 @@ impl ChangeFeed {
         Look::Ready(standing)
     }
 
+    fn hand_on(&self, sources: &[ChangeSource], missed: &BTreeSet<ChangeSourceId>) {
+        let missed: Vec<_> = sources.iter().filter(|source| missed.contains(&source.id)).collect();
+        let mut tables: Vec<_> = missed.iter().map(|source| source.table.as_str()).collect();
+        tables.dedup();
+        if !tables.is_empty() {
+            let tables = listed(tables, "and");
+            event::ChangesMissed { tables: &tables }.emit(&self.runner.metrics);
+        }
+        self.source.may_have_missed(missed.into_iter().map(|source| source.id.clone()));
+    }
+
+    /// Tries the sources' queries, where that is due. It waits for tables that are locked, so that
+    /// nothing may wait for it; what could not be tried is tried after the next look.
+    async fn examine(&mut self, look: &Look) {
+        if !matches!(look, Look::Ready(_)) {
+            return;
+        }
+        let now = self.runner.clock.monotonic();
+        let is_fresh = |examined: &Examined| {
+            examined.versions == self.versions && now.saturating_sub(examined.at) < EXAMINE_EVERY
+        };
+        if self.examined.as_ref().is_some_and(is_fresh) {
+            return;
+        }
+        let sources = self.sources();
+        let problems =
+            match postgres::table_problems(&self.database, &sources, &self.tenants_sql).await {
+                Ok(problems) => problems.iter().map(ToString::to_string).collect(),
+                Err(ChangesError::Tables(problems)) => {
+                    problems.iter().map(ToString::to_string).collect()
+                }
+                Err(ChangesError::NotAllowed(problem) | ChangesError::Version(problem)) => {
+                    vec![problem]
+                }
+                Err(ChangesError::Failed(_)) => return,
+            };
+        let versions = self.versions.clone();
+        self.examined = Some(Examined { versions, at: now, problems });
+    }
+
+    fn problems(&self) -> &[String] {
+        self.examined.as_ref().map_or(&[], |examined| &examined.problems)
+    }
+
     fn tell(&mut self, look: &Look, is_listening: bool) {
         let metrics = &self.runner.metrics;
         let off = match look {
             Look::NotWanted => Some(("no enabled job has `tables`", false)),
-            Look::NotInstalled if !is_listening => Some((NOT_INSTALLED, false)),
+            Look::NotInstalled(_) if !is_listening => Some((NOT_INSTALLED, false)),
             Look::Impossible(reason) if !is_listening => Some((reason.as_str(), true)),
-            Look::NotInstalled | Look::Impossible(_) | Look::Ready(_) => None,
+            Look::NotInstalled(_) | Look::Impossible(_) | Look::Ready(_) => None,
         };
         if let Some((reason, is_fault)) = off
             && self.told.off.as_deref() != Some(reason)
@@ -222,29 +299,22 @@ impl ChangeFeed {
             event::FeedOff { reason, is_fault }.emit(metrics);
         }
         self.told.off = off.map(|(reason, _)| reason.to_owned());
-        let lacks = match look {
-            Look::Ready(standing) => lacks(standing),
-            Look::NotInstalled if is_listening => {
-                Some("any table: the triggers are gone".to_owned())
+        let (lacks, lacking) = match look {
+            Look::Ready(standing) => (lacks(standing, self.problems()), standing.lacking.len()),
+            Look::NotInstalled(tables) if is_listening => {
+                (Some("any table: the triggers are gone".to_owned()), *tables)
             }
             // Whoever cannot look knows nothing new.
             Look::Impossible(_) => return,
-            Look::NotInstalled | Look::NotWanted => None,
+            Look::NotInstalled(tables) => (None, *tables),
+            Look::NotWanted => (None, 0),
         };
+        metrics.set_feed_lacking(lacking);
         if let Some(what) = lacks.as_deref().filter(|what| self.told.lacks.as_deref() != Some(what))
         {
             event::FeedLacks { what }.emit(metrics);
         }
         self.told.lacks = lacks;
-    }
-}
-
-impl Look {
-    fn is_whole(&self) -> bool {
-        match self {
-            Self::Ready(standing) => lacks(standing).is_none(),
-            Self::NotWanted | Self::NotInstalled | Self::Impossible(_) => false,
-        }
     }
 }
 
@@ -271,8 +341,8 @@ fn wanted(jobs: &Jobs, tenant_column: &str) -> Vec<ChangeSource> {
 }
 
 /// Of what the feed does not hear.
-fn lacks(standing: &Standing) -> Option<String> {
-    let Standing { whole: _, partly, lacking, problems } = standing;
+fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
+    let Standing { whole: _, partly, lacking } = standing;
     let named = |tables: &[String]| listed(tables.iter().map(String::as_str), "and");
     let mut lacks = Vec::new();
     if !lacking.is_empty() {
@@ -287,14 +357,14 @@ fn lacks(standing: &Standing) -> Option<String> {
 
 /// Where there has to be a feed, there has to be a whole one; what is written to partitions
 /// directly may be missing, since any new partition would keep a worker from starting.
-fn required(look: &Look) -> Result<(), AppError> {
+fn required(look: &Look, problems: &[String]) -> Result<(), AppError> {
     let lacking = match look {
         Look::NotWanted => return Ok(()),
-        Look::NotInstalled => NOT_INSTALLED.to_owned(),
+        Look::NotInstalled(_) => NOT_INSTALLED.to_owned(),
         Look::Impossible(reason) => reason.clone(),
         Look::Ready(standing) => {
             let standing = Standing { partly: Vec::new(), ..standing.clone() };
-            let Some(lacks) = lacks(&standing) else { return Ok(()) };
+            let Some(lacks) = lacks(&standing, problems) else { return Ok(()) };
             format!("nobody tells of {lacks}; hint: run `preheat changes install`")
         }
     };

@@ -1,6 +1,11 @@
 //! The composition root: connect, build, start, drain.
 
 mod changes;
+mod front;
+mod keeper;
+mod queries;
+mod start;
+mod versions;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,37 +13,44 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::SecretString;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::changes::ChangeFeed;
+use self::front::Front;
+use self::keeper::{Keeper, bell_patterns, tell_rejected};
+pub use self::queries::{
+    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
+};
+use self::start::Start;
+use self::versions::Versions;
 use crate::adapter::ConnectError;
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::memory::MemoryHistory;
 use crate::adapter::postgres::{
-    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource,
+    self, Database, DatabaseSettings, MigrateError, PostgresHistory, PostgresSource, RowSecurity,
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
-use crate::config::{self, ConfigError, HistoryMode, Settings};
-use crate::definition::{self, Defaults};
-use crate::domain::job::{Job, JobName, Jobs};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
+use crate::definition::{Defaults, JobFiles};
+use crate::domain::duration;
+use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
 use crate::engine::audit::Verifier;
-use crate::engine::handle::Handle;
-use crate::engine::limit::Limits;
-use crate::engine::port::History;
+use crate::engine::broken::BrokenTenants;
+use crate::engine::coverage::Coverage;
+use crate::engine::limit::{Limits, Shares};
+use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
-use crate::http::{self, Control, Refresh};
+use crate::http::{Control, Refresh};
 use crate::observe::event;
-use crate::observe::metric::Metrics;
+use crate::observe::metric::{CacheCounts, Metrics};
 
 /// Records kept where there is no history in a database: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -62,6 +74,14 @@ pub enum AppError {
         /// Why not the cache.
         cache: ConnectError,
     },
+    /// Servers were away for as long as the worker was to wait for them.
+    #[error("gave up after {}: {}", duration::text(*wait), away.join("\nerror: "))]
+    GaveUp {
+        /// How long.
+        wait: Duration,
+        /// Why each could not be reached.
+        away: Vec<String>,
+    },
     /// The history is required and cannot be kept.
     #[error(transparent)]
     History(#[from] MigrateError),
@@ -84,61 +104,77 @@ pub struct App {
 }
 
 impl App {
+    /// Closes the connections to the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
     /// Connects to both servers and builds what runs need.
     pub async fn connect(settings: &Settings, jobs: Jobs) -> Result<Self, AppError> {
-        let (database_url, cache_url) = settings.servers()?;
-        let (database, cache) = tokio::join!(
-            Database::connect(database_settings(settings, database_url)),
-            RedisCache::connect(cache_settings(settings, cache_url))
-        );
-        let (database, cache) = match (database, cache) {
+        let mut servers = Servers::lazy(settings)?;
+        match tokio::join!(servers.database.reach(), servers.cache.reach()) {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
-            (database, cache) => (Arc::new(database?), Arc::new(cache?)),
-        };
-        let source = Arc::new(source(settings, &database));
-        let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+            (database, cache) => database.and(cache)?,
+        }
+        Ok(Self::build(settings, jobs, servers, (Arc::new(SystemClock::new()), Metrics::new())))
+    }
+
+    fn build(
+        settings: &Settings,
+        jobs: Jobs,
+        servers: Servers,
+        (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
+    ) -> Self {
+        let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
+        let source = Arc::new(source_on(settings, &database));
         let runner = Arc::new(Runner {
             source: Arc::clone(&source) as _,
+            reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
-            clock: Arc::new(SystemClock::new()),
-            metrics: Metrics::new(),
-            limits: Limits::new(concurrency),
+            clock,
+            metrics,
+            limits: Limits::new(permits(settings, settings.database.max_connections)),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
         runner.jobs.set(jobs.clone());
+        if settings.database.pgbouncer {
+            event::PgbouncerIsSet.emit(&runner.metrics);
+        }
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
-        Ok(Self { runner, source, jobs, database })
+        Self { runner, source, jobs, database }
     }
 
-    /// The worker: runs until it is told to stop and has drained. At each `reload` it reads its job
-    /// files again.
-    pub async fn serve(
+    /// Works until it is told to stop and has drained.
+    async fn work(
         self,
         settings: &Settings,
-        stops: Stops,
-        reload: &Notify,
+        (front, history, versions): (Front, Arc<dyn History>, Versions),
+        orders: Orders<'_>,
     ) -> Result<(), AppError> {
-        let listen = settings.http.listen;
-        let listener = TcpListener::bind(listen).await;
-        let listener = listener.with_context(|| format!("could not listen on `{listen}`"))?;
+        let Orders { stops, reload, .. } = orders;
+        self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
-        let history = self.history(settings).await?;
         let retention = settings.history.retention;
         let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
-        let mut bell = self.bell(&notify, &beats).await?;
+        let ring = ring(&notify, &beats, &clock);
+        let bell = Bell::start(&bell_patterns(&self.jobs), Arc::clone(&ring)).await;
+        let bell = bell.context("could not start the bell")?;
         let version = env!("CARGO_PKG_VERSION");
-        let listen = listener.local_addr().context("could not tell the address of HTTP")?;
-        event::WorkerStarted { version, jobs: self.jobs.len(), listen }.emit(&metrics);
+        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }
+            .emit(&metrics);
+        tell_rejected(&versions, &metrics);
 
         let (jobs_read, jobs) = watch::channel(self.jobs.clone());
         let feed = ChangeFeed::new(settings, &self, jobs)?;
@@ -146,76 +182,74 @@ impl App {
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
-        let background = CancellationToken::new();
+        let engine = engine.with_rejections(versions.rejections());
+        let background = front.shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         if let Some(interval) = settings.audit.interval {
             let runner = Arc::clone(&self.runner);
             let verifier = Verifier::new(runner, interval, settings.audit.sample);
             tasks.spawn(verifier.run(stops.clone()));
         }
-        let control = Control {
+        front.works(Control {
             handle: handle.clone(),
             metrics: Arc::clone(&metrics),
             refresh: refresh(self.runner, self.database, settings.database.max_connections),
             token: settings.http.token.clone(),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
-        };
-        tasks.spawn(http::serve(listener, http::router(control), background.clone()));
-        if let Some(mut feed) = feed {
-            let beginning = feed.begin(&handle).await?;
-            tasks.spawn(feed.run(handle.clone(), beginning, background.clone()));
+        });
+        if let Some(feed) = feed {
+            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
         }
+        let (shared_clock, shared_metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
+        let mut keeper = Keeper {
+            settings,
+            versions,
+            source: self.source,
+            bell,
+            ring,
+            jobs_read,
+            handle,
+            clock: shared_clock,
+            metrics: shared_metrics,
+        };
         tokio::select! {
             () = engine.run() => {}
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
-            () = reload_jobs((settings, reload), &mut bell, &jobs_read, (&handle, &metrics)) => {}
+            () = keeper.keep(reload) => {}
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
-        // Whoever has not ended by then ends with the set.
-        drop(tokio::time::timeout(LAST_WORDS, all_ended).await);
+        // What has not ended by then ends with the set.
+        drop(tokio::join!(tokio::time::timeout(LAST_WORDS, all_ended), front.close(LAST_WORDS)));
         drop(tasks);
         records.give_up();
-        bell.stop().await.context("could not stop the bell")?;
+        keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
         Ok(())
     }
 
-    async fn bell(&self, notify: &Arc<Notify>, beats: &Arc<Beats>) -> Result<Bell, AppError> {
-        let (notify, beats) = (Arc::clone(notify), Arc::clone(beats));
-        let clock = Arc::clone(&self.runner.clock);
-        let ring: Ring = Arc::new(move |_job| {
-            beats.scheduler_rang(clock.monotonic());
-            notify.notify_one();
-        });
-        Ok(Bell::start(&bell_patterns(&self.jobs), ring)
-            .await
-            .context("could not start the bell")?)
-    }
-
     /// Where the worker keeps run records: in the database, or in memory where that may not be.
-    async fn history(&self, settings: &Settings) -> Result<Arc<dyn History>, AppError> {
-        let memory = || Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY));
-        let mode = settings.history.enabled;
-        if mode == HistoryMode::Off {
-            return Ok(memory());
-        }
-        let database = self.history_database(settings)?;
-        match (postgres::migrate(&database).await, mode) {
-            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(database))),
-            (Err(error), HistoryMode::Required) => Err(error.into()),
+    async fn history(
+        &self,
+        settings: &Settings,
+        database: &Arc<Database>,
+    ) -> Result<Arc<dyn History>, MigrateError> {
+        match (postgres::migrate(database).await, settings.history.enabled) {
+            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(Arc::clone(database)))),
+            (Err(error), HistoryMode::Required) => Err(error),
             (Err(MigrateError::NotAllowed { message, sql }), _) => {
                 let disabled = event::HistoryDisabled { reason: &message, sql: &sql };
                 disabled.emit(&self.runner.metrics);
-                Ok(memory())
+                Ok(memory_history())
             }
             (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
                 let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
                 disabled.emit(&self.runner.metrics);
-                Ok(memory())
+                Ok(memory_history())
             }
         }
     }
@@ -247,6 +281,102 @@ impl App {
     }
 }
 
+/// The servers that runs need. Nothing is connected yet.
+struct Servers {
+    database: Database,
+    cache: RedisCache,
+}
+
+impl Servers {
+    /// Checks the settings.
+    fn lazy(settings: &Settings) -> Result<Self, AppError> {
+        let (database_url, cache_url) = settings.servers()?;
+        let database = Database::lazy(database_settings(settings, database_url));
+        let cache = RedisCache::lazy(cache_settings(settings, cache_url));
+        match (database, cache) {
+            (Err(database), Err(cache)) => Err(AppError::ConnectBoth { database, cache }),
+            (database, cache) => Ok(Self { database: database?, cache: cache? }),
+        }
+    }
+}
+
+/// What others ask of a worker while it starts and works.
+pub struct Orders<'a> {
+    /// Ends it.
+    pub stops: Stops,
+    /// Each time, it reads its job files again.
+    pub reload: &'a Notify,
+    /// How long it waits for servers that are away when it starts; for ever where nothing is said.
+    pub wait: Option<Duration>,
+}
+
+/// The worker: listens, waits for its servers, and works until it is told to stop and has drained.
+pub async fn serve(
+    settings: &Settings,
+    files: JobFiles,
+    orders: Orders<'_>,
+) -> Result<(), AppError> {
+    let (clock, metrics): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), Metrics::new());
+    let servers = Servers::lazy(settings)?;
+    let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
+    let front = Front::open(settings, start.waiting()).await?;
+    let connecting = async {
+        let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
+        let history = start.history(settings, &app).await?;
+        let mut versions = Versions::new(files);
+        versions.check(&app.source, clock.as_ref()).await;
+        app.jobs = versions.in_use();
+        Ok((app, history, versions))
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = orders.stops.requested() => Ok(None),
+        connected = Box::pin(connecting) => connected.map(Some),
+        error = start.gives_up(orders.wait) => Err(error),
+    };
+    match outcome {
+        Ok(Some((app, history, versions))) => {
+            Box::pin(app.work(settings, (front, history, versions), orders)).await
+        }
+        Ok(None) => {
+            front.close(LAST_WORDS).await;
+            event::WorkerStopped.emit(&metrics);
+            Ok(())
+        }
+        Err(error) => {
+            front.close(LAST_WORDS).await;
+            Err(error)
+        }
+    }
+}
+
+/// Rings for the engine, and shows that the bell lives.
+fn ring(notify: &Arc<Notify>, beats: &Arc<Beats>, clock: &Arc<dyn Clock>) -> Ring {
+    let (notify, beats, clock) = (Arc::clone(notify), Arc::clone(beats), Arc::clone(clock));
+    Arc::new(move |_job| {
+        beats.scheduler_rang(clock.monotonic());
+        notify.notify_one();
+    })
+}
+
+fn memory_history() -> Arc<dyn History> {
+    Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
+}
+
+/// The permits of a worker with these settings: one is for changes alone where that leaves enough.
+pub fn worker_shares(settings: &Settings) -> Shares {
+    let most = settings.database.max_connections;
+    // With one connection nobody can listen.
+    let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
+    Shares::of_worker(permits(settings, most - u32::from(listens)))
+}
+
+/// Batches in flight: a permit without a connection would be one to wait for a connection.
+fn permits(settings: &Settings, connections: u32) -> u32 {
+    let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
+    concurrency.min(connections)
+}
+
 /// Applies the migrations of preheat's own schema; answers how many that took.
 pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     let url = match &settings.history.url {
@@ -259,7 +389,13 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
 
 /// Connects to the database alone, for checking queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
-    Ok(source(settings, &Arc::new(connect_database(settings).await?)))
+    Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
+}
+
+/// Connects to the cache, to see whether that works.
+pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
+    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(())
 }
 
 /// Connects to the database alone.
@@ -268,23 +404,36 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-fn source(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
+/// Tenants and rows on a database that is connected already.
+pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
     PostgresSource::new(Arc::clone(database), TenantsSettings { sql, column })
 }
 
 fn database_settings(settings: &Settings, url: &SecretString) -> DatabaseSettings {
-    let config::Database { url: _, max_connections, statement_timeout, read_only, pgbouncer } =
-        settings.database;
+    let config::Database {
+        url: _,
+        max_connections,
+        statement_timeout,
+        read_only,
+        row_security,
+        time_zone,
+        pgbouncer: _,
+    } = settings.database;
     let max_connections = NonZeroU32::new(max_connections).unwrap_or(NonZeroU32::MIN);
-    DatabaseSettings { url: url.clone(), max_connections, statement_timeout, read_only, pgbouncer }
+    let row_security = match row_security {
+        config::RowSecurity::Refuse => RowSecurity::Refuse,
+        config::RowSecurity::Accept => RowSecurity::Accept,
+    };
+    let url = url.clone();
+    DatabaseSettings { url, max_connections, statement_timeout, read_only, row_security, time_zone }
 }
 
 fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
-    let config::Cache { url: _, ca, prefix, timeout } = &settings.cache;
-    let (prefix, timeout) = (prefix.clone(), *timeout);
-    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone() }
+    let config::Cache { url: _, ca, verify, prefix, timeout } = &settings.cache;
+    let (prefix, timeout, verify) = (prefix.clone(), *timeout, *verify);
+    CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
 /// What the settings say for jobs that say nothing.
@@ -293,46 +442,8 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         batch: settings.runner.batch,
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
+        has_settings_file: settings.has_file,
     }
-}
-
-/// When the bell rings: for each job that is enabled, by its schedule.
-fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
-    let pattern = |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
-    jobs.iter().filter(|(_, job)| job.enabled).map(pattern).collect()
-}
-
-/// Reads the job files again each time that somebody asks for it; never ends. Files with problems
-/// change nothing: the last good ones stay.
-async fn reload_jobs(
-    (settings, reload): (&Settings, &Notify),
-    bell: &mut Bell,
-    jobs_read: &watch::Sender<Jobs>,
-    (handle, metrics): (&Handle, &Metrics),
-) {
-    loop {
-        reload.notified().await;
-        match load_jobs(settings, bell).await {
-            Ok(jobs) => {
-                handle.replace(jobs.clone()).await;
-                jobs_read.send_replace(jobs);
-            }
-            Err(problems) => event::JobsRejected { problems: &problems }.emit(metrics),
-        }
-    }
-}
-
-/// The jobs of the folder, with a bell that rings for them; or what is wrong, as it is shown.
-async fn load_jobs(settings: &Settings, bell: &mut Bell) -> Result<Jobs, String> {
-    let (folder, defaults) = (settings.jobs.clone(), job_defaults(settings));
-    // Away from the loop: a folder may be on a disk that hangs.
-    let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
-    let loaded = load.await.map_err(|error| error.to_string())?;
-    let files = loaded.map_err(|problems| problems.render(false))?;
-    let ringing = bell.replace(&bell_patterns(files.jobs())).await;
-    // A bell that rings for others now and then harms nothing: the loop looks at the clock itself.
-    ringing.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-    Ok(files.jobs().clone())
 }
 
 /// Asks the servers for the numbers that are theirs, whenever somebody looks.
@@ -342,9 +453,11 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
         Box::pin(async move {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
+            runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
             if let Ok(stats) = runner.cache_stats().await {
-                runner.metrics.set_cache_counters(stats.hits, stats.misses);
+                let CacheStats { hits, misses, evicted, .. } = stats;
+                runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }
         })
     })

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use serde::Serialize;
 
-use super::{Exit, Failure, Global, output};
+use super::{Exit, Failure, Global, bars, output};
 use crate::app::App;
 use crate::domain::audit::{
     AuditCounts, Difference, Finding, JobAudit, Kind, WINDOWS, Wrong, nines, percent,
@@ -16,6 +16,7 @@ use crate::domain::audit::{
 use crate::domain::duration;
 use crate::domain::job::{Job, Share};
 use crate::domain::report;
+use crate::domain::spelling;
 use crate::engine::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,12 @@ fn share(text: &str) -> Result<Share, String> {
     share.ok_or_else(|| "a share is from `0%` to `100%`, as in `99.9%`".to_owned())
 }
 
+/// The fraction as somebody would write it: 99.9 % is 0.9990000000000001 in binary.
+fn decimal(share: Share) -> f64 {
+    const DIGITS: f64 = 1e12;
+    (share.fraction() * DIGITS).round() / DIGITS
+}
+
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let loaded = global.load(&MultiProgress::new())?;
     let jobs = loaded.select(&options.names)?;
@@ -66,7 +73,7 @@ async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Res
     if options.json {
         output::json(&Document::of(&audits, options, is_within))?;
     } else {
-        output::result(&text(&audits, options, is_within))?;
+        output::result(&text(&audits, options))?;
     }
     Ok(if is_within { Exit::Ok } else { Exit::Failed })
 }
@@ -178,7 +185,7 @@ impl<'a> Document<'a> {
         let windows = WINDOWS.iter().filter(|_| !options.quick);
         Self {
             within_threshold,
-            threshold: options.threshold.fraction(),
+            threshold: decimal(options.threshold),
             rechecked_after: windows.map(Duration::as_secs).collect(),
             sample: options.sample.map(NonZeroUsize::get),
             jobs: audits.iter().map(|audit| JobDocument::of(audit, options.threshold)).collect(),
@@ -258,10 +265,10 @@ impl<'a> KeyDocument<'a> {
 }
 
 /// The report for people: a table, then what was found.
-fn text(audits: &[JobAudit], options: &Options, is_within: bool) -> String {
+fn text(audits: &[JobAudit], options: &Options) -> String {
     let mut lines = vec![table(audits).to_string(), String::new()];
     for audit in audits {
-        lines.push(format!("{}: {audit}{}", audit.job, remarks(audit)));
+        lines.push(format!("{}: {}{audit}{}", audit.job, coverage(audit), remarks(audit)));
         lines.extend(audit.findings.iter().flat_map(finding_lines));
         let left = audit.counts.findings().saturating_sub(audit.findings.len() as u64);
         if left > 0 {
@@ -269,19 +276,40 @@ fn text(audits: &[JobAudit], options: &Options, is_within: bool) -> String {
         }
         lines.extend(audit.failures.iter().map(failure_line));
     }
-    let within = if is_within { "within" } else { "beyond" };
-    lines.push(format!("{within} the threshold of {}", options.threshold));
+    lines.push(verdict(audits, options.threshold));
     lines.join("\n") + "\n"
 }
 
+/// Whether the threshold is kept, and where it is not for want of a comparison, that.
+fn verdict(audits: &[JobAudit], threshold: Share) -> String {
+    if audits.iter().all(|audit| audit.is_within(threshold)) {
+        return format!("within the threshold of {threshold}");
+    }
+    let beyond = audits.iter().any(|audit| !audit.counts.is_within(threshold));
+    let failed = audits.iter().filter(|audit| !audit.failures.is_empty());
+    let failed: Vec<&str> = failed.map(|audit| audit.job.as_str()).collect();
+    let names = spelling::listed(failed.iter().copied(), "and");
+    match (beyond, failed.is_empty()) {
+        (true, true) => format!("beyond the threshold of {threshold}"),
+        (true, false) => {
+            format!("beyond the threshold of {threshold}, and not all of {names} could be compared")
+        }
+        (false, _) => format!(
+            "what was compared is within the threshold of {threshold}, but not all of {names} could \
+             be compared"
+        ),
+    }
+}
+
+/// It fits 80 columns: the shares are in the lines below it.
 fn table(audits: &[JobAudit]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let names = ["tenants", "expected", "present", "equal", "stale", "missing", "orphaned"];
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let numbers = names.into_iter().chain(["wrong ttl", "coverage", "consistency"]);
     let mut header = vec![Cell::new("job")];
-    header.extend(numbers.map(|name| right(name.to_owned())));
+    header.extend(names.map(|name| right(name.to_owned())));
+    header.push(right("wrong ttl".to_owned()));
     table.set_header(header);
     for audit in audits {
         let counts = &audit.counts;
@@ -289,16 +317,20 @@ fn table(audits: &[JobAudit]) -> Table {
         let (expected, present, equal) = (counts.expected(), counts.present(), counts.all_equal());
         let numbers =
             [audit.tenants, expected, present, equal, stale, missing, orphaned, wrong_ttl];
-        let share = |part| match expected {
-            0 => "–".to_owned(),
-            expected => percent(part, expected),
-        };
         let mut row = vec![Cell::new(&audit.job)];
         row.extend(numbers.map(|number| right(output::count(number))));
-        row.extend([present, equal].map(|part| right(share(part))));
         table.add_row(row);
     }
+    output::fit(&mut table);
     table
+}
+
+/// How much of what is expected is there.
+fn coverage(audit: &JobAudit) -> String {
+    match audit.counts.expected() {
+        0 => String::new(),
+        expected => format!("coverage {}, ", percent(audit.counts.present(), expected)),
+    }
 }
 
 /// What else is to be known of a job's figures.
@@ -322,7 +354,7 @@ fn behind_text(behind: Duration) -> String {
 
 fn finding_lines(finding: &Finding) -> Vec<String> {
     let Finding { key, tenant: _, wrong } = finding;
-    let (what, key) = (wrong.kind.as_str().replace('_', " "), key.escape_debug());
+    let (what, key) = (wrong.kind.as_str().replace('_', " "), output::shown(key));
     let mut lines = vec![format!("  {what}: `{key}`")];
     lines.extend(details(wrong).into_iter().map(|detail| format!("    {detail}")));
     lines
@@ -339,22 +371,18 @@ fn details(wrong: &Wrong) -> Vec<String> {
 }
 
 fn failure_line(failure: &report::Failure) -> String {
-    let report::Failure { kind, tenant, message, count, .. } = failure;
-    let first =
-        tenant.as_ref().map(|tenant| format!(", the first of tenant `{}`", tenant.escape_debug()));
-    let first = first.unwrap_or_default();
-    format!("  not compared ({}, {count} in all{first}): {message}", kind.as_str())
+    format!("  not compared: {}", bars::failed(failure))
 }
 
 /// The answer for one key. Where it says what differs, the database is on the left.
 fn key_text(key: &str, answer: &KeyAnswer) -> String {
-    let shown = key.escape_debug();
+    let shown = output::shown(key);
     let mut lines = Vec::new();
     match &answer.owner {
         None => lines.push(format!("no job makes the key `{shown}` of the present data")),
         Some((job, None)) => lines.push(format!("the key `{shown}` is of job `{job}`")),
         Some((job, Some(tenant))) => {
-            let tenant = tenant.escape_debug();
+            let tenant = output::shown(tenant);
             lines.push(format!("the key `{shown}` is of job `{job}` and tenant `{tenant}`"));
         }
     }

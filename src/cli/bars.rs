@@ -7,7 +7,9 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output;
+use crate::domain::duration;
 use crate::domain::job::{Job, JobName};
+use crate::domain::report::Failure;
 use crate::domain::run::{Outcome, RunRecord};
 use crate::engine::status::{Progress, ProgressNow};
 
@@ -37,7 +39,9 @@ pub(super) enum Said {
 /// The bar of one run.
 pub(super) struct Bar {
     progress: Arc<Progress>,
+    /// None where nothing is drawn.
     bar: Option<ProgressBar>,
+    is_drawn: bool,
 }
 
 impl Bars {
@@ -51,10 +55,10 @@ impl Bars {
     /// Begins a run's bar.
     pub(super) fn begin(&self, job: &JobName, progress: Arc<Progress>) -> Bar {
         let bar = self.are_drawn.then(|| {
-            let bar = self.all.add(ProgressBar::no_length().with_style(style(self.width)));
+            let bar = ProgressBar::hidden().with_style(waiting(self.width));
             bar.with_prefix(job.to_string())
         });
-        Bar { progress, bar }
+        Bar { progress, bar, is_drawn: false }
     }
 
     /// Ends a run's bar and says what became of it.
@@ -86,27 +90,43 @@ impl Bars {
 }
 
 impl Bar {
-    /// Shows how far the run is.
-    pub(super) fn redraw(&self) {
+    /// Shows how far the run is. A run that is over before the first time has no bar.
+    pub(super) fn redraw(&mut self, bars: &Bars) {
         let Some(bar) = &self.bar else { return };
-        let ProgressNow { tenants_total, tenants_done, keys, bytes } = self.progress.now();
-        // Until the list is read, a bar of no tenants would look like one that is done.
-        if tenants_total > 0 {
-            bar.set_length(tenants_total);
+        if !std::mem::replace(&mut self.is_drawn, true) {
+            bars.all.add(bar.clone());
         }
-        bar.set_position(tenants_done);
+        let ProgressNow { tenants_total, tenants_done, keys, bytes } = self.progress.now();
+        if tenants_total == 0 {
+            // A bar of no tenants would look like one that is done.
+            return bar.tick();
+        }
         let elapsed = bar.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = keys as f64 / elapsed;
-        bar.set_message(format!("{rate:.0} keys/s, {}", output::bytes(bytes)));
+        // Before the first tenant there is no telling.
+        let left = match (tenants_done, bar.eta().as_secs()) {
+            (0, _) => String::new(),
+            (_, seconds) => duration::text(Duration::from_secs(seconds)) + " left, ",
+        };
+        bar.set_message(format!("{left}{rate:.0} keys/s, {}", output::bytes(bytes)));
+        if bar.length() != Some(tenants_total) {
+            bar.set_style(style(bars.width));
+            bar.set_length(tenants_total);
+        }
+        bar.set_position(tenants_done);
     }
+}
+
+/// While the tenant list is read.
+fn waiting(width: usize) -> ProgressStyle {
+    let bar = ProgressStyle::with_template(&format!("{{prefix:{width}}} reads the tenant list"));
+    bar.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// The message takes the room that is left, so that no line is longer than the terminal is wide.
 fn style(width: usize) -> ProgressStyle {
-    let template = format!(
-        "{{prefix:{width}}} [{{bar:24}}] {{pos}}/{{len}} tenants, {{eta}} left, {{wide_msg}}"
-    );
+    let template = format!("{{prefix:{width}}} [{{bar:24}}] {{pos}}/{{len}} tenants, {{wide_msg}}");
     let bar = ProgressStyle::with_template(&template);
     bar.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
@@ -129,10 +149,15 @@ pub(super) fn summary(record: &RunRecord) -> String {
         lines.push(format!("  the data of {fenced} kept changing: cached for some seconds only"));
     }
     for failure in &report.failures {
-        let first = failure.tenant.as_ref().map(|id| format!(", the first of tenant `{id}`"));
-        let (kind, count, message) = (failure.kind.as_str(), failure.count, &failure.message);
-        let first = first.unwrap_or_default();
-        lines.push(format!("  {kind}, {count} in all{first}: {message}"));
+        lines.push(format!("  {}", failed(failure)));
     }
     lines.join("\n")
+}
+
+/// A kind of failure, how often it happened, and where first.
+pub(super) fn failed(failure: &Failure) -> String {
+    let Failure { kind, tenant, message, count, .. } = failure;
+    let first = tenant.as_ref().map(|id| format!(", the first of tenant `{}`", output::shown(id)));
+    let (kind, count) = (kind.as_str(), output::count(*count));
+    format!("{kind}, {count} in all{}: {}", first.unwrap_or_default(), output::shown(message))
 }

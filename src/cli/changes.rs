@@ -1,17 +1,21 @@
 //! `preheat changes`: the triggers of the change feed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use indicatif::MultiProgress;
 
+use super::check::not_watched;
 use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{
-    ChangesError, Done, Installed, Removed, TableProblem, install, install_sql, uninstall,
-    uninstall_sql,
+    ChangesError, Done, Installed, Removed, Security, TableProblem, install, install_sql,
+    uninstall, uninstall_sql,
 };
 use crate::app;
+use crate::definition::{JobFiles, Place, Problem, Problems};
 use crate::domain::change::{ChangeSource, TouchedTenants, change_sources};
 
 #[derive(Debug, clap::Args)]
@@ -23,25 +27,41 @@ pub(super) struct Options {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Make the triggers those that the jobs' `tables` need, in one transaction; again changes nothing
-    Install,
+    Install(Rights),
     /// Remove every trigger and function of the change feed, and nothing else
     Uninstall,
     /// Print what `install` would run, for a migration tool; needs no database
     Sql {
         /// Print what `uninstall` would run
-        #[arg(long)]
+        #[arg(long, conflicts_with = "security_definer")]
         uninstall: bool,
+        #[command(flatten)]
+        rights: Rights,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Rights {
+    /// Let triggers whose `sql` reads tables with row-level security run with the rights of the role
+    /// that installs them, which has to see every row
+    #[arg(long)]
+    security_definer: bool,
+}
+
+impl Rights {
+    fn security(&self) -> Security {
+        if self.security_definer { Security::Definer } else { Security::Invoker }
+    }
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     match options.action {
-        Action::Install => run_install(global).await?,
+        Action::Install(rights) => run_install(global, rights.security()).await?,
         Action::Uninstall => run_uninstall(global).await?,
-        Action::Sql { uninstall: true } => output::result(&uninstall_sql())?,
-        Action::Sql { uninstall: false } => {
+        Action::Sql { uninstall: true, .. } => output::result(&uninstall_sql())?,
+        Action::Sql { uninstall: false, rights } => {
             let sources = sources(&global.load(&MultiProgress::new())?);
-            output::result(&install_sql(&sources))?;
+            output::result(&install_sql(&sources, rights.security()))?;
         }
     }
     Ok(Exit::Ok)
@@ -51,14 +71,27 @@ fn sources(loaded: &Loaded) -> Vec<ChangeSource> {
     change_sources(loaded.files.jobs(), &loaded.settings.tenants.column)
 }
 
-async fn run_install(global: &Global) -> Result<(), Failure> {
+async fn run_install(global: &Global, security: Security) -> Result<(), Failure> {
     let loaded = global.load(&MultiProgress::new())?;
     let sources = sources(&loaded);
-    let database = app::connect_database(&loaded.settings).await?;
-    let installed = install(&database, &sources, &loaded.settings.tenants.sql).await;
+    let Loaded { settings, files } = &loaded;
+    let database = Arc::new(app::connect_database(settings).await?);
+    let installed = install(&database, &sources, &settings.tenants.sql, security).await;
     let (installed, removed) =
-        installed.map_err(|error| failure(error, &loaded.settings.jobs, "preheat changes sql"))?;
+        installed.map_err(|error| failure(error, &settings.jobs, "preheat changes sql"))?;
     output::result(&shown(&installed, &removed))?;
+    let mut warnings = unwatched(&installed, files);
+    let source = app::source_on(settings, &database);
+    match app::unwatched(&source, files, &BTreeSet::new()).await {
+        Ok(mut found) => {
+            warnings.append(&mut found.warnings);
+            output::result(&not_watched(&found))?;
+        }
+        Err(error) => output::problem(&format!("warning: {error}")),
+    }
+    if !warnings.is_empty() {
+        output::problem(&Problems::new(warnings).render(output::is_coloured()));
+    }
     Ok(())
 }
 
@@ -78,7 +111,7 @@ async fn run_uninstall(global: &Global) -> Result<(), Failure> {
 
 fn shown(installed: &[Installed], removed: &Removed) -> String {
     let mut text = String::new();
-    for Installed { table, tenants, relations, done } in installed {
+    for Installed { table, tenants, relations, security, unwatched: _, done } in installed {
         let done = match done {
             Done::New => "installed",
             Done::Mended => "mended",
@@ -86,7 +119,10 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
         };
         let tenants = match tenants {
             TouchedTenants::Column(column) => format!("tenants by `{column}`"),
-            TouchedTenants::Sql(_) => "tenants by a query".to_owned(),
+            TouchedTenants::Sql(_) => match security {
+                Security::Invoker => "tenants by a query".to_owned(),
+                Security::Definer => "tenants by a query, as the function's owner".to_owned(),
+            },
             TouchedTenants::Fleet => "the whole fleet".to_owned(),
         };
         let below = match relations.saturating_sub(1) {
@@ -99,6 +135,24 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
         text.push_str("no job has `tables`: there is nothing to install\n");
     }
     text + &shown_removed(removed)
+}
+
+/// What the triggers' own queries read and no entry of `tables` names, for each job.
+fn unwatched(installed: &[Installed], files: &JobFiles) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    for Installed { table, unwatched, .. } in installed {
+        for (job, read) in unwatched {
+            let message = format!(
+                "the query that finds the tenants of `{table}` reads `{read}`, which `tables` does not \
+                 name: rows of `{table}` that go with their row of `{read}` (`on delete cascade`) are \
+                 not heard of"
+            );
+            let hint = format!("add `{read}` to `tables`, with how its own tenants are found");
+            let problem = files.problem_at(job, Place::Field("tables"), message, Some(hint));
+            warnings.push(problem.into_warning());
+        }
+    }
+    warnings
 }
 
 fn shown_removed(removed: &Removed) -> String {

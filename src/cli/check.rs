@@ -1,88 +1,271 @@
-//! `preheat check`: the settings, the job files and, with the database, the queries.
+//! `preheat check`: the settings, the job files and, with the servers, the queries.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
 
 use indicatif::MultiProgress;
+use serde::Serialize;
 
-use super::load::Loaded;
+use super::load::{LoadProblems, Loaded, Servers};
 use super::{Exit, Failure, Global, output};
-use crate::adapter::postgres::{PostgresSource, QueryPlace, QueryProblem};
-use crate::app;
-use crate::definition::{self, JobFiles, Place, Problem, Problems};
+use crate::adapter::postgres::{PostgresSource, RelationKind};
+use crate::app::{self, QueryProblems, Unwatched};
+use crate::config::{self, ChangesMode, ConfigError, RowSecurity, Settings};
+use crate::definition::{JobFiles, Problem, Problems};
+use crate::domain::job::JobName;
+use crate::domain::spelling;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Check files only, without the database
+    /// Check files only, without the database and the cache
     #[arg(long)]
     offline: bool,
+    /// Prepare the queries only, and do not try them on a few tenants
+    #[arg(long, conflicts_with = "offline")]
+    no_data: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was checked, and what came of it.
+#[derive(Default)]
+struct Report {
+    checked: Checked,
+    jobs: usize,
+    settings: Vec<config::Problem>,
+    problems: Problems,
+    warnings: Problems,
+    unwatched: Unwatched,
+    row_security: RowSecurity,
+    /// Why not everything could be checked.
+    unreachable: Option<Failure>,
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
-    let Loaded { settings, files } = global.load(&MultiProgress::new())?;
-    let jobs = output::counted(files.jobs().len() as u64, "job", "jobs");
-    if options.offline {
-        output::result(&format!("{jobs}, no problems; queries were not checked\n"))?;
-        return Ok(Exit::Ok);
+    let servers = if options.offline { Servers::AsNeeded } else { Servers::Both };
+    let report = match global.try_load(&MultiProgress::new(), servers)? {
+        Ok(loaded) if options.offline => Report::of_files(&loaded.files),
+        Ok(loaded) => with_servers(&loaded, &options).await?,
+        Err(LoadProblems { settings, files: problems }) => {
+            let settings = settings.map(|error| error.problems).unwrap_or_default();
+            Report { settings, problems, ..Report::default() }
+        }
+    };
+    if options.json {
+        output::json(&report.as_json())?;
+    } else {
+        report.show()?;
     }
-    let source = app::connect_source(&settings).await?;
-    let mut problems = check_tenants(&source, &settings.tenants.sql).await?;
-    problems.extend(check_queries(&source, &files).await?);
-    if !problems.is_empty() {
-        return Err(Failure::problems(&Problems::new(problems)));
-    }
-    output::result(&format!("{jobs}, no problems; every query was prepared\n"))?;
-    Ok(Exit::Ok)
+    report.end()
 }
 
-/// Prepares every query, those of disabled jobs too: they are to work when they are enabled.
-async fn check_queries(source: &PostgresSource, files: &JobFiles) -> Result<Vec<Problem>, Failure> {
-    let mut problems = Vec::new();
-    for (name, job) in files.jobs() {
-        for QueryProblem { place, message, hint } in source.describe(job).await? {
-            let problem = match &place {
-                QueryPlace::Query { at } => {
-                    let offset = at.map(|byte| characters_before(&job.query.sql, byte));
-                    files.problem_at(name, Place::Query { offset }, message, hint)
-                }
-                QueryPlace::Key(index) => files.problem_at(name, Place::Key(*index), message, hint),
-                QueryPlace::Unique(index) => {
-                    let field = format!("keys.{index}.unique");
-                    files.problem_at(name, Place::Field(&field), message, hint)
-                }
-                QueryPlace::Timezone => {
-                    files.problem_at(name, Place::Field("dates.timezone"), message, hint)
-                }
-                QueryPlace::Omit(_) => {
-                    files.problem_at(name, Place::Field("encode.omit"), message, hint)
-                }
-                QueryPlace::Columns(column) => {
-                    let field = format!("encode.columns.{column}");
-                    files.problem_at(name, Place::Field(&field), message, hint)
-                }
+/// A server that is away keeps nothing from being checked that does not need it.
+async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Failure> {
+    let Loaded { settings, files } = loaded;
+    let (source, cache) = tokio::join!(app::connect_source(settings), app::try_cache(settings));
+    let cache = cache.err().map(Failure::from);
+    let mut report = match source {
+        Ok(source) => check(&source, settings, files, options).await?,
+        Err(error) => {
+            let database = Failure::from(error);
+            let unreachable = match cache {
+                Some(cache) => database.and("\n", &cache),
+                None => database,
             };
-            problems.push(problem);
+            return Ok(Report { unreachable: Some(unreachable), ..Report::of_files(files) });
+        }
+    };
+    report.unreachable = cache;
+    report.row_security = settings.database.row_security;
+    Ok(report)
+}
+
+/// Everything that the database can say; a job whose query does not work is not asked for more.
+async fn check(
+    source: &PostgresSource,
+    settings: &Settings,
+    files: &JobFiles,
+    options: &Options,
+) -> Result<Report, Failure> {
+    let mut found = app::check_queries(source, files).await?;
+    let broken: BTreeSet<JobName> = if found.tenants.is_empty() {
+        found.jobs.keys().cloned().collect()
+    } else {
+        files.jobs().keys().cloned().collect()
+    };
+    if found.tenants.is_empty() {
+        found.extend(app::check_keys(source, files));
+    }
+    let mut unwatched = Unwatched::default();
+    if settings.changes.enabled != ChangesMode::Off {
+        found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
+        unwatched = app::unwatched(source, files, &broken).await?;
+        found.warnings.append(&mut unwatched.warnings);
+    }
+    if !options.no_data && found.tenants.is_empty() {
+        found.extend(app::check_rows(source, files, &broken).await?);
+    }
+    let QueryProblems { tenants, jobs, warnings } = found;
+    let problems = Problems::new(tenants.into_iter().chain(jobs.into_values().flatten()));
+    let warnings = Problems::new(warnings);
+    let checked = if options.no_data { Checked::Queries } else { Checked::Rows };
+    Ok(Report { checked, problems, warnings, unwatched, ..Report::of_files(files) })
+}
+
+impl Report {
+    fn of_files(files: &JobFiles) -> Self {
+        let warnings = files.possible_conflicts();
+        Self { jobs: files.jobs().len(), warnings, ..Self::default() }
+    }
+
+    fn is_good(&self) -> bool {
+        self.settings.is_empty() && self.problems.is_empty()
+    }
+
+    /// What a person reads: what is wrong on stderr, what is well on stdout.
+    fn show(&self) -> Result<(), Failure> {
+        let settings = self.settings.clone();
+        let settings =
+            (!settings.is_empty()).then(|| Failure::settings(&ConfigError { problems: settings }));
+        let of_files = [&self.problems, &self.warnings].into_iter();
+        let of_files = of_files.filter(|problems| !problems.is_empty()).map(Failure::problems);
+        let blocks = settings.into_iter().chain(of_files);
+        if let Some(all) = blocks.reduce(|one, next| one.and("\n\n", &next)) {
+            all.print();
+        }
+        if self.is_good() && self.unreachable.is_none() {
+            output::result(&self.result())?;
+        }
+        Ok(())
+    }
+
+    /// Problems weigh more than a server that is away, and that is told all the same.
+    fn end(self) -> Result<Exit, Failure> {
+        match (self.is_good(), self.unreachable) {
+            (true, None) => Ok(Exit::Ok),
+            (true, Some(unreachable)) => Err(unreachable),
+            (false, None) => Ok(Exit::Usage),
+            (false, Some(unreachable)) => {
+                output::problem("");
+                unreachable.print();
+                Ok(Exit::Usage)
+            }
         }
     }
-    Ok(problems)
-}
 
-/// How many characters of a text stand before a byte of it.
-fn characters_before(text: &str, byte: usize) -> usize {
-    text.char_indices().take_while(|(at, _)| *at < byte).count()
-}
-
-/// The tenant query is a setting: what is wrong with it is wrong with no job file.
-async fn check_tenants(source: &PostgresSource, sql: &str) -> Result<Vec<Problem>, Failure> {
-    let mut problems = Vec::new();
-    for QueryProblem { place, message, hint } in source.describe_tenants().await? {
-        let offset = match place {
-            QueryPlace::Query { at } => at.map(|byte| characters_before(sql, byte)),
-            QueryPlace::Key(_)
-            | QueryPlace::Unique(_)
-            | QueryPlace::Timezone
-            | QueryPlace::Omit(_)
-            | QueryPlace::Columns(_) => None,
+    fn result(&self) -> String {
+        let jobs = output::counted(self.jobs as u64, "job", "jobs");
+        let warnings = match self.warnings.len() as u64 {
+            0 => String::new(),
+            count => format!(", {}", output::counted(count, "warning", "warnings")),
         };
-        let title = "setting `tenants.sql`";
-        problems.push(definition::problem_in(title, sql, offset, message, hint));
+        let how = match self.checked {
+            Checked::Files => "queries were not checked",
+            Checked::Queries => "every query was prepared",
+            Checked::Rows => "every query was prepared and tried on a few tenants",
+        };
+        let hidden = match self.row_security {
+            RowSecurity::Refuse => "",
+            RowSecurity::Accept => {
+                "`database.row_security` is `accept`: rows that a policy hides from the role are \
+                 missing from the cache\n"
+            }
+        };
+        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{}", not_watched(&self.unwatched))
     }
-    Ok(problems)
+
+    fn as_json(&self) -> Json<'_> {
+        let of_settings = self.settings.iter().map(JsonProblem::of_setting);
+        let problems = of_settings.chain(self.problems.iter().map(JsonProblem::OfFile)).collect();
+        let relations = self.unwatched.relations.iter();
+        Json {
+            jobs: self.jobs,
+            checked: self.checked,
+            problems,
+            warnings: &self.warnings,
+            without_tables: self.unwatched.jobs.iter().map(JobName::as_str).collect(),
+            unwatchable: relations
+                .map(|(relation, job)| (job.as_str(), relation.name.as_str()))
+                .map(|(job, relation)| JsonRelation { job, relation })
+                .collect(),
+        }
+    }
+}
+
+/// How far a check went.
+#[derive(Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Checked {
+    /// Without the servers.
+    #[default]
+    Files,
+    /// As the database prepares and plans them.
+    Queries,
+    /// As they return them for a few tenants.
+    Rows,
+}
+
+#[derive(Serialize)]
+struct Json<'r> {
+    jobs: usize,
+    checked: Checked,
+    problems: Vec<JsonProblem<'r>>,
+    warnings: &'r Problems,
+    without_tables: Vec<&'r str>,
+    unwatchable: Vec<JsonRelation<'r>>,
+}
+
+#[derive(Serialize)]
+struct JsonRelation<'r> {
+    job: &'r str,
+    relation: &'r str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum JsonProblem<'r> {
+    OfFile(&'r Problem),
+    OfSetting {
+        severity: &'static str,
+        file: Option<&'r PathBuf>,
+        line: Option<usize>,
+        variable: Option<&'r str>,
+        message: &'r str,
+        hint: Option<&'r str>,
+    },
+}
+
+impl<'r> JsonProblem<'r> {
+    fn of_setting(problem: &'r config::Problem) -> Self {
+        let config::Problem { origin, message, hint } = problem;
+        let (file, line, variable) = match origin {
+            config::Origin::File { path, line } => (Some(path), *line, None),
+            config::Origin::Variable(name) => (None, None, Some(name.as_str())),
+            config::Origin::Unset => (None, None, None),
+        };
+        let (message, hint) = (message.as_str(), hint.as_deref());
+        Self::OfSetting { severity: "error", file, line, variable, message, hint }
+    }
+}
+
+/// What changes unseen and cannot be named in `tables`, or is not meant to be.
+pub(super) fn not_watched(unwatched: &Unwatched) -> String {
+    let mut text = String::new();
+    if !unwatched.jobs.is_empty() {
+        let names = spelling::listed(unwatched.jobs.iter().map(JobName::as_str), "and");
+        text = format!("without `tables`, so that no change feed warms them: {names}\n");
+    }
+    for (relation, job) in &unwatched.relations {
+        let kind = match relation.kind {
+            RelationKind::Table => "table",
+            RelationKind::MaterializedView => "materialized view",
+            RelationKind::ForeignTable => "foreign table",
+        };
+        let name = &relation.name;
+        let _a_string_takes_all =
+            writeln!(text, "`{job}` reads the {kind} `{name}`, which no change feed can watch");
+    }
+    text
 }

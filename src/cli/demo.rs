@@ -1,8 +1,12 @@
 //! `preheat demo`: everything, on a sample clinic with private, throw-away servers.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -16,8 +20,8 @@ use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
-use crate::adapter::postgres::install;
-use crate::app::{self, App, job_defaults};
+use crate::adapter::postgres::{Security, install};
+use crate::app::{self, App, Orders, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::change::change_sources;
@@ -42,6 +46,9 @@ const EXAMPLES: [&str; 3] = ["services:", "products:", "slots:"];
 const DATABASE: &str = "clinic";
 /// Nobody's secret: what it opens ends with the demo.
 const TOKEN: &str = "demo";
+/// When the runs of the start are over, whose lines push what there is to try off a small terminal: it is
+/// shown once more.
+const FIRST_RUNS: Duration = Duration::from_secs(5);
 /// How much of an example's value is shown.
 const HEAD: usize = 160;
 
@@ -66,7 +73,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     // A signal waits until both run: a start that is cut off would leave its folder behind.
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
     let settings = for_sandbox(settings, &sandbox);
-    let (app, exit) = tokio::select! {
+    let (files, exit) = tokio::select! {
         shown = first_pass(global, &options, (&settings, &sandbox), &bars) => shown?,
         () = signals.next() => return Ok(Exit::Failed),
     };
@@ -75,9 +82,18 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     }
     output::result(&invitation(&settings, &sandbox))?;
     // Its jobs stay as they are; and when its terminal is closed, it ends.
-    let (stops, never_reload) = (Stops::default(), Notify::new());
+    let (stops, reload) = (Stops::default(), Notify::new());
+    let orders = Orders { stops: stops.clone(), reload: &reload, wait: None };
+    let again = async {
+        tokio::time::sleep(FIRST_RUNS).await;
+        if io::stdout().is_terminal() {
+            output::result(&invitation(&settings, &sandbox))?;
+        }
+        pending::<io::Result<Infallible>>().await
+    };
     tokio::select! {
-        served = app.serve(&settings, stops.clone(), &never_reload) => served?,
+        never = again => match never? {},
+        served = app::serve(&settings, files, orders) => served?,
         never = signals.stop(&stops, || {}) => match never {},
     }
     Ok(Exit::Ok)
@@ -99,7 +115,7 @@ async fn first_pass(
     options: &Options,
     (settings, sandbox): (&Settings, &Sandbox),
     bars: &MultiProgress,
-) -> Result<(App, Exit), Failure> {
+) -> Result<(JobFiles, Exit), Failure> {
     let files = job_files(global, settings)?;
     let tenants = options.tenants;
     output::problem(&format!(
@@ -121,10 +137,11 @@ async fn first_pass(
         deadline: None,
     };
     let done = pass.warm(&jobs, None).await?;
+    app.close().await;
     output::result(&format!("\n{}\n\n", table(&done.records)))?;
     let examples = examples(sandbox).await.map_err(|error| Failure::new(Exit::Failed, error))?;
     output::result(&examples)?;
-    Ok((app, done.exit()))
+    Ok((files, done.exit()))
 }
 
 async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
@@ -138,7 +155,7 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
 async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), Failure> {
     let sources = change_sources(files.jobs(), &settings.tenants.column);
     let database = app::connect_database(settings).await?;
-    let installed = install(&database, &sources, &settings.tenants.sql).await;
+    let installed = install(&database, &sources, &settings.tenants.sql, Security::Invoker).await;
     installed.map_err(|error| Failure::new(Exit::Failed, error))?;
     database.close().await;
     Ok(())
@@ -153,7 +170,21 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
     cache.url = Some(SecretString::from(sandbox.redis().url()));
     http.token = Some(SecretString::from(TOKEN));
-    Settings { jobs, log, replica, database, cache, tenants, runner, http, history, audit, changes }
+    let has_file = true;
+    Settings {
+        jobs,
+        has_file,
+        log,
+        replica,
+        database,
+        cache,
+        tenants,
+        runner,
+        http,
+        history,
+        audit,
+        changes,
+    }
 }
 
 /// The job files of `--jobs` where it is given, and the shipped ones otherwise.
@@ -217,7 +248,9 @@ async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
         for key in keys {
             let value: String = connection.get(&key).await?;
             if value.len() > "[]".len() {
-                let head: String = value.chars().take(HEAD).collect();
+                let room = output::columns()
+                    .map_or(HEAD, |columns| usize::from(columns).saturating_sub(3));
+                let head: String = value.chars().take(room.min(HEAD)).collect();
                 let more = if head.len() < value.len() { "…" } else { "" };
                 lines.push(format!("{key}\n  {head}{more}\n"));
                 break;
@@ -235,7 +268,8 @@ fn invitation(settings: &Settings, sandbox: &Sandbox) -> String {
         "\nthe worker runs: http://{listen}\n\
          the database:    psql '{database}'\n\
          the cache:       redis-cli -s {}\n\
-         warm a job now:  curl -X POST -H 'Authorization: Bearer {TOKEN}' http://{listen}/api/v1/jobs/slots/runs\n\
+         warm a job now:  curl -X POST -H 'Authorization: Bearer {TOKEN}' \\\n  \
+           http://{listen}/api/v1/jobs/slots/runs\n\
          Ctrl-C ends everything and removes it\n\n",
         redis.display()
     )

@@ -82,7 +82,11 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let stops = Stops::default();
     let work = remove_and_warm(&app, &loaded, &options, (&stops, &bars));
-    let say = || output::problem("stopping: what is under way is finished; again, and it is not");
+    let say = || {
+        output::problem(
+            "stopping: what is under way is finished first; press Ctrl-C again to abort it",
+        );
+    };
     let (report, records) = tokio::select! {
         done = work => done?,
         never = StopSignals::listen()?.stop(&stops, say) => match never {},
@@ -93,7 +97,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     for report::Failure { message, count, .. } in &report.failures {
         let times =
             if *count > 1 { format!(" ({} times)", output::count(*count)) } else { String::new() };
-        output::problem(&format!("error: {message}{times}"));
+        output::problem(&format!("error: {}{times}", output::shown(message)));
     }
     if options.json {
         let runs = records.iter().map(JobReport::new).collect();

@@ -6,10 +6,11 @@ use indicatif::MultiProgress;
 
 use super::{Exit, Failure, Global, output};
 use crate::app::job_defaults;
-use crate::config::{ConfigError, Overrides, Settings, process_environment};
-use crate::definition::{self, JobFiles};
+use crate::config::{ConfigError, LogFormat, Overrides, Settings, process_environment};
+use crate::definition::{self, JobFiles, Problems};
 use crate::domain::job::{Job, JobName};
 use crate::domain::spelling;
+use crate::observe::event;
 use crate::telemetry;
 
 /// Checked settings and jobs.
@@ -27,15 +28,26 @@ impl Global {
         Ok(settings)
     }
 
-    /// Reads the settings, and what is wrong with them.
-    fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
-        let overrides = Overrides {
+    fn overrides(&self) -> Overrides {
+        Overrides {
             config: self.config.clone(),
             jobs: self.jobs.clone(),
             log_format: self.log_format,
             verbosity: self.verbose,
-        };
-        let examined = Settings::examine(&overrides, process_environment());
+        }
+    }
+
+    /// Tells why the command could not do its work: to people, or as the lines of its log are.
+    pub(super) fn tell(&self, failure: &Failure) {
+        match LogFormat::of(&self.overrides(), process_environment()) {
+            LogFormat::Text => failure.print(),
+            LogFormat::Json => output::problem_as_json(&failure.text),
+        }
+    }
+
+    /// Reads the settings, and what is wrong with them.
+    fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
+        let examined = Settings::examine(&self.overrides(), process_environment());
         examined.map_err(|error| Failure::settings(&error))
     }
 
@@ -43,32 +55,83 @@ impl Global {
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        for text in settings.notices() {
+            event::SettingsNotice { text: &text }.emit();
+        }
         Ok(())
     }
 
     /// Reads the settings and the job files, and begins to log. What is wrong with either is told at
     /// once.
     pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
+        self.try_load(bars, Servers::AsNeeded)?.map_err(Failure::from)
+    }
+
+    /// The same, with what is wrong for others to tell.
+    pub(super) fn try_load(
+        &self,
+        bars: &MultiProgress,
+        servers: Servers,
+    ) -> Result<Result<Loaded, LoadProblems>, Failure> {
         let (settings, error) = self.examine()?;
-        let files = definition::load(&settings.jobs, &job_defaults(&settings))
-            .map_err(|problems| Failure::problems(&problems));
-        match (error.map(|error| Failure::settings(&error)), files) {
-            (None, Ok(files)) => {
+        let error = match servers {
+            Servers::AsNeeded => error,
+            // A URL that is wrong is missing as well, and is told already.
+            Servers::Both => error.or_else(|| settings.servers().err()),
+        };
+        let (files, problems) = match definition::load(&settings.jobs, &job_defaults(&settings)) {
+            Ok(files) => (Some(files), Problems::default()),
+            Err(problems) => (None, problems),
+        };
+        Ok(match (error, files) {
+            (None, Some(files)) => {
                 Self::begin_to_log(&settings, bars)?;
                 Ok(Loaded { settings, files })
             }
-            (Some(failure), Ok(_)) | (None, Err(failure)) => Err(failure),
-            (Some(of_settings), Err(of_files)) => {
-                Err(Failure::shown(Exit::Usage, of_settings.text + "\n\n" + &of_files.text))
-            }
+            (settings, _) => Err(LoadProblems { settings, files: problems }),
+        })
+    }
+}
+
+/// Which servers' URLs the settings must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Servers {
+    /// Those that the command asks for later.
+    AsNeeded,
+    /// That of the database and that of the cache.
+    Both,
+}
+
+/// What is wrong with the settings and the job files.
+pub(super) struct LoadProblems {
+    pub(super) settings: Option<ConfigError>,
+    pub(super) files: Problems,
+}
+
+impl From<LoadProblems> for Failure {
+    fn from(LoadProblems { settings, files }: LoadProblems) -> Self {
+        let settings = settings.map(|error| Self::settings(&error));
+        match (settings, files.is_empty()) {
+            (None, _) => Self::problems(&files),
+            (Some(settings), true) => settings,
+            (Some(settings), false) => settings.and("\n\n", &Self::problems(&files)),
         }
     }
 }
 
 impl Failure {
     /// Problems of job files, as they are shown.
-    pub(super) fn problems(problems: &definition::Problems) -> Self {
-        Self::shown(Exit::Usage, problems.render(output::is_coloured()))
+    pub(super) fn problems(problems: &Problems) -> Self {
+        let is_coloured = output::is_coloured();
+        Self { exit: Exit::Usage, text: problems.render(is_coloured), is_coloured }
+    }
+
+    /// Two failures at once; what is wrong with files and settings weighs more than a server that is
+    /// away.
+    pub(super) fn and(self, between: &str, other: &Self) -> Self {
+        let exit = if self.exit == Exit::Usage { self.exit } else { other.exit };
+        let is_coloured = self.is_coloured || other.is_coloured;
+        Self { exit, text: self.text + between + &other.text, is_coloured }
     }
 }
 
@@ -107,11 +170,11 @@ impl Loaded {
 
     fn no_such_job(&self, name: &str) -> Failure {
         let known = || self.files.jobs().keys().map(JobName::as_str);
-        let folder = self.settings.jobs.display();
+        let (shown, folder) = (output::shown(name), self.settings.jobs.display());
         let hint = match spelling::nearest(name, known()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("the jobs are {}", spelling::listed(known(), "and")),
         };
-        Failure::usage(anyhow::anyhow!("there is no job `{name}` in `{folder}`\n  hint: {hint}"))
+        Failure::usage(anyhow::anyhow!("there is no job `{shown}` in `{folder}`\n  hint: {hint}"))
     }
 }

@@ -60,7 +60,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the worker: schedules, triggers, HTTP; until SIGTERM or SIGINT
-    Serve,
+    Serve(serve::Options),
     /// Warm now, once: for release commands and post-deploy hooks
     Warm(warm::Options),
     /// Check the settings and every job file; with the database, every query too
@@ -82,7 +82,6 @@ enum Command {
     /// Print shell completions
     Completions(completions::Options),
     /// Ask a running worker for its health: for a container's health check
-    #[command(hide = true)]
     Health,
 }
 
@@ -118,16 +117,26 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     exit: Exit,
     text: String,
+    /// Whether the text has colours of its own.
+    is_coloured: bool,
 }
 
 impl Failure {
     fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, text: output::chain(&error.into()) }
+        Self::shown(exit, output::chain(&error.into()))
     }
 
     /// A failure whose text is ready to be shown.
     fn shown(exit: Exit, text: String) -> Self {
-        Self { exit, text }
+        Self { exit, text, is_coloured: false }
+    }
+
+    fn print(&self) {
+        if self.is_coloured {
+            output::coloured_problem(&self.text);
+        } else {
+            output::problem(&self.text);
+        }
     }
 
     /// All that is wrong with the settings.
@@ -160,7 +169,9 @@ impl From<AppError> for Failure {
                 if database == Exit::Unreachable { exit_of(cache) } else { database }
             }
             AppError::History(MigrateError::Changed(_)) | AppError::NoFeed(_) => Exit::Usage,
-            AppError::History(MigrateError::Failed(_)) => Exit::Unreachable,
+            AppError::GaveUp { .. } | AppError::History(MigrateError::Failed(_)) => {
+                Exit::Unreachable
+            }
             AppError::Start(_) => Exit::Failed,
         };
         Self::new(exit, error)
@@ -179,6 +190,7 @@ impl From<SourceError> for Failure {
         let exit = match error.kind {
             SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
+            | SourceErrorKind::Locked
             | SourceErrorKind::Timeout => Exit::Unreachable,
             SourceErrorKind::Data
             | SourceErrorKind::Encoding
@@ -186,7 +198,7 @@ impl From<SourceError> for Failure {
             | SourceErrorKind::Foreign
             | SourceErrorKind::Definition => Exit::Usage,
         };
-        Self::new(exit, error)
+        Self::shown(exit, format!("error: {}", output::shown(&error.message)))
     }
 }
 
@@ -211,9 +223,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(exit) => exit.into(),
-        Err(Failure { exit, text }) => {
-            output::problem(&text);
-            exit.into()
+        Err(failure) => {
+            cli.global.tell(&failure);
+            failure.exit.into()
         }
     }
 }
@@ -221,7 +233,7 @@ pub fn main() -> ExitCode {
 impl Command {
     async fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
-            Self::Serve => serve::run(global).await,
+            Self::Serve(options) => serve::run(global, options).await,
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
@@ -229,7 +241,7 @@ impl Command {
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
-            Self::Demo(options) => demo::run(global, options).await,
+            Self::Demo(options) => Box::pin(demo::run(global, options)).await,
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
             Self::Health => health::run(global).await,

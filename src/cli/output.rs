@@ -2,10 +2,34 @@
 
 use std::io::{self, Write};
 
+use chrono::SecondsFormat;
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use serde::Serialize;
+use serde_json::json;
+
+use crate::adapter::clock::SystemClock;
+use crate::domain::shown::is_harmful;
+pub(super) use crate::domain::shown::shown;
+use crate::engine::port::Clock;
 
 /// Writes a result. A reader that has gone (`preheat … | head`) is no error.
 pub(super) fn result(text: &str) -> io::Result<()> {
+    write(&harmless(text, escaped))
+}
+
+/// The same in yellow, where there are colours.
+pub(super) fn caution(text: &str) -> io::Result<()> {
+    write(&format!("\u{1b}[33m{}\u{1b}[0m", harmless(text, escaped)))
+}
+
+/// Writes a result as JSON.
+pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    write(&harmless(&text, escaped_in_json))
+}
+
+fn write(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -13,17 +37,106 @@ pub(super) fn result(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a result as JSON.
-pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    result(&text)
-}
-
 /// Writes what is wrong; where even stderr is gone, there is nobody to tell.
 pub(super) fn problem(text: &str) {
     let mut err = anstream::stderr().lock();
-    drop(writeln!(err, "{text}"));
+    drop(writeln!(err, "{}", harmless(text, escaped)));
+}
+
+/// The same of a text that has colours of its own; nothing else in it reaches the terminal.
+pub(super) fn coloured_problem(text: &str) {
+    let mut err = anstream::stderr().lock();
+    drop(writeln!(err, "{}", with_colours_only(text)));
+}
+
+fn with_colours_only(text: &str) -> String {
+    const BEGIN: &str = "\u{1b}[";
+    let mut pieces = text.split(BEGIN);
+    let mut safe = harmless(pieces.next().unwrap_or_default(), escaped);
+    for piece in pieces {
+        let digits = |code: &str| code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';');
+        let colour = piece.split_once('m').filter(|(code, _)| digits(code));
+        match colour {
+            Some((code, rest)) => {
+                safe.extend([BEGIN, code, "m"]);
+                safe.push_str(&harmless(rest, escaped));
+            }
+            None => safe.push_str(&harmless(&format!("{BEGIN}{piece}"), escaped)),
+        }
+    }
+    safe
+}
+
+/// A text in which characters that move a terminal's cursor, change its colours or its direction of
+/// writing are escaped; of control characters only newline and tab stay.
+fn harmless(text: &str, escape: fn(char) -> String) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let ends_a_line = character == '\r' && characters.peek() == Some(&'\n');
+        match character {
+            '\n' | '\t' => safe.push(character),
+            _ if ends_a_line => safe.push(character),
+            _ if is_harmful(character) => safe.push_str(&escape(character)),
+            _ => safe.push(character),
+        }
+    }
+    safe
+}
+
+fn escaped(character: char) -> String {
+    character.escape_default().to_string()
+}
+
+/// JSON has no such escapes as Rust; characters beyond the first 65,536 are none that are escaped.
+fn escaped_in_json(character: char) -> String {
+    format!("\\u{:04x}", u32::from(character))
+}
+
+/// How many columns a result may have: those of the terminal; a file or a pipe has no such bound.
+pub(super) fn columns() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col).filter(|columns| *columns > 0)
+}
+
+/// A text behind a title of so many columns, in as many lines as the terminal's width takes.
+pub(super) fn wrapped(title: usize, text: &str) -> String {
+    let room = columns().map_or(usize::MAX, |columns| usize::from(columns).saturating_sub(title));
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let has_room = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= room;
+        match lines.last_mut().filter(has_room) {
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines.join(&format!("\n{:title$}", ""))
+}
+
+/// Makes a table as wide as the terminal at most: its first column breaks, its numbers do not. One column
+/// apart, they need no further room.
+pub(super) fn fit(table: &mut Table) {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(index > 0), 0));
+        if index > 0 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    if let Some(columns) = columns() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
+}
+
+/// The same as a line of a log in JSON.
+pub(super) fn problem_as_json(text: &str) {
+    let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let text = anstream::adapter::strip_str(text).to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text);
+    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
+    problem(&line.to_string());
 }
 
 /// Whether problems are shown in colour.
@@ -39,7 +152,7 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if cause != said {
             text.push_str("\n  caused by: ");
-            text.push_str(&cause);
+            text.push_str(&shown(&cause));
             said = cause;
         }
     }
@@ -49,6 +162,27 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
 /// A number of bytes for people: `1.5 MB`.
 pub(super) fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
+}
+
+/// Bytes of memory for people, in the units in which Redis has them: `1.50 MiB`.
+pub(super) fn memory(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// A size that somebody set, as it can be set: `5MiB`, `1MB`.
+pub(super) fn size(bytes: usize) -> String {
+    let units = [
+        (1 << 30, "GiB"),
+        (1_000_000_000, "GB"),
+        (1 << 20, "MiB"),
+        (1_000_000, "MB"),
+        (1 << 10, "KiB"),
+        (1_000, "kB"),
+        (1, "B"),
+    ];
+    let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or((1, "B"));
+    format!("{}{name}", bytes / unit)
 }
 
 /// A count for people: `17,000`.
@@ -76,6 +210,31 @@ pub(super) fn seconds(duration: std::time::Duration) -> String {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn lines_stay_and_nothing_that_a_terminal_would_obey() {
+        assert_eq!(harmless("a\r\nb\tc\rd\u{1b}[2J", escaped), "a\r\nb\tc\\rd\\u{1b}[2J");
+        let hostile = "a\u{1b}[31m\u{9b}2J\u{202e}\u{7f}\r\n";
+        let json = serde_json::to_string(hostile).unwrap();
+        let json = harmless(&json, escaped_in_json);
+        assert!(!json.chars().any(is_harmful), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
+    }
+
+    #[test]
+    fn of_what_a_terminal_would_obey_only_colours_are_left_in_a_text_that_has_some() {
+        let text = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \u{1b}[2Jx\u{1b}]0;title\u{7}\u{1b}[31";
+        let left = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \\u{1b}[2Jx\\u{1b}]0;title\\u{7}\\u{1b}[31";
+        assert_eq!(with_colours_only(text), left);
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_can_be_set() {
+        let sizes = [(5 << 20, "5MiB"), (1_000_000, "1MB"), (1 << 30, "1GiB"), (1_536, "1536B")];
+        for (bytes, text) in sizes {
+            assert_eq!(size(bytes), text);
+        }
+    }
 
     #[test]
     fn an_error_is_printed_once_with_its_causes() {

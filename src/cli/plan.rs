@@ -1,6 +1,7 @@
 //! `preheat plan`: what would happen.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -8,17 +9,22 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 
 use super::{Exit, Failure, Global, output};
-use crate::app::App;
+use crate::app::{App, worker_shares};
+use crate::config::Audit;
 use crate::domain::duration;
 use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
-use crate::engine::estimate::{Estimate, estimate, runs_a_day};
+use crate::domain::report::FailureKind;
+use crate::engine::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
+use crate::engine::limit::{Lane, Shares};
+use crate::engine::port::CacheStats;
 
 /// Due times shown of each job.
 const DUE_TIMES: usize = 5;
-/// What Redis takes for a key besides its name and value: the entries of its two tables (keys and
-/// expiries), the object and the string headers. Measured at 90 to 130 bytes with Redis 7.
-const KEY_OVERHEAD: u64 = 120;
+/// Of `maxmemory`, from which on it is getting tight: what the worker does not know of grows too.
+const TIGHT: f64 = 0.7;
+/// Where the text of a line begins.
+const TITLE: usize = 15;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -30,15 +36,36 @@ pub(super) struct Options {
     json: bool,
 }
 
+/// What `--json` prints: `docs/plan.md` says what each member means.
 #[derive(Serialize)]
 struct Plan {
     jobs: Vec<JobPlan>,
     /// Of all enabled jobs shown, each once.
     total: Load,
-    /// `maxmemory` of the cache; none where it has no bound or does not say.
+    /// The same and the first pass' own work, where the cache is empty.
+    first_pass_cache_commands: u64,
+    /// Of a worker with these jobs in a day: its runs, and what it asks of the cache besides.
+    day: Load,
+    memory: Memory,
     maxmemory: Option<u64>,
-    /// The share of it that the keys of `total` would take, with their overhead.
     share_of_maxmemory: Option<f64>,
+    /// None where the cache has no bound, or does not say.
+    fits: Option<bool>,
+}
+
+/// Bytes of the cache.
+#[derive(Serialize)]
+struct Memory {
+    /// That the keys of all enabled jobs shown take, with their manifests.
+    keys: u64,
+    /// That the fences and the registry take.
+    upkeep: u64,
+    /// Of both, what is in the cache already.
+    present: u64,
+    /// In use now, by whatever; none where the cache does not say.
+    used: Option<u64>,
+    /// In use when all is warm.
+    used_when_warm: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -48,8 +75,23 @@ struct JobPlan {
     tenants: u64,
     sampled_tenants: u64,
     run: Load,
+    memory: u64,
     runs_a_day: u32,
     day: Load,
+    troubles: Vec<TroubleDocument>,
+    /// Tenants of the sample that were not read alone, as too many had failed by then.
+    unread_tenants: u64,
+}
+
+/// What a run could not read, or not write.
+#[derive(Serialize)]
+struct TroubleDocument {
+    kind: FailureKind,
+    message: String,
+    /// In the sample.
+    count: u64,
+    /// The first of them.
+    tenants: Vec<String>,
 }
 
 /// The job as it will run, defaults filled in.
@@ -98,54 +140,140 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let loaded = global.load(&MultiProgress::new())?;
     let jobs = loaded.select_any(&options.names)?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
-    let now = app.runner.clock.now();
-    let list = Arc::new(app.runner.source.tenants().await?);
-
-    let mut plans = Vec::new();
-    for job in &jobs {
-        let found = estimate(app.runner.source.as_ref(), job, &list, now).await?;
-        plans.push(plan_job(job, found, now));
+    let list = Arc::new(app.runner.reader.tenants().await?);
+    let estimator = Estimator {
+        runner: &app.runner,
+        list: &list,
+        prefix: loaded.settings.cache.prefix.len(),
+        now: app.runner.clock.now(),
+    };
+    let mut found = Vec::new();
+    for job in jobs {
+        let estimate = estimator.job(&job).await?;
+        found.push((job, estimate));
     }
+    let enabled = found.iter().filter(|(job, _)| job.enabled);
+    let enabled: Vec<_> = enabled.map(|(job, found)| (Arc::clone(job), found)).collect();
+    let Audit { interval, sample } = loaded.settings.audit;
+    let verification = interval.map(|interval| Verification { interval, sample });
+    let upkeep = estimator.upkeep(&enabled, verification).await;
     // A cache that does not tell its memory is no reason not to plan.
     let stats = app.runner.cache.stats().await.ok();
-    let plan = sum_up(plans, stats.map(|stats| stats.maxmemory).filter(|bytes| *bytes > 0));
+    let shares = worker_shares(&loaded.settings);
+    let plan = Plan::new((&found, shares), upkeep, stats, estimator.now);
     if options.json {
         output::json(&plan)?;
     } else {
-        output::result(&plan.text())?;
+        plan.print()?;
     }
-    Ok(Exit::Ok)
+    Ok(if plan.fits == Some(false) { Exit::Failed } else { Exit::Ok })
 }
 
-fn plan_job(job: &Job, found: Estimate, now: DateTime<Utc>) -> JobPlan {
-    let Estimate { tenants, sampled, queries, keys, bytes } = found;
-    let run = Load { queries, keys, bytes, cache_commands: keys };
-    let runs = if job.enabled { runs_a_day(&job.schedule, now) } else { 0 };
-    let mut next_due = Vec::new();
-    let mut at = now;
-    while job.enabled && next_due.len() < DUE_TIMES {
-        let Some(next) = job.schedule.next_after(at) else { break };
-        next_due.push(next);
-        at = next;
-    }
-    JobPlan {
-        job: Effective::of(job),
-        next_due,
-        tenants,
-        sampled_tenants: sampled,
-        run,
-        runs_a_day: runs,
-        day: run.times(u64::from(runs)),
+impl Plan {
+    fn new(
+        (found, shares): (&[(Arc<Job>, Estimate)], Shares),
+        upkeep: Upkeep,
+        stats: Option<CacheStats>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let jobs: Vec<_> =
+            found.iter().map(|(job, found)| JobPlan::new((job, shares), found, now)).collect();
+        let enabled = || found.iter().filter(|(job, _)| job.enabled).map(|(_, found)| found);
+        let sum = |load: fn(&JobPlan) -> Load| {
+            let enabled = jobs.iter().filter(|plan| plan.job.enabled);
+            enabled.fold(Load::default(), |sum, plan| sum.plus(load(plan)))
+        };
+        let total = sum(|plan| plan.run);
+        let naming: u64 = enabled().map(|found| found.naming).sum();
+        let upkeep_of_day = Load { cache_commands: upkeep.day_commands, ..Load::default() };
+        let memory = Memory::new(enabled(), upkeep, stats);
+        let maxmemory = stats.map(|stats| stats.maxmemory).filter(|bytes| *bytes > 0);
+        #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+        let share = |used: u64| maxmemory.map(|most| used as f64 / most as f64);
+        let share_of_maxmemory = memory.used_when_warm.and_then(share);
+        Self {
+            total,
+            first_pass_cache_commands: total.cache_commands + naming + upkeep.first_commands,
+            day: sum(|plan| plan.day).plus(upkeep_of_day),
+            memory,
+            maxmemory,
+            share_of_maxmemory,
+            fits: share_of_maxmemory.map(|share| share <= 1.0),
+            jobs,
+        }
     }
 }
 
-fn sum_up(jobs: Vec<JobPlan>, maxmemory: Option<u64>) -> Plan {
-    let enabled = jobs.iter().filter(|plan| plan.job.enabled);
-    let total = enabled.fold(Load::default(), |sum, plan| sum.plus(plan.run));
-    let memory = total.bytes + total.keys * KEY_OVERHEAD;
-    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
-    let share_of_maxmemory = maxmemory.map(|most| memory as f64 / most as f64);
-    Plan { jobs, total, maxmemory, share_of_maxmemory }
+impl Memory {
+    fn new<'a>(
+        enabled: impl Iterator<Item = &'a Estimate>,
+        upkeep: Upkeep,
+        stats: Option<CacheStats>,
+    ) -> Self {
+        let (mut keys, mut present) = (0, upkeep.present);
+        for found in enabled {
+            keys += found.memory;
+            present += found.present;
+        }
+        let used = stats.map(|stats| stats.used_memory).filter(|used| *used > 0);
+        let upkeep = upkeep.memory;
+        let warm = |used: u64| used.saturating_sub(present) + keys + upkeep;
+        Self { keys, upkeep, present, used, used_when_warm: used.map(warm) }
+    }
+}
+
+impl JobPlan {
+    fn new((job, shares): (&Job, Shares), found: &Estimate, now: DateTime<Utc>) -> Self {
+        let Estimate { queries, keys, bytes, commands, .. } = *found;
+        let run = Load { queries, keys, bytes, cache_commands: commands };
+        let RunsADay { runs, naming } =
+            if job.enabled { RunsADay::of(job, now) } else { RunsADay::default() };
+        let mut day = run.times(runs.into());
+        day.cache_commands += u64::from(naming) * found.naming;
+        let mut next_due = Vec::new();
+        let mut at = now;
+        while job.enabled && next_due.len() < DUE_TIMES {
+            let Some(next) = job.schedule.next_after(at) else { break };
+            next_due.push(next);
+            at = next;
+        }
+        Self {
+            job: Effective::of(job, shares),
+            next_due,
+            tenants: found.tenants,
+            sampled_tenants: found.sampled,
+            run,
+            memory: found.memory,
+            runs_a_day: runs,
+            day,
+            troubles: found.troubles.iter().map(TroubleDocument::of).collect(),
+            unread_tenants: found.unread,
+        }
+    }
+}
+
+impl TroubleDocument {
+    fn of(trouble: &Trouble) -> Self {
+        let Trouble { kind, message, tenants, count } = trouble.clone();
+        Self { kind, message, count, tenants }
+    }
+
+    /// For people, with the tenants that are known.
+    fn text(&self) -> String {
+        let Self { kind, message, count, tenants } = self;
+        let ids: Vec<_> = tenants.iter().map(|id| format!("`{}`", output::shown(id))).collect();
+        let more = match count.saturating_sub(tenants.len() as u64) {
+            0 => String::new(),
+            more => format!(" and {} more", output::count(more)),
+        };
+        let whose = match tenants.len() {
+            0 => String::new(),
+            1 => format!(", tenant {}{more}", ids.concat()),
+            _ => format!(", tenants {}{more}", ids.join(", ")),
+        };
+        let times = output::count(*count);
+        format!("{}, {times} in the sample{whose}: {}", kind.as_str(), output::shown(message))
+    }
 }
 
 impl Load {
@@ -179,7 +307,7 @@ impl Load {
 }
 
 impl Effective {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, shares: Shares) -> Self {
         Self {
             name: job.name.to_string(),
             description: job.description.clone(),
@@ -196,7 +324,7 @@ impl Effective {
             },
             retries: job.retries,
             batch: job.batch.get(),
-            concurrency: job.concurrency.get(),
+            concurrency: shares.of_job(job, Lane::Regular),
             tables: job.tables.iter().map(|table| table.name.clone()).collect(),
             tenants: job.scope == Scope::Tenants,
             dates: job.dates.as_ref().map(dates_text),
@@ -244,7 +372,7 @@ impl Encode {
             parts.push(format!("without {}", omit.join(", ")));
         }
         parts.extend(columns.iter().map(|(column, codec)| format!("{column} as {codec}")));
-        parts.push(format!("at most {}", output::bytes(*max_bytes as u64)));
+        parts.push(format!("at most {}", output::size(*max_bytes)));
         parts.join("; ")
     }
 }
@@ -265,22 +393,46 @@ fn dates_text(dates: &Dates) -> String {
 }
 
 impl Plan {
-    fn text(&self) -> String {
+    fn print(&self) -> io::Result<()> {
         let mut lines: Vec<String> = self.jobs.iter().flat_map(JobPlan::lines).collect();
         let enabled = self.jobs.iter().filter(|plan| plan.job.enabled).count() as u64;
         let jobs = output::counted(enabled, "enabled job", "enabled jobs");
-        lines.push(format!("{jobs}, each once: {}", self.total.text()));
-        lines.push(match (self.share_of_maxmemory, self.maxmemory) {
-            (Some(share), Some(most)) => {
-                format!(
-                    "share of the cache's maxmemory: {:.1}% of {}",
-                    share * 100.0,
-                    output::bytes(most)
-                )
-            }
-            _ => "share of the cache's maxmemory: it has no bound, or does not tell".to_owned(),
-        });
-        lines.join("\n") + "\n"
+        let mut say = |name: &str, text: String| lines.push(line(name, &text));
+        say(&format!("{jobs} and a worker"), String::new());
+        say("  each once", self.total.text());
+        let first = output::count(self.first_pass_cache_commands);
+        say("  first pass", format!("{first} cache commands, where the cache is empty"));
+        say("  a day", self.day.text());
+        let Memory { keys, upkeep, present, .. } = self.memory;
+        let all = output::memory(keys + upkeep);
+        let (upkeep, present) = (output::memory(upkeep), output::memory(present));
+        say("  memory", format!("{all}, {upkeep} of it fences and registry; {present} is there"));
+        output::result(&(lines.join("\n") + "\n"))?;
+        let share = line("  maxmemory", &self.share()) + "\n";
+        let is_tight = self.share_of_maxmemory.is_some_and(|share| share > TIGHT);
+        if is_tight { output::caution(&share) } else { output::result(&share) }
+    }
+
+    /// What of `maxmemory` will be in use.
+    fn share(&self) -> String {
+        let Memory { used, used_when_warm, .. } = self.memory;
+        let (Some(used), Some(warm)) = (used, used_when_warm) else {
+            return "the cache does not say how much memory it has".to_owned();
+        };
+        let (now, warm) = (output::memory(used), output::memory(warm));
+        let (Some(most), Some(share)) = (self.maxmemory, self.share_of_maxmemory) else {
+            return format!("{warm} in use when all is warm ({now} now); the cache has no bound");
+        };
+        let most = output::memory(most);
+        let verdict = if share > 1.0 {
+            "; it does not fit: raise `maxmemory`, or warm fewer keys, or smaller ones"
+        } else if share > TIGHT {
+            "; it is tight: the cache evicts keys or refuses writes when it is full"
+        } else {
+            ""
+        };
+        let percent = share * 100.0;
+        format!("{warm} in use when all is warm ({now} now), {percent:.1}% of {most}{verdict}")
     }
 }
 
@@ -288,11 +440,12 @@ impl JobPlan {
     fn lines(&self) -> Vec<String> {
         let job = &self.job;
         let state = if job.enabled { "" } else { " (disabled)" };
-        let mut lines = vec![format!("{}{state}: {}", job.name, job.description)];
-        let mut say = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
+        let description = output::shown(&job.description);
+        let mut lines = vec![output::wrapped(2, &format!("{}{state}: {description}", job.name))];
+        let mut say = |name: &str, text: String| lines.push(line(&format!("  {name}"), &text));
         say("schedule", job.schedule.clone());
         let due = self.next_due.iter().map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
-        let due = due.collect::<Vec<_>>().join("  ");
+        let due = due.collect::<Vec<_>>().join(" ");
         say("next due", if due.is_empty() { "never".to_owned() } else { due });
         say("ttl", format!("{} less up to {}", job.ttl, job.ttl_jitter));
         let retries = output::counted(job.retries.into(), "retry", "retries");
@@ -305,17 +458,33 @@ impl JobPlan {
             say("dates", dates.clone());
         }
         for key in &job.keys {
-            say("key", key.clone());
+            say("key", output::shown(key));
         }
-        say("value", job.encode.text());
+        say("value", output::shown(&job.encode.text()));
         let (tenants, sampled) = (output::count(self.tenants), output::count(self.sampled_tenants));
         say("tenants", format!("{tenants} ({sampled} sampled)"));
         say("a run", self.run.text());
         let runs = output::counted(self.runs_a_day.into(), "run", "runs");
         say("a day", format!("{runs}: {}", self.day.text()));
+        say("memory", output::memory(self.memory));
+        for trouble in &self.troubles {
+            say("will fail", trouble.text());
+        }
+        if self.unread_tenants > 0 {
+            let tenants = output::counted(self.unread_tenants, "tenant", "tenants");
+            let why = "they share a query with some that cannot be read";
+            say("not read", format!("{tenants} of the sample: {why}"));
+        }
         lines.push(String::new());
         lines
     }
+}
+
+fn line(name: &str, text: &str) -> String {
+    if text.is_empty() {
+        return name.to_owned();
+    }
+    format!("{name:<TITLE$}{}", output::wrapped(TITLE, text))
 }
 
 fn when(job: &Effective) -> String {

@@ -1,20 +1,31 @@
 //! `preheat serve`: the worker.
 
+use std::time::Duration;
+
 use indicatif::MultiProgress;
 use tokio::sync::Notify;
 
 use super::signal::{ReloadSignal, StopSignals};
 use super::{Exit, Failure, Global};
-use crate::app::App;
+use crate::app::{self, Orders};
+use crate::domain::duration;
 use crate::engine::run::Stops;
 
-pub(super) async fn run(global: &Global) -> Result<Exit, Failure> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Wait at most this long for servers that are away at the start, as in 60s; then the exit code
+    /// is 3. Without it the worker waits for ever
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    wait: Option<Duration>,
+}
+
+pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let (signals, hangup) = (StopSignals::listen()?, ReloadSignal::listen()?);
     let loaded = global.load(&MultiProgress::new())?;
-    let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let (stops, reload) = (Stops::default(), Notify::new());
+    let orders = Orders { stops: stops.clone(), reload: &reload, wait: options.wait };
     tokio::select! {
-        served = app.serve(&loaded.settings, stops.clone(), &reload) => served?,
+        served = app::serve(&loaded.settings, loaded.files, orders) => served?,
         // The worker says in its log that it stops.
         never = signals.stop(&stops, || {}) => match never {},
         never = hangup.pass_on(&reload) => match never {},

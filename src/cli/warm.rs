@@ -1,6 +1,9 @@
 //! `preheat warm`: one pass now.
 
+use std::fs::File;
 use std::future::pending;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,11 +20,11 @@ use super::{Exit, Failure, Global, output};
 use crate::app::App;
 use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
-use crate::domain::report::Report;
+use crate::domain::report::{FailedTenant, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::limit::Lane;
-use crate::engine::run::{Ended, Order, Runner, Stops};
+use crate::engine::run::{Ended, Failed, Order, Runner, Stops};
 
 /// How often tenants whose data kept changing are tried again, and how long after the last try. More
 /// would keep a deploy waiting for a tenant that never stops writing; the worker goes on with it.
@@ -42,6 +45,9 @@ pub(super) struct Options {
     /// Print one JSON report to stdout
     #[arg(long)]
     json: bool,
+    /// Write all tenants that failed to this file, a JSON object a line with `job`, `tenant`, `kind` and `message`
+    #[arg(long, value_name = "FILE")]
+    failed_tenants: Option<PathBuf>,
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
@@ -60,13 +66,20 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
     let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
-    let say = || pass.bars.say("stopping: batches in flight are finished; again, and they are not");
+    let say = || {
+        pass.bars.say(
+            "stopping: batches in flight are finished first; press Ctrl-C again to abort them",
+        );
+    };
     let done = tokio::select! {
         done = pass.warm(&jobs, tenants) => done?,
         never = StopSignals::listen()?.stop(&pass.stops, say) => match never {},
     };
     if let Err(why) = app.keep(&loaded.settings, &done.records).await {
         output::problem(&format!("warning: {why}"));
+    }
+    if let Some(path) = &options.failed_tenants {
+        done.write_failed(path)?;
     }
     if options.json {
         output::json(&PassReport::new(&done))?;
@@ -109,7 +122,19 @@ pub(super) type Wanted = (Arc<Job>, Option<Vec<TenantId>>);
 pub(super) struct Done {
     /// In the jobs' order.
     pub(super) records: Vec<RunRecord>,
+    /// All tenants that failed, of each record.
+    failed: Vec<Vec<FailedTenant>>,
     deadline_passed: bool,
+}
+
+/// A line of the file of tenants that failed.
+#[derive(Serialize)]
+struct FailedLine<'a> {
+    job: &'a str,
+    /// None where the job failed before it came to its tenants, or has none.
+    tenant: Option<&'a str>,
+    kind: &'a str,
+    message: &'a str,
 }
 
 impl Done {
@@ -134,6 +159,41 @@ impl Done {
         } else {
             Outcome::Failed
         }
+    }
+
+    /// Writes all tenants that failed into a file, which is empty where none did.
+    fn write_failed(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| {
+            let path = path.display();
+            let error = anyhow::Error::from(error);
+            Failure::new(Exit::Usage, error.context(format!("could not write `{path}`")))
+        };
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        for line in self.failed_lines() {
+            serde_json::to_writer(&mut file, &line).map_err(|error| failed(error.into()))?;
+            file.write_all(b"\n").map_err(failed)?;
+        }
+        file.flush().map_err(failed)
+    }
+
+    fn failed_lines(&self) -> Vec<FailedLine<'_>> {
+        let mut lines = Vec::new();
+        for (record, failed) in self.records.iter().zip(&self.failed) {
+            let job = record.job.as_str();
+            let of_tenants = failed.iter().map(|FailedTenant { tenant, kind, message }| {
+                FailedLine { job, tenant: Some(tenant), kind: kind.as_str(), message }
+            });
+            lines.extend(of_tenants);
+            let of_none = record.report.failures.iter().filter(|failure| failure.tenant.is_none());
+            let of_none = of_none.map(|failure| FailedLine {
+                job,
+                tenant: None,
+                kind: failure.kind.as_str(),
+                message: &failure.message,
+            });
+            lines.extend(of_none);
+        }
+        lines
     }
 
     fn is_all_warm(&self) -> bool {
@@ -162,13 +222,18 @@ impl Pass {
         };
         tokio::pin!(ends);
 
+        // With what stands in the cache now, it shows at the end whether it was emptied meanwhile.
+        self.runner.look_at_cache().await;
         let restarts = self.runner.cache_process.restarts();
-        let mut records = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
+        let mut ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
         if self.was_restarted_since(restarts).await {
-            self.bars.say("the cache server was restarted or replaced: all is warmed once more");
-            records = self.warm_once(&jobs, &first_runs, ends).await?;
+            self.bars.say(
+                "the cache server was restarted, replaced or emptied: all is warmed once more",
+            );
+            ended = self.warm_once(&jobs, &first_runs, ends).await?;
         }
-        Ok(Done { records, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
+        let (records, failed) = ended.into_iter().unzip();
+        Ok(Done { records, failed, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
     }
 
     /// Whether the cache server was restarted since then, and there is time to begin anew.
@@ -188,34 +253,39 @@ impl Pass {
         jobs: &[Wanted],
         first_runs: &Arc<AtomicUsize>,
         mut ends: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Vec<RunRecord>, Failure> {
+    ) -> Result<Vec<Warmed>, Failure> {
         first_runs.store(jobs.len(), Ordering::Relaxed);
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, (job, tenants)) in jobs.iter().enumerate() {
             let order = Order::on_request(self.runner.clock.as_ref(), job, tenants.clone());
+            let order = Order { most_failed: usize::MAX, ..order };
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
             let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
             let run = run_and_follow_up(runner, order, self.stops.clone(), first_runs);
             runs.spawn(async move { (index, run.await) });
         }
-        let mut records: Vec<(usize, RunRecord)> = Vec::new();
+        let mut all: Vec<(usize, Warmed)> = Vec::new();
         let mut redraw = tokio::time::interval(REDRAW);
+        // The first one comes at once.
+        redraw.tick().await;
         while !runs.is_empty() {
             tokio::select! {
                 Some(ended) = runs.join_next() => {
-                    let (index, record) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
+                    let (index, warmed) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
                     if let Some(bar) = bars.get_mut(index).and_then(Option::take) {
-                        self.bars.end(bar, &record)?;
+                        self.bars.end(bar, &warmed.0)?;
                     }
-                    records.push((index, record));
+                    all.push((index, warmed));
                 }
                 () = &mut ends => {}
-                _ = redraw.tick() => bars.iter().flatten().for_each(Bar::redraw),
+                _ = redraw.tick() => {
+                    bars.iter_mut().flatten().for_each(|bar| bar.redraw(&self.bars));
+                }
             }
         }
-        records.sort_by_key(|(index, _)| *index);
-        Ok(records.into_iter().map(|(_, record)| record).collect())
+        all.sort_by_key(|(index, _)| *index);
+        Ok(all.into_iter().map(|(_, warmed)| warmed).collect())
     }
 
     /// Drains when the deadline passes; never ends. It has passed only if a job was not done by
@@ -235,6 +305,9 @@ impl Pass {
     }
 }
 
+/// A job's record, and all tenants that failed.
+type Warmed = (RunRecord, Vec<FailedTenant>);
+
 /// A run, and further ones for those whose data changed while it read and wrote, until all is proven
 /// or was tried often enough; their record is one. `first_runs` counts down when the first is over.
 async fn run_and_follow_up(
@@ -242,9 +315,10 @@ async fn run_and_follow_up(
     first: Order,
     stops: Stops,
     first_runs: Arc<AtomicUsize>,
-) -> RunRecord {
+) -> Warmed {
     let job = Arc::clone(&first.job);
-    let Ended { mut record, mut unsettled } = Arc::clone(&runner).run(first, stops.clone()).await;
+    let ended = Arc::clone(&runner).run(first, stops.clone()).await;
+    let Ended { mut record, mut unsettled, failed: Failed { tenants: mut failed, .. } } = ended;
     first_runs.fetch_sub(1, Ordering::Relaxed);
     for _ in 0..FOLLOW_UPS {
         if unsettled.is_empty() {
@@ -260,12 +334,14 @@ async fn run_and_follow_up(
             Scope::Tenants => Some(std::mem::take(&mut unsettled.tenants).into_iter().collect()),
         };
         let again = Order::on_request(runner.clock.as_ref(), &job, tenants);
-        let again = Order { trigger: Trigger::Change, lane: Lane::Urgent, ..again };
+        let (trigger, lane, most_failed) = (Trigger::Change, Lane::Urgent, usize::MAX);
+        let again = Order { trigger, lane, most_failed, ..again };
         let ended = Arc::clone(&runner).run(again, stops.clone()).await;
         add_follow_up(&mut record, ended.record);
         unsettled = ended.unsettled;
+        failed.extend(ended.failed.tenants);
     }
-    record
+    (record, failed)
 }
 
 /// Adds a run for those that were fenced to the record of the run that left them so.
@@ -278,6 +354,7 @@ fn add_follow_up(record: &mut RunRecord, follow_up: RunRecord) {
             let still_fenced = more.tenants.fenced.min(fenced);
             let failed = more.tenants.failed.min(fenced - still_fenced);
             more.failures.into_iter().for_each(|failure| report.fail(failure));
+            report.add_failed(more.failed_tenants, Vec::new());
             (still_fenced, failed, more.keys.fenced)
         }
         // It was cut off: whoever it did not come to stays as it was.

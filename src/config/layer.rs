@@ -26,6 +26,10 @@ const SINGLE: [&str; 4] = ["PREHEAT_CONFIG", "PREHEAT_JOBS", "PREHEAT_LOG", "PRE
 /// The conventional names and their settings; ours go before them.
 const CONVENTIONAL: [(&str, &str); 2] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "cache.url")];
+/// Names that count only where nothing else is set, the first most. The second holds the address of
+/// a REST API, and is refused with what to write.
+const FALLBACK: [(&str, &str); 2] =
+    [("UPSTASH_REDIS_URL", "cache.url"), ("UPSTASH_REDIS_REST_URL", "cache.url")];
 
 /// What the layers say, before anything is checked.
 #[derive(Default)]
@@ -57,12 +61,18 @@ impl Layers {
             environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let named = environment.get("PREHEAT_CONFIG").map(PathBuf::from);
         let mut layers = Self { figment: Figment::new(), file: None, environment };
+        layers.merge_variables(FALLBACK.iter().rev());
         let problems = match overrides.config.clone().or(named) {
             Some(path) => layers.read_file(path, true),
             None => layers.read_file(PathBuf::from(DEFAULT_FILE), false),
         };
         layers.merge_environment();
         (layers, problems)
+    }
+
+    /// Whether a settings file was read.
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
     }
 
     fn read_file(&mut self, path: PathBuf, must_exist: bool) -> Vec<Problem> {
@@ -103,18 +113,23 @@ impl Layers {
     }
 
     fn merge_environment(&mut self) {
+        self.merge_variables(CONVENTIONAL.iter());
         let environment = std::mem::take(&mut self.environment);
-        for (name, setting) in CONVENTIONAL {
-            if let Some(value) = environment.get(name) {
-                self.merge(Layer::variable(name, setting, value));
-            }
-        }
         for (name, value) in &environment {
             if let Some(setting) = setting_of(name) {
                 self.merge(Layer::variable(name, &setting, value));
             }
         }
         self.environment = environment;
+    }
+
+    fn merge_variables<'n>(&mut self, names: impl Iterator<Item = &'n (&'n str, &'n str)>) {
+        for (name, setting) in names {
+            if let Some(value) = self.environment.get(*name) {
+                let layer = Layer::variable(name, setting, value);
+                self.merge(layer);
+            }
+        }
     }
 
     fn merge(&mut self, layer: Layer) {

@@ -7,27 +7,29 @@
 mod layer;
 mod problem;
 mod reader;
-mod server;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
 pub use self::reader::Setting;
 use crate::domain::job::Share;
+use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The folder of the job files.
     pub jobs: PathBuf,
+    /// Whether there was a settings file.
+    pub has_file: bool,
     /// What is logged, and how.
     pub log: Log,
     /// The name of this worker in run records: the host's.
@@ -71,6 +73,29 @@ pub enum LogFormat {
     Json,
 }
 
+const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
+
+impl LogFormat {
+    /// What the command line and the environment say, whatever is wrong with the other settings.
+    pub fn of(
+        overrides: &Overrides,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let named = environment.into_iter().find(|(name, _)| name == LOG_FORMAT);
+        let named = Self::named(named.as_ref().map(|(_, value)| value.as_str()));
+        overrides.log_format.or(named.ok()).unwrap_or_default()
+    }
+
+    fn named(name: Option<&str>) -> Result<Self, &str> {
+        match name {
+            None | Some("") => Ok(Self::default()),
+            Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            Some(other) => Err(other),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -80,10 +105,24 @@ pub struct Database {
     pub max_connections: u32,
     /// The longest time of one query.
     pub statement_timeout: Duration,
-    /// Whether its sessions may only read.
+    /// Whether the queries of runs may only read.
     pub read_only: bool,
-    /// Whether a pooler in transaction mode is in between, which keeps no prepared statements.
+    /// What to do about policies that hide rows.
+    pub row_security: RowSecurity,
+    /// The time zone of its sessions.
+    pub time_zone: Option<Tz>,
+    /// Of no effect: what it was for is done behind every pooler.
     pub pgbouncer: bool,
+}
+
+/// What to do about policies of row-level security that hide rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowSecurity {
+    /// A query that they would filter is refused.
+    #[default]
+    Refuse,
+    /// They show the role every row.
+    Accept,
 }
 
 /// Where entries go.
@@ -93,6 +132,8 @@ pub struct Cache {
     pub url: Option<SecretString>,
     /// A file with the certificates to trust for `rediss://`, in place of the public ones.
     pub ca: Option<PathBuf>,
+    /// Whether the server's certificate is verified at all.
+    pub verify: bool,
     /// Put before every key.
     pub prefix: String,
     /// The longest time of one call.
@@ -126,6 +167,8 @@ pub struct Runner {
 pub struct Http {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it answers `/healthz` and `/readyz` besides, and nothing else.
+    pub probes: Option<SocketAddr>,
     /// What a changing request must carry; without it there are none.
     pub token: Option<SecretString>,
     /// How long `/readyz` waits for required jobs.
@@ -248,6 +291,7 @@ impl Settings {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
         Self {
             jobs: layers.jobs(overrides),
+            has_file: layers.has_file(),
             log: Log::read(read, layers, overrides),
             replica: layers.host_name(),
             database: Database::read(read),
@@ -259,6 +303,27 @@ impl Settings {
             audit: Audit::read(read),
             changes: Changes::read(read),
         }
+    }
+
+    /// What is allowed, and should be known to whoever runs this: one sentence each.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if !self.cache.verify {
+            notices.push(
+                "the certificate of the cache is not verified, since `cache.verify` is false: \
+                 whoever is in between can read and change what is sent"
+                    .to_owned(),
+            );
+        }
+        match self.database.row_security {
+            RowSecurity::Refuse => {}
+            RowSecurity::Accept => notices.push(
+                "`database.row_security` is `accept`: a row that a policy hides from the role is missing \
+                 from the cache, and nothing tells"
+                    .to_owned(),
+            ),
+        }
+        notices
     }
 
     /// The database's URL, for what cannot work without.
@@ -287,15 +352,11 @@ impl Settings {
 
 impl Log {
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
-        let format = match layers.variable("PREHEAT_LOG_FORMAT") {
-            None => LogFormat::default(),
-            Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(found) => {
-                read.refuse_variable("PREHEAT_LOG_FORMAT", found, "`text` or `json`");
-                LogFormat::default()
-            }
-        };
+        let named = layers.variable(LOG_FORMAT);
+        let format = LogFormat::named(named).unwrap_or_else(|found| {
+            read.refuse_variable(LOG_FORMAT, found, "`text` or `json`");
+            LogFormat::default()
+        });
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
             // What other crates find worth telling is not what an operator looks for.
@@ -317,20 +378,23 @@ const DAY: Duration = Duration::from_hours(24);
 
 impl Database {
     fn read(read: &mut Reader<'_>) -> Self {
+        let url = read.url(
+            "database.url",
+            &["postgres", "postgresql"],
+            "The database: one host or several, with parameters as `docs/settings.md` lists them. `DATABASE_URL` is honoured too",
+            DatabaseUrl::parse,
+        );
+        let max_connections = read.number(
+            "database.max_connections",
+            4,
+            1..=1000,
+            "The most connections that preheat opens, for anything",
+        );
+        let limit = url.as_ref().and_then(|url| DatabaseUrl::parse(url.expose_secret()).ok());
+        let limit = limit.and_then(|url| url.connection_limit).map_or(u32::MAX, NonZeroU32::get);
         Self {
-            url: read.url(
-                "database.url",
-                &["postgres", "postgresql"],
-                "The database; TLS by `sslmode` and `sslrootcert` in the URL, as libpq has it. \
-                 `DATABASE_URL` is honoured too",
-                server::postgres,
-            ),
-            max_connections: read.number(
-                "database.max_connections",
-                4,
-                1..=1000,
-                "The most connections that preheat opens, for anything",
-            ),
+            url,
+            max_connections: max_connections.min(limit),
             statement_timeout: read.duration(
                 "database.statement_timeout",
                 "30s",
@@ -340,13 +404,26 @@ impl Database {
             read_only: read.flag(
                 "database.read_only",
                 true,
-                "Whether the sessions of warm queries may only read",
+                "Whether the queries of runs may only read; those of `plan`, `check` and audits only \
+                 read in any case",
+            ),
+            row_security: read.choice(
+                "database.row_security",
+                [("refuse", RowSecurity::Refuse), ("accept", RowSecurity::Accept)],
+                "What to do where policies of row-level security apply to the role: `\"refuse\"` lets \
+                 the server refuse such a query, which would not see every row; `\"accept\"` is for \
+                 policies that show the role every row",
+            ),
+            time_zone: read.zone(
+                "database.time_zone",
+                "The time zone that queries compute with; without it that of the role or the \
+                 database (`alter role …`, `alter database … set timezone`), or else UTC",
             ),
             pgbouncer: read.flag(
                 "database.pgbouncer",
                 false,
-                "Set it where a pooler in transaction mode is in between: no prepared statement is \
-                 kept then",
+                "Of no effect any more: every pooler in transaction or session mode may be in \
+                 between",
             ),
         }
     }
@@ -359,13 +436,21 @@ impl Cache {
                 "cache.url",
                 &["redis", "rediss", "redis+unix", "unix"],
                 "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
-                 and database number as needed. `REDIS_URL` is honoured too",
-                server::redis,
+                 and database number as needed. `REDIS_URL` is honoured too, and \
+                 `UPSTASH_REDIS_URL` where nothing else is set",
+                CacheUrl::parse,
             ),
             ca: read.path(
                 "cache.ca",
                 "A PEM file with the certificates to trust for `rediss://`, in place of the \
-                 public ones",
+                 public ones: those of authorities, or the server's own, which is then taken \
+                 whatever name and dates it bears",
+            ),
+            verify: read.flag(
+                "cache.verify",
+                true,
+                "Whether the certificate of a `rediss://` server is verified. Without, whoever is in \
+                 between can read and change what is sent",
             ),
             prefix: read.text(
                 "cache.prefix",
@@ -437,6 +522,11 @@ impl Http {
                 SocketAddr::from(([127, 0, 0, 1], 9464)),
                 "Where HTTP is served; port 0 takes any free one",
             ),
+            probes: read.optional_address(
+                "http.probes",
+                "A second address that answers `/healthz` and `/readyz` alone, with connections of its \
+                 own: whoever fills those of `listen` keeps no probe from its answer",
+            ),
             token: read.secret(
                 "http.token",
                 "What a request that changes something must carry as `Authorization: Bearer …`; \
@@ -474,7 +564,7 @@ impl History {
                 "history.url",
                 &["postgres", "postgresql"],
                 "Another database for run records than `database.url`",
-                server::postgres,
+                DatabaseUrl::parse,
             ),
             retention: read.duration(
                 "history.retention",
@@ -525,7 +615,7 @@ impl Changes {
                 &["postgres", "postgresql"],
                 "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
                  same database's own address",
-                server::postgres,
+                DatabaseUrl::parse,
             ),
         }
     }
@@ -547,29 +637,4 @@ pub fn reference() -> Vec<Setting> {
     let mut reader = Reader::new(&layers);
     Settings::read(&mut reader, &layers, &Overrides::default());
     reader.finish().0
-}
-
-/// A URL as it may be shown: without its password, neither before the host nor in a parameter.
-pub fn redacted(url: &SecretString) -> String {
-    const HIDDEN: &str = "***";
-    let Ok(mut url) = Url::parse(url.expose_secret()) else {
-        return "(a URL that cannot be read)".to_owned();
-    };
-    if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
-        return format!("{}://…", url.scheme());
-    }
-    if url.query().is_some() {
-        let shown: Vec<(String, String)> = url
-            .query_pairs()
-            .map(|(name, value)| {
-                let secret = ["pass", "pwd", "secret", "token"]
-                    .iter()
-                    .any(|word| name.to_ascii_lowercase().contains(word));
-                let value = if secret { HIDDEN.into() } else { value };
-                (name.into_owned(), value.into_owned())
-            })
-            .collect();
-        url.query_pairs_mut().clear().extend_pairs(shown);
-    }
-    url.to_string()
 }

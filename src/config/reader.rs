@@ -8,14 +8,18 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono_tz::{TZ_VARIANTS, Tz};
 use figment::value::{Num, Value};
 use secrecy::SecretString;
-use url::Url;
 
 use super::layer::{Layers, variable_of};
 use super::problem::{Origin, Problem};
-use super::server;
 use crate::domain::job::Share;
+use crate::domain::server_url::UrlProblem;
+use crate::domain::spelling;
+
+/// What an address may be.
+const ADDRESS: &str = "an IP address with a port";
 
 /// A setting as it is documented.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,22 +199,35 @@ impl<'a> Reader<'a> {
         self.read(|found| found.text().map(PathBuf::from).ok_or_else(|| found.refused()))
     }
 
+    pub(super) fn zone(&mut self, key: &'static str, help: &'static str) -> Option<Tz> {
+        self.declare(key, "the name of a time zone".to_owned(), None, help);
+        self.read(|found| {
+            let text = found.text().unwrap_or_default();
+            text.parse().map_err(|_not_one| {
+                let nearest = spelling::nearest(&text, TZ_VARIANTS.iter().map(|zone| zone.name()));
+                let hint = nearest.map(|name| format!("did you mean `{name}`?"));
+                Refused { hint, ..found.refused() }
+            })
+        })
+    }
+
     pub(super) fn address(
         &mut self,
         key: &'static str,
         default: SocketAddr,
         help: &'static str,
     ) -> SocketAddr {
-        let allowed = "an IP address with a port".to_owned();
-        self.declare(key, allowed, Some(quoted(&default.to_string())), help);
-        let read = self.read(|found| {
-            let address = found.text().and_then(|text| text.parse().ok());
-            address.ok_or_else(|| Refused {
-                hint: Some("as in `\"127.0.0.1:9464\"`, or `\"0.0.0.0:9464\"` for all".to_owned()),
-                ..found.refused()
-            })
-        });
-        read.unwrap_or(default)
+        self.declare(key, ADDRESS.to_owned(), Some(quoted(&default.to_string())), help);
+        self.read(Found::address).unwrap_or(default)
+    }
+
+    pub(super) fn optional_address(
+        &mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> Option<SocketAddr> {
+        self.declare(key, ADDRESS.to_owned(), None, help);
+        self.read(Found::address)
     }
 
     /// `check` answers what is allowed where a text is not. An empty text counts as none.
@@ -229,38 +246,48 @@ impl<'a> Reader<'a> {
         read.filter(|text| !text.is_empty()).map(SecretString::from)
     }
 
-    /// A URL with one of the schemes, and what else `check` asks of it: that answers a hint. An
-    /// empty text counts as none.
-    pub(super) fn url(
+    /// A URL with one of the schemes, as `parse` reads it. An empty text counts as none.
+    pub(super) fn url<T>(
         &mut self,
         key: &'static str,
         schemes: &[&str],
         help: &'static str,
-        check: fn(&Url) -> Result<(), String>,
+        parse: fn(&str) -> Result<T, Vec<UrlProblem>>,
     ) -> Option<SecretString> {
         let schemes_shown: Vec<_> = schemes.iter().map(|s| format!("`{s}://`")).collect();
         self.declare(key, format!("a URL with {}", schemes_shown.join(" or ")), None, help);
+        let mut problems = Vec::new();
         let read = self.read(|found| {
-            let text = found.text().ok_or_else(Refused::hidden)?;
-            if text.is_empty() {
-                return Ok(text);
+            let text = found.text().ok_or_else(Refused::hidden)?.trim().to_owned();
+            if !text.is_empty()
+                && let Err(wrong) = parse(&text)
+            {
+                problems =
+                    wrong.into_iter().map(|problem| (problem, found.origin.clone())).collect();
             }
-            let text = server::with_a_host(text);
-            let url = Url::parse(&text).map_err(|error| Refused {
-                found: None,
-                hint: Some(format!(
-                    "{error}; characters such as `@`, `:`, `/` and `#` in a user or password are \
-                     written with per cent signs, as in `%40`"
-                )),
-            })?;
-            let scheme = url.scheme();
-            if !schemes.contains(&scheme) {
-                return Err(Refused { found: Some(format!("`{scheme}://…`")), hint: None });
-            }
-            check(&url).map_err(|hint| Refused { found: None, hint: Some(hint) })?;
             Ok(text)
         });
-        read.filter(|text| !text.is_empty()).map(SecretString::from)
+        let is_right = problems.is_empty();
+        for (problem, origin) in problems {
+            self.refuse_url(key, problem, origin);
+        }
+        read.filter(|text| is_right && !text.is_empty()).map(SecretString::from)
+    }
+
+    fn refuse_url(&mut self, key: &'static str, problem: UrlProblem, origin: Origin) {
+        let allowed = self.declared.last().map_or("a URL", |setting| setting.allowed.as_str());
+        let (message, hint) = match problem {
+            UrlProblem::Unreadable { hint } => {
+                (format!("setting `{key}` is not valid; allowed: {allowed}"), Some(hint))
+            }
+            UrlProblem::Scheme { found, hint } => {
+                (format!("setting `{key}`: found `{found}://…`; allowed: {allowed}"), hint)
+            }
+            UrlProblem::Part { message, hint } => {
+                (format!("setting `{key}`: {message}"), Some(hint))
+            }
+        };
+        self.problems.push(Problem { origin, message, hint });
     }
 
     fn declare(
@@ -312,6 +339,14 @@ impl Found {
         let duration = humantime::parse_duration(text.trim())
             .map_err(|error| Refused { hint: Some(error.to_string()), ..self.refused() })?;
         if range.contains(&duration) { Ok(duration) } else { Err(self.refused()) }
+    }
+
+    fn address(&self) -> Result<SocketAddr, Refused> {
+        let address = self.text().and_then(|text| text.parse().ok());
+        address.ok_or_else(|| Refused {
+            hint: Some("as in `\"127.0.0.1:9464\"`, or `\"0.0.0.0:9464\"` for all".to_owned()),
+            ..self.refused()
+        })
     }
 
     fn number(&self) -> Option<u128> {

@@ -12,12 +12,14 @@ use super::problem::{Problem, Source};
 use super::raw;
 use super::value::{Length, Located, nearest_zone, unknown_zone};
 use super::{Defaults, SqlFiles, default, limit};
+use crate::domain::date;
 use crate::domain::duration::{self, text as long};
 use crate::domain::job::{DateZone, Dates, Job, JobName, Key, Query, Scope, Shape, Share, Table};
 use crate::domain::json::Encoding;
 use crate::domain::key::{KeyTemplate, Part, Placeholder};
 use crate::domain::schedule::{Schedule, ScheduleProblem};
 use crate::domain::spelling::listed;
+use crate::domain::tenant::IdClass;
 
 /// What a file came to.
 #[derive(Debug)]
@@ -72,7 +74,6 @@ impl Check<'_> {
         else {
             return Checked { job: None, templates, enabled, sql_file };
         };
-        let concurrency = concurrency.and_then(to_size).unwrap_or(self.defaults.concurrency);
         let job = Job {
             name,
             description: file
@@ -90,7 +91,9 @@ impl Check<'_> {
             overlap: file.overlap.as_ref().map(|overlap| overlap.value.0).unwrap_or_default(),
             retries: retries.unwrap_or(default::RETRIES).try_into().unwrap_or_default(),
             batch: batch.and_then(to_size).unwrap_or(self.defaults.batch),
-            concurrency: concurrency.min(self.defaults.concurrency),
+            concurrency: concurrency
+                .and_then(to_size)
+                .map(|most| most.min(self.defaults.concurrency)),
             tables,
             scope,
             query,
@@ -295,7 +298,7 @@ impl Check<'_> {
         let dates = file.dates.as_ref()?;
         let days = self.count("days", dates.value.days.as_ref(), limit::DAYS);
         let zone = dates.value.timezone.as_ref()?;
-        let fixed = zone.value.parse().ok().map(DateZone::Fixed);
+        let fixed = date::zone(&zone.value).map(DateZone::Fixed);
         let column = zone.value.strip_prefix("tenant.").filter(|column| !column.is_empty());
         let column = column.map(|column| DateZone::TenantColumn(column.to_owned()));
         if column.is_some() && scope == Scope::Fleet {
@@ -319,7 +322,8 @@ impl Check<'_> {
         if keys.value.is_empty() && !self.problems.iter().any(|problem| problem.is_within(&keys.at))
         {
             let problem = self.at(&keys.at, "a job has at least one key");
-            self.problem(problem.hint("add `[[keys]]` with `key = \"…:{tenant_id}\"`"));
+            let tenant = &self.defaults.tenant_column;
+            self.problem(problem.hint(format!("add `[[keys]]` with `key = \"…:{{{tenant}}}\"`")));
         }
         if keys.value.len() > limit::KEYS {
             let message = format!("a job has at most {} keys", limit::KEYS);
@@ -415,18 +419,37 @@ impl Check<'_> {
             (None, Scope::Tenants) if !template.has_tenant() => {
                 let problem =
                     self.at(&text.at, "two tenants may have this key: it does not say whose it is");
-                let other = template.placeholders().find(|other| **other != Placeholder::Date);
-                let hint = match other.map(|other| other.name(tenant)) {
-                    Some(other) => format!(
-                        "put `{{{tenant}}}` into the key, or, if `{other}` is unique over all \
-                         tenants, add `unique = \"{other}\"`"
-                    ),
-                    None => format!("put `{{{tenant}}}` into the key"),
-                };
+                let hint = self.tenant_hint(template);
                 self.problem(problem.hint(hint));
             }
             (None, Scope::Tenants | Scope::Fleet) => {}
         }
+    }
+
+    /// What to do about a key without its tenant: the column that it has may be the id itself, and
+    /// only be called otherwise in the settings, or where there are none.
+    fn tenant_hint(&self, template: &KeyTemplate) -> String {
+        let Defaults { tenant_column: tenant, has_settings_file, .. } = self.defaults;
+        let other = template.placeholders().find(|other| **other != Placeholder::Date);
+        let Some(other) = other.map(|other| other.name(tenant)) else {
+            return format!("put `{{{tenant}}}` into the key");
+        };
+        let own = format!(
+            "put `{{{tenant}}}` into the key, or, if `{other}` is unique over all tenants, add \
+             `unique = \"{other}\"`"
+        );
+        if !template.columns().any(|column| column == other) {
+            return own;
+        }
+        let file = if *has_settings_file {
+            "the settings"
+        } else {
+            "`preheat.toml`, which was not found in the working directory"
+        };
+        format!(
+            "if `{other}` is the tenant's id, set `tenants.column = \"{other}\"` in {file}; \
+             otherwise {own}"
+        )
     }
 
     fn dates_and_keys(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) {
@@ -536,16 +559,33 @@ struct Times {
 /// What every key of preheat's own begins with.
 const RESERVED: &str = "preheat:";
 
-/// Two enabled jobs that can write one key: the later by its file's name is the one at fault.
-pub(super) fn conflicts(files: &[(Arc<Source>, Checked)]) -> Vec<Problem> {
+/// The key templates of a file, with their places in it.
+pub(super) struct Templates<'a> {
+    pub(super) source: &'a Arc<Source>,
+    /// Whether its job runs.
+    pub(super) enabled: bool,
+    pub(super) templates: Vec<(KeyTemplate, Range<usize>)>,
+}
+
+/// Keys that cannot be told apart in any of these classes of ids, with the position of their file:
+/// those that two enabled jobs can write, where the later by its file's name is the one at fault, and
+/// those in which two placeholders stand side by side.
+pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(usize, Problem)> {
     let mut problems = Vec::new();
-    for (index, (source, checked)) in files.iter().enumerate().filter(|(_, (_, file))| file.enabled)
-    {
-        for (template, at) in &checked.templates {
-            let earlier = files.iter().take(index).filter(|(_, other)| other.enabled);
-            let found = earlier.into_iter().find_map(|(other, checked)| {
-                let same = checked.templates.iter().find(|(other, _)| other.may_equal(template))?;
-                Some((other, same))
+    for (index, Templates { source, enabled, templates }) in files.iter().enumerate() {
+        for (template, at) in templates {
+            if classes.iter().all(|ids| template.run_together(*ids).is_some()) {
+                let message = "two placeholders stand side by side: a key does not say where the \
+                               value of the first one ends";
+                let problem = Problem::at(source, at.clone(), message);
+                problems.push((index, problem.hint("put text between them, such as `:`")));
+            }
+            let earlier = files.iter().take(index).filter(|other| other.enabled && *enabled);
+            let found = earlier.into_iter().find_map(|other| {
+                let may_equal = |(other, _): &&(KeyTemplate, _)| {
+                    classes.iter().all(|ids| other.may_equal(template, *ids))
+                };
+                Some((other.source, other.templates.iter().find(may_equal)?))
             });
             if let Some((other, (same, place))) = found {
                 let (line, _) =
@@ -555,7 +595,8 @@ pub(super) fn conflicts(files: &[(Arc<Source>, Checked)]) -> Vec<Problem> {
                     other.path.display()
                 );
                 let problem = Problem::at(source, at.clone(), message);
-                problems.push(problem.hint("give the keys of each job a beginning of their own"));
+                let hint = "give the keys of each job a beginning of their own";
+                problems.push((index, problem.hint(hint)));
             }
         }
     }

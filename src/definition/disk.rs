@@ -14,14 +14,22 @@ use super::{JobText, limit};
 pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Problems> {
     let whole = |message: String| Problems::new([Problem::of_file(folder, message).hint(HINT)]);
     let could_not = |error: &io::Error| whole(format!("could not read the jobs folder: {error}"));
-    let mut paths = Vec::new();
+    let (mut paths, mut problems) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).map_err(|error| could_not(&error))? {
         let path = entry.map_err(|error| could_not(&error))?.path();
         let is_hidden =
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !is_hidden && path.extension().is_some_and(|ending| ending == "toml") && !path.is_dir() {
+        if is_hidden {
+            continue;
+        }
+        if let Some((message, hint)) = overlooked(&path) {
+            problems.push(Problem::of_file(path, message).hint(hint));
+        } else if has_ending(&path) && !path.is_dir() {
             paths.push(path);
         }
+    }
+    if paths.is_empty() && !problems.is_empty() {
+        return Err(Problems::new(problems));
     }
     if paths.is_empty() {
         return Err(whole("the jobs folder has no job file, `NAME.toml`".to_owned()));
@@ -31,7 +39,7 @@ pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Proble
             format!("the jobs folder has {} job files, more than {}", paths.len(), limit::FILES);
         return Err(whole(message));
     }
-    let (mut texts, mut problems) = (Vec::new(), Vec::new());
+    let mut texts = Vec::new();
     for path in paths {
         match read_text(&path) {
             Ok(text) => texts.push(JobText { path, text }),
@@ -39,6 +47,29 @@ pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Proble
         }
     }
     Ok((texts, problems))
+}
+
+/// Why a file, or what a folder holds, would be left out though it looks like a job file; what to do.
+fn overlooked(path: &Path) -> Option<(String, &'static str)> {
+    if path.is_dir() {
+        let inside = fs::read_dir(path).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+        let job = inside.into_iter().find(|path| has_ending(path) && !path.is_dir())?;
+        let name = job.file_name().unwrap_or_default().display().to_string();
+        let message = format!("job files in folders of the jobs folder are not read: `{name}`");
+        return Some((message, "move it into the jobs folder, or out of it"));
+    }
+    let ending = path.extension()?.to_string_lossy();
+    let is_almost = ending.eq_ignore_ascii_case("toml") || ALMOST.contains(&&*ending);
+    let is_misnamed = is_almost && !has_ending(path);
+    let message = format!("the file ends in `.{ending}`, and only `*.toml` is read");
+    is_misnamed.then_some((message, "rename it to `NAME.toml`, or move it out of the jobs folder"))
+}
+
+/// Slips of the ending, as lower case.
+const ALMOST: [&str; 6] = ["tml", "tom", "tmol", "tolm", "otml", "toml~"];
+
+fn has_ending(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "toml")
 }
 
 const HINT: &str = "`--jobs DIR` or PREHEAT_JOBS names the folder";

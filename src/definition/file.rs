@@ -54,7 +54,7 @@ pub(super) struct JobFile {
     /// Tenants in one query; `runner.batch` where it is not given.
     #[schemars(range(min = *limit::BATCH.start(), max = *limit::BATCH.end()))]
     pub(super) batch: Option<Located<u64>>,
-    /// Its batches in flight at once, never more than `runner.concurrency`, which holds where it is not given.
+    /// Its batches in flight at once, at most as many as `runner.concurrency`; where it is not given, as many as leave a permit to other jobs.
     #[schemars(range(min = *limit::CONCURRENCY.start(), max = *limit::CONCURRENCY.end()))]
     pub(super) concurrency: Option<Located<u64>>,
     /// The tables whose changes make a tenant's keys stale; after `preheat changes install` the worker hears of them and warms these keys again at once. A table without the tenant's id in the column that `tenants.column` names is written `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`. For a job with `tenants = false` any change counts.

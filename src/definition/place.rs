@@ -69,7 +69,7 @@ pub fn problem_in(
 }
 
 impl Origin {
-    fn find(&self, place: Place<'_>, job: &Job) -> Option<(&Arc<Source>, Range<usize>)> {
+    pub(super) fn find(&self, place: Place<'_>, job: &Job) -> Option<(&Arc<Source>, Range<usize>)> {
         let at = match (place, &self.sql_file) {
             (Place::Query { offset: Some(offset) }, Some(file)) => {
                 return Some((file, word(&file.text, offset)));

@@ -16,14 +16,25 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// One problem.
+/// One problem, or a warning.
 #[derive(Clone, Debug)]
 pub struct Problem {
+    severity: Severity,
     place: Place,
     message: String,
     allowed: Option<String>,
     notes: Vec<Note>,
     hint: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// The job cannot work, or would write wrong values.
+    Error,
+    /// It works, and is most likely not what was meant.
+    Warning,
 }
 
 #[derive(Clone, Debug)]
@@ -44,14 +55,23 @@ struct Note {
 impl Problem {
     /// A problem of these bytes of a text.
     pub(super) fn at(source: &Arc<Source>, at: Range<usize>, message: impl Into<String>) -> Self {
-        let place = Place::Text { source: Arc::clone(source), at: within(&source.text, at) };
-        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+        Self::new(Place::Text { source: Arc::clone(source), at: within(&source.text, at) }, message)
     }
 
     /// A problem of a file as a whole.
     pub(super) fn of_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        let place = Place::File(path.into());
-        Self { place, message: message.into(), allowed: None, notes: Vec::new(), hint: None }
+        Self::new(Place::File(path.into()), message)
+    }
+
+    fn new(place: Place, message: impl Into<String>) -> Self {
+        let (severity, message) = (Severity::Error, message.into());
+        Self { severity, place, message, allowed: None, notes: Vec::new(), hint: None }
+    }
+
+    /// The same as a warning.
+    #[must_use]
+    pub fn into_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
     }
 
     /// Says beside the place what is allowed there.
@@ -119,7 +139,11 @@ impl Problem {
     /// The problem with the lines of its file that are meant.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let title = Level::ERROR.primary_title(self.message.as_str());
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(self.message.as_str());
         let path = self.file().display().to_string();
         let shown = match &self.place {
             Place::Text { source, at } => {
@@ -168,6 +192,7 @@ impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Flat<'a> {
+            severity: Severity,
             file: &'a Path,
             line: Option<usize>,
             column: Option<usize>,
@@ -178,7 +203,8 @@ impl Serialize for Problem {
         let (line, column) = self.line_and_column().unzip();
         let (file, message) = (self.file(), self.message());
         let (allowed, hint) = (self.allowed_text(), self.hint_text());
-        Flat { file, line, column, message, allowed, hint }.serialize(serializer)
+        let severity = self.severity;
+        Flat { severity, file, line, column, message, allowed, hint }.serialize(serializer)
     }
 }
 

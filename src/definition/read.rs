@@ -31,15 +31,18 @@ pub(super) struct Reader {
     pub(super) spans: Spans,
     /// Every field that was looked for, in order.
     pub(super) known: Vec<String>,
+    /// What the tenant's id is called in keys.
+    tenant_column: String,
 }
 
 impl Reader {
-    pub(super) fn new(source: &Arc<Source>) -> Self {
+    pub(super) fn new(source: &Arc<Source>, tenant_column: &str) -> Self {
         Self {
             source: Arc::clone(source),
             problems: Vec::new(),
             spans: Spans::new(),
             known: Vec::new(),
+            tenant_column: tenant_column.to_owned(),
         }
     }
 
@@ -117,7 +120,9 @@ impl<'a, 'i> Fields<'a, 'i> {
                 Some(header) => Problem::at(&self.reader.source, header.clone(), message),
                 None => Problem::of_file(&self.reader.source.path, message),
             };
-            self.reader.problems.push(problem.hint(example(&self.path_of(name))));
+            self.reader
+                .problems
+                .push(problem.hint(example(&self.path_of(name), &self.reader.tenant_column)));
         }
         self.optional(name)
     }
@@ -222,14 +227,15 @@ pub(super) const TOP_LEVEL: [&str; 15] = [
 ];
 
 /// What to write for a field that is missing.
-fn example(path: &str) -> String {
+fn example(path: &str, tenant: &str) -> String {
     let last = path.rsplit('.').next().unwrap_or_default();
+    let key = format!("key = \"…:{{{tenant}}}\"");
     let text = match last {
         "schedule" => "schedule = \"every 10m\"",
         "ttl" => "ttl = \"30m\"",
         "query" => "[query]` with `sql = \"…\"",
-        "keys" => "[[keys]]` with `key = \"…:{tenant_id}\"",
-        "key" => "key = \"…:{tenant_id}\"",
+        "keys" => &format!("[[keys]]` with `{key}"),
+        "key" => &key,
         "days" => "days = 7",
         "timezone" => "timezone = \"tenant.timezone\"",
         "name" => "name = \"…\"",

@@ -88,7 +88,8 @@ impl Section {
 /// Every field that the reader looks for, by its path without positions: `keys.shape`.
 pub(super) fn fields() -> Vec<String> {
     let source = Arc::new(Source { path: "example.toml".into(), text: EXAMPLE.to_owned() });
-    let known = super::read(&source).map(|(_, reader)| reader.known).unwrap_or_default();
+    let known =
+        super::read(&source, "tenant_id").map(|(_, reader)| reader.known).unwrap_or_default();
     let mut fields: Vec<String> = Vec::new();
     for path in known {
         let parts = path.split('.').filter(|part| part.parse::<usize>().is_err());
@@ -181,7 +182,7 @@ mod tests {
             path: "a.toml".into(),
             text: "tables = [{}]\nquery = {}\ndates = {}\nkeys = [{}]\nencode = {}".to_owned(),
         });
-        let (_, reader) = super::super::read(&source).unwrap();
+        let (_, reader) = super::super::read(&source, "tenant_id").unwrap();
         let missed: BTreeSet<_> = reader
             .problems
             .iter()
@@ -220,7 +221,7 @@ mod tests {
                 for value in one.filter_map(|member| field.get(member)).chain(several) {
                     let text = format!("{header}{name} = {value}\n");
                     let source = Arc::new(Source { path: "a.toml".into(), text });
-                    let (_, reader) = super::super::read(&source).unwrap();
+                    let (_, reader) = super::super::read(&source, "tenant_id").unwrap();
                     for problem in &reader.problems {
                         assert!(problem.message().starts_with("missing field"), "{problem}");
                     }

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::read::Reader;
+use crate::domain::date;
 use crate::domain::duration::{self, BadDuration};
 use crate::domain::job::{Overlap, Shape, Share};
 use crate::domain::json::{Case, ColumnCodec, Profile};
@@ -194,7 +195,7 @@ impl Value for Bytes {
 impl Value for Zone {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
         let text = text(value, path, reader, "the name of a time zone")?;
-        let zone = text.parse().ok();
+        let zone = date::zone(text);
         if zone.is_none() {
             reader.bad_value(value, unknown_zone(text), nearest_zone(text));
         }
@@ -315,8 +316,7 @@ pub(super) fn nearest_zone(found: &str) -> Option<String> {
     let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
     let city =
         |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(found));
-    let same = names().find(|name| name.eq_ignore_ascii_case(found));
-    let name = same.or_else(|| names().find(|name| name.contains('/') && city(name)));
+    let name = names().find(|name| name.contains('/') && city(name));
     let name = name.or_else(|| nearest(found, names()))?;
     Some(format!("did you mean `{name}`?"))
 }
@@ -404,7 +404,6 @@ mod tests {
         let hint = |found| nearest_zone(found);
         assert_eq!(hint("Berlin").as_deref(), Some("did you mean `Europe/Berlin`?"));
         assert_eq!(hint("Europe/Berlim").as_deref(), Some("did you mean `Europe/Berlin`?"));
-        assert_eq!(hint("utc").as_deref(), Some("did you mean `UTC`?"));
         assert_eq!(hint("somewhere else entirely"), None);
     }
 }

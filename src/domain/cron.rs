@@ -33,23 +33,62 @@ struct Field {
     name: &'static str,
     allowed: &'static str,
     last: u16,
+    /// In capitals.
     words: &'static [&'static str],
+    /// The words in full, each with its first three letters.
+    names: &'static [&'static str],
 }
 
 const FIELDS: [Field; 7] = [
-    Field { name: "second", allowed: "0-59", last: 59, words: &[] },
-    Field { name: "minute", allowed: "0-59", last: 59, words: &[] },
-    Field { name: "hour", allowed: "0-23", last: 23, words: &[] },
-    Field { name: "day", allowed: "1-31, `L` or `15W`", last: 31, words: &["L", "W", "LW"] },
-    Field { name: "month", allowed: "1-12 or JAN-DEC", last: 12, words: &MONTHS },
-    Field { name: "weekday", allowed: "0-7, SUN-SAT, `5L` or `5#2`", last: 7, words: &WEEKDAYS },
-    Field { name: "year", allowed: "1-5000", last: 5000, words: &[] },
+    Field { name: "second", allowed: "0-59", last: 59, words: &[], names: &[] },
+    Field { name: "minute", allowed: "0-59", last: 59, words: &[], names: &[] },
+    Field { name: "hour", allowed: "0-23", last: 23, words: &[], names: &[] },
+    Field {
+        name: "day",
+        allowed: "1-31, `L` or `15W`",
+        last: 31,
+        words: &["L", "W", "LW"],
+        names: &[],
+    },
+    Field {
+        name: "month",
+        allowed: "1-12 or JAN-DEC",
+        last: 12,
+        words: &MONTHS,
+        names: &MONTH_NAMES,
+    },
+    Field {
+        name: "weekday",
+        allowed: "0-7, SUN-SAT, `5L` or `5#2`",
+        last: 7,
+        words: &WEEKDAYS,
+        names: &WEEKDAY_NAMES,
+    },
+    Field { name: "year", allowed: "1-5000", last: 5000, words: &[], names: &[] },
 ];
 
 const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 
 const WEEKDAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "L"];
+
+const MONTH_NAMES: [&str; 12] = [
+    "JANUARY",
+    "FEBRUARY",
+    "MARCH",
+    "APRIL",
+    "MAY",
+    "JUNE",
+    "JULY",
+    "AUGUST",
+    "SEPTEMBER",
+    "OCTOBER",
+    "NOVEMBER",
+    "DECEMBER",
+];
+
+const WEEKDAY_NAMES: [&str; 7] =
+    ["SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY"];
 
 /// No offset from UTC that any zone ever had is larger.
 const LARGEST_OFFSET: TimeDelta = TimeDelta::hours(16);
@@ -65,10 +104,12 @@ impl Cron {
             let problem = ScheduleProblem::FieldCount { found: fields.len() };
             return Err(ScheduleError { problem, at: whole });
         }
+        let mut canonical = Vec::with_capacity(fields.len());
         for ((at, found), field) in
             fields.iter().zip(FIELDS.iter().skip(usize::from(to_the_minute)))
         {
-            if !field.allows(found) {
+            canonical.push(field.canonical(found));
+            if !canonical.last().is_some_and(|text| field.allows(text)) {
                 let Field { name, allowed, .. } = *field;
                 let problem = ScheduleProblem::Field { found: (*found).to_owned(), name, allowed };
                 return Err(ScheduleError { problem, at: at.clone() });
@@ -76,7 +117,8 @@ impl Cron {
         }
         let expression = fields.iter().map(|(_, field)| *field).collect::<Vec<_>>().join(" ");
         let never = || ScheduleError { problem: ScheduleProblem::Never, at: whole.clone() };
-        let pattern: croner::Cron = expression.parse().map_err(|_fields_are_right| never())?;
+        let pattern: croner::Cron =
+            canonical.join(" ").parse().map_err(|_fields_are_right| never())?;
         if pattern.find_next_occurrence(&DateTime::UNIX_EPOCH.naive_utc(), true).is_err() {
             return Err(never());
         }
@@ -278,12 +320,42 @@ impl Span {
 }
 
 impl Field {
+    /// A field's text in the one form that [`croner`] takes: names in three capitals, and `5/15`, which
+    /// Quartz has for "from 5 on, each 15", as a range.
+    fn canonical(&self, text: &str) -> String {
+        let text = text.to_uppercase();
+        let parts = text.split(',').map(|part| {
+            let part = self.with_short_names(part);
+            match part.split_once('/') {
+                Some((from, step)) if is_one_value(from) => {
+                    // 7 is Sunday again: a week ends with Saturday.
+                    let last =
+                        if self.name == "weekday" { "6".to_owned() } else { self.last.to_string() };
+                    format!("{from}-{last}/{step}")
+                }
+                Some(_) | None => part,
+            }
+        });
+        parts.collect::<Vec<_>>().join(",")
+    }
+
+    fn with_short_names(&self, part: &str) -> String {
+        let mut short = part.to_owned();
+        for name in self.names {
+            let abbreviated = name.get(..3).unwrap_or(name);
+            let mut words = short.split(|char: char| !char.is_alphabetic());
+            if words.any(|word| word == *name || word.strip_suffix('L') == Some(name)) {
+                short = short.replace(name, abbreviated);
+            }
+        }
+        short
+    }
+
     /// Whether a text says something that this field can say.
     ///
     /// croner reads `MON` as `1` in any field and empty lists as nothing at all, so words and steps
     /// are looked at here and each field is tried alone.
     fn allows(&self, text: &str) -> bool {
-        let text = text.to_uppercase();
         let mut words =
             text.split(|char: char| !char.is_alphabetic()).filter(|word| !word.is_empty());
         let is_known = |word: &str| {
@@ -296,7 +368,7 @@ impl Field {
         };
         words.all(is_known)
             && text.split(',').all(|part| !part.is_empty() && step_is_in_range(part))
-            && self.is_read_by_croner(&text)
+            && self.is_read_by_croner(text)
     }
 
     fn is_read_by_croner(&self, text: &str) -> bool {
@@ -309,6 +381,11 @@ impl Field {
             .iter()
             .all(|field| field.has_modifiers() || !field.values().is_empty())
     }
+}
+
+/// Whether this is a number or a name, no range, list or `*`.
+fn is_one_value(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(char::is_alphanumeric)
 }
 
 /// The fields of an expression, each with the bytes it takes.
@@ -390,6 +467,19 @@ mod tests {
             ("0 0 12 * * FRI#2", Tz::UTC, "2026-06-01T14:00:00Z", "2026-06-12T12:00:00Z"),
             ("0 0 12 * * friL", Tz::UTC, "2026-06-01T14:00:00Z", "2026-06-26T12:00:00Z"),
             ("0 0 0 1 jan * 2030", Tz::UTC, "2026-06-01T14:00:00Z", "2030-01-01T00:00:00Z"),
+            ("0 0 9 * * Monday-friday", New_York, "2026-06-05T14:00:00Z", "2026-06-08T13:00:00Z"),
+            ("0 0 0 1 JANUARY,july *", Tz::UTC, "2026-06-01T14:00:00Z", "2026-07-01T00:00:00Z"),
+            ("0 0 12 * * fridayL", Tz::UTC, "2026-06-01T14:00:00Z", "2026-06-26T12:00:00Z"),
+            ("0 0 12 * * Friday#2", Tz::UTC, "2026-06-01T14:00:00Z", "2026-06-12T12:00:00Z"),
+            ("0 0/15 * * * *", Tz::UTC, "2026-06-01T00:00:00Z", "2026-06-01T00:15:00Z"),
+            ("0 5/15 * * * *", Tz::UTC, "2026-06-01T00:00:00Z", "2026-06-01T00:05:00Z"),
+            ("0 5/15 * * * *", Tz::UTC, "2026-06-01T00:50:00Z", "2026-06-01T01:05:00Z"),
+            ("5/20 * * * *", Tz::UTC, "2026-06-01T00:46:00Z", "2026-06-01T01:05:00Z"),
+            ("0 0 0 * * MON/2", Tz::UTC, "2026-06-05T14:00:00Z", "2026-06-08T00:00:00Z"),
+            ("0 0 0 * * tuesday/3", Tz::UTC, "2026-06-05T14:00:00Z", "2026-06-09T00:00:00Z"),
+            ("0 0 0 1 MARCH/3 *", Tz::UTC, "2026-06-05T14:00:00Z", "2026-09-01T00:00:00Z"),
+            ("0 0 0 10/10 * *", Tz::UTC, "2026-06-21T14:00:00Z", "2026-06-30T00:00:00Z"),
+            ("0 7,10/20 * * * *", Tz::UTC, "2026-06-01T00:00:00Z", "2026-06-01T00:07:00Z"),
         ];
         for (expression, zone, now, expected) in cases {
             let next = cron(expression, zone).next_after(at(now));
@@ -470,12 +560,37 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_that_other_crons_write_is_due_as_the_short_one() {
+        let pairs = [
+            ("0 0/15 * * * *", "0 */15 * * * *"),
+            ("0 5/15 * * * *", "0 5,20,35,50 * * * *"),
+            ("10/30 * * * * *", "10,40 * * * * *"),
+            ("0 0 0 * JANUARY-March monday", "0 0 0 * 1-3 1"),
+            ("0 0 0 * * 0/3", "0 0 0 * * 0,3,6"),
+        ];
+        for (one, other) in pairs {
+            let [one, other] = [one, other].map(|text| cron(text, Tz::UTC));
+            let mut now = at("2026-02-27T00:00:00Z");
+            for _ in 0..50 {
+                assert_eq!(one.next_after(now), other.next_after(now), "{one} after {now}");
+                now = one.next_after(now).unwrap();
+            }
+            assert_eq!(one.longest_gap(), other.longest_gap(), "{one}");
+            assert_eq!(one.bell_seconds(), other.bell_seconds(), "{one}");
+        }
+        assert_eq!(cron("0 0/15 * * * *", Tz::UTC).expression(), "0 0/15 * * * *", "as written");
+    }
+
+    #[test]
     fn a_field_that_says_nothing_is_named_with_its_place() {
         let cases = [
             ("0 60 * * * *", "minute", 2..4),
             ("0 0 24 * * *", "hour", 4..6),
             ("0 */90 * * * *", "minute", 2..6),
-            ("0 0/10 * * * *", "minute", 2..6),
+            ("0 60/10 * * * *", "minute", 2..7),
+            ("0 0/90 * * * *", "minute", 2..6),
+            ("0 /10 * * * *", "minute", 2..5),
+            ("0 0/ * * * *", "minute", 2..4),
             ("0 , * * * *", "minute", 2..3),
             ("0 1, * * * *", "minute", 2..4),
             ("MON 0 * * * *", "second", 0..3),
@@ -483,7 +598,9 @@ mod tests {
             ("0 0 0 1 * JAN", "weekday", 10..13),
             ("0 0 0 32 * *", "day", 6..8),
             ("60 * * * *", "minute", 0..2),
-            ("0 0 0 * * MONDAY", "weekday", 10..16),
+            ("0 0 0 * * MONDAYS", "weekday", 10..17),
+            ("0 0 0 * MONDAY *", "month", 8..14),
+            ("0 0 0 * * MOND", "weekday", 10..14),
             ("0 0 0 * * * 0", "year", 12..13),
             ("0 5-1 * * * *", "minute", 2..5),
             ("0 \u{e4} * * * *", "minute", 2..4),

@@ -1,5 +1,8 @@
 //! A tenant's local dates: its "today" at a moment, and the days after it.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use chrono_tz::Tz;
 
@@ -25,6 +28,15 @@ pub enum ZoneError {
     },
 }
 
+/// The time zone of that name, in any case: data have `europe/berlin` as well.
+pub fn zone(name: &str) -> Option<Tz> {
+    static IN_LOWER_CASE: LazyLock<HashMap<String, Tz>> = LazyLock::new(|| {
+        chrono_tz::TZ_VARIANTS.iter().map(|zone| (zone.name().to_lowercase(), *zone)).collect()
+    });
+    let other_case = || IN_LOWER_CASE.get(&name.to_lowercase()).copied();
+    name.parse().ok().or_else(other_case)
+}
+
 /// "Today" of a tenant at a moment. `tenant` is `None` for a job without tenants.
 pub fn today(
     dates: &Dates,
@@ -37,7 +49,7 @@ pub fn today(
             let Some(name) = tenant.and_then(|tenant| tenant.column(column)) else {
                 return Err(ZoneError::Missing { column: column.clone() });
             };
-            name.parse::<Tz>().map_err(|_not_a_zone| ZoneError::Unknown {
+            zone(name).ok_or_else(|| ZoneError::Unknown {
                 column: column.clone(),
                 found: name.to_owned(),
             })?
@@ -96,6 +108,10 @@ mod tests {
             ("Pacific/Pago_Pago", "2026-06-01T10:30:00Z", "2026-05-31"),
             // Midnight does not exist on that day in Beirut.
             ("Asia/Beirut", "2026-03-28T22:00:00Z", "2026-03-29"),
+            // Data have names in any case.
+            ("europe/berlin", "2026-10-25T23:00:00Z", "2026-10-26"),
+            ("AMERICA/NEW_YORK", "2026-03-01T04:59:59Z", "2026-02-28"),
+            ("utc", "2026-03-01T00:00:00Z", "2026-03-01"),
         ];
         for (zone, at, expected) in cases {
             assert_eq!(local(zone, at).as_deref(), Ok(expected), "{zone} {at}");

@@ -8,6 +8,7 @@ use rapidhash::fast::RandomState;
 
 use super::job::{DATE_COLUMN, Job, Key, KeyKind, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
+use super::layout::{Checks, owner_part};
 use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
@@ -54,6 +55,16 @@ pub struct Removal {
     pub key: String,
     /// The slot of its tenant in the batch.
     pub slot: usize,
+}
+
+impl Entries<'_> {
+    /// The keys that should have been written and could not be: their old values stay, and a manifest
+    /// that names one names it on. A key that may be another tenant's is none of them.
+    pub fn failed_keys(&self) -> impl Iterator<Item = &str> {
+        let failures = self.failures.iter().map(|(_, failure)| failure);
+        let own = failures.filter(|failure| failure.kind != FailureKind::AmbiguousKey);
+        own.filter_map(|failure| failure.key.as_deref())
+    }
 }
 
 impl<'r> Value<'r> {
@@ -107,9 +118,10 @@ impl<'r> Value<'r> {
 /// `rows` carry the values of [`Job::key_columns`]; `first_dates` is each slot's "today" where the
 /// job has dates, and empty otherwise. A row whose key column is NULL, or whose date is none of its
 /// tenant's dates, is in no value of that key; neither has a tenant a key whose `{tenant.COLUMN}` is
-/// NULL.
+/// NULL. `checks` are those of the job: a key that may be another tenant's is a failure of this one.
 pub fn entries<'r>(
     job: &Job,
+    checks: &Checks,
     batch: &Batch,
     first_dates: &[NaiveDate],
     rows: &'r Rows,
@@ -117,12 +129,12 @@ pub fn entries<'r>(
     let columns = job.key_columns();
     let mut found = Entries::default();
     let mut taken = HashSet::default();
-    for key in &job.keys {
+    for (index, key) in job.keys.iter().enumerate() {
         let mut groups = Groups::new(job, key, batch, first_dates, &columns);
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        groups.finish(rows, &mut taken, &mut found);
+        groups.finish((index, checks), rows, &mut taken, &mut found);
     }
     found
 }
@@ -258,22 +270,34 @@ impl<'a> Groups<'a> {
         Some(index)
     }
 
-    /// Makes entries of the groups. A key that is `taken` stays with who took it: a tenant never
-    /// overwrites another's, and the templates of a job file stand in their order.
+    /// Makes entries of the groups. A key that is `taken` stays with the group that took it: the
+    /// templates of a job file stand in their order. One that may be another tenant's takes nothing.
     fn finish<'r>(
         mut self,
+        (index, checks): (usize, &Checks),
         rows: &'r Rows,
         taken: &mut HashSet<String, RandomState>,
         found: &mut Entries<'r>,
     ) {
         let kind = self.job.kind(self.key);
+        let concerned = self.concerned(index, checks);
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
+            let is_concerned = concerned.get(group.slot).copied().unwrap_or_default();
+            let ambiguity = if is_concerned {
+                let owner = self.owner_of(&group, rows);
+                checks.ambiguity((self.job, index), &key, &owner.unwrap_or_default())
+            } else {
+                None
+            };
             let Group { slot, members, .. } = group;
             let count = members.len();
             let value = Value::new(rows, members, self.key.shape);
             let shown = key.escape_debug();
-            let refused = if !taken.insert(key.clone()) {
+            let refused = if let Some(ambiguity) = ambiguity {
+                let message = format!("`{shown}` is not this tenant's alone: {ambiguity}");
+                Some((FailureKind::AmbiguousKey, message))
+            } else if !taken.insert(key.clone()) {
                 let message = format!("two values for the key `{shown}`: the first one keeps it");
                 Some((FailureKind::KeyConflict, message))
             } else if self.key.shape == Shape::Object && count > 1 {
@@ -296,6 +320,39 @@ impl<'a> Groups<'a> {
             } else {
                 let ttl = life_of(self.job, &key);
                 found.writes.push(Entry { key, slot, value, ttl, kind });
+            }
+        }
+    }
+
+    /// Which slots have keys that may be another tenant's; none where no key of the template can be.
+    fn concerned(&self, index: usize, checks: &Checks) -> Vec<bool> {
+        if !checks.concern(index) {
+            return Vec::new();
+        }
+        match self.job.scope {
+            Scope::Fleet => vec![true],
+            Scope::Tenants => self
+                .batch
+                .tenants()
+                .map(|tenant| checks.concern_tenant(index, tenant.id()))
+                .collect(),
+        }
+    }
+
+    /// What a group's key says of whose it is.
+    fn owner_of(&self, group: &Group, rows: &Rows) -> Option<String> {
+        let tenant = self.batch.tenant(group.slot);
+        match self.key.template.parts().get(owner_part(self.key)?)? {
+            Part::Literal(_) | Part::Placeholder(Placeholder::Date) => None,
+            Part::Placeholder(Placeholder::Tenant) => Some(tenant?.id().to_owned()),
+            Part::Placeholder(Placeholder::TenantColumn(name)) => {
+                tenant?.column(name).map(str::to_owned)
+            }
+            Part::Placeholder(Placeholder::Column(name)) => {
+                let place = self.key.template.columns().position(|column| column == name)?;
+                let row = *group.members.first()? as usize;
+                let value = rows.key(row, *self.columns.get(place)?)?;
+                Some(String::from_utf8_lossy(value).into_owned())
             }
         }
     }
@@ -373,6 +430,7 @@ mod tests {
     use crate::domain::job::{DateZone, Dates, JobName, Overlap, Query};
     use crate::domain::json::{Case, Encoding, Profile};
     use crate::domain::key::KeyTemplate;
+    use crate::domain::layout::Layout;
     use crate::domain::row::{KeyText, RowsFull};
     use crate::domain::schedule::Schedule;
     use crate::domain::tenant::Tenants;
@@ -396,7 +454,7 @@ mod tests {
             overlap: Overlap::Skip,
             retries: 0,
             batch: NonZeroUsize::MIN,
-            concurrency: NonZeroUsize::MIN,
+            concurrency: None,
             tables: Vec::new(),
             scope: Scope::Tenants,
             query: Query { sql: "".into(), file: None },
@@ -410,6 +468,17 @@ mod tests {
                 max_bytes: 1024,
             },
         }
+    }
+
+    /// The entries of a job that is the only one; ids are text.
+    fn entries<'r>(
+        job: &Job,
+        batch: &Batch,
+        first_dates: &[NaiveDate],
+        rows: &'r Rows,
+    ) -> Entries<'r> {
+        let checks = Checks::new(Layout::default(), job);
+        super::entries(job, &checks, batch, first_dates, rows)
     }
 
     fn lists(templates: &[&str]) -> Job {
@@ -605,8 +674,45 @@ mod tests {
         let found = entries(&job, &batch(&["a", "a:b"]), &[], &rows);
         assert_eq!(written(&found), pairs(&[("x:a:b:c", "[\"of a\"]")]));
         let [(1, failure)] = found.failures.as_slice() else { panic!("{found:?}") };
-        assert_eq!(failure.kind, FailureKind::KeyConflict);
+        assert_eq!(failure.kind, FailureKind::AmbiguousKey);
         assert_eq!(failure.tenant.as_deref(), Some("a:b"));
+        let message = "`x:a:b:c` is not this tenant's alone: its template reads it as that of `a`";
+        assert_eq!(failure.message, message);
+        assert_eq!(found.failed_keys().count(), 0, "its place is another tenant's");
+    }
+
+    #[test]
+    fn hazard_37_each_tenant_alone_comes_to_the_same_as_in_one_batch() {
+        let job = lists(&["x:{tenant_id}:all", "x:{tenant_id}:{kind}"]);
+        let of_a = rows(&[(0, "1", &["b:c"]), (0, "2", &["b:all"]), (0, "3", &["all"])]);
+        let found = entries(&job, &batch(&["a"]), &[], &of_a);
+        assert_eq!(written(&found), pairs(&[("x:a:all", "[1,2,3]"), ("x:a:b:c", "[1]")]));
+        let kinds: Vec<_> = found.failures.iter().map(|(_, failure)| failure.kind).collect();
+        assert_eq!(kinds, [FailureKind::AmbiguousKey, FailureKind::KeyConflict]);
+        let of_b = rows(&[(0, "1", &["c"])]);
+        let found = entries(&job, &batch(&["a:b"]), &[], &of_b);
+        assert_eq!(written(&found), []);
+        let messages: Vec<_> =
+            found.failures.iter().map(|(_, failure)| &*failure.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "`x:a:b:all` is not this tenant's alone: it may be a key of \
+                 `x:{tenant_id}:{kind}` in job `job`",
+                "`x:a:b:c` is not this tenant's alone: its template reads it as that of `a`",
+            ]
+        );
+    }
+
+    #[test]
+    fn hazard_37_a_key_without_its_tenant_is_that_of_one_value() {
+        let mut job = lists(&["pet:{id}:{kind}"]);
+        job.keys[0].unique = Some("id".to_owned());
+        let rows = rows(&[(0, "1", &["7", "a:b"]), (1, "2", &["7:a", "b"])]);
+        let found = entries(&job, &batch(&["a", "b"]), &[], &rows);
+        assert_eq!(written(&found), pairs(&[("pet:7:a:b", "[1]")]));
+        let [(1, failure)] = found.failures.as_slice() else { panic!("{found:?}") };
+        assert_eq!(failure.kind, FailureKind::AmbiguousKey);
     }
 
     #[test]

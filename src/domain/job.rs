@@ -113,8 +113,8 @@ pub struct Job {
     pub retries: u32,
     /// Tenants in one query.
     pub batch: NonZeroUsize,
-    /// Its batches in flight at once.
-    pub concurrency: NonZeroUsize,
+    /// Its batches in flight at once, where its file says so: else the runner leaves others a permit.
+    pub concurrency: Option<NonZeroUsize>,
     /// The tables whose changes make it warm their tenant again.
     pub tables: Vec<Table>,
     /// Whether it reads tenant by tenant or the whole fleet with one query.

@@ -1,12 +1,12 @@
 //! Key templates: `products:{tenant_id}:{category}`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
 use chrono::NaiveDate;
 
-use super::tenant::Tenant;
+use super::pattern::{OwnerText, Pattern, Question};
+use super::tenant::{IdClass, Tenant};
 
 /// What every key begins with that preheat keeps for itself.
 const OWN: &str = "preheat:";
@@ -178,231 +178,41 @@ impl KeyTemplate {
         self.placeholders().any(|placeholder| matches!(placeholder, Placeholder::TenantColumn(_)))
     }
 
-    /// Whether some values make a key of both templates: what differs in literals alone decides,
-    /// as a placeholder may hold any text.
-    pub fn may_equal(&self, other: &Self) -> bool {
-        may_equal(&self.pieces(), &other.pieces())
+    /// Whether some values make a key of both templates, where ids are of this class. Other
+    /// placeholders may hold any text, and dates are dates.
+    pub fn may_equal(&self, other: &Self, ids: IdClass) -> bool {
+        self.may_begin_like(other) && self.pattern(ids).meets(&other.pattern(ids), Question::ANY)
     }
 
-    /// Whose a key may be by this template, as far as its text says.
-    pub fn owners<'k>(&'k self, key: &'k str) -> Owners<'k> {
-        // Most keys are of other templates.
-        if let Some(Part::Literal(first)) = self.parts.first()
-            && !key.starts_with(first)
-        {
-            return Owners::Nobody;
-        }
-        let place = |wanted: fn(&Part) -> bool| self.parts.iter().position(wanted);
-        let Some(place) = place(is_tenant).or_else(|| place(is_tenant_column)) else {
-            return if self.may_be_of(None, key) { Owners::Anyone } else { Owners::Nobody };
+    /// Two placeholders that stand side by side, so that no text tells where the first one ends: both
+    /// may be of any length.
+    pub fn run_together(&self, ids: IdClass) -> Option<[&Placeholder; 2]> {
+        let is_open = |placeholder: &Placeholder| match placeholder {
+            Placeholder::Tenant => ids != IdClass::Uuid,
+            Placeholder::Date => false,
+            Placeholder::TenantColumn(_) | Placeholder::Column(_) => true,
         };
-        let texts = match self.texts_at(place, key) {
-            Ok(texts) if texts.is_empty() => return Owners::Nobody,
-            Ok(texts) => texts.into_iter().collect(),
-            Err(TooMany) => return Owners::Anyone,
-        };
-        match self.parts.get(place) {
-            Some(Part::Placeholder(Placeholder::TenantColumn(name))) => {
-                Owners::WithColumn(name, texts)
+        self.parts.windows(2).find_map(|pair| match pair {
+            [Part::Placeholder(one), Part::Placeholder(other)] => {
+                (is_open(one) && is_open(other)).then_some([one, other])
             }
-            Some(Part::Placeholder(_) | Part::Literal(_)) | None => Owners::OneOf(texts),
+            _ => None,
+        })
+    }
+
+    /// Whether the texts that both begin with allow a common key at all: for most pairs they do not.
+    pub(super) fn may_begin_like(&self, other: &Self) -> bool {
+        match (self.parts.first(), other.parts.first()) {
+            (Some(Part::Literal(one)), Some(Part::Literal(other))) => {
+                one.starts_with(other.as_str()) || other.starts_with(one.as_str())
+            }
+            (Some(_) | None, Some(_) | None) => true,
         }
     }
 
-    /// What a part may stand for in a key.
-    fn texts_at<'k>(&self, place: usize, key: &'k str) -> Result<BTreeSet<&'k str>, TooMany> {
-        let (before, rest) = self.parts.split_at(place);
-        let after = rest.get(1..).unwrap_or_default();
-        let starts =
-            before.iter().fold(at(0, key), |from, part| Holds::of(part, None).ends(&from, key));
-        let ends = after
-            .iter()
-            .rev()
-            .fold(at(key.len(), key), |to, part| Holds::of(part, None).starts(&to, key));
-        let mut texts = BTreeSet::new();
-        for start in places(&starts) {
-            for end in places(&ends).filter(|end| *end >= start) {
-                texts.extend(key.get(start..end));
-                if texts.len() > MAX_OWNERS {
-                    return Err(TooMany);
-                }
-            }
-        }
-        Ok(texts)
+    fn pattern(&self, ids: IdClass) -> Pattern {
+        Pattern::new(self, None, ids, OwnerText::Ids)
     }
-
-    /// Whether a key may be that tenant's by this template; of the fleet where there is none.
-    pub fn may_be_of(&self, tenant: Option<Tenant<'_>>, key: &str) -> bool {
-        let parts = self.parts.iter();
-        let ends = parts.fold(at(0, key), |from, part| Holds::of(part, tenant).ends(&from, key));
-        ends.last().copied().unwrap_or_default()
-    }
-
-    fn pieces(&self) -> Vec<Option<char>> {
-        self.parts
-            .iter()
-            .flat_map(|part| match part {
-                Part::Literal(text) => text.chars().map(Some).collect(),
-                Part::Placeholder(_) => vec![None],
-            })
-            .collect()
-    }
-}
-
-/// Whose a key may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owners<'k> {
-    /// Nobody's: the template does not make it.
-    Nobody,
-    /// That of the tenant with one of these ids.
-    OneOf(Vec<&'k str>),
-    /// That of a tenant that has one of these texts in this column.
-    WithColumn(&'k str, Vec<&'k str>),
-    /// The template makes it and its text names no tenant, or may name too many.
-    Anyone,
-}
-
-/// More texts than these are not told apart: two placeholders stand side by side.
-const MAX_OWNERS: usize = 64;
-
-/// A placeholder may stand for more than [`MAX_OWNERS`] texts.
-struct TooMany;
-
-/// What a part of a template may stand for in a key.
-enum Holds<'a> {
-    /// This text only.
-    Text(&'a str),
-    /// A date.
-    Date,
-    /// Whatever text.
-    Anything,
-    /// Nothing: the tenant has no such key.
-    Never,
-}
-
-impl<'a> Holds<'a> {
-    /// Of a tenant; of any where there is none.
-    fn of(part: &'a Part, tenant: Option<Tenant<'a>>) -> Self {
-        match (part, tenant) {
-            (Part::Literal(text), _) => Self::Text(text),
-            (Part::Placeholder(Placeholder::Date), _) => Self::Date,
-            (Part::Placeholder(Placeholder::Tenant), Some(tenant)) => Self::Text(tenant.id()),
-            (Part::Placeholder(Placeholder::TenantColumn(name)), Some(tenant)) => {
-                tenant.column(name).map_or(Self::Never, Self::Text)
-            }
-            (
-                Part::Placeholder(
-                    Placeholder::Tenant | Placeholder::TenantColumn(_) | Placeholder::Column(_),
-                ),
-                _,
-            ) => Self::Anything,
-        }
-    }
-
-    /// Where it may end if it begins at one of these places.
-    fn ends(&self, from: &[bool], key: &str) -> Vec<bool> {
-        let mut ends = vec![false; from.len()];
-        if let Self::Anything = self {
-            let first = places(from).next().unwrap_or(from.len());
-            mark_all(&mut ends, key, |place| place >= first);
-        } else {
-            for start in places(from) {
-                let end = self.length(key.get(start..).unwrap_or_default()).map(|by| start + by);
-                mark(&mut ends, end);
-            }
-        }
-        ends
-    }
-
-    /// Where it may begin if it ends at one of these places.
-    fn starts(&self, to: &[bool], key: &str) -> Vec<bool> {
-        let mut starts = vec![false; to.len()];
-        if let Self::Anything = self {
-            let last = places(to).last();
-            mark_all(&mut starts, key, |place| last.is_some_and(|last| place <= last));
-        } else {
-            for (start, _) in key.char_indices().chain([(key.len(), ' ')]) {
-                let end = self.length(key.get(start..).unwrap_or_default()).map(|by| start + by);
-                let fits = end.and_then(|end| to.get(end).copied()).unwrap_or_default();
-                mark(&mut starts, fits.then_some(start));
-            }
-        }
-        starts
-    }
-
-    /// How much of the beginning of a text it takes, where that is fixed.
-    fn length(&self, text: &str) -> Option<usize> {
-        match self {
-            Self::Text(fixed) => text.starts_with(fixed).then_some(fixed.len()),
-            Self::Date => {
-                let date = text.get(..DATE_BYTES)?;
-                date.parse::<NaiveDate>().is_ok().then_some(DATE_BYTES)
-            }
-            Self::Anything | Self::Never => None,
-        }
-    }
-}
-
-/// `YYYY-MM-DD`
-const DATE_BYTES: usize = 10;
-
-fn is_tenant(part: &Part) -> bool {
-    *part == Part::Placeholder(Placeholder::Tenant)
-}
-
-fn is_tenant_column(part: &Part) -> bool {
-    matches!(part, Part::Placeholder(Placeholder::TenantColumn(_)))
-}
-
-/// The places of a key, its end among them, of which one is marked.
-fn at(place: usize, key: &str) -> Vec<bool> {
-    let mut places = vec![false; key.len() + 1];
-    mark(&mut places, Some(place));
-    places
-}
-
-fn mark(places: &mut [bool], place: Option<usize>) {
-    if let Some(marked) = place.and_then(|place| places.get_mut(place)) {
-        *marked = true;
-    }
-}
-
-/// Marks the places between two characters that are wanted.
-fn mark_all(places: &mut [bool], key: &str, wanted: impl Fn(usize) -> bool) {
-    for (place, marked) in places.iter_mut().enumerate() {
-        *marked = wanted(place) && key.is_char_boundary(place);
-    }
-}
-
-fn places(marked: &[bool]) -> impl Iterator<Item = usize> {
-    marked.iter().enumerate().filter(|(_, marked)| **marked).map(|(place, _)| place)
-}
-
-/// Two glob patterns, `None` the star, have a common match. A table over both lengths, since the
-/// plain recursion is exponential.
-fn may_equal(a: &[Option<char>], b: &[Option<char>]) -> bool {
-    let mut below = vec![false; b.len() + 1];
-    for i in (0..=a.len()).rev() {
-        let mut row = vec![false; b.len() + 1];
-        for j in (0..=b.len()).rev() {
-            let right = row.get(j + 1).copied().unwrap_or(false);
-            let down = below.get(j).copied().unwrap_or(false);
-            let both = below.get(j + 1).copied().unwrap_or(false);
-            let common = match (a.get(i), b.get(j)) {
-                (None, None) => true,
-                (None, Some(None)) => right,
-                (Some(None), None) => down,
-                (None, Some(Some(_))) | (Some(Some(_)), None) => false,
-                (Some(None), Some(_)) | (Some(_), Some(None)) => right || down || both,
-                (Some(Some(x)), Some(Some(y))) => x == y && both,
-            };
-            if let Some(cell) = row.get_mut(j) {
-                *cell = common;
-            }
-        }
-        below = row;
-    }
-    below.first().copied().unwrap_or(false)
 }
 
 impl Placeholder {
@@ -495,60 +305,50 @@ mod tests {
     }
 
     #[test]
-    fn a_key_says_whose_it_may_be() {
-        let of = |ids: &[&'static str]| Owners::OneOf(ids.to_vec());
-        let cases = [
-            ("services:{tenant_id}", "services:7", of(&["7"])),
-            ("services:{tenant_id}", "services:a:*[é]", of(&["a:*[é]"])),
-            ("services:{tenant_id}", "service:7", Owners::Nobody),
-            ("a:{tenant_id}:{kind}", "a:7:dog", of(&["7"])),
-            ("a:{tenant_id}:{kind}", "a:7:dog:food", of(&["7", "7:dog"])),
-            ("a:{kind}:{tenant_id}:z", "a:x:7:z", of(&["7"])),
-            ("a:{kind}:{tenant_id}:z", "a:x:7", Owners::Nobody),
-            ("slots:{tenant_id}:{date}", "slots:7:2026-03-01", of(&["7"])),
-            ("slots:{tenant_id}:{date}", "slots:7:today", Owners::Nobody),
-            ("{tenant_id}:{tenant_id}", "7:7", of(&["7"])),
-            ("{tenant_id}", "", of(&[""])),
-            ("pet:{id}", "pet:9", Owners::Anyone),
-            ("pet:{id}", "pat:9", Owners::Nobody),
-            ("menu", "menu", Owners::Anyone),
-            ("menu", "menus", Owners::Nobody),
-        ];
-        for (text, key, expected) in cases {
-            assert_eq!(template(text).owners(key), expected, "{text} {key}");
-        }
-        let long = "x".repeat(100);
-        assert_eq!(template("{tenant_id}{kind}").owners(&long), Owners::Anyone, "too many");
-    }
-
-    #[test]
-    fn a_key_that_a_tenant_has_may_be_its_own_and_no_others() {
-        let mut list = Tenants::with_columns(["slug", "region"]);
-        list.push("7", [Some("north"), None]);
-        list.push("8", [Some("a:b"), Some("eu")]);
-        let (seven, eight) = (list.get(0), list.get(1));
-        let date = NaiveDate::from_ymd_opt(2026, 3, 1);
-        for text in ["s:{tenant_id}:{date}", "{tenant.slug}:{date}:x", "{tenant_id}{tenant_id}"] {
-            let read = template(text);
-            let key = read.fill(eight, date).unwrap();
-            assert!(read.may_be_of(eight, &key), "{text} {key}");
-            assert!(!read.may_be_of(seven, &key), "{text} {key}");
-        }
-        let region = template("r:{tenant.region}:{kind}");
-        assert!(region.may_be_of(eight, "r:eu:dog") && !region.may_be_of(seven, "r::dog"));
-        assert_eq!(region.owners("r:eu:dog"), Owners::WithColumn("region", vec!["eu"]));
-        assert_eq!(region.owners("r"), Owners::Nobody);
-        assert!(template("menu:{date}").may_be_of(None, "menu:2026-03-01"));
-    }
-
-    #[test]
     fn two_templates_that_can_make_one_key_are_told_apart_from_two_that_cannot() {
-        let equal = |a: &str, b: &str| template(a).may_equal(&template(b));
-        assert!(equal("products:{tenant_id}:all", "products:{tenant_id}:{category}"));
-        assert!(equal("{a}", "services:{tenant_id}"));
-        assert!(equal("a{x}c", "ab{y}"));
-        assert!(!equal("services:{tenant_id}", "staff:{tenant_id}"));
-        assert!(!equal("x:{tenant_id}:a", "x:{tenant_id}:b"));
-        assert!(!equal("a", "ab"));
+        let equal = |a: &str, b: &str, ids| {
+            let (a, b) = (template(a), template(b));
+            assert_eq!(a.may_equal(&b, ids), b.may_equal(&a, ids), "{a} {b}");
+            a.may_equal(&b, ids)
+        };
+        for ids in IdClass::ALL {
+            let equal = |a, b| equal(a, b, ids);
+            assert!(equal("products:{tenant_id}:all", "products:{tenant_id}:{category}"));
+            assert!(equal("{a}", "services:{tenant_id}"));
+            assert!(equal("a{x}c", "ab{y}"));
+            assert!(equal("s:{tenant_id}:{date}", "s:{tenant_id}:{kind}"));
+            assert!(!equal("services:{tenant_id}", "staff:{tenant_id}"));
+            assert!(!equal("x:{tenant_id}:a", "x:{tenant_id}:b"));
+            assert!(!equal("s:{tenant_id}:{date}", "s:{tenant_id}:today"));
+            assert!(!equal("a", "ab"));
+            assert!(!equal("ü{x}", "ö{x}"));
+        }
+        let only_text = [
+            ("products:{tenant_id}", "products:{tenant_id}:featured"),
+            ("ws:{tenant_id}:customers", "ws:{tenant_id}:invoices:{status}:customers"),
+            ("{tenant_id}:a", "{tenant_id}:b:a"),
+            ("x:{tenant_id}", "x:ü{tenant_id}"),
+        ];
+        for (a, b) in only_text {
+            let of = |ids| equal(a, b, ids);
+            assert_eq!(IdClass::ALL.map(of), [false, false, true], "{a} {b}");
+        }
+        let of = |ids| equal("{tenant_id}a", "{tenant_id}-a", ids);
+        assert_eq!(IdClass::ALL.map(of), [false, true, true]);
+    }
+
+    #[test]
+    fn placeholders_run_together_where_no_text_and_no_length_parts_them() {
+        let cases = [
+            ("x:{tenant_id}{kind}", [false, true, true]),
+            ("x:{kind}{tenant_id}", [false, true, true]),
+            ("x:{a}{b}:{tenant_id}", [true; 3]),
+            ("x:{tenant_id}{date}", [false; 3]),
+            ("x:{tenant_id}:{kind}", [false; 3]),
+        ];
+        for (text, expected) in cases {
+            let of = |ids| template(text).run_together(ids).is_some();
+            assert_eq!(IdClass::ALL.map(of), expected, "{text}");
+        }
     }
 }

@@ -1,11 +1,16 @@
 //! What a run did: counts and failures. Reports add up: batch by batch to a run's.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::run::Outcome;
 
 /// How many different failures a report tells apart; the rest is counted only.
 pub const MAX_FAILURES: usize = 20;
+
+/// How many failed tenants of each kind of failure a report names.
+pub const MAX_NAMED: usize = 100;
 
 /// What a run, or a part of one, did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,33 @@ pub struct Report {
     pub evicted: u64,
     /// The first failures of different kinds.
     pub failures: Vec<Failure>,
+    /// The first tenants that failed, by the kind of their first failure.
+    pub failed_tenants: Vec<FailedOfKind>,
+    /// All tenants that failed, while the run goes on; what is kept of it has the first ones only.
+    #[serde(skip)]
+    pub failed: Vec<FailedTenant>,
+}
+
+/// Tenants that failed in one way first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedOfKind {
+    /// What failed.
+    pub kind: FailureKind,
+    /// The ids of the first ones.
+    pub tenants: Vec<String>,
+    /// How many more there were.
+    pub more: u64,
+}
+
+/// A tenant of which something failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedTenant {
+    /// Its id.
+    pub tenant: String,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: Arc<str>,
 }
 
 /// Tenants by what became of them. The fleet of a job without tenants counts as one.
@@ -99,6 +131,8 @@ pub enum FailureKind {
     Query,
     /// The query took longer than its statement timeout.
     StatementTimeout,
+    /// A table stayed locked by others, as by a migration.
+    Locked,
     /// A row belonged to a tenant that was not asked for.
     ForeignRow,
     /// A value has no JSON.
@@ -111,6 +145,8 @@ pub enum FailureKind {
     ValueTooLarge,
     /// Two different values for one key.
     KeyConflict,
+    /// The key may be another tenant's as well: an id or a value holds text that parts them in keys.
+    AmbiguousKey,
     /// An object's key got more than one row.
     SeveralRows,
     /// The cache could not be reached, or hung up.
@@ -121,8 +157,8 @@ pub enum FailureKind {
     CacheReadOnly,
     /// The cache is a cluster's node and the key is another's: `MOVED`.
     CacheMoved,
-    /// The cache server was restarted, failed over or replaced while the run went on: what it wrote
-    /// before may be lost.
+    /// The cache server was restarted, failed over, replaced or emptied while the run went on: what it
+    /// wrote before may be lost.
     CacheRestarted,
     /// The key holds another type: `WRONGTYPE`.
     CacheWrongType,
@@ -149,12 +185,14 @@ impl FailureKind {
             Self::DatabaseUnavailable => "database_unavailable",
             Self::Query => "query",
             Self::StatementTimeout => "statement_timeout",
+            Self::Locked => "locked",
             Self::ForeignRow => "foreign_row",
             Self::Encoding => "encoding",
             Self::TooManyRows => "too_many_rows",
             Self::TimeZone => "time_zone",
             Self::ValueTooLarge => "value_too_large",
             Self::KeyConflict => "key_conflict",
+            Self::AmbiguousKey => "ambiguous_key",
             Self::SeveralRows => "several_rows",
             Self::CacheUnavailable => "cache_unavailable",
             Self::CacheFull => "cache_full",
@@ -185,9 +223,31 @@ impl Report {
         merge(&mut self.failures, failure);
     }
 
+    /// Counts a tenant as failed, with its first failure; the fleet of a job without tenants has no id.
+    pub fn fail_tenant(&mut self, tenant: Option<&str>, kind: FailureKind, message: &Arc<str>) {
+        self.tenants.failed += 1;
+        let Some(tenant) = tenant.map(str::to_owned) else { return };
+        self.name_failed(FailedOfKind { kind, tenants: vec![tenant.clone()], more: 0 });
+        self.failed.push(FailedTenant { tenant, kind, message: Arc::clone(message) });
+    }
+
+    fn name_failed(&mut self, part: FailedOfKind) {
+        let FailedOfKind { kind, tenants, more } = part;
+        let known = self.failed_tenants.iter().position(|known| known.kind == kind);
+        let place = known.unwrap_or(self.failed_tenants.len());
+        if known.is_none() {
+            self.failed_tenants.push(FailedOfKind { kind, tenants: Vec::new(), more: 0 });
+        }
+        let Some(known) = self.failed_tenants.get_mut(place) else { return };
+        let room = MAX_NAMED.saturating_sub(known.tenants.len());
+        known.more += more + tenants.len().saturating_sub(room) as u64;
+        known.tenants.extend(tenants.into_iter().take(room));
+    }
+
     /// Adds what another part did; `tenants.total` is the run's own and is not added.
     pub fn add(&mut self, part: Self) {
-        let Self { tenants, keys, bytes, queries, retries, late, evicted, failures } = part;
+        let Self { tenants, keys, bytes, queries, retries, late, evicted, .. } = part;
+        let Self { failures, failed_tenants, failed, .. } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.tenants.fenced += tenants.fenced;
@@ -203,6 +263,15 @@ impl Report {
         for failure in failures {
             self.fail(failure);
         }
+        self.add_failed(failed_tenants, failed);
+    }
+
+    /// Adds tenants that another part counted as failed.
+    pub fn add_failed(&mut self, named: Vec<FailedOfKind>, all: Vec<FailedTenant>) {
+        for of_kind in named {
+            self.name_failed(of_kind);
+        }
+        self.failed.extend(all);
     }
 
     /// How a run with this report ended, where nothing stopped it. A fenced tenant is no failure: its
@@ -251,6 +320,30 @@ mod tests {
         report.add(part);
         let lines: Vec<_> = report.failures.iter().map(|f| (f.message.as_str(), f.count)).collect();
         assert_eq!(lines, [("of a", 2), ("of b", 1)]);
+    }
+
+    #[test]
+    fn the_first_tenants_of_each_kind_are_named_and_the_rest_is_counted() {
+        let mut report = Report::default();
+        for part in 0..3 {
+            let mut one = Report::default();
+            for number in 0..60 {
+                let id = format!("{part}.{number}");
+                one.fail_tenant(Some(&id), FailureKind::Query, &"broken".into());
+            }
+            one.fail_tenant(Some("late"), FailureKind::StatementTimeout, &"slow".into());
+            one.fail_tenant(None, FailureKind::Query, &"the fleet".into());
+            report.add(one);
+        }
+        let named = report.failed_tenants.iter();
+        let named: Vec<_> = named.map(|of| (of.kind, of.tenants.len(), of.more)).collect();
+        let expected = [(FailureKind::Query, 100, 80), (FailureKind::StatementTimeout, 3, 0)];
+        assert_eq!(named, expected);
+        assert_eq!(report.failed_tenants[0].tenants[60], "1.0");
+        assert_eq!((report.failed.len(), report.tenants.failed), (183, 186));
+        let json = serde_json::to_value(&report).unwrap();
+        assert!(json.get("failed").is_none());
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap().failed, []);
     }
 
     #[test]

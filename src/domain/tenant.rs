@@ -26,6 +26,32 @@ impl fmt::Display for TenantId {
     }
 }
 
+/// What the text of tenants' ids may be, by the type of their column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IdClass {
+    /// Uuids, in lower case and with hyphens.
+    Uuid,
+    /// Integers in decimal.
+    Integer,
+    /// Any text.
+    #[default]
+    Text,
+}
+
+impl IdClass {
+    /// All classes.
+    pub const ALL: [Self; 3] = [Self::Uuid, Self::Integer, Self::Text];
+
+    /// Whether a text may be an id.
+    pub fn fits(self, text: &str) -> bool {
+        match self {
+            Self::Uuid => is_uuid(text),
+            Self::Integer => is_integer(text),
+            Self::Text => true,
+        }
+    }
+}
+
 /// What tenants' ids look like, as far as those of a list show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdForm {

@@ -12,8 +12,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
+use super::broken::hash;
 use super::run::{End, Order, Runner, Stops, Unsettled};
 use super::tries::{Refusal, Remedy};
+use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::Batch;
 use crate::observe::event;
@@ -30,13 +32,19 @@ pub(super) struct Work {
     /// When the run has to be over, on the monotonic clock.
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
+    /// What has to be looked at of its keys.
+    pub(super) checks: Checks,
     unsettled: Mutex<Unsettled>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
+    /// What the last read said that met a lock, while none has worked since.
+    locked: Mutex<Option<String>>,
     /// Some tenant could be read.
     worked: AtomicBool,
     /// Tenants that failed alone since one could be read.
     lone_failures: AtomicU32,
+    /// Tenants that failed alone.
+    alone: Mutex<Vec<u64>>,
 }
 
 impl Work {
@@ -47,20 +55,24 @@ impl Work {
         deadline_at: Duration,
     ) -> Arc<Self> {
         let key_columns = order.job.key_columns().len();
+        let checks = Checks::new(runner.layout(), &order.job);
         Arc::new(Self {
             runner,
             order,
             started_at,
             deadline_at,
             key_columns,
+            checks,
             unsettled: Mutex::default(),
             given_up: OnceLock::new(),
+            locked: Mutex::default(),
             worked: AtomicBool::new(false),
             lone_failures: AtomicU32::new(0),
+            alone: Mutex::default(),
         })
     }
 
-    /// Does all batches, at most `job.concurrency` of them at once.
+    /// Does all batches, at most so many of them at once as the job may have in flight.
     pub(super) async fn all(
         self: &Arc<Self>,
         mut pending: VecDeque<Batch>,
@@ -69,9 +81,10 @@ impl Work {
         report: &mut Report,
     ) -> End {
         let mut tasks = JoinSet::new();
+        let at_once = self.runner.limits.shares().of_job(&self.order.job, self.order.lane);
         let mut draining = false;
         loop {
-            while !draining && tasks.len() < self.order.job.concurrency.get() {
+            while !draining && tasks.len() < at_once {
                 let Some(batch) = pending.pop_front() else { break };
                 tasks.spawn(Arc::clone(self).warm_or_fail(batch));
             }
@@ -109,6 +122,7 @@ impl Work {
         let Ok(part) = ended else { return };
         self.order.progress.add(&part);
         report.add(part);
+        report.failed.truncate(self.order.most_failed);
     }
 
     /// A batch whose task always ends with a report, even if preheat itself is at fault.
@@ -139,14 +153,49 @@ impl Work {
                         parts.extend([second, first]);
                         continue;
                     }
-                    Err(alone) => alone,
+                    Err(alone) => {
+                        self.fail_alone(&alone, refusal, &mut report);
+                        continue;
+                    }
                 },
-                Remedy::Wait(_) | Remedy::StandBy(_) | Remedy::Fail | Remedy::GiveUp => part,
+                Remedy::Wait(_)
+                | Remedy::AwaitLock
+                | Remedy::StandBy(_)
+                | Remedy::Fail
+                | Remedy::GiveUp => part,
             };
             fail_all(&alone, refusal.kind, &refusal.message, &mut report);
             self.give_up_after(refusal);
         }
         report
+    }
+
+    /// A tenant that cannot be read even alone. That one which failed before fails again says nothing
+    /// about the query, unless it is too slow.
+    fn fail_alone(&self, alone: &Batch, refusal: Refusal, report: &mut Report) {
+        fail_all(alone, refusal.kind, &refusal.message, report);
+        let tenant = alone.tenant(0);
+        let job = &self.order.job.name;
+        let is_known = tenant.is_some_and(|tenant| self.runner.broken.has(job, tenant.id()));
+        if let Some(tenant) = tenant {
+            self.alone().push(hash(tenant.id()));
+        }
+        if !is_known || refusal.kind == FailureKind::StatementTimeout {
+            self.give_up_after(refusal);
+        }
+    }
+
+    /// Remembers who failed alone, for the next runs; where the whole query fails it is of nobody's
+    /// making.
+    pub(super) fn note_broken(&self) {
+        if self.given_up.get().is_none() {
+            let alone = std::mem::take(&mut *self.alone());
+            self.runner.broken.note(&self.order.job.name, alone);
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the rest of the run up where what some tenants failed of will fail all others too.
@@ -155,7 +204,7 @@ impl Work {
             Remedy::GiveUp => true,
             // It was tried as often as it may be.
             Remedy::Wait(server) | Remedy::StandBy(server) => self.runner.breaker(server).is_open(),
-            Remedy::Fail => false,
+            Remedy::AwaitLock | Remedy::Fail => false,
             Remedy::Split => {
                 let in_a_row = self.lone_failures.fetch_add(1, Ordering::Relaxed) + 1;
                 // The query worked for some; but a database that is too slow for sixteen tenants,
@@ -181,6 +230,12 @@ impl Work {
     pub(super) fn it_worked(&self) {
         self.worked.store(true, Ordering::Relaxed);
         self.lone_failures.store(0, Ordering::Relaxed);
+        *self.locked() = None;
+    }
+
+    /// What the last read said that met a lock, while none has worked since.
+    pub(super) fn locked(&self) -> MutexGuard<'_, Option<String>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The unverified tenants so far.
@@ -196,5 +251,8 @@ pub(super) fn fail_all(part: &Batch, kind: FailureKind, message: &str, report: &
     let mut failure = Failure::new(kind, first, message.to_owned());
     failure.count = tenants;
     report.fail(failure);
-    report.tenants.failed += tenants;
+    let message = Arc::from(message);
+    for slot in 0..part.len().max(1) {
+        report.fail_tenant(part.tenant(slot).map(|tenant| tenant.id()), kind, &message);
+    }
 }

@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use super::run::Unsettled;
+use super::run::{Failed, Unsettled};
 use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
-use crate::domain::report::{FailureKind, Report};
-use crate::domain::run::Outcome;
+use crate::domain::report::{FailedTenant, FailureKind};
+use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
 
 /// The next run for somebody begins so long after the last one at the earliest, however many changes
@@ -175,19 +175,18 @@ impl Changes {
     pub(super) fn ended(
         &mut self,
         claim: Claim,
-        (outcome, report): (Outcome, &Report),
+        failures: &Failures<'_>,
         unsettled: &Unsettled,
         now: Duration,
     ) -> Vec<Duration> {
-        let failures = Failures::of(outcome, report);
         let mut lags = Vec::new();
         let mut told: HashSet<Whose> = unsettled.tenants.iter().cloned().map(Some).collect();
         told.extend(unsettled.fleet.then_some(None));
         for (whose, wanted) in claim.wanted {
             if told.remove(&whose) {
                 self.unsettled(whose, wanted, now);
-            } else if failures.has(whose.as_ref()) {
-                self.failed(whose, wanted, failures.may_pass, now);
+            } else if let Some(may_pass) = failures.of_one(whose.as_ref()) {
+                self.failed(whose, wanted, may_pass, now);
             } else {
                 if let Some(rest) = self.rests.get_mut(&whose) {
                     rest.failed = 0;
@@ -199,7 +198,7 @@ impl Changes {
             self.unsettled(whose, Wanted::default(), now);
         }
         if let Some(everything) = claim.everything {
-            self.everything_ended(everything, &failures, now);
+            self.everything_ended(everything, failures, now);
         }
         lags
     }
@@ -221,25 +220,20 @@ impl Changes {
         }
     }
 
-    fn everything_ended(&mut self, everything: Everything, failures: &Failures, now: Duration) {
-        let whose = match failures {
-            Failures { who: Who::Nobody, .. } => return,
-            Failures { who: Who::Tenants(tenants), .. } => Some(tenants),
-            Failures { who: Who::Anybody, .. } => None,
-        };
-        match whose {
-            Some(tenants) => {
-                for tenant in tenants {
+    fn everything_ended(&mut self, everything: Everything, failures: &Failures<'_>, now: Duration) {
+        match &failures.who {
+            Who::Tenants(tenants) => {
+                for (tenant, kind) in tenants {
                     let whose = Some(TenantId::new(tenant));
-                    self.failed(whose, Wanted::default(), failures.may_pass, now);
+                    self.failed(whose, Wanted::default(), passes(*kind), now);
                 }
             }
-            None if failures.may_pass || everything.failed + 1 < MAX_FAILURES => {
+            Who::Anybody if failures.may_pass || everything.failed + 1 < MAX_FAILURES => {
                 let wait = doubled(FOLLOW_UP, everything.failed, LONGEST_AFTER_FAILURE);
                 let failed = everything.failed + 1;
                 self.want_everything(Everything { due_at: now + wait, asked_at: now, failed });
             }
-            None => {}
+            Who::Anybody | Who::Nobody => {}
         }
     }
 
@@ -318,8 +312,8 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(longest)
 }
 
-/// For whom a run failed, as far as its report tells.
-struct Failures<'a> {
+/// For whom a run failed.
+pub(super) struct Failures<'a> {
     who: Who<'a>,
     /// Some of it may pass by waiting: a server was away.
     may_pass: bool,
@@ -327,32 +321,38 @@ struct Failures<'a> {
 
 enum Who<'a> {
     Nobody,
-    Tenants(HashSet<&'a str>),
+    /// These, each with what failed first.
+    Tenants(HashMap<&'a str, FailureKind>),
     Anybody,
 }
 
 impl<'a> Failures<'a> {
-    fn of(outcome: Outcome, report: &'a Report) -> Self {
-        let may_pass = report.failures.iter().any(|failure| passes(failure.kind));
-        if outcome == Outcome::Ok {
-            return Self { who: Who::Nobody, may_pass };
-        }
-        // A report names the first tenant of each kind of failure. Where they are as many as failed,
-        // they are those that failed.
-        let named: Option<HashSet<&str>> =
-            report.failures.iter().map(|failure| failure.tenant.as_deref()).collect();
-        let are_all = |named: &HashSet<&str>| {
-            named.len() as u64 == report.tenants.failed && report.tenants.left() == 0
+    /// Those of a run and of its tenants that failed.
+    pub(super) fn of(record: &RunRecord, failed: &'a Failed) -> Self {
+        let may_pass = record.report.failures.iter().any(|failure| passes(failure.kind));
+        let of_one = |one: &'a FailedTenant| (one.tenant.as_str(), one.kind);
+        let who = match record.outcome {
+            Outcome::Ok => Who::Nobody,
+            Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled
+                if failed.is_complete && !failed.tenants.is_empty() =>
+            {
+                Who::Tenants(failed.tenants.iter().map(of_one).collect())
+            }
+            Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {
+                Who::Anybody
+            }
         };
-        let who = named.filter(are_all).map_or(Who::Anybody, Who::Tenants);
         Self { who, may_pass }
     }
 
-    fn has(&self, whose: Option<&TenantId>) -> bool {
-        match &self.who {
-            Who::Nobody => false,
-            Who::Tenants(tenants) => whose.is_none_or(|tenant| tenants.contains(tenant.as_str())),
-            Who::Anybody => true,
+    /// Whether it failed for somebody; then, whether that may pass by waiting.
+    fn of_one(&self, whose: Option<&TenantId>) -> Option<bool> {
+        match (&self.who, whose) {
+            (Who::Nobody, _) => None,
+            (Who::Tenants(tenants), Some(tenant)) => {
+                tenants.get(tenant.as_str()).map(|kind| passes(*kind))
+            }
+            (Who::Tenants(_), None) | (Who::Anybody, _) => Some(self.may_pass),
         }
     }
 }
@@ -364,6 +364,7 @@ fn passes(kind: FailureKind) -> bool {
         FailureKind::Tenants
         | FailureKind::TenantsShrank
         | FailureKind::DatabaseUnavailable
+        | FailureKind::Locked
         | FailureKind::CacheUnavailable
         | FailureKind::CacheFull
         | FailureKind::CacheReadOnly
@@ -377,6 +378,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::TimeZone
         | FailureKind::ValueTooLarge
         | FailureKind::KeyConflict
+        | FailureKind::AmbiguousKey
         | FailureKind::SeveralRows
         | FailureKind::CacheWrongType
         | FailureKind::CachePermission
@@ -391,11 +393,11 @@ fn passes(kind: FailureKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::report::{Failure, TenantCounts};
     use proptest::prelude::*;
 
     const ZERO: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
+    const OK: Failures<'static> = Failures { who: Who::Nobody, may_pass: false };
 
     fn ms(number: u64) -> Duration {
         Duration::from_millis(number)
@@ -414,17 +416,18 @@ mod tests {
         tenants.iter().map(ToString::to_string).collect()
     }
 
-    fn failing(kind: FailureKind, first: Option<&str>, counts: (u64, u64)) -> Report {
-        let (ok, failed) = counts;
-        let tenants = TenantCounts { total: ok + failed, ok, failed, fenced: 0 };
-        let mut report = Report { tenants, ..Report::default() };
-        report.fail(Failure::new(kind, first.map(str::to_owned), "no".to_owned()));
-        report
+    /// A run that failed in that way: for these tenants, or nobody knows for whom.
+    fn failing<'a>(kind: FailureKind, tenants: &[&'a str]) -> Failures<'a> {
+        let who = match tenants {
+            [] => Who::Anybody,
+            _ => Who::Tenants(tenants.iter().map(|tenant| (*tenant, kind)).collect()),
+        };
+        Failures { who, may_pass: passes(kind) }
     }
 
     /// A run that ends at `now`, with all well.
     fn settle(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
-        changes.ended(claim, (Outcome::Ok, &Report::default()), &unsettled(&[]), now)
+        changes.ended(claim, &OK, &unsettled(&[]), now)
     }
 
     #[test]
@@ -449,12 +452,7 @@ mod tests {
     #[test]
     fn whoever_never_settles_is_tried_again_at_longer_and_longer_intervals() {
         let mut changes = Changes::default();
-        changes.ended(
-            Claim::default(),
-            (Outcome::Ok, &Report::default()),
-            &unsettled(&["a"]),
-            ZERO,
-        );
+        changes.ended(Claim::default(), &OK, &unsettled(&["a"]), ZERO);
         let mut now = ZERO;
         let mut waits = Vec::new();
         for _ in 0..5 {
@@ -462,8 +460,7 @@ mod tests {
             waits.push(due_at.saturating_sub(now).as_secs());
             now = due_at;
             let claim = changes.take_due(now).unwrap();
-            let ok = (Outcome::Ok, &Report::default());
-            assert!(changes.ended(claim, ok, &unsettled(&["a"]), now).is_empty());
+            assert!(changes.ended(claim, &OK, &unsettled(&["a"]), now).is_empty());
         }
         assert_eq!(waits, [1, 2, 4, 5, 5]);
     }
@@ -471,8 +468,7 @@ mod tests {
     #[test]
     fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
         let mut changes = Changes::default();
-        let ok = (Outcome::Ok, &Report::default());
-        changes.ended(Claim::default(), ok, &unsettled(&["a"]), ZERO);
+        changes.ended(Claim::default(), &OK, &unsettled(&["a"]), ZERO);
         changes.changed(tenant("a"), ms(100), ms(100));
         let claim = changes.take_due(ms(100)).unwrap();
         assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
@@ -489,8 +485,8 @@ mod tests {
         let mut now = ZERO;
         for _ in 0..20 {
             let claim = changes.take_due(now).unwrap();
-            let report = failing(FailureKind::DatabaseUnavailable, None, (0, 0));
-            changes.ended(claim, (Outcome::Failed, &report), &unsettled(&[]), now);
+            let failures = failing(FailureKind::DatabaseUnavailable, &[]);
+            changes.ended(claim, &failures, &unsettled(&[]), now);
             let due_at = changes.next_due_at().unwrap();
             assert!(due_at <= now + LONGEST_AFTER_FAILURE);
             now = due_at;
@@ -502,7 +498,7 @@ mod tests {
     #[test]
     fn what_fails_for_good_is_given_up_and_changes_do_not_hurry_it() {
         let mut changes = Changes::default();
-        let report = failing(FailureKind::ValueTooLarge, Some("a"), (1, 1));
+        let failures = failing(FailureKind::ValueTooLarge, &["a"]);
         changes.changed(tenant("a"), ZERO, ZERO);
         changes.changed(tenant("b"), ZERO, ZERO);
         let mut now = ZERO;
@@ -510,7 +506,7 @@ mod tests {
         while let Some(due_at) = changes.next_due_at() {
             now = due_at;
             let claim = changes.take_due(now).unwrap();
-            let lags = changes.ended(claim, (Outcome::Partial, &report), &unsettled(&[]), now);
+            let lags = changes.ended(claim, &failures, &unsettled(&[]), now);
             assert_eq!(lags.len(), usize::from(runs == 0), "`b` is settled with the first run");
             runs += 1;
             if changes.next_due_at().is_some() {
@@ -520,6 +516,30 @@ mod tests {
         assert_eq!((runs, now), (MAX_FAILURES, SECOND * 15));
         changes.changed(tenant("a"), now, now);
         assert_eq!(changes.next_due_at(), Some(now + SECOND * 16));
+    }
+
+    #[test]
+    fn several_that_fail_in_one_way_leave_the_others_of_their_run_settled() {
+        let mut changes = Changes::default();
+        for name in ["a", "b", "c", "d"] {
+            changes.changed(tenant(name), ZERO, ZERO);
+        }
+        let claim = changes.take_due(ZERO).unwrap();
+        let mut failures = failing(FailureKind::Query, &["a", "b"]);
+        if let Who::Tenants(tenants) = &mut failures.who {
+            tenants.insert("d", FailureKind::CacheUnavailable);
+        }
+        assert_eq!(changes.ended(claim, &failures, &unsettled(&[]), ZERO).len(), 1, "`c`");
+        let mut now = ZERO;
+        for _ in 1..MAX_FAILURES {
+            now = changes.next_due_at().unwrap();
+            let claim = changes.take_due(now).unwrap();
+            assert_eq!(names(Some(&claim)).len(), 3);
+            changes.ended(claim, &failures, &unsettled(&[]), now);
+        }
+        now += LONGEST_AFTER_FAILURE;
+        let left = changes.take_due(now);
+        assert_eq!(names(left.as_ref()), ["d"], "what may pass by waiting is not given up");
     }
 
     #[test]
@@ -543,16 +563,16 @@ mod tests {
         let mut changes = Changes::default();
         changes.everything_changed(ZERO, ZERO);
         let claim = changes.take_everything(ZERO);
-        let report = failing(FailureKind::Encoding, Some("a"), (9, 1));
-        changes.ended(claim, (Outcome::Partial, &report), &unsettled(&[]), SECOND);
+        let failures = failing(FailureKind::Encoding, &["a", "b"]);
+        changes.ended(claim, &failures, &unsettled(&[]), SECOND);
         assert_eq!(changes.everything_due_at(), None);
-        assert_eq!(names(changes.take_due(SECOND * 2).as_ref()), ["a"]);
+        assert_eq!(names(changes.take_due(SECOND * 2).as_ref()), ["a", "b"]);
 
         let mut changes = Changes::default();
         changes.everything_changed(ZERO, ZERO);
         let claim = changes.take_everything(ZERO);
-        let report = failing(FailureKind::Tenants, None, (0, 0));
-        changes.ended(claim, (Outcome::Failed, &report), &unsettled(&[]), SECOND);
+        let failures = failing(FailureKind::Tenants, &[]);
+        changes.ended(claim, &failures, &unsettled(&[]), SECOND);
         assert_eq!(changes.everything_due_at(), Some(EVERYTHING_COOLDOWN));
     }
 
@@ -628,15 +648,14 @@ mod tests {
             let Some(claim) = self.running.take() else { return };
             let left: Vec<String> = some.iter().map(ToString::to_string).collect();
             self.stale.extend(left.iter().map(|name| tenant(name)));
-            let report = failing(FailureKind::CacheUnavailable, None, (0, 0));
-            let (outcome, report) = if failed {
+            let failures = if failed {
                 self.stale.extend(claim.wanted.iter().map(|(whose, _)| whose.clone()));
-                (Outcome::Failed, report)
+                failing(FailureKind::CacheUnavailable, &[])
             } else {
-                (Outcome::Ok, Report::default())
+                OK
             };
             let left: Vec<&str> = left.iter().map(String::as_str).collect();
-            self.changes.ended(claim, (outcome, &report), &unsettled(&left), self.now);
+            self.changes.ended(claim, &failures, &unsettled(&left), self.now);
         }
     }
 

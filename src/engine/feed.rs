@@ -35,7 +35,7 @@ const MAX_GATHERED: usize = 10_000;
 const FENCES_AT_ONCE: usize = 1_000;
 /// No wait before another try is longer: a change may be waiting for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How long a connection may take before the worker starts without it.
+/// How long the first try may take.
 const BEGIN: Duration = Duration::from_secs(5);
 /// Triggers that no job has and that are told of.
 const MAX_UNKNOWN: usize = 100;
@@ -71,8 +71,8 @@ impl Feeder {
         Self { source, handle, runner, tenant_column }
     }
 
-    /// Connects, if that works at the first try. To be called before the engine starts: what its
-    /// first runs read is then all that nobody listened for, and they need not be repeated.
+    /// Connects, if that works at the first try. Runs that begin later have read all that nobody
+    /// listened for, and need not be repeated.
     pub async fn begin(&self) -> Begun {
         let first_try = async {
             let Ok(feed) = self.source.connect().await else { return Beginning::Nothing };

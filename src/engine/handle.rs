@@ -11,7 +11,7 @@ pub use super::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest
 use super::port::Clock;
 pub use super::port::HistoryError;
 use super::record::Records;
-use super::status::{ActiveRun, Health, Status};
+use super::status::{ActiveRun, Health, Rejections, Status};
 use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::report::{Failure, FailureKind};
@@ -56,6 +56,9 @@ pub enum RequestError {
     /// The job is not enabled.
     #[error("job `{0}` is disabled: its file says `enabled = false`")]
     Disabled(JobName),
+    /// The job is held, as its file is rejected.
+    #[error("job `{0}` is held: the database refuses its query; `GET /api/v1/jobs/{0}` says why")]
+    Rejected(JobName),
     /// Tenants were named for a job that has none.
     #[error("job `{0}` warms the whole fleet: it takes no tenants")]
     TakesNoTenants(JobName),
@@ -119,6 +122,9 @@ pub(super) enum Command {
     Changed(Changed),
     Replace {
         jobs: Jobs,
+        rejections: Rejections,
+        /// Dropped when it is done.
+        done: oneshot::Sender<()>,
     },
 }
 
@@ -181,8 +187,20 @@ impl Handle {
     /// one that is new or changed runs once if it says `on_start`. A run under way ends as it began,
     /// even where its job is gone; of a job that is gone or disabled, runs that wait are cancelled.
     pub async fn replace(&self, jobs: Jobs) {
+        drop(self.replaced(jobs, Rejections::default()).await);
+    }
+
+    /// The same where files are rejected; jobs that are held are among the jobs, and disabled. Ends
+    /// when it is done.
+    pub async fn replace_but(&self, jobs: Jobs, rejections: Rejections) {
+        drop(self.replaced(jobs, rejections).await.await);
+    }
+
+    async fn replaced(&self, jobs: Jobs, rejections: Rejections) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
         // A worker that stops needs no jobs any more.
-        drop(self.commands.send(Command::Replace { jobs }).await);
+        drop(self.commands.send(Command::Replace { jobs, rejections, done }).await);
+        is_done
     }
 
     /// Everything at this moment.

@@ -92,16 +92,13 @@ impl Known {
         self.active_tenant(id).is_some()
     }
 
-    /// Those that have one of these texts in a column.
+    /// Those that have this text in a column.
     pub(super) fn with_column<'a>(
         &'a self,
         column: &'a str,
-        texts: &'a [&str],
+        text: &'a str,
     ) -> impl Iterator<Item = Tenant<'a>> {
-        let has_one = move |tenant: &Tenant<'_>| {
-            tenant.column(column).is_some_and(|text| texts.contains(&text))
-        };
-        self.iter().filter(has_one)
+        self.iter().filter(move |tenant| tenant.column(column) == Some(text))
     }
 
     /// Those that are active.

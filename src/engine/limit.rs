@@ -1,14 +1,13 @@
 //! One bound over everything: batches in flight, and with them connections and bytes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use super::port::Clock;
 use crate::domain::job::{Job, JobName};
-use crate::domain::retry::Breaker;
 use crate::domain::row::Rows;
 
 /// What the rows of one batch may take. A hundred tenants with a hundred products each take about
@@ -19,14 +18,12 @@ pub const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const SPARE_BYTES: usize = BATCH_BYTES / 2;
 
 /// What the rows of one tenant alone may take. Such a tenant waits until no other batch is in
-/// flight, so this is the bound on all rows together while it is read.
+/// flight but one for changes, so this and [`BATCH_BYTES`] are the bound on all rows together while it is
+/// read.
 pub const GIANT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Failures in a row, of all batches, after which a server is not asked any more for a while. Fewer
-/// than a batch's tries with the default `retries`, so that its last try comes after the pause.
-const FAILURES_TO_OPEN: u32 = 3;
-/// How long it is left alone.
-const BREAKER_PAUSE: Duration = Duration::from_secs(5);
+/// A job that has held all permits it may hold for this long, and gave none of them back, is told of.
+const HELD_TOO_LONG: Duration = Duration::from_secs(10);
 
 /// Who gets a permit first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -42,15 +39,85 @@ pub enum Lane {
 /// changes, with at least every seventeenth permit.
 const MAX_OVERTAKES: u32 = 16;
 
+/// From so many permits on a worker keeps one for changes alone: with two, every other job would wait for
+/// the one that is left.
+const PERMITS_TO_KEEP_ONE: u32 = 3;
+
+/// How many permits there are, and how many of them one job may hold: never the last one, so that a
+/// table that is slow or locked holds up the jobs that read it and no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    all: u32,
+    /// Only urgent batches get these.
+    changes: u32,
+}
+
+/// How many batches of one job may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Most {
+    /// Of the regular lane.
+    regular: usize,
+    /// Of both lanes.
+    all: usize,
+}
+
+impl Shares {
+    /// Those of a command, which does what it was asked for and hears of no changes.
+    pub fn of_command(permits: u32) -> Self {
+        Self { all: permits.max(1), changes: 0 }
+    }
+
+    /// Those of a worker.
+    pub fn of_worker(permits: u32) -> Self {
+        Self { changes: u32::from(permits >= PERMITS_TO_KEEP_ONE), ..Self::of_command(permits) }
+    }
+
+    /// How many there are.
+    pub fn all(self) -> u32 {
+        self.all
+    }
+
+    /// How many of them only changes get.
+    pub fn changes(self) -> u32 {
+        self.changes
+    }
+
+    /// How many batches of a job may be in flight at once in a lane. What the job's file says may be all
+    /// of the permits but for that of changes.
+    pub fn of_job(self, job: &Job, lane: Lane) -> usize {
+        let most = self.most(job.concurrency);
+        match lane {
+            Lane::Regular => most.regular,
+            Lane::Urgent => most.all,
+        }
+    }
+
+    /// The same by what the job's file says of it.
+    fn most(self, said: Option<NonZeroUsize>) -> Most {
+        let all_but_one = |permits: u32| permits.saturating_sub(1).max(1) as usize;
+        match said {
+            Some(said) => {
+                let most = said.get().min(self.regular() as usize);
+                Most { regular: most, all: most }
+            }
+            None => Most { regular: all_but_one(self.regular()), all: all_but_one(self.all) },
+        }
+    }
+
+    /// What the regular lane may hold; so much a giant needs, so that changes go on beside it.
+    fn regular(self) -> u32 {
+        self.all - self.changes
+    }
+}
+
 /// The batches in flight over all jobs.
 ///
-/// A batch holds its permit from before its query until after its last write, so `concurrency`
+/// A batch holds its permit from before its query until after its last write, so the number of permits
 /// bounds the connections that are used, the pipelines that are open and, times [`BATCH_BYTES`],
 /// the memory that rows take.
 #[derive(Debug)]
 pub struct Limits {
     queue: Mutex<Queue>,
-    concurrency: u32,
     /// Memory of batches that ended, for the next ones.
     spare: Mutex<Vec<Rows>>,
 }
@@ -58,11 +125,14 @@ pub struct Limits {
 /// Permits, and those who wait for some.
 #[derive(Debug)]
 struct Queue {
-    free: u32,
+    shares: Shares,
+    /// The permits that are held, by lane.
+    held_regular: u32,
+    held_urgent: u32,
     urgent: VecDeque<Waiter>,
     regular: VecDeque<Waiter>,
-    /// The batches in flight of each job.
-    in_flight: BTreeMap<JobName, usize>,
+    /// What each job has in flight.
+    jobs: BTreeMap<JobName, InFlight>,
     /// How many urgent ones went before the first regular one that waits.
     overtakes: u32,
 }
@@ -70,16 +140,61 @@ struct Queue {
 /// Somebody who waits, until the other end is dropped.
 #[derive(Debug)]
 struct Waiter {
-    permits: u32,
-    job: Option<JobShare>,
+    ask: Ask,
     grant: oneshot::Sender<Permits>,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Debug)]
+struct Ask {
+    lane: Lane,
+    room: Room,
+    job: Option<JobShare>,
+}
+
+/// How much of the room for rows a batch gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Batch,
+    Giant,
 }
 
 /// The part of the permits that a job may have.
 #[derive(Clone, Debug)]
 struct JobShare {
     name: JobName,
-    most: usize,
+    most: Most,
+}
+
+/// What a job has in flight.
+#[derive(Debug)]
+struct InFlight {
+    most: Most,
+    regular: usize,
+    urgent: usize,
+    permits: u32,
+    hold: Hold,
+}
+
+/// For how long a job has held all that it may, and gave none of it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// It does not, or has not been looked at since it does.
+    New,
+    /// It did at that look, on the monotonic clock.
+    Since(Duration),
+    /// It was told.
+    Told,
+}
+
+/// A job that has held all permits it may hold for long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeldLong {
+    pub(super) job: JobName,
+    pub(super) permits: u32,
+    /// How many others there are.
+    pub(super) left: u32,
+    pub(super) held_for: Duration,
 }
 
 /// Somebody waits no more, whether it got what it waited for or not.
@@ -90,76 +205,105 @@ struct Left<'a>(&'a Arc<Limits>);
 struct Permits {
     limits: Arc<Limits>,
     count: u32,
-    job: Option<JobShare>,
+    ask: Ask,
 }
 
 /// The right to have one batch in flight, and memory for its rows. Both go back when it is dropped.
 #[derive(Debug)]
 pub struct BatchPermit {
     rows: Rows,
-    bytes: usize,
     permits: Permits,
 }
 
 impl Limits {
-    /// At most so many batches in flight.
-    pub fn new(concurrency: u32) -> Arc<Self> {
-        let concurrency = concurrency.max(1);
+    /// At most so many batches in flight, of a command.
+    pub fn new(permits: u32) -> Arc<Self> {
         let queue = Queue {
-            free: concurrency,
+            shares: Shares::of_command(permits),
+            held_regular: 0,
+            held_urgent: 0,
             urgent: VecDeque::new(),
             regular: VecDeque::new(),
-            in_flight: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             overtakes: 0,
         };
-        Arc::new(Self { queue: Mutex::new(queue), concurrency, spare: Mutex::default() })
+        Arc::new(Self { queue: Mutex::new(queue), spare: Mutex::default() })
+    }
+
+    /// Other shares from now on; what is in flight stays.
+    pub fn set(self: &Arc<Self>, shares: Shares) {
+        self.queue().shares = shares;
+        self.hand_out();
+    }
+
+    /// How many permits there are, and who may hold how many.
+    pub fn shares(&self) -> Shares {
+        self.queue().shares
     }
 
     /// Waits for the right to have a batch in flight. Whoever asked first in a lane gets it first,
     /// whatever its job; the urgent lane goes before the regular one.
     pub async fn batch(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(lane, (1, BATCH_BYTES), None).await
+        self.acquire(Ask { lane, room: Room::Batch, job: None }).await
     }
 
-    /// Waits until nothing else is in flight, for one tenant that is too large for a batch.
+    /// Waits until nothing else is in flight but changes on the permit that is theirs, for one tenant
+    /// that is too large for a batch.
     pub async fn giant(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(lane, (self.concurrency, GIANT_BYTES), None).await
+        self.acquire(Ask { lane, room: Room::Giant, job: None }).await
     }
 
-    /// The same as [`Self::batch`] for a job, which never has more batches in flight than it may,
-    /// its runs of both lanes taken together.
+    /// The same as [`Self::batch`] for a job, which never has more batches in flight than it may.
     pub async fn batch_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
-        self.acquire(lane, (1, BATCH_BYTES), Some(JobShare::of(job))).await
+        self.acquire(Ask { lane, room: Room::Batch, job: Some(self.share(job)) }).await
     }
 
     /// The same as [`Self::giant`] for a job.
     pub async fn giant_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
-        self.acquire(lane, (self.concurrency, GIANT_BYTES), Some(JobShare::of(job))).await
+        self.acquire(Ask { lane, room: Room::Giant, job: Some(self.share(job)) }).await
     }
 
-    async fn acquire(
-        self: &Arc<Self>,
-        lane: Lane,
-        (permits, bytes): (u32, usize),
-        job: Option<JobShare>,
-    ) -> BatchPermit {
+    /// The permits that each job holds; a job that holds none is not among them.
+    pub fn held(&self) -> BTreeMap<JobName, u32> {
+        let queue = self.queue();
+        queue.jobs.iter().map(|(job, in_flight)| (job.clone(), in_flight.permits)).collect()
+    }
+
+    /// Looks, about once a second, at who holds all that it may; answers the jobs that have done so for
+    /// long, each once until it gives something back.
+    pub(super) fn look(&self, now: Duration) -> Vec<HeldLong> {
+        let mut queue = self.queue();
+        let all = queue.shares.all;
+        let long = queue.jobs.iter_mut().filter_map(|(job, in_flight)| {
+            let held_for = in_flight.look(now)?;
+            let (job, permits) = (job.clone(), in_flight.permits);
+            Some(HeldLong { job, permits, left: all.saturating_sub(permits), held_for })
+        });
+        long.collect()
+    }
+
+    fn share(&self, job: &Job) -> JobShare {
+        JobShare { name: job.name.clone(), most: self.shares().most(job.concurrency) }
+    }
+
+    async fn acquire(self: &Arc<Self>, ask: Ask) -> BatchPermit {
         // Dropped last: by then whoever gives up does not stand in the way of those behind it.
         let _left = Left(self);
         let (grant, granted) = oneshot::channel();
-        self.queue().lane(lane).push_back(Waiter { permits, job, grant });
+        self.queue().lane(ask.lane).push_back(Waiter { ask, grant });
         self.hand_out();
         let Ok(permits) = granted.await else { unreachable!("the queue keeps whoever waits") };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        BatchPermit { rows: spare.unwrap_or_default(), bytes, permits }
+        BatchPermit { rows: spare.unwrap_or_default(), permits }
     }
 
     /// Gives free permits to those whose turn it is.
     fn hand_out(self: &Arc<Self>) {
         loop {
             let next = self.queue().next();
-            let Some(Waiter { permits: count, job, grant }) = next else { return };
+            let Some((count, Waiter { ask, grant })) = next else { return };
             // Whoever went away just now gives them back by this.
-            drop(grant.send(Permits { limits: Arc::clone(self), count, job }));
+            drop(grant.send(Permits { limits: Arc::clone(self), count, ask }));
         }
     }
 
@@ -176,58 +320,128 @@ impl Queue {
         }
     }
 
-    /// Takes out who is next, if there are enough permits. One that waits for many holds up those
-    /// behind it: it would never get them otherwise.
-    fn next(&mut self) -> Option<Waiter> {
-        let [urgent, regular] = [Lane::Urgent, Lane::Regular].map(|lane| self.first_of(lane));
+    /// Takes out who is next, with how many permits it gets, if there are enough. One that waits for many
+    /// holds up those behind it, as it would never get them otherwise; but for a batch on the permit of
+    /// changes, which takes nothing from it.
+    fn next(&mut self) -> Option<(u32, Waiter)> {
+        for lane in [Lane::Urgent, Lane::Regular] {
+            self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
+        }
+        if self.held_urgent < self.shares.changes && self.free() > 0 {
+            let small = |waiter: &Waiter| waiter.ask.room == Room::Batch;
+            if let Some(place) = self.urgent.iter().position(|w| small(w) && self.may_go(w)) {
+                return self.take(Lane::Urgent, place);
+            }
+        }
+        let [urgent, regular] =
+            [&self.urgent, &self.regular].map(|lane| lane.iter().position(|w| self.may_go(w)));
         let overtakes = urgent.is_some() && regular.is_some();
         let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
         let (lane, place) =
             if is_urgent { (Lane::Urgent, urgent?) } else { (Lane::Regular, regular?) };
-        let free = self.free;
-        let waiting = self.lane(lane);
-        if waiting.get(place)?.permits > free {
+        let room = self.lane(lane).get(place)?.ask.room;
+        let count = self.cost(room);
+        let fits = match lane {
+            Lane::Urgent => true,
+            Lane::Regular => self.held_regular + count <= self.shares.regular(),
+        };
+        if !fits || count > self.free() {
             return None;
         }
-        let next = waiting.remove(place)?;
-        self.free -= next.permits;
         self.overtakes = if is_urgent && overtakes { self.overtakes + 1 } else { 0 };
-        if let Some(job) = &next.job {
-            *self.in_flight.entry(job.name.clone()).or_default() += 1;
-        }
-        Some(next)
+        self.take(lane, place)
     }
 
-    /// Where the first of a lane is whose job may have one more batch in flight.
-    fn first_of(&mut self, lane: Lane) -> Option<usize> {
-        self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
-        let in_flight = &self.in_flight;
-        let may_go = |waiter: &Waiter| {
-            let job = waiter.job.as_ref();
-            job.is_none_or(|job| in_flight.get(&job.name).is_none_or(|now| *now < job.most))
-        };
+    fn take(&mut self, lane: Lane, place: usize) -> Option<(u32, Waiter)> {
+        let next = self.lane(lane).remove(place)?;
+        let count = self.cost(next.ask.room);
         match lane {
-            Lane::Regular => self.regular.iter().position(may_go),
-            Lane::Urgent => self.urgent.iter().position(may_go),
+            Lane::Regular => self.held_regular += count,
+            Lane::Urgent => self.held_urgent += count,
+        }
+        if let Some(JobShare { name, most }) = &next.ask.job {
+            self.jobs.entry(name.clone()).or_insert_with(|| InFlight::new(*most)).take(lane, count);
+        }
+        Some((count, next))
+    }
+
+    fn free(&self) -> u32 {
+        self.shares.all.saturating_sub(self.held_regular + self.held_urgent)
+    }
+
+    fn cost(&self, room: Room) -> u32 {
+        match room {
+            Room::Batch => 1,
+            Room::Giant => self.shares.regular(),
         }
     }
 
-    fn give_back(&mut self, permits: u32, job: Option<&JobShare>) {
-        self.free += permits;
-        if let Some(JobShare { name, .. }) = job
-            && let Some(count) = self.in_flight.get_mut(name)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.in_flight.remove(name);
-            }
+    /// Whether its job may have one more batch in flight.
+    fn may_go(&self, Waiter { ask: Ask { lane, job, .. }, .. }: &Waiter) -> bool {
+        let Some(JobShare { name, most }) = job else { return true };
+        let Some(InFlight { regular, urgent, .. }) = self.jobs.get(name) else { return true };
+        regular + urgent < most.all && (*lane == Lane::Urgent || *regular < most.regular)
+    }
+
+    fn give_back(&mut self, count: u32, Ask { lane, job, room: _ }: &Ask) {
+        match lane {
+            Lane::Regular => self.held_regular -= count,
+            Lane::Urgent => self.held_urgent -= count,
+        }
+        let Some(JobShare { name, .. }) = job else { return };
+        let Some(in_flight) = self.jobs.get_mut(name) else { return };
+        in_flight.give_back(*lane, count);
+        if in_flight.permits == 0 {
+            self.jobs.remove(name);
         }
     }
 }
 
-impl JobShare {
-    fn of(job: &Job) -> Self {
-        Self { name: job.name.clone(), most: job.concurrency.get() }
+impl InFlight {
+    fn new(most: Most) -> Self {
+        Self { most, regular: 0, urgent: 0, permits: 0, hold: Hold::New }
+    }
+
+    fn take(&mut self, lane: Lane, permits: u32) {
+        *self.of(lane) += 1;
+        self.permits += permits;
+    }
+
+    fn give_back(&mut self, lane: Lane, permits: u32) {
+        *self.of(lane) -= 1;
+        self.permits -= permits;
+        self.hold = Hold::New;
+    }
+
+    fn of(&mut self, lane: Lane) -> &mut usize {
+        match lane {
+            Lane::Regular => &mut self.regular,
+            Lane::Urgent => &mut self.urgent,
+        }
+    }
+
+    /// For how long it has held all that it may, once that is to be told.
+    fn look(&mut self, now: Duration) -> Option<Duration> {
+        let holds_all =
+            self.regular >= self.most.regular || self.regular + self.urgent >= self.most.all;
+        match self.hold {
+            Hold::New if holds_all => self.hold = Hold::Since(now),
+            Hold::Since(at) if now.saturating_sub(at) >= HELD_TOO_LONG => {
+                self.hold = Hold::Told;
+                return Some(now.saturating_sub(at));
+            }
+            Hold::New | Hold::Since(_) | Hold::Told => {}
+        }
+        None
+    }
+}
+
+impl Room {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Batch => BATCH_BYTES,
+            Self::Giant => GIANT_BYTES,
+        }
     }
 }
 
@@ -239,7 +453,7 @@ impl Drop for Left<'_> {
 
 impl Drop for Permits {
     fn drop(&mut self) {
-        self.limits.queue().give_back(self.count, self.job.as_ref());
+        self.limits.queue().give_back(self.count, &self.ask);
         self.limits.hand_out();
     }
 }
@@ -247,7 +461,7 @@ impl Drop for Permits {
 impl BatchPermit {
     /// The memory for the batch's rows, empty for rows with so many key columns, and bounded.
     pub fn empty_rows(&mut self, key_columns: usize) -> &mut Rows {
-        self.rows.reset(key_columns, self.bytes);
+        self.rows.reset(key_columns, self.permits.ask.room.bytes());
         &mut self.rows
     }
 
@@ -262,92 +476,11 @@ impl Drop for BatchPermit {
         let mut rows = std::mem::take(&mut self.rows);
         rows.shrink(SPARE_BYTES);
         let limits = &self.permits.limits;
+        let most = limits.shares().all as usize;
         let mut spare = limits.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < limits.concurrency as usize {
+        if spare.len() < most {
             spare.push(rows);
         }
-    }
-}
-
-/// The breaker of one server, shared by all batches.
-#[derive(Debug)]
-pub struct SharedBreaker {
-    breaker: Mutex<Breaker>,
-    closed: Notify,
-}
-
-/// A breaker changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BreakerChange {
-    /// The server is not asked any more for a while.
-    Opened,
-    /// It answers again.
-    Closed,
-}
-
-impl Default for SharedBreaker {
-    fn default() -> Self {
-        let breaker = Mutex::new(Breaker::new(FAILURES_TO_OPEN, BREAKER_PAUSE));
-        Self { breaker, closed: Notify::new() }
-    }
-}
-
-impl SharedBreaker {
-    /// Whether the server may be asked at the monotonic moment `now`; what comes of it must be
-    /// told to [`Self::note`].
-    pub fn try_start(&self, now: Duration) -> bool {
-        self.lock().try_start(now)
-    }
-
-    /// Takes note of whether the server could be reached; says if that changed the breaker.
-    pub fn note(&self, reached: bool, now: Duration) -> Option<BreakerChange> {
-        let mut breaker = self.lock();
-        let before = breaker.is_open();
-        if reached {
-            breaker.succeeded();
-        } else {
-            breaker.failed(now);
-        }
-        match (before, breaker.is_open()) {
-            (false, true) => Some(BreakerChange::Opened),
-            (true, false) => {
-                self.closed.notify_waiters();
-                Some(BreakerChange::Closed)
-            }
-            (true, true) | (false, false) => None,
-        }
-    }
-
-    /// How long the server may not be asked, at the monotonic moment `now`; `None` where it may.
-    pub fn pause_left(&self, now: Duration) -> Option<Duration> {
-        self.lock().pause_left(now)
-    }
-
-    /// How often the server was asked in vain while it counted as down, since ever.
-    pub fn in_vain(&self) -> u64 {
-        self.lock().in_vain()
-    }
-
-    /// Whether the server counts as down.
-    pub fn is_open(&self) -> bool {
-        self.lock().is_open()
-    }
-
-    /// Ends when the server may be asked again, but not before `least` has passed while nobody found
-    /// it up.
-    pub async fn pause(&self, least: Duration, clock: &dyn Clock) {
-        // Made before the look at the breaker, so that its closing in between is not missed.
-        let closed = self.closed.notified();
-        let left = self.lock().pause_left(clock.monotonic());
-        tokio::select! {
-            biased;
-            () = closed, if left.is_some() => {}
-            () = clock.sleep(least.max(left.unwrap_or_default())) => {}
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -379,7 +512,7 @@ mod tests {
         assert!(at_once(&limits).is_none(), "a batch queues behind the giant");
         drop(first);
         let giant = giant.await;
-        assert_eq!(giant.bytes, GIANT_BYTES);
+        assert_eq!(giant.permits.ask.room.bytes(), GIANT_BYTES);
         assert!(at_once(&limits).is_none());
         drop(giant);
         assert!(at_once(&limits).is_some());
@@ -420,25 +553,111 @@ mod tests {
         assert_eq!(overtakes, MAX_OVERTAKES);
     }
 
+    /// Asks for a batch of a job that may have so many in flight.
+    fn of(
+        limits: &Arc<Limits>,
+        name: &str,
+        most: Most,
+        lane: Lane,
+    ) -> BoxFuture<'static, BatchPermit> {
+        let job = Some(JobShare { name: JobName::parse(name).unwrap(), most });
+        let limits = Arc::clone(limits);
+        let mut asked =
+            async move { limits.acquire(Ask { lane, room: Room::Batch, job }).await }.boxed();
+        match asked.as_mut().now_or_never() {
+            Some(permit) => async move { permit }.boxed(),
+            None => asked,
+        }
+    }
+
     #[tokio::test]
     async fn a_job_has_no_more_in_flight_than_it_may_whatever_the_lane() {
         let limits = Limits::new(4);
-        let share = |name: &str| {
-            let name = JobName::parse(name).unwrap();
-            Some(JobShare { name, most: 2 })
-        };
-        let of = |name: &str, lane| limits.acquire(lane, (1, BATCH_BYTES), share(name));
+        let of = |name, lane| of(&limits, name, Most { regular: 2, all: 2 }, lane);
         let regular = of("a", Lane::Regular).await;
         let urgent = of("a", Lane::Urgent).await;
-        let mut waits = Box::pin(of("a", Lane::Urgent));
+        let mut waits = of("a", Lane::Urgent);
         assert!(waits.as_mut().now_or_never().is_none());
         let other = of("b", Lane::Regular).now_or_never();
         assert!(other.is_some(), "another job does not wait for it");
         drop(regular);
         assert!(waits.now_or_never().is_some());
         drop((urgent, other));
-        assert!(limits.queue().in_flight.is_empty());
-        assert_eq!(limits.queue().free, 4);
+        assert!(limits.queue().jobs.is_empty());
+        assert_eq!(limits.queue().free(), 4);
+    }
+
+    #[tokio::test]
+    async fn hazard_40_the_permit_of_changes_is_kept_from_regular_batches_and_giants() {
+        let limits = Limits::new(3);
+        limits.set(Shares::of_worker(3));
+        let held = [limits.batch(Lane::Regular).await, limits.batch(Lane::Regular).await];
+        assert!(at_once(&limits).is_none(), "one permit is for changes");
+        let mut giant = Box::pin(limits.giant(Lane::Urgent));
+        assert!(giant.as_mut().now_or_never().is_none());
+        for _ in 0..=MAX_OVERTAKES {
+            let change = limits.batch(Lane::Urgent).now_or_never();
+            assert!(change.is_some(), "a change passes a giant that waits");
+        }
+        drop(held);
+        let giant = giant.now_or_never().unwrap();
+        let change = limits.batch(Lane::Urgent).now_or_never();
+        assert!(change.is_some(), "and goes on beside it");
+        assert!(at_once(&limits).is_none());
+        drop((giant, change));
+        assert_eq!(limits.queue().free(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_giant_gets_its_permits_while_changes_go_on_without_end() {
+        let limits = Limits::new(4);
+        limits.set(Shares::of_worker(4));
+        let mut in_flight =
+            vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
+        let mut giant = Box::pin(limits.giant(Lane::Regular));
+        assert!(giant.as_mut().now_or_never().is_none());
+        for _ in 0..=MAX_OVERTAKES + 2 {
+            let mut next = Box::pin(limits.batch(Lane::Urgent));
+            let at_once = next.as_mut().now_or_never();
+            in_flight.remove(0);
+            in_flight.extend(at_once.or_else(|| next.now_or_never()));
+            if giant.as_mut().now_or_never().is_some() {
+                assert_eq!(in_flight.len(), 1, "the permit of changes stays theirs");
+                return;
+            }
+        }
+        panic!("the giant starves");
+    }
+
+    #[test]
+    fn hazard_40_no_job_holds_the_last_permit_unless_its_file_says_so() {
+        let shares = |shares: Shares, said: Option<usize>| {
+            let most = shares.most(said.map(|said| said.try_into().unwrap()));
+            (shares.changes, most.regular, most.all)
+        };
+        let worker: Vec<_> = (1..=6).map(|n| shares(Shares::of_worker(n), None)).collect();
+        let expected = [(0, 1, 1), (0, 1, 1), (1, 1, 2), (1, 2, 3), (1, 3, 4), (1, 4, 5)];
+        assert_eq!(worker, expected);
+        let command: Vec<_> = (1..=4).map(|n| shares(Shares::of_command(n), None)).collect();
+        assert_eq!(command, [(0, 1, 1), (0, 1, 1), (0, 2, 2), (0, 3, 3)]);
+        let said: Vec<_> = (1..=4).map(|n| shares(Shares::of_worker(n), Some(100))).collect();
+        assert_eq!(said, [(0, 1, 1), (0, 2, 2), (1, 2, 2), (1, 3, 3)]);
+        assert_eq!(shares(Shares::of_worker(4), Some(1)), (1, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_holds_all_it_may_is_told_once_until_it_lets_go() {
+        let limits = Limits::new(4);
+        let ask = || of(&limits, "a", Most { regular: 1, all: 3 }, Lane::Regular);
+        let told = |seconds| limits.look(Duration::from_secs(seconds)).len();
+        let held = ask().await;
+        assert_eq!([told(0), told(9), told(10), told(11), told(99)], [0, 0, 1, 0, 0]);
+        drop(held);
+        assert_eq!(told(100), 0);
+        let _held = ask().await;
+        assert_eq!([told(101), told(110), told(111), told(112)], [0, 0, 1, 0]);
+        let job = JobName::parse("a").unwrap();
+        assert_eq!(limits.held(), BTreeMap::from([(job, 1)]));
     }
 
     #[tokio::test]

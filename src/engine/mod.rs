@@ -2,13 +2,17 @@
 
 pub mod audit;
 mod batch;
+mod breaker;
+pub mod broken;
 mod changes;
+pub mod coverage;
 pub mod estimate;
 pub mod feed;
 pub mod handle;
 pub mod invalidate;
 mod known;
 pub mod limit;
+mod marker;
 pub mod orphans;
 pub mod port;
 pub mod record;

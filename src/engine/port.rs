@@ -17,7 +17,7 @@ use crate::domain::manifest::Named;
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunId, RunRecord};
-use crate::domain::tenant::{Batch, TenantId, Tenants};
+use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 
 /// Where tenants and rows come from.
 pub trait Source: Send + Sync {
@@ -29,6 +29,9 @@ pub trait Source: Send + Sync {
         &'a self,
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>>;
+
+    /// What the tenants' ids may be, as the last list had it; any text before the first.
+    fn id_class(&self) -> IdClass;
 
     /// Reads the rows of one batch into `rows`, which the caller has reset for the job's key
     /// columns. On an error what `rows` holds is meaningless and must not be written.
@@ -69,6 +72,8 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
+    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    Locked,
     /// The statement took too long: with fewer tenants it may not.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
@@ -84,11 +89,20 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// Whether the query or its data is why, and not the server: then it fails again.
+    pub fn is_about_query(self) -> bool {
+        match self {
+            Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
+            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
+        }
+    }
+
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
             Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
+            Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
             Self::Encoding => FailureKind::Encoding,
             Self::TooLarge => FailureKind::TooManyRows,
@@ -127,6 +141,9 @@ pub trait Cache: Send + Sync {
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
+
+    /// Whether there are such keys, whatever they hold, in their order.
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>>;
 
     /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
     /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;
@@ -264,6 +281,16 @@ impl Book {
 /// How long a book lives after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
 
+/// Fences that one command looks at. This and the next two say how many commands a question takes, for
+/// whoever has to know before it is asked.
+pub const FENCES_A_COMMAND: usize = 500;
+
+/// Names of a manifest, or notes of a book, in one command: the server does nothing else meanwhile.
+pub const NAMES_A_COMMAND: usize = 1_000;
+
+/// Commands in which the server says what [`Cache::stats`] answers.
+pub const STATS_COMMANDS: usize = 4;
+
 /// What became of one key.
 pub type KeyResult = Result<(), CacheError>;
 
@@ -343,6 +370,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys pushed out for want of memory.
     pub evicted: u64,
+    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    pub keys: Option<u64>,
 }
 
 /// Where one can listen for changes of the database.

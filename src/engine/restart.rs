@@ -1,28 +1,36 @@
-//! A cache server that was restarted, failed over or replaced, and may have lost anything: keys,
+//! A cache server that was restarted, failed over, replaced or emptied, and may have lost anything: keys,
 //! fences, manifests, books.
 //!
 //! With its stats the server says which process it is. Whoever asks for them takes note of that: a
 //! run when it begins and when it ends, a scrape of the metrics, and between all of these
-//! [`Runner::watch_cache`]. Where it is another process than before, the engine runs every job once,
-//! and the roster and the tenant list trust nothing that they remember of the cache.
+//! [`Runner::watch_cache`], which looks at the markers as well (see `marker.rs`). Where it is another
+//! process than before, or was emptied, the engine runs every job once, and the roster and the tenant list
+//! trust nothing that they remember of the cache.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::marker::{Markers, marker_keys};
 use super::port::{CacheError, CacheStats};
 use super::run::{Runner, Stops};
+use crate::domain::fence::{FENCE_TTL, Fence, start_number};
 use crate::observe::event::{self, Server};
 
 /// How often the cache is asked which process it is. Until that shows, whoever reads finds an empty
 /// cache: seconds of that may be, minutes not. The question costs the server less than a read.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Which process of the cache server answers, and how often it became another one.
+/// Evictions are told at most so often.
+const TELL_EVICTIONS_EVERY: Duration = Duration::from_mins(10);
+
+/// Which process of the cache server answers, and how often it became another one or was emptied.
 #[derive(Debug)]
 pub struct CacheProcess {
     seen: Mutex<Seen>,
+    markers: Markers,
+    evictions: Mutex<Evictions>,
     restarts: watch::Sender<u64>,
 }
 
@@ -37,14 +45,40 @@ struct Seen {
     since: u64,
 }
 
+/// Evictions by the server's own counter.
+#[derive(Debug, Default)]
+struct Evictions {
+    /// How many had been told; none before the first answer.
+    told: Option<u64>,
+    told_at: Option<Duration>,
+}
+
+impl Evictions {
+    /// How many keys were evicted since that was told last, if it is to be told at this monotonic moment.
+    fn newly(&mut self, evicted: u64, now: Duration) -> Option<u64> {
+        // A server that was restarted counts from zero again.
+        let told = self.told.filter(|told| *told <= evicted);
+        self.told = told.or(Some(evicted));
+        let count = evicted - told?;
+        let is_due = self.told_at.is_none_or(|at| now.saturating_sub(at) >= TELL_EVICTIONS_EVERY);
+        if count == 0 || !is_due {
+            return None;
+        }
+        (self.told, self.told_at) = (Some(evicted), Some(now));
+        Some(count)
+    }
+}
+
 impl Default for CacheProcess {
     fn default() -> Self {
-        Self { seen: Mutex::default(), restarts: watch::Sender::new(0) }
+        let restarts = watch::Sender::new(0);
+        let (seen, evictions) = (Mutex::default(), Mutex::default());
+        Self { seen, markers: Markers::default(), evictions, restarts }
     }
 }
 
 impl CacheProcess {
-    /// How often another process than before answered.
+    /// How often another process than before answered, or the cache was emptied.
     pub fn restarts(&self) -> u64 {
         *self.restarts.borrow()
     }
@@ -77,6 +111,10 @@ impl CacheProcess {
         }
         was_restarted
     }
+
+    fn was_emptied(&self) {
+        self.restarts.send_modify(|restarts| *restarts += 1);
+    }
 }
 
 impl Runner {
@@ -87,15 +125,64 @@ impl Runner {
         if self.cache_process.answered(question, stats.process) {
             event::CacheRestarted.emit(&self.metrics);
         }
+        self.tell_evictions(stats);
         Ok(stats)
     }
 
-    /// The same, unless the cache counts as down or does not answer.
+    fn tell_evictions(&self, stats: CacheStats) {
+        let evictions = &self.cache_process.evictions;
+        let mut evictions = evictions.lock().unwrap_or_else(PoisonError::into_inner);
+        let CacheStats { evicted, used_memory, maxmemory, .. } = stats;
+        if let Some(count) = evictions.newly(evicted, self.clock.monotonic()) {
+            event::KeysEvicted { count, used_memory, maxmemory }.emit(&self.metrics);
+        }
+    }
+
+    /// The same, unless the cache counts as down or does not answer; whether it was emptied is taken
+    /// note of as well. One at a time looks.
     pub async fn look_at_cache(&self) -> Option<CacheStats> {
         self.may_ask(Server::Cache).ok()?;
-        let stats = self.cache_stats().await;
+        let stats = self.look_at_markers().await;
         self.note_cache(stats.as_ref().err());
         stats.ok()
+    }
+
+    async fn look_at_markers(&self) -> Result<CacheStats, CacheError> {
+        let CacheProcess { markers, .. } = &self.cache_process;
+        let (keys, restarts) = (marker_keys(), self.cache_process.restarts());
+        // Before the stats: a server that lost them in between is another process by then, or tells
+        // the next time.
+        let found = self.ledger.fences(&keys).await;
+        let stats = self.cache_stats().await?;
+        if self.cache_process.restarts() > restarts {
+            markers.forget();
+            return Ok(stats);
+        }
+        // Where they cannot be read, as nobody may, nothing is told by them.
+        let Ok(mut found) = found else { return Ok(stats) };
+        if markers.were_lost(&found, stats) {
+            self.cache_process.was_emptied();
+            event::CacheEmptied.emit(&self.metrics);
+        }
+        self.make_markers(&keys, &mut found).await;
+        markers.note(found, stats);
+        Ok(stats)
+    }
+
+    /// Makes the markers that are missing. That it fails is no matter: the next look tries again.
+    async fn make_markers(&self, keys: &[String], found: &mut [Fence]) {
+        let missing = keys.iter().zip(found.iter()).filter(|(_, found)| **found == Fence::Missing);
+        let missing: Vec<_> = missing.map(|(key, found)| (key.clone(), *found)).collect();
+        if !missing.is_empty() {
+            let number = start_number(self.clock.random());
+            let made = self.ledger.start_fences(&missing, number).await.unwrap_or_default();
+            let places = found.iter_mut().filter(|found| **found == Fence::Missing);
+            places.zip(made).for_each(|(place, made)| *place = made);
+        }
+        if self.cache_process.markers.renews(self.clock.monotonic()) {
+            let lives: Vec<_> = keys.iter().map(|key| (key.clone(), FENCE_TTL)).collect();
+            let _tried_again_in_an_hour = self.cache.expire(&lives).await;
+        }
     }
 
     /// Looks at the cache every [`LOOK_EVERY`], and as soon as it is back, until the worker stops.
@@ -122,6 +209,24 @@ mod tests {
     fn noted(process: &CacheProcess, answer: Option<u64>) -> bool {
         let question = process.ask();
         process.answered(question, answer)
+    }
+
+    #[test]
+    fn evictions_are_told_with_all_that_came_since_and_not_too_often() {
+        let mut evictions = Evictions::default();
+        let minutes = Duration::from_mins;
+        let told = [
+            (1_000, minutes(0)),
+            (1_000, minutes(1)),
+            (1_005, minutes(2)),
+            (1_050, minutes(3)),
+            (1_050, minutes(12)),
+            (1_060, minutes(13)),
+            (3, minutes(30)),
+            (4, minutes(31)),
+        ];
+        let told = told.map(|(evicted, at)| evictions.newly(evicted, at));
+        assert_eq!(told, [None, None, Some(5), None, Some(45), None, None, Some(1)]);
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
 //! batches themselves are in `batch.rs`.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,14 +11,19 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
-use super::limit::{Lane, Limits, SharedBreaker};
+use super::breaker::SharedBreaker;
+use super::broken::{BrokenTenants, hash};
+use super::changes::MAX_PENDING;
+use super::coverage::Coverage;
+use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
-use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::layout::Layout;
+use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::domain::{date, duration};
@@ -31,6 +34,8 @@ use crate::observe::metric::Metrics;
 pub struct Runner {
     /// Where tenants and rows come from.
     pub source: Arc<dyn Source>,
+    /// The same for those who only look, whose queries cannot write whatever the settings say.
+    pub reader: Arc<dyn Source>,
     /// Where entries go.
     pub cache: Arc<dyn Cache>,
     /// What preheat keeps there for itself.
@@ -43,10 +48,14 @@ pub struct Runner {
     pub limits: Arc<Limits>,
     /// Stops asking either server while it is down.
     pub breakers: Breakers,
-    /// Which process of the cache server answers.
+    /// Tenants that failed alone when they were read last.
+    pub broken: BrokenTenants,
+    /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: CacheProcess,
     /// The tenant list that runs share.
     pub list: TenantList,
+    /// Has the coverage looked at.
+    pub coverage: Coverage,
     /// What complete lists are compared with: who is gone loses its keys.
     pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
@@ -100,6 +109,8 @@ pub struct Order {
     pub progress: Arc<Progress>,
     /// How its batches queue for their permits.
     pub lane: Lane,
+    /// How many tenants that failed are told one by one.
+    pub most_failed: usize,
 }
 
 impl Order {
@@ -116,6 +127,7 @@ impl Order {
             last_written_at: None,
             progress: Arc::new(Progress::default()),
             lane: Lane::Regular,
+            most_failed: MAX_PENDING,
         }
     }
 }
@@ -128,6 +140,17 @@ pub struct Ended {
     /// Whose keys it wrote without knowing whether their data changed meanwhile: they have to be
     /// warmed again.
     pub unsettled: Unsettled,
+    /// The tenants that failed.
+    pub failed: Failed,
+}
+
+/// The tenants of a run that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// Each with its first failure, as many as the order says.
+    pub tenants: Vec<FailedTenant>,
+    /// Whether these are all, and the run came to every tenant.
+    pub is_complete: bool,
 }
 
 /// Whose keys of a job are not proven.
@@ -190,6 +213,11 @@ pub(super) struct Deadline {
 }
 
 impl Runner {
+    /// Whose the keys of all jobs are, as they are now.
+    pub(super) fn layout(&self) -> Layout {
+        Layout::new(&self.jobs.get(), self.source.id_class())
+    }
+
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
     pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
         let started_at = self.clock.now();
@@ -221,8 +249,22 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
+        let failed = self.failed(&order, &mut report);
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled }
+        Ended { record, unsettled, failed }
+    }
+
+    /// Takes the tenants that failed out of a report, which names the first ones.
+    fn failed(&self, order: &Order, report: &mut Report) -> Failed {
+        let tenants = std::mem::take(&mut report.failed);
+        let is_complete =
+            tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
+        for FailedTenant { tenant, kind, message } in &tenants {
+            let (job, run) = (&order.job.name, order.id);
+            let (kind, message) = (*kind, message.as_ref());
+            event::TenantFailed { job, run, tenant, kind, message }.emit(&self.metrics);
+        }
+        Failed { tenants, is_complete }
     }
 
     /// What is kept of a run that ended.
@@ -264,6 +306,11 @@ impl Runner {
         order.progress.add(report);
         let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
+        if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
+            // Why it did not end in time comes before that it did not.
+            report.fail(Failure::new(FailureKind::Locked, None, message));
+        }
+        work.note_broken();
         (end, std::mem::take(&mut *work.unverified()))
     }
 
@@ -299,14 +346,20 @@ impl Runner {
                 let tenant = list.get(position as usize);
                 let today = date::today(dates, tenant, started_at);
                 if let Err(error) = &today {
-                    let id = tenant.map(|tenant| tenant.id().to_owned());
-                    report.fail(Failure::new(FailureKind::TimeZone, id, error.to_string()));
-                    report.tenants.failed += 1;
+                    let id = tenant.map(|tenant| tenant.id());
+                    fail_one(FailureKind::TimeZone, id, error.to_string(), report);
                 }
                 today.is_ok()
             });
         }
-        batches(&list, &positions, job.batch.get()).into()
+        if order.tenants.is_none() {
+            self.broken.keep(&job.name, &list);
+        }
+        let (together, apart) = self.broken.part(&job.name, &list, positions);
+        let mut all = batches(&list, &together, job.batch.get());
+        // After the others: by then it is known whether the query works for anybody.
+        all.extend(batches(&list, &apart, 1));
+        all.into()
     }
 
     /// The complete list, and whom of it the run is for.
@@ -326,9 +379,8 @@ impl Runner {
         let (positions, not_active) = select(&list, wanted);
         for id in not_active {
             let message = format!("tenant `{}` is not among the active tenants", id.escape_debug());
-            report.fail(Failure::new(FailureKind::Tenants, Some(id.to_owned()), message));
             report.tenants.total += 1;
-            report.tenants.failed += 1;
+            fail_one(FailureKind::Tenants, Some(id), message, report);
         }
         Ok((list, positions))
     }
@@ -427,6 +479,12 @@ impl Runner {
     }
 }
 
+/// A tenant that is not read at all.
+fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &mut Report) {
+    report.fail_tenant(tenant, kind, &message.as_str().into());
+    report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
+}
+
 fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
     let left = report.tenants.left();
     let (kind, message) = match end {
@@ -452,15 +510,15 @@ fn say_that_it_may_be_lost(report: &mut Report) {
         return;
     }
     report.tenants.failed += written;
-    let message = "the cache server was restarted or replaced while the run went on: what was \
-                   written before may be lost";
+    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
+                   was written before may be lost";
     let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
     report.fail(Failure { count: written, ..failure });
 }
 
 /// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
 /// would be torn apart.
-fn each_once(list: &Tenants) -> Vec<u32> {
+pub(super) fn each_once(list: &Tenants) -> Vec<u32> {
     let mut seen = HashSet::with_capacity(list.len());
     let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
     first.map(|(_, position)| position).collect()
@@ -491,6 +549,7 @@ pub struct TenantList {
 
 /// What the last complete list had.
 struct Listed {
+    tenants: Arc<Tenants>,
     /// Hashes of their ids, in order.
     hashes: Vec<u64>,
     /// How often the cache server had been restarted when the roster noted them there.
@@ -565,19 +624,19 @@ impl TenantList {
         })
     }
 
+    /// The last complete list.
+    pub(super) fn last(&self) -> Option<Arc<Tenants>> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
+    }
+
     /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Tenants, restarts: u64) {
+    fn note(&self, list: &Arc<Tenants>, restarts: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        let listed = Listed { hashes, restarts };
+        let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
-}
-
-fn hash(id: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// One query, whose result counts once for the breaker however many runs wait for it, and is compared

@@ -16,16 +16,16 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::changes::{Changes, Claim};
+use super::changes::{Changes, Claim, Failures};
 use super::handle::{
     Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
 };
 use super::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalidator};
-use super::limit::Lane;
+use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Order, Runner, Stops, Unsettled};
-use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Status};
+use super::run::{Ended, Failed, Order, Runner, Stops, Unsettled};
+use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -116,6 +116,7 @@ pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
     leaving: Vec<Taken>,
+    rejections: Rejections,
     runner: Arc<Runner>,
     records: Arc<Records>,
     clock: Arc<dyn Clock>,
@@ -214,11 +215,13 @@ impl Engine {
             phase: Phase::Running,
             jobs: BTreeMap::new(),
             leaving: Vec::new(),
+            rejections: Rejections::default(),
         };
         let (status, status_receiver) = watch::channel(Arc::new(empty));
         let mut engine = Self {
             jobs: jobs.collect(),
             leaving: Vec::new(),
+            rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
             invalidator: Arc::new(Invalidator::new(Arc::clone(&runner))),
             invalidations: JoinSet::new(),
@@ -245,12 +248,22 @@ impl Engine {
         (engine, handle)
     }
 
+    /// The same with jobs whose files are rejected.
+    #[must_use]
+    pub fn with_rejections(mut self, rejections: Rejections) -> Self {
+        self.rejections = rejections;
+        self.changed = true;
+        self.publish();
+        self
+    }
+
     /// Works until it is told to drain and nothing is in flight any more.
     pub async fn run(mut self) {
         self.start(self.jobs.keys().cloned().collect());
         loop {
             self.beats.engine_turned(self.clock.monotonic());
             self.look_at_scheduler();
+            self.look_at_permits();
             self.start_due();
             self.start_changes();
             self.publish();
@@ -421,15 +434,16 @@ impl Engine {
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, unsettled }) = ended else { return };
+        let Ok(Ended { record, unsettled, failed }) = ended else { return };
         let record = Arc::new(record);
         let Some(mut taken) = self.take_running(&record) else { return };
         let kept = self.keep(&record, &taken);
-        self.note_claim(std::mem::take(&mut taken.claim), &record, &unsettled);
+        self.note_claim(std::mem::take(&mut taken.claim), &record, (&unsettled, &failed));
         let job = &record.job;
         if let Some(state) = self.jobs.get_mut(job) {
             if taken.is_for_all() {
                 state.note_end(&record, &taken);
+                self.runner.coverage.want();
             }
             if kept {
                 state.last_run = Some(Arc::clone(&record));
@@ -457,13 +471,19 @@ impl Engine {
     }
 
     /// What a run did not settle is to be warmed again.
-    fn note_claim(&mut self, claim: Claim, record: &RunRecord, unsettled: &Unsettled) {
+    fn note_claim(
+        &mut self,
+        claim: Claim,
+        record: &RunRecord,
+        (unsettled, failed): (&Unsettled, &Failed),
+    ) {
         let now = self.clock.monotonic();
         let Some(state) = self.jobs.get_mut(&record.job) else { return };
         if self.phase == Phase::Draining || !state.job.enabled {
             return;
         }
-        let lags = state.changes.ended(claim, (record.outcome, &record.report), unsettled, now);
+        let failures = Failures::of(record, failed);
+        let lags = state.changes.ended(claim, &failures, unsettled, now);
         event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
@@ -491,7 +511,12 @@ impl Engine {
             Command::Invalidate { request, handle, reply } => {
                 self.invalidate(request, handle, reply);
             }
-            Command::Replace { jobs } => self.replace(jobs),
+            Command::Replace { jobs, rejections, done } => {
+                self.rejections = rejections;
+                self.replace(jobs);
+                self.publish();
+                drop(done);
+            }
         }
     }
 
@@ -614,6 +639,9 @@ impl Engine {
                 .collect()),
             JobSelection::One(name) => match self.jobs.get(&name) {
                 None => Err(RequestError::UnknownJob(name)),
+                Some(state) if !state.job.enabled && self.rejections.contains_key(&name) => {
+                    Err(RequestError::Rejected(name))
+                }
                 Some(state) if !state.job.enabled => Err(RequestError::Disabled(name)),
                 Some(state) if names_tenants && !takes_tenants(state) => {
                     Err(RequestError::TakesNoTenants(name))
@@ -639,7 +667,6 @@ impl Engine {
             return;
         }
         let now = self.clock.now();
-        let count = jobs.len();
         self.runner.jobs.set(jobs.clone());
         let mut before = std::mem::take(&mut self.jobs);
         let mut changed = Vec::new();
@@ -673,7 +700,6 @@ impl Engine {
         self.register_jobs();
         self.start(changed);
         self.changed = true;
-        event::JobsReloaded { jobs: count }.emit(&self.metrics);
     }
 
     /// The run under way of a job that was gone.
@@ -728,13 +754,23 @@ impl Engine {
         self.scheduler_silent = !scheduler.is_alive();
     }
 
+    fn look_at_permits(&self) {
+        for held in self.runner.limits.look(self.clock.monotonic()) {
+            let HeldLong { job, permits, left, held_for } = &held;
+            let (permits, left, held_for) = (*permits, *left, *held_for);
+            event::PermitsHeld { job, permits, left, held_for }.emit(&self.metrics);
+        }
+    }
+
     fn publish(&mut self) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
         let leaving = self.leaving.iter().map(Taken::active).collect();
-        let status = Status { started_at: self.started_at, phase: self.phase, jobs, leaving };
+        let (started_at, phase) = (self.started_at, self.phase);
+        let rejections = self.rejections.clone();
+        let status = Status { started_at, phase, jobs, leaving, rejections };
         self.status.send_replace(Arc::new(status));
     }
 }
@@ -875,6 +911,6 @@ async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> End
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
         let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
-        Ended { record, unsettled: Unsettled::default() }
+        Ended { record, unsettled: Unsettled::default(), failed: Failed::default() }
     })
 }

@@ -11,6 +11,49 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::report::Report;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 
+/// How far a worker is that has not begun to work: which servers it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starting {
+    /// The servers that it needs, in the order in which they are shown.
+    pub servers: Vec<NeededServer>,
+}
+
+/// A server that the worker needs before it can begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeededServer {
+    /// What it is for: `database`, `cache`, `history`.
+    pub role: &'static str,
+    /// Where it is, without user and password.
+    pub address: String,
+    /// Whether it is there.
+    pub state: ServerState,
+}
+
+/// Whether a server is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// The first try is under way.
+    #[default]
+    Unknown,
+    /// The last try failed; it is tried again.
+    Away {
+        /// Why it failed.
+        message: String,
+    },
+    /// It is there.
+    Connected,
+}
+
+impl Starting {
+    /// The servers that were away when they were last tried.
+    pub fn away(&self) -> impl Iterator<Item = (&NeededServer, &str)> {
+        self.servers.iter().filter_map(|server| match &server.state {
+            ServerState::Away { message } => Some((server, message.as_str())),
+            ServerState::Unknown | ServerState::Connected => None,
+        })
+    }
+}
+
 /// Everything at one moment. A new one is published after each change.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -22,6 +65,34 @@ pub struct Status {
     pub jobs: BTreeMap<JobName, JobStatus>,
     /// Runs under way of jobs that are gone.
     pub leaving: Vec<ActiveRun>,
+    /// The jobs whose files are rejected, since the database refuses their queries.
+    pub rejections: Rejections,
+}
+
+/// Rejected job files, by their job.
+pub type Rejections = BTreeMap<JobName, Rejection>;
+
+/// A job's file is not in use as it is, since the database refuses its query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// What is wrong; at least one.
+    pub problems: Vec<RejectedFor>,
+    /// Whether an older version of the file, whose query works, is in use meanwhile. Otherwise the
+    /// job is held: nothing runs it.
+    pub older_in_use: bool,
+}
+
+/// A reason why a file is rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedFor {
+    /// Where it was found: a job file, or the setting of the tenant query.
+    pub file: String,
+    /// In which line, from 1.
+    pub line: Option<usize>,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Whether the worker still takes on runs.
@@ -161,11 +232,24 @@ pub enum Readiness {
         /// Their names.
         jobs: Vec<JobName>,
     },
+    /// These jobs are held, as their files are rejected and no older version is in use. However long
+    /// that lasts, it is not ready: nothing ever warms their keys.
+    Rejected {
+        /// Their names.
+        held: Vec<JobName>,
+        /// Required jobs that have not succeeded yet.
+        jobs: Vec<JobName>,
+    },
     /// The worker is draining.
     Draining,
 }
 
 impl Status {
+    /// Whether the job is held: its file is rejected, and no older version is in use.
+    pub fn is_held(&self, job: &JobName) -> bool {
+        self.rejections.get(job).is_some_and(|rejection| !rejection.older_in_use)
+    }
+
     /// Readiness at a moment.
     pub fn readiness(&self, now: DateTime<Utc>, ready_within: Duration) -> Readiness {
         if self.phase == Phase::Draining {
@@ -177,6 +261,11 @@ impl Status {
         };
         let jobs: Vec<_> =
             self.jobs.values().filter(waiting).map(|status| status.job.name.clone()).collect();
+        let held: Vec<_> =
+            self.rejections.keys().filter(|job| self.is_held(job)).cloned().collect();
+        if !held.is_empty() {
+            return Readiness::Rejected { held, jobs };
+        }
         let waited = (now - self.started_at).to_std().unwrap_or_default();
         match jobs.is_empty() {
             true => Readiness::Ready,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::limit::SharedBreaker;
+use super::breaker::{BreakerChange, SharedBreaker};
 use super::port::{CacheError, SourceError, SourceErrorKind};
 use super::run::{Order, Runner};
 use crate::domain::report::{FailureKind, Report};
@@ -26,6 +26,8 @@ pub(super) struct Refusal {
 pub(super) enum Remedy {
     /// Try again later: this server could not be reached, or was busy.
     Wait(Server),
+    /// Try again later: a table is locked by others, as by a migration.
+    AwaitLock,
     /// See what comes of the next question to this server, which counts as down and was not asked.
     StandBy(Server),
     /// Try with fewer tenants.
@@ -55,6 +57,7 @@ impl From<SourceError> for Refusal {
             SourceErrorKind::Unavailable | SourceErrorKind::Transient => {
                 Remedy::Wait(Server::Database)
             }
+            SourceErrorKind::Locked => Remedy::AwaitLock,
             SourceErrorKind::Timeout
             | SourceErrorKind::Data
             | SourceErrorKind::Encoding
@@ -83,6 +86,18 @@ pub(super) struct Patience {
     of_others: u64,
     /// What the servers had been asked in vain at the last refusal.
     seen: Option<InVain>,
+    locks: Locks,
+    /// Tries that met a lock.
+    locked: u32,
+}
+
+/// How long a lock is waited for.
+#[derive(Clone, Copy)]
+enum Locks {
+    /// For as many tries as of anything else.
+    Retries,
+    /// For ever: a run has a deadline, and what it would do instead is to fail.
+    Deadline,
 }
 
 /// How often each server had been asked in vain while it counted as down.
@@ -103,7 +118,8 @@ enum Next {
 impl Patience {
     /// For something that may be tried again so often.
     pub(super) fn new(retries: u32) -> Self {
-        Self { retries, own: 0, of_others: 0, seen: None }
+        let locks = Locks::Retries;
+        Self { retries, own: 0, of_others: 0, seen: None, locks, locked: 0 }
     }
 
     /// Waits until it is time for another try; says whether there is one.
@@ -125,6 +141,7 @@ impl Patience {
                 self.of_others += now.of(server).saturating_sub(seen.of(server));
                 (server, Next::StandBy(server))
             }
+            Remedy::AwaitLock => return self.await_lock(runner),
             Remedy::Split | Remedy::Fail | Remedy::GiveUp => return Next::GiveUp,
         };
         if !runner.breaker(server).is_open() {
@@ -133,6 +150,18 @@ impl Patience {
         }
         let in_vain = u64::from(self.own) + self.of_others;
         if in_vain > u64::from(self.retries) { Next::GiveUp } else { next }
+    }
+}
+
+impl Patience {
+    /// That a table is locked says nothing about the server.
+    fn await_lock(&mut self, runner: &Runner) -> Next {
+        let wait = backoff(self.locked, runner.clock.random());
+        self.locked += 1;
+        match self.locks {
+            Locks::Retries if self.locked > self.retries => Next::GiveUp,
+            Locks::Retries | Locks::Deadline => Next::Retry(Server::Database, wait),
+        }
     }
 }
 
@@ -156,7 +185,8 @@ pub(super) struct Tries<'a> {
 impl<'a> Tries<'a> {
     /// For something that concerns so many tenants.
     pub(super) fn new(runner: &'a Runner, order: &'a Order, tenants: usize) -> Self {
-        Self { runner, order, tenants, patience: Patience::new(order.job.retries) }
+        let patience = Patience { locks: Locks::Deadline, ..Patience::new(order.job.retries) };
+        Self { runner, order, tenants, patience }
     }
 
     /// Waits until it is time for another try; says whether there is one.
@@ -168,7 +198,8 @@ impl<'a> Tries<'a> {
         let next = patience.next(runner, refusal);
         if let Next::Retry(_, wait) = next {
             report.retries += 1;
-            let (job, run, retry) = (&order.job.name, order.id, patience.own);
+            let (job, run) = (&order.job.name, order.id);
+            let retry = patience.own + patience.locked;
             let (kind, message) = (refusal.kind, refusal.message.as_str());
             event::BatchRetried { job, run, tenants, retry, wait, kind, message }
                 .emit(&runner.metrics);
@@ -218,7 +249,7 @@ impl Runner {
         let change = self.breaker(server).note(unreachable.is_none(), self.clock.monotonic());
         if let Some(change) = change {
             let message = unreachable.unwrap_or("it answers again");
-            let open = change == super::limit::BreakerChange::Opened;
+            let open = change == BreakerChange::Opened;
             event::BreakerChanged { server, open, message }.emit(&self.metrics);
         }
     }

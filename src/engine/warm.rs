@@ -10,7 +10,7 @@ use rapidhash::fast::RandomState;
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
-use super::tries::{Refusal, Tries};
+use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
 use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key, start_number};
@@ -110,7 +110,8 @@ impl Warming<'_> {
         let work = self.work;
         let fences = work.fence_keys(open);
         let reading = self.reading((open, &fences), first, report).await?;
-        let found = entries(&work.order.job, open, &reading.first_dates, reading.permit.rows());
+        let (job, checks) = (&work.order.job, &work.checks);
+        let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
         let rows = Reply::Rows(work.found(open, &reading.named, &found));
         let mut round = Round::new(work, (open, &fences), found);
         let mut step = self.warm.next(rows);
@@ -148,6 +149,9 @@ impl Warming<'_> {
                 Ok(reading) => break Ok(reading),
                 Err(refusal) => refusal,
             };
+            if refusal.remedy == Remedy::AwaitLock {
+                *self.work.locked() = Some(refusal.message.clone());
+            }
             let is_giant = refusal.kind == FailureKind::TooManyRows && open.len() <= 1;
             match room {
                 // A batch can be split; one tenant cannot, so it gets the room of all batches.
@@ -279,6 +283,9 @@ impl Work {
         runner.note_query(result.as_ref().err());
         result?;
         self.it_worked();
+        if let (Some(tenant), 1) = (open.tenant(0), open.len()) {
+            runner.broken.works(&self.order.job.name, tenant.id());
+        }
         Ok(first_dates)
     }
 
@@ -297,13 +304,14 @@ impl Work {
                 place.outdated.push(removal.key.clone());
             }
         }
-        for (slot, failure) in &found.failures {
-            if let (Some(place), Some(key)) = (all.get_mut(*slot), &failure.key) {
-                place.unwritable.push(key.clone());
-            }
-        }
+        let failed: Vec<&str> = found.failed_keys().collect();
+        let layout = self.checks.layout();
         let prunable = now - life_of_names(job);
-        for (place, named) in all.iter_mut().zip(named) {
+        for (slot, (place, named)) in all.iter_mut().zip(named).enumerate() {
+            let tenant = open.tenant(slot).map(|tenant| tenant.id());
+            let others = named.iter().filter(|one| layout.is_anothers(job, tenant, &one.key));
+            let kept = others.map(|one| one.key.as_str()).chain(failed.iter().copied());
+            place.unwritable = kept.map(str::to_owned).collect();
             let young = named.iter().filter(|one| is_young(job, one.named_at, now));
             let young: HashSet<&str, RandomState> = young.map(|one| one.key.as_str()).collect();
             place.is_renewed = place.present.iter().all(|key| young.contains(key.as_str()));
@@ -537,15 +545,22 @@ impl<'r> Round<'r> {
                 }
                 (Verdict::Verified | Verdict::Unknown, _) => {}
             }
-            let tenants = &mut tally.tenants;
             match verdict {
-                _ if !tally.failures.is_empty() => tenants.failed = 1,
-                Verdict::Fenced => tenants.fenced = 1,
-                Verdict::Verified | Verdict::Again | Verdict::Unknown => tenants.ok = 1,
+                _ if !tally.failures.is_empty() => fail_tally(&mut tally),
+                Verdict::Fenced => tally.tenants.fenced = 1,
+                Verdict::Verified | Verdict::Again | Verdict::Unknown => tally.tenants.ok = 1,
             }
             report.add(tally);
         }
     }
+}
+
+/// A tenant of which something failed, named by its first failure.
+fn fail_tally(tally: &mut Report) {
+    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
+        return;
+    };
+    tally.fail_tenant(tenant.as_deref(), kind, &message.into());
 }
 
 fn transient(result: &KeyResult) -> Option<&CacheError> {

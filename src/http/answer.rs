@@ -71,6 +71,7 @@ impl From<RequestError> for ApiError {
         match error {
             RequestError::UnknownJob(_) => Self::new(StatusCode::NOT_FOUND, "unknown_job", message),
             RequestError::Disabled(_) => Self::new(StatusCode::CONFLICT, "job_disabled", message),
+            RequestError::Rejected(_) => Self::new(StatusCode::CONFLICT, "job_rejected", message),
             RequestError::TakesNoTenants(_) => Self::unprocessable("takes_no_tenants", message),
             RequestError::QueueFull(_) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).retry_after("10")

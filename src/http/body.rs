@@ -1,10 +1,13 @@
 //! Bodies of requests: JSON, and not much of it.
 
+use std::fmt;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::answer::ApiError;
 use super::{MAX_BODY, limited};
@@ -24,6 +27,38 @@ pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Re
         return Err(ApiError::new(status, "unsupported_media_type", message));
     }
     serde_json::from_slice(body).map_err(|error| refused(&error))
+}
+
+/// A tenant's id as clients write it: text, or the number that it is in their database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WrittenId(pub(super) String);
+
+impl<'de> Deserialize<'de> for WrittenId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyForm;
+
+        impl Visitor<'_> for AnyForm {
+            type Value = WrittenId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a tenant's id, text or a whole number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<WrittenId, E> {
+                Ok(WrittenId(text.to_owned()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<WrittenId, E> {
+                Ok(WrittenId(number.to_string()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<WrittenId, E> {
+                Ok(WrittenId(number.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(AnyForm)
+    }
 }
 
 fn unread(rejection: &BytesRejection) -> ApiError {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::answer::ApiError;
 use super::auth::Authorized;
+use super::body::WrittenId;
 use super::runs::RunView;
 use super::{AppState, body, idempotency};
 use crate::domain::tenant::TenantId;
@@ -23,7 +24,7 @@ use crate::engine::handle::{InvalidateReport, InvalidateRequest, Invalidation};
 )]
 struct WrittenBody {
     keys: Vec<String>,
-    tenants: Vec<String>,
+    tenants: Vec<WrittenId>,
     jobs: Vec<String>,
     patterns: Vec<String>,
     all: bool,
@@ -49,7 +50,7 @@ pub(super) async fn create(
     let (headers, body) = body::read(request).await?;
     let WrittenBody { keys, tenants, jobs, patterns, all, orphans, rewarm } =
         body::parse(&headers, &body)?;
-    let tenants = tenants.iter().map(TenantId::new).collect();
+    let tenants = tenants.iter().map(|WrittenId(id)| TenantId::new(id)).collect();
     let request = InvalidateRequest { keys, tenants, jobs, patterns, all, orphans, rewarm };
     let key = idempotency::key(&headers)?;
     let handle = &state.control.handle;

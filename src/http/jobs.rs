@@ -3,14 +3,16 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::AppState;
 use super::answer::{ApiError, moment};
+use super::probes;
 use super::runs::RunView;
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
-use crate::engine::status::JobStatus;
+use crate::engine::status::{JobStatus, Status};
 
 /// A job as it is shown.
 #[derive(Debug, Serialize)]
@@ -34,6 +36,8 @@ struct JobView {
     running: Option<RunView>,
     queued: Vec<RunView>,
     last_run: Option<RunView>,
+    /// Why the file is not in use as it is: then the job is `held`, or goes on by an older version.
+    rejected_for: Vec<Value>,
 }
 
 /// What a job is doing.
@@ -41,6 +45,7 @@ struct JobView {
 #[serde(rename_all = "snake_case")]
 enum JobState {
     Disabled,
+    Held,
     Idle,
     Running,
 }
@@ -52,7 +57,7 @@ pub(super) struct Jobs {
 
 pub(super) async fn list(State(state): State<AppState>) -> Json<Jobs> {
     let status = state.control.handle.status();
-    Json(Jobs { jobs: status.jobs.values().map(JobView::new).collect() })
+    Json(Jobs { jobs: status.jobs.values().map(|job| JobView::new(job, &status)).collect() })
 }
 
 pub(super) async fn show(
@@ -62,27 +67,31 @@ pub(super) async fn show(
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
     let status = state.control.handle.status();
     let job_status = status.jobs.get(&name).ok_or_else(|| ApiError::no_such_job(&job))?;
-    Ok(Json(JobView::new(job_status)))
+    Ok(Json(JobView::new(job_status, &status)))
 }
 
 impl JobView {
-    fn new(status: &JobStatus) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at } = status;
+    fn new(job: &JobStatus, status: &Status) -> Self {
+        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at } = job;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {
             Schedule::Every(_) => (schedule.to_string(), None),
             Schedule::Cron(cron) => (cron.expression().to_owned(), Some(cron.zone().to_string())),
         };
+        let is_held = status.is_held(name);
         let state = match (enabled, running) {
             (_, Some(_)) => JobState::Running,
             (true, None) => JobState::Idle,
+            (false, None) if is_held => JobState::Held,
             (false, None) => JobState::Disabled,
         };
+        let rejected_for = status.rejections.get(name).map(|rejection| &rejection.problems);
         Self {
             name: name.to_string(),
             description: description.clone(),
-            enabled: *enabled,
+            // Nothing runs a job that is held, and its file says that something should.
+            enabled: *enabled || is_held,
             required: *required,
             tenants: *scope == Scope::Tenants,
             schedule,
@@ -96,6 +105,7 @@ impl JobView {
             running: running.as_ref().map(RunView::active),
             queued: queued.iter().map(RunView::active).collect(),
             last_run: last_run.as_deref().map(RunView::finished),
+            rejected_for: rejected_for.into_iter().flatten().map(probes::rejected_for).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod answer;
 mod auth;
 mod body;
+mod heads;
 mod health;
 mod idempotency;
 mod invalidations;
@@ -11,6 +12,7 @@ mod jobs;
 mod probes;
 mod runs;
 mod server;
+mod starting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,8 @@ use tokio_util::sync::CancellationToken;
 use self::answer::ApiError;
 pub use self::health::{HealthError, health};
 use self::idempotency::Requests;
-pub use self::server::serve;
+pub use self::server::{Routes, serve};
+pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::handle::Handle;
 use crate::observe::Metrics;
 
@@ -89,13 +92,26 @@ pub fn router(control: Control) -> Router {
         .route("/api/v1/runs", get(runs::list).post(runs::start_all))
         .route("/api/v1/jobs/{job}/runs", post(runs::start_one))
         .route("/api/v1/invalidations", post(invalidations::create));
-    quick
-        .merge(started)
+    with_answers_in_common(quick.merge(started))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
+        .with_state(state)
+}
+
+/// The two routes of probes alone.
+pub fn probes(control: Control) -> Router {
+    let waiting = Semaphore::new(0);
+    let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
+    let routes =
+        Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
+    with_answers_in_common(routes).with_state(state)
+}
+
+fn with_answers_in_common<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), finish))
-        .with_state(state)
+        .layer(middleware::from_fn(finish))
 }
 
 async fn limit_time(request: Request, next: Next) -> Result<Response, ApiError> {
@@ -106,15 +122,21 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
     tokio::time::timeout(MAX_TIME, answer).await.map_err(|_elapsed| ApiError::timed_out())
 }
 
-/// What every answer has in common: nobody keeps it, and a line in the log where one looks closely.
-async fn finish(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let started_at = state.control.handle.now();
+/// What every answer has in common: nobody keeps it.
+async fn finish(request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// A line in the log for each request, where one looks closely.
+async fn log(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started_at = state.control.handle.now();
+    let answer = next.run(request).await;
     let status = answer.status().as_u16();
     let took_ms = (state.control.handle.now() - started_at).num_milliseconds();
     if answer.status() == StatusCode::INTERNAL_SERVER_ERROR {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::AppState;
 use crate::domain::job::JobName;
-use crate::engine::status::{Beat, Health, Readiness};
+use crate::engine::status::{Beat, Health, Readiness, RejectedFor, Rejection, Rejections};
+use crate::observe::Metrics;
 
 /// A scrape shows older figures rather than wait longer for a server that hangs.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
@@ -64,12 +65,13 @@ fn health(health: Health) -> (StatusCode, Value) {
 /// `GET /readyz`
 pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
     let handle = &state.control.handle;
-    let readiness = handle.status().readiness(handle.now(), state.control.ready_within);
-    let (status, body) = ready(&readiness);
+    let current = handle.status();
+    let readiness = current.readiness(handle.now(), state.control.ready_within);
+    let (status, body) = ready(&readiness, &current.rejections);
     (status, Json(body))
 }
 
-fn ready(readiness: &Readiness) -> (StatusCode, Value) {
+fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, Value) {
     let names = |jobs: &[JobName]| jobs.iter().map(JobName::to_string).collect::<Vec<_>>();
     let (code, status, waiting, message) = match readiness {
         Readiness::Ready => {
@@ -87,11 +89,32 @@ fn ready(readiness: &Readiness) -> (StatusCode, Value) {
             names(jobs),
             "`ready_within` has passed and these required jobs have not succeeded yet",
         ),
+        Readiness::Rejected { jobs, held: _ } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "rejected",
+            names(jobs),
+            "the database refuses the queries of jobs, and nothing warms their keys",
+        ),
         Readiness::Draining => {
             (StatusCode::SERVICE_UNAVAILABLE, "draining", vec![], "the worker is stopping")
         }
     };
-    (code, json!({ "status": status, "waiting": waiting, "message": message }))
+    let rejected: Vec<_> = rejections.iter().map(|(job, why)| rejected(job, why)).collect();
+    let body =
+        json!({ "status": status, "waiting": waiting, "rejected": rejected, "message": message });
+    (code, body)
+}
+
+fn rejected(job: &JobName, rejection: &Rejection) -> Value {
+    let Rejection { problems, older_in_use } = rejection;
+    let problems: Vec<_> = problems.iter().map(rejected_for).collect();
+    json!({ "job": job.as_str(), "older_in_use": older_in_use, "problems": problems })
+}
+
+/// A reason why a job's file is rejected, as it is shown.
+pub(super) fn rejected_for(reason: &RejectedFor) -> Value {
+    let RejectedFor { file, line, message, hint } = reason;
+    json!({ "file": file, "line": line, "message": message, "hint": hint })
 }
 
 /// `GET /metrics`: OpenMetrics for whoever asks for it, else the older text format.
@@ -103,8 +126,15 @@ pub(super) async fn metrics(
     if refreshed.is_err() {
         tracing::debug!("a scrape shows older figures of the servers: one did not answer");
     }
+    metrics_page(&state.control.metrics, &headers)
+}
+
+/// The page of metrics in the format that the client accepts.
+pub(super) fn metrics_page(
+    metrics: &Metrics,
+    headers: &HeaderMap,
+) -> ([(HeaderName, &'static str); 1], String) {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let metrics = &state.control.metrics;
     let (kind, page) = if wants_openmetrics(accepted) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         (kind, metrics.encode_openmetrics())
@@ -144,10 +174,11 @@ mod tests {
             (Readiness::Ready, 200, "ready", json!([])),
             (Readiness::Waiting { jobs: jobs() }, 503, "waiting", json!(["services"])),
             (Readiness::GaveUp { jobs: jobs() }, 200, "gave_up", json!(["services"])),
+            (Readiness::Rejected { held: jobs(), jobs: vec![] }, 503, "rejected", json!([])),
             (Readiness::Draining, 503, "draining", json!([])),
         ];
         for (readiness, code, status, waiting) in cases {
-            let (found, body) = ready(&readiness);
+            let (found, body) = ready(&readiness, &Rejections::default());
             assert_eq!(found.as_u16(), code, "{readiness:?}");
             assert_eq!((&body["status"], &body["waiting"]), (&json!(status), &waiting));
         }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::answer::{ApiError, moment};
 use super::auth::Authorized;
+use super::body::WrittenId;
 use super::{AppState, body, idempotency, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
@@ -248,7 +249,7 @@ struct StartBody {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
 struct WrittenBody {
-    tenants: Option<Vec<String>>,
+    tenants: Option<Vec<WrittenId>>,
     wait: Option<bool>,
 }
 
@@ -263,7 +264,7 @@ impl StartBody {
     }
 }
 
-fn tenant_ids(written: &[String]) -> Result<Vec<TenantId>, ApiError> {
+fn tenant_ids(written: &[WrittenId]) -> Result<Vec<TenantId>, ApiError> {
     let refuse = |message: String| Err(ApiError::unprocessable("invalid_tenants", message));
     if written.is_empty() {
         return refuse("`tenants` is empty: leave it out to warm all".to_owned());
@@ -271,12 +272,12 @@ fn tenant_ids(written: &[String]) -> Result<Vec<TenantId>, ApiError> {
     if written.len() > MAX_TENANTS {
         return refuse(format!("`tenants` has more than {MAX_TENANTS}: leave it out to warm all"));
     }
-    if written.iter().any(String::is_empty) {
+    if written.iter().any(|WrittenId(id)| id.is_empty()) {
         return refuse("`tenants` has an empty id".to_owned());
     }
     let mut ids: Vec<TenantId> = Vec::with_capacity(written.len());
     let mut seen = std::collections::HashSet::new();
-    for id in written {
+    for WrittenId(id) in written {
         if seen.insert(id) {
             ids.push(TenantId::new(id));
         }
@@ -321,6 +322,13 @@ mod tests {
     }
 
     #[test]
+    fn a_tenants_id_may_be_the_number_that_it_is() {
+        let tenants = Some(["1", "-2", "18446744073709551615"].map(TenantId::new).into());
+        let body = r#"{"tenants": [1, -2, "1", 18446744073709551615]}"#;
+        assert_eq!(read("application/json", body).unwrap(), StartBody { tenants, wait: false });
+    }
+
+    #[test]
     fn what_is_no_json_is_told_from_what_means_nothing() {
         for body in ["{", "nonsense", "{\"wait\": true,}", "{} {}"] {
             assert_eq!(status(body), 400, "{body}");
@@ -330,7 +338,8 @@ mod tests {
             "true",
             r#"{"tenant": ["a"]}"#,
             r#"{"tenants": "a"}"#,
-            r#"{"tenants": [1]}"#,
+            r#"{"tenants": [1.5]}"#,
+            r#"{"tenants": [true]}"#,
             r#"{"tenants": []}"#,
             r#"{"tenants": [""]}"#,
             r#"{"wait": "yes"}"#,

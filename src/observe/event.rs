@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::metric::Metrics;
 use crate::domain::audit::{JobAudit, Kind};
 use crate::domain::job::JobName;
-use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
+use crate::domain::report::{Failure, FailureKind, KeyCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 
 /// A run starts.
@@ -115,22 +115,9 @@ impl RunFinished<'_> {
         of_job.tenants(report.tenants);
         of_job.keys(report.keys);
         of_job.wrote(report.bytes);
-        if all_tenants {
-            of_job.covered(coverage(report.tenants, *outcome));
-            if *outcome == Outcome::Ok {
-                of_job.succeeded(*finished_at);
-            }
+        if all_tenants && *outcome == Outcome::Ok {
+            of_job.succeeded(*finished_at);
         }
-    }
-}
-
-/// The share of its tenants that a run left warm. Of none, all are warm if the list was read at all.
-#[expect(clippy::cast_precision_loss, reason = "numbers of tenants are far below 2^53")]
-fn coverage(tenants: TenantCounts, outcome: Outcome) -> f64 {
-    match (tenants.total, outcome == Outcome::Ok) {
-        (0, true) => 1.0,
-        (0, false) => 0.0,
-        (total, _) => tenants.ok as f64 / total as f64,
     }
 }
 
@@ -143,14 +130,14 @@ impl fmt::Display for RunSummary<'_> {
         let tenants = record.report.tenants;
         write!(
             f,
-            "job `{}` ended {} after {:.1?}: {} of {} tenants warm, {} keys and {} bytes written",
+            "job `{}` ended {} after {:.1?}: {} of {} warm, {} and {} written",
             record.job,
             record.outcome,
             record.duration(),
             tenants.ok,
-            tenants.total,
-            record.report.keys.written,
-            record.report.bytes,
+            counted(tenants.total, "tenant", "tenants"),
+            counted(record.report.keys.written, "key", "keys"),
+            counted(record.report.bytes, "byte", "bytes"),
         )?;
         if tenants.fenced > 0 {
             write!(f, "; the data of {} kept changing", tenants.fenced)?;
@@ -163,6 +150,33 @@ impl fmt::Display for RunSummary<'_> {
             write!(f, ", tenant `{}`", tenant.escape_debug())?;
         }
         write!(f, ": {message}")
+    }
+}
+
+/// Something of a tenant failed in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantFailed<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// What failed first.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl TenantFailed<'_> {
+    /// Tells it, to the log only: the report counts it.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, run, tenant, kind, message } = self;
+        let failure = kind.as_str();
+        debug!(
+            %job, %run, tenant, failure,
+            "tenant `{}` of job `{job}` failed ({failure}): {message}", tenant.escape_debug()
+        );
     }
 }
 
@@ -184,7 +198,8 @@ impl ChangesSettled<'_> {
             metrics.change_settled(*lag);
         }
         let (tenants, lag_ms) = (lags.len(), millis(*longest));
-        debug!(%job, tenants, lag_ms, "changes of {tenants} tenants are warm again in job `{job}`");
+        let changed = counted(tenants as u64, "change is", "changes are");
+        debug!(%job, tenants, lag_ms, "{changed} warm again in job `{job}`");
     }
 }
 
@@ -195,7 +210,7 @@ pub struct FeedConnected;
 impl FeedConnected {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.feed_connected.set(1);
+        metrics.set_feed_listens(true);
         info!("the change feed is connected: what jobs with tables have is warmed once");
     }
 }
@@ -211,7 +226,7 @@ impl FeedLost<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let message = self.message;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         warn!(
             "the change feed is away: changes wait for the jobs' schedules until it is back: \
              {message}"
@@ -232,7 +247,7 @@ impl FeedOff<'_> {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
         let Self { reason, is_fault } = self;
-        metrics.feed_connected.set(0);
+        metrics.set_feed_listens(false);
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
             warn!("{text}: {reason}");
@@ -257,6 +272,24 @@ impl FeedLacks<'_> {
     }
 }
 
+/// The feed may have missed changes of some tables, so that their jobs run once.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesMissed<'a> {
+    /// Which.
+    pub tables: &'a str,
+}
+
+impl ChangesMissed<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let tables = self.tables;
+        info!(
+            "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
+             or another table has the name: jobs that name them in `tables` run once"
+        );
+    }
+}
+
 /// A trigger could not tell the tenants, so that all are warmed; told once a table and reason.
 #[derive(Clone, Copy, Debug)]
 pub struct TriggerBlind<'a> {
@@ -273,7 +306,8 @@ impl TriggerBlind<'_> {
         warn!(
             code,
             "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
-             tenants are warmed; hint: its query runs with the rights of whoever writes"
+             tenants are warmed; hint: its query runs with the rights of the role that writes, and \
+             fails where row-level security would hide rows; see `preheat changes install`"
         );
     }
 }
@@ -290,7 +324,8 @@ impl ChangesHeard {
     pub fn emit(self, metrics: &Metrics) {
         let notifications = self.notifications;
         metrics.notifications.inc_by(notifications as u64);
-        debug!(notifications, "{notifications} notifications of changes");
+        let heard = counted(notifications as u64, "notification", "notifications");
+        debug!(notifications, "{heard} of changes");
     }
 }
 
@@ -450,7 +485,8 @@ impl BatchSplit<'_> {
         let failure = kind.as_str();
         debug!(
             %job, %run, tenants, failure,
-            "a batch of job `{job}` with {tenants} tenants failed and is cut in two: {message}"
+            "a batch of job `{job}` with {} failed and is cut in two: {message}",
+            counted(tenants as u64, "tenant", "tenants")
         );
     }
 }
@@ -478,7 +514,9 @@ impl Invalidated<'_> {
             metrics.of_job(job).removed(*removed);
         }
         let Some(Failure { kind, message, .. }) = failure else {
-            info!(removed, fences, "{removed} keys were removed on request, after {fences} fences");
+            let keys = counted(removed, "key was", "keys were");
+            let moved = counted(fences, "fence", "fences");
+            info!(removed, fences, "{keys} removed on request, after {moved}");
             return;
         };
         let failure = kind.as_str();
@@ -488,6 +526,33 @@ impl Invalidated<'_> {
             fences,
             failure,
             "keys could not all be removed on request, {removed} were: {message}"
+        );
+    }
+}
+
+/// A job has held all permits that it may hold, and gave none of them back, for long; told once until
+/// it does.
+#[derive(Clone, Copy, Debug)]
+pub struct PermitsHeld<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many it holds.
+    pub permits: u32,
+    /// How many are left for others.
+    pub left: u32,
+    /// For how long, at least.
+    pub held_for: Duration,
+}
+
+impl PermitsHeld<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { job, permits, left, held_for } = self;
+        warn!(
+            %job, permits, left,
+            "job `{job}` has held all permits that it may hold, {permits} of {}, for {held_for:.0?}: \
+             its query is slow, or waits for a lock; other jobs have {left} permits",
+            permits + left
         );
     }
 }
@@ -539,6 +604,20 @@ impl BreakerChanged<'_> {
     }
 }
 
+/// Something that is allowed and should be known to whoever runs this.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsNotice<'a> {
+    /// One sentence, without a full stop.
+    pub text: &'a str,
+}
+
+impl SettingsNotice<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self) {
+        warn!("{}", self.text);
+    }
+}
+
 /// The database is a replica of another.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseIsReplica<'a> {
@@ -558,6 +637,20 @@ impl DatabaseIsReplica<'_> {
     }
 }
 
+/// A setting is there that has no effect any more.
+#[derive(Clone, Copy, Debug)]
+pub struct PgbouncerIsSet;
+
+impl PgbouncerIsSet {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        info!(
+            "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+             behind every pooler in transaction or session mode"
+        );
+    }
+}
+
 /// The cache server is another process than before.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheRestarted;
@@ -569,6 +662,47 @@ impl CacheRestarted {
         warn!(
             "the cache server is another process than before: it was restarted, failed over or \
              replaced, and may have lost anything; everything is warmed again"
+        );
+    }
+}
+
+/// The cache lost its keys, and is the same process as before.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheEmptied;
+
+impl CacheEmptied {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.cache_flushes.inc();
+        warn!(
+            "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+             itself are gone; everything is warmed again"
+        );
+    }
+}
+
+/// The cache pushed out keys for want of memory; told at most every ten minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysEvicted {
+    /// How many, anybody's, since it was told last.
+    pub count: u64,
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them.
+    pub maxmemory: u64,
+}
+
+impl KeysEvicted {
+    /// Tells it, to the log only: the server counts them itself.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { count, used_memory, maxmemory } = self;
+        warn!(
+            count,
+            used_memory,
+            maxmemory,
+            "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+             {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+             hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
         );
     }
 }
@@ -612,15 +746,16 @@ impl TenantsSwept<'_> {
             (0, _) => info!(
                 again,
                 keys,
-                "{keys} keys that runs with an older tenant list wrote of tenants that are not \
-                 active any more are removed"
+                "removed {} that runs with an older tenant list wrote of tenants that are not \
+                 active any more",
+                counted(keys, "key", "keys")
             ),
             (_, _) => info!(
                 newly,
                 again,
                 keys,
-                "tenants that are not active any more since the last list: {newly}; {keys} keys of \
-                 theirs are removed"
+                "tenants that are not active any more since the last list: {newly}; {} removed",
+                counted(keys, "key of theirs is", "keys of theirs are")
             ),
         }
     }
@@ -660,11 +795,32 @@ impl Evictions<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { job, run, count } = self;
-        warn!(
+        debug!(
             %job, %run, count,
-            "the cache evicted {count} keys while job `{job}` ran: its memory is too small for \
-             what is written to it"
+            "the cache evicted {} while job `{job}` ran",
+            counted(count, "key", "keys")
         );
+    }
+}
+
+/// Some keys of a job were looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct CoverageMeasured<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How many of them there were.
+    pub there: u64,
+    /// How many there should be; none where nobody knows of any.
+    pub expected: u64,
+}
+
+impl CoverageMeasured<'_> {
+    /// Tells it, to the metrics only.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, there, expected } = self;
+        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
+        let share = (expected > 0).then(|| there as f64 / expected as f64);
+        metrics.of_job(job).covered(share);
     }
 }
 
@@ -734,8 +890,8 @@ impl SchedulerSilent {
         metrics.scheduler_silent.set(1);
         error!(
             silent_for_ms = millis(silent_for),
-            "the scheduler has not rung for {silent_for:.1?}: jobs run by the watchdog; \
-             restart the worker"
+            "the scheduler has not rung for {silent_for:.1?}, though it was started anew: jobs run by \
+             the watchdog; restart the worker"
         );
     }
 }
@@ -749,6 +905,39 @@ impl SchedulerBack {
     pub fn emit(self, metrics: &Metrics) {
         metrics.scheduler_silent.set(0);
         info!("the scheduler rings again");
+    }
+}
+
+/// The bell was silent, and was started anew.
+#[derive(Clone, Copy, Debug)]
+pub struct BellStartedAnew {
+    /// For how long it was silent.
+    pub silent_for: Duration,
+}
+
+impl BellStartedAnew {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let silent_for = self.silent_for;
+        warn!(
+            silent_for_ms = millis(silent_for),
+            "the scheduler was silent for {silent_for:.1?} and is started anew: was the clock set back?"
+        );
+    }
+}
+
+/// The bell could not be started, or does not ring for the jobs there are.
+#[derive(Clone, Copy, Debug)]
+pub struct BellFailed<'a> {
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl BellFailed<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let message = self.message;
+        warn!("the scheduler fails, and the watchdog runs the jobs: {message}");
     }
 }
 
@@ -771,7 +960,8 @@ impl HistoryUnavailable<'_> {
         warn!(
             buffered,
             dropped,
-            "could not write the history; {buffered} run records wait, runs go on: {message}"
+            "could not write the history; {} and runs go on: {message}",
+            counted(buffered as u64, "run record waits", "run records wait")
         );
     }
 }
@@ -788,7 +978,8 @@ impl HistoryDropped {
     pub fn emit(self, metrics: &Metrics) {
         let dropped = self.dropped;
         metrics.history_dropped.inc_by(dropped);
-        debug!(dropped, "{dropped} run records were given up: the history is still away");
+        let records = counted(dropped, "run record was", "run records were");
+        debug!(dropped, "{records} given up: the history is still away");
     }
 }
 
@@ -804,7 +995,8 @@ impl HistoryLost {
     pub fn emit(self, metrics: &Metrics) {
         let lost = self.lost;
         metrics.history_dropped.inc_by(lost);
-        warn!(lost, "{lost} run records are lost: the history could not be written before the end");
+        let records = counted(lost, "run record is", "run records are");
+        warn!(lost, "{records} lost: the history could not be written before the end");
     }
 }
 
@@ -851,7 +1043,55 @@ impl HistoryPruned {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let runs = self.runs;
-        debug!(runs, "{runs} run records were older than the retention and are removed");
+        let records = counted(runs, "run record is", "run records are");
+        debug!(runs, "{records} older than the retention and removed");
+    }
+}
+
+/// A server is away at the worker's start, or away for another reason than before.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerAwaited<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Why it could not be reached.
+    pub message: &'a str,
+}
+
+impl ServerAwaited<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, message } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, true);
+        }
+        warn!(
+            server = role,
+            "the worker waits for the {role} and tries again until it is there: {message}"
+        );
+    }
+}
+
+/// A server that was away at the worker's start is there.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerReached<'a> {
+    /// What it is for.
+    pub role: &'a str,
+    /// Which of the two servers of runs it is, where it is one of them.
+    pub server: Option<Server>,
+    /// Where it is.
+    pub address: &'a str,
+}
+
+impl ServerReached<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { role, server, address } = self;
+        if let Some(server) = server {
+            metrics.set_breaker(server, false);
+        }
+        info!(server = role, "the {role} `{address}` is there");
     }
 }
 
@@ -870,11 +1110,8 @@ impl WorkerStarted<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let Self { version, jobs, listen } = self;
-        let address = listen.to_string();
-        info!(
-            version,
-            jobs, address, "preheat {version} works, with {jobs} jobs, on http://{listen}"
-        );
+        let (address, with) = (listen.to_string(), counted(jobs as u64, "job", "jobs"));
+        info!(version, jobs, address, "preheat {version} works, with {with}, on http://{listen}");
     }
 }
 
@@ -889,7 +1126,8 @@ impl WorkerDraining {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let in_flight = self.in_flight;
-        info!(in_flight, "the worker stops: no new runs, {in_flight} are under way");
+        let runs = counted(in_flight as u64, "is", "are");
+        info!(in_flight, "the worker stops: no new runs, {runs} under way");
     }
 }
 
@@ -925,15 +1163,92 @@ impl JobsRejected<'_> {
 pub struct JobsReloaded {
     /// How many jobs there are now.
     pub jobs: usize,
+    /// How many of their files are rejected.
+    pub rejected: usize,
 }
 
 impl JobsReloaded {
     /// Tells it.
     pub fn emit(self, metrics: &Metrics) {
-        let jobs = self.jobs;
-        metrics.jobs_rejected.set(0);
-        info!(jobs, "the job files were read again: {jobs} jobs");
+        let Self { jobs, rejected } = self;
+        metrics.jobs_rejected.set(i64::from(rejected > 0));
+        info!(
+            jobs,
+            rejected,
+            "the job files were read again: {}",
+            counted(jobs as u64, "job", "jobs")
+        );
     }
+}
+
+/// The database refuses the queries of job files; told once for the same problems.
+#[derive(Clone, Copy, Debug)]
+pub struct QueriesRejected<'a> {
+    /// All of them, as `check` shows them.
+    pub problems: &'a str,
+    /// Jobs that are held.
+    pub held: usize,
+    /// Jobs that go on by the last good version of their file.
+    pub older: usize,
+}
+
+impl QueriesRejected<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { problems, held, older } = self;
+        metrics.jobs_rejected.set(1);
+        let (held_jobs, older_jobs) = (
+            counted(held as u64, "job is", "jobs are"),
+            counted(older as u64, "job goes", "jobs go"),
+        );
+        error!(
+            held,
+            older,
+            "the database refuses queries of job files: {held_jobs} held, {older_jobs} on by the last \
+             good version; they are tried again:\n{problems}"
+        );
+    }
+}
+
+/// The query of a job that was rejected works.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryMended<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// Whether files are still rejected.
+    pub others_rejected: bool,
+}
+
+impl QueryMended<'_> {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        let Self { job, others_rejected } = self;
+        metrics.jobs_rejected.set(i64::from(others_rejected));
+        info!(%job, "the query of job `{job}` works: its file is in use");
+    }
+}
+
+/// Queries could not be checked; the job files are in use as they are, and checked again.
+#[derive(Clone, Copy, Debug)]
+pub struct QueriesUnchecked<'a> {
+    /// Of how many jobs.
+    pub jobs: usize,
+    /// Why not.
+    pub message: &'a str,
+}
+
+impl QueriesUnchecked<'_> {
+    /// Tells it, to the log only.
+    pub fn emit(self, _metrics: &Metrics) {
+        let Self { jobs, message } = self;
+        let queries = counted(jobs as u64, "query", "queries");
+        warn!(jobs, "{queries} could not be checked before use, and will be again: {message}");
+    }
+}
+
+/// Some things: `1 job`, `6 jobs`.
+fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -948,7 +1263,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::report::Report;
+    use crate::domain::report::{Report, TenantCounts};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -990,6 +1305,8 @@ mod tests {
         let line = logged(|| started.emit(&Metrics::new()));
         let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
+        let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
+        assert!(line.contains("with 1 job, on"), "{line}");
     }
 
     fn record(outcome: Outcome, failures: Vec<Failure>) -> RunRecord {
@@ -1043,7 +1360,6 @@ mod tests {
             "preheat_tenants_total{job=\"services\",outcome=\"ok\"} 4\n",
             "preheat_keys_total{job=\"services\",outcome=\"written\"} 7\n",
             "preheat_bytes_total{job=\"services\"} 2048\n",
-            "preheat_coverage_ratio{job=\"services\"} 1.0\n",
         ] {
             assert!(page.contains(expected), "{expected} in\n{page}");
         }
@@ -1060,7 +1376,6 @@ mod tests {
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
         "#);
         let page = metrics.encode();
-        assert!(page.contains("preheat_coverage_ratio{job=\"services\"} 0.75\n"), "{page}");
         assert!(page.contains("preheat_last_run_timestamp_seconds{job=\"services\"} 1700000001."));
         assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
     }
@@ -1079,7 +1394,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
-        DEBUG changes of 2 tenants are warm again in job `services` job=services tenants=2 lag_ms=30
+        DEBUG 2 changes are warm again in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();
         for expected in [
@@ -1100,7 +1415,6 @@ mod tests {
         RunFinished { record: &ok, all_tenants: false, kept: true }.emit(&metrics);
         let page = metrics.encode();
         assert!(page.contains("preheat_runs_total{job=\"services\""));
-        assert!(!page.contains("preheat_coverage_ratio{job=\"services\"}"));
         assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
     }
 
@@ -1145,13 +1459,15 @@ mod tests {
         assert!(shows("preheat_jobs_rejected 1\n"));
         CacheRestarted.emit(&metrics);
         assert!(shows("preheat_cache_restarts_total 1\n"));
+        CacheEmptied.emit(&metrics);
+        assert!(shows("preheat_cache_flushes_total 1\n"));
         FeedConnected.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 0\n"));
         BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
         SchedulerBack.emit(&metrics);
-        JobsReloaded { jobs: 6 }.emit(&metrics);
+        JobsReloaded { jobs: 6, rejected: 0 }.emit(&metrics);
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
         assert!(shows("preheat_scheduler_silent 0\n"));
         assert!(shows("preheat_jobs_rejected 0\n"));
@@ -1169,7 +1485,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
          INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
-         INFO 9 keys that runs with an older tenant list wrote of tenants that are not active any more are removed again=4 keys=9
+         INFO removed 9 keys that runs with an older tenant list wrote of tenants that are not active any more again=4 keys=9
         DEBUG no run wrote keys of tenants that are not active any more again=4
          WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
         "#);
@@ -1230,7 +1546,7 @@ mod tests {
         insta::assert_snapshot!(lines, @r#"
          WARN a run of job `services` is skipped: its last run is still going job=services reason="overlap"
          WARN a batch of job `services` failed and is tried again in 80.0ms: connection refused job=services run=00000000-0000-0000-0000-000000000000 tenants=100 retry=1 wait_ms=80 failure="database_unavailable"
-         WARN could not write the history; 5 run records wait, runs go on: disk full buffered=5 dropped=2
+         WARN could not write the history; 5 run records wait and runs go on: disk full buffered=5 dropped=2
         DEBUG 3 run records were given up: the history is still away dropped=3
         "#);
         let page = metrics.encode();

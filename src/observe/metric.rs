@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 27;
+const COUNT: usize = 31;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -79,12 +79,16 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CHANGE_LAG,
     &CHANGE_NOTIFICATIONS,
     &CHANGE_FEED_CONNECTED,
+    &CHANGE_FEED_LACKING,
     &BATCH_RETRIES,
     &BREAKER_OPEN,
+    &PERMITS,
     &DB_CONNECTIONS,
     &CACHE_HITS,
     &CACHE_MISSES,
+    &CACHE_EVICTED,
     &CACHE_RESTARTS,
+    &CACHE_FLUSHES,
     &HISTORY_DROPPED,
     &JOBS_REJECTED,
     &SCHEDULER_SILENT,
@@ -156,9 +160,8 @@ const COVERAGE: Declaration = Declaration {
     name: "preheat_coverage_ratio",
     kind: Kind::Gauge,
     labels: &["job"],
-    help: "The lower of two shares: of the active tenants, those that the last run over all of them \
-           left fully warm (0 before the first), and, once it was measured, of the keys that the \
-           verifier expected, those that were there",
+    help: "Share of some keys of the active tenants that were in the cache when they were last looked for, \
+           every thirty seconds; absent until the tenants are known",
 };
 const CONSISTENCY: Declaration = Declaration {
     name: "preheat_consistency_ratio",
@@ -196,7 +199,15 @@ const CHANGE_FEED_CONNECTED: Declaration = Declaration {
     name: "preheat_change_feed_connected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while changes of the database are heard of, else 0",
+    help: "1 while every change of the jobs' tables is heard of, else 0: where the worker does not \
+           listen, and where a table lacks its triggers",
+};
+const CHANGE_FEED_LACKING: Declaration = Declaration {
+    name: "preheat_change_feed_tables_without_triggers",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Tables of the jobs that lack triggers of the change feed, or have them switched off; \
+           `preheat changes install` makes them",
 };
 const BATCH_RETRIES: Declaration = Declaration {
     name: "preheat_batch_retries_total",
@@ -209,13 +220,20 @@ const BREAKER_OPEN: Declaration = Declaration {
     kind: Kind::Gauge,
     labels: &["server"],
     help: "1 while the `database` or the `cache` counts as down and is left alone but for single \
-           tries, else 0",
+           tries, or is waited for at the start, else 0",
+};
+const PERMITS: Declaration = Declaration {
+    name: "preheat_permits",
+    kind: Kind::Gauge,
+    labels: &["job"],
+    help: "Permits to have a batch in flight that the job holds now",
 };
 const DB_CONNECTIONS: Declaration = Declaration {
     name: "preheat_db_connections",
     kind: Kind::Gauge,
     labels: &["state"],
-    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed",
+    help: "Connections to the database: open and `idle`, `in_use`, and the `max` allowed; absent until \
+           the servers were reached",
 };
 const CACHE_HITS: Declaration = Declaration {
     name: "preheat_cache_hits_total",
@@ -230,6 +248,20 @@ const CACHE_MISSES: Declaration = Declaration {
     labels: &[],
     help: "Reads of anybody that did not find their key: the cache server's own counter; \
            absent until the server told it",
+};
+const CACHE_EVICTED: Declaration = Declaration {
+    name: "preheat_cache_evicted_keys_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Keys of anybody that the cache pushed out for want of memory: the cache server's own counter; \
+           absent until the server told it",
+};
+const CACHE_FLUSHES: Declaration = Declaration {
+    name: "preheat_cache_flushes_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB) and every job ran once \
+           for it",
 };
 const CACHE_RESTARTS: Declaration = Declaration {
     name: "preheat_cache_restarts_total",
@@ -248,7 +280,7 @@ const JOBS_REJECTED: Declaration = Declaration {
     name: "preheat_jobs_rejected",
     kind: Kind::Gauge,
     labels: &[],
-    help: "1 while the job files on disk have problems and the last good ones are in use, else 0",
+    help: "1 while job files on disk have problems and are not in use as they are, else 0",
 };
 const SCHEDULER_SILENT: Declaration = Declaration {
     name: "preheat_scheduler_silent",
@@ -296,23 +328,32 @@ pub struct Metrics {
     keys: Family<OfOutcome, Counter>,
     bytes: Family<OfJob, Counter>,
     coverage: Family<OfJob, Ratio>,
-    /// What `coverage` is the lower of.
-    shares: Mutex<BTreeMap<JobName, Shares>>,
     consistency: Family<OfJob, Ratio>,
     audit_findings: Family<OfKind, Gauge>,
     last_audit: Family<OfJob, Seconds>,
     change_lag: Histogram,
     pub(super) notifications: Counter,
-    pub(super) feed_connected: Gauge,
+    feed: Mutex<FeedState>,
+    feed_connected: Gauge,
+    feed_lacking: Gauge,
     batch_retries: Family<OfJob, Counter>,
     breaker_open: Family<OfServer, Gauge>,
+    permits: Family<OfJob, Gauge>,
     db_connections: Family<OfState, Gauge>,
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
+    pub(super) cache_flushes: Counter,
     pub(super) history_dropped: Counter,
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
     build_info: Family<OfBuild, Gauge>,
+}
+
+/// What the gauges of the change feed are made from.
+#[derive(Debug, Default)]
+struct FeedState {
+    listens: bool,
+    lacking: usize,
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -340,15 +381,6 @@ struct OfOutcome {
 struct OfKind {
     job: JobName,
     kind: &'static str,
-}
-
-/// How much of a job is warm, by who looked.
-#[derive(Clone, Copy, Debug)]
-struct Shares {
-    /// Of its tenants, by its last run over all of them.
-    by_runs: f64,
-    /// Of the keys that the verifier expected; all where it has not looked.
-    by_audits: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -395,25 +427,27 @@ impl Metrics {
             keys: Family::default(),
             bytes: Family::default(),
             coverage: Family::default(),
-            shares: Mutex::default(),
             consistency: Family::default(),
             audit_findings: Family::default(),
             last_audit: Family::default(),
             change_lag: Histogram::new(CHANGE_LAG_BUCKETS),
             notifications: Counter::default(),
+            feed: Mutex::default(),
             feed_connected: Gauge::default(),
+            feed_lacking: Gauge::default(),
             batch_retries: Family::default(),
             breaker_open: Family::default(),
+            permits: Family::default(),
             db_connections: Family::default(),
             cache: Arc::default(),
             cache_restarts: Counter::default(),
+            cache_flushes: Counter::default(),
             history_dropped: Counter::default(),
             jobs_rejected: Gauge::default(),
             scheduler_silent: Gauge::default(),
             build_info: Family::default(),
         };
         metrics.register();
-        metrics.set_db_connections(0, 0, 0);
         for server in Server::ALL {
             metrics.set_breaker(server, false);
         }
@@ -441,11 +475,14 @@ impl Metrics {
         declare(to, &CHANGE_LAG, &self.change_lag);
         declare(to, &CHANGE_NOTIFICATIONS, &self.notifications);
         declare(to, &CHANGE_FEED_CONNECTED, &self.feed_connected);
+        declare(to, &CHANGE_FEED_LACKING, &self.feed_lacking);
         declare(to, &BATCH_RETRIES, &self.batch_retries);
         declare(to, &BREAKER_OPEN, &self.breaker_open);
+        declare(to, &PERMITS, &self.permits);
         declare(to, &DB_CONNECTIONS, &self.db_connections);
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
+        declare(to, &CACHE_FLUSHES, &self.cache_flushes);
         declare(to, &HISTORY_DROPPED, &self.history_dropped);
         declare(to, &JOBS_REJECTED, &self.jobs_rejected);
         declare(to, &SCHEDULER_SILENT, &self.scheduler_silent);
@@ -490,15 +527,14 @@ impl Metrics {
         drop(self.next_run.get_or_create(&job));
         drop(self.fire_lag.get_or_create(&job));
         drop(self.bytes.get_or_create(&job));
-        drop(self.coverage.get_or_create(&job));
         drop(self.batch_retries.get_or_create(&job));
+        drop(self.permits.get_or_create(&job));
     }
 
     fn remove_gauges(&self, job: &JobName) {
         for kind in audit::Kind::ALL.map(audit::Kind::as_str) {
             self.audit_findings.remove(&OfKind { job: job.clone(), kind });
         }
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         let job = OfJob { job: job.clone() };
         self.last_audit.remove(&job);
         self.last_success.remove(&job);
@@ -506,6 +542,7 @@ impl Metrics {
         self.next_run.remove(&job);
         self.coverage.remove(&job);
         self.consistency.remove(&job);
+        self.permits.remove(&job);
     }
 
     /// The connections to the database at this moment.
@@ -515,9 +552,35 @@ impl Metrics {
         }
     }
 
+    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
+        for job in self.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let permits = held.get(job).copied().unwrap_or_default();
+            self.permits.get_or_create(&OfJob { job: job.clone() }).set(permits.into());
+        }
+    }
+
+    /// Whether the change feed listens.
+    pub(super) fn set_feed_listens(&self, listens: bool) {
+        self.set_feed(|feed| feed.listens = listens);
+    }
+
+    /// How many tables lack triggers of the change feed.
+    pub fn set_feed_lacking(&self, tables: usize) {
+        self.set_feed(|feed| feed.lacking = tables);
+    }
+
+    fn set_feed(&self, change: impl FnOnce(&mut FeedState)) {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feed);
+        let FeedState { listens, lacking } = *feed;
+        self.feed_connected.set(i64::from(listens && lacking == 0));
+        self.feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
+    }
+
     /// The cache server's own counters. They start again when the server does.
-    pub fn set_cache_counters(&self, hits: u64, misses: u64) {
-        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((hits, misses));
+    pub fn set_cache_counters(&self, stats: CacheCounts) {
+        *self.cache.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats);
     }
 
     /// In the Prometheus text format, version 0.0.4.
@@ -591,18 +654,12 @@ impl JobMetrics<'_> {
         self.metrics.fire_lag.get_or_create(&self.label).observe(lag.as_secs_f64());
     }
 
-    /// A run over all tenants left this share of them warm.
-    pub(super) fn covered(&self, share: f64) {
-        self.set_coverage(|shares| shares.by_runs = share);
-    }
-
-    fn set_coverage(&self, change: impl FnOnce(&mut Shares)) {
-        let mut shares = self.metrics.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let none = Shares { by_runs: 0.0, by_audits: 1.0 };
-        let shares = shares.entry(self.label.job.clone()).or_insert(none);
-        change(shares);
-        let lower = shares.by_runs.min(shares.by_audits);
-        self.metrics.coverage.get_or_create(&self.label).set(lower);
+    /// This share of the keys that were looked for was there; none where it is not known.
+    pub(super) fn covered(&self, share: Option<f64>) {
+        match share {
+            Some(share) => drop(self.metrics.coverage.get_or_create(&self.label).set(share)),
+            None => drop(self.metrics.coverage.remove(&self.label)),
+        }
     }
 
     /// The verifier compared some tenants. Of no key there is no share.
@@ -614,8 +671,7 @@ impl JobMetrics<'_> {
             let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);
             metrics.audit_findings.get_or_create(&label).set(count);
         }
-        if let (Some(coverage), Some(consistency)) = (counts.coverage(), counts.consistency()) {
-            self.set_coverage(|shares| shares.by_audits = coverage);
+        if let Some(consistency) = counts.consistency() {
             metrics.consistency.get_or_create(&self.label).set(consistency);
         }
     }
@@ -650,17 +706,29 @@ impl JobMetrics<'_> {
     }
 }
 
+/// What the cache server counted, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys pushed out for want of memory.
+    pub evicted: u64,
+}
+
 /// The cache server's counters are not ours to count: each scrape shows what the server said last.
 #[derive(Debug, Default)]
 struct CacheCounters {
-    latest: Mutex<Option<(u64, u64)>>,
+    latest: Mutex<Option<CacheCounts>>,
 }
 
 impl Collector for CacheCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((hits, misses)) = latest else { return Ok(()) };
-        for (declared, value) in [(&CACHE_HITS, hits), (&CACHE_MISSES, misses)] {
+        let Some(CacheCounts { hits, misses, evicted }) = latest else { return Ok(()) };
+        let counters = [(&CACHE_HITS, hits), (&CACHE_MISSES, misses), (&CACHE_EVICTED, evicted)];
+        for (declared, value) in counters {
             let counter = ConstCounter::new(value);
             // The registry adds this full stop itself to what it is given.
             let help = format!("{}.", declared.help);
@@ -713,7 +781,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::event::{NextRun, RunStarted};
+    use crate::observe::event::{CoverageMeasured, NextRun, RunStarted};
 
     fn job(name: &str) -> JobName {
         JobName::parse(name).unwrap()
@@ -722,11 +790,12 @@ mod tests {
     fn filled() -> Arc<Metrics> {
         let metrics = Metrics::new();
         metrics.register_jobs([job("services"), job("slots")].iter());
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         metrics.set_db_connections(1, 2, 4);
         let mut counts = AuditCounts { stale: 1, ..AuditCounts::default() };
         counts.equal(Duration::ZERO);
         metrics.of_job(&job("slots")).audited(&counts, DateTime::UNIX_EPOCH);
+        metrics.of_job(&job("slots")).covered(Some(0.5));
         metrics
     }
 
@@ -787,8 +856,8 @@ mod tests {
             "preheat_keys_total{job=\"slots\",outcome=\"fenced\"}",
             "preheat_keys_total{job=\"slots\",outcome=\"removed\"}",
             "preheat_last_success_timestamp_seconds{job=\"slots\"}",
-            "preheat_coverage_ratio{job=\"slots\"}",
             "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_permits{job=\"slots\"}",
             "preheat_run_duration_seconds_sum{job=\"slots\"}",
             "preheat_change_lag_seconds_count",
             "preheat_history_dropped_total",
@@ -807,34 +876,29 @@ mod tests {
         let page = metrics.encode();
         assert!(!page.contains("consistency"));
         assert!(!page.contains("cache_hits"));
-        metrics.set_cache_counters(12, 3);
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_evicted_keys_total"), Some(5.0));
     }
 
     #[test]
-    fn coverage_is_the_lower_of_what_runs_and_the_verifier_say() {
+    fn coverage_is_absent_until_it_is_known_and_where_it_is_not_any_more() {
         let metrics = Metrics::new();
         let job = job("slots");
         metrics.register_jobs([job.clone()].iter());
         let shown = || sample(&metrics.encode(), "preheat_coverage_ratio{job=\"slots\"}");
-        let missing = |missing| {
-            let mut counts = AuditCounts { missing, ..AuditCounts::default() };
-            counts.equal(Duration::ZERO);
-            metrics.of_job(&job).audited(&counts, DateTime::UNIX_EPOCH);
+        assert_eq!(shown(), None);
+        let measured = |there, expected| {
+            CoverageMeasured { job: &job, there, expected }.emit(&metrics);
+            shown()
         };
-        assert_eq!(shown(), Some(0.0));
-        missing(0);
-        assert_eq!(shown(), Some(0.0), "no run has come to all tenants");
-        metrics.of_job(&job).covered(1.0);
-        assert_eq!(shown(), Some(1.0));
-        missing(3);
-        assert_eq!(shown(), Some(0.25));
-        metrics.of_job(&job).covered(1.0);
-        assert_eq!(shown(), Some(0.25), "what was written may be gone by now");
-        missing(0);
-        metrics.of_job(&job).covered(0.5);
-        assert_eq!(shown(), Some(0.5));
+        assert_eq!(measured(3, 4), Some(0.75));
+        assert_eq!(measured(0, 4), Some(0.0));
+        assert_eq!(measured(0, 0), None);
+        assert_eq!(measured(4, 4), Some(1.0));
+        metrics.register_jobs([].iter());
+        assert_eq!(shown(), None);
     }
 
     #[test]

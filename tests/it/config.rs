@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use preheat::config::{HistoryMode, LogFormat, Overrides, Settings, redacted, reference};
+use preheat::adapter::redis::RIGHTS;
+use preheat::config::{HistoryMode, LogFormat, Overrides, RowSecurity, Settings, reference};
+use preheat::domain::server_url::parameters;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::support::document;
@@ -34,6 +36,8 @@ fn without_a_file_and_variables_the_defaults_hold() {
     assert_eq!(settings.database.max_connections, 4);
     assert_eq!(settings.database.statement_timeout, Duration::from_secs(30));
     assert!(settings.database.read_only && !settings.database.pgbouncer);
+    assert_eq!(settings.database.row_security, RowSecurity::Refuse);
+    assert_eq!(settings.database.time_zone, None);
     assert_eq!(settings.cache.timeout, Duration::from_secs(5));
     assert_eq!(settings.tenants.column, "tenant_id");
     assert_eq!(settings.tenants.max_shrink.to_string(), "50%");
@@ -268,29 +272,306 @@ fn hazard_32_a_secret_is_never_shown() {
     assert!(!problems.contains("hunter2"), "{problems}");
 }
 
+/// What is wrong with the URL of a database, or nothing.
+fn database(url: &str) -> String {
+    load("", &[("DATABASE_URL", url)]).err().unwrap_or_default()
+}
+
+/// What is wrong with the URL of a cache, or nothing.
+fn cache(url: &str) -> String {
+    load("", &[("REDIS_URL", url)]).err().unwrap_or_default()
+}
+
 #[test]
-fn hazard_32_a_url_is_shown_without_its_password() {
-    let cases = [
-        ("postgres://app:hunter2@db:5433/shop", "postgres://app:***@db:5433/shop"),
-        ("postgres://db/shop", "postgres://db/shop"),
-        (
-            "postgres://db/shop?user=app&password=hunter2&sslmode=require",
-            "postgres://db/shop?user=app&password=***&sslmode=require",
-        ),
-        ("rediss://default:hunter2@cache:6380/1", "rediss://default:***@cache:6380/1"),
-        (
-            "redis+unix:///run/redis.sock?db=1&pass=hunter2",
-            "redis+unix:///run/redis.sock?db=1&pass=***",
-        ),
-        (
-            "postgres:///shop?host=/tmp&sslpassword=hunter2",
-            "postgres:///shop?host=%2Ftmp&sslpassword=***",
-        ),
-        ("no url: hunter2", "(a URL that cannot be read)"),
+fn the_urls_that_services_and_libraries_hand_out_are_taken() {
+    let urls = [
+        // Supabase: directly, its pooler, what its integrations add.
+        "postgresql://postgres:pass%40word@db.abcdefghijkl.supabase.co:5432/postgres",
+        "postgresql://postgres.abcdefghijkl:pass@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true&connection_limit=1",
+        "postgres://postgres.abc:pass@aws-0-us-east-1.pooler.supabase.com:6543/postgres?sslmode=require&supa=base-pooler.x",
+        // Neon: directly, its pooler, for clients that send no name with TLS.
+        "postgresql://app:pass@ep-cool-rain-123456.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
+        "postgresql://app:pass@ep-cool-rain-123456-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&options=endpoint%3Dep-cool-rain-123456",
+        // Heroku, RDS, Azure, DigitalOcean, Render, Fly, Railway, Aiven, Cloud SQL.
+        "postgres://user:pass@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d1?sslmode=no-verify",
+        "postgres://app:pass@mydb.c9akciq32.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/certs/global-bundle.pem",
+        "postgres://app%40server:pass@server.postgres.database.azure.com/shop?sslmode=require",
+        "postgresql://doadmin:pass@db-postgresql-fra1-1-do-user-1-0.b.db.ondigitalocean.com:25060/defaultdb?sslmode=require",
+        "postgresql://app:pass@dpg-abc-a.frankfurt-postgres.render.com/shop_x",
+        "postgres://postgres:pass@my-db.flycast:5432/app?sslmode=disable",
+        "postgres://postgres:pass@my-db.internal:5432",
+        "postgresql://postgres:pass@postgres.railway.internal:5432/railway",
+        "postgres://avnadmin:pass@pg-1.aivencloud.com:12345/defaultdb?sslmode=require",
+        "postgres://app:pass@/shop?host=/cloudsql/project:region:instance",
+        // Prisma, node-postgres, SQLAlchemy, Rails, JDBC, libpq.
+        "postgresql://app:pass@localhost:5432/shop?schema=public&connect_timeout=10&statement_cache_size=0&sslaccept=strict",
+        "postgres://app:pass@db/shop?ssl=true&application_name=shop&uselibpqcompat=true",
+        "postgresql+psycopg://app:pass@db/shop",
+        "postgresql+asyncpg://app:pass@db/shop?ssl=require&prepared_statement_cache_size=0",
+        "postgresql+psycopg2://app:pass@/shop?host=a:5432&host=b:5433",
+        "postgresql://db/shop?encoding=unicode&prepared_statements=false",
+        "jdbc:postgresql://a:5432,b:5433/shop?user=app&password=pass&currentSchema=app,public&targetServerType=primary&ApplicationName=x&ssl=true",
+        "postgresql://a,b,[::1]:5433/shop?port=5432,5433,5434&target_session_attrs=read-write&sslrootcert=system",
+        "postgres:///shop",
+        "postgres://%2Frun%2Fpostgresql/shop",
+        "  postgres://app:pass@db/shop?options=-c%20work_mem%3D64MB%20-c%20search_path%3Dapp \n",
     ];
-    for (url, shown) in cases {
-        assert_eq!(redacted(&SecretString::from(url)), shown);
+    for url in urls {
+        assert_eq!(database(url), "", "{url}");
     }
+    let urls = [
+        "rediss://default:pass@eu1-cool-cat-12345.upstash.io:6379",
+        "rediss://:pass@ec2-1-2-3-4.compute-1.amazonaws.com:6380",
+        "redis://default:pass@redis.railway.internal:6379?family=0",
+        "redis://master.cache.abc.euc1.cache.amazonaws.com:6379/2?protocol=resp3",
+        " redis://[::1]:6379 ",
+        "redis+unix:///run/redis.sock?db=2&user=u&pass=p",
+    ];
+    for url in urls {
+        assert_eq!(cache(url), "", "{url}");
+    }
+}
+
+#[test]
+fn all_that_a_url_has_and_cannot_be_honoured_is_told_at_once() {
+    insta::assert_snapshot!(database(
+        "postgres://db/shop?pool_timeout=20&keepalives=1&sslmode=on&sslmod=require&sslpassword=hunter2\
+         &statement_timeout=5000&mystery=hunter2&client_encoding=latin1&connect_timeout=0&hunter2"
+    ), @r##"
+    variable `DATABASE_URL`: setting `database.url`: a parameter has no value
+      hint: write it as `name=value`, and a `&` within a value as `%26`
+    variable `DATABASE_URL`: setting `database.url`: parameter `pool_timeout` is not supported
+      hint: leave it out: a batch waits for one of preheat's connections as long as its job's `timeout`
+    variable `DATABASE_URL`: setting `database.url`: parameter `keepalives` is not supported
+      hint: leave it out: each query and each connection attempt has a time limit of its own, after which the connection is given up; the driver does not set options of the socket
+    variable `DATABASE_URL`: setting `database.url`: parameter `sslmode` cannot be honoured
+      hint: it is `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`
+    variable `DATABASE_URL`: setting `database.url`: parameter `sslmod` is unknown
+      hint: did you mean `sslmode`?
+    variable `DATABASE_URL`: setting `database.url`: parameter `sslpassword` is not supported
+      hint: name a key without a passphrase as `sslkey`
+    variable `DATABASE_URL`: setting `database.url`: parameter `statement_timeout` is not supported
+      hint: leave it out, and set `[database] statement_timeout` or a job's `timeout`
+    variable `DATABASE_URL`: setting `database.url`: parameter `mystery` is unknown
+      hint: leave it out: preheat does not know what it means
+    variable `DATABASE_URL`: setting `database.url`: parameter `client_encoding` cannot be honoured
+      hint: it can be `UTF8`, `utf8`, `UTF-8`, `utf-8`, `auto` or `unicode` only: text is always UTF-8
+    variable `DATABASE_URL`: setting `database.url`: parameter `connect_timeout` cannot be honoured
+      hint: it is a number of seconds from 1 to 300: no wait is endless
+    "##);
+}
+
+/// URLs, what is wrong with each, and what to do.
+const DATABASES: [(&str, &str, &str); 24] = [
+    (
+        "postgres://db/shop?sslmode=verfy-full",
+        "parameter `sslmode` cannot be honoured",
+        "did you mean `verify-full`?",
+    ),
+    (
+        "postgres://db/shop?ssl_mode=require",
+        "parameter `ssl_mode` is unknown",
+        "did you mean `sslmode`?",
+    ),
+    (
+        "postgres://db/shop?sslrootcert=/ca.pem",
+        "parameter `sslrootcert` has no effect",
+        "write `sslmode=verify-full` or `sslmode=verify-ca` beside it; otherwise no certificate is compared with it",
+    ),
+    (
+        "postgres://db/shop?sslmode=require&sslrootcert=system",
+        "parameter `sslrootcert=system` needs `sslmode=verify-full`",
+        "write `sslmode=verify-full` beside it, or leave `sslmode` out",
+    ),
+    (
+        "postgres://db/shop?sslmode=disable&channel_binding=require",
+        "parameter `channel_binding=require` beside `sslmode=disable`",
+        "it needs TLS: leave one of the two out",
+    ),
+    (
+        "postgres://db/shop?sslcert=/c.pem",
+        "parameter `sslcert` without `sslkey`",
+        "`sslcert` is our own certificate and needs its `sslkey`; the authority that signs for the server, which is Prisma's `sslcert`, is `sslrootcert`",
+    ),
+    (
+        "postgres://db/shop?sslmode=require&sslmode=disable",
+        "parameter `sslmode` is there twice",
+        "write it once",
+    ),
+    (
+        "postgres://a,b/shop?port=1,2,3",
+        "there are more or fewer ports than hosts",
+        "write one port for each host, or one for all",
+    ),
+    (
+        "postgres://db/shop?target_session_attrs=writer",
+        "parameter `target_session_attrs` cannot be honoured",
+        "it is `any`, `read-write`, `read-only`, `primary`, `standby` or `prefer-standby`",
+    ),
+    (
+        "postgres://db/shop?sslmode=verify-full&hostaddr=10.0.0.7",
+        "parameter `hostaddr` beside `sslmode=verify-full`",
+        "the certificate is compared with the host that is connected to; leave `hostaddr` out, and let the host's name lead there",
+    ),
+    (
+        "postgres://db/shop?options=-c%20statement_timeout%3D1",
+        "parameter `options` cannot be honoured",
+        "leave `statement_timeout` out of it: see `[database] statement_timeout`",
+    ),
+    (
+        "postgres://db/shop?options=-c%20lock_timeout%3D1",
+        "parameter `options` cannot be honoured",
+        "leave `lock_timeout` out of it: preheat sets it itself",
+    ),
+    (
+        "postgres://db/shop?options=-d5",
+        "parameter `options` cannot be honoured",
+        "it is `-c name=value`, as often as needed",
+    ),
+    (
+        "postgres://aws-0.pooler.supabase.com/shop?options=reference%3Dabc",
+        "parameter `options` cannot be honoured",
+        "write the user with the project, as in `postgres.REFERENCE`",
+    ),
+    (
+        "postgres://other.neon.tech/shop?options=endpoint%3Dep-cool",
+        "parameter `options` names another endpoint than the host",
+        "the endpoint is the first part of the host's name, which is sent with TLS: leave `options` out, and connect to that host",
+    ),
+    (
+        "postgres://db/shop?search_path=app,,public",
+        "parameter `search_path` cannot be honoured",
+        "it is names of schemas with commas, as in `app,public`",
+    ),
+    (
+        "postgres://db/shop?load_balance_hosts=random",
+        "parameter `load_balance_hosts` cannot be honoured",
+        "it can be `disable` or `false` only: hosts are tried in the order in which they are written",
+    ),
+    ("postgres://u:p#ss@db/shop", "is not valid", "a `#` is written `%23`"),
+    (
+        "postgres://u:p/ss@db/shop",
+        "is not valid",
+        "a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
+        "postgres://u@::1/shop",
+        "is not valid",
+        "an IPv6 address stands in brackets, as in `[::1]:5432`; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
+        "postgres://u:p@h:0/shop",
+        "is not valid",
+        "a port is a number from 1 to 65535; characters such as `@`, `:`, `/`, `?` and `#` in a user or password are written with per cent signs, as in `%40`",
+    ),
+    (
+        "prisma://accelerate.prisma-data.net/?api_key=hunter2",
+        "found `prisma://…`",
+        "that is an address of Prisma's proxy; take the one of the database itself",
+    ),
+    ("postgis://db/shop", "found `postgis://…`", "write the same with `postgres://`"),
+    (
+        "host=db dbname=shop password=hunter2",
+        "is not valid",
+        "a URL begins with its scheme and `://`",
+    ),
+];
+
+/// URLs, what is wrong with each, and what to do.
+const CACHES: [(&str, &str, &str); 10] = [
+    (
+        "redis://db/0?ssl_cert_reqs=none",
+        "parameter `ssl_cert_reqs` is not supported",
+        "leave it out; `[cache] verify = false` is for a server whose certificate cannot be verified",
+    ),
+    (
+        "rediss://db/0#insecure",
+        "`#insecure` is not supported",
+        "leave it out, and set `[cache] verify = false`",
+    ),
+    (
+        "redis://db/0?ssl=true",
+        "parameter `ssl` is not supported",
+        "leave it out, and write `rediss://` for TLS",
+    ),
+    ("redis://db/two", "is not valid", "the database is a number, as in `redis://host:6379/2`"),
+    ("redis:///2", "is not valid", "name the host, as in `redis://host:6379`"),
+    ("unix://", "is not valid", "name the socket, as in `redis+unix:///run/redis.sock`"),
+    ("unix:///run/redis.sock?db=two", "is not valid", "the database is a number: `?db=2`"),
+    (
+        "redis://db?protocol=4",
+        "parameter `protocol` cannot be honoured",
+        "it is `resp2` or `resp3`",
+    ),
+    ("redis://db?dbb=4", "parameter `dbb` is unknown", "did you mean `db`?"),
+    (
+        "https://eu1-cool-cat-12345.upstash.io",
+        "found `https://…`",
+        "that is the address of a REST API; the same server speaks Redis' protocol at `rediss://default:TOKEN@eu1-cool-cat-12345.upstash.io:6379`, with the token as the password",
+    ),
+];
+
+#[test]
+fn every_other_parameter_of_a_url_is_refused_by_name_with_what_to_write() {
+    let databases = DATABASES.map(|(url, what, hint)| (url, database(url), what, hint));
+    let caches = CACHES.map(|(url, what, hint)| (url, cache(url), what, hint));
+    for (url, told, what, expected) in databases.into_iter().chain(caches) {
+        let (message, hint) =
+            told.split_once("\n  hint: ").unwrap_or_else(|| panic!("{url}: {told}"));
+        assert_eq!(hint, expected, "{url}");
+        assert!(message.contains(what), "{url}: {message}");
+        assert!(!told.contains("hunter2") && !told.contains("ss@"), "{told}");
+    }
+}
+
+#[test]
+fn the_urls_of_the_history_and_of_the_feed_are_read_like_that_of_the_database() {
+    for variable in ["PREHEAT_DATABASE__URL", "PREHEAT_HISTORY__URL", "PREHEAT_CHANGES__URL"] {
+        load("", &[(variable, "postgres://a,[::1]:1/shop?schema=app&sslmode=no-verify")]).unwrap();
+        let told = load("", &[(variable, "postgres://db/shop?keepalives=1")]).unwrap_err();
+        assert!(told.contains("parameter `keepalives` is not supported"), "{told}");
+        assert!(told.contains(variable) && told.contains("hint: "), "{told}");
+    }
+}
+
+#[test]
+fn a_connection_limit_in_the_url_bounds_the_connections_and_never_raises_them() {
+    for (limit, most) in [(2, 2), (9, 4)] {
+        let url = format!("postgres://db/shop?connection_limit={limit}");
+        let settings = load("", &[("DATABASE_URL", &url)]).unwrap();
+        assert_eq!(settings.database.max_connections, most);
+    }
+}
+
+#[test]
+fn upstashs_variable_is_taken_where_nothing_else_names_the_cache() {
+    let upstash = ("UPSTASH_REDIS_URL", "rediss://default:t@cat.upstash.io:6379");
+    let rest = ("UPSTASH_REDIS_REST_URL", "https://cat.upstash.io");
+    let url = |file: &str, variables: &[(&str, &str)]| {
+        let settings = load(file, variables).unwrap();
+        secret(settings.cache.url.as_ref()).unwrap().to_owned()
+    };
+    assert_eq!(url("", &[upstash]), upstash.1);
+    assert_eq!(url("", &[upstash, rest]), upstash.1);
+    assert_eq!(url("", &[upstash, ("REDIS_URL", "redis://own")]), "redis://own");
+    assert_eq!(url("", &[rest, ("PREHEAT_CACHE__URL", "redis://own")]), "redis://own");
+    assert_eq!(url("[cache]\nurl = \"redis://file\"", &[upstash, rest]), "redis://file");
+
+    let address = "https://default:hunter2@cat.upstash.io";
+    for variable in ["UPSTASH_REDIS_URL", "UPSTASH_REDIS_REST_URL", "REDIS_URL"] {
+        let token = ("UPSTASH_REDIS_TOKEN", "hunter2");
+        let told = load("", &[(variable, address), token]).unwrap_err();
+        assert!(told.contains(&format!("variable `{variable}`")), "{told}");
+        assert!(told.contains("`rediss://default:TOKEN@cat.upstash.io:6379`"), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn a_cache_that_is_not_verified_is_noticed() {
+    assert_eq!(load("", &[]).unwrap().notices(), Vec::<String>::new());
+    let notices = load("[cache]\nverify = false", &[]).unwrap().notices();
+    assert!(notices[0].contains("`cache.verify` is false"), "{notices:?}");
 }
 
 #[test]
@@ -308,8 +589,52 @@ fn docs_settings_are_those_of_the_code() {
         let row = [format!("`{name}`"), default, format!("{}.", setting.help), setting.allowed];
         writeln!(page, "| {} |", row.join(" | ")).unwrap();
     }
+    page += PARAMETERS_INTRODUCTION;
+    for note in parameters() {
+        let names: Vec<_> = note.names.iter().map(|name| format!("`{name}`")).collect();
+        let is_taken = if note.is_taken { "" } else { "**Refused**: " };
+        writeln!(page, "| {} | {is_taken}{}. |", names.join(", "), note.note).unwrap();
+    }
+    page += &CACHE_URL.replace("RIGHTS", RIGHTS);
     document::compare("docs/settings.md", &page);
 }
+
+const PARAMETERS_INTRODUCTION: &str = "
+## The URL of a database
+
+`postgres://user:password@host:5432/name?parameter=value`, for `database.url`, `history.url` and `changes.url` alike. Blanks around it
+are left out. `postgresql://` is the same, as are SQLAlchemy's `postgresql+psycopg://` and JDBC's `jdbc:postgresql://`. An IPv6 address
+stands in brackets: `[::1]:5432`. Several hosts are written with commas, `a:5432,b:5433`, and tried in order, again after each lost
+connection. What is special in a password is written with per cent signs, as in `%40` for `@`.
+
+Each parameter is honoured or refused: no parameter is passed over, and no value of one is ever logged.
+
+| parameter | what it does |
+| --- | --- |
+";
+
+const CACHE_URL: &str = "
+## The URL of a cache
+
+`redis://user:password@host:6379/2`, or `rediss://` for TLS; `redis+unix:///run/redis.sock?db=2&user=u&pass=p` for a socket. Without
+a user the password is that of `default`. Of parameters `db` and `protocol` (`resp2` or `resp3`) are honoured, and others are refused
+by name. An IPv6 address stands in brackets: `redis://[::1]:6379`. The address of a REST API (`https://…upstash.io`) is refused with
+the `rediss://` URL to write.
+
+The certificate of a `rediss://` server is compared with the public authorities, or with `cache.ca`: either an authority signed it for
+the host's name, or it is one of those in the file, whatever name and dates it bears. `cache.verify = false` takes any certificate, and
+each command warns of it.
+
+The rights that suffice for a user, beside `~services:*` and the like for the keys of each job (`cache.prefix` goes before all of
+them), as `ACL SETUSER` takes them:
+
+```
+RIGHTS
+```
+
+`select` is needed where the URL has a database's number. From Redis 7.2 on `+client|setinfo` shows the client's name to the
+server; a server that refuses it is used all the same.
+";
 
 const SETTINGS_INTRODUCTION: &str = "\
 # Settings
@@ -325,7 +650,8 @@ its variable.
   directory.
 - A setting's variable is `PREHEAT_SECTION__KEY` with two underscores, as in
   `PREHEAT_DATABASE__MAX_CONNECTIONS=8`. `DATABASE_URL` and `REDIS_URL` are honoured as the
-  conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them.
+  conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them. `UPSTASH_REDIS_URL` is taken
+  where neither a file nor another variable names the cache.
 - A variable that is set to nothing counts as not set. A `PREHEAT_…` variable that names no setting is
   an error, but for those that Kubernetes sets beside a service named `preheat`.
 - A password or a token is never shown: not in a log, an error, a metric or a page.

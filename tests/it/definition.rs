@@ -7,6 +7,7 @@ use std::path::Path;
 use preheat::definition::{self, Defaults, JobFiles, JobText, Place, Problems};
 use preheat::domain::job::{DateZone, JobName, Scope};
 use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::IdClass;
 
 /// A job file with which nothing is wrong.
 const GOOD: &str = r#"schedule = "every 10m"
@@ -24,6 +25,7 @@ fn defaults() -> Defaults {
         batch: 100.try_into().unwrap(),
         concurrency: 4.try_into().unwrap(),
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     }
 }
 
@@ -158,7 +160,7 @@ fn a_schedule_that_is_none_is_shown_at_its_field() {
         "",
         "0 60 * * * *",
         "0 */90 * * * *",
-        "0 0 0 * * MONDAY",
+        "0 0 0 * * MOND",
         "0 0 0 30 2 *",
         "* * * *",
         "0 0 3 * * * 2027",
@@ -269,7 +271,7 @@ fn dates_tables_and_columns_are_checked() {
             "{GOOD}[encode]\nomit = [\"id\", \"name\", \"id\"]\ncolumns = {{ name = \"json\" }}\n"
         ),
     ]));
-    let files = check(&[("a.toml", &dates("Europe/Berlin"))]).unwrap();
+    let files = check(&[("a.toml", &dates("europe/berlin"))]).unwrap();
     let zone = &files.jobs().values().next().unwrap().dates.as_ref().unwrap().zone;
     assert_eq!(*zone, DateZone::Fixed(chrono_tz::Europe::Berlin));
 }
@@ -281,6 +283,98 @@ fn two_jobs_that_can_write_one_key_are_refused() {
     insta::assert_snapshot!(problems.render(false));
     let disabled = format!("enabled = false\n{other}");
     check(&[("products.toml", GOOD), ("categories.toml", &disabled)]).unwrap();
+}
+
+/// What is shown of keys that ids of this class cannot tell apart.
+fn conflicts(files: &JobFiles, ids: IdClass) -> String {
+    Problems::new(files.conflicts(ids).into_iter().map(|(_, problem)| problem)).render(false)
+}
+
+/// The good file with this key.
+fn with_key(key: &str) -> String {
+    instead("products:{tenant_id}:all", key)
+}
+
+#[test]
+fn hazard_37_keys_that_only_some_ids_bring_together_are_no_conflict_of_the_others() {
+    let (all, new) = (with_key("{tenant_id}:products"), with_key("{tenant_id}:x:products"));
+    let files = check(&[("all.toml", &all), ("new.toml", &new)]).unwrap();
+    assert!(files.conflicts(IdClass::Uuid).is_empty());
+    assert!(files.conflicts(IdClass::Integer).is_empty());
+    insta::assert_snapshot!(conflicts(&files, IdClass::Text));
+    let warned = files.possible_conflicts().render(false);
+    assert!(warned.starts_with("warning: two jobs can write one key"), "{warned}");
+    let disabled = format!("enabled = false\n{new}");
+    let files = check(&[("all.toml", &all), ("new.toml", &disabled)]).unwrap();
+    assert!(files.possible_conflicts().is_empty());
+}
+
+#[test]
+fn hazard_37_placeholders_side_by_side_are_refused_where_nothing_parts_them() {
+    let files = check(&[("a.toml", &with_key("products:{tenant_id}{category}"))]).unwrap();
+    assert!(files.conflicts(IdClass::Uuid).is_empty());
+    insta::assert_snapshot!(conflicts(&files, IdClass::Integer));
+    let never = with_key("products:{tenant_id}:{category}{id}");
+    insta::assert_snapshot!(check(&[("a.toml", &never)]).unwrap_err().render(false));
+}
+
+#[test]
+fn the_tenants_id_by_another_name_is_called_so_in_every_hint() {
+    let shown = |has_settings_file, tenant_column: &str, text: &str| {
+        let text = JobText { path: Path::new("jobs/a.toml").into(), text: text.to_owned() };
+        let tenant_column = tenant_column.to_owned();
+        let defaults = Defaults { tenant_column, has_settings_file, ..defaults() };
+        let no_files = |_: &Path| Err(String::new());
+        definition::check(vec![text], &no_files, &defaults).unwrap_err().render(false)
+    };
+    let key = with_key("ws:{workspaceId}:customers");
+    insta::assert_snapshot!(
+        [
+            shown(false, "tenant_id", &key),
+            shown(true, "tenant_id", &key),
+            shown(true, "workspaceId", ""),
+            shown(true, "workspaceId", &with_key("ws:all").replace("tenant_id", "x")),
+            shown(
+                true,
+                "workspaceId",
+                &format!("keys = []\n{}", GOOD.split("[[keys]]").next().unwrap())
+            ),
+        ]
+        .join("\n\n")
+    );
+}
+
+#[test]
+fn a_quote_within_double_quotes_comes_with_the_way_to_write_it() {
+    insta::assert_snapshot!(shown([
+        instead("\"select tenant_id, ", "\"select \"workspaceId\" as tenant_id, "),
+        instead("\"every 10m\"", "\"every 10m"),
+    ]));
+}
+
+#[test]
+fn a_file_that_only_looks_like_a_job_file_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    for path in ["good.toml", "A.TOML", "b.tml", "more/c.toml", ".hidden/d.toml", ".e.tml"] {
+        write(path, GOOD);
+    }
+    for path in ["README.md", "sql/products.sql", "good.toml.bak"] {
+        write(path, "");
+    }
+    let problems = definition::load(folder.path(), &defaults()).unwrap_err();
+    let found: Vec<_> = problems
+        .iter()
+        .map(|one| {
+            let file = one.file().strip_prefix(folder.path()).unwrap().display();
+            format!("{file}: {}; {}", one.message(), one.hint_text().unwrap())
+        })
+        .collect();
+    insta::assert_snapshot!(found.join("\n"));
 }
 
 #[test]

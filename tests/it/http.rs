@@ -15,6 +15,8 @@ use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
+use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::record::Records;
@@ -84,6 +86,7 @@ fn jobs() -> Jobs {
         batch: runner.batch,
         concurrency: runner.concurrency,
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     };
     let no_sql = |_: &std::path::Path| Err("there is none".to_owned());
     check(files, &no_sql, &defaults)
@@ -164,16 +167,20 @@ impl Worker {
             Arc::clone(&metrics),
             retention,
         );
+        let source = Arc::new(source);
         let runner = Arc::new(Runner {
-            source: Arc::new(source),
+            source: Arc::clone(&source) as _,
+            reader: source,
             cache: Arc::clone(&cache) as _,
             ledger: Arc::clone(&cache) as _,
             clock: Arc::clone(&shared_clock),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(4),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
@@ -368,7 +375,6 @@ async fn metrics_come_in_both_formats_and_fresh() {
         "preheat_runs_total{job=\"services\",trigger=\"request\",outcome=\"ok\"} 1\n",
         "preheat_runs_total{job=\"report\",trigger=\"schedule\",outcome=\"failed\"} 0\n",
         "preheat_keys_total{job=\"services\",outcome=\"written\"} 3\n",
-        "preheat_coverage_ratio{job=\"services\"} 1.0\n",
         "preheat_db_connections{state=\"in_use\"} 2\n",
     ] {
         assert!(page.body.contains(line), "{line} in\n{}", page.body);
@@ -483,6 +489,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
       "report": {
         "bytes": 60,
         "evicted": 0,
+        "failed_tenants": [],
         "failures": [],
         "keys": {
           "failed": 0,
@@ -532,6 +539,10 @@ async fn waiting_brings_the_report() {
     let run = answer.json();
     assert_eq!(run["outcome"], "partial");
     assert_eq!(run["report"]["failures"][0]["tenant"], "nobody");
+    let named = json!([{"kind": "tenants", "tenants": ["nobody"], "more": 0}]);
+    assert_eq!(run["report"]["failed_tenants"], named);
+    let again = worker.get(&format!("/api/v1/runs/{}", run["id"].as_str().unwrap())).await.json();
+    assert_eq!(again["report"]["failed_tenants"], named);
     worker.stop().await;
 }
 
@@ -543,7 +554,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         (one, "{", 400, "bad_request"),
         (one, "[]", 422, "invalid_body"),
         (one, r#"{"tenant": ["a"]}"#, 422, "invalid_body"),
-        (one, r#"{"tenants": [1]}"#, 422, "invalid_body"),
+        (one, r#"{"tenants": [1.5]}"#, 422, "invalid_body"),
         (one, r#"{"tenants": []}"#, 422, "invalid_tenants"),
         ("/api/v1/jobs/report/runs", r#"{"tenants": ["a"]}"#, 422, "takes_no_tenants"),
         ("/api/v1/jobs/retired/runs", "", 409, "job_disabled"),
@@ -794,6 +805,7 @@ async fn docs_http_names_every_route_and_every_code() {
         include_str!("../../src/http/auth.rs"),
         include_str!("../../src/http/idempotency.rs"),
         include_str!("../../src/http/runs.rs"),
+        include_str!("../../src/http/starting.rs"),
     ];
     let texts = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let is_code = |text: &&str| {
@@ -940,8 +952,8 @@ Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this pag
 
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the client asks for it.
 A tenant is never a label. All series of a job stand from the start with 0, so that a first failure is
-an increase; what was never measured (what the verifier fills before its first sample, the cache
-server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
+an increase; what was never measured (what the verifier fills before its first sample, the coverage before
+the tenants are known, the cache server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
 the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
@@ -953,7 +965,8 @@ the worker restarts.
 
 Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,
 `preheat_coverage_ratio` below 1, an increase of `preheat_runs_total{outcome!=\"ok\"}`,
-`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1.
+`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1; with the change feed
+`preheat_change_feed_tables_without_triggers` above 0, or `preheat_change_feed_connected` at 0.
 
 | metric | type | labels | what |
 | --- | --- | --- | --- |

@@ -49,7 +49,7 @@ impl AtWork {
     async fn begin() -> Self {
         let shop = Shop::open(3).await;
         let worker = shop.serve().job("items", &items_by("", GATED)).start();
-        worker.answers("/healthz", 200).await;
+        worker.works().await;
         worker.warm("items").await;
         shop.assert_warm().await;
         let mut gate = shop.connect().await;

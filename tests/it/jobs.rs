@@ -11,6 +11,7 @@ fn shipped() -> JobFiles {
         batch: 100.try_into().unwrap(),
         concurrency: 4.try_into().unwrap(),
         tenant_column: "tenant_id".to_owned(),
+        has_settings_file: true,
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
     definition::load(&folder, &defaults).unwrap_or_else(|problems| panic!("{problems}"))
@@ -43,7 +44,7 @@ fn summary(job: &Job) -> String {
         job.overlap,
         job.retries,
         job.batch,
-        job.concurrency,
+        job.concurrency.map_or("all but one".to_owned(), |most| most.to_string()),
         job.on_start,
         job.required,
         job.enabled,

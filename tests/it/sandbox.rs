@@ -218,7 +218,7 @@ async fn both_servers_offer_tls_where_their_builds_have_it() {
 async fn a_demo_that_is_interrupted_or_killed_leaves_nothing_behind() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let demo = support::preheat(["demo", "--tenants", "3"]).start();
-        demo.answers("/healthz", 200).await;
+        demo.works().await;
         let said = demo.stdout();
         let socket = said.split("redis-cli -s ").nth(1).and_then(|rest| rest.lines().next());
         let folder = Path::new(socket.unwrap()).parent().unwrap();

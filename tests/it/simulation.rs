@@ -6,6 +6,7 @@
 //! is shown by breaking the world on purpose: see [`Sabotage`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,9 @@ use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::domain::tenant::{IdClass, TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::limit::Shares;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Ledger, Read, Source,
     SourceError, SourceErrorKind,
@@ -39,6 +41,8 @@ const SEEDS: u64 = 1_000;
 const ACTIONS: u64 = 30;
 /// No run takes longer.
 const LONGEST_RUN: u64 = 6;
+/// No sweep rests for longer: nine times as long as it took.
+const LONGEST_REST: Duration = Duration::from_mins(5);
 /// No interval is longer.
 const LONGEST_INTERVAL: u64 = 5;
 
@@ -178,7 +182,8 @@ impl Chaos {
     fn enter(&self, job: &str) -> super::engine::InFlight {
         let in_flight = self.gauge.enter(job);
         let (all, of_job) = (self.gauge.now(), self.gauge.now_of(job));
-        let allowed = self.jobs[job].concurrency.get();
+        let said = self.jobs[job].concurrency;
+        let allowed = said.map_or(self.concurrency.saturating_sub(1).max(1), NonZeroUsize::get);
         if all > self.concurrency || of_job > allowed {
             self.problem(format!("{all} batches in flight, {of_job} of job `{job}`"));
         }
@@ -318,6 +323,10 @@ const READ_FATES: [ReadFate; 11] = [
 struct ShakySource(Arc<Chaos>);
 
 impl Source for ShakySource {
+    fn id_class(&self) -> IdClass {
+        IdClass::Text
+    }
+
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>> {
         Box::pin(async {
             let (latency, fate) = self.0.decide(&READ_FATES);
@@ -533,7 +542,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
             overlap: dice.pick(&[Overlap::Skip, Overlap::Queue]),
             retries: u32::try_from(dice.between(0, 4)).unwrap(),
             batch: many(dice.size(1, 9)),
-            concurrency: many(dice.size(1, 4)),
+            concurrency: dice.chance(80).then(|| many(dice.size(1, 4))),
             scope: if fleet { Scope::Fleet } else { Scope::Tenants },
             keys,
             ..job(&name)
@@ -566,6 +575,7 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
     }
     let calm = simulation.calm_down().await;
     simulation.check_so_far()?;
+    simulation.let_sweeps_come().await;
     simulation.check_the_cache()?;
     simulation.stop().await;
     simulation.check_so_far()?;
@@ -615,16 +625,11 @@ impl Simulation {
             ..setup
         };
         let jumps = dice.chance(30);
-        Self {
-            world: world.start(),
-            chaos,
-            cache,
-            history,
-            dice,
-            tickets: Vec::new(),
-            jumps,
-            reloaded: false,
+        let world = world.start();
+        if dice.chance(50) {
+            world.runner.limits.set(Shares::of_worker(world.runner.limits.shares().all()));
         }
+        Self { world, chaos, cache, history, dice, tickets: Vec::new(), jumps, reloaded: false }
     }
 
     async fn act(&mut self) {
@@ -766,6 +771,19 @@ impl Simulation {
         match self.chaos.state().problems.first() {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
+        }
+    }
+
+    /// A sweep that took long in the chaos makes the next one rest: what a run with an older list wrote
+    /// after it stays until then.
+    async fn let_sweeps_come(&self) {
+        let tenants = self.chaos.state().tenants.clone();
+        let of_gone = |key: &String| {
+            let tenant = key.split(':').nth(1);
+            tenant.is_some_and(|tenant| !tenants.iter().any(|other| other == tenant))
+        };
+        if self.cache.inner.keys().iter().any(of_gone) {
+            self.world.clock.advance(LONGEST_REST).await;
         }
     }
 

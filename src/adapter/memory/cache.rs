@@ -36,6 +36,7 @@ pub(super) struct CacheState {
     maxmemory: usize,
     hits: u64,
     misses: u64,
+    evicted: u64,
     before_write: Option<WriteHook>,
     refuse: Option<RefuseHook>,
 }
@@ -104,7 +105,13 @@ impl MemoryCache {
 
     /// Drops a key, whatever it holds, as a server does that is short of memory.
     pub fn evict(&self, key: &str) {
-        lock(&self.state).keys.remove(key);
+        let mut state = lock(&self.state);
+        state.evicted += u64::from(state.keys.remove(key).is_some());
+    }
+
+    /// Drops everything, as `FLUSHALL` does.
+    pub fn flush(&self) {
+        lock(&self.state).keys.clear();
     }
 
     /// Drops everything, as a server does that saves nothing and was restarted.
@@ -112,7 +119,7 @@ impl MemoryCache {
         let mut state = lock(&self.state);
         state.keys.clear();
         state.process += 1;
-        (state.hits, state.misses) = (0, 0);
+        (state.hits, state.misses, state.evicted) = (0, 0, 0);
     }
 
     /// Refuses writes beyond so many bytes of values, as a server without eviction does; 0 is no
@@ -341,6 +348,14 @@ impl Cache for MemoryCache {
         })
     }
 
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            Ok(keys.iter().map(|key| state.kept(key, now).is_some()).collect())
+        })
+    }
+
     /// All in one slice.
     fn scan<'a>(
         &'a self,
@@ -365,7 +380,8 @@ impl Cache for MemoryCache {
                 maxmemory: state.maxmemory as u64,
                 hits: state.hits,
                 misses: state.misses,
-                evicted: 0,
+                evicted: state.evicted,
+                keys: Some(state.keys.len() as u64),
             })
         })
     }

@@ -12,7 +12,7 @@ use super::lock;
 use crate::domain::date;
 use crate::domain::job::{DATE_COLUMN, Job, JobName, Scope};
 use crate::domain::row::{KeyText, Rows, RowsFull};
-use crate::domain::tenant::{TenantId, Tenants};
+use crate::domain::tenant::{IdClass, TenantId, Tenants};
 use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
 
 /// Tenants and rows in memory; failures and delays come from hooks.
@@ -24,6 +24,7 @@ pub struct MemorySource {
 #[derive(Default)]
 struct SourceState {
     tenants: Tenants,
+    id_class: IdClass,
     tables: HashMap<JobName, Vec<MemoryRow>>,
     before_tenants: Option<TenantsHook>,
     before_read: Option<ReadHook>,
@@ -82,6 +83,11 @@ impl MemorySource {
         lock(&self.state).tenants = tenants;
     }
 
+    /// Says what the tenants' ids may be; any text otherwise.
+    pub fn set_id_class(&self, ids: IdClass) {
+        lock(&self.state).id_class = ids;
+    }
+
     /// Replaces the rows of a job, in the order in which they are read.
     pub fn set_rows(&self, job: &JobName, rows: Vec<MemoryRow>) {
         lock(&self.state).tables.insert(job.clone(), rows);
@@ -134,6 +140,10 @@ impl Source for MemorySource {
             let all = self.tenants().await?;
             Ok(all.only(|tenant| ids.iter().any(|id| id.as_str() == tenant.id())))
         })
+    }
+
+    fn id_class(&self) -> IdClass {
+        lock(&self.state).id_class
     }
 
     fn read<'a>(

@@ -1,5 +1,6 @@
 //! What the server and the driver say, in the engine's words.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
@@ -9,6 +10,22 @@ use crate::engine::port::{SourceError, SourceErrorKind};
 /// A failed call; `doing` says what was being done.
 pub(super) fn source_error(doing: &str, error: &sqlx::Error) -> SourceError {
     SourceError { kind: kind(error), message: format!("{doing}: {}", text(error)) }
+}
+
+/// A transaction that did not begin: a setting that cannot be is wrong for every tenant.
+pub(super) fn of_begin(error: &sqlx::Error) -> SourceError {
+    let error = source_error("could not begin a transaction", error);
+    match error.kind {
+        SourceErrorKind::Data => SourceError { kind: SourceErrorKind::Definition, ..error },
+        SourceErrorKind::Unavailable
+        | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
+        | SourceErrorKind::Timeout
+        | SourceErrorKind::Encoding
+        | SourceErrorKind::TooLarge
+        | SourceErrorKind::Foreign
+        | SourceErrorKind::Definition => error,
+    }
 }
 
 pub(super) fn unavailable(message: String) -> SourceError {
@@ -25,6 +42,12 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
+/// Whether the driver could not make sense of what the server said, and the connection is whole: it
+/// has no name for a type, say.
+pub(super) fn is_of_driver(error: &sqlx::Error) -> bool {
+    database(error).is_none() && kind(error) == SourceErrorKind::Definition
+}
+
 /// Whether the two did not agree on TLS: sqlx reports a bad certificate as bad data.
 pub(super) fn is_tls(error: &sqlx::Error) -> bool {
     let is_bad_data = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidData;
@@ -32,12 +55,36 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
         || matches!(error, sqlx::Error::Io(source) if is_bad_data(source))
 }
 
+/// What to do about a connection that was not made, where the server's own words do not say it.
+pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
+    const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
+         `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
+    if let Some(error) = database(error) {
+        let wants_tls = error.code() == "28000" && error.message().contains("no encryption");
+        return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");
+    }
+    if !is_tls(error) {
+        return None;
+    }
+    if matches!(error, sqlx::Error::Tls(_)) && error.to_string().contains("does not support TLS") {
+        return Some(
+            "the server has no TLS: write `sslmode=prefer` or `sslmode=disable` in the URL",
+        );
+    }
+    Some(CERTIFICATE)
+}
+
 /// The error for people: of the server's own, what helps and holds no data. Its detail is left out
 /// since it quotes values, and its line since that is one of the server's source.
 pub(super) fn text(error: &sqlx::Error) -> String {
+    text_after(error, 0)
+}
+
+/// The same of a query that so many characters stand before.
+pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
     let Some(error) = database(error) else { return driver_text(error) };
-    let mut text = format!("{} ({})", error.message(), error.code());
-    if let Some(PgErrorPosition::Original(position)) = error.position() {
+    let mut text = format!("{} ({})", message(error), error.code());
+    if let Some(position) = position(error, before) {
         let _a_string_takes_all = write!(text, " at character {position} of the query");
     }
     for hint in [error.hint(), our_hint(error)].into_iter().flatten() {
@@ -46,12 +93,63 @@ pub(super) fn text(error: &sqlx::Error) -> String {
     text
 }
 
-/// Where the server's own words do not tell what to do: a session's statement that another session
-/// does not have, or a parameter of the session that `PgBouncer` does not know.
-fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
-    let is_lost = matches!(error.code(), "26000" | "42P05");
-    let is_bouncers = error.code() == "08P01" && error.message().contains("startup parameter");
-    (is_lost || is_bouncers).then_some("behind PgBouncer set `database.pgbouncer = true`")
+/// At which character of a query, counted from 1, it is.
+pub(super) fn position(error: &PgDatabaseError, before: usize) -> Option<usize> {
+    match error.position()? {
+        PgErrorPosition::Original(position) => {
+            position.checked_sub(before).filter(|position| *position > 0)
+        }
+        PgErrorPosition::Internal { .. } => None,
+    }
+}
+
+/// Where the server's own words do not tell what to do.
+pub(super) fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
+    match error.code() {
+        UNKNOWN_STATEMENT | "42P05" => Some(
+            "a pooler gives the statements of one transaction to several sessions; it has to be in \
+             transaction or session mode",
+        ),
+        "25006" => Some(
+            "queries only read: `database.read_only = false` lets those of runs write, while \
+             `check`, `plan` and audits only read in any case",
+        ),
+        "55P03" => Some(
+            "somebody holds a lock on a table of the query, as a migration or another long \
+             transaction does",
+        ),
+        "42501" if error.routine() == Some("check_enable_rls") => Some(
+            "read with a role that has BYPASSRLS, or set `database.row_security = \"accept\"` if the \
+             policies show the role every row",
+        ),
+        _ => None,
+    }
+}
+
+/// The server has no statement of that name; we only use the one without a name.
+pub(super) const UNKNOWN_STATEMENT: &str = "26000";
+
+/// How many parameters a query uses that was given another number of them.
+pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
+    let error = database(error)?;
+    if error.code() != "08P01" || error.routine() != Some("exec_bind_message") {
+        return None;
+    }
+    // "bind message supplies 1 parameters, but prepared statement "" requires 2", in any language.
+    error.message().split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
+}
+
+/// Without the value of a setting that the server does not take: it may stand in a URL.
+fn message(error: &PgDatabaseError) -> Cow<'_, str> {
+    const OUTSIDE: &str = " is outside the valid range";
+    let message = error.message();
+    if error.code() != "22023" {
+        return message.into();
+    }
+    match message.split_once(OUTSIDE) {
+        Some((_value, _range)) => "a setting is outside its valid range".into(),
+        None => message.split(": ").next().unwrap_or(message).into(),
+    }
 }
 
 fn driver_text(error: &sqlx::Error) -> String {
@@ -85,10 +183,11 @@ fn kind_of_code(code: &str) -> SourceErrorKind {
         "57014" => return SourceErrorKind::Timeout,
         // Too many connections; the server is going down or coming up.
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => return SourceErrorKind::Unavailable,
-        // A lock was not to be had. A statement that the server does not know any more is prepared
-        // again by the next try.
-        "55P03" | "55006" | "26000" | "42P05" => return SourceErrorKind::Transient,
-        "25006" => return SourceErrorKind::Definition,
+        "55P03" => return SourceErrorKind::Locked,
+        // The object is in use.
+        "55006" => return SourceErrorKind::Transient,
+        // Behind such a pooler a query may get the rows of another one.
+        UNKNOWN_STATEMENT | "42P05" | "25006" => return SourceErrorKind::Definition,
         _ => {}
     }
     match code.get(..2).unwrap_or_default() {
@@ -107,7 +206,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_kind() {
-        use SourceErrorKind::{Data, Definition, Timeout, Transient, Unavailable};
+        use SourceErrorKind::{Data, Definition, Locked, Timeout, Transient, Unavailable};
         let cases = [
             ("08006", Unavailable),
             ("28P01", Unavailable),
@@ -117,8 +216,9 @@ mod tests {
             ("40001", Transient),
             ("40P01", Transient),
             ("53200", Transient),
-            ("55P03", Transient),
-            ("26000", Transient),
+            ("55P03", Locked),
+            ("26000", Definition),
+            ("42P05", Definition),
             ("57014", Timeout),
             ("21000", Data),
             ("22012", Data),

@@ -16,7 +16,7 @@ use crate::domain::job::JobName;
 use crate::domain::run::{RunId, RunRecord};
 use crate::engine::port::{History, HistoryError};
 
-use super::{ANSWER_GRACE, Database, Lease, error};
+use super::{ANSWER_GRACE, Begin, Database, LOCK_WAIT, Transaction, error};
 
 /// The schema's history. Migrations are only ever added.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -30,10 +30,6 @@ create table if not exists preheat.migrations (
   applied_at  timestamptz not null default now()
 );
 ";
-
-/// How long a statement waits while somebody has locked the records: a connection that waits is one
-/// less for runs.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// One migrates, the others wait for it: any number that is not likely another program's.
 const LOCK: i64 = 0x7072_6568_6561_7401;
@@ -61,14 +57,13 @@ pub enum MigrateError {
 ///
 /// It is one transaction, under a lock: whoever comes second finds it done.
 pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
-    let mut lease =
-        database.acquire().await.map_err(|error| MigrateError::Failed(error.message))?;
-    let role = database.options.get_username();
-    match migrate_on(database, &mut lease).await {
-        Ok(count) => {
-            lease.give_back();
-            Ok(count)
-        }
+    let begin = Begin::writing(Duration::MAX);
+    let transaction = database.begin(begin).await;
+    let transaction = transaction.map_err(|error| MigrateError::Failed(error.message))?;
+    let options = database.route.first();
+    let role = options.get_username();
+    match migrate_in(transaction).await {
+        Ok(count) => Ok(count),
         Err(Refused::Sql(error)) if is_not_allowed(&error) => {
             let server = database.server();
             let message = format!("cannot keep run records in `{server}`: {}", error::text(&error));
@@ -100,11 +95,10 @@ impl From<sqlx::Error> for Refused {
     }
 }
 
-async fn migrate_on(database: &Database, lease: &mut Lease) -> Result<usize, Refused> {
-    database.begin_write(lease, database.settings.statement_timeout).await?;
+async fn migrate_in(mut transaction: Transaction) -> Result<usize, Refused> {
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let applied = applied(lease).await?;
+    transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
+    let applied = applied(&mut transaction).await?;
     let mut count = 0;
     for migration in MIGRATIONS.iter() {
         match applied.get(&migration.version) {
@@ -113,16 +107,16 @@ async fn migrate_on(database: &Database, lease: &mut Lease) -> Result<usize, Ref
             None => {}
         }
         if count == 0 {
-            lease.execute(sqlx::raw_sql(MIGRATIONS_TABLE)).await?;
+            transaction.execute(sqlx::raw_sql(MIGRATIONS_TABLE)).await?;
         }
-        lease.execute(sqlx::raw_sql(migration.sql.clone())).await?;
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(note(migration)))).await?;
+        transaction.execute(sqlx::raw_sql(migration.sql.clone())).await?;
+        transaction.execute(sqlx::raw_sql(AssertSqlSafe(note(migration)))).await?;
         count += 1;
     }
-    if !may_use(lease).await? {
+    if !may_use(&mut transaction).await? {
         return Err(Refused::Rights);
     }
-    lease.execute(sqlx::raw_sql("commit")).await?;
+    transaction.commit().await?;
     Ok(count)
 }
 
@@ -151,13 +145,20 @@ async fn may_use(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
 }
 
-/// What an administrator runs where the role itself may not: the whole schema, and the rights of
-/// the role on it.
+/// What an administrator runs where the role itself may not: the migrations that the database lacks,
+/// and the rights of the role on the schema. It may be run again.
 pub fn administrator_sql(role: &str) -> String {
     let mut sql = format!("begin;\n{MIGRATIONS_TABLE}");
     for migration in MIGRATIONS.iter() {
-        sql.push_str(migration.sql.as_str());
-        sql.push_str(&note(migration));
+        let (version, text, note) = (migration.version, migration.sql.as_str(), note(migration));
+        let _a_string_takes_all = write!(
+            sql,
+            "do $preheat_migration$ begin\n\
+             if not exists (select from preheat.migrations where version = {version}) then\n\
+             {text}{note}\
+             end if;\n\
+             end $preheat_migration$;\n"
+        );
     }
     let role = role.replace('"', "\"\"");
     let _a_string_takes_all = write!(
@@ -217,16 +218,14 @@ impl PostgresHistory {
             let Ok(_turn) = self.turns.acquire().await else {
                 unreachable!("the semaphore is never closed")
             };
-            let mut lease = self.database.acquire().await.map_err(|error| error.message)?;
+            let begun = self.database.begin(Begin::writing(LOCK_WAIT)).await;
+            let mut transaction = begun.map_err(|error| error.message)?;
             let ran = async {
-                self.database.begin_write(&mut lease, LOCK_WAIT).await?;
-                let answer = statement(&mut lease).await?;
-                lease.execute(sqlx::raw_sql("commit")).await?;
+                let answer = statement(&mut transaction).await?;
+                transaction.commit().await?;
                 Ok(answer)
             };
-            let answer = ran.await.map_err(|error: sqlx::Error| error::text(&error))?;
-            lease.give_back();
-            Ok(answer)
+            ran.await.map_err(|error: sqlx::Error| error::text(&error))
         };
         let longest = self.database.settings.statement_timeout + ANSWER_GRACE;
         let ran: Result<T, String> = timeout(longest, run)

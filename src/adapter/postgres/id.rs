@@ -12,7 +12,7 @@ use sqlx::{Encode, Postgres, Type};
 use uuid::Uuid;
 
 use crate::domain::json::ColumnType;
-use crate::domain::tenant::Batch;
+use crate::domain::tenant::{Batch, IdClass};
 
 /// The type of the tenants' ids: that of the tenant query's first column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,15 @@ impl IdType {
                 ty,
                 ColumnType::Text | ColumnType::Varchar | ColumnType::Bpchar | ColumnType::Citext
             ),
+        }
+    }
+
+    /// What the text of such an id may be.
+    pub(super) fn class(self) -> IdClass {
+        match self.kind {
+            IdKind::Uuid => IdClass::Uuid,
+            IdKind::Int2 | IdKind::Int4 | IdKind::Int8 => IdClass::Integer,
+            IdKind::Text | IdKind::Bpchar | IdKind::Citext => IdClass::Text,
         }
     }
 

@@ -3,46 +3,55 @@
 mod changes;
 mod check;
 mod column;
+mod connect;
+mod describe;
 mod error;
 mod history;
 mod id;
+mod session;
 mod source;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use chrono_tz::Tz;
+use futures::FutureExt;
+use secrecy::SecretString;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row,
-};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::engine::port::{SourceError, SourceErrorKind};
 
+use self::connect::Route;
+use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, PostgresFeedSource, Removed, Standing, TableProblem,
-    TroubleNote, install, install_sql, standing, uninstall, uninstall_sql,
+    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
+    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
+    uninstall_sql,
 };
-pub use check::{QueryPlace, QueryProblem};
+pub use check::{
+    Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
+    SAMPLE_TIME,
+};
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 
 /// The longest wait for one connection to be made; a server that is there needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest wait for the pool, where another host may answer meanwhile.
+const HOST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How much later than the server's own timeout a call is given up: the server's answer says more.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
-
-/// Statements that a connection keeps prepared: one a job, the tenant list, and some to spare.
-const STATEMENTS: usize = 256;
 
 /// How to reach the database.
 #[derive(Clone, Debug)]
@@ -53,10 +62,22 @@ pub struct DatabaseSettings {
     pub max_connections: NonZeroU32,
     /// The server gives a statement up after this.
     pub statement_timeout: Duration,
-    /// Whether the server refuses writes in sessions that read.
+    /// Whether the server refuses writes in transactions that read.
     pub read_only: bool,
-    /// Whether `PgBouncer` is between, in transaction mode: nothing then outlives a transaction.
-    pub pgbouncer: bool,
+    /// What to do about policies that hide rows.
+    pub row_security: RowSecurity,
+    /// The time zone that queries compute with; without it that of the role or the database.
+    pub time_zone: Option<Tz>,
+}
+
+/// What to do about policies of row-level security, which hide rows from a role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowSecurity {
+    /// The server refuses a query that a policy would filter.
+    #[default]
+    Refuse,
+    /// The policies show the role every row that it has to read.
+    Accept,
 }
 
 /// The connections to one database, bounded by [`DatabaseSettings::max_connections`].
@@ -65,10 +86,11 @@ pub struct Database {
     /// One a connection that is in use or being made. The pool has a bound too, but waiting for it
     /// cannot be told from waiting for the server.
     permits: Arc<Semaphore>,
-    options: PgConnectOptions,
-    server: String,
+    route: Route,
     is_replica: bool,
     settings: DatabaseSettings,
+    /// As it was last looked up.
+    session: Mutex<Option<Session>>,
 }
 
 /// Connections by what they do.
@@ -84,44 +106,59 @@ impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let mut database = Self::lazy(settings)?;
-        let mut connection = database.try_connection().await.map_err(NotConnected::into_error)?;
-        database.is_replica = is_replica(&mut connection).await;
+        database.reach().await?;
+        Ok(database)
+    }
+
+    /// Connects once, past the pool, to see whether the server is there, and whether a transaction
+    /// can begin as each will.
+    pub async fn reach(&mut self) -> Result<(), ConnectError> {
+        let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
+        // What no transaction could begin with shows here, and not in each of them.
+        let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
+        match timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await {
+            Ok(Ok(_sent)) => {}
+            Ok(Err(error)) => return Err(NotConnected::new(self.server(), &error).into_error()),
+            Err(_elapsed) => {
+                return Err(NotConnected::in_time(self.server(), CONNECT_TIMEOUT).into_error());
+            }
+        }
+        self.is_replica = is_replica(&mut connection).await;
         // It was there; whether it ends well changes nothing.
         drop(connection.close().await);
-        Ok(database)
+        Ok(())
     }
 
     /// Checks the settings; the first query connects. Needs a runtime.
     pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
-        let options = connect_options(&settings)?;
-        let server = server(&options);
+        let route = Route::new(&settings.url)?;
         let most = settings.max_connections.get();
-        let is_pgbouncer = settings.pgbouncer;
         let pool = PgPoolOptions::new()
             .max_connections(most)
-            .acquire_timeout(CONNECT_TIMEOUT)
+            .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
-            .after_connect(move |connection, _| {
+            // The beginning of a transaction shows whether the connection is there.
+            .test_before_acquire(false)
+            .after_connect(|connection, _| {
                 Box::pin(async move {
-                    if !is_pgbouncer {
-                        notice_when_we_are_gone(connection).await;
-                    }
+                    column::learn_types(connection).await;
                     Ok(())
                 })
             })
-            .connect_lazy_with(options.clone());
+            .connect_lazy_with(route.first());
         let permits = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
-        Ok(Self { pool, permits, options, server, is_replica: false, settings })
+        let session = Mutex::default();
+        Ok(Self { pool, permits, route, is_replica: false, settings, session })
     }
 
-    /// Whether the server was a replica when [`Self::connect`] looked.
+    /// Whether the server was a replica when [`Self::reach`] looked.
     pub fn is_replica(&self) -> bool {
         self.is_replica
     }
 
     /// The server and database, as messages name them: without user and password.
     pub fn server(&self) -> &str {
-        &self.server
+        self.route.server()
     }
 
     /// How many connections there are.
@@ -135,10 +172,92 @@ impl Database {
         drop(timeout(CONNECT_TIMEOUT, self.pool.close()).await);
     }
 
-    /// A connection, once one is free.
-    async fn acquire(&self) -> Result<Lease, SourceError> {
-        let (connection, permit) = self.take().await?;
-        Ok(Lease { connection, is_whole: false, _permit: permit })
+    /// Begins a transaction, once a connection is free.
+    ///
+    /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
+    /// taken, at last a new one.
+    async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
+        let longest = self.statement_timeout(begin.bounds.statement) + ANSWER_GRACE;
+        let longest = longest.min(CONNECT_TIMEOUT);
+        let mut others = self.settings.max_connections.get();
+        loop {
+            let (connection, permit) = self.take().await?;
+            let mut transaction = Transaction {
+                connection,
+                begin: String::new(),
+                may_write: self.may_write(begin.access),
+                has_begun_again: false,
+                is_whole: false,
+                _permit: permit,
+            };
+            let sent = self.begin_on(&mut transaction, begin);
+            let Ok(sent) = timeout(longest, sent).await else {
+                let server = self.server();
+                let message = format!("no answer of database `{server}` within {longest:?}");
+                return Err(error::unavailable(message));
+            };
+            match sent {
+                Ok(sent) => {
+                    transaction.begin = sent;
+                    return Ok(transaction);
+                }
+                Err(error) => {
+                    let error = error::of_begin(&error);
+                    if error.kind != SourceErrorKind::Unavailable || others == 0 {
+                        return Err(error);
+                    }
+                    others -= 1;
+                }
+            }
+        }
+    }
+
+    /// Begins on a connection; answers what was sent.
+    async fn begin_on(
+        &self,
+        connection: &mut PgConnection,
+        begin: Begin,
+    ) -> Result<String, sqlx::Error> {
+        let Begin { access, bounds } = begin;
+        let bounds = Bounds { statement: self.statement_timeout(bounds.statement), ..bounds };
+        let locals = self.session(connection).await?.locals(bounds);
+        let begin = match (self.may_write(access), access) {
+            (true, Access::Write) => "begin read write",
+            (true, _) => "begin",
+            (false, Access::Snapshot) => "begin isolation level repeatable read read only",
+            (false, _) => "begin read only",
+        };
+        let mut sent = format!("{begin}; {locals}");
+        if access != Access::Write && self.settings.row_security == RowSecurity::Refuse {
+            sent.push_str("; set local row_security = off");
+        }
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sent.as_str()))).await?;
+        Ok(sent)
+    }
+
+    fn may_write(&self, access: Access) -> bool {
+        match access {
+            Access::ReadOnly | Access::Snapshot => false,
+            Access::AsSet => !self.settings.read_only,
+            Access::Write => true,
+        }
+    }
+
+    /// Whether nothing says in which time zone queries compute, by the last look.
+    fn is_zone_unsaid(&self) -> bool {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(Session::is_zone_unsaid)
+    }
+
+    /// What transactions set, looked up now and then.
+    async fn session(&self, connection: &mut PgConnection) -> Result<Session, sqlx::Error> {
+        let known = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known.filter(Session::is_fresh) {
+            return Ok(known);
+        }
+        let looked = Session::look(connection, &self.settings, &self.route.locals).await?;
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked.clone());
+        Ok(looked)
     }
 
     /// Takes one out of the connections for good: whoever asks may open one elsewhere. What was
@@ -151,89 +270,165 @@ impl Database {
 
     async fn take(&self) -> Result<(PoolConnection<Postgres>, OwnedSemaphorePermit), SourceError> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Err(error::unavailable(format!("database `{}` was closed", self.server)));
+            return Err(error::unavailable(format!("database `{}` was closed", self.server())));
         };
-        match self.pool.acquire().await {
+        let patience = self.route.patience;
+        match self.pooled().await {
             Ok(connection) => Ok((connection, permit)),
             // The pool only says that it waited. This permit allows for one connection, so that one
             // may ask what is wrong.
-            Err(sqlx::Error::PoolTimedOut) => match self.try_connection().await {
+            Err(None) => match self.try_connection().await {
                 Ok(connection) => {
                     drop(connection.close().await);
-                    Err(NotConnected::in_time(&self.server).into_source_error())
+                    Err(NotConnected::in_time(self.server(), patience).into_source_error())
                 }
                 Err(failed) => Err(failed.into_source_error()),
             },
-            Err(error) => Err(NotConnected::new(&self.server, &error).into_source_error()),
+            Err(Some(failed)) => Err(failed.into_source_error()),
         }
     }
 
-    /// One try to connect, past the pool.
-    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
-        match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(NotConnected::new(&self.server, &error)),
-            Err(_elapsed) => Err(NotConnected::in_time(&self.server)),
+    /// A connection of the pool; no reason where it only says that it waited. Its connections lead
+    /// to one host: where there are several, or not any will do, one that is lost or leads to a
+    /// server that will not do any more is closed, and the pool led to one that does.
+    async fn pooled(&self) -> Result<PoolConnection<Postgres>, Option<NotConnected>> {
+        if self.route.is_plain() {
+            return self.pool.acquire().await.map_err(|error| {
+                let has_only_waited = matches!(error, sqlx::Error::PoolTimedOut);
+                (!has_only_waited).then(|| NotConnected::new(self.server(), &error))
+            });
         }
+        let mut patience = HOST_PATIENCE.min(self.route.patience);
+        // Each of them may be lost.
+        for _ in 0..=self.settings.max_connections.get() {
+            let acquired = timeout(patience, self.pool.acquire()).await;
+            if let Ok(Ok(mut connection)) = acquired {
+                if self.route.suits(&mut connection).await {
+                    return Ok(connection);
+                }
+                connection.close_on_drop();
+            }
+            drop(self.try_connection().await?.close().await);
+            patience = self.route.patience;
+        }
+        Err(None)
+    }
+
+    /// One try to connect, past the pool, which is led to the same host.
+    async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
+        let (connection, options) = Box::pin(self.route.connect()).await?;
+        if !self.route.is_plain() {
+            self.pool.set_connect_options(options);
+        }
+        Ok(connection)
     }
 
     /// The statement timeout of a call that may take `longest`.
     fn statement_timeout(&self, longest: Duration) -> Duration {
         self.settings.statement_timeout.min(longest)
     }
-
-    /// Begins what a warm query needs where the session cannot hold it: behind `PgBouncer`, where
-    /// the next statement may meet another session, and for a timeout that is not the session's.
-    async fn begin_read(&self, lease: &mut Lease, longest: Duration) -> Result<bool, sqlx::Error> {
-        let timeout = self.statement_timeout(longest);
-        if !self.settings.pgbouncer && timeout == self.settings.statement_timeout {
-            return Ok(false);
-        }
-        let begin = if self.settings.read_only { "begin read only" } else { "begin" };
-        let locals = local_settings(timeout);
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(format!("{begin}; {locals}")))).await?;
-        Ok(true)
-    }
-
-    /// Begins a transaction that writes, whatever the session is, and waits for no lock longer than
-    /// `longest_wait`.
-    async fn begin_write(
-        &self,
-        lease: &mut Lease,
-        longest_wait: Duration,
-    ) -> Result<(), sqlx::Error> {
-        let locals = local_settings(self.settings.statement_timeout);
-        let wait = milliseconds(longest_wait);
-        let begin = format!("begin read write; set local lock_timeout = {wait}; {locals}");
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-        Ok(())
-    }
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Database").field("server", &self.server()).finish_non_exhaustive()
     }
 }
 
-/// A connection in use.
+/// What a transaction may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Read, whatever the settings say.
+    ReadOnly,
+    /// The same, with the data of one moment in all its statements.
+    Snapshot,
+    /// Write too, where [`DatabaseSettings::read_only`] lets it.
+    AsSet,
+    /// Write, whatever the settings say: our own tables and triggers.
+    Write,
+}
+
+/// How a transaction begins.
+#[derive(Clone, Copy, Debug)]
+struct Begin {
+    access: Access,
+    bounds: Bounds,
+}
+
+impl Begin {
+    /// With statements that take at most `longest`, and never longer than the settings allow.
+    fn reading(access: Access, longest: Duration) -> Self {
+        let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
+        Self { access, bounds }
+    }
+
+    /// With statements that wait for no lock longer than `lock`.
+    fn writing(lock: Duration) -> Self {
+        let bounds = Bounds { statement: Duration::MAX, lock };
+        Self { access: Access::Write, bounds }
+    }
+}
+
+/// A transaction, on a connection of its own until it ends.
 ///
-/// Dropped before [`Self::give_back`], it is closed: the future of a query may be dropped at any
+/// Dropped before its end, the connection is closed: the future of a query may be dropped at any
 /// await, the query goes on in the server all the same, and the next user would wait behind it.
-struct Lease {
+struct Transaction {
     connection: PoolConnection<Postgres>,
+    /// What it began with.
+    begin: String,
+    may_write: bool,
+    has_begun_again: bool,
     is_whole: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lease {
-    /// The connection is between two statements: others may have it.
-    fn give_back(mut self) {
+impl Transaction {
+    /// Ends it after a statement that was read to its end. One that could only read has nothing to
+    /// commit, and its last answer is not waited for: the pool does, before it hands the connection
+    /// on.
+    async fn end(mut self) -> Result<(), sqlx::Error> {
+        if self.may_write {
+            return self.commit().await;
+        }
+        // The end of the last answer is on its way; before it has come, nothing is sent.
+        self.flush().await?;
+        let sent = self.execute(sqlx::raw_sql("rollback")).now_or_never();
+        self.is_whole = sent.is_none_or(|answer| answer.is_ok());
+        Ok(())
+    }
+
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.execute(sqlx::raw_sql("commit")).await?;
         self.is_whole = true;
+        Ok(())
+    }
+
+    /// Undoes it after an error of the server.
+    async fn undo(mut self) {
+        let undone = timeout(ANSWER_GRACE, self.execute(sqlx::raw_sql("rollback"))).await;
+        self.is_whole = matches!(undone, Ok(Ok(_)));
+    }
+
+    /// Restarts it, once; answers whether it did.
+    async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
+        if self.has_begun_again {
+            return Ok(false);
+        }
+        self.has_begun_again = true;
+        self.begin_anew().await?;
+        Ok(true)
+    }
+
+    /// Undoes it and begins in the same way.
+    async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
+        let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
+        self.execute(sqlx::raw_sql(begin)).await?;
+        Ok(())
     }
 }
 
-impl Deref for Lease {
+impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -241,60 +436,18 @@ impl Deref for Lease {
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 }
 
-impl Drop for Lease {
+impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.is_whole {
             self.connection.close_on_drop();
         }
     }
-}
-
-/// What warm queries want of a session.
-///
-/// - `jit`: compiling takes longer than a batch's query, and is done anew for each execution.
-/// - `plan_cache_mode`: a plan for "some array" assumes ten tenants; planning for those that are
-///   asked for costs a fraction of a millisecond and gets the scan that fits them.
-const SESSION: [(&str, &str); 2] = [("jit", "off"), ("plan_cache_mode", "force_custom_plan")];
-
-fn connect_options(settings: &DatabaseSettings) -> Result<PgConnectOptions, ConnectError> {
-    let url = settings.url.expose_secret();
-    let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-    // The error of a URL may quote parts of it, so that it is not passed on.
-    let options = url.parse().ok().filter(|_: &PgConnectOptions| is_postgres);
-    let options = options.ok_or_else(|| ConnectError {
-        kind: ConnectErrorKind::Settings,
-        message: "the database's URL is no URL of a Postgres server".to_owned(),
-    })?;
-    let options = options.application_name("preheat").disable_statement_logging();
-    if settings.pgbouncer {
-        // It refuses parameters of a connection that it does not know; what a session would have,
-        // each transaction then sets for itself.
-        return Ok(options.extra_float_digits(None).statement_cache_capacity(1));
-    }
-    let read_only = if settings.read_only { "on" } else { "off" };
-    let timeout = milliseconds(settings.statement_timeout).to_string();
-    Ok(options.statement_cache_capacity(STATEMENTS).options(SESSION).options([
-        ("statement_timeout", timeout.as_str()),
-        ("default_transaction_read_only", read_only),
-    ]))
-}
-
-/// Local settings, as statements of a transaction.
-fn local_settings(timeout: Duration) -> String {
-    let timeout = milliseconds(timeout);
-    let session = SESSION.map(|(name, value)| format!("set local {name} = {value}"));
-    format!("set local statement_timeout = {timeout}; {}", session.join("; "))
-}
-
-/// For Postgres 0 is no timeout at all, so that the shortest is 1.
-fn milliseconds(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 /// Whether the server follows another one; one that does not tell (it only speaks the protocol) is
@@ -305,29 +458,11 @@ async fn is_replica(connection: &mut PgConnection) -> bool {
     row.is_ok_and(|row| row.and_then(|row| row.try_get(0)).unwrap_or(false))
 }
 
-/// Lets the server look now and then, during a query, whether its client is still there, so that a
-/// query whose connection was closed ends within a second. Servers before version 14 and some
-/// platforms cannot; there it ends with its statement timeout.
-async fn notice_when_we_are_gone(connection: &mut PgConnection) {
-    // Not from `pg_settings`, which makes a row of every setting there is.
-    const SQL: &str = "select set_config('client_connection_check_interval', '1s', false) \
-                       where current_setting('client_connection_check_interval', true) is not null";
-    drop(connection.execute(sqlx::raw_sql(SQL)).await);
-}
-
-fn server(options: &PgConnectOptions) -> String {
-    let port = options.get_port();
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    match options.get_socket() {
-        Some(socket) => format!("{}:{port}/{database}", socket.display()),
-        None => format!("{}:{port}/{database}", options.get_host()),
-    }
-}
-
 /// Why there is no connection.
 struct NotConnected {
     kind: ConnectErrorKind,
-    message: String,
+    server: String,
+    reason: String,
 }
 
 impl NotConnected {
@@ -341,64 +476,29 @@ impl NotConnected {
             None if error::is_tls(error) => ConnectErrorKind::Refused,
             None => ConnectErrorKind::Unreachable,
         };
-        let message = format!("could not connect to database `{server}`: {}", error::text(error));
-        Self { kind, message }
+        let hint = error::connect_hint(error).map(|hint| format!("; hint: {hint}"));
+        let reason = error::text(error) + &hint.unwrap_or_default();
+        Self::because(server, kind, &reason)
     }
 
-    fn in_time(server: &str) -> Self {
-        let message =
-            format!("could not connect to database `{server}` within {CONNECT_TIMEOUT:?}");
-        Self { kind: ConnectErrorKind::Unreachable, message }
+    fn because(server: &str, kind: ConnectErrorKind, reason: &str) -> Self {
+        Self { kind, server: server.to_owned(), reason: reason.to_owned() }
+    }
+
+    fn in_time(server: &str, patience: Duration) -> Self {
+        let reason = format!("no answer within {patience:?}");
+        Self::because(server, ConnectErrorKind::Unreachable, &reason)
+    }
+
+    fn message(&self) -> String {
+        format!("could not connect to database `{}`: {}", self.server, self.reason)
     }
 
     fn into_error(self) -> ConnectError {
-        ConnectError { kind: self.kind, message: self.message }
+        ConnectError { kind: self.kind, message: self.message() }
     }
 
     fn into_source_error(self) -> SourceError {
-        SourceError { kind: SourceErrorKind::Unavailable, message: self.message }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(url: &str) -> DatabaseSettings {
-        DatabaseSettings {
-            url: SecretString::from(url),
-            max_connections: NonZeroU32::MIN,
-            statement_timeout: Duration::from_secs(30),
-            read_only: true,
-            pgbouncer: false,
-        }
-    }
-
-    #[test]
-    fn the_server_is_named_without_user_and_password() {
-        let cases = [
-            ("postgres://u:hush@db.local/shop", "db.local:5432/shop"),
-            ("postgres:///shop?host=/run/pg&port=6000&user=u&password=hush", "/run/pg:6000/shop"),
-            ("postgres://u:hush@db.local", "db.local:5432/u"),
-        ];
-        for (url, named) in cases {
-            let options = connect_options(&settings(url)).unwrap();
-            assert_eq!(server(&options), named);
-        }
-        let error = connect_options(&settings("postgres//u:hush@db")).unwrap_err();
-        assert_eq!(error.to_string(), "the database's URL is no URL of a Postgres server");
-        assert!(!format!("{:?}", settings("postgres://u:hush@db")).contains("hush"));
-    }
-
-    #[test]
-    fn a_session_carries_its_bounds_except_behind_pgbouncer() {
-        let mut settings = settings("postgres://db/shop");
-        let options = connect_options(&settings).unwrap();
-        let expected = "-c jit=off -c plan_cache_mode=force_custom_plan \
-                        -c statement_timeout=30000 -c default_transaction_read_only=on";
-        assert_eq!(options.get_options(), Some(expected));
-        settings.pgbouncer = true;
-        assert_eq!(connect_options(&settings).unwrap().get_options(), None);
-        assert_eq!(milliseconds(Duration::ZERO), 1);
+        SourceError { kind: SourceErrorKind::Unavailable, message: self.message() }
     }
 }

@@ -6,25 +6,21 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::NaiveDate;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgArguments, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{
-    Arguments, AssertSqlSafe, Column as _, Connection, Either, Executor, Postgres, Row, SqlSafeStr,
-    Statement, Type,
-};
+use sqlx::postgres::{PgArguments, PgColumn, PgRow};
+use sqlx::{Arguments, AssertSqlSafe, Column as _, Row};
 use tokio::time::timeout;
 
 use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::row::{KeyText, Rows, RowsFull};
-use crate::domain::tenant::{Batch, TenantId, Tenants};
+use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{BadId, ID_TYPES, IdArray, IdType, Slots};
-use super::{ANSWER_GRACE, Database, Lease, column, error};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
 
 /// A loop over rows gives others their turn after so many: what has arrived is read without a wait.
 const ROWS_A_TURN: usize = 256;
@@ -43,6 +39,7 @@ pub struct TenantsSettings {
 pub struct PostgresSource {
     pub(super) database: Arc<Database>,
     pub(super) settings: TenantsSettings,
+    access: Access,
     /// The tenant query for some tenants: see [`among`].
     among: Arc<str>,
     /// As the tenant query last had it.
@@ -59,7 +56,14 @@ impl PostgresSource {
     /// A source on this database.
     pub fn new(database: Arc<Database>, settings: TenantsSettings) -> Self {
         let among = among(&settings.sql).into();
-        Self { database, settings, among, id_type: Mutex::default() }
+        Self { database, settings, access: Access::AsSet, among, id_type: Mutex::default() }
+    }
+
+    /// The same for what only looks (plan, audit, verifier): the server refuses every write of a
+    /// query, whatever [`super::DatabaseSettings::read_only`] says.
+    pub fn reading_only(&self) -> Self {
+        let (database, settings) = (Arc::clone(&self.database), self.settings.clone());
+        Self { access: Access::ReadOnly, ..Self::new(database, settings) }
     }
 
     /// A query that the server does not take within another one is read whole; so is one whose
@@ -78,46 +82,36 @@ impl PostgresSource {
 
     async fn read_tenants(&self, which: Which<'_>) -> Result<Tenants, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut lease = self.lease(longest).await?;
+        let mut transaction = self.begin(self.access, longest).await?;
         let read = async {
-            let read = self.read_tenants_once(&mut lease, which).await;
-            if !is_stale(&read) {
-                return read;
+            loop {
+                let read = self.read_tenants_in(&mut transaction, which).await;
+                if !learns_types(&mut transaction, &read).await? {
+                    return read;
+                }
             }
-            lease.clear_cached_statements().await?;
-            self.read_tenants_once(&mut lease, which).await
         };
         let read = timeout(longest + ANSWER_GRACE, read).await;
         let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
-        finish(lease, read).map_err(|error| error.into_source_error("could not read the tenants"))
+        let read = finish(transaction, read).await;
+        read.map_err(|error| error.into_source_error("could not read the tenants"))
     }
 
-    async fn read_tenants_once(
+    async fn read_tenants_in(
         &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         which: Which<'_>,
     ) -> Result<Tenants, ReadError> {
-        let longest = self.database.settings.statement_timeout;
-        let is_open = self.database.begin_read(lease, longest).await?;
-        let read = self.read_tenants_on(lease, which).await;
-        self.end(lease, is_open, &read).await?;
-        read
-    }
-
-    async fn read_tenants_on(
-        &self,
-        lease: &mut Lease,
-        which: Which<'_>,
-    ) -> Result<Tenants, ReadError> {
-        let (whole, shape) = self.tenants_shape(lease).await?;
-        let (statement, arguments) = match which {
-            Which::All => (whole, PgArguments::default()),
-            Which::Among(ids) => self.prepare_among(lease, &shape, ids).await?,
+        let shape = self.tenants_shape(transaction).await?;
+        let (sql, arguments) = match which {
+            Which::All => (&self.settings.sql, PgArguments::default()),
+            Which::Among(ids) => (&self.among, arguments_among(shape.id, ids)?),
         };
         let names = shape.columns.iter().skip(1).map(|column| column.name.as_str());
         let mut tenants = Tenants::with_columns(names);
         let mut texts = RowTexts::default();
-        let mut stream = statement.query_with(arguments).fetch(&mut **lease);
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments).persistent(false);
+        let mut stream = query.fetch(&mut **transaction);
         while let Some(row) = stream.try_next().await? {
             texts.read(&row, &shape.columns)?;
             let Some(id) = texts.get(0) else {
@@ -141,43 +135,29 @@ impl PostgresSource {
         Ok(tenants)
     }
 
-    /// Prepares the tenant query for some tenants, with their ids.
-    ///
-    /// What is no id of the type is left out, since no tenant has it. The query runs even if that is
-    /// all of them: if the type is not that any more, only then the server says so.
-    async fn prepare_among(
-        &self,
-        lease: &mut Lease,
-        shape: &TenantsShape,
-        ids: &HashSet<&str>,
-    ) -> Result<(PgStatement, PgArguments), ReadError> {
-        let sql = AssertSqlSafe(Arc::clone(&self.among)).into_sql_str();
-        let statement = lease.prepare_with(sql, &[shape.id.array_type()]).await?;
-        let now = column::columns(&statement);
-        let same_id = now.first().map(|id| &id.ty) == shape.columns.first().map(|id| &id.ty);
-        if !same_id || !now.iter().skip(1).eq(shape.columns.iter().skip(1)) {
-            return Err(ReadError::Stale);
-        }
-        let ids: Vec<&str> = ids.iter().copied().filter(|id| shape.id.takes(id)).collect();
-        let ids = IdArray::of(shape.id, ids.len(), ids.iter().copied())?;
-        let mut arguments = PgArguments::default();
-        arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        Ok((statement, arguments))
-    }
-
-    /// Prepares the tenant query, where it is not prepared yet.
+    /// What the tenant query returns. The tables that it reads stay as they are until the
+    /// transaction ends.
     pub(super) async fn tenants_shape(
         &self,
-        lease: &mut Lease,
-    ) -> Result<(PgStatement, TenantsShape), ReadError> {
-        let sql = AssertSqlSafe(Arc::clone(&self.settings.sql)).into_sql_str();
-        let statement = lease.prepare(sql).await?;
-        let columns = column::columns(&statement);
-        let (Some(raw), Some(first)) = (statement.columns().first(), columns.first()) else {
+        transaction: &mut Transaction,
+    ) -> Result<TenantsShape, ReadError> {
+        let (sql, none) = (&self.settings.sql, PgArguments::default());
+        let columns = describe::columns(transaction, sql, none).await?;
+        self.shape(transaction, &columns).await
+    }
+
+    /// The same by its columns.
+    pub(super) async fn shape(
+        &self,
+        transaction: &mut Transaction,
+        found: &[PgColumn],
+    ) -> Result<TenantsShape, ReadError> {
+        let columns = column::columns(found);
+        let (Some(raw), Some(first)) = (found.first(), columns.first()) else {
             let message = "the tenant query returns no column".to_owned();
             return Err(ReadError::Other(SourceErrorKind::Definition, message));
         };
-        let Some(id) = column::id_type(lease, raw.type_info(), &first.ty).await? else {
+        let Some(id) = column::id_type(transaction, raw.type_info(), &first.ty).await? else {
             let (name, ty) = (&first.name, &first.ty);
             let message = format!(
                 "the tenants' id `{name}` is {ty}, and an id is {ID_TYPES}; \
@@ -186,15 +166,15 @@ impl PostgresSource {
             return Err(ReadError::Other(SourceErrorKind::Definition, message));
         };
         *self.id_type.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
-        Ok((statement, TenantsShape { id, columns }))
+        Ok(TenantsShape { id, columns })
     }
 
     /// The type of the ids, as the last tenant list had it.
-    async fn id_type(&self, lease: &mut Lease) -> Result<IdType, ReadError> {
+    async fn id_type(&self, transaction: &mut Transaction) -> Result<IdType, ReadError> {
         let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
             Some(id) => Ok(id),
-            None => Ok(self.tenants_shape(lease).await?.1.id),
+            None => Ok(self.tenants_shape(transaction).await?.id),
         }
     }
 
@@ -204,16 +184,15 @@ impl PostgresSource {
         read: Read<'_>,
         rows: &mut Rows,
     ) -> Result<(), SourceError> {
-        let mut lease = self.lease(read.timeout).await?;
+        let mut transaction = self.begin(self.access, read.timeout).await?;
         let longest = self.database.statement_timeout(read.timeout);
         let done = async {
-            let done = self.read_once(&mut lease, job, read, rows).await;
-            // What has given rows already was not stale, and they must not come twice.
-            if !is_stale(&done) || !rows.is_empty() {
-                return done;
+            loop {
+                let done = self.read_in(&mut transaction, job, read, rows).await;
+                if !learns_types(&mut transaction, &done).await? {
+                    return done;
+                }
             }
-            lease.clear_cached_statements().await?;
-            self.read_once(&mut lease, job, read, rows).await
         };
         let done = timeout(longest + ANSWER_GRACE, done).await;
         let done = done.unwrap_or_else(|_elapsed| {
@@ -223,40 +202,33 @@ impl PostgresSource {
                 ReadError::late(longest)
             })
         });
-        finish(lease, done).map_err(|error| {
+        finish(transaction, done).await.map_err(|error| {
             error.into_source_error(&format!("could not read the rows of job `{}`", job.name))
         })
     }
 
-    async fn read_once(
+    pub(super) async fn read_in(
         &self,
-        lease: &mut Lease,
-        job: &Job,
-        read: Read<'_>,
-        rows: &mut Rows,
-    ) -> Result<(), ReadError> {
-        let is_open = self.database.begin_read(lease, read.timeout).await?;
-        let done = self.read_on(lease, job, read, rows).await;
-        self.end(lease, is_open, &done).await?;
-        done
-    }
-
-    async fn read_on(
-        &self,
-        lease: &mut Lease,
+        transaction: &mut Transaction,
         job: &Job,
         read: Read<'_>,
         rows: &mut Rows,
     ) -> Result<(), ReadError> {
         let id = match job.scope {
-            Scope::Tenants => Some(self.id_type(lease).await?),
+            Scope::Tenants => Some(self.id_type(transaction).await?),
             Scope::Fleet => None,
         };
-        let statement = prepare(lease, job, id).await?;
-        let mut plan = Plan::new(job, &statement, id, self, read.batch)?;
         let arguments = arguments(job, id, read)?;
-        let mut stream = statement.query_with(arguments).fetch(&mut **lease);
-        while let Some(row) = stream.try_next().await? {
+        let given = arguments.len();
+        let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
+        let query = sqlx::query_with(sql, arguments).persistent(false);
+        let mut stream = query.fetch(&mut **transaction);
+        let mut plan = None;
+        while let Some(row) = stream.try_next().await.map_err(|error| refused(error, given))? {
+            let plan = match &mut plan {
+                Some(plan) => plan,
+                None => plan.insert(Plan::new(job, row.columns(), id, self, read.batch)?),
+            };
             plan.push(&row, rows)?;
             if rows.len().is_multiple_of(ROWS_A_TURN) {
                 tokio::task::yield_now().await;
@@ -265,35 +237,17 @@ impl PostgresSource {
         Ok(())
     }
 
-    pub(super) async fn lease(&self, longest: Duration) -> Result<Lease, SourceError> {
-        timeout(longest, self.database.acquire()).await.unwrap_or_else(|_elapsed| {
+    pub(super) async fn begin(
+        &self,
+        access: Access,
+        longest: Duration,
+    ) -> Result<Transaction, SourceError> {
+        let begin = self.database.begin(Begin::reading(access, longest));
+        timeout(longest, begin).await.unwrap_or_else(|_elapsed| {
             let server = self.database.server();
             let message = format!("no connection to database `{server}` was free in {longest:?}");
             Err(error::unavailable(message))
         })
-    }
-
-    /// Ends the transaction, if one is open; whether it was aborted makes no difference. A
-    /// connection whose rows were not read to their end is closed instead.
-    async fn end<T>(
-        &self,
-        lease: &mut Lease,
-        is_open: bool,
-        done: &Result<T, ReadError>,
-    ) -> Result<(), sqlx::Error> {
-        let is_between_statements = match done {
-            Ok(_) => true,
-            Err(error) => error.leaves_connection_whole(),
-        };
-        if !is_open || !is_between_statements {
-            return Ok(());
-        }
-        if self.database.settings.pgbouncer {
-            // Within the transaction, while the server that prepared them is still ours.
-            lease.clear_cached_statements().await?;
-        }
-        lease.execute(sqlx::raw_sql("rollback")).await?;
-        Ok(())
     }
 }
 
@@ -307,6 +261,11 @@ impl Source for PostgresSource {
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>> {
         Box::pin(self.read_tenants_among(ids))
+    }
+
+    fn id_class(&self) -> IdClass {
+        let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map(IdType::class).unwrap_or_default()
     }
 
     fn read<'a>(
@@ -342,89 +301,71 @@ impl Which<'_> {
 /// The server asks what is within for these ids alone, by its index where it has one, and keeps its
 /// order. The first column gets another name, since it may have none, or that of another column.
 fn among(sql: &str) -> String {
-    let sql = without_semicolon(sql);
+    let sql = describe::statement(sql);
     format!(
         "select * from (\n{sql}\n) as tenant (\"tenant id\") where tenant.\"tenant id\" = any($1)"
     )
 }
 
-/// A statement without the semicolon at its end. It may be wrong about one that is within a text and
-/// followed by what looks like a comment; the server then sees that the text does not end.
-fn without_semicolon(sql: &str) -> &str {
-    let ends = sql.match_indices(';').map(|(at, _)| sql.split_at(at));
-    ends.into_iter().find(|(_, end)| is_blank(end)).map_or(sql, |(statement, _)| statement)
-}
-
-/// Whether there is nothing but semicolons, white space and comments.
-fn is_blank(sql: &str) -> bool {
-    let mut rest = sql;
-    loop {
-        rest = rest.trim_start_matches(|char: char| char == ';' || char.is_ascii_whitespace());
-        let after = if let Some(comment) = rest.strip_prefix("--") {
-            comment.split_once('\n').map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            let Some((_, after)) = comment.split_once("*/") else { return false };
-            after
-        } else {
-            return rest.is_empty();
-        };
-        rest = after;
-    }
-}
-
-/// Gives the connection back where the next user may have it.
-fn finish<T>(lease: Lease, done: Result<T, ReadError>) -> Result<T, ReadError> {
-    if !matches!(&done, Err(error) if !error.leaves_connection_whole()) {
-        lease.give_back();
+/// Ends the transaction. A connection whose rows were not read to their end is closed instead.
+pub(super) async fn finish<T>(
+    transaction: Transaction,
+    done: Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    match &done {
+        Ok(_) => transaction.end().await?,
+        Err(error) if error.leaves_connection_whole() => transaction.undo().await,
+        Err(_) => {}
     }
     done
 }
 
-/// Prepares a job's query with the types of what it will be given, so that it may use fewer of
-/// them, and use them where a type could not be guessed.
-pub(super) async fn prepare(
-    lease: &mut Lease,
-    job: &Job,
-    id: Option<IdType>,
-) -> Result<PgStatement, ReadError> {
-    let types = parameter_types(job, id);
-    let sql = AssertSqlSafe(Arc::clone(&job.query.sql)).into_sql_str();
-    let statement = lease.prepare_with(sql, &types).await?;
-    let wanted = match statement.parameters() {
-        Some(Either::Left(parameters)) => parameters.len(),
-        Some(Either::Right(count)) => count,
-        None => 0,
-    };
-    if wanted > types.len() {
-        let message = too_many_parameters(wanted, &types);
-        return Err(ReadError::Other(SourceErrorKind::Definition, message));
+/// Whether a statement is to be run again, in a new transaction: the driver met a type that was made
+/// after the connection, and the server forgot the statement while the driver looked the type up.
+/// Nothing was run.
+pub(super) async fn learns_types<T>(
+    transaction: &mut Transaction,
+    done: &Result<T, ReadError>,
+) -> Result<bool, ReadError> {
+    match done {
+        Err(error) if error.is_of_no_statement() => Ok(transaction.begin_again().await?),
+        Ok(_) | Err(_) => Ok(false),
     }
-    Ok(statement)
 }
 
-fn too_many_parameters(wanted: usize, types: &[PgTypeInfo]) -> String {
-    match types.len() {
+/// An error of a query that was given so many parameters.
+pub(super) fn refused(error: sqlx::Error, given: usize) -> ReadError {
+    match error::wanted_parameters(&error) {
+        Some(wanted) => ReadError::Parameters { wanted, given },
+        None => error.into(),
+    }
+}
+
+pub(super) fn too_many_parameters(wanted: usize, given: usize) -> String {
+    match given {
         0 => format!("the query uses `${wanted}`, and the job gives it no parameter"),
         1 => format!("the query uses `${wanted}`, and the job gives it `$1` only"),
         most => format!("the query uses `${wanted}`, and the job gives it `$1` to `${most}`"),
     }
 }
 
-/// What a job's query is given: of a tenant job the ids and, where it has dates, each tenant's first
-/// and last date; of a job for the whole fleet only the two dates.
-pub(super) fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<PgTypeInfo> {
-    let mut types: Vec<_> = id.into_iter().map(IdType::array_type).collect();
-    if job.dates.is_some() {
-        let date = match job.scope {
-            Scope::Tenants => <Vec<NaiveDate> as Type<Postgres>>::type_info(),
-            Scope::Fleet => <NaiveDate as Type<Postgres>>::type_info(),
-        };
-        types.extend([date.clone(), date]);
-    }
-    types
+/// The ids of some tenants, as the tenant query is given them. What is no id of the type is left
+/// out, since no tenant has it.
+fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadError> {
+    let ids: Vec<&str> = ids.iter().copied().filter(|id| ty.takes(id)).collect();
+    let ids = IdArray::of(ty, ids.len(), ids.iter().copied())?;
+    let mut arguments = PgArguments::default();
+    arguments.add(ids).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
 }
 
-fn arguments(job: &Job, id: Option<IdType>, read: Read<'_>) -> Result<PgArguments, ReadError> {
+/// What a job's query is given: of a tenant job the ids and, where it has dates, each tenant's first
+/// and last date; of a job for the whole fleet only the two dates.
+pub(super) fn arguments(
+    job: &Job,
+    id: Option<IdType>,
+    read: Read<'_>,
+) -> Result<PgArguments, ReadError> {
     let mut arguments = PgArguments::default();
     if let Some(id) = id {
         arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
@@ -446,7 +387,7 @@ fn arguments(job: &Job, id: Option<IdType>, read: Read<'_>) -> Result<PgArgument
     Ok(arguments)
 }
 
-/// How the rows of one batch are read. It is made for each batch, which takes microseconds: so it
+/// How the rows of one batch are read. It is made by the first row of each batch, which takes microseconds: so it
 /// is never that of a query, or of a table, as it was before.
 struct Plan<'j> {
     job: &'j Job,
@@ -465,12 +406,12 @@ struct TenantColumn {
 impl<'j> Plan<'j> {
     fn new(
         job: &'j Job,
-        statement: &PgStatement,
+        columns: &[PgColumn],
         id: Option<IdType>,
         source: &PostgresSource,
         batch: &Batch,
     ) -> Result<Self, ReadError> {
-        let columns = column::columns(statement);
+        let columns = column::columns(columns);
         let missing = |name: &str| {
             let message = format!("the query returns no column `{name}`");
             ReadError::Other(SourceErrorKind::Definition, message)
@@ -570,7 +511,7 @@ impl TenantColumn {
 }
 
 /// A column's bytes on the wire; `None` for NULL.
-fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 
@@ -597,11 +538,21 @@ impl From<EncodeError> for RowError {
 /// A read that failed.
 pub(super) enum ReadError {
     /// The server or the driver said no.
-    Sql(sqlx::Error),
+    Sql {
+        /// What it said.
+        error: sqlx::Error,
+        /// So many characters stand before the query in the text that the server was sent.
+        before: usize,
+    },
+    /// The query uses more parameters than it is given.
+    Parameters {
+        /// So many.
+        wanted: usize,
+        /// So many it is given.
+        given: usize,
+    },
     /// We did, perhaps in the middle of the rows.
     Other(SourceErrorKind, String),
-    /// A statement that the connection keeps prepared returns other columns than it would now.
-    Stale,
 }
 
 impl ReadError {
@@ -619,23 +570,42 @@ impl ReadError {
     }
 
     /// After an error of its own the server is ready for the next statement.
-    fn leaves_connection_whole(&self) -> bool {
+    pub(super) fn leaves_connection_whole(&self) -> bool {
         match self {
-            Self::Sql(error) => error::database(error).is_some(),
+            Self::Sql { error, .. } => error::database(error).is_some(),
+            Self::Parameters { .. } => true,
             Self::Other(..) => false,
-            Self::Stale => true,
+        }
+    }
+
+    /// Whether the server forgot the statement before it ran it.
+    pub(super) fn is_of_no_statement(&self) -> bool {
+        match self {
+            Self::Sql { error, .. } => error::code(error) == Some(error::UNKNOWN_STATEMENT),
+            Self::Parameters { .. } | Self::Other(..) => false,
+        }
+    }
+
+    /// The same of a query that so many characters stand before.
+    pub(super) fn after(self, before: usize) -> Self {
+        match self {
+            Self::Sql { error, .. } => Self::Sql { error, before },
+            Self::Parameters { .. } | Self::Other(..) => self,
         }
     }
 
     pub(super) fn into_source_error(self, doing: &str) -> SourceError {
         match self {
-            Self::Sql(error) => error::source_error(doing, &error),
+            Self::Sql { error, before } => SourceError {
+                kind: error::kind(&error),
+                message: format!("{doing}: {}", error::text_after(&error, before)),
+            },
+            Self::Parameters { wanted, given } => SourceError {
+                kind: SourceErrorKind::Definition,
+                message: format!("{doing}: {}", too_many_parameters(wanted, given)),
+            },
             Self::Other(kind, message) => {
                 SourceError { kind, message: format!("{doing}: {message}") }
-            }
-            Self::Stale => {
-                let message = format!("{doing}: the columns of its query keep changing");
-                SourceError { kind: SourceErrorKind::Transient, message }
             }
         }
     }
@@ -643,25 +613,13 @@ impl ReadError {
 
 impl From<sqlx::Error> for ReadError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Sql(error)
+        Self::Sql { error, before: 0 }
     }
 }
 
 impl From<BadId> for ReadError {
     fn from(error: BadId) -> Self {
         Self::Other(SourceErrorKind::Definition, error.to_string())
-    }
-}
-
-/// Whether a statement that the connection keeps prepared is for tables as they were: it returns
-/// other columns ("cached plan must not change result type"), or takes ids of another type ("binary
-/// data has array element type …"). Both come before the first row. The codes are those of other
-/// errors too, but those come again when the statement is prepared anew.
-fn is_stale<T>(done: &Result<T, ReadError>) -> bool {
-    match done {
-        Ok(_) | Err(ReadError::Other(..)) => false,
-        Err(ReadError::Stale) => true,
-        Err(ReadError::Sql(error)) => matches!(error::code(error), Some("0A000" | "42804")),
     }
 }
 
@@ -709,28 +667,4 @@ fn duplicate<'t>(tenants: &'t Tenants, id: IdType) -> Option<String> {
         [one, other] if one == other => Some(one.to_string()),
         _ => None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(sql: &str, expected: &str) {
-        assert_eq!(without_semicolon(sql), expected, "{sql}");
-    }
-
-    #[test]
-    fn the_semicolon_at_the_end_is_found_behind_comments() {
-        check("select 1", "select 1");
-        check("select 1;", "select 1");
-        check("select 1 ;\n ; ", "select 1 ");
-        check("select 1; -- one; or two", "select 1");
-        check("select 1 -- one\n;\n/* two */ -- three", "select 1 -- one\n");
-        check("select 1 -- one; two", "select 1 -- one; two");
-        check("select ';' as a, ';' as b", "select ';' as a, ';' as b");
-        check("select ';' as \";\";/* ' */", "select ';' as \";\"");
-        check("select 1; /* open", "select 1; /* open");
-        check("", "");
-    }
 }

@@ -10,13 +10,12 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use redis::{Cmd, RedisResult, Value};
 
-use super::{PIPELINE_COMMANDS, RedisCache, reply};
+use super::{RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::domain::manifest::Named;
-use crate::engine::port::{BOOK_TTL, Book, CacheError, CacheErrorKind, Ledger, Listing};
-
-/// Fields of a hash in one command: the server does nothing else meanwhile.
-const SLICE: usize = 1_000;
+use crate::engine::port::{
+    BOOK_TTL, Book, CacheError, CacheErrorKind, FENCES_A_COMMAND, Ledger, Listing, NAMES_A_COMMAND,
+};
 
 impl RedisCache {
     async fn ask(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
@@ -30,7 +29,7 @@ impl RedisCache {
 
     /// `MGET` for the fences: one command, however many.
     fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
-        let commands = keys.chunks(PIPELINE_COMMANDS).map(|some| {
+        let commands = keys.chunks(FENCES_A_COMMAND).map(|some| {
             let bytes = some.iter().map(|key| self.prefix.len() + key.len()).sum();
             let mut command = Cmd::with_capacity(1 + some.len(), bytes);
             command.arg("MGET");
@@ -107,7 +106,7 @@ impl RedisCache {
         let mut cursor = 0;
         loop {
             let mut command = self.on("HSCAN", book.key());
-            command.arg(cursor).arg("COUNT").arg(SLICE);
+            command.arg(cursor).arg("COUNT").arg(NAMES_A_COMMAND);
             for reply in self.ask(vec![command]).await? {
                 let (next, pairs) = reply::slice(reply)?;
                 cursor = next;
@@ -190,7 +189,7 @@ impl Ledger for RedisCache {
         Box::pin(async move {
             let now = now.timestamp_millis();
             let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
-                let names = keys.chunks(SLICE).map(move |some| {
+                let names = keys.chunks(NAMES_A_COMMAND).map(move |some| {
                     let mut names = self.on("ZADD", manifest);
                     for key in some {
                         names.arg(now).arg(key);
@@ -228,7 +227,7 @@ impl Ledger for RedisCache {
         notes: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let writes = notes.chunks(SLICE).map(|some| {
+            let writes = notes.chunks(NAMES_A_COMMAND).map(|some| {
                 let mut command = self.on("HSET", book.key());
                 for (name, text) in some {
                     command.arg(name).arg(text);
@@ -246,7 +245,7 @@ impl Ledger for RedisCache {
         names: &'a [String],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let commands = names.chunks(SLICE).map(|some| {
+            let commands = names.chunks(NAMES_A_COMMAND).map(|some| {
                 let mut command = self.on("HDEL", book.key());
                 command.arg(some);
                 command

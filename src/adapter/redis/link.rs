@@ -1,8 +1,7 @@
 //! A connection, and how it is made anew.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -10,15 +9,19 @@ use futures::future::{BoxFuture, Shared};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, RedisError,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::adapter::{ConnectError, ConnectErrorKind};
+use crate::domain::server_url::{CacheAddress, CacheUrl};
 use crate::engine::port::{CacheError, CacheErrorKind};
 
-use super::reply;
+use super::tls::{self, TlsServer};
+use super::{CacheSettings, reply};
 
 /// An idle connection is probed after this time, and again in such steps, so that a peer that
 /// vanished is noticed and routers on the way keep the connection.
@@ -29,11 +32,32 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// `redis::aio::ConnectionManager` is not used since it keeps a connection on which nobody answers:
 /// only a break makes it connect anew, and a black-holed server never breaks the connection.
 pub(super) struct Link {
-    client: Client,
-    config: AsyncConnectionConfig,
-    timeout: Duration,
+    way: Way,
     server: String,
     current: Mutex<Current>,
+    /// What reads and writes the connections with TLS; each ends with its connection.
+    drivers: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// How the server is reached.
+#[derive(Clone)]
+struct Way {
+    client: Client,
+    /// In place of the client's own.
+    tls: Option<TlsServer>,
+    config: AsyncConnectionConfig,
+    timeout: Duration,
+}
+
+/// Why there is no connection.
+#[derive(Clone)]
+enum Failure {
+    /// No answer in time.
+    Timeout,
+    /// What the client says.
+    Client(RedisError),
+    /// What the network or TLS says, for people.
+    Stream(String),
 }
 
 #[derive(Default)]
@@ -45,7 +69,7 @@ struct Current {
 }
 
 /// One try for all who wait for it; afterwards, its connection.
-type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, RedisError>>>;
+type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, Failure>>>;
 
 /// The connection, and which one it is.
 pub(super) struct Lent {
@@ -56,34 +80,35 @@ pub(super) struct Lent {
 
 impl Link {
     /// Reads the settings; nothing is connected yet.
-    pub(super) fn new(
-        url: &SecretString,
-        timeout: Duration,
-        ca_file: Option<&Path>,
-    ) -> Result<Self, ConnectError> {
-        // The error of a URL may quote parts of it, so that it is not passed on.
-        let info = redis::parse_redis_url(url.expose_secret())
-            .and_then(|url| url.into_connection_info().ok())
-            .ok_or_else(|| settings_error("the cache's URL is no URL of a Redis server"))?;
-        let server = info.addr().to_string();
-        let info = info.set_tcp_settings(tcp_settings(timeout));
-        let client = client(info, ca_file)?;
+    pub(super) fn new(settings: &CacheSettings) -> Result<Self, ConnectError> {
+        let url = CacheUrl::parse(settings.url.expose_secret()).map_err(|problems| {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            settings_error(&format!("the cache's URL: {}", problems.join("; ")))
+        })?;
+        let server = url.address.to_string();
+        let tls = match &url.address {
+            CacheAddress::Tcp { host, port, tls: true } => {
+                let tls = TlsServer::new(host, *port, settings.ca_file.as_deref(), settings.verify);
+                Some(tls.map_err(|message| settings_error(&format!("the cache's TLS: {message}")))?)
+            }
+            CacheAddress::Tcp { tls: false, .. } | CacheAddress::Socket(_) => None,
+        };
+        let timeout = settings.timeout;
+        let client = Client::open(connection_info(&url, timeout)?);
+        let client = client.map_err(|error| settings_error(&error.to_string()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
-        Ok(Self { client, config, timeout, server, current: Mutex::default() })
+        Ok(Self::on(Way { client, tls, config, timeout }, server))
     }
 
     /// Another connection to the same server.
     pub(super) fn another(&self) -> Self {
-        let Self { client, config, timeout, server, current: _ } = self;
-        Self {
-            client: client.clone(),
-            config: config.clone(),
-            timeout: *timeout,
-            server: server.clone(),
-            current: Mutex::default(),
-        }
+        Self::on(self.way.clone(), self.server.clone())
+    }
+
+    fn on(way: Way, server: String) -> Self {
+        Self { way, server, current: Mutex::default(), drivers: Arc::default() }
     }
 
     /// The server, without user and password.
@@ -126,10 +151,8 @@ impl Link {
         if let Some(connecting) = &current.connecting {
             return (current.generation, connecting.clone());
         }
-        let (client, config) = (self.client.clone(), self.config.clone());
-        let connect =
-            async move { client.get_multiplexed_async_connection_with_config(&config).await };
-        let connecting = connect.boxed().shared();
+        let (way, drivers) = (self.way.clone(), Arc::clone(&self.drivers));
+        let connecting = async move { way.connect(&drivers).await }.boxed().shared();
         current.generation += 1;
         current.connecting = Some(connecting.clone());
         (current.generation, connecting)
@@ -157,21 +180,24 @@ impl Link {
     }
 
     /// Why there is no connection.
-    fn not_connected(&self, error: &RedisError) -> CacheError {
+    fn not_connected(&self, failure: &Failure) -> CacheError {
         let server = &self.server;
-        let is_refusal = matches!(
-            error.kind(),
-            ErrorKind::Server(_) | ErrorKind::AuthenticationFailed | ErrorKind::Extension
-        );
-        if is_refusal {
-            let refused = reply::refused(error);
-            let message = format!("could not log in to cache `{server}`: {}", refused.message);
-            return CacheError { kind: refused.kind, message };
-        }
-        let message = if error.is_timeout() {
-            format!("could not connect to cache `{server}` within {:?}", self.timeout)
-        } else {
-            format!("could not connect to cache `{server}`: {error}")
+        let message = match failure {
+            Failure::Client(error) if is_refusal(error) => {
+                let refused = reply::refused(error);
+                let message = format!("could not log in to cache `{server}`: {}", refused.message);
+                return CacheError { kind: refused.kind, message };
+            }
+            Failure::Client(error) => {
+                let hint = if is_answered(error) { self.way.hint() } else { "" };
+                format!("could not connect to cache `{server}`: {error}{hint}")
+            }
+            Failure::Stream(text) => format!("could not connect to cache `{server}`: {text}"),
+            Failure::Timeout => {
+                let timeout = self.way.timeout;
+                let hint = if self.way.tls.is_some() { self.way.hint() } else { "" };
+                format!("could not connect to cache `{server}` within {timeout:?}{hint}")
+            }
         };
         CacheError { kind: CacheErrorKind::Unavailable, message }
     }
@@ -180,11 +206,48 @@ impl Link {
     pub(super) fn lost(&self, error: &RedisError) -> CacheError {
         let server = &self.server;
         let message = if error.is_timeout() {
-            format!("cache `{server}` did not answer within {:?}", self.timeout)
+            format!("cache `{server}` did not answer within {:?}", self.way.timeout)
         } else {
             format!("the connection to cache `{server}` was lost: {error}")
         };
         CacheError { kind: CacheErrorKind::Unavailable, message }
+    }
+}
+
+impl Way {
+    async fn connect(self, drivers: &Mutex<JoinSet<()>>) -> Result<MultiplexedConnection, Failure> {
+        let Self { client, tls, config, timeout: patience } = self;
+        let Some(tls) = tls else {
+            let made = client.get_multiplexed_async_connection_with_config(&config).await;
+            return made.map_err(|error| {
+                if error.is_timeout() { Failure::Timeout } else { Failure::Client(error) }
+            });
+        };
+        let connect = async {
+            let stream = tls.connect(keepalive(), patience).await.map_err(|error| {
+                let hint = tls::hint(&error).map(|hint| format!("; hint: {hint}"));
+                Failure::Stream(format!("{error}{}", hint.unwrap_or_default()))
+            })?;
+            let login = client.get_connection_info().redis_settings();
+            let made = MultiplexedConnection::new_with_config(login, stream, config);
+            made.await.map_err(Failure::Client)
+        };
+        let (connection, driver) =
+            timeout(patience, connect).await.map_err(|_elapsed| Failure::Timeout)??;
+        let mut drivers = drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of earlier connections.
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(driver);
+        Ok(connection)
+    }
+
+    /// Where nobody answers as expected: the other end may speak TLS, or not.
+    fn hint(&self) -> &'static str {
+        if self.tls.is_some() {
+            "; hint: if it speaks no TLS there, write `redis://` in place of `rediss://`"
+        } else {
+            "; hint: if it speaks TLS there, write `rediss://` in place of `redis://`"
+        }
     }
 }
 
@@ -194,29 +257,49 @@ impl fmt::Debug for Link {
     }
 }
 
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE)
+}
+
 fn tcp_settings(timeout: Duration) -> TcpSettings {
-    let settings = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE));
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(timeout);
     settings
 }
 
-fn client(info: ConnectionInfo, ca_file: Option<&Path>) -> Result<Client, ConnectError> {
-    // A second installation does nothing; `redis` takes the process' provider and panics without.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let Some(ca_file) = ca_file else {
-        return Client::open(info).map_err(|error| settings_error(&error.to_string()));
+fn connection_info(url: &CacheUrl, timeout: Duration) -> Result<ConnectionInfo, ConnectError> {
+    let address = match &url.address {
+        CacheAddress::Tcp { host, port, .. } => ConnectionAddr::Tcp(host.clone(), *port),
+        CacheAddress::Socket(path) => ConnectionAddr::Unix(path.clone()),
     };
-    let path = ca_file.display();
-    let root_cert = std::fs::read(ca_file).map_err(|error| {
-        settings_error(&format!("cannot read the cache's CA file `{path}`: {error}"))
-    })?;
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
-    Client::build_with_tls(info, certificates).map_err(|error| {
-        settings_error(&format!("cannot use the CA file `{path}` for the cache: {error}"))
-    })
+    let mut login = RedisConnectionInfo::default().set_db(i64::from(url.database));
+    if let Some(user) = &url.user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = &url.password {
+        login = login.set_password(password.expose_secret());
+    }
+    if url.is_resp3 {
+        login = login.set_protocol(ProtocolVersion::RESP3);
+    }
+    let info = address.into_connection_info();
+    let info = info.map_err(|error| settings_error(&error.to_string()))?;
+    Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings(timeout)))
+}
+
+/// Whether somebody took the connection, and then closed it or said what no Redis says.
+fn is_answered(error: &RedisError) -> bool {
+    let is_closed = error.is_connection_dropped() && !error.is_connection_refusal();
+    error.kind() == ErrorKind::Parse || is_closed
+}
+
+/// Whether the server itself answered.
+fn is_refusal(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(_) | ErrorKind::AuthenticationFailed | ErrorKind::Extension
+    )
 }
 
 fn settings_error(message: &str) -> ConnectError {
@@ -225,23 +308,31 @@ fn settings_error(message: &str) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::SecretString;
+
     use super::*;
 
     fn link(url: &str) -> Result<Link, ConnectError> {
-        Link::new(&SecretString::from(url), Duration::from_secs(1), None)
+        Link::new(&CacheSettings {
+            url: SecretString::from(url),
+            prefix: String::new(),
+            timeout: Duration::from_secs(1),
+            ca_file: None,
+            verify: true,
+        })
     }
 
     #[test]
     fn urls_are_read_and_their_secrets_never_shown() {
         let cases = [
             ("redis://user:p%40ss%2Fword@cache.local:6380/3", "cache.local:6380", 3, "p@ss/word"),
-            ("rediss://:hush@[::1]/", "::1:6379", 0, "hush"),
+            ("rediss://:hush@[::1]/", "[::1]:6379", 0, "hush"),
             ("redis+unix:///run/redis.sock?db=2&user=u&pass=hush", "/run/redis.sock", 2, "hush"),
         ];
         for (url, server, db, password) in cases {
             let link = link(url).unwrap();
             assert_eq!(link.server(), server);
-            let info = link.client.get_connection_info();
+            let info = link.way.client.get_connection_info();
             assert_eq!(info.redis_settings().db(), db);
             assert_eq!(info.redis_settings().password(), Some(password));
             assert!(!format!("{link:?}").contains(password));

@@ -3,6 +3,7 @@
 mod ledger;
 mod link;
 mod reply;
+mod tls;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,10 +16,14 @@ use secrecy::SecretString;
 
 use crate::domain::entry::Entry;
 use crate::domain::glob;
-use crate::engine::port::{Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Slice};
+use crate::engine::port::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Slice,
+};
 
-use super::ConnectError;
+use super::{ConnectError, ConnectErrorKind};
 use link::Link;
+
+pub use reply::RIGHTS;
 
 /// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
 /// enough that the server's other clients do not wait for it.
@@ -28,7 +33,7 @@ const PIPELINE_COMMANDS: usize = 500;
 /// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
 const SCAN_COUNT: usize = 500;
 /// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
-const INFO: [&str; 3] = ["server", "memory", "stats"];
+const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct CacheSettings {
     pub timeout: Duration,
     /// For `rediss://`: certificates to trust, in place of the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Whether the server's certificate is verified.
+    pub verify: bool,
 }
 
 /// The cache on one Redis server.
@@ -64,16 +71,35 @@ impl RedisCache {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: CacheSettings) -> Result<Self, ConnectError> {
         let cache = Self::lazy(settings)?;
-        tokio::try_join!(cache.values.check(), cache.questions.check())?;
+        cache.reach().await?;
         Ok(cache)
+    }
+
+    /// Connects, and asks a question, to see whether the server is there: one that still loads its
+    /// data takes connections and answers nothing.
+    pub async fn reach(&self) -> Result<(), ConnectError> {
+        tokio::try_join!(self.values.check(), self.questions.check())?;
+        let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
+        let asked = self.each(&self.questions, vec![redis::cmd("PING")]).await;
+        let replies = asked.map_err(|error| away(error.message))?;
+        // Whether this user may ask that question says nothing about the server.
+        let Some(error) = errors(&replies).find(|error| reply::is_not_ready(error)) else {
+            return Ok(());
+        };
+        let reason = reply::refused(error).message;
+        Err(away(format!("cache `{}` is not ready: {reason}", self.server())))
     }
 
     /// Checks the settings; the first write connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
-        let CacheSettings { url, prefix, timeout, ca_file } = settings;
-        let values = Link::new(&url, timeout, ca_file.as_deref())?;
+        let values = Link::new(&settings)?;
         let questions = values.another();
-        Ok(Self { values, questions, prefix, has_unlink: AtomicBool::new(true) })
+        Ok(Self {
+            values,
+            questions,
+            prefix: settings.prefix,
+            has_unlink: AtomicBool::new(true),
+        })
     }
 
     /// The server, as messages name it: without user and password.
@@ -214,7 +240,7 @@ impl RedisCache {
                 continue;
             }
             self.notice(&replies);
-            return Ok(replies.into_iter().map(reply::removed).collect());
+            return Ok(replies.into_iter().map(reply::existed).collect());
         }
     }
 
@@ -282,6 +308,14 @@ impl Cache for RedisCache {
                 found.push(reply::found(value, &ttl)?);
             }
             Ok(found)
+        })
+    }
+
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+        Box::pin(async move {
+            let commands = keys.iter().map(|key| self.on("EXISTS", key)).collect();
+            let replies = self.each(&self.questions, commands).await?;
+            replies.into_iter().map(reply::existed).collect()
         })
     }
 

@@ -20,8 +20,8 @@ pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
     }
 }
 
-/// The reply to an `UNLINK` or `DEL` of one key.
-pub(super) fn removed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
+/// The reply to an `UNLINK`, `DEL` or `EXISTS` of one key: whether there was one.
+pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),
         Ok(other) => Err(unexpected(&other)),
@@ -111,7 +111,8 @@ fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
     if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
-/// What `INFO server`, `INFO memory` and `INFO stats` say; a number that is missing counts as 0.
+/// What `INFO` says in its sections `server`, `memory`, `stats` and `keyspace`; a number that is missing
+/// counts as 0.
 pub(super) fn stats(info: &str) -> CacheStats {
     let value = |name: &str| {
         let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
@@ -131,7 +132,19 @@ pub(super) fn stats(info: &str) -> CacheStats {
         hits: number("keyspace_hits"),
         misses: number("keyspace_misses"),
         evicted: number("evicted_keys"),
+        keys: keys(info),
     }
+}
+
+/// The keys of all databases, as in `db0:keys=12,expires=3,avg_ttl=0`; a database without keys has no line.
+fn keys(info: &str) -> Option<u64> {
+    info.contains("# Keyspace").then_some(())?;
+    let of_database = |line: &str| {
+        let (name, rest) = line.split_once(":keys=")?;
+        name.starts_with("db").then_some(())?;
+        rest.split(',').next()?.trim().parse::<u64>().ok()
+    };
+    Some(info.lines().filter_map(of_database).sum())
 }
 
 /// Whether the server does not know the command at all.
@@ -142,6 +155,20 @@ pub(super) fn is_unknown_command(error: &RedisError) -> bool {
 /// Whether the server is a replica.
 pub(super) fn is_read_only(error: &RedisError) -> bool {
     error.code() == Some("READONLY")
+}
+
+/// The rights of a user that suffice, as `ACL SETUSER` takes them: preheat's own keys, and the
+/// commands; `select` where the URL has a database's number. What jobs write is to be added as `~services:*` and the like, and where there is a
+/// `cache.prefix`, it goes before each of them.
+pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
+                          +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
+                          +zremrangebyscore +info +ping +select";
+
+fn rights_hint() -> String {
+    format!(
+        "the user needs `{RIGHTS}`, and `~…` for the keys of each job; where `cache.prefix` is set, it \
+         goes before the keys"
+    )
 }
 
 /// An error that the server answered with.
@@ -158,13 +185,27 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
         _ if error.kind() == ErrorKind::AuthenticationFailed => CacheErrorKind::Permission,
         _ => CacheErrorKind::Refused,
     };
-    let message = if error.kind() == ErrorKind::AuthenticationFailed {
+    let message = if error.kind() == ErrorKind::AuthenticationFailed || code == "WRONGPASS" {
         // The client keeps the server's own words to itself.
-        "the user or the password is wrong".to_owned()
+        "the user or the password is wrong, or the user is off; hint: both stand in the URL, as in \
+         `redis://user:password@host`, and a user who is not named is `default`"
+            .to_owned()
     } else {
-        format!("the cache refused: {code} {detail}").trim_end().to_owned()
+        let hint = match code {
+            "NOPERM" => format!("; hint: {}", rights_hint()),
+            "NOAUTH" => "; hint: the server wants a password: write it into the URL, as in \
+                         `redis://:password@host`"
+                .to_owned(),
+            _ => String::new(),
+        };
+        format!("the cache refused: {code} {detail}").trim_end().to_owned() + &hint
     };
     CacheError { kind, message }
+}
+
+/// Whether the server answers nobody yet, or not to those who have not logged in.
+pub(super) fn is_not_ready(error: &RedisError) -> bool {
+    error.code() == Some("NOAUTH") || refused(error).kind == CacheErrorKind::Transient
 }
 
 fn unexpected(value: &Value) -> CacheError {
@@ -214,15 +255,24 @@ mod tests {
             ("SOMETHING", Refused),
         ];
         for (line, kind) in cases {
-            check(line, kind, &format!("the cache refused: {line}"));
+            let hint = match line.split(' ').next() {
+                Some("NOPERM") => format!("; hint: {}", rights_hint()),
+                Some("NOAUTH") => {
+                    "; hint: the server wants a password: write it into the URL, as in \
+                               `redis://:password@host`"
+                        .to_owned()
+                }
+                Some(_) | None => String::new(),
+            };
+            check(line, kind, &format!("the cache refused: {line}{hint}"));
         }
     }
 
     #[test]
     fn replies_that_are_no_errors_are_read() {
         assert_eq!(written(Ok(Value::Okay)), Ok(()));
-        assert_eq!(removed(Ok(Value::Int(1))), Ok(true));
-        assert_eq!(removed(Ok(Value::Int(0))), Ok(false));
+        assert_eq!(existed(Ok(Value::Int(1))), Ok(true));
+        assert_eq!(existed(Ok(Value::Int(0))), Ok(false));
         let odd = written(Ok(Value::BulkString(b"secret".to_vec()))).unwrap_err();
         assert_eq!(odd.message, "the cache answered with something else where it should not");
     }
@@ -230,14 +280,23 @@ mod tests {
     #[test]
     fn the_words_of_info_are_found() {
         let info = "# Server\r\nrun_id:5d3f\r\n\n# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\nmaxmemory:0\r\n\n\
-                    # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n";
+                    # Stats\r\nkeyspace_hits:7\r\nkeyspace_misses:8\r\nevicted_keys:9\r\n\n\
+                    # Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=7\r\ndb5:keys=30,expires=0,avg_ttl=0\r\n";
         let found = stats(info);
         let process = found.process;
-        let expected =
-            CacheStats { process, used_memory: 1024, maxmemory: 0, hits: 7, misses: 8, evicted: 9 };
+        let expected = CacheStats {
+            process,
+            used_memory: 1024,
+            maxmemory: 0,
+            hits: 7,
+            misses: 8,
+            evicted: 9,
+            keys: Some(42),
+        };
         assert_eq!(found, expected);
         assert!(process.is_some());
         assert_ne!(stats("run_id:5d3e").process, process);
         assert_eq!(stats("nothing of it"), CacheStats::default());
+        assert_eq!(stats("# Keyspace\r\n").keys, Some(0));
     }
 }

@@ -75,7 +75,7 @@ pub enum ColumnProblem {
         codec: ColumnCodec,
     },
     /// Two columns become the same member.
-    #[error("columns `{first}` and `{second}` both become the member `{member}`")]
+    #[error("{}", same_member(first, second, member))]
     SameMember {
         /// The first column.
         first: String,
@@ -112,6 +112,9 @@ impl ColumnProblem {
                 };
                 format!("`{codec}` writes {writes}; cast the column in the query")
             }
+            Self::SameMember { first, second, .. } if first == second => {
+                format!("rename one, as in `{first} as other_{first}`")
+            }
             Self::SameMember { .. } => {
                 "give one of them another name in the query, or name it in `omit`".into()
             }
@@ -130,6 +133,13 @@ impl ColumnProblem {
             Self::NoColumns => None,
         }
     }
+}
+
+fn same_member(first: &str, second: &str, member: &str) -> String {
+    if first == second {
+        return format!("two columns are called `{first}`");
+    }
+    format!("columns `{first}` and `{second}` both become the member `{member}`")
 }
 
 /// A row that cannot be written.

@@ -10,6 +10,7 @@ use crate::domain::audit::{Finding, Held, Measure, Wrong, judge};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Value, entries};
 use crate::domain::job::{Dates, Job, Scope};
+use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
@@ -133,7 +134,8 @@ impl Walk {
             match refusal.remedy {
                 Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal.into()),
                 Remedy::Fail => self.fail(&part, &refusal),
-                Remedy::GiveUp => {
+                // The table is the job's: its other batches would wait as well.
+                Remedy::AwaitLock | Remedy::GiveUp => {
                     self.fail(&part, &refusal);
                     self.given_up = Some(refusal);
                 }
@@ -175,9 +177,14 @@ impl Walk {
         let job = Arc::clone(&self.job);
         let first_dates = first_dates(&job, part, now);
         // Before the query: what a run names in between is expected by then.
-        let named = self.named(runner, part).await?;
+        let mut named = self.named(runner, part).await?;
         let permit = self.read(runner, part, &first_dates).await?;
-        let found = entries(&job, part, &first_dates, permit.rows());
+        let checks = Checks::new(runner.layout(), &job);
+        let found = entries(&job, &checks, part, &first_dates, permit.rows());
+        for (slot, names) in named.iter_mut().enumerate() {
+            let tenant = part.tenant(slot).map(|tenant| tenant.id());
+            names.retain(|name| !checks.layout().is_anothers(&job, tenant, name));
+        }
         let midnights = Midnight::of_batch(&job, part, &first_dates, now);
         let keys = Keys::new(found, named, wanted, &midnights, &mut self.failures);
         let measure = Measure { ttl: job.ttl, differences: self.differences };
@@ -230,9 +237,9 @@ impl Walk {
         let asked_at = runner.clock.monotonic();
         let limits = &runner.limits;
         let mut permit = if is_giant {
-            limits.giant(Lane::Regular).await
+            limits.giant_of(&self.job, Lane::Regular).await
         } else {
-            limits.batch(Lane::Regular).await
+            limits.batch_of(&self.job, Lane::Regular).await
         };
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.
@@ -242,7 +249,7 @@ impl Walk {
         runner.may_ask(Server::Database)?;
         let read = Read { batch: part, first_dates, timeout: self.job.timeout };
         let rows = permit.empty_rows(self.job.key_columns().len());
-        let result = runner.source.read(&self.job, read, rows).await;
+        let result = runner.reader.read(&self.job, read, rows).await;
         runner.note_query(result.as_ref().err());
         result?;
         Ok(permit)
@@ -299,13 +306,11 @@ impl<'r> Keys<'r> {
         midnights: &[Midnight],
         failures: &mut Vec<Failure>,
     ) -> Self {
+        let mut known: HashSet<String> = found.failed_keys().map(str::to_owned).collect();
         let Entries { writes, removals, failures: failed } = found;
         let mut all = Self { keys: Vec::new(), expected: Vec::new() };
-        let mut known: HashSet<String> = HashSet::new();
-        let is_told = matches!(wanted, Wanted::All);
-        for (_, failure) in failed {
-            known.extend(failure.key.clone());
-            failures.extend(is_told.then_some(failure));
+        if let Wanted::All = wanted {
+            failures.extend(failed.into_iter().map(|(_, failure)| failure));
         }
         for entry in writes {
             if !named.is_empty() {

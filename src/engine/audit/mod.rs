@@ -152,15 +152,14 @@ impl Auditor {
         rechecks: bool,
     ) -> Result<KeyAnswer, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
-        let makes = |job: &&Arc<Job>| job.keys.iter().any(|one| one.template.may_be_of(None, key));
+        let layout = self.runner.layout();
+        let makes = |job: &&Arc<Job>| layout.may_write(job, None, key);
         let jobs: Vec<Arc<Job>> = jobs.iter().filter(makes).cloned().collect();
         let list = session.tenants(&jobs).await?;
         let wanted = HashSet::from([key.to_owned()]);
         for (index, job) in jobs.iter().enumerate() {
             let mut work = Work::new(job, rechecks, MANY_DIFFERENCES);
-            let own = list.only(|tenant| {
-                job.keys.iter().any(|one| one.template.may_be_of(Some(tenant), key))
-            });
+            let own = list.only(|tenant| layout.may_write(job, Some(tenant), key));
             let batches = session.batches(&Arc::new(own), None, &mut work);
             session.works.push(work);
             for batch in batches {

@@ -138,8 +138,8 @@ impl<'a> Session<'a> {
                 return Err(refusal.into());
             }
             let read = match ids {
-                Some(ids) => runner.source.tenants_among(ids).await,
-                None => runner.source.tenants().await,
+                Some(ids) => runner.reader.tenants_among(ids).await,
+                None => runner.reader.tenants().await,
             };
             runner.note_query(read.as_ref().err());
             let Err(error) = read else { return Ok(read?) };

@@ -19,7 +19,8 @@ use super::port::{CacheError, SourceError};
 use super::run::{Runner, Stops};
 use crate::domain::fence::{FLEET, fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::domain::key::{Owners, is_own};
+use crate::domain::key::is_own;
+use crate::domain::layout::{Layout, Owner};
 use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::report::{Failure, FailureKind};
@@ -62,12 +63,15 @@ impl Invalidator {
         let jobs = runner.jobs.get();
         let wanted = request.check(&jobs)?;
         let known = Arc::new(known(runner, &jobs, &wanted).await?);
+        // The tenants were read: what their ids may be is known.
+        let layout = runner.layout();
         let orphans =
             if wanted.orphans { Some(Orphans::of(runner, &jobs, &known).await?) } else { None };
         let mut work = Work {
             runner,
             jobs: &jobs,
             known: &known,
+            layout: &layout,
             stops,
             moved: HashSet::new(),
             rested_at: runner.clock.monotonic(),
@@ -99,7 +103,7 @@ async fn known(
     let named_tenants = named.as_ref().and_then(|named| named.tenants.as_ref());
     let all_of_jobs = named.as_ref().is_some_and(|named| named.tenants.is_none());
     let ids: BTreeSet<TenantId> = named_tenants.into_iter().flatten().cloned().collect();
-    let of_keys = owners_of_all(jobs, keys);
+    let of_keys = owners_of_all(jobs, &runner.layout(), keys);
     let noted_columns = named.as_ref().is_some_and(|named| named.jobs.iter().any(has_columns));
     let mut known = match of_keys {
         Some(owners) if !all_of_jobs && patterns.is_empty() && !orphans => {
@@ -114,15 +118,16 @@ async fn known(
 }
 
 /// The ids of tenants that keys may belong to; `None` where they may be anyone's.
-fn owners_of_all(jobs: &Jobs, keys: &[String]) -> Option<BTreeSet<TenantId>> {
+fn owners_of_all(jobs: &Jobs, layout: &Layout, keys: &[String]) -> Option<BTreeSet<TenantId>> {
     let mut ids = BTreeSet::new();
-    let of_tenants = jobs.values().filter(|job| job.scope == Scope::Tenants);
-    for template in of_tenants.flat_map(|job| &job.keys).map(|key| &key.template) {
-        for key in keys {
-            match template.owners(key) {
-                Owners::Nobody => {}
-                Owners::OneOf(candidates) => ids.extend(candidates.iter().map(TenantId::new)),
-                Owners::WithColumn(..) | Owners::Anyone => return None,
+    for job in jobs.values().filter(|job| job.scope == Scope::Tenants) {
+        for (index, key) in
+            (0..job.keys.len()).flat_map(|index| keys.iter().map(move |key| (index, key)))
+        {
+            match layout.owner(job, index, key) {
+                Owner::Nobody => {}
+                Owner::Tenant(id) => drop(ids.insert(TenantId::new(id))),
+                Owner::WithColumn(..) | Owner::Anyone => return None,
             }
         }
     }
@@ -157,6 +162,7 @@ struct Work<'a> {
     runner: &'a Arc<Runner>,
     jobs: &'a Jobs,
     known: &'a Known,
+    layout: &'a Layout,
     stops: &'a Stops,
     /// The fences that were moved.
     moved: HashSet<String>,
@@ -306,13 +312,21 @@ impl<'a> Work<'a> {
         tenants: &[Option<Tenant<'_>>],
     ) -> Result<Vec<Doomed>, CacheError> {
         let dates = possible_dates(job, self.runner.clock.now());
-        let known = tenants.iter().flat_map(|tenant| known_keys(job, *tenant, &dates));
+        let known = tenants.iter().flat_map(|tenant| {
+            let keys = known_keys(job, *tenant, &dates).into_iter();
+            keys.filter(|key| self.layout.may_write(job, *tenant, key))
+        });
         let mut keys: Vec<String> = known.collect();
         if job.has_manifests() {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();
-            keys.extend(self.runner.ledger.names(&manifests).await?.into_iter().flatten());
+            let named = self.runner.ledger.names(&manifests).await?;
+            for (tenant, names) in tenants.iter().zip(named) {
+                let tenant = tenant.map(|tenant| tenant.id());
+                let own = |name: &String| !self.layout.is_anothers(job, tenant, name);
+                keys.extend(names.into_iter().filter(own));
+            }
         }
         let doomed = |key| Doomed { key, job: Some(job.name.clone()) };
         Ok(keys.into_iter().map(doomed).collect())
@@ -403,26 +417,24 @@ impl<'a> Work<'a> {
 
     fn whose(&self, job: &Job, key: &str) -> Option<Whose> {
         let (mut known, mut unknown) = (BTreeSet::new(), BTreeSet::new());
-        for template in job.keys.iter().map(|key| &key.template) {
-            match (template.owners(key), job.scope) {
-                (Owners::Nobody, _) => {}
+        for index in 0..job.keys.len() {
+            match (self.layout.owner(job, index, key), job.scope) {
+                (Owner::Nobody, _) => {}
                 (_, Scope::Fleet) => return Some(Whose::Fleet),
-                (Owners::OneOf(ids), Scope::Tenants) => {
-                    for id in ids {
-                        let is_known = self.known.get(id).is_some();
-                        (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());
-                    }
+                (Owner::Tenant(id), Scope::Tenants) => {
+                    let is_known = self.known.get(id).is_some();
+                    (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());
                 }
-                (Owners::WithColumn(column, texts), Scope::Tenants) => {
+                (Owner::WithColumn(column, text), Scope::Tenants) => {
                     let before = known.len();
-                    let some = self.known.with_column(column, &texts);
+                    let some = self.known.with_column(column, text);
                     known.extend(some.map(|tenant| tenant.id().to_owned()));
                     // The column may have had another value when the key was written.
                     if known.len() == before {
                         return Some(Whose::Everyone);
                     }
                 }
-                (Owners::Anyone, Scope::Tenants) => return Some(Whose::Everyone),
+                (Owner::Anyone, Scope::Tenants) => return Some(Whose::Everyone),
             }
         }
         // One that became active just now, or of whom no note is left: a fence too many does no harm.

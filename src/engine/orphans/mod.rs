@@ -16,7 +16,8 @@ use super::port::{CacheError, SourceError};
 use super::roster::OldTemplate;
 use super::run::Runner;
 use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::domain::key::{KeyTemplate, Owners};
+use crate::domain::key::KeyTemplate;
+use crate::domain::layout::{Layout, Owner};
 use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, TenantId};
@@ -29,6 +30,7 @@ pub struct Orphans {
     runner: Arc<Runner>,
     jobs: Arc<Jobs>,
     known: Arc<Known>,
+    layout: Layout,
     /// Tenants that became active since the list was read.
     new: BTreeSet<String>,
     /// Templates that no job there has.
@@ -99,8 +101,8 @@ enum Stage {
 enum Claim {
     No,
     Yes,
-    /// If one of these manifests names it, or is not there yet.
-    IfListed(Vec<String>),
+    /// If this manifest names it, or is not there yet.
+    IfListed(String),
 }
 
 impl Orphans {
@@ -109,7 +111,8 @@ impl Orphans {
         let known = Known::all(runner).await?;
         let mut orphans = Self::of(runner, &runner.jobs.get(), &Arc::new(known)).await?;
         let Self { jobs, templates, known, .. } = &orphans;
-        orphans.readers = Readers::new(jobs, templates, known.active());
+        let active = (known.active(), runner.source.id_class());
+        orphans.readers = Readers::new(jobs, templates, active);
         Ok(orphans)
     }
 
@@ -133,6 +136,7 @@ impl Orphans {
             runner: Arc::clone(runner),
             jobs: Arc::clone(jobs),
             known: Arc::clone(known),
+            layout: runner.layout(),
             new: BTreeSet::new(),
             templates,
             readers: None,
@@ -301,14 +305,12 @@ impl Orphans {
         for orphan in &found {
             let key = orphan.key.as_str();
             for job in self.jobs.values() {
-                for template in job.keys.iter().map(|key| &key.template) {
-                    match self.claim(job, template, key) {
+                for index in 0..job.keys.len() {
+                    match self.claim(job, index, key) {
                         Claim::No => {}
                         Claim::Yes => drop(claimed.insert(key)),
-                        Claim::IfListed(manifests) => {
-                            for manifest in manifests {
-                                listed.entry(manifest).or_default().push(key);
-                            }
+                        Claim::IfListed(manifest) => {
+                            listed.entry(manifest).or_default().push(key);
                         }
                     }
                 }
@@ -320,29 +322,30 @@ impl Orphans {
     }
 
     /// Whether a job writes that key by that template.
-    fn claim(&self, job: &Job, template: &KeyTemplate, key: &str) -> Claim {
-        let owners = template.owners(key);
-        match (job.scope, owners, template.is_known()) {
-            (_, Owners::Nobody, _) => Claim::No,
+    fn claim(&self, job: &Job, index: usize, key: &str) -> Claim {
+        let Some(template) = job.keys.get(index).map(|key| &key.template) else { return Claim::No };
+        let is_known = template.is_known();
+        match (job.scope, self.layout.owner(job, index, key), is_known) {
+            (_, Owner::Nobody, _) => Claim::No,
             (Scope::Fleet, _, true) => self.claim_known(job, template, [None], key),
-            (Scope::Fleet, _, false) => Claim::IfListed(vec![manifest_key(&job.name, None)]),
-            (Scope::Tenants, Owners::OneOf(ids), true) => {
-                let tenants = ids.iter().filter_map(|id| self.known.active_tenant(id)).map(Some);
-                self.claim_known(job, template, tenants, key)
+            (Scope::Fleet, _, false) => Claim::IfListed(manifest_key(&job.name, None)),
+            (Scope::Tenants, Owner::Tenant(id), true) => {
+                let tenant = self.known.active_tenant(id).map(Some);
+                self.claim_known(job, template, tenant, key)
             }
-            (Scope::Tenants, Owners::OneOf(ids), false) => {
-                let active = ids.iter().filter(|id| self.is_active(id));
-                Claim::IfListed(active.map(|id| manifest_key(&job.name, Some(id))).collect())
+            (Scope::Tenants, Owner::Tenant(id), false) if self.is_active(id) => {
+                Claim::IfListed(manifest_key(&job.name, Some(id)))
             }
-            (Scope::Tenants, Owners::WithColumn(column, texts), true) => {
-                let tenants = self.known.with_column(column, &texts);
+            (Scope::Tenants, Owner::Tenant(_), false) => Claim::No,
+            (Scope::Tenants, Owner::WithColumn(column, text), true) => {
+                let tenants = self.known.with_column(column, text);
                 let active = tenants.filter(|tenant| self.known.is_active(tenant.id()));
                 self.claim_known(job, template, active.map(Some), key)
             }
-            (Scope::Tenants, Owners::Anyone, true) => {
+            (Scope::Tenants, Owner::Anyone, true) => {
                 self.claim_known(job, template, self.known.active().iter().map(Some), key)
             }
-            (Scope::Tenants, Owners::WithColumn(..) | Owners::Anyone, false) => {
+            (Scope::Tenants, Owner::WithColumn(..) | Owner::Anyone, false) => {
                 // A shared key ends by its TTL; whose it is nobody can tell.
                 Claim::Yes
             }

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Orphan, Orphans, OrphansError, Stage};
 use crate::domain::job::{Jobs, Scope};
-use crate::domain::key::{Owners, is_own};
+use crate::domain::key::is_own;
 use crate::domain::manifest::manifest_key;
-use crate::domain::tenant::{IdForm, TenantId, Tenants};
+use crate::domain::tenant::{IdClass, IdForm, TenantId, Tenants};
 use crate::engine::roster::OldTemplate;
 
 /// Reads tenants from keys.
@@ -18,6 +18,7 @@ pub(super) struct Readers {
     /// Templates with a tenant's id, those in use and old ones.
     templates: Vec<OldTemplate>,
     form: IdForm,
+    ids: IdClass,
     /// The tenants that were read and that nobody knows.
     strangers: BTreeSet<String>,
 }
@@ -30,7 +31,11 @@ struct Reading {
 
 impl Readers {
     /// None where no key tells its tenant, or nobody knows what a tenant's id looks like.
-    pub(super) fn new(jobs: &Jobs, old: &[OldTemplate], active: &Tenants) -> Option<Self> {
+    pub(super) fn new(
+        jobs: &Jobs,
+        old: &[OldTemplate],
+        (active, ids): (&Tenants, IdClass),
+    ) -> Option<Self> {
         let in_use = jobs.values().flat_map(|job| {
             job.keys.iter().map(|key| OldTemplate {
                 job: job.name.clone(),
@@ -43,7 +48,7 @@ impl Readers {
         let mut templates: Vec<OldTemplate> = in_use.chain(old.iter().cloned()).collect();
         templates.retain(|one| one.scope == Scope::Tenants && one.template.has_tenant());
         let form = IdForm::of(active).filter(|_| !templates.is_empty())?;
-        Some(Self { templates, form, strangers: BTreeSet::new() })
+        Some(Self { templates, form, ids, strangers: BTreeSet::new() })
     }
 
     fn read(&self, key: String) -> Option<Reading> {
@@ -52,9 +57,8 @@ impl Readers {
         }
         let mut owners = Vec::new();
         for (place, of) in self.templates.iter().enumerate() {
-            let Owners::OneOf(ids) = of.template.owners(&key) else { continue };
-            let ids = ids.into_iter().filter(|id| self.form.fits(id));
-            owners.extend(ids.map(|id| (place, id.to_owned())));
+            let Some(id) = of.template.tenant_of(&key, self.ids) else { continue };
+            owners.extend(self.form.fits(id).then(|| (place, id.to_owned())));
         }
         (!owners.is_empty()).then_some(Reading { key, owners })
     }

@@ -34,7 +34,7 @@ use crate::observe::event;
 
 /// After this long the book is looked at even if nobody came or went: it may have been evicted, the
 /// cache may be another one, or another worker may have changed it.
-const LOOK_AGAIN: Duration = Duration::from_mins(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
 /// Tenants whose keys are in memory at once.
 const SLICE: usize = 200;
@@ -130,6 +130,20 @@ impl Roster {
     pub async fn templates(&self, ledger: &dyn Ledger) -> Result<Vec<OldTemplate>, CacheError> {
         let notes = ledger.notes(Book::Templates).await?;
         Ok(notes.iter().filter_map(|(_, text)| OldTemplate::read(text)).collect())
+    }
+
+    /// The notes of all tenants of a list, or of all jobs' templates, as they are written where the
+    /// cache has none yet.
+    pub(super) fn first_notes(
+        &self,
+        book: Book,
+        list: &Tenants,
+        jobs: &Jobs,
+    ) -> Vec<(String, String)> {
+        match book {
+            Book::Tenants => Changes::between(HashMap::new(), list).notes,
+            Book::Templates => OldTemplate::notes(jobs, &self.tenant_column),
+        }
     }
 
     /// Whether a list may say that `gone` of the `known` tenants are so.

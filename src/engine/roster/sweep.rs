@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::note::Leaving;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
+use crate::domain::layout::Layout;
 use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, Tenants};
@@ -52,11 +53,11 @@ impl<'a> Sweep<'a> {
         let ledger = &self.runner.ledger;
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
         ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
-        let tenants = Leaving::list(gone);
+        let (tenants, layout) = (Leaving::list(gone), self.runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
-            let mut of_job = self.known(job, &tenants);
-            of_job.extend(self.listed(job, &tenants).await?);
+            let mut of_job = self.known(job, &layout, &tenants);
+            of_job.extend(self.listed(job, &layout, &tenants).await?);
             let active = self.static_keys_of_active(job, &of_job);
             of_job.retain(|one| !active.contains(&one.key));
             owned.extend(of_job);
@@ -68,20 +69,33 @@ impl<'a> Sweep<'a> {
         self.jobs.values().map(AsRef::as_ref).filter(|job| job.scope == Scope::Tenants)
     }
 
-    fn known(&self, job: &'a Job, tenants: &Tenants) -> Vec<Owned<'a>> {
+    /// The keys that are known without asking, but those that are another tenant's.
+    fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let of_tenant = |tenant: Tenant<'_>| {
             let keys = known_keys(job, Some(tenant), &dates).into_iter();
-            keys.map(move |key| Owned { job, key })
+            let keys = keys.filter(|key| layout.may_write(job, Some(tenant), key));
+            keys.map(move |key| Owned { job, key }).collect::<Vec<_>>()
         };
         tenants.iter().flat_map(of_tenant).collect()
     }
 
     /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
     /// needs them. Every job is asked for, as one that has no data column now may have had one.
-    async fn listed(&self, job: &'a Job, tenants: &Tenants) -> Result<Vec<Owned<'a>>, CacheError> {
+    /// What is another tenant's stays.
+    async fn listed(
+        &self,
+        job: &'a Job,
+        layout: &Layout,
+        tenants: &Tenants,
+    ) -> Result<Vec<Owned<'a>>, CacheError> {
         let named = self.runner.ledger.manifests(&manifests_of(job, tenants.iter())).await?;
-        let keys = named.into_iter().flatten().map(|Named { key, named_at: _ }| key);
+        let own = |(tenant, named): (Tenant<'_>, Vec<Named>)| {
+            let id = Some(tenant.id());
+            let keys = named.into_iter().map(|Named { key, named_at: _ }| key);
+            keys.filter(|key| !layout.is_anothers(job, id, key)).collect::<Vec<_>>()
+        };
+        let keys = tenants.iter().zip(named).flat_map(own);
         Ok(keys.map(|key| Owned { job, key }).collect())
     }
 

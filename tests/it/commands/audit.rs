@@ -309,9 +309,30 @@ async fn a_tenant_that_cannot_be_read_is_named_and_fails_the_audit() {
     servers.database.execute(&sql).await;
     let output = servers.preheat(["audit", "--quick"]).job("services", &fragile).run().await;
     let output = output.expect_code(1);
-    let said = format!("not compared (query, 1 in all, the first of tenant `{tenant}`)");
+    let said = format!("  not compared: query, 1 in all, the first of tenant `{tenant}`: ");
     assert!(output.stdout.contains(&said), "{}", output.stdout);
+    let json =
+        servers.preheat(["audit", "--quick", "--json"]).job("services", &fragile).run().await;
+    assert!(json.stdout.contains("\"threshold\": 0.999,"), "{}", json.stdout);
+    let verdict = "\nwhat was compared is within the threshold of 99.9%, but not all of `services` \
+                   could be compared\n";
+    assert!(output.stdout.ends_with(verdict), "{}", output.stdout);
     assert!(output.stdout.contains("division by zero"), "{}", output.stdout);
+}
+
+#[tokio::test]
+async fn the_table_fits_a_terminal_of_eighty_columns_whatever_the_jobs_name() {
+    let servers = servers().await;
+    let long = "the-services-of-each-clinic-with-their-prices-as-of-this-morning";
+    let audit = servers.preheat(["audit", "--quick"]).job(long, SERVICES);
+    let Some(audit) = audit.on_terminal(80) else {
+        return support::skipped("no `script` makes a terminal");
+    };
+    let output = audit.run().await.expect_code(1);
+    let table: Vec<_> = output.stdout.lines().take_while(|line| !line.trim().is_empty()).collect();
+    assert!(table.len() > 2, "{}", output.stdout);
+    assert!(table.iter().all(|line| line.trim_end().chars().count() <= 80), "{}", output.stdout);
+    assert!(table[0].trim_end().ends_with("orphaned wrong ttl"), "{}", output.stdout);
 }
 
 #[tokio::test]
@@ -331,6 +352,6 @@ async fn a_worker_measures_how_consistent_its_cache_is() {
 
     let worker = shop.serve().settings("[audit]\ninterval = \"off\"\n").job("items", &items(""));
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     assert_eq!(worker.metric(series).await, None);
 }

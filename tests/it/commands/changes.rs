@@ -69,7 +69,10 @@ async fn triggers_are_installed_once_changed_and_removed() {
     assert_eq!(again, "there was nothing to remove\n");
     let nothing = servers.preheat(["changes", "install"]).job("services", SERVICES);
     let nothing = nothing.run().await.expect_code(0).stdout;
-    assert_eq!(nothing, "no job has `tables`: there is nothing to install\n");
+    insta::assert_snapshot!(nothing, @r"
+    no job has `tables`: there is nothing to install
+    without `tables`, so that no change feed warms them: `services`
+    ");
 }
 
 #[tokio::test]
@@ -159,4 +162,16 @@ async fn a_database_that_is_not_there_is_told_apart() {
     let install = preheat(["changes", "install"]).job("services", &watching(WATCHING));
     install.run().await.expect_code(2);
     preheat(["changes"]).run().await.expect_code(2);
+}
+
+#[tokio::test]
+async fn installing_warns_of_what_jobs_read_and_nobody_watches_and_names_jobs_without_tables() {
+    let servers = servers().await;
+    let staff = "{ name = \"slots\", sql = \"select staff.tenant_id from changed join staff on \
+                 staff.id = changed.staff_id\" }";
+    let install = servers.preheat(["changes", "install"]);
+    let install = install.job("slots", &watching(&format!("tables = [{staff}]")));
+    let output = install.job("fleet", FLEET).run().await.expect_code(0);
+    insta::assert_snapshot!(output.stdout);
+    insta::assert_snapshot!(output.stderr);
 }

@@ -98,12 +98,48 @@ async fn the_worker_serves_until_it_is_told_to_stop() {
     let token = [("authorization", "Bearer demo")];
     let path = "/api/v1/jobs/services/runs";
     let post = async || http::post(address, path, &token, "{\"wait\": true}").await;
-    eventually("it listens", LONG, async || post().await.is_ok()).await;
+    let has_started = async || post().await.is_ok_and(|answer| answer.status != 503);
+    eventually("it works", LONG, has_started).await;
     let answer = post().await.unwrap();
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &"ok".into()), "{answer:?}");
     running.signal(Signal::INT);
     let output = running.ended().await.expect_code(0);
     assert!(output.stderr.contains("the worker has stopped"), "{}", output.stderr);
+    nothing_is_left(folder.path()).await;
+}
+
+#[tokio::test]
+async fn on_eighty_columns_a_run_takes_two_rows_and_what_there_is_to_try_is_shown_last() {
+    let folder = temporary();
+    let demo =
+        demo(&["demo", "--tenants", "5"], &folder).env("PREHEAT_HTTP__LISTEN", "127.0.0.1:0");
+    let Some(demo) = demo.on_terminal(80) else {
+        return skipped("no `script` makes a terminal");
+    };
+    let running = demo.start();
+    let invitation = "the worker runs: http://";
+    eventually("what there is to try is shown twice", LONG, async || {
+        running.stdout().matches(invitation).count() == 2
+    })
+    .await;
+    let screen = running.stdout();
+    let runs: Vec<_> = screen.lines().filter(|line| line.contains(" ended ok after ")).collect();
+    assert!(runs.len() >= 6, "{screen}");
+    for run in runs {
+        assert!(!run.contains("run="), "{run}");
+        let mut colour = false;
+        let shown = run.trim_end().chars().filter(|char| {
+            let was_colour = colour;
+            colour = *char == '\u{1b}' || (colour && *char != 'm');
+            !colour && !was_colour
+        });
+        assert!(shown.count() <= 160, "{run}");
+    }
+    let (_, last) = screen.rsplit_once(invitation).unwrap();
+    assert!(!last.contains(" ended ok after ") && last.contains("Ctrl-C"), "{last}");
+    let is_wide = |line: &str| line.chars().count() > 80 && !line.contains("psql '");
+    assert!(!last.lines().any(is_wide), "{last}");
+    drop(running);
     nothing_is_left(folder.path()).await;
 }
 

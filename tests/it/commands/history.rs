@@ -96,7 +96,7 @@ async fn a_worker_that_has_to_keep_records_refuses_to_start_without() {
 async fn health_is_that_of_a_running_worker() {
     let servers = servers().await;
     let running = servers.preheat(["serve"]).job("services", SERVICES).start();
-    running.answers("/healthz", 200).await;
+    running.works().await;
     let ask = |address: &str| preheat(["health"]).env("PREHEAT_HTTP__LISTEN", address).run();
     let address = running.address().to_string();
     let output = ask(&address).await.expect_code(0);

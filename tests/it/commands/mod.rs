@@ -4,12 +4,17 @@
 mod audit;
 mod changes;
 mod check;
+mod database;
 mod demo;
 mod documents;
 mod history;
 mod invalidate;
+mod memory;
 mod plan;
+mod rights;
+mod secrets;
 mod settings;
+mod terminal;
 mod warm;
 
 use std::collections::BTreeMap;

@@ -131,17 +131,18 @@ async fn a_report_is_one_json_document_and_logs_go_elsewhere() {
 #[tokio::test]
 async fn a_terminal_has_a_bar_a_job_and_the_lines_afterwards() {
     let servers = servers().await;
-    let Some(on_terminal) = warm_services(&servers).job("slow", SLOW).on_terminal() else {
+    let Some(on_terminal) = warm_services(&servers).job("slow", SLOW).on_terminal(100) else {
         return support::skipped("no `script` makes a terminal");
     };
     let output = on_terminal.run().await.expect_code(0);
     let screen = &output.stdout;
-    assert!(screen.contains("services [") && screen.contains("slow     [==="), "{screen:?}");
+    assert!(!screen.contains("services [") && screen.contains("slow     [==="), "{screen:?}");
     assert!(screen.contains("tenants, ") && screen.contains("keys/s"), "{screen:?}");
     let last = screen.rfind("keys/s").unwrap();
     let end = screen.rfind("slow: ok: ").expect("the line of the job");
     assert!(end > last, "nothing is left of the bars: {screen:?}");
     assert!(!screen.contains("INFO") && !screen.contains("DEBUG"), "{screen:?}");
+    assert!(!screen.contains("0/0 tenants"), "{screen:?}");
 }
 
 #[tokio::test]
@@ -193,6 +194,56 @@ async fn hazard_27_one_tenants_failure_is_partial_and_costs_no_other_its_keys() 
     let report = servers.preheat(["warm", "--json"]).job("fragile", FRAGILE);
     let report = report.run().await.expect_code(1).json();
     assert_eq!(report["jobs"][0]["outcome"], "partial", "tenants without services are warm");
+}
+
+#[tokio::test]
+async fn every_tenant_that_failed_is_in_the_report_the_log_and_the_file() {
+    let servers = servers().await;
+    let sql = "select tenant_id::text from services s join tenants t on t.id = tenant_id \
+               where t.status = 'active' group by 1 order by 1 limit 3";
+    let bad: BTreeSet<String> = servers.texts(sql).await.into_iter().collect();
+    for id in &bad {
+        let spoil = format!("update services set duration_minutes = 0 where tenant_id = '{id}'");
+        servers.database.execute(&spoil).await;
+    }
+    let broken = FLEET.replace("count(*)", "count(*) / 0").replace("\"fleet\"", "\"broken\"");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("failed.jsonl");
+    let path = path.to_str().unwrap();
+    let warm = servers.preheat(["-v", "warm", "--json", "--failed-tenants", path]);
+    let warm = warm.job("fragile", FRAGILE).job("services", SERVICES).job("broken", &broken);
+    let output = warm.run().await.expect_code(1);
+
+    let report = output.json();
+    let fragile = report["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "fragile");
+    let named = &fragile.unwrap()["report"]["failed_tenants"][0];
+    assert_eq!((&named["kind"], &named["more"]), (&json!("query"), &json!(0)));
+    let ids: BTreeSet<String> = serde_json::from_value(named["tenants"].clone()).unwrap();
+    assert_eq!(ids, bad);
+
+    let lines = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |job: &'static str| lines.iter().filter(move |line| line["job"] == job);
+    let tenants: BTreeSet<String> =
+        of("fragile").map(|line| line["tenant"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((tenants, of("fragile").count()), (bad.clone(), 3));
+    let is_told = |line: &Value| {
+        let message = line["message"].as_str().unwrap();
+        line["kind"] == "query" && message.contains("division by zero (22012)")
+    };
+    assert!(lines.iter().all(is_told), "{lines:?}");
+    let whole = of("broken").next().unwrap();
+    assert_eq!((&whole["tenant"], of("broken").count()), (&Value::Null, 1));
+    assert_eq!(of("services").count(), 0);
+    for id in &bad {
+        let said = format!("tenant `{id}` of job `fragile` failed (query): ");
+        assert!(output.stderr.contains(&said), "{}", output.stderr);
+    }
+
+    servers.database.execute("delete from services").await;
+    let warm = servers.preheat(["warm", "fragile", "--failed-tenants", path]);
+    warm.job("fragile", FRAGILE).run().await.expect_code(0);
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "", "where none failed it is empty");
 }
 
 #[tokio::test]
@@ -302,7 +353,7 @@ async fn hazard_32_a_wrong_password_is_refused_and_not_repeated() {
     let output = warm_services(&servers).cache(url).run().await.expect_code(3);
     let said = output.stderr.replace(&port.to_string(), "[port]");
     insta::assert_snapshot!(said, @r"
-    error: could not log in to cache `127.0.0.1:[port]`: the user or the password is wrong
+    error: could not log in to cache `127.0.0.1:[port]`: the user or the password is wrong, or the user is off; hint: both stand in the URL, as in `redis://user:password@host`, and a user who is not named is `default`
     ");
 }
 

@@ -230,6 +230,8 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
 
     let hash = Listing { manifest: "hash".to_owned(), keys: strings(["a"]) };
     cache.enlist(&[hash], Utc::now(), hour).await.unwrap();
+    let there = cache.exist(&strings(["binary", "soon", "hash", "empty", "no such key"])).await;
+    assert_eq!(there, Ok(vec![true, false, true, true, false]), "whatever they hold");
     let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
     assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
     // For a write it is a key like any other.
@@ -329,6 +331,9 @@ async fn conforms(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     let stats = cache.stats().await.unwrap();
     assert!(stats.used_memory > 0 && stats.process.is_some(), "{stats:?}");
     assert_eq!(cache.stats().await.unwrap().process, stats.process);
+    assert!(stats.keys > Some(0), "{stats:?}");
+    clear(cache).await;
+    assert!(cache.stats().await.unwrap().keys < stats.keys, "{stats:?}");
 }
 
 #[tokio::test]

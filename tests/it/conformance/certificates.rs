@@ -36,6 +36,15 @@ impl Certificates {
         self.path("ca.pem")
     }
 
+    /// What a server needs whose certificate signed itself, for a name that is nobody's.
+    pub(crate) fn self_signed(&self) -> Tls {
+        self.openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+             -subj /CN=nobody.invalid -keyout own.key -out own.pem",
+        );
+        Tls { certificate: self.path("own.pem"), key: self.path("own.key") }
+    }
+
     /// What a server needs.
     pub(crate) fn server(&self) -> Tls {
         Tls { certificate: self.path("server.pem"), key: self.path("server.key") }

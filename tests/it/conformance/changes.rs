@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat::adapter::postgres::{
-    ChangesError, Database, DatabaseSettings, Done, PostgresFeedSource, Standing, TroubleNote,
-    install, install_sql, standing, uninstall, uninstall_sql,
+    self, ChangesError, Database, DatabaseSettings, Done, Installed, PostgresFeedSource, Removed,
+    Security, Standing, TroubleNote, look, uninstall, uninstall_sql,
 };
 use preheat::domain::change::{
     Change, ChangeSource, ChangeSourceId, TouchedTenants, change_sources,
@@ -23,24 +23,40 @@ use super::{fleet_job, job, name};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{self, LONG, eventually};
 
-/// The tenants of most tests: their ids are numbers.
-const TENANTS: &str = "select id from tenants";
+pub(super) async fn install(
+    database: &Database,
+    sources: &[ChangeSource],
+    tenants: &str,
+) -> Result<(Vec<Installed>, Removed), ChangesError> {
+    postgres::install(database, sources, tenants, Security::Invoker).await
+}
 
-const TABLES: &str = "
+pub(super) fn install_sql(sources: &[ChangeSource]) -> String {
+    postgres::install_sql(sources, Security::Invoker)
+}
+
+pub(super) async fn standing(database: &Database, sources: &[ChangeSource]) -> Standing {
+    look(database, sources).await.unwrap().standing
+}
+
+/// The tenants of most tests: their ids are numbers.
+pub(super) const TENANTS: &str = "select id from tenants";
+
+pub(super) const TABLES: &str = "
   create table tenants (id bigint primary key);
   create table items (id int primary key, tenant_id bigint, n int not null default 0);
 ";
 
 /// One job for each of these watched tables.
-fn sources(tables: &[Table]) -> Vec<ChangeSource> {
+pub(super) fn sources(tables: &[Table]) -> Vec<ChangeSource> {
     sources_of(tables.iter().map(|table| job_with(table.clone())))
 }
 
-fn job_with(table: Table) -> Job {
+pub(super) fn job_with(table: Table) -> Job {
     Job { tables: vec![table], ..job("", &["{tenant_id}"]) }
 }
 
-fn sources_of(jobs: impl IntoIterator<Item = Job>) -> Vec<ChangeSource> {
+pub(super) fn sources_of(jobs: impl IntoIterator<Item = Job>) -> Vec<ChangeSource> {
     let jobs: Jobs = (0..)
         .zip(jobs)
         .map(|(number, job)| {
@@ -51,38 +67,48 @@ fn sources_of(jobs: impl IntoIterator<Item = Job>) -> Vec<ChangeSource> {
     change_sources(&jobs, "tenant_id")
 }
 
-fn plain(name: &str) -> Table {
+pub(super) fn plain(name: &str) -> Table {
     Table { name: name.to_owned(), tenant: None, sql: None }
 }
 
-fn by_column(name: &str, column: &str) -> Table {
+pub(super) fn by_column(name: &str, column: &str) -> Table {
     Table { tenant: Some(column.to_owned()), ..plain(name) }
 }
 
-fn by_sql(name: &str, sql: &str) -> Table {
+pub(super) fn by_sql(name: &str, sql: &str) -> Table {
     Table { sql: Some(sql.to_owned()), ..plain(name) }
 }
 
 /// A database with triggers for some tables, and somebody who listens.
-struct Watch {
-    server: support::Database,
-    database: Arc<Database>,
-    sources: Vec<ChangeSource>,
-    feed: Box<dyn Feed>,
-    troubles: Arc<Mutex<Vec<(ChangeSourceId, String)>>>,
+pub(super) struct Watch {
+    pub(super) server: support::Database,
+    pub(super) database: Arc<Database>,
+    pub(super) sources: Vec<ChangeSource>,
+    pub(super) source: PostgresFeedSource,
+    pub(super) feed: Box<dyn Feed>,
+    pub(super) troubles: Arc<Mutex<Vec<(ChangeSourceId, String)>>>,
 }
 
 impl Watch {
     /// With these tables and one job for each of the watched ones.
-    async fn new(tables: &str, watched: &[Table]) -> Self {
+    pub(super) async fn new(tables: &str, watched: &[Table]) -> Self {
         Self::of(tables, sources(watched), TENANTS).await
     }
 
-    async fn of(tables: &str, sources: Vec<ChangeSource>, tenants: &str) -> Self {
+    pub(super) async fn of(tables: &str, sources: Vec<ChangeSource>, tenants: &str) -> Self {
+        Self::installed(tables, sources, tenants, Security::Invoker).await
+    }
+
+    pub(super) async fn installed(
+        tables: &str,
+        sources: Vec<ChangeSource>,
+        tenants: &str,
+        security: Security,
+    ) -> Self {
         let server = support::database().await;
         server.execute(tables).await;
         let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
-        install(&database, &sources, tenants).await.unwrap();
+        postgres::install(&database, &sources, tenants, security).await.unwrap();
         let troubles = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&troubles);
         let note: TroubleNote = Arc::new(move |source, code| {
@@ -91,22 +117,22 @@ impl Watch {
         let source = PostgresFeedSource::new(Arc::clone(&database), None, note).unwrap();
         source.watch(sources.iter().map(|source| source.id.clone()));
         let feed = source.connect().await.unwrap();
-        Self { server, database, sources, feed, troubles }
+        Self { server, database, sources, source, feed, troubles }
     }
 
-    fn id(&self, table: &str) -> ChangeSourceId {
+    pub(super) fn id(&self, table: &str) -> ChangeSourceId {
         let mut found = self.sources.iter().filter(|source| source.table == table);
         let source = found.next().unwrap();
         assert!(found.next().is_none(), "{table} is watched in several ways");
         source.id.clone()
     }
 
-    async fn execute(&self, sql: &str) {
+    pub(super) async fn execute(&self, sql: &str) {
         self.server.execute(sql).await;
     }
 
     /// Everything that is told until a last word of ours, in order.
-    async fn told(&mut self) -> Vec<Change> {
+    pub(super) async fn told(&mut self) -> Vec<Change> {
         const LAST: &str = r#"{"source":"last-word"}"#;
         self.execute(&format!("select pg_notify('preheat_changes', '{LAST}')")).await;
         let mut told = Vec::new();
@@ -123,13 +149,13 @@ impl Watch {
     }
 
     /// What a statement, or several in one transaction, tell.
-    async fn tells(&mut self, sql: &str) -> Vec<Change> {
+    pub(super) async fn tells(&mut self, sql: &str) -> Vec<Change> {
         self.execute(sql).await;
         self.told().await
     }
 
     /// The ids that a statement tells of, for the only watched table, each list sorted as it came.
-    async fn ids(&mut self, sql: &str) -> Vec<Option<Vec<String>>> {
+    pub(super) async fn ids(&mut self, sql: &str) -> Vec<Option<Vec<String>>> {
         let source = self.sources[0].id.clone();
         let told = self.tells(sql).await;
         let of = |change: Change| {
@@ -141,11 +167,11 @@ impl Watch {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as a change has them")]
-fn of(ids: &[&str]) -> Option<Vec<String>> {
+pub(super) fn of(ids: &[&str]) -> Option<Vec<String>> {
     Some(ids.iter().map(|id| (*id).to_owned()).collect())
 }
 
-fn whole(table: &str) -> Standing {
+pub(super) fn whole(table: &str) -> Standing {
     Standing { whole: vec![table.to_owned()], ..Standing::default() }
 }
 
@@ -303,8 +329,10 @@ const BY_STAFF: &str = "select staff.tenant_id, 'more' from changed join staff \
 #[tokio::test]
 async fn tenants_may_be_found_by_a_query() {
     let query = BY_STAFF.split_once(';').unwrap().0;
-    for query in [query.to_owned(), format!("{query} ; "), format!("{query} -- a comment")] {
-        let mut watch = Watch::new(STAFF, &[by_sql("slots", &query)]).await;
+    let ends = ["", " ; ", " -- a comment", "; -- a comment", ";\n/* a */ -- comment\n"];
+    for end in ends {
+        let watched = sources(&[by_sql("slots", &format!("{query}{end}"))]);
+        let mut watch = Watch::of(STAFF, watched, &format!("{TENANTS}{end}")).await;
         let told = watch.ids("insert into slots values (1, 1), (2, 1), (3, 2)").await;
         assert_eq!(told, [of(&["10", "20"])]);
         // The row before and the row after.
@@ -388,7 +416,7 @@ async fn a_table_may_be_watched_in_several_ways() {
 }
 
 /// A role that may write to the tables and has no other right, as an application's.
-async fn writer(server: &support::Database, tables: &str) -> String {
+pub(super) async fn writer(server: &support::Database, tables: &str) -> String {
     let role = format!("writer_of_{}", server.name());
     server
         .execute(&format!(
@@ -465,12 +493,12 @@ async fn partitions_are_watched_whoever_they_are_written_through() {
     assert_eq!(watch.ids("insert into events values (5, 20)").await, [of(&["5"])]);
     assert!(watch.ids("insert into events_3 values (6, 20)").await.is_empty());
     let partly = Standing { partly: vec!["events".to_owned()], ..Standing::default() };
-    assert_eq!(standing(&watch.database, &watch.sources, TENANTS).await.unwrap(), partly);
+    assert_eq!(standing(&watch.database, &watch.sources).await, partly);
 
     let (installed, _) = install(&watch.database, &watch.sources, TENANTS).await.unwrap();
     assert_eq!((installed[0].done, installed[0].relations), (Done::Mended, 5));
     assert_eq!(watch.ids("insert into events_3 values (7, 20)").await, [of(&["7"])]);
-    assert_eq!(standing(&watch.database, &watch.sources, TENANTS).await.unwrap(), whole("events"));
+    assert_eq!(standing(&watch.database, &watch.sources).await, whole("events"));
 
     // One that leaves is none of ours any more.
     watch.execute("alter table events detach partition events_3").await;
@@ -685,11 +713,11 @@ async fn who_may_not_is_told_and_nothing_is_done() {
     assert!(matches!(&error, ChangesError::NotAllowed(_)), "{error}");
     assert!(ours(&server).await.is_empty());
     let lacking = Standing { lacking: vec!["items".to_owned()], ..Standing::default() };
-    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), lacking);
+    assert_eq!(standing(&database, &sources).await, lacking);
 
     // Whoever may read sees that the owner has installed them.
     server.execute(&install_sql(&sources)).await;
-    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), whole("items"));
+    assert_eq!(standing(&database, &sources).await, whole("items"));
     let (done, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(done[0].done, Done::AsItWas);
     let error = uninstall(&database).await.unwrap_err();
@@ -736,14 +764,14 @@ async fn a_listener_takes_one_of_the_connections() {
     for direct in [None, Some(two.clone())] {
         let database = Arc::new(Database::connect(two.clone()).await.unwrap());
         // Both of the pool's connections are open, and idle.
-        let both = (0..2).map(|_| standing(&database, &[], ""));
+        let both = (0..2).map(|_| standing(&database, &[]));
         futures::future::join_all(both).await;
         let note: TroubleNote = Arc::new(|_, _| {});
         let source = PostgresFeedSource::new(Arc::clone(&database), direct, note).unwrap();
         for _again in 0..3 {
             let feed = source.connect().await.unwrap();
             for _ in 0..3 {
-                let more = (0..4).map(|_| standing(&database, &[], ""));
+                let more = (0..4).map(|_| standing(&database, &[]));
                 futures::future::join_all(more).await;
                 assert_eq!(count().await, 2);
             }
@@ -831,16 +859,15 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let Some(bouncer) = Bouncer::start().await else { return };
     let server = support::database().await;
     server.execute(TABLES).await;
-    let through = DatabaseSettings { pgbouncer: true, ..settings(&bouncer.url(server.name())) };
+    let through = settings(&bouncer.url(server.name()));
     let database = Arc::new(Database::connect(through).await.unwrap());
     let sources = sources(&[plain("items")]);
     let (installed, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(installed[0].done, Done::New);
-    assert_eq!(standing(&database, &sources, TENANTS).await.unwrap(), whole("items"));
+    assert_eq!(standing(&database, &sources).await, whole("items"));
     let source = |database: &Arc<Database>, direct| {
         PostgresFeedSource::new(Arc::clone(database), direct, Arc::new(|_, _| {})).unwrap()
     };
-    assert!(source(&database, None).impossible().is_some());
     let direct = source(&database, Some(settings(&server.url())));
     let mut feed = direct.connect().await.unwrap();
     server.execute("insert into items values (1, 7)").await;
@@ -848,9 +875,12 @@ async fn behind_pgbouncer_one_listens_past_it() {
     assert_eq!(told, [Change { source: sources[0].id.clone(), tenants: of(&["7"]) }]);
 
     // A session is not to be had here, and there nothing would be heard.
-    let refused = source(&database, Some(settings(&bouncer.url(server.name())))).connect().await;
-    let error = refused.err().unwrap().to_string();
-    assert!(error.contains("unsupported startup parameter"), "{error}");
+    let error = source(&database, None).connect().await.err().unwrap();
+    assert!(error.to_string().contains("set `[changes] url`"), "{error}");
+    let mut neighbour = bouncer.neighbour(server.name()).await;
+    let heard = "select count(*) from pg_listening_channels()";
+    let heard: i64 = sqlx::query_scalar(heard).fetch_one(&mut neighbour).await.unwrap();
+    assert_eq!(heard, 0);
     let other = support::database().await;
     let error = source(&database, Some(settings(&other.url()))).connect().await.err().unwrap();
     assert!(error.to_string().contains("is not heard by the listener"), "{error}");

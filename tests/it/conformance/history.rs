@@ -155,6 +155,30 @@ async fn a_role_without_rights_gets_the_sql_that_an_administrator_may_run() {
 }
 
 #[tokio::test]
+async fn the_administrators_sql_runs_where_the_tables_exist_already() {
+    let server = support::database().await;
+    let owner = Database::connect(settings(&server.url())).await.unwrap();
+    assert_eq!(migrate(&owner).await.unwrap(), 1);
+    let role = format!("warmer_of_{}", server.name());
+    server.execute(&format!("create role {role} login")).await;
+    let url = server.url().replace("user=postgres", &format!("user={role}"));
+    let database = Arc::new(Database::connect(settings(&url)).await.unwrap());
+    let Err(MigrateError::NotAllowed { message, sql }) = migrate(&database).await else {
+        panic!("it must not be allowed")
+    };
+    assert!(message.contains("permission denied for schema preheat"), "{message}");
+    for _again in 0..2 {
+        server.execute(&sql).await;
+        assert_eq!(migrate(&database).await.unwrap(), 0);
+        assert_eq!(migrate(&owner).await.unwrap(), 0);
+    }
+    let history = PostgresHistory::new(Arc::clone(&database));
+    history.append(&[record("a", 1)]).await.unwrap();
+    drop((history, database));
+    server.execute(&format!("drop owned by {role}; drop role {role}")).await;
+}
+
+#[tokio::test]
 async fn a_migration_that_was_changed_is_an_error() {
     let server = support::database().await;
     let database = Database::connect(settings(&server.url())).await.unwrap();

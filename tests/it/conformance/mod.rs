@@ -7,10 +7,13 @@ mod check;
 mod clock;
 mod history;
 mod ledger;
+mod missed;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;
+mod rights;
 mod source;
+mod urls;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use preheat::domain::entry::{Entry, entries};
 use preheat::domain::job::{Dates, Job, JobName, Key, Overlap, Query, Scope, Shape, Share};
 use preheat::domain::json::{Case, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
+use preheat::domain::layout::Checks;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{Batch, Tenants};
@@ -50,7 +54,7 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
         overlap: Overlap::Skip,
         retries: 0,
         batch: NonZeroUsize::MIN,
-        concurrency: NonZeroUsize::MIN,
+        concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: sql.into(), file: None },
@@ -146,6 +150,6 @@ impl Values {
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry<'_>> {
-        entries(&self.job, &self.batch, &[], &self.rows).writes
+        entries(&self.job, &Checks::default(), &self.batch, &[], &self.rows).writes
     }
 }

@@ -1,4 +1,5 @@
-//! Behind `PgBouncer` in transaction mode, where no session outlives a transaction.
+//! Behind `PgBouncer`, where another transaction may be another session, and a session another
+//! client's.
 
 use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt;
@@ -7,20 +8,45 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use preheat::adapter::ConnectErrorKind;
-use preheat::adapter::postgres::{Database, DatabaseSettings, PostgresHistory, migrate};
+use preheat::adapter::postgres::{Database, DatabaseSettings, Findings, PostgresHistory, migrate};
+use preheat::domain::tenant::Batch;
 use preheat::engine::port::{History, Source, SourceErrorKind};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 use super::postgres::{among, settings, source};
 use super::{batch, job, read};
 use crate::support::{self, LONG, eventually};
 
-/// A `PgBouncer` with two connections to the server.
+/// A `PgBouncer` before the server.
 pub(crate) struct Bouncer {
     child: Child,
     folder: TempDir,
 }
+
+/// How it is set up.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    mode: &'static str,
+    /// How many connections to the server there are for one database.
+    connections: u32,
+    /// Which parameters it drops; it refuses those that it does not know.
+    drops: &'static str,
+}
+
+/// As it comes, with two connections to the server.
+const PLAIN: Setup = Setup { mode: "transaction", connections: 2, drops: "" };
+
+/// What people write where a driver is refused.
+const DROPS: &str = "extra_float_digits,options";
+
+/// Both modes, with enough connections that statements meet in them.
+const POOLERS: [Setup; 2] = [
+    Setup { mode: "transaction", connections: 3, drops: DROPS },
+    Setup { mode: "session", connections: 20, drops: DROPS },
+];
 
 /// Nobody: `PgBouncer` refuses to run as root.
 const NOBODY: u32 = 65534;
@@ -28,6 +54,10 @@ const NOBODY: u32 = 65534;
 impl Bouncer {
     /// `None` where the program is not installed: then there is nothing to test.
     pub(crate) async fn start() -> Option<Self> {
+        Self::with(PLAIN).await
+    }
+
+    async fn with(setup: Setup) -> Option<Self> {
         let programs = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
         let Some(program) = programs.into_iter().find(|path| path.exists()) else {
             support::skipped("pgbouncer is not installed");
@@ -39,9 +69,11 @@ impl Bouncer {
         let (host, port) = (server.socket(), server.tcp_port().unwrap());
         let host = host.parent().unwrap().display().to_string();
         std::fs::write(path.join("users"), "\"postgres\" \"\"\n").unwrap();
+        let Setup { mode, connections, drops } = setup;
         let config = format!(
-            "[databases]\n* = host={host} port={port}\n[pgbouncer]\npool_mode = transaction\n\
-             default_pool_size = 2\nlisten_port = 6432\nlisten_addr =\nunix_socket_dir = {0}\n\
+            "[databases]\n* = host={host} port={port}\n[pgbouncer]\npool_mode = {mode}\n\
+             default_pool_size = {connections}\nignore_startup_parameters = {drops}\n\
+             listen_port = 6432\nlisten_addr =\nunix_socket_dir = {0}\n\
              auth_type = trust\nauth_file = {0}/users\nlogfile = {0}/log\n",
             path.display()
         );
@@ -54,7 +86,7 @@ impl Bouncer {
         }
         let bouncer = Self { child: command.spawn().unwrap(), folder };
         eventually("pgbouncer listens", LONG, async || {
-            bouncer.folder.path().join(".s.PGSQL.6432").exists()
+            UnixStream::connect(bouncer.folder.path().join(".s.PGSQL.6432")).await.is_ok()
         })
         .await;
         Some(bouncer)
@@ -66,8 +98,10 @@ impl Bouncer {
         format!("postgres:///{database}?host={folder}&port=6432&user=postgres")
     }
 
-    fn settings(&self, database: &str) -> DatabaseSettings {
-        DatabaseSettings { pgbouncer: true, ..settings(&self.url(database)) }
+    /// A client of another program.
+    pub(crate) async fn neighbour(&self, database: &str) -> PgConnection {
+        let options: PgConnectOptions = self.url(database).parse().unwrap();
+        PgConnection::connect_with(&options.extra_float_digits(None)).await.unwrap()
     }
 }
 
@@ -78,16 +112,135 @@ impl Drop for Bouncer {
     }
 }
 
+/// What a session has and what a transaction of ours would leave in it.
+const SESSION: &str = "select concat_ws(' ', current_setting('statement_timeout'), \
+     current_setting('lock_timeout'), current_setting('row_security'), current_setting('jit'), \
+     current_setting('default_transaction_read_only'), current_setting('TimeZone'), \
+     current_setting('work_mem'))";
+
+const TABLES: [&str; 3] = ["products", "services", "staff"];
+
+#[tokio::test]
+async fn no_job_gets_the_rows_of_another_one_behind_a_pooler() {
+    let server = support::clinic().await;
+    for setup in POOLERS {
+        let Some(bouncer) = Bouncer::with(setup).await else { return };
+        let mut sources = Vec::new();
+        for _ in 0..2 {
+            let settings = settings(&bouncer.url(server.name()));
+            let database = Arc::new(Database::connect(settings).await.unwrap());
+            sources.push(source(database, "select id from tenants order by id"));
+        }
+        let list = Arc::new(sources[0].tenants().await.unwrap());
+        let all = &Batch::new(list, (0..10).collect());
+        // One shape of columns, so that nothing but the values would show it.
+        let jobs = TABLES.map(|table| {
+            let sql = "select tenant_id, 'TABLE' as name from TABLE where tenant_id = any($1)";
+            (
+                job(&sql.replace("TABLE", table), &["k:{tenant_id}"]),
+                format!("{{\"name\":\"{table}\"}}"),
+            )
+        });
+        // Each keeps statements by the names that a driver gives them.
+        let mut neighbours = Vec::new();
+        for _ in 0..2 {
+            let mut neighbour = bouncer.neighbour(server.name()).await;
+            let kept: Result<i32, _> =
+                sqlx::query_scalar("select 7").fetch_one(&mut neighbour).await;
+            neighbours.push((neighbour, kept));
+        }
+        for _ in 0..10 {
+            let reads = sources.iter().flat_map(|source| {
+                let each = jobs.iter().flat_map(|job| [job; 3]);
+                each.map(move |(job, own)| async move {
+                    (read(source, job, all, &[]).await.unwrap(), own)
+                })
+            });
+            for (found, own) in futures::future::join_all(reads).await {
+                assert!(!found.is_empty());
+                assert!(found.iter().all(|(_, json, _)| json == own), "{setup:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_transactions_settings_hold_behind_a_pooler_and_reach_no_neighbour() {
+    let server = support::clinic().await;
+    server.execute("create type mood as enum ('sad', 'happy'); create table notes (n int)").await;
+    for setup in POOLERS {
+        let Some(bouncer) = Bouncer::with(setup).await else { return };
+        let mut neighbour = bouncer.neighbour(server.name()).await;
+        let mut past = server.connect().await;
+        let before: String = sqlx::raw_sql(SESSION).fetch_one(&mut neighbour).await.unwrap().get(0);
+        let url = bouncer.url(server.name());
+        let bounded = DatabaseSettings {
+            statement_timeout: Duration::from_millis(1500),
+            time_zone: Some(chrono_tz::Asia::Tokyo),
+            ..settings(&format!("{url}&options=-c%20work_mem=7MB"))
+        };
+        let database = Arc::new(Database::connect(bounded).await.unwrap());
+        let source = source(Arc::clone(&database), "select id from tenants order by id");
+        let list = Arc::new(source.tenants().await.unwrap());
+        let all = Batch::new(list, (0..10).collect());
+        let fails = async |sql: &str| {
+            read(&source, &job(sql, &["k:{tenant_id}"]), &all, &[]).await.unwrap_err()
+        };
+
+        let each = job(
+            &format!(
+                "select id as tenant_id, 'sad'::mood as mood, ({SESSION}) as session from unnest($1) id"
+            ),
+            &["k:{tenant_id}"],
+        );
+        for found in
+            futures::future::join_all((0..9).map(|_| read(&source, &each, &all, &[]))).await
+        {
+            let expected =
+                "{\"mood\":\"sad\",\"session\":\"1500ms 1500ms off off off Asia/Tokyo 7MB\"}";
+            assert_eq!(found.unwrap()[0].1, expected, "{setup:?}");
+        }
+        let error =
+            fails("delete from products where tenant_id = any($1) returning tenant_id").await;
+        assert_eq!(error.kind, SourceErrorKind::Definition, "{error}");
+        assert!(error.message.contains("(25006); hint: "), "{error}");
+        assert!(error.message.contains("`database.read_only = false`"), "{error}");
+        let left: i64 =
+            sqlx::query_scalar("select count(*) from products").fetch_one(&mut past).await.unwrap();
+        assert!(left > 0);
+        let error = fails("select id as tenant_id, pg_sleep(60)::text from unnest($1) id").await;
+        assert_eq!(error.kind, SourceErrorKind::Timeout, "{error}");
+
+        let mut writer = past.begin().await.unwrap();
+        sqlx::query("lock table products").execute(&mut *writer).await.unwrap();
+        let error = fails("select tenant_id from products where tenant_id = any($1)").await;
+        assert_eq!(error.kind, SourceErrorKind::Timeout, "{error}");
+        writer.rollback().await.unwrap();
+
+        // The neighbour has met every session, and is as it was.
+        for _ in 0..20 {
+            let now: String =
+                sqlx::raw_sql(SESSION).fetch_one(&mut neighbour).await.unwrap().get(0);
+            assert_eq!(now, before, "{setup:?}");
+            sqlx::raw_sql("insert into notes values (1)").execute(&mut neighbour).await.unwrap();
+            let kept = sqlx::raw_sql("select count(*)::text from pg_prepared_statements");
+            let kept: String = kept.fetch_one(&mut neighbour).await.unwrap().get(0);
+            assert_eq!(kept, "0", "{setup:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn everything_works_behind_pgbouncer_in_transaction_mode() {
     let Some(bouncer) = Bouncer::start().await else { return };
     let server = support::clinic().await;
     server.execute("create type mood as enum ('sad', 'happy')").await;
     let tenants = "select id, timezone from tenants order by id";
+    let behind =
+        async || Arc::new(Database::connect(settings(&bouncer.url(server.name()))).await.unwrap());
     let mut sources = Vec::new();
     for _ in 0..2 {
-        let database = Database::connect(bouncer.settings(server.name())).await.unwrap();
-        sources.push(source(Arc::new(database), tenants));
+        sources.push(source(behind().await, tenants));
     }
     let list = Arc::new(sources[0].tenants().await.unwrap());
     let all = preheat::domain::tenant::Batch::new(Arc::clone(&list), (0..10).collect());
@@ -120,28 +273,19 @@ async fn everything_works_behind_pgbouncer_in_transaction_mode() {
         assert_eq!(error.kind, SourceErrorKind::Data, "{error}");
     }
     // The query for some tenants is another one on each connection, and may break in its transaction.
-    let whole = source(
-        Arc::new(Database::connect(bouncer.settings(server.name())).await.unwrap()),
-        "select id, '; -- ' as timezone from tenants order by id",
-    );
+    let whole = source(behind().await, "select id, '; -- ' as timezone from tenants order by id");
     let ids: Vec<_> = [2, 0].map(|position| list.get(position).unwrap().id()).into();
     for source in [&sources[0], &whole, &sources[1], &whole, &sources[0]] {
         assert_eq!(among(source, &[ids[0], "7", ids[1]]).await, [ids[1], ids[0]]);
     }
-    assert_eq!(sources[1].describe_tenants().await, Ok(Vec::new()));
+    assert_eq!(sources[1].describe_tenants().await, Ok(Findings::default()));
     for job in &jobs {
-        assert_eq!(sources[1].describe(job).await, Ok(Vec::new()));
+        assert_eq!(sources[1].describe(job).await, Ok(Findings::default()));
     }
-    assert_eq!(sources[1].describe(&job("select nothing", &["k"])).await.unwrap().len(), 1);
-
-    // Nothing of ours stays in a session that others get.
-    let plain =
-        DatabaseSettings { max_connections: NonZeroU32::MIN, ..bouncer.settings(server.name()) };
-    let left = source(Arc::new(Database::connect(plain).await.unwrap()), "select 1");
-    let sql = "select id as tenant_id, (select count(*)::int from pg_prepared_statements) as n, \
-               current_setting('statement_timeout') as t from unnest($1) id";
-    let found = read(&left, &job(sql, &["k:{tenant_id}"]), &batch(&["1"]), &[]).await.unwrap();
-    assert_eq!(found[0].1, "{\"n\":1,\"t\":\"30s\"}", "only the one that asks");
+    assert_eq!(
+        sources[1].describe(&job("select nothing", &["k"])).await.unwrap().problems.len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -149,7 +293,11 @@ async fn a_statement_timeout_and_the_history_work_behind_pgbouncer() {
     let Some(bouncer) = Bouncer::start().await else { return };
     let server = support::database().await;
     let short = Duration::from_millis(300);
-    let bounded = DatabaseSettings { statement_timeout: short, ..bouncer.settings(server.name()) };
+    let bounded = DatabaseSettings {
+        statement_timeout: short,
+        max_connections: NonZeroU32::MIN,
+        ..settings(&bouncer.url(server.name()))
+    };
     let database = Arc::new(Database::connect(bounded).await.unwrap());
     let source = source(Arc::clone(&database), "select 1");
     let sleep =
@@ -161,9 +309,4 @@ async fn a_statement_timeout_and_the_history_work_behind_pgbouncer() {
     assert_eq!(migrate(&database).await.unwrap(), 0);
     let history = PostgresHistory::new(database);
     assert_eq!(history.recent(None, 5).await.unwrap().len(), 0);
-
-    let unset = DatabaseSettings { pgbouncer: false, ..bouncer.settings(server.name()) };
-    let error = Database::connect(unset).await.unwrap_err();
-    assert_eq!(error.kind, ConnectErrorKind::Refused);
-    assert!(error.message.contains("database.pgbouncer"), "{error}");
 }

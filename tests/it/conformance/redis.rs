@@ -23,6 +23,7 @@ pub(crate) fn settings(url: &str) -> CacheSettings {
         prefix: String::new(),
         timeout: Duration::from_secs(20),
         ca_file: None,
+        verify: true,
     }
 }
 
@@ -250,12 +251,101 @@ async fn tls_trusts_the_given_authority_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_signed_itself_is_taken_where_it_is_the_one_that_is_named() {
+    let certificates = Certificates::new();
+    let own = certificates.self_signed();
+    let pinned = Some(own.certificate.clone());
+    let options = RedisOptions { tls: Some(own), ..RedisOptions::default() };
+    let server = Redis::start(&options).unwrap();
+    let mut settings = settings(&server.tls_url().unwrap());
+    let other = Certificates::new();
+    for (ca_file, verify, is_taken) in [
+        (None, true, false),
+        (Some(certificates.ca()), true, false),
+        (Some(other.self_signed().certificate), true, false),
+        (pinned, true, true),
+        (None, false, true),
+        (Some(certificates.ca()), false, true),
+    ] {
+        (settings.ca_file, settings.verify) = (ca_file, verify);
+        match RedisCache::connect(settings.clone()).await {
+            Ok(cache) => {
+                assert!(is_taken, "{settings:?}");
+                assert_eq!(kinds(&cache, &one()).await, [None]);
+                server.restart().unwrap();
+                assert_eq!(kinds(&cache, &one()).await, [None], "a connection is made anew");
+            }
+            Err(error) => {
+                assert!(!is_taken, "{error}");
+                assert!(error.message.contains("; hint: `[cache] ca` names"), "{error}");
+                assert!(error.message.contains("`[cache] verify = false`"), "{error}");
+            }
+        }
+    }
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    (settings.ca_file, settings.verify) = (Some(empty.path().to_owned()), true);
+    let error = RedisCache::connect(settings).await.unwrap_err();
+    assert_eq!(error.kind, ConnectErrorKind::Settings, "{error}");
+    assert!(error.message.contains("holds no certificate in PEM"), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_tls_or_does_not_is_told_with_the_scheme_to_write() {
+    let certificates = Certificates::new();
+    let tls = Some(certificates.server());
+    let options = RedisOptions { tcp: true, tls, ..RedisOptions::default() };
+    let server = Redis::start(&options).unwrap();
+    let plain = settings(&server.tls_url().unwrap().replace("rediss://", "redis://"));
+    let error = RedisCache::connect(plain).await.unwrap_err();
+    assert!(error.message.contains("hint: if it speaks TLS there, write `rediss://`"), "{error}");
+
+    let mut secure = settings(&server.tcp_url().unwrap().replace("redis://", "rediss://"));
+    secure.timeout = Duration::from_secs(2);
+    let error = RedisCache::connect(secure).await.unwrap_err();
+    assert!(error.message.contains("write `redis://` in place of `rediss://`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cache_is_reached_by_an_address_of_ipv6() {
+    if !support::has_ipv6() {
+        return;
+    }
+    let server = support::redis_with(&[("bind", "::1"), ("protected-mode", "no")]);
+    let port = server.tcp_port().unwrap();
+    let cache = connect(&format!("redis://[::1]:{port}/1")).await;
+    assert_eq!(cache.server(), format!("[::1]:{port}"));
+    assert_eq!(kinds(&cache, &one()).await, [None]);
+}
+
+#[tokio::test]
+async fn a_database_number_is_taken_from_the_path_and_from_the_parameter() {
+    let server = support::redis();
+    let url = server.tcp_url().unwrap();
+    for number in ["/3", "?db=3", "/?protocol=resp3&db=3", "/1?db=3"] {
+        let cache = connect(&format!("{url}{number}")).await;
+        assert_eq!(kinds(&cache, &one()).await, [None]);
+        let mut past = support::redis_connection(&server).await;
+        let found: u32 = redis::pipe()
+            .cmd("SELECT")
+            .arg(3)
+            .ignore()
+            .cmd("UNLINK")
+            .arg("key")
+            .query_async::<Vec<u32>>(&mut past)
+            .await
+            .unwrap()[0];
+        assert_eq!(found, 1, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_unreachable() {
     let server = support::redis();
     let url = server.tcp_url().unwrap().replace("//", "//user:hush@");
     drop(server);
     let error = RedisCache::connect(settings(&url)).await.unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::Unreachable);
+    assert!(!error.message.contains("hint"), "{error}");
     assert!(error.message.starts_with("could not connect to cache `127.0.0.1:"), "{error}");
     assert!(!error.message.contains("hush"), "{error}");
 }

@@ -39,7 +39,7 @@ fn table(name: &str) -> Table {
 }
 
 /// A job that watches the table of its own name, and whose schedule does not matter.
-fn watching(name: &str) -> Job {
+pub(super) fn watching(name: &str) -> Job {
     let schedule = Schedule::Every(Duration::from_hours(24));
     Job { schedule, tables: vec![table(name)], ..job(name) }
 }
@@ -98,7 +98,7 @@ impl Notifier {
 }
 
 /// A world in which changes are heard of.
-struct Fed {
+pub(super) struct Fed {
     world: World,
     notifier: Arc<Notifier>,
 }
@@ -113,7 +113,7 @@ impl std::ops::Deref for Fed {
 
 impl Fed {
     /// A world whose engine and feed are at work, and where nothing is left to do.
-    async fn of(setup: Setup) -> Self {
+    pub(super) async fn of(setup: Setup) -> Self {
         let fed = Self::begin(setup, Arc::default()).await;
         fed.rests().await;
         fed
@@ -142,7 +142,7 @@ impl Fed {
     }
 
     /// Says that a table changed for these tenants; for any where there are none.
-    fn tell(&self, table: &str, tenants: &[&str]) {
+    pub(super) fn tell(&self, table: &str, tenants: &[&str]) {
         self.tell_all(table, Some(tenants.iter().map(|id| (*id).to_owned()).collect()));
     }
 
@@ -152,7 +152,7 @@ impl Fed {
     }
 
     /// Commits: the rows of a job from now on.
-    fn commit(&self, job: &str, version: u32, tenants: &[&str]) {
+    pub(super) fn commit(&self, job: &str, version: u32, tenants: &[&str]) {
         let row = |tenant: &&str| MemoryRow::new(tenant, &version.to_string(), []);
         self.set_rows(job, tenants.iter().map(row).collect());
     }
@@ -314,7 +314,7 @@ async fn what_the_fleet_has_is_warmed_again_as_one_thing() {
 
 #[tokio::test]
 async fn a_change_does_not_wait_for_the_batches_of_other_runs() {
-    let slow = Job { batch: many(1), concurrency: many(1), ..job("slow") };
+    let slow = Job { batch: many(1), concurrency: Some(many(1)), ..job("slow") };
     let setup = Setup::new([slow, watching("list")], tenants(20));
     let world = Fed::of(Setup { concurrency: 1, ..setup }).await;
     let reads = world.reads().len();
@@ -695,4 +695,27 @@ async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing
     world.rests().await;
     assert_ne!(world.fence(&fence_key("t0")).await, fence);
     assert_eq!(world.reads().len(), reads);
+}
+
+#[tokio::test]
+async fn tenants_that_fail_in_one_way_hold_up_no_other_tenant_of_the_job() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
+    world.commit("list", 2, &["t1", "t2", "t3", "t9"]);
+    world.on_read(|tenants| {
+        if tenants.iter().any(|id| id == "t1" || id == "t2") {
+            return Err(refused(SourceErrorKind::Data));
+        }
+        Ok(())
+    });
+    world.tell("list", &["t1", "t2", "t3"]);
+    world.clock.advance(SECOND * 10).await;
+    assert!(world.is("list:t3", "[2]"));
+    let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
+    let before = reads_of("t3");
+    world.clock.advance(MINUTE).await;
+    assert_eq!(reads_of("t3"), before, "it is warm, and not read again for the sake of others");
+    world.commit("list", 3, &["t3"]);
+    world.tell("list", &["t3"]);
+    world.rests().await;
+    assert!(world.is("list:t3", "[3]"), "its next change is warm at once");
 }

@@ -36,6 +36,7 @@ pub(crate) enum CacheCall<'a> {
     Remove(&'a [String]),
     Expire,
     Look,
+    Exist,
     Scan,
     Stats,
 }
@@ -148,6 +149,10 @@ impl<R: Rules> Cache for Around<R> {
 
     fn look<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<Option<Found>>> {
         self.rules.look(&self.inner, keys)
+    }
+
+    fn exist<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<bool>> {
+        self.rules.on_cache(CacheCall::Exist, self.inner.exist(keys))
     }
 
     fn scan<'a>(&'a self, pattern: &'a str, cursor: u64) -> Answer<'a, Slice> {

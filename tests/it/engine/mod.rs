@@ -3,8 +3,11 @@
 
 mod audit;
 mod changes;
+mod coverage;
 mod invalidate;
+mod keys;
 pub(crate) mod ledger;
+mod load;
 pub(crate) mod record;
 mod restart;
 mod roster;
@@ -28,6 +31,8 @@ use preheat::domain::key::KeyTemplate;
 use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
+use preheat::engine::broken::BrokenTenants;
+use preheat::engine::coverage::Coverage;
 use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{
@@ -76,7 +81,7 @@ pub(crate) fn job(name: &str) -> Job {
         overlap: Overlap::Skip,
         retries: 3,
         batch: many(100),
-        concurrency: many(2),
+        concurrency: Some(many(2)),
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None },
@@ -172,16 +177,20 @@ impl Setup {
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
         let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
+        let read: Arc<dyn Source> = other.unwrap_or_else(|| Arc::clone(&source) as _);
         let runner = Arc::new(Runner {
-            source: other.unwrap_or_else(|| Arc::clone(&source) as _),
+            source: Arc::clone(&read),
+            reader: read,
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
             clock: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
             limits: Limits::new(concurrency),
             breakers: Breakers::default(),
+            broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
+            coverage: Coverage::default(),
             roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),

@@ -283,7 +283,7 @@ async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unse
 
 #[tokio::test]
 async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettled() {
-    let job = Job { batch: many(1), concurrency: many(1), timeout: MINUTE, ..job("list") };
+    let job = Job { batch: many(1), concurrency: Some(many(1)), timeout: MINUTE, ..job("list") };
     let world = Setup::new([job], tenants(3)).start();
     let calls = Count::default();
     let count = calls.clone();
@@ -453,7 +453,7 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
 /// A job of pets, whose keys are shared.
 fn pets(batch: usize) -> Job {
     let pet = Key { unique: Some("category".to_owned()), ..key("pet:{category}") };
-    Job { keys: vec![pet], batch: many(batch), concurrency: many(1), ..job("list") }
+    Job { keys: vec![pet], batch: many(batch), concurrency: Some(many(1)), ..job("list") }
 }
 
 /// Tenants of `owner` have the pet; nobody where there is none.

@@ -11,7 +11,7 @@ use preheat::domain::job::{DateZone, Dates, Job, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
+use preheat::engine::handle::{JobSelection, RunRequest, RunView, Ticket};
 use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
 use tokio::sync::Barrier;
 
@@ -38,7 +38,7 @@ fn kinds(failures: &[Failure]) -> Vec<(FailureKind, Option<&str>, u64)> {
 
 #[tokio::test]
 async fn one_query_reads_a_batch_in_the_order_of_the_list() {
-    let world = world_of(Job { batch: many(3), concurrency: many(1), ..job("list") }, 7);
+    let world = world_of(Job { batch: many(3), concurrency: Some(many(1)), ..job("list") }, 7);
     let record = world.warm("list").await;
     assert_eq!(record.outcome, Outcome::Ok);
     assert_eq!(world.reads(), [ids(0..3), ids(3..6), ids(6..7)]);
@@ -52,7 +52,7 @@ async fn one_query_reads_a_batch_in_the_order_of_the_list() {
 
 #[tokio::test]
 async fn hazard_14_batches_in_flight_are_bounded_over_all_jobs_and_by_each_jobs_own() {
-    let of_two = |name| Job { batch: many(1), concurrency: many(2), ..job(name) };
+    let of_two = |name| Job { batch: many(1), concurrency: Some(many(2)), ..job(name) };
     let setup = Setup::new(["a", "b", "c"].map(of_two), tenants(10));
     let world = Setup { concurrency: 5, ..setup }.start();
     let (gauge, clock) = (Gauge::default(), world.clock.clone());
@@ -110,7 +110,7 @@ async fn hazard_27_one_bad_tenant_of_a_hundred_is_named_and_all_others_are_warm(
 #[tokio::test]
 async fn a_query_that_works_for_nobody_is_given_up_after_a_few_tenants() {
     for concurrency in [1, 4] {
-        let world = world_of(Job { concurrency: many(concurrency), ..job("list") }, 1_000);
+        let world = world_of(Job { concurrency: Some(many(concurrency)), ..job("list") }, 1_000);
         world.on_read(|_| Err(refused(SourceErrorKind::Data)));
         let record = world.warm("list").await;
         assert_eq!(record.outcome, Outcome::Failed);
@@ -128,7 +128,7 @@ async fn a_query_that_works_for_nobody_is_given_up_after_a_few_tenants() {
 
 #[tokio::test]
 async fn many_bad_neighbours_do_not_give_up_a_query_that_works_for_others() {
-    let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 60);
+    let world = world_of(Job { batch: many(10), concurrency: Some(many(1)), ..job("list") }, 60);
     let bad: BTreeSet<String> = ids(15..45).into_iter().collect();
     world.on_read(move |tenants| {
         let any_bad = tenants.iter().any(|id| bad.contains(id));
@@ -142,7 +142,7 @@ async fn many_bad_neighbours_do_not_give_up_a_query_that_works_for_others() {
 
 #[tokio::test]
 async fn a_database_that_is_too_slow_for_single_tenants_is_left_alone() {
-    let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 200);
+    let world = world_of(Job { batch: many(10), concurrency: Some(many(1)), ..job("list") }, 200);
     let first = Count::default();
     world.on_read(
         move |_| {
@@ -157,7 +157,7 @@ async fn a_database_that_is_too_slow_for_single_tenants_is_left_alone() {
 
 #[tokio::test]
 async fn slow_tenants_among_others_do_not_give_the_run_up() {
-    let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 400);
+    let world = world_of(Job { batch: many(10), concurrency: Some(many(1)), ..job("list") }, 400);
     let slow: BTreeSet<String> = (0..400).step_by(10).map(|number| format!("t{number}")).collect();
     world.on_read(move |tenants| {
         let any_slow = tenants.iter().any(|id| slow.contains(id));
@@ -169,7 +169,7 @@ async fn slow_tenants_among_others_do_not_give_the_run_up() {
 
 #[tokio::test]
 async fn a_query_that_is_wrong_is_sent_once() {
-    let world = world_of(Job { batch: many(10), concurrency: many(1), ..job("list") }, 100);
+    let world = world_of(Job { batch: many(10), concurrency: Some(many(1)), ..job("list") }, 100);
     world.on_read(|_| Err(refused(SourceErrorKind::Definition)));
     let record = world.warm("list").await;
     assert_eq!((record.outcome, record.report.queries), (Outcome::Failed, 1));
@@ -180,7 +180,7 @@ async fn a_query_that_is_wrong_is_sent_once() {
 
 #[tokio::test]
 async fn hazard_10_a_row_of_another_tenant_fails_its_whole_batch_and_no_other() {
-    let world = world_of(Job { batch: many(3), concurrency: many(1), ..job("list") }, 9);
+    let world = world_of(Job { batch: many(3), concurrency: Some(many(1)), ..job("list") }, 9);
     world.on_read(|tenants| {
         if tenants.contains(&"t4".to_owned()) {
             return Err(refused(SourceErrorKind::Foreign));
@@ -197,7 +197,8 @@ async fn hazard_10_a_row_of_another_tenant_fails_its_whole_batch_and_no_other() 
 #[tokio::test]
 async fn hazard_20_a_giant_is_split_off_and_read_alone_with_all_the_room() {
     let other = Job { batch: many(1), ..job("other") };
-    let setup = Setup::new([Job { concurrency: many(1), ..job("list") }, other], tenants(100));
+    let setup =
+        Setup::new([Job { concurrency: Some(many(1)), ..job("list") }, other], tenants(100));
     let world = Setup { concurrency: 3, ..setup }.start();
     let mut rows = a_row_each(100);
     let megabyte = format!("\"{}\"", "x".repeat(1024 * 1024));
@@ -292,7 +293,7 @@ const CLOSED: &str = "preheat_breaker_open{server=\"database\"} 0";
 
 #[tokio::test]
 async fn a_run_outlives_a_restart_of_the_database_and_asks_it_seldom_meanwhile() {
-    let world = world_of(Job { batch: many(5), concurrency: many(4), ..job("list") }, 100);
+    let world = world_of(Job { batch: many(5), concurrency: Some(many(4)), ..job("list") }, 100);
     away_until(&world, 4 * SECOND);
     let ticket = world.ask("list").await;
     world.until("the breaker opens", |world| world.shows(OPEN)).await;
@@ -309,7 +310,7 @@ async fn a_run_outlives_a_restart_of_the_database_and_asks_it_seldom_meanwhile()
 
 #[tokio::test]
 async fn the_first_answer_of_a_database_that_is_back_wakes_all_who_wait() {
-    let world = world_of(Job { batch: many(1), concurrency: many(3), ..job("list") }, 3);
+    let world = world_of(Job { batch: many(1), concurrency: Some(many(3)), ..job("list") }, 3);
     let clock = world.clock.clone();
     world.source.before_read(move |_| {
         let clock = clock.clone();
@@ -329,7 +330,7 @@ async fn the_first_answer_of_a_database_that_is_back_wakes_all_who_wait() {
 
 #[tokio::test]
 async fn a_run_gives_up_a_database_that_stays_away_and_the_next_one_finds_it_back() {
-    let world = world_of(Job { batch: many(5), concurrency: many(4), ..job("list") }, 1_000);
+    let world = world_of(Job { batch: many(5), concurrency: Some(many(4)), ..job("list") }, 1_000);
     away_until(&world, MINUTE);
     let record = world.warm("list").await;
     assert_eq!(record.outcome, Outcome::Failed);
@@ -347,8 +348,8 @@ async fn a_run_gives_up_a_database_that_stays_away_and_the_next_one_finds_it_bac
 /// is then found down by them; a hundred batches of job `list` wait behind them and have asked nothing.
 /// After so many more questions the database is back.
 async fn a_hundred_left_alone(retries: u32, in_vain: usize) -> (World, Ticket) {
-    let first = Job { batch: many(1), concurrency: many(3), retries: 0, ..job("first") };
-    let list = Job { batch: many(1), concurrency: many(100), retries, ..job("list") };
+    let first = Job { batch: many(1), concurrency: Some(many(3)), retries: 0, ..job("first") };
+    let list = Job { batch: many(1), concurrency: Some(many(100)), retries, ..job("list") };
     let setup = Setup::new([first, list], tenants(100));
     let world = Setup { concurrency: 3, ..setup }.start();
     let (clock, asked, together) =
@@ -416,7 +417,7 @@ async fn a_run_that_starts_while_the_database_is_left_alone_waits_for_it_without
 
 #[tokio::test]
 async fn a_write_that_the_cache_is_not_asked_for_is_no_try() {
-    let first = Job { batch: many(1), concurrency: many(3), retries: 0, ..job("first") };
+    let first = Job { batch: many(1), concurrency: Some(many(3)), retries: 0, ..job("first") };
     let list = Job { retries: 0, ..job("list") };
     let world = Setup::new([first, list], tenants(3)).start();
     world.set_rows("list", a_row_each(3));
@@ -498,7 +499,7 @@ async fn what_the_cache_says_of_each_key_is_told_apart() {
 
 #[tokio::test]
 async fn a_full_cache_keeps_what_it_has_and_the_run_says_so() {
-    let world = world_of(Job { concurrency: many(1), ..job("list") }, 10);
+    let world = world_of(Job { concurrency: Some(many(1)), ..job("list") }, 10);
     world.cache.set_maxmemory(40);
     let record = world.warm("list").await;
     assert_eq!(record.outcome, Outcome::Partial);
@@ -508,7 +509,7 @@ async fn a_full_cache_keeps_what_it_has_and_the_run_says_so() {
 
 #[tokio::test]
 async fn a_run_outlives_a_restart_of_the_cache() {
-    let world = world_of(Job { batch: many(5), concurrency: many(2), ..job("list") }, 40);
+    let world = world_of(Job { batch: many(5), concurrency: Some(many(2)), ..job("list") }, 40);
     let clock = world.clock.clone();
     world.cache.before_write(move |_| {
         let away = clock.monotonic() < 4 * SECOND;
@@ -522,7 +523,7 @@ async fn a_run_outlives_a_restart_of_the_cache() {
 
 #[tokio::test]
 async fn rows_are_not_read_for_a_cache_that_stays_away() {
-    let world = world_of(Job { batch: many(5), concurrency: many(2), ..job("list") }, 1_000);
+    let world = world_of(Job { batch: many(5), concurrency: Some(many(2)), ..job("list") }, 1_000);
     world.cache.before_write(|_| ready(Err(cache_error(CacheErrorKind::Unavailable))));
     world.ledger.before(|_| ready(Err(cache_error(CacheErrorKind::Unavailable))));
     let record = world.warm("list").await;
@@ -623,7 +624,8 @@ async fn a_fleet_job_reads_once_whatever_the_tenants_are() {
 
 #[tokio::test]
 async fn hazard_26_a_run_that_hangs_ends_at_its_deadline_and_what_it_wrote_is_whole() {
-    let list = Job { batch: many(2), concurrency: many(1), timeout: 5 * MINUTE, ..job("list") };
+    let list =
+        Job { batch: many(2), concurrency: Some(many(1)), timeout: 5 * MINUTE, ..job("list") };
     let world = world_of(list, 6);
     let clock = world.clock.clone();
     world.source.before_read(move |seen| {
@@ -654,7 +656,7 @@ async fn hazard_26_a_run_that_hangs_ends_at_its_deadline_and_what_it_wrote_is_wh
 
 #[tokio::test]
 async fn a_panic_in_a_port_fails_what_it_was_asked_for_and_nothing_else() {
-    let world = world_of(Job { batch: many(2), concurrency: many(1), ..job("list") }, 6);
+    let world = world_of(Job { batch: many(2), concurrency: Some(many(1)), ..job("list") }, 6);
     world.source.before_read(|seen| {
         assert!(!seen.tenants.contains(&"t3".to_owned()), "a defect, on purpose");
         ready(Ok(()))
@@ -841,7 +843,7 @@ async fn hazard_21_keys_that_the_cache_pushed_out_meanwhile_are_counted() {
 
 #[tokio::test]
 async fn progress_grows_to_the_whole_while_a_run_goes_on() {
-    let world = world_of(Job { batch: many(2), concurrency: many(1), ..job("list") }, 6);
+    let world = world_of(Job { batch: many(2), concurrency: Some(many(1)), ..job("list") }, 6);
     slow_reads(&world, MINUTE);
     let ticket = world.ask("list").await;
     let progress = Arc::clone(&ticket.run.progress);
@@ -854,4 +856,78 @@ async fn progress_grows_to_the_whole_while_a_run_goes_on() {
     let now = progress.now();
     assert_eq!((now.tenants_total, now.keys, now.bytes), (6, 6, 18));
     assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn tenants_that_failed_are_read_apart_the_next_time_until_they_work_again() {
+    let (all, batch) = (2_000, 100);
+    let world = world_of(Job { batch: many(batch), ..job("list") }, all);
+    let broken: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    broken.lock().unwrap().extend((0..100).map(|number| format!("t{}", number * 20 + 7)));
+    let (failing, seen) = (Count::default(), Arc::clone(&broken));
+    let counted = failing.clone();
+    world.on_read(move |tenants| {
+        let broken = seen.lock().unwrap();
+        if tenants.iter().any(|id| broken.contains(id)) {
+            counted.up();
+            return Err(refused(SourceErrorKind::Data));
+        }
+        Ok(())
+    });
+    let first = world.warm("list").await;
+    assert_eq!((first.report.tenants.ok, first.report.tenants.failed), (1_900, 100));
+    let of_first = failing.now();
+    assert!(of_first > 500, "{of_first} failing queries find who it is");
+
+    let second = world.warm("list").await;
+    assert_eq!((second.report.tenants.ok, second.report.tenants.failed), (1_900, 100));
+    assert_eq!(failing.now() - of_first, 100, "one failing query each");
+    assert_eq!(second.report.queries, 100 + 19);
+    let [named] = second.report.failed_tenants.as_slice() else { panic!("{second:?}") };
+    let all_ids: BTreeSet<String> = named.tenants.iter().cloned().collect();
+    assert_eq!((&all_ids, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
+
+    // One of them alone is no proof that the query is broken for all.
+    let some: Vec<&str> = named.tenants.iter().map(String::as_str).take(40).collect();
+    let third = world.warm_some("list", &some).await;
+    assert_eq!((third.report.tenants.failed, third.report.queries), (40, 40));
+
+    broken.lock().unwrap().clear();
+    let fourth = world.warm("list").await;
+    assert_eq!((fourth.outcome, fourth.report.queries), (Outcome::Ok, 100 + 19));
+    let fifth = world.warm("list").await;
+    assert_eq!((fifth.outcome, fifth.report.queries), (Outcome::Ok, 20), "back in their batches");
+}
+
+#[tokio::test]
+async fn a_query_that_fails_for_all_leaves_nobody_to_be_read_apart() {
+    let world = world_of(Job { batch: many(100), ..job("list") }, 1_000);
+    world.on_read(|_| Err(refused(SourceErrorKind::Data)));
+    for _ in 0..3 {
+        assert_eq!(world.warm("list").await.outcome, Outcome::Failed);
+    }
+    world.on_read(|_| Ok(()));
+    let record = world.warm("list").await;
+    assert_eq!((record.outcome, record.report.queries), (Outcome::Ok, 10));
+}
+
+#[tokio::test]
+async fn a_report_names_the_first_hundred_tenants_of_a_kind_and_counts_the_rest() {
+    let world = world_of(Job { batch: many(1), ..job("list") }, 300);
+    world.on_read(|tenants| {
+        let number: usize = tenants[0][1..].parse().unwrap();
+        match number {
+            ..50 => Ok(()),
+            50..200 => Err(refused(SourceErrorKind::Data)),
+            _ => Err(refused(SourceErrorKind::Encoding)),
+        }
+    });
+    let record = world.warm("list").await;
+    let named = record.report.failed_tenants.iter();
+    let named: Vec<_> = named.map(|of| (of.kind, of.tenants.len(), of.more)).collect();
+    assert_eq!(named, [(FailureKind::Query, 100, 50), (FailureKind::Encoding, 100, 0)]);
+    let Some(RunView::Finished(kept)) = world.handle.run(record.id).await.unwrap() else {
+        panic!("it has ended")
+    };
+    assert_eq!(kept.report.failed_tenants, record.report.failed_tenants);
 }

@@ -339,7 +339,7 @@ async fn the_status_is_published_when_something_changed_and_only_then() {
 
 #[tokio::test]
 async fn hazard_30_draining_finishes_the_batches_in_flight_and_begins_no_more() {
-    let list = Job { batch: many(1), concurrency: many(2), ..job("list") };
+    let list = Job { batch: many(1), concurrency: Some(many(2)), ..job("list") };
     let world = Setup::new([list, job("idle")], tenants(10)).start();
     world.set_rows("list", a_row_each(10));
     slow_reads(&world, MINUTE);
@@ -393,7 +393,7 @@ async fn an_idle_engine_ends_at_once() {
 #[tokio::test]
 async fn hazard_30_an_aborted_run_is_recorded_and_its_keys_are_whole() {
     for also_drain in [true, false] {
-        let list = Job { batch: many(1), concurrency: many(1), ..job("list") };
+        let list = Job { batch: many(1), concurrency: Some(many(1)), ..job("list") };
         let world = Setup::new([list], tenants(10)).start();
         world.set_rows("list", a_row_each(10));
         slow_reads(&world, MINUTE);

@@ -19,6 +19,15 @@ async fn configure(shop: &Shop, command: &[&str]) {
     let () = set.query_async(&mut shop.cache().await).await.unwrap();
 }
 
+/// How often a command was called.
+async fn info(shop: &Shop, command: &str) -> u64 {
+    let info = redis::cmd("INFO").arg("commandstats").query_async(&mut shop.cache().await).await;
+    let info: String = info.unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(command)).unwrap_or_default();
+    let calls = line.strip_prefix(":calls=").and_then(|line| line.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
 /// Asks for runs until one is `ok`.
 pub(super) async fn recovers(worker: &Running, shop: &Shop) {
     eventually("a run is ok", LONG, async || worker.warm("items").await["outcome"] == "ok").await;
@@ -168,7 +177,7 @@ async fn hazard_21_a_cache_that_is_full_keeps_what_it_has_and_the_run_is_not_ok(
     worker.says("first failure (cache_full)").await;
     let metric = async |series: &str| worker.metric(series).await;
     assert!(metric("preheat_keys_total{job=\"items\",outcome=\"failed\"}").await > Some(0.0));
-    assert!(metric("preheat_coverage_ratio{job=\"items\"}").await < Some(1.0));
+    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;
     assert_eq!(metric("preheat_last_success_timestamp_seconds{job=\"items\"}").await, Some(0.0));
     assert_eq!(metric(BREAKER).await, Some(0.0), "it is there, it is only full");
     configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -184,8 +193,23 @@ async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of(
     let run = worker.warm("items").await;
     let evicted = run["report"]["evicted"].as_u64().unwrap();
     assert!(evicted > 10, "{run}");
-    worker.says(&format!("the cache evicted {evicted} keys while job `items` ran")).await;
+    worker.says("keys, anybody's, for want of memory").await;
     assert!((shop.cached().await.len() as u64) < 200);
+    // The markers are evicted as well, now and then, and so is everything of this run's.
+    for _ in 0..3 {
+        worker.warm("items").await;
+    }
+    let evicted = worker.metric("preheat_cache_evicted_keys_total").await;
+    assert!(evicted > Some(40.0), "{evicted:?}");
+    let looks = "cmdstat_info";
+    let seen = async || info(&shop, looks).await;
+    let before = seen().await;
+    eventually("the worker looks again and again", LONG, async || seen().await > before + 8).await;
+    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;
+    assert_eq!(worker.metric("preheat_cache_flushes_total").await, Some(0.0));
+    assert_eq!(worker.metric("preheat_cache_restarts_total").await, Some(0.0));
+    assert_eq!(worker.runs("items").await.len(), 4, "evictions are no reason for a run");
+    assert_eq!(worker.stderr().matches("for want of memory").count(), 1, "{}", worker.stderr());
 }
 
 #[tokio::test]

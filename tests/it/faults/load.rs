@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::json;
 
+use crate::support::program::{Preheat, preheat};
 use crate::support::shop::{QUERY, Shop, items, items_by};
 use crate::support::{LONG, eventually};
 
@@ -85,4 +86,63 @@ async fn hazard_20_a_giant_tenant_is_warmed_within_bounded_memory() {
     assert_eq!(run["outcome"], "ok", "{run}");
     let peak = peak(worker.id());
     assert!(peak < 120 * 1024, "{peak} KiB");
+}
+
+#[tokio::test]
+async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_their_runs() {
+    let shop = Shop::open(40).await;
+    shop.execute(
+        "create table services (tenant_id int not null, id int not null, version int not null);
+         insert into services select n, 1, 1 from generate_series(1, 40) n",
+    )
+    .await;
+    let tables = |name: &str| format!("tables = [\"{name}\"]\nrequired = true\nbatch = 5");
+    let services = items_by(
+        &tables("services"),
+        "select tenant_id, id, version from services where tenant_id = any($1)",
+    );
+    let slots = items_by(
+        "schedule = \"every 1s\"\nttl = \"1m\"\ntimeout = \"20s\"\nrequired = true",
+        "select id as tenant_id, id from tenants where id = any($1)",
+    );
+    let services = services.replace("items:", "services:");
+    let jobs = [
+        ("items", items(&tables("items"))),
+        ("services", services),
+        ("slots", slots.replace("items:", "slots:")),
+    ];
+    let install = preheat(["changes", "install"]).database(shop.url());
+    let with_jobs =
+        |program: Preheat| jobs.iter().fold(program, |p, (name, file)| p.job(name, file));
+    with_jobs(install).run().await.expect_code(0);
+    let worker = with_jobs(shop.serve()).start();
+    worker.answers("/readyz", 200).await;
+    worker.metric_becomes("preheat_change_feed_connected", |value| value > 0.0).await;
+    // Changes of the table that wait for the lock, and a run of its job.
+    shop.change().await;
+    let holder = shop.hold().await;
+    let run = worker.post("/api/v1/jobs/items/runs", &json!({})).await;
+    assert_eq!(run.status, 202);
+    let held = "preheat_permits{job=\"items\"}";
+    worker.metric_becomes(held, |permits| permits > 0.0).await;
+
+    // The lock is held until all of this was seen.
+    for version in 2..5 {
+        shop.execute(&format!("update services set version = {version} where tenant_id = 7")).await;
+        let expected = format!("[{{\"id\":1,\"version\":{version}}}]");
+        eventually("the change is there", LONG, async || {
+            shop.value("services:7").await.as_deref() == Some(&expected)
+        })
+        .await;
+    }
+    let ok_runs = async || {
+        let runs = worker.runs("slots").await;
+        runs.iter().filter(|run| run["outcome"] == "ok").count()
+    };
+    let before = ok_runs().await;
+    eventually("runs of other jobs go on", LONG, async || ok_runs().await >= before + 3).await;
+    assert!(worker.metric(held).await < Some(3.0), "it never holds the last permit");
+    drop(holder);
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    worker.metric_becomes(held, |permits| permits < 1.0).await;
 }

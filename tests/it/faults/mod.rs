@@ -5,4 +5,5 @@ mod cache;
 mod connections;
 mod data;
 mod database;
+mod keys;
 mod load;

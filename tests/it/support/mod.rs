@@ -135,6 +135,15 @@ impl Drop for Database {
     }
 }
 
+/// Whether this machine has an IPv6 address of its own; where it has none a test has to do without.
+pub(crate) fn has_ipv6() -> bool {
+    let is_there = std::net::TcpListener::bind("[::1]:0").is_ok();
+    if !is_there {
+        skipped("this machine has no IPv6");
+    }
+    is_there
+}
+
 /// Says that a test was not run, and why.
 #[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
 pub(crate) fn skipped(why: &str) {

@@ -93,16 +93,36 @@ impl Preheat {
         self.folder.path()
     }
 
-    /// The same on a terminal of 100 columns, whose text is its standard output; none where nothing
+    /// The same with a bound on the files that it may have open.
+    pub(crate) fn files(mut self, most: u32) -> Self {
+        let plain = self.command.as_std();
+        let words = std::iter::once(plain.get_program()).chain(plain.get_args());
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("ulimit -n {most}; exec \"$0\" \"$@\""))
+            .args(words)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        self.command = command;
+        self
+    }
+
+    /// The same on a terminal of so many columns, whose text is its standard output; none where nothing
     /// can make one.
-    pub(crate) fn on_terminal(mut self) -> Option<Self> {
+    pub(crate) fn on_terminal(mut self, columns: u16) -> Option<Self> {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let line = words.map(quoted).collect::<Vec<_>>().join(" ");
         let mut command = Command::new("script");
         command
-            .args(["-qec", &format!("stty cols 100; exec {line}"), "/dev/null"])
+            .args(["-qec", &format!("stty cols {columns}; exec {line}"), "/dev/null"])
             .current_dir(self.folder.path())
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
@@ -238,6 +258,16 @@ impl Running {
         eventually(&format!("{path} answers {status}:\n{}", self.stderr()), LONG, async || {
             assert!(!self.stderr.is_complete(), "ended:\n{}", self.stderr());
             super::http::get(self.address, path).await.is_ok_and(|answer| answer.status == status)
+        })
+        .await;
+    }
+
+    /// Waits until it is a worker that has reached its servers and works.
+    pub(crate) async fn works(&self) {
+        eventually(&format!("the worker works:\n{}", self.stderr()), LONG, async || {
+            assert!(!self.stderr.is_complete(), "ended:\n{}", self.stderr());
+            let ready = super::http::get(self.address, "/readyz").await;
+            ready.is_ok_and(|ready| ready.json()["status"] != "starting")
         })
         .await;
     }

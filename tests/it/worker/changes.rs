@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::shop::{Shop, items};
+use crate::support::shop::{Shop, items, items_by};
 use crate::support::{LONG, Running, eventually, preheat};
 
 /// No schedule of these tests is due within one.
@@ -14,7 +14,7 @@ fn watching() -> String {
 
 /// Waits until the worker listens.
 async fn listens(worker: &Running) {
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
 }
 
@@ -24,6 +24,7 @@ async fn install(shop: &Shop) {
 }
 
 const CONNECTED: &str = "preheat_change_feed_connected";
+const LACKING: &str = "preheat_change_feed_tables_without_triggers";
 
 #[tokio::test]
 async fn hazard_03_what_is_committed_without_a_fence_is_in_the_cache_at_once() {
@@ -124,10 +125,86 @@ async fn tables_with_triggers_are_heard_while_others_lack_them() {
     install(&shop).await;
     let both = items("on_start = false\ntables = [\"items\", \"prices\", \"nowhere\"]");
     let mut worker = shop.serve().job("items", &both).start();
-    listens(&worker).await;
+    worker.answers("/healthz", 200).await;
+    worker.metric_becomes(LACKING, |value| (value - 2.0).abs() < 0.1).await;
     worker.says("the change feed does not hear of changes of `nowhere` and `prices`").await;
     worker.says("there is no table `nowhere`").await;
+    assert_eq!(worker.metric(CONNECTED).await, Some(0.0));
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     shop.change().await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
+
+#[tokio::test]
+async fn hazard_39_a_table_that_was_swapped_is_said_to_lack_triggers_and_warmed_when_they_are_back()
+{
+    let shop = Shop::open(4).await;
+    install(&shop).await;
+    let mut worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+
+    shop.execute(
+        "create table fresh (like items including all); \
+         insert into fresh select tenant_id, id, name, version + 1 from items; \
+         alter table items rename to stale; alter table fresh rename to items",
+    )
+    .await;
+    // Another table has the name: what is in it is warmed, though nobody hears of its changes.
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    worker.metric_becomes(LACKING, |value| value > 0.0).await;
+    assert_eq!(worker.metric(CONNECTED).await, Some(0.0));
+    worker.says("the change feed does not hear of any table").await;
+    shop.change().await;
+    install(&shop).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    worker.metric_becomes(LACKING, |value| value < 1.0).await;
+    listens(&worker).await;
+    worker.says("changes of `items` may have been missed").await;
+    shop.change().await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
+
+#[tokio::test]
+async fn hazard_39_what_was_loaded_while_triggers_were_off_is_warmed() {
+    let shop = Shop::open(4).await;
+    install(&shop).await;
+    let worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    shop.execute(
+        "alter table items disable trigger all; update items set version = version + 1; \
+         alter table items enable trigger all",
+    )
+    .await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
+
+#[tokio::test]
+async fn neither_the_jobs_nor_the_feed_wait_for_a_table_that_a_migration_has_locked() {
+    let shop = Shop::open(3).await;
+    shop.execute("create table prices (tenant_id int)").await;
+    let watched = items("on_start = true\ntables = [\"items\"]");
+    let prices = items_by(
+        "on_start = true\ntables = [\"prices\"]",
+        "select tenant_id, 1 as price from prices where tenant_id = any($1)",
+    );
+    let prices = prices.replace("items:", "prices:");
+    let install = preheat(["changes", "install"]).database(shop.url());
+    install.job("items", &watched).job("prices", &prices).run().await.expect_code(0);
+    let holder = shop.hold().await;
+    let worker = shop.serve().job("items", &watched).job("prices", &prices);
+    let worker = worker.env("PREHEAT_DATABASE__STATEMENT_TIMEOUT", "10m").start();
+    eventually("the other job's keys are there", LONG, async || {
+        shop.value("prices:1").await.is_some()
+    })
+    .await;
+    listens(&worker).await;
+    shop.execute("insert into prices values (2)").await;
+    eventually("the feed is heard", LONG, async || {
+        shop.value("prices:2").await.is_some_and(|value| value.contains("price"))
+    })
+    .await;
+    drop(holder);
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }

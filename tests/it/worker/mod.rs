@@ -1,10 +1,13 @@
 //! The worker as it lives: the real program, with real servers.
 
 mod changes;
+mod connections;
 mod history;
 mod life;
+mod rejected;
 mod reload;
 mod restart;
 mod schedules;
 mod shutdown;
+mod start;
 mod tenants;

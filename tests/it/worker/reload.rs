@@ -199,7 +199,7 @@ async fn a_mounted_config_map_is_a_jobs_folder_and_can_be_published_anew() {
     shop.assert_warm().await;
     publish(&jobs, "..2026_02", &items("description = \"of February\""));
     worker.signal(Signal::HUP);
-    worker.says("the job files were read again: 1 jobs").await;
+    worker.says("the job files were read again: 1 job").await;
     let job = worker.get("/api/v1/jobs/items").await.json();
     assert_eq!(job["description"], "of February");
 }

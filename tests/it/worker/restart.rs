@@ -1,5 +1,7 @@
-//! A cache server that is restarted, empty, while nothing is due.
+//! A cache server that is restarted, empty, or emptied, while nothing is due.
 
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
 use crate::support::shop::{Shop, items};
@@ -34,4 +36,32 @@ async fn a_job_of_once_a_day_is_warm_again_within_seconds() {
     assert_eq!(worker.runs("items").await.len(), 3, "each restart is one run");
     worker.says("the cache server is another process than before").await;
     assert!(!worker.stderr().contains("ERROR"), "{}", worker.stderr());
+}
+
+#[tokio::test]
+async fn hazard_42_a_cache_that_is_emptied_is_warm_again_within_seconds() {
+    const FLUSHES: &str = "preheat_cache_flushes_total";
+    let shop = Shop::open(30).await;
+    let mut worker = shop.serve().job("items", &items(DAILY)).start();
+    worker.answers("/readyz", 200).await;
+    shop.assert_warm().await;
+    let mut cache = shop.cache().await;
+    let marked = async |cache: &mut MultiplexedConnection| {
+        let there = redis::cmd("EXISTS").arg("preheat:marker:7").query_async(cache).await;
+        there.unwrap_or(0) == 1
+    };
+    for (flushes, command) in [(1, "FLUSHALL"), (2, "FLUSHDB")] {
+        eventually("the markers stand", LONG, async || marked(&mut cache.clone()).await).await;
+        let () = redis::cmd(command).query_async(&mut cache).await.unwrap();
+        // Other applications of the database go on.
+        let () = cache.set("theirs", "value").await.unwrap();
+        worker.metric_becomes(FLUSHES, |value| value >= f64::from(flushes)).await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        let noted = redis::cmd("HLEN").arg("preheat:tenants").query_async(&mut cache).await;
+        assert_eq!(noted, Ok(30), "the tenants are noted again");
+    }
+    worker.says("the cache was emptied").await;
+    eventually("each is one run", LONG, async || worker.runs("items").await.len() == 3).await;
+    assert_eq!(worker.metric(FLUSHES).await, Some(2.0));
+    assert_eq!(worker.metric(RESTARTS).await, Some(0.0), "it is the same process");
 }

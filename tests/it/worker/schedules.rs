@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::program::Running;
 use crate::support::shop::{Shop, items};
-use crate::support::{LONG, eventually};
+use crate::support::{LONG, eventually, skipped};
 
 /// Lines of a job that is due as often as that.
 fn due(schedule: &str) -> String {
@@ -35,7 +35,7 @@ async fn jobs_run_when_they_are_due() {
         .job("cron", &items(&due("*/2 * * * * *")).replace("items:", "cron:"))
         .job("hourly", &items("on_start = false").replace("items:", "hourly:"))
         .start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, seconds) in [("items", 1), ("cron", 2)] {
         eventually("it ran three times", LONG, async || worker.runs(job).await.len() >= 3).await;
         let runs = worker.runs(job).await;
@@ -58,6 +58,7 @@ async fn hazard_24_a_due_time_while_a_run_goes_on_is_counted_and_nothing_piles_u
     let shop = Shop::open(3).await;
     let holder = shop.hold().await;
     let mut worker = shop.serve().job("items", &items(&due("every 1s"))).start();
+    worker.works().await;
     shop.held(1).await;
     let skipped = "preheat_runs_skipped_total{job=\"items\",reason=\"overlap\"}";
     worker.metric_becomes(skipped, |count| count >= 2.0).await;
@@ -79,7 +80,7 @@ async fn hazard_22_more_jobs_at_once_than_the_scheduler_was_made_for_all_run() {
         worker = worker.job(name, &items(&schedule).replace("items:", &format!("{name}:")));
     }
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     eventually("each ran twice", LONG, async || {
         let page = worker.get("/metrics").await.body;
         let count = |name: &String| {
@@ -106,7 +107,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
         worker = worker.job(job, &items(&due(schedule)).replace("items:", &format!("{job}:")));
     }
     let worker = worker.start();
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, _) in jobs {
         eventually("it runs", LONG, async || !worker.runs(job).await.is_empty()).await;
     }
@@ -116,7 +117,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
     shop.change().await;
     let continued_at = Utc::now();
     worker.signal(Signal::CONT);
-    worker.answers("/healthz", 200).await;
+    worker.works().await;
     for (job, _) in jobs {
         eventually("it goes on", LONG, async || {
             due_after(&worker, job, continued_at).await.len() >= 2
@@ -140,4 +141,50 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
     assert_eq!(worker.get("/healthz").await.status, 200);
     assert_eq!(worker.metric("preheat_scheduler_silent").await, Some(0.0));
     assert!(!worker.stderr().contains("has not rung"), "{}", worker.stderr());
+}
+
+/// Sets the clock of a program back by three hours as soon as a file is there.
+const CLOCK: &str = r#"
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, clock, now);
+    if (clock == CLOCK_REALTIME && access(getenv("SET_BACK"), F_OK) == 0) now->tv_sec -= 3 * 3600;
+    return result;
+}
+"#;
+
+#[tokio::test]
+async fn hazard_22_a_clock_that_is_set_back_silences_the_scheduler_for_seconds_only() {
+    let shop = Shop::open(3).await;
+    let serve = shop.serve().file("clock.c", CLOCK);
+    let path = |name: &str| serve.folder().join(name).display().to_string();
+    let (library, set_back) = (path("clock.so"), path("set_back"));
+    let compile = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, &path("clock.c")])
+        .output();
+    if !compile.is_ok_and(|compiled| compiled.status.success()) {
+        skipped("no C compiler makes a clock that can be set back");
+        return;
+    }
+    let serve = serve.env("LD_PRELOAD", &library).env("SET_BACK", &set_back);
+    let mut worker = serve.job("items", &items(&due("every 1s"))).start();
+    let runs = "preheat_runs_total{job=\"items\",trigger=\"schedule\",outcome=\"ok\"}";
+    worker.works().await;
+    worker.metric_becomes(runs, |count| count >= 2.0).await;
+    worker.write("set_back", "");
+    worker.says("and is started anew").await;
+    let count = worker.metric(runs).await.unwrap();
+    // Longer than a scheduler may be silent.
+    for _ in 0..12 {
+        assert_eq!(worker.get("/healthz").await.status, 200);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(worker.metric(runs).await > Some(count + 5.0), "jobs go on");
+    assert!(!worker.stderr().contains("has not rung"), "{}", worker.stderr());
+    assert_eq!(worker.stderr().matches("is started anew").count(), 1, "{}", worker.stderr());
+    worker.signal(Signal::TERM);
+    worker.ended().await.expect_code(0);
 }

@@ -23,11 +23,12 @@ async fn hazard_30_a_signal_lets_batches_in_flight_end_and_begins_no_more() {
         let holder = shop.hold().await;
         let lines = "batch = 1\nconcurrency = 2\nrequired = true";
         let mut worker = shop.serve().job("items", &items(lines)).start();
+        worker.works().await;
         shop.held(2).await;
         let runs = "/api/v1/jobs/items/runs";
         assert_eq!(worker.post(runs, &json!({"tenants": ["7"]})).await.status, 202);
         worker.signal(signal);
-        worker.says("the worker stops: no new runs, 1 are under way").await;
+        worker.says("the worker stops: no new runs, 1 is under way").await;
         let ready = worker.get("/readyz").await;
         assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("draining")));
         assert_eq!(worker.get("/healthz").await.status, 200);
@@ -55,6 +56,7 @@ async fn a_drain_that_takes_too_long_ends_and_so_do_its_queries() {
         .job("items", &items(""))
         .job("sleeps", &items_by("", sleeps).replace("items:", "sleeps:"))
         .start();
+    worker.works().await;
     shop.held(1).await;
     eventually("both are read", LONG, async || shop.active_queries().await == 2).await;
     let start = Instant::now();
@@ -75,6 +77,7 @@ async fn a_second_signal_ends_the_worker_at_once() {
     let _holder = shop.hold().await;
     let drain = shop.serve().env("PREHEAT_RUNNER__DRAIN", "1h");
     let mut worker = drain.job("items", &items("")).start();
+    worker.works().await;
     shop.held(1).await;
     worker.signal(Signal::TERM);
     worker.says("the worker stops").await;

@@ -1,20 +1,23 @@
 //! Listening for the notifications of the triggers.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use sqlx::postgres::{PgListener, PgNotification};
-use sqlx::{AssertSqlSafe, Connection, Executor};
-use tokio::sync::OnceCell;
+use sqlx::postgres::{PgListener, PgNotification, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::domain::change::{Change, ChangeSourceId};
 use crate::engine::port::{Feed, FeedError, FeedSource, SourceError};
 
-use super::super::{CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error};
+use super::super::{
+    Access, Begin, CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error,
+};
 use super::sql::CHANNEL;
 use crate::adapter::ConnectError;
 
@@ -23,6 +26,9 @@ use crate::adapter::ConnectError;
 const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// The longest that any answer takes; a server that is there needs milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A listener is idle most of the time. Servers before version 14 have no such timeout.
+const STAY: &str = "select set_config('idle_session_timeout', '0', false) \
+                    where current_setting('idle_session_timeout', true) is not null";
 /// So many notifications are handed on at once.
 const AT_ONCE: usize = 1_000;
 
@@ -39,12 +45,41 @@ pub struct PostgresFeedSource {
     ceded: OnceCell<()>,
     /// Connected by [`PostgresFeedSource::prepare`].
     prepared: Mutex<Option<PostgresFeed>>,
-    watched: Watched,
+    ears: Ears,
+}
+
+/// What a connection that listens shares with its source.
+#[derive(Clone)]
+struct Ears {
+    /// The sources of the jobs as they are now.
+    watched: Arc<Mutex<Vec<ChangeSourceId>>>,
+    /// Sources of which changes may have been missed, on their way to the engine.
+    missed: Arc<SourceQueue>,
+    /// Sources that somebody installed or mended.
+    installed: Arc<SourceQueue>,
     trouble: TroubleNote,
 }
 
-/// The sources of the jobs as they are now.
-type Watched = Arc<Mutex<Vec<ChangeSourceId>>>;
+/// Sources on their way from one task to another, each once.
+#[derive(Default)]
+struct SourceQueue {
+    sources: Mutex<BTreeSet<ChangeSourceId>>,
+    more: Notify,
+}
+
+impl SourceQueue {
+    fn add(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
+        let mut all = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(sources);
+        if !all.is_empty() {
+            self.more.notify_one();
+        }
+    }
+
+    fn take(&self) -> BTreeSet<ChangeSourceId> {
+        std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 impl PostgresFeedSource {
     /// Listens with a connection of its own, which counts among those of `database`; `direct` leads
@@ -55,30 +90,40 @@ impl PostgresFeedSource {
         trouble: TroubleNote,
     ) -> Result<Self, ConnectError> {
         if let Some(settings) = &direct {
-            super::super::connect_options(settings)?;
+            super::super::connect::Route::new(&settings.url)?;
         }
-        let (ceded, prepared) = (OnceCell::new(), Mutex::default());
-        Ok(Self { database, direct, ceded, prepared, watched: Watched::default(), trouble })
+        let (watched, missed, installed) = Default::default();
+        let ears = Ears { watched, missed, installed, trouble };
+        Ok(Self { database, direct, ceded: OnceCell::new(), prepared: Mutex::default(), ears })
     }
 
     /// These are the sources from now on: a notification that nobody understands is a change of
     /// each of them.
     pub fn watch(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
         let sources = sources.into_iter().collect();
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+        *self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// Changes of these sources may have been missed: whoever listens hears that any tenant of theirs
+    /// may have changed. While nobody listens it says nothing new.
+    pub fn may_have_missed(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
+        self.ears.missed.add(sources);
+    }
+
+    /// Waits until somebody installs or mends triggers.
+    pub async fn somebody_installed(&self) {
+        self.ears.installed.more.notified().await;
+    }
+
+    /// The sources that were installed or mended since the last call.
+    pub fn take_installed(&self) -> BTreeSet<ChangeSourceId> {
+        self.ears.installed.take()
     }
 
     /// Why it cannot listen with these settings, whatever the servers do.
     pub fn impossible(&self) -> Option<&'static str> {
-        let settings = &self.database.settings;
-        if settings.max_connections.get() < 2 {
-            return Some(
-                "listening takes a connection of its own, and `database.max_connections` is 1",
-            );
-        }
-        (settings.pgbouncer && self.direct.is_none()).then_some(
-            "nobody can listen through PgBouncer in transaction mode; hint: set `[changes] url` to \
-             the server's own address",
+        (self.database.settings.max_connections.get() < 2).then_some(
+            "listening takes a connection of its own, and `database.max_connections` is 1",
         )
     }
 
@@ -115,6 +160,9 @@ impl PostgresFeedSource {
         let settings = self.direct.as_ref().unwrap_or(main).clone();
         let direct = Database::lazy(settings).map_err(|error| FeedError(error.to_string()))?;
         let mut listener = connect(&direct).await?;
+        if self.direct.is_none() {
+            self.own_session(&mut listener).await?;
+        }
         // A connection that is lost has lost what came meanwhile: see `Feed::next`.
         listener.eager_reconnect(false);
         let server = direct.server().to_owned();
@@ -122,11 +170,36 @@ impl PostgresFeedSource {
         let mut check = interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check.reset();
-        let (watched, trouble) = (Arc::clone(&self.watched), Arc::clone(&self.trouble));
-        let unread = Vec::new();
-        let mut feed = PostgresFeed { listener, server, unread, check, watched, trouble };
+        // Whoever connects anew is told that anything may have changed.
+        self.ears.missed.take();
+        let (unread, ears) = (Vec::new(), self.ears.clone());
+        let mut feed = PostgresFeed { listener, server, unread, check, ears };
         self.hear_ourselves(&mut feed).await?;
         Ok(feed)
+    }
+
+    /// Refuses to listen in a session that is not the listener's own: a pooler would hand the
+    /// session, and what it listens to, to its next client.
+    async fn own_session(&self, listener: &mut PgListener) -> Result<(), FeedError> {
+        let server = self.database.server();
+        let session = || sqlx::raw_sql("select pg_backend_pid()::text");
+        let of_row = |row: PgRow| row.try_get::<String, _>(0);
+        let own = answered(server, listener.fetch_one(session())).await?;
+        let begin = Begin::reading(Access::ReadOnly, ANSWER_WITHIN);
+        let mut other =
+            self.database.begin(begin).await.map_err(|error| FeedError(error.message))?;
+        // While a transaction is in the session that it takes first, the listener gets another one.
+        let others = answered(server, other.fetch_one(session())).await?;
+        let now = answered(server, listener.fetch_one(session())).await?;
+        answered(server, other.end()).await?;
+        let [own, others, now] = [own, others, now].map(of_row);
+        if own.is_ok() && own.as_ref().ok() == now.as_ref().ok() && own.ok() != others.ok() {
+            return Ok(());
+        }
+        Err(FeedError(format!(
+            "nobody can listen to database `{server}` through a pooler in transaction mode; hint: \
+             set `[changes] url` to the server's own address"
+        )))
     }
 
     /// Sends a word to the listener by the way of every other statement: one that is connected to
@@ -135,10 +208,12 @@ impl PostgresFeedSource {
         let id = uuid::Uuid::now_v7().simple();
         let channel = format!("preheat_probe_{id}");
         answered(&feed.server, feed.listener.listen(&channel)).await?;
-        let mut lease = self.database.acquire().await.map_err(|error| FeedError(error.message))?;
+        let begin = Begin::writing(ANSWER_WITHIN);
+        let mut transaction =
+            self.database.begin(begin).await.map_err(|error| FeedError(error.message))?;
         let notify = AssertSqlSafe(format!("select pg_notify('{channel}', '')"));
-        answered(self.database.server(), lease.execute(sqlx::raw_sql(notify))).await?;
-        lease.give_back();
+        answered(self.database.server(), transaction.execute(sqlx::raw_sql(notify))).await?;
+        answered(self.database.server(), transaction.commit()).await?;
         let heard = timeout(ANSWER_WITHIN, async {
             loop {
                 let heard = feed.listener.try_recv().await.map_err(|error| feed.lost(&error))?;
@@ -158,6 +233,8 @@ impl PostgresFeedSource {
             )));
         };
         heard?;
+        // The session is its own, as it has just shown: nobody else gets what is set for it.
+        answered(&feed.server, feed.listener.execute(sqlx::raw_sql(STAY))).await?;
         answered(&feed.server, feed.listener.unlisten(&channel)).await
     }
 }
@@ -177,16 +254,20 @@ impl FeedSource for PostgresFeedSource {
 
 /// The pool only says that it waited; asking past it says for what.
 async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
+    if !direct.route.is_plain() {
+        let found = direct.try_connection().await;
+        drop(found.map_err(|failed| FeedError(failed.message()))?.close().await);
+    }
     let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&direct.pool)).await {
         Ok(Ok(listener)) => return Ok(listener),
         Ok(Err(sqlx::Error::PoolTimedOut)) => match direct.try_connection().await {
-            Ok(_there_now) => NotConnected::in_time(direct.server()),
+            Ok(_there_now) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT),
             Err(failed) => failed,
         },
         Ok(Err(error)) => NotConnected::new(direct.server(), &error),
-        Err(_elapsed) => NotConnected::in_time(direct.server()),
+        Err(_elapsed) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT * 2),
     };
-    Err(FeedError(failed.message))
+    Err(FeedError(failed.message()))
 }
 
 async fn answered<T>(
@@ -212,13 +293,20 @@ struct PostgresFeed {
     /// Payloads that were heard and not handed on yet.
     unread: Vec<String>,
     check: Interval,
-    watched: Watched,
-    trouble: TroubleNote,
+    ears: Ears,
 }
 
 impl PostgresFeed {
     async fn hear(&mut self) -> Result<Vec<Change>, FeedError> {
-        while self.unread.is_empty() {
+        loop {
+            let unread = std::mem::take(&mut self.unread);
+            let missed = self.ears.missed.take().into_iter();
+            let missed = missed.map(|source| Change { source, tenants: None });
+            let heard = unread.iter().flat_map(|payload| self.changes(payload));
+            let changes: Vec<_> = heard.chain(missed).collect();
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
             tokio::select! {
                 biased;
                 heard = self.listener.try_recv() => {
@@ -226,13 +314,12 @@ impl PostgresFeed {
                     self.keep(&heard);
                     self.hear_what_is_there()?;
                 }
+                () = self.ears.missed.more.notified() => {}
                 _ = self.check.tick() => {
                     answered(&self.server, self.listener.execute("select 1")).await?;
                 }
             }
         }
-        let unread = std::mem::take(&mut self.unread);
-        Ok(unread.iter().flat_map(|payload| self.changes(payload)).collect())
     }
 
     /// Takes what has arrived already. Nothing is awaited, so that nothing can be dropped half way.
@@ -263,19 +350,27 @@ impl PostgresFeed {
         FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
     }
 
+    /// The driver keeps the server's last words to itself where nothing was asked.
     fn gone(&self) -> FeedError {
         let server = &self.server;
-        FeedError(format!("lost the connection that listens to database `{server}`"))
+        FeedError(format!(
+            "lost the connection that listens to database `{server}`: the server, or something on \
+             the way to it, closed it; hint: the server's log says why"
+        ))
     }
 
     fn changes(&self, payload: &str) -> Vec<Change> {
         let Some(payload) = Payload::read(payload) else {
-            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner);
             return watched.iter().map(|id| Change { source: id.clone(), tenants: None }).collect();
         };
         let source = ChangeSourceId::new(payload.source);
+        if payload.installed == Some(true) {
+            self.ears.installed.add([source]);
+            return Vec::new();
+        }
         if let Some(code) = &payload.error {
-            (self.trouble)(&source, code);
+            (self.ears.trouble)(&source, code);
         }
         vec![Change { source, tenants: payload.tenants }]
     }
@@ -287,13 +382,15 @@ impl Feed for PostgresFeed {
     }
 }
 
-/// What a trigger tells: see `sql::body`.
+/// What a trigger tells: see `sql::body`; or `install`: see `sql::tell_installed`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Payload {
     source: String,
     tenants: Option<Vec<String>>,
     /// The SQLSTATE of what went wrong while tenants were looked for.
     error: Option<String>,
+    /// Nothing was written: the triggers are new or mended.
+    installed: Option<bool>,
 }
 
 impl Payload {
@@ -305,7 +402,7 @@ impl Payload {
         }
         serde_json::from_str(text).ok().or_else(|| {
             let Source { source } = serde_json::from_str(text).ok()?;
-            Some(Self { source, tenants: None, error: None })
+            Some(Self { source, tenants: None, error: None, installed: None })
         })
     }
 }

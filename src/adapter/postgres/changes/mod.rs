@@ -1,22 +1,27 @@
 //! The change feed's triggers in Postgres: what they must be, what is there, and the way between.
 
 mod listen;
+mod look;
+mod rights;
 mod sql;
 mod survey;
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::domain::change::{ChangeSource, TouchedTenants};
 use crate::domain::job::JobName;
 use crate::engine::port::SourceError;
 
-use self::survey::{FunctionState, Lack, Survey, Surveyed, survey};
-use super::{ANSWER_GRACE, Database, Lease, error, local_settings};
+use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
+use super::{Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
+pub use self::look::{Looked, Standing, Versions, look, table_problems};
+pub use self::rights::Security;
+pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{install_sql, uninstall_sql};
 
 /// How long a statement waits for a table that somebody writes to. While it waits, it holds up all
@@ -83,6 +88,11 @@ pub struct Installed {
     pub tenants: TouchedTenants,
     /// On how many relations there are triggers: the table, and its partitions or children.
     pub relations: usize,
+    /// Whose rights its function has.
+    pub security: Security,
+    /// The tables that its query reads and that a job does not watch: rows that are deleted after
+    /// theirs are not found.
+    pub unwatched: Vec<(JobName, String)>,
     /// What was done.
     pub done: Done,
 }
@@ -110,78 +120,42 @@ pub struct Removed {
 /// Makes the triggers of the database those that these sources need, in one transaction: makes what
 /// is missing, mends what is different, removes what no source needs. `tenants` is the query of the
 /// tenants. Tables that are as they must be are not locked.
+///
+/// A function that reads tables with row-level security becomes what `security` says; one that is
+/// [`Security::Definer`] stays it.
 pub async fn install(
     database: &Database,
     sources: &[ChangeSource],
     tenants: &str,
+    security: Security,
 ) -> Result<(Vec<Installed>, Removed), ChangesError> {
-    let change = |survey: &Survey<'_>| statements(survey);
-    let survey = change_triggers(database, sources, tenants, change).await?;
+    let survey = change_triggers(database, sources, tenants, security).await?;
     Ok((survey.sources.iter().map(installed).collect(), removed(&survey)))
 }
 
 /// Removes every trigger and function of the change feed, in one transaction, and nothing else.
 pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
-    let survey = change_triggers(database, &[], "", statements).await?;
+    let survey = change_triggers(database, &[], "", Security::Invoker).await?;
     Ok(removed(&survey))
 }
 
-/// What of the triggers is there, each table in one of the lists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Every change is told.
-    pub whole: Vec<String>,
-    /// Changes are told, but for what is written to some partitions or children directly.
-    pub partly: Vec<String>,
-    /// No change is told, or not in every way that jobs need.
-    pub lacking: Vec<String>,
-    /// Why what some of them tell, or would tell, is of no use.
-    pub problems: Vec<TableProblem>,
-}
+/// Lets a transaction see every table: it reads no row, so that policies do not matter.
+const ALL_TABLES: &str = "set local row_security = on";
 
-/// Looks whether these sources have their triggers; changes nothing.
-pub async fn standing(
-    database: &Database,
-    sources: &[ChangeSource],
-    tenants: &str,
-) -> Result<Standing, ChangesError> {
-    let mut lease = database.acquire().await?;
+/// Begins a look: it reads, and waits for no lock for long.
+async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
     let longest = database.settings.statement_timeout;
-    let look = async {
-        let begin = format!("begin read only; {}", local_settings(longest));
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await?;
-        let found = survey(&mut lease, sources, tenants).await?;
-        lease.execute(sqlx::raw_sql("rollback")).await?;
-        Ok(found)
-    };
-    let doing = "could not look for the triggers of the change feed";
-    let found = match timeout(longest + ANSWER_GRACE, look).await {
-        Ok(found) => found.map_err(|refused: Refused| refused.into_error(doing))?,
-        Err(_elapsed) => return Err(unanswered(doing, longest)),
-    };
-    lease.give_back();
-    Ok(Standing { problems: found.problems, ..standing_of(&found.sources) })
-}
-
-fn standing_of(sources: &[Surveyed<'_>]) -> Standing {
-    let mut standing = Standing::default();
-    // A table that is watched in several ways stands there several times, one after another.
-    for ways in sources.chunk_by(|one, other| one.source.table == other.source.table) {
-        let list = if !ways.iter().all(Surveyed::is_installed) {
-            &mut standing.lacking
-        } else if !ways.iter().all(Surveyed::has_all_triggers) {
-            &mut standing.partly
-        } else {
-            &mut standing.whole
-        };
-        list.extend(ways.first().map(|surveyed| surveyed.source.table.clone()));
-    }
-    standing
+    let begin = Begin::reading(Access::ReadOnly, longest);
+    let mut transaction = database.begin(begin).await.map_err(Refused::Source)?;
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
+    Ok(transaction)
 }
 
 /// Why a transaction ended.
 enum Refused {
     Sql(sqlx::Error),
+    /// There was no connection to begin it on.
+    Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
 }
@@ -200,7 +174,7 @@ impl Refused {
             Self::Sql(error) => {
                 matches!(error::code(error), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
             }
-            Self::Tables(_) | Self::Version(_) => false,
+            Self::Source(_) | Self::Tables(_) | Self::Version(_) => false,
         }
     }
 
@@ -210,6 +184,7 @@ impl Refused {
                 ChangesError::NotAllowed(format!("{doing}: {}", error::text(&error)))
             }
             Self::Sql(error) => error::source_error(doing, &error).into(),
+            Self::Source(error) => error.into(),
             Self::Tables(problems) => ChangesError::Tables(problems),
             Self::Version(message) => ChangesError::Version(message),
         }
@@ -230,19 +205,15 @@ async fn change_triggers<'s>(
     database: &Database,
     sources: &'s [ChangeSource],
     tenants: &str,
-    decide: impl Fn(&Survey<'_>) -> Vec<String>,
+    security: Security,
 ) -> Result<Survey<'s>, ChangesError> {
     let doing = "cannot change the triggers of the change feed";
     let mut tries = 1;
     loop {
-        let mut lease = database.acquire().await?;
-        match change_once(database, &mut lease, (sources, tenants), &decide).await {
-            Ok(survey) => {
-                lease.give_back();
-                return Ok(survey);
-            }
-            // The connection, and with it the transaction, ends here.
-            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => drop(lease),
+        let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
+        match change_once(transaction, (sources, tenants), security).await {
+            Ok(survey) => return Ok(survey),
+            Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
                 let doing = "could not lock the tables for the triggers of the change feed, which \
                              somebody else writes to in a long transaction";
@@ -256,22 +227,21 @@ async fn change_triggers<'s>(
 }
 
 async fn change_once<'s>(
-    database: &Database,
-    lease: &mut Lease,
+    mut transaction: Transaction,
     (sources, tenants): (&'s [ChangeSource], &str),
-    decide: &impl Fn(&Survey<'_>) -> Vec<String>,
+    security: Security,
 ) -> Result<Survey<'s>, Refused> {
-    database.begin_write(lease, LOCK_WAIT).await?;
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
-    lease.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let mut survey = survey(lease, sources, tenants).await?;
+    transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
+    transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
+    let mut survey = survey(&mut transaction, sources, tenants, security).await?;
     if !survey.problems.is_empty() {
         return Err(Refused::Tables(std::mem::take(&mut survey.problems)));
     }
-    for statement in decide(&survey) {
-        lease.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+    for statement in statements(&survey) {
+        transaction.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
     }
-    lease.execute(sqlx::raw_sql("commit")).await?;
+    transaction.commit().await?;
     Ok(survey)
 }
 
@@ -281,10 +251,11 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
     if !survey.has_schema && !survey.sources.is_empty() {
         statements.push("create schema preheat".to_owned());
     }
-    for Surveyed { source, function, relations } in &survey.sources {
-        match function {
+    for surveyed in &survey.sources {
+        let Triggers { source, relations } = &surveyed.triggers;
+        match surveyed.function {
             FunctionState::Missing | FunctionState::Different => {
-                statements.push(sql::create_function(source));
+                statements.push(sql::create_function(source, surveyed.security));
             }
             FunctionState::AsItMustBe => {}
         }
@@ -298,6 +269,10 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
             }
         }
     }
+    let is_changed = |surveyed: &&Surveyed<'_>| done(surveyed) != Done::AsItWas;
+    for surveyed in survey.sources.iter().filter(is_changed) {
+        statements.push(sql::tell_installed(&surveyed.triggers.source.id));
+    }
     for trigger in &survey.spare_triggers {
         let (name, on) = (sql::quoted(&trigger.name), &trigger.relation);
         statements.push(format!("drop trigger {name} on {on}"));
@@ -308,15 +283,25 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
     statements
 }
 
-fn installed(surveyed: &Surveyed<'_>) -> Installed {
-    let done = match surveyed.function {
+fn done(surveyed: &Surveyed<'_>) -> Done {
+    match surveyed.function {
         FunctionState::Missing => Done::New,
-        FunctionState::AsItMustBe if surveyed.has_all_triggers() => Done::AsItWas,
+        FunctionState::AsItMustBe if surveyed.triggers.has_all_triggers() => Done::AsItWas,
         FunctionState::Different | FunctionState::AsItMustBe => Done::Mended,
-    };
-    let ChangeSource { table, tenants, .. } = surveyed.source;
-    let (table, tenants) = (table.clone(), tenants.clone());
-    Installed { table, tenants, relations: surveyed.relations.len(), done }
+    }
+}
+
+fn installed(surveyed: &Surveyed<'_>) -> Installed {
+    let Triggers { source, relations } = &surveyed.triggers;
+    let (table, tenants) = (source.table.clone(), source.tenants.clone());
+    Installed {
+        table,
+        tenants,
+        relations: relations.len(),
+        security: surveyed.security,
+        unwatched: surveyed.unwatched.clone(),
+        done: done(surveyed),
+    }
 }
 
 fn removed(survey: &Survey<'_>) -> Removed {

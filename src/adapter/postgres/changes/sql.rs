@@ -10,6 +10,9 @@ use std::fmt::Write;
 use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
+use super::super::describe;
+use super::rights::Security;
+
 /// Where changes are told. It stands in the databases' triggers, so that it never changes.
 pub(super) const CHANNEL: &str = "preheat_changes";
 
@@ -79,7 +82,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// A table's name, with or without its schema's, as SQL has it.
-pub(super) fn table(name: &str) -> String {
+pub(in super::super) fn table(name: &str) -> String {
     let parts: Vec<_> = name.split('.').map(quoted).collect();
     parts.join(".")
 }
@@ -97,7 +100,7 @@ fn dollar_quoted(text: &str) -> String {
 
 /// A query as a part of another.
 pub(super) fn nested(query: &str) -> &str {
-    query.trim().trim_end_matches(|char: char| char == ';' || char.is_whitespace())
+    describe::statement(query).trim()
 }
 
 /// The query over the relation `changed` whose first column is the tenant's id; the fleet has none.
@@ -119,6 +122,72 @@ pub(super) fn probe(source: &ChangeSource) -> Option<String> {
         "with changed as (select * from {table} where false)\n\
          select found.tenant from (\n{query}\n) as found (tenant) limit 0"
     ))
+}
+
+/// Whether its function reads tables, those of its query, beside the changed rows.
+pub(super) fn reads_tables(source: &ChangeSource) -> bool {
+    matches!(source.tenants, TouchedTenants::Sql(_))
+}
+
+/// Makes a view that reads what the query of a source reads; a source without a query has none. The
+/// changed rows are those of a temporary table, since a trigger does not read the table for them.
+pub(super) fn reading_view(source: &ChangeSource) -> Option<String> {
+    let query = touched(source).filter(|_| reads_tables(source))?;
+    let table = table(&source.table);
+    Some(format!(
+        "create temporary table preheat_changed as select * from {table} limit 0;\n\
+         create temporary view preheat_reads as with changed as (select * from pg_temp.preheat_changed)\n\
+         select found.tenant from (\n{query}\n) as found (tenant)"
+    ))
+}
+
+/// The tables that the view of [`reading_view`] reads: the `oid`, the name as SQL has it, whether a
+/// policy may hide rows from the role that writes, and whether it hides some from `owner`, without
+/// whom it is the current role.
+///
+/// A view reads as its owner, unless it says that it reads as its user; a policy does not count for a
+/// superuser, a role with `BYPASSRLS`, and the table's owner where it is not forced on that one.
+pub(super) fn reads(owner: &str) -> String {
+    let sees_all = |role: &str| {
+        format!(
+            "exists (select from pg_roles r where r.oid = {role} and (r.rolsuper or r.rolbypassrls
+          or pg_has_role(r.oid, c.relowner, 'usage') and not c.relforcerowsecurity))"
+        )
+    };
+    let current = "(select oid from pg_roles where rolname = current_user)";
+    let by_writer = sees_all("reads.role");
+    let by_owner = sees_all(&format!("coalesce(reads.role, {owner}, {current})"));
+    format!(
+        "with recursive depends as (
+      select distinct r.ev_class as reader, d.refobjid as oid
+      from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+        and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class),
+    reads as (
+      select oid, null::oid as role from depends
+      where reader = 'pg_temp.preheat_reads'::regclass
+        and oid <> 'pg_temp.preheat_changed'::regclass
+      union
+      select d.oid, case when exists (select from pg_options_to_table(v.reloptions)
+          where option_name = 'security_invoker' and option_value::bool)
+        then reads.role else v.relowner end
+      from reads join pg_class v on v.oid = reads.oid and v.relkind = 'v'
+        join depends d on d.reader = v.oid)
+    select c.oid, c.oid::regclass::text as name,
+      bool_or(c.relrowsecurity and not {by_writer}) as hides_from_writer,
+      bool_or(c.relrowsecurity and not {by_owner}) as hides_from_owner
+    from reads join pg_class c on c.oid = reads.oid and c.relkind in ('r', 'p', 'm', 'f')
+    group by 1, 2 order by 2"
+    )
+}
+
+/// The schemas of the search path in which every role may create something, as one text.
+pub(super) const OPEN_SCHEMAS: &str = "select string_agg(quote_ident(name), ', ')
+    from unnest(current_schemas(false)) name where has_schema_privilege('public', name, 'create')";
+
+/// The notification that a source's triggers are new or mended: anything that happened before may
+/// have been missed.
+pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
+    format!("select pg_notify('{CHANNEL}', '{{\"source\":\"{id}\",\"installed\":true}}')")
 }
 
 /// What the function of a source does, as `pg_proc.prosrc` has it.
@@ -211,13 +280,22 @@ end
     )
 }
 
-/// Makes a source's function what it must be.
-pub(super) fn create_function(source: &ChangeSource) -> String {
+/// Makes a source's function what it must be. With `row_security = off` a query that a policy would
+/// filter fails, and then any tenant may have changed: filtered, it would find nobody.
+pub(super) fn create_function(source: &ChangeSource, security: Security) -> String {
     let name = function_name(&source.id);
     let (body, comment) = (dollar_quoted(&body(source)), literal(&comment(source)));
+    let (security, rights) = match security {
+        Security::Invoker => ("", String::new()),
+        Security::Definer => {
+            (" security definer", format!("revoke all on function preheat.{name}() from public;\n"))
+        }
+    };
+    let row_security = if reads_tables(source) { " set row_security = off" } else { "" };
     let mut sql = format!(
         "create or replace function preheat.{name}() returns trigger\n  \
-         language plpgsql set search_path = pg_catalog, pg_temp\n  as {body};\n\
+         language plpgsql{security}{row_security} set search_path = pg_catalog, pg_temp\n  \
+         as {body};\n{rights}\
          comment on function preheat.{name}() is {comment};\n"
     );
     if let TouchedTenants::Sql(_) = source.tenants {
@@ -272,8 +350,9 @@ pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) 
 }
 
 /// Everything that the sources need, as statements for a migration: they may be run again, and
-/// remove what these sources do not need any more.
-pub fn install_sql(sources: &[ChangeSource]) -> String {
+/// remove what these sources do not need any more. `security` is that of the functions that read
+/// tables.
+pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
     let mut sql = String::from(
         "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
          -- To be run in one transaction, by the owner of the tables.\n\n\
@@ -281,18 +360,26 @@ pub fn install_sql(sources: &[ChangeSource]) -> String {
     );
     for source in sources {
         let jobs: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
-        let _a_string_takes_all =
-            write!(sql, "\n-- For {}.\n{}", jobs.join(", "), create_function(source));
+        let security = if reads_tables(source) { security } else { Security::Invoker };
+        let function = create_function(source, security);
+        let _a_string_takes_all = write!(sql, "\n-- For {}.\n{}", jobs.join(", "), function);
         let relation = table(&source.table);
         for event in Event::ALL {
             let trigger = create_trigger(&source.id, event, &relation);
             let _a_string_takes_all = writeln!(sql, "{trigger};");
         }
         sql.push_str(&on_partitions(source));
+        sql.push_str(&sees_every_row(source, security));
     }
     let ids: Vec<_> = sources.iter().map(|source| &source.id).collect();
     sql.push_str("\n-- What other jobs needed.\n");
     sql.push_str(&remove_others(&ids));
+    if !sources.is_empty() {
+        sql.push_str("\n-- For workers that run.\n");
+    }
+    for source in sources {
+        let _a_string_takes_all = writeln!(sql, "{};", tell_installed(&source.id));
+    }
     sql
 }
 
@@ -334,6 +421,60 @@ fn on_partitions(source: &ChangeSource) -> String {
     }
     block.push_str("  end loop;\nend\n");
     format!("do {};\n", dollar_quoted(&block))
+}
+
+/// Ends a script whose function would not see every row that its query needs.
+fn sees_every_row(source: &ChangeSource, security: Security) -> String {
+    let Some(view) = reading_view(source) else { return String::new() };
+    let reads = reads(&format!(
+        "(select proowner from pg_proc where oid = 'preheat.{}()'::regprocedure)",
+        function_name(&source.id)
+    ));
+    let (hides, hint, open) = match security {
+        Security::Invoker => (
+            "hides_from_writer",
+            "`preheat changes sql --security-definer` lets the trigger's function run with the rights \
+             of the role that runs these statements",
+            String::new(),
+        ),
+        Security::Definer => (
+            "hides_from_owner",
+            "let a role with BYPASSRLS run these statements, or the owner of the tables where \
+             row-level security is not forced",
+            format!(
+                "  preheat_found := ({OPEN_SCHEMAS});
+  if preheat_found is not null then
+    raise exception 'anybody may create objects in schema % of the search path, and with them run \
+                 statements as the owner of a function that is security definer', preheat_found
+      using hint = 'revoke create on that schema from public';
+  end if;
+"
+            ),
+        ),
+    };
+    let (what, hint) = (literal(&format!("table `{}`", source.table)), literal(hint));
+    let block = format!(
+        "
+#variable_conflict use_column
+declare
+  preheat_found text;
+begin
+  {view};
+  preheat_found := (select string_agg(name, ', ') from (
+    {reads}) as found where {hides});
+  drop view pg_temp.preheat_reads;
+  drop table pg_temp.preheat_changed;
+  if preheat_found is not null then
+    raise exception 'the query that finds the tenants of % reads % with row-level security, which \
+         would hide rows from it', {what}, preheat_found using hint = {hint};
+  end if;
+{open}end
+"
+    );
+    format!(
+        "-- It ends here where the query would not see every row.\ndo {};\n",
+        dollar_quoted(&block)
+    )
 }
 
 /// Removes every function of ours but those of these sources, and the triggers that call them.
@@ -386,12 +527,15 @@ mod tests {
     fn names_are_quoted_and_queries_are_parts() {
         assert_eq!(table("shop.Order \"Items\""), "\"shop\".\"Order \"\"Items\"\"\"");
         assert_eq!(nested(" select 1 ;\n; "), "select 1");
+        assert_eq!(nested("select 1; -- the end"), "select 1");
         assert_eq!(dollar_quoted("a"), "$preheat$a$preheat$");
         assert_eq!(dollar_quoted("$preheat$ $preheat1$"), {
             "$preheat2$$preheat$ $preheat1$$preheat2$"
         });
         let column = source("it's", TouchedTenants::Column("te\"nant".to_owned()));
-        assert!(create_function(&column).contains("`it''s`: tenants by `te\"nant`'"));
+        assert!(
+            create_function(&column, Security::Invoker).contains("`it''s`: tenants by `te\"nant`'")
+        );
         assert!(body(&column).contains("select changed.\"te\"\"nant\" from changed"));
     }
 

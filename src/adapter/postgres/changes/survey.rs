@@ -1,11 +1,14 @@
 //! What of the change feed is in the database, against what the jobs need.
 
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
+use crate::domain::job::JobName;
 
 use super::super::error;
+use super::rights::{self, Reads, Security};
 use super::sql::{self, Event};
 use super::{Refused, TableProblem};
 
@@ -26,8 +29,17 @@ pub(super) struct Survey<'s> {
 
 /// One source, and what it has.
 pub(super) struct Surveyed<'s> {
-    pub(super) source: &'s ChangeSource,
+    pub(super) triggers: Triggers<'s>,
     pub(super) function: FunctionState,
+    /// What its function has to be.
+    pub(super) security: Security,
+    /// The tables that its query reads and that a job of its does not watch.
+    pub(super) unwatched: Vec<(JobName, String)>,
+}
+
+/// What a source has of its triggers.
+pub(super) struct Triggers<'s> {
+    pub(super) source: &'s ChangeSource,
     /// Its table, first, and all partitions or children; none where there is no such table.
     pub(super) relations: Vec<Relation>,
 }
@@ -43,11 +55,21 @@ pub(super) enum FunctionState {
 
 /// A relation on which there have to be triggers.
 pub(super) struct Relation {
-    oid: Oid,
+    pub(super) oid: Oid,
     /// As SQL has it.
     pub(super) name: String,
     kind: String,
     pub(super) lacking: Vec<(Event, Lack)>,
+    /// Of the source's triggers that are on it.
+    pub(super) versions: Vec<TriggerVersion>,
+}
+
+/// Which version of a trigger and of its function this is, by `oid` and `xmin` of both: it is
+/// another one after each `alter table … disable trigger` or `enable trigger`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TriggerVersion {
+    trigger: (u32, String),
+    function: (u32, String),
 }
 
 /// What is wrong with a trigger.
@@ -73,11 +95,10 @@ pub(super) struct SpareFunction {
     pub(super) comment: Option<String>,
 }
 
-impl Surveyed<'_> {
+impl Triggers<'_> {
     /// Whether changes of its table itself are told; those of a partition may not be.
     pub(super) fn is_installed(&self) -> bool {
-        let is_whole = |table: &Relation| table.lacking.is_empty();
-        self.function != FunctionState::Missing && self.relations.first().is_some_and(is_whole)
+        self.relations.first().is_some_and(|table| table.lacking.is_empty())
     }
 
     /// Whether changes of its partitions or children are told too, whoever writes to them.
@@ -87,7 +108,7 @@ impl Surveyed<'_> {
 }
 
 /// A trigger as it was found.
-struct FoundTrigger {
+pub(super) struct FoundTrigger {
     relation: Oid,
     relation_name: String,
     name: String,
@@ -95,45 +116,125 @@ struct FoundTrigger {
     is_on: bool,
     ty: i16,
     tables: (Option<String>, Option<String>),
+    version: TriggerVersion,
 }
 
 /// A function as it was found.
-struct FoundFunction {
+pub(super) struct FoundFunction {
     name: String,
     body: String,
-    is_as_made: bool,
+    /// Its settings, as the catalogue has them.
+    settings: Vec<String>,
+    pub(super) security: Security,
+    pub(super) owner: Oid,
     comment: Option<String>,
 }
 
-/// Looks at everything, within an open transaction; `tenants` is the query of the tenants.
+/// Looks at everything, within an open transaction that may write; `tenants` is the query of the
+/// tenants.
 pub(super) async fn survey<'s>(
     connection: &mut PgConnection,
     sources: &'s [ChangeSource],
     tenants: &str,
+    security: Security,
 ) -> Result<Survey<'s>, Refused> {
-    require_version(connection).await?;
     let has_schema = scalar(connection, "select to_regnamespace('preheat') is not null").await?;
-    let triggers = found_triggers(connection).await?;
+    let all = found_triggers(connection).await?;
     let functions = found_functions(connection).await?;
+    let found = triggers(connection, sources, &all).await?;
+    let mut problems = problems(connection, &found, tenants).await?;
+    let mut examined = Vec::new();
+    // What a query reads can be asked where the server takes the query.
+    let is_sound = problems.is_empty();
+    for Triggers { source, .. } in &found {
+        let function = function_of(source, &functions);
+        let reads =
+            if is_sound { rights::reads(connection, source, function).await? } else { None };
+        let now = function.map_or(Security::Invoker, |function| function.security);
+        let security = match &reads {
+            Some(reads) => rights::security(connection, source, reads, (now, security)).await?,
+            None => Ok(Security::Invoker),
+        };
+        let security = security.unwrap_or_else(|problem| {
+            problems.push(problem);
+            now
+        });
+        let unwatched = reads.map(|reads| unwatched(source, &reads, &found));
+        let state = function_state(source, function, security);
+        examined.push((state, security, unwatched.unwrap_or_default()));
+    }
+    let (spare_triggers, spare_functions) = spare(&found, all, functions);
+    let surveyed = |(triggers, (function, security, unwatched))| Surveyed {
+        triggers,
+        function,
+        security,
+        unwatched,
+    };
+    let sources = found.into_iter().zip(examined).map(surveyed).collect();
+    Ok(Survey { sources, has_schema, spare_triggers, spare_functions, problems })
+}
+
+/// The tables that the query of a source reads and that a job of its does not watch.
+fn unwatched(source: &ChangeSource, reads: &Reads, all: &[Triggers<'_>]) -> Vec<(JobName, String)> {
+    let of_job = |job: &JobName| {
+        let watched = all.iter().filter(|triggers| triggers.source.jobs.contains(job));
+        let watched = watched.flat_map(|triggers| &triggers.relations);
+        let watched: Vec<_> = watched.map(|relation| relation.oid).collect();
+        let named = |table| (job.clone(), table);
+        reads.outside(&watched).into_iter().map(named).collect::<Vec<_>>()
+    };
+    source.jobs.iter().flat_map(of_job).collect()
+}
+
+/// What these sources have of their triggers; locks no table.
+pub(super) async fn look<'s>(
+    connection: &mut PgConnection,
+    sources: &'s [ChangeSource],
+) -> Result<Vec<Triggers<'s>>, sqlx::Error> {
+    let all = found_triggers(connection).await?;
+    triggers(connection, sources, &all).await
+}
+
+async fn triggers<'s>(
+    connection: &mut PgConnection,
+    sources: &'s [ChangeSource],
+    all: &[FoundTrigger],
+) -> Result<Vec<Triggers<'s>>, sqlx::Error> {
+    let mut found: Vec<_> =
+        sources.iter().map(|source| Triggers { source, relations: Vec::new() }).collect();
+    for (place, mut relation) in relations(connection, sources).await? {
+        let Some(triggers) = found.get_mut(place) else { continue };
+        relation.lacking = lacking(&triggers.source.id, relation.oid, all);
+        let function = sql::function_name(&triggers.source.id);
+        let of_source = all
+            .iter()
+            .filter(|trigger| trigger.relation == relation.oid && trigger.function == function);
+        relation.versions = of_source.map(|trigger| trigger.version.clone()).collect();
+        relation.versions.sort();
+        triggers.relations.push(relation);
+    }
+    Ok(found)
+}
+
+/// Why what these sources tell, or would tell, is of no use. Asking waits for tables that somebody
+/// has locked.
+pub(super) async fn problems(
+    connection: &mut PgConnection,
+    found: &[Triggers<'_>],
+    tenants: &str,
+) -> Result<Vec<TableProblem>, Refused> {
+    require_version(connection).await?;
     let mut problems = Vec::new();
-    let by_id = sources.iter().any(|source| source.tenants != TouchedTenants::Fleet);
+    let by_id = found.iter().any(|triggers| triggers.source.tenants != TouchedTenants::Fleet);
     let id = if by_id { tenants_id(connection, tenants, &mut problems).await? } else { None };
-    let mut surveyed = Vec::new();
-    for source in sources {
-        let found = problems.len();
-        let mut relations = relations(connection, &source.table).await?;
-        check_relations(source, &relations, &mut problems);
-        if problems.len() == found {
+    for Triggers { source, relations } in found {
+        let before = problems.len();
+        check_relations(source, relations, &mut problems);
+        if problems.len() == before {
             check_tenants(connection, source, id.as_ref(), &mut problems).await?;
         }
-        for relation in &mut relations {
-            relation.lacking = lacking(&source.id, relation.oid, &triggers);
-        }
-        let function = function_state(source, &functions);
-        surveyed.push(Surveyed { source, function, relations });
     }
-    let (spare_triggers, spare_functions) = spare(&surveyed, triggers, functions);
-    Ok(Survey { sources: surveyed, has_schema, spare_triggers, spare_functions, problems })
+    Ok(problems)
 }
 
 async fn scalar<T>(connection: &mut PgConnection, sql: &'static str) -> Result<T, sqlx::Error>
@@ -156,26 +257,40 @@ async fn require_version(connection: &mut PgConnection) -> Result<(), Refused> {
 }
 
 async fn found_triggers(connection: &mut PgConnection) -> Result<Vec<FoundTrigger>, sqlx::Error> {
-    type Row = (Oid, String, String, String, bool, i16, Option<String>, Option<String>);
-    let sql = "select t.tgrelid, t.tgrelid::regclass::text, t.tgname, f.proname, \
-                 t.tgenabled in ('O', 'A'), t.tgtype, t.tgoldtable, t.tgnewtable \
+    let sql = "select t.tgrelid as relation, t.tgrelid::regclass::text as relation_name, \
+                 t.tgname as name, f.proname as function, t.tgenabled in ('O', 'A') as is_on, \
+                 t.tgtype as ty, t.tgoldtable as old, t.tgnewtable as new, \
+                 t.oid as trigger_oid, t.xmin::text as trigger_xmin, \
+                 f.oid as function_oid, f.xmin::text as function_xmin \
                from pg_trigger t join pg_proc f on f.oid = t.tgfoid \
                where f.pronamespace = to_regnamespace('preheat') and f.proname ~ $1 \
                  and f.prorettype = 'trigger'::regtype and not t.tgisinternal \
                order by 2, 3";
-    let rows: Vec<Row> =
-        sqlx::query_as(sql).bind(sql::FUNCTIONS).persistent(false).fetch_all(connection).await?;
-    let found = |(relation, relation_name, name, function, is_on, ty, old, new): Row| {
-        let tables = (old, new);
-        FoundTrigger { relation, relation_name, name, function, is_on, ty, tables }
-    };
-    Ok(rows.into_iter().map(found).collect())
+    let rows =
+        sqlx::query(sql).bind(sql::FUNCTIONS).persistent(false).fetch_all(connection).await?;
+    rows.iter().map(found_trigger).collect()
+}
+
+fn found_trigger(row: &PgRow) -> Result<FoundTrigger, sqlx::Error> {
+    let oid = |column: &str| row.try_get(column).map(|Oid(oid)| oid);
+    Ok(FoundTrigger {
+        relation: row.try_get("relation")?,
+        relation_name: row.try_get("relation_name")?,
+        name: row.try_get("name")?,
+        function: row.try_get("function")?,
+        is_on: row.try_get("is_on")?,
+        ty: row.try_get("ty")?,
+        tables: (row.try_get("old")?, row.try_get("new")?),
+        version: TriggerVersion {
+            trigger: (oid("trigger_oid")?, row.try_get("trigger_xmin")?),
+            function: (oid("function_oid")?, row.try_get("function_xmin")?),
+        },
+    })
 }
 
 async fn found_functions(connection: &mut PgConnection) -> Result<Vec<FoundFunction>, sqlx::Error> {
-    type Row = (String, String, bool, Option<String>);
-    let sql = "select f.proname, f.prosrc, \
-                 not f.prosecdef and coalesce(array_to_string(f.proconfig, ','), '') ~ '^search_path=', \
+    type Row = (String, String, Option<Vec<String>>, bool, Oid, Option<String>);
+    let sql = "select f.proname, f.prosrc, f.proconfig, f.prosecdef, f.proowner, \
                  obj_description(f.oid, 'pg_proc') \
                from pg_proc f \
                where f.pronamespace = to_regnamespace('preheat') and f.proname ~ $1 \
@@ -183,27 +298,36 @@ async fn found_functions(connection: &mut PgConnection) -> Result<Vec<FoundFunct
                order by 1";
     let rows: Vec<Row> =
         sqlx::query_as(sql).bind(sql::FUNCTIONS).persistent(false).fetch_all(connection).await?;
-    let found =
-        |(name, body, is_as_made, comment): Row| FoundFunction { name, body, is_as_made, comment };
+    let found = |(name, body, settings, is_definer, owner, comment): Row| {
+        let settings = settings.unwrap_or_default();
+        let security = if is_definer { Security::Definer } else { Security::Invoker };
+        FoundFunction { name, body, settings, security, owner, comment }
+    };
     Ok(rows.into_iter().map(found).collect())
 }
 
-/// A table and everything below it, the table first.
+/// The table of each source and everything below it, the table first, with the source's place.
 async fn relations(
     connection: &mut PgConnection,
-    table: &str,
-) -> Result<Vec<Relation>, sqlx::Error> {
+    sources: &[ChangeSource],
+) -> Result<Vec<(usize, Relation)>, sqlx::Error> {
     let sql = "with recursive below as ( \
-                 select to_regclass($1)::oid as oid, 0 as depth \
+                 select place, to_regclass(name)::oid as oid, 0 as depth \
+                 from unnest($1::text[]) with ordinality as source (name, place) \
                  union \
-                 select i.inhrelid, depth + 1 from pg_inherits i join below b on i.inhparent = b.oid) \
-               select c.oid, c.oid::regclass::text, c.relkind::text \
-               from (select oid, min(depth) as depth from below group by oid) b \
+                 select b.place, i.inhrelid, depth + 1 \
+                 from pg_inherits i join below b on i.inhparent = b.oid) \
+               select b.place, c.oid, c.oid::regclass::text, c.relkind::text \
+               from (select place, oid, min(depth) as depth from below group by 1, 2) b \
                  join pg_class c on c.oid = b.oid \
-               order by b.depth, 2";
-    let rows: Vec<(Oid, String, String)> =
-        sqlx::query_as(sql).bind(sql::table(table)).persistent(false).fetch_all(connection).await?;
-    let relation = |(oid, name, kind)| Relation { oid, name, kind, lacking: Vec::new() };
+               order by b.place, b.depth, 3";
+    let tables: Vec<_> = sources.iter().map(|source| sql::table(&source.table)).collect();
+    let rows: Vec<(i64, Oid, String, String)> =
+        sqlx::query_as(sql).bind(tables).persistent(false).fetch_all(connection).await?;
+    let relation = |(place, oid, name, kind)| {
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        (place, Relation { oid, name, kind, lacking: Vec::new(), versions: Vec::new() })
+    };
     Ok(rows.into_iter().map(relation).collect())
 }
 
@@ -383,7 +507,8 @@ async fn first_column(
         Ok(rows) => rows,
         Err(error) if error::database(&error).is_some() => {
             connection.execute(sqlx::raw_sql("rollback to savepoint preheat_probe")).await?;
-            if error::code(&error) == Some(NOT_ALLOWED) {
+            // Nor is a table that somebody has locked, nor a server that is slow.
+            if matches!(error::code(&error), Some(NOT_ALLOWED | "55P03" | "40P01" | "57014")) {
                 return Err(error.into());
             }
             return Ok(Err(error));
@@ -424,20 +549,36 @@ fn lacking(id: &ChangeSourceId, relation: Oid, triggers: &[FoundTrigger]) -> Vec
     Event::ALL.into_iter().filter_map(lack).collect()
 }
 
-fn function_state(source: &ChangeSource, functions: &[FoundFunction]) -> FunctionState {
+fn function_of<'f>(
+    source: &ChangeSource,
+    functions: &'f [FoundFunction],
+) -> Option<&'f FoundFunction> {
     let name = sql::function_name(&source.id);
-    match functions.iter().find(|found| found.name == name) {
-        None => FunctionState::Missing,
-        Some(found) if found.is_as_made && found.body == sql::body(source) => {
-            FunctionState::AsItMustBe
-        }
-        Some(_) => FunctionState::Different,
+    functions.iter().find(|function| function.name == name)
+}
+
+fn function_state(
+    source: &ChangeSource,
+    function: Option<&FoundFunction>,
+    security: Security,
+) -> FunctionState {
+    let Some(found) = function else { return FunctionState::Missing };
+    let has = |setting: &str| found.settings.iter().any(|found| found.starts_with(setting));
+    let sees_all_or_fails = has("row_security=off") == sql::reads_tables(source);
+    if found.body == sql::body(source)
+        && found.security == security
+        && has("search_path=")
+        && sees_all_or_fails
+    {
+        FunctionState::AsItMustBe
+    } else {
+        FunctionState::Different
     }
 }
 
 /// What of all that was found belongs to no source.
 fn spare(
-    sources: &[Surveyed<'_>],
+    sources: &[Triggers<'_>],
     triggers: Vec<FoundTrigger>,
     functions: Vec<FoundFunction>,
 ) -> (Vec<SpareTrigger>, Vec<SpareFunction>) {

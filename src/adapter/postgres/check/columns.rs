@@ -1,0 +1,215 @@
+//! What a job expects of its query's columns, and what keys and values can have of them.
+
+use sqlx::postgres::PgRow;
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
+
+use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
+use crate::domain::json::{Column, ColumnProblem, ColumnType};
+use crate::domain::key::Placeholder;
+use crate::domain::spelling;
+
+use super::super::source::{ReadError, TenantsShape};
+use super::super::{Transaction, column, describe, error};
+use super::{QueryPlace, QueryProblem, plan, problem};
+
+/// What a job takes from the tenant query besides the id.
+pub(super) fn tenant_columns(job: &Job, shape: &TenantsShape, problems: &mut Vec<QueryProblem>) {
+    let columns = shape.columns.get(1..).unwrap_or_default();
+    let mut need = |place: QueryPlace, name: &str| {
+        if column::named(columns, name).is_none() {
+            let message = format!("the tenant query returns no column `{name}` after the id");
+            let hint =
+                did_you_mean(name, columns).unwrap_or_else(|| "add it to `tenants.sql`".to_owned());
+            problems.push(problem(place, message, Some(hint)));
+        }
+    };
+    for (index, key) in job.keys.iter().enumerate() {
+        for placeholder in key.template.placeholders() {
+            if let Placeholder::TenantColumn(name) = placeholder {
+                need(QueryPlace::Key(index), name);
+            }
+        }
+    }
+    if let Some(DateZone::TenantColumn(name)) = job.dates.as_ref().map(|dates| &dates.zone) {
+        need(QueryPlace::Timezone, name);
+    }
+}
+
+pub(super) fn key_columns(
+    index: usize,
+    key: &Key,
+    columns: &[Column],
+    problems: &mut Vec<QueryProblem>,
+) {
+    let mut need = |place: QueryPlace, name: &str| match column::named(columns, name) {
+        Some((_, column)) if column.ty.is_supported() => Some(column),
+        Some((_, Column { ty, .. })) => {
+            let message = format!("the column `{name}` is {ty}, which no key can have");
+            let hint = format!("cast it to text in the query: `{name}::text as {name}`");
+            problems.push(problem(place, message, Some(hint)));
+            None
+        }
+        None => {
+            let message = format!("the query returns no column `{name}`");
+            problems.push(problem(place, message, did_you_mean(name, columns)));
+            None
+        }
+    };
+    for name in key.template.columns() {
+        need(QueryPlace::Key(index), name);
+    }
+    if let Some(name) = key.unique.as_ref().filter(|name| !name.starts_with("tenant.")) {
+        need(QueryPlace::Unique(index), name);
+    }
+    if !key.template.has_date() {
+        return;
+    }
+    let Some(Column { ty, .. }) = need(QueryPlace::Key(index), DATE_COLUMN) else { return };
+    if !matches!(ty, ColumnType::Date | ColumnType::Text | ColumnType::Varchar) {
+        let message =
+            format!("the column `{DATE_COLUMN}` is {ty}, and a key's date is date or text");
+        let hint = "for a moment: `(starts_at at time zone …)::date as date`".to_owned();
+        problems.push(problem(QueryPlace::Key(index), message, Some(hint)));
+    }
+}
+
+fn did_you_mean(name: &str, columns: &[Column]) -> Option<String> {
+    let nearest = spelling::nearest(name, columns.iter().map(|column| column.name.as_str()))?;
+    Some(format!("did you mean `{nearest}`?"))
+}
+
+pub(super) fn encoding_problem(found: &ColumnProblem) -> QueryProblem {
+    let place = match found {
+        ColumnProblem::UnknownOmit { column, .. } => QueryPlace::Omit(column.clone()),
+        ColumnProblem::UnknownOverride { column, .. } | ColumnProblem::Override { column, .. } => {
+            QueryPlace::Columns(column.clone())
+        }
+        ColumnProblem::NoCodec { .. }
+        | ColumnProblem::SameMember { .. }
+        | ColumnProblem::NoColumns => QueryPlace::Query { at: None },
+    };
+    problem(place, found.to_string(), Some(found.hint()))
+}
+
+/// A warning for each column of a key whose text is not what an application writes there.
+pub(super) fn key_texts(job: &Job, columns: &[Column]) -> Vec<QueryProblem> {
+    let mut warnings = Vec::new();
+    for (index, key) in job.keys.iter().enumerate() {
+        for name in key.template.columns() {
+            let Some((_, column)) = column::named(columns, name) else { continue };
+            let Some((text, cast)) = unlike_an_application(&column.ty) else { continue };
+            let message = format!(
+                "the column `{name}` is {} and stands in the key as Postgres writes it: {text}",
+                column.ty
+            );
+            let cast = cast.replace("{}", name);
+            let hint = format!(
+                "an application seldom writes it so: add `{cast} as {name}_key` to the query, \
+                 write `{{{name}_key}}`, and name the column in `encode.omit`"
+            );
+            warnings.push(problem(QueryPlace::Key(index), message, Some(hint)));
+        }
+    }
+    warnings
+}
+
+/// What Postgres writes for a type where an application most likely writes something else, and an
+/// expression for what it does write.
+fn unlike_an_application(ty: &ColumnType) -> Option<(&'static str, &'static str)> {
+    Some(match ty {
+        ColumnType::Bool => ("`t` or `f`", "{}::text"),
+        ColumnType::Bpchar => ("with blanks at its end", "{}::text"),
+        ColumnType::Timestamp => {
+            ("`2026-01-31 08:00:00`", "to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')")
+        }
+        ColumnType::Timestamptz => (
+            "`2026-01-31 08:00:00+00`",
+            "to_char({} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')",
+        ),
+        ColumnType::Json | ColumnType::Jsonb => ("the whole JSON text", "{}->>'id'"),
+        ColumnType::Bytea => ("`\\x0123abcd`", "encode({}, 'hex')"),
+        ColumnType::Interval => ("`1 day 02:00:00`", "extract(epoch from {})::text"),
+        ColumnType::Array(_) => ("`{a,b}`", "array_to_string({}, ',')"),
+        ColumnType::Range(_) => ("`[a,b)`", "lower({})::text"),
+        ColumnType::Domain(base) => return unlike_an_application(base),
+        ColumnType::Int2
+        | ColumnType::Int4
+        | ColumnType::Int8
+        | ColumnType::Oid
+        | ColumnType::Float4
+        | ColumnType::Float8
+        | ColumnType::Numeric
+        | ColumnType::Text
+        | ColumnType::Varchar
+        | ColumnType::Name
+        | ColumnType::Citext
+        | ColumnType::Enum
+        | ColumnType::Xml
+        | ColumnType::Char
+        | ColumnType::Uuid
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Timetz
+        | ColumnType::Inet
+        | ColumnType::Cidr
+        | ColumnType::Macaddr
+        | ColumnType::Macaddr8
+        | ColumnType::Bit
+        | ColumnType::Varbit
+        | ColumnType::Point
+        | ColumnType::Unsupported(_) => return None,
+    })
+}
+
+/// A column whose type stops the query from being read.
+pub(super) fn unreadable(name: &str, ty: &dyn std::fmt::Display, why: &str) -> QueryProblem {
+    let message = format!("the column `{name}` is {ty}, {why}");
+    let hint = format!("cast it to text in the query: `{name}::text as {name}`");
+    problem(QueryPlace::Query { at: None }, message, Some(hint))
+}
+
+/// The columns of a query that make the driver refuse it, which does not say which they are: those
+/// of types that it cannot describe, such as multiranges and enums with commas in their labels.
+///
+/// The server describes them in the one row of a join that matches nothing; asked in this way, the
+/// driver looks no type up.
+pub(super) async fn undescribed(
+    transaction: &mut Transaction,
+    sql: &str,
+    types: &[Oid],
+) -> Result<Vec<QueryProblem>, ReadError> {
+    let sql = describe::one_row_of_nulls(sql);
+    let statement = plan::Statement::prepare(transaction, &sql, types).await?;
+    let row = sqlx::raw_sql(AssertSqlSafe(format!("execute {}", statement.call())));
+    let row: PgRow = transaction.fetch_one(row).await?;
+    statement.deallocate(transaction).await?;
+    let mut problems = Vec::new();
+    for column in row.columns() {
+        let Some(oid) = column.type_info().oid() else { continue };
+        if ColumnType::from_oid(oid.0).is_some() {
+            continue;
+        }
+        for ty in plan::type_names(transaction, &[oid]).await? {
+            if !is_readable(transaction, &ty).await? {
+                problems.push(unreadable(column.name(), &ty, "which the driver cannot read"));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Whether the driver takes a value of a type. Where it looks the type up, the server forgets the
+/// statement, which says that the look-up worked.
+async fn is_readable(transaction: &mut Transaction, ty: &str) -> Result<bool, ReadError> {
+    transaction.execute(sqlx::raw_sql("savepoint one_type")).await?;
+    let null = sqlx::query(AssertSqlSafe(format!("select null::{ty}"))).persistent(false);
+    let read = null.fetch_one(&mut **transaction).await;
+    transaction.execute(sqlx::raw_sql("rollback to one_type")).await?;
+    match read {
+        Ok(_) => Ok(true),
+        Err(error) if error::is_of_driver(&error) => Ok(false),
+        Err(error) if error::code(&error) == Some(error::UNKNOWN_STATEMENT) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,428 @@
+//! What is wrong with a query before a run: prepared and planned by the server, compared with the
+//! job, and tried on a few tenants.
+
+mod columns;
+mod plan;
+mod sample;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArguments, PgDatabaseError};
+use tokio::time::timeout;
+
+use crate::domain::change::ChangeSource;
+use crate::domain::job::{Job, Scope};
+use crate::domain::json::{Column, RowEncoder};
+use crate::domain::tenant::Batch;
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
+
+use self::plan::Plan;
+use super::changes::{self, ChangesError, TableProblem, quoted_table};
+use super::id::IdType;
+use super::source::{
+    PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
+    wrong_tenant_column,
+};
+use super::{ANSWER_GRACE, Access, Transaction, column, describe, error};
+
+pub use self::plan::{ReadRelation, RelationKind};
+pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
+
+/// What was found in a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why it cannot work, or would write wrong values.
+    pub problems: Vec<QueryProblem>,
+    /// What works and is most likely not what was meant.
+    pub warnings: Vec<QueryProblem>,
+}
+
+impl Findings {
+    fn of(problems: Vec<QueryProblem>) -> Self {
+        Self { problems, warnings: Vec::new() }
+    }
+}
+
+/// Something that is wrong with a query, or with what a job expects of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryProblem {
+    /// What it is about.
+    pub place: QueryPlace,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What a problem is about, so that its place in the job file can be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryPlace {
+    /// The SQL, at a byte of it where the server says at which.
+    Query {
+        /// That byte.
+        at: Option<usize>,
+    },
+    /// The template of that `[[keys]]`, counted from 0.
+    Key(usize),
+    /// `unique` of that `[[keys]]`, counted from 0.
+    Unique(usize),
+    /// `dates.timezone`
+    Timezone,
+    /// That name in `encode.omit`.
+    Omit(String),
+    /// That name in `encode.columns`.
+    Columns(String),
+}
+
+impl PostgresSource {
+    /// The tenant query.
+    pub fn tenants_sql(&self) -> &str {
+        &self.settings.sql
+    }
+
+    /// What the tenant's id is called in job queries.
+    pub fn tenant_column(&self) -> &str {
+        &self.settings.column
+    }
+
+    /// Everything that is wrong with the tenant query.
+    pub async fn describe_tenants(&self) -> Result<Findings, SourceError> {
+        let longest = self.database.settings.statement_timeout;
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_tenants(&mut transaction).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = in_time(longest, checked).await;
+        let checked = finish(transaction, checked).await;
+        checked.map_err(|error| error.into_source_error("could not check the tenant query"))
+    }
+
+    /// Everything that is wrong with a job's query: what the server says of it and of its plan, and
+    /// what the job expects of its columns. A tenant query that is wrong itself shows elsewhere.
+    pub async fn describe(&self, job: &Job) -> Result<Findings, SourceError> {
+        let longest = self.database.settings.statement_timeout;
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let checked = async {
+            loop {
+                let checked = self.check_job(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &checked).await? {
+                    return checked;
+                }
+            }
+        };
+        let checked = in_time(longest, checked).await;
+        finish(transaction, checked).await.map_err(|error| {
+            let doing = format!("could not check the query of job `{}`", job.name);
+            error.into_source_error(&doing)
+        })
+    }
+
+    /// The relations that a job's query reads, as the planner sees it: what a function reads is not
+    /// among them unless the server inlines it.
+    pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
+        let longest = self.database.settings.statement_timeout;
+        let mut transaction = self.begin(Access::ReadOnly, longest).await?;
+        let read = async {
+            loop {
+                let read = self.relations_in(&mut transaction, job).await;
+                if !learns_types(&mut transaction, &read).await? {
+                    return read;
+                }
+            }
+        };
+        let read = in_time(longest, read).await;
+        finish(transaction, read).await.map_err(|error| {
+            let doing = format!("could not tell what the query of job `{}` reads", job.name);
+            error.into_source_error(&doing)
+        })
+    }
+
+    /// Why the tables of these sources cannot be watched; a server that can watch none says why.
+    pub async fn table_problems(
+        &self,
+        sources: &[ChangeSource],
+    ) -> Result<Vec<TableProblem>, ChangesError> {
+        changes::table_problems(&self.database, sources, &self.settings.sql).await
+    }
+
+    async fn relations_in(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+    ) -> Result<Vec<ReadRelation>, ReadError> {
+        let id = match job.scope {
+            Scope::Tenants => Some(self.tenants_shape(transaction).await?.id),
+            Scope::Fleet => None,
+        };
+        let plan = plan::explain(transaction, &job.query.sql, &parameter_types(job, id)).await?;
+        let watched: Vec<_> = job.tables.iter().map(|table| quoted_table(&table.name)).collect();
+        Ok(plan::relations(transaction, &plan, &watched, &self.settings.column).await?)
+    }
+
+    /// The plan comes first: where a query writes, the server does not tell its columns.
+    async fn check_tenants(&self, transaction: &mut Transaction) -> Result<Findings, ReadError> {
+        let sql = &self.settings.sql;
+        let shape = match plan::explain(transaction, sql, &[]).await {
+            Ok(Plan { writes: Some(how), .. }) => return Ok(Findings::of(vec![writes(&how)])),
+            Ok(_reads) => self.tenants_shape(transaction).await,
+            Err(error) => Err(error),
+        };
+        Ok(Findings::of(match shape {
+            Ok(shape) => {
+                let unsupported = shape.columns.iter().filter(|column| !column.ty.is_supported());
+                let problem = |Column { name, ty }: &Column| {
+                    columns::unreadable(name, ty, "which has no codec")
+                };
+                unsupported.map(problem).collect()
+            }
+            Err(ReadError::Parameters { .. }) => {
+                let message = "the tenant query has a parameter, and nothing is given to it";
+                vec![problem(QueryPlace::Query { at: None }, message, None)]
+            }
+            Err(error) => self.not_described(transaction, error, (sql, &[])).await?,
+        }))
+    }
+
+    async fn check_job(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+    ) -> Result<Findings, ReadError> {
+        let mut problems = Vec::new();
+        let mut id = None;
+        if job.scope == Scope::Tenants {
+            let shape = match self.tenants_shape(transaction).await {
+                Ok(shape) => shape,
+                // It shows once, and not at each job.
+                Err(error) => {
+                    let tenants = (&*self.settings.sql, [].as_slice());
+                    self.not_described(transaction, error, tenants).await?;
+                    return Ok(Findings::default());
+                }
+            };
+            columns::tenant_columns(job, &shape, &mut problems);
+            id = Some(shape.id);
+        }
+        let (sql, types) = (&*job.query.sql, parameter_types(job, id));
+        let described = match plan::explain(transaction, sql, &types).await {
+            Ok(Plan { writes: Some(how), .. }) => {
+                problems.push(writes(&how));
+                return Ok(Findings::of(problems));
+            }
+            Ok(plan) => {
+                let is_read_together = job.scope == Scope::Tenants && job.batch.get() > 1;
+                if plan.is_cut && is_read_together {
+                    problems.push(is_cut(&self.settings.column));
+                }
+                describe::columns(transaction, sql, no_tenant(job, id)?).await
+            }
+            Err(error) => Err(error),
+        };
+        let columns = match described {
+            Ok(columns) => column::columns(&columns),
+            Err(error) => {
+                problems.extend(self.not_described(transaction, error, (sql, &types)).await?);
+                return Ok(Findings::of(problems));
+            }
+        };
+        if id.is_some() && !describe::has_parameter(sql) {
+            problems.push(self.reads_all_tenants());
+        }
+        self.check_columns(job, &columns, id, &mut problems);
+        Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
+    }
+
+    fn reads_all_tenants(&self) -> QueryProblem {
+        let column = &self.settings.column;
+        let message = "the query does not use `$1`: each batch would read all tenants";
+        let hint = format!("filter by `{column} = any($1)`");
+        problem(QueryPlace::Query { at: None }, message, Some(hint))
+    }
+
+    /// Why a query's columns could not be told. Where the driver does not know a type, it does not
+    /// say of which column, and they are looked at one by one.
+    async fn not_described(
+        &self,
+        transaction: &mut Transaction,
+        error: ReadError,
+        (sql, types): (&str, &[Oid]),
+    ) -> Result<Vec<QueryProblem>, ReadError> {
+        if let ReadError::Sql { error, .. } = &error
+            && error::is_of_driver(error)
+        {
+            let found = columns::undescribed(transaction, sql, types).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(vec![self.about_query(error, sql)?])
+    }
+
+    /// An error as a problem of its query; one that is not about the query stays an error.
+    fn about_query(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
+        let kind = match &error {
+            ReadError::Sql { error, .. } => error::kind(error),
+            ReadError::Other(kind, _) => *kind,
+            ReadError::Parameters { .. } => SourceErrorKind::Definition,
+        };
+        if !kind.is_about_query() || error.is_of_no_statement() {
+            return Err(error);
+        }
+        let (at, message, hint) = match &error {
+            ReadError::Sql { error: said, before } => {
+                let Some(refusal) = error::database(said) else { return Err(error) };
+                let at = error::position(refusal, *before);
+                let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
+                let message = format!("{} ({})", refusal.message(), refusal.code());
+                let at = at.and_then(|character| byte_of(sql, character));
+                let hint = self.hint(refusal).or_else(|| folded(refusal, sql, at?));
+                (at, message, hint.or_else(theirs))
+            }
+            ReadError::Other(_, message) => match message.split_once("; hint: ") {
+                Some((message, hint)) => (None, message.to_owned(), Some(hint.to_owned())),
+                None => (None, message.clone(), None),
+            },
+            ReadError::Parameters { wanted, given } => {
+                (None, too_many_parameters(*wanted, *given), None)
+            }
+        };
+        Ok(problem(QueryPlace::Query { at }, message, hint))
+    }
+
+    /// What to do where the server's own hint does not help.
+    fn hint(&self, refusal: &PgDatabaseError) -> Option<String> {
+        const WRITES: &str = "25006";
+        const NO_SUCH_FUNCTION: &str = "42883";
+        let message = refusal.message();
+        let compares_an_array = refusal.code() == NO_SUCH_FUNCTION
+            && message.starts_with("operator does not exist")
+            && message.contains("[]");
+        if refusal.code() == WRITES {
+            return Some(ONLY_READ.to_owned());
+        }
+        if !compares_an_array {
+            return None;
+        }
+        let column = &self.settings.column;
+        Some(if message.contains("date[]") {
+            format!(
+                "`$2` and `$3` are arrays of one date a tenant: join \
+                 `unnest($1, $2, $3) as batch ({column}, first_date, last_date)`"
+            )
+        } else {
+            format!("`$1` is the array of the batch's tenant ids: write `{column} = any($1)`")
+        })
+    }
+
+    fn check_columns(
+        &self,
+        job: &Job,
+        columns: &[Column],
+        id: Option<IdType>,
+        problems: &mut Vec<QueryProblem>,
+    ) {
+        if let Some(id) = id {
+            let name = &self.settings.column;
+            match column::named(columns, name) {
+                Some((_, column)) if id.fits(&column.ty) => {}
+                Some((_, column)) => {
+                    let message = wrong_tenant_column(column, id);
+                    problems.push(problem(QueryPlace::Query { at: None }, message, None));
+                }
+                None => {
+                    let message = format!("the query returns no column `{name}`");
+                    let hint =
+                        "each row needs its tenant's id; `encode.omit` keeps it out of the value";
+                    let hint = Some(hint.to_owned());
+                    problems.push(problem(QueryPlace::Query { at: None }, message, hint));
+                }
+            }
+        }
+        for (index, key) in job.keys.iter().enumerate() {
+            columns::key_columns(index, key, columns, problems);
+        }
+        if let Err(found) = RowEncoder::new(&job.encoding, columns) {
+            problems.extend(found.iter().map(columns::encoding_problem));
+        }
+    }
+}
+
+/// Why no query may write, and what to do about it.
+const ONLY_READ: &str = "preheat's queries only read, in read-only transactions: use a `select`";
+
+fn writes(how: &str) -> QueryProblem {
+    let message = format!("the query writes or locks rows: `{how}`");
+    problem(QueryPlace::Query { at: None }, message, Some(ONLY_READ.to_owned()))
+}
+
+fn is_cut(tenant: &str) -> QueryProblem {
+    let message =
+        "`limit` or `offset` cuts off rows of the whole batch, and not those of each tenant";
+    let hint = format!(
+        "number each tenant's rows by `row_number() over (partition by {tenant} order by …)`, or \
+         put the `limit` into a lateral subquery: \
+         `from unnest($1) as batch (id) cross join lateral (select … limit 10) as one`"
+    );
+    problem(QueryPlace::Query { at: None }, message, Some(hint))
+}
+
+/// Waits a little longer than the server does.
+async fn in_time<T>(
+    longest: Duration,
+    work: impl Future<Output = Result<T, ReadError>>,
+) -> Result<T, ReadError> {
+    let done = timeout(longest + ANSWER_GRACE, work).await;
+    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
+}
+
+/// The types of what a job's query is given: see [`arguments`].
+fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
+    const DATE: Oid = Oid(1082);
+    const DATES: Oid = Oid(1182);
+    let mut types: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    if job.dates.is_some() {
+        types.extend(match job.scope {
+            Scope::Tenants => [DATES; 2],
+            Scope::Fleet => [DATE; 2],
+        });
+    }
+    types
+}
+
+/// What the query is given for a batch of no tenants.
+fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, id, read)
+}
+
+/// The hint for a name with capitals that the server reads in lower case, since it has no quotes.
+fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
+    const UNKNOWN: [&str; 2] = ["42P01", "42703"];
+    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
+    let is_of_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
+    let name = rest.split(|char| !is_of_name(char)).next()?;
+    let has_capitals = |part: &str| part.contains(char::is_uppercase);
+    let part = |part: &str| {
+        if has_capitals(part) { format!("\"{part}\"") } else { part.to_owned() }
+    };
+    let quoted = name.split('.').map(part).collect::<Vec<_>>().join(".");
+    has_capitals(name)
+        .then(|| format!("without quotes Postgres reads a name in lower case: write `{quoted}`"))
+}
+
+/// The byte at which a character stands; the server counts characters from 1.
+fn byte_of(sql: &str, character: usize) -> Option<usize> {
+    sql.char_indices().nth(character.checked_sub(1)?).map(|(byte, _)| byte)
+}
+
+fn problem(place: QueryPlace, message: impl Into<String>, hint: Option<String>) -> QueryProblem {
+    QueryProblem { place, message: message.into(), hint }
+}

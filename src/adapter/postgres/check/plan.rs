@@ -1,0 +1,283 @@
+//! A query's plan for any tenants: what it reads, whether it writes, and whether it is cut off.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, Executor, Row};
+use uuid::Uuid;
+
+use crate::engine::port::SourceErrorKind;
+
+use super::super::Transaction;
+use super::super::source::{ReadError, value};
+
+/// What a plan tells.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The schema and name of each relation that is read: views are expanded, and partitions stand
+    /// in place of their parent.
+    pub(super) reads: BTreeSet<(String, String)>,
+    /// How it writes, as in `delete` or `select … for update`.
+    pub(super) writes: Option<String>,
+    /// Whether `limit` or `offset` cuts the rows of the whole batch.
+    pub(super) is_cut: bool,
+}
+
+/// The settings for a plan that names every relation: one that was pruned, or that cannot match a
+/// constraint, would be missing.
+const WHOLE_PLAN: &str = "set local plan_cache_mode = force_generic_plan; \
+                          set local enable_partition_pruning = off; \
+                          set local constraint_exclusion = off";
+
+/// Plans a query that is given parameters of these types. Only a prepared statement has a plan that
+/// does not depend on its parameters.
+pub(super) async fn explain(
+    transaction: &mut Transaction,
+    sql: &str,
+    types: &[Oid],
+) -> Result<Plan, ReadError> {
+    transaction.execute(sqlx::raw_sql(WHOLE_PLAN)).await?;
+    let statement = Statement::prepare(transaction, sql, types).await?;
+    transaction.execute(sqlx::raw_sql("savepoint explain")).await?;
+    let explain = format!("explain (verbose, format json) execute {}", statement.call());
+    let explained = sqlx::query(AssertSqlSafe(explain)).persistent(false);
+    let explained = explained.fetch_one(&mut **transaction).await;
+    transaction.execute(sqlx::raw_sql("rollback to explain")).await?;
+    statement.deallocate(transaction).await?;
+    let row = explained?;
+    read(value(&row, 0).unwrap_or_default()).map_err(|error| {
+        let message = format!("the plan of the query could not be read: {error}");
+        ReadError::Other(SourceErrorKind::Definition, message)
+    })
+}
+
+/// A statement that is prepared by SQL, for as long as something is asked about it.
+///
+/// It must not stay in a session that a pooler gives to others, and it outlives its transaction.
+/// Where it cannot be deallocated, the connection is lost, or closed with its transaction open: then
+/// a pooler closes the session too.
+pub(super) struct Statement {
+    name: String,
+    parameters: usize,
+}
+
+impl Statement {
+    /// Prepares a query that is given parameters of these types.
+    pub(super) async fn prepare(
+        transaction: &mut Transaction,
+        sql: &str,
+        types: &[Oid],
+    ) -> Result<Self, ReadError> {
+        let name = format!("preheat_{}", Uuid::now_v7().simple());
+        let declared = listed(&type_names(transaction, types).await?);
+        let before = format!("prepare {name}{declared} as\n");
+        let prepared = execute(transaction, format!("{before}{sql}")).await;
+        prepared.map_err(|error| ReadError::from(error).after(before.chars().count()))?;
+        let statement = Self { name, parameters: types.len() };
+        match statement.wanted(transaction).await? {
+            wanted if wanted > types.len() => {
+                statement.deallocate(transaction).await?;
+                Err(ReadError::Parameters { wanted, given: types.len() })
+            }
+            _as_many_or_fewer => Ok(statement),
+        }
+    }
+
+    /// How many parameters it has: those that were declared and those that stand in it.
+    async fn wanted(&self, transaction: &mut Transaction) -> Result<usize, sqlx::Error> {
+        let sql = "select cardinality(parameter_types) from pg_prepared_statements where name = $1";
+        let count: i32 = sqlx::query_scalar(sql)
+            .bind(&self.name)
+            .persistent(false)
+            .fetch_one(&mut **transaction)
+            .await?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Its name with a NULL for each parameter.
+    pub(super) fn call(&self) -> String {
+        format!("{}{}", self.name, listed(&vec!["null"; self.parameters]))
+    }
+
+    pub(super) async fn deallocate(self, transaction: &mut Transaction) -> Result<(), sqlx::Error> {
+        execute(transaction, format!("deallocate {}", self.name)).await
+    }
+}
+
+/// In parentheses, or nothing where there is none.
+fn listed<S: Borrow<str>>(words: &[S]) -> String {
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+}
+
+/// Executes a statement by itself: a text with a second one is refused.
+async fn execute(transaction: &mut Transaction, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Types as SQL has them.
+pub(super) async fn type_names(
+    transaction: &mut Transaction,
+    types: &[Oid],
+) -> Result<Vec<String>, sqlx::Error> {
+    let sql = "select format_type(oid, null) from unnest($1) with ordinality as given (oid, place) \
+               order by place";
+    let names = sqlx::query_scalar(sql).bind(types).persistent(false);
+    names.fetch_all(&mut **transaction).await
+}
+
+#[derive(Deserialize)]
+struct Explained<'j> {
+    #[serde(borrow, rename = "Plan")]
+    plan: &'j RawValue,
+}
+
+/// One node; its children are read one level at a time, since a parser that recurses gives up on
+/// deep plans.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node<'j> {
+    #[serde(rename = "Node Type")]
+    kind: String,
+    operation: Option<String>,
+    #[serde(rename = "Parent Relationship")]
+    relationship: Option<String>,
+    schema: Option<String>,
+    #[serde(rename = "Relation Name")]
+    relation: Option<String>,
+    #[serde(borrow, default)]
+    plans: Vec<&'j RawValue>,
+}
+
+impl Node<'_> {
+    /// Whether it gives its rows to the node above it, and is not computed once or for each row.
+    fn is_input(&self) -> bool {
+        !matches!(self.relationship.as_deref(), Some("InitPlan" | "SubPlan"))
+    }
+}
+
+/// Reads the JSON of `explain`.
+fn read(json: &[u8]) -> Result<Plan, serde_json::Error> {
+    let explained: Vec<Explained<'_>> = serde_json::from_slice(json)?;
+    let mut plan = Plan::default();
+    // With each node whether it is on the trunk, through which all rows of the result go.
+    let mut to_note = Vec::new();
+    for Explained { plan } in explained {
+        to_note.push((serde_json::from_str(plan.get())?, true));
+    }
+    while let Some((node, is_on_trunk)) = to_note.pop() {
+        plan.note(&node, is_on_trunk);
+        let children = node.plans.iter().map(|child| serde_json::from_str(child.get()));
+        let children: Vec<Node<'_>> = children.collect::<Result<_, _>>()?;
+        let is_trunk = is_on_trunk && children.iter().filter(|child| child.is_input()).count() == 1;
+        to_note.extend(children.into_iter().map(|child| {
+            let is_on_trunk = is_trunk && child.is_input();
+            (child, is_on_trunk)
+        }));
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    fn note(&mut self, node: &Node<'_>, is_on_trunk: bool) {
+        match node.kind.as_str() {
+            "ModifyTable" => {
+                let operation = node.operation.as_deref().unwrap_or("write");
+                self.writes.get_or_insert_with(|| operation.to_lowercase());
+            }
+            "LockRows" => {
+                self.writes.get_or_insert_with(|| "select … for update".to_owned());
+            }
+            "Limit" if is_on_trunk => self.is_cut = true,
+            _ => {}
+        }
+        if let (Some(schema), Some(relation)) = (&node.schema, &node.relation) {
+            self.reads.insert((schema.clone(), relation.clone()));
+        }
+    }
+}
+
+/// A relation that a query reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRelation {
+    /// Its name, with its schema's where the search path does not lead to it. A partition counts as
+    /// its parent.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Whether it has a column that is called like the tenants' id in job queries.
+    pub has_tenant_column: bool,
+    /// Whether the job's `tables` name it, or the partition that is read.
+    pub is_watched: bool,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// A table.
+    Table,
+    /// A materialized view, which changes without a trigger.
+    MaterializedView,
+    /// A foreign table, which changes on another server.
+    ForeignTable,
+}
+
+/// The relations of a plan, in the order of their names, less those of the server itself; `watched`
+/// are the names in a job's `tables`.
+pub(super) async fn relations(
+    transaction: &mut Transaction,
+    plan: &Plan,
+    watched: &[String],
+    tenant_column: &str,
+) -> Result<Vec<ReadRelation>, sqlx::Error> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        plan.reads.iter().map(|(schema, name)| (schema.as_str(), name.as_str())).unzip();
+    // A relation and all above it, each with how far above; a parent may have several children here.
+    let sql = "with recursive above as ( \
+                 select c.oid as relation, c.oid as parent, 0 as height \
+                 from unnest($1::text[], $2::text[]) as read (schema, name) \
+                   join pg_namespace n on n.nspname = read.schema \
+                   join pg_class c on c.relnamespace = n.oid and c.relname = read.name \
+                 where n.nspname not in ('pg_catalog', 'information_schema') \
+                   and c.relkind in ('r', 'p', 'm', 'f') \
+                 union \
+                 select a.relation, i.inhparent, height + 1 \
+                 from above a join pg_inherits i on i.inhrelid = a.parent), \
+               watched as (select to_regclass(name)::oid as oid from unnest($3::text[]) as named (name)), \
+               tops as ( \
+                 select distinct on (relation) relation, parent, \
+                   exists (select from above a join watched w on w.oid = a.parent \
+                           where a.relation = above.relation) as is_watched \
+                 from above order by relation, height desc, parent) \
+               select case when pg_table_is_visible(c.oid) then c.relname \
+                      else n.nspname || '.' || c.relname end::text, \
+                 c.relkind::text, \
+                 exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = $4 \
+                         and not a.attisdropped), \
+                 bool_and(tops.is_watched) \
+               from tops join pg_class c on c.oid = tops.parent \
+                 join pg_namespace n on n.oid = c.relnamespace \
+               group by c.oid, c.relname, c.relkind, n.nspname order by 1";
+    let rows = sqlx::query(sql)
+        .bind(schemas)
+        .bind(names)
+        .bind(watched)
+        .bind(tenant_column)
+        .persistent(false)
+        .fetch_all(&mut **transaction)
+        .await?;
+    let relation = |row: &sqlx::postgres::PgRow| {
+        let kind = match row.try_get(1)? {
+            "m" => RelationKind::MaterializedView,
+            "f" => RelationKind::ForeignTable,
+            _ => RelationKind::Table,
+        };
+        let (name, has_tenant_column, is_watched) =
+            (row.try_get(0)?, row.try_get(2)?, row.try_get(3)?);
+        Ok(ReadRelation { name, kind, has_tenant_column, is_watched })
+    };
+    rows.iter().map(relation).collect()
+}

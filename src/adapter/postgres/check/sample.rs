@@ -1,0 +1,453 @@
+//! Whether a query is one of each tenant: the rows of a few tenants, read alone and together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::time::{sleep, timeout};
+
+use crate::domain::date::{first_dates, today};
+use crate::domain::job::{DATE_COLUMN, Job, Scope};
+use crate::domain::row::Rows;
+use crate::domain::tenant::{Batch, Tenants};
+use crate::engine::port::{Read, SourceError, SourceErrorKind};
+
+use super::super::source::{PostgresSource, ReadError, finish};
+use super::super::{Access, Transaction, error};
+use super::{Findings, QueryPlace, QueryProblem, problem};
+
+/// Tenants that are read together: enough that some have rows, few enough that a query takes no
+/// longer than one of a run.
+pub const SAMPLE_TENANTS: usize = 12;
+/// The bytes of one read, which bound its rows too: a few tenants need far less, and a giant one is
+/// not worth the memory.
+pub const SAMPLE_BYTES: usize = 8 * 1024 * 1024;
+/// The longest time for one job's sample: a check of many jobs must end while somebody waits for it.
+pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
+
+/// Tenants with rows that are read alone as well: one may be the one whose rows all are kept.
+const ALONE: usize = 4;
+/// Tenants that are read alone at most, where many have no rows.
+const ALONE_TRIES: usize = 8;
+
+/// The wait between two transactions: a moment in a value has milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The zones with the earliest and the latest date: one of them has another day than UTC at any
+/// moment.
+const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
+
+/// One row: its JSON, and the texts of its key columns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    json: Vec<u8>,
+    keys: Vec<Option<Vec<u8>>>,
+}
+
+/// What comparing tenants showed.
+enum Outcome {
+    /// Nothing that is wrong, or there was nothing to compare.
+    Same,
+    /// A tenant's rows depend on the other tenants of its batch.
+    Different(Difference),
+    /// Only their order does, where it makes another value.
+    OtherOrder,
+    /// Each read returns other rows, whatever the tenants.
+    Unsteady,
+    /// Each transaction returns other rows, of all tenants.
+    Drifting,
+    /// The session's time zone decides the values, and nothing says which it is.
+    InSomeZone,
+    /// The query failed for too many tenants.
+    Failed(ReadError),
+}
+
+/// How a tenant's rows differ.
+struct Difference {
+    tenant: String,
+    alone: usize,
+    together: usize,
+    others: usize,
+    /// The first row that differs, counted from 1.
+    first: usize,
+}
+
+impl PostgresSource {
+    /// Tries a job's query on a few tenants, within [`SAMPLE_TIME`], in a read-only transaction: a
+    /// function that writes shows, and so does a query whose rows of a tenant depend on the others.
+    pub async fn try_on_tenants(
+        &self,
+        job: &Job,
+        tenants: &Arc<Tenants>,
+        now: DateTime<Utc>,
+    ) -> Result<Findings, SourceError> {
+        let batch = sample(job, tenants, now);
+        if job.scope == Scope::Tenants && batch.is_empty() {
+            return Ok(Findings::default());
+        }
+        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
+        let compare = async {
+            let (outcome, batch) = match job.scope {
+                Scope::Tenants => {
+                    (self.compare(&mut transaction, job, batch.clone(), now).await?, batch)
+                }
+                Scope::Fleet => {
+                    (self.read_fleet(&mut transaction, job, now).await?, Batch::fleet())
+                }
+            };
+            let asks = matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid();
+            if asks && self.computes_with_zone(&mut transaction, job, batch, now).await? {
+                return Ok(Outcome::InSomeZone);
+            }
+            Ok(outcome)
+        };
+        let compared = timeout(SAMPLE_TIME, compare).await.unwrap_or_else(|_elapsed| {
+            let message = format!("it took longer than {SAMPLE_TIME:?}");
+            Err(ReadError::Other(SourceErrorKind::Timeout, message))
+        });
+        let outcome = finish(transaction, compared).await.unwrap_or_else(Outcome::Failed);
+        self.findings(job, outcome).map_err(|error| {
+            error.into_source_error(&format!("could not try the query of job `{}`", job.name))
+        })
+    }
+
+    /// Reads once, since there is nothing to compare.
+    async fn read_fleet(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ReadError> {
+        self.read_sample(transaction, job, &Batch::fleet(), now).await?;
+        Ok(Outcome::Same)
+    }
+
+    async fn compare(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: Batch,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ReadError> {
+        let (batch, together) = self.read_together(transaction, job, batch, now).await?;
+        let mut slots: Vec<usize> = (0..batch.len()).collect();
+        slots.sort_by_key(|slot| together.get(*slot).is_none_or(Vec::is_empty));
+        let (mut compared, mut is_in_order) = (0, true);
+        for slot in slots.into_iter().take(ALONE_TRIES) {
+            let with_others = together.get(slot).map(Vec::as_slice).unwrap_or_default();
+            let one = batch.some([slot]);
+            let alone = match self.read_sample(transaction, job, &one, now).await {
+                Ok(read) => read.into_iter().next().unwrap_or_default(),
+                Err(error) if may_be_of_one_tenant(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if !are_the_same_rows(&alone, with_others) {
+                let again = self.read_sample(transaction, job, &batch, now).await?;
+                let again = again.get(slot).map(Vec::as_slice).unwrap_or_default();
+                let alone_again = self.read_sample(transaction, job, &one, now).await?;
+                let alone_again = alone_again.first().map(Vec::as_slice).unwrap_or_default();
+                let is_steady =
+                    are_the_same_rows(with_others, again) && are_the_same_rows(&alone, alone_again);
+                return Ok(if is_steady {
+                    Outcome::Different(Difference::new(&batch, slot, &alone, with_others))
+                } else {
+                    Outcome::Unsteady
+                });
+            }
+            is_in_order &= make_the_same_values(job, &alone, with_others);
+            compared += usize::from(!alone.is_empty());
+            if compared == ALONE {
+                break;
+            }
+        }
+        if !is_in_order {
+            return Ok(Outcome::OtherOrder);
+        }
+        let is_drifting = self.is_drifting(transaction, job, &batch, now, together).await?;
+        Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
+    }
+
+    /// Reads a batch, or as many of its tenants as can be read.
+    async fn read_together(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        mut batch: Batch,
+        now: DateTime<Utc>,
+    ) -> Result<(Batch, Vec<Vec<Row>>), ReadError> {
+        loop {
+            let error = match self.read_sample(transaction, job, &batch, now).await {
+                Ok(rows) => return Ok((batch, rows)),
+                Err(error) if may_be_of_one_tenant(&error) => error,
+                Err(error) => return Err(error),
+            };
+            batch = match batch.split() {
+                Ok((half, _)) => half,
+                Err(_one) => return Err(error),
+            };
+        }
+    }
+
+    /// Whether the rows of all tenants that have any are others in each of three transactions.
+    /// Changes of the data would hardly be of all of them, twice.
+    async fn is_drifting(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: &Batch,
+        now: DateTime<Utc>,
+        mut last: Vec<Vec<Row>>,
+    ) -> Result<bool, ReadError> {
+        for _ in 0..2 {
+            if last.iter().all(Vec::is_empty) {
+                return Ok(false);
+            }
+            sleep(PAUSE).await;
+            transaction.begin_anew().await?;
+            let next = self.read_sample(transaction, job, batch, now).await?;
+            let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
+            if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
+                return Ok(false);
+            }
+            last = next;
+        }
+        Ok(true)
+    }
+
+    /// Whether the session's time zone changes the rows of some tenants.
+    async fn computes_with_zone(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: Batch,
+        now: DateTime<Utc>,
+    ) -> Result<bool, ReadError> {
+        transaction.begin_anew().await?;
+        let (batch, here) = self.read_together(transaction, job, batch, now).await?;
+        let mut elsewhere = Vec::new();
+        for zone in ZONES {
+            set_zone(transaction, zone).await?;
+            elsewhere.push(self.read_sample(transaction, job, &batch, now).await?);
+        }
+        set_zone(transaction, "UTC").await?;
+        let again = self.read_sample(transaction, job, &batch, now).await?;
+        let same = |one: &[Vec<Row>], other: &[Vec<Row>]| {
+            one.iter().zip(other).all(|(one, other)| are_the_same_rows(one, other))
+        };
+        Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
+    }
+
+    /// The rows of each slot. After an error that is the server's the transaction goes on.
+    async fn read_sample(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        batch: &Batch,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        let columns = job.key_columns().len();
+        let first_dates = first_dates(job, batch, now);
+        let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
+        let mut rows = Rows::default();
+        let mut has_learnt_types = false;
+        loop {
+            rows.reset(columns, SAMPLE_BYTES);
+            transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
+            let done = self.read_in(transaction, job, read, &mut rows).await;
+            transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
+            match done {
+                Ok(()) => break,
+                Err(error) if error.is_of_no_statement() && !has_learnt_types => {
+                    has_learnt_types = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // A job without tenants has one slot.
+        let mut read = vec![Vec::new(); batch.len().max(1)];
+        for row in 0..rows.len() {
+            let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
+            let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
+            if let Some(of_slot) = of_slot {
+                of_slot.push(Row { json: rows.json(row).to_vec(), keys: keys.collect() });
+            }
+        }
+        Ok(read)
+    }
+
+    fn findings(&self, job: &Job, outcome: Outcome) -> Result<Findings, ReadError> {
+        let at = QueryPlace::Query { at: None };
+        let warning = |message: String, hint: Option<&str>| Findings {
+            warnings: vec![problem(at, message, hint.map(str::to_owned))],
+            ..Findings::default()
+        };
+        Ok(match outcome {
+            Outcome::Same => Findings::default(),
+            Outcome::Different(difference) => {
+                let problems = vec![difference.problem(&self.settings.column)];
+                Findings { problems, ..Findings::default() }
+            }
+            Outcome::OtherOrder => warning(
+                "the order of a tenant's rows is not determined: it was another one in a second read"
+                    .to_owned(),
+                Some("end `order by` with a column that is unique for the tenant"),
+            ),
+            Outcome::Unsteady => warning(
+                "the query returns other rows each time, so that tenants read alone and together \
+                 cannot be compared"
+                    .to_owned(),
+                Some(
+                    "a function such as `random()` or `clock_timestamp()` decides the rows: each run \
+                     writes other values, and `preheat audit` calls them stale",
+                ),
+            ),
+            Outcome::Drifting => warning(
+                "the query returns other values in each transaction, though the data is the same"
+                    .to_owned(),
+                Some(
+                    "a function such as `now()` is part of the value, and `preheat audit` calls it \
+                     stale: round it, as in `date_trunc('hour', now())`, or leave it out",
+                ),
+            ),
+            Outcome::InSomeZone => warning(
+                "the query computes with the time zone of the session, which neither the role nor the \
+                 database says: it is UTC here, and the application's may be another"
+                    .to_owned(),
+                Some("set `database.time_zone` to the one of the application's sessions"),
+            ),
+            Outcome::Failed(error) if is_of_query(&error) => {
+                let problems = vec![self.about_query(error, &job.query.sql)?];
+                Findings { problems, ..Findings::default() }
+            }
+            Outcome::Failed(error) if is_lost(&error) => return Err(error),
+            Outcome::Failed(error) => {
+                let doing = "the query could not be tried on a few tenants";
+                warning(error.into_source_error(doing).message, None)
+            }
+        })
+    }
+}
+
+impl Difference {
+    fn new(batch: &Batch, slot: usize, alone: &[Row], together: &[Row]) -> Self {
+        let is_same = |(alone, together): &(&Row, &Row)| alone == together;
+        let tenant = batch.tenant(slot).map(|tenant| tenant.id()).unwrap_or_default();
+        Self {
+            // It comes from the database, and may have anything in it.
+            tenant: tenant.escape_debug().to_string(),
+            alone: alone.len(),
+            together: together.len(),
+            others: batch.len().saturating_sub(1),
+            first: alone.iter().zip(together).take_while(is_same).count() + 1,
+        }
+    }
+
+    fn problem(self, column: &str) -> QueryProblem {
+        let Self { tenant, alone, together, others, first } = self;
+        let message = format!(
+            "a tenant's rows depend on the other tenants of its batch: tenant `{tenant}` has {alone} \
+             rows when it is read alone, and {together} together with {others} others; row {first} is \
+             the first that differs"
+        );
+        let hint = format!(
+            "each tenant's rows must follow from its own data: use \
+             `row_number() over (partition by {column} order by …)` or a lateral subquery in place of \
+             `limit` and `offset`, `partition by {column}` in window functions, `group by {column}` \
+             with aggregates, and `distinct on ({column}, …)`"
+        );
+        problem(QueryPlace::Query { at: None }, message, Some(hint))
+    }
+}
+
+async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx::Error> {
+    let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
+    transaction.execute(sqlx::raw_sql(set)).await?;
+    Ok(())
+}
+
+/// Some tenants from all over the list, as many as a batch of the job may have; those without a time
+/// zone have no dates.
+fn sample(job: &Job, tenants: &Arc<Tenants>, now: DateTime<Utc>) -> Batch {
+    let has_zone = |position: &usize| match (&job.dates, tenants.get(*position)) {
+        (Some(dates), tenant) => today(dates, tenant, now).is_ok(),
+        (None, _) => true,
+    };
+    let step = tenants.len().div_ceil(SAMPLE_TENANTS).max(1);
+    let most = SAMPLE_TENANTS.min(job.batch.get());
+    let positions = (0..tenants.len()).step_by(step).filter(has_zone).take(most);
+    let positions = positions.filter_map(|position| u32::try_from(position).ok()).collect();
+    Batch::new(Arc::clone(tenants), positions)
+}
+
+fn are_the_same_rows(one: &[Row], other: &[Row]) -> bool {
+    if one == other {
+        return true;
+    }
+    let sorted = |rows: &[Row]| {
+        let mut rows = rows.to_vec();
+        rows.sort_unstable();
+        rows
+    };
+    one.len() == other.len() && sorted(one) == sorted(other)
+}
+
+/// Whether the same rows in another order make the same values: only the order of rows with the same
+/// key counts.
+fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
+    let columns = job.key_columns();
+    job.keys.iter().all(|key| {
+        let is_of_key = |column: &str| {
+            key.template.columns().any(|name| name == column)
+                || column == DATE_COLUMN && key.template.has_date()
+        };
+        let of_key: Vec<usize> = (0..columns.len())
+            .filter(|at| columns.get(*at).is_some_and(|c| is_of_key(c)))
+            .collect();
+        let grouped = |rows: &[Row]| {
+            let mut rows: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let key: Vec<_> = of_key.iter().map(|at| row.keys.get(*at).cloned()).collect();
+                    (key, row.json.clone())
+                })
+                .collect();
+            rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+            rows
+        };
+        grouped(one) == grouped(other)
+    })
+}
+
+fn kind(error: &ReadError) -> SourceErrorKind {
+    match error {
+        ReadError::Sql { error, .. } => error::kind(error),
+        ReadError::Other(kind, _) => *kind,
+        ReadError::Parameters { .. } => SourceErrorKind::Definition,
+    }
+}
+
+/// Whether fewer tenants may be fine.
+fn may_be_of_one_tenant(error: &ReadError) -> bool {
+    match kind(error) {
+        SourceErrorKind::Data
+        | SourceErrorKind::Encoding
+        | SourceErrorKind::TooLarge
+        | SourceErrorKind::Timeout => true,
+        SourceErrorKind::Unavailable
+        | SourceErrorKind::Transient
+        | SourceErrorKind::Locked
+        | SourceErrorKind::Foreign
+        | SourceErrorKind::Definition => false,
+    }
+}
+
+/// Whether no tenant can be fine.
+fn is_of_query(error: &ReadError) -> bool {
+    matches!(kind(error), SourceErrorKind::Definition | SourceErrorKind::Foreign)
+}
+
+/// Whether the server is gone.
+fn is_lost(error: &ReadError) -> bool {
+    kind(error) == SourceErrorKind::Unavailable
+}

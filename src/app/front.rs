@@ -1,0 +1,66 @@
+//! Where the worker answers over HTTP, from its first moment to its last.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::AppError;
+use crate::config::Settings;
+use crate::http::{self, Control, Routes, Waiting};
+
+/// The listeners and what they answer with.
+pub(super) struct Front {
+    /// Where HTTP is served.
+    pub(super) listen: SocketAddr,
+    /// Stops the listeners, and what runs beside them.
+    pub(super) shutdown: CancellationToken,
+    routes: Routes,
+    /// Of the listener of probes, where there is one.
+    probes: Option<Routes>,
+    tasks: JoinSet<()>,
+}
+
+impl Front {
+    /// Listens, and answers that the worker waits for its servers.
+    pub(super) async fn open(settings: &Settings, waiting: Waiting) -> Result<Self, AppError> {
+        let listener = bind(settings.http.listen).await?;
+        let listen = listener.local_addr().context("could not tell the address of HTTP")?;
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let mut probes = None;
+        if let Some(address) = settings.http.probes {
+            let listener = bind(address).await?;
+            let routes = Routes::from(http::starting_probes(waiting.clone()));
+            tasks.spawn(http::serve(listener, routes.clone(), shutdown.clone()));
+            probes = Some(routes);
+        }
+        let routes = Routes::from(http::starting(waiting));
+        tasks.spawn(http::serve(listener, routes.clone(), shutdown.clone()));
+        Ok(Self { listen, shutdown, routes, probes, tasks })
+    }
+
+    /// Answers for a worker that works, from now on.
+    pub(super) fn works(&self, control: Control) {
+        if let Some(probes) = &self.probes {
+            probes.replace(http::probes(control.clone()));
+        }
+        self.routes.replace(http::router(control));
+    }
+
+    /// Stops, and waits so long for the answers that are on their way; what has not ended by then
+    /// is dropped.
+    pub(super) async fn close(mut self, within: Duration) {
+        self.shutdown.cancel();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(within, all_ended).await);
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    let listener = TcpListener::bind(address).await;
+    Ok(listener.with_context(|| format!("could not listen on `{address}`"))?)
+}

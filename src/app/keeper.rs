@@ -1,0 +1,161 @@
+//! What a worker does besides its runs: it reads its job files again when it is told to, tries
+//! rejected ones again, and starts the bell anew when it is silent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::versions::{Changed, Versions};
+use super::{AppError, job_defaults};
+use crate::adapter::bell::{Bell, Ring};
+use crate::adapter::postgres::PostgresSource;
+use crate::config::Settings;
+use crate::definition;
+use crate::domain::job::{Job, JobName, Jobs};
+use crate::engine::handle::Handle;
+use crate::engine::port::Clock;
+use crate::observe::event;
+use crate::observe::metric::Metrics;
+
+/// How often it looks whether there is something to do.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often rejected job files are tried again: whoever migrates the database right after the
+/// worker's start waits no longer.
+const CHECK_AGAIN: Duration = Duration::from_secs(15);
+/// A bell that rings every second and was not heard for so long is started anew. It goes by the wall
+/// clock: set back by hours, it would be silent for hours.
+const BELL_SILENCE: Duration = Duration::from_secs(5);
+
+/// What it is made of.
+pub(super) struct Keeper<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) versions: Versions,
+    pub(super) source: Arc<PostgresSource>,
+    pub(super) bell: Bell,
+    pub(super) ring: Ring,
+    /// Hears of the jobs in use.
+    pub(super) jobs_read: watch::Sender<Jobs>,
+    pub(super) handle: Handle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Keeper<'_> {
+    /// Never ends.
+    pub(super) async fn keep(&mut self, reload: &Notify) {
+        let mut checked_at = self.clock.monotonic();
+        loop {
+            tokio::select! {
+                biased;
+                () = reload.notified() => {
+                    self.reload().await;
+                    checked_at = self.clock.monotonic();
+                }
+                () = self.clock.sleep(LOOK_EVERY) => {}
+            }
+            let now = self.clock.monotonic();
+            if self.versions.are_open() && now >= checked_at + CHECK_AGAIN {
+                self.check_again().await;
+                checked_at = self.clock.monotonic();
+            }
+            let silent_for = self.handle.health().scheduler.silent_for;
+            if silent_for > BELL_SILENCE {
+                self.start_bell_anew(silent_for).await;
+            }
+        }
+    }
+
+    /// Reads the job files again. Files with problems of their own change nothing: the last good ones
+    /// stay.
+    async fn reload(&mut self) {
+        let (folder, defaults) = (self.settings.jobs.clone(), job_defaults(self.settings));
+        // Away from the loop: a folder may be on a disk that hangs.
+        let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
+        let files = match load.await {
+            Ok(Ok(files)) => files,
+            Ok(Err(problems)) => {
+                event::JobsRejected { problems: &problems.render(false) }.emit(&self.metrics);
+                return;
+            }
+            Err(error) => {
+                event::JobsRejected { problems: &error.to_string() }.emit(&self.metrics);
+                return;
+            }
+        };
+        self.versions.read(files);
+        self.versions.check(&self.source, self.clock.as_ref()).await;
+        self.put_to_use().await;
+        let (jobs, rejected) = (self.jobs_read.borrow().len(), self.versions.rejections().len());
+        event::JobsReloaded { jobs, rejected }.emit(&self.metrics);
+        tell_rejected(&self.versions, &self.metrics);
+    }
+
+    async fn check_again(&mut self) {
+        let Changed { anything, mended } =
+            self.versions.check(&self.source, self.clock.as_ref()).await;
+        if !anything {
+            return;
+        }
+        self.put_to_use().await;
+        let others_rejected = !self.versions.rejections().is_empty();
+        for job in &mended {
+            event::QueryMended { job, others_rejected }.emit(&self.metrics);
+        }
+        tell_rejected(&self.versions, &self.metrics);
+    }
+
+    async fn put_to_use(&mut self) {
+        let jobs = self.versions.in_use();
+        if let Err(error) = self.bell.replace(&bell_patterns(&jobs)).await {
+            // One that rings for others harms nothing: the loop looks at the clock itself.
+            let message = format!("{:#}", anyhow::Error::from(error));
+            event::BellFailed { message: &message }.emit(&self.metrics);
+        }
+        self.handle.replace_but(jobs.clone(), self.versions.rejections()).await;
+        self.jobs_read.send_replace(jobs);
+    }
+
+    async fn start_bell_anew(&mut self, silent_for: Duration) {
+        let patterns = bell_patterns(&self.jobs_read.borrow());
+        match Bell::start(&patterns, Arc::clone(&self.ring)).await {
+            Ok(bell) => {
+                let silent = std::mem::replace(&mut self.bell, bell);
+                // It may be broken in any way.
+                drop(tokio::time::timeout(LOOK_EVERY, silent.stop()).await);
+                event::BellStartedAnew { silent_for }.emit(&self.metrics);
+            }
+            Err(error) => {
+                let message = format!("{:#}", anyhow::Error::from(error));
+                event::BellFailed { message: &message }.emit(&self.metrics);
+            }
+        }
+        // It rings within a second; one that does not is started anew after the same time again.
+        self.clock.sleep(BELL_SILENCE).await;
+    }
+
+    /// Stops the bell.
+    pub(super) async fn stop(self) -> Result<(), AppError> {
+        use anyhow::Context;
+        Ok(self.bell.stop().await.context("could not stop the bell")?)
+    }
+}
+
+/// When the bell rings: for each job that is enabled, by its schedule.
+pub(super) fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
+    let pattern = |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
+    jobs.iter().filter(|(_, job)| job.enabled).map(pattern).collect()
+}
+
+/// Tells which job files are rejected, and which could not be checked.
+pub(super) fn tell_rejected(versions: &Versions, metrics: &Metrics) {
+    let rejections = versions.rejections();
+    if !rejections.is_empty() {
+        let older = rejections.values().filter(|rejection| rejection.older_in_use).count();
+        let held = rejections.len() - older;
+        event::QueriesRejected { problems: &versions.problems(), held, older }.emit(metrics);
+    }
+    if let Some((jobs, message)) = versions.unchecked() {
+        event::QueriesUnchecked { jobs, message }.emit(metrics);
+    }
+}

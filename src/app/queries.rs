@@ -1,0 +1,269 @@
+//! What the database says about the queries and the tables of the settings and the job files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::adapter::clock::SystemClock;
+use crate::adapter::postgres::{
+    ChangesError, Findings, PostgresSource, QueryPlace, QueryProblem, ReadRelation, RelationKind,
+    TableProblem,
+};
+use crate::definition::{self, JobFiles, Place, Problem};
+use crate::domain::change::change_sources;
+use crate::domain::job::{Job, JobName};
+use crate::engine::port::{Clock, Source, SourceError};
+
+/// The problems of queries and tables, by what they belong to.
+#[derive(Debug, Default)]
+pub struct QueryProblems {
+    /// Of the tenant query.
+    pub tenants: Vec<Problem>,
+    /// Of each job that has one, shown in its file.
+    pub jobs: BTreeMap<JobName, Vec<Problem>>,
+    /// What works, and is most likely not what was meant.
+    pub warnings: Vec<Problem>,
+}
+
+impl QueryProblems {
+    /// Whether there is none, whatever the warnings.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && self.jobs.is_empty()
+    }
+
+    /// All problems, without the warnings.
+    pub fn into_all(self) -> impl Iterator<Item = Problem> {
+        self.tenants.into_iter().chain(self.jobs.into_values().flatten())
+    }
+
+    /// What was found of one job.
+    pub(super) fn only(mut self, name: &JobName) -> Self {
+        self.jobs.retain(|job, _| job == name);
+        self
+    }
+
+    /// Adds what another check found.
+    pub fn extend(&mut self, other: Self) {
+        let Self { tenants, jobs, warnings } = other;
+        self.tenants.extend(tenants);
+        for (name, problems) in jobs {
+            self.jobs.entry(name).or_default().extend(problems);
+        }
+        self.warnings.extend(warnings);
+    }
+
+    /// Adds what was found in a job's query.
+    fn add(&mut self, files: &JobFiles, name: &JobName, found: Findings) {
+        let Findings { problems, warnings } = found;
+        let shown = |problem| shown_in_file(files, name, problem);
+        if !problems.is_empty() {
+            let of_job = self.jobs.entry(name.clone()).or_default();
+            of_job.extend(problems.into_iter().map(shown));
+        }
+        self.warnings.extend(warnings.into_iter().map(shown).map(Problem::into_warning));
+    }
+}
+
+/// Prepares and plans the tenant query and every job's query, those of disabled jobs too: they must
+/// work when they are enabled. A server that cannot be asked is an error and no problem of a query.
+pub async fn check_queries(
+    source: &PostgresSource,
+    files: &JobFiles,
+) -> Result<QueryProblems, SourceError> {
+    let mut found =
+        QueryProblems { tenants: check_tenants(source).await?, ..QueryProblems::default() };
+    for (name, job) in files.jobs() {
+        found.add(files, name, source.describe(job).await?);
+    }
+    Ok(found)
+}
+
+/// The keys that jobs cannot tell apart, now that [`check_queries`] has learnt what ids may be.
+pub fn check_keys(source: &PostgresSource, files: &JobFiles) -> QueryProblems {
+    let mut found = QueryProblems::default();
+    for (name, problem) in files.conflicts(source.id_class()) {
+        found.jobs.entry(name).or_default().push(problem);
+    }
+    found
+}
+
+/// Reads the tenants, and tries every job's query on a few of them: see
+/// [`PostgresSource::try_on_tenants`]. Jobs that are named in `but` are left out.
+pub async fn check_rows(
+    source: &PostgresSource,
+    files: &JobFiles,
+    but: &BTreeSet<JobName>,
+) -> Result<QueryProblems, SourceError> {
+    let mut found = QueryProblems::default();
+    let tenants = match source.tenants().await {
+        Ok(tenants) => Arc::new(tenants),
+        Err(error) if !error.kind.is_about_query() => return Err(error),
+        Err(error) => {
+            found.tenants.push(of_tenants(source, None, error.message, None));
+            return Ok(found);
+        }
+    };
+    let now = SystemClock::new().now();
+    for (name, job) in files.jobs().iter().filter(|(name, _)| !but.contains(*name)) {
+        found.add(files, name, source.try_on_tenants(job, &tenants, now).await?);
+    }
+    Ok(found)
+}
+
+/// Why tables that job files name in `tables` cannot be watched. A server on which no change feed
+/// can be is a warning.
+pub async fn check_tables(
+    source: &PostgresSource,
+    files: &JobFiles,
+    tenant_column: &str,
+) -> Result<QueryProblems, SourceError> {
+    let mut found = QueryProblems::default();
+    let sources = change_sources(files.jobs(), tenant_column);
+    let Some(first) = sources.first().and_then(|source| source.jobs.first()) else {
+        return Ok(found);
+    };
+    let problems = match source.table_problems(&sources).await {
+        Ok(problems) | Err(ChangesError::Tables(problems)) => problems,
+        Err(ChangesError::Failed(error)) => return Err(error),
+        Err(ChangesError::NotAllowed(reason) | ChangesError::Version(reason)) => {
+            let problem = files.problem_at(first, Place::Field("tables"), reason, None);
+            found.warnings.push(problem.into_warning());
+            return Ok(found);
+        }
+    };
+    for TableProblem { jobs, message, hint } in problems {
+        for name in jobs {
+            let place = Place::Field("tables");
+            let problem = files.problem_at(&name, place, message.clone(), Some(hint.clone()));
+            found.jobs.entry(name).or_default().push(problem);
+        }
+    }
+    Ok(found)
+}
+
+/// What no change feed tells of.
+#[derive(Debug, Default)]
+pub struct Unwatched {
+    /// A warning for each relation that a job reads and does not name in its `tables`.
+    pub warnings: Vec<Problem>,
+    /// The jobs without `tables`.
+    pub jobs: Vec<JobName>,
+    /// Relations that change without a trigger, such as materialized views, each with a job that
+    /// reads it.
+    pub relations: Vec<(ReadRelation, JobName)>,
+}
+
+/// Compares what each job's query reads with its `tables`. Jobs that are named in `but` are left
+/// out; a query that cannot be planned is a warning.
+pub async fn unwatched(
+    source: &PostgresSource,
+    files: &JobFiles,
+    but: &BTreeSet<JobName>,
+) -> Result<Unwatched, SourceError> {
+    let mut found = Unwatched::default();
+    for (name, job) in files.jobs().iter().filter(|(name, _)| !but.contains(*name)) {
+        if job.tables.is_empty() {
+            found.jobs.push(name.clone());
+            continue;
+        }
+        let relations = match source.relations(job).await {
+            Ok(relations) => relations,
+            Err(error) if !error.kind.is_about_query() => return Err(error),
+            Err(error) => {
+                let place = Place::Query { offset: None };
+                let problem = files.problem_at(name, place, error.message, None);
+                found.warnings.push(problem.into_warning());
+                continue;
+            }
+        };
+        for relation in relations.into_iter().filter(|relation| !relation.is_watched) {
+            match relation.kind {
+                RelationKind::Table => {
+                    found.warnings.push(not_named(source, files, job, &relation));
+                }
+                RelationKind::MaterializedView | RelationKind::ForeignTable => {
+                    found.relations.push((relation, name.clone()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn not_named(
+    source: &PostgresSource,
+    files: &JobFiles,
+    job: &Job,
+    relation: &ReadRelation,
+) -> Problem {
+    let name = &relation.name;
+    let message = format!(
+        "the query reads `{name}`, which `tables` does not name: a change there is not seen until \
+         the job's next scheduled run"
+    );
+    let hint = if relation.has_tenant_column {
+        format!("add `\"{name}\"` to `tables`")
+    } else {
+        let id = source.tenant_column();
+        format!(
+            "add `{{ name = \"{name}\", tenant = \"COLUMN\" }}` to `tables` where a column of it has \
+             the tenant's id, else `{{ name = \"{name}\", sql = \"select {id} from … join changed …\" }}`"
+        )
+    };
+    files.problem_at(&job.name, Place::Field("tables"), message, Some(hint)).into_warning()
+}
+
+/// The tenant query is a setting: its problems belong to no job file.
+async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem>, SourceError> {
+    let sql = source.tenants_sql();
+    let shown = |QueryProblem { place, message, hint }: QueryProblem| {
+        let offset = match place {
+            QueryPlace::Query { at } => at.map(|byte| characters_before(sql, byte)),
+            QueryPlace::Key(_)
+            | QueryPlace::Unique(_)
+            | QueryPlace::Timezone
+            | QueryPlace::Omit(_)
+            | QueryPlace::Columns(_) => None,
+        };
+        of_tenants(source, offset, message, hint)
+    };
+    // What is only odd in a job's query is no harm in this one.
+    let Findings { problems, warnings: _ } = source.describe_tenants().await?;
+    Ok(problems.into_iter().map(shown).collect())
+}
+
+fn of_tenants(
+    source: &PostgresSource,
+    offset: Option<usize>,
+    message: String,
+    hint: Option<String>,
+) -> Problem {
+    definition::problem_in("setting `tenants.sql`", source.tenants_sql(), offset, message, hint)
+}
+
+fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Problem {
+    let QueryProblem { place, message, hint } = problem;
+    let field;
+    let place = match &place {
+        QueryPlace::Query { at } => {
+            let sql = files.jobs().get(name).map_or("", |job| &*job.query.sql);
+            Place::Query { offset: at.map(|byte| characters_before(sql, byte)) }
+        }
+        QueryPlace::Key(index) => Place::Key(*index),
+        QueryPlace::Unique(index) => {
+            field = format!("keys.{index}.unique");
+            Place::Field(&field)
+        }
+        QueryPlace::Timezone => Place::Field("dates.timezone"),
+        QueryPlace::Omit(_) => Place::Field("encode.omit"),
+        QueryPlace::Columns(column) => {
+            field = format!("encode.columns.{column}");
+            Place::Field(&field)
+        }
+    };
+    files.problem_at(name, place, message, hint)
+}
+
+/// How many characters of a text stand before a byte of it.
+fn characters_before(text: &str, byte: usize) -> usize {
+    text.char_indices().take_while(|(at, _)| *at < byte).count()
+}

@@ -1,0 +1,168 @@
+//! The worker's start: its servers may come later than it does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{App, AppError, Servers, memory_history};
+use crate::adapter::postgres::MigrateError;
+use crate::adapter::{ConnectError, ConnectErrorKind};
+use crate::config::{HistoryMode, Settings};
+use crate::domain::job::Jobs;
+use crate::domain::retry;
+use crate::engine::port::{Clock, History};
+use crate::engine::status::{NeededServer, ServerState, Starting};
+use crate::http::Waiting;
+use crate::observe::event::{self, Server};
+use crate::observe::metric::Metrics;
+
+/// A server that is away is tried again at least so often…
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// … and not more often than this.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// Reasons that are told while one server is away, each once.
+const MAX_REASONS: usize = 20;
+
+/// What the worker needs before it can begin, and what the others may know of it.
+pub(super) struct Start {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    starting: watch::Sender<Starting>,
+}
+
+/// A server while it is waited for.
+struct Needed {
+    role: &'static str,
+    server: Option<Server>,
+    address: String,
+}
+
+impl Start {
+    pub(super) fn new(servers: &Servers, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        let start = Self { clock, metrics, starting: watch::Sender::default() };
+        for needed in [Needed::database(servers), Needed::cache(servers)] {
+            start.note(&needed, ServerState::Unknown);
+        }
+        start
+    }
+
+    /// What HTTP shows meanwhile.
+    pub(super) fn waiting(&self) -> Waiting {
+        let metrics = Arc::clone(&self.metrics);
+        Waiting { starting: self.starting.subscribe(), metrics }
+    }
+
+    /// Waits for both servers, and builds what runs need.
+    pub(super) async fn connect(
+        &self,
+        settings: &Settings,
+        jobs: Jobs,
+        mut servers: Servers,
+    ) -> Result<App, AppError> {
+        let needs = (Needed::database(&servers), Needed::cache(&servers));
+        let Servers { database, cache } = &mut servers;
+        let cache: &_ = cache;
+        tokio::try_join!(
+            self.until_it_is_there(&needs.0, async || database.reach().await),
+            self.until_it_is_there(&needs.1, async || cache.reach().await),
+        )?;
+        let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
+        Ok(App::build(settings, jobs, servers, (clock, metrics)))
+    }
+
+    /// Where run records are kept; where they have to be kept in a database, it is waited for.
+    pub(super) async fn history(
+        &self,
+        settings: &Settings,
+        app: &App,
+    ) -> Result<Arc<dyn History>, AppError> {
+        if settings.history.enabled == HistoryMode::Off {
+            return Ok(memory_history());
+        }
+        let database = app.history_database(settings)?;
+        let address = database.server().to_owned();
+        let needed = Needed { role: "history", server: None, address };
+        let open = async || match app.history(settings, &database).await {
+            Err(MigrateError::Failed(message)) => {
+                Err(ConnectError { kind: ConnectErrorKind::Unreachable, message })
+            }
+            opened => Ok(opened),
+        };
+        Ok(self.until_it_is_there(&needed, open).await??)
+    }
+
+    /// Tries for ever, unless the settings are at fault.
+    async fn until_it_is_there<T>(
+        &self,
+        needed: &Needed,
+        mut reach: impl AsyncFnMut() -> Result<T, ConnectError>,
+    ) -> Result<T, ConnectError> {
+        let Needed { role, server, address } = needed;
+        let mut told = BTreeSet::new();
+        let mut retry = 0;
+        loop {
+            let ConnectError { kind, message } = match reach().await {
+                Ok(reached) => {
+                    if !told.is_empty() {
+                        event::ServerReached { role, server: *server, address }.emit(&self.metrics);
+                    }
+                    self.note(needed, ServerState::Connected);
+                    return Ok(reached);
+                }
+                Err(error) => error,
+            };
+            match kind {
+                ConnectErrorKind::Settings => return Err(ConnectError { kind, message }),
+                // A password may be changed, a certificate renewed, a database created.
+                ConnectErrorKind::Unreachable | ConnectErrorKind::Refused => {}
+            }
+            self.note(needed, ServerState::Away { message: message.clone() });
+            if told.len() < MAX_REASONS && !told.contains(&message) {
+                event::ServerAwaited { role, server: *server, message: &message }
+                    .emit(&self.metrics);
+                told.insert(message);
+            }
+            let pause = retry::backoff(retry, self.clock.random());
+            self.clock.sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+            retry = u32::saturating_add(retry, 1);
+        }
+    }
+
+    /// Ends when that time has passed and a server is away; never without a time.
+    pub(super) async fn gives_up(&self, wait: Option<Duration>) -> AppError {
+        let Some(wait) = wait else { return std::future::pending().await };
+        self.clock.sleep(wait).await;
+        let mut starting = self.starting.subscribe();
+        let away = starting.wait_for(|starting| starting.away().next().is_some()).await;
+        let away = away.map(|starting| starting.clone()).unwrap_or_default();
+        let away = away.away().map(|(_, message)| message.to_owned()).collect();
+        AppError::GaveUp { wait, away }
+    }
+
+    fn note(&self, needed: &Needed, state: ServerState) {
+        let Needed { role, address, .. } = needed;
+        self.starting.send_modify(|starting| {
+            let known = starting.servers.iter_mut().find(|server| server.role == *role);
+            if let Some(server) = known {
+                server.state = state;
+            } else {
+                let address = address.clone();
+                starting.servers.push(NeededServer { role, address, state });
+            }
+        });
+    }
+}
+
+impl Needed {
+    fn database(servers: &Servers) -> Self {
+        let address = servers.database.server().to_owned();
+        Self { role: "database", server: Some(Server::Database), address }
+    }
+
+    fn cache(servers: &Servers) -> Self {
+        let address = servers.cache.server().to_owned();
+        Self { role: "cache", server: Some(Server::Cache), address }
+    }
+}

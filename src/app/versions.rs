@@ -1,0 +1,239 @@
+//! Which version of each job file is in use: one whose query the database refuses is not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queries::{QueryProblems, check_keys, check_queries};
+use crate::adapter::postgres::PostgresSource;
+use crate::definition::{JobFiles, Problem, Problems};
+use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::tenant::IdClass;
+use crate::engine::port::{Clock, Source, SourceErrorKind};
+use crate::engine::status::{RejectedFor, Rejection, Rejections};
+
+/// The longest check of one job. A lock is waited for less long, so that the server ends such a
+/// check itself.
+const ONE_CHECK: Duration = Duration::from_secs(3);
+/// The longest check of all of them; those that are left are checked later.
+const ALL_CHECKS: Duration = Duration::from_secs(10);
+
+/// The job files as they were read last, and what the database said about them.
+pub(super) struct Versions {
+    files: JobFiles,
+    standings: BTreeMap<JobName, Standing>,
+    /// The last version of each job that was good.
+    good: BTreeMap<JobName, Arc<Job>>,
+    /// Why the last check was not complete.
+    unchecked: Option<String>,
+    /// What tenants' ids may be, as of the last check.
+    ids: IdClass,
+}
+
+/// What is known about the newest version of a job.
+enum Standing {
+    /// Nothing yet: it is in use meanwhile.
+    Unchecked,
+    /// Its query works, or nothing runs it.
+    Good,
+    /// The database refuses its query.
+    Rejected(Vec<Problem>),
+}
+
+/// What a check changed.
+#[derive(Default)]
+pub(super) struct Changed {
+    /// Whether other versions are in use, or others are rejected.
+    pub(super) anything: bool,
+    /// Jobs that were rejected, and are good.
+    pub(super) mended: Vec<JobName>,
+}
+
+impl Versions {
+    /// Of files that were read just now.
+    pub(super) fn new(files: JobFiles) -> Self {
+        let (standings, good) = (BTreeMap::new(), BTreeMap::new());
+        let mut versions = Self { files, standings, good, unchecked: None, ids: IdClass::Text };
+        versions.stand_anew();
+        versions
+    }
+
+    /// These are the newest versions.
+    pub(super) fn read(&mut self, files: JobFiles) {
+        self.files = files;
+        self.stand_anew();
+    }
+
+    /// A version that is good already needs no check, nor does one that nothing runs.
+    fn stand_anew(&mut self) {
+        let jobs = self.files.jobs();
+        self.good.retain(|name, _| jobs.contains_key(name));
+        self.standings.clear();
+        for (name, job) in jobs {
+            let is_known = self.good.get(name).is_some_and(|good| **good == **job);
+            let standing = if is_known || !job.enabled {
+                self.good.insert(name.clone(), Arc::clone(job));
+                Standing::Good
+            } else {
+                Standing::Unchecked
+            };
+            self.standings.insert(name.clone(), standing);
+        }
+    }
+
+    /// Whether there is anything to check again.
+    pub(super) fn are_open(&self) -> bool {
+        self.standings.values().any(|standing| !matches!(standing, Standing::Good))
+    }
+
+    /// Asks the database about each job that is not known to be good. A database that cannot be
+    /// asked says nothing about a job.
+    pub(super) async fn check(&mut self, source: &PostgresSource, clock: &dyn Clock) -> Changed {
+        let open = |(name, standing): (&JobName, &Standing)| {
+            (!matches!(standing, Standing::Good)).then(|| name.clone())
+        };
+        let open: Vec<_> = self.standings.iter().filter_map(open).collect();
+        let ends_at = clock.monotonic() + ALL_CHECKS;
+        let mut changed = Changed::default();
+        self.unchecked = None;
+        for name in open {
+            if clock.monotonic() >= ends_at {
+                self.unchecked = Some(format!("there was no time left after {ALL_CHECKS:?}"));
+                break;
+            }
+            let one = self.files.only(&name);
+            let found = tokio::select! {
+                found = check_queries(source, &one) => found,
+                () = clock.sleep(ONE_CHECK) => {
+                    self.unchecked = Some(format!("job `{name}`: no answer within {ONE_CHECK:?}"));
+                    continue;
+                }
+            };
+            match found {
+                Ok(mut problems) => {
+                    self.ids = source.id_class();
+                    problems.extend(check_keys(source, &self.files).only(&name));
+                    self.note(&name, problems, &mut changed);
+                }
+                Err(error) => {
+                    self.unchecked = Some(error.message);
+                    if error.kind == SourceErrorKind::Unavailable {
+                        break;
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    fn note(&mut self, name: &JobName, found: QueryProblems, changed: &mut Changed) {
+        let Some(job) = self.files.jobs().get(name) else { return };
+        let of_tenants = if job.scope == Scope::Tenants { found.tenants } else { Vec::new() };
+        let problems: Vec<_> =
+            of_tenants.into_iter().chain(found.jobs.into_values().flatten()).collect();
+        let standing = if problems.is_empty() {
+            self.good.insert(name.clone(), Arc::clone(job));
+            Standing::Good
+        } else {
+            Standing::Rejected(problems)
+        };
+        let before = self.standings.insert(name.clone(), standing);
+        match (before, self.standings.get(name)) {
+            (Some(Standing::Rejected(_)), Some(Standing::Good)) => {
+                changed.mended.push(name.clone());
+                changed.anything = true;
+            }
+            (Some(Standing::Rejected(before)), Some(Standing::Rejected(now))) => {
+                changed.anything |= shown(before.iter()) != shown(now.iter());
+            }
+            (_, Some(Standing::Rejected(_))) => changed.anything = true,
+            (_, Some(Standing::Good | Standing::Unchecked) | None) => {}
+        }
+    }
+
+    /// The jobs that are in use. A job that is held is among them, and disabled: nothing runs it, and
+    /// its keys are still its own.
+    pub(super) fn in_use(&self) -> Jobs {
+        let rejected = self.rejected();
+        let mut jobs = self.files.jobs().clone();
+        for (name, _) in &rejected {
+            let version = self.older(name).or_else(|| {
+                let job = Job { enabled: false, ..Job::clone(jobs.get(*name)?) };
+                Some(Arc::new(job))
+            });
+            if let Some(version) = version {
+                jobs.insert((*name).clone(), version);
+            }
+        }
+        jobs
+    }
+
+    /// The last good version of a job whose newest is rejected. None where a newer version of
+    /// another job writes its keys.
+    fn older(&self, name: &JobName) -> Option<Arc<Job>> {
+        let older = self.good.get(name)?;
+        let others = self.files.jobs().iter().filter(|(other, _)| *other != name);
+        let clashes = |(_, other): (&JobName, &Arc<Job>)| can_write_one_key(older, other, self.ids);
+        (!others.into_iter().any(clashes)).then(|| Arc::clone(older))
+    }
+
+    fn rejected(&self) -> Vec<(&JobName, &[Problem])> {
+        let mut rejected = Vec::new();
+        for (name, standing) in &self.standings {
+            match standing {
+                Standing::Rejected(problems) => rejected.push((name, problems.as_slice())),
+                Standing::Good | Standing::Unchecked => {}
+            }
+        }
+        rejected
+    }
+
+    /// The same, as it is shown over HTTP.
+    pub(super) fn rejections(&self) -> Rejections {
+        let rejection = |(name, problems): (&JobName, &[Problem])| {
+            let older_in_use = self.older(name).is_some();
+            let problems = problems.iter().map(rejected_for).collect();
+            (name.clone(), Rejection { problems, older_in_use })
+        };
+        self.rejected().into_iter().map(rejection).collect()
+    }
+
+    /// The same, as the log has it; a problem of the tenant query once.
+    pub(super) fn problems(&self) -> String {
+        shown(self.rejected().into_iter().flat_map(|(_, problems)| problems))
+    }
+
+    /// How many jobs were not checked, and why.
+    pub(super) fn unchecked(&self) -> Option<(usize, &str)> {
+        let unchecked = |standing: &&Standing| matches!(standing, Standing::Unchecked);
+        let count = self.standings.values().filter(unchecked).count();
+        self.unchecked.as_deref().filter(|_| count > 0).map(|why| (count, why))
+    }
+}
+
+fn can_write_one_key(one: &Job, other: &Job, ids: IdClass) -> bool {
+    let keys = one.keys.iter().flat_map(|key| other.keys.iter().map(move |of| (key, of)));
+    one.enabled
+        && other.enabled
+        && keys.into_iter().any(|(a, b)| a.template.may_equal(&b.template, ids))
+}
+
+fn rejected_for(problem: &Problem) -> RejectedFor {
+    RejectedFor {
+        file: problem.file().display().to_string(),
+        line: problem.line_and_column().map(|(line, _)| line),
+        message: problem.message().to_owned(),
+        hint: problem.hint_text().map(str::to_owned),
+    }
+}
+
+fn shown<'a>(problems: impl Iterator<Item = &'a Problem>) -> String {
+    let problems = Problems::new(problems.cloned());
+    let mut shown: Vec<String> = Vec::new();
+    for problem in problems.iter().map(|problem| problem.render(false)) {
+        if shown.last() != Some(&problem) {
+            shown.push(problem);
+        }
+    }
+    shown.join("\n\n")
+}

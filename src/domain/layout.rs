@@ -1,0 +1,588 @@
+//! Whose a key is, among the keys of all jobs.
+//!
+//! The text of a key may be read in several ways: with `p:{tenant_id}:{kind}`, `p:a:b:c` is that of
+//! tenant `a` and of tenant `a:b`. It is written, and removed, for one tenant at most:
+//!
+//! - A template reads a key in one way only: each value ends as early as it may. So here it is that
+//!   of `a`, whatever `a:b` has.
+//! - Where another template reads the same key as another tenant's, and a part of its own text lies
+//!   within a value as this template reads it, the key is nobody's by this template. So with
+//!   `p:{tenant_id}` and `p:{tenant_id}:new`, the key `p:a:new` is that of `a` by the second, and never
+//!   that of a tenant `a:new` by the first.
+//!
+//! All of this follows from the text of the key, the templates and the type of the ids. It does not
+//! depend on which tenants there are, so it is the same in each batch, run and worker.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::job::{Job, Jobs, Key, Scope};
+use super::key::{KeyTemplate, Part, Placeholder};
+use super::pattern::{OwnerText, Pattern, Question};
+use super::reading::Reading;
+use super::tenant::{IdClass, Tenant};
+
+/// The key templates of all enabled jobs.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    ids: IdClass,
+    jobs: Vec<Arc<Job>>,
+}
+
+/// Whose a key is by a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner<'k> {
+    /// Nobody's: the template does not make it, or it may be another tenant's as well.
+    Nobody,
+    /// That of the tenant with this id.
+    Tenant(&'k str),
+    /// That of a tenant that has this text in this column.
+    WithColumn(&'k str, &'k str),
+    /// The template makes it and its text names no tenant.
+    Anyone,
+}
+
+/// Why a key is not its tenant's alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ambiguity {
+    /// A value holds the text that follows its place, so that it ends earlier for whoever reads the key.
+    #[error("its template reads it as that of `{0}`")]
+    Reading(String),
+    /// Another template reads it as the key of another tenant.
+    #[error("it may be a key of `{template}` in job `{job}`")]
+    Template {
+        /// The other template.
+        template: String,
+        /// Its job.
+        job: String,
+    },
+}
+
+impl Layout {
+    /// That of these jobs; those that are disabled write nothing. `ids` is what tenants' ids may be.
+    pub fn new(jobs: &Jobs, ids: IdClass) -> Self {
+        let jobs = jobs.values().filter(|job| job.enabled).cloned().collect();
+        Self { ids, jobs }
+    }
+
+    /// Whose a key is by the template of that job at this position.
+    pub fn owner<'k>(&self, job: &'k Job, index: usize, text: &'k str) -> Owner<'k> {
+        let Some(key) = job.keys.get(index) else { return Owner::Nobody };
+        let template = Template { job, index, key };
+        let Some(reading) = template.read(text, self.ids) else { return Owner::Nobody };
+        if self.beaten(template, &reading).is_some() {
+            return Owner::Nobody;
+        }
+        let owner = reading.owner.unwrap_or_default();
+        match owner_part(key).and_then(|part| key.template.parts().get(part)) {
+            Some(Part::Placeholder(Placeholder::Tenant)) => Owner::Tenant(owner),
+            Some(Part::Placeholder(Placeholder::TenantColumn(name))) => {
+                Owner::WithColumn(name, owner)
+            }
+            Some(
+                Part::Placeholder(Placeholder::Date | Placeholder::Column(_)) | Part::Literal(_),
+            )
+            | None => Owner::Anyone,
+        }
+    }
+
+    /// Whether a job writes a key for a tenant, or for the fleet where there is none, as far as the
+    /// text of the key says.
+    pub fn may_write(&self, job: &Job, tenant: Option<Tenant<'_>>, text: &str) -> bool {
+        (0..job.keys.len()).any(|index| self.is_of(job, index, tenant, text))
+    }
+
+    /// The same of the template at this position alone.
+    pub fn is_of(&self, job: &Job, index: usize, tenant: Option<Tenant<'_>>, text: &str) -> bool {
+        match self.owner(job, index, text) {
+            Owner::Nobody => false,
+            Owner::Tenant(id) => tenant.is_none_or(|tenant| tenant.id() == id),
+            Owner::WithColumn(name, owner) => {
+                tenant.is_none_or(|tenant| tenant.column(name) == Some(owner))
+            }
+            Owner::Anyone => true,
+        }
+    }
+
+    /// Whether a key that a manifest of this job and tenant names is no business of theirs: it is
+    /// that of another tenant or job, or one that needs no manifest.
+    pub fn is_anothers(&self, job: &Job, tenant: Option<&str>, text: &str) -> bool {
+        let mut templates = self.templates(job);
+        templates.any(|Template { job: other, index, key }| {
+            let unnamed = other.name != job.name || key.template.is_known();
+            match self.owner(other, index, text) {
+                Owner::Nobody => false,
+                Owner::Tenant(id) => unnamed || tenant != Some(id),
+                Owner::WithColumn(..) | Owner::Anyone => unnamed,
+            }
+        })
+    }
+
+    /// Why the template of that job at this position may not make a key with this text for its
+    /// owner: the tenant, or the value that is unique over all of them.
+    fn ambiguity(&self, job: &Job, index: usize, text: &str, owner: &str) -> Option<Ambiguity> {
+        let key = job.keys.get(index)?;
+        let own = Template { job, index, key };
+        let reading = own.read(text, self.ids)?;
+        if let Some(read) = reading.owner.filter(|read| *read != owner) {
+            return Some(Ambiguity::Reading(read.escape_debug().to_string()));
+        }
+        let other = self.beaten(own, &reading)?;
+        let (template, job) = (other.key.template.to_string(), other.job.name.to_string());
+        Some(Ambiguity::Template { template, job })
+    }
+
+    /// The templates of all enabled jobs, those of this job as it is here.
+    fn templates<'a>(&'a self, job: &'a Job) -> impl Iterator<Item = Template<'a>> {
+        let others = self.jobs.iter().map(AsRef::as_ref).filter(|other| other.name != job.name);
+        others.chain([job]).flat_map(|job| {
+            job.keys.iter().enumerate().map(move |(index, key)| Template { job, index, key })
+        })
+    }
+
+    /// The first template that reads a key as another owner's, so that it is nobody's by this one.
+    fn beaten<'a>(&'a self, own: Template<'a>, reading: &Reading<'_>) -> Option<Template<'a>> {
+        self.templates(own.job).find(|other| {
+            let rivalry = Rivalry::between(own, *other);
+            rivalry.is_some_and(|rivalry| other.beats(rivalry, reading, self.ids))
+        })
+    }
+}
+
+/// A key template of a job.
+#[derive(Clone, Copy, Debug)]
+struct Template<'a> {
+    job: &'a Job,
+    index: usize,
+    key: &'a Key,
+}
+
+/// How a template may take keys away from another.
+#[derive(Clone, Copy, Debug)]
+struct Rivalry {
+    /// Both say in the same words whose a key is, so that their owners can be compared.
+    comparable: bool,
+    /// Where the text of both stands in the same places, the key is its.
+    comes_first: bool,
+}
+
+impl Rivalry {
+    /// None where nothing can be taken away: both write for the same owner.
+    fn between(own: Template<'_>, other: Template<'_>) -> Option<Self> {
+        let same_job = own.job.name == other.job.name;
+        let same_template = same_job && own.index == other.index;
+        let of_fleet = |one: Template<'_>| one.job.scope == Scope::Fleet;
+        if same_template || same_job && of_fleet(own) {
+            return None;
+        }
+        let placeholder = |one: Template<'_>| match owner_part(one.key) {
+            Some(part) => one.key.template.parts().get(part).cloned(),
+            None => None,
+        };
+        let (of_own, of_other) = (placeholder(own), placeholder(other));
+        let is_tenant = of_own == Some(Part::Placeholder(Placeholder::Tenant));
+        let comparable = of_own.is_some() && of_own == of_other && (is_tenant || same_job);
+        // What is unique over all tenants is so in each key of a job, whichever column it is.
+        let trusted = same_job && !comparable && !is_tenant;
+        let comes_first = !trusted && other.rank() < own.rank();
+        Some(Self { comparable, comes_first })
+    }
+}
+
+impl Template<'_> {
+    /// Those with more text of their own come first.
+    fn rank(&self) -> impl Ord {
+        let text = self.key.template.parts().iter().map(|part| match part {
+            Part::Literal(text) => text.len(),
+            Part::Placeholder(_) => 0,
+        });
+        (Reverse(text.sum::<usize>()), self.job.name.clone(), self.index)
+    }
+
+    /// Whether this takes a key away from the template that reads it so.
+    fn beats(&self, rivalry: Rivalry, reading: &Reading<'_>, ids: IdClass) -> bool {
+        let template = &self.key.template;
+        if !template.may_make(reading.text) {
+            return false;
+        }
+        let owner = reading.owner.filter(|_| rivalry.comparable);
+        let marks = template.marks(reading, (owner_part(self.key), owner), ids);
+        marks.iter().any(|mark| mark.owners_differ && (rivalry.comes_first || mark.literal))
+    }
+
+    fn read<'k>(&self, text: &'k str, ids: IdClass) -> Option<Reading<'k>> {
+        Reading::new(&self.key.template, owner_part(self.key), text, ids)
+    }
+
+    fn pattern(&self, ids: IdClass, text: OwnerText<'_>) -> Pattern {
+        Pattern::new(&self.key.template, owner_part(self.key), ids, text)
+    }
+}
+
+/// What has to be looked at of a job's keys before they are written. What the templates and the type
+/// of the ids rule out for all keys costs nothing for each of them.
+#[derive(Debug, Default)]
+pub struct Checks {
+    layout: Layout,
+    /// By the position of the template; none where no key can be another's.
+    keys: Vec<Option<Check>>,
+}
+
+/// What has to be looked at of the keys of one template.
+#[derive(Debug)]
+struct Check {
+    /// Whether it may read a key as another tenant's.
+    own: Option<Risk>,
+    /// The templates that may take a key away.
+    rivals: Vec<(Risk, KeyTemplate)>,
+    /// The characters of its own and of their texts that are neither letters nor digits.
+    special: Vec<char>,
+}
+
+/// Which keys may be another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Risk {
+    /// Those of tenants whose ids hold a special character.
+    OfSomeTenants,
+    /// Those of any tenant.
+    OfAnyTenant,
+}
+
+impl Checks {
+    /// What has to be looked at of the keys of this job.
+    pub fn new(layout: Layout, job: &Job) -> Self {
+        let check = |(index, key)| Check::new(&layout, Template { job, index, key });
+        let keys = job.keys.iter().enumerate().map(check).collect();
+        Self { layout, keys }
+    }
+
+    /// Whose the keys of all jobs are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether the keys of the template at this position have to be looked at.
+    pub fn concern(&self, index: usize) -> bool {
+        self.keys.get(index).is_some_and(Option::is_some)
+    }
+
+    /// Whether some keys of a tenant may be another's; it is enough to ask once a tenant.
+    pub fn concern_tenant(&self, index: usize, id: &str) -> bool {
+        let Some(Some(check)) = self.keys.get(index) else { return false };
+        check.has(Risk::OfAnyTenant) || id.contains(check.special.as_slice())
+    }
+
+    /// Why a key of a tenant that is concerned may not be written for this owner.
+    pub fn ambiguity(
+        &self,
+        (job, index): (&Job, usize),
+        text: &str,
+        owner: &str,
+    ) -> Option<Ambiguity> {
+        let check = self.keys.get(index)?.as_ref()?;
+        let is_possible =
+            check.own.is_some() || check.rivals.iter().any(|(_, rival)| rival.may_make(text));
+        is_possible.then(|| self.layout.ambiguity(job, index, text, owner)).flatten()
+    }
+}
+
+impl Check {
+    /// None where no key of the template can be another's.
+    fn new(layout: &Layout, own: Template<'_>) -> Option<Self> {
+        let begins_like =
+            |other: &Template<'_>| own.key.template.may_begin_like(&other.key.template);
+        let templates: Vec<_> = layout.templates(own.job).filter(begins_like).collect();
+        let texts = templates.iter().flat_map(|one| one.key.template.parts());
+        let texts = texts.filter_map(|part| match part {
+            Part::Literal(text) => Some(text),
+            Part::Placeholder(_) => None,
+        });
+        let special: Vec<char> =
+            texts.flat_map(|text| text.chars()).filter(|char| !char.is_alphanumeric()).collect();
+        let patterns = [OwnerText::IdsWithout(&special), OwnerText::Ids]
+            .map(|text| own.pattern(layout.ids, text));
+        let risk = |other: &Template<'_>, question| {
+            let other = other.pattern(layout.ids, OwnerText::Ids);
+            let [without, any] = &patterns;
+            any.meets(&other, question).then(|| {
+                if without.meets(&other, question) {
+                    Risk::OfAnyTenant
+                } else {
+                    Risk::OfSomeTenants
+                }
+            })
+        };
+        let has_owner = own.job.scope == Scope::Tenants && owner_part(own.key).is_some();
+        let another = Question { same_owner: true, literal_in_value: false };
+        let own_risk = has_owner.then(|| risk(&own, another)).flatten();
+        let rivals = templates.iter().filter_map(|other| {
+            let Rivalry { comparable, comes_first } = Rivalry::between(own, *other)?;
+            let question = Question { same_owner: comparable, literal_in_value: !comes_first };
+            Some((risk(other, question)?, other.key.template.clone()))
+        });
+        let check = Self { own: own_risk, rivals: rivals.collect(), special: special.clone() };
+        (check.own.is_some() || !check.rivals.is_empty()).then_some(check)
+    }
+
+    fn has(&self, risk: Risk) -> bool {
+        self.own == Some(risk) || self.rivals.iter().any(|(other, _)| *other == risk)
+    }
+}
+
+/// The part of a template that says whose a key is: the tenant, or what stands for it in the key.
+pub(super) fn owner_part(key: &Key) -> Option<usize> {
+    let mut parts = key.template.parts().iter();
+    let tenant = parts.position(|part| *part == Part::Placeholder(Placeholder::Tenant));
+    let is_column = |part: &Part| matches!(part, Part::Placeholder(Placeholder::TenantColumn(_)));
+    let unique = || {
+        let unique = key.unique.as_deref()?;
+        let is_unique = |part: &Part| match part {
+            Part::Literal(_) => false,
+            Part::Placeholder(placeholder) => placeholder.name("") == unique,
+        };
+        key.template.parts().iter().position(is_unique)
+    };
+    let column = || key.template.parts().iter().position(is_column);
+    tenant.or_else(unique).or_else(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::job::{JobName, Overlap, Query, Shape, Share};
+    use crate::domain::json::{Case, Encoding, Profile};
+    use crate::domain::schedule::Schedule;
+
+    fn job(name: &str, templates: &[&str]) -> Arc<Job> {
+        let key = |text: &&str| {
+            let template = KeyTemplate::parse(text, "t").unwrap();
+            let unique = (!template.has_tenant()).then(|| "id".to_owned());
+            Key { template, shape: Shape::List, unique }
+        };
+        Arc::new(Job {
+            name: JobName::parse(name).unwrap(),
+            description: String::new(),
+            schedule: Schedule::Every(Duration::from_mins(10)),
+            ttl: Duration::from_mins(30),
+            ttl_jitter: Share::NONE,
+            on_start: false,
+            required: false,
+            enabled: true,
+            timeout: Duration::from_mins(5),
+            overlap: Overlap::Skip,
+            retries: 0,
+            batch: NonZeroUsize::MIN,
+            concurrency: None,
+            tables: Vec::new(),
+            scope: Scope::Tenants,
+            query: Query { sql: "".into(), file: None },
+            dates: None,
+            keys: templates.iter().map(key).collect(),
+            encoding: Encoding {
+                profile: Profile::Postgres,
+                case: Case::Keep,
+                omit: Vec::new(),
+                columns: BTreeMap::new(),
+                max_bytes: 1024,
+            },
+        })
+    }
+
+    fn layout(ids: IdClass, jobs: &[&Arc<Job>]) -> Layout {
+        let jobs = jobs.iter().map(|job| (job.name.clone(), Arc::clone(job)));
+        Layout::new(&jobs.collect(), ids)
+    }
+
+    /// Whose a key is by each template of a job.
+    fn owners<'k>(layout: &Layout, job: &'k Job, key: &'k str) -> Vec<Owner<'k>> {
+        (0..job.keys.len()).map(|index| layout.owner(job, index, key)).collect()
+    }
+
+    #[test]
+    fn a_template_reads_a_key_in_one_way() {
+        let of = Owner::Tenant;
+        let cases = [
+            ("services:{t}", "services:7", of("7")),
+            ("services:{t}", "services:a:*[é]", of("a:*[é]")),
+            ("services:{t}", "service:7", Owner::Nobody),
+            ("a:{t}:{kind}", "a:7:dog", of("7")),
+            ("a:{t}:{kind}", "a:7:dog:food", of("7")),
+            ("a:{kind}:{t}:z", "a:x:7:z", of("7")),
+            ("a:{kind}:{t}:z", "a:x:y:7:z", of("y:7")),
+            ("a:{kind}:{t}:z", "a:x:7", Owner::Nobody),
+            ("slots:{t}:{date}", "slots:7:2026-03-01", of("7")),
+            ("slots:{t}:{date}", "slots:7:8:2026-03-01", of("7:8")),
+            ("slots:{t}:{date}", "slots:7:today", Owner::Nobody),
+            ("slots:{t}:{date}", "slots:7:2026-3-001", Owner::Nobody),
+            ("{t}:{t}", "7:7", of("7")),
+            ("{t}", "", of("")),
+            ("{t}:x", "1:x:2:x", of("1:x:2")),
+            ("pet:{id}", "pet:9", Owner::Anyone),
+            ("pet:{id}", "pat:9", Owner::Nobody),
+            ("site:{tenant.slug}", "site:north", Owner::WithColumn("slug", "north")),
+        ];
+        for (text, key, expected) in cases {
+            let job = job("one", &[text]);
+            let layout = layout(IdClass::Text, &[&job]);
+            assert_eq!(owners(&layout, &job, key), [expected], "{text} {key}");
+        }
+        let uuid = "6f1c0c6e-5f0f-4e55-9f53-0f7f4f1f8a11";
+        let key = format!("x:{uuid}dog");
+        let job = job("one", &["x:{t}{kind}"]);
+        assert_eq!(owners(&layout(IdClass::Uuid, &[&job]), &job, &key), [of(uuid)]);
+    }
+
+    #[test]
+    fn hazard_37_a_key_of_two_templates_is_one_tenants_or_nobodys() {
+        let of = Owner::Tenant;
+        let lists = job("lists", &["p:{t}:all", "p:{t}:{kind}"]);
+        let text = layout(IdClass::Text, &[&lists]);
+        assert_eq!(owners(&text, &lists, "p:a:all"), [of("a"), of("a")], "one tenant's");
+        assert_eq!(owners(&text, &lists, "p:a:b:x"), [Owner::Nobody, of("a")]);
+        assert_eq!(owners(&text, &lists, "p:a:b:all"), [Owner::Nobody, Owner::Nobody]);
+        let integer = layout(IdClass::Integer, &[&lists]);
+        assert_eq!(owners(&integer, &lists, "p:7:b:all"), [Owner::Nobody, of("7")]);
+
+        let (all, new) = (job("all", &["p:{t}"]), job("new", &["p:{t}:new"]));
+        let both = layout(IdClass::Text, &[&all, &new]);
+        assert_eq!(owners(&both, &all, "p:a:new"), [Owner::Nobody]);
+        assert_eq!(owners(&both, &new, "p:a:new"), [of("a")]);
+        assert_eq!(owners(&both, &all, "p:a:b"), [of("a:b")]);
+
+        let swapped = job("swapped", &["p:{t}:{kind}", "p:{kind}:{t}"]);
+        let text = layout(IdClass::Text, &[&swapped]);
+        assert_eq!(owners(&text, &swapped, "p:a:b"), [of("a"), Owner::Nobody]);
+    }
+
+    #[test]
+    fn what_a_manifest_names_may_be_anothers() {
+        let lists = job("lists", &["p:{t}:all", "p:{t}:{kind}", "pet:{id}"]);
+        let new = job("new", &["p:{t}:new:{kind}"]);
+        let layout = layout(IdClass::Text, &[&lists, &new]);
+        let is_anothers = |tenant, key| layout.is_anothers(&lists, Some(tenant), key);
+        assert!(!is_anothers("a", "p:a:x") && !is_anothers("a", "p:a:b:x"));
+        assert!(is_anothers("a:b", "p:a:b:x"), "it is that of `a`");
+        assert!(is_anothers("a", "p:a:all"), "no manifest names it");
+        assert!(is_anothers("a", "p:a:new:x"), "it is that of the other job");
+        assert!(!is_anothers("a", "pet:7") && !is_anothers("a", "old:a:x"));
+    }
+
+    #[test]
+    fn what_the_class_of_the_ids_rules_out_costs_nothing() {
+        let lists = job("lists", &["p:{t}:all", "p:{t}:{kind}"]);
+        let (all, new) = (job("all", &["q:{t}"]), job("new", &["q:{t}:new"]));
+        let concern = |ids, job: &Arc<Job>| -> Vec<bool> {
+            let checks = Checks::new(layout(ids, &[&lists, &all, &new]), job);
+            (0..job.keys.len()).map(|index| checks.concern(index)).collect()
+        };
+        for ids in [IdClass::Uuid, IdClass::Integer] {
+            assert_eq!(concern(ids, &lists), [false, false], "{ids:?}");
+            assert_eq!((concern(ids, &all), concern(ids, &new)), (vec![false], vec![false]));
+        }
+        assert_eq!(concern(IdClass::Text, &lists), [true, true]);
+        // What the one job may not take, the other has.
+        let of_text = (concern(IdClass::Text, &all), concern(IdClass::Text, &new));
+        assert_eq!(of_text, (vec![true], vec![false]));
+        let checks = Checks::new(layout(IdClass::Text, &[&lists]), &lists);
+        assert!(!checks.concern_tenant(0, "a-b") && checks.concern_tenant(0, "a:b"));
+        // A category may be `b:all` for any tenant.
+        assert!(checks.concern_tenant(1, "a-b"));
+    }
+
+    /// A template of a job with what fills it.
+    #[derive(Clone, Debug)]
+    struct Filled {
+        job: usize,
+        index: usize,
+        tenant: String,
+        values: Vec<String>,
+    }
+
+    impl Filled {
+        fn key(&self, template: &KeyTemplate) -> String {
+            let mut values = self.values.iter().cycle();
+            let text = |part: &Part| match part {
+                Part::Literal(text) => text.clone(),
+                Part::Placeholder(Placeholder::Tenant) => self.tenant.clone(),
+                Part::Placeholder(_) => values.next().unwrap().clone(),
+            };
+            template.parts().iter().map(text).collect()
+        }
+    }
+
+    fn any_template() -> impl Strategy<Value = String> {
+        let literal = prop::sample::select(vec![":", "::", "a", "1", "-", ":a", "a:1"]);
+        let part = prop_oneof![
+            4 => literal.prop_map(str::to_owned),
+            2 => prop::sample::select(vec!["{k}", "{l}"]).prop_map(str::to_owned),
+        ];
+        let parts = || prop::collection::vec(part.clone(), 0..3).prop_map(|parts| parts.concat());
+        (parts(), parts()).prop_map(|(before, after)| format!("{before}{{t}}{after}"))
+    }
+
+    fn any_filled(ids: IdClass) -> impl Strategy<Value = Vec<Filled>> {
+        let tenant = match ids {
+            IdClass::Text => "[a1:-]{0,4}",
+            IdClass::Integer => "-?[1-9][0-9]{0,2}",
+            IdClass::Uuid => "[a1]{8}-0000-4000-8000-00000000000[01]",
+        };
+        let one = (0..2_usize, 0..2_usize, tenant, prop::collection::vec("[a1:-]{0,4}", 4));
+        let filled =
+            one.prop_map(|(job, index, tenant, values)| Filled { job, index, tenant, values });
+        prop::collection::vec(filled, 30)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn hazard_37_two_tenants_never_have_one_key(
+            templates in prop::collection::vec(any_template(), 4),
+            (ids, filled) in prop::sample::select(IdClass::ALL.to_vec())
+                .prop_flat_map(|ids| (Just(ids), any_filled(ids))),
+        ) {
+            let texts: Vec<&str> = templates.iter().map(String::as_str).collect();
+            let jobs = [job("one", &texts[..2]), job("other", &texts[2..])];
+            let layout = layout(ids, &[&jobs[0], &jobs[1]]);
+            let checks = jobs.each_ref().map(|job| Checks::new(layout.clone(), job));
+            let mut owners: BTreeMap<String, String> = BTreeMap::new();
+            for one in filled {
+                let (job, index) = (&jobs[one.job], one.index);
+                let (checks, tenant) = (&checks[one.job], one.tenant.as_str());
+                let key = one.key(&job.keys[index].template);
+                let full = layout.owner(job, index, &key);
+                let ambiguity = layout.ambiguity(job, index, &key, tenant);
+                prop_assert_eq!(ambiguity.is_none(), full == Owner::Tenant(tenant), "{}", key);
+                let is_looked_at = checks.concern(index) && checks.concern_tenant(index, tenant);
+                let looked = checks.ambiguity((job, index), &key, tenant).filter(|_| is_looked_at);
+                prop_assert_eq!(&looked, &ambiguity, "nothing is spared that is needed: {}", key);
+                if looked.is_none() {
+                    let owner = owners.entry(key.clone()).or_insert_with(|| tenant.to_owned());
+                    prop_assert_eq!(owner.as_str(), tenant, "{}", key);
+                    let manifest = |id| layout.is_anothers(job, Some(id), &key);
+                    prop_assert!(manifest("another"));
+                }
+            }
+        }
+
+        #[test]
+        fn two_templates_that_have_no_key_in_common_are_no_rivals(
+            templates in prop::collection::vec(any_template(), 2),
+            (ids, filled) in prop::sample::select(IdClass::ALL.to_vec())
+                .prop_flat_map(|ids| (Just(ids), any_filled(ids))),
+        ) {
+            let [one, other] = [0, 1].map(|index| KeyTemplate::parse(&templates[index], "t").unwrap());
+            let may_equal = one.may_equal(&other, ids);
+            let keys = |template: &KeyTemplate| -> std::collections::BTreeSet<String> {
+                filled.iter().map(|filled| filled.key(template)).collect()
+            };
+            prop_assert!(may_equal || keys(&one).is_disjoint(&keys(&other)));
+        }
+    }
+}

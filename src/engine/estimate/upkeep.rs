@@ -1,0 +1,152 @@
+//! What preheat keeps in the cache for itself, and what it asks of the cache besides its runs.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
+use crate::domain::fence::{FLEET, Fence, fence_key};
+use crate::domain::job::{Job, Jobs, Scope};
+use crate::domain::tenant::Tenants;
+use crate::engine::port::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
+use crate::engine::restart;
+use crate::engine::roster;
+use crate::engine::run::each_once;
+
+/// Fences that are looked at to see how many there are.
+const SAMPLED_FENCES: usize = 500;
+const DAY: Duration = Duration::from_hours(24);
+
+/// What the jobs of a worker have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Bytes that the fences and the registry take in the cache.
+    pub memory: u64,
+    /// Of these, those that are there already.
+    pub present: u64,
+    /// Commands of the first pass over an empty cache, besides those of each job's run: the fences get
+    /// their numbers and the tenants are noted.
+    pub first_commands: u64,
+    /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is, looks at
+    /// the registry, and verifies a sample of the keys.
+    pub day_commands: u64,
+}
+
+/// How often a worker compares some tenants of each job with the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Verification {
+    /// From one time to the next.
+    pub interval: Duration,
+    /// Tenants of each job.
+    pub sample: NonZeroUsize,
+}
+
+/// Parts of a whole, some of which are there.
+#[derive(Clone, Copy, Default)]
+struct Stock {
+    memory: u64,
+    present: u64,
+}
+
+impl Estimator<'_> {
+    /// What enabled jobs have in common.
+    pub async fn upkeep(
+        &self,
+        jobs: &[(Arc<Job>, &Estimate)],
+        verification: Option<Verification>,
+    ) -> Upkeep {
+        let by_name = jobs.iter().map(|(job, _)| (job.name.clone(), Arc::clone(job))).collect();
+        let fences = self.fences(jobs).await;
+        let registry = self.registry(&by_name).await;
+        let notes = (self.list.len() as u64).div_ceil(NAMES_A_COMMAND as u64);
+        Upkeep {
+            memory: fences.memory + registry.memory,
+            present: fences.present + registry.present,
+            first_commands: self.starts_of_fences(jobs) + LOOK_AT_REGISTRY + notes,
+            day_commands: day_commands(self.list, jobs, verification),
+        }
+    }
+
+    async fn fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> Stock {
+        let has = |scope| jobs.iter().any(|(job, _)| job.scope == scope);
+        let keys = if has(Scope::Tenants) { self.fence_keys() } else { Vec::new() };
+        let memory: u64 = keys.iter().map(|key| footprint::number(self.length(key))).sum();
+        let step = keys.len() / SAMPLED_FENCES + 1;
+        let some: Vec<String> = keys.into_iter().step_by(step).collect();
+        let found = self.runner.ledger.fences(&some).await.unwrap_or_default();
+        let present = found.iter().filter(|fence| **fence != Fence::Missing).count();
+        let fleet = if has(Scope::Fleet) { footprint::number(self.length(FLEET)) } else { 0 };
+        Stock {
+            memory: memory + fleet,
+            present: extrapolate(present as u64, memory, some.len() as u64),
+        }
+    }
+
+    fn fence_keys(&self) -> Vec<String> {
+        let tenants = each_once(self.list).into_iter();
+        let tenants = tenants.filter_map(|position| self.list.get(position as usize));
+        tenants.map(|tenant| fence_key(tenant.id())).collect()
+    }
+
+    /// The books of tenants and templates.
+    async fn registry(&self, jobs: &Jobs) -> Stock {
+        let mut found = Stock::default();
+        for book in [Book::Tenants, Book::Templates] {
+            let new = self.runner.roster.first_notes(book, self.list, jobs);
+            let mut notes = self.runner.ledger.notes(book).await.unwrap_or_default();
+            let present = self.book(book, &notes);
+            let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
+            notes.extend(new.into_iter().filter(|(name, _)| !known.contains(name)));
+            found.memory += self.book(book, &notes);
+            found.present += present;
+        }
+        found
+    }
+
+    fn book(&self, book: Book, notes: &[(String, String)]) -> u64 {
+        if notes.is_empty() {
+            return 0;
+        }
+        let lengths = notes.iter().map(|(name, text)| (name.len() as u64, text.len() as u64));
+        footprint::hash(self.length(book.key()), &lengths.collect::<Vec<_>>())
+    }
+
+    /// Each fence is made, and looked at again behind that, by the first run that comes to it.
+    fn starts_of_fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> u64 {
+        let of_tenants = jobs.iter().filter(|(job, _)| job.scope == Scope::Tenants);
+        let looks = of_tenants
+            .map(|(job, found)| looks_at_fences(found.tenants, job.batch.get() as u64))
+            .max();
+        let tenants = looks.map_or(0, |looks| self.list.len() as u64 + looks);
+        let has_fleet = jobs.iter().any(|(job, _)| job.scope == Scope::Fleet);
+        tenants + if has_fleet { 2 } else { 0 }
+    }
+}
+
+/// A look at the registry: the book of tenants is read, the templates are noted, and both books live
+/// longer.
+const LOOK_AT_REGISTRY: u64 = 4;
+
+fn day_commands(
+    list: &Tenants,
+    jobs: &[(Arc<Job>, &Estimate)],
+    verification: Option<Verification>,
+) -> u64 {
+    let times_a_day = |pause: Duration| {
+        u64::try_from(DAY.as_millis() / pause.as_millis().max(1)).unwrap_or(u64::MAX)
+    };
+    let watch = times_a_day(restart::LOOK_EVERY) * STATS_COMMANDS as u64;
+    let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
+    let registry = times_a_day(roster::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
+    let verified = verification.map_or(0, |Verification { interval, sample }| {
+        let of_job = |(job, found): &(Arc<Job>, &Estimate)| {
+            let tenants = found.tenants.min(sample.get() as u64);
+            let manifests = if job.has_manifests() { tenants } else { 0 };
+            // Of each key its value and its TTL.
+            extrapolate(2 * found.keys, tenants, found.tenants) + manifests
+        };
+        times_a_day(interval).saturating_mul(jobs.iter().map(of_job).sum())
+    });
+    watch + registry + verified
+}

@@ -1,0 +1,125 @@
+//! The routes of a worker that waits for its servers: it says that it lives and what it waits for.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::answer::ApiError;
+use super::{probes, with_answers_in_common};
+use crate::engine::status::{NeededServer, ServerState, Starting};
+use crate::observe::Metrics;
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct Waiting {
+    /// What the worker waits for.
+    pub starting: watch::Receiver<Starting>,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+}
+
+/// All routes.
+pub fn starting(waiting: Waiting) -> Router {
+    let routes = only_probes()
+        .route("/", get(probes::index))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/{*path}", any(not_yet));
+    with_answers_in_common(routes).with_state(waiting)
+}
+
+/// The two routes of probes alone.
+pub fn starting_probes(waiting: Waiting) -> Router {
+    with_answers_in_common(only_probes()).with_state(waiting)
+}
+
+fn only_probes() -> Router<Waiting> {
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+}
+
+/// The process lives; there is no scheduler yet that could be silent.
+async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok", "silent": [] }))
+}
+
+async fn readyz(State(waiting): State<Waiting>) -> (StatusCode, Json<Value>) {
+    let body = not_ready(&waiting.starting.borrow());
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body))
+}
+
+fn not_ready(starting: &Starting) -> Value {
+    let servers: Vec<_> = starting.servers.iter().map(server).collect();
+    let message = message(starting);
+    json!({ "status": "starting", "waiting": [], "servers": servers, "message": message })
+}
+
+fn server(server: &NeededServer) -> Value {
+    let NeededServer { role, address, state } = server;
+    let (state, message) = match state {
+        ServerState::Unknown => ("unknown", None),
+        ServerState::Away { message } => ("away", Some(message)),
+        ServerState::Connected => ("connected", None),
+    };
+    json!({ "server": role, "address": address, "state": state, "message": message })
+}
+
+fn message(starting: &Starting) -> String {
+    let away: Vec<_> = starting.away().map(|(server, _)| server.role).collect();
+    if away.is_empty() {
+        return "the worker is starting".to_owned();
+    }
+    format!("the worker waits for the {}", away.join(" and the "))
+}
+
+async fn metrics(
+    State(waiting): State<Waiting>,
+    headers: HeaderMap,
+) -> ([(HeaderName, &'static str); 1], String) {
+    probes::metrics_page(&waiting.metrics, &headers)
+}
+
+async fn not_yet(State(waiting): State<Waiting>) -> impl IntoResponse {
+    let message = message(&waiting.starting.borrow());
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message)
+        .with_header(header::RETRY_AFTER, "5")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needed(role: &'static str, state: ServerState) -> NeededServer {
+        NeededServer { role, address: format!("{role}.local:1"), state }
+    }
+
+    #[test]
+    fn each_server_is_shown_with_the_reason_why_it_is_away() {
+        let away = || ServerState::Away { message: "connection refused".to_owned() };
+        let cases = [
+            (ServerState::Connected, away(), "the worker waits for the cache"),
+            (away(), away(), "the worker waits for the database and the cache"),
+            (ServerState::Connected, ServerState::Unknown, "the worker is starting"),
+        ];
+        for (database, cache, message) in cases {
+            let servers = vec![needed("database", database), needed("cache", cache)];
+            assert_eq!(not_ready(&Starting { servers })["message"], message);
+        }
+        let servers = vec![needed("database", ServerState::Connected), needed("cache", away())];
+        let body = not_ready(&Starting { servers });
+        assert_eq!(body["status"], "starting");
+        assert_eq!(
+            body["servers"],
+            json!([
+                { "server": "database", "address": "database.local:1", "state": "connected",
+                  "message": null },
+                { "server": "cache", "address": "cache.local:1", "state": "away",
+                  "message": "connection refused" },
+            ])
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! What comes from data never reaches a terminal, or a pipe, as anything but text in its line.
+
+use preheat::sandbox::Redis;
+use sqlx::AssertSqlSafe;
+
+use crate::support::program::{Output, Preheat};
+use crate::support::{self, Database, preheat};
+
+/// Ids of tenants that colour the screen, clear it, name the window, begin a line, and turn the writing
+/// round.
+const IDS: [&str; 5] =
+    ["\u{1b}[31mRED\u{1b}[0m", "a\nforged: ok", "\u{9b}2J", "\u{1b}]0;title\u{7}", "x\u{202e}y"];
+
+const JOB: &str = r#"
+schedule = "every 15m"
+ttl = "1h"
+[query]
+sql = "select tenant_id, fails(tenant_id) as n from items where tenant_id = any($1)"
+[[keys]]
+key = "items:{tenant_id}"
+"#;
+
+struct Hostile {
+    database: Database,
+    redis: Redis,
+}
+
+/// A database of such tenants; the query fails for those that stand in `broken`.
+async fn hostile() -> Hostile {
+    let database = support::database().await;
+    let setup = "create table tenants (id text primary key);
+      create table items (tenant_id text not null);
+      create table broken (id text primary key);
+      create function fails(id text) returns int language plpgsql stable as $$
+        begin
+          if exists (select from broken where broken.id = fails.id) then
+            raise exception E'\\x1b[2Jforged\\nforged: of %', fails.id;
+          end if;
+          return 1;
+        end $$;";
+    database.execute(setup).await;
+    let mut connection = database.connect().await;
+    for id in IDS {
+        for table in ["tenants", "items"] {
+            let sql = AssertSqlSafe(format!("insert into {table} values ($1)"));
+            sqlx::query(sql).bind(id).execute(&mut connection).await.unwrap();
+        }
+    }
+    Hostile { database, redis: support::redis() }
+}
+
+impl Hostile {
+    fn preheat<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
+        preheat(arguments)
+            .database(self.database.url())
+            .cache(self.redis.url())
+            .settings("[tenants]\nsql = \"select id from tenants order by 1\"\n")
+            .job("items", JOB)
+    }
+}
+
+/// Nothing in it that a terminal obeys, and no line that data began: further lines of a message are indented.
+fn assert_plain(what: &str, output: &Output) {
+    for text in [&output.stdout, &output.stderr] {
+        let is_obeyed = |char: char| (char.is_control() && char != '\n') || char == '\u{202e}';
+        assert!(!text.contains(is_obeyed), "{what}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{what}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_ids_and_messages_hold_every_command_prints_text() {
+    let hostile = hostile().await;
+    let run = async |arguments: &[&str]| {
+        let output = hostile.preheat(arguments.iter().copied()).run().await;
+        assert_plain(&arguments.join(" "), &output);
+        output
+    };
+    run(&["check"]).await.expect_code(0);
+    run(&["warm"]).await.expect_code(0);
+    run(&["audit"]).await.expect_code(0);
+
+    let breaks = "insert into broken select id from tenants";
+    hostile.database.execute(&format!("{breaks} order by id limit 3")).await;
+    let plan = run(&["plan"]).await.expect_code(0);
+    assert!(plan.stdout.contains(r"`\u{1b}[31mRED\u{1b}[0m`"), "{}", plan.stdout);
+    let warm = run(&["warm"]).await.expect_code(1);
+    assert!(warm.stdout.contains(r": \u{1b}[2Jforged\nforged: of "), "{}", warm.stdout);
+    run(&["warm", "-v"]).await.expect_code(1);
+    run(&["audit"]).await.expect_code(1);
+    for id in IDS {
+        let key = format!("items:{id}");
+        run(&["warm", "--tenant", id]).await;
+        run(&["warm", "--tenant", &format!("no {id}")]).await.expect_code(1);
+        run(&["audit", "--key", &key]).await;
+        run(&["audit", "--key", &format!("no {id}")]).await;
+        run(&["invalidate", "--tenant", id, "--rewarm"]).await;
+        run(&["invalidate", "--job", id]).await.expect_code(2);
+        run(&["warm", id]).await.expect_code(2);
+    }
+    for command in ["plan", "warm", "audit", "invalidate"] {
+        let mut arguments = vec![command, "--json"];
+        arguments.extend(
+            (command == "invalidate").then_some(["--job", "items", "--rewarm"]).iter().flatten(),
+        );
+        run(&arguments).await.json();
+    }
+
+    // Every tenant is broken, and then the tenant list.
+    hostile.database.execute(&format!("{breaks} on conflict do nothing")).await;
+    run(&["plan"]).await.expect_code(2);
+    let sql = "[tenants]\nsql = \"select fails(id)::text from tenants\"\n";
+    for command in ["plan", "warm", "audit"] {
+        let output = hostile.preheat([command]).settings(sql).run().await;
+        assert_plain(command, &output);
+        assert!(output.stdout.contains("forged") || output.stderr.contains("forged"), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn problems_have_their_own_colours_and_no_others() {
+    let hostile = hostile().await;
+    let job = JOB.replace("as n from", r#"as n, \"\u001b[2J\u001b[35mred\" from"#);
+    let check = hostile.preheat(["check"]).job("items", &job);
+    let Some(check) = check.on_terminal(80) else {
+        return support::skipped("no `script` makes a terminal");
+    };
+    let output = check.run().await.expect_code(2);
+    assert!(output.stdout.contains("\u{1b}["), "it has colours: {:?}", output.stdout);
+    assert!(!output.stdout.contains("\u{1b}[2J"), "{:?}", output.stdout);
+    assert!(!output.stdout.contains("\u{1b}[35m"), "{:?}", output.stdout);
+}
