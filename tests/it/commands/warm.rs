@@ -395,7 +395,12 @@ async fn hazard_01_a_tenant_that_never_stops_writing_is_fenced_and_no_failure() 
     let busy = servers.active().await.remove(0);
     // Five follow-ups, a second apart, take longer: the deadline ends them, and is not missed by that.
     let arguments = ["warm", "--json", "--deadline", "4s"];
-    let pass = servers.preheat(arguments).job("services", SERVICES);
+    // Each read is long enough for a change to come, however busy the machine is.
+    let sleeps = "with slept as materialized (select pg_sleep(0.3)) select tenant_id,";
+    let slow = SERVICES
+        .replace("select tenant_id,", sleeps)
+        .replace("from services where", "from services, slept where");
+    let pass = servers.preheat(arguments).job("services", &slow);
     let output = tokio::select! {
         output = pass.run() => output.expect_code(0),
         () = keeps_changing(&servers, &busy, async |_| false) => unreachable!(),
