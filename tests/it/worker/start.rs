@@ -204,7 +204,10 @@ async fn a_cache_that_still_loads_its_data_is_waited_for() {
     let serve = shop.serve().cache(format!("redis://{address}"));
     let worker = serve.job("items", &items("")).start();
     is_away(&worker, "cache", "LOADING").await;
-    assert_eq!(server(&worker, "database").await["state"], "connected");
+    eventually("the database is connected", LONG, async || {
+        server(&worker, "database").await["state"] == "connected"
+    })
+    .await;
     loads.abort();
 }
 
