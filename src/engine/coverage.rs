@@ -20,7 +20,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// However many runs end, it rests so long between two looks.
 const REST: Duration = Duration::from_secs(1);
 
-/// Keys of a job in one look: one pipeline of the cheapest command there is.
+/// Static keys of a job in one look, and as many data keys: one command asks for all of them.
 const MOST_KEYS: usize = 200;
 /// Tenants of a job whose static keys are looked for.
 const MOST_TENANTS: usize = 100;
@@ -38,6 +38,12 @@ impl Coverage {
     pub(super) fn want(&self) {
         self.wanted.notify_one();
     }
+}
+
+/// The commands of a look at a job with so many tenants: an `EXISTS`, and a `ZRANGE` a manifest.
+pub(super) fn commands(job: &Job, tenants: u64) -> u64 {
+    let manifests = if job.has_listed_keys() { tenants.min(MOST_MANIFESTS as u64) } else { 0 };
+    1 + manifests
 }
 
 impl Runner {
@@ -65,16 +71,16 @@ impl Runner {
     async fn look_at_coverage(&self) {
         let Some(list) = self.list.last() else { return };
         for job in self.jobs.get().values() {
-            let found = match job.enabled {
-                true if self.may_ask(Server::Cache).is_err() => return,
-                true => {
-                    let found = self.coverage_of(job, &list).await;
-                    self.note_cache(found.as_ref().err());
-                    let Ok(found) = found else { continue };
-                    found
+            let mut found = Found::default();
+            if job.enabled {
+                if self.may_ask(Server::Cache).is_err() {
+                    return;
                 }
-                false => Found::default(),
-            };
+                let looked = self.coverage_of(job, &list).await;
+                self.note_cache(looked.as_ref().err());
+                let Ok(looked) = looked else { continue };
+                found = looked;
+            }
             // The job may be gone, or another, by now.
             if self.jobs.get().get(&job.name).is_some_and(|still| still == job) {
                 let Found { there, expected } = found;
@@ -87,7 +93,6 @@ impl Runner {
         let mut keys = self.static_keys(job, list);
         keys.extend(self.data_keys(job, list).await?);
         let there = self.cache.exist(&keys).await?;
-        let there = there.iter().filter(|there| **there).count() as u64;
         Ok(Found { there, expected: keys.len() as u64 })
     }
 

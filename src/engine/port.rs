@@ -142,8 +142,8 @@ pub trait Cache: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
-    /// Whether there are such keys, whatever they hold, in their order.
-    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>>;
+    /// How many of these keys there are, whatever they hold. It is one command: ask for some hundreds.
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>>;
 
     /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
     /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;

@@ -348,11 +348,11 @@ impl Cache for MemoryCache {
         })
     }
 
-    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>> {
         Box::pin(async move {
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
-            Ok(keys.iter().map(|key| state.kept(key, now).is_some()).collect())
+            Ok(keys.iter().filter(|key| state.kept(key, now).is_some()).count() as u64)
         })
     }
 

@@ -314,11 +314,17 @@ impl Cache for RedisCache {
         })
     }
 
-    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<bool>, CacheError>> {
+    fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>> {
         Box::pin(async move {
-            let commands = keys.iter().map(|key| self.on("EXISTS", key)).collect();
-            let replies = self.each(&self.questions, commands).await?;
-            replies.into_iter().map(reply::existed).collect()
+            if keys.is_empty() {
+                return Ok(0);
+            }
+            let mut command = redis::cmd("EXISTS");
+            for key in keys {
+                self.key(&mut command, key);
+            }
+            let replies = self.all(&self.questions, vec![command]).await?;
+            replies.iter().map(reply::count).sum()
         })
     }
 

@@ -20,7 +20,13 @@ pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
     }
 }
 
-/// The reply to an `UNLINK`, `DEL` or `EXISTS` of one key: whether there was one.
+/// A reply that is a number of keys.
+pub(super) fn count(reply: &Value) -> Result<u64, CacheError> {
+    let Value::Int(count) = reply else { return Err(unexpected(reply)) };
+    u64::try_from(*count).map_err(|_negative| unexpected(reply))
+}
+
+/// The reply to an `UNLINK` or `DEL` of one key: whether there was one.
 pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),

@@ -9,6 +9,7 @@ use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
 use crate::domain::fence::{FLEET, Fence, fence_key};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::tenant::Tenants;
+use crate::engine::coverage;
 use crate::engine::marker::{MARKERS, RENEW_EVERY, marker_keys};
 use crate::engine::port::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
 use crate::engine::restart;
@@ -30,7 +31,7 @@ pub struct Upkeep {
     /// their numbers, the markers are made and the tenants are noted.
     pub first_commands: u64,
     /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is and
-    /// looks at the markers and the registry, and verifies a sample of the keys.
+    /// looks at the markers and the registry, looks for some keys, and verifies a sample of them.
     pub day_commands: u64,
 }
 
@@ -144,6 +145,8 @@ fn day_commands(
     };
     let watch = times_a_day(restart::LOOK_EVERY) * (STATS_COMMANDS as u64 + 1)
         + times_a_day(RENEW_EVERY) * MARKERS as u64;
+    let covered = jobs.iter().map(|(job, found)| coverage::commands(job, found.tenants));
+    let covered = times_a_day(coverage::LOOK_EVERY).saturating_mul(covered.sum());
     let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
     let registry = times_a_day(roster::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
     let verified = verification.map_or(0, |Verification { interval, sample }| {
@@ -155,5 +158,5 @@ fn day_commands(
         };
         times_a_day(interval).saturating_mul(jobs.iter().map(of_job).sum())
     });
-    watch + registry + verified
+    watch + covered + registry + verified
 }

@@ -230,8 +230,13 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
 
     let hash = Listing { manifest: "hash".to_owned(), keys: strings(["a"]) };
     cache.enlist(&[hash], Utc::now(), hour).await.unwrap();
-    let there = cache.exist(&strings(["binary", "soon", "hash", "empty", "no such key"])).await;
-    assert_eq!(there, Ok(vec![true, false, true, true, false]), "whatever they hold");
+    let each = [("binary", 1), ("soon", 0), ("hash", 1), ("empty", 1), ("no such key", 0)];
+    for (key, there) in each {
+        assert_eq!(cache.exist(&strings([key])).await, Ok(there), "{key}, whatever it holds");
+    }
+    let all: Vec<_> = each.iter().map(|(key, _)| (*key).to_owned()).collect();
+    assert_eq!(cache.exist(&all).await, Ok(3));
+    assert_eq!(cache.exist(&[]).await, Ok(0));
     let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
     assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
     // For a write it is a key like any other.

@@ -152,7 +152,7 @@ impl<R: Rules> Cache for Around<R> {
         self.rules.look(&self.inner, keys)
     }
 
-    fn exist<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<bool>> {
+    fn exist<'a>(&'a self, keys: &'a [String]) -> Answer<'a, u64> {
         self.rules.on_cache(CacheCall::Exist, self.inner.exist(keys))
     }
 
