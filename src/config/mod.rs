@@ -311,7 +311,7 @@ impl Settings {
         if !self.cache.verify {
             notices.push(
                 "the certificate of the cache is not verified, since `cache.verify` is false: \
-                 whoever is in between can read and change what is sent"
+                 an attacker on the network can read and change all data"
                     .to_owned(),
             );
         }
@@ -449,8 +449,8 @@ impl Cache {
             verify: read.flag(
                 "cache.verify",
                 true,
-                "Whether the certificate of a `rediss://` server is verified. Without, whoever is in \
-                 between can read and change what is sent",
+                "Whether the certificate of a `rediss://` server is verified. If it is not, an \
+                 attacker on the network can read and change all data",
             ),
             prefix: read.text(
                 "cache.prefix",
@@ -525,7 +525,7 @@ impl Http {
             probes: read.optional_address(
                 "http.probes",
                 "A second address that answers `/healthz` and `/readyz` alone, with connections of its \
-                 own: whoever fills those of `listen` keeps no probe from its answer",
+                 own: probes are answered even if clients use up the connections of `listen`",
             ),
             token: read.secret(
                 "http.token",
