@@ -16,6 +16,13 @@ pub struct ConnectError {
     pub message: String,
 }
 
+impl ConnectError {
+    /// Trying again cannot help.
+    fn settings(message: impl Into<String>) -> Self {
+        Self { kind: ConnectErrorKind::Settings, message: message.into() }
+    }
+}
+
 /// Why a server could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectErrorKind {

@@ -268,8 +268,7 @@ impl ChangeFeed {
         let sources = self.sources();
         let problems =
             match postgres::table_problems(&self.database, &sources, &self.tenants_sql).await {
-                Ok(problems) => problems.iter().map(ToString::to_string).collect(),
-                Err(ChangesError::Tables(problems)) => {
+                Ok(problems) | Err(ChangesError::Tables(problems)) => {
                     problems.iter().map(ToString::to_string).collect()
                 }
                 Err(ChangesError::NotAllowed(problem) | ChangesError::Version(problem)) => {

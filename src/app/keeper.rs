@@ -1,6 +1,7 @@
 //! What a worker does besides its runs: it reads its job files again when it is told to, tries
 //! rejected ones again, and starts the bell anew when it is silent.
 
+use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,20 +74,20 @@ impl Keeper<'_> {
         // Away from the loop: a folder may be on a disk that hangs.
         let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
         let files = match load.await {
-            Ok(Ok(files)) => files,
-            Ok(Err(problems)) => {
-                event::JobsRejected { problems: &problems.render(false) }.emit(&self.metrics);
-                return;
-            }
-            Err(error) => {
-                event::JobsRejected { problems: &error.to_string() }.emit(&self.metrics);
+            Ok(files) => files.map_err(|problems| problems.render(false)),
+            Err(error) => Err(error.to_string()),
+        };
+        let files = match files {
+            Ok(files) => files,
+            Err(problems) => {
+                event::JobsRejected { problems: &problems }.emit(&self.metrics);
                 return;
             }
         };
         self.versions.read(files);
         self.versions.check(&self.source, self.clock.as_ref()).await;
         self.put_to_use().await;
-        let (jobs, rejected) = (self.jobs_read.borrow().len(), self.versions.rejections().len());
+        let (jobs, rejected) = (self.jobs_read.borrow().len(), self.versions.rejected().len());
         event::JobsReloaded { jobs, rejected }.emit(&self.metrics);
         tell_rejected(&self.versions, &self.metrics);
     }
@@ -98,7 +99,7 @@ impl Keeper<'_> {
             return;
         }
         self.put_to_use().await;
-        let others_rejected = !self.versions.rejections().is_empty();
+        let others_rejected = !self.versions.rejected().is_empty();
         for job in &mended {
             event::QueryMended { job, others_rejected }.emit(&self.metrics);
         }
@@ -109,8 +110,7 @@ impl Keeper<'_> {
         let jobs = self.versions.in_use();
         if let Err(error) = self.bell.replace(&bell_patterns(&jobs)).await {
             // One that rings for others harms nothing: the loop looks at the clock itself.
-            let message = format!("{:#}", anyhow::Error::from(error));
-            event::BellFailed { message: &message }.emit(&self.metrics);
+            self.tell_bell_failed(error);
         }
         self.handle.replace_but(jobs.clone(), self.versions.rejections()).await;
         self.jobs_read.send_replace(jobs);
@@ -125,18 +125,19 @@ impl Keeper<'_> {
                 drop(tokio::time::timeout(LOOK_EVERY, silent.stop()).await);
                 event::BellStartedAnew { silent_for }.emit(&self.metrics);
             }
-            Err(error) => {
-                let message = format!("{:#}", anyhow::Error::from(error));
-                event::BellFailed { message: &message }.emit(&self.metrics);
-            }
+            Err(error) => self.tell_bell_failed(error),
         }
         // It rings within a second; one that does not is started anew after the same time again.
         self.clock.sleep(BELL_SILENCE).await;
     }
 
+    fn tell_bell_failed(&self, error: impl Into<anyhow::Error>) {
+        let message = format!("{:#}", error.into());
+        event::BellFailed { message: &message }.emit(&self.metrics);
+    }
+
     /// Stops the bell.
     pub(super) async fn stop(self) -> Result<(), AppError> {
-        use anyhow::Context;
         Ok(self.bell.stop().await.context("could not stop the bell")?)
     }
 }

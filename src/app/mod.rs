@@ -244,13 +244,14 @@ impl App {
         match (postgres::migrate(database).await, settings.history.enabled) {
             (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(Arc::clone(database)))),
             (Err(error), HistoryMode::Required) => Err(error),
-            (Err(MigrateError::NotAllowed { message, sql }), _) => {
-                let disabled = event::HistoryDisabled { reason: &message, sql: &sql };
-                disabled.emit(&self.runner.metrics);
-                Ok(memory_history())
-            }
-            (Err(error @ (MigrateError::Changed(_) | MigrateError::Failed(_))), _) => {
-                let disabled = event::HistoryDisabled { reason: &error.to_string(), sql: "" };
+            (Err(error), _) => {
+                let (reason, sql) = match error {
+                    MigrateError::NotAllowed { message, sql } => (message, sql),
+                    MigrateError::Changed(_) | MigrateError::Failed(_) => {
+                        (error.to_string(), String::new())
+                    }
+                };
+                let disabled = event::HistoryDisabled { reason: &reason, sql: &sql };
                 disabled.emit(&self.runner.metrics);
                 Ok(memory_history())
             }

@@ -69,8 +69,16 @@ pub async fn check_queries(
     source: &PostgresSource,
     files: &JobFiles,
 ) -> Result<QueryProblems, SourceError> {
-    let mut found =
-        QueryProblems { tenants: check_tenants(source).await?, ..QueryProblems::default() };
+    let tenants = check_tenants(source).await?;
+    Ok(QueryProblems { tenants, ..check_jobs(source, files).await? })
+}
+
+/// The same of the jobs' queries alone.
+pub(super) async fn check_jobs(
+    source: &PostgresSource,
+    files: &JobFiles,
+) -> Result<QueryProblems, SourceError> {
+    let mut found = QueryProblems::default();
     for (name, job) in files.jobs() {
         found.add(files, name, source.describe(job).await?);
     }
@@ -114,10 +122,9 @@ pub async fn check_rows(
 pub async fn check_tables(
     source: &PostgresSource,
     files: &JobFiles,
-    tenant_column: &str,
 ) -> Result<QueryProblems, SourceError> {
     let mut found = QueryProblems::default();
-    let sources = change_sources(files.jobs(), tenant_column);
+    let sources = change_sources(files.jobs(), source.tenant_column());
     let Some(first) = sources.first().and_then(|source| source.jobs.first()) else {
         return Ok(found);
     };
@@ -213,7 +220,7 @@ fn not_named(
 }
 
 /// The tenant query is a setting: its problems belong to no job file.
-async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem>, SourceError> {
+pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem>, SourceError> {
     let sql = source.tenants_sql();
     let shown = |QueryProblem { place, message, hint }: QueryProblem| {
         let offset = match place {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queries::{QueryProblems, check_keys, check_queries};
+use super::queries::{QueryProblems, check_jobs, check_keys, check_tenants};
 use crate::adapter::postgres::PostgresSource;
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
@@ -96,14 +96,22 @@ impl Versions {
         let ends_at = clock.monotonic() + ALL_CHECKS;
         let mut changed = Changed::default();
         self.unchecked = None;
+        // What is wrong with the tenant query, once it has been asked for.
+        let mut tenants: Option<Vec<Problem>> = None;
         for name in open {
             if clock.monotonic() >= ends_at {
                 self.unchecked = Some(format!("there was no time left after {ALL_CHECKS:?}"));
                 break;
             }
             let one = self.files.only(&name);
+            let check = async {
+                if tenants.is_none() {
+                    tenants = Some(check_tenants(source).await?);
+                }
+                check_jobs(source, &one).await
+            };
             let found = tokio::select! {
-                found = check_queries(source, &one) => found,
+                found = check => found,
                 () = clock.sleep(ONE_CHECK) => {
                     self.unchecked = Some(format!("job `{name}`: no answer within {ONE_CHECK:?}"));
                     continue;
@@ -111,6 +119,7 @@ impl Versions {
             };
             match found {
                 Ok(mut problems) => {
+                    problems.tenants = tenants.clone().unwrap_or_default();
                     self.ids = source.id_class();
                     problems.extend(check_keys(source, &self.files).only(&name));
                     self.note(&name, problems, &mut changed);
@@ -177,7 +186,7 @@ impl Versions {
         (!others.into_iter().any(clashes)).then(|| Arc::clone(older))
     }
 
-    fn rejected(&self) -> Vec<(&JobName, &[Problem])> {
+    pub(super) fn rejected(&self) -> Vec<(&JobName, &[Problem])> {
         let mut rejected = Vec::new();
         for (name, standing) in &self.standings {
             match standing {

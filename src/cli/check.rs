@@ -100,7 +100,7 @@ async fn check(
     }
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
-        found.extend(app::check_tables(source, files, &settings.tenants.column).await?);
+        found.extend(app::check_tables(source, files).await?);
         unwatched = app::unwatched(source, files, &broken).await?;
         found.warnings.append(&mut unwatched.warnings);
     }

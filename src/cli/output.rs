@@ -49,6 +49,15 @@ pub(super) fn coloured_problem(text: &str) {
     drop(writeln!(err, "{}", with_colours_only(text)));
 }
 
+/// Prints what is wrong as a line of a log in JSON.
+pub(super) fn problem_as_json(text: &str) {
+    let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let text = anstream::adapter::strip_str(text).to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text);
+    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
+    problem(&line.to_string());
+}
+
 fn with_colours_only(text: &str) -> String {
     const BEGIN: &str = "\u{1b}[";
     let mut pieces = text.split(BEGIN);
@@ -128,15 +137,6 @@ pub(super) fn fit(table: &mut Table) {
     if let Some(columns) = columns() {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }
-}
-
-/// The same as a line of a log in JSON.
-pub(super) fn problem_as_json(text: &str) {
-    let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
-    let text = anstream::adapter::strip_str(text).to_string();
-    let message = text.strip_prefix("error: ").unwrap_or(&text);
-    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
-    problem(&line.to_string());
 }
 
 /// Whether problems are shown in colour.

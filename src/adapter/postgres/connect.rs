@@ -50,7 +50,7 @@ impl Route {
     pub(super) fn new(url: &SecretString) -> Result<Self, ConnectError> {
         let url = DatabaseUrl::parse(url.expose_secret()).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            settings_error(&format!("the database's URL: {}", problems.join("; ")))
+            ConnectError::settings(format!("the database's URL: {}", problems.join("; ")))
         })?;
         let tls = |options, host: &Host| with_tls(options, &url.tls, host.is_socket());
         let options = |host| base(&url, host).and_then(|options| tls(options, host));
@@ -204,7 +204,8 @@ fn base(url: &DatabaseUrl, host: &Host) -> Result<PgConnectOptions, ConnectError
     }
     let options = text.trim_end_matches(['&', '?']).parse::<PgConnectOptions>();
     // The error may quote parts of it, so that it is not passed on.
-    let options = options.map_err(|_quotes| settings_error("the database's URL cannot be used"))?;
+    let options =
+        options.map_err(|_quotes| ConnectError::settings("the database's URL cannot be used"))?;
     let name = url.application_name.as_deref().unwrap_or("preheat");
     // Nothing is sent when a connection begins that a pooler may refuse or drop.
     let options = options.application_name(name).extra_float_digits(None);
@@ -263,7 +264,7 @@ fn system_roots() -> Option<Vec<u8>> {
 /// The path is a value of the URL, so that it is not named.
 fn readable(parameter: &str, file: &Path) -> Result<(), ConnectError> {
     std::fs::File::open(file).map(drop).map_err(|error| {
-        settings_error(&format!("cannot read the file that `{parameter}` names: {error}"))
+        ConnectError::settings(format!("cannot read the file that `{parameter}` names: {error}"))
     })
 }
 
@@ -291,10 +292,6 @@ fn place(options: &PgConnectOptions) -> String {
         None if options.get_host().contains(':') => format!("[{}]:{port}", options.get_host()),
         None => format!("{}:{port}", options.get_host()),
     }
-}
-
-fn settings_error(message: &str) -> ConnectError {
-    ConnectError { kind: ConnectErrorKind::Settings, message: message.to_owned() }
 }
 
 #[cfg(test)]

@@ -60,22 +60,17 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     let begin = Begin::writing(Duration::MAX);
     let transaction = database.begin(begin).await;
     let transaction = transaction.map_err(|error| MigrateError::Failed(error.message))?;
-    let options = database.route.first();
-    let role = options.get_username();
+    let not_allowed = |reason: &str| MigrateError::NotAllowed {
+        message: format!("cannot keep run records in `{}`: {reason}", database.server()),
+        sql: administrator_sql(database.route.first().get_username()),
+    };
     match migrate_in(transaction).await {
         Ok(count) => Ok(count),
         Err(Refused::Sql(error)) if is_not_allowed(&error) => {
-            let server = database.server();
-            let message = format!("cannot keep run records in `{server}`: {}", error::text(&error));
-            Err(MigrateError::NotAllowed { message, sql: administrator_sql(role) })
+            Err(not_allowed(&error::text(&error)))
         }
         Err(Refused::Sql(error)) => Err(failed(&error)),
-        Err(Refused::Rights) => {
-            let server = database.server();
-            let message =
-                format!("cannot keep run records in `{server}`: no rights on `preheat.runs`");
-            Err(MigrateError::NotAllowed { message, sql: administrator_sql(role) })
-        }
+        Err(Refused::Rights) => Err(not_allowed("no rights on `preheat.runs`")),
         Err(Refused::Changed(version)) => Err(MigrateError::Changed(version)),
     }
 }

@@ -92,8 +92,7 @@ impl PostgresSource {
                 }
             }
         };
-        let read = timeout(longest + ANSWER_GRACE, read).await;
-        let read = read.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)));
+        let read = in_time(longest, read).await;
         let read = finish(transaction, read).await;
         read.map_err(|error| error.into_source_error("could not read the tenants"))
     }
@@ -570,6 +569,14 @@ impl ReadError {
         Self::Other(SourceErrorKind::Timeout, format!("not all rows came within {longest:?}"))
     }
 
+    pub(super) fn kind(&self) -> SourceErrorKind {
+        match self {
+            Self::Sql { error, .. } => error::kind(error),
+            Self::Parameters { .. } => SourceErrorKind::Definition,
+            Self::Other(kind, _) => *kind,
+        }
+    }
+
     /// After an error of its own the server is ready for the next statement.
     pub(super) fn leaves_connection_whole(&self) -> bool {
         match self {
@@ -596,20 +603,23 @@ impl ReadError {
     }
 
     pub(super) fn into_source_error(self, doing: &str) -> SourceError {
-        match self {
-            Self::Sql { error, before } => SourceError {
-                kind: error::kind(&error),
-                message: format!("{doing}: {}", error::text_after(&error, before)),
-            },
-            Self::Parameters { wanted, given } => SourceError {
-                kind: SourceErrorKind::Definition,
-                message: format!("{doing}: {}", too_many_parameters(wanted, given)),
-            },
-            Self::Other(kind, message) => {
-                SourceError { kind, message: format!("{doing}: {message}") }
-            }
-        }
+        let kind = self.kind();
+        let message = match self {
+            Self::Sql { error, before } => error::text_after(&error, before),
+            Self::Parameters { wanted, given } => too_many_parameters(wanted, given),
+            Self::Other(_, message) => message,
+        };
+        SourceError { kind, message: format!("{doing}: {message}") }
     }
+}
+
+/// Waits a little longer than the server does.
+pub(super) async fn in_time<T>(
+    longest: Duration,
+    work: impl Future<Output = Result<T, ReadError>>,
+) -> Result<T, ReadError> {
+    let done = timeout(longest + ANSWER_GRACE, work).await;
+    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
 }
 
 impl From<sqlx::Error> for ReadError {

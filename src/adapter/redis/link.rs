@@ -83,19 +83,21 @@ impl Link {
     pub(super) fn new(settings: &CacheSettings) -> Result<Self, ConnectError> {
         let url = CacheUrl::parse(settings.url.expose_secret()).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            settings_error(&format!("the cache's URL: {}", problems.join("; ")))
+            ConnectError::settings(format!("the cache's URL: {}", problems.join("; ")))
         })?;
         let server = url.address.to_string();
         let tls = match &url.address {
             CacheAddress::Tcp { host, port, tls: true } => {
                 let tls = TlsServer::new(host, *port, settings.ca_file.as_deref(), settings.verify);
-                Some(tls.map_err(|message| settings_error(&format!("the cache's TLS: {message}")))?)
+                Some(tls.map_err(|message| {
+                    ConnectError::settings(format!("the cache's TLS: {message}"))
+                })?)
             }
             CacheAddress::Tcp { tls: false, .. } | CacheAddress::Socket(_) => None,
         };
         let timeout = settings.timeout;
         let client = Client::open(connection_info(&url, timeout)?);
-        let client = client.map_err(|error| settings_error(&error.to_string()))?;
+        let client = client.map_err(|error| ConnectError::settings(error.to_string()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
@@ -284,7 +286,7 @@ fn connection_info(url: &CacheUrl, timeout: Duration) -> Result<ConnectionInfo, 
         login = login.set_protocol(ProtocolVersion::RESP3);
     }
     let info = address.into_connection_info();
-    let info = info.map_err(|error| settings_error(&error.to_string()))?;
+    let info = info.map_err(|error| ConnectError::settings(error.to_string()))?;
     Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings(timeout)))
 }
 
@@ -300,10 +302,6 @@ fn is_refusal(error: &RedisError) -> bool {
         error.kind(),
         ErrorKind::Server(_) | ErrorKind::AuthenticationFailed | ErrorKind::Extension
     )
-}
-
-fn settings_error(message: &str) -> ConnectError {
-    ConnectError { kind: ConnectErrorKind::Settings, message: message.to_owned() }
 }
 
 #[cfg(test)]

@@ -216,12 +216,12 @@ impl PostgresFeedSource {
         answered(self.database.server(), transaction.commit()).await?;
         let heard = timeout(ANSWER_WITHIN, async {
             loop {
-                let heard = feed.listener.try_recv().await.map_err(|error| feed.lost(&error))?;
-                let Some(heard) = heard else { return Err(feed.gone()) };
+                let heard = feed.listener.try_recv().await;
+                let heard = feed.heard(heard)?;
                 if heard.channel() == channel {
                     return Ok(());
                 }
-                feed.unread.push(heard.payload().to_owned());
+                feed.keep(&heard);
             }
         });
         let Ok(heard) = heard.await else {

@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use crate::domain::change::{ChangeSource, ChangeSourceId};
 
-use super::super::{ANSWER_GRACE, Database};
+use super::super::{ANSWER_GRACE, Database, error};
 use super::survey::{self, Relation, TriggerVersion, Triggers};
-use super::{ChangesError, Refused, TableProblem, begin_look, unanswered};
+use super::{ChangesError, Refused, TableProblem, begin_look};
 
 const LOOKING: &str = "could not look for the triggers of the change feed";
 
@@ -69,11 +69,7 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
         transaction.end().await?;
         Ok(found)
     };
-    let longest = database.settings.statement_timeout;
-    let found = match timeout(longest + ANSWER_GRACE, looking).await {
-        Ok(found) => found.map_err(|refused: Refused| refused.into_error(LOOKING))?,
-        Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
-    };
+    let found = in_time(database, looking).await?;
     Ok(Looked { standing: standing(&found), versions: versions(&found) })
 }
 
@@ -91,12 +87,21 @@ pub async fn table_problems(
         transaction.end().await?;
         Ok(problems)
     };
+    in_time(database, looking).await
+}
+
+/// Waits a little longer than the server does.
+async fn in_time<T>(
+    database: &Database,
+    looking: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, ChangesError> {
     let longest = database.settings.statement_timeout;
-    let problems = match timeout(longest + ANSWER_GRACE, looking).await {
-        Ok(problems) => problems.map_err(|refused: Refused| refused.into_error(LOOKING))?,
-        Err(_elapsed) => return Err(unanswered(LOOKING, longest)),
-    };
-    Ok(problems)
+    match timeout(longest + ANSWER_GRACE, looking).await {
+        Ok(found) => found.map_err(|refused| refused.into_error(LOOKING)),
+        Err(_elapsed) => {
+            Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
+        }
+    }
 }
 
 fn standing(found: &[Triggers<'_>]) -> Standing {

@@ -196,10 +196,6 @@ fn is_not_allowed(error: &sqlx::Error) -> bool {
     matches!(error::code(error), Some("42501" | "25006"))
 }
 
-fn unanswered(doing: &str, longest: Duration) -> ChangesError {
-    error::unavailable(format!("{doing}: no answer within {longest:?}")).into()
-}
-
 /// Looks, decides and changes, in one transaction; tries again while somebody holds a table.
 async fn change_triggers<'s>(
     database: &Database,

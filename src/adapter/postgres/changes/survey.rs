@@ -210,7 +210,6 @@ async fn triggers<'s>(
             .iter()
             .filter(|trigger| trigger.relation == relation.oid && trigger.function == function);
         relation.versions = of_source.map(|trigger| trigger.version.clone()).collect();
-        relation.versions.sort();
         triggers.relations.push(relation);
     }
     Ok(found)

@@ -10,22 +10,21 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArguments, PgDatabaseError};
-use tokio::time::timeout;
 
 use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
 use crate::domain::tenant::Batch;
-use crate::engine::port::{Read, SourceError, SourceErrorKind};
+use crate::engine::port::{Read, SourceError};
 
 use self::plan::Plan;
 use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
 use super::source::{
-    PostgresSource, ReadError, arguments, finish, learns_types, too_many_parameters,
+    PostgresSource, ReadError, arguments, finish, in_time, learns_types, too_many_parameters,
     wrong_tenant_column,
 };
-use super::{ANSWER_GRACE, Access, Transaction, column, describe, error};
+use super::{Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
 pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
@@ -267,12 +266,7 @@ impl PostgresSource {
 
     /// An error as a problem of its query; one that is not about the query stays an error.
     fn about_query(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
-        let kind = match &error {
-            ReadError::Sql { error, .. } => error::kind(error),
-            ReadError::Other(kind, _) => *kind,
-            ReadError::Parameters { .. } => SourceErrorKind::Definition,
-        };
-        if !kind.is_about_query() || error.is_of_no_statement() {
+        if !error.kind().is_about_query() || error.is_of_no_statement() {
             return Err(error);
         }
         let (at, message, hint) = match &error {
@@ -371,15 +365,6 @@ fn is_cut(tenant: &str) -> QueryProblem {
          `from unnest($1) as batch (id) cross join lateral (select … limit 10) as one`"
     );
     problem(QueryPlace::Query { at: None }, message, Some(hint))
-}
-
-/// Waits a little longer than the server does.
-async fn in_time<T>(
-    longest: Duration,
-    work: impl Future<Output = Result<T, ReadError>>,
-) -> Result<T, ReadError> {
-    let done = timeout(longest + ANSWER_GRACE, work).await;
-    done.unwrap_or_else(|_elapsed| Err(ReadError::unanswered(longest)))
 }
 
 /// The types of what a job's query is given: see [`arguments`].

@@ -14,7 +14,7 @@ use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::port::{Read, SourceError, SourceErrorKind};
 
 use super::super::source::{PostgresSource, ReadError, finish};
-use super::super::{Access, Transaction, error};
+use super::super::{Access, Transaction};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 
 /// Tenants that are read together: enough that some have rows, few enough that a query takes no
@@ -82,18 +82,21 @@ impl PostgresSource {
         tenants: &Arc<Tenants>,
         now: DateTime<Utc>,
     ) -> Result<Findings, SourceError> {
-        let batch = sample(job, tenants, now);
+        let batch = match job.scope {
+            Scope::Tenants => sample(job, tenants, now),
+            Scope::Fleet => Batch::fleet(),
+        };
         if job.scope == Scope::Tenants && batch.is_empty() {
             return Ok(Findings::default());
         }
         let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
         let compare = async {
-            let (outcome, batch) = match job.scope {
-                Scope::Tenants => {
-                    (self.compare(&mut transaction, job, batch.clone(), now).await?, batch)
-                }
+            let outcome = match job.scope {
+                Scope::Tenants => self.compare(&mut transaction, job, batch.clone(), now).await?,
+                // There is nothing to compare it with.
                 Scope::Fleet => {
-                    (self.read_fleet(&mut transaction, job, now).await?, Batch::fleet())
+                    self.read_sample(&mut transaction, job, &batch, now).await?;
+                    Outcome::Same
                 }
             };
             let asks = matches!(outcome, Outcome::Same) && self.database.is_zone_unsaid();
@@ -110,17 +113,6 @@ impl PostgresSource {
         self.findings(job, outcome).map_err(|error| {
             error.into_source_error(&format!("could not try the query of job `{}`", job.name))
         })
-    }
-
-    /// Reads once, since there is nothing to compare.
-    async fn read_fleet(
-        &self,
-        transaction: &mut Transaction,
-        job: &Job,
-        now: DateTime<Utc>,
-    ) -> Result<Outcome, ReadError> {
-        self.read_sample(transaction, job, &Batch::fleet(), now).await?;
-        Ok(Outcome::Same)
     }
 
     async fn compare(
@@ -284,8 +276,7 @@ impl PostgresSource {
         Ok(match outcome {
             Outcome::Same => Findings::default(),
             Outcome::Different(difference) => {
-                let problems = vec![difference.problem(&self.settings.column)];
-                Findings { problems, ..Findings::default() }
+                Findings::of(vec![difference.problem(&self.settings.column)])
             }
             Outcome::OtherOrder => warning(
                 "the order of a tenant's rows is not determined: it was another one in a second read"
@@ -316,8 +307,7 @@ impl PostgresSource {
                 Some("set `database.time_zone` to the one of the application's sessions"),
             ),
             Outcome::Failed(error) if is_of_query(&error) => {
-                let problems = vec![self.about_query(error, &job.query.sql)?];
-                Findings { problems, ..Findings::default() }
+                Findings::of(vec![self.about_query(error, &job.query.sql)?])
             }
             Outcome::Failed(error) if is_lost(&error) => return Err(error),
             Outcome::Failed(error) => {
@@ -418,17 +408,9 @@ fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
     })
 }
 
-fn kind(error: &ReadError) -> SourceErrorKind {
-    match error {
-        ReadError::Sql { error, .. } => error::kind(error),
-        ReadError::Other(kind, _) => *kind,
-        ReadError::Parameters { .. } => SourceErrorKind::Definition,
-    }
-}
-
 /// Whether fewer tenants may be fine.
 fn may_be_of_one_tenant(error: &ReadError) -> bool {
-    match kind(error) {
+    match error.kind() {
         SourceErrorKind::Data
         | SourceErrorKind::Encoding
         | SourceErrorKind::TooLarge
@@ -443,10 +425,10 @@ fn may_be_of_one_tenant(error: &ReadError) -> bool {
 
 /// Whether no tenant can be fine.
 fn is_of_query(error: &ReadError) -> bool {
-    matches!(kind(error), SourceErrorKind::Definition | SourceErrorKind::Foreign)
+    matches!(error.kind(), SourceErrorKind::Definition | SourceErrorKind::Foreign)
 }
 
 /// Whether the server is gone.
 fn is_lost(error: &ReadError) -> bool {
-    kind(error) == SourceErrorKind::Unavailable
+    error.kind() == SourceErrorKind::Unavailable
 }
