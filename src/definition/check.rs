@@ -574,7 +574,7 @@ pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(us
     let mut problems = Vec::new();
     for (index, Templates { source, enabled, templates }) in files.iter().enumerate() {
         for (template, at) in templates {
-            if classes.iter().all(|ids| template.run_together(*ids).is_some()) {
+            if classes.iter().all(|ids| template.run_together(*ids)) {
                 let message = "two placeholders stand side by side: a key does not say where the \
                                value of the first one ends";
                 let problem = Problem::at(source, at.clone(), message);

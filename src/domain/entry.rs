@@ -8,7 +8,7 @@ use rapidhash::fast::RandomState;
 
 use super::job::{DATE_COLUMN, Job, Key, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
-use super::layout::{Checks, owner_part};
+use super::layout::{Checks, says_owner};
 use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
@@ -340,7 +340,7 @@ impl<'a> Groups<'a> {
     /// What a group's key says of whose it is.
     fn owner_of(&self, group: &Group, rows: &Rows) -> Option<String> {
         let tenant = self.batch.tenant(group.slot);
-        match self.key.template.parts().get(owner_part(self.key)?)? {
+        match says_owner(self.key)? {
             Part::Literal(_) | Part::Placeholder(Placeholder::Date) => None,
             Part::Placeholder(Placeholder::Tenant) => Some(tenant?.id().to_owned()),
             Part::Placeholder(Placeholder::TenantColumn(name)) => {
@@ -418,19 +418,17 @@ fn jittered(ttl: Duration, jitter: Share, key: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::num::NonZeroUsize;
     use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::domain::date;
-    use crate::domain::job::{DateZone, Dates, JobName, Overlap, Query};
-    use crate::domain::json::{Case, Encoding, Profile};
+    use crate::domain::job::tests::example;
+    use crate::domain::job::{DateZone, Dates};
     use crate::domain::key::KeyTemplate;
     use crate::domain::layout::Layout;
     use crate::domain::row::{KeyText, RowsFull};
-    use crate::domain::schedule::Schedule;
     use crate::domain::tenant::Tenants;
 
     fn job(keys: &[(&str, Shape)]) -> Job {
@@ -439,33 +437,7 @@ mod tests {
             shape,
             unique: None,
         };
-        Job {
-            name: JobName::parse("job").unwrap(),
-            description: String::new(),
-            schedule: Schedule::Every(Duration::from_mins(10)),
-            ttl: Duration::from_mins(30),
-            ttl_jitter: Share::NONE,
-            on_start: false,
-            required: false,
-            enabled: true,
-            timeout: Duration::from_mins(5),
-            overlap: Overlap::Skip,
-            retries: 0,
-            batch: NonZeroUsize::MIN,
-            concurrency: None,
-            tables: Vec::new(),
-            scope: Scope::Tenants,
-            query: Query { sql: "".into(), file: None },
-            dates: None,
-            keys: keys.iter().map(key).collect(),
-            encoding: Encoding {
-                profile: Profile::Postgres,
-                case: Case::Keep,
-                omit: Vec::new(),
-                columns: BTreeMap::new(),
-                max_bytes: 1024,
-            },
-        }
+        example("job", keys.iter().map(key).collect())
     }
 
     /// The entries of a job that is the only one; ids are text.

@@ -243,8 +243,40 @@ pub enum Shape {
 pub type Jobs = BTreeMap<JobName, Arc<Job>>;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::domain::json::{Case, Profile};
+
+    /// A job of tenants that writes these keys, for the tests of this folder.
+    pub(crate) fn example(name: &str, keys: Vec<Key>) -> Job {
+        Job {
+            name: JobName::parse(name).unwrap(),
+            description: String::new(),
+            schedule: Schedule::Every(Duration::from_mins(10)),
+            ttl: Duration::from_mins(30),
+            ttl_jitter: Share::NONE,
+            on_start: false,
+            required: false,
+            enabled: true,
+            timeout: Duration::from_mins(5),
+            overlap: Overlap::Skip,
+            retries: 0,
+            batch: NonZeroUsize::MIN,
+            concurrency: None,
+            tables: Vec::new(),
+            scope: Scope::Tenants,
+            query: Query { sql: "".into(), file: None },
+            dates: None,
+            keys,
+            encoding: Encoding {
+                profile: Profile::Postgres,
+                case: Case::Keep,
+                omit: Vec::new(),
+                columns: BTreeMap::new(),
+                max_bytes: 1024,
+            },
+        }
+    }
 
     #[test]
     fn a_name_is_safe_in_keys_routes_and_labels() {

@@ -184,20 +184,19 @@ impl KeyTemplate {
         self.may_begin_like(other) && self.pattern(ids).meets(&other.pattern(ids), Question::ANY)
     }
 
-    /// Two placeholders that stand side by side, so that no text tells where the first one ends: both
-    /// may be of any length.
-    pub fn run_together(&self, ids: IdClass) -> Option<[&Placeholder; 2]> {
+    /// Whether two placeholders of any length stand side by side, so that no text tells where the first
+    /// one ends.
+    pub fn run_together(&self, ids: IdClass) -> bool {
         let is_open = |placeholder: &Placeholder| match placeholder {
             Placeholder::Tenant => ids != IdClass::Uuid,
             Placeholder::Date => false,
             Placeholder::TenantColumn(_) | Placeholder::Column(_) => true,
         };
-        self.parts.windows(2).find_map(|pair| match pair {
-            [Part::Placeholder(one), Part::Placeholder(other)] => {
-                (is_open(one) && is_open(other)).then_some([one, other])
-            }
-            _ => None,
-        })
+        let are_open = |pair: &[Part]| {
+            matches!(pair, [Part::Placeholder(one), Part::Placeholder(other)]
+                if is_open(one) && is_open(other))
+        };
+        self.parts.windows(2).any(are_open)
     }
 
     /// Whether the texts that both begin with allow a common key at all: for most pairs they do not.
@@ -347,7 +346,7 @@ mod tests {
             ("x:{tenant_id}:{kind}", [false; 3]),
         ];
         for (text, expected) in cases {
-            let of = |ids| template(text).run_together(ids).is_some();
+            let of = |ids| template(text).run_together(ids);
             assert_eq!(IdClass::ALL.map(of), expected, "{text}");
         }
     }

@@ -74,7 +74,7 @@ impl Layout {
             return Owner::Nobody;
         }
         let owner = reading.owner.unwrap_or_default();
-        match owner_part(key).and_then(|part| key.template.parts().get(part)) {
+        match says_owner(key) {
             Some(Part::Placeholder(Placeholder::Tenant)) => Owner::Tenant(owner),
             Some(Part::Placeholder(Placeholder::TenantColumn(name))) => {
                 Owner::WithColumn(name, owner)
@@ -142,7 +142,9 @@ impl Layout {
 
     /// The first template that reads a key as another owner's, so that it is nobody's by this one.
     fn beaten<'a>(&'a self, own: Template<'a>, reading: &Reading<'_>) -> Option<Template<'a>> {
-        self.templates(own.job).find(|other| {
+        let mut makers =
+            self.templates(own.job).filter(|other| other.key.template.may_make(reading.text));
+        makers.find(|other| {
             let rivalry = Rivalry::between(own, *other);
             rivalry.is_some_and(|rivalry| other.beats(rivalry, reading, self.ids))
         })
@@ -175,12 +177,8 @@ impl Rivalry {
         if same_template || same_job && of_fleet(own) {
             return None;
         }
-        let placeholder = |one: Template<'_>| match owner_part(one.key) {
-            Some(part) => one.key.template.parts().get(part).cloned(),
-            None => None,
-        };
-        let (of_own, of_other) = (placeholder(own), placeholder(other));
-        let is_tenant = of_own == Some(Part::Placeholder(Placeholder::Tenant));
+        let (of_own, of_other) = (says_owner(own.key), says_owner(other.key));
+        let is_tenant = of_own == Some(&Part::Placeholder(Placeholder::Tenant));
         let comparable = of_own.is_some() && of_own == of_other && (is_tenant || same_job);
         // What is unique over all tenants is so in each key of a job, whichever column it is.
         let trusted = same_job && !comparable && !is_tenant;
@@ -189,24 +187,20 @@ impl Rivalry {
     }
 }
 
-impl Template<'_> {
+impl<'a> Template<'a> {
     /// Those with more text of their own come first.
-    fn rank(&self) -> impl Ord {
+    fn rank(&self) -> impl Ord + use<'a> {
         let text = self.key.template.parts().iter().map(|part| match part {
             Part::Literal(text) => text.len(),
             Part::Placeholder(_) => 0,
         });
-        (Reverse(text.sum::<usize>()), self.job.name.clone(), self.index)
+        (Reverse(text.sum::<usize>()), &self.job.name, self.index)
     }
 
-    /// Whether this takes a key away from the template that reads it so.
+    /// Whether this, which may make a key, takes it away from the template that reads it so.
     fn beats(&self, rivalry: Rivalry, reading: &Reading<'_>, ids: IdClass) -> bool {
-        let template = &self.key.template;
-        if !template.may_make(reading.text) {
-            return false;
-        }
         let owner = reading.owner.filter(|_| rivalry.comparable);
-        let marks = template.marks(reading, (owner_part(self.key), owner), ids);
+        let marks = self.key.template.marks(reading, (owner_part(self.key), owner), ids);
         marks.iter().any(|mark| mark.owners_differ && (rivalry.comes_first || mark.literal))
     }
 
@@ -346,18 +340,20 @@ pub(super) fn owner_part(key: &Key) -> Option<usize> {
     tenant.or_else(unique).or_else(column)
 }
 
+/// That part itself.
+pub(super) fn says_owner(key: &Key) -> Option<&Part> {
+    key.template.parts().get(owner_part(key)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::num::NonZeroUsize;
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::job::{JobName, Overlap, Query, Shape, Share};
-    use crate::domain::json::{Case, Encoding, Profile};
-    use crate::domain::schedule::Schedule;
+    use crate::domain::job::Shape;
+    use crate::domain::job::tests::example;
 
     fn job(name: &str, templates: &[&str]) -> Arc<Job> {
         let key = |text: &&str| {
@@ -365,33 +361,7 @@ mod tests {
             let unique = (!template.has_tenant()).then(|| "id".to_owned());
             Key { template, shape: Shape::List, unique }
         };
-        Arc::new(Job {
-            name: JobName::parse(name).unwrap(),
-            description: String::new(),
-            schedule: Schedule::Every(Duration::from_mins(10)),
-            ttl: Duration::from_mins(30),
-            ttl_jitter: Share::NONE,
-            on_start: false,
-            required: false,
-            enabled: true,
-            timeout: Duration::from_mins(5),
-            overlap: Overlap::Skip,
-            retries: 0,
-            batch: NonZeroUsize::MIN,
-            concurrency: None,
-            tables: Vec::new(),
-            scope: Scope::Tenants,
-            query: Query { sql: "".into(), file: None },
-            dates: None,
-            keys: templates.iter().map(key).collect(),
-            encoding: Encoding {
-                profile: Profile::Postgres,
-                case: Case::Keep,
-                omit: Vec::new(),
-                columns: BTreeMap::new(),
-                max_bytes: 1024,
-            },
-        })
+        Arc::new(example(name, templates.iter().map(key).collect()))
     }
 
     fn layout(ids: IdClass, jobs: &[&Arc<Job>]) -> Layout {

@@ -77,11 +77,6 @@ impl Shares {
         self.all
     }
 
-    /// How many of them only changes get.
-    pub fn changes(self) -> u32 {
-        self.changes
-    }
-
     /// How many batches of a job may be in flight at once in a lane. What the job's file says may be all
     /// of the permits but for that of changes.
     pub fn of_job(self, job: &Job, lane: Lane) -> usize {
@@ -154,8 +149,11 @@ struct Ask {
 
 /// How much of the room for rows a batch gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
+pub(super) enum Room {
+    /// That of one batch.
     Batch,
+    /// That of all, for one tenant that is too large for a batch. Nothing else is in flight but
+    /// changes on the permit that is theirs.
     Giant,
 }
 
@@ -253,14 +251,14 @@ impl Limits {
         self.acquire(Ask { lane, room: Room::Giant, job: None }).await
     }
 
-    /// The same as [`Self::batch`] for a job, which never has more batches in flight than it may.
-    pub async fn batch_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
-        self.acquire(Ask { lane, room: Room::Batch, job: Some(self.share(job)) }).await
-    }
-
-    /// The same as [`Self::giant`] for a job.
-    pub async fn giant_of(self: &Arc<Self>, job: &Job, lane: Lane) -> BatchPermit {
-        self.acquire(Ask { lane, room: Room::Giant, job: Some(self.share(job)) }).await
+    /// Waits for so much room for a job, which never has more batches in flight than it may.
+    pub(super) async fn room_of(
+        self: &Arc<Self>,
+        job: &Job,
+        lane: Lane,
+        room: Room,
+    ) -> BatchPermit {
+        self.acquire(Ask { lane, room, job: Some(self.share(job)) }).await
     }
 
     /// The permits that each job holds; a job that holds none is not among them.

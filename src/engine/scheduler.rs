@@ -760,10 +760,9 @@ impl Engine {
     }
 
     fn look_at_permits(&self) {
-        for held in self.runner.limits.look(self.clock.monotonic()) {
-            let HeldLong { job, permits, left, held_for } = &held;
-            let (permits, left, held_for) = (*permits, *left, *held_for);
-            event::PermitsHeld { job, permits, left, held_for }.emit(&self.metrics);
+        let held = self.runner.limits.look(self.clock.monotonic());
+        for HeldLong { job, permits, left, held_for } in held {
+            event::PermitsHeld { job: &job, permits, left, held_for }.emit(&self.metrics);
         }
     }
 

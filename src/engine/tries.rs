@@ -151,9 +151,7 @@ impl Patience {
         let in_vain = u64::from(self.own) + self.of_others;
         if in_vain > u64::from(self.retries) { Next::GiveUp } else { next }
     }
-}
 
-impl Patience {
     /// That a table is locked says nothing about the server.
     fn await_lock(&mut self, runner: &Runner) -> Next {
         let wait = backoff(self.locked, runner.clock.random());

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::{Host, Parts, UrlProblem, decoded, host, pairs, quoted, scheme};
-use crate::domain::spelling::nearest;
+use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme};
 
 /// Whom to connect to, and how.
 pub struct CacheUrl {
@@ -141,15 +140,10 @@ impl CacheUrl {
             "family" if value == "0" => {}
             _ => {
                 let refused = REFUSED.iter().find(|(names, _)| names.contains(&name));
-                if let Some((_, instead)) = refused {
-                    let message = format!("parameter `{name}` is not supported");
-                    return Err(UrlProblem::part(message, *instead));
-                }
-                let hint = match nearest(name, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "leave it out: preheat does not know what it means".to_owned(),
-                };
-                return Err(UrlProblem::part(format!("{} is unknown", quoted(name)), hint));
+                return Err(match refused {
+                    Some((_, instead)) => UrlProblem::unsupported(name, instead),
+                    None => UrlProblem::unknown(name, known),
+                });
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
+use super::spelling::nearest;
+
 pub use cache::{CacheAddress, CacheUrl};
 pub use database::{DatabaseUrl, Roots, ServerRole, Tls, TlsMode};
 pub use parameter::{ParameterNote, parameters};
@@ -62,6 +64,18 @@ impl UrlProblem {
 
     fn part(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Part { message: message.into(), hint: hint.into() }
+    }
+
+    fn unsupported(name: &str, instead: &str) -> Self {
+        Self::part(format!("parameter `{name}` is not supported"), instead)
+    }
+
+    fn unknown(name: &str, known: impl IntoIterator<Item = &'static str>) -> Self {
+        let hint = match nearest(name, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "leave it out: preheat does not know what it means".to_owned(),
+        };
+        Self::part(format!("{} is unknown", quoted(name)), hint)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::UrlProblem;
 use super::database::{ServerRole, TlsMode, address};
-use super::{UrlProblem, quoted};
 use crate::domain::spelling::{listed, nearest};
 
 /// What a URL says, before its parts are compared.
@@ -266,7 +266,11 @@ const PARAMETERS: &[Parameter] = &[
         "No prepared statement outlives its transaction",
     ),
     only(&["prepared_statements"], &["false"], "The same"),
-    only(&["supa", "workaround"], &[], "A mark of Supabase's integrations that no server is told"),
+    only(
+        &["supa", "workaround"],
+        &[],
+        "Supabase's integrations add it; preheat sends it to no server",
+    ),
     refused(
         &["pool_timeout"],
         "leave it out: a batch waits for one of preheat's connections as long as its job's `timeout`",
@@ -352,7 +356,7 @@ pub(super) fn apply(
         }
         let found = PARAMETERS.iter().find(|known| known.names.contains(&name.as_str()));
         let Some(Parameter { names, rule }) = found else {
-            problems.push(unknown(&name));
+            problems.push(UrlProblem::unknown(&name, known()));
             continue;
         };
         let first = names.first().copied().unwrap_or_default();
@@ -375,8 +379,7 @@ pub(super) fn apply(
                 }
             }
             Rule::Refused(instead) => {
-                let message = format!("parameter `{name}` is not supported");
-                problems.push(UrlProblem::part(message, *instead));
+                problems.push(UrlProblem::unsupported(&name, instead));
             }
         }
     }
@@ -387,14 +390,10 @@ fn invalid(name: &str, hint: String) -> UrlProblem {
     UrlProblem::part(format!("parameter `{name}` cannot be honoured"), hint)
 }
 
-fn unknown(name: &str) -> UrlProblem {
+/// The names that may stand in a URL.
+fn known() -> impl Iterator<Item = &'static str> {
     let known = PARAMETERS.iter().filter(|known| !matches!(known.rule, Rule::Refused(_)));
-    let known = known.filter_map(|known| known.names.first().copied());
-    let hint = match nearest(name, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "leave it out: preheat does not know what it means".to_owned(),
-    };
-    UrlProblem::part(format!("{} is unknown", quoted(name)), hint)
+    known.filter_map(|known| known.names.first().copied())
 }
 
 fn with_small_letter(sentence: &str) -> String {

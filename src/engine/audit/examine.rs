@@ -14,7 +14,7 @@ use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
-use crate::engine::limit::{BatchPermit, Lane};
+use crate::engine::limit::{BatchPermit, Lane, Room};
 use crate::engine::port::{CacheError, CacheErrorKind, Found, Read};
 use crate::engine::run::Runner;
 use crate::engine::tries::{Patience, Refusal, Remedy};
@@ -234,16 +234,16 @@ impl Walk {
         first_dates: &[NaiveDate],
     ) -> Result<BatchPermit, Refusal> {
         let mut patience = Patience::new(self.job.retries);
-        let mut is_giant = false;
+        let mut room = Room::Batch;
         loop {
-            let refusal = match self.read_once(runner, part, first_dates, is_giant).await {
+            let refusal = match self.read_once(runner, part, first_dates, room).await {
                 Ok(permit) => return Ok(permit),
                 Err(refusal) => refusal,
             };
             // A batch can be split; one tenant cannot, so it gets the room of all batches.
             let too_large = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
-            if too_large && !is_giant {
-                is_giant = true;
+            if too_large && room == Room::Batch {
+                room = Room::Giant;
             } else if !patience.again(runner, &refusal).await {
                 return Err(refusal);
             }
@@ -255,15 +255,10 @@ impl Walk {
         runner: &Runner,
         part: &Batch,
         first_dates: &[NaiveDate],
-        is_giant: bool,
+        room: Room,
     ) -> Result<BatchPermit, Refusal> {
         let asked_at = runner.clock.monotonic();
-        let limits = &runner.limits;
-        let mut permit = if is_giant {
-            limits.giant_of(&self.job, Lane::Regular).await
-        } else {
-            limits.batch_of(&self.job, Lane::Regular).await
-        };
+        let mut permit = runner.limits.room_of(&self.job, Lane::Regular, room).await;
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.
         if runner.breaker(Server::Cache).pause_left(runner.clock.monotonic()).is_some() {

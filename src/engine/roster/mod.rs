@@ -193,15 +193,13 @@ impl Roster {
         }
         memory.seen = None;
         let looked = self.look(runner, list, &jobs, &mut memory).await;
-        let shrank = match &looked {
-            Err(Distrust::Shrank(shrank)) => Some(shrank.clone()),
-            _ => None,
-        };
-        if let Some(shrank) = shrank.as_ref().filter(|shrank| memory.told.as_ref() != Some(shrank))
+        let shrank = if let Err(Distrust::Shrank(shrank)) = &looked { Some(shrank) } else { None };
+        if let Some(shrank) = shrank
+            && memory.told.as_ref() != Some(shrank)
         {
             event::TenantsShrank { message: &shrank.to_string() }.emit(&runner.metrics);
         }
-        memory.told = shrank;
+        memory.told = shrank.cloned();
         let Looked { leaving, swept_for, refused } = looked?;
         if let Some(swept_for) = swept_for {
             memory.rests_until = runner.clock.monotonic() + swept_for * REST;

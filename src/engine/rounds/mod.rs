@@ -13,7 +13,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use self::doubt::Doubt;
 use self::manifests::List;
 use super::batch::{Work, fail_all};
-use super::limit::{BatchPermit, Lane};
+use super::limit::{BatchPermit, Lane, Room};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Read};
 use super::taken::Taken;
 use super::tries::{Refusal, Remedy, Tries};
@@ -29,15 +29,6 @@ use crate::observe::event::Server;
 /// How much later than the run's deadline a server gives a query up: the deadline itself is to end
 /// the run, and not a query that failed a moment before.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
-
-/// How much of the room for rows a batch gets.
-#[derive(Clone, Copy)]
-enum Room {
-    /// That of one batch.
-    Batch,
-    /// That of all: nothing else is in flight.
-    Giant,
-}
 
 /// What was read of some tenants before anything of theirs is written.
 struct Reading {
@@ -164,10 +155,7 @@ impl Work {
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
         let runner = &self.runner;
-        let mut permit = match room {
-            Room::Batch => runner.limits.batch_of(&self.order.job, lane).await,
-            Room::Giant => runner.limits.giant_of(&self.order.job, lane).await,
-        };
+        let mut permit = runner.limits.room_of(&self.order.job, lane, room).await;
         // Before the query, and so is the manifest: rows that cannot be written afterwards would be
         // read for nothing.
         let began = runner.clock.monotonic();
