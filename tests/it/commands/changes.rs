@@ -133,7 +133,7 @@ async fn who_may_not_is_told_how_the_owner_can() {
         .database
         .execute(&format!("grant select on all tables in schema public to {role}"))
         .await;
-    let url = servers.database.url().replace("user=postgres", &format!("user={role}"));
+    let url = servers.database.url_as(&role);
     let changes = |action: &str| {
         let changes = servers.preheat(["changes", action]).database(&url);
         changes.job("services", &watching(WATCHING)).run()

@@ -585,16 +585,7 @@ async fn the_problems_of_files_as_json_come_without_the_servers() {
 async fn hazard_35_a_query_that_row_level_security_would_filter_is_a_problem() {
     let servers = servers().await;
     let role = format!("limited_{}", servers.database.name());
-    servers
-        .database
-        .execute(&format!(
-            "create role {role} login; grant select on all tables in schema public to {role};
-             alter table services enable row level security;
-             create policy own on services using
-               (tenant_id::text = current_setting('app.tenant_id', true))"
-        ))
-        .await;
-    let url = servers.database.url().replace("user=postgres", &format!("user={role}"));
+    let url = super::database::with_a_policy(&servers, &role).await;
     let check = servers.preheat(["check"]).database(&url).job("services", SERVICES);
     let check = check.job("fleet", FLEET);
     insta::assert_snapshot!(check.run().await.expect_code(2).stderr, @r#"

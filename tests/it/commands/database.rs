@@ -66,7 +66,7 @@ async fn hazard_41_who_only_looks_writes_nothing_whatever_the_settings_say() {
 
 /// The URL of another role that reads all tables, behind a policy that shows it no service unless
 /// somebody says of which tenant.
-async fn with_a_policy(servers: &Servers, role: &str) -> String {
+pub(super) async fn with_a_policy(servers: &Servers, role: &str) -> String {
     servers
         .database
         .execute(&format!(
@@ -77,7 +77,7 @@ async fn with_a_policy(servers: &Servers, role: &str) -> String {
                using (tenant_id::text = current_setting('app.tenant_id', true))"
         ))
         .await;
-    servers.database.url().replace("user=postgres", &format!("user={role}"))
+    servers.database.url_as(role)
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn queries_compute_with_the_zone_that_the_role_and_the_database_set() {
          alter role local_zone set intervalstyle = 'iso_8601';
          alter role local_zone in database \"{name}\" set datestyle = 'SQL, DMY'")
     .await;
-    let url = servers.database.url().replace("user=postgres", "user=local_zone");
+    let url = servers.database.url_as("local_zone");
     let role = [("DATABASE_URL", url.as_str())];
     let lima = ["01/03/2026", "18:30", "01/03/2026 18:30:00 -05", "P1DT2H"];
     assert_eq!(warm(&role).await, lima);

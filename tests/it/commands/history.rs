@@ -14,7 +14,7 @@ async fn reader(servers: &Servers) -> String {
          grant usage on schema public to {role}; grant select on all tables in schema public to {role}"
     );
     servers.database.execute(&make).await;
-    servers.database.url().replace("user=postgres", &format!("user={role}"))
+    servers.database.url_as(&role)
 }
 
 fn without_names(text: &str, servers: &Servers) -> String {

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use redis::AsyncCommands;
-use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
 use super::{FLEET, PETS, SERVICES, Servers, servers};
-use crate::support::preheat;
 use crate::support::program::{Output, Preheat};
+use crate::support::{self, preheat};
 
 fn with_jobs(program: Preheat) -> Preheat {
     program.job("services", SERVICES).job("fleet", FLEET).job("pets", PETS)
@@ -24,22 +23,6 @@ impl Servers {
         let all = ["invalidate"].into_iter().chain(arguments.iter().copied());
         with_jobs(self.preheat(all)).run().await
     }
-}
-
-/// How often each command was called since the statistics were reset.
-async fn commands(cache: &mut MultiplexedConnection) -> BTreeMap<String, u64> {
-    let text: String = redis::cmd("INFO").arg("commandstats").query_async(cache).await.unwrap();
-    let stats = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
-    stats
-        .map(|(name, rest)| {
-            let calls = rest.strip_prefix("calls=").unwrap().split(',').next().unwrap();
-            (name.to_owned(), calls.parse().unwrap())
-        })
-        .collect()
-}
-
-async fn forget_commands(cache: &mut MultiplexedConnection) {
-    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(cache).await.unwrap();
 }
 
 #[tokio::test]
@@ -154,7 +137,7 @@ async fn hazard_17_two_hundred_thousand_keys_go_in_slices_and_nothing_else() {
     for key in others {
         let _: () = cache.set(key, "1").await.unwrap();
     }
-    forget_commands(&mut cache).await;
+    support::forget_commands(&mut cache).await;
     let program = servers.preheat(["invalidate", "--pattern", "*junk:*", "--json"]);
     let program = with_jobs(program).env("PREHEAT_CACHE__PREFIX", "app:");
     let report = program.run().await.expect_code(0).json();
@@ -162,7 +145,7 @@ async fn hazard_17_two_hundred_thousand_keys_go_in_slices_and_nothing_else() {
     let patterns = &report["patterns"];
     assert_eq!((&patterns["asked"], &patterns["kept"]), (&json!(1), &json!(1)));
     let slices = patterns["slices"].as_u64().unwrap();
-    let called = commands(&mut cache).await;
+    let called = support::commands(&mut cache).await;
     assert_eq!(called.get("scan"), Some(&slices));
     assert!(slices >= KEYS / 1_000, "{slices} slices");
     assert_eq!(called.get("unlink"), Some(&KEYS));
@@ -224,9 +207,9 @@ async fn hazard_13_warming_never_clears_before_it_loads() {
     };
     let before = warm().await;
     let mut cache = servers.cache().await;
-    forget_commands(&mut cache).await;
+    support::forget_commands(&mut cache).await;
     assert_eq!(warm().await, before);
-    let called = commands(&mut cache).await;
+    let called = support::commands(&mut cache).await;
     assert!(called["set"] >= before.len() as u64);
     for never in ["unlink", "del", "getdel", "rename", "flushdb", "flushall", "scan", "keys"] {
         let called = called.get(never);

@@ -135,15 +135,11 @@ pub(super) async fn info(cache: &mut MultiplexedConnection, name: &str) -> u64 {
 /// How often the server did each command since it was asked last; not those that make a connection.
 async fn commands(servers: &Servers) -> BTreeMap<String, u64> {
     let mut cache = servers.cache().await;
-    let text: String =
-        redis::cmd("INFO").arg("commandstats").query_async(&mut cache).await.unwrap();
-    let () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut cache).await.unwrap();
-    let lines =
-        text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
-    let calls = lines
-        .map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()));
+    let mut calls = support::commands(&mut cache).await;
+    support::forget_commands(&mut cache).await;
     let connecting = |name: &str| ["client", "hello", "config", "select", "ping"].contains(&name);
-    calls.filter(|(name, _)| !connecting(name.split('|').next().unwrap())).collect()
+    calls.retain(|name, _| !connecting(name.split('|').next().unwrap()));
+    calls
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::{PETS, SERVICES, Servers, servers};
 use crate::support::program::SECRET;
-use crate::support::{self, http};
+use crate::support::{self};
 
 /// A server with this user beside the one that may do everything.
 async fn with_user(rights: &str) -> (Servers, String) {
@@ -49,14 +49,8 @@ async fn a_user_with_the_least_rights_warms_serves_audits_and_invalidates() {
     let serve = as_user(&["serve"]).env("PREHEAT_HTTP__TOKEN", SECRET);
     let serve = serve.env("PREHEAT_AUDIT__INTERVAL", "1s").start();
     serve.answers("/readyz", 200).await;
-    support::eventually("the verifier has looked", support::LONG, async || {
-        let metrics = http::get(serve.address(), "/metrics").await.unwrap().body;
-        metrics.lines().any(|line| {
-            line.starts_with("preheat_last_audit_timestamp_seconds{job=\"services\"}")
-                && !line.ends_with(" 0.0")
-        })
-    })
-    .await;
+    let looked = "preheat_last_audit_timestamp_seconds{job=\"services\"}";
+    serve.metric_becomes(looked, |at| at > 0.0).await;
     serve.signal(Signal::TERM);
     let said = serve.ended().await.expect_code(0).stderr;
     assert!(!said.contains("NOPERM") && !said.contains("WARN"), "{said}");

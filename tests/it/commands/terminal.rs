@@ -1,10 +1,10 @@
 //! What comes from data never reaches a terminal, or a pipe, as anything but text in its line.
 
-use preheat::sandbox::Redis;
 use sqlx::AssertSqlSafe;
 
+use super::Servers;
+use crate::support;
 use crate::support::program::{Output, Preheat};
-use crate::support::{self, Database, preheat};
 
 /// Ids of tenants that colour the screen, clear it, name the window, begin a line, and turn the writing
 /// round.
@@ -20,13 +20,8 @@ sql = "select tenant_id, fails(tenant_id) as n from items where tenant_id = any(
 key = "items:{tenant_id}"
 "#;
 
-struct Hostile {
-    database: Database,
-    redis: Redis,
-}
-
 /// A database of such tenants; the query fails for those that stand in `broken`.
-async fn hostile() -> Hostile {
+async fn hostile() -> Servers {
     let database = support::database().await;
     let setup = "create table tenants (id text primary key);
       create table items (tenant_id text not null);
@@ -46,17 +41,13 @@ async fn hostile() -> Hostile {
             sqlx::query(sql).bind(id).execute(&mut connection).await.unwrap();
         }
     }
-    Hostile { database, redis: support::redis() }
+    Servers { database, redis: support::redis() }
 }
 
-impl Hostile {
-    fn preheat<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
-        preheat(arguments)
-            .database(self.database.url())
-            .cache(self.redis.url())
-            .settings("[tenants]\nsql = \"select id from tenants order by 1\"\n")
-            .job("items", JOB)
-    }
+/// The program with that database's tenants and the job over them.
+fn with_items<'a>(servers: &Servers, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
+    let tenants = "[tenants]\nsql = \"select id from tenants order by 1\"\n";
+    servers.preheat(arguments).settings(tenants).job("items", JOB)
 }
 
 /// Nothing in it that a terminal obeys, and no line that data began: further lines of a message are indented.
@@ -72,7 +63,7 @@ fn assert_plain(what: &str, output: &Output) {
 async fn whatever_ids_and_messages_hold_every_command_prints_text() {
     let hostile = hostile().await;
     let run = async |arguments: &[&str]| {
-        let output = hostile.preheat(arguments.iter().copied()).run().await;
+        let output = with_items(&hostile, arguments.iter().copied()).run().await;
         assert_plain(&arguments.join(" "), &output);
         output
     };
@@ -111,7 +102,7 @@ async fn whatever_ids_and_messages_hold_every_command_prints_text() {
     run(&["plan"]).await.expect_code(2);
     let sql = "[tenants]\nsql = \"select fails(id)::text from tenants\"\n";
     for command in ["plan", "warm", "audit"] {
-        let output = hostile.preheat([command]).settings(sql).run().await;
+        let output = with_items(&hostile, [command]).settings(sql).run().await;
         assert_plain(command, &output);
         assert!(output.stdout.contains("forged") || output.stderr.contains("forged"), "{output:?}");
     }
@@ -121,7 +112,7 @@ async fn whatever_ids_and_messages_hold_every_command_prints_text() {
 async fn problems_have_their_own_colours_and_no_others() {
     let hostile = hostile().await;
     let job = JOB.replace("as n from", r#"as n, \"\u001b[2J\u001b[35mred\" from"#);
-    let check = hostile.preheat(["check"]).job("items", &job);
+    let check = with_items(&hostile, ["check"]).job("items", &job);
     let Some(check) = check.on_terminal(80) else {
         return support::skipped("no `script` makes a terminal");
     };

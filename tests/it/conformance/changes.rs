@@ -706,7 +706,7 @@ async fn who_may_not_is_told_and_nothing_is_done() {
             "create role {role} login; grant select on all tables in schema public to {role}"
         ))
         .await;
-    let url = server.url().replace("user=postgres", &format!("user={role}"));
+    let url = server.url_as(&role);
     let database = Database::connect(settings(&url)).await.unwrap();
     let sources = sources(&[plain("items")]);
     let error = install(&database, &sources, TENANTS).await.unwrap_err();

@@ -127,7 +127,7 @@ async fn a_role_without_rights_gets_the_sql_that_an_administrator_may_run() {
     let server = support::database().await;
     let role = format!("reader {}", server.name());
     server.execute(&format!("create role \"{role}\" login")).await;
-    let url = server.url().replace("user=postgres", &format!("user={}", role.replace(' ', "%20")));
+    let url = server.url_as(&role.replace(' ', "%20"));
     let one = DatabaseSettings { max_connections: NonZeroU32::MIN, ..settings(&url) };
     let database = Arc::new(Database::connect(one).await.unwrap());
 
@@ -161,7 +161,7 @@ async fn the_administrators_sql_runs_where_the_tables_exist_already() {
     assert_eq!(migrate(&owner).await.unwrap(), 1);
     let role = format!("warmer_of_{}", server.name());
     server.execute(&format!("create role {role} login")).await;
-    let url = server.url().replace("user=postgres", &format!("user={role}"));
+    let url = server.url_as(&role);
     let database = Arc::new(Database::connect(settings(&url)).await.unwrap());
     let Err(MigrateError::NotAllowed { message, sql }) = migrate(&database).await else {
         panic!("it must not be allowed")

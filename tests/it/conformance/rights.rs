@@ -132,7 +132,7 @@ async fn an_owner_from_whom_policies_hide_rows_is_no_help() {
             server.name()
         ))
         .await;
-    let url = server.url().replace("user=postgres", &format!("user={role}"));
+    let url = server.url_as(&role);
     let database = Database::connect(settings(&url)).await.unwrap();
     let watched = slots_by("staff", &[]);
     for security in [Security::Invoker, Security::Definer] {

@@ -19,15 +19,6 @@ async fn configure(shop: &Shop, command: &[&str]) {
     let () = set.query_async(&mut shop.cache().await).await.unwrap();
 }
 
-/// How often a command was called.
-async fn info(shop: &Shop, command: &str) -> u64 {
-    let info = redis::cmd("INFO").arg("commandstats").query_async(&mut shop.cache().await).await;
-    let info: String = info.unwrap();
-    let line = info.lines().find_map(|line| line.strip_prefix(command)).unwrap_or_default();
-    let calls = line.strip_prefix(":calls=").and_then(|line| line.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
-}
-
 /// Asks for runs until one is `ok`.
 pub(super) async fn recovers(worker: &Running, shop: &Shop) {
     eventually("a run is ok", LONG, async || worker.warm("items").await["outcome"] == "ok").await;
@@ -201,8 +192,9 @@ async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of(
     }
     let evicted = worker.metric("preheat_cache_evicted_keys_total").await;
     assert!(evicted > Some(40.0), "{evicted:?}");
-    let looks = "cmdstat_info";
-    let seen = async || info(&shop, looks).await;
+    let seen = async || {
+        support::commands(&mut shop.cache().await).await.get("info").copied().unwrap_or_default()
+    };
     let before = seen().await;
     eventually("the worker looks again and again", LONG, async || seen().await > before + 8).await;
     worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;

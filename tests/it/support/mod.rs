@@ -14,11 +14,13 @@ pub(crate) mod proxy;
 pub(crate) mod shop;
 pub(crate) mod tls;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use preheat::sandbox::{Clinic, Postgres, PostgresOptions, Redis, RedisOptions};
+use redis::aio::MultiplexedConnection;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -110,6 +112,13 @@ impl Database {
         postgres().url(&self.name)
     }
 
+    /// Its URL for another role.
+    pub(crate) fn url_as(&self, role: &str) -> String {
+        let (url, user) = (self.url(), "user=postgres");
+        assert!(url.contains(user), "{url}");
+        url.replace(user, &format!("user={role}"))
+    }
+
     /// Its URL over TCP.
     pub(crate) fn tcp_url(&self) -> String {
         postgres().tcp_url(&self.name).unwrap()
@@ -148,6 +157,21 @@ pub(crate) fn has_ipv6() -> bool {
 #[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
 pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
+}
+
+/// How often a cache did each command since it was made to forget.
+pub(crate) async fn commands(cache: &mut MultiplexedConnection) -> BTreeMap<String, u64> {
+    let text: String = redis::cmd("INFO").arg("commandstats").query_async(cache).await.unwrap();
+    let stats = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
+    let calls = |(name, rest): (&str, &str)| {
+        let calls = rest.strip_prefix("calls=").unwrap().split(',').next().unwrap();
+        (name.to_owned(), calls.parse().unwrap())
+    };
+    stats.map(calls).collect()
+}
+
+pub(crate) async fn forget_commands(cache: &mut MultiplexedConnection) {
+    let () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(cache).await.unwrap();
 }
 
 /// Waits until `check` says yes; fails the test, naming what it waited for, after `limit`.

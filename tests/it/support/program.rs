@@ -94,17 +94,21 @@ impl Preheat {
     }
 
     /// The same with a bound on the files that it may have open.
-    pub(crate) fn files(mut self, most: u32) -> Self {
+    pub(crate) fn files(self, most: u32) -> Self {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
         let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {most}; exec \"$0\" \"$@\"")).args(words);
+        self.by(command)
+    }
+
+    /// The same, started by another command: in its folder, with its environment and its pipes.
+    fn by(mut self, mut command: Command) -> Self {
+        let environment = self.command.as_std().get_envs();
         command
-            .arg("-c")
-            .arg(format!("ulimit -n {most}; exec \"$0\" \"$@\""))
-            .args(words)
             .current_dir(self.folder.path())
             .env_clear()
-            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(environment.filter_map(|(name, value)| Some((name, value?))))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,33 +119,19 @@ impl Preheat {
 
     /// The same on a terminal of so many columns, whose text is its standard output; none where nothing
     /// can make one.
-    pub(crate) fn on_terminal(mut self, columns: u16) -> Option<Self> {
+    pub(crate) fn on_terminal(self, columns: u16) -> Option<Self> {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let line = words.map(quoted).collect::<Vec<_>>().join(" ");
         let mut command = Command::new("script");
-        command
-            // Below `nohup` SIGHUP is ignored, and the program would outlive its terminal.
-            .args([
-                "-qec",
-                &format!("stty cols {columns}; exec env --default-signal=HUP {line}"),
-                "/dev/null",
-            ])
-            .current_dir(self.folder.path())
-            .env_clear()
-            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
-            .env("TERM", "xterm")
-            .env("SHELL", "/bin/sh")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        // Below `nohup` SIGHUP is ignored, and the program would outlive its terminal.
+        let line = format!("stty cols {columns}; exec env --default-signal=HUP {line}");
+        command.args(["-qec", &line, "/dev/null"]);
         let there = std::process::Command::new("script").arg("--version").output();
         // Others than that of util-linux take other arguments.
         let there = there.is_ok_and(|run| run.stdout.windows(10).any(|text| text == b"util-linux"));
-        self.command = command;
-        there.then_some(self)
+        there.then(|| self.by(command).env("TERM", "xterm").env("SHELL", "/bin/sh"))
     }
 
     /// Runs it to its end.

@@ -123,10 +123,11 @@ async fn probes_can_have_a_listener_of_their_own() {
     let shop = Shop::open(2).await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let probes = free.local_addr().unwrap();
-    drop(free);
     shop.redis.stop();
     let serve = shop.serve().env("PREHEAT_HTTP__PROBES", probes.to_string());
-    let worker = serve.job("items", &items("required = true")).start();
+    let serve = serve.job("items", &items("required = true"));
+    drop(free);
+    let worker = serve.start();
     worker.answers("/healthz", 200).await;
     answers_promptly(probes, "/healthz").await;
     let waits = http::get(probes, "/readyz").await.unwrap();
@@ -140,9 +141,6 @@ async fn probes_can_have_a_listener_of_their_own() {
     for path in ["/", "/metrics", "/api/v1/jobs"] {
         assert_eq!(http::get(probes, path).await.unwrap().status, 404, "{path}");
     }
-    let ask = |name: &str| {
-        let nowhere = preheat(["health"]).env("PREHEAT_HTTP__LISTEN", "127.0.0.1:1");
-        nowhere.env(name, probes.to_string()).run()
-    };
-    ask("PREHEAT_HTTP__PROBES").await.expect_code(0);
+    let health = preheat(["health"]).env("PREHEAT_HTTP__LISTEN", "127.0.0.1:1");
+    health.env("PREHEAT_HTTP__PROBES", probes.to_string()).run().await.expect_code(0);
 }
