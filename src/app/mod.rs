@@ -48,7 +48,6 @@ use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
-use crate::engine::taken::TakenKeys;
 use crate::http::{Control, Refresh};
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
@@ -141,7 +140,6 @@ impl App {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
@@ -190,8 +188,6 @@ impl App {
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
-        let runner = Arc::clone(&self.runner);
-        tasks.spawn(runner.return_taken_keys(handle.clone(), stops.clone()));
         if let Some(interval) = settings.audit.interval {
             let runner = Arc::clone(&self.runner);
             let verifier = Verifier::new(runner, interval, settings.audit.sample);

@@ -18,14 +18,13 @@ use super::load::Loaded;
 use super::signal::StopSignals;
 use super::{Exit, Failure, Global, output};
 use crate::app::App;
-use crate::domain::change::Touched;
 use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{FailedTenant, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::limit::Lane;
-use crate::engine::run::{Ended, Failed, Order, Runner, Stops, Unsettled};
+use crate::engine::run::{Ended, Failed, Order, Runner, Stops};
 
 /// How often tenants whose data kept changing are tried again, and how long after the last try. More
 /// would keep a deploy waiting for a tenant that never stops writing; the worker goes on with it.
@@ -322,7 +321,7 @@ async fn run_and_follow_up(
     let Ended { mut record, mut unsettled, failed: Failed { tenants: mut failed, .. } } = ended;
     first_runs.fetch_sub(1, Ordering::Relaxed);
     for _ in 0..FOLLOW_UPS {
-        if unsettled.is_empty() && !runner.taken.is_waiting(&job.name) {
+        if unsettled.is_empty() {
             break;
         }
         tokio::select! {
@@ -330,12 +329,9 @@ async fn run_and_follow_up(
             () = stops.requested() => break,
             () = runner.clock.sleep(FOLLOW_UP_PAUSE) => {}
         }
-        let owners = runner.owners_of_taken(&job.name).await;
-        let whom = whom_again(std::mem::take(&mut unsettled), owners, &mut record.report);
-        let tenants = match (job.scope, whom) {
-            (Scope::Fleet, _) | (Scope::Tenants, Touched::All) => None,
-            (Scope::Tenants, Touched::Tenants(nobody)) if nobody.is_empty() => continue,
-            (Scope::Tenants, Touched::Tenants(some)) => Some(some.into_iter().collect()),
+        let tenants = match job.scope {
+            Scope::Fleet => None,
+            Scope::Tenants => Some(std::mem::take(&mut unsettled.tenants).into_iter().collect()),
         };
         let again = Order::on_request(runner.clock.as_ref(), &job, tenants);
         let (trigger, lane, most_failed) = (Trigger::Change, Lane::Urgent, usize::MAX);
@@ -346,29 +342,6 @@ async fn run_and_follow_up(
         failed.extend(ended.failed.tenants);
     }
     (record, failed)
-}
-
-/// Whom to warm again: who is not proven, and whoever may have keys that were removed for others. As
-/// long as that is not done these are not warm either.
-fn whom_again(unsettled: Unsettled, owners: Option<Touched>, report: &mut Report) -> Touched {
-    let Unsettled { tenants: mut again, fleet: _ } = unsettled;
-    let tenants = &mut report.tenants;
-    let (whom, more) = match owners {
-        None => (Touched::Tenants(again), 0),
-        Some(Touched::All) => (Touched::All, tenants.ok),
-        Some(Touched::Tenants(owners)) => {
-            let before = again.len();
-            again.extend(owners);
-            let more = again.len() - before;
-            (Touched::Tenants(again), more as u64)
-        }
-    };
-    let known = more.min(tenants.ok);
-    tenants.ok -= known;
-    // The pass was not for the others.
-    tenants.total += more - known;
-    tenants.fenced += more;
-    whom
 }
 
 /// Adds a run for those that were fenced to the record of the run that left them so.
@@ -500,27 +473,6 @@ mod tests {
         assert_eq!(first.outcome, Outcome::Ok);
         let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
         assert_eq!(after(&mut first, gone), ((10, 0, 0), (18, 0)));
-    }
-
-    #[test]
-    fn hazard_07_whoever_may_miss_a_key_that_was_removed_for_another_is_not_warm_yet() {
-        let ids = |ids: &[&str]| ids.iter().map(TenantId::new).collect();
-        let unsettled = || Unsettled { tenants: ids(&["a", "b"]), fleet: false };
-        let whom = |first: &mut RunRecord, owners| {
-            let whom = whom_again(unsettled(), owners, &mut first.report);
-            let TenantCounts { total, ok, failed: _, fenced } = first.report.tenants;
-            (whom, (total, ok, fenced))
-        };
-        let mut first = record(Outcome::Ok, (7, 0, 2), (14, 4));
-        let some = Touched::Tenants(ids(&["a", "b"]));
-        assert_eq!(whom(&mut first, None), (some, (9, 7, 2)));
-        let some = Touched::Tenants(ids(&["a", "b", "c"]));
-        let owners = Some(Touched::Tenants(ids(&["b", "c"])));
-        assert_eq!(whom(&mut first, owners.clone()), (some.clone(), (9, 6, 3)));
-        assert_eq!(whom(&mut first, Some(Touched::All)), (Touched::All, (9, 0, 9)));
-        assert_eq!(whom(&mut first, owners), (some, (10, 0, 10)), "the pass was for some only");
-        let follow_up = record(Outcome::Partial, (8, 1, 1), (20, 2));
-        assert_eq!(after(&mut first, follow_up).0, (8, 1, 1));
     }
 
     #[test]

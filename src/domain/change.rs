@@ -97,13 +97,6 @@ pub enum Changed {
         /// When the first of them was heard of.
         heard_at: Duration,
     },
-    /// Nothing: but keys of a job were removed that may be theirs.
-    KeysTaken {
-        /// The job.
-        job: JobName,
-        /// Whoever may have them.
-        owners: Touched,
-    },
     /// Anything may have changed that jobs with tables have.
     Everything {
         /// When all fences had been moved: what was read later is right.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate};
 use rapidhash::fast::RandomState;
 
-use super::job::{DATE_COLUMN, Job, Key, Scope, Shape, Share};
+use super::job::{DATE_COLUMN, Job, Key, KeyKind, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
 use super::layout::{Checks, says_owner};
 use super::report::{Failure, FailureKind};
@@ -24,8 +24,8 @@ pub struct Entry<'r> {
     pub value: Value<'r>,
     /// How long it lives, jitter taken off.
     pub ttl: Duration,
-    /// Whether only its rows made it known, so that a manifest has to name it.
-    pub is_listed: bool,
+    /// Who can make it, and who removes it.
+    pub kind: KeyKind,
 }
 
 /// A value whose JSON still stands where its rows are: it is put together only when it is written.
@@ -279,6 +279,7 @@ impl<'a> Groups<'a> {
         taken: &mut HashSet<String, RandomState>,
         found: &mut Entries<'r>,
     ) {
+        let kind = self.job.kind(self.key);
         let concerned = self.concerned(index, checks);
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
@@ -305,7 +306,9 @@ impl<'a> Groups<'a> {
             } else if value.len() > self.job.encoding.max_bytes {
                 let (bytes, most) = (value.len(), self.job.encoding.max_bytes);
                 let message = format!("`{shown}` has {bytes} bytes: `encode.max_bytes` is {most}");
-                found.removals.push(Removal { key: key.clone(), slot });
+                if kind != KeyKind::Shared {
+                    found.removals.push(Removal { key: key.clone(), slot });
+                }
                 Some((FailureKind::ValueTooLarge, message))
             } else {
                 None
@@ -316,8 +319,7 @@ impl<'a> Groups<'a> {
                 found.failures.push((slot, failure));
             } else {
                 let ttl = life_of(self.job, &key);
-                let is_listed = !self.key.template.is_known();
-                found.writes.push(Entry { key, slot, value, ttl, is_listed });
+                found.writes.push(Entry { key, slot, value, ttl, kind });
             }
         }
     }

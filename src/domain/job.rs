@@ -130,15 +130,24 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether only rows make some of its keys known, so that manifests name them.
-    pub fn has_listed_keys(&self) -> bool {
-        self.keys.iter().any(|key| !key.template.is_known())
+    /// Whether manifests name some of its keys.
+    pub fn has_manifests(&self) -> bool {
+        self.keys.iter().any(|key| self.kind(key) == KeyKind::Data)
     }
 
-    /// Whether such a key may go from one tenant to another, as the tenant is not in it.
-    pub fn has_keys_that_move(&self) -> bool {
-        let moves = |key: &Key| !key.template.is_known() && !key.template.has_tenant();
-        self.scope == Scope::Tenants && self.keys.iter().any(moves)
+    /// Whether some of its keys are shared.
+    pub fn has_shared_keys(&self) -> bool {
+        self.keys.iter().any(|key| self.kind(key) == KeyKind::Shared)
+    }
+
+    /// Of which kind its keys of this template are.
+    pub fn kind(&self, key: &Key) -> KeyKind {
+        let template = &key.template;
+        match self.scope {
+            _ if template.is_known() => KeyKind::Static,
+            Scope::Tenants if !template.has_tenant() => KeyKind::Shared,
+            Scope::Tenants | Scope::Fleet => KeyKind::Data,
+        }
     }
 
     /// The columns of the query whose text its keys need, each once, `date` last where a key has
@@ -227,6 +236,18 @@ pub struct Key {
     /// The placeholder whose value is unique over all tenants, which stands for the tenant in the
     /// key: a column of the query, or `tenant.` and a column of the tenant.
     pub unique: Option<String>,
+}
+
+/// Who can make a key, and who removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// It can be computed before the query, so that it is written even without rows.
+    Static,
+    /// It needs a column of the query. A manifest names it, and it is removed when its data is gone.
+    Data,
+    /// A data key without its tenant's id (`pet:{id}`), which can change its owner. Nobody who removes one
+    /// can tell whose value it is: no run does, and no manifest names it. It ends by its TTL.
+    Shared,
 }
 
 /// What a value is.

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod manifest;
 pub mod owned;
 mod pattern;
+pub mod protocol;
 mod reading;
 pub mod report;
 pub mod retry;

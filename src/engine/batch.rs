@@ -1,4 +1,4 @@
-//! The batches of a run: each is read with one query and written with one pipeline (see `rounds.rs`),
+//! The batches of a run: each is read with one query and written with one pipeline (see `warm.rs`),
 //! and split where that helps to find the tenant that fails.
 
 use std::collections::VecDeque;
@@ -14,7 +14,6 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::broken::hash;
 use super::run::{End, Order, Runner, Stops, Unsettled};
-use super::taken::Taken;
 use super::tries::{Refusal, Remedy};
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -24,15 +23,6 @@ use crate::observe::event;
 /// After so many tenants in a row that fail even alone, where none worked yet, the query itself is
 /// taken to be broken: splitting every batch down to single tenants would only load the database.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
-
-/// Keys that move, and of which their owner may have been deprived.
-#[derive(Default)]
-pub(super) struct Uncertain {
-    /// They were to be removed, and the cache did not answer.
-    pub(super) unanswered: Vec<Taken>,
-    /// They were written and not proven.
-    pub(super) unproven: Vec<Taken>,
-}
 
 /// The batches of one run.
 pub(super) struct Work {
@@ -45,7 +35,6 @@ pub(super) struct Work {
     /// What has to be looked at of its keys.
     pub(super) checks: Checks,
     unsettled: Mutex<Unsettled>,
-    uncertain: Mutex<Uncertain>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// What the last read said that met a lock, while none has worked since.
@@ -75,7 +64,6 @@ impl Work {
             key_columns,
             checks,
             unsettled: Mutex::default(),
-            uncertain: Mutex::default(),
             given_up: OnceLock::new(),
             locked: Mutex::default(),
             worked: AtomicBool::new(false),
@@ -250,13 +238,8 @@ impl Work {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What may be removed, or not, or not yet.
-    pub(super) fn uncertain(&self) -> MutexGuard<'_, Uncertain> {
-        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whose keys are not proven so far.
-    pub(super) fn unsettled(&self) -> MutexGuard<'_, Unsettled> {
+    /// The unverified tenants so far.
+    pub(super) fn unverified(&self) -> MutexGuard<'_, Unsettled> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

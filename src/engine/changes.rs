@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::run::{Failed, Unsettled};
-use crate::domain::fence::PROBATION;
+use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
 use crate::domain::report::{FailedTenant, FailureKind};
 use crate::domain::run::{Outcome, RunRecord};
@@ -17,10 +17,10 @@ pub(super) const COOLDOWN: Duration = Duration::from_millis(250);
 
 /// How long after a run whoever it left unsettled is tried again; the wait doubles each time.
 pub(super) const FOLLOW_UP: Duration = Duration::from_secs(1);
-/// No wait of an unsettled one is longer. It is shorter than [`PROBATION`] with time for the run
+/// No wait of an unsettled one is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
 /// itself, so that a tenant that never stops writing stays cached all the same.
 const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
-const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROBATION.as_secs());
+const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROVISIONAL_TTL.as_secs());
 
 /// No wait after a failure is longer: each failure is a line of the log and of the history.
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(30);
@@ -163,12 +163,6 @@ impl Changes {
         let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
         let heard_at = Some(heard_at);
         self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
-    }
-
-    /// Nothing of somebody's changed, but keys of theirs may be missing.
-    pub(super) fn lost_keys(&mut self, whose: Whose, now: Duration) {
-        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
-        self.want(whose, Wanted { due_at: now, failed, ..Wanted::default() });
     }
 
     /// Anybody's data may have changed; a run that began after `asked_at` has it.

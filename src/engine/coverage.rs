@@ -42,7 +42,7 @@ impl Coverage {
 
 /// The commands of a look at a job with so many tenants: an `EXISTS`, and a `ZRANGE` a manifest.
 pub(super) fn commands(job: &Job, tenants: u64) -> u64 {
-    let manifests = if job.has_listed_keys() { tenants.min(MOST_MANIFESTS as u64) } else { 0 };
+    let manifests = if job.has_manifests() { tenants.min(MOST_MANIFESTS as u64) } else { 0 };
     1 + manifests
 }
 
@@ -122,7 +122,7 @@ impl Runner {
     /// The data keys that some manifests name. A manifest names keys that have vanished as well, for a
     /// while; those that its last naming left out are older than the others.
     async fn data_keys(&self, job: &Job, list: &Tenants) -> Result<Vec<String>, CacheError> {
-        if !job.has_listed_keys() {
+        if !job.has_manifests() {
             return Ok(Vec::new());
         }
         let manifests: Vec<String> = match job.scope {

@@ -206,13 +206,6 @@ pub trait Ledger: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>>;
 
-    /// The same of those names alone that are among these keys.
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>>;
-
     /// Names keys in manifests as of `now`, those too that are named already, and lets each manifest
     /// live for `ttl` from now; one that would be empty is not made.
     fn enlist<'a>(

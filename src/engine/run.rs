@@ -10,17 +10,16 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Uncertain, Work};
+use super::batch::Work;
 use super::breaker::SharedBreaker;
 use super::broken::{BrokenTenants, hash};
-use super::changes::{FOLLOW_UP, MAX_PENDING};
+use super::changes::MAX_PENDING;
 use super::coverage::Coverage;
 use super::limit::{Lane, Limits};
 use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
-use super::taken::TakenKeys;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::job::{Job, Jobs, Scope};
 use crate::domain::layout::Layout;
@@ -57,8 +56,6 @@ pub struct Runner {
     pub list: TenantList,
     /// Has the coverage looked at.
     pub coverage: Coverage,
-    /// Keys that were removed for one tenant and may be another's.
-    pub taken: TakenKeys,
     /// What complete lists are compared with: who is gone loses its keys.
     pub roster: Roster,
     /// All jobs there are, those that are disabled among them.
@@ -314,12 +311,7 @@ impl Runner {
             report.fail(Failure::new(FailureKind::Locked, None, message));
         }
         work.note_broken();
-        let Uncertain { unanswered, unproven } = std::mem::take(&mut *work.uncertain());
-        let (job, now) = (&order.job.name, self.clock.monotonic());
-        // Its tenants are warmed again by then, and all that was sent has been done.
-        self.taken.add(job, unanswered, now + FOLLOW_UP);
-        self.taken.add_unproven(job, unproven, now);
-        (end, std::mem::take(&mut *work.unsettled()))
+        (end, std::mem::take(&mut *work.unverified()))
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
@@ -555,7 +547,7 @@ pub struct TenantList {
     listed: Mutex<Option<Listed>>,
 }
 
-/// Whom the last complete list had.
+/// What the last complete list had.
 struct Listed {
     tenants: Arc<Tenants>,
     /// Hashes of their ids, in order.

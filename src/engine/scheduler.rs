@@ -532,11 +532,6 @@ impl Engine {
                     state.note_everything(moved_at, now);
                 }
             }
-            Changed::KeysTaken { job, owners } => {
-                if let Some(state) = self.jobs.get_mut(&job) {
-                    state.note_lost_keys(owners, now);
-                }
-            }
             Changed::Jobs { jobs, heard_at } => {
                 for (name, touched) in jobs {
                     if let Some(state) = self.jobs.get_mut(&name) {
@@ -821,19 +816,6 @@ impl JobState {
             (Scope::Tenants, Touched::Tenants(tenants)) => {
                 for tenant in tenants {
                     self.changes.changed(Some(tenant), heard_at, now);
-                }
-            }
-        }
-    }
-
-    /// Takes note of whose keys may be missing.
-    fn note_lost_keys(&mut self, owners: Touched, now: Duration) {
-        match owners {
-            _ if !self.job.enabled => {}
-            Touched::All => self.changes.everything_changed(now, now),
-            Touched::Tenants(tenants) => {
-                for tenant in tenants {
-                    self.changes.lost_keys(Some(tenant), now);
                 }
             }
         }

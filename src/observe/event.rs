@@ -13,7 +13,6 @@ use tracing::{debug, error, info, warn};
 
 use super::metric::Metrics;
 use crate::domain::audit::{JobAudit, Kind};
-use crate::domain::change::Touched;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind, KeyCounts};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -772,39 +771,6 @@ impl TenantsSwept<'_> {
                 keys,
                 "tenants that are not active any more since the last list: {newly}; {} removed",
                 counted(keys, "key of theirs is", "keys of theirs are")
-            ),
-        }
-    }
-}
-
-/// Keys were removed that may be those of other tenants, who are warmed again.
-#[derive(Clone, Copy, Debug)]
-pub struct KeysTaken<'a> {
-    /// The job.
-    pub job: &'a JobName,
-    /// How many keys; of so many that they are not remembered one by one, none.
-    pub keys: usize,
-    /// Whoever is warmed again.
-    pub owners: &'a Touched,
-}
-
-impl KeysTaken<'_> {
-    /// Tells it, to the log only: the runs that follow are counted.
-    pub fn emit(self, _metrics: &Metrics) {
-        let Self { job, keys, owners } = self;
-        match owners {
-            Touched::All => info!(
-                %job,
-                "more keys of job `{job}` than can be looked for were removed that may be those of \
-                 other tenants: it runs for all"
-            ),
-            Touched::Tenants(owners) => debug!(
-                %job,
-                keys,
-                tenants = owners.len(),
-                "keys of job `{job}` that were removed: {keys}; tenants that name them as well and \
-                 are warmed again: {}",
-                owners.len()
             ),
         }
     }

@@ -24,7 +24,6 @@ use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
-use preheat::engine::taken::TakenKeys;
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::observe::Metrics;
 use preheat::observe::metric::DECLARED;
@@ -182,7 +181,6 @@ impl Worker {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(Share::NONE, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),

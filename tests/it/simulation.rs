@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::{Entry, life_of};
-use preheat::domain::fence::{FLEET, PROBATION, fence_key};
+use preheat::domain::fence::{FLEET, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -419,7 +419,7 @@ impl ShakyCache {
         }
         let job = &self.0.jobs[job_of(&entry.key)];
         let shortest = job.ttl.mul_f64(1.0 - job.ttl_jitter.fraction());
-        if entry.ttl > job.ttl || entry.ttl < shortest && entry.ttl != PROBATION {
+        if entry.ttl > job.ttl || entry.ttl < shortest && entry.ttl != PROVISIONAL_TTL {
             self.0.problem(format!("`{}` lives for {:?}", entry.key, entry.ttl));
         }
     }
@@ -795,7 +795,8 @@ impl Simulation {
             if found.as_ref() != Some(value) {
                 return Err(format!("`{key}`: {found:?} is not what the database says, `{value}`"));
             }
-            if memory.ttl(key).is_some_and(|ttl| ttl <= PROBATION) && self.life_of(key) > PROBATION
+            if memory.ttl(key).is_some_and(|ttl| ttl <= PROVISIONAL_TTL)
+                && self.life_of(key) > PROVISIONAL_TTL
             {
                 return Err(format!("`{key}` stays on probation"));
             }

@@ -92,21 +92,6 @@ impl Ledger for MemoryCache {
         })
     }
 
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.at_once(move |state, now| {
-            let among = |manifest: &String| {
-                let all = state.hash(manifest, now)?;
-                let pair = |key: &String| Some((key.clone(), all.get(key)?.clone()));
-                Ok(keys.iter().filter_map(pair).map(named).collect())
-            };
-            manifests.iter().map(among).collect()
-        })
-    }
-
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],

@@ -4,7 +4,6 @@
 //! taking out what is old are single commands, so that one never undoes the other.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -101,40 +100,6 @@ impl RedisCache {
         self.ask(replacements).await.map(drop)
     }
 
-    async fn ask_manifests(
-        &self,
-        manifests: &[String],
-        keys: &[String],
-    ) -> Result<Vec<Vec<Named>>, CacheError> {
-        if keys.is_empty() {
-            return Ok(vec![Vec::new(); manifests.len()]);
-        }
-        loop {
-            let has_zmscore = self.has_zmscore.load(Ordering::Relaxed);
-            let (name, at_once) =
-                if has_zmscore { ("ZMSCORE", NAMES_A_COMMAND) } else { ("ZSCORE", 1) };
-            let slices = keys.chunks(at_once);
-            let commands = manifests.iter().flat_map(|manifest| {
-                slices.clone().map(|some| {
-                    let mut scores = self.on(name, manifest);
-                    scores.arg(some);
-                    scores
-                })
-            });
-            let replies = self.each(&self.questions, commands.collect()).await?;
-            if has_zmscore && super::errors(&replies).any(reply::is_unknown_command) {
-                self.has_zmscore.store(false, Ordering::Relaxed);
-                continue;
-            }
-            let of_manifest = |replies: &[RedisResult<Value>]| {
-                let slices = slices.clone().zip(replies);
-                let named = slices.map(|(keys, reply)| reply::named_among(keys, reply));
-                Ok(named.collect::<Result<Vec<_>, CacheError>>()?.concat())
-            };
-            return replies.chunks(slices.len()).map(of_manifest).collect();
-        }
-    }
-
     async fn read_book(&self, book: Book) -> Result<Vec<(String, String)>, CacheError> {
         // A slice may hold what one before it held.
         let mut notes = HashMap::new();
@@ -213,14 +178,6 @@ impl Ledger for RedisCache {
             let replies = self.ask(all.collect()).await?;
             replies.into_iter().map(reply::named).collect()
         })
-    }
-
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        Box::pin(self.ask_manifests(manifests, keys))
     }
 
     fn enlist<'a>(

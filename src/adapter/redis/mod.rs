@@ -65,8 +65,6 @@ pub struct RedisCache {
     prefix: String,
     /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
     has_unlink: AtomicBool,
-    /// `ZMSCORE` is unknown before Redis 6.2.
-    has_zmscore: AtomicBool,
 }
 
 impl RedisCache {
@@ -101,7 +99,6 @@ impl RedisCache {
             questions,
             prefix: settings.prefix,
             has_unlink: AtomicBool::new(true),
-            has_zmscore: AtomicBool::new(true),
         })
     }
 

@@ -85,18 +85,6 @@ pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
     Ok(all)
 }
 
-/// The reply to a `ZMSCORE` of keys, or to the `ZSCORE` of one.
-pub(super) fn named_among(
-    keys: &[String],
-    reply: &RedisResult<Value>,
-) -> Result<Vec<Named>, CacheError> {
-    let reply = reply.as_ref().map_err(refused)?;
-    let scores =
-        if let Value::Array(scores) = reply { scores } else { std::slice::from_ref(reply) };
-    let named = keys.iter().zip(scores).filter(|(_, score)| **score != Value::Nil);
-    named.map(|(key, score)| Ok(Named { key: key.clone(), named_at: moment(score)? })).collect()
-}
-
 /// When a key was named, by its score.
 fn moment(score: &Value) -> Result<DateTime<Utc>, CacheError> {
     let at: f64 = redis::from_redis_value_ref(score).map_err(|_no_number| unexpected(score))?;

@@ -21,7 +21,6 @@ use crate::engine::tries::{Patience, Refusal, Remedy};
 use crate::observe::event::Server;
 
 use super::AuditError;
-use super::moved::Stray;
 
 /// Bytes of expected values that are looked at with one call.
 const SLICE_BYTES: usize = 1024 * 1024;
@@ -157,19 +156,6 @@ impl Walk {
         }
     }
 
-    /// Of these keys it could not be found out whose they are.
-    pub(super) fn fail_strays(&mut self, part: &Batch, strays: &[Stray], refusal: &Refusal) {
-        let first = strays.first();
-        let tenant = first.and_then(|stray| part.tenant(stray.slot));
-        let failure = Failure::new(
-            refusal.kind,
-            tenant.map(|tenant| tenant.id().to_owned()),
-            refusal.message.clone(),
-        );
-        let key = first.map(|stray| stray.key.clone());
-        self.failures.push(Failure { count: strays.len() as u64, key, ..failure });
-    }
-
     fn fail(&mut self, part: &Batch, refusal: &Refusal) {
         let tenants = part.len().max(1) as u64;
         let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
@@ -202,18 +188,11 @@ impl Walk {
         let midnights = Midnight::of_batch(&job, part, &first_dates, now);
         let keys = Keys::new(found, named, wanted, &midnights, &mut self.failures);
         let measure = Measure { ttl: job.ttl, differences: self.differences };
-        let mut strays = Vec::new();
         for slice in keys.slices() {
             let (keys, expected) = keys.get(slice);
             let seen = look(runner, job.retries, keys).await?;
             for ((key, expected), seen) in keys.iter().zip(expected).zip(&seen) {
                 let wrong = judge(expected.value.as_ref(), seen.held(), measure);
-                let may_be_anothers = expected.value.is_none() && job.has_keys_that_move();
-                if may_be_anothers {
-                    let stray = |wrong| Stray { key: key.clone(), slot: expected.slot, wrong };
-                    strays.extend(wrong.map(stray));
-                    continue;
-                }
                 let is_there = expected.value.is_some() || wrong.is_some();
                 let is_new = || midnights.get(expected.slot).is_some_and(|night| night.begins(key));
                 if is_there && !(matches!(seen, Seen::Nothing) && is_new()) {
@@ -221,9 +200,7 @@ impl Walk {
                 }
             }
         }
-        // Others are read for them.
-        drop(permit);
-        self.see_strays(runner, part, strays, see).await
+        Ok(())
     }
 
     /// The rows of a part; the permit holds them. None is held while it waits.
@@ -275,7 +252,7 @@ impl Walk {
 
     /// The keys that the manifests of a part name, by slot; none for a job without keys in them.
     async fn named(&self, runner: &Runner, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
-        if self.job.keys.iter().all(|key| key.template.is_known()) {
+        if !self.job.has_manifests() {
             return Ok(Vec::new());
         }
         let manifests: Vec<String> = match self.job.scope {

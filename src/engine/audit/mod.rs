@@ -7,7 +7,6 @@
 
 mod examine;
 mod gone;
-mod moved;
 mod session;
 mod verifier;
 

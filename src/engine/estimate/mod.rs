@@ -22,7 +22,7 @@ use super::port::{
 use super::run::{Runner, each_once};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Entry, entries};
-use crate::domain::job::{Job, Scope};
+use crate::domain::job::{Job, KeyKind, Scope};
 use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::FailureKind;
@@ -188,7 +188,7 @@ impl Estimator<'_> {
         for entry in &writes {
             tally.bytes += (entry.key.len() + entry.value.len()) as u64;
             tally.memory += self.footprint(&entry.key, entry.value.len());
-            if entry.is_listed {
+            if entry.kind == KeyKind::Data {
                 listed.entry(entry.slot).or_default().push(entry.key.len() as u64);
             }
         }
@@ -248,13 +248,9 @@ fn extrapolated(
     let all = |count| extrapolate(count, tenants, sampled);
     let memory = all(tally.memory);
     let batch = job.batch.get() as u64;
-    let manifests = if job.has_listed_keys() { tenants } else { 0 };
+    let manifests = if job.has_manifests() { tenants } else { 0 };
     // The server's state before and after; the fences before and after.
     let questions = 2 * STATS_COMMANDS as u64 + 2 * looks_at_fences(tenants, batch) + manifests;
-    let naming = all(tally.naming);
-    // Whose a key is that may move shows by when it was named: each run names it.
-    let is_named_each_time = job.has_keys_that_move();
-    let (naming_each_time, naming) = if is_named_each_time { (naming, 0) } else { (0, naming) };
     Estimate {
         tenants,
         sampled,
@@ -263,8 +259,8 @@ fn extrapolated(
         bytes: all(tally.bytes),
         memory,
         present: extrapolate(present, memory, looked_for),
-        commands: questions + all(tally.keys + tally.removals) + naming_each_time,
-        naming,
+        commands: questions + all(tally.keys + tally.removals),
+        naming: all(tally.naming),
         troubles: Vec::new(),
         unread: 0,
     }

@@ -152,7 +152,7 @@ fn day_commands(
     let verified = verification.map_or(0, |Verification { interval, sample }| {
         let of_job = |(job, found): &(Arc<Job>, &Estimate)| {
             let tenants = found.tenants.min(sample.get() as u64);
-            let manifests = if job.has_listed_keys() { tenants } else { 0 };
+            let manifests = if job.has_manifests() { tenants } else { 0 };
             // Of each key its value and its TTL.
             extrapolate(2 * found.keys, tenants, found.tenants) + manifests
         };

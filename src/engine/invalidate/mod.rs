@@ -317,7 +317,7 @@ impl<'a> Work<'a> {
             keys.filter(|key| self.layout.may_write(job, *tenant, key))
         });
         let mut keys: Vec<String> = known.collect();
-        if job.has_listed_keys() {
+        if job.has_manifests() {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();

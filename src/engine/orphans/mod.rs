@@ -103,8 +103,6 @@ enum Claim {
     Yes,
     /// If this manifest names it, or is not there yet.
     IfListed(String),
-    /// If any manifest of the job names it.
-    IfListedAnywhere,
 }
 
 impl Orphans {
@@ -291,7 +289,7 @@ impl Orphans {
     /// Whether a job there is keeps that manifest.
     fn is_current(&self, job: &JobName, tenant: Option<&str>) -> bool {
         self.jobs.get(job).is_some_and(|job| {
-            job.has_listed_keys()
+            job.has_manifests()
                 && match (job.scope, tenant) {
                     (Scope::Fleet, None) => true,
                     (Scope::Tenants, Some(tenant)) => self.is_active(tenant),
@@ -304,7 +302,6 @@ impl Orphans {
     async fn without_claimed(&self, found: Vec<Orphan>) -> Result<Vec<Orphan>, OrphansError> {
         let mut claimed: HashSet<&str> = HashSet::new();
         let mut listed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        let mut anywhere: BTreeMap<&JobName, HashSet<&str>> = BTreeMap::new();
         for orphan in &found {
             let key = orphan.key.as_str();
             for job in self.jobs.values() {
@@ -315,29 +312,13 @@ impl Orphans {
                         Claim::IfListed(manifest) => {
                             listed.entry(manifest).or_default().push(key);
                         }
-                        Claim::IfListedAnywhere => {
-                            anywhere.entry(&job.name).or_default().insert(key);
-                            if let Some(tenant) = self.origin(orphan) {
-                                let manifest = manifest_key(&job.name, Some(tenant));
-                                listed.entry(manifest).or_default().push(key);
-                            }
-                        }
                     }
                 }
             }
         }
         self.claim_listed(listed, &mut claimed).await?;
-        for (job, keys) in anywhere {
-            self.claim_anywhere(job, &keys, &mut claimed).await?;
-        }
         let claimed: HashSet<String> = claimed.into_iter().map(str::to_owned).collect();
         Ok(found.into_iter().filter(|orphan| !claimed.contains(&orphan.key)).collect())
-    }
-
-    /// The active tenant for whom a key was written.
-    fn origin<'o>(&self, orphan: &'o Orphan) -> Option<&'o str> {
-        let tenant = orphan.tenant.as_ref().map(TenantId::as_str);
-        tenant.filter(|tenant| self.is_active(tenant))
     }
 
     /// Whether a job writes that key by that template.
@@ -365,7 +346,8 @@ impl Orphans {
                 self.claim_known(job, template, self.known.active().iter().map(Some), key)
             }
             (Scope::Tenants, Owner::WithColumn(..) | Owner::Anyone, false) => {
-                Claim::IfListedAnywhere
+                // A shared key ends by its TTL; whose it is nobody can tell.
+                Claim::Yes
             }
         }
     }
@@ -403,25 +385,6 @@ impl Orphans {
                 claimed.extend(
                     keys.into_iter().filter(|key| names.is_empty() || names.contains(*key)),
                 );
-            }
-        }
-        Ok(())
-    }
-
-    /// Keys that any manifest of a job names, as their texts name no tenant.
-    async fn claim_anywhere<'k>(
-        &self,
-        job: &JobName,
-        keys: &HashSet<&'k str>,
-        claimed: &mut HashSet<&'k str>,
-    ) -> Result<(), OrphansError> {
-        let active = self.known.active().iter().map(|tenant| tenant.id());
-        let active: Vec<&str> = active.chain(self.new.iter().map(String::as_str)).collect();
-        for some in active.chunks(SLICE) {
-            let manifests: Vec<String> =
-                some.iter().map(|id| manifest_key(job, Some(id))).collect();
-            for name in self.runner.ledger.names(&manifests).await?.into_iter().flatten() {
-                claimed.extend(keys.get(name.as_str()));
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
 use preheat::domain::job::JobName;
-use preheat::domain::manifest::{Named, manifest_key};
+use preheat::domain::manifest::manifest_key;
 use preheat::engine::port::{BOOK_TTL, Book, Cache, CacheErrorKind, Ledger, Listing};
 
 use super::cache::{ODD, Past, in_memory, on_redis, scan, strings};
@@ -202,21 +202,6 @@ async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     }
 }
 
-async fn finds_some_names(cache: &impl Ledger) {
-    let (first, later) = (at_minute(0), at_minute(1));
-    let named = |key: &str, named_at| Named { key: key.to_owned(), named_at };
-    cache.enlist(&[listing("one", ["a", "b", ""])], first, HOUR).await.unwrap();
-    cache.enlist(&[listing("other", ["b"].into_iter().chain(ODD))], later, HOUR).await.unwrap();
-    let manifests = strings(["one", "none", "other"]);
-    assert_eq!(cache.named_among(&manifests, &[]).await, Ok(vec![Vec::new(); 3]));
-    assert_eq!(cache.named_among(&[], &strings(["a"])).await, Ok(Vec::new()));
-    let found = cache.named_among(&manifests, &strings(["b", "", "c", "b"])).await.unwrap();
-    let of_one = vec![named("b", first), named("", first), named("b", first)];
-    assert_eq!(found, [of_one, Vec::new(), vec![named("b", later), named("b", later)]]);
-    let found = cache.named_among(&manifests[2..], &ODD.map(str::to_owned)).await.unwrap();
-    assert_eq!(found, [ODD.map(|odd| named(odd, later)).to_vec()]);
-}
-
 async fn takes_large_manifests(cache: &impl Ledger) {
     let keys: Vec<String> = (0..5_000).map(|key| format!("pet:{key:0>100}")).collect();
     let large = Listing { manifest: "large".to_owned(), keys: keys.clone() };
@@ -228,10 +213,6 @@ async fn takes_large_manifests(cache: &impl Ledger) {
     let names: Vec<String> = all.iter().map(|listing| listing.manifest.clone()).collect();
     let found = cache.manifests(&names).await.unwrap();
     assert!(found[1..].iter().all(|keys| keys.len() == 2));
-    let wanted: Vec<String> = keys.iter().cloned().chain(strings(["b"])).collect();
-    let found = cache.named_among(&names[..100], &wanted).await.unwrap();
-    assert!(found[0].iter().map(|named| &named.key).eq(&keys));
-    assert!(found[1..].iter().all(|named| named.len() == 1 && named[0].key == "b"));
     let one = Listing { manifest: "large".to_owned(), keys: keys[..1].to_vec() };
     cache.enlist(&[one], at_minute(1), HOUR).await.unwrap();
     cache.delist(&names, at_minute(1)).await.unwrap();
@@ -301,7 +282,6 @@ async fn refuses_what_is_of_another_type(cache: &(impl Ledger + Cache), past: &m
     past.set(Book::Tenants.key(), b"1").await;
     let errors = [
         cache.manifests(&strings(["none", "text"])).await.map(drop),
-        cache.named_among(&strings(["none", "text"]), &strings(["a"])).await.map(drop),
         cache.enlist(&manifests, at_minute(0), HOUR).await,
         cache.delist(&strings(["text"]), at_minute(0)).await,
         cache.notes(Book::Tenants).await.map(drop),
@@ -318,7 +298,6 @@ async fn conforms(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     mends_fences(cache, past).await;
     takes_thousands_of_fences(cache).await;
     keeps_manifests(cache, past).await;
-    finds_some_names(cache).await;
     takes_large_manifests(cache).await;
     keeps_books(cache, past).await;
     takes_thick_books(cache).await;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures::future::join_all;
 
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
-use preheat::domain::manifest::Named;
 use preheat::engine::port::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
 use preheat::sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
@@ -131,22 +130,6 @@ async fn keys_are_removed_where_unlink_is_unknown() {
     let keys = ["key".to_owned(), "other".to_owned()];
     assert_eq!(cache.remove(&keys).await, Ok(vec![Ok(true), Ok(false)]));
     assert_eq!(cache.remove(&keys).await, Ok(vec![Ok(false), Ok(false)]));
-}
-
-#[tokio::test]
-async fn names_are_found_where_zmscore_is_unknown() {
-    let server = support::redis_with(&[("rename-command", "ZMSCORE \"\"")]);
-    let cache = connect(&server.url()).await;
-    let keys = ["a", "b", "c"].map(str::to_owned).to_vec();
-    let listing = Listing { manifest: "one".to_owned(), keys: keys[..2].to_vec() };
-    let now = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
-    cache.enlist(&[listing], now, Duration::from_mins(1)).await.unwrap();
-    let manifests = ["none".to_owned(), "one".to_owned()];
-    for _ in 0..2 {
-        let found = cache.named_among(&manifests, &keys[1..]).await.unwrap();
-        let named = Named { key: "b".to_owned(), named_at: now };
-        assert_eq!(found, [vec![], vec![named]]);
-    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use preheat::domain::change::{Change, ChangeSource, TouchedTenants, change_sources};
-use preheat::domain::fence::{FLEET, Fence, PROBATION, fence_key};
+use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
@@ -413,7 +413,10 @@ async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_settles_on
     for _ in 0..600 {
         world.clock.advance(SECOND / 10).await;
         assert!(world.is("list:t0", "[1]"), "at {:?}", world.clock.monotonic());
-        assert!(world.cache.ttl("list:t0").unwrap() <= PROBATION, "nothing old outlives a crash");
+        assert!(
+            world.cache.ttl("list:t0").unwrap() <= PROVISIONAL_TTL,
+            "nothing old outlives a crash"
+        );
     }
     let runs = world.change_runs("list", "ok");
     assert!((12..=18).contains(&runs), "at a bounded rate: {runs}");

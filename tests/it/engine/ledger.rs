@@ -23,7 +23,6 @@ pub(crate) enum Call {
     StartFences,
     MoveFences,
     Manifests,
-    NamedAmong,
     Enlist,
     Delist,
     Notes,
@@ -191,14 +190,6 @@ impl<R: Rules> Ledger for Around<R> {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.rules.on_ledger(Call::Manifests, self.inner.manifests(keys))
-    }
-
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.rules.on_ledger(Call::NamedAmong, self.inner.named_among(manifests, keys))
     }
 
     fn enlist<'a>(

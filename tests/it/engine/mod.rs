@@ -14,7 +14,6 @@ mod roster;
 mod rounds;
 mod run;
 mod schedule;
-mod taken;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -45,7 +44,6 @@ use preheat::engine::roster::Roster;
 use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
-use preheat::engine::taken::TakenKeys;
 use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -193,7 +191,6 @@ impl Setup {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            taken: TakenKeys::default(),
             roster: Roster::new(max_shrink, "tenant_id"),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
@@ -235,8 +232,6 @@ impl Setup {
     /// The world with its engine at work.
     pub(crate) fn start(self) -> World {
         let (mut world, engine) = self.build();
-        let (runner, handle) = (Arc::clone(&world.runner), world.handle.clone());
-        world.tasks.spawn(runner.return_taken_keys(handle, world.stops.clone()));
         let ended = world.engine_ended.clone();
         world.tasks.spawn(async move {
             engine.run().await;

@@ -1,27 +1,23 @@
-//! The protocol of fences and manifests, in a world so small that its interleavings can be tried by
-//! the million: two tenants with three keys each and two keys that move from one to the other, two
-//! warmers, writers and a reader of the application, the change feed, and everything that may go
-//! wrong, one atomic step at a time.
+//! The protocol of fences and manifests, in a world so small that its interleavings can be tried by the
+//! million: two tenants with three keys each and two shared keys, two warmers, writers and a reader of the
+//! application, the change feed, and everything that may go wrong, one atomic step at a time.
 //!
-//! In reading order: `world` is the database and the cache, and what one command does; `warmer` is the
-//! protocol; `others` are those who change data and say so; `schedule` decides who has the next step,
-//! and says what must hold when all has come to rest: nothing in the cache is old, nothing whose data
-//! is gone is left, nothing is missing that nobody took away, and every key with a data column can be
-//! found by its manifest.
+//! In reading order: `world` is the database and the cache, and what one command does; `warmer` does the
+//! steps of the machine that decides in the worker as well ([`preheat::domain::protocol`]); `others` are
+//! those who change data and say so; `schedule` decides who has the next step, and says what must hold when
+//! all has come to rest: nothing in the cache is old, nothing whose data is gone is left, nothing is missing
+//! that nobody took away, and every data key is in its manifest. A shared key may be missing where another
+//! tenant's run wrote over it or set its TTL, and it may be old only where something was lost or cut off: then
+//! it ends by its TTL, and nobody renews it.
 //!
-//! What is decided is decided by the code that decides in the engine ([`preheat::domain::fence`] and
-//! [`preheat::domain::manifest`]); the order of the steps is that of `engine/rounds.rs`. There is no
-//! time: a name may end by age at any moment when its key is not there and no run is left of those
-//! that were under way when it was given, or that relied on it; and a run may find any name that it
-//! read young enough to rely on. What a tenant wrote to a key that moves, or gave a life, it did
-//! within half a minute of its naming it; of what others wrote later than that naming, or it itself
-//! under another one, the schedule says whether it was half a minute later. A key that was removed
-//! or written over under its tenant's hands is searched for in the manifests of others afterwards.
+//! There is no time: a name may end by age at any moment when its key is not there and no run is left of those
+//! that were under way when it was added, or that relied on it; and a run may find any name that it read young
+//! enough to rely on.
 //!
 //! A schedule follows from its seed. One that fails is printed step by step;
 //! `PREHEAT_SCHEDULE=SEED cargo test --test it interleavings` prints it again, and
-//! `PREHEAT_SCHEDULES=10000000` tries so many. What the model would catch is shown by breaking the
-//! protocol in all the ways of [`Sabotage`].
+//! `PREHEAT_SCHEDULES=10000000` tries so many. What the model would catch is shown by breaking the protocol,
+//! or what is around it, in all the ways of [`Harm`].
 
 mod others;
 mod schedule;
@@ -31,11 +27,12 @@ mod world;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schedule::{Problem, Sabotage, Schedule, Situation, Sum};
+use preheat::domain::protocol::Sabotage;
+use schedule::{Harm, Problem, Schedule, Situation, Sum};
 
 /// So many schedules, where nothing else is asked for.
 const SCHEDULES: u64 = 1_000_000;
-/// Each sabotage does its harm in one of so many.
+/// Each harm shows in one of so many.
 const UNTIL_FOUND: u64 = 2_000_000;
 
 #[test]
@@ -58,91 +55,70 @@ fn hazard_01_no_schedule_ends_with_an_old_value_in_the_cache() {
 
 #[test]
 fn hazard_01_a_warmer_that_does_not_look_or_does_not_come_back_leaves_old_values() {
-    ends_with_an_old_value(&[
-        Sabotage::NoLookAfter,
-        Sabotage::LookAfterTheQuery,
-        Sabotage::LastRoundCounts,
-        Sabotage::NoFollowUps,
-        Sabotage::RefusalsForgotten,
-        Sabotage::LossesForgotten,
-        Sabotage::RoundsBeforeForgotten,
-        Sabotage::NoPauseAfterLoss,
-        Sabotage::NoRunAfterCrash,
+    end_with_an_old_value(&[
+        Harm::Protocol(Sabotage::NoLookAfter),
+        Harm::Protocol(Sabotage::FencesAfterQuery),
+        Harm::Protocol(Sabotage::LastRoundCounts),
+        Harm::Protocol(Sabotage::RefusalsForgotten),
+        Harm::Protocol(Sabotage::LossesForgotten),
+        Harm::Protocol(Sabotage::EarlierRoundsForgotten),
+        Harm::NoFollowUps,
+        Harm::NoPauseAfterLoss,
+        Harm::NoRunAfterCrash,
     ]);
 }
 
 #[test]
 fn hazard_01_a_fence_that_may_come_to_the_same_number_again_proves_nothing() {
-    ends_with_an_old_value(&[Sabotage::BareFences, Sabotage::BareFencesRelied]);
+    end_with_an_old_value(&[Harm::Protocol(Sabotage::BareFences), Harm::BareFencesRelied]);
 }
 
 #[test]
 fn hazard_01_an_application_that_deletes_before_it_moves_the_fence_leaves_old_values() {
-    ends_with_an_old_value(&[Sabotage::DeletesBeforeMoving]);
+    end_with_an_old_value(&[Harm::DeletesBeforeMoving]);
 }
 
 #[test]
-fn hazard_01_a_fence_that_lives_for_less_time_than_a_run_never_proves_anything() {
-    ends(Sabotage::ShortFences, |problem| problem == Problem::Restless);
+fn hazard_01_a_fence_that_lives_for_less_time_than_a_run_never_verifies_anything() {
+    ends(Harm::ShortFences, |problem| problem == Problem::Restless);
 }
 
 #[test]
 fn hazard_02_a_feed_that_moves_no_fence_or_forgets_what_it_missed_leaves_old_values() {
-    ends_with_an_old_value(&[Sabotage::FeedWithoutFence, Sabotage::NoRunAfterLoss]);
+    end_with_an_old_value(&[Harm::FeedWithoutFence, Harm::NoRunAfterLoss]);
 }
 
 #[test]
 fn hazard_07_a_manifest_that_names_too_little_leaves_keys_whose_data_is_gone() {
-    ends_with_an_old_value(&[
-        Sabotage::NamesAfterKeys,
-        Sabotage::DelistedBeforeRemoval,
-        Sabotage::DelistedAtOnce,
-        Sabotage::OnlyNewNamed,
+    end_with_an_old_value(&[
+        Harm::Protocol(Sabotage::NamesAfterKeys),
+        Harm::Protocol(Sabotage::OnlyNewNamed),
+        Harm::DelistedBeforeRemoval,
+        Harm::DelistedAtOnce,
     ]);
 }
 
 #[test]
-fn hazard_07_a_key_that_moves_and_is_not_named_anew_is_left_behind_without_data() {
-    ends_with_an_old_value(&[
-        Sabotage::MovingNotNamedAnew,
-        Sabotage::MovingNotNamedAgain,
-        Sabotage::LivesCountAsWritten,
+fn hazard_07_a_shared_key_is_old_where_it_is_extended_or_where_the_feed_removes_it_too_early_or_never()
+ {
+    end_with_an_old_value(&[
+        Harm::Protocol(Sabotage::SharedExtended),
+        Harm::DropsBeforeMoving,
+        Harm::GoneKeysStay,
     ]);
 }
 
-#[test]
-fn hazard_07_a_tenant_whose_key_another_one_removed_misses_it_until_it_is_warmed_again() {
-    ends_with_a_key_missing(&[
-        Sabotage::NoSearch,
-        Sabotage::SearchBeforeRemoval,
-        Sabotage::NoPauseBeforeSearch,
-        Sabotage::LostRemovalNotSearched,
-        Sabotage::DoubtNotSearched,
-    ]);
-}
-
-#[test]
-fn hazard_07_tenants_that_leave_each_others_keys_never_alone_do_not_come_to_rest() {
-    ends(Sabotage::NothingLeftAlone, |problem| problem == Problem::Restless);
-}
-
-fn ends_with_an_old_value(sabotages: &[Sabotage]) {
-    for sabotage in sabotages {
-        ends(*sabotage, |problem| matches!(problem, Problem::Stale { .. }));
-    }
-}
-
-fn ends_with_a_key_missing(sabotages: &[Sabotage]) {
-    for sabotage in sabotages {
-        ends(*sabotage, |problem| matches!(problem, Problem::Missing { .. }));
+fn end_with_an_old_value(harms: &[Harm]) {
+    for harm in harms {
+        ends(*harm, |problem| matches!(problem, Problem::Stale { .. }));
     }
 }
 
 /// Some schedule ends in such a way where the protocol is broken like this.
-fn ends(sabotage: Sabotage, is_wanted: impl Fn(Problem) -> bool + Sync) {
-    let (failure, _) = explore(UNTIL_FOUND, Some(sabotage), is_wanted);
-    let failure = failure.unwrap_or_else(|| panic!("{sabotage:?} does no harm"));
-    say(&format!("{sabotage:?}: {failure}\n"));
+fn ends(harm: Harm, is_wanted: impl Fn(Problem) -> bool + Sync) {
+    let (failure, _) = explore(UNTIL_FOUND, Some(harm), is_wanted);
+    let failure = failure.unwrap_or_else(|| panic!("{harm:?} does no harm"));
+    say(&format!("{harm:?}: {failure}\n"));
 }
 
 /// For whoever runs the tests with `--nocapture`.
@@ -166,8 +142,8 @@ impl fmt::Display for Failure {
 }
 
 /// The same schedule again, with its trace.
-fn replay(seed: u64, sabotage: Option<Sabotage>) -> (Option<Problem>, String) {
-    let mut schedule = Schedule::new(seed, sabotage, true);
+fn replay(seed: u64, harm: Option<Harm>) -> (Option<Problem>, String) {
+    let mut schedule = Schedule::new(seed, harm, true);
     let problem = schedule.run().err();
     (problem, schedule.trace())
 }
@@ -175,7 +151,7 @@ fn replay(seed: u64, sabotage: Option<Sabotage>) -> (Option<Problem>, String) {
 /// Tries so many schedules on all cores; answers the first one that ends in such a way.
 fn explore(
     schedules: u64,
-    sabotage: Option<Sabotage>,
+    harm: Option<Harm>,
     is_wanted: impl Fn(Problem) -> bool + Sync,
 ) -> (Option<Failure>, Sum) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -184,7 +160,7 @@ fn explore(
         let mut sum = Sum::default();
         let mut seed = first;
         while seed < bound.load(Ordering::Relaxed) {
-            match Schedule::new(seed, sabotage, false).run() {
+            match Schedule::new(seed, harm, false).run() {
                 Ok(course) => sum.add(course),
                 Err(problem) if is_wanted(problem) => {
                     bound.fetch_min(seed, Ordering::Relaxed);
@@ -202,7 +178,7 @@ fn explore(
     });
     let first = bound.into_inner();
     let failure = (first < schedules).then(|| {
-        let (problem, trace) = replay(first, sabotage);
+        let (problem, trace) = replay(first, harm);
         Failure { seed: first, problem: problem.unwrap(), trace }
     });
     (failure, sum)

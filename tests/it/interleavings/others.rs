@@ -1,12 +1,13 @@
-//! Who else is there: the change feed, writers and readers of the application.
+//! The other actors: the change feed, writers and a reader of the application.
 
 use std::collections::VecDeque;
 
-use preheat::domain::fence::{Fence, Life};
+use preheat::domain::fence::Fence;
+use preheat::domain::protocol::{Life, Sabotage};
 
-use super::schedule::{Sabotage, Situation, World};
+use super::schedule::{Harm, Situation, World};
 use super::warmer::{Call, Kind, Run};
-use super::world::{CATEGORIES, Change, Command, NEVER, Place, Reply, Some8, TENANTS};
+use super::world::{CATEGORIES, Change, Command, Place, Reply, Some8, TENANTS, is_shared};
 
 /// A worker, or another replica: what it remembers is gone when it crashes.
 #[derive(Clone, Default)]
@@ -17,9 +18,8 @@ pub(super) struct Process {
     pub(super) full_due: bool,
     /// Tenants that the feed found changed: to warm again.
     pub(super) changed: Some8,
-    /// Tenants whose keys were written and are not proven: to warm again.
-    pub(super) unsettled: Some8,
-    pub(super) search: Search,
+    /// Unverified tenants: to warm again.
+    pub(super) unverified: Some8,
 }
 
 impl Process {
@@ -34,82 +34,12 @@ impl Process {
     }
 
     /// A run ended, came to its deadline or failed.
-    pub(super) fn note(&mut self, run: &Run, sabotage: Option<Sabotage>) {
-        self.unsettled.add(run.doubt);
-        self.unsettled.add(run.found);
+    pub(super) fn note(&mut self, run: &Run) {
+        self.unverified.add(run.unverified());
         match run.kind {
             Kind::Scheduled => {}
-            Kind::Full | Kind::Change => self.unsettled.add(run.left),
+            Kind::Full | Kind::Change => self.unverified.add(run.left),
         }
-        if sabotage != Some(Sabotage::NoSearch) {
-            self.search.want(run.missed(sabotage));
-        }
-    }
-}
-
-/// Keys that move which a run took away from whoever has them now: everybody else whose manifest
-/// names one of them is warmed again.
-#[derive(Clone, Default)]
-pub(super) struct Search {
-    /// By the tenant whose run it was, since it is of no use to ask that one's manifest.
-    due: [Some8; TENANTS],
-    under_way: [Some8; TENANTS],
-    call: Call,
-}
-
-impl Search {
-    fn want(&mut self, missed: [Some8; TENANTS]) {
-        for (due, more) in self.due.iter_mut().zip(missed) {
-            due.add(more);
-        }
-    }
-
-    pub(super) fn is_due(&self) -> bool {
-        self.due.iter().any(|some| !some.is_empty())
-    }
-
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.iter().any(|some| !some.is_empty())
-    }
-
-    /// What is searched for in a tenant's manifest.
-    fn wanted_of(&self, tenant: usize) -> Some8 {
-        let mut wanted = Some8::NONE;
-        for other in (0..TENANTS).filter(|other| *other != tenant) {
-            wanted.add(self.under_way[other]);
-        }
-        wanted
-    }
-
-    /// One thing; answers the tenants to warm again.
-    pub(super) fn step(&mut self, name: usize, world: &mut World) -> Some8 {
-        if !self.is_under_way() {
-            self.under_way = std::mem::take(&mut self.due);
-            let tenants = (0..TENANTS).filter(|tenant| !self.wanted_of(*tenant).is_empty());
-            let manifests: Vec<_> = tenants.map(Command::Manifest).collect();
-            self.call.set(manifests, world);
-        }
-        let mut found = Some8::NONE;
-        if let Some(command) = self.call.next() {
-            let reply = world.execute(command);
-            world.say(name, || format!("searches for keys that were taken away: {command}{reply}"));
-            if let (Command::Manifest(tenant), Reply::Manifest(manifest)) = (command, reply)
-                && !manifest.names().and(self.wanted_of(tenant)).is_empty()
-            {
-                world.meet(Situation::Searched);
-                found = Some8::one(tenant);
-            }
-        }
-        match self.call.ended() {
-            Some(Ok(())) => self.under_way = [Some8::NONE; TENANTS],
-            Some(Err(_)) => {
-                world.say(name, || "the search fails".to_owned());
-                let again = std::mem::take(&mut self.under_way);
-                self.want(again);
-            }
-            None => {}
-        }
-        found
     }
 }
 
@@ -118,9 +48,9 @@ impl Search {
 pub(super) struct Feed {
     pub(super) link: Link,
     /// What was notified and not taken yet, in the order of the commits.
-    queue: VecDeque<Some8>,
-    /// Whose fences it moves.
-    moving: Some8,
+    queue: VecDeque<Notice>,
+    /// What it is about to tell.
+    current: Notice,
     call: Call,
 }
 
@@ -135,9 +65,9 @@ pub(super) enum Link {
 }
 
 impl Feed {
-    pub(super) fn notify(&mut self, tenants: Some8) {
+    pub(super) fn notify(&mut self, notice: Notice) {
         if self.link != Link::Down {
-            self.queue.push_back(tenants);
+            self.queue.push_back(notice);
         }
     }
 
@@ -146,7 +76,7 @@ impl Feed {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.link != Link::Listening || !self.queue.is_empty() || !self.moving.is_empty()
+        self.link != Link::Listening || !self.queue.is_empty() || !self.current.tenants.is_empty()
     }
 
     /// One thing; answers the tenants to warm again.
@@ -154,18 +84,19 @@ impl Feed {
         if self.link == Link::Down {
             world.say(name, || "the feed listens".to_owned());
             self.link = Link::CatchingUp;
-            self.move_fences(Some8::TENANTS, world);
+            self.tell(Notice { tenants: Some8::TENANTS, gone: Some8::NONE }, world);
             return Outcome::Nothing;
         }
-        if self.moving.is_empty() {
+        if self.current.tenants.is_empty() {
             // What came within a few milliseconds is taken together.
             let count = 1 + world.dice.below(self.queue.len());
-            let mut tenants = Some8::NONE;
-            for notified in self.queue.drain(..count) {
-                tenants.add(notified);
+            let mut all = Notice::default();
+            for Notice { tenants, gone } in self.queue.drain(..count) {
+                all.tenants.add(tenants);
+                all.gone.add(gone);
             }
-            world.say(name, || format!("the feed takes notifications of tenants {tenants:?}"));
-            self.move_fences(tenants, world);
+            world.say(name, || format!("the feed takes notifications: {all:?}"));
+            self.tell(all, world);
             return self.go_on();
         }
         if let Some(command) = self.call.next() {
@@ -175,23 +106,28 @@ impl Feed {
         if self.call.ended().is_some_and(|result| result.is_err()) {
             world.say(name, || "the feed: the connection to the cache is lost; again".to_owned());
             world.leave(self.call.rest());
-            let tenants = self.moving;
-            self.move_fences(tenants, world);
+            self.tell(self.current, world);
         }
         self.go_on()
     }
 
-    fn move_fences(&mut self, tenants: Some8, world: &mut World) {
-        self.moving = tenants;
-        let number = world.start_number();
-        let sabotage = world.sabotage;
-        let moves = tenants.iter().flat_map(|one| {
+    /// Moves the fences first; a run that reads before that and writes after the removal is unverified then.
+    fn tell(&mut self, notice: Notice, world: &mut World) {
+        self.current = notice;
+        let (number, harm) = (world.start_number(), world.harm);
+        let moves = notice.tenants.iter().flat_map(|one| {
             let make = Command::MakeFence(one, number);
-            let make = (sabotage != Some(Sabotage::BareFences)).then_some(make);
+            let make = (harm != Some(Harm::Protocol(Sabotage::BareFences))).then_some(make);
             make.into_iter().chain([Command::MoveFence(one)])
         });
-        let is_skipped = sabotage == Some(Sabotage::FeedWithoutFence);
-        self.call.set(moves.filter(|_| !is_skipped), world);
+        let moves = moves.filter(|_| harm != Some(Harm::FeedWithoutFence));
+        let drops = notice.gone.iter().map(Command::Drop);
+        let drops = drops.filter(|_| harm != Some(Harm::GoneKeysStay));
+        if harm == Some(Harm::DropsBeforeMoving) {
+            self.call.set(drops.chain(moves), world);
+        } else {
+            self.call.set(moves.chain(drops), world);
+        }
     }
 
     /// Only when the fences are moved are tenants warmed again: whoever read before the move will
@@ -200,12 +136,21 @@ impl Feed {
         if self.call.ended() != Some(Ok(())) {
             return Outcome::Nothing;
         }
-        let tenants = std::mem::take(&mut self.moving);
+        let Notice { tenants, gone: _ } = std::mem::take(&mut self.current);
         match std::mem::replace(&mut self.link, Link::Listening) {
             Link::CatchingUp => Outcome::Everything,
             Link::Listening | Link::Down => Outcome::Changed(tenants),
         }
     }
+}
+
+/// What the triggers say of a commit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Notice {
+    /// The tenants that it touched.
+    pub(super) tenants: Some8,
+    /// The shared keys that are gone from a tenant: deleted, or another tenant's now.
+    pub(super) gone: Some8,
 }
 
 /// What the feed wants warmed.
@@ -242,19 +187,25 @@ impl Writer {
             return;
         }
         self.commits_left -= 1;
-        let (tenants, changed) = match world.hands_over() {
-            Some(moving) => Self::hand_over(moving, name, world),
-            None => Self::change(name, world),
+        let (tenants, changed, gone) = match world.hands_over() {
+            Some(shared) => Self::hand_over(shared, name, world),
+            None => {
+                let (tenants, changed) = Self::change(name, world);
+                (tenants, changed, Some8::NONE)
+            }
         };
+        let is_heard = world.processes.iter().any(|process| process.feed.link != Link::Down);
+        // A shared key whose end nobody heard of ends by its TTL.
+        world.is_troubled |= !gone.is_empty() && !is_heard && !self.is_fenced;
         for process in &mut world.processes {
-            process.feed.notify(tenants);
+            process.feed.notify(Notice { tenants, gone });
         }
         if !self.is_fenced {
             return;
         }
         let moves = tenants.iter().map(Command::MoveFence);
         let deletes = changed.iter().map(Command::Delete);
-        if world.sabotage == Some(Sabotage::DeletesBeforeMoving) {
+        if world.harm == Some(Harm::DeletesBeforeMoving) {
             self.plan.extend(deletes.chain(moves));
         } else {
             self.plan.extend(moves.chain(deletes));
@@ -281,25 +232,32 @@ impl Writer {
         (tenants, changed)
     }
 
-    /// The same of the data of a key that moves: it is another tenant's now, or new, or gone.
-    fn hand_over(moving: usize, name: usize, world: &mut World) -> (Some8, Some8) {
+    /// The same of the data of a shared key: it is another tenant's now, or new, or gone. Answers also the
+    /// keys that are gone from a tenant.
+    fn hand_over(shared: usize, name: usize, world: &mut World) -> (Some8, Some8, Some8) {
         let to = world.dice.below(TENANTS + 1);
         let to = (to < TENANTS).then_some(to);
-        let (tenants, changed) = world.database.hand_over(moving, to);
+        let (tenants, changed) = world.database.hand_over(shared, to);
         let (is_move, is_meanwhile) = (tenants == Some8::TENANTS, world.is_run_under_way());
         if is_move && is_meanwhile {
             world.meet(Situation::ChangedHands);
         }
-        world.say(name, || format!("commits key {moving} that moves, from {tenants:?} to {to:?}"));
-        (tenants, changed)
+        world.say(name, || format!("commits shared key {shared}, from {tenants:?} to {to:?}"));
+        let is_gone = tenants.iter().any(|tenant| Some(tenant) != to);
+        let gone = changed.iter().filter(|key| is_shared(*key) && is_gone);
+        let mut keys = Some8::NONE;
+        for key in gone {
+            keys.add(Some8::one(key));
+        }
+        (tenants, changed, keys)
     }
 }
 
-/// A reader of the application that fills a known key which it misses. It follows the fence as well:
-/// it writes on probation, looks whether the fence stood still, and only then lets the value live; a
+/// A reader of the application that fills a static key which it misses. It follows the fence as well:
+/// it writes provisionally, looks whether the fence stood still, and only then lets the value live; a
 /// fence that may come back to the same number is none to rely on, so that it writes nothing. It may
 /// go away at any moment but one: from its write it comes to the look, and to the `DEL` where the
-/// fence moved. Meanwhile a warmer that has proven its own value may give what is there its full
+/// fence moved. Meanwhile a warmer that has verified its own value may give what is there its full
 /// life, and nobody would come back for it.
 ///
 /// Keys with data columns it must not fill, since it does not name them in a manifest; and one that
@@ -308,7 +266,7 @@ impl Writer {
 pub(super) struct Reader {
     reads_left: usize,
     at: At,
-    /// Whose known key it reads.
+    /// Whose static key it reads.
     tenant: usize,
     fence: Fence,
     version: u16,
@@ -322,7 +280,7 @@ enum At {
     Fenced,
     Read,
     Written,
-    Proven,
+    Verified,
     Moved,
 }
 
@@ -335,8 +293,8 @@ impl Reader {
         self.reads_left > 0 || self.at != At::Idle
     }
 
-    pub(super) fn is_about_to_prove(&self, place: Place) -> bool {
-        matches!(self.at, At::Written | At::Proven) && self.place() == place
+    pub(super) fn is_about_to_verify(&self, place: Place) -> bool {
+        matches!(self.at, At::Written | At::Verified) && self.place() == place
     }
 
     pub(super) fn step(&mut self, name: usize, world: &mut World) {
@@ -365,10 +323,10 @@ impl Reader {
                 execute(Command::Fill(self.place().key(), self.version), name, world);
                 At::Written
             }
-            At::Written if self.look(name, world) == self.fence => At::Proven,
+            At::Written if self.look(name, world) == self.fence => At::Verified,
             At::Written => At::Moved,
-            At::Proven => {
-                execute(Command::Expire(self.place(), Life::Full, NEVER), name, world);
+            At::Verified => {
+                execute(Command::Expire(self.place(), Life::Full), name, world);
                 world.meet(Situation::Filled);
                 At::Idle
             }
@@ -380,7 +338,7 @@ impl Reader {
     }
 
     fn place(&self) -> Place {
-        Place::known(self.tenant)
+        Place::fixed(self.tenant)
     }
 
     fn look(&self, name: usize, world: &mut World) -> Fence {

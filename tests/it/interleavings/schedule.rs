@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use preheat::domain::fence::{Fence, Life, start_number};
+use preheat::domain::fence::{Fence, start_number};
+use preheat::domain::protocol::{Life, Sabotage};
 
 use super::others::{Link, Outcome, Process, Reader, Writer};
 use super::warmer::{Kind, Run};
 use super::world::{
-    Cache, Command, Database, Gone, KEYS, LISTED, MOVING, Named, OF_TENANT, Place, Reply, Row,
-    STARTS, Some8, TENANTS, Value, is_moving,
+    CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Place, Reply, Row, SHARED,
+    STARTS, Some8, TENANTS, Value, is_shared,
 };
 
 /// Warmers; each is the whole of a process, or both are lanes of one.
@@ -18,41 +19,28 @@ const WARMERS: usize = 2;
 /// A schedule that goes on for longer will not come to rest.
 const MOST_STEPS: u32 = 5_000;
 
-/// A way to break the protocol, so that something must go wrong.
+/// A way to break the protocol, or what is around it, so that something must go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sabotage {
-    /// Warmers do not look at the fences after their writes.
-    NoLookAfter,
-    /// Warmers look at the fences between the query and the writes, not before the query.
-    LookAfterTheQuery,
-    /// Fences have no random start: a missing one stays so, and an `INCR` makes it 1.
-    BareFences,
+pub(super) enum Harm {
+    /// A switch of the warmer's machine.
+    Protocol(Sabotage),
     /// A fence is relied on though it could not be given a start: somebody made it meanwhile.
     BareFencesRelied,
     /// The feed warms again, and moves no fence.
     FeedWithoutFence,
+    /// The feed removes the keys that are gone before it moves the fences.
+    DropsBeforeMoving,
+    /// The feed does not remove the shared keys that are gone.
+    GoneKeysStay,
     /// The application deletes its keys before it moves the fence.
     DeletesBeforeMoving,
-    /// What a run could not prove is left at that.
+    /// Unverified tenants are not warmed again.
     NoFollowUps,
-    /// A key that the cache refused to write or to remove is not tried again.
-    RefusalsForgotten,
-    /// What was lost in one round is forgotten in the next one.
-    LossesForgotten,
-    /// What one round wrote is forgotten though the next one, which is proven, was refused a key.
-    RoundsBeforeForgotten,
-    /// Names are taken out of the manifest by the run that removed their keys and is proven, though
+    /// Names are taken out of the manifest by the run that removed their keys and is verified, though
     /// another one may still be about to write them, or may have written them anew.
     DelistedAtOnce,
-    /// Runs give no name anew that they found in the manifest, however old it is, so that it may end
-    /// before their keys do.
-    OnlyNewNamed,
-    /// Keys are named in the manifest after they are written.
-    NamesAfterKeys,
     /// Keys are taken out of the manifest before they are removed.
     DelistedBeforeRemoval,
-    /// In the last round it does not matter that the fence moved.
-    LastRoundCounts,
     /// Fences live for less time than a run takes.
     ShortFences,
     /// A run is repeated at once though commands of a lost connection may still be executed.
@@ -61,24 +49,16 @@ pub(super) enum Sabotage {
     NoRunAfterCrash,
     /// The feed is back, and asks for no run over everything.
     NoRunAfterLoss,
-    /// Nobody is warmed again whose key another tenant's run removed.
-    NoSearch,
-    /// Others are searched for right before the removal.
-    SearchBeforeRemoval,
-    /// Others are searched for while a removal may still be on its way.
-    NoPauseBeforeSearch,
-    /// Others are not searched for where a removal was not answered.
-    LostRemovalNotSearched,
-    /// Others are not searched for whose key another tenant's run wrote over and did not prove.
-    DoubtNotSearched,
-    /// Keys that move are not named by a run that finds them named.
-    MovingNotNamedAnew,
-    /// Keys that move are not named before a write is repeated.
-    MovingNotNamedAgain,
-    /// A value that another tenant's run gave a life counts as written then, and as that one's.
-    LivesCountAsWritten,
-    /// Whatever another tenant wrote is removed where a tenant names it without data.
-    NothingLeftAlone,
+}
+
+impl Harm {
+    /// The switch of the warmer's machine, where it is one.
+    pub(super) fn of_protocol(self) -> Option<Sabotage> {
+        match self {
+            Self::Protocol(sabotage) => Some(sabotage),
+            _ => None,
+        }
+    }
 }
 
 /// What schedules have to come to for their number to mean anything.
@@ -88,11 +68,11 @@ pub(super) enum Situation {
     Overlap,
     /// A fence moved between the query and the look after the writes.
     Moved,
-    /// A tenant was still not proven after the last round.
+    /// A tenant was still unverified after the last round.
     Fenced,
-    /// A round after the first one proved a tenant.
-    ProvenLater,
-    /// A tenant was warmed again since it was not proven.
+    /// A round after the first one verified a tenant.
+    VerifiedLater,
+    /// A tenant was warmed again since it was unverified.
     FollowedUp,
     /// A key was removed since its data was gone.
     Vanished,
@@ -106,29 +86,25 @@ pub(super) enum Situation {
     Orphaned,
     /// A process crashed in the middle of its writes.
     CrashedWriting,
-    /// A reader of the application proved what it filled.
+    /// A reader of the application verified what it filled.
     Filled,
     /// The data of a key went from one tenant to another while a run was under way.
     ChangedHands,
-    /// A key was removed that another tenant has.
-    TakenAway,
-    /// A key stayed since it may be another tenant's.
-    LeftAlone,
-    /// Others were found whose key a run took away.
-    Searched,
-    /// A process crashed that still had to search for others.
-    CrashedBeforeSearch,
-    /// The server removed a key that moves after its connection was lost.
-    RemovedLate,
+    /// A run wrote over the value of a shared key's new owner.
+    WrittenOver,
+    /// The feed removed a shared key that was gone from a tenant.
+    Dropped,
+    /// A shared key was left at rest whose data is gone, and which its TTL will end.
+    LeftToTtl,
 }
 
 impl Situation {
     /// All of them.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Overlap,
         Self::Moved,
         Self::Fenced,
-        Self::ProvenLater,
+        Self::VerifiedLater,
         Self::FollowedUp,
         Self::Vanished,
         Self::Delisted,
@@ -138,11 +114,9 @@ impl Situation {
         Self::CrashedWriting,
         Self::Filled,
         Self::ChangedHands,
-        Self::TakenAway,
-        Self::LeftAlone,
-        Self::Searched,
-        Self::CrashedBeforeSearch,
-        Self::RemovedLate,
+        Self::WrittenOver,
+        Self::Dropped,
+        Self::LeftToTtl,
     ];
 }
 
@@ -217,7 +191,7 @@ struct Troubles {
     crashes: usize,
     feed_losses: usize,
     deadlines: usize,
-    /// Values whose probation ends before all is at rest.
+    /// Values whose provisional TTL ends before all is at rest.
     expiries: usize,
 }
 
@@ -228,10 +202,12 @@ pub(super) struct World {
     pub(super) database: Database,
     pub(super) cache: Cache,
     pub(super) processes: [Process; WARMERS],
-    pub(super) sabotage: Option<Sabotage>,
+    pub(super) harm: Option<Harm>,
     pub(super) renewed_without_data: Option<usize>,
     troubles: Troubles,
-    /// All commits are about one key that moves.
+    /// Something was lost, or cut off: what a run wrote may not have been shortened.
+    pub(super) is_troubled: bool,
+    /// All commits are about one shared key.
     is_about_one_key: bool,
     /// Commands of lost connections that the server has still to do.
     late: VecDeque<Command>,
@@ -250,21 +226,21 @@ impl World {
     }
 
     pub(super) fn execute(&mut self, command: Command) -> Reply {
-        if let Command::Expire(place, ..) = command
-            && self.sabotage == Some(Sabotage::LivesCountAsWritten)
+        if let Command::Drop(key) = command
+            && self.cache.values[key].is_some()
         {
-            self.cache.forget_namings(place);
+            self.meet(Situation::Dropped);
         }
-        if let Command::Set(place, ..) | Command::Unlink(place) = command {
-            return self.take_away(place.key(), |cache, step| cache.execute(command, step));
+        if let Some(key) = replaced(command) {
+            return self.take_away(key, |cache, step| cache.execute(command, step));
         }
         self.cache.execute(command, self.step)
     }
 
     /// The same of a lost connection.
     fn execute_late(&mut self, command: Command) {
-        if let Command::Set(place, ..) | Command::Unlink(place) = command {
-            return self.take_away(place.key(), |cache, step| cache.execute_late(command, step));
+        if let Some(key) = replaced(command) {
+            return self.take_away(key, |cache, step| cache.execute_late(command, step));
         }
         self.cache.execute_late(command, self.step);
     }
@@ -272,7 +248,7 @@ impl World {
     /// Takes a value away, or writes over it. Where it was not what its key has to hold, nobody misses
     /// it that did not before.
     fn take_away<T>(&mut self, key: usize, act: impl FnOnce(&mut Cache, u32) -> T) -> T {
-        if !is_moving(key) {
+        if !is_shared(key) {
             return act(&mut self.cache, self.step);
         }
         let gone = self.cache.gone[key];
@@ -285,7 +261,8 @@ impl World {
         if !was_right {
             self.cache.gone[key] = gone;
         } else if self.cache.values[key].is_some() && !is_right(self) {
-            self.cache.gone[key] = Gone::Warmer;
+            self.cache.gone[key] = Gone::WrittenOver;
+            self.meet(Situation::WrittenOver);
         }
         answer
     }
@@ -293,6 +270,7 @@ impl World {
     pub(super) fn goes_wrong(&mut self) -> bool {
         let wrong = self.troubles.losses > 0 && self.dice.one_in(12);
         self.troubles.losses -= usize::from(wrong);
+        self.is_troubled |= wrong;
         wrong
     }
 
@@ -316,11 +294,18 @@ impl World {
         start_number(f64::from(self.starts) / STARTS)
     }
 
-    /// A fence as [`Rounds`](preheat::domain::fence::Rounds) is told of it.
+    /// Whether what failed is tried once more.
+    pub(super) fn tries_again(&mut self) -> bool {
+        self.dice.one_in(2)
+    }
+
+    /// A fence as the warmer's machine is told of it.
     pub(super) fn taken_for(&self, fence: Fence) -> Fence {
         const RELIABLE: i64 = 1 << 51;
-        let is_relied_on =
-            matches!(self.sabotage, Some(Sabotage::BareFences | Sabotage::BareFencesRelied));
+        let is_relied_on = matches!(
+            self.harm,
+            Some(Harm::Protocol(Sabotage::BareFences) | Harm::BareFencesRelied)
+        );
         match fence {
             Fence::Missing if is_relied_on => Fence::At(RELIABLE),
             Fence::At(number) if is_relied_on && fence.needs_start() => {
@@ -337,36 +322,27 @@ impl World {
 
     /// Whether so much time has passed since something that no run of then is left.
     pub(super) fn has_time_passed(&mut self) -> bool {
-        self.dice.one_in(4) && self.sabotage != Some(Sabotage::NothingLeftAlone)
+        self.dice.one_in(4)
     }
 
     /// Whether these names were given so lately that a run need not give them again.
     pub(super) fn finds_fresh(&mut self, tenant: usize, names: Some8) -> bool {
         !names.is_empty()
             && self.dice.one_in(2)
-            && self.sabotage != Some(Sabotage::OnlyNewNamed)
+            && self.harm != Some(Harm::Protocol(Sabotage::OnlyNewNamed))
             && self.cache.rely_on(tenant, names, self.step)
-    }
-
-    /// Whether a value that may be another tenant's stays.
-    pub(super) fn leaves_alone(&mut self) -> bool {
-        let stays = self.sabotage != Some(Sabotage::NothingLeftAlone) && self.dice.one_in(2);
-        if stays {
-            self.meet(Situation::LeftAlone);
-        }
-        stays
     }
 
     pub(super) fn is_run_under_way(&self) -> bool {
         self.began.iter().any(|began| *began != u32::MAX)
     }
 
-    /// Which key that moves a writer hands over, where it does.
+    /// Which shared key a writer hands over, where it does.
     pub(super) fn hands_over(&mut self) -> Option<usize> {
         if self.is_about_one_key {
             return Some(0);
         }
-        (self.dice.one_in(3)).then(|| self.dice.below(MOVING))
+        (self.dice.one_in(3)).then(|| self.dice.below(SHARED))
     }
 
     /// When the oldest run began that may still write: what was named before and is not there cannot
@@ -379,17 +355,24 @@ impl World {
     }
 }
 
+/// The key whose value a command replaces or takes away.
+fn replaced(command: Command) -> Option<usize> {
+    match command {
+        Command::Set(place, ..) | Command::Unlink(place) => Some(place.key()),
+        Command::Drop(key) => Some(key),
+        _ => None,
+    }
+}
+
 const NAMES: [&str; ACTORS] = [
-    "warmer 0", "warmer 1", "feed 0", "feed 1", "search 0", "search 1", "writer 0", "writer 1",
-    "reader", "server", "chaos",
+    "warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader", "server", "chaos",
 ];
-const ACTORS: usize = 11;
+const ACTORS: usize = 9;
 const FEEDS: usize = 2;
-const SEARCHES: usize = 4;
-const WRITERS: usize = 6;
-const READER: usize = 8;
-const SERVER: usize = 9;
-const CHAOS: usize = 10;
+const WRITERS: usize = 4;
+const READER: usize = 6;
+const SERVER: usize = 7;
+const CHAOS: usize = 8;
 
 /// What may go wrong at a step.
 #[derive(Clone, Copy)]
@@ -457,7 +440,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
+    pub(super) fn new(seed: u64, harm: Option<Harm>, traced: bool) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let has_feed = !dice.one_in(4);
         let processes = 1 + dice.below(2);
@@ -472,12 +455,12 @@ impl Schedule {
             std::array::from_fn(|nth| u16::from(nth == 0 || dice.one_in(2)))
         });
         // Nothing is of two tenants.
-        for moving in 1..=MOVING {
-            rows[dice.below(TENANTS)][OF_TENANT - moving] = 0;
+        for shared in 1..=SHARED {
+            rows[dice.below(TENANTS)][OF_TENANT - shared] = 0;
         }
         if is_about_one_key {
             for row in &mut rows {
-                row[1..OF_TENANT - MOVING].fill(0);
+                row[1..OF_TENANT - SHARED].fill(0);
                 row[OF_TENANT - 1] = 0;
             }
         }
@@ -490,9 +473,10 @@ impl Schedule {
             database: Database::new(rows),
             cache: Cache::new(),
             processes: Default::default(),
-            sabotage,
+            harm,
             renewed_without_data: None,
             troubles,
+            is_troubled: false,
             is_about_one_key,
             late: VecDeque::new(),
             starts: 0,
@@ -536,14 +520,14 @@ impl Schedule {
                 }
                 for place in Place::all(tenant) {
                     let version = place.version(&rows);
-                    let (was_there, step) = (world.dice.one_in(4), world.step);
+                    let was_there = world.dice.one_in(4);
                     if let Some(name) = place.name()
                         && (version != 0 || was_there)
                     {
                         world.execute(Command::Enlist(tenant, Some8::one(name)));
                     }
                     if version != 0 {
-                        world.execute(Command::Set(place, version, Life::Full, step));
+                        world.execute(Command::Set(place, version, Life::Full));
                     }
                 }
             }
@@ -611,24 +595,19 @@ impl Schedule {
         match actor {
             0..FEEDS => {
                 let process = &self.world.processes[self.process_of[actor]];
-                let is_quiet = self.is_quiet(Sabotage::NoPauseAfterLoss);
-                let follows = process.full_due || !process.unsettled.is_empty();
+                let is_quiet = self.is_quiet(Harm::NoPauseAfterLoss);
+                let follows = process.full_due || !process.unverified.is_empty();
                 process.is_up
                     && (self.runs[actor].is_some()
                         || !process.changed.is_empty()
                         || self.scheduled > 0
                         || follows && is_quiet)
             }
-            FEEDS..SEARCHES => {
+            FEEDS..WRITERS => {
                 let process = actor - FEEDS;
                 let state = &self.world.processes[process];
                 // One that is down is started again by whoever watches it.
                 process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
-            }
-            SEARCHES..WRITERS => {
-                let search = &self.world.processes[actor - SEARCHES].search;
-                search.is_under_way()
-                    || search.is_due() && self.is_quiet(Sabotage::NoPauseBeforeSearch)
             }
             WRITERS..READER => self.writers[actor - WRITERS].has_work(),
             READER => self.reader.has_work(),
@@ -639,8 +618,8 @@ impl Schedule {
 
     /// Whether nothing that was sent and not answered can still come; whoever has to wait for that
     /// does, but for a sabotage.
-    fn is_quiet(&self, unless: Sabotage) -> bool {
-        self.world.late.is_empty() || self.world.sabotage == Some(unless)
+    fn is_quiet(&self, unless: Harm) -> bool {
+        self.world.late.is_empty() || self.world.harm == Some(unless)
     }
 
     fn act(&mut self, actor: usize) {
@@ -654,17 +633,11 @@ impl Schedule {
     fn step(&mut self, actor: usize) {
         match actor {
             0..FEEDS => self.warm(actor),
-            FEEDS..SEARCHES => self.feed(actor - FEEDS),
-            SEARCHES..WRITERS => self.search(actor - SEARCHES),
+            FEEDS..WRITERS => self.feed(actor - FEEDS),
             WRITERS..READER => self.writers[actor - WRITERS].step(actor, &mut self.world),
             READER => self.reader.step(actor, &mut self.world),
             SERVER => {
                 let Some(command) = self.world.late.pop_front() else { return };
-                if let Command::Unlink(place) = command
-                    && place.moves()
-                {
-                    self.world.meet(Situation::RemovedLate);
-                }
                 self.world.execute_late(command);
                 self.world.meet(Situation::Late);
                 self.world.say(SERVER, || format!("does what was left: {command}"));
@@ -682,9 +655,9 @@ impl Schedule {
     }
 
     fn begin(&mut self, warmer: usize) {
-        let is_quiet = self.is_quiet(Sabotage::NoPauseAfterLoss);
+        let is_quiet = self.is_quiet(Harm::NoPauseAfterLoss);
         let process = &mut self.world.processes[self.process_of[warmer]];
-        let follow_up = if is_quiet { process.unsettled } else { Some8::NONE };
+        let follow_up = if is_quiet { process.unverified } else { Some8::NONE };
         let mut tenants = process.changed;
         tenants.add(follow_up);
         let (kind, tenants) = if process.full_due && is_quiet {
@@ -698,7 +671,7 @@ impl Schedule {
             (Kind::Scheduled, Some8::TENANTS)
         } else {
             process.changed.remove(tenants);
-            process.unsettled.remove(follow_up);
+            process.unverified.remove(follow_up);
             (Kind::Change, tenants)
         };
         if kind == Kind::Change && !follow_up.is_empty() {
@@ -717,26 +690,18 @@ impl Schedule {
     fn end(&mut self, warmer: usize, process: usize, how: &str) {
         self.world.began[warmer] = u32::MAX;
         let Some(run) = self.runs[warmer].take() else { return };
-        let doubt = run.doubt;
-        self.world.say(warmer, || format!("its run {how}; in doubt are tenants {doubt:?}"));
-        if self.world.sabotage != Some(Sabotage::NoFollowUps) {
-            self.world.processes[process].note(&run, self.world.sabotage);
+        let unverified = run.unverified();
+        self.world.say(warmer, || format!("its run {how}; unverified are tenants {unverified:?}"));
+        if self.world.harm != Some(Harm::NoFollowUps) {
+            self.world.processes[process].note(&run);
         }
-    }
-
-    fn search(&mut self, process: usize) {
-        let mut search = std::mem::take(&mut self.world.processes[process].search);
-        let found = search.step(SEARCHES + process, &mut self.world);
-        let state = &mut self.world.processes[process];
-        state.search = search;
-        state.unsettled.add(found);
     }
 
     fn feed(&mut self, process: usize) {
         let name = FEEDS + process;
         if !self.world.processes[process].is_up {
             self.world.processes[process].start(self.has_feed);
-            if self.world.sabotage == Some(Sabotage::NoRunAfterCrash) {
+            if self.world.harm == Some(Harm::NoRunAfterCrash) {
                 self.world.processes[process].full_due = false;
             }
             self.world.say(name, || "the worker is started".to_owned());
@@ -750,10 +715,8 @@ impl Schedule {
             Outcome::Nothing => {}
             Outcome::Changed(tenants) => state.changed.add(tenants),
             Outcome::Everything => {
-                state.full_due = !matches!(
-                    self.world.sabotage,
-                    Some(Sabotage::NoRunAfterLoss | Sabotage::NoRunAfterCrash)
-                );
+                state.full_due =
+                    !matches!(self.world.harm, Some(Harm::NoRunAfterLoss | Harm::NoRunAfterCrash));
             }
         }
     }
@@ -778,15 +741,18 @@ impl Schedule {
                 self.world.say(CHAOS, || format!("manifest {tenant} is evicted"));
             }
             Trouble::Crash(process) => {
+                self.world.is_troubled = true;
                 troubles.crashes -= 1;
                 self.crash(process);
             }
             Trouble::LoseFeed(process) => {
+                self.world.is_troubled = true;
                 troubles.feed_losses -= 1;
                 self.world.processes[process].feed.lose();
                 self.world.say(CHAOS, || format!("the feed's connection {process} is lost"));
             }
             Trouble::Deadline(warmer) => {
+                self.world.is_troubled = true;
                 troubles.deadlines -= 1;
                 self.leave_rest(warmer);
                 self.end(warmer, self.process_of[warmer], "comes to its deadline");
@@ -822,7 +788,7 @@ impl Schedule {
             choices[3] = Some(Trouble::Deadline(warmer));
         }
         if expiries > 0 {
-            choices[4] = dice.one_of(self.world.cache.on_probation()).map(Trouble::Expiry);
+            choices[4] = dice.one_of(self.world.cache.provisional()).map(Trouble::Expiry);
         }
         let count = choices.iter().flatten().count();
         (count > 0)
@@ -836,21 +802,12 @@ impl Schedule {
         for warmer in 0..WARMERS {
             if self.process_of[warmer] == process {
                 self.leave_rest(warmer);
-                if let Some(run) = &self.runs[warmer] {
-                    if !run.doubt.is_empty() {
-                        self.world.meet(Situation::CrashedWriting);
-                    }
-                    if run.has_taken_away() {
-                        self.world.meet(Situation::CrashedBeforeSearch);
-                    }
+                if self.runs[warmer].as_ref().is_some_and(|run| !run.unverified().is_empty()) {
+                    self.world.meet(Situation::CrashedWriting);
                 }
                 self.runs[warmer] = None;
                 self.world.began[warmer] = u32::MAX;
             }
-        }
-        let search = &self.world.processes[process].search;
-        if search.is_due() || search.is_under_way() {
-            self.world.meet(Situation::CrashedBeforeSearch);
         }
         self.world.processes[process].crash();
     }
@@ -865,25 +822,36 @@ impl Schedule {
         let mut early = Some8::NONE;
         for place in Place::of(key) {
             let mut runs = self.runs.iter().flatten();
-            if runs.any(|run| run.is_about_to_prove(place)) || self.reader.is_about_to_prove(place)
+            let is_others =
+                self.world.cache.values[key].is_some_and(|value| value.is_of_others(place));
+            if runs.any(|run| run.is_about_to_verify(place))
+                || self.reader.is_about_to_verify(place)
+                || is_others
             {
                 early.add(Some8::one(place.tenant));
             }
         }
         self.world.take_away(key, |cache, _| cache.expire_now(key, early));
-        self.world.say(CHAOS, || format!("the probation of {} ends", Named(key)));
+        self.world.say(CHAOS, || format!("the provisional TTL of {} ends", Named(key)));
     }
 
     /// What must hold when all is at rest.
     fn check(&mut self) -> Result<(), Problem> {
-        for key in self.world.cache.on_probation() {
+        for key in self.world.cache.provisional() {
             self.expire(key);
         }
-        let World { database, cache, met, .. } = &mut self.world;
+        let World { database, cache, met, is_troubled, .. } = &mut self.world;
         for key in 0..KEYS {
             let place = database.place(key);
             let expected = place.map_or(0, |(_, version)| version);
             match (cache.values[key], place) {
+                // A shared key that nobody renews ends by its TTL. Where nothing was lost, it is gone at
+                // once, or was given the provisional one.
+                (Some(Value { version: found, .. }), _)
+                    if found != expected && is_shared(key) && *is_troubled =>
+                {
+                    *met |= 1 << Situation::LeftToTtl as u32;
+                }
                 (Some(Value { version: found, .. }), _) if found != expected => {
                     // The one excuse: it was named, its manifest was evicted, and its data went
                     // before the next run could name it again. Nobody renews it.
@@ -897,10 +865,7 @@ impl Schedule {
                 (None, None) => {}
                 (None, Some((place, _))) => {
                     let gone = cache.gone[key];
-                    // Nobody could find out who has it, where its name was lost.
-                    let is_fair = gone.is_fair(place.tenant)
-                        || cache.refused.has(key)
-                        || place.moves() && cache.has_lost_name(place);
+                    let is_fair = gone.is_fair(place.tenant) || cache.refused.has(key);
                     if !is_fair {
                         return Err(Problem::Missing { key, gone });
                     }
@@ -935,4 +900,4 @@ fn troubles(dice: &mut Dice) -> Troubles {
 }
 
 // The letters of categories and the sets of keys are as long as they have to be.
-const _: () = assert!(KEYS <= 8 && LISTED <= 4);
+const _: () = assert!(KEYS <= 8 && CATEGORIES + SHARED <= 4);

@@ -1,16 +1,11 @@
-//! A warmer: one run after another, each of them the protocol of `engine/rounds.rs`, one command at a
-//! time. What is decided is decided by the same code: [`Rounds`] and [`vanished`].
+//! A warmer: one run after another. What it does next is decided by the machine that decides in the worker
+//! ([`Warm`]); here each step is some commands, done one at a time, with those of others in between.
 
-use std::sync::OnceLock;
+use preheat::domain::fence::Fence;
+use preheat::domain::protocol::{Found, Life, Reply, Sabotage, Step, Verdict, Warm};
 
-use chrono::DateTime;
-use preheat::domain::fence::{Fence, Life, Rounds};
-use preheat::domain::manifest::{Named, vanished};
-
-use super::schedule::{Sabotage, Situation, World};
-use super::world::{
-    Command, LISTED, Manifest, NEVER, OF_TENANT, Place, Reply, Row, Some8, TENANTS, Value,
-};
+use super::schedule::{Harm, Situation, World};
+use super::world::{self, CATEGORIES, Command, Manifest, OF_TENANT, Place, Row, Some8, TENANTS};
 
 /// Why a run is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,30 +14,8 @@ pub(super) enum Kind {
     Scheduled,
     /// The worker started, or the feed is back after it missed something: it has to come to an end.
     Full,
-    /// Tenants whose data changed, or whose keys are not proven yet.
+    /// Tenants whose data changed, or that are unverified.
     Change,
-}
-
-/// Where a run is; each has one pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    FencesBefore,
-    StartFences,
-    ReplaceFences,
-    Manifests,
-    Query,
-    Enlist,
-    Write,
-    /// Keys that move are named once more before a write is repeated.
-    EnlistAgain,
-    /// At keys that may have moved, before they are removed.
-    LookAround,
-    Remove,
-    Delist,
-    FencesAfter,
-    Lives,
-    /// Only a sabotage comes here.
-    TakeOut,
 }
 
 /// Commands that go out together; others' come in between.
@@ -100,85 +73,72 @@ pub(super) struct Run {
     pub(super) began: u32,
     /// The tenants of each slot.
     batch: Vec<usize>,
-    rounds: Option<Rounds>,
-    round: u32,
-    stage: Stage,
+    warm: Warm<u8>,
+    step: Step<u8>,
     call: Call,
-    /// The tenants of this round.
-    open: Some8,
-    /// How their fences stood before the query.
+    /// How the fences stood that the step asked for.
     fences: [Fence; TENANTS],
-    /// What their manifests name, since when.
+    /// Whether fences that could not be started are being replaced.
+    is_replacing: bool,
     manifests: [Manifest; TENANTS],
     /// What the query found.
     rows: [Row; TENANTS],
-    new: [Some8; TENANTS],
-    vanished: [Some8; TENANTS],
-    /// When this round named what it writes; [`NEVER`] what it did not name.
-    named_at: [[u32; LISTED]; TENANTS],
-    /// What was named before this step cannot exist any more; 0 where nothing is so old.
+    /// Names up to this step cannot be of keys that exist; 0 where none is so old.
     outdated: u32,
-    /// Tenants whose manifests name all that is present, and will for long enough.
-    fresh: Some8,
-    /// Tenants of this round for which something was refused or lost.
-    failed: Some8,
-    /// Keys that move which it removed, or set out to, for each tenant.
-    removed: [Some8; TENANTS],
-    /// Those that it wrote for each tenant and did not prove since: it may have written over what
-    /// another tenant had there.
-    unproven: [Some8; TENANTS],
-    /// Keys that are not known to be written: nobody gives them another life.
+    /// The lives with which own and shared keys were written.
+    lives: (Life, Life),
+    /// Keys that are not known to be written.
     unwritten: Some8,
-    /// Tenants of which something that was sent may still be on its way.
-    uncertain: Some8,
-    settled: Some8,
-    retried: bool,
-    /// Tenants whose keys may be written and are not proven: whatever ends the run, they are warmed
-    /// again.
-    pub(super) doubt: Some8,
-    /// Tenants that have a key which was about to be removed: only a sabotage looks for them then.
-    pub(super) found: Some8,
+    /// Tenants of this round for which something was refused or lost.
+    refused: Some8,
+    /// Whether something that this round sent may still arrive.
+    in_flight: bool,
+    has_written: bool,
+    /// Whether the write of this round is repeated.
+    is_repeated: bool,
+    /// Whether the commands of this step were sent before.
+    is_resent: bool,
     /// Tenants that it has not come to an end with.
     pub(super) left: Some8,
 }
 
 impl Run {
     pub(super) fn begin(kind: Kind, tenants: Some8, world: &mut World) -> Self {
+        let batch: Vec<usize> = tenants.iter().collect();
+        let life = match kind {
+            Kind::Scheduled | Kind::Full => Life::Full,
+            Kind::Change => Life::Provisional,
+        };
+        let broken = world.harm.and_then(Harm::of_protocol);
+        let (warm, step) = Warm::sabotaged(batch.len(), life, true, broken);
         let mut run = Self {
             kind,
             began: world.step,
-            batch: tenants.iter().collect(),
-            rounds: None,
-            round: 1,
-            stage: Stage::FencesBefore,
+            batch,
+            warm,
+            step,
             call: Call::default(),
-            open: tenants,
             fences: [Fence::Missing; TENANTS],
+            is_replacing: false,
             manifests: [Manifest::default(); TENANTS],
             rows: [[0; OF_TENANT]; TENANTS],
-            new: [Some8::NONE; TENANTS],
-            vanished: [Some8::NONE; TENANTS],
-            named_at: [[NEVER; LISTED]; TENANTS],
-            removed: [Some8::NONE; TENANTS],
-            unproven: [Some8::NONE; TENANTS],
             outdated: 0,
-            fresh: Some8::NONE,
-            failed: Some8::NONE,
+            lives: (life, life),
             unwritten: Some8::NONE,
-            uncertain: Some8::NONE,
-            settled: Some8::NONE,
-            retried: false,
-            doubt: Some8::NONE,
-            found: Some8::NONE,
+            refused: Some8::NONE,
+            in_flight: false,
+            has_written: false,
+            is_repeated: false,
+            is_resent: false,
             left: tenants,
         };
-        run.begin_round(world);
+        run.start(world);
         run
     }
 
     /// Does one thing; answers whether the run goes on.
     pub(super) fn step(&mut self, name: usize, world: &mut World) -> bool {
-        if self.stage == Stage::Query {
+        if self.step == Step::Query {
             return self.query(name, world);
         }
         if let Some(command) = self.call.next() {
@@ -192,62 +152,67 @@ impl Run {
                 self.take(command, reply, world);
             }
         }
-        let Some(result) = self.call.ended() else { return true };
-        if result.is_err() {
-            world.say(name, || format!("{}: the connection is lost", self.title()));
-            world.leave(self.call.rest());
-            if matches!(self.stage, Stage::Write | Stage::Remove | Stage::Lives) {
-                // It may come later: even if the fences stand still, nothing is proven.
-                self.uncertain.add(self.open);
+        match self.call.ended() {
+            None => true,
+            Some(Ok(())) if self.has_to_replace(world) => true,
+            Some(Ok(())) => {
+                let reply = self.reply(world);
+                self.advance(reply, world)
             }
-            let is_removal = self.stage == Stage::Remove;
-            if is_removal && world.sabotage == Some(Sabotage::LostRemovalNotSearched) {
-                self.removed = [Some8::NONE; TENANTS];
+            Some(Err(Lost)) => {
+                world.say(name, || format!("{}: the connection is lost", self.title()));
+                world.leave(self.call.rest());
+                let Some(reply) = self.reply_of_lost(world) else {
+                    self.is_resent = true;
+                    self.start(world);
+                    return true;
+                };
+                self.advance(reply, world)
             }
         }
-        self.advance(result, world)
     }
 
     fn title(&self) -> String {
-        format!("{:?} run since {}, round {}", self.kind, self.began, self.round)
+        format!("{:?} run since {}, round {}", self.kind, self.began, self.warm.round())
     }
 
-    fn take(&mut self, command: Command, reply: Reply, world: &mut World) {
-        if let (Command::Fences(tenants), Reply::Fences(fences)) = (command, reply) {
-            for tenant in tenants {
-                self.fences[tenant] = fences[tenant];
-            }
+    /// The tenants of this round, in the order of its places.
+    fn open(&self) -> Vec<usize> {
+        self.warm.open().map(|slot| self.batch[slot]).collect()
+    }
+
+    /// A fence that is missing although it was started holds something else, with which nobody can count:
+    /// it is replaced.
+    fn has_to_replace(&mut self, world: &mut World) -> bool {
+        let Step::StartFences(places) = &self.step else { return false };
+        let open = self.open();
+        let tenants = places.iter().map(|(place, _)| open[*place]);
+        let missing = some(tenants.filter(|tenant| self.fences[*tenant] == Fence::Missing));
+        if missing.is_empty() || self.is_replacing {
+            return false;
         }
-        if let (Command::Manifest(tenant), Reply::Manifest(manifest)) = (command, reply) {
-            if self.stage == Stage::Remove {
-                let others = self.open.without(Some8::one(tenant));
-                let names = manifest.names().and(Some8::MOVING);
-                let is_named = |other: usize| !self.vanished[other].and(names).is_empty();
-                if others.iter().any(is_named) {
-                    self.found.add(Some8::one(tenant));
+        self.is_replacing = true;
+        let number = world.start_number();
+        let replace = missing.iter().map(|tenant| Command::ReplaceFence(tenant, number));
+        self.call.set(replace.chain([Command::Fences(missing)]), world);
+        true
+    }
+
+    fn take(&mut self, command: Command, reply: world::Reply, world: &mut World) {
+        match (command, reply) {
+            (Command::Fences(tenants), world::Reply::Fences(fences)) => {
+                for tenant in tenants {
+                    self.fences[tenant] = fences[tenant];
                 }
-            } else {
+            }
+            (Command::Manifest(tenant), world::Reply::Manifest(manifest)) => {
                 self.manifests[tenant] = manifest;
             }
-        }
-        if let Command::Enlist(tenant, names) = command {
-            for name in names {
-                self.named_at[tenant][name] = world.step;
+            (Command::Unlink(_), _) => world.meet(Situation::Vanished),
+            (Command::Delist(..), world::Reply::Names(out)) if !out.is_empty() => {
+                world.meet(Situation::Delisted);
             }
-        }
-        if let (Command::Look(place), Reply::Value(value)) = (command, reply) {
-            self.take_look(place, value, world);
-        }
-        if let Command::Unlink(place) = command {
-            world.meet(Situation::Vanished);
-            if place.moves() && world.database.place(place.key()).is_some() {
-                world.meet(Situation::TakenAway);
-            }
-        }
-        if let (Command::Delist(..), Reply::Names(out)) = (command, reply)
-            && !out.is_empty()
-        {
-            world.meet(Situation::Delisted);
+            _ => {}
         }
     }
 
@@ -257,8 +222,8 @@ impl Run {
         if self.kind == Kind::Scheduled {
             world.cache.refused.add(Some8::one(place.key()));
         }
-        if world.sabotage != Some(Sabotage::RefusalsForgotten) {
-            self.failed.add(Some8::one(place.tenant));
+        if world.harm != Some(Harm::Protocol(Sabotage::RefusalsForgotten)) {
+            self.refused.add(Some8::one(place.tenant));
         }
     }
 
@@ -270,162 +235,196 @@ impl Run {
         }
     }
 
-    fn begin_round(&mut self, world: &mut World) {
-        self.failed = Some8::NONE;
-        self.unwritten = Some8::NONE;
-        if world.sabotage == Some(Sabotage::LossesForgotten) {
-            self.uncertain = Some8::NONE;
-        }
-        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
-            return self.read_manifests(world);
-        }
-        self.read_fences(world);
-    }
-
-    fn read_fences(&mut self, world: &mut World) {
-        self.stage = Stage::FencesBefore;
-        self.call.set([Command::Fences(self.open)], world);
-    }
-
-    fn read_manifests(&mut self, world: &mut World) {
-        self.stage = Stage::Manifests;
-        self.call.set(self.open.iter().map(Command::Manifest), world);
-    }
-
-    /// A pipeline has ended: decides what comes next.
-    fn advance(&mut self, result: Result<(), Lost>, world: &mut World) -> bool {
-        match (self.stage, result) {
-            (Stage::FencesBefore, Ok(())) => self.start_fences(world),
-            (Stage::StartFences, Ok(())) => self.replace_fences(world),
-            (Stage::ReplaceFences, Ok(())) => self.stand(world),
-            (Stage::Manifests, Ok(())) => {
-                self.stage = Stage::Query;
-                true
-            }
-            (Stage::Query, _) => unreachable!("a query is no pipeline"),
-            (Stage::Enlist, Ok(())) => self.write(world),
-            (Stage::EnlistAgain, Ok(())) => self.send_writes(world),
-            (Stage::Write, Ok(())) => self.look_around(world),
-            (Stage::LookAround, Ok(())) => self.remove(world),
-            (Stage::LookAround, Err(Lost)) => self.remove_unseen(world),
-            (Stage::Remove, Ok(())) => self.delist(world),
-            // Whatever was lost of it: the tenants stay in doubt.
-            (Stage::Remove, Err(Lost)) | (Stage::Delist, _) => self.look_after(world),
-            (Stage::FencesAfter, Ok(())) => self.look(world),
-            (Stage::Lives, _) => self.take_out(world),
-            (Stage::TakeOut, _) => self.end_round(world),
-            (Stage::Enlist | Stage::FencesAfter, Err(Lost)) if !self.retried => {
-                self.again(world);
-                true
-            }
-            (Stage::Write, Err(Lost)) if !self.retried => self.name_again(world),
-            (Stage::Write | Stage::EnlistAgain, Err(Lost)) => {
-                for place in self.open.iter().flat_map(Place::all) {
-                    self.unwritten.add(Some8::one(place.key()));
+    /// The commands of the step.
+    fn start(&mut self, world: &mut World) {
+        let open = self.open();
+        let commands: Vec<Command> = match self.step.clone() {
+            Step::ReadFences => {
+                if self.has_written && world.harm == Some(Harm::ShortFences) {
+                    for tenant in &open {
+                        world.cache.fences[*tenant] = None;
+                    }
                 }
-                self.look_around(world)
+                if !self.has_written {
+                    self.begin_round();
+                }
+                vec![Command::Fences(some(open))]
             }
-            // What was written in this round and in those before it stays in doubt.
-            (
-                Stage::FencesBefore
-                | Stage::StartFences
-                | Stage::ReplaceFences
-                | Stage::Manifests
-                | Stage::Enlist
-                | Stage::FencesAfter,
-                Err(Lost),
-            ) => false,
-        }
-    }
-
-    /// Sends the same pipeline again.
-    fn again(&mut self, world: &mut World) {
-        self.retried = true;
-        let commands = std::mem::take(&mut self.call.commands);
+            Step::StartFences(places) => {
+                if self.warm.round() > 1 {
+                    world.meet(Situation::StartLost);
+                }
+                let number = world.start_number();
+                let tenants = places.iter().map(|(place, _)| open[*place]);
+                let start = places.iter().map(|(place, fence)| match fence {
+                    Fence::Missing => Command::MakeFence(open[*place], number),
+                    Fence::At(_) => Command::RaiseFence(open[*place], number),
+                });
+                start.chain([Command::Fences(some(tenants))]).collect()
+            }
+            Step::ReadManifests => {
+                if !self.has_written {
+                    self.begin_round();
+                }
+                open.into_iter().map(Command::Manifest).collect()
+            }
+            Step::AddNames(names) => {
+                let of_place = |(place, names): (usize, Vec<u8>)| {
+                    Command::Enlist(open[place], some(names.into_iter().map(usize::from)))
+                };
+                names.into_iter().map(of_place).collect()
+            }
+            Step::Write { own, shared } => {
+                (self.lives, self.has_written) = ((own, shared), true);
+                let places = open.into_iter().flat_map(Place::all);
+                let written = places.filter(|place| place.version(&self.rows) != 0);
+                let set =
+                    |place: Place| Command::Set(place, place.version(&self.rows), self.life(place));
+                written.map(set).collect()
+            }
+            Step::Remove(gone) => {
+                let unlink = |(place, name): &(usize, u8)| {
+                    Command::Unlink(Place::category(open[*place], usize::from(*name)))
+                };
+                let unlinks = gone.iter().map(unlink);
+                let out = gone.iter().map(|(place, name)| {
+                    Command::TakeOut(open[*place], Some8::one(usize::from(*name)))
+                });
+                let is_early = world.harm == Some(Harm::DelistedBeforeRemoval);
+                out.filter(|_| is_early).chain(unlinks).collect()
+            }
+            Step::Prune(places) => {
+                let prune = |place: usize| Command::Delist(open[place], self.outdated);
+                places.into_iter().map(prune).collect()
+            }
+            Step::SetTtls { extend, shorten } => {
+                let mut commands = self.expiries(&extend, &open, Life::Full);
+                commands.extend(self.expiries(&shorten, &open, Life::Provisional));
+                commands
+            }
+            Step::Count(verdicts) => self.take_out(&verdicts, &open, world),
+            Step::Query | Step::Done => Vec::new(),
+        };
         self.call.set(commands, world);
     }
 
-    fn life(&self) -> Life {
-        match (&self.rounds, self.kind) {
-            (Some(rounds), _) => rounds.life(),
-            (None, Kind::Change) => Life::Probation,
-            (None, Kind::Scheduled | Kind::Full) => Life::Full,
-        }
+    fn begin_round(&mut self) {
+        self.refused = Some8::NONE;
+        self.unwritten = Some8::NONE;
+        (self.in_flight, self.is_repeated, self.is_replacing) = (false, false, false);
     }
 
-    fn with_vanished(&self) -> Some8 {
-        let mut tenants = Some8::NONE;
-        for tenant in self.open {
-            if !self.vanished[tenant].is_empty() {
-                tenants.add(Some8::one(tenant));
-            }
-        }
-        tenants
+    fn life(&self, place: Place) -> Life {
+        if place.is_shared() { self.lives.1 } else { self.lives.0 }
     }
 
-    /// Fences that cannot be relied on are given a start before the query.
-    fn start_fences(&mut self, world: &mut World) -> bool {
-        let fences = self.fences;
-        let unreliable = self.open_with(Fence::needs_start);
-        if unreliable.is_empty() || world.sabotage == Some(Sabotage::BareFences) {
-            return self.stand(world);
-        }
-        if self.round > 1 {
-            world.meet(Situation::StartLost);
-        }
-        let number = world.start_number();
-        let start = unreliable.iter().map(|tenant| match fences[tenant] {
-            Fence::Missing => Command::MakeFence(tenant, number),
-            Fence::At(_) => Command::RaiseFence(tenant, number),
+    fn expiries(&self, places: &[usize], open: &[usize], life: Life) -> Vec<Command> {
+        let places = places.iter().flat_map(|place| Place::all(open[*place]));
+        let written = places.filter(|place| {
+            place.version(&self.rows) != 0
+                && !self.unwritten.has(place.key())
+                && self.life(*place) != life
         });
-        self.stage = Stage::StartFences;
-        self.call.set(start.chain([Command::Fences(unreliable)]), world);
-        true
+        written.map(|place| Command::Expire(place, life)).collect()
     }
 
-    /// One that is missing all the same holds something else, with which nobody can count.
-    fn replace_fences(&mut self, world: &mut World) -> bool {
-        let missing = self.open_with(|fence| fence == Fence::Missing);
-        if missing.is_empty() {
-            return self.stand(world);
+    /// What a sabotage does at the end of a round: it takes the names out whose keys it removed.
+    fn take_out(&self, verdicts: &[Verdict], open: &[usize], world: &World) -> Vec<Command> {
+        if world.harm != Some(Harm::DelistedAtOnce) || self.in_flight {
+            return Vec::new();
         }
-        let number = world.start_number();
-        let replace = missing.iter().map(|tenant| Command::ReplaceFence(tenant, number));
-        self.stage = Stage::ReplaceFences;
-        self.call.set(replace.chain([Command::Fences(missing)]), world);
-        true
+        let verified = open.iter().zip(verdicts).filter(|(tenant, verdict)| {
+            **verdict == Verdict::Verified && !self.refused.has(**tenant)
+        });
+        let gone = verified.map(|(tenant, _)| {
+            (*tenant, self.manifests[*tenant].names().without(present(self.rows[*tenant])))
+        });
+        let out = gone.filter(|(_, gone)| !gone.is_empty());
+        out.map(|(tenant, gone)| Command::TakeOut(tenant, gone)).collect()
     }
 
-    fn open_with(&self, is_such: impl Fn(Fence) -> bool) -> Some8 {
-        let mut tenants = Some8::NONE;
-        for tenant in self.open {
-            if is_such(self.fences[tenant]) {
-                tenants.add(Some8::one(tenant));
+    /// The reply to a step whose commands were all answered.
+    fn reply(&mut self, world: &mut World) -> Reply<u8> {
+        let open = self.open();
+        match &self.step {
+            Step::ReadFences => {
+                let is_bare = world.harm == Some(Harm::BareFencesRelied) && !self.has_written;
+                let fence = |tenant: &usize| match self.fences[*tenant] {
+                    fence if is_bare => fence,
+                    fence => world.taken_for(fence),
+                };
+                Reply::Fences(open.iter().map(fence).collect())
             }
+            Step::StartFences(places) => {
+                let fence =
+                    |(place, _): &(usize, Fence)| world.taken_for(self.fences[open[*place]]);
+                Reply::Fences(places.iter().map(fence).collect())
+            }
+            Step::ReadManifests => {
+                let names = |tenant: &usize| bytes(self.manifests[*tenant].names());
+                Reply::Manifests(open.iter().map(names).collect())
+            }
+            Step::Write { .. } | Step::Remove(_) => {
+                let places = open.iter().enumerate();
+                let refused = places.filter(|(_, tenant)| self.refused.has(**tenant));
+                let refused = refused.map(|(place, _)| place).collect();
+                Reply::Sent { refused, in_flight: self.in_flight }
+            }
+            Step::Count(verdicts) => {
+                let verdicts = verdicts.clone();
+                self.count(&verdicts, &open, world);
+                Reply::Done
+            }
+            Step::AddNames(_) | Step::Prune(_) | Step::SetTtls { .. } => Reply::Done,
+            Step::Query | Step::Done => Reply::Failed,
         }
-        tenants
     }
 
-    /// The fences before the query are known.
-    fn stand(&mut self, world: &mut World) -> bool {
-        let fences = self.fences.map(|fence| world.taken_for(fence));
-        match &mut self.rounds {
-            None => {
-                let life = self.life();
-                let of_slots = self.batch.iter().map(|&tenant| fences[tenant]);
-                self.rounds = Some(Rounds::begin(of_slots, life));
+    /// The reply to a step whose connection was lost, where it is not simply sent again.
+    fn reply_of_lost(&mut self, world: &mut World) -> Option<Reply<u8>> {
+        let open = self.open();
+        match &self.step {
+            Step::Write { .. } => {
+                // It may come later: even if the fences stand still, nothing is verified.
+                self.in_flight = true;
+                let is_last = std::mem::replace(&mut self.is_repeated, true);
+                Some(if is_last { Reply::Failed } else { Reply::Again })
             }
-            Some(rounds) => {
-                let slots = rounds.slots().map(|slot| fences[self.batch[slot]]);
-                let slots: Vec<Fence> = slots.collect();
-                rounds.stand(&slots);
+            Step::Remove(gone) => {
+                self.in_flight = true;
+                self.refused.add(some(gone.iter().map(|(place, _)| open[*place])));
+                Some(self.reply(world))
+            }
+            Step::AddNames(_) if !self.is_resent => None,
+            Step::ReadFences if self.has_written && !self.is_resent => None,
+            Step::ReadFences | Step::StartFences(_) | Step::ReadManifests
+                if !self.has_written && world.tries_again() =>
+            {
+                Some(Reply::Again)
+            }
+            _ => Some(Reply::Failed),
+        }
+    }
+
+    /// Where the cache refused something, it depends on why the run is done whether its tenant is warmed
+    /// again for it.
+    fn count(&mut self, verdicts: &[Verdict], open: &[usize], world: &mut World) {
+        for (tenant, verdict) in open.iter().zip(verdicts) {
+            match verdict {
+                Verdict::Verified => {
+                    if self.warm.round() > 1 {
+                        world.meet(Situation::VerifiedLater);
+                    }
+                    if !self.refused.has(*tenant) {
+                        self.left.remove(Some8::one(*tenant));
+                    }
+                }
+                Verdict::Again => world.meet(Situation::Moved),
+                Verdict::Fenced => world.meet(Situation::Fenced),
+                Verdict::Unknown => {}
             }
         }
-        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
-            return self.enlist(world);
-        }
-        self.read_manifests(world);
-        true
+        self.has_written = false;
     }
 
     /// One statement for the whole batch: it sees one state of the database. Where it fails, nothing is
@@ -433,294 +432,44 @@ impl Run {
     fn query(&mut self, name: usize, world: &mut World) -> bool {
         if world.goes_wrong() {
             world.say(name, || format!("{}: the query fails", self.title()));
-            return false;
+            let reply = if world.tries_again() { Reply::Again } else { Reply::Failed };
+            return self.advance(reply, world);
         }
         self.rows = world.database.rows;
         world.say(name, || format!("{} reads the database", self.title()));
         self.outdated = if world.has_time_passed() { world.oldest_run() } else { 0 };
-        self.fresh = Some8::NONE;
-        for tenant in self.open {
-            let (named, present) = (self.manifests[tenant].names(), present(self.rows[tenant]));
-            (self.new[tenant], self.vanished[tenant]) = difference(named, present);
-            let own = present.and(Some8::CATEGORIES);
-            if own.without(named).is_empty() && world.finds_fresh(tenant, own) {
-                self.fresh.add(Some8::one(tenant));
+        let open = self.open();
+        let found = open.into_iter().map(|tenant| {
+            let (named, own) = (self.manifests[tenant].names(), present(self.rows[tenant]));
+            let is_renewed = own.without(named).is_empty() && world.finds_fresh(tenant, own);
+            Found {
+                present: bytes(own),
+                is_renewed,
+                is_prunable: self.outdated > 0,
+                ..Found::default()
             }
-        }
-        if world.sabotage == Some(Sabotage::LookAfterTheQuery) {
-            self.read_fences(world);
-            return true;
-        }
-        self.enlist(world)
+        });
+        let found: Vec<Found<u8>> = found.collect();
+        self.advance(Reply::Rows(found), world)
     }
 
-    fn enlist(&mut self, world: &mut World) -> bool {
-        if world.sabotage == Some(Sabotage::NamesAfterKeys) {
-            return self.write(world);
-        }
-        self.stage = Stage::Enlist;
-        self.retried = false;
-        self.named_at = [[NEVER; LISTED]; TENANTS];
-        self.set_names(world);
-        self.go_on(world)
-    }
-
-    fn set_names(&mut self, world: &mut World) {
-        let mut listings = [(0, Some8::NONE); TENANTS];
-        for (tenant, listing) in self.open.iter().zip(&mut listings) {
-            let mut names = present(self.rows[tenant]);
-            if self.fresh.has(tenant) {
-                names.remove(Some8::CATEGORIES);
-            }
-            match world.sabotage {
-                Some(Sabotage::OnlyNewNamed) => {
-                    names.remove(Some8::CATEGORIES.without(self.new[tenant]));
-                }
-                Some(Sabotage::MovingNotNamedAnew) => {
-                    names.remove(self.manifests[tenant].names().and(Some8::MOVING));
-                }
+    /// Goes on to the next step; answers whether there is one.
+    fn advance(&mut self, mut reply: Reply<u8>, world: &mut World) -> bool {
+        loop {
+            self.step = self.warm.next(reply);
+            self.is_resent = false;
+            self.start(world);
+            match self.step {
+                Step::Done => return false,
+                Step::Query => return true,
                 _ => {}
             }
-            *listing = (tenant, names);
-        }
-        let listings = listings.into_iter().filter(|(_, names)| !names.is_empty());
-        self.call.set(listings.map(|(tenant, names)| Command::Enlist(tenant, names)), world);
-    }
-
-    /// From here on the tenants are in doubt.
-    fn write(&mut self, world: &mut World) -> bool {
-        self.doubt.add(self.open);
-        for tenant in self.open {
-            self.unproven[tenant].add(present(self.rows[tenant]).and(Some8::MOVING));
-        }
-        self.retried = false;
-        self.send_writes(world)
-    }
-
-    fn send_writes(&mut self, world: &mut World) -> bool {
-        self.stage = Stage::Write;
-        let (life, rows, named_at) = (self.life(), self.rows, self.named_at);
-        let places = self.open.iter().flat_map(Place::all);
-        let sets = places
-            .filter(|place| place.version(&rows) != 0)
-            .map(|place| Command::Set(place, place.version(&rows), life, naming(&named_at, place)));
-        self.call.set(sets, world);
-        true
-    }
-
-    /// Much time may have passed since the keys were named.
-    fn name_again(&mut self, world: &mut World) -> bool {
-        self.retried = true;
-        self.named_at = [[NEVER; LISTED]; TENANTS];
-        if world.sabotage == Some(Sabotage::MovingNotNamedAgain) {
-            return self.send_writes(world);
-        }
-        self.stage = Stage::EnlistAgain;
-        let rows = self.rows;
-        let listings = self
-            .open
-            .iter()
-            .map(|tenant| Command::Enlist(tenant, present(rows[tenant]).and(Some8::MOVING)));
-        let is_any = |command: &Command| !matches!(command, Command::Enlist(_, Some8::NONE));
-        self.call.set(listings.filter(is_any), world);
-        self.go_on(world)
-    }
-
-    /// Looks at keys that have vanished and may have gone to another tenant. Those that were written
-    /// in this batch have; but for one that the cache refused, or did not say it wrote.
-    fn look_around(&mut self, world: &mut World) -> bool {
-        self.stage = Stage::LookAround;
-        let mut written = Some8::NONE;
-        for tenant in self.open {
-            written.add(present(self.rows[tenant]).and(Some8::MOVING));
-        }
-        let mut looks = [None; TENANTS * LISTED];
-        let mut free = looks.iter_mut();
-        for tenant in self.open {
-            for name in self.vanished[tenant].and(Some8::MOVING) {
-                let place = Place::listed(tenant, name);
-                let is_written = written.has(name) && !self.unwritten.has(place.key());
-                if is_written {
-                    self.vanished[tenant].remove(Some8::one(name));
-                } else if let Some(look) = free.next() {
-                    *look = Some(Command::Look(place));
-                }
+            // A pipeline of nothing has ended already.
+            if self.call.ended() != Some(Ok(())) {
+                return true;
             }
+            reply = self.reply(world);
         }
-        self.call.set(looks.into_iter().flatten(), world);
-        self.go_on(world)
-    }
-
-    /// What was written long after the tenant named it is another's, and stays. A run does not know
-    /// whether the tenant named it anew since it read the manifest.
-    fn take_look(&mut self, place: Place, value: Option<Value>, world: &mut World) {
-        let Some(name) = place.name() else { return };
-        let named_at = self.manifests[place.tenant].0[name];
-        let stays = match value {
-            None => true,
-            Some(value) if value.is_left_behind(place.tenant, named_at) => false,
-            Some(_) => world.leaves_alone(),
-        };
-        if stays {
-            self.vanished[place.tenant].remove(Some8::one(name));
-        }
-    }
-
-    /// The run could not look, so that it removes nothing.
-    fn remove_unseen(&mut self, world: &mut World) -> bool {
-        for tenant in self.open {
-            if !self.vanished[tenant].and(Some8::MOVING).is_empty() {
-                self.vanished[tenant].remove(Some8::MOVING);
-                self.failed.add(Some8::one(tenant));
-            }
-        }
-        self.remove(world)
-    }
-
-    fn remove(&mut self, world: &mut World) -> bool {
-        self.stage = Stage::Remove;
-        let vanished = self.vanished;
-        let unlinks = self.open.iter().flat_map(|tenant| {
-            let names = vanished[tenant].iter();
-            names.map(move |name| Command::Unlink(Place::listed(tenant, name)))
-        });
-        let mut commands: Vec<_> = unlinks.collect();
-        let mut looked_up = Some8::NONE;
-        for tenant in self.open {
-            let taken_away = vanished[tenant].and(Some8::MOVING);
-            if world.sabotage != Some(Sabotage::SearchBeforeRemoval) {
-                self.removed[tenant].add(taken_away);
-            } else if !taken_away.is_empty() {
-                looked_up.add(Some8::TENANTS.without(Some8::one(tenant)));
-            }
-        }
-        commands.splice(0..0, looked_up.iter().map(Command::Manifest));
-        if world.sabotage == Some(Sabotage::NamesAfterKeys) {
-            let named = self.open.iter().map(|tenant| Command::Enlist(tenant, self.new[tenant]));
-            commands.extend(named.filter(|one| !matches!(one, Command::Enlist(_, Some8::NONE))));
-        }
-        if world.sabotage == Some(Sabotage::DelistedBeforeRemoval) {
-            let out = self.with_vanished();
-            commands.splice(0..0, out.iter().map(|one| Command::TakeOut(one, vanished[one])));
-        }
-        self.call.set(commands, world);
-        self.go_on(world)
-    }
-
-    /// Names end by age, where nothing was refused that might be there under one of them.
-    fn delist(&mut self, world: &mut World) -> bool {
-        self.stage = Stage::Delist;
-        let outdated = self.outdated;
-        let who = if self.failed.is_empty() && outdated > 0 { self.open } else { Some8::NONE };
-        self.call.set(who.iter().map(|tenant| Command::Delist(tenant, outdated)), world);
-        self.go_on(world)
-    }
-
-    /// A pipeline of nothing has ended already.
-    fn go_on(&mut self, world: &mut World) -> bool {
-        match self.call.ended() {
-            Some(Ok(())) => self.advance(Ok(()), world),
-            Some(Err(Lost)) | None => true,
-        }
-    }
-
-    fn look_after(&mut self, world: &mut World) -> bool {
-        if world.sabotage == Some(Sabotage::NoLookAfter) {
-            return self.look(world);
-        }
-        if world.sabotage == Some(Sabotage::ShortFences) {
-            for tenant in self.open {
-                world.cache.fences[tenant] = None;
-            }
-        }
-        self.stage = Stage::FencesAfter;
-        self.retried = false;
-        self.call.set([Command::Fences(self.open)], world);
-        true
-    }
-
-    /// The fences after the writes are known: who is proven?
-    fn look(&mut self, world: &mut World) -> bool {
-        let Some(rounds) = &mut self.rounds else { unreachable!("it has begun") };
-        let written_for = rounds.life();
-        let fences = rounds.slots().map(|slot| world.taken_for(self.fences[self.batch[slot]]));
-        let fences: Vec<Fence> = fences.collect();
-        let verdict = rounds.look(&fences);
-        let tenants = |slots: &[usize]| {
-            let mut tenants = Some8::NONE;
-            for slot in slots {
-                tenants.add(Some8::one(self.batch[*slot]));
-            }
-            tenants
-        };
-        self.settled = tenants(&verdict.settled);
-        let mut moved = tenants(&verdict.moved);
-        if !moved.is_empty() {
-            world.meet(if rounds.goes_on() { Situation::Moved } else { Situation::Fenced });
-        }
-        if self.round > 1 && !self.settled.is_empty() {
-            world.meet(Situation::ProvenLater);
-        }
-        if world.sabotage == Some(Sabotage::LastRoundCounts) && !rounds.goes_on() {
-            self.settled.add(moved);
-            moved = Some8::NONE;
-        }
-        let (who, life) = match written_for {
-            Life::Full => (moved, Life::Probation),
-            Life::Probation => (self.settled, Life::Full),
-        };
-        self.stage = Stage::Lives;
-        let (rows, unwritten, named_at) = (self.rows, self.unwritten, self.named_at);
-        let written = who
-            .iter()
-            .flat_map(Place::all)
-            .filter(|place| place.version(&rows) != 0 && !unwritten.has(place.key()));
-        let expiries = written.map(|place| Command::Expire(place, life, naming(&named_at, place)));
-        self.call.set(expiries, world);
-        self.go_on(world)
-    }
-
-    fn take_out(&mut self, world: &mut World) -> bool {
-        if world.sabotage != Some(Sabotage::DelistedAtOnce) {
-            return self.end_round(world);
-        }
-        self.stage = Stage::TakeOut;
-        let vanished = self.vanished;
-        let out = self.proven().without(self.failed).and(self.with_vanished());
-        self.call.set(out.iter().map(|tenant| Command::TakeOut(tenant, vanished[tenant])), world);
-        self.go_on(world)
-    }
-
-    fn proven(&self) -> Some8 {
-        self.settled.without(self.uncertain)
-    }
-
-    /// Where the cache refused something, it depends on why the run is done whether the tenant is
-    /// warmed again for it; but it is where a round before may have left what this one did not mend.
-    fn end_round(&mut self, world: &mut World) -> bool {
-        let proven = self.proven();
-        let mended = proven.without(self.failed);
-        let is_forgotten = world.sabotage == Some(Sabotage::RoundsBeforeForgotten);
-        self.doubt.remove(if self.round == 1 || is_forgotten { proven } else { mended });
-        self.left.remove(mended);
-        for tenant in proven {
-            for name in present(self.rows[tenant]).and(Some8::MOVING) {
-                if !self.unwritten.has(Place::listed(tenant, name).key()) {
-                    self.unproven[tenant].remove(Some8::one(name));
-                }
-            }
-        }
-        let Some(rounds) = &self.rounds else { return false };
-        if !rounds.goes_on() {
-            return false;
-        }
-        self.open = Some8::NONE;
-        for slot in rounds.slots() {
-            self.open.add(Some8::one(self.batch[slot]));
-        }
-        self.round += 1;
-        self.begin_round(world);
-        true
     }
 
     /// What was sent and is not done yet.
@@ -728,64 +477,31 @@ impl Run {
         self.call.rest()
     }
 
+    /// The tenants whose keys may be written and are not verified: whatever ends the run, they are warmed
+    /// again.
+    pub(super) fn unverified(&self) -> Some8 {
+        some(self.warm.unverified().iter().map(|slot| self.batch[*slot]))
+    }
+
     /// Whether it has written a key of a tenant and is about to say how long it lives.
-    pub(super) fn is_about_to_prove(&self, place: Place) -> bool {
-        self.doubt.has(place.tenant)
-    }
-
-    /// Whether others may miss a key that it removed.
-    pub(super) fn has_taken_away(&self) -> bool {
-        self.removed.iter().any(|some| !some.is_empty())
-    }
-
-    /// Keys that move which others may miss, since a run for a tenant removed or overwrote them.
-    pub(super) fn missed(&self, sabotage: Option<Sabotage>) -> [Some8; TENANTS] {
-        let mut missed = self.removed;
-        if sabotage != Some(Sabotage::DoubtNotSearched) {
-            for (some, unproven) in missed.iter_mut().zip(self.unproven) {
-                some.add(unproven);
-            }
-        }
-        missed
+    pub(super) fn is_about_to_verify(&self, place: Place) -> bool {
+        self.unverified().has(place.tenant)
     }
 }
 
-/// What a row has of what a manifest names.
+fn some(all: impl IntoIterator<Item = usize>) -> Some8 {
+    let mut some = Some8::NONE;
+    for one in all {
+        some.add(Some8::one(one));
+    }
+    some
+}
+
+fn bytes(some: Some8) -> Vec<u8> {
+    some.iter().map(|one| u8::try_from(one).unwrap()).collect()
+}
+
+/// The categories that a row has.
 fn present(row: Row) -> Some8 {
-    let mut present = Some8::NONE;
-    for name in 0..LISTED {
-        if row[1 + name] != 0 {
-            present.add(Some8::one(name));
-        }
-    }
-    present
-}
-
-/// When a round named a key; known keys are not named.
-fn naming(named_at: &[[u32; LISTED]; TENANTS], place: Place) -> u32 {
-    place.name().map_or(NEVER, |name| named_at[place.tenant][name])
-}
-
-/// What is new, and what [`vanished`] says, looked up: it works on text, and there are few cases.
-fn difference(named: Some8, present: Some8) -> (Some8, Some8) {
-    const SETS: usize = 1 << LISTED;
-    static TABLE: OnceLock<[[Some8; SETS]; SETS]> = OnceLock::new();
-    let text = |some: Some8| some.iter().map(|one| one.to_string()).collect::<Vec<_>>();
-    let set = |bits: usize| Some8(u8::try_from(bits).unwrap());
-    let name = |key: String| Named { key, named_at: DateTime::UNIX_EPOCH };
-    let table = TABLE.get_or_init(|| {
-        std::array::from_fn(|named| {
-            std::array::from_fn(|present| {
-                let (named, present) = (text(set(named)), text(set(present)));
-                let gone =
-                    vanished(named.into_iter().map(name), present.iter().map(String::as_str));
-                let mut some = Some8::NONE;
-                for Named { key, .. } in gone {
-                    some.add(Some8::one(key.parse().unwrap()));
-                }
-                some
-            })
-        })
-    });
-    (present.without(named), table[usize::from(named.0)][usize::from(present.0)])
+    some((0..CATEGORIES).filter(|name| row[1 + name] != 0))
 }

@@ -2,40 +2,32 @@
 
 use std::fmt;
 
-use preheat::domain::fence::{Fence, Life, start_number};
+use preheat::domain::fence::{Fence, start_number};
+use preheat::domain::protocol::Life;
 
 /// Tenants.
 pub(super) const TENANTS: usize = 2;
 /// Categories that a tenant may have: each is a key with a data column.
 pub(super) const CATEGORIES: usize = 2;
-/// Keys without their tenant in them: the data of each is one tenant's, or nobody's.
-pub(super) const MOVING: usize = 2;
-/// What a tenant's manifest may name: its categories, then the keys that move.
-pub(super) const LISTED: usize = CATEGORIES + MOVING;
-/// Keys that a tenant may have: the known one first, then the listed ones.
-pub(super) const OF_TENANT: usize = 1 + LISTED;
+/// Shared keys: the data of each is one tenant's, or nobody's.
+pub(super) const SHARED: usize = 2;
+/// Keys that a tenant may have: the static one first, then its categories, then the shared ones.
+pub(super) const OF_TENANT: usize = 1 + CATEGORIES + SHARED;
 /// Those of them that no other tenant can have.
 const OWN: usize = 1 + CATEGORIES;
-/// All keys: each tenant's own, then those that move.
-pub(super) const KEYS: usize = TENANTS * OWN + MOVING;
-
-/// No step at all: later than any.
-pub(super) const NEVER: u32 = u32::MAX;
+/// All keys: each tenant's own, then the shared ones.
+pub(super) const KEYS: usize = TENANTS * OWN + SHARED;
 
 /// Fences are given starts so far apart.
 pub(super) const STARTS: f64 = 4096.0;
 
-/// Some of few: of tenants, of listed keys, of keys.
+/// Some of few: of tenants, of categories, of keys.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Some8(pub(super) u8);
 
 impl Some8 {
     pub(super) const NONE: Self = Self(0);
     pub(super) const TENANTS: Self = Self((1 << TENANTS) - 1);
-    /// Of what a manifest may name, the categories.
-    pub(super) const CATEGORIES: Self = Self((1 << CATEGORIES) - 1);
-    /// And the keys that move.
-    pub(super) const MOVING: Self = Self(((1 << MOVING) - 1) << CATEGORIES);
 
     pub(super) fn one(index: usize) -> Self {
         Self(1 << index)
@@ -98,7 +90,7 @@ impl fmt::Debug for Some8 {
     }
 }
 
-/// A key as one tenant has it: whose it is, and the how manieth of the tenant's.
+/// A key as one tenant has it: the tenant, and its position among the tenant's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) tenant: usize,
@@ -106,13 +98,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A tenant's known key.
-    pub(super) fn known(tenant: usize) -> Self {
+    /// A tenant's static key.
+    pub(super) fn fixed(tenant: usize) -> Self {
         Self { tenant, nth: 0 }
     }
 
-    /// What a tenant's manifest may name.
-    pub(super) fn listed(tenant: usize, name: usize) -> Self {
+    /// The key of a tenant's category, which its manifest names.
+    pub(super) fn category(tenant: usize, name: usize) -> Self {
         Self { tenant, nth: 1 + name }
     }
 
@@ -121,26 +113,26 @@ impl Place {
         (0..OF_TENANT).map(move |nth| Self { tenant, nth })
     }
 
-    /// The places of a key: one, or where it moves one of each tenant.
+    /// The places of a key: one, or of a shared key one for each tenant.
     pub(super) fn of(key: usize) -> impl Iterator<Item = Self> {
         let (tenants, nth) = match key.checked_sub(TENANTS * OWN) {
-            Some(moving) => (0..TENANTS, OWN + moving),
+            Some(shared) => (0..TENANTS, OWN + shared),
             None => (key / OWN..key / OWN + 1, key % OWN),
         };
         tenants.map(move |tenant| Self { tenant, nth })
     }
 
-    /// The key; that of a place without its tenant is the same for all.
+    /// The key; a shared one is the same for all tenants.
     pub(super) fn key(self) -> usize {
         match self.nth.checked_sub(OWN) {
-            Some(moving) => TENANTS * OWN + moving,
+            Some(shared) => TENANTS * OWN + shared,
             None => self.tenant * OWN + self.nth,
         }
     }
 
-    /// As what the tenant's manifest names it.
+    /// As what the tenant's manifest names it, where it does.
     pub(super) fn name(self) -> Option<usize> {
-        self.nth.checked_sub(1)
+        self.nth.checked_sub(1).filter(|name| *name < CATEGORIES)
     }
 
     /// What a row holds of it.
@@ -149,13 +141,13 @@ impl Place {
     }
 
     /// Whether other tenants may have it.
-    pub(super) fn moves(self) -> bool {
+    pub(super) fn is_shared(self) -> bool {
         self.nth >= OWN
     }
 }
 
-/// Whether a key is one that moves.
-pub(super) fn is_moving(key: usize) -> bool {
+/// Whether a key is shared.
+pub(super) fn is_shared(key: usize) -> bool {
     key >= TENANTS * OWN
 }
 
@@ -170,9 +162,9 @@ impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(place) = Place::of(self.0).next() else { return Err(fmt::Error) };
         match place.name() {
-            None => write!(f, "{}:all", place.tenant),
-            Some(name) if place.moves() => write!(f, "{}", letter(name)),
             Some(name) => write!(f, "{}:{}", place.tenant, letter(name)),
+            None if place.is_shared() => write!(f, "{}", letter(place.nth - 1)),
+            None => write!(f, "{}:all", place.tenant),
         }
     }
 }
@@ -191,7 +183,7 @@ pub(super) struct Database {
 /// What a transaction does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
-    /// A row of the tenant's known key alone.
+    /// A row of the tenant's static key alone.
     Other,
     /// A category is made, or one of its rows changed.
     Put(usize),
@@ -209,37 +201,37 @@ impl Database {
         self.newest += 1;
         let row = &mut self.rows[tenant];
         row[0] = self.newest;
-        let mut changed = Some8::one(Place::known(tenant).key());
+        let mut changed = Some8::one(Place::fixed(tenant).key());
         match change {
             Change::Other => {}
             Change::Put(category) => {
                 row[1 + category] = self.newest;
-                changed.add(Some8::one(Place::listed(tenant, category).key()));
+                changed.add(Some8::one(Place::category(tenant, category).key()));
             }
             Change::Remove(category) => {
                 row[1 + category] = 0;
-                changed.add(Some8::one(Place::listed(tenant, category).key()));
+                changed.add(Some8::one(Place::category(tenant, category).key()));
             }
         }
         changed
     }
 
-    /// Commits that the data of a key that moves is this tenant's from now on, or nobody's; answers
-    /// whose it was, and the keys whose value is another one now.
-    pub(super) fn hand_over(&mut self, moving: usize, to: Option<usize>) -> (Some8, Some8) {
+    /// Commits that the data of a shared key is this tenant's from now on, or nobody's; answers the tenants
+    /// that it touched, and the keys whose value is another one now.
+    pub(super) fn hand_over(&mut self, shared: usize, to: Option<usize>) -> (Some8, Some8) {
         self.newest += 1;
         let (mut touched, mut changed) = (Some8::NONE, Some8::NONE);
         for tenant in 0..TENANTS {
             let row = &mut self.rows[tenant];
             let is_owner = to == Some(tenant);
-            if row[OWN + moving] == 0 && !is_owner {
+            if row[OWN + shared] == 0 && !is_owner {
                 continue;
             }
             row[0] = self.newest;
-            row[OWN + moving] = if is_owner { self.newest } else { 0 };
+            row[OWN + shared] = if is_owner { self.newest } else { 0 };
             touched.add(Some8::one(tenant));
-            changed.add(Some8::one(Place::known(tenant).key()));
-            changed.add(Some8::one(TENANTS * OWN + moving));
+            changed.add(Some8::one(Place::fixed(tenant).key()));
+            changed.add(Some8::one(TENANTS * OWN + shared));
         }
         (touched, changed)
     }
@@ -275,25 +267,25 @@ pub(super) enum Command {
     Delist(usize, u32),
     /// `ZREM` of names, which nothing but a sabotage does.
     TakeOut(usize, Some8),
-    /// `SET … PX` of a key, within half a minute of that naming.
-    Set(Place, u16, Life, u32),
-    /// `SET … PX` of a key by the application, on probation.
+    /// `SET … PX` of a key.
+    Set(Place, u16, Life),
+    /// `SET … PX` of a key by the application, with the provisional TTL.
     Fill(usize, u16),
-    /// `GET` and `PTTL` of a key that moves.
-    Look(Place),
     /// `UNLINK` of a key by a warmer.
     Unlink(Place),
+    /// `UNLINK` of a shared key by the change feed, which heard that it is gone from a tenant.
+    Drop(usize),
     /// `DEL` of a key by the application.
     Delete(usize),
-    /// `PEXPIRE` of a key, within half a minute of that naming.
-    Expire(Place, Life, u32),
+    /// `PEXPIRE` of a key.
+    Expire(Place, Life),
 }
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let life = |life: Life| match life {
-            Life::Full => "for its whole life",
-            Life::Probation => "on probation",
+            Life::Full => "for its full TTL",
+            Life::Provisional => "provisionally",
         };
         match *self {
             Self::Fences(tenants) => write!(f, "MGET the fences of tenants {tenants:?}"),
@@ -315,18 +307,16 @@ impl fmt::Display for Command {
             Self::TakeOut(tenant, names) => {
                 write!(f, "takes {} out of manifest {tenant}", Letters(names))
             }
-            Self::Set(place, version, l, _) => {
+            Self::Set(place, version, l) => {
                 write!(f, "SET {} = v{version} {}", Named(place.key()), life(l))
             }
-            Self::Fill(key, version) => write!(f, "SET {} = v{version} on probation", Named(key)),
-            Self::Look(place) => {
-                write!(f, "looks at {} for tenant {}", Named(place.key()), place.tenant)
-            }
+            Self::Fill(key, version) => write!(f, "SET {} = v{version} provisionally", Named(key)),
             Self::Unlink(place) => {
                 write!(f, "UNLINK {} for tenant {}", Named(place.key()), place.tenant)
             }
+            Self::Drop(key) => write!(f, "UNLINK {}", Named(key)),
             Self::Delete(key) => write!(f, "DEL {}", Named(key)),
-            Self::Expire(place, l, _) => write!(f, "PEXPIRE {} {}", Named(place.key()), life(l)),
+            Self::Expire(place, l) => write!(f, "PEXPIRE {} {}", Named(place.key()), life(l)),
         }
     }
 }
@@ -338,7 +328,6 @@ pub(super) enum Reply {
     Fences([Fence; TENANTS]),
     Names(Some8),
     Manifest(Manifest),
-    Value(Option<Value>),
 }
 
 impl fmt::Display for Reply {
@@ -354,8 +343,6 @@ impl fmt::Display for Reply {
             }
             Self::Names(names) => write!(f, " → {}", Letters(*names)),
             Self::Manifest(manifest) => write!(f, " → {}", Letters(manifest.names())),
-            Self::Value(None) => write!(f, " → nothing"),
-            Self::Value(Some(value)) => write!(f, " → v{}", value.version),
         }
     }
 }
@@ -390,7 +377,7 @@ impl fmt::Display for Letters {
 
 /// What a manifest names, and when each name was given last; 0 where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Manifest(pub(super) [u32; LISTED]);
+pub(super) struct Manifest(pub(super) [u32; CATEGORIES]);
 
 impl Manifest {
     pub(super) fn names(self) -> Some8 {
@@ -411,20 +398,14 @@ pub(super) struct Value {
     pub(super) life: Life,
     /// The application put it there.
     is_filled: bool,
-    /// What is left of its life says that it was written at this step.
-    dated: u32,
-    /// Within half a minute of which naming each tenant's run wrote it or gave it a life; [`NEVER`]
-    /// where it did not, or much later.
-    named_at: [u32; TENANTS],
-    /// Those tenants.
-    of: Some8,
+    /// Tenants whose runs wrote it, or set its TTL.
+    by: Some8,
 }
 
 impl Value {
-    /// Whether it was written no later than half a minute after a tenant named its key then: it is
-    /// that tenant's own, or older. Where it may have been written later, the schedule says.
-    pub(super) fn is_left_behind(&self, tenant: usize, named_at: u32) -> bool {
-        self.dated <= named_at || self.named_at[tenant] <= named_at
+    /// Whether a run of another tenant wrote a shared key, or set its TTL.
+    pub(super) fn is_of_others(self, place: Place) -> bool {
+        place.is_shared() && !self.by.without(Some8::one(place.tenant)).is_empty()
     }
 }
 
@@ -439,9 +420,15 @@ pub(super) enum Gone {
     Evicted,
     /// A warmer that found its data gone.
     Warmer,
-    /// Its probation ended; `early` while runs of these tenants, or a reader, were still about to
-    /// prove it: a pause of [`preheat::domain::fence::PROBATION`] between two commands.
-    Probation { early: Some8 },
+    /// The change feed, which had heard that it is gone from a tenant; `late` where the command of a lost
+    /// connection was executed later.
+    Feed { late: bool },
+    /// A run of another tenant wrote over it.
+    WrittenOver,
+    /// Its provisional TTL ended; `early` for these tenants: while their runs, or a reader, were still about to
+    /// verify it (a pause of [`preheat::domain::fence::PROVISIONAL_TTL`] between two commands), or since
+    /// another tenant's run had set the TTL.
+    Provisional { early: Some8 },
 }
 
 impl Gone {
@@ -449,9 +436,11 @@ impl Gone {
     /// good by whoever did it, or by the run after it.
     pub(super) fn is_fair(self, tenant: usize) -> bool {
         match self {
-            Self::Application | Self::Evicted => true,
-            Self::Probation { early } => early.has(tenant),
-            Self::Never | Self::Warmer => false,
+            Self::Application | Self::Evicted | Self::WrittenOver | Self::Feed { late: true } => {
+                true
+            }
+            Self::Provisional { early } => early.has(tenant),
+            Self::Never | Self::Warmer | Self::Feed { late: false } => false,
         }
     }
 }
@@ -495,28 +484,17 @@ impl Cache {
         can
     }
 
-    /// Whether the manifest of somebody who wrote a key names it, where it has to be named.
+    /// Whether a manifest names a key, where one has to.
     pub(super) fn is_named(&self, key: usize) -> bool {
         let mut places = Place::of(key);
-        places.any(|place| match place.name() {
-            None => true,
-            Some(name) => self.is_of(place) && self.manifests[place.tenant].0[name] != 0,
-        })
+        places
+            .any(|place| place.name().is_none_or(|name| self.manifests[place.tenant].0[name] != 0))
     }
 
-    /// Whether somebody who wrote a key lost its name with a manifest that was evicted.
+    /// Whether its name was lost with a manifest that was evicted.
     pub(super) fn is_orphan(&self, key: usize) -> bool {
-        Place::of(key).any(|place| self.is_of(place) && self.has_lost_name(place))
-    }
-
-    /// Whether a tenant's name of it was lost with its manifest.
-    pub(super) fn has_lost_name(&self, place: Place) -> bool {
-        place.name().is_some_and(|name| self.orphans[place.tenant].has(name))
-    }
-
-    /// Whether a run of this tenant wrote what is there, or gave it a life.
-    fn is_of(&self, place: Place) -> bool {
-        self.values[place.key()].is_some_and(|value| value.of.has(place.tenant))
+        let lost = |place: Place| place.name().map(|name| self.orphans[place.tenant].has(name));
+        Place::of(key).filter_map(lost).any(|is_lost| is_lost)
     }
 
     fn fence(&self, tenant: usize) -> Fence {
@@ -552,40 +530,27 @@ impl Cache {
                     self.manifests[tenant].0[name] = 0;
                 }
             }
-            Command::Set(place, version, life, named) => {
-                let mut named_at = [NEVER; TENANTS];
-                named_at[place.tenant] = named;
-                let of = Some8::one(place.tenant);
-                let is_filled = false;
-                self.values[place.key()] =
-                    Some(Value { version, life, is_filled, dated: step, named_at, of });
+            Command::Set(place, version, life) => {
+                let by = Some8::one(place.tenant);
+                self.values[place.key()] = Some(Value { version, life, is_filled: false, by });
                 self.refused.remove(Some8::one(place.key()));
             }
-            Command::Look(place) => return Reply::Value(self.values[place.key()]),
             Command::Fill(key, version) => {
-                self.values[key] = Some(Value {
-                    version,
-                    life: Life::Probation,
-                    is_filled: true,
-                    dated: step,
-                    named_at: [NEVER; TENANTS],
-                    of: Some8::NONE,
-                });
+                let (life, by) = (Life::Provisional, Some8::NONE);
+                self.values[key] = Some(Value { version, life, is_filled: true, by });
             }
             Command::Unlink(place) => self.remove(place.key(), Gone::Warmer),
+            Command::Drop(key) => self.remove(key, Gone::Feed { late: false }),
             // The application takes a key away whether it is there or not: whoever writes it
             // afterwards does so without a promise.
             Command::Delete(key) => {
                 self.values[key] = None;
                 self.gone[key] = Gone::Application;
             }
-            Command::Expire(place, life, named) => {
+            Command::Expire(place, life) => {
                 if let Some(value) = &mut self.values[place.key()] {
                     value.life = life;
-                    value.dated = step;
-                    let named_at = &mut value.named_at[place.tenant];
-                    *named_at = named.min(*named_at);
-                    value.of.add(Some8::one(place.tenant));
+                    value.by.add(Some8::one(place.tenant));
                 }
             }
         }
@@ -596,25 +561,19 @@ impl Cache {
     /// a name that it brings back is found by the next run only.
     pub(super) fn execute_late(&mut self, command: Command, step: u32) {
         let orphans = self.orphans;
-        self.execute(command, step);
+        match command {
+            Command::Drop(key) => self.remove(key, Gone::Feed { late: true }),
+            command => drop(self.execute(command, step)),
+        }
         for (now, before) in self.orphans.iter_mut().zip(orphans) {
             now.add(before);
-        }
-    }
-
-    /// Whose naming an old value goes by is told by its life alone; somebody else gives it another.
-    pub(super) fn forget_namings(&mut self, place: Place) {
-        if let Some(value) = &mut self.values[place.key()] {
-            value.named_at = [NEVER; TENANTS];
         }
     }
 
     fn delist(&mut self, tenant: usize, before: u32) -> Some8 {
         let mut out = Some8::NONE;
         for name in self.manifests[tenant].names() {
-            let place = Place::listed(tenant, name);
-            let is_there =
-                self.values[place.key()].is_some() && (!place.moves() || self.is_of(place));
+            let is_there = self.values[Place::category(tenant, name).key()].is_some();
             let named_at = &mut self.manifests[tenant].0[name];
             if *named_at < before && !is_there {
                 *named_at = 0;
@@ -641,18 +600,18 @@ impl Cache {
         self.orphans[tenant].add(names);
     }
 
-    /// A value's probation ends.
+    /// A value's provisional TTL ends.
     pub(super) fn expire_now(&mut self, key: usize, early: Some8) {
         let is_filled = self.values[key].is_some_and(|value| value.is_filled);
-        let gone = if is_filled { Gone::Application } else { Gone::Probation { early } };
+        let gone = if is_filled { Gone::Application } else { Gone::Provisional { early } };
         self.remove(key, gone);
     }
 
-    /// The keys on probation.
-    pub(super) fn on_probation(&self) -> Some8 {
+    /// The keys with a provisional TTL.
+    pub(super) fn provisional(&self) -> Some8 {
         let mut keys = Some8::NONE;
         for (key, value) in self.values.iter().enumerate() {
-            if value.is_some_and(|value| value.life == Life::Probation) {
+            if value.is_some_and(|value| value.life == Life::Provisional) {
                 keys.add(Some8::one(key));
             }
         }
