@@ -30,7 +30,7 @@ use preheat::domain::job::Job;
 use preheat::domain::manifest::Named;
 use preheat::domain::run::Outcome;
 use preheat::engine::port::{Book, CacheError, Ledger, Listing};
-use preheat::engine::run::{Order, Runner, Stops};
+use preheat::engine::run::{Order, Stops};
 use preheat::sandbox::{Clinic, Options, Sandbox};
 
 /// The four jobs that list a tenant's data.
@@ -151,9 +151,9 @@ impl Bench {
         let runner = match fences {
             Fences::Kept => app.runner,
             Fences::Absent => {
-                let runner = Arc::into_inner(app.runner).expect("nobody else has it");
-                let ledger = Arc::new(NoFences(Arc::clone(&runner.ledger)));
-                Arc::new(Runner { ledger, ..runner })
+                let mut runner = Arc::into_inner(app.runner).expect("nobody else has it");
+                runner.ports.ledger = Arc::new(NoFences(Arc::clone(&runner.ports.ledger)));
+                Arc::new(runner)
             }
         };
         let began = Instant::now();
@@ -214,14 +214,6 @@ impl Ledger for NoFences {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
         self.0.manifests(keys)
-    }
-
-    fn named_among<'a>(
-        &'a self,
-        manifests: &'a [String],
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
-        self.0.named_among(manifests, keys)
     }
 
     fn enlist<'a>(

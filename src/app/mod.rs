@@ -43,10 +43,11 @@ use crate::engine::broken::BrokenTenants;
 use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{CacheStats, Clock, History};
+use crate::engine::ports::{Ports, Unguarded};
 use crate::engine::record::Records;
 use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
-use crate::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
+use crate::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::http::{Control, Refresh};
 use crate::observe::event;
@@ -127,15 +128,16 @@ impl App {
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
         let source = Arc::new(source_on(settings, &database));
-        let runner = Arc::new(Runner {
+        let servers = Unguarded {
             source: Arc::clone(&source) as _,
             reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
             ledger: cache,
-            clock,
-            metrics,
+        };
+        let ports = Ports::new(servers, clock, metrics);
+        let runner = Arc::new(Runner {
+            ports,
             limits: Limits::new(permits(settings, settings.database.max_connections)),
-            breakers: Breakers::default(),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),

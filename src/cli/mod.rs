@@ -188,7 +188,8 @@ fn exit_of(error: &ConnectError) -> Exit {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let exit = match error.kind {
-            SourceErrorKind::Unavailable
+            SourceErrorKind::LeftAlone
+            | SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
             | SourceErrorKind::Locked
             | SourceErrorKind::Timeout => Exit::Unreachable,

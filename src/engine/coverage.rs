@@ -13,7 +13,7 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::known_keys;
 use crate::domain::tenant::{Tenant, Tenants};
-use crate::observe::event::{self, Server};
+use crate::observe::event;
 
 /// How often it looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -73,12 +73,7 @@ impl Runner {
         for job in self.jobs.get().values() {
             let mut found = Found::default();
             if job.enabled {
-                if self.may_ask(Server::Cache).is_err() {
-                    return;
-                }
-                let looked = self.coverage_of(job, &list).await;
-                self.note_cache(looked.as_ref().err());
-                let Ok(looked) = looked else { continue };
+                let Ok(looked) = self.coverage_of(job, &list).await else { continue };
                 found = looked;
             }
             // The job may be gone, or another, by now.

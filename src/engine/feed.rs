@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
 use super::port::{Feed, FeedError, FeedSource};
+use super::ports::Ports;
 use super::run::Runner;
 use super::tries::Refusal;
 use crate::domain::change::{
@@ -24,7 +25,7 @@ use crate::domain::fence::{FLEET, fence_key, start_number};
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::retry::backoff;
 use crate::domain::tenant::TenantId;
-use crate::observe::event::{self, Server};
+use crate::observe::event;
 
 /// Changes that come so soon after the first are handled together with it: those of one transaction,
 /// and of those that commit at the same time.
@@ -144,7 +145,7 @@ impl Feeder {
         moved_at: Option<Duration>,
         watched: &mut Watched,
     ) -> FeedError {
-        let Runner { clock, metrics, .. } = self.runner.as_ref();
+        let Ports { clock, metrics, .. } = &self.runner.ports;
         let mut gathered = Gathered::default();
         let mut together = clock.sleep(COALESCE);
         let mut handing_on = Some(self.hand_on_everything(moved_at).boxed());
@@ -227,10 +228,7 @@ impl Feeder {
         };
         let runner = &self.runner;
         for some in keys.chunks(FENCES_AT_ONCE) {
-            runner.may_ask(Server::Cache)?;
-            let moved = runner.ledger.move_fences(some, start_number(runner.clock.random())).await;
-            runner.note_cache(moved.as_ref().err());
-            moved?;
+            runner.ledger.move_fences(some, start_number(runner.clock.random())).await?;
         }
         Ok(())
     }
@@ -238,10 +236,7 @@ impl Feeder {
     /// The fences of the fleet and of all active tenants.
     async fn all_fences(&self) -> Result<Vec<String>, Refusal> {
         let runner = &self.runner;
-        runner.may_ask(Server::Database)?;
-        let list = runner.source.tenants().await;
-        runner.note_query(list.as_ref().err());
-        let list = list?;
+        let list = runner.source.tenants().await?;
         let tenants = list.iter().map(|tenant| fence_key(tenant.id()));
         Ok(std::iter::once(FLEET.to_owned()).chain(tenants).collect())
     }

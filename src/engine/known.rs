@@ -29,9 +29,7 @@ struct Index {
 impl Known {
     /// All tenants. The roster is asked, and nothing is told to it: this only reads.
     pub(super) async fn all(runner: &Runner) -> Result<Self, KnownError> {
-        let active = runner.source.tenants().await;
-        runner.note_query(active.as_ref().err());
-        let active = Index::new(active?);
+        let active = Index::new(runner.source.tenants().await?);
         let noted = runner.roster.known(runner.ledger.as_ref()).await?;
         let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
         let (gone, known) = (missing.count(), noted.active.len());
@@ -52,9 +50,7 @@ impl Known {
             return Ok(known);
         }
         let wanted: Vec<TenantId> = ids.iter().cloned().collect();
-        let active = runner.source.tenants_among(&wanted).await;
-        runner.note_query(active.as_ref().err());
-        known.active = Index::new(active?);
+        known.active = Index::new(runner.source.tenants_among(&wanted).await?);
         if noted_columns && ids.iter().any(|id| !known.is_active(id.as_str())) {
             let noted = runner.roster.known(runner.ledger.as_ref()).await?;
             let wanted = |id: &str| !known.is_active(id) && ids.contains(&TenantId::new(id));

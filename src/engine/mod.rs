@@ -15,6 +15,7 @@ pub mod limit;
 mod marker;
 pub mod orphans;
 pub mod port;
+pub mod ports;
 pub mod record;
 pub mod restart;
 pub mod roster;

@@ -67,6 +67,8 @@ pub struct SourceError {
 /// What to do about a failed read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceErrorKind {
+    /// The server counts as down and was not asked.
+    LeftAlone,
     /// No connection, or it was lost: try again, and count it for the breaker.
     Unavailable,
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
@@ -93,14 +95,18 @@ impl SourceErrorKind {
     pub fn is_about_query(self) -> bool {
         match self {
             Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
-            Self::Unavailable | Self::Transient | Self::Locked | Self::Timeout => false,
+            Self::LeftAlone
+            | Self::Unavailable
+            | Self::Transient
+            | Self::Locked
+            | Self::Timeout => false,
         }
     }
 
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
-            Self::Unavailable => FailureKind::DatabaseUnavailable,
+            Self::LeftAlone | Self::Unavailable => FailureKind::DatabaseUnavailable,
             Self::Timeout => FailureKind::StatementTimeout,
             Self::Locked => FailureKind::Locked,
             Self::Transient | Self::Data | Self::Definition => FailureKind::Query,
@@ -307,6 +313,8 @@ pub struct CacheError {
 /// What happened to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheErrorKind {
+    /// The server counts as down and was not asked.
+    LeftAlone,
     /// No connection, it was lost, or no answer came in time: try again.
     Unavailable,
     /// It is loading its data, or a failover is under way (`LOADING`, `TRYAGAIN`, `MASTERDOWN`,
@@ -330,7 +338,7 @@ impl CacheErrorKind {
     /// The name under which a report counts it.
     pub fn failure_kind(self) -> FailureKind {
         match self {
-            Self::Unavailable | Self::Transient => FailureKind::CacheUnavailable,
+            Self::LeftAlone | Self::Unavailable | Self::Transient => FailureKind::CacheUnavailable,
             Self::Full => FailureKind::CacheFull,
             Self::ReadOnly => FailureKind::CacheReadOnly,
             Self::Moved => FailureKind::CacheMoved,
@@ -343,7 +351,7 @@ impl CacheErrorKind {
     /// Whether trying again may help.
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Unavailable | Self::Transient => true,
+            Self::LeftAlone | Self::Unavailable | Self::Transient => true,
             Self::Full
             | Self::ReadOnly
             | Self::Moved

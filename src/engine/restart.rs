@@ -141,10 +141,7 @@ impl Runner {
     /// The same, unless the cache counts as down or does not answer; whether it was emptied is taken
     /// note of as well. One at a time looks.
     pub async fn look_at_cache(&self) -> Option<CacheStats> {
-        self.may_ask(Server::Cache).ok()?;
-        let stats = self.look_at_markers().await;
-        self.note_cache(stats.as_ref().err());
-        stats.ok()
+        self.look_at_markers().await.ok()
     }
 
     async fn look_at_markers(&self) -> Result<CacheStats, CacheError> {
@@ -190,7 +187,7 @@ impl Runner {
         let for_ever = async {
             loop {
                 self.look_at_cache().await;
-                self.breaker(Server::Cache).pause(LOOK_EVERY, self.clock.as_ref()).await;
+                self.pause(Server::Cache, LOOK_EVERY).await;
             }
         };
         tokio::select! {

@@ -2,6 +2,7 @@
 //! batches themselves are in `batch.rs`.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
-use super::breaker::SharedBreaker;
 use super::broken::{BrokenTenants, hash};
 use super::changes::MAX_PENDING;
 use super::coverage::Coverage;
 use super::limit::{Lane, Limits};
-use super::port::{Cache, CacheStats, Clock, Ledger, Source, SourceError};
+use super::port::{CacheStats, Clock, SourceError};
+use super::ports::Ports;
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
@@ -27,27 +28,14 @@ use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::domain::{date, duration};
-use crate::observe::event::{self, Server};
-use crate::observe::metric::Metrics;
+use crate::observe::event;
 
 /// What runs need of the world, and the bounds that they share.
 pub struct Runner {
-    /// Where tenants and rows come from.
-    pub source: Arc<dyn Source>,
-    /// The same for those who only look, whose queries cannot write whatever the settings say.
-    pub reader: Arc<dyn Source>,
-    /// Where entries go.
-    pub cache: Arc<dyn Cache>,
-    /// What preheat keeps there for itself.
-    pub ledger: Arc<dyn Ledger>,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Where runs are counted.
-    pub metrics: Arc<Metrics>,
+    /// The servers, each behind its breaker.
+    pub ports: Ports,
     /// Batches in flight over all jobs.
     pub limits: Arc<Limits>,
-    /// Stops asking either server while it is down.
-    pub breakers: Breakers,
     /// Tenants that failed alone when they were read last.
     pub broken: BrokenTenants,
     /// Which process of the cache server answers, and whether it was emptied.
@@ -80,11 +68,12 @@ impl SharedJobs {
     }
 }
 
-/// A breaker for each server.
-#[derive(Debug, Default)]
-pub struct Breakers {
-    pub(super) database: SharedBreaker,
-    pub(super) cache: SharedBreaker,
+impl Deref for Runner {
+    type Target = Ports;
+
+    fn deref(&self) -> &Ports {
+        &self.ports
+    }
 }
 
 /// One run to do.
@@ -414,10 +403,8 @@ impl Runner {
     }
 
     async fn read_among(&self, tenants: &[TenantId]) -> Result<Tenants, Refusal> {
-        self.may_ask(Server::Database)?;
-        let result = self.source.tenants_among(tenants).await;
-        self.note_query(result.as_ref().err());
-        Ok(result.map_err(ListError::Source)?)
+        let list = self.source.tenants_among(tenants).await;
+        Ok(list.map_err(ListError::Source)?)
     }
 
     /// The tenant list, read after the run was asked for: the present state.
@@ -444,7 +431,7 @@ impl Runner {
     /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
     /// ask: it is small, and in a hurry.
     async fn stats(&self, order: &Order, stops: &Stops) -> Option<CacheStats> {
-        if order.lane == Lane::Urgent || self.breaker(Server::Cache).is_open() {
+        if order.lane == Lane::Urgent {
             return None;
         }
         let stats = tokio::select! {
@@ -570,8 +557,6 @@ type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
 enum ListError {
     /// It could not be read.
     Source(SourceError),
-    /// It was not read: the database counts as down.
-    LeftAlone(Refusal),
     /// No run may go by it.
     Distrusted(Distrust),
 }
@@ -580,7 +565,6 @@ impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Source(error) => Self { kind: FailureKind::Tenants, ..Self::from(error) },
-            ListError::LeftAlone(refusal) => Self { kind: FailureKind::Tenants, ..refusal },
             ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
@@ -642,16 +626,9 @@ impl TenantList {
 /// One query, whose result counts once for the breaker however many runs wait for it, and is compared
 /// once with the tenants that may have keys.
 async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
-    runner.may_ask(Server::Database).map_err(ListError::LeftAlone)?;
-    let result = runner.source.tenants().await;
-    runner.note_query(result.as_ref().err());
-    let list = Arc::new(result.map_err(ListError::Source)?);
+    let list = Arc::new(runner.source.tenants().await.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
-    let taken = runner.roster.take(&runner, &list, number).await;
-    if let Err(Distrust::Unnoted(error)) = &taken {
-        runner.note_cache(Some(error));
-    }
-    taken.map_err(ListError::Distrusted)?;
+    runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
     runner.list.note(&list, restarts);
     Ok(list)
 }

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::breaker::{BreakerChange, SharedBreaker};
-use super::port::{CacheError, SourceError, SourceErrorKind};
-use super::run::{Order, Runner};
+use super::port::{CacheError, CacheErrorKind, SourceError, SourceErrorKind};
+use super::ports::Ports;
+use super::run::Order;
 use crate::domain::report::{FailureKind, Report};
 use crate::domain::retry::backoff;
 use crate::observe::event::{self, Server};
@@ -38,22 +38,10 @@ pub(super) enum Remedy {
     GiveUp,
 }
 
-impl Refusal {
-    /// A server that counts as down was not asked.
-    pub(super) fn left_alone(server: Server) -> Self {
-        let kind = match server {
-            Server::Database => FailureKind::DatabaseUnavailable,
-            Server::Cache => FailureKind::CacheUnavailable,
-        };
-        let message =
-            format!("the {} counts as down and is left alone for some seconds", server.as_str());
-        Self { kind, message, remedy: Remedy::StandBy(server) }
-    }
-}
-
 impl From<SourceError> for Refusal {
     fn from(error: SourceError) -> Self {
         let remedy = match error.kind {
+            SourceErrorKind::LeftAlone => Remedy::StandBy(Server::Database),
             SourceErrorKind::Unavailable | SourceErrorKind::Transient => {
                 Remedy::Wait(Server::Database)
             }
@@ -71,8 +59,16 @@ impl From<SourceError> for Refusal {
 
 impl From<CacheError> for Refusal {
     fn from(error: CacheError) -> Self {
-        let remedy =
-            if error.kind.is_transient() { Remedy::Wait(Server::Cache) } else { Remedy::Fail };
+        let remedy = match error.kind {
+            CacheErrorKind::LeftAlone => Remedy::StandBy(Server::Cache),
+            CacheErrorKind::Unavailable | CacheErrorKind::Transient => Remedy::Wait(Server::Cache),
+            CacheErrorKind::Full
+            | CacheErrorKind::ReadOnly
+            | CacheErrorKind::Moved
+            | CacheErrorKind::WrongType
+            | CacheErrorKind::Permission
+            | CacheErrorKind::Refused => Remedy::Fail,
+        };
         Self { kind: error.kind.failure_kind(), message: error.message, remedy }
     }
 }
@@ -123,17 +119,17 @@ impl Patience {
     }
 
     /// Waits until it is time for another try; says whether there is one.
-    pub(super) async fn again(&mut self, runner: &Runner, refusal: &Refusal) -> bool {
-        let next = self.next(runner, refusal);
-        runner.wait(&next).await
+    pub(super) async fn again(&mut self, ports: &Ports, refusal: &Refusal) -> bool {
+        let next = self.next(ports, refusal);
+        ports.wait(&next).await
     }
 
-    fn next(&mut self, runner: &Runner, refusal: &Refusal) -> Next {
-        let now = runner.in_vain();
+    fn next(&mut self, ports: &Ports, refusal: &Refusal) -> Next {
+        let now = ports.in_vain();
         let seen = self.seen.replace(now).unwrap_or(now);
         let (server, next) = match refusal.remedy {
             Remedy::Wait(server) => {
-                let wait = backoff(self.own, runner.clock.random());
+                let wait = backoff(self.own, ports.clock.random());
                 self.own += 1;
                 (server, Next::Retry(server, wait))
             }
@@ -141,10 +137,10 @@ impl Patience {
                 self.of_others += now.of(server).saturating_sub(seen.of(server));
                 (server, Next::StandBy(server))
             }
-            Remedy::AwaitLock => return self.await_lock(runner),
+            Remedy::AwaitLock => return self.await_lock(ports),
             Remedy::Split | Remedy::Fail | Remedy::GiveUp => return Next::GiveUp,
         };
-        if !runner.breaker(server).is_open() {
+        if !ports.breaker(server).is_open() {
             // It has answered since.
             self.of_others = 0;
         }
@@ -153,8 +149,8 @@ impl Patience {
     }
 
     /// That a table is locked says nothing about the server.
-    fn await_lock(&mut self, runner: &Runner) -> Next {
-        let wait = backoff(self.locked, runner.clock.random());
+    fn await_lock(&mut self, ports: &Ports) -> Next {
+        let wait = backoff(self.locked, ports.clock.random());
         self.locked += 1;
         match self.locks {
             Locks::Retries if self.locked > self.retries => Next::GiveUp,
@@ -174,7 +170,7 @@ impl InVain {
 
 /// The tries of one thing in a run, as many as its job allows.
 pub(super) struct Tries<'a> {
-    runner: &'a Runner,
+    ports: &'a Ports,
     order: &'a Order,
     tenants: usize,
     patience: Patience,
@@ -182,9 +178,9 @@ pub(super) struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     /// For something that concerns so many tenants.
-    pub(super) fn new(runner: &'a Runner, order: &'a Order, tenants: usize) -> Self {
+    pub(super) fn new(ports: &'a Ports, order: &'a Order, tenants: usize) -> Self {
         let patience = Patience { locks: Locks::Deadline, ..Patience::new(order.job.retries) };
-        Self { runner, order, tenants, patience }
+        Self { ports, order, tenants, patience }
     }
 
     /// Waits until it is time for another try; says whether there is one.
@@ -192,24 +188,24 @@ impl<'a> Tries<'a> {
     /// Where the server counts as down, that is when it may be asked again: a run outlives a restart
     /// of its servers, and asks one that stays away only a few times.
     pub(super) async fn again(&mut self, refusal: &Refusal, report: &mut Report) -> bool {
-        let Self { runner, order, tenants, ref mut patience } = *self;
-        let next = patience.next(runner, refusal);
+        let Self { ports, order, tenants, ref mut patience } = *self;
+        let next = patience.next(ports, refusal);
         if let Next::Retry(server, wait) = next {
             report.retries += 1;
             // A server that counts as down is left alone for longer.
-            let left = runner.breaker(server).pause_left(runner.clock.monotonic());
+            let left = ports.breaker(server).pause_left(ports.clock.monotonic());
             let wait = wait.max(left.unwrap_or_default());
             let (job, run) = (&order.job.name, order.id);
             let retry = patience.own + patience.locked;
             let (kind, message) = (refusal.kind, refusal.message.as_str());
             event::BatchRetried { job, run, tenants, retry, wait, kind, message }
-                .emit(&runner.metrics);
+                .emit(&ports.metrics);
         }
-        runner.wait(&next).await
+        ports.wait(&next).await
     }
 }
 
-impl Runner {
+impl Ports {
     /// Waits as long as that takes; says whether there is another try.
     async fn wait(&self, next: &Next) -> bool {
         let (server, least) = match *next {
@@ -217,7 +213,7 @@ impl Runner {
             Next::StandBy(server) => (server, Duration::ZERO),
             Next::GiveUp => return false,
         };
-        self.breaker(server).pause(least, self.clock.as_ref()).await;
+        self.pause(server, least).await;
         true
     }
 
@@ -225,40 +221,5 @@ impl Runner {
         let [database, cache] =
             [Server::Database, Server::Cache].map(|server| self.breaker(server).in_vain());
         InVain { database, cache }
-    }
-
-    /// Whether a server may be asked; what comes of it must be told to [`Self::note`].
-    pub(super) fn may_ask(&self, server: Server) -> Result<(), Refusal> {
-        let allowed = self.breaker(server).try_start(self.clock.monotonic());
-        allowed.then_some(()).ok_or_else(|| Refusal::left_alone(server))
-    }
-
-    /// Takes note of what came of a query.
-    pub(super) fn note_query(&self, error: Option<&SourceError>) {
-        let unreachable = error.filter(|error| error.kind == SourceErrorKind::Unavailable);
-        self.note(Server::Database, unreachable.map(|error| error.message.as_str()));
-    }
-
-    /// Takes note of what came of a question to the cache.
-    pub(super) fn note_cache(&self, error: Option<&CacheError>) {
-        let unreachable = error.filter(|error| error.kind.is_transient());
-        self.note(Server::Cache, unreachable.map(|error| error.message.as_str()));
-    }
-
-    /// Takes note of whether a server could be reached; `unreachable` says how it could not.
-    pub(super) fn note(&self, server: Server, unreachable: Option<&str>) {
-        let change = self.breaker(server).note(unreachable.is_none(), self.clock.monotonic());
-        if let Some(change) = change {
-            let message = unreachable.unwrap_or("it answers again");
-            let open = change == BreakerChange::Opened;
-            event::BreakerChanged { server, open, message }.emit(&self.metrics);
-        }
-    }
-
-    pub(super) fn breaker(&self, server: Server) -> &SharedBreaker {
-        match server {
-            Server::Database => &self.breakers.database,
-            Server::Cache => &self.breakers.cache,
-        }
     }
 }

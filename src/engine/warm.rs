@@ -9,7 +9,7 @@ use rapidhash::fast::RandomState;
 
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane, Room};
-use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read};
+use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
@@ -19,7 +19,6 @@ use crate::domain::manifest::{Named, is_young, life_of_names, manifest_key};
 use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
-use crate::observe::event::Server;
 
 /// How much later than the run's deadline a server gives a query up: the deadline itself is to end
 /// the run, and not a query that failed a moment before.
@@ -233,10 +232,7 @@ impl Work {
     }
 
     async fn fences(&self, keys: &[String]) -> Result<Vec<Fence>, Refusal> {
-        self.runner.may_ask(Server::Cache)?;
-        let fences = self.runner.ledger.fences(keys).await;
-        self.runner.note_cache(fences.as_ref().err());
-        Ok(fences?)
+        Ok(self.runner.ledger.fences(keys).await?)
     }
 
     async fn start_fences(
@@ -261,14 +257,14 @@ impl Work {
         report: &mut Report,
     ) -> Result<Vec<NaiveDate>, Refusal> {
         let runner = &self.runner;
-        runner.may_ask(Server::Database)?;
-        report.queries += 1;
         let left = self.deadline_at.saturating_sub(runner.clock.monotonic());
         let first_dates = first_dates(&self.order.job, open, self.started_at);
         let read = Read { batch: open, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
         let rows = permit.empty_rows(self.key_columns);
         let result = runner.source.read(&self.order.job, read, rows).await;
-        runner.note_query(result.as_ref().err());
+        let is_asked =
+            result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
+        report.queries += u64::from(is_asked);
         result?;
         self.it_worked();
         if let (Some(tenant), 1) = (open.tenant(0), open.len()) {
@@ -384,11 +380,15 @@ impl<'r> Round<'r> {
                 Life::Provisional => (*full).min(PROVISIONAL_TTL),
             };
         }
-        let left_alone = self.send().await;
+        if !self.writes.is_empty() {
+            let all = |error: CacheError| self.writes.iter().map(|_| Err(error.clone())).collect();
+            let results = self.work.runner.cache.write(&self.writes).await;
+            self.results = results.unwrap_or_else(all);
+        }
         let error = self.results.iter().find_map(transient).cloned();
         if let Some(error) = error {
             self.in_flight |= error.kind == CacheErrorKind::Unavailable;
-            let refusal = left_alone.unwrap_or_else(|| Refusal::from(error));
+            let refusal = Refusal::from(error);
             let mut tries = self.sent.take().unwrap_or_else(|| self.tries());
             if tries.again(&refusal, report).await {
                 self.sent = Some(tries);
@@ -398,27 +398,6 @@ impl<'r> Round<'r> {
         }
         self.tally_writes();
         self.sent_reply()
-    }
-
-    /// Answers whether nothing was sent since the cache is left alone.
-    async fn send(&mut self) -> Option<Refusal> {
-        let (runner, writes) = (&self.work.runner, &self.writes);
-        let all = |error: CacheError| writes.iter().map(|_| Err(error.clone())).collect();
-        if writes.is_empty() {
-            return None;
-        }
-        if let Err(refusal) = runner.may_ask(Server::Cache) {
-            let (kind, message) = (CacheErrorKind::Unavailable, refusal.message.clone());
-            self.results = all(CacheError { kind, message });
-            return Some(refusal);
-        }
-        let results = runner.cache.write(writes).await.unwrap_or_else(all);
-        // One answer that is no such error shows that the server is there.
-        let unreachable = results.iter().all(|result| transient(result).is_some());
-        let error = results.first().and_then(transient).filter(|_| unreachable);
-        runner.note(Server::Cache, error.map(|error| error.message.as_str()));
-        self.results = results;
-        None
     }
 
     fn tally_writes(&mut self) {

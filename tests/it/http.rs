@@ -19,10 +19,11 @@ use preheat::engine::broken::BrokenTenants;
 use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
+use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::record::Records;
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
-use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
+use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::observe::Metrics;
@@ -168,15 +169,16 @@ impl Worker {
             retention,
         );
         let source = Arc::new(source);
-        let runner = Arc::new(Runner {
+        let servers = Unguarded {
             source: Arc::clone(&source) as _,
             reader: source,
             cache: Arc::clone(&cache) as _,
             ledger: Arc::clone(&cache) as _,
-            clock: Arc::clone(&shared_clock),
-            metrics: Arc::clone(&metrics),
+        };
+        let ports = Ports::new(servers, Arc::clone(&shared_clock), Arc::clone(&metrics));
+        let runner = Arc::new(Runner {
+            ports,
             limits: Limits::new(4),
-            breakers: Breakers::default(),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),

@@ -17,7 +17,8 @@ pub(super) fn of_begin(error: &sqlx::Error) -> SourceError {
     let error = source_error("could not begin a transaction", error);
     match error.kind {
         SourceErrorKind::Data => SourceError { kind: SourceErrorKind::Definition, ..error },
-        SourceErrorKind::Unavailable
+        SourceErrorKind::LeftAlone
+        | SourceErrorKind::Unavailable
         | SourceErrorKind::Transient
         | SourceErrorKind::Locked
         | SourceErrorKind::Timeout

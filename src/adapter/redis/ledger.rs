@@ -135,7 +135,8 @@ fn is_done_on_fence(reply: &RedisResult<Value>) -> Result<bool, CacheError> {
     let error = reply::refused(error);
     match error.kind {
         CacheErrorKind::WrongType | CacheErrorKind::Refused => Ok(false),
-        CacheErrorKind::Unavailable
+        CacheErrorKind::LeftAlone
+        | CacheErrorKind::Unavailable
         | CacheErrorKind::Transient
         | CacheErrorKind::Full
         | CacheErrorKind::ReadOnly

@@ -122,9 +122,9 @@ impl Link {
     pub(super) async fn check(&self) -> Result<(), ConnectError> {
         self.connection().await.map(drop).map_err(|error| {
             let kind = match error.kind {
-                CacheErrorKind::Unavailable | CacheErrorKind::Transient => {
-                    ConnectErrorKind::Unreachable
-                }
+                CacheErrorKind::LeftAlone
+                | CacheErrorKind::Unavailable
+                | CacheErrorKind::Transient => ConnectErrorKind::Unreachable,
                 CacheErrorKind::Full
                 | CacheErrorKind::ReadOnly
                 | CacheErrorKind::Moved

@@ -94,12 +94,7 @@ impl RedisCache {
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
         let values = Link::new(&settings)?;
         let questions = values.another();
-        Ok(Self {
-            values,
-            questions,
-            prefix: settings.prefix,
-            has_unlink: AtomicBool::new(true),
-        })
+        Ok(Self { values, questions, prefix: settings.prefix, has_unlink: AtomicBool::new(true) })
     }
 
     /// The server, as messages name it: without user and password.

@@ -15,10 +15,9 @@ use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
 use crate::engine::limit::{BatchPermit, Lane, Room};
-use crate::engine::port::{CacheError, CacheErrorKind, Found, Read};
+use crate::engine::port::{Found, Read};
 use crate::engine::run::Runner;
 use crate::engine::tries::{Patience, Refusal, Remedy};
-use crate::observe::event::Server;
 
 use super::AuditError;
 
@@ -238,15 +237,10 @@ impl Walk {
         let mut permit = runner.limits.room_of(&self.job, Lane::Regular, room).await;
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Rows with nothing to compare them with would be read for nothing.
-        if runner.breaker(Server::Cache).pause_left(runner.clock.monotonic()).is_some() {
-            return Err(Refusal::left_alone(Server::Cache));
-        }
-        runner.may_ask(Server::Database)?;
+        runner.cache_answers()?;
         let read = Read { batch: part, first_dates, timeout: self.job.timeout };
         let rows = permit.empty_rows(self.job.key_columns().len());
-        let result = runner.reader.read(&self.job, read, rows).await;
-        runner.note_query(result.as_ref().err());
-        result?;
+        runner.reader.read(&self.job, read, rows).await?;
         Ok(permit)
     }
 
@@ -264,14 +258,7 @@ impl Walk {
         };
         let mut patience = Patience::new(self.job.retries);
         loop {
-            let read = match runner.may_ask(Server::Cache) {
-                Ok(()) => {
-                    let read = runner.ledger.names(&manifests).await;
-                    note_cache(runner, read.as_ref().err());
-                    read.map_err(Refusal::from)
-                }
-                Err(refusal) => Err(refusal),
-            };
+            let read = runner.ledger.names(&manifests).await.map_err(Refusal::from);
             let Err(refusal) = read else { return read };
             if !patience.again(runner, &refusal).await {
                 return Err(refusal);
@@ -452,14 +439,7 @@ async fn look_once(
 ) -> Result<Vec<Option<Found>>, Refusal> {
     let mut patience = Patience::new(retries);
     loop {
-        let found = match runner.may_ask(Server::Cache) {
-            Ok(()) => {
-                let found = runner.cache.look(keys).await;
-                note_cache(runner, found.as_ref().err());
-                found.map_err(Refusal::from)
-            }
-            Err(refusal) => Err(refusal),
-        };
+        let found = runner.cache.look(keys).await.map_err(Refusal::from);
         let Err(refusal) = found else { return found };
         if !patience.again(runner, &refusal).await {
             return Err(refusal);
@@ -476,17 +456,4 @@ pub(super) async fn unexpected(
     let seen = look(runner, RETRIES, keys).await?;
     let measure = Measure { ttl: Duration::ZERO, differences: 0 };
     Ok(seen.iter().map(|seen| judge(None, seen.held(), measure)).collect())
-}
-
-fn note_cache(runner: &Runner, error: Option<&CacheError>) {
-    let unreachable = error.filter(|error| match error.kind {
-        CacheErrorKind::Unavailable | CacheErrorKind::Transient => true,
-        CacheErrorKind::Full
-        | CacheErrorKind::ReadOnly
-        | CacheErrorKind::Moved
-        | CacheErrorKind::WrongType
-        | CacheErrorKind::Permission
-        | CacheErrorKind::Refused => false,
-    });
-    runner.note(Server::Cache, unreachable.map(|error| error.message.as_str()));
 }

@@ -15,7 +15,6 @@ use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
 use crate::engine::port::Clock;
 use crate::engine::run::Runner;
 use crate::engine::tries::{Patience, Refusal};
-use crate::observe::event::Server;
 
 /// Suspects of one job that are looked at again; of the rest it is only counted what they are. At a
 /// few hundred bytes each they take less than a batch.
@@ -131,17 +130,10 @@ impl<'a> Session<'a> {
         let runner = self.runner;
         let mut patience = Patience::new(TENANTS_RETRIES);
         loop {
-            if let Err(refusal) = runner.may_ask(Server::Database) {
-                if patience.again(runner, &refusal).await {
-                    continue;
-                }
-                return Err(refusal.into());
-            }
             let read = match ids {
                 Some(ids) => runner.reader.tenants_among(ids).await,
                 None => runner.reader.tenants().await,
             };
-            runner.note_query(read.as_ref().err());
             let Err(error) = read else { return Ok(read?) };
             if !patience.again(runner, &Refusal::from(error.clone())).await {
                 return Err(error.into());

@@ -62,7 +62,8 @@ impl Refused {
         error: SourceError,
     ) -> Result<Vec<Batch>, SourceError> {
         let (cost, splits) = match error.kind {
-            SourceErrorKind::Unavailable
+            SourceErrorKind::LeftAlone
+            | SourceErrorKind::Unavailable
             | SourceErrorKind::Transient
             | SourceErrorKind::Locked
             | SourceErrorKind::Definition => return Err(error),

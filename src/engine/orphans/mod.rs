@@ -276,9 +276,8 @@ impl Orphans {
             return Ok(());
         }
         let unknown: Vec<TenantId> = unknown.into_iter().map(TenantId::new).collect();
-        let active = self.runner.source.tenants_among(&unknown).await;
-        self.runner.note_query(active.as_ref().err());
-        self.new.extend(active?.iter().map(|tenant| tenant.id().to_owned()));
+        let active = self.runner.source.tenants_among(&unknown).await?;
+        self.new.extend(active.iter().map(|tenant| tenant.id().to_owned()));
         Ok(())
     }
 

@@ -22,9 +22,10 @@ use preheat::engine::limit::{Lane, Limits};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };
+use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
-use preheat::engine::run::{Breakers, Runner, SharedJobs, TenantList};
+use preheat::engine::run::{Runner, SharedJobs, TenantList};
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
@@ -131,15 +132,16 @@ impl Lab {
     /// An auditor beside a world that is warm already.
     fn around(world: World, jobs: Vec<Job>) -> Self {
         let read_only = Around::with(Arc::clone(&world.cache), ReadOnly::default());
-        let runner = Arc::new(Runner {
+        let servers = Unguarded {
             source: Arc::clone(&world.source) as _,
             reader: Arc::clone(&world.source) as _,
             cache: Arc::clone(&read_only) as _,
             ledger: Arc::clone(&read_only) as _,
-            clock: Arc::new(world.clock.clone()),
-            metrics: Arc::clone(&world.metrics),
+        };
+        let ports = Ports::new(servers, Arc::new(world.clock.clone()), Arc::clone(&world.metrics));
+        let runner = Arc::new(Runner {
+            ports,
             limits: Limits::new(2),
-            breakers: Breakers::default(),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),

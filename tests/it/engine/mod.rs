@@ -8,6 +8,7 @@ mod invalidate;
 mod keys;
 pub(crate) mod ledger;
 mod load;
+mod ports;
 pub(crate) mod record;
 mod restart;
 mod roster;
@@ -38,10 +39,11 @@ use preheat::engine::limit::Limits;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
+use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::record::Records;
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
-use preheat::engine::run::{Breakers, Runner, SharedJobs, Stops, TenantList};
+use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
 use preheat::observe::metric::Metrics;
@@ -178,15 +180,16 @@ impl Setup {
         let hooked = Arc::new(HookedLedger::new(Arc::clone(&memory)));
         let metrics = Metrics::new();
         let read: Arc<dyn Source> = other.unwrap_or_else(|| Arc::clone(&source) as _);
-        let runner = Arc::new(Runner {
+        let servers = Unguarded {
             source: Arc::clone(&read),
             reader: read,
             cache: cache.unwrap_or_else(|| Arc::clone(&memory) as _),
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
-            clock: Arc::clone(&shared),
-            metrics: Arc::clone(&metrics),
+        };
+        let ports = Ports::new(servers, Arc::clone(&shared), Arc::clone(&metrics));
+        let runner = Arc::new(Runner {
+            ports,
             limits: Limits::new(concurrency),
-            breakers: Breakers::default(),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             list: TenantList::default(),

@@ -12,7 +12,7 @@ use preheat::domain::schedule::Schedule;
 use preheat::engine::port::{Cache, CacheErrorKind, CacheStats};
 use preheat::engine::restart::LOOK_EVERY;
 
-use super::ledger::{Answer, Around, CacheCall, Rules};
+use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
     MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, slow_reads, tenants,
 };
@@ -44,6 +44,10 @@ impl Moody {
 }
 
 impl Rules for Moody {
+    fn on_ledger<'a, T: Send + 'a>(&'a self, _call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
+        self.on_cache(CacheCall::Stats, then)
+    }
+
     fn on_cache<'a, T: Send + 'a>(
         &'a self,
         _call: CacheCall<'a>,
@@ -221,7 +225,12 @@ async fn a_server_that_comes_back_empty_is_noticed_as_soon_as_it_may_be_asked() 
     let setup = Setup::new([daily("list")], tenants(3));
     let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
     let cache = Around::with(memory, Moody(Mutex::new(Mood::Well)));
-    let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
+    let server = Setup {
+        cache: Some(Arc::clone(&cache) as _),
+        ledger: Some(Arc::clone(&cache) as _),
+        ..setup
+    };
+    let world = watching(server);
     warm(&world, 3).await;
     cache.set(Mood::Away);
     world.clock.advance(MINUTE).await;

@@ -415,7 +415,8 @@ fn may_be_of_one_tenant(error: &ReadError) -> bool {
         | SourceErrorKind::Encoding
         | SourceErrorKind::TooLarge
         | SourceErrorKind::Timeout => true,
-        SourceErrorKind::Unavailable
+        SourceErrorKind::LeftAlone
+        | SourceErrorKind::Unavailable
         | SourceErrorKind::Transient
         | SourceErrorKind::Locked
         | SourceErrorKind::Foreign
