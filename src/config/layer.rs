@@ -12,15 +12,13 @@ use toml::de::DeTable;
 
 use super::Overrides;
 use super::problem::{Origin, Problem};
-use super::reader::Setting;
+use super::setting::{PREFIX, Setting, variable_of};
 use crate::domain::spelling::{listed, nearest};
 
 /// The file that is read when none is named, if it is there.
 const DEFAULT_FILE: &str = "preheat.toml";
 /// The folder of job files when none is named.
 const DEFAULT_JOBS: &str = "jobs";
-/// What our variables begin with.
-const PREFIX: &str = "PREHEAT_";
 /// Our variables that name no setting of the file.
 const SINGLE: [&str; 4] = ["PREHEAT_CONFIG", "PREHEAT_JOBS", "PREHEAT_LOG", "PREHEAT_LOG_FORMAT"];
 /// The conventional names and their settings; ours go before them.
@@ -225,11 +223,6 @@ impl Provider for Layer {
 fn setting_of(variable: &str) -> Option<String> {
     let (section, key) = variable.strip_prefix(PREFIX)?.split_once("__")?;
     Some(format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase()))
-}
-
-/// `section.key` → `PREHEAT_SECTION__KEY`
-pub(super) fn variable_of(setting: &str) -> String {
-    format!("{PREFIX}{}", setting.replace('.', "__").to_ascii_uppercase())
 }
 
 /// The names that can be meant.

@@ -7,6 +7,7 @@
 mod layer;
 mod problem;
 mod reader;
+mod setting;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -19,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
-pub use self::reader::Setting;
+pub use self::setting::Setting;
 use crate::domain::job::Share;
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 

@@ -12,34 +12,15 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use figment::value::{Num, Value};
 use secrecy::SecretString;
 
-use super::layer::{Layers, variable_of};
+use super::layer::Layers;
 use super::problem::{Origin, Problem};
+use super::setting::Setting;
 use crate::domain::job::Share;
 use crate::domain::server_url::UrlProblem;
 use crate::domain::spelling;
 
 /// What an address may be.
 const ADDRESS: &str = "an IP address with a port";
-
-/// A setting as it is documented.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// Its section and name, as in `database.url`.
-    pub key: &'static str,
-    /// What it may be.
-    pub allowed: String,
-    /// What it is when nothing is said, as TOML; `None` where it is absent then.
-    pub default: Option<String>,
-    /// What it does, without a full stop.
-    pub help: &'static str,
-}
-
-impl Setting {
-    /// The variable that sets it.
-    pub fn variable(&self) -> String {
-        variable_of(self.key)
-    }
-}
 
 pub(super) struct Reader<'a> {
     layers: &'a Layers,

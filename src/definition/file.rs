@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read::{Fields, Reader};
-use super::value::{Bytes, Length, Located, OneOf, Percent, Value, Zone, table, word};
+use super::read::{Fields, Located, Reader, Value};
+use super::value::{Bytes, Length, OneOf, Percent, Zone, table, word};
 use super::{default, limit};
 use crate::domain::duration;
 use crate::domain::job::{Overlap, Shape};

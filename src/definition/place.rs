@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::problem::{Problem, Source};
-use super::value::Located;
+use super::read::Located;
 use super::{JobFiles, Origin, raw};
 use crate::domain::job::{Job, JobName};
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::value::Located;
+use super::read::Located;
 
 /// Where these bytes of the string's meaning stand.
 pub(super) fn range(file: &str, string: &Located<String>, at: Range<usize>) -> Range<usize> {

@@ -1,14 +1,15 @@
 //! Reads a table field by field, so that one problem does not hide the next.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Source};
-use super::value::{Located, Value};
 use crate::domain::spelling::{listed, nearest};
 
 /// Where fields stand, by their path: `query.sql`, `keys.0.key`.
@@ -21,6 +22,36 @@ pub(super) struct Span {
     pub(super) key: Range<usize>,
     /// Its value.
     pub(super) at: Range<usize>,
+}
+
+/// A kind of value.
+pub(super) trait Value: Sized {
+    /// Reads it; where it cannot, the reader has the problem.
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self>;
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Located<T> {
+    /// The field's name; for an element of a list, the element.
+    pub(super) key: Range<usize>,
+    /// The value.
+    pub(super) at: Range<usize>,
+    pub(super) value: T,
+}
+
+impl<T: JsonSchema> JsonSchema for Located<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
 }
 
 /// What was found while a file is read.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -10,42 +9,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::read::Reader;
+use super::read::{Located, Reader, Value};
 use crate::domain::date;
 use crate::domain::duration::{self, BadDuration};
 use crate::domain::job::{Overlap, Shape, Share};
 use crate::domain::json::{Case, ColumnCodec, Profile};
 use crate::domain::spelling::{listed, nearest};
-
-/// A kind of value.
-pub(super) trait Value: Sized {
-    /// Reads it; where it cannot, the reader has the problem.
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self>;
-}
-
-/// A value and where it stands.
-#[derive(Clone, Debug)]
-pub(super) struct Located<T> {
-    /// The field's name; for an element of a list, the element.
-    pub(super) key: Range<usize>,
-    /// The value.
-    pub(super) at: Range<usize>,
-    pub(super) value: T,
-}
-
-impl<T: JsonSchema> JsonSchema for Located<T> {
-    fn inline_schema() -> bool {
-        T::inline_schema()
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
-    }
-}
 
 /// A length of time.
 #[derive(Clone, Copy, Debug)]

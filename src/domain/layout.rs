@@ -17,8 +17,8 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::job::{Job, Jobs, Key, Scope};
+use super::key::pattern::{OwnerText, Pattern, Question};
 use super::key::{KeyTemplate, Part, Placeholder};
-use super::pattern::{OwnerText, Pattern, Question};
 use super::reading::Reading;
 use super::tenant::{IdClass, Tenant};
 

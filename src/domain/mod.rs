@@ -2,7 +2,6 @@
 
 pub mod audit;
 pub mod change;
-pub mod cron;
 pub mod date;
 pub mod duration;
 pub mod entry;
@@ -14,7 +13,6 @@ pub mod key;
 pub mod layout;
 pub mod manifest;
 pub mod owned;
-mod pattern;
 pub mod protocol;
 mod reading;
 pub mod report;

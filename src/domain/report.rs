@@ -1,10 +1,9 @@
 //! What a run did: counts and failures. Reports add up: batch by batch to a run's.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-
-use super::run::Outcome;
 
 /// How many different failures a report tells apart; the rest is counted only.
 pub const MAX_FAILURES: usize = 20;
@@ -293,6 +292,45 @@ pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
         same.count += failure.count;
     } else if failures.len() < MAX_FAILURES {
         failures.push(failure);
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything is warm.
+    Ok,
+    /// Something failed, something was written.
+    Partial,
+    /// Nothing was written that should have been.
+    Failed,
+    /// Its deadline passed.
+    Timeout,
+    /// It was told to stop.
+    Cancelled,
+}
+
+impl Outcome {
+    /// All of them, for metrics that stand from the start.
+    pub const ALL: [Self; 5] =
+        [Self::Ok, Self::Partial, Self::Failed, Self::Timeout, Self::Cancelled];
+
+    /// Its name in logs, metrics, routes and the history.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

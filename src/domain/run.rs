@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::job::JobName;
+pub use super::report::Outcome;
 use super::report::Report;
 
 /// A run's id: a version 7 uuid, so ids sort by when the runs were asked for.
@@ -55,45 +56,6 @@ impl Trigger {
             Self::Request => "request",
             Self::Change => "change",
         }
-    }
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Everything is warm.
-    Ok,
-    /// Something failed, something was written.
-    Partial,
-    /// Nothing was written that should have been.
-    Failed,
-    /// Its deadline passed.
-    Timeout,
-    /// It was told to stop.
-    Cancelled,
-}
-
-impl Outcome {
-    /// All of them, for metrics that stand from the start.
-    pub const ALL: [Self; 5] =
-        [Self::Ok, Self::Partial, Self::Failed, Self::Timeout, Self::Cancelled];
-
-    /// Its name in logs, metrics, routes and the history.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The map of `lib.rs` as a test: which module may import what, and why.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -129,6 +130,98 @@ fn modules_import_only_what_the_map_allows() {
         .map(|violation| violation.to_string())
         .collect();
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+/// Files that may import each other, and why.
+const CIRCLES: [(&[&str], &str); 1] = [(
+    &["domain::json::nested", "domain::json::text"],
+    "the JSON of an array holds that of its text, which may be an array's",
+)];
+
+#[test]
+fn no_two_files_import_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files: BTreeMap<String, String> = sources(&root)
+        .iter()
+        .map(|path| {
+            (module_of(path.strip_prefix(&root).unwrap()), fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    let found = circles(&files);
+    let allowed: BTreeSet<Vec<String>> =
+        CIRCLES.iter().map(|(files, _)| files.iter().map(ToString::to_string).collect()).collect();
+    let left: Vec<_> = found.difference(&allowed).map(|files| files.join(", ")).collect();
+    assert!(left.is_empty(), "these files import each other:\n{}", left.join("\n"));
+    let gone: Vec<_> = allowed.difference(&found).map(|files| files.join(", ")).collect();
+    assert!(
+        gone.is_empty(),
+        "these circles are gone, and so should their exceptions be:\n{gone:?}"
+    );
+}
+
+#[test]
+fn a_circle_is_found_however_long_it_is() {
+    let found = |files: &[(&str, &str)]| -> Vec<String> {
+        let files =
+            files.iter().map(|(module, text)| ((*module).to_owned(), (*text).to_owned())).collect();
+        circles(&files).into_iter().map(|files| files.join(" ")).collect()
+    };
+    let three = [
+        ("a::b", "use super::c::X;"),
+        ("a::c", "fn f() { crate::d::e() }"),
+        ("d", "use crate::a::b;"),
+        ("e", "use crate::{a, d};"),
+    ];
+    assert_eq!(found(&three), ["a::b a::c d"]);
+    let parent_and_child = [("a", "mod b; use self::b::X;"), ("a::b", "use super::Y;")];
+    assert_eq!(found(&parent_and_child), [""; 0], "a folder and what is in it are one");
+    assert_eq!(found(&[("a", "use crate::b;"), ("b", "// use crate::a;")]), [""; 0]);
+}
+
+/// The files that can reach each other over imports, in order; what a file and the folder that it is in
+/// import from each other counts for nothing.
+fn circles(files: &BTreeMap<String, String>) -> BTreeSet<Vec<String>> {
+    let imported: BTreeMap<&str, BTreeSet<&str>> = files
+        .iter()
+        .map(|(module, text)| {
+            let paths =
+                imports(module, text).into_iter().filter_map(|import| file_of(files, &import.path));
+            let is_within = |inner: &str, outer: &str| inner.starts_with(&format!("{outer}::"));
+            let others = paths.filter(|path| {
+                path != module && !is_within(path, module) && !is_within(module, path)
+            });
+            (module.as_str(), others.collect())
+        })
+        .collect();
+    let reached: BTreeMap<&str, BTreeSet<&str>> =
+        imported.keys().map(|module| (*module, reachable(&imported, module))).collect();
+    let circle = |module: &&str| -> Vec<String> {
+        let others = reached[module].iter().filter(|other| reached[*other].contains(module));
+        others.map(ToString::to_string).collect()
+    };
+    reached.keys().map(circle).filter(|circle| circle.len() > 1).collect()
+}
+
+/// The file in which a path is.
+fn file_of<'f>(files: &'f BTreeMap<String, String>, path: &str) -> Option<&'f str> {
+    let mut path = path;
+    loop {
+        if let Some((module, _)) = files.get_key_value(path) {
+            return Some(module);
+        }
+        path = path.rsplit_once("::")?.0;
+    }
+}
+
+fn reachable<'f>(imported: &BTreeMap<&'f str, BTreeSet<&'f str>>, from: &str) -> BTreeSet<&'f str> {
+    let mut reached = BTreeSet::new();
+    let mut left: Vec<&str> = imported[from].iter().copied().collect();
+    while let Some(module) = left.pop() {
+        if reached.insert(module) {
+            left.extend(&imported[module]);
+        }
+    }
+    reached
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! The URL of a database.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::parameter::{self, Draft};
+use super::parameter::{self, Draft, ServerRole, TlsMode};
 use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme};
 
 /// Whom to connect to, how, and what each transaction then needs.
@@ -37,38 +36,6 @@ pub struct DatabaseUrl {
     pub settings: Vec<(String, String)>,
 }
 
-/// Which server among several will do: libpq's `target_session_attrs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ServerRole {
-    /// The first that takes the connection.
-    #[default]
-    Any,
-    /// One whose sessions may write.
-    ReadWrite,
-    /// One whose sessions may not.
-    ReadOnly,
-    /// One that follows no other.
-    Primary,
-    /// One that follows another.
-    Standby,
-    /// The same, or any if there is none.
-    PreferStandby,
-}
-
-impl ServerRole {
-    /// As libpq spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::ReadWrite => "read-write",
-            Self::ReadOnly => "read-only",
-            Self::Primary => "primary",
-            Self::Standby => "standby",
-            Self::PreferStandby => "prefer-standby",
-        }
-    }
-}
-
 /// How a connection is protected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
@@ -78,21 +45,6 @@ pub struct Tls {
     pub roots: Roots,
     /// Our own certificate, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
-}
-
-/// Whether there is TLS, and what it proves: libpq's `sslmode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsMode {
-    /// None.
-    Disable,
-    /// Where the server has it.
-    Prefer,
-    /// Always; the server's certificate is not looked at.
-    Require,
-    /// Always, with a certificate that a trusted authority signed.
-    VerifyCa,
-    /// Always, with a trusted certificate for the host's name.
-    VerifyFull,
 }
 
 /// Whose signatures are trusted.
@@ -280,10 +232,4 @@ fn check_endpoint(draft: &Draft, hosts: &[Host]) -> Result<(), UrlProblem> {
         }
         Some(_) | None => Ok(()),
     }
-}
-
-/// An address of a `hostaddr`.
-pub(super) fn address(text: &str) -> Option<String> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse::<IpAddr>().ok().map(|address| address.to_string())
 }

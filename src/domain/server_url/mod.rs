@@ -13,8 +13,8 @@ use percent_encoding::percent_decode_str;
 use super::spelling::nearest;
 
 pub use cache::{CacheAddress, CacheUrl};
-pub use database::{DatabaseUrl, Roots, ServerRole, Tls, TlsMode};
-pub use parameter::{ParameterNote, parameters};
+pub use database::{DatabaseUrl, Roots, Tls};
+pub use parameter::{ParameterNote, ServerRole, TlsMode, parameters};
 
 /// One server among those that a URL names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,58 @@
 //! The parameters of a database's URL: each is honoured, or refused by its name.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::UrlProblem;
-use super::database::{ServerRole, TlsMode, address};
 use crate::domain::spelling::{listed, nearest};
+
+/// Which server among several will do: libpq's `target_session_attrs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerRole {
+    /// The first that takes the connection.
+    #[default]
+    Any,
+    /// One whose sessions may write.
+    ReadWrite,
+    /// One whose sessions may not.
+    ReadOnly,
+    /// One that follows no other.
+    Primary,
+    /// One that follows another.
+    Standby,
+    /// The same, or any if there is none.
+    PreferStandby,
+}
+
+impl ServerRole {
+    /// As libpq spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::PreferStandby => "prefer-standby",
+        }
+    }
+}
+
+/// Whether there is TLS, and what it proves: libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsMode {
+    /// None.
+    Disable,
+    /// Where the server has it.
+    Prefer,
+    /// Always; the server's certificate is not looked at.
+    Require,
+    /// Always, with a certificate that a trusted authority signed.
+    VerifyCa,
+    /// Always, with a trusted certificate for the host's name.
+    VerifyFull,
+}
 
 /// What a URL says, before its parts are compared.
 #[derive(Default)]
@@ -442,6 +489,12 @@ fn set_addresses(draft: &mut Draft, value: &str) -> Result<(), String> {
     let addresses = value.split(',').map(|text| address(text.trim())).collect::<Option<Vec<_>>>();
     draft.addresses = addresses.ok_or("it is an IP address, or several with commas")?;
     Ok(())
+}
+
+/// An address of a `hostaddr`.
+fn address(text: &str) -> Option<String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
 fn set_ports(draft: &mut Draft, value: &str) -> Result<(), String> {

@@ -1,12 +1,12 @@
 //! What two key templates have in common, by the characters that their placeholders may hold. Pure
 //! arithmetic over sets of characters: no key is needed.
 
-use super::key::{KeyTemplate, Part, Placeholder};
-use super::tenant::IdClass;
+use super::{KeyTemplate, Part, Placeholder};
+use crate::domain::tenant::IdClass;
 
 /// A key template as a row of pieces.
 #[derive(Debug)]
-pub(super) struct Pattern(Vec<Piece>);
+pub(in crate::domain) struct Pattern(Vec<Piece>);
 
 /// One character of a key, or any number of them.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ enum Others {
 
 /// What the value that says whose a key is may hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum OwnerText<'a> {
+pub(in crate::domain) enum OwnerText<'a> {
     /// What the type of the ids allows.
     Ids,
     /// The same without these characters.
@@ -54,16 +54,16 @@ pub(super) enum OwnerText<'a> {
 
 /// What is asked of two patterns.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(in crate::domain) struct Question {
     /// The two may be those of one owner: only keys of two owners count.
-    pub(super) same_owner: bool,
+    pub(in crate::domain) same_owner: bool,
     /// Only keys count in which a literal of the second stands in a value of the first.
-    pub(super) literal_in_value: bool,
+    pub(in crate::domain) literal_in_value: bool,
 }
 
 impl Question {
     /// Whether they have any key in common.
-    pub(super) const ANY: Self = Self { same_owner: false, literal_in_value: false };
+    pub(in crate::domain) const ANY: Self = Self { same_owner: false, literal_in_value: false };
 }
 
 /// A character belongs to the owner in one pattern and not in the other: the owners differ.
@@ -75,7 +75,7 @@ const MARKS: usize = 4;
 
 impl Pattern {
     /// The pattern of a template; `owner` is the part that says whose a key is.
-    pub(super) fn new(
+    pub(in crate::domain) fn new(
         template: &KeyTemplate,
         owner: Option<usize>,
         ids: IdClass,
@@ -115,7 +115,7 @@ impl Pattern {
     }
 
     /// Whether some key is one of both patterns, in such a way.
-    pub(super) fn meets(&self, other: &Self, question: Question) -> bool {
+    pub(in crate::domain) fn meets(&self, other: &Self, question: Question) -> bool {
         let (first, second) = (&self.0, &other.0);
         let mut wanted = 0;
         if question.same_owner {

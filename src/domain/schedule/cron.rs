@@ -17,7 +17,7 @@ use chrono::offset::Offset;
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-use super::schedule::{ScheduleError, ScheduleProblem};
+use super::{ScheduleError, ScheduleProblem};
 
 /// A cron expression in a time zone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! When a job is due.
 
+mod cron;
+
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-pub use super::cron::Cron;
+pub use self::cron::Cron;
 use super::duration::{self, BadDuration};
 
 /// When a job is due: a pure function of the time.

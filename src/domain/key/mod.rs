@@ -1,11 +1,13 @@
 //! Key templates: `products:{tenant_id}:{category}`.
 
+pub(in crate::domain) mod pattern;
+
 use std::fmt;
 use std::ops::Range;
 
 use chrono::NaiveDate;
 
-use super::pattern::{OwnerText, Pattern, Question};
+use self::pattern::{OwnerText, Pattern, Question};
 use super::tenant::{IdClass, Tenant};
 
 /// What every key begins with that preheat keeps for itself.
