@@ -20,6 +20,7 @@ mod http;
 mod interleavings;
 mod invalidation;
 mod jobs;
+mod links;
 mod live;
 mod packaging;
 mod parity;
