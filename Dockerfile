@@ -2,19 +2,19 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /build
 
 # The dependencies are a layer of their own: they are built around an empty program, which the real one then
-# replaces, so that a change of the code does not build them again. The targets of Cargo.toml have to exist.
+# replaces, so that a change of the code does not build them again. The targets of both Cargo.toml have to exist.
 COPY Cargo.toml Cargo.lock ./
+COPY sandbox/Cargo.toml sandbox/Cargo.toml
 COPY benches benches
 COPY tests/it/main.rs tests/it/main.rs
-RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked --bin preheat
+RUN mkdir src sandbox/src && touch src/lib.rs sandbox/src/lib.rs && echo 'fn main() {}' > src/main.rs \
+    && cargo build --release --locked --no-default-features --bin preheat
 
-COPY demo demo
-COPY jobs jobs
 COPY migrations migrations
 COPY src src
 # What was copied is older than what was just built; cargo goes by that.
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked --bin preheat
+# Without `preheat demo`: a worker needs nothing that starts servers.
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked --no-default-features --bin preheat
 
 FROM debian:bookworm-slim
 RUN useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin preheat

@@ -31,7 +31,7 @@ use preheat::domain::manifest::Named;
 use preheat::domain::run::Outcome;
 use preheat::engine::port::{Book, CacheError, Ledger, Listing};
 use preheat::engine::run::{Order, Stops};
-use preheat::sandbox::{Clinic, Options, Sandbox};
+use preheat_sandbox::{Clinic, Options, Sandbox};
 
 /// The four jobs that list a tenant's data.
 const JOBS: [&str; 4] = ["services", "products", "staff", "slots"];

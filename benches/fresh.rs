@@ -22,7 +22,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use preheat::sandbox::{Clinic, Options, Sandbox};
+use preheat_sandbox::{Clinic, Options, Sandbox};
 use redis::AsyncCommands;
 use sqlx::{Connection, PgConnection};
 

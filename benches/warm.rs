@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use futures::TryStreamExt;
-use preheat::sandbox::{Clinic, Options, PostgresOptions, Sandbox};
+use preheat_sandbox::{Clinic, Options, PostgresOptions, Sandbox};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use sqlx::postgres::PgPoolCopyExt;
 use sqlx::{PgPool, Row};

@@ -1,14 +1,10 @@
-//! The time: the machine's, and one that tests move.
+//! The machine's time.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use tokio::sync::{oneshot, watch};
 
 use crate::engine::port::Clock;
 
@@ -16,15 +12,13 @@ use crate::engine::port::Clock;
 #[derive(Debug)]
 pub struct SystemClock {
     start: Instant,
-    random: Random,
 }
 
 impl SystemClock {
     /// A clock whose monotonic time begins now.
     #[expect(clippy::disallowed_methods, reason = "this is the clock that others are given")]
     pub fn new() -> Self {
-        let seed = RandomState::new().hash_one("seed");
-        Self { start: Instant::now(), random: Random::new(seed) }
+        Self { start: Instant::now() }
     }
 }
 
@@ -49,293 +43,10 @@ impl Clock for SystemClock {
     }
 
     fn random(&self) -> f64 {
-        self.random.next()
-    }
-}
-
-/// A clock that stands still until a test moves it.
-///
-/// Its random numbers come from a seed, so that a run on one thread is the same each time.
-#[derive(Clone, Debug)]
-pub struct VirtualClock {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    start: DateTime<Utc>,
-    state: Mutex<State>,
-    random: Random,
-    /// How many sleep, for tests that wait until somebody does.
-    sleeping: watch::Sender<usize>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    elapsed: Duration,
-    /// By how much the wall clock was set, all together.
-    set_by: TimeDelta,
-    asleep: u64,
-    /// How often anybody looked at the clock or went to sleep by it.
-    asked: u64,
-    /// By when they wake, then by who went to sleep first.
-    sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
-}
-
-/// Time goes on when all tasks had so many turns, on a runtime of one thread, in which none asked
-/// for the time: enough for a chain of tasks, each of which wakes the next.
-const QUIET_TURNS: usize = 12;
-/// Time goes on after so many turns in any case.
-const MOST_TURNS: usize = 4096;
-
-impl VirtualClock {
-    /// A clock that shows `start`, and whose random numbers follow from `seed`.
-    pub fn new(start: DateTime<Utc>, seed: u64) -> Self {
-        let (sleeping, _) = watch::channel(0);
-        let (state, random) = (Mutex::default(), Random::new(seed));
-        Self { shared: Arc::new(Shared { start, state, random, sleeping }) }
-    }
-
-    /// Moves time on. Sleepers wake in order, each at its moment; what it then does, and the sleeps
-    /// it begins, come before the next one, where all run on a runtime of one thread.
-    pub async fn advance(&self, by: Duration) {
-        let until = self.state().elapsed + by;
-        self.settle().await;
-        while self.wake_next(until) {
-            self.settle().await;
-        }
-        self.state().elapsed = until;
-    }
-
-    /// Moves time on at once, as when the whole process was stopped: all whose time has come
-    /// wake together and late.
-    pub async fn stall(&self, by: Duration) {
-        let until = {
-            let mut state = self.state();
-            state.elapsed += by;
-            state.elapsed
-        };
-        while self.wake_next(until) {}
-        self.settle().await;
-    }
-
-    /// Sets the clock on the wall forward, or back; nobody wakes by that.
-    pub fn set_by(&self, by: TimeDelta) {
-        let mut state = self.state();
-        state.set_by += by;
-    }
-
-    /// Moves time on to the next sleeper's moment; answers whether there was one.
-    pub async fn step(&self) -> bool {
-        self.settle().await;
-        let Some(at) = self.next_wake() else { return false };
-        self.wake_next(at);
-        self.settle().await;
-        true
-    }
-
-    /// The moment, as [`Clock::monotonic`] counts, at which the next sleeper wakes.
-    pub fn next_wake(&self) -> Option<Duration> {
-        let mut state = self.state();
-        state.sleepers.retain(|_, sleeper| !sleeper.is_closed());
-        state.sleepers.keys().next().map(|(at, _)| *at)
-    }
-
-    /// Ends when at least so many sleep.
-    pub async fn until_sleeping(&self, count: usize) {
-        let mut sleeping = self.shared.sleeping.subscribe();
-        // The sender lives as long as `self`: there is always an answer.
-        drop(sleeping.wait_for(|now| *now >= count).await);
-    }
-
-    async fn settle(&self) {
-        let mut quiet = 0;
-        let mut asked = self.state().asked;
-        for _ in 0..MOST_TURNS {
-            tokio::task::yield_now().await;
-            let before = std::mem::replace(&mut asked, self.state().asked);
-            quiet = if asked == before { quiet + 1 } else { 0 };
-            if quiet == QUIET_TURNS {
-                return;
-            }
-        }
-    }
-
-    /// Wakes the first sleeper whose moment is not later than `until`; answers whether there was
-    /// one.
-    fn wake_next(&self, until: Duration) -> bool {
-        let mut state = self.state();
-        while let Some(first) = state.sleepers.first_entry() {
-            let at = first.key().0;
-            if at > until {
-                return false;
-            }
-            let sleeper = first.remove();
-            state.elapsed = state.elapsed.max(at);
-            // One that is gone needs no waking.
-            if sleeper.send(()).is_ok() {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Clock for VirtualClock {
-    fn now(&self) -> DateTime<Utc> {
-        let mut state = self.state();
-        state.asked += 1;
-        let elapsed = TimeDelta::from_std(state.elapsed).unwrap_or(TimeDelta::MAX);
-        self.shared.start + elapsed + state.set_by
-    }
-
-    fn monotonic(&self) -> Duration {
-        let mut state = self.state();
-        state.asked += 1;
-        state.elapsed
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        if duration.is_zero() {
-            return Box::pin(async {});
-        }
-        let (wake, woken) = oneshot::channel();
-        {
-            let mut state = self.state();
-            state.asleep += 1;
-            state.asked += 1;
-            let place = (state.elapsed + duration, state.asleep);
-            state.sleepers.insert(place, wake);
-        }
-        let asleep = Asleep::new(Arc::clone(&self.shared));
-        Box::pin(async move {
-            // The other end is in the clock, which `asleep` keeps.
-            drop(woken.await);
-            drop(asleep);
-        })
-    }
-
-    fn random(&self) -> f64 {
-        self.shared.random.next()
-    }
-}
-
-/// Counts a sleeper as long as it sleeps.
-struct Asleep(Arc<Shared>);
-
-impl Asleep {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.sleeping.send_modify(|count| *count += 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Asleep {
-    fn drop(&mut self) {
-        self.0.sleeping.send_modify(|count| *count -= 1);
-    }
-}
-
-/// `SplitMix64` (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): its
-/// state only counts, so one atomic serves all threads.
-#[derive(Debug)]
-struct Random(AtomicU64);
-
-impl Random {
-    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-
-    fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
-    }
-
-    fn next(&self) -> f64 {
-        let mut z = self.0.fetch_add(Self::STEP, Ordering::Relaxed).wrapping_add(Self::STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        // Each state has keys of its own, so that the hash of anything at all is a random number.
+        let bits = RandomState::new().hash_one(0_u64);
         #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-        let uniform = (z >> 11) as f64 / (1_u64 << 53) as f64;
+        let uniform = (bits >> 11) as f64 / (1_u64 << 53) as f64;
         uniform
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn clock() -> VirtualClock {
-        VirtualClock::new("2026-03-01T00:00:00Z".parse().unwrap(), 7)
-    }
-
-    #[tokio::test]
-    async fn sleepers_wake_in_order_and_each_at_its_moment() {
-        let clock = clock();
-        let woken = Arc::new(Mutex::new(Vec::new()));
-        let mut tasks = tokio::task::JoinSet::new();
-        for seconds in [3, 1, 2] {
-            let (clock, woken) = (clock.clone(), Arc::clone(&woken));
-            tasks.spawn(async move {
-                clock.sleep(SECOND * seconds).await;
-                woken.lock().unwrap().push((seconds, clock.monotonic()));
-                clock.sleep(SECOND * 4).await;
-                woken.lock().unwrap().push((seconds + 4, clock.monotonic()));
-            });
-        }
-        clock.until_sleeping(3).await;
-        assert_eq!(clock.next_wake(), Some(SECOND));
-        clock.advance(SECOND * 6).await;
-        let seen: Vec<_> = [1, 2, 3, 5, 6].map(|second| (second, SECOND * second)).to_vec();
-        assert_eq!(*woken.lock().unwrap(), seen);
-        assert_eq!(clock.now().to_string(), "2026-03-01 00:00:06 UTC");
-        assert!(clock.step().await);
-        assert_eq!(clock.monotonic(), SECOND * 7);
-        assert!(!clock.step().await);
-    }
-
-    #[tokio::test]
-    async fn a_stall_wakes_all_at_its_end() {
-        let clock = clock();
-        let (first, second) = (clock.sleep(SECOND), clock.sleep(SECOND * 2));
-        clock.stall(SECOND * 10).await;
-        first.await;
-        second.await;
-        assert_eq!(clock.monotonic(), SECOND * 10);
-    }
-
-    #[tokio::test]
-    async fn setting_the_wall_clock_moves_nothing_else() {
-        let clock = clock();
-        clock.stall(SECOND).await;
-        clock.set_by(TimeDelta::minutes(-5));
-        assert_eq!(clock.now().to_string(), "2026-02-28 23:55:01 UTC");
-        assert_eq!(clock.monotonic(), SECOND);
-    }
-
-    #[tokio::test]
-    async fn a_sleep_that_was_given_up_is_forgotten() {
-        let clock = clock();
-        drop(clock.sleep(SECOND));
-        assert_eq!(clock.next_wake(), None);
-    }
-
-    #[test]
-    fn random_numbers_are_uniform_and_follow_from_the_seed() {
-        let numbers = || {
-            let clock = clock();
-            (0..10_000).map(move |_| clock.random()).collect::<Vec<_>>()
-        };
-        let found = numbers();
-        assert_eq!(found, numbers());
-        assert!(found.iter().all(|number| (0.0..1.0).contains(number)));
-        let mean = found.iter().sum::<f64>() / 10_000.0;
-        assert!((0.48..0.52).contains(&mean), "{mean}");
-        let (one, other) = (SystemClock::new(), SystemClock::new());
-        assert!((one.random() - other.random()).abs() > 0.0);
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "KEY", conflicts_with = "sample")]
     key: Option<String>,
     /// Exit with 1 where a job has more findings than this leaves of its expected keys
-    #[arg(long, value_name = "SHARE", default_value = "99.9%", value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value = "99.9%")]
     threshold: Share,
     /// Look once: what is being written at the moment is a finding too
     #[arg(long)]
@@ -39,12 +39,6 @@ pub(super) struct Options {
     /// Print one JSON document to stdout
     #[arg(long)]
     json: bool,
-}
-
-fn share(text: &str) -> Result<Share, String> {
-    let number = text.trim().trim_end_matches('%').trim();
-    let share = number.parse().ok().and_then(Share::from_percent);
-    share.ok_or_else(|| "a share is from `0%` to `100%`, as in `99.9%`".to_owned())
 }
 
 /// The fraction as somebody would write it: 99.9 % is 0.9990000000000001 in binary.

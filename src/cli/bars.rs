@@ -31,6 +31,10 @@ pub(super) enum Said {
     /// What became of it, to stdout.
     EveryRun,
     /// What failed, to stderr: another result follows.
+    #[cfg_attr(
+        not(feature = "demo"),
+        expect(dead_code, reason = "only the demo has another result")
+    )]
     Failures,
     /// Nothing, and no bars: all is for a program.
     Nothing,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
+use preheat_sandbox::{Clinic, Options as SandboxOptions, Sandbox};
 use redis::AsyncCommands;
 use secrecy::SecretString;
 use tokio::sync::Notify;
@@ -28,7 +29,6 @@ use crate::domain::change::change_sources;
 use crate::domain::job::Job;
 use crate::domain::run::RunRecord;
 use crate::engine::run::Stops;
-use crate::sandbox::{Clinic, Options as SandboxOptions, Sandbox};
 
 /// The jobs that are shipped, so that the demo works in any folder.
 const SHIPPED: [(&str, &str); 6] = [

@@ -5,6 +5,7 @@ mod bars;
 mod changes;
 mod check;
 mod completions;
+#[cfg(feature = "demo")]
 mod demo;
 mod health;
 mod invalidate;
@@ -76,6 +77,7 @@ enum Command {
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
     /// Show everything on a sample clinic with private, throw-away servers
+    #[cfg(feature = "demo")]
     Demo(demo::Options),
     /// Print the JSON Schema of a job file
     Schema,
@@ -242,6 +244,7 @@ impl Command {
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
+            #[cfg(feature = "demo")]
             Self::Demo(options) => Box::pin(demo::run(global, options)).await,
             Self::Schema => schema::run(),
             Self::Completions(options) => completions::run(&options, &mut Cli::command()),
@@ -253,6 +256,14 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn demo_is_a_command_where_the_program_is_built_with_it() {
+        let is_known = Cli::try_parse_from(["preheat", "demo", "--once"]).is_ok();
+        assert_eq!(is_known, cfg!(feature = "demo"));
+        let is_listed = Cli::command().find_subcommand("demo").is_some();
+        assert_eq!(is_listed, cfg!(feature = "demo"));
+    }
 
     #[test]
     fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {

@@ -1,6 +1,7 @@
 //! Results go to stdout, everything else to stderr.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use chrono::SecondsFormat;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table};
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::adapter::clock::SystemClock;
+use crate::domain::duration;
 use crate::domain::shown::is_harmful;
 pub(super) use crate::domain::shown::shown;
 use crate::engine::port::Clock;
@@ -196,13 +198,12 @@ pub(super) fn counted(number: u64, one: &str, several: &str) -> String {
 }
 
 /// A duration for people: `1.25s`, `340ms`.
-pub(super) fn seconds(duration: std::time::Duration) -> String {
+pub(super) fn seconds(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
         0..1_000 => format!("{millis}ms"),
         1_000..60_000 => format!("{:.2}s", duration.as_secs_f64()),
-        _ => humantime::format_duration(std::time::Duration::from_secs(duration.as_secs()))
-            .to_string(),
+        _ => duration::text(Duration::from_secs(duration.as_secs())),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Reads one setting after the other from the layers. Each call declares a setting: its name, what
 //! is allowed, its default and its help; the documentation is made from these declarations.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -15,6 +14,7 @@ use secrecy::SecretString;
 use super::layer::Layers;
 use super::problem::{Origin, Problem};
 use super::setting::Setting;
+use crate::domain::duration;
 use crate::domain::job::Share;
 use crate::domain::server_url::UrlProblem;
 use crate::domain::spelling;
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     ) -> Duration {
         self.declare(key, durations(&range), Some(quoted(default)), help);
         let read = self.read(|found| found.duration(&range));
-        read.unwrap_or_else(|| humantime::parse_duration(default).unwrap_or_default())
+        read.unwrap_or_else(|| duration::read(default).unwrap_or_default())
     }
 
     /// A duration, or `"off"`, which is none.
@@ -118,15 +118,17 @@ impl<'a> Reader<'a> {
             Some("off") => Ok(None),
             Some(_) | None => found.duration(&range).map(Some),
         });
-        read.unwrap_or_else(|| humantime::parse_duration(default).ok())
+        read.unwrap_or_else(|| duration::read(default).ok())
     }
 
     pub(super) fn share(&mut self, key: &'static str, default: &str, help: &'static str) -> Share {
         let allowed = "a share from `\"0%\"` to `\"100%\"`".to_owned();
         self.declare(key, allowed, Some(quoted(default)), help);
-        let read = self
-            .read(|found| found.text().as_deref().and_then(percent).ok_or_else(|| found.refused()));
-        read.or_else(|| percent(default)).unwrap_or(Share::NONE)
+        let read = self.read(|found| {
+            let share = found.text().and_then(|text| text.parse().ok());
+            share.ok_or_else(|| found.refused())
+        });
+        read.or_else(|| default.parse().ok()).unwrap_or(Share::NONE)
     }
 
     pub(super) fn flag(&mut self, key: &'static str, default: bool, help: &'static str) -> bool {
@@ -317,7 +319,7 @@ impl Found {
             hint: Some("a duration is text with its unit, as in `\"30s\"`".to_owned()),
             ..self.refused()
         })?;
-        let duration = humantime::parse_duration(text.trim())
+        let duration = duration::read(&text)
             .map_err(|error| Refused { hint: Some(error.to_string()), ..self.refused() })?;
         if range.contains(&duration) { Ok(duration) } else { Err(self.refused()) }
     }
@@ -377,28 +379,6 @@ fn quoted(text: &str) -> String {
 
 /// Which durations are allowed, in words.
 fn durations(range: &RangeInclusive<Duration>) -> String {
-    let [shortest, longest] = [range.start(), range.end()].map(|&end| Readable(end));
+    let [shortest, longest] = [range.start(), range.end()].map(|&end| duration::text(end));
     format!("a duration from `\"{shortest}\"` to `\"{longest}\"`")
-}
-
-fn percent(text: &str) -> Option<Share> {
-    text.trim().strip_suffix('%')?.trim().parse().ok().and_then(Share::from_percent)
-}
-
-/// A duration as settings are written: in its largest whole unit.
-struct Readable(Duration);
-
-impl fmt::Display for Readable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let units = [(86_400, "d"), (3600, "h"), (60, "m")];
-        if self.0.subsec_millis() > 0 {
-            return write!(f, "{}ms", self.0.as_millis());
-        }
-        let unit = units.iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
-        match unit {
-            Some((size, name)) => write!(f, "{}{name}", seconds / size),
-            None => write!(f, "{seconds}s"),
-        }
-    }
 }

@@ -12,7 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::read::{Located, Reader, Value};
 use crate::domain::date;
 use crate::domain::duration::{self, BadDuration};
-use crate::domain::job::{Overlap, Shape, Share};
+use crate::domain::job::{BadShare, Overlap, Shape, Share};
 use crate::domain::json::{Case, ColumnCodec, Profile};
 use crate::domain::spelling::{listed, nearest};
 
@@ -133,15 +133,16 @@ impl Value for Percent {
             return None;
         }
         let text = text(value, path, reader, KIND)?;
-        let number = text.trim().strip_suffix('%').map(str::trim);
-        let share = number.and_then(|number| number.parse().ok()).and_then(Share::from_percent);
-        if share.is_none() {
-            let message = format!("`{text}` is no percentage from `0%` to `100%`");
-            let bare = number.is_none() && text.trim().parse::<f64>().is_ok();
-            let hint = bare.then(|| format!("write `\"{}%\"`", text.trim()));
-            reader.bad_value(value, message, hint);
+        match text.parse() {
+            Ok(share) => Some(Self(share)),
+            Err(problem) => {
+                let message = format!("`{text}` is no percentage from `0%` to `100%`");
+                let hint =
+                    (problem == BadShare::NoSign).then(|| format!("write `\"{}%\"`", text.trim()));
+                reader.bad_value(value, message, hint);
+                None
+            }
         }
-        share.map(Self)
     }
 }
 

@@ -22,18 +22,27 @@ pub enum BadDuration {
     TooLong,
 }
 
-/// Reads a duration. It is at least a millisecond and a whole number of them.
+/// Reads a duration of a job file or the command line: at least a millisecond, at most [`LONGEST`].
 pub fn parse(text: &str) -> Result<Duration, BadDuration> {
+    let duration = read(text)?;
+    if duration.is_zero() {
+        return Err(BadDuration::TooFine);
+    }
+    if duration > LONGEST {
+        return Err(BadDuration::TooLong);
+    }
+    Ok(duration)
+}
+
+/// Reads a duration: any whole number of milliseconds. A setting has limits of its own.
+pub fn read(text: &str) -> Result<Duration, BadDuration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(BadDuration::NoUnit);
     }
     let duration =
         humantime::parse_duration(text).map_err(|_told_by_ours| BadDuration::Unreadable)?;
-    if duration > LONGEST {
-        return Err(BadDuration::TooLong);
-    }
-    if duration.is_zero() || duration.subsec_nanos() % 1_000_000 != 0 {
+    if duration.subsec_nanos() % 1_000_000 != 0 {
         return Err(BadDuration::TooFine);
     }
     Ok(duration)
@@ -83,6 +92,13 @@ mod tests {
         assert_eq!(text(Duration::from_secs(90)), "1m30s");
         assert_eq!(text(Duration::from_hours(25) + Duration::from_millis(5)), "1d1h5ms");
         assert_eq!(text(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn a_setting_may_be_nothing_and_longer_than_a_year() {
+        assert_eq!(read("0s"), Ok(Duration::ZERO));
+        assert_eq!(read("3660d"), Ok(Duration::from_hours(3660 * 24)));
+        assert_eq!(read("1us"), Err(BadDuration::TooFine));
     }
 
     #[test]

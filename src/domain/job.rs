@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,35 @@ impl Share {
         // 29 % of 100 is a little less than 29 in binary.
         const ROUNDING: f64 = 1e-9;
         part as f64 <= (self.0 + ROUNDING) * whole as f64
+    }
+}
+
+/// A text is no share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadShare {
+    /// A number alone.
+    #[error("a share needs its `%`, as in `99.9%`")]
+    NoSign,
+    /// Something else.
+    #[error("a share is from `0%` to `100%`, as in `99.9%`")]
+    Unreadable,
+}
+
+/// Reads a percentage: `10%`.
+impl FromStr for Share {
+    type Err = BadShare;
+
+    fn from_str(text: &str) -> Result<Self, BadShare> {
+        let text = text.trim();
+        let (number, has_sign) = match text.strip_suffix('%') {
+            Some(number) => (number.trim_end(), true),
+            None => (text, false),
+        };
+        let percent: f64 = number.parse().map_err(|_told_by_ours| BadShare::Unreadable)?;
+        if !has_sign {
+            return Err(BadShare::NoSign);
+        }
+        Self::from_percent(percent).ok_or(BadShare::Unreadable)
     }
 }
 
@@ -322,5 +352,18 @@ pub(super) mod tests {
         assert!(Share::from_percent(-1.0).is_none());
         assert!(Share::from_percent(100.1).is_none());
         assert!(Share::from_percent(f64::NAN).is_none());
+    }
+
+    #[test]
+    fn a_share_is_read_as_it_is_shown() {
+        for (text, percent) in [("10%", 10.0), (" 12.5 % ", 12.5), ("0%", 0.0), ("100%", 100.0)] {
+            assert_eq!(text.parse(), Ok(Share::from_percent(percent).unwrap()), "{text}");
+        }
+        for text in ["10", "0.999", " 99.9 "] {
+            assert_eq!(text.parse::<Share>(), Err(BadShare::NoSign), "{text}");
+        }
+        for text in ["", "%", "101%", "-1%", "NaN%", "inf%", "10%%", "some"] {
+            assert_eq!(text.parse::<Share>(), Err(BadShare::Unreadable), "{text}");
+        }
     }
 }

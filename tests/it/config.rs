@@ -164,7 +164,7 @@ retention = "30 fortnights"
     preheat.toml:18: setting `http.token` is not valid; allowed: visible ASCII characters without a space
     preheat.toml:20: setting `history.enabled`: found `"maybe"`; allowed: `"auto"` or `true` or `false`
     preheat.toml:21: setting `history.retention`: found `"30 fortnights"`; allowed: a duration from `"1h"` to `"3660d"`
-      hint: unknown time unit "fortnights", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)
+      hint: a duration is a number and a unit, as in `90s`, `10m` or `1h30m`
     variable `PREHEAT_DATABASE_URL`: unknown setting
       hint: did you mean `PREHEAT_DATABASE__URL`?
     variable `PREHEAT_LOG_FORMAT`: found `xml`; allowed: `text` or `json`

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::{MemoryCache, MemoryHistory, MemoryRow, MemorySource};
+use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
@@ -37,6 +36,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::http::{Answer, get, post, request};
+use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+use crate::support::virtual_clock::VirtualClock;
 use crate::support::{LONG, document, eventually};
 
 const TOKEN: (&str, &str) = ("authorization", "Bearer open sesame");

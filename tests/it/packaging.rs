@@ -1,6 +1,7 @@
 //! The image, the compose file and the settings file that go with the program. No container engine is
 //! asked: what can be wrong without one is checked.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,6 +51,9 @@ fn everything_that_the_program_includes_is_in_the_image_before_it_is_built() {
     let copied = copied();
     let mut included = Vec::new();
     for file in sources(&Path::new(ROOT).join("src")) {
+        if file.ends_with("cli/demo.rs") {
+            continue; // the image is built without it
+        }
         let text = std::fs::read_to_string(&file).unwrap();
         for include in text.split("include_str!(\"").skip(1) {
             let path = file.parent().unwrap().join(include.split('"').next().unwrap());
@@ -69,6 +73,34 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let found = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
     found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+#[test]
+fn the_image_has_no_code_that_starts_servers() {
+    const BUILT_WITH: &str = "--no-default-features";
+    let dockerfile = read("Dockerfile");
+    let builds: Vec<_> = dockerfile.lines().filter(|line| line.contains("cargo build")).collect();
+    assert!(!builds.is_empty());
+    assert!(builds.iter().all(|build| build.contains(BUILT_WITH)), "{builds:?}");
+
+    let crates = |features: &[&str]| {
+        let tree = ["tree", "--locked", "--offline", "--package", "preheat"];
+        let output = Command::new(env!("CARGO"))
+            .args(tree)
+            .args(["--edges", "normal", "--prefix", "none", "--format", "{lib}"])
+            .args(features)
+            .current_dir(ROOT)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let names = String::from_utf8(output.stdout).unwrap();
+        names.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let (all, image) = (crates(&[]), crates(&[BUILT_WITH]));
+    assert!(image.contains("redis") && image.is_subset(&all), "{image:?}");
+    for name in ["preheat_sandbox", "tempfile"] {
+        assert!(all.contains(name) && !image.contains(name), "{name}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use preheat::sandbox::{
+use preheat_sandbox::{
     Clinic, Options, PostgresOptions, Redis, RedisOptions, Sandbox, SandboxError,
 };
 use rustix::process::Signal;
@@ -36,7 +36,7 @@ async fn both_servers_answer_over_their_sockets_and_leave_nothing_behind() {
 async fn postgres_keeps_its_data_over_a_stop_and_a_kill() {
     let postgres = support::own_postgres();
     postgres.execute("postgres", "create table t as select 1::int8 as n").await.unwrap();
-    for end in [preheat::sandbox::Postgres::stop, preheat::sandbox::Postgres::kill] {
+    for end in [preheat_sandbox::Postgres::stop, preheat_sandbox::Postgres::kill] {
         end(&postgres);
         assert_eq!(postgres.pid(), None);
         PgConnection::connect(&postgres.url("postgres")).await.unwrap_err();
@@ -89,7 +89,7 @@ fn a_server_that_cannot_start_says_why() {
 
     let settings = vec![("no_such_setting".to_owned(), "1".to_owned())];
     let options = PostgresOptions { settings, ..PostgresOptions::default() };
-    let error = preheat::sandbox::Postgres::start(&options).unwrap_err();
+    let error = preheat_sandbox::Postgres::start(&options).unwrap_err();
     assert!(matches!(error, SandboxError::NotReady { server: "postgres", .. }), "{error}");
     assert!(error.to_string().contains("no_such_setting"), "{error}");
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use preheat::sandbox::Redis;
+use preheat_sandbox::Redis;
 use redis::AsyncCommands;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};

@@ -15,8 +15,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::{Entry, life_of};
 use preheat::domain::fence::{FLEET, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
@@ -34,6 +32,9 @@ use preheat::engine::port::{
 use super::engine::ledger::{Answer, Around, Call, Rules};
 use super::engine::record::Fickle;
 use super::engine::{Gauge, Setup, World, cache_error, job, key, many, refused, start};
+use crate::support::dice::Dice;
+use crate::support::memory::MemoryCache;
+use crate::support::virtual_clock::VirtualClock;
 
 /// So many seeds, where nothing else is asked for.
 const SEEDS: u64 = 1_000;
@@ -111,36 +112,6 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
         let text = panic.downcast_ref::<String>().cloned();
         Err(format!("it panicked: {}", text.unwrap_or_default()))
     })
-}
-
-/// `SplitMix64`, as the clock's own.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From `low`, below `high`.
-    fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low)
-    }
-
-    fn size(&mut self, low: usize, high: usize) -> usize {
-        usize::try_from(self.between(low as u64, high as u64)).unwrap()
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.between(0, 100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.size(0, from.len())]
-    }
 }
 
 /// What the simulated servers have in common.
@@ -584,13 +555,13 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
 
 impl Simulation {
     fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let jobs = any_jobs(&mut dice);
         let clock = VirtualClock::new(start(), seed);
         let concurrency = dice.size(1, 5);
         let tenants = dice.size(0, 16);
         let state = State {
-            dice: Dice(dice.next()),
+            dice: Dice::new(dice.next()),
             calm: false,
             trouble: dice.pick(&[0, 3, 10, 30, 70]),
             tenants: (0..tenants).map(|number| format!("t{number}")).collect(),

@@ -235,12 +235,14 @@ async fn the_threshold_decides_the_exit_code() {
     // Two of 21 keys.
     audit("90%").await.expect_code(0);
     audit("91 %").await.expect_code(1);
-    for bad in ["101%", "most", "-1%"] {
+    let sign = "a share needs its `%`";
+    let range = "a share is from `0%` to `100%`";
+    for (bad, problem) in [("101%", range), ("most", range), ("-1%", range), ("99.9", sign)] {
         let output = jobs(servers.preheat(
             ["audit".to_owned(), format!("--threshold={bad}")].iter().map(String::as_str),
         ));
         let output = output.run().await.expect_code(2);
-        assert!(output.stderr.contains("a share is from `0%` to `100%`"), "{}", output.stderr);
+        assert!(output.stderr.contains(problem), "{}", output.stderr);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The model by which `preheat plan` counts memory, against a real server.
 
 use preheat::engine::estimate::footprint;
-use preheat::sandbox::Redis;
+use preheat_sandbox::Redis;
 use redis::Cmd;
 
 use super::plan::info;

@@ -19,7 +19,7 @@ mod warm;
 
 use std::collections::BTreeMap;
 
-use preheat::sandbox::Redis;
+use preheat_sandbox::Redis;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use sqlx::AssertSqlSafe;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use preheat::engine::port::STATS_COMMANDS;
-use preheat::sandbox::Clinic;
+use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};

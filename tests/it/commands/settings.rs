@@ -1,6 +1,6 @@
 //! Settings as the program takes them: layers, prefixes, users, databases, TLS, poolers, secrets.
 
-use preheat::sandbox::Clinic;
+use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
 use rustix::process::Signal;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use preheat::sandbox::{Postgres, PostgresOptions};
+use preheat_sandbox::{Postgres, PostgresOptions};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;

@@ -7,16 +7,16 @@ use std::time::Duration;
 use chrono::Utc;
 
 use preheat::adapter::clock::SystemClock;
-use preheat::adapter::memory::MemoryCache;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::glob;
 use preheat::engine::port::{Cache, CacheErrorKind, Found, Ledger, Listing};
-use preheat::sandbox::Redis;
+use preheat_sandbox::Redis;
 use redis::aio::MultiplexedConnection;
 
 use super::Values;
 use super::redis::settings;
 use crate::support;
+use crate::support::memory::MemoryCache;
 
 /// With everything that means something in a glob.
 const PREFIX: &str = "rel*[7-9]?\\:";

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use preheat::sandbox::Tls;
+use preheat_sandbox::Tls;
 use tempfile::TempDir;
 
 /// An authority, and what it signed: a certificate for `localhost`.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use preheat::adapter::clock::{SystemClock, VirtualClock};
+use preheat::adapter::clock::SystemClock;
 use preheat::engine::port::Clock;
+
+use crate::support::virtual_clock::VirtualClock;
 
 const STEP: Duration = Duration::from_millis(20);
 

@@ -12,7 +12,7 @@ use preheat::domain::job::{DateZone, Dates};
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::port::{Read, Source, SourceError, SourceErrorKind};
-use preheat::sandbox::{Postgres, PostgresOptions};
+use preheat_sandbox::{Postgres, PostgresOptions};
 use secrecy::SecretString;
 use sqlx::PgConnection;
 

@@ -9,7 +9,7 @@ use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
 use preheat::engine::port::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
-use preheat::sandbox::{Redis, RedisOptions};
+use preheat_sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
 
 use super::Values;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use preheat::adapter::memory::{MemoryRow, MemorySource};
 use preheat::domain::job::{DateZone, Dates, Job};
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, Tenant, TenantId, Tenants};
@@ -11,6 +10,7 @@ use preheat::engine::port::{Read, Source, SourceErrorKind};
 
 use super::postgres::{connect, settings};
 use super::{batch, fleet_job, job, read, with_dates};
+use crate::support::memory::{MemoryRow, MemorySource};
 use crate::support::{self, LONG};
 
 const TENANTS: [(&str, Option<&str>, Option<&str>); 3] = [

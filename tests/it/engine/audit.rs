@@ -5,8 +5,6 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
@@ -32,6 +30,8 @@ use super::{
     Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
     tenants,
 };
+use crate::support::memory::{MemoryCache, MemoryRow};
+use crate::support::virtual_clock::VirtualClock;
 
 /// The cache and the ledger as an audit may use them: whoever writes fails the test.
 #[derive(Default)]

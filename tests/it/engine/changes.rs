@@ -25,7 +25,7 @@ use super::{
     Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
     refused, slow_reads, tenants,
 };
-use preheat::adapter::memory::MemoryRow;
+use crate::support::memory::MemoryRow;
 
 /// The next run for a tenant begins no sooner after the last one began.
 const COOLDOWN: Duration = Duration::from_millis(250);

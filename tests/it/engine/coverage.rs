@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use preheat::adapter::memory::MemoryRow;
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use preheat::domain::run::Outcome;
 use preheat::engine::port::Clock;
 
 use super::{MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, tenants};
+use crate::support::memory::MemoryRow;
 
 /// A world that looks at its coverage, with all jobs warm but those that are disabled.
 async fn watched(jobs: impl IntoIterator<Item = Job>, count: usize) -> World {

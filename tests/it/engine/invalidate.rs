@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use preheat::adapter::memory::MemoryRow;
 use preheat::domain::fence::{FLEET, fence_key};
 use preheat::domain::job::{DateZone, Dates, Job, Jobs, Key, Scope};
 use preheat::domain::manifest::manifest_key;
@@ -20,6 +19,7 @@ use super::{
     SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, refused, slow_reads,
     tenants,
 };
+use crate::support::memory::MemoryRow;
 
 impl World {
     /// Removes keys, and moves time on until that is done.

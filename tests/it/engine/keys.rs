@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use preheat::adapter::memory::MemoryRow;
 use preheat::domain::job::Job;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::tenant::{IdClass, Tenants};
 
 use super::{Setup, World, job, key, many};
+use crate::support::memory::MemoryRow;
 
 /// A job with these keys that reads one tenant at a time.
 fn job_with(name: &str, templates: &[&str]) -> Job {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use preheat::adapter::memory::MemoryCache;
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::manifest::Named;
@@ -15,6 +14,7 @@ use preheat::engine::port::{
 };
 
 use super::ready;
+use crate::support::memory::MemoryCache;
 
 /// A call to the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

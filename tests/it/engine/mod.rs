@@ -24,8 +24,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::{MemoryCache, MemoryHistory, MemoryRow, MemorySource};
+use preheat::adapter::memory::MemoryHistory;
 use preheat::domain::job::{Job, JobName, Key, Overlap, Query, Scope, Shape, Share};
 use preheat::domain::json::{Case, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
@@ -52,6 +51,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use ledger::HookedLedger;
+
+use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+use crate::support::virtual_clock::VirtualClock;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
-use preheat::adapter::memory::{MemoryCache, MemorySource};
 use preheat::domain::fence::Fence;
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, TenantId};
@@ -15,6 +14,7 @@ use preheat::observe::metric::Metrics;
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{SECOND, VirtualClock, cache_error, job, ready, refused, start, tenants};
+use crate::support::memory::{MemoryCache, MemorySource};
 
 /// Longer than a breaker leaves its server alone.
 const PAUSE: Duration = Duration::from_secs(6);

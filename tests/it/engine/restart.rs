@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use preheat::adapter::memory::MemoryCache;
 use preheat::domain::job::{Job, JobName, Scope, Table};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
@@ -16,6 +15,7 @@ use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
     MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, slow_reads, tenants,
 };
+use crate::support::memory::MemoryCache;
 
 const RESTARTS: &str = "preheat_cache_restarts_total";
 /// Between two full runs of a job for something other than its schedule.

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::fence::fence_key;
 use preheat::domain::job::{DateZone, Dates, Job, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
@@ -22,6 +20,8 @@ use super::{
     Count, MINUTE, SECOND, Said, Setup, World, a_row_each, cache_error, ids, job, key, ready,
     start, tenants,
 };
+use crate::support::memory::{MemoryCache, MemoryRow};
+use crate::support::virtual_clock::VirtualClock;
 
 /// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
 struct Kept {

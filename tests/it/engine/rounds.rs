@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use preheat::adapter::memory::{MemoryCache, MemoryRow, MemorySource};
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
 use preheat::domain::manifest::manifest_key;
@@ -24,6 +23,7 @@ use super::ledger::{Call, names};
 use super::{
     Count, MINUTE, SECOND, Setup, World, cache_error, job, key, many, ready, refused, tenants,
 };
+use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
 
 /// A world whose job `list` has, besides its known key, one key a category.
 fn world_with_categories() -> World {

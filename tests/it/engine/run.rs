@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat::adapter::clock::VirtualClock;
-use preheat::adapter::memory::{MemoryCache, MemoryRow};
 use preheat::domain::job::{DateZone, Dates, Job, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
@@ -20,6 +18,8 @@ use super::{
     Count, Gauge, MINUTE, SECOND, Said, Setup, World, a_row_each, at, cache_error, ids, job, key,
     many, ready, refused, slow_reads, start, tenants,
 };
+use crate::support::memory::{MemoryCache, MemoryRow};
+use crate::support::virtual_clock::VirtualClock;
 
 /// A world with one job over so many tenants with a row each.
 fn world_of(job: Job, count: usize) -> World {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use preheat::sandbox::{Postgres, PostgresOptions};
+use preheat_sandbox::{Postgres, PostgresOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

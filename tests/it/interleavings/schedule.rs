@@ -13,6 +13,7 @@ use super::world::{
     CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Place, Reply, Row, SHARED,
     STARTS, Some8, TENANTS, Value, is_shared,
 };
+use crate::support::dice::Dice;
 
 /// Warmers; each is the whole of a process, or both are lanes of one.
 const WARMERS: usize = 2;
@@ -149,35 +150,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// `SplitMix64`.
-#[derive(Clone)]
-pub(super) struct Dice(u64);
+/// For how long something sleeps.
+fn steps(dice: &mut Dice, most: usize) -> u32 {
+    u32::try_from(dice.below(most)).unwrap()
+}
 
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, high: usize) -> usize {
-        usize::try_from(self.next() % high as u64).unwrap()
-    }
-
-    fn steps(&mut self, most: usize) -> u32 {
-        u32::try_from(self.below(most)).unwrap()
-    }
-
-    fn one_in(&mut self, of: usize) -> bool {
-        self.below(of) == 0
-    }
-
-    fn one_of(&mut self, some: Some8) -> Option<usize> {
-        let count = some.0.count_ones() as usize;
-        (count > 0).then(|| self.below(count)).and_then(|nth| some.iter().nth(nth))
-    }
+fn one_of(dice: &mut Dice, some: Some8) -> Option<usize> {
+    let count = some.0.count_ones() as usize;
+    (count > 0).then(|| dice.below(count)).and_then(|nth| some.iter().nth(nth))
 }
 
 /// How often things may still go wrong.
@@ -441,7 +421,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn new(seed: u64, harm: Option<Harm>, traced: bool) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let mut dice = Dice::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let has_feed = !dice.one_in(4);
         let processes = 1 + dice.below(2);
         let troubles = troubles(&mut dice);
@@ -533,7 +513,7 @@ impl Schedule {
             }
         }
         for actor in 0..ACTORS {
-            self.sleeps_until[actor] = self.world.dice.steps(40);
+            self.sleeps_until[actor] = steps(&mut self.world.dice, 40);
         }
         let text = format!(
             "feed {}, {} process(es), rows {rows:?}, cold {is_cold}",
@@ -586,7 +566,7 @@ impl Schedule {
         }
         // Whoever stops in the middle of things for long meets what others did meanwhile.
         if self.world.dice.one_in(if self.last == CHAOS { 1 } else { 12 }) {
-            self.sleeps_until[self.last] = self.world.step + self.world.dice.steps(60);
+            self.sleeps_until[self.last] = self.world.step + steps(&mut self.world.dice, 60);
         }
         Some(self.last)
     }
@@ -626,7 +606,7 @@ impl Schedule {
         let was_quiet = self.world.late.is_empty();
         self.step(actor);
         if was_quiet && !self.world.late.is_empty() && self.world.is_about_one_key {
-            self.sleeps_until[SERVER] = self.world.step + self.world.dice.steps(60);
+            self.sleeps_until[SERVER] = self.world.step + steps(&mut self.world.dice, 60);
         }
     }
 
@@ -788,7 +768,7 @@ impl Schedule {
             choices[3] = Some(Trouble::Deadline(warmer));
         }
         if expiries > 0 {
-            choices[4] = dice.one_of(self.world.cache.provisional()).map(Trouble::Expiry);
+            choices[4] = one_of(dice, self.world.cache.provisional()).map(Trouble::Expiry);
         }
         let count = choices.iter().flatten().count();
         (count > 0)

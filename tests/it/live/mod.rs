@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use preheat::sandbox::{Clinic, Postgres, Redis};
+use preheat_sandbox::{Clinic, Postgres, Redis};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde::de::IgnoredAny;

@@ -9,6 +9,8 @@ use redis::aio::MultiplexedConnection;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::support::dice::Dice;
+
 /// Statements over some tenants (`$1`), each of which touches about so many rows (`$2`).
 const CHANGES: [&str; 19] = [
     "update services set price = 10 + random() * 90, active = random() < 0.9, updated_at = clock_timestamp() \
@@ -151,7 +153,7 @@ impl Statement {
 
 /// One of the application's processes.
 pub(super) struct Writer {
-    chance: Chance,
+    dice: Dice,
     connection: PgConnection,
     tenants: Arc<[Uuid]>,
     manners: Manners,
@@ -168,9 +170,9 @@ impl Writer {
         tenants: Arc<[Uuid]>,
         manners: Manners,
     ) -> Self {
-        let (chance, began) = (Chance(number), Instant::now());
+        let (dice, began) = (Dice::new(number), Instant::now());
         Self {
-            chance,
+            dice,
             connection,
             tenants,
             manners,
@@ -200,7 +202,7 @@ impl Writer {
 
     /// One transaction; answers what it touched if it was committed.
     async fn transaction(&mut self) -> Option<Touched> {
-        let all_at_once = self.done() < 0.5 && self.chance.one_in(100);
+        let all_at_once = self.done() < 0.5 && self.dice.one_in(100);
         let (tenants, most) =
             if all_at_once { (self.tenants.to_vec(), 400) } else { (self.some_tenants(), 5) };
         let statements = self.statements(&tenants, most);
@@ -216,7 +218,7 @@ impl Writer {
                 }
             }
         }
-        if self.chance.one_in(8) {
+        if self.dice.one_in(8) {
             transaction.rollback().await.unwrap();
             self.written.rolled_back += 1;
             return None;
@@ -230,22 +232,22 @@ impl Writer {
 
     /// One to four changes, and now and then pets that move, and tenants that come or go.
     fn statements(&mut self, tenants: &[Uuid], most: usize) -> Vec<Statement> {
-        let chance = &mut self.chance;
-        let mut statements: Vec<Statement> = (0..=chance.below(4))
+        let dice = &mut self.dice;
+        let mut statements: Vec<Statement> = (0..=dice.below(4))
             .map(|_| Statement::Change {
-                sql: CHANGES[chance.below(CHANGES.len())],
+                sql: CHANGES[dice.below(CHANGES.len())],
                 tenants: tenants.to_vec(),
-                most: i64::try_from(1 + chance.below(most)).unwrap(),
+                most: i64::try_from(1 + dice.below(most)).unwrap(),
             })
             .collect();
-        if chance.one_in(4) {
-            let to = self.tenants[chance.below(self.tenants.len())];
-            let most = i64::try_from(1 + chance.below(most)).unwrap();
+        if dice.one_in(4) {
+            let to = self.tenants[dice.below(self.tenants.len())];
+            let most = i64::try_from(1 + dice.below(most)).unwrap();
             statements.push(Statement::Move { from: tenants.to_vec(), to, most });
         }
-        if chance.one_in(20) {
+        if dice.one_in(20) {
             let switchable = self.tenants.iter().step_by(SWITCHED_EVERY);
-            let switched = switchable.filter(|tenant| tenants.contains(tenant) && chance.one_in(2));
+            let switched = switchable.filter(|tenant| tenants.contains(tenant) && dice.one_in(2));
             let switched: Vec<Uuid> = switched.copied().collect();
             statements.push(Statement::Change { sql: SWITCH, tenants: switched, most: 0 });
         }
@@ -257,11 +259,11 @@ impl Writer {
         let all = self.tenants.len();
         let passed = self.began.elapsed().as_millis() * all as u128 / self.lasts.as_millis();
         let first = usize::try_from(passed).unwrap();
-        let chance = &mut self.chance;
-        let mut some: Vec<Uuid> = (0..=chance.below(3))
+        let dice = &mut self.dice;
+        let mut some: Vec<Uuid> = (0..=dice.below(3))
             .map(|_| {
-                let hot = (first + chance.below(HOT)) % all;
-                self.tenants[if chance.one_in(50) { chance.below(all) } else { hot }]
+                let hot = (first + dice.below(HOT)) % all;
+                self.tenants[if dice.one_in(50) { dice.below(all) } else { hot }]
             })
             .collect();
         some.sort_unstable();
@@ -311,25 +313,4 @@ fn keys(tenant: Uuid) -> Vec<String> {
 
 fn is_deadlock(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("40P01"))
-}
-
-/// `SplitMix64`.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        usize::try_from(self.next() % most as u64).unwrap()
-    }
-
-    fn one_in(&mut self, many: usize) -> bool {
-        self.below(many) == 0
-    }
 }

@@ -3,23 +3,26 @@
 //!
 //! One Postgres serves the whole test process, each test has a database of its own in it; a test that
 //! stops, freezes or configures a server starts one for itself. All of them end with the process:
-//! see `preheat::sandbox`.
+//! see `preheat_sandbox`.
 #![allow(dead_code, unused_imports, reason = "not every test needs every part")]
 
+pub(crate) mod dice;
 pub(crate) mod document;
 pub(crate) mod http;
+pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod shop;
 pub(crate) mod tls;
+pub(crate) mod virtual_clock;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use preheat::sandbox::{Clinic, Postgres, PostgresOptions, Redis, RedisOptions};
+use preheat_sandbox::{Clinic, Postgres, PostgresOptions, Redis, RedisOptions};
 use redis::aio::MultiplexedConnection;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;

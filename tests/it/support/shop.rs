@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use preheat::sandbox::{Postgres, Redis};
+use preheat_sandbox::{Postgres, Redis};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

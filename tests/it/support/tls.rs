@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use preheat::sandbox::{Postgres, PostgresOptions, Redis, RedisOptions, SandboxError, Tls};
+use preheat_sandbox::{Postgres, PostgresOptions, Redis, RedisOptions, SandboxError, Tls};
 use tempfile::TempDir;
 
 use super::skipped;

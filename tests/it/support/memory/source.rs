@@ -9,15 +9,15 @@ use chrono::NaiveDate;
 use futures::future::BoxFuture;
 
 use super::lock;
-use crate::domain::date;
-use crate::domain::job::{DATE_COLUMN, Job, JobName, Scope};
-use crate::domain::row::{KeyText, Rows, RowsFull};
-use crate::domain::tenant::{IdClass, TenantId, Tenants};
-use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
+use preheat::domain::date;
+use preheat::domain::job::{DATE_COLUMN, Job, JobName, Scope};
+use preheat::domain::row::{KeyText, Rows, RowsFull};
+use preheat::domain::tenant::{IdClass, TenantId, Tenants};
+use preheat::engine::port::{Read, Source, SourceError, SourceErrorKind};
 
 /// Tenants and rows in memory; failures and delays come from hooks.
 #[derive(Default)]
-pub struct MemorySource {
+pub(crate) struct MemorySource {
     state: Mutex<SourceState>,
 }
 
@@ -36,18 +36,18 @@ type ReadHook = Arc<dyn Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceErro
 
 /// A row of a job's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemoryRow {
+pub(crate) struct MemoryRow {
     /// The id of its tenant; for a job without tenants it is not looked at.
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// Its JSON.
-    pub json: String,
+    pub(crate) json: String,
     /// The text of its columns that keys may name, `date` among them; one that is missing is NULL.
-    pub columns: BTreeMap<String, String>,
+    pub(crate) columns: BTreeMap<String, String>,
 }
 
 impl MemoryRow {
     /// A row with these columns for keys.
-    pub fn new<'c>(
+    pub(crate) fn new<'c>(
         tenant: &str,
         json: &str,
         columns: impl IntoIterator<Item = (&'c str, &'c str)>,
@@ -60,41 +60,41 @@ impl MemoryRow {
 
 /// A read as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadSeen {
+pub(crate) struct ReadSeen {
     /// Of which job.
-    pub job: JobName,
+    pub(crate) job: JobName,
     /// Of which tenants, in slot order.
-    pub tenants: Vec<String>,
+    pub(crate) tenants: Vec<String>,
     /// Each slot's first date.
-    pub first_dates: Vec<NaiveDate>,
+    pub(crate) first_dates: Vec<NaiveDate>,
     /// Its bound.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl MemorySource {
     /// A source with these tenants and no rows.
-    pub fn new(tenants: Tenants) -> Self {
+    pub(crate) fn new(tenants: Tenants) -> Self {
         let state = SourceState { tenants, ..SourceState::default() };
         Self { state: Mutex::new(state) }
     }
 
     /// Replaces the tenants.
-    pub fn set_tenants(&self, tenants: Tenants) {
+    pub(crate) fn set_tenants(&self, tenants: Tenants) {
         lock(&self.state).tenants = tenants;
     }
 
     /// Says what the tenants' ids may be; any text otherwise.
-    pub fn set_id_class(&self, ids: IdClass) {
+    pub(crate) fn set_id_class(&self, ids: IdClass) {
         lock(&self.state).id_class = ids;
     }
 
     /// Replaces the rows of a job, in the order in which they are read.
-    pub fn set_rows(&self, job: &JobName, rows: Vec<MemoryRow>) {
+    pub(crate) fn set_rows(&self, job: &JobName, rows: Vec<MemoryRow>) {
         lock(&self.state).tables.insert(job.clone(), rows);
     }
 
     /// Comes before every read of the tenant list: it may wait, fail or change this source.
-    pub fn before_tenants<F>(&self, hook: F)
+    pub(crate) fn before_tenants<F>(&self, hook: F)
     where
         F: Fn() -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
     {
@@ -102,7 +102,7 @@ impl MemorySource {
     }
 
     /// Comes before every read of rows: it may wait, fail or change this source.
-    pub fn before_read<F>(&self, hook: F)
+    pub(crate) fn before_read<F>(&self, hook: F)
     where
         F: Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
     {
@@ -110,7 +110,7 @@ impl MemorySource {
     }
 
     /// All reads of rows so far, those that failed among them.
-    pub fn reads(&self) -> Vec<ReadSeen> {
+    pub(crate) fn reads(&self) -> Vec<ReadSeen> {
         lock(&self.state).reads.clone()
     }
 }

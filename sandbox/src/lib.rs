@@ -1,5 +1,5 @@
-//! Private, throw-away Postgres and Redis servers and the sample clinic: one implementation for the
-//! demo, the tests and the benchmark.
+//! Private, throw-away Postgres and Redis servers and the sample clinic, for `preheat demo`, the
+//! tests and the benchmarks.
 //!
 //! A server lives in a temporary folder of its own, listens on a Unix socket there and, only where
 //! asked, on a free port of 127.0.0.1. It ends with its handle, and also when the process that holds

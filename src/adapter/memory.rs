@@ -1,12 +1,11 @@
-//! Runs that ended.
+//! The run history where no table keeps it: the newest runs, until the worker ends.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use super::lock;
 use crate::domain::job::JobName;
 use crate::domain::run::{RunId, RunRecord};
 use crate::engine::port::{History, HistoryError};
@@ -23,12 +22,17 @@ impl MemoryHistory {
     pub fn new(capacity: usize) -> Self {
         Self { capacity, records: Mutex::default() }
     }
+
+    /// A panic leaves whole records: nothing here breaks off halfway.
+    fn records(&self) -> MutexGuard<'_, VecDeque<RunRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl History for MemoryHistory {
     fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
         Box::pin(async move {
-            let mut kept = lock(&self.records);
+            let mut kept = self.records();
             for record in records {
                 if kept.iter().any(|known| known.id == record.id) {
                     continue;
@@ -49,7 +53,7 @@ impl History for MemoryHistory {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
         Box::pin(async move {
-            let kept = lock(&self.records);
+            let kept = self.records();
             let wanted = |record: &&RunRecord| job.is_none_or(|job| record.job == *job);
             Ok(kept.iter().rev().filter(wanted).take(limit).cloned().collect())
         })
@@ -57,14 +61,14 @@ impl History for MemoryHistory {
 
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
         Box::pin(async move {
-            let kept = lock(&self.records);
+            let kept = self.records();
             Ok(kept.iter().find(|record| record.id == id).cloned())
         })
     }
 
     fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>> {
         Box::pin(async move {
-            let mut kept = lock(&self.records);
+            let mut kept = self.records();
             let all = kept.len();
             kept.retain(|record| record.finished_at >= before);
             Ok((all - kept.len()) as u64)

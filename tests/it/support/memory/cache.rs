@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::lock;
-use crate::domain::entry::Entry;
-use crate::domain::fence::Fence;
-use crate::domain::glob;
-use crate::engine::port::{
+use preheat::domain::entry::Entry;
+use preheat::domain::fence::Fence;
+use preheat::domain::glob;
+use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
 };
 
@@ -22,7 +22,7 @@ const OWN: &str = "preheat:";
 const NEVER: Duration = Duration::MAX;
 
 /// Keys in memory, which expire by a clock.
-pub struct MemoryCache {
+pub(crate) struct MemoryCache {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) state: Mutex<CacheState>,
 }
@@ -62,12 +62,12 @@ type RefuseHook = Arc<dyn Fn(&str) -> Option<CacheError> + Send + Sync>;
 
 impl MemoryCache {
     /// An empty cache whose keys expire by this clock.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::default() }
     }
 
     /// A key's value, while it lives.
-    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
         let value = state.kept(key, now).and_then(|kept| kept.text().map(<[u8]>::to_vec));
@@ -77,14 +77,14 @@ impl MemoryCache {
     }
 
     /// The TTL that a key was last given, while it lives; `None` for one that never expires.
-    pub fn ttl(&self, key: &str) -> Option<Duration> {
+    pub(crate) fn ttl(&self, key: &str) -> Option<Duration> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
         state.kept(key, now).map(|kept| kept.ttl).filter(|ttl| *ttl < NEVER)
     }
 
     /// The keys that live, in order, without those that preheat keeps for itself.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
         state.purge(now);
@@ -92,30 +92,30 @@ impl MemoryCache {
     }
 
     /// Writes a key as another program may: it never expires.
-    pub fn set(&self, key: &str, value: impl Into<Vec<u8>>) {
+    pub(crate) fn set(&self, key: &str, value: impl Into<Vec<u8>>) {
         let now = self.clock.monotonic();
         lock(&self.state).put(key, value.into(), NEVER, now);
     }
 
     /// `INCR`, as an application moves a fence: one that is missing begins with 1 and never expires.
-    pub fn incr(&self, key: &str) -> Result<i64, CacheError> {
+    pub(crate) fn incr(&self, key: &str) -> Result<i64, CacheError> {
         let now = self.clock.monotonic();
         lock(&self.state).add(key, 1, now)
     }
 
     /// Drops a key, whatever it holds, as a server does that is short of memory.
-    pub fn evict(&self, key: &str) {
+    pub(crate) fn evict(&self, key: &str) {
         let mut state = lock(&self.state);
         state.evicted += u64::from(state.keys.remove(key).is_some());
     }
 
     /// Drops everything, as `FLUSHALL` does.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         lock(&self.state).keys.clear();
     }
 
     /// Drops everything, as a server does that saves nothing and was restarted.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut state = lock(&self.state);
         state.keys.clear();
         state.process += 1;
@@ -124,12 +124,12 @@ impl MemoryCache {
 
     /// Refuses writes beyond so many bytes of values, as a server without eviction does; 0 is no
     /// bound. What preheat keeps for itself does not count.
-    pub fn set_maxmemory(&self, bytes: usize) {
+    pub(crate) fn set_maxmemory(&self, bytes: usize) {
         lock(&self.state).maxmemory = bytes;
     }
 
     /// Comes before every write, with its keys: it may wait or fail the whole of it.
-    pub fn before_write<F>(&self, hook: F)
+    pub(crate) fn before_write<F>(&self, hook: F)
     where
         F: Fn(Vec<String>) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync + 'static,
     {
@@ -137,7 +137,7 @@ impl MemoryCache {
     }
 
     /// Is asked for every key that is written or removed, and may refuse it.
-    pub fn refuse<F>(&self, hook: F)
+    pub(crate) fn refuse<F>(&self, hook: F)
     where
         F: Fn(&str) -> Option<CacheError> + Send + Sync + 'static,
     {
