@@ -15,12 +15,14 @@
 
 pub mod adapter;
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod definition;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod invalidate;
 pub mod observe;
 pub mod sandbox;
 pub mod telemetry;

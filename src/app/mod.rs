@@ -33,12 +33,12 @@ use crate::adapter::postgres::{
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
+use crate::audit::Verifier;
 use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
-use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
 use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};

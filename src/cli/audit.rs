@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Global, bars, output};
 use crate::app::App;
+use crate::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{
     AuditCounts, Difference, Finding, JobAudit, Kind, WINDOWS, Wrong, nines, percent,
 };
@@ -17,7 +18,6 @@ use crate::domain::duration;
 use crate::domain::job::{Job, Share};
 use crate::domain::report;
 use crate::domain::spelling;
-use crate::engine::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {

@@ -16,10 +16,10 @@ use crate::domain::job::Job;
 use crate::domain::report;
 use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
-use crate::engine::invalidate::{
+use crate::engine::run::Stops;
+use crate::invalidate::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidated, Invalidator,
 };
-use crate::engine::run::Stops;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]

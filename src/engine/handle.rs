@@ -6,8 +6,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::invalidate::Touched;
-pub use super::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest};
 use super::port::Clock;
 pub use super::port::HistoryError;
 use super::record::Records;
@@ -17,6 +15,8 @@ use crate::domain::job::{JobName, Jobs};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::invalidate::Touched;
+pub use crate::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest};
 
 /// The engine from outside. Cheap to clone.
 #[derive(Clone)]

@@ -20,7 +20,6 @@ use super::changes::{Changes, Claim, Failures};
 use super::handle::{
     Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
 };
-use super::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalidator};
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
@@ -31,6 +30,7 @@ use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalidator};
 use crate::observe::event::{self, SkipReason};
 use crate::observe::metric::Metrics;
 

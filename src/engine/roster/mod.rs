@@ -88,7 +88,7 @@ struct Seen {
      the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with \
      `PREHEAT_TENANTS__MAX_SHRINK=100%`"
 )]
-pub(super) struct Shrank {
+pub(crate) struct Shrank {
     gone: usize,
     known: usize,
     listed: usize,
@@ -160,7 +160,7 @@ impl Roster {
     }
 
     /// Whether a list may say that `gone` of the `known` tenants are so.
-    pub(super) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
+    pub(crate) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
         let max_shrink = self.max_shrink;
         if max_shrink.covers(gone, known) {
             return Ok(());

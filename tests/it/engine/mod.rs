@@ -1,10 +1,8 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
-mod audit;
 mod changes;
 mod coverage;
-mod invalidate;
 mod keys;
 pub(crate) mod ledger;
 mod load;

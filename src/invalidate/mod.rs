@@ -5,6 +5,7 @@
 //! Manifests of jobs that there are keep the names of what is removed: a run that reads its manifest
 //! now and writes later must find every name in it that it will not add.
 
+pub(crate) mod census;
 mod report;
 mod request;
 
@@ -12,11 +13,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::census::{Known, KnownError};
 use self::request::{Named, Wanted};
-use super::known::{Known, KnownError};
-use super::orphans::{Orphans, OrphansError};
-use super::port::{CacheError, SourceError};
-use super::run::{Runner, Stops};
+use crate::audit::orphans::{Orphans, OrphansError};
 use crate::domain::fence::{FLEET, fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::is_own;
@@ -25,6 +24,8 @@ use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Tenant, TenantId};
+use crate::engine::port::{CacheError, SourceError};
+use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 

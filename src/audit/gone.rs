@@ -1,5 +1,5 @@
 //! Keys that are there though no job writes them any more: of jobs and templates that are gone, and
-//! of tenants that are not active. [`crate::engine::orphans`] finds them.
+//! of tenants that are not active. [`crate::audit::orphans`] finds them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::AuditError;
 use super::examine::unexpected;
 use super::session::MAX_SUSPECTS;
+use crate::audit::orphans::{Orphan, Orphans, OrphansError};
 use crate::domain::audit::{Finding, JobAudit, WINDOWS};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
-use crate::engine::orphans::{Orphan, Orphans, OrphansError};
 use crate::engine::run::Runner;
 
 /// Keys that are looked at at once: their values come with the answer, and are of any size.

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::port::{CacheError, SourceError};
-use super::roster::{Noted, Shrank};
-use super::run::Runner;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
+use crate::engine::port::{CacheError, SourceError};
+use crate::engine::roster::{Noted, Shrank};
+use crate::engine::run::Runner;
 
 /// Tenants by their ids.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     active: Index,
     /// Tenants that are not active, as far as somebody named them or preheat noted them.
     gone: Index,
@@ -28,7 +28,7 @@ struct Index {
 
 impl Known {
     /// All tenants. The roster is asked, and nothing is told to it: this only reads.
-    pub(super) async fn all(runner: &Runner) -> Result<Self, KnownError> {
+    pub(crate) async fn all(runner: &Runner) -> Result<Self, KnownError> {
         let active = Index::new(runner.source.tenants().await?);
         let noted = runner.roster.known(runner.ledger.as_ref()).await?;
         let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
@@ -40,7 +40,7 @@ impl Known {
 
     /// These tenants only; one that is not active has the columns that were noted, if `noted_columns`
     /// says that they are of use.
-    pub(super) async fn some(
+    pub(crate) async fn some(
         runner: &Runner,
         ids: &BTreeSet<TenantId>,
         noted_columns: bool,
@@ -60,12 +60,12 @@ impl Known {
     }
 
     /// Why it may not be said who is gone.
-    pub(super) fn shrank(&self) -> Option<&Shrank> {
+    pub(crate) fn shrank(&self) -> Option<&Shrank> {
         self.shrank.as_ref()
     }
 
     /// Takes in tenants of which nothing is known but their ids.
-    pub(super) fn add(&mut self, ids: &BTreeSet<TenantId>) {
+    pub(crate) fn add(&mut self, ids: &BTreeSet<TenantId>) {
         let mut gone = self.gone.list.clone();
         for id in ids.iter().filter(|id| self.get(id.as_str()).is_none()) {
             gone.push(id.as_str(), []);
@@ -74,22 +74,22 @@ impl Known {
     }
 
     /// The tenant of that id.
-    pub(super) fn get(&self, id: &str) -> Option<Tenant<'_>> {
+    pub(crate) fn get(&self, id: &str) -> Option<Tenant<'_>> {
         self.active.get(id).or_else(|| self.gone.get(id))
     }
 
     /// The tenant of that id, if it is active.
-    pub(super) fn active_tenant(&self, id: &str) -> Option<Tenant<'_>> {
+    pub(crate) fn active_tenant(&self, id: &str) -> Option<Tenant<'_>> {
         self.active.get(id)
     }
 
     /// Whether the tenant is active.
-    pub(super) fn is_active(&self, id: &str) -> bool {
+    pub(crate) fn is_active(&self, id: &str) -> bool {
         self.active_tenant(id).is_some()
     }
 
     /// Those that have this text in a column.
-    pub(super) fn with_column<'a>(
+    pub(crate) fn with_column<'a>(
         &'a self,
         column: &'a str,
         text: &'a str,
@@ -98,17 +98,17 @@ impl Known {
     }
 
     /// Those that are active.
-    pub(super) fn active(&self) -> &Tenants {
+    pub(crate) fn active(&self) -> &Tenants {
         &self.active.list
     }
 
     /// Those that are not.
-    pub(super) fn gone(&self) -> &Tenants {
+    pub(crate) fn gone(&self) -> &Tenants {
         &self.gone.list
     }
 
     /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Tenant<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Tenant<'_>> {
         self.active.list.iter().chain(self.gone.list.iter())
     }
 }

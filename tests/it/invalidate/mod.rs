@@ -1,9 +1,12 @@
 //! Keys that are removed on request, and those that no job writes any more.
 
+mod applications;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use preheat::adapter::memory::MemoryRow;
+use preheat::audit::orphans::Orphans;
 use preheat::domain::fence::{FLEET, fence_key};
 use preheat::domain::job::{DateZone, Dates, Job, Jobs, Key, Scope};
 use preheat::domain::manifest::manifest_key;
@@ -12,11 +15,10 @@ use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, JobSelection, RunRequest,
 };
-use preheat::engine::orphans::Orphans;
 use preheat::engine::port::{CacheErrorKind, Clock, Ledger, SourceErrorKind};
 
-use super::ledger::Call;
-use super::{
+use crate::engine::ledger::Call;
+use crate::engine::{
     SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, refused, slow_reads,
     tenants,
 };
@@ -110,12 +112,15 @@ fn orphans() -> InvalidateRequest {
 
 fn category(job: &str) -> Job {
     let listed = format!("{job}:{{tenant_id}}:{{category}}");
-    Job { keys: vec![key(&format!("{job}:{{tenant_id}}")), key(&listed)], ..super::job(job) }
+    Job {
+        keys: vec![key(&format!("{job}:{{tenant_id}}")), key(&listed)],
+        ..crate::engine::job(job)
+    }
 }
 
 fn pets(job: &str) -> Job {
     let id = Key { unique: Some("id".to_owned()), ..key("pet:{id}") };
-    Job { keys: vec![id], ..super::job(job) }
+    Job { keys: vec![id], ..crate::engine::job(job) }
 }
 
 fn fleet() -> Job {

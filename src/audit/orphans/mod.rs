@@ -11,16 +11,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use self::strays::Readers;
-use super::known::{Known, KnownError};
-use super::port::{CacheError, SourceError};
-use super::roster::OldTemplate;
-use super::run::Runner;
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::KeyTemplate;
 use crate::domain::layout::{Layout, Owner};
 use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, TenantId};
+use crate::engine::port::{CacheError, SourceError};
+use crate::engine::roster::OldTemplate;
+use crate::engine::run::Runner;
+use crate::invalidate::census::{Known, KnownError};
 
 /// Manifests, or tenants, that are looked at at once.
 const SLICE: usize = 100;
@@ -117,7 +117,7 @@ impl Orphans {
     }
 
     /// Begins the search for those that may be removed, with all tenants, who are known already.
-    pub(super) async fn of(
+    pub(crate) async fn of(
         runner: &Arc<Runner>,
         jobs: &Arc<Jobs>,
         known: &Arc<Known>,

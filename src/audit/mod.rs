@@ -7,6 +7,7 @@
 
 mod examine;
 mod gone;
+pub mod orphans;
 mod session;
 mod verifier;
 
@@ -21,12 +22,12 @@ pub use verifier::Verifier;
 use self::examine::Wanted;
 use self::gone::Gone;
 use self::session::{Due, Owner, Session, Work};
-use super::port::SourceError;
-use super::run::Runner;
-use super::tries::Refusal;
 use crate::domain::audit::{Finding, JobAudit};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
+use crate::engine::port::SourceError;
+use crate::engine::run::Runner;
+use crate::engine::tries::Refusal;
 
 /// Differences that are described of a finding among others.
 const FEW_DIFFERENCES: usize = 3;

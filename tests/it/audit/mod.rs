@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
+use preheat::audit::{
+    AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
+};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
-use preheat::engine::audit::{
-    AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
-};
 use preheat::engine::broken::BrokenTenants;
 use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::{Lane, Limits};
@@ -27,8 +27,8 @@ use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, TenantList};
 
-use super::ledger::{Answer, Around, CacheCall, Call, Rules};
-use super::{
+use crate::engine::ledger::{Answer, Around, CacheCall, Call, Rules};
+use crate::engine::{
     Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
     tenants,
 };
@@ -339,7 +339,7 @@ async fn hazard_03_an_application_that_deletes_without_the_fence_is_seen() {
         for id in ids(0..3) {
             cache.evict(&format!("list:{id}"));
         }
-        super::ready(Ok(()))
+        crate::engine::ready(Ok(()))
     });
     assert_eq!(lab.world.warm("list").await.outcome, Outcome::Ok);
     let audit = lab.audit().await;
@@ -363,7 +363,7 @@ async fn a_key_that_expires_between_the_reads_and_comes_back_is_no_finding() {
     let (handle, clock) = (lab.world.handle.clone(), lab.world.clock.clone());
     tokio::spawn(async move {
         clock.sleep(5 * SECOND).await;
-        handle.request(super::request("list", None)).await.unwrap();
+        handle.request(crate::engine::request("list", None)).await.unwrap();
     });
     let audit = lab.audit().await;
     assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([0, 0, 3, 0], 0));
@@ -537,7 +537,7 @@ async fn looking_again_goes_on_beside_the_rest_of_the_work() {
     for id in ids(0..100) {
         lab.world.cache.evict(&format!("list:{id}"));
     }
-    super::slow_reads(&lab.world, SECOND / 2);
+    crate::engine::slow_reads(&lab.world, SECOND / 2);
     let began = lab.world.clock.monotonic();
     let audit = lab.audit().await;
     assert_eq!(audit.counts.missing, 100);
