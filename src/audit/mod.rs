@@ -6,8 +6,8 @@
 //! a finding.
 
 mod examine;
-mod gone;
-pub mod orphans;
+mod orphans;
+mod search;
 mod session;
 mod verifier;
 
@@ -19,9 +19,9 @@ use std::time::Duration;
 pub use session::MAX_SUSPECTS;
 pub use verifier::Verifier;
 
-use self::examine::Wanted;
-use self::gone::Gone;
-use self::session::{Due, Owner, Session, Work};
+use self::examine::{Examiner, KeyFilter};
+use self::orphans::Orphans;
+use self::session::{Due, JobUnderAudit, Owner, Session};
 use crate::domain::audit::{Finding, JobAudit};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
@@ -67,8 +67,8 @@ pub struct AuditOrder {
     pub sample: Option<NonZeroUsize>,
     /// Whether what differs is looked at again; without, a write in flight is a finding.
     pub rechecks: bool,
-    /// Whether the whole cache is searched for keys that no job writes any more.
-    pub gone: bool,
+    /// Whether keys that no job writes any more are searched for, those of jobs and tenants that are gone.
+    pub orphans: bool,
 }
 
 /// What is known of one key.
@@ -125,22 +125,30 @@ impl Auditor {
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
         let list = session.tenants(&order.jobs).await?;
+        // The tenants were read: what their ids may be is known.
+        let layout = self.runner.layout();
         for (index, job) in order.jobs.iter().enumerate() {
-            let mut work = Work::new(job, order.rechecks, FEW_DIFFERENCES);
-            let batches = session.batches(&list, order.sample, &mut work);
-            session.works.push(work);
+            let examiner = Examiner::new(layout.clone(), job, FEW_DIFFERENCES);
+            let mut job = JobUnderAudit::new(examiner, order.rechecks);
+            let batches = session.batches(&list, order.sample, &mut job);
+            session.jobs.push(job);
             for batch in batches {
-                session.first_look(index, batch, Wanted::All).await?;
+                session.first_look(index, batch, KeyFilter::All).await?;
                 session.look_again(Due::Now).await?;
             }
         }
-        let gone = if order.gone { Gone::first_look(&self.runner).await? } else { Gone::default() };
+        let mut orphans = Orphans::default();
+        if order.orphans {
+            orphans = Orphans::first_look(&self.runner).await?;
+        }
         session.look_again(Due::All).await?;
-        let gone = if order.rechecks { gone.look_again(&self.runner).await? } else { gone };
+        if order.rechecks {
+            orphans = orphans.look_again(&self.runner).await?;
+        }
         // For whoever audits again at once.
         session.rest().await;
-        let mut audits = session.works.into_iter().map(|work| work.audit).collect();
-        gone.add_to(&mut audits, order.rechecks);
+        let mut audits = session.jobs.into_iter().map(|job| job.audit).collect();
+        orphans.add_to(&mut audits, order.rechecks);
         Ok(audits)
     }
 
@@ -157,14 +165,17 @@ impl Auditor {
         let makes = |job: &&Arc<Job>| layout.may_write(job, None, key);
         let jobs: Vec<Arc<Job>> = jobs.iter().filter(makes).cloned().collect();
         let list = session.tenants(&jobs).await?;
-        let wanted = HashSet::from([key.to_owned()]);
+        // What the tenants' ids may be is known by now.
+        let layout = self.runner.layout();
+        let only = HashSet::from([key.to_owned()]);
         for (index, job) in jobs.iter().enumerate() {
-            let mut work = Work::new(job, rechecks, MANY_DIFFERENCES);
+            let examiner = Examiner::new(layout.clone(), job, MANY_DIFFERENCES);
+            let mut under_audit = JobUnderAudit::new(examiner, rechecks);
             let own = list.only(|tenant| layout.may_write(job, Some(tenant), key));
-            let batches = session.batches(&Arc::new(own), None, &mut work);
-            session.works.push(work);
+            let batches = session.batches(&Arc::new(own), None, &mut under_audit);
+            session.jobs.push(under_audit);
             for batch in batches {
-                let owner = session.first_look(index, batch, Wanted::Only(&wanted)).await?;
+                let owner = session.first_look(index, batch, KeyFilter::Only(&only)).await?;
                 let Some(Owner(tenant)) = owner else { continue };
                 return session.answer(index, tenant).await;
             }
@@ -172,7 +183,7 @@ impl Auditor {
         let wrong = examine::unexpected(&self.runner, &[key.to_owned()]).await?.pop().flatten();
         let finding = |wrong| Finding { key: key.to_owned(), tenant: None, wrong };
         let state = wrong.map_or(KeyState::Nowhere, |wrong| KeyState::Wrong(finding(wrong)));
-        let failures = session.works.into_iter().flat_map(|work| work.audit.failures).collect();
+        let failures = session.jobs.into_iter().flat_map(|job| job.audit.failures).collect();
         Ok(KeyAnswer { owner: None, state, after: Duration::ZERO, failures })
     }
 }

@@ -65,7 +65,7 @@ impl Verifier {
             jobs: jobs.clone(),
             sample: Some(self.sample),
             rechecks: true,
-            gone: false,
+            orphans: false,
         };
         let audits = match self.auditor.audit(&order).await {
             Ok(audits) => audits,

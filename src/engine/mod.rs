@@ -8,6 +8,7 @@ pub mod coverage;
 pub mod estimate;
 pub mod feed;
 pub mod handle;
+pub(crate) mod job_reader;
 pub mod limit;
 mod marker;
 pub mod port;

@@ -1,5 +1,4 @@
-//! The tenants that may have keys: those that are active, and those that preheat noted while they
-//! were.
+//! The census: the active tenants, and the departed ones that the registry still has, together.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +7,17 @@ use crate::engine::port::{CacheError, SourceError};
 use crate::engine::roster::{Noted, Shrank};
 use crate::engine::run::Runner;
 
-/// Tenants by their ids.
+/// Tenants that may have keys, by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct Census {
     active: Index,
-    /// Tenants that are not active, as far as somebody named them or preheat noted them.
-    gone: Index,
-    /// Why the list of those that are active is not to be trusted.
+    /// Tenants that are not active, as far as a request names them or the registry has them.
+    departed: Index,
+    /// Why the list of the active tenants is not to be trusted.
     shrank: Option<Shrank>,
 }
 
-/// A list in which ids are found.
+/// A list of tenants that is searched by id.
 #[derive(Debug, Default)]
 struct Index {
     list: Tenants,
@@ -26,56 +25,59 @@ struct Index {
     sorted: Vec<u32>,
 }
 
-impl Known {
-    /// All tenants. The roster is asked, and nothing is told to it: this only reads.
-    pub(crate) async fn all(runner: &Runner) -> Result<Self, KnownError> {
+impl Census {
+    /// All tenants. It only reads: what it finds is not told to the registry.
+    pub(crate) async fn all(runner: &Runner) -> Result<Self, CensusError> {
         let active = Index::new(runner.source.tenants().await?);
         let noted = runner.roster.known(runner.ledger.as_ref()).await?;
         let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
-        let (gone, known) = (missing.count(), noted.active.len());
-        let shrank = runner.roster.trust(gone, known, active.list.len()).err();
-        let gone = Index::new(of_noted(&noted, |id| active.get(id).is_none()));
-        Ok(Self { active, gone, shrank })
+        let (missing, known) = (missing.count(), noted.active.len());
+        let shrank = runner.roster.trust(missing, known, active.list.len()).err();
+        let departed = Index::new(departed(&noted, &active));
+        Ok(Self { active, departed, shrank })
     }
 
-    /// These tenants only; one that is not active has the columns that were noted, if `noted_columns`
-    /// says that they are of use.
-    pub(crate) async fn some(
+    /// The active ones among these tenants.
+    pub(crate) async fn among(
         runner: &Runner,
         ids: &BTreeSet<TenantId>,
-        noted_columns: bool,
-    ) -> Result<Self, KnownError> {
-        let mut known = Self::default();
-        if ids.is_empty() {
-            return Ok(known);
+    ) -> Result<Self, CensusError> {
+        let mut census = Self::default();
+        if !ids.is_empty() {
+            let ids: Vec<TenantId> = ids.iter().cloned().collect();
+            census.active = Index::new(runner.source.tenants_among(&ids).await?);
         }
-        let wanted: Vec<TenantId> = ids.iter().cloned().collect();
-        known.active = Index::new(runner.source.tenants_among(&wanted).await?);
-        if noted_columns && ids.iter().any(|id| !known.is_active(id.as_str())) {
-            let noted = runner.roster.known(runner.ledger.as_ref()).await?;
-            let wanted = |id: &str| !known.is_active(id) && ids.contains(&TenantId::new(id));
-            known.gone = Index::new(of_noted(&noted, wanted));
-        }
-        Ok(known)
+        Ok(census)
     }
 
-    /// Why it may not be said who is gone.
+    /// These of its tenants, as a list with all columns.
+    pub(crate) fn list<'t>(&self, tenants: impl Iterator<Item = &'t Tenant<'t>>) -> Tenants {
+        let all = [&self.active.list, &self.departed.list];
+        let names: BTreeSet<&str> = all.into_iter().flat_map(Tenants::column_names).collect();
+        let mut list = Tenants::with_columns(names.iter().copied());
+        for tenant in tenants {
+            list.push(tenant.id(), names.iter().map(|name| tenant.column(name)));
+        }
+        list
+    }
+
+    /// Why it cannot be said who has departed.
     pub(crate) fn shrank(&self) -> Option<&Shrank> {
         self.shrank.as_ref()
     }
 
-    /// Takes in tenants of which nothing is known but their ids.
+    /// Adds tenants of which nothing is known but their ids, as departed ones.
     pub(crate) fn add(&mut self, ids: &BTreeSet<TenantId>) {
-        let mut gone = self.gone.list.clone();
+        let mut departed = self.departed.list.clone();
         for id in ids.iter().filter(|id| self.get(id.as_str()).is_none()) {
-            gone.push(id.as_str(), []);
+            departed.push(id.as_str(), []);
         }
-        self.gone = Index::new(gone);
+        self.departed = Index::new(departed);
     }
 
     /// The tenant of that id.
     pub(crate) fn get(&self, id: &str) -> Option<Tenant<'_>> {
-        self.active.get(id).or_else(|| self.gone.get(id))
+        self.active.get(id).or_else(|| self.departed.get(id))
     }
 
     /// The tenant of that id, if it is active.
@@ -88,7 +90,7 @@ impl Known {
         self.active_tenant(id).is_some()
     }
 
-    /// Those that have this text in a column.
+    /// The tenants that have this text in a column.
     pub(crate) fn with_column<'a>(
         &'a self,
         column: &'a str,
@@ -97,31 +99,31 @@ impl Known {
         self.iter().filter(move |tenant| tenant.column(column) == Some(text))
     }
 
-    /// Those that are active.
+    /// The active tenants.
     pub(crate) fn active(&self) -> &Tenants {
         &self.active.list
     }
 
-    /// Those that are not.
-    pub(crate) fn gone(&self) -> &Tenants {
-        &self.gone.list
+    /// The departed tenants.
+    pub(crate) fn departed(&self) -> &Tenants {
+        &self.departed.list
     }
 
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Tenant<'_>> {
-        self.active.list.iter().chain(self.gone.list.iter())
+        self.active.list.iter().chain(self.departed.list.iter())
     }
 }
 
-/// Who has keys is not known.
+/// The tenants that may have keys are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KnownError {
+pub(crate) enum CensusError {
     /// The active tenants could not be read.
     #[error(transparent)]
     Tenants(#[from] SourceError),
-    /// What preheat noted could not be.
+    /// The registry could not be read.
     #[error(transparent)]
-    Notes(#[from] CacheError),
+    Registry(#[from] CacheError),
 }
 
 impl Index {
@@ -141,12 +143,13 @@ impl Index {
     }
 }
 
-/// The noted tenants that are wanted, gone or not, as one list.
-fn of_noted(noted: &Noted, wanted: impl Fn(&str) -> bool) -> Tenants {
+/// The tenants of the registry that are not active, marked as departed or not, as one list.
+fn departed(noted: &Noted, now: &Index) -> Tenants {
     let Noted { active, gone } = noted;
     let names: BTreeSet<&str> = active.column_names().chain(gone.column_names()).collect();
     let mut list = Tenants::with_columns(names.iter().copied());
-    for tenant in active.iter().chain(gone.iter()).filter(|tenant| wanted(tenant.id())) {
+    let all = active.iter().chain(gone.iter());
+    for tenant in all.filter(|tenant| now.get(tenant.id()).is_none()) {
         list.push(tenant.id(), names.iter().map(|name| tenant.column(name)));
     }
     list.shrink();

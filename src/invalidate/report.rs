@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 
 use super::request::InvalidateRequest;
+use crate::domain::change::Touched;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, MAX_FAILURES};
 use crate::domain::tenant::TenantId;
@@ -16,25 +17,6 @@ pub struct Invalidated {
     pub report: InvalidateReport,
     /// Whose keys were meant: of each job that is enabled, the active tenants.
     pub touched: BTreeMap<JobName, Touched>,
-}
-
-/// The tenants of a job whose keys were meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// All, or the fleet of a job without tenants.
-    All,
-    /// These.
-    Some(BTreeSet<TenantId>),
-}
-
-impl Touched {
-    /// The tenants as a run is asked for: `None` for all.
-    pub fn into_ids(self) -> Option<Vec<TenantId>> {
-        match self {
-            Self::All => None,
-            Self::Some(tenants) => Some(tenants.into_iter().collect()),
-        }
-    }
 }
 
 /// What an invalidation did.
@@ -54,8 +36,6 @@ pub struct InvalidateReport {
     pub patterns: Scanned,
     /// The jobs and tenants.
     pub jobs_and_tenants: OfJobs,
-    /// The keys that no job writes any more.
-    pub orphans: Counted,
     /// The removed keys of each job, where the job is known.
     #[serde(serialize_with = "by_name")]
     pub by_job: BTreeMap<JobName, u64>,
@@ -66,7 +46,7 @@ pub struct InvalidateReport {
 /// How much was asked for and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counted {
-    /// How many keys: those that were named, or that were found.
+    /// How many keys were named.
     pub asked: u64,
     /// How many of them were there and are gone.
     pub removed: u64,
@@ -139,12 +119,8 @@ impl Invalidated {
 
     /// A job has to run for a tenant.
     pub(super) fn touch(&mut self, job: &JobName, tenant: &str) {
-        let none = || Touched::Some(BTreeSet::new());
-        match self.touched.entry(job.clone()).or_insert_with(none) {
-            Touched::All => {}
-            Touched::Some(tenants) => {
-                tenants.insert(TenantId::new(tenant));
-            }
-        }
+        let none = || Touched::Tenants(BTreeSet::new());
+        let touched = self.touched.entry(job.clone()).or_insert_with(none);
+        touched.add(TenantId::new(tenant));
     }
 }

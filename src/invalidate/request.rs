@@ -29,8 +29,6 @@ pub struct InvalidateRequest {
     pub patterns: Vec<String>,
     /// A pattern that matches every key is meant.
     pub all: bool,
-    /// The keys that no job writes any more.
-    pub orphans: bool,
     /// The jobs run afterwards for the tenants whose keys were meant.
     pub rewarm: bool,
 }
@@ -39,7 +37,7 @@ pub struct InvalidateRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidateError {
     /// Nothing is named.
-    #[error("nothing is named to remove: name keys, patterns, jobs or tenants, or ask for orphans")]
+    #[error("nothing is named to remove: name keys, patterns, jobs or tenants")]
     Nothing,
     /// Too much of one kind is.
     #[error("at most {most} {what} can be named at once: these are {found}")]
@@ -81,12 +79,9 @@ pub enum InvalidateError {
     /// Who has keys could not be read.
     #[error("nothing was removed: {0}")]
     Tenants(SourceError),
-    /// What preheat noted in the cache could not be read.
+    /// The registry of tenants could not be read.
     #[error("nothing was removed: {0}")]
-    Notes(CacheError),
-    /// The tenant list cannot be trusted to say what is orphaned.
-    #[error("nothing was removed: {0}")]
-    Shrank(String),
+    Registry(CacheError),
     /// Too many requests at once.
     #[error("too many requests at once: try again in a moment")]
     Busy,
@@ -97,16 +92,15 @@ pub enum InvalidateError {
 
 /// A request that can be done.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct CheckedRequest {
     pub(super) keys: Vec<String>,
     pub(super) patterns: Vec<String>,
-    pub(super) named: Option<Named>,
-    pub(super) orphans: bool,
+    pub(super) jobs_and_tenants: Option<JobsAndTenants>,
 }
 
 /// Keys by their job and tenant.
 #[derive(Debug)]
-pub(super) struct Named {
+pub(super) struct JobsAndTenants {
     /// Of these jobs.
     pub(super) jobs: Vec<Arc<Job>>,
     /// Of these tenants; of all where it is `None`.
@@ -120,10 +114,10 @@ impl InvalidateRequest {
     }
 
     /// What it means with these jobs, if it means anything.
-    pub(super) fn check(&self, jobs: &Jobs) -> Result<Wanted, InvalidateError> {
-        let Self { keys, tenants, jobs: of_jobs, patterns, all, orphans, rewarm: _ } = self;
+    pub(super) fn check(&self, jobs: &Jobs) -> Result<CheckedRequest, InvalidateError> {
+        let Self { keys, tenants, jobs: of_jobs, patterns, all, rewarm: _ } = self;
         if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {
-            orphans.then_some(()).ok_or(InvalidateError::Nothing)?;
+            return Err(InvalidateError::Nothing);
         }
         let counts = [("keys", keys.len()), ("tenants", tenants.len()), ("jobs", of_jobs.len())];
         for (what, found) in counts {
@@ -139,12 +133,12 @@ impl InvalidateRequest {
         if let Some(wide) = patterns.iter().find(|pattern| !all && matches_everything(pattern)) {
             return Err(InvalidateError::Everything(wide.clone()));
         }
-        let named = Named::check(of_jobs, tenants, jobs)?;
-        Ok(Wanted { keys: keys.clone(), patterns: patterns.clone(), named, orphans: *orphans })
+        let jobs_and_tenants = JobsAndTenants::check(of_jobs, tenants, jobs)?;
+        Ok(CheckedRequest { keys: keys.clone(), patterns: patterns.clone(), jobs_and_tenants })
     }
 }
 
-impl Named {
+impl JobsAndTenants {
     fn check(
         names: &[String],
         tenants: &[TenantId],
@@ -222,7 +216,7 @@ fn skip_class(chars: &mut std::str::Chars<'_>) {
 mod tests {
     use super::*;
 
-    fn check(request: &InvalidateRequest) -> Result<Wanted, InvalidateError> {
+    fn check(request: &InvalidateRequest) -> Result<CheckedRequest, InvalidateError> {
         request.check(&Jobs::new())
     }
 
@@ -247,7 +241,6 @@ mod tests {
         assert_eq!(check(&InvalidateRequest::default()).unwrap_err(), InvalidateError::Nothing);
         let only_all = InvalidateRequest { all: true, rewarm: true, ..Default::default() };
         assert_eq!(check(&only_all).unwrap_err(), InvalidateError::Nothing);
-        check(&InvalidateRequest { orphans: true, ..Default::default() }).unwrap();
         let keys = |keys: &[&str]| InvalidateRequest {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             ..Default::default()

@@ -183,7 +183,7 @@ impl Worker {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::NONE, "tenant_id"),
+            roster: Roster::new(Share::NONE),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });

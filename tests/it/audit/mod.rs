@@ -146,7 +146,7 @@ impl Lab {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
+            roster: Roster::new(Share::from_percent(50.0).unwrap()),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
