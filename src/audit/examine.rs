@@ -1,4 +1,4 @@
-//! Looks at the keys of a batch: what the database says and what the cache holds.
+//! Compares the keys of a batch: the values that the database's rows make with the cache's.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::engine::tries::{Patience, Refusal};
 
 use super::AuditError;
 
-/// Bytes of expected values that are looked at with one call.
+/// The most bytes of values that one call reads from the cache, by the values that are expected.
 const SLICE_BYTES: usize = 1024 * 1024;
-/// Keys that are looked at with one call.
+/// The most keys that one call reads.
 const SLICE_KEYS: usize = 500;
-/// What a value is taken to have that nobody expects.
+/// The size that an unexpected value is assumed to have.
 const UNEXPECTED_BYTES: usize = 64 * 1024;
 /// Which keys of a batch are looked at.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ impl KeyFilter<'_> {
     }
 }
 
-/// What was seen of one key that should be there, or is.
+/// One key that should be in the cache, or is, and what is wrong with it.
 pub(super) struct Look<'a> {
     pub(super) key: &'a str,
     pub(super) tenant: Option<Tenant<'a>>,
@@ -63,7 +63,7 @@ impl Look<'_> {
     }
 }
 
-/// What is told of each key.
+/// Takes what was seen of each key.
 pub(super) type See<'a> = dyn FnMut(Look<'_>) + Send + 'a;
 
 /// Compares the keys of one job, batch by batch.
@@ -100,20 +100,19 @@ impl Examiner {
         self.reader.batches(list, positions, clock)
     }
 
-    /// What could not be compared since it was asked last, and of how many tenants nothing could.
+    /// The failures since the last call, and how many tenants could not be read at all.
     pub(super) fn take_failures(&mut self) -> (Vec<Failure>, u64) {
         let (mut failures, tenants) = self.reader.take_failures();
         failures.append(&mut self.failures);
         (failures, tenants)
     }
 
-    /// How long it waited for permits since it was asked last.
+    /// How long it waited for permits since the last call.
     pub(super) fn take_waited(&mut self) -> Duration {
         self.reader.take_waited()
     }
 
-    /// Looks at the keys of a batch, which is split as far as it takes to read all tenants that can
-    /// be.
+    /// Looks at the keys of a batch, split until all readable tenants are read.
     pub(super) async fn go(
         &mut self,
         runner: &Runner,
@@ -129,8 +128,7 @@ impl Examiner {
         Ok(())
     }
 
-    /// Reads some tenants and looks at their keys. A refusal by the database comes before anything
-    /// is seen.
+    /// Reads some tenants and looks at their keys. If the database refuses, no key was looked at.
     async fn part(
         &mut self,
         runner: &Runner,
@@ -168,7 +166,7 @@ impl Examiner {
         Ok(())
     }
 
-    /// The keys that the manifests of a part name, by slot; none for a job without keys in them.
+    /// The keys that the manifests of a part name, by slot; nothing for a job without manifests.
     async fn named(&self, runner: &Runner, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
         if !self.job().has_manifests() {
             return Ok(Vec::new());
@@ -191,16 +189,16 @@ impl Examiner {
     }
 }
 
-/// The keys of a part, with what they are held to.
+/// The keys of a part, with what is expected of each.
 struct Keys<'r> {
     keys: Vec<String>,
     expected: Vec<Expected<'r>>,
 }
 
-/// What the database says of a key.
+/// What is expected of a key, by the database.
 struct Expected<'r> {
     slot: usize,
-    /// `None` where it should not be there.
+    /// `None` where the key should not exist.
     value: Option<Value<'r>>,
 }
 
@@ -244,7 +242,7 @@ impl<'r> Keys<'r> {
         }
     }
 
-    /// Ranges of keys that are looked at together.
+    /// Ranges of keys that are read with one call.
     fn slices(&self) -> Vec<std::ops::Range<usize>> {
         let mut slices = Vec::new();
         let (mut start, mut bytes) = (0, 0);
@@ -268,9 +266,8 @@ impl<'r> Keys<'r> {
     }
 }
 
-/// What midnight excuses, for a tenant whose date changed since the last run may have been: keys of
-/// dates that no run has come to, and keys of dates that none has taken away. By the date's text in
-/// the key, since that is how it stands there.
+/// Dates whose keys are no findings just after a tenant's midnight: dates that no run has warmed yet, and
+/// dates whose keys no run has removed yet. A key is matched by the date's text in it.
 #[derive(Default)]
 struct Midnight {
     begun: Vec<String>,
@@ -278,7 +275,7 @@ struct Midnight {
 }
 
 impl Midnight {
-    /// That of each slot; of none where the job has no dates.
+    /// One for each slot; none where the job has no dates.
     fn of_batch(
         job: &Job,
         part: &Batch,
@@ -303,12 +300,12 @@ impl Midnight {
         Self { begun: texts(after(earlier), after(first)), ended: texts(earlier, first) }
     }
 
-    /// Whether it is of a date that has just begun to have keys.
+    /// Whether the key's date has just begun to have keys.
     fn begins(&self, key: &str) -> bool {
         self.begun.iter().any(|date| key.contains(date))
     }
 
-    /// Whether it is of a date that has just ceased to have them.
+    /// Whether the key's date has just ceased to have keys.
     fn ends(&self, key: &str) -> bool {
         self.ended.iter().any(|date| key.contains(date))
     }
@@ -337,8 +334,8 @@ impl From<Option<Found>> for Seen {
     }
 }
 
-/// What the cache holds of some keys, in their order. One that is no string fails the whole call, so
-/// then each is asked for by itself.
+/// What the cache holds of some keys, in their order. A key that holds no string fails the whole call; then
+/// each key is read by itself.
 async fn look(runner: &Runner, retries: u32, keys: &[String]) -> Result<Vec<Seen>, Refusal> {
     match look_once(runner, retries, keys).await {
         Err(refusal) if refusal.kind == FailureKind::CacheWrongType => {}
@@ -371,7 +368,7 @@ async fn look_once(
     }
 }
 
-/// What is wrong with keys that nobody makes: those that are there.
+/// Looks at keys that no job should have: each that exists is wrong.
 pub(super) async fn unexpected(
     runner: &Runner,
     keys: &[String],

@@ -21,7 +21,7 @@ pub use verifier::Verifier;
 
 use self::examine::{Examiner, KeyFilter};
 use self::orphans::Orphans;
-use self::session::{Due, JobUnderAudit, Owner, Session};
+use self::session::{Due, JobUnderAudit, KeyOwner, Session};
 use crate::domain::audit::{Finding, JobAudit};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
@@ -29,9 +29,9 @@ use crate::engine::port::SourceError;
 use crate::engine::run::Runner;
 use crate::engine::tries::Refusal;
 
-/// Differences that are described of a finding among others.
+/// The differences that a report describes of each finding.
 const FEW_DIFFERENCES: usize = 3;
-/// Differences that are described where one key was asked for.
+/// The differences that are described where one key was asked for.
 const MANY_DIFFERENCES: usize = 20;
 
 /// Compares the cache with the database. It has one batch in hand at a time.
@@ -43,9 +43,9 @@ pub struct Auditor {
 /// How fast an audit goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// One batch after another: somebody waits for it.
+    /// One batch after another, for somebody who waits.
     Steady,
-    /// At work at most a tenth of the time: nobody does.
+    /// At work at most a tenth of the time, in the background.
     Gentle,
 }
 
@@ -63,37 +63,37 @@ impl Pace {
 pub struct AuditOrder {
     /// These jobs.
     pub jobs: Vec<Arc<Job>>,
-    /// So many tenants of each, chosen by chance; all where it is `None`.
+    /// A random sample of so many tenants of each; all where it is `None`.
     pub sample: Option<NonZeroUsize>,
-    /// Whether what differs is looked at again; without, a write in flight is a finding.
+    /// Whether suspects are looked at again; otherwise a write in flight is a finding.
     pub rechecks: bool,
-    /// Whether keys that no job writes any more are searched for, those of jobs and tenants that are gone.
+    /// Whether it also searches for keys that no job writes any more.
     pub orphans: bool,
 }
 
 /// What is known of one key.
 #[derive(Clone, Debug)]
 pub struct KeyAnswer {
-    /// The job whose key it is, and the tenant, where it is not the fleet's.
+    /// The job that writes it, and the tenant it belongs to; no tenant where it is the fleet's.
     pub owner: Option<(JobName, Option<String>)>,
     /// How it stands.
     pub state: KeyState,
-    /// How long after the first look it was seen to stand so.
+    /// How long after the first look that was known.
     pub after: Duration,
-    /// What could not be read on the way.
+    /// What could not be read.
     pub failures: Vec<Failure>,
 }
 
 /// How one key stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It is the database's.
+    /// Its value is the database's.
     Equal,
     /// Something is wrong with it.
     Wrong(Finding),
     /// Its data changes too often to be judged.
     Changing,
-    /// Nothing makes it, and it is not there.
+    /// No job makes it, and it is not in the cache.
     Nowhere,
 }
 
@@ -120,8 +120,7 @@ impl Auditor {
         Self { runner, pace }
     }
 
-    /// Audits some jobs; the answers are in their order, and after them those of jobs that are gone
-    /// and have left keys behind.
+    /// Audits some jobs. The answers are in their order; jobs that are gone and left keys behind come last.
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
         let list = session.tenants(&order.jobs).await?;
@@ -145,15 +144,15 @@ impl Auditor {
         if order.rechecks {
             orphans = orphans.look_again(&self.runner).await?;
         }
-        // For whoever audits again at once.
+        // A caller may audit again at once.
         session.rest().await;
         let mut audits = session.jobs.into_iter().map(|job| job.audit).collect();
         orphans.add_to(&mut audits, order.rechecks);
         Ok(audits)
     }
 
-    /// What is known of one key, of these jobs. Where a key does not name its tenant, all tenants
-    /// are read until it is found.
+    /// Explains one key of these jobs. Where a key does not name its tenant, tenants are read until it is
+    /// found.
     pub async fn explain(
         &self,
         jobs: &[Arc<Job>],
@@ -176,7 +175,7 @@ impl Auditor {
             session.jobs.push(under_audit);
             for batch in batches {
                 let owner = session.first_look(index, batch, KeyFilter::Only(&only)).await?;
-                let Some(Owner(tenant)) = owner else { continue };
+                let Some(KeyOwner(tenant)) = owner else { continue };
                 return session.answer(index, tenant).await;
             }
         }

@@ -1,4 +1,4 @@
-//! One audit under way: first looks, and looks at suspects again.
+//! One audit under way: the first look at each key, and later looks at the suspects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -14,10 +14,10 @@ use crate::engine::port::Clock;
 use crate::engine::run::Runner;
 use crate::engine::tries::{Patience, Refusal};
 
-/// Suspects of one job that are looked at again; of the rest it is only counted what they are. At a
-/// few hundred bytes each they take less than a batch.
+/// The most suspects of one job that are looked at again; the rest are only counted. At a few hundred bytes
+/// each they take less memory than a batch.
 pub const MAX_SUSPECTS: usize = 1_000;
-/// How often tenants are asked for again after a failure that may pass.
+/// How often the tenant list is read again after a failure that may pass.
 const TENANTS_RETRIES: u32 = 3;
 
 /// An audit under way.
@@ -25,47 +25,47 @@ pub(super) struct Session<'a> {
     runner: &'a Runner,
     pace: Pace,
     pub(super) jobs: Vec<JobUnderAudit>,
-    /// What is to be looked at again, by when and in which order it came.
+    /// The suspects to look at again, by the moment and in the order in which they came.
     waiting: BTreeMap<(Duration, u64), Recheck>,
     recheck_count: u64,
     rests_until: Duration,
 }
 
-/// What is done for one job.
+/// A job that is audited, and its figures so far.
 pub(super) struct JobUnderAudit {
     pub(super) audit: JobAudit,
     examiner: Examiner,
 }
 
-/// Which suspects to look at again.
+/// Which of the waiting suspects to look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     /// Those whose time has come.
     Now,
-    /// All, each in its time.
+    /// All, each when its time comes.
     All,
 }
 
-/// Whose a key is: its tenant's, or the fleet's.
-pub(super) struct Owner(pub(super) Option<String>);
+/// The tenant that a key belongs to; `None` where it is the fleet's.
+pub(super) struct KeyOwner(pub(super) Option<String>);
 
 /// Suspects of one batch.
 struct Recheck {
-    /// The position of their job's job.
+    /// The position of their job in the session.
     index: usize,
     suspects: Vec<Suspect>,
-    /// When they were looked at first.
+    /// When the first look was.
     seen_at: Duration,
     /// Which window comes next.
     round: usize,
 }
 
-/// A key with which something was wrong at every look so far.
+/// A key that was wrong at every look so far.
 struct Suspect {
     finding: Finding,
-    /// Between two looks both sides became something else.
+    /// Between two looks both the database's and the cache's value changed.
     moved: bool,
-    /// How long after the first look its value was seen to be equal, where it still is.
+    /// How long after the first look its value was equal, where only its TTL is wrong.
     equal_after: Option<Duration>,
 }
 
@@ -75,7 +75,7 @@ impl Suspect {
         Self { finding, moved: false, equal_after }
     }
 
-    /// It is still wrong, in the same way or another.
+    /// Takes note that it is still wrong, in the same way or another.
     fn still(&mut self, wrong: Wrong, after: Duration) {
         let before = &self.finding.wrong;
         let is_life = |wrong: &Wrong| wrong.kind == Kind::WrongTtl;
@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The active tenants, if one of the jobs has some.
+    /// The active tenants, if one of the jobs is not for the fleet alone.
     pub(super) async fn tenants(&mut self, jobs: &[Arc<Job>]) -> Result<Arc<Tenants>, AuditError> {
         if jobs.iter().all(|job| job.scope == Scope::Fleet) {
             return Ok(Arc::default());
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
         Ok(Arc::new(self.read_tenants(None).await?))
     }
 
-    /// Those of some tenants that are active; all where none is named.
+    /// The active tenants: all, or those among `ids`.
     async fn read_tenants(&self, ids: Option<&[TenantId]>) -> Result<Tenants, AuditError> {
         let runner = self.runner;
         let mut patience = Patience::new(TENANTS_RETRIES);
@@ -138,8 +138,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The batches of a job: of all its tenants, or of some of them, chosen by chance. What cannot
-    /// be read for want of a time zone is noted at once.
+    /// The batches of a job: of all its tenants, or of a random sample. Tenants without a time zone, where
+    /// the job needs one, are noted as failed.
     pub(super) fn batches(
         &self,
         list: &Arc<Tenants>,
@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
         index: usize,
         batch: Batch,
         filter: KeyFilter<'_>,
-    ) -> Result<Option<Owner>, AuditError> {
+    ) -> Result<Option<KeyOwner>, AuditError> {
         let waiting = self.waiting.values().filter(|recheck| recheck.index == index);
         let waiting: usize = waiting.map(|recheck| recheck.suspects.len()).sum();
         let room = MAX_SUSPECTS.saturating_sub(waiting);
@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
         let (mut suspects, mut owner) = (Vec::new(), None);
         let mut see = |look: Look<'_>| {
             if let KeyFilter::Only(_) = filter {
-                owner.get_or_insert_with(|| Owner(look.tenant_id()));
+                owner.get_or_insert_with(|| KeyOwner(look.tenant_id()));
             }
             match look.wrong {
                 None => audit.counts.equal(Duration::ZERO),
@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
         Ok(owner)
     }
 
-    /// Looks at suspects again, until none is due.
+    /// Looks at suspects again until none is due.
     pub(super) async fn look_again(&mut self, due: Due) -> Result<(), AuditError> {
         while let Some((&(at, _), _)) = self.waiting.first_key_value() {
             let left = at.saturating_sub(self.runner.clock.monotonic());
@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What became of the one key that was looked at.
+    /// The answer about the one key that was looked at.
     pub(super) async fn answer(
         mut self,
         index: usize,
@@ -319,7 +319,7 @@ impl<'a> Session<'a> {
         Ok(KeyAnswer { owner: Some((job, tenant)), state, after, failures })
     }
 
-    /// Waits until it may work again.
+    /// Waits out the rest that the pace asks for.
     pub(super) async fn rest(&self) {
         let rest = self.rests_until.saturating_sub(self.runner.clock.monotonic());
         self.runner.clock.sleep(rest).await;
@@ -330,7 +330,7 @@ impl<'a> Session<'a> {
         self.runner.clock.monotonic()
     }
 
-    /// Rests as long as the work done since then wants. The wait for a permit is no job.
+    /// Plans the rest for the work done since `began`. Waiting for a permit is no work.
     fn end(&mut self, began: Duration, index: usize) {
         let now = self.runner.clock.monotonic();
         let waited = self.jobs.get_mut(index).map(|job| job.examiner.take_waited());
@@ -339,7 +339,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Some positions by chance, in their order: the first steps of a shuffle (Durstenfeld, "Algorithm
+/// Keeps `count` random positions, in their order: the first steps of a shuffle (Durstenfeld, "Algorithm
 /// 235: Random permutation", 1964).
 fn choose(positions: &mut Vec<u32>, count: usize, clock: &dyn Clock) {
     let all = positions.len();

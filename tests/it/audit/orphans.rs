@@ -1,6 +1,16 @@
 //! Keys that no job writes any more, as an audit of everything finds them.
 
-use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use preheat::adapter::memory::MemoryRow;
+use preheat::audit::{AuditOrder, KeyState};
+use preheat::domain::audit::Kind;
+use preheat::domain::job::{Job, Key, Share};
+use preheat::domain::report::FailureKind;
+
+use super::{Lab, found, listed, quiet, rows_of};
+use crate::engine::{MINUTE, SECOND, job, key, many, tenants};
 
 /// A lab whose job `old` is gone, and tenant `t3`, with all their keys still there.
 async fn with_gone() -> Lab {

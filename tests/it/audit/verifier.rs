@@ -1,6 +1,14 @@
 //! The verifier of a worker.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use preheat::audit::Verifier;
+use preheat::domain::job::Job;
+use preheat::engine::port::{Clock, SourceErrorKind};
+
+use super::{Lab, quiet, rows_of};
+use crate::engine::{Count, MINUTE, SECOND, job, many, refused};
 
 /// A verifier at work beside the lab's world.
 fn verify(lab: &Lab, interval: Duration, sample: usize) {
