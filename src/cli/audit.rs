@@ -72,9 +72,9 @@ async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Res
     let audits = auditor.audit(&order).await?;
     let is_within = audits.iter().all(|audit| audit.is_within(options.threshold));
     if options.json {
-        output::json(&Document::of((&audits, &jobs), options, is_within))?;
+        output::json(&Document::of(&audits, &jobs, options, is_within))?;
     } else {
-        output::result(&text((&audits, &jobs), options))?;
+        output::result(&text(&audits, &jobs, options))?;
     }
     Ok(if is_within { Exit::Ok } else { Exit::Failed })
 }
@@ -185,7 +185,8 @@ struct KeyDocument<'a> {
 
 impl<'a> Document<'a> {
     fn of(
-        (audits, jobs): (&'a [JobAudit], &'a [Arc<Job>]),
+        audits: &'a [JobAudit],
+        jobs: &'a [Arc<Job>],
         options: &Options,
         within_threshold: bool,
     ) -> Self {
@@ -285,7 +286,7 @@ fn shared_templates<'a>(jobs: &'a [Arc<Job>], name: &JobName) -> Vec<&'a str> {
 }
 
 /// The report for people: a table, then what was found.
-fn text((audits, jobs): (&[JobAudit], &[Arc<Job>]), options: &Options) -> String {
+fn text(audits: &[JobAudit], jobs: &[Arc<Job>], options: &Options) -> String {
     let mut lines = vec![table(audits).to_string(), String::new()];
     for audit in audits {
         lines.push(format!("{}: {}{audit}{}", audit.job, coverage(audit), remarks(audit)));

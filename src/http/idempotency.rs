@@ -9,9 +9,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
+use super::Control;
 use super::answer::ApiError;
 use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
-use crate::invalidate::{InvalidateError, InvalidateRequest, Invalidation, Invalidations};
+use crate::invalidate::{InvalidateError, InvalidateRequest, Invalidation};
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
@@ -85,16 +86,16 @@ impl Requests {
     /// Removes keys, or answers with what was removed for the same key before.
     pub(super) async fn invalidation(
         &self,
-        (invalidations, now): (&Arc<Invalidations>, DateTime<Utc>),
+        control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
     ) -> Result<Invalidation, ApiError> {
-        let Some(key) = key else { return Ok(invalidations.invalidate(request).await?) };
+        let Some(key) = key else { return Ok(control.invalidations.invalidate(request).await?) };
         let meaning = Meaning::Invalidation(request.clone());
-        let invalidations = Arc::clone(invalidations);
+        let invalidations = Arc::clone(&control.invalidations);
         let done = async move { invalidations.invalidate(request).await };
         let ask = || Asked::Invalidation(done.boxed().shared());
-        let (at, asked) = self.known_or_new(now, &key, meaning, ask)?;
+        let (at, asked) = self.known_or_new(control.handle.now(), &key, meaning, ask)?;
         let Asked::Invalidation(asked) = asked else { return Err(reused()) };
         let done = asked.await;
         if !done.as_ref().is_ok_and(|done| done.report.complete) {

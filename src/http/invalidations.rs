@@ -51,10 +51,9 @@ pub(super) async fn create(
     let tenants = tenants.iter().map(|WrittenId(id)| TenantId::new(id)).collect();
     let request = InvalidateRequest { keys, tenants, jobs, patterns, all, rewarm };
     let key = idempotency::key(&headers)?;
-    let (handle, invalidations) = (&state.control.handle, &state.control.invalidations);
-    let asked = state.requests.invalidation((invalidations, handle.now()), key, request);
-    let Invalidation { report, runs } = asked.await?;
-    let runs = runs.iter().map(|ticket| RunView::now(handle, ticket)).collect();
+    let control = &state.control;
+    let Invalidation { report, runs } = state.requests.invalidation(control, key, request).await?;
+    let runs = runs.iter().map(|ticket| RunView::now(&control.handle, ticket)).collect();
     Ok(InvalidationView { report, runs }.into_response())
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use self::census::{Census, CensusError};
-use self::removal::Removal;
+use self::removal::{Present, Removal};
 use self::request::CheckedRequest;
 use crate::domain::job::{DateZone, Dates, Job, Jobs, Scope};
 use crate::domain::layout::{Layout, Owner};
@@ -55,7 +55,8 @@ impl Invalidator {
         // The tenants were read: what their ids may be is known.
         let layout = runner.layout();
         let report = InvalidateReport::of(request);
-        let removal = Removal::new((runner, stops), (&jobs, &census, &layout), report);
+        let present = Present { jobs: &jobs, census: &census, layout: &layout };
+        let removal = Removal::new(runner, stops, present, report);
         let mut done = removal.all(checked).await;
         done.touched.retain(|name, _| jobs.get(name).is_some_and(|job| job.enabled));
         tell(&done.report, &runner.metrics);

@@ -30,13 +30,19 @@ const TENANTS_AT_ONCE: usize = 100;
 /// of the server's time goes into it.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
+/// What a request is held against.
+#[derive(Clone, Copy)]
+pub(super) struct Present<'a> {
+    pub(super) jobs: &'a Jobs,
+    pub(super) census: &'a Census,
+    pub(super) layout: &'a Layout,
+}
+
 /// One request under way.
 pub(super) struct Removal<'a> {
     runner: &'a Runner,
     stops: &'a Stops,
-    jobs: &'a Jobs,
-    census: &'a Census,
-    layout: &'a Layout,
+    present: Present<'a>,
     /// The fences that were moved.
     moved: HashSet<String>,
     /// When the rest before this slice ended.
@@ -93,15 +99,16 @@ enum KeyOwners {
 }
 
 impl<'a> Removal<'a> {
-    /// One that has done nothing yet.
+    /// One that has done nothing yet, with the report of that.
     pub(super) fn new(
-        (runner, stops): (&'a Runner, &'a Stops),
-        (jobs, census, layout): (&'a Jobs, &'a Census, &'a Layout),
+        runner: &'a Runner,
+        stops: &'a Stops,
+        present: Present<'a>,
         report: InvalidateReport,
     ) -> Self {
         let rested_at = runner.clock.monotonic();
         let done = Invalidated { report, ..Invalidated::default() };
-        Self { runner, stops, jobs, census, layout, moved: HashSet::new(), rested_at, done }
+        Self { runner, stops, present, moved: HashSet::new(), rested_at, done }
     }
 
     /// Does all of the request, or as much of it as it can; the report says which.
@@ -152,7 +159,7 @@ impl<'a> Removal<'a> {
         if of_tenants.is_empty() {
             return Ok(());
         }
-        let census = self.census;
+        let census = self.present.census;
         let tenants: Vec<Tenant<'a>> = match &named.tenants {
             Some(ids) => ids.iter().filter_map(|id| census.get(id.as_str())).collect(),
             None => census.iter().collect(),
@@ -183,7 +190,7 @@ impl<'a> Removal<'a> {
         if all {
             return self.done.touch_all(&job.name);
         }
-        for tenant in tenants.iter().filter(|tenant| self.census.is_active(tenant.id())) {
+        for tenant in tenants.iter().filter(|tenant| self.present.census.is_active(tenant.id())) {
             self.done.touch(&job.name, tenant.id());
         }
     }
@@ -198,7 +205,7 @@ impl<'a> Removal<'a> {
         let dates = possible_dates(job, self.runner.clock.now());
         let of_tenant = |tenant: &Option<Tenant<'_>>| {
             let keys = known_keys(job, *tenant, &dates).into_iter();
-            let own = keys.filter(|key| self.layout.may_write(job, *tenant, key));
+            let own = keys.filter(|key| self.present.layout.may_write(job, *tenant, key));
             own.filter(|key| !self.has_moved(job, *tenant, key)).collect::<Vec<_>>()
         };
         let mut keys: Vec<String> = tenants.iter().flat_map(of_tenant).collect();
@@ -209,7 +216,7 @@ impl<'a> Removal<'a> {
             let named = self.runner.ledger.names(&manifests).await?;
             for (tenant, names) in tenants.iter().zip(named) {
                 let tenant = tenant.map(|tenant| tenant.id());
-                let own = |name: &String| !self.layout.is_anothers(job, tenant, name);
+                let own = |name: &String| !self.present.layout.is_anothers(job, tenant, name);
                 keys.extend(names.into_iter().filter(own));
             }
         }
@@ -220,13 +227,13 @@ impl<'a> Removal<'a> {
     /// Whether a static key of a departed tenant is an active one's by now: both had the same text in
     /// the column that the key names, as a web address.
     fn has_moved(&self, job: &Job, tenant: Option<Tenant<'_>>, key: &str) -> bool {
-        if tenant.is_none_or(|tenant| self.census.is_active(tenant.id())) {
+        if tenant.is_none_or(|tenant| self.present.census.is_active(tenant.id())) {
             return false;
         }
-        (0..job.keys.len()).any(|index| match self.layout.owner(job, index, key) {
+        (0..job.keys.len()).any(|index| match self.present.layout.owner(job, index, key) {
             Owner::WithColumn(column, text) => {
-                let mut tenants = self.census.with_column(column, text);
-                tenants.any(|tenant| self.census.is_active(tenant.id()))
+                let mut tenants = self.present.census.with_column(column, text);
+                tenants.any(|tenant| self.present.census.is_active(tenant.id()))
             }
             Owner::Nobody | Owner::Tenant(_) | Owner::Anyone => false,
         })
@@ -240,10 +247,11 @@ impl<'a> Removal<'a> {
         tenants: &[Tenant<'_>],
     ) -> Result<(), Interrupted> {
         let job = Arc::clone(reader.job());
-        let checks = Checks::new(self.layout.clone(), &job);
+        let checks = Checks::new(self.present.layout.clone(), &job);
         // The query takes no text that cannot be an id; such a tenant has no rows.
         let ids = self.runner.source.id_class();
-        let list = Arc::new(self.census.list(tenants.iter().filter(|one| ids.fits(one.id()))));
+        let list =
+            Arc::new(self.present.census.list(tenants.iter().filter(|one| ids.fits(one.id()))));
         let all = list.iter().zip(0..).map(|(_, position)| position).collect();
         let mut left = reader.batches(&list, all, self.runner.clock.as_ref());
         let (mut without_zone, _) = reader.take_failures();
@@ -276,7 +284,7 @@ impl<'a> Removal<'a> {
     }
 
     fn is_of_active(&self, failure: &Failure) -> bool {
-        failure.tenant.as_deref().is_some_and(|id| self.census.is_active(id))
+        failure.tenant.as_deref().is_some_and(|id| self.present.census.is_active(id))
     }
 
     fn fail_shared_keys(&mut self, job: &Job, failures: Vec<Failure>) {
@@ -329,7 +337,7 @@ impl<'a> Removal<'a> {
         }
         self.move_fences(fences.some).await?;
         if fences.all {
-            let census = self.census;
+            let census = self.present.census;
             self.move_fences(census.iter().map(|tenant| fence_key(tenant.id()))).await?;
         }
         self.remove(found).await
@@ -337,7 +345,7 @@ impl<'a> Removal<'a> {
 
     /// The job that writes a key; the fences of the tenants that it may belong to are added.
     fn writer(&mut self, key: &str, fences: &mut FencesToMove) -> Option<JobName> {
-        let (jobs, census) = (self.jobs, self.census);
+        let (jobs, census) = (self.present.jobs, self.present.census);
         let mut writer = None;
         for job in jobs.values() {
             let Some(owners) = self.owners(job, key) else { continue };
@@ -367,16 +375,16 @@ impl<'a> Removal<'a> {
     fn owners(&self, job: &Job, key: &str) -> Option<KeyOwners> {
         let (mut known, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for index in 0..job.keys.len() {
-            match (self.layout.owner(job, index, key), job.scope) {
+            match (self.present.layout.owner(job, index, key), job.scope) {
                 (Owner::Nobody, _) => {}
                 (_, Scope::Fleet) => return Some(KeyOwners::Fleet),
                 (Owner::Tenant(id), Scope::Tenants) => {
-                    let is_known = self.census.get(id).is_some();
+                    let is_known = self.present.census.get(id).is_some();
                     (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());
                 }
                 (Owner::WithColumn(column, text), Scope::Tenants) => {
                     let before = known.len();
-                    let some = self.census.with_column(column, text);
+                    let some = self.present.census.with_column(column, text);
                     known.extend(some.map(|tenant| tenant.id().to_owned()));
                     // The column may have had another value when the key was written.
                     if known.len() == before {

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use preheat::adapter::clock::VirtualClock;
 use preheat::adapter::memory::{MemoryCache, MemoryRow};
-use preheat::audit::{
-    AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
-};
+use preheat::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;

@@ -1,6 +1,6 @@
 //! The verifier of a worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat::audit::Verifier;
@@ -8,7 +8,7 @@ use preheat::domain::job::Job;
 use preheat::engine::port::{Clock, SourceErrorKind};
 
 use super::{Lab, quiet, rows_of};
-use crate::engine::{Count, MINUTE, SECOND, job, many, refused};
+use crate::engine::{Count, MINUTE, SECOND, many, refused};
 
 /// A verifier at work beside the lab's world.
 fn verify(lab: &Lab, interval: Duration, sample: usize) {
