@@ -33,12 +33,12 @@ use crate::adapter::postgres::{
     TenantsSettings,
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
+use crate::audit::Verifier;
 use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
-use crate::engine::audit::Verifier;
 use crate::engine::broken::BrokenTenants;
 use crate::engine::coverage::Coverage;
 use crate::engine::limit::{Limits, Shares};
@@ -50,6 +50,7 @@ use crate::engine::roster::Roster;
 use crate::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::http::{Control, Refresh};
+use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
 
@@ -142,7 +143,7 @@ impl App {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(settings.tenants.max_shrink, settings.tenants.column.as_str()),
+            roster: Roster::new(settings.tenants.max_shrink),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
@@ -185,6 +186,8 @@ impl App {
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
         let engine = engine.with_rejections(versions.rejections());
+        let invalidations =
+            Invalidations::new(Arc::clone(&self.runner), handle.clone(), stops.clone());
         let background = front.shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
@@ -197,6 +200,7 @@ impl App {
         }
         front.works(Control {
             handle: handle.clone(),
+            invalidations: Arc::clone(&invalidations),
             metrics: Arc::clone(&metrics),
             refresh: refresh(self.runner, self.database, settings.database.max_connections),
             token: settings.http.token.clone(),
@@ -218,7 +222,7 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         tokio::select! {
-            () = engine.run() => {}
+            ((), ()) = async { tokio::join!(engine.run(), invalidations.drained()) } => {}
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
             () = keeper.keep(reload) => {}
         }

@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Global, bars, output};
 use crate::app::App;
+use crate::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{
     AuditCounts, Difference, Finding, JobAudit, Kind, WINDOWS, Wrong, nines, percent,
 };
 use crate::domain::duration;
-use crate::domain::job::{Job, Share};
+use crate::domain::job::{Job, JobName, KeyKind, Share};
 use crate::domain::report;
 use crate::domain::spelling;
-use crate::engine::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -60,14 +60,15 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 
 async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Result<Exit, Failure> {
     // Of all, or it would not be said of what it is a part.
-    let gone = options.names.is_empty() && options.sample.is_none();
-    let order = AuditOrder { jobs, sample: options.sample, rechecks: !options.quick, gone };
+    let orphans = options.names.is_empty() && options.sample.is_none();
+    let (sample, rechecks) = (options.sample, !options.quick);
+    let order = AuditOrder { jobs: jobs.clone(), sample, rechecks, orphans };
     let audits = auditor.audit(&order).await?;
     let is_within = audits.iter().all(|audit| audit.is_within(options.threshold));
     if options.json {
-        output::json(&Document::of(&audits, options, is_within))?;
+        output::json(&Document::of(&audits, &jobs, options, is_within))?;
     } else {
-        output::result(&text(&audits, options))?;
+        output::result(&text(&audits, &jobs, options))?;
     }
     Ok(if is_within { Exit::Ok } else { Exit::Failed })
 }
@@ -126,6 +127,8 @@ struct JobDocument<'a> {
     missing: u64,
     orphaned: u64,
     wrong_ttl: u64,
+    /// The templates of its shared keys: orphans of these are not looked for.
+    orphans_not_looked_for: Vec<&'a str>,
     changing: u64,
     unchecked: u64,
     coverage: Option<f64>,
@@ -175,20 +178,28 @@ struct KeyDocument<'a> {
 }
 
 impl<'a> Document<'a> {
-    fn of(audits: &'a [JobAudit], options: &Options, within_threshold: bool) -> Self {
+    fn of(
+        audits: &'a [JobAudit],
+        jobs: &'a [Arc<Job>],
+        options: &Options,
+        within_threshold: bool,
+    ) -> Self {
         let windows = WINDOWS.iter().filter(|_| !options.quick);
         Self {
             within_threshold,
             threshold: decimal(options.threshold),
             rechecked_after: windows.map(Duration::as_secs).collect(),
             sample: options.sample.map(NonZeroUsize::get),
-            jobs: audits.iter().map(|audit| JobDocument::of(audit, options.threshold)).collect(),
+            jobs: audits
+                .iter()
+                .map(|audit| JobDocument::of(audit, jobs, options.threshold))
+                .collect(),
         }
     }
 }
 
 impl<'a> JobDocument<'a> {
-    fn of(audit: &'a JobAudit, threshold: Share) -> Self {
+    fn of(audit: &'a JobAudit, jobs: &'a [Arc<Job>], threshold: Share) -> Self {
         let JobAudit { job, tenants, tenants_failed, counts, most_behind, .. } = audit;
         let AuditCounts { equal_within, stale, missing, orphaned, wrong_ttl, .. } = *counts;
         let seconds = [0].into_iter().chain(WINDOWS.iter().map(Duration::as_secs));
@@ -207,6 +218,7 @@ impl<'a> JobDocument<'a> {
             missing,
             orphaned,
             wrong_ttl,
+            orphans_not_looked_for: shared_templates(jobs, job),
             changing: counts.changing,
             unchecked: counts.unchecked,
             coverage: counts.coverage(),
@@ -258,8 +270,17 @@ impl<'a> KeyDocument<'a> {
     }
 }
 
+/// The templates of a job's shared keys.
+fn shared_templates<'a>(jobs: &'a [Arc<Job>], name: &JobName) -> Vec<&'a str> {
+    let keys = jobs
+        .iter()
+        .filter(|job| job.name == *name)
+        .flat_map(|job| job.keys.iter().filter(|key| job.kind(key) == KeyKind::Shared));
+    keys.map(|key| key.template.as_str()).collect()
+}
+
 /// The report for people: a table, then what was found.
-fn text(audits: &[JobAudit], options: &Options) -> String {
+fn text(audits: &[JobAudit], jobs: &[Arc<Job>], options: &Options) -> String {
     let mut lines = vec![table(audits).to_string(), String::new()];
     for audit in audits {
         lines.push(format!("{}: {}{audit}{}", audit.job, coverage(audit), remarks(audit)));
@@ -269,6 +290,9 @@ fn text(audits: &[JobAudit], options: &Options) -> String {
             lines.push(format!("  and {} more", output::count(left)));
         }
         lines.extend(audit.failures.iter().map(failure_line));
+        lines.extend(shared_templates(jobs, &audit.job).into_iter().map(|template| {
+            format!("  orphans of `{template}` are not looked for: such a key ends by its TTL")
+        }));
     }
     lines.push(verdict(audits, options.threshold));
     lines.join("\n") + "\n"

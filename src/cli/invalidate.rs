@@ -16,10 +16,10 @@ use crate::domain::job::Job;
 use crate::domain::report;
 use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
-use crate::engine::invalidate::{
+use crate::engine::run::Stops;
+use crate::invalidate::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidated, Invalidator,
 };
-use crate::engine::run::Stops;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -40,9 +40,6 @@ pub(super) struct Options {
     /// Yes, a --pattern that matches every key under the prefix
     #[arg(long)]
     all: bool,
-    /// The keys that no job writes any more
-    #[arg(long)]
-    orphans: bool,
     /// Warm again what was removed, and wait for it
     #[arg(long)]
     rewarm: bool,
@@ -53,14 +50,13 @@ pub(super) struct Options {
 
 impl Options {
     fn request(&self) -> InvalidateRequest {
-        let Self { keys, patterns, jobs, tenants, all, orphans, rewarm, json: _ } = self;
+        let Self { keys, patterns, jobs, tenants, all, rewarm, json: _ } = self;
         InvalidateRequest {
             keys: keys.clone(),
             tenants: tenants.iter().map(TenantId::new).collect(),
             jobs: jobs.clone(),
             patterns: patterns.clone(),
             all: *all,
-            orphans: *orphans,
             rewarm: *rewarm,
         }
     }
@@ -167,10 +163,6 @@ fn summary(report: &InvalidateReport) -> String {
     if patterns.asked > 0 {
         line(output::counted(patterns.asked, "pattern", "patterns"), patterns.removed);
     }
-    if report.orphans.asked > 0 {
-        let found = output::counted(report.orphans.asked, "possible orphan", "possible orphans");
-        line(found, report.orphans.removed);
-    }
     for (job, removed) in &report.by_job {
         let _into_a_string = writeln!(text, "  of job `{job}`: {}", keys(*removed));
     }
@@ -181,14 +173,12 @@ impl From<InvalidateError> for Failure {
     fn from(error: InvalidateError) -> Self {
         match error {
             InvalidateError::Tenants(error) => error.into(),
-            InvalidateError::Notes(error) => {
+            InvalidateError::Registry(error) => {
                 let unreachable = error.kind.is_transient();
                 let exit = if unreachable { Exit::Unreachable } else { Exit::Failed };
                 Self::new(exit, error)
             }
-            InvalidateError::Shrank(_) | InvalidateError::Busy | InvalidateError::Draining => {
-                Self::new(Exit::Failed, error)
-            }
+            InvalidateError::Busy | InvalidateError::Draining => Self::new(Exit::Failed, error),
             InvalidateError::Nothing
             | InvalidateError::TooMany { .. }
             | InvalidateError::Length { .. }

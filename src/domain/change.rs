@@ -77,13 +77,31 @@ pub struct Change {
     pub tenants: Option<Vec<String>>,
 }
 
-/// Whose keys of a job a change concerns.
+/// The tenants of a job whose keys a change or a removal concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// Those of these tenants.
+    /// These tenants.
     Tenants(BTreeSet<TenantId>),
-    /// All that the job has.
+    /// All tenants of the job, or the fleet where it has none.
     All,
+}
+
+impl Touched {
+    /// Adds one tenant.
+    pub fn add(&mut self, tenant: TenantId) {
+        match self {
+            Self::All => {}
+            Self::Tenants(tenants) => drop(tenants.insert(tenant)),
+        }
+    }
+
+    /// The tenants as a run takes them: `None` for all.
+    pub fn into_ids(self) -> Option<Vec<TenantId>> {
+        match self {
+            Self::All => None,
+            Self::Tenants(tenants) => Some(tenants.into_iter().collect()),
+        }
+    }
 }
 
 /// What was heard of, after the fences of whose data it is were moved. The moments are those of the

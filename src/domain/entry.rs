@@ -1,6 +1,6 @@
 //! From rows to entries: which rows make which key's value. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate};
@@ -8,7 +8,7 @@ use rapidhash::fast::RandomState;
 
 use super::job::{DATE_COLUMN, Job, Key, KeyKind, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
-use super::layout::{Checks, says_owner};
+use super::layout::{Ambiguity, Checks, says_owner};
 use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
@@ -137,6 +137,35 @@ pub fn entries<'r>(
         groups.finish((index, checks), rows, &mut taken, &mut found);
     }
     found
+}
+
+/// The shared keys that a batch's rows make, without their values; the arguments are those of [`entries`].
+/// A key that may be another tenant's is none of them: no run writes it.
+pub fn shared_keys(
+    job: &Job,
+    checks: &Checks,
+    batch: &Batch,
+    first_dates: &[NaiveDate],
+    rows: &Rows,
+) -> BTreeSet<String> {
+    let columns = job.key_columns();
+    let mut keys = BTreeSet::new();
+    let shared = |(_, key): &(usize, &Key)| job.kind(key) == KeyKind::Shared;
+    for (index, key) in job.keys.iter().enumerate().filter(shared) {
+        let mut groups = Groups::new(job, key, batch, first_dates, &columns);
+        for row in 0..rows.len() {
+            groups.place(rows, row);
+        }
+        let concerned = groups.concerned(index, checks);
+        for group in &groups.groups {
+            let key = groups.key_of(group, rows);
+            let key = key.filter(|key| {
+                groups.ambiguity((index, checks), &concerned, (group, key), rows).is_none()
+            });
+            keys.extend(key);
+        }
+    }
+    keys
 }
 
 /// The values of one kind of key while its rows are placed.
@@ -283,13 +312,7 @@ impl<'a> Groups<'a> {
         let concerned = self.concerned(index, checks);
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
-            let is_concerned = concerned.get(group.slot).copied().unwrap_or_default();
-            let ambiguity = if is_concerned {
-                let owner = self.owner_of(&group, rows);
-                checks.ambiguity((self.job, index), &key, &owner.unwrap_or_default())
-            } else {
-                None
-            };
+            let ambiguity = self.ambiguity((index, checks), &concerned, (&group, &key), rows);
             let Group { slot, members, .. } = group;
             let count = members.len();
             let value = Value::new(rows, members, self.key.shape);
@@ -322,6 +345,21 @@ impl<'a> Groups<'a> {
                 found.writes.push(Entry { key, slot, value, ttl, kind });
             }
         }
+    }
+
+    /// Why a group's key may not be written for its tenant.
+    fn ambiguity(
+        &self,
+        (index, checks): (usize, &Checks),
+        concerned: &[bool],
+        (group, key): (&Group, &str),
+        rows: &Rows,
+    ) -> Option<Ambiguity> {
+        if !concerned.get(group.slot).copied().unwrap_or_default() {
+            return None;
+        }
+        let owner = self.owner_of(group, rows);
+        checks.ambiguity((self.job, index), key, &owner.unwrap_or_default())
     }
 
     /// Which slots have keys that may be another tenant's; none where no key of the template can be.

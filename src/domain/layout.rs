@@ -16,7 +16,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::job::{Job, Jobs, Key, Scope};
+use super::job::{Job, Jobs, Key, KeyKind, Scope};
 use super::key::pattern::{OwnerText, Pattern, Question};
 use super::key::{KeyTemplate, Part, Placeholder};
 use super::reading::Reading;
@@ -104,12 +104,13 @@ impl Layout {
         }
     }
 
-    /// Whether a key that a manifest of this job and tenant names is no business of theirs: it is
-    /// that of another tenant or job, or one that needs no manifest.
+    /// Whether a key that a manifest of this job and tenant names is not for that manifest to say: it
+    /// is a key of another tenant or job, or one that manifests do not name (a static key, or a shared
+    /// one in a manifest of an older version).
     pub fn is_anothers(&self, job: &Job, tenant: Option<&str>, text: &str) -> bool {
         let mut templates = self.templates(job);
         templates.any(|Template { job: other, index, key }| {
-            let unnamed = other.name != job.name || key.template.is_known();
+            let unnamed = other.name != job.name || job.kind(key) != KeyKind::Data;
             match self.owner(other, index, text) {
                 Owner::Nobody => false,
                 Owner::Tenant(id) => unnamed || tenant != Some(id),
@@ -440,7 +441,8 @@ mod tests {
         assert!(is_anothers("a:b", "p:a:b:x"), "it is that of `a`");
         assert!(is_anothers("a", "p:a:all"), "no manifest names it");
         assert!(is_anothers("a", "p:a:new:x"), "it is that of the other job");
-        assert!(!is_anothers("a", "pet:7") && !is_anothers("a", "old:a:x"));
+        assert!(is_anothers("a", "pet:7"), "no manifest names a shared key");
+        assert!(!is_anothers("a", "old:a:x"));
     }
 
     #[test]

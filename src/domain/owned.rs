@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 
-use super::job::Job;
-use super::key::KeyTemplate;
+use super::job::{Job, Key};
 use super::tenant::Tenant;
 
 /// A local date is at most a day away from the one in UTC.
@@ -19,43 +18,26 @@ pub fn known_keys(
     tenant: Option<Tenant<'_>>,
     dates: &RangeInclusive<NaiveDate>,
 ) -> Vec<String> {
+    let (first, last) = (*dates.start(), *dates.end());
     let mut keys = Vec::new();
-    for key in &job.keys {
-        template_keys(&key.template, tenant, dates, &mut keys);
+    for Key { template, .. } in &job.keys {
+        if template.has_date() {
+            let dates = first.iter_days().take_while(|date| *date <= last);
+            keys.extend(dates.filter_map(|date| template.fill(tenant, Some(date))));
+        } else {
+            keys.extend(template.fill(tenant, None));
+        }
     }
     keys
-}
-
-/// The keys of one template that are known before the query, added to `keys`.
-pub fn template_keys(
-    template: &KeyTemplate,
-    tenant: Option<Tenant<'_>>,
-    dates: &RangeInclusive<NaiveDate>,
-    keys: &mut Vec<String>,
-) {
-    if !template.has_date() {
-        keys.extend(template.fill(tenant, None));
-        return;
-    }
-    let mut date = *dates.start();
-    while date <= *dates.end() {
-        keys.extend(template.fill(tenant, Some(date)));
-        let Some(next) = date.succ_opt() else { break };
-        date = next;
-    }
 }
 
 /// Every date of which a job may have a key at a moment: in any time zone, and written by any run
 /// whose keys have not expired.
 pub fn possible_dates(job: &Job, now: DateTime<Utc>) -> RangeInclusive<NaiveDate> {
-    dates_alive(job.dates.as_ref().map_or(0, |dates| dates.days), job.ttl, now)
-}
-
-/// The same of keys for so many dates that live for so long.
-pub fn dates_alive(days: u16, ttl: Duration, now: DateTime<Utc>) -> RangeInclusive<NaiveDate> {
     const DAY: u64 = Duration::from_hours(24).as_secs();
     let today = now.date_naive();
-    let behind = ttl.as_secs().div_ceil(DAY);
+    let days = job.dates.as_ref().map_or(0, |dates| dates.days);
+    let behind = job.ttl.as_secs().div_ceil(DAY);
     let first = today.checked_sub_days(Days::new(behind + ZONES)).unwrap_or(today);
     let last = today.checked_add_days(Days::new(u64::from(days) + ZONES)).unwrap_or(today);
     first..=last

@@ -69,14 +69,6 @@ impl KeyTemplate {
             }
     }
 
-    /// The id of the tenant as whose this template reads a key; `None` where it does not make it, or
-    /// its keys name no tenant.
-    pub fn tenant_of<'k>(&self, text: &'k str, ids: IdClass) -> Option<&'k str> {
-        let is_tenant = |part: &Part| *part == Part::Placeholder(Placeholder::Tenant);
-        let owner = self.parts().iter().position(is_tenant)?;
-        Reading::new(self, Some(owner), text, ids)?.owner
-    }
-
     /// Which bytes of a key each part stands for: see [`Reading::new`].
     fn read(&self, text: &str, ids: IdClass) -> Option<Vec<Range<usize>>> {
         // Where each part may begin so that the rest fits, from the last part to the first.

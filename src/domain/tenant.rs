@@ -1,6 +1,6 @@
 //! Whose data: the active tenants, in the order in which the tenant query returned them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -48,47 +48,6 @@ impl IdClass {
             Self::Uuid => is_uuid(text),
             Self::Integer => is_integer(text),
             Self::Text => true,
-        }
-    }
-}
-
-/// What tenants' ids look like, as far as those of a list show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdForm {
-    /// Uuids.
-    Uuid,
-    /// Integers.
-    Integer,
-    /// Texts of letters, digits and these characters.
-    Text(BTreeSet<char>),
-}
-
-impl IdForm {
-    /// The form of a list's ids; none where there is no tenant.
-    pub fn of(list: &Tenants) -> Option<Self> {
-        let all = |is_so: fn(&str) -> bool| list.iter().all(|tenant| is_so(tenant.id()));
-        if list.is_empty() {
-            return None;
-        }
-        if all(is_uuid) {
-            return Some(Self::Uuid);
-        }
-        if all(is_integer) {
-            return Some(Self::Integer);
-        }
-        let chars = list.iter().flat_map(|tenant| tenant.id().chars());
-        Some(Self::Text(chars.filter(|char| !char.is_alphanumeric()).collect()))
-    }
-
-    /// Whether a text may be an id.
-    pub fn fits(&self, text: &str) -> bool {
-        match self {
-            Self::Uuid => is_uuid(text),
-            Self::Integer => is_integer(text),
-            Self::Text(others) => {
-                let may_be = |char: char| char.is_alphanumeric() || others.contains(&char);
-                !text.is_empty() && text.chars().all(may_be)
-            }
         }
     }
 }
@@ -318,27 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn a_text_may_be_an_id_where_it_looks_like_the_others() {
-        let of = |ids: &[&str]| {
-            let mut list = Tenants::default();
-            for id in ids {
-                list.push(id, []);
-            }
-            IdForm::of(&list)
-        };
+    fn a_text_is_an_id_of_a_class_as_the_database_writes_it() {
         let uuid = "6f1c0c6e-5f0f-4e55-9f53-0f7f4f1f8a11";
-        let cases: [(&[&str], &[&str], &[&str]); 4] = [
-            (&[uuid], &[uuid], &["count", "7-0000", "6F1C0C6E-5f0f-4e55-9f53-0f7f4f1f8a11"]),
-            (&["7", "-1"], &["8000"], &["07", "+7", "7:8", "seven", ""]),
-            (&["7", uuid], &["8", "north", "7-8"], &["7:8", "north_pole", ""]),
-            (&["zürich"], &["bern", "東京", "1"], &["zürich nord"]),
+        let cases: [(IdClass, &[&str], &[&str]); 3] = [
+            (IdClass::Uuid, &[uuid], &["count", "7-0000", "6F1C0C6E-5f0f-4e55-9f53-0f7f4f1f8a11"]),
+            (IdClass::Integer, &["7", "-1", "8000"], &["07", "+7", "7:8", "seven", ""]),
+            (IdClass::Text, &["7", uuid, "zürich nord", ""], &[]),
         ];
-        for (ids, fit, others) in cases {
-            let form = of(ids).unwrap();
-            assert!(ids.iter().chain(fit).all(|text| form.fits(text)), "{form:?}");
-            assert!(!others.iter().any(|text| form.fits(text)), "{form:?}");
+        for (class, fit, others) in cases {
+            assert!(fit.iter().all(|text| class.fits(text)), "{class:?}");
+            assert!(!others.iter().any(|text| class.fits(text)), "{class:?}");
         }
-        assert_eq!(of(&[]), None);
     }
 
     #[test]

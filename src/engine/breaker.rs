@@ -16,7 +16,7 @@ const BREAKER_PAUSE: Duration = Duration::from_secs(5);
 
 /// The breaker of one server, shared by all batches.
 #[derive(Debug)]
-pub(super) struct SharedBreaker {
+pub(crate) struct SharedBreaker {
     breaker: Mutex<Breaker>,
     closed: Notify,
 }
@@ -64,7 +64,7 @@ impl SharedBreaker {
     }
 
     /// How long the server may not be asked, at the monotonic moment `now`; `None` where it may.
-    pub(super) fn pause_left(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn pause_left(&self, now: Duration) -> Option<Duration> {
         self.lock().pause_left(now)
     }
 

@@ -1,20 +1,16 @@
 //! The engine from outside: ask for runs, look at them, see how it is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::invalidate::Touched;
-pub use super::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest};
 use super::port::Clock;
 pub use super::port::HistoryError;
 use super::record::Records;
 use super::status::{ActiveRun, Health, Rejections, Status};
 use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
-use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 
@@ -88,15 +84,6 @@ impl Ticket {
     }
 }
 
-/// What became of a request to remove keys.
-#[derive(Clone, Debug)]
-pub struct Invalidation {
-    /// What was removed.
-    pub report: InvalidateReport,
-    /// The runs that warm it again, where that was asked for.
-    pub runs: Vec<Ticket>,
-}
-
 /// A run, wherever it is in its life.
 #[derive(Clone, Debug)]
 pub enum RunView {
@@ -108,12 +95,6 @@ pub enum RunView {
 
 /// What the handle asks of the loop.
 pub(super) enum Command {
-    Invalidate {
-        request: InvalidateRequest,
-        /// Through which the runs afterwards are asked for.
-        handle: Handle,
-        reply: oneshot::Sender<Result<Invalidation, InvalidateError>>,
-    },
     Request {
         request: RunRequest,
         trigger: Trigger,
@@ -146,41 +127,6 @@ impl Handle {
     pub async fn changed(&self, changed: Changed) {
         // A worker that stops warms nothing any more.
         drop(self.commands.send(Command::Changed(changed)).await);
-    }
-
-    /// Removes keys, and asks for the runs that warm them again where the request says so. It goes on
-    /// even if nobody waits for the answer any more.
-    pub async fn invalidate(
-        &self,
-        request: InvalidateRequest,
-    ) -> Result<Invalidation, InvalidateError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Invalidate { request, handle: self.clone(), reply };
-        match self.commands.try_send(command) {
-            Ok(()) => answer.await.unwrap_or(Err(InvalidateError::Draining)),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(InvalidateError::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(InvalidateError::Draining),
-        }
-    }
-
-    /// Asks for a run of each job for those whose keys were removed.
-    pub(super) async fn rewarm(
-        &self,
-        touched: BTreeMap<JobName, Touched>,
-        report: &mut InvalidateReport,
-    ) -> Vec<Ticket> {
-        let mut tickets = Vec::new();
-        for (job, tenants) in touched {
-            let request = RunRequest { jobs: JobSelection::One(job), tenants: tenants.into_ids() };
-            match self.request(request).await {
-                Ok(taken) => tickets.extend(taken),
-                Err(error) => {
-                    let message = format!("what was removed is not warmed again: {error}");
-                    report.fail(Failure::new(FailureKind::Rewarm, None, message));
-                }
-            }
-        }
-        tickets
     }
 
     /// These are the jobs from now on. One that stays the same goes on as if nothing had happened;

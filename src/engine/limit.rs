@@ -149,7 +149,7 @@ struct Ask {
 
 /// How much of the room for rows a batch gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     /// That of one batch.
     Batch,
     /// That of all, for one tenant that is too large for a batch. Nothing else is in flight but
@@ -252,7 +252,7 @@ impl Limits {
     }
 
     /// Waits for so much room for a job, which never has more batches in flight than it may.
-    pub(super) async fn room_of(
+    pub(crate) async fn room_of(
         self: &Arc<Self>,
         job: &Job,
         lane: Lane,

@@ -270,8 +270,6 @@ pub struct Listing {
 pub enum Book {
     /// The tenants that may have keys, with their columns.
     Tenants,
-    /// The key templates that were in use, with their jobs.
-    Templates,
 }
 
 impl Book {
@@ -279,7 +277,6 @@ impl Book {
     pub fn key(self) -> &'static str {
         match self {
             Self::Tenants => "preheat:tenants",
-            Self::Templates => "preheat:templates",
         }
     }
 }

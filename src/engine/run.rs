@@ -203,7 +203,7 @@ pub(super) struct Deadline {
 
 impl Runner {
     /// Whose the keys of all jobs are, as they are now.
-    pub(super) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         Layout::new(&self.jobs.get(), self.source.id_class())
     }
 

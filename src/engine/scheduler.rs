@@ -13,14 +13,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::changes::{Changes, Claim, Failures};
-use super::handle::{
-    Command, Handle, Invalidation, JobSelection, RequestError, RunRequest, Ticket,
-};
-use super::invalidate::{InvalidateError, InvalidateRequest, Invalidated, Invalidator};
+use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
@@ -38,9 +35,6 @@ use crate::observe::metric::Metrics;
 const MAX_QUEUED: usize = 16;
 /// Requests on their way to the loop, which takes each in microseconds.
 const MAX_COMMANDS: usize = 64;
-
-/// Invalidations that are under way at once: each loads the cache with at most one slice at a time.
-const MAX_INVALIDATIONS: usize = 16;
 
 /// How long the scheduler may stay silent: it rings every second.
 const SCHEDULER_SILENCE: Duration = Duration::from_secs(10);
@@ -126,8 +120,6 @@ pub struct Engine {
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<Status>>,
     runs: JoinSet<Ended>,
-    invalidator: Arc<Invalidator>,
-    invalidations: JoinSet<()>,
     /// How often the cache server was restarted.
     restarts: watch::Receiver<u64>,
     stops: Stops,
@@ -223,8 +215,6 @@ impl Engine {
             leaving: Vec::new(),
             rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
-            invalidator: Arc::new(Invalidator::new(Arc::clone(&runner))),
-            invalidations: JoinSet::new(),
             runner,
             records: Arc::clone(&records),
             clock: Arc::clone(&clock),
@@ -267,8 +257,7 @@ impl Engine {
             self.start_due();
             self.start_changes();
             self.publish();
-            let nothing_left = self.runs.is_empty() && self.invalidations.is_empty();
-            if self.phase == Phase::Draining && nothing_left {
+            if self.phase == Phase::Draining && self.runs.is_empty() {
                 return;
             }
             let nap = self.nap();
@@ -281,7 +270,6 @@ impl Engine {
                 Ok(()) = self.restarts.changed() => self.cache_was_restarted(),
                 // Before requests: however many of those come, only so many runs can end.
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
-                Some(_ended) = self.invalidations.join_next(), if !self.invalidations.is_empty() => {}
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = self.clock.sleep(nap) => {}
             }
@@ -508,9 +496,6 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Command::Changed(changed) => self.note_changes(changed),
-            Command::Invalidate { request, handle, reply } => {
-                self.invalidate(request, handle, reply);
-            }
             Command::Replace { jobs, rejections, done } => {
                 self.rejections = rejections;
                 self.replace(jobs);
@@ -551,39 +536,6 @@ impl Engine {
         for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
             state.changes.everything_changed(now, now);
         }
-    }
-
-    /// Removes keys beside the runs: the loop waits for nothing.
-    fn invalidate(
-        &mut self,
-        request: InvalidateRequest,
-        handle: Handle,
-        reply: oneshot::Sender<Result<Invalidation, InvalidateError>>,
-    ) {
-        let refusal = match self.phase {
-            Phase::Draining => Some(InvalidateError::Draining),
-            Phase::Running if self.invalidations.len() >= MAX_INVALIDATIONS => {
-                Some(InvalidateError::Busy)
-            }
-            Phase::Running => None,
-        };
-        if let Some(error) = refusal {
-            drop(reply.send(Err(error)));
-            return;
-        }
-        let (invalidator, stops) = (Arc::clone(&self.invalidator), self.stops.clone());
-        self.invalidations.spawn(async move {
-            let answer = match invalidator.invalidate(&request, &stops).await {
-                Ok(Invalidated { mut report, touched }) => {
-                    let touched = if request.rewarm { touched } else { BTreeMap::new() };
-                    let runs = handle.rewarm(touched, &mut report).await;
-                    Ok(Invalidation { report, runs })
-                }
-                Err(error) => Err(error),
-            };
-            // Whoever asked may have gone.
-            drop(reply.send(answer));
-        });
     }
 
     /// Takes on all runs of a request, or none.

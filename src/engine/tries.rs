@@ -15,15 +15,15 @@ use crate::observe::event::{self, Server};
 
 /// Something of a run could not be done.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
-    pub(super) kind: FailureKind,
-    pub(super) message: String,
-    pub(super) remedy: Remedy,
+pub(crate) struct Refusal {
+    pub(crate) kind: FailureKind,
+    pub(crate) message: String,
+    pub(crate) remedy: Remedy,
 }
 
 /// What to do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub(crate) enum Remedy {
     /// Try again later: this server could not be reached, or was busy.
     Wait(Server),
     /// Try again later: a table is locked by others, as by a migration.
@@ -74,7 +74,7 @@ impl From<CacheError> for Refusal {
 }
 
 /// How often one thing may be tried again, and how long it waits for a server that counts as down.
-pub(super) struct Patience {
+pub(crate) struct Patience {
     retries: u32,
     /// Its own tries that failed.
     own: u32,
@@ -113,13 +113,13 @@ enum Next {
 
 impl Patience {
     /// For something that may be tried again so often.
-    pub(super) fn new(retries: u32) -> Self {
+    pub(crate) fn new(retries: u32) -> Self {
         let locks = Locks::Retries;
         Self { retries, own: 0, of_others: 0, seen: None, locks, locked: 0 }
     }
 
     /// Waits until it is time for another try; says whether there is one.
-    pub(super) async fn again(&mut self, ports: &Ports, refusal: &Refusal) -> bool {
+    pub(crate) async fn again(&mut self, ports: &Ports, refusal: &Refusal) -> bool {
         let next = self.next(ports, refusal);
         ports.wait(&next).await
     }

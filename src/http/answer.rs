@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::engine::handle::{HistoryError, InvalidateError, RequestError};
+use crate::engine::handle::{HistoryError, RequestError};
+use crate::invalidate::InvalidateError;
 
 /// A request that is not done, and why.
 #[derive(Debug)]
@@ -100,11 +101,8 @@ impl From<InvalidateError> for ApiError {
             InvalidateError::TakesNoTenants(_) => Self::unprocessable("takes_no_tenants", message),
             InvalidateError::Everything(_) => Self::unprocessable("matches_everything", message),
             InvalidateError::Own(_) => Self::unprocessable("reserved_key", message),
-            InvalidateError::Shrank(_) => {
-                Self::new(StatusCode::CONFLICT, "tenants_shrank", message)
-            }
             InvalidateError::Tenants(_) => unavailable("database_unavailable", message),
-            InvalidateError::Notes(_) => unavailable("cache_unavailable", message),
+            InvalidateError::Registry(_) => unavailable("cache_unavailable", message),
             InvalidateError::Busy => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after("1")
             }

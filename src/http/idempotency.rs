@@ -2,17 +2,17 @@
 //! what came of the first, as draft-ietf-httpapi-idempotency-key-header has it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
+use super::Control;
 use super::answer::ApiError;
-use crate::engine::handle::{
-    Handle, InvalidateError, InvalidateRequest, Invalidation, RequestError, RunRequest, Ticket,
-};
+use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
+use crate::invalidate::{InvalidateError, InvalidateRequest, Invalidation};
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
@@ -50,8 +50,8 @@ enum Meaning {
     Invalidation(InvalidateRequest),
 }
 
-/// The request on its way to the engine. It is shared, so that it is made once even if the client
-/// that sent it first is gone before the engine answered.
+/// The request under way. It is shared, so that it is made once even if the client that sent it first is
+/// gone before the answer.
 #[derive(Clone)]
 enum Asked {
     Runs(Answer<Vec<Ticket>, RequestError>),
@@ -83,18 +83,19 @@ impl Requests {
         Ok(tickets?)
     }
 
-    /// Lets the engine remove keys, or answers with what it removed for the same key before.
+    /// Removes keys, or answers with what was removed for the same key before.
     pub(super) async fn invalidation(
         &self,
-        handle: &Handle,
+        control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
     ) -> Result<Invalidation, ApiError> {
-        let ask = |handle: Handle, request| async move { handle.invalidate(request).await };
-        let Some(key) = key else { return Ok(ask(handle.clone(), request).await?) };
+        let Some(key) = key else { return Ok(control.invalidations.invalidate(request).await?) };
         let meaning = Meaning::Invalidation(request.clone());
-        let ask = || Asked::Invalidation(ask(handle.clone(), request).boxed().shared());
-        let (at, asked) = self.known_or_new(handle.now(), &key, meaning, ask)?;
+        let invalidations = Arc::clone(&control.invalidations);
+        let done = async move { invalidations.invalidate(request).await };
+        let ask = || Asked::Invalidation(done.boxed().shared());
+        let (at, asked) = self.known_or_new(control.handle.now(), &key, meaning, ask)?;
         let Asked::Invalidation(asked) = asked else { return Err(reused()) };
         let done = asked.await;
         if !done.as_ref().is_ok_and(|done| done.report.complete) {

@@ -13,14 +13,14 @@ use super::body::WrittenId;
 use super::runs::RunView;
 use super::{AppState, body, idempotency};
 use crate::domain::tenant::TenantId;
-use crate::engine::handle::{InvalidateReport, InvalidateRequest, Invalidation};
+use crate::invalidate::{InvalidateReport, InvalidateRequest, Invalidation};
 
 /// What is to be removed, as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "an object with `keys`, `tenants`, `jobs`, `patterns`, `all`, `orphans`, `rewarm`"
+    expecting = "an object with `keys`, `tenants`, `jobs`, `patterns`, `all`, `rewarm`"
 )]
 struct WrittenBody {
     keys: Vec<String>,
@@ -28,7 +28,6 @@ struct WrittenBody {
     jobs: Vec<String>,
     patterns: Vec<String>,
     all: bool,
-    orphans: bool,
     rewarm: bool,
 }
 
@@ -48,14 +47,13 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (headers, body) = body::read(request).await?;
-    let WrittenBody { keys, tenants, jobs, patterns, all, orphans, rewarm } =
-        body::parse(&headers, &body)?;
+    let WrittenBody { keys, tenants, jobs, patterns, all, rewarm } = body::parse(&headers, &body)?;
     let tenants = tenants.iter().map(|WrittenId(id)| TenantId::new(id)).collect();
-    let request = InvalidateRequest { keys, tenants, jobs, patterns, all, orphans, rewarm };
+    let request = InvalidateRequest { keys, tenants, jobs, patterns, all, rewarm };
     let key = idempotency::key(&headers)?;
-    let handle = &state.control.handle;
-    let Invalidation { report, runs } = state.requests.invalidation(handle, key, request).await?;
-    let runs = runs.iter().map(|ticket| RunView::now(handle, ticket)).collect();
+    let control = &state.control;
+    let Invalidation { report, runs } = state.requests.invalidation(control, key, request).await?;
+    let runs = runs.iter().map(|ticket| RunView::now(&control.handle, ticket)).collect();
     Ok(InvalidationView { report, runs }.into_response())
 }
 

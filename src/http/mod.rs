@@ -34,6 +34,7 @@ use self::idempotency::Requests;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::handle::Handle;
+use crate::invalidate::Invalidations;
 use crate::observe::Metrics;
 
 /// A body is a list of tenant ids or keys at most.
@@ -53,6 +54,8 @@ pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 pub struct Control {
     /// The engine.
     pub handle: Handle,
+    /// Removes keys on request.
+    pub invalidations: Arc<Invalidations>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.

@@ -20,7 +20,7 @@ enum Imports {
     Only(&'static [&'static str]),
 }
 
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule {
         module: "domain",
         imports: Imports::Only(&[]),
@@ -46,6 +46,18 @@ const RULES: [Rule; 11] = [
         reason: "the engine knows the world through its ports alone",
     },
     Rule {
+        module: "audit",
+        imports: Imports::Only(&["domain", "observe", "engine", "invalidate::census"]),
+        forbidden: &["sqlx", "redis", "axum"],
+        reason: "a tool beside the engine; it asks the same census who may have keys",
+    },
+    Rule {
+        module: "invalidate",
+        imports: Imports::Only(&["domain", "observe", "engine"]),
+        forbidden: &["sqlx", "redis", "axum"],
+        reason: "a tool beside the engine, which asks it for nothing but to warm again",
+    },
+    Rule {
         module: "adapter",
         imports: Imports::Only(&["domain", "engine::port"]),
         forbidden: &["axum", "tracing"],
@@ -53,15 +65,16 @@ const RULES: [Rule; 11] = [
     },
     Rule {
         module: "http",
-        imports: Imports::Only(&["domain", "engine::handle", "engine::status", "observe"]),
+        imports: Imports::Only(&[
+            "domain",
+            "engine::handle",
+            "engine::status",
+            "invalidate",
+            "audit",
+            "observe",
+        ]),
         forbidden: &["sqlx", "redis"],
-        reason: "the control plane asks the engine and never a server itself",
-    },
-    Rule {
-        module: "read",
-        imports: Imports::Only(&["domain", "adapter::redis"]),
-        forbidden: &["axum"],
-        reason: "the read side is linked into applications, without the worker",
+        reason: "the control plane asks the engine and the tools, and never a server itself",
     },
     Rule {
         module: "config",
@@ -249,6 +262,8 @@ fn a_violation_is_found_in_each_way_to_write_it() {
         [(1, "config".to_owned()), (1, "config::Settings".to_owned())]
     );
     assert_eq!(found("http::jobs", "use crate::engine::run;"), one(1, "engine::run"));
+    assert_eq!(found("engine::run", "use crate::audit::Auditor;"), one(1, "audit::Auditor"));
+    assert_eq!(found("audit", "use crate::invalidate::Touched;"), one(1, "invalidate::Touched"));
     assert_eq!(found("adapter::redis", "use crate::engine::*;"), one(1, "engine"));
     assert_eq!(found("domain", "mod tests { use super::super::engine; }"), one(1, "engine"));
     assert_eq!(found("domain::key", "#[tokio::test]\nfn f() {}"), one(1, "tokio"));

@@ -25,6 +25,7 @@ use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
+use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
 use preheat::observe::metric::DECLARED;
 use secrecy::SecretString;
@@ -184,13 +185,13 @@ impl Worker {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::NONE, "tenant_id"),
+            roster: Roster::new(Share::NONE),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
         let parts = Parts {
             jobs: jobs(),
-            runner,
+            runner: Arc::clone(&runner),
             records: Arc::clone(&records),
             bell: Arc::new(Notify::new()),
             beats: Arc::new(Beats::new(shared_clock.monotonic())),
@@ -198,8 +199,10 @@ impl Worker {
         let (stops, shutdown) = (Stops::default(), CancellationToken::new());
         let (engine, handle) = Engine::new(parts, stops.clone());
         let refreshes = Arc::new(AtomicU64::new(0));
+        let invalidations = Invalidations::new(runner, handle.clone(), stops.clone());
         let control = Control {
             handle,
+            invalidations,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
             token: token.map(SecretString::from),
@@ -837,7 +840,6 @@ async fn keys_are_removed_and_warmed_again_over_http() {
         "keys": { "asked": 2, "removed": 1 },
         "patterns": { "asked": 0, "slices": 0, "kept": 0, "removed": 0 },
         "jobs_and_tenants": { "jobs": 0, "tenants": 1, "removed": 1 },
-        "orphans": { "asked": 0, "removed": 0 },
         "by_job": { "report": 1, "services": 1 },
         "failures": [], "runs": [],
     });

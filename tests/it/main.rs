@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod audit;
 mod commands;
 mod config;
 mod conformance;
@@ -18,7 +19,7 @@ mod engine;
 mod faults;
 mod http;
 mod interleavings;
-mod invalidation;
+mod invalidate;
 mod jobs;
 mod links;
 mod live;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
 use crate::domain::fence::{FLEET, Fence, fence_key};
-use crate::domain::job::{Job, Jobs, Scope};
+use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::Tenants;
 use crate::engine::coverage;
 use crate::engine::marker::{MARKERS, RENEW_EVERY, marker_keys};
 use crate::engine::port::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
 use crate::engine::restart;
-use crate::engine::roster;
+use crate::engine::roster::{self, Roster};
 use crate::engine::run::each_once;
 
 /// Fences that are looked at to see how many there are.
@@ -58,9 +58,8 @@ impl Estimator<'_> {
         jobs: &[(Arc<Job>, &Estimate)],
         verification: Option<Verification>,
     ) -> Upkeep {
-        let by_name = jobs.iter().map(|(job, _)| (job.name.clone(), Arc::clone(job))).collect();
         let fences = self.fences(jobs).await;
-        let registry = self.registry(&by_name).await;
+        let registry = self.registry().await;
         let notes = (self.list.len() as u64).div_ceil(NAMES_A_COMMAND as u64);
         Upkeep {
             memory: fences.memory + registry.memory,
@@ -93,27 +92,22 @@ impl Estimator<'_> {
         tenants.map(|tenant| fence_key(tenant.id())).collect()
     }
 
-    /// The books of tenants and templates.
-    async fn registry(&self, jobs: &Jobs) -> Stock {
-        let mut found = Stock::default();
-        for book in [Book::Tenants, Book::Templates] {
-            let new = self.runner.roster.first_notes(book, self.list, jobs);
-            let mut notes = self.runner.ledger.notes(book).await.unwrap_or_default();
-            let present = self.book(book, &notes);
-            let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
-            notes.extend(new.into_iter().filter(|(name, _)| !known.contains(name)));
-            found.memory += self.book(book, &notes);
-            found.present += present;
-        }
-        found
+    /// The registry as it will be once every tenant of the list stands in it.
+    async fn registry(&self) -> Stock {
+        let mut notes = self.runner.ledger.notes(Book::Tenants).await.unwrap_or_default();
+        let present = self.size_of_registry(&notes);
+        let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
+        let new = Roster::first_notes(self.list).into_iter();
+        notes.extend(new.filter(|(name, _)| !known.contains(name)));
+        Stock { memory: self.size_of_registry(&notes), present }
     }
 
-    fn book(&self, book: Book, notes: &[(String, String)]) -> u64 {
+    fn size_of_registry(&self, notes: &[(String, String)]) -> u64 {
         if notes.is_empty() {
             return 0;
         }
         let lengths = notes.iter().map(|(name, text)| (name.len() as u64, text.len() as u64));
-        footprint::hash(self.length(book.key()), &lengths.collect::<Vec<_>>())
+        footprint::hash(self.length(Book::Tenants.key()), &lengths.collect::<Vec<_>>())
     }
 
     /// Each fence is made, and looked at again behind that, by the first run that comes to it.
@@ -131,9 +125,8 @@ impl Estimator<'_> {
 /// The markers are made, and looked at again behind that.
 const MAKE_MARKERS: u64 = MARKERS as u64 + 1;
 
-/// A look at the registry: the book of tenants is read, the templates are noted, and both books live
-/// longer.
-const LOOK_AT_REGISTRY: u64 = 4;
+/// A look at the registry: it is read, and lives longer.
+const LOOK_AT_REGISTRY: u64 = 2;
 
 fn day_commands(
     list: &Tenants,

@@ -13,8 +13,8 @@
 mod note;
 mod sweep;
 
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::Mutex;
 
+pub use self::note::Noted;
 use self::note::{Changes, Leaving, Remembered};
-pub use self::note::{Noted, OldTemplate};
 use self::sweep::{Sweep, Swept};
 use super::port::{Book, CacheError, Ledger};
 use super::run::Runner;
@@ -50,7 +50,6 @@ const MARGIN: TimeDelta = TimeDelta::minutes(1);
 /// Compares tenant lists with the tenants that may have keys.
 pub struct Roster {
     max_shrink: Share,
-    tenant_column: String,
     /// Lists take turns: held over awaits, since one list is compared and swept after the other.
     memory: Mutex<Memory>,
 }
@@ -88,7 +87,7 @@ struct Seen {
      the wrong database or a bad deploy; hint: if the list is right, run `preheat warm` once with \
      `PREHEAT_TENANTS__MAX_SHRINK=100%`"
 )]
-pub(super) struct Shrank {
+pub(crate) struct Shrank {
     gone: usize,
     known: usize,
     listed: usize,
@@ -127,11 +126,9 @@ struct Looked {
 }
 
 impl Roster {
-    /// One that trusts a list which lacks up to this share of the known tenants; `tenant_column` is
-    /// the placeholder that means a tenant's id in key templates.
-    pub fn new(max_shrink: Share, tenant_column: impl Into<String>) -> Self {
-        let tenant_column = tenant_column.into();
-        Self { max_shrink, tenant_column, memory: Mutex::default() }
+    /// One that trusts a list which lacks up to this share of the known tenants.
+    pub fn new(max_shrink: Share) -> Self {
+        Self { max_shrink, memory: Mutex::default() }
     }
 
     /// All tenants that may have keys, with their columns.
@@ -139,28 +136,13 @@ impl Roster {
         Ok(Noted::read(ledger.notes(Book::Tenants).await?))
     }
 
-    /// The key templates that are or were in use, those of jobs that are gone among them.
-    pub async fn templates(&self, ledger: &dyn Ledger) -> Result<Vec<OldTemplate>, CacheError> {
-        let notes = ledger.notes(Book::Templates).await?;
-        Ok(notes.iter().filter_map(|(_, text)| OldTemplate::read(text)).collect())
-    }
-
-    /// The notes of all tenants of a list, or of all jobs' templates, as they are written where the
-    /// cache has none yet.
-    pub(super) fn first_notes(
-        &self,
-        book: Book,
-        list: &Tenants,
-        jobs: &Jobs,
-    ) -> Vec<(String, String)> {
-        match book {
-            Book::Tenants => Changes::between(HashMap::new(), list).notes,
-            Book::Templates => OldTemplate::notes(jobs, &self.tenant_column),
-        }
+    /// The notes of all tenants of a list, as they are written where the cache has none yet.
+    pub(super) fn first_notes(list: &Tenants) -> Vec<(String, String)> {
+        Changes::between(HashMap::new(), list).notes
     }
 
     /// Whether a list may say that `gone` of the `known` tenants are so.
-    pub(super) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
+    pub(crate) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
         let max_shrink = self.max_shrink;
         if max_shrink.covers(gone, known) {
             return Ok(());
@@ -184,7 +166,7 @@ impl Roster {
         }
         memory.newest = number;
         let jobs = runner.jobs.get();
-        let (digest, now) = (digest(list, &jobs), runner.clock.monotonic());
+        let (digest, now) = (digest(list), runner.clock.monotonic());
         let restarts = runner.cache_process.restarts();
         let rested = now >= memory.rests_until;
         let may_be_there = memory.seen.filter(|seen| seen.restarts == restarts);
@@ -233,8 +215,6 @@ impl Roster {
         }
         let Changes { known, mut notes, back, gone, leaving } = Changes::between(book, list);
         self.trust(gone.len(), known, list.len()).map_err(Distrust::Shrank)?;
-        let templates = OldTemplate::notes(jobs, &self.tenant_column);
-        ledger.note(Book::Templates, &templates).await.map_err(unnoted)?;
         // Whoever sweeps it elsewhere at this moment may remove what is written of it from here on.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {
@@ -307,9 +287,9 @@ impl Seen {
     }
 }
 
-/// A number that two lists, or two sets of jobs, hardly have in common. The order of the tenants
-/// does not count: a query may leave it open.
-fn digest(list: &Tenants, jobs: &Jobs) -> u64 {
+/// A number that two lists hardly have in common. The order of the tenants does not count: a query may
+/// leave it open.
+fn digest(list: &Tenants) -> u64 {
     let names: Vec<&str> = list.column_names().collect();
     let of_one = |hash: &dyn Fn(&mut DefaultHasher)| {
         let mut hasher = DefaultHasher::new();
@@ -325,11 +305,7 @@ fn digest(list: &Tenants, jobs: &Jobs) -> u64 {
         })
     });
     let sum = tenants.fold(0, u64::wrapping_add);
-    let templates: BTreeMap<_, Vec<_>> = jobs
-        .iter()
-        .map(|(name, job)| (name, job.keys.iter().map(|key| key.template.as_str()).collect()))
-        .collect();
-    of_one(&|hasher| (sum, list.len(), &names, &templates).hash(hasher))
+    of_one(&|hasher| (sum, list.len(), &names).hash(hasher))
 }
 
 #[cfg(test)]
@@ -346,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_lists_digest_depends_on_all_of_it_but_its_order() {
-        let of = |tenants: &[_]| digest(&list(tenants), &Jobs::new());
+        let of = |tenants: &[_]| digest(&list(tenants));
         let one = of(&[("a", Some("free")), ("b", None)]);
         assert_eq!(one, of(&[("b", None), ("a", Some("free"))]));
         for other in [

@@ -1,16 +1,12 @@
-//! The notes of the two books, and what a tenant list changes in them. Pure.
+//! The notes in the book of tenants, and what a tenant list changes in them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::serde::ts_milliseconds_option;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::job::{Job, JobName, Jobs, Scope};
-use crate::domain::key::KeyTemplate;
-use crate::domain::owned::{dates_alive, template_keys};
 use crate::domain::tenant::{Tenant, Tenants};
 
 /// What the book of tenants says of one. A text that cannot be read says nothing of it, and it
@@ -182,74 +178,6 @@ fn list<'a>(
     list
 }
 
-/// A key template that is or was in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldTemplate {
-    /// The job that has it, or had.
-    pub job: JobName,
-    /// The template.
-    pub template: KeyTemplate,
-    /// Whether its job reads tenant by tenant.
-    pub scope: Scope,
-    /// Of how many dates there is a key at once; 0 where the job has no dates.
-    pub days: u16,
-    /// How long a key lives, at most.
-    pub ttl: Duration,
-}
-
-/// The same as it is noted.
-#[derive(Serialize, Deserialize)]
-struct TemplateNote {
-    job: String,
-    template: String,
-    tenant_column: String,
-    tenants: bool,
-    days: u16,
-    ttl_ms: u64,
-}
-
-impl OldTemplate {
-    /// The keys of a tenant, or of the fleet where there is none, that may be there at a moment and
-    /// are known without a query.
-    pub fn keys(&self, tenant: Option<Tenant<'_>>, now: DateTime<Utc>) -> Vec<String> {
-        let mut keys = Vec::new();
-        template_keys(&self.template, tenant, &dates_alive(self.days, self.ttl, now), &mut keys);
-        keys
-    }
-
-    /// The notes of all jobs' templates.
-    pub(super) fn notes(jobs: &Jobs, tenant_column: &str) -> Vec<(String, String)> {
-        let of_job = |(name, job): (&JobName, &Arc<Job>)| {
-            let note = |template: &KeyTemplate| TemplateNote {
-                job: name.to_string(),
-                template: template.to_string(),
-                tenant_column: tenant_column.to_owned(),
-                tenants: job.scope == Scope::Tenants,
-                days: job.dates.as_ref().map_or(0, |dates| dates.days),
-                ttl_ms: u64::try_from(job.ttl.as_millis()).unwrap_or(u64::MAX),
-            };
-            job.keys.iter().map(|key| note(&key.template)).collect::<Vec<_>>()
-        };
-        let named = |note: TemplateNote| {
-            let text = serde_json::to_string(&note).unwrap_or_default();
-            (format!("{}\0{}", note.job, note.template), text)
-        };
-        jobs.iter().flat_map(of_job).map(named).collect()
-    }
-
-    /// Reads a note; nothing where it is none.
-    pub(super) fn read(text: &str) -> Option<Self> {
-        let note: TemplateNote = serde_json::from_str(text).ok()?;
-        Some(Self {
-            job: JobName::parse(&note.job).ok()?,
-            template: KeyTemplate::parse(&note.template, &note.tenant_column).ok()?,
-            scope: if note.tenants { Scope::Tenants } else { Scope::Fleet },
-            days: note.days,
-            ttl: Duration::from_millis(note.ttl_ms),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +271,5 @@ mod tests {
         let book = HashMap::from([("a".to_owned(), "?".to_owned())]);
         let changes = Changes::between(book, &tenants(&[]));
         assert_eq!((changes.known, changes.gone.len()), (1, 1));
-        assert_eq!(OldTemplate::read("?"), None);
     }
 }

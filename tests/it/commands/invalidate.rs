@@ -183,17 +183,50 @@ async fn hazard_33_a_pattern_may_take_characters_of_globs_as_they_are() {
 }
 
 #[tokio::test]
-async fn hazard_07_what_no_job_writes_any_more_is_removed() {
+async fn hazard_09_a_pet_that_moved_keeps_its_key_when_its_former_clinic_is_invalidated() {
     let servers = servers().await;
-    let before = servers.warm().await;
-    servers.invalidate(&["--orphans"]).await.expect_code(0);
-    assert_eq!(servers.values().await, before);
-    let orphans = ["invalidate", "--orphans"];
-    let changed = SERVICES.replace("services:{tenant_id}", "offers:{tenant_id}");
-    let program = servers.preheat(orphans).job("services", &changed).job("fleet", FLEET);
-    let said = program.run().await.expect_code(0).stdout;
-    assert!(said.contains("removed"), "{said}");
-    assert_eq!(servers.values().await.into_keys().collect::<Vec<_>>(), ["fleet"]);
+    servers.warm().await;
+    let owners = "select tenant_id::text from pets where tenant_id in \
+        (select id from tenants where status = 'active') group by 1 having count(*) > 1 order by 1";
+    let owners = servers.texts(owners).await;
+    let (former, new) = (owners[0].as_str(), owners[1].as_str());
+    let pets = async |tenant: &str| {
+        let sql = format!("select 'pet:' || id from pets where tenant_id = '{tenant}' order by id");
+        servers.texts(&sql).await
+    };
+    let moved = pets(former).await.remove(0);
+    let id = moved.trim_start_matches("pet:");
+    let sql = format!("update pets set tenant_id = '{new}' where id = '{id}'");
+    servers.database.execute(&sql).await;
+    with_jobs(servers.preheat(["warm", "pets", "--tenant", new])).run().await.expect_code(0);
+    let left = pets(former).await;
+    assert!(!left.is_empty());
+
+    let said = servers.invalidate(&["--tenant", former]).await.expect_code(0).stdout;
+    assert!(said.contains(&format!("  of job `pets`: {} key", left.len())), "{said}");
+    let keys = servers.values().await;
+    assert!(keys.contains_key(&moved) && !left.iter().any(|pet| keys.contains_key(pet)));
+    servers.invalidate(&["--job", "pets", "--tenant", new]).await.expect_code(0);
+    assert!(!servers.values().await.contains_key(&moved), "it is the new clinic's to lose");
+    // Texts that no id can be, and tenants that never were, have no rows.
+    let never = "00000000-0000-4000-8000-000000000000";
+    servers.invalidate(&["--tenant", "seven", "--tenant", never]).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_query_that_fails_is_named_with_what_it_left() {
+    let servers = servers().await;
+    servers.warm().await;
+    let tenant = servers.active().await.remove(0);
+    servers.database.execute("alter table pets rename column name to called").await;
+    let said = servers.invalidate(&["--tenant", &tenant, "--json"]).await.expect_code(1);
+    let report = said.json();
+    assert_eq!((&report["complete"], &report["removed"]), (&json!(false), &json!(1)));
+    let told = "error: the shared keys of job `pets` could not be told and were not removed: ";
+    assert!(said.stderr.contains(told), "{}", said.stderr);
+    let keys = servers.values().await;
+    assert!(!keys.contains_key(&format!("services:{tenant}")));
+    assert!(keys.keys().any(|key| key.starts_with("pet:")));
 }
 
 #[tokio::test]

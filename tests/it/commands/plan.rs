@@ -170,7 +170,7 @@ async fn hazard_21_the_bytes_are_those_that_the_cache_takes() {
 async fn hazard_21_the_commands_are_those_that_are_sent() {
     /// Of a program that warms once: it looks at the registry, at the server and its markers before and
     /// after, and gives the markers a new life.
-    const LOOK_AT_REGISTRY: u64 = 4;
+    const LOOK_AT_REGISTRY: u64 = 2;
     const LOOKS_AT_CACHE: u64 = 2 * (STATS_COMMANDS as u64 + 1) + 8;
     let servers = servers().await;
     commands(&servers).await;

@@ -41,7 +41,7 @@ async fn a_user_with_the_least_rights_warms_serves_audits_and_invalidates() {
         &["warm"],
         &["audit"],
         &["invalidate", "--job", "services", "--rewarm"],
-        &["invalidate", "--orphans"],
+        &["invalidate", "--tenant", "none", "--rewarm"],
         &["audit"],
     ] {
         as_user(arguments).run().await.expect_code(0);

@@ -228,7 +228,7 @@ async fn notes(cache: &impl Ledger, book: Book) -> BTreeMap<String, String> {
 }
 
 async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
-    let (tenants, templates) = (Book::Tenants, Book::Templates);
+    let tenants = Book::Tenants;
     let pair = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
     assert_eq!(notes(cache, tenants).await, BTreeMap::new());
     cache.note(tenants, &[]).await.unwrap();
@@ -241,7 +241,6 @@ async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
         some.chain([("", "empty"), ("empty", ""), ("l", &large)].map(pair)).collect();
     cache.note(tenants, &some).await.unwrap();
     assert_eq!(notes(cache, tenants).await, some.iter().cloned().collect());
-    assert_eq!(notes(cache, templates).await, BTreeMap::new());
     Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
 
     // A later note is written over an earlier one, and any note renews the book.
@@ -252,7 +251,6 @@ async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     cache.expire(&[(tenants.key().to_owned(), HOUR)]).await.unwrap();
     cache.note(tenants, &[]).await.unwrap();
     Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
-    cache.note(templates, &[pair(("a", "1"))]).await.unwrap();
 
     let names: Vec<String> = some.iter().map(|(name, _)| name.clone()).collect();
     cache.strike(tenants, &strings(["no such note"])).await.unwrap();
@@ -261,7 +259,6 @@ async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     cache.strike(tenants, &names).await.unwrap();
     assert_eq!(notes(cache, tenants).await, BTreeMap::new());
     assert_eq!(scan(cache, tenants.key()).await.0, BTreeSet::new(), "an empty one is gone");
-    assert_eq!(notes(cache, templates).await, [pair(("a", "1"))].into());
 }
 
 async fn takes_thick_books(cache: &impl Ledger) {

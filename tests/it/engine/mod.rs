@@ -1,10 +1,8 @@
 //! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
 //! what is kept of them.
 
-mod audit;
 mod changes;
 mod coverage;
-mod invalidate;
 mod keys;
 pub(crate) mod ledger;
 mod load;
@@ -45,6 +43,7 @@ use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
+use preheat::invalidate::Invalidations;
 use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -196,7 +195,7 @@ impl Setup {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(max_shrink, "tenant_id"),
+            roster: Roster::new(max_shrink),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -211,6 +210,7 @@ impl Setup {
         };
         let stops = Stops::default();
         let (engine, handle) = Engine::new(parts, stops.clone());
+        let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
         let rings = Arc::new(AtomicBool::new(true));
         let mut tasks = JoinSet::new();
         let stop_records = CancellationToken::new();
@@ -225,6 +225,7 @@ impl Setup {
             runner,
             metrics,
             handle,
+            invalidations,
             stops,
             rings,
             stop_records,
@@ -238,8 +239,9 @@ impl Setup {
     pub(crate) fn start(self) -> World {
         let (mut world, engine) = self.build();
         let ended = world.engine_ended.clone();
+        let invalidations = Arc::clone(&world.invalidations);
         world.tasks.spawn(async move {
-            engine.run().await;
+            tokio::join!(engine.run(), invalidations.drained());
             ended.cancel();
         });
         world
@@ -266,6 +268,7 @@ pub(crate) struct World {
     pub(crate) runner: Arc<Runner>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handle: Handle,
+    pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) stops: Stops,
     /// Whether the bell rings.
     pub(crate) rings: Arc<AtomicBool>,

@@ -130,7 +130,6 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
     assert_eq!(world.cache.keys(), keys);
     let known = world.runner.roster.known(world.ledger.as_ref()).await.unwrap();
     assert_eq!(known.active.len(), 3, "the book is written anew");
-    assert!(!world.runner.roster.templates(world.ledger.as_ref()).await.unwrap().is_empty());
     world.clock.advance(10 * MINUTE).await;
     for name in ["list", "with_tables", "fleet"] {
         assert_eq!(history(&world, name).await, ONCE_MORE, "{name}");
@@ -327,7 +326,7 @@ async fn hazard_42_evictions_of_whatever_key_are_no_reason_to_run() {
         futures::FutureExt::now_or_never(all).unwrap().unwrap().keys
     };
     let markers = (0..8).map(|number| format!("preheat:marker:{number}"));
-    for marker in markers.chain(["preheat:tenants".into(), "preheat:templates".into()]) {
+    for marker in markers.chain(["preheat:tenants".into()]) {
         assert!(own(&world).contains(&marker), "`{marker}` is there");
         world.cache.evict(&marker);
         world.clock.advance(LOOK_EVERY).await;

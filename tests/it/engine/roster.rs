@@ -76,7 +76,7 @@ impl Kept {
 
     async fn noted(&self) -> Noted {
         let ledger: &dyn Ledger = self.memory.as_ref();
-        Roster::new(Share::NONE, "tenant_id").known(ledger).await.unwrap()
+        Roster::new(Share::NONE).known(ledger).await.unwrap()
     }
 
     /// The ids of those that are noted as active, and as gone.
@@ -569,49 +569,6 @@ async fn hazard_09_what_is_another_tenants_now_stays() {
     // A shared key ends by its TTL, whether its tenant is gone or not.
     let expected = ["pet:1", "pet:2", "pet:3", "pet:4", "site:fins", "site:paws", "site:tails"];
     assert_eq!(kept.keys(), expected.map(str::to_owned).into());
-}
-
-#[tokio::test]
-async fn templates_are_noted_and_those_that_are_in_no_file_any_more_make_their_keys() {
-    let kept = Kept::new();
-    let ledger: &dyn Ledger = kept.memory.as_ref();
-    let roster = Roster::new(Share::NONE, "tenant_id");
-    let renamed = Job { keys: vec![key("listing:{tenant_id}")], ..job("list") };
-    let first = kept.setup([job("list"), of_all_kinds()], tenants(2)).start();
-    first.warm("list").await;
-    drop(first);
-    let second = kept.setup([renamed.clone()], tenants(2)).start();
-    second.warm("list").await;
-    second.handle.replace([(job("new").name, Arc::new(job("new")))].into()).await;
-    second.warm("new").await;
-
-    let templates = roster.templates(ledger).await.unwrap();
-    let mut texts: Vec<_> = templates
-        .iter()
-        .map(|old| (old.job.as_str(), old.template.as_str(), old.days, old.ttl))
-        .collect();
-    texts.sort_unstable();
-    let ttl = 30 * MINUTE;
-    assert_eq!(
-        texts,
-        [
-            ("kinds", "all:{tenant_id}", 3, ttl),
-            ("kinds", "day:{tenant_id}:{date}", 3, ttl),
-            ("kinds", "kind:{tenant_id}:{kind}", 3, ttl),
-            ("list", "list:{tenant_id}", 0, ttl),
-            ("list", "listing:{tenant_id}", 0, ttl),
-            ("new", "new:{tenant_id}", 0, ttl),
-        ]
-    );
-    let noted = roster.known(ledger).await.unwrap();
-    let of_first = |template: &str| {
-        let old = templates.iter().find(|old| old.template.as_str() == template).unwrap();
-        old.keys(noted.active.get(0), start())
-    };
-    assert_eq!(of_first("list:{tenant_id}"), ["list:t0"]);
-    assert_eq!(of_first("kind:{tenant_id}:{kind}"), [""; 0]);
-    let days = of_first("day:{tenant_id}:{date}");
-    assert!(days.contains(&"day:t0:2026-03-01".to_owned()) && days.len() >= 5, "{days:?}");
 }
 
 #[tokio::test]

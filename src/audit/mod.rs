@@ -6,7 +6,8 @@
 //! a finding.
 
 mod examine;
-mod gone;
+mod orphans;
+mod search;
 mod session;
 mod verifier;
 
@@ -18,19 +19,19 @@ use std::time::Duration;
 pub use session::MAX_SUSPECTS;
 pub use verifier::Verifier;
 
-use self::examine::Wanted;
-use self::gone::Gone;
-use self::session::{Due, Owner, Session, Work};
-use super::port::SourceError;
-use super::run::Runner;
-use super::tries::Refusal;
+use self::examine::{Examiner, KeyFilter};
+use self::orphans::Orphans;
+use self::session::{Due, JobUnderAudit, KeyOwner, Session};
 use crate::domain::audit::{Finding, JobAudit};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
+use crate::engine::port::SourceError;
+use crate::engine::run::Runner;
+use crate::engine::tries::Refusal;
 
-/// Differences that are described of a finding among others.
+/// The differences that a report describes of each finding.
 const FEW_DIFFERENCES: usize = 3;
-/// Differences that are described where one key was asked for.
+/// The differences that are described where one key was asked for.
 const MANY_DIFFERENCES: usize = 20;
 
 /// Compares the cache with the database. It has one batch in hand at a time.
@@ -42,9 +43,9 @@ pub struct Auditor {
 /// How fast an audit goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// One batch after another: somebody waits for it.
+    /// One batch after another, for somebody who waits.
     Steady,
-    /// At work at most a tenth of the time: nobody does.
+    /// At work at most a tenth of the time, in the background.
     Gentle,
 }
 
@@ -62,37 +63,37 @@ impl Pace {
 pub struct AuditOrder {
     /// These jobs.
     pub jobs: Vec<Arc<Job>>,
-    /// So many tenants of each, chosen by chance; all where it is `None`.
+    /// A random sample of so many tenants of each; all where it is `None`.
     pub sample: Option<NonZeroUsize>,
-    /// Whether what differs is looked at again; without, a write in flight is a finding.
+    /// Whether suspects are looked at again; otherwise a write in flight is a finding.
     pub rechecks: bool,
-    /// Whether the whole cache is searched for keys that no job writes any more.
-    pub gone: bool,
+    /// Whether it also searches for keys that no job writes any more.
+    pub orphans: bool,
 }
 
 /// What is known of one key.
 #[derive(Clone, Debug)]
 pub struct KeyAnswer {
-    /// The job whose key it is, and the tenant, where it is not the fleet's.
+    /// The job that writes it, and the tenant it belongs to; no tenant where it is the fleet's.
     pub owner: Option<(JobName, Option<String>)>,
     /// How it stands.
     pub state: KeyState,
-    /// How long after the first look it was seen to stand so.
+    /// How long after the first look that was known.
     pub after: Duration,
-    /// What could not be read on the way.
+    /// What could not be read.
     pub failures: Vec<Failure>,
 }
 
 /// How one key stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It is the database's.
+    /// Its value is the database's.
     Equal,
     /// Something is wrong with it.
     Wrong(Finding),
     /// Its data changes too often to be judged.
     Changing,
-    /// Nothing makes it, and it is not there.
+    /// No job makes it, and it is not in the cache.
     Nowhere,
 }
 
@@ -119,32 +120,39 @@ impl Auditor {
         Self { runner, pace }
     }
 
-    /// Audits some jobs; the answers are in their order, and after them those of jobs that are gone
-    /// and have left keys behind.
+    /// Audits some jobs. The answers are in their order; jobs that are gone and left keys behind come last.
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
         let list = session.tenants(&order.jobs).await?;
+        // The tenants were read: what their ids may be is known.
+        let layout = self.runner.layout();
         for (index, job) in order.jobs.iter().enumerate() {
-            let mut work = Work::new(job, order.rechecks, FEW_DIFFERENCES);
-            let batches = session.batches(&list, order.sample, &mut work);
-            session.works.push(work);
+            let examiner = Examiner::new(layout.clone(), job, FEW_DIFFERENCES);
+            let mut job = JobUnderAudit::new(examiner, order.rechecks);
+            let batches = session.batches(&list, order.sample, &mut job);
+            session.jobs.push(job);
             for batch in batches {
-                session.first_look(index, batch, Wanted::All).await?;
+                session.first_look(index, batch, KeyFilter::All).await?;
                 session.look_again(Due::Now).await?;
             }
         }
-        let gone = if order.gone { Gone::first_look(&self.runner).await? } else { Gone::default() };
+        let mut orphans = Orphans::default();
+        if order.orphans {
+            orphans = Orphans::first_look(&self.runner).await?;
+        }
         session.look_again(Due::All).await?;
-        let gone = if order.rechecks { gone.look_again(&self.runner).await? } else { gone };
-        // For whoever audits again at once.
+        if order.rechecks {
+            orphans = orphans.look_again(&self.runner).await?;
+        }
+        // A caller may audit again at once.
         session.rest().await;
-        let mut audits = session.works.into_iter().map(|work| work.audit).collect();
-        gone.add_to(&mut audits, order.rechecks);
+        let mut audits = session.jobs.into_iter().map(|job| job.audit).collect();
+        orphans.add_to(&mut audits, order.rechecks);
         Ok(audits)
     }
 
-    /// What is known of one key, of these jobs. Where a key does not name its tenant, all tenants
-    /// are read until it is found.
+    /// Explains one key of these jobs. Where a key does not name its tenant, tenants are read until it is
+    /// found.
     pub async fn explain(
         &self,
         jobs: &[Arc<Job>],
@@ -156,22 +164,25 @@ impl Auditor {
         let makes = |job: &&Arc<Job>| layout.may_write(job, None, key);
         let jobs: Vec<Arc<Job>> = jobs.iter().filter(makes).cloned().collect();
         let list = session.tenants(&jobs).await?;
-        let wanted = HashSet::from([key.to_owned()]);
+        // What the tenants' ids may be is known by now.
+        let layout = self.runner.layout();
+        let only = HashSet::from([key.to_owned()]);
         for (index, job) in jobs.iter().enumerate() {
-            let mut work = Work::new(job, rechecks, MANY_DIFFERENCES);
+            let examiner = Examiner::new(layout.clone(), job, MANY_DIFFERENCES);
+            let mut under_audit = JobUnderAudit::new(examiner, rechecks);
             let own = list.only(|tenant| layout.may_write(job, Some(tenant), key));
-            let batches = session.batches(&Arc::new(own), None, &mut work);
-            session.works.push(work);
+            let batches = session.batches(&Arc::new(own), None, &mut under_audit);
+            session.jobs.push(under_audit);
             for batch in batches {
-                let owner = session.first_look(index, batch, Wanted::Only(&wanted)).await?;
-                let Some(Owner(tenant)) = owner else { continue };
+                let owner = session.first_look(index, batch, KeyFilter::Only(&only)).await?;
+                let Some(KeyOwner(tenant)) = owner else { continue };
                 return session.answer(index, tenant).await;
             }
         }
         let wrong = examine::unexpected(&self.runner, &[key.to_owned()]).await?.pop().flatten();
         let finding = |wrong| Finding { key: key.to_owned(), tenant: None, wrong };
         let state = wrong.map_or(KeyState::Nowhere, |wrong| KeyState::Wrong(finding(wrong)));
-        let failures = session.works.into_iter().flat_map(|work| work.audit.failures).collect();
+        let failures = session.jobs.into_iter().flat_map(|job| job.audit.failures).collect();
         Ok(KeyAnswer { owner: None, state, after: Duration::ZERO, failures })
     }
 }

@@ -1,4 +1,4 @@
-//! What is to be removed, as it is asked for and as it is understood.
+//! A request to remove keys, and its check.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use crate::domain::spelling;
 use crate::domain::tenant::TenantId;
 use crate::engine::port::{CacheError, SourceError};
 
-/// Whatever of one kind is named in one request: what more is wanted is a pattern, a job, or another
-/// request.
+/// The most keys, tenants or jobs that one request names. For more there are patterns, jobs and further
+/// requests.
 pub const MAX_NAMED: usize = 1_000;
-/// Patterns of one request: each looks at every key of the cache.
+/// The most patterns of one request: each scans every key of the cache.
 pub const MAX_PATTERNS: usize = 16;
-/// A key or a pattern; those of templates are far shorter.
+/// The most bytes of a key or a pattern; the keys of templates are far shorter.
 pub const MAX_TEXT_BYTES: usize = 1_024;
 
 /// What is to be removed.
@@ -21,17 +21,15 @@ pub const MAX_TEXT_BYTES: usize = 1_024;
 pub struct InvalidateRequest {
     /// These keys, without the cache's prefix.
     pub keys: Vec<String>,
-    /// All keys of these tenants, or of `jobs` those of these tenants.
+    /// All keys of these tenants; with `jobs`, only the keys of these jobs.
     pub tenants: Vec<TenantId>,
-    /// All keys of these jobs, or of `tenants` those of these jobs.
+    /// All keys of these jobs; with `tenants`, only the keys of these tenants.
     pub jobs: Vec<String>,
-    /// The keys that match one of these globs.
+    /// All keys that match one of these globs.
     pub patterns: Vec<String>,
-    /// A pattern that matches every key is meant.
+    /// Says that a pattern which matches every key is meant.
     pub all: bool,
-    /// The keys that no job writes any more.
-    pub orphans: bool,
-    /// The jobs run afterwards for the tenants whose keys were meant.
+    /// Whether the jobs run afterwards for the tenants that the request is about.
     pub rewarm: bool,
 }
 
@@ -39,12 +37,12 @@ pub struct InvalidateRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidateError {
     /// Nothing is named.
-    #[error("nothing is named to remove: name keys, patterns, jobs or tenants, or ask for orphans")]
+    #[error("nothing is named to remove: name keys, patterns, jobs or tenants")]
     Nothing,
-    /// Too much of one kind is.
+    /// Too many of one kind are.
     #[error("at most {most} {what} can be named at once: these are {found}")]
     TooMany {
-        /// Of what.
+        /// The kind.
         what: &'static str,
         /// How many there may be.
         most: usize,
@@ -54,7 +52,7 @@ pub enum InvalidateError {
     /// A text is empty or too long.
     #[error("{what} has 1 to {MAX_TEXT_BYTES} bytes: this one has {found}")]
     Length {
-        /// Of what kind it is.
+        /// The kind of text.
         what: &'static str,
         /// How many bytes it has.
         found: usize,
@@ -75,18 +73,15 @@ pub enum InvalidateError {
         "pattern `{0}` matches every key: if that is meant, say `--all`, or `\"all\": true` over HTTP"
     )]
     Everything(String),
-    /// The key is none of a job.
+    /// The key is preheat's own.
     #[error("key `{0}` is preheat's own and cannot be removed")]
     Own(String),
-    /// Who has keys could not be read.
+    /// The tenants could not be read.
     #[error("nothing was removed: {0}")]
     Tenants(SourceError),
-    /// What preheat noted in the cache could not be read.
+    /// The registry of tenants could not be read.
     #[error("nothing was removed: {0}")]
-    Notes(CacheError),
-    /// The tenant list cannot be trusted to say what is orphaned.
-    #[error("nothing was removed: {0}")]
-    Shrank(String),
+    Registry(CacheError),
     /// Too many requests at once.
     #[error("too many requests at once: try again in a moment")]
     Busy,
@@ -97,33 +92,32 @@ pub enum InvalidateError {
 
 /// A request that can be done.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct CheckedRequest {
     pub(super) keys: Vec<String>,
     pub(super) patterns: Vec<String>,
-    pub(super) named: Option<Named>,
-    pub(super) orphans: bool,
+    pub(super) jobs_and_tenants: Option<JobsAndTenants>,
 }
 
 /// Keys by their job and tenant.
 #[derive(Debug)]
-pub(super) struct Named {
-    /// Of these jobs.
+pub(super) struct JobsAndTenants {
+    /// Their jobs.
     pub(super) jobs: Vec<Arc<Job>>,
-    /// Of these tenants; of all where it is `None`.
+    /// Their tenants; all where it is `None`.
     pub(super) tenants: Option<Vec<TenantId>>,
 }
 
 impl InvalidateRequest {
-    /// Whether it can be done with these jobs.
+    /// Checks the request against these jobs.
     pub fn validate(&self, jobs: &Jobs) -> Result<(), InvalidateError> {
         self.check(jobs).map(drop)
     }
 
-    /// What it means with these jobs, if it means anything.
-    pub(super) fn check(&self, jobs: &Jobs) -> Result<Wanted, InvalidateError> {
-        let Self { keys, tenants, jobs: of_jobs, patterns, all, orphans, rewarm: _ } = self;
+    /// The request in terms of these jobs, if it makes sense with them.
+    pub(super) fn check(&self, jobs: &Jobs) -> Result<CheckedRequest, InvalidateError> {
+        let Self { keys, tenants, jobs: of_jobs, patterns, all, rewarm: _ } = self;
         if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {
-            orphans.then_some(()).ok_or(InvalidateError::Nothing)?;
+            return Err(InvalidateError::Nothing);
         }
         let counts = [("keys", keys.len()), ("tenants", tenants.len()), ("jobs", of_jobs.len())];
         for (what, found) in counts {
@@ -139,12 +133,12 @@ impl InvalidateRequest {
         if let Some(wide) = patterns.iter().find(|pattern| !all && matches_everything(pattern)) {
             return Err(InvalidateError::Everything(wide.clone()));
         }
-        let named = Named::check(of_jobs, tenants, jobs)?;
-        Ok(Wanted { keys: keys.clone(), patterns: patterns.clone(), named, orphans: *orphans })
+        let jobs_and_tenants = JobsAndTenants::check(of_jobs, tenants, jobs)?;
+        Ok(CheckedRequest { keys: keys.clone(), patterns: patterns.clone(), jobs_and_tenants })
     }
 }
 
-impl Named {
+impl JobsAndTenants {
     fn check(
         names: &[String],
         tenants: &[TenantId],
@@ -194,8 +188,7 @@ fn unknown_job(name: &str, jobs: &Jobs) -> InvalidateError {
     InvalidateError::UnknownJob { name: name.escape_debug().to_string(), hint }
 }
 
-/// Whether no character of a glob has to stand in a key: what is left without `*`, `?` and classes
-/// in brackets is nothing.
+/// Whether a glob matches every key: it has nothing but `*`, `?` and classes in brackets.
 fn matches_everything(pattern: &str) -> bool {
     let mut chars = pattern.chars();
     while let Some(char) = chars.next() {
@@ -222,7 +215,7 @@ fn skip_class(chars: &mut std::str::Chars<'_>) {
 mod tests {
     use super::*;
 
-    fn check(request: &InvalidateRequest) -> Result<Wanted, InvalidateError> {
+    fn check(request: &InvalidateRequest) -> Result<CheckedRequest, InvalidateError> {
         request.check(&Jobs::new())
     }
 
@@ -247,7 +240,6 @@ mod tests {
         assert_eq!(check(&InvalidateRequest::default()).unwrap_err(), InvalidateError::Nothing);
         let only_all = InvalidateRequest { all: true, rewarm: true, ..Default::default() };
         assert_eq!(check(&only_all).unwrap_err(), InvalidateError::Nothing);
-        check(&InvalidateRequest { orphans: true, ..Default::default() }).unwrap();
         let keys = |keys: &[&str]| InvalidateRequest {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             ..Default::default()

@@ -1,4 +1,4 @@
-//! Looks at the keys of a batch: what the database says and what the cache holds.
+//! Compares the keys of a batch: the values that the database's rows make with the cache's.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,37 +10,33 @@ use crate::domain::audit::{Finding, Held, Measure, Wrong, judge};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Value, entries};
 use crate::domain::job::{Dates, Job, Scope};
-use crate::domain::layout::Checks;
+use crate::domain::layout::{Checks, Layout};
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
-use crate::domain::tenant::{Batch, Tenant};
-use crate::engine::limit::{BatchPermit, Lane, Room};
-use crate::engine::port::{Found, Read};
+use crate::domain::tenant::{Batch, Tenant, Tenants};
+use crate::engine::job_reader::JobReader;
+use crate::engine::port::{Clock, Found};
 use crate::engine::run::Runner;
-use crate::engine::tries::{Patience, Refusal, Remedy};
+use crate::engine::tries::{Patience, Refusal};
 
 use super::AuditError;
 
-/// Bytes of expected values that are looked at with one call.
+/// The most bytes of values that one call reads from the cache, by the values that are expected.
 const SLICE_BYTES: usize = 1024 * 1024;
-/// Keys that are looked at with one call.
+/// The most keys that one call reads.
 const SLICE_KEYS: usize = 500;
-/// What a value is taken to have that nobody expects.
+/// The size that an unexpected value is assumed to have.
 const UNEXPECTED_BYTES: usize = 64 * 1024;
-/// After so many tenants in a row that cannot be read even alone, where none could, the query itself
-/// is taken to be broken.
-const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
-
-/// Which keys are looked at.
+/// Which keys of a batch are looked at.
 #[derive(Clone, Copy)]
-pub(super) enum Wanted<'a> {
-    /// All of the tenants of a batch.
+pub(super) enum KeyFilter<'a> {
+    /// All.
     All,
-    /// These of them.
+    /// These.
     Only(&'a HashSet<String>),
 }
 
-impl Wanted<'_> {
+impl KeyFilter<'_> {
     fn has(self, key: &str) -> bool {
         match self {
             Self::All => true,
@@ -49,7 +45,7 @@ impl Wanted<'_> {
     }
 }
 
-/// What was seen of one key that should be there, or is.
+/// One key that should be in the cache, or is, and what is wrong with it.
 pub(super) struct Look<'a> {
     pub(super) key: &'a str,
     pub(super) tenant: Option<Tenant<'a>>,
@@ -67,125 +63,93 @@ impl Look<'_> {
     }
 }
 
-/// What is told of each key.
+/// Takes what was seen of each key.
 pub(super) type See<'a> = dyn FnMut(Look<'_>) + Send + 'a;
 
-/// The way through the batches of one job.
-pub(super) struct Walk {
-    job: Arc<Job>,
+/// Compares the keys of one job, batch by batch.
+pub(super) struct Examiner {
+    reader: JobReader,
+    checks: Checks,
+    /// How many differences of a key are described.
     differences: usize,
-    /// Why no batch can be read.
-    given_up: Option<Refusal>,
-    worked: bool,
-    lone_failures: u32,
+    /// Keys that cannot be compared.
     failures: Vec<Failure>,
-    tenants_failed: u64,
-    waited: Duration,
 }
 
-impl Walk {
-    pub(super) fn new(job: Arc<Job>, differences: usize) -> Self {
+impl Examiner {
+    pub(super) fn new(layout: Layout, job: &Arc<Job>, differences: usize) -> Self {
         Self {
-            job,
+            reader: JobReader::new(Arc::clone(job)),
+            checks: Checks::new(layout, job),
             differences,
-            given_up: None,
-            worked: false,
-            lone_failures: 0,
             failures: Vec::new(),
-            tenants_failed: 0,
-            waited: Duration::ZERO,
         }
     }
 
     pub(super) fn job(&self) -> &Arc<Job> {
-        &self.job
+        self.reader.job()
     }
 
-    /// What could not be compared since it was asked last, and of how many tenants nothing could.
+    /// The batches of these tenants of a list.
+    pub(super) fn batches(
+        &mut self,
+        list: &Arc<Tenants>,
+        positions: Vec<u32>,
+        clock: &dyn Clock,
+    ) -> Vec<Batch> {
+        self.reader.batches(list, positions, clock)
+    }
+
+    /// The failures since the last call, and how many tenants could not be read at all.
     pub(super) fn take_failures(&mut self) -> (Vec<Failure>, u64) {
-        (std::mem::take(&mut self.failures), std::mem::take(&mut self.tenants_failed))
+        let (mut failures, tenants) = self.reader.take_failures();
+        failures.append(&mut self.failures);
+        (failures, tenants)
     }
 
-    /// How long it waited for permits since it was asked last.
+    /// How long it waited for permits since the last call.
     pub(super) fn take_waited(&mut self) -> Duration {
-        std::mem::take(&mut self.waited)
+        self.reader.take_waited()
     }
 
-    /// Looks at the keys of a batch, which is split as far as it takes to read all tenants that can
-    /// be.
+    /// Looks at the keys of a batch, split until all readable tenants are read.
     pub(super) async fn go(
         &mut self,
         runner: &Runner,
         batch: Batch,
-        wanted: Wanted<'_>,
+        filter: KeyFilter<'_>,
         see: &mut See<'_>,
     ) -> Result<(), AuditError> {
-        let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
-            if let Some(cause) = self.given_up.clone() {
-                self.fail(&part, &cause);
-                continue;
-            }
-            let Err(refusal) = self.part(runner, &part, wanted, see).await else {
-                (self.worked, self.lone_failures) = (true, 0);
-                continue;
-            };
-            match refusal.remedy {
-                Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal.into()),
-                Remedy::Fail => self.fail(&part, &refusal),
-                // The table is the job's: its other batches would wait as well.
-                Remedy::AwaitLock | Remedy::GiveUp => {
-                    self.fail(&part, &refusal);
-                    self.given_up = Some(refusal);
-                }
-                Remedy::Split => match part.split() {
-                    Ok((first, second)) => parts.extend([second, first]),
-                    Err(alone) => self.fail_alone(&alone, refusal),
-                },
-            }
+        let mut left = vec![batch];
+        while let Some(part) = self.reader.next(&mut left) {
+            let looked = self.part(runner, &part, filter, see).await;
+            self.reader.ended(part, looked, &mut left)?;
         }
         Ok(())
     }
 
-    fn fail_alone(&mut self, alone: &Batch, refusal: Refusal) {
-        self.fail(alone, &refusal);
-        self.lone_failures += 1;
-        if self.lone_failures >= LONE_FAILURES_TO_GIVE_UP && !self.worked {
-            self.given_up = Some(refusal);
-        }
-    }
-
-    fn fail(&mut self, part: &Batch, refusal: &Refusal) {
-        let tenants = part.len().max(1) as u64;
-        let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
-        let failure = Failure::new(refusal.kind, first, refusal.message.clone());
-        self.failures.push(Failure { count: tenants, ..failure });
-        self.tenants_failed += tenants;
-    }
-
-    /// Reads some tenants and looks at their keys. A refusal by the database comes before anything
-    /// is seen.
+    /// Reads some tenants and looks at their keys. If the database refuses, no key was looked at.
     async fn part(
         &mut self,
         runner: &Runner,
         part: &Batch,
-        wanted: Wanted<'_>,
+        filter: KeyFilter<'_>,
         see: &mut See<'_>,
     ) -> Result<(), Refusal> {
         let now = runner.clock.now();
-        let job = Arc::clone(&self.job);
+        let job = Arc::clone(self.job());
         let first_dates = first_dates(&job, part, now);
         // Before the query: what a run names in between is expected by then.
         let mut named = self.named(runner, part).await?;
-        let permit = self.read(runner, part, &first_dates).await?;
-        let checks = Checks::new(runner.layout(), &job);
-        let found = entries(&job, &checks, part, &first_dates, permit.rows());
+        let permit = self.reader.read(runner, part, &first_dates).await?;
+        let found = entries(&job, &self.checks, part, &first_dates, permit.rows());
+        let layout = self.checks.layout();
         for (slot, names) in named.iter_mut().enumerate() {
             let tenant = part.tenant(slot).map(|tenant| tenant.id());
-            names.retain(|name| !checks.layout().is_anothers(&job, tenant, name));
+            names.retain(|name| !layout.is_anothers(&job, tenant, name));
         }
         let midnights = Midnight::of_batch(&job, part, &first_dates, now);
-        let keys = Keys::new(found, named, wanted, &midnights, &mut self.failures);
+        let keys = Keys::new(found, named, filter, &midnights, &mut self.failures);
         let measure = Measure { ttl: job.ttl, differences: self.differences };
         for slice in keys.slices() {
             let (keys, expected) = keys.get(slice);
@@ -202,61 +166,19 @@ impl Walk {
         Ok(())
     }
 
-    /// The rows of a part; the permit holds them. None is held while it waits.
-    pub(super) async fn read(
-        &mut self,
-        runner: &Runner,
-        part: &Batch,
-        first_dates: &[NaiveDate],
-    ) -> Result<BatchPermit, Refusal> {
-        let mut patience = Patience::new(self.job.retries);
-        let mut room = Room::Batch;
-        loop {
-            let refusal = match self.read_once(runner, part, first_dates, room).await {
-                Ok(permit) => return Ok(permit),
-                Err(refusal) => refusal,
-            };
-            // A batch can be split; one tenant cannot, so it gets the room of all batches.
-            let too_large = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
-            if too_large && room == Room::Batch {
-                room = Room::Giant;
-            } else if !patience.again(runner, &refusal).await {
-                return Err(refusal);
-            }
-        }
-    }
-
-    async fn read_once(
-        &mut self,
-        runner: &Runner,
-        part: &Batch,
-        first_dates: &[NaiveDate],
-        room: Room,
-    ) -> Result<BatchPermit, Refusal> {
-        let asked_at = runner.clock.monotonic();
-        let mut permit = runner.limits.room_of(&self.job, Lane::Regular, room).await;
-        self.waited += runner.clock.monotonic().saturating_sub(asked_at);
-        // Rows with nothing to compare them with would be read for nothing.
-        runner.cache_answers()?;
-        let read = Read { batch: part, first_dates, timeout: self.job.timeout };
-        let rows = permit.empty_rows(self.job.key_columns().len());
-        runner.reader.read(&self.job, read, rows).await?;
-        Ok(permit)
-    }
-
-    /// The keys that the manifests of a part name, by slot; none for a job without keys in them.
+    /// The keys that the manifests of a part name, by slot; nothing for a job without manifests.
     async fn named(&self, runner: &Runner, part: &Batch) -> Result<Vec<Vec<String>>, Refusal> {
-        if !self.job.has_manifests() {
+        if !self.job().has_manifests() {
             return Ok(Vec::new());
         }
-        let manifests: Vec<String> = match self.job.scope {
-            Scope::Fleet => vec![manifest_key(&self.job.name, None)],
-            Scope::Tenants => part
-                .tenants()
-                .map(|tenant| manifest_key(&self.job.name, Some(tenant.id())))
-                .collect(),
+        let job = self.job();
+        let manifests: Vec<String> = match job.scope {
+            Scope::Fleet => vec![manifest_key(&job.name, None)],
+            Scope::Tenants => {
+                part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
+            }
         };
-        let mut patience = Patience::new(self.job.retries);
+        let mut patience = Patience::new(job.retries);
         loop {
             let read = runner.ledger.names(&manifests).await.map_err(Refusal::from);
             let Err(refusal) = read else { return read };
@@ -267,16 +189,16 @@ impl Walk {
     }
 }
 
-/// The keys of a part, with what they are held to.
+/// The keys of a part, with what is expected of each.
 struct Keys<'r> {
     keys: Vec<String>,
     expected: Vec<Expected<'r>>,
 }
 
-/// What the database says of a key.
+/// What is expected of a key, by the database.
 struct Expected<'r> {
     slot: usize,
-    /// `None` where it should not be there.
+    /// `None` where the key should not exist.
     value: Option<Value<'r>>,
 }
 
@@ -284,43 +206,43 @@ impl<'r> Keys<'r> {
     fn new(
         found: Entries<'r>,
         named: Vec<Vec<String>>,
-        wanted: Wanted<'_>,
+        filter: KeyFilter<'_>,
         midnights: &[Midnight],
         failures: &mut Vec<Failure>,
     ) -> Self {
         let mut known: HashSet<String> = found.failed_keys().map(str::to_owned).collect();
         let Entries { writes, removals, failures: failed } = found;
         let mut all = Self { keys: Vec::new(), expected: Vec::new() };
-        if let Wanted::All = wanted {
+        if let KeyFilter::All = filter {
             failures.extend(failed.into_iter().map(|(_, failure)| failure));
         }
         for entry in writes {
             if !named.is_empty() {
                 known.insert(entry.key.clone());
             }
-            all.push(entry.key, Expected { slot: entry.slot, value: Some(entry.value) }, wanted);
+            all.push(entry.key, Expected { slot: entry.slot, value: Some(entry.value) }, filter);
         }
         // The old value of a key whose new one may not be written.
         for removal in removals {
-            all.push(removal.key, Expected { slot: removal.slot, value: None }, wanted);
+            all.push(removal.key, Expected { slot: removal.slot, value: None }, filter);
         }
         for (slot, keys) in named.into_iter().enumerate() {
             let ends = |key: &str| midnights.get(slot).is_some_and(|night| night.ends(key));
             for key in keys.into_iter().filter(|key| !known.contains(key) && !ends(key)) {
-                all.push(key, Expected { slot, value: None }, wanted);
+                all.push(key, Expected { slot, value: None }, filter);
             }
         }
         all
     }
 
-    fn push(&mut self, key: String, expected: Expected<'r>, wanted: Wanted<'_>) {
-        if wanted.has(&key) {
+    fn push(&mut self, key: String, expected: Expected<'r>, filter: KeyFilter<'_>) {
+        if filter.has(&key) {
             self.keys.push(key);
             self.expected.push(expected);
         }
     }
 
-    /// Ranges of keys that are looked at together.
+    /// Ranges of keys that are read with one call.
     fn slices(&self) -> Vec<std::ops::Range<usize>> {
         let mut slices = Vec::new();
         let (mut start, mut bytes) = (0, 0);
@@ -344,9 +266,8 @@ impl<'r> Keys<'r> {
     }
 }
 
-/// What midnight excuses, for a tenant whose date changed since the last run may have been: keys of
-/// dates that no run has come to, and keys of dates that none has taken away. By the date's text in
-/// the key, since that is how it stands there.
+/// Dates whose keys are no findings just after a tenant's midnight: dates that no run has warmed yet, and
+/// dates whose keys no run has removed yet. A key is matched by the date's text in it.
 #[derive(Default)]
 struct Midnight {
     begun: Vec<String>,
@@ -354,7 +275,7 @@ struct Midnight {
 }
 
 impl Midnight {
-    /// That of each slot; of none where the job has no dates.
+    /// One for each slot; none where the job has no dates.
     fn of_batch(
         job: &Job,
         part: &Batch,
@@ -379,12 +300,12 @@ impl Midnight {
         Self { begun: texts(after(earlier), after(first)), ended: texts(earlier, first) }
     }
 
-    /// Whether it is of a date that has just begun to have keys.
+    /// Whether the key's date has just begun to have keys.
     fn begins(&self, key: &str) -> bool {
         self.begun.iter().any(|date| key.contains(date))
     }
 
-    /// Whether it is of a date that has just ceased to have them.
+    /// Whether the key's date has just ceased to have keys.
     fn ends(&self, key: &str) -> bool {
         self.ended.iter().any(|date| key.contains(date))
     }
@@ -413,8 +334,8 @@ impl From<Option<Found>> for Seen {
     }
 }
 
-/// What the cache holds of some keys, in their order. One that is no string fails the whole call, so
-/// then each is asked for by itself.
+/// What the cache holds of some keys, in their order. A key that holds no string fails the whole call; then
+/// each key is read by itself.
 async fn look(runner: &Runner, retries: u32, keys: &[String]) -> Result<Vec<Seen>, Refusal> {
     match look_once(runner, retries, keys).await {
         Err(refusal) if refusal.kind == FailureKind::CacheWrongType => {}
@@ -447,7 +368,7 @@ async fn look_once(
     }
 }
 
-/// What is wrong with keys that nobody makes: those that are there.
+/// Looks at keys that no job should have: each that exists is wrong.
 pub(super) async fn unexpected(
     runner: &Runner,
     keys: &[String],

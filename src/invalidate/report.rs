@@ -5,36 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 
 use super::request::InvalidateRequest;
+use crate::domain::change::Touched;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, MAX_FAILURES};
 use crate::domain::tenant::TenantId;
 
-/// What became of a request: a report, and who has to be warmed again.
+/// What became of a request: a report, and the tenants to warm again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Invalidated {
     /// What was removed.
     pub report: InvalidateReport,
-    /// Whose keys were meant: of each job that is enabled, the active tenants.
+    /// The active tenants that the request was about, for each enabled job.
     pub touched: BTreeMap<JobName, Touched>,
-}
-
-/// The tenants of a job whose keys were meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// All, or the fleet of a job without tenants.
-    All,
-    /// These.
-    Some(BTreeSet<TenantId>),
-}
-
-impl Touched {
-    /// The tenants as a run is asked for: `None` for all.
-    pub fn into_ids(self) -> Option<Vec<TenantId>> {
-        match self {
-            Self::All => None,
-            Self::Some(tenants) => Some(tenants.into_iter().collect()),
-        }
-    }
 }
 
 /// What an invalidation did.
@@ -48,14 +30,12 @@ pub struct InvalidateReport {
     pub failed: u64,
     /// Fences that were moved.
     pub fences: u64,
-    /// The keys that were named.
+    /// The part of the request that named keys.
     pub keys: Counted,
-    /// The patterns.
+    /// The part that gave patterns.
     pub patterns: Scanned,
-    /// The jobs and tenants.
+    /// The part that named jobs or tenants.
     pub jobs_and_tenants: OfJobs,
-    /// The keys that no job writes any more.
-    pub orphans: Counted,
     /// The removed keys of each job, where the job is known.
     #[serde(serialize_with = "by_name")]
     pub by_job: BTreeMap<JobName, u64>,
@@ -66,7 +46,7 @@ pub struct InvalidateReport {
 /// How much was asked for and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counted {
-    /// How many keys: those that were named, or that were found.
+    /// How many keys were named.
     pub asked: u64,
     /// How many of them were there and are gone.
     pub removed: u64,
@@ -77,9 +57,9 @@ pub struct Counted {
 pub struct Scanned {
     /// How many patterns.
     pub asked: u64,
-    /// The slices in which the cache was looked through.
+    /// The slices in which the cache was scanned.
     pub slices: u64,
-    /// Keys that matched, are preheat's own, and stay.
+    /// Keys that matched and stayed, because they are preheat's own.
     pub kept: u64,
     /// Keys that were there and are gone.
     pub removed: u64,
@@ -104,7 +84,7 @@ fn by_name<S: Serializer>(
 }
 
 impl InvalidateReport {
-    /// Nothing is done yet.
+    /// The report of a request before anything is done.
     pub(super) fn of(request: &InvalidateRequest) -> Self {
         let many = |count: usize| count as u64;
         Self {
@@ -120,7 +100,7 @@ impl InvalidateReport {
         }
     }
 
-    /// Adds a failure: to its kind's line, or as a new one while there is room.
+    /// Adds a failure to the line of its kind; a kind that is new gets a line while there is room.
     pub fn fail(&mut self, failure: Failure) {
         self.complete = false;
         if let Some(same) = self.failures.iter_mut().find(|known| known.kind == failure.kind) {
@@ -132,19 +112,15 @@ impl InvalidateReport {
 }
 
 impl Invalidated {
-    /// A job has to run for all its tenants.
+    /// The request concerns all tenants of a job.
     pub(super) fn touch_all(&mut self, job: &JobName) {
         self.touched.insert(job.clone(), Touched::All);
     }
 
-    /// A job has to run for a tenant.
+    /// The request concerns a tenant of a job.
     pub(super) fn touch(&mut self, job: &JobName, tenant: &str) {
-        let none = || Touched::Some(BTreeSet::new());
-        match self.touched.entry(job.clone()).or_insert_with(none) {
-            Touched::All => {}
-            Touched::Some(tenants) => {
-                tenants.insert(TenantId::new(tenant));
-            }
-        }
+        let none = || Touched::Tenants(BTreeSet::new());
+        let touched = self.touched.entry(job.clone()).or_insert_with(none);
+        touched.add(TenantId::new(tenant));
     }
 }

@@ -1,73 +1,71 @@
-//! One audit under way: first looks, and looks at suspects again.
+//! One audit under way: the first look at each key, and later looks at the suspects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::examine::{Look, Walk, Wanted};
+use super::examine::{Examiner, KeyFilter, Look};
 use super::{AuditError, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{Finding, JobAudit, Kind, WINDOWS, Wrong};
-use crate::domain::date;
 use crate::domain::job::{Job, Scope};
-use crate::domain::report::{Failure, FailureKind};
-use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::domain::tenant::{Batch, TenantId, Tenants};
 use crate::engine::port::Clock;
 use crate::engine::run::Runner;
 use crate::engine::tries::{Patience, Refusal};
 
-/// Suspects of one job that are looked at again; of the rest it is only counted what they are. At a
-/// few hundred bytes each they take less than a batch.
+/// The most suspects of one job that are looked at again; the rest are only counted. At a few hundred bytes
+/// each they take less memory than a batch.
 pub const MAX_SUSPECTS: usize = 1_000;
-/// How often tenants are asked for again after a failure that may pass.
+/// How often the tenant list is read again after a failure that may pass.
 const TENANTS_RETRIES: u32 = 3;
 
 /// An audit under way.
 pub(super) struct Session<'a> {
     runner: &'a Runner,
     pace: Pace,
-    pub(super) works: Vec<Work>,
-    /// What is to be looked at again, by when and in which order it came.
+    pub(super) jobs: Vec<JobUnderAudit>,
+    /// The suspects to look at again, by the moment and in the order in which they came.
     waiting: BTreeMap<(Duration, u64), Recheck>,
     recheck_count: u64,
     rests_until: Duration,
 }
 
-/// What is done for one job.
-pub(super) struct Work {
+/// A job that is audited, and its figures so far.
+pub(super) struct JobUnderAudit {
     pub(super) audit: JobAudit,
-    walk: Walk,
+    examiner: Examiner,
 }
 
-/// Which suspects to look at again.
+/// Which of the waiting suspects to look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     /// Those whose time has come.
     Now,
-    /// All, each in its time.
+    /// All, each when its time comes.
     All,
 }
 
-/// Whose a key is: its tenant's, or the fleet's.
-pub(super) struct Owner(pub(super) Option<String>);
+/// The tenant that a key belongs to; `None` where it is the fleet's.
+pub(super) struct KeyOwner(pub(super) Option<String>);
 
 /// Suspects of one batch.
 struct Recheck {
-    /// The position of their job's work.
+    /// The position of their job in the session.
     index: usize,
     suspects: Vec<Suspect>,
-    /// When they were looked at first.
+    /// When the first look was.
     seen_at: Duration,
     /// Which window comes next.
     round: usize,
 }
 
-/// A key with which something was wrong at every look so far.
+/// A key that was wrong at every look so far.
 struct Suspect {
     finding: Finding,
-    /// Between two looks both sides became something else.
+    /// Between two looks both the database's and the cache's value changed.
     moved: bool,
-    /// How long after the first look its value was seen to be equal, where it still is.
+    /// How long after the first look its value was equal, where only its TTL is wrong.
     equal_after: Option<Duration>,
 }
 
@@ -77,7 +75,7 @@ impl Suspect {
         Self { finding, moved: false, equal_after }
     }
 
-    /// It is still wrong, in the same way or another.
+    /// Takes note that it is still wrong, in the same way or another.
     fn still(&mut self, wrong: Wrong, after: Duration) {
         let before = &self.finding.wrong;
         let is_life = |wrong: &Wrong| wrong.kind == Kind::WrongTtl;
@@ -89,10 +87,9 @@ impl Suspect {
     }
 }
 
-impl Work {
-    pub(super) fn new(job: &Arc<Job>, rechecks: bool, differences: usize) -> Self {
-        let audit = JobAudit::new(job.name.clone(), rechecks);
-        Self { audit, walk: Walk::new(Arc::clone(job), differences) }
+impl JobUnderAudit {
+    pub(super) fn new(examiner: Examiner, rechecks: bool) -> Self {
+        Self { audit: JobAudit::new(examiner.job().name.clone(), rechecks), examiner }
     }
 
     fn conclude(&mut self, suspect: Suspect) {
@@ -110,14 +107,14 @@ impl<'a> Session<'a> {
         Self {
             runner,
             pace,
-            works: Vec::new(),
+            jobs: Vec::new(),
             waiting: BTreeMap::new(),
             recheck_count: 0,
             rests_until: Duration::ZERO,
         }
     }
 
-    /// The active tenants, if one of the jobs has some.
+    /// The active tenants, if one of the jobs is not for the fleet alone.
     pub(super) async fn tenants(&mut self, jobs: &[Arc<Job>]) -> Result<Arc<Tenants>, AuditError> {
         if jobs.iter().all(|job| job.scope == Scope::Fleet) {
             return Ok(Arc::default());
@@ -125,7 +122,7 @@ impl<'a> Session<'a> {
         Ok(Arc::new(self.read_tenants(None).await?))
     }
 
-    /// Those of some tenants that are active; all where none is named.
+    /// The active tenants: all, or those among `ids`.
     async fn read_tenants(&self, ids: Option<&[TenantId]>) -> Result<Tenants, AuditError> {
         let runner = self.runner;
         let mut patience = Patience::new(TENANTS_RETRIES);
@@ -141,50 +138,54 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The batches of a job: of all its tenants, or of some of them, chosen by chance. What cannot
-    /// be read for want of a time zone is noted at once.
+    /// The batches of a job: of all its tenants, or of a random sample. Tenants without a time zone, where
+    /// the job needs one, are noted as failed.
     pub(super) fn batches(
         &self,
         list: &Arc<Tenants>,
         sample: Option<NonZeroUsize>,
-        work: &mut Work,
+        job: &mut JobUnderAudit,
     ) -> Vec<Batch> {
-        let job = Arc::clone(work.walk.job());
-        if job.scope == Scope::Fleet {
-            work.audit.tenants = 1;
-            return vec![Batch::fleet()];
+        let JobUnderAudit { audit, examiner } = job;
+        let clock = self.runner.clock.as_ref();
+        if examiner.job().scope == Scope::Fleet {
+            audit.tenants = 1;
+            return examiner.batches(list, Vec::new(), clock);
         }
         // A tenant query with a join may name a tenant twice.
         let mut seen = HashSet::with_capacity(list.len());
         let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
         let mut positions: Vec<u32> = first.map(|(_, position)| position).collect();
         if let Some(sample) = sample {
-            choose(&mut positions, sample.get(), self.runner.clock.as_ref());
+            choose(&mut positions, sample.get(), clock);
         }
-        work.audit.tenants = positions.len() as u64;
-        let failures = without_zone(&job, list, &mut positions, self.runner.clock.as_ref());
-        work.audit.tenants_failed += failures.len() as u64;
-        work.audit.fail(failures);
-        batches(list, &positions, job.batch.get())
+        audit.tenants = positions.len() as u64;
+        let batches = examiner.batches(list, positions, clock);
+        let (failures, failed) = examiner.take_failures();
+        audit.tenants_failed += failed;
+        audit.fail(failures);
+        batches
     }
 
-    /// Looks at the keys of a batch; answers whose the first of the wanted ones is, where some are
-    /// wanted only.
+    /// Looks at the keys of a batch. Where only some keys are looked at, it answers the owner of the first
+    /// of them that is found.
     pub(super) async fn first_look(
         &mut self,
         index: usize,
         batch: Batch,
-        wanted: Wanted<'_>,
-    ) -> Result<Option<Owner>, AuditError> {
+        filter: KeyFilter<'_>,
+    ) -> Result<Option<KeyOwner>, AuditError> {
         let waiting = self.waiting.values().filter(|recheck| recheck.index == index);
         let waiting: usize = waiting.map(|recheck| recheck.suspects.len()).sum();
         let room = MAX_SUSPECTS.saturating_sub(waiting);
         let work_began = self.begin().await;
-        let Some(Work { audit, walk }) = self.works.get_mut(index) else { return Ok(None) };
+        let Some(JobUnderAudit { audit, examiner }) = self.jobs.get_mut(index) else {
+            return Ok(None);
+        };
         let (mut suspects, mut owner) = (Vec::new(), None);
         let mut see = |look: Look<'_>| {
-            if let Wanted::Only(_) = wanted {
-                owner.get_or_insert_with(|| Owner(look.tenant_id()));
+            if let KeyFilter::Only(_) = filter {
+                owner.get_or_insert_with(|| KeyOwner(look.tenant_id()));
             }
             match look.wrong {
                 None => audit.counts.equal(Duration::ZERO),
@@ -195,8 +196,8 @@ impl<'a> Session<'a> {
                 Some(_) => suspects.extend(look.finding().map(Suspect::new)),
             }
         };
-        walk.go(self.runner, batch, wanted, &mut see).await?;
-        let (failures, failed) = walk.take_failures();
+        examiner.go(self.runner, batch, filter, &mut see).await?;
+        let (failures, failed) = examiner.take_failures();
         audit.tenants_failed += failed;
         audit.fail(failures);
         self.end(work_began, index);
@@ -205,7 +206,7 @@ impl<'a> Session<'a> {
         Ok(owner)
     }
 
-    /// Looks at suspects again, until none is due.
+    /// Looks at suspects again until none is due.
     pub(super) async fn look_again(&mut self, due: Due) -> Result<(), AuditError> {
         while let Some((&(at, _), _)) = self.waiting.first_key_value() {
             let left = at.saturating_sub(self.runner.clock.monotonic());
@@ -225,11 +226,13 @@ impl<'a> Session<'a> {
         let Recheck { index, suspects, seen_at, round } = recheck;
         let after = self.runner.clock.monotonic().saturating_sub(seen_at);
         let batches = self.batches_of(index, &suspects).await?;
-        let wanted: HashSet<String> =
+        let keys: HashSet<String> =
             suspects.iter().map(|suspect| suspect.finding.key.clone()).collect();
         let mut left: HashMap<String, Suspect> =
             suspects.into_iter().map(|suspect| (suspect.finding.key.clone(), suspect)).collect();
-        let Some(Work { audit, walk }) = self.works.get_mut(index) else { return Ok(()) };
+        let Some(JobUnderAudit { audit, examiner }) = self.jobs.get_mut(index) else {
+            return Ok(());
+        };
         let mut still = Vec::new();
         let mut see = |look: Look<'_>| {
             let Some(mut suspect) = left.remove(look.key) else { return };
@@ -242,9 +245,9 @@ impl<'a> Session<'a> {
             }
         };
         for batch in batches {
-            walk.go(self.runner, batch, Wanted::Only(&wanted), &mut see).await?;
+            examiner.go(self.runner, batch, KeyFilter::Only(&keys), &mut see).await?;
         }
-        let (failures, failed) = walk.take_failures();
+        let (failures, failed) = examiner.take_failures();
         audit.fail(failures);
         // What nobody expects any more and is not there is in order: a date has passed, a tenant was
         // switched off. Where somebody could not be read, nothing is known.
@@ -256,33 +259,33 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The batches of the tenants of suspects, those that are still active.
+    /// The batches of the tenants of suspects that are still active.
     async fn batches_of(
-        &self,
+        &mut self,
         index: usize,
         suspects: &[Suspect],
     ) -> Result<Vec<Batch>, AuditError> {
-        let Some(job) = self.works.get(index).map(|work| work.walk.job()) else {
-            return Ok(Vec::new());
-        };
-        if job.scope == Scope::Fleet {
-            return Ok(vec![Batch::fleet()]);
-        }
         let mut seen = HashSet::new();
         let tenants = suspects.iter().filter_map(|suspect| suspect.finding.tenant.as_deref());
         let ids: Vec<TenantId> = tenants.filter(|id| seen.insert(*id)).map(TenantId::new).collect();
-        let list = Arc::new(self.read_tenants(Some(&ids)).await?);
-        let mut positions: Vec<u32> = list.iter().zip(0..).map(|(_, position)| position).collect();
-        // They were noted at the first look, or have lost their zone since.
-        drop(without_zone(job, &list, &mut positions, self.runner.clock.as_ref()));
-        Ok(batches(&list, &positions, job.batch.get()))
+        // A job for the fleet has suspects without a tenant.
+        let list =
+            if ids.is_empty() { Tenants::default() } else { self.read_tenants(Some(&ids)).await? };
+        let positions: Vec<u32> = list.iter().zip(0..).map(|(_, position)| position).collect();
+        let Some(JobUnderAudit { examiner, .. }) = self.jobs.get_mut(index) else {
+            return Ok(Vec::new());
+        };
+        let batches = examiner.batches(&Arc::new(list), positions, self.runner.clock.as_ref());
+        // Tenants without a time zone were noted at the first look, or have lost theirs since.
+        drop(examiner.take_failures());
+        Ok(batches)
     }
 
     fn wait_or_conclude(&mut self, recheck: Recheck) {
-        let Some(work) = self.works.get_mut(recheck.index) else { return };
-        let window = WINDOWS.get(recheck.round).filter(|_| work.audit.rechecked);
+        let Some(job) = self.jobs.get_mut(recheck.index) else { return };
+        let window = WINDOWS.get(recheck.round).filter(|_| job.audit.rechecked);
         match window {
-            None => recheck.suspects.into_iter().for_each(|suspect| work.conclude(suspect)),
+            None => recheck.suspects.into_iter().for_each(|suspect| job.conclude(suspect)),
             Some(_) if recheck.suspects.is_empty() => {}
             Some(window) => {
                 self.recheck_count += 1;
@@ -291,7 +294,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What became of the one key that was looked at.
+    /// The answer about the one key that was looked at.
     pub(super) async fn answer(
         mut self,
         index: usize,
@@ -300,9 +303,9 @@ impl<'a> Session<'a> {
         let began = self.runner.clock.monotonic();
         self.look_again(Due::All).await?;
         let after = self.runner.clock.monotonic().saturating_sub(began);
-        let failures = self.works.iter().flat_map(|work| work.audit.failures.clone()).collect();
+        let failures = self.jobs.iter().flat_map(|job| job.audit.failures.clone()).collect();
         let Some(JobAudit { job, counts, findings, .. }) =
-            self.works.into_iter().nth(index).map(|work| work.audit)
+            self.jobs.into_iter().nth(index).map(|job| job.audit)
         else {
             let (owner, state) = (None, KeyState::Nowhere);
             return Ok(KeyAnswer { owner, state, after, failures });
@@ -316,7 +319,7 @@ impl<'a> Session<'a> {
         Ok(KeyAnswer { owner: Some((job, tenant)), state, after, failures })
     }
 
-    /// Waits until it may work again.
+    /// Waits out the rest that the pace asks for.
     pub(super) async fn rest(&self) {
         let rest = self.rests_until.saturating_sub(self.runner.clock.monotonic());
         self.runner.clock.sleep(rest).await;
@@ -327,16 +330,16 @@ impl<'a> Session<'a> {
         self.runner.clock.monotonic()
     }
 
-    /// Rests as long as the work done since then wants. The wait for a permit is no work.
+    /// Plans the rest for the work done since `began`. Waiting for a permit is no work.
     fn end(&mut self, began: Duration, index: usize) {
         let now = self.runner.clock.monotonic();
-        let waited = self.works.get_mut(index).map(|work| work.walk.take_waited());
+        let waited = self.jobs.get_mut(index).map(|job| job.examiner.take_waited());
         let busy = now.saturating_sub(began).saturating_sub(waited.unwrap_or_default());
         self.rests_until = now + self.pace.rest_after(busy);
     }
 }
 
-/// Some positions by chance, in their order: the first steps of a shuffle (Durstenfeld, "Algorithm
+/// Keeps `count` random positions, in their order: the first steps of a shuffle (Durstenfeld, "Algorithm
 /// 235: Random permutation", 1964).
 fn choose(positions: &mut Vec<u32>, count: usize, clock: &dyn Clock) {
     let all = positions.len();
@@ -352,25 +355,4 @@ fn choose(positions: &mut Vec<u32>, count: usize, clock: &dyn Clock) {
     }
     positions.truncate(count);
     positions.sort_unstable();
-}
-
-/// Takes those out whose dates are not known; why not.
-fn without_zone(
-    job: &Job,
-    list: &Tenants,
-    positions: &mut Vec<u32>,
-    clock: &dyn Clock,
-) -> Vec<Failure> {
-    let Some(dates) = &job.dates else { return Vec::new() };
-    let (now, mut failures) = (clock.now(), Vec::new());
-    positions.retain(|position| {
-        let tenant = list.get(*position as usize);
-        let today = date::today(dates, tenant, now);
-        if let Err(error) = &today {
-            let id = tenant.map(|tenant| tenant.id().to_owned());
-            failures.push(Failure::new(FailureKind::TimeZone, id, error.to_string()));
-        }
-        today.is_ok()
-    });
-    failures
 }

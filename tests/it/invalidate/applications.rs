@@ -18,7 +18,7 @@ const GATED: &str = "select i.tenant_id, i.id, i.name, i.version \
 
 /// The TypeScript of the docs that imports from that package.
 fn helper(package: &str) -> String {
-    let page = include_str!("../../docs/invalidation.md");
+    let page = include_str!("../../../docs/invalidation.md");
     let blocks = page.split("```ts\n").skip(1).filter_map(|rest| rest.split("```").next());
     let from = format!("from \"{package}\"");
     let found: Vec<_> = blocks.filter(|block| block.contains(&from)).collect();

@@ -1,22 +1,24 @@
-//! Keys that are removed on request, and those that no job writes any more.
+//! Keys that are removed on request.
+
+mod applications;
+mod shared;
+mod worker;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use preheat::domain::fence::{FLEET, fence_key};
-use preheat::domain::job::{DateZone, Dates, Job, Jobs, Key, Scope};
+use preheat::domain::job::{DateZone, Dates, Job, Key, Scope};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::tenant::{TenantId, Tenants};
-use preheat::engine::handle::{
-    InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, JobSelection, RunRequest,
-};
-use preheat::engine::orphans::Orphans;
+use preheat::engine::handle::{JobSelection, RunRequest};
 use preheat::engine::port::{CacheErrorKind, Clock, Ledger, SourceErrorKind};
+use preheat::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest, Invalidation};
 
-use super::ledger::Call;
-use super::{
-    SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready, refused, slow_reads,
+use crate::engine::ledger::Call;
+use crate::engine::{
+    SECOND, Setup, World, a_row_each, cache_error, ids, job, key, ready, refused, slow_reads,
     tenants,
 };
 use crate::support::memory::MemoryRow;
@@ -27,7 +29,7 @@ impl World {
         &self,
         request: InvalidateRequest,
     ) -> Result<Invalidation, InvalidateError> {
-        let done = self.handle.invalidate(request);
+        let done = self.invalidations.invalidate(request);
         tokio::pin!(done);
         for _ in 0..10_000 {
             tokio::select! {
@@ -72,12 +74,6 @@ impl World {
         }
     }
 
-    async fn set_jobs(&self, jobs: impl IntoIterator<Item = Job>) {
-        let jobs: Jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect();
-        self.handle.replace(jobs).await;
-        self.settle().await;
-    }
-
     fn keys(&self) -> BTreeSet<String> {
         self.cache.keys().into_iter().collect()
     }
@@ -104,18 +100,17 @@ fn pattern(pattern: &str) -> InvalidateRequest {
     InvalidateRequest { patterns: texts(&[pattern]), ..Default::default() }
 }
 
-fn orphans() -> InvalidateRequest {
-    InvalidateRequest { orphans: true, ..Default::default() }
-}
-
 fn category(job: &str) -> Job {
     let listed = format!("{job}:{{tenant_id}}:{{category}}");
-    Job { keys: vec![key(&format!("{job}:{{tenant_id}}")), key(&listed)], ..super::job(job) }
+    Job {
+        keys: vec![key(&format!("{job}:{{tenant_id}}")), key(&listed)],
+        ..crate::engine::job(job)
+    }
 }
 
 fn pets(job: &str) -> Job {
     let id = Key { unique: Some("id".to_owned()), ..key("pet:{id}") };
-    Job { keys: vec![id], ..super::job(job) }
+    Job { keys: vec![id], ..crate::engine::job(job) }
 }
 
 fn fleet() -> Job {
@@ -377,7 +372,7 @@ async fn without_the_tenants_nothing_is_removed() {
     let world = world().await;
     let before = world.keys();
     world.source.before_tenants(|| ready(Err(refused(SourceErrorKind::Unavailable))));
-    for request in [keys(&["pet:p1"]), jobs(&["list"]), pattern("list:*"), orphans()] {
+    for request in [keys(&["pet:p1"]), jobs(&["list"]), pattern("list:*")] {
         let error = world.invalidate(request).await.unwrap_err();
         assert!(matches!(error, InvalidateError::Tenants(_)), "{error}");
     }
@@ -414,147 +409,8 @@ async fn what_was_removed_is_warmed_again_for_those_whom_it_concerned() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_leaves_the_rest_and_says_so() {
-    let world = Setup::new([Job { batch: many(400), ..job("list") }], tenants(400)).start();
-    world.set_rows("list", a_row_each(400));
-    world.warm("list").await;
-    let stops = world.stops.clone();
-    world.cache.refuse(move |key| {
-        if key == "list:t150" {
-            stops.drain.cancel();
-        }
-        None
-    });
-    let report = world.report(jobs(&["list"])).await;
-    assert_eq!((report.complete, report.removed), (false, 200), "the slice at hand is finished");
-    assert_eq!(report.failures[0].kind, FailureKind::Cancelled);
-    world.ended().await;
-    let gone = world.invalidate(jobs(&["list"])).await.unwrap_err();
-    assert_eq!(gone, InvalidateError::Draining);
-}
-
-#[tokio::test]
-async fn a_job_that_gets_another_name_loses_nothing() {
+async fn hazard_08_a_tenant_list_that_shrank_too_much_is_no_reason_to_keep_what_was_named() {
     let world = world().await;
-    let before = world.keys();
-    let renamed = |list: &str, job: Job| Job {
-        name: preheat::domain::job::JobName::parse(list).unwrap(),
-        ..job
-    };
-    let jobs = [renamed("catalogue", category("list")), renamed("animals", pets("x")), fleet()];
-    world.set_jobs(jobs).await;
-    let report = world.report(orphans()).await;
-    assert_eq!((report.removed, world.keys()), (0, before.clone()), "they have not run yet");
-    set_rows(&world, "catalogue", "animals");
-    world.warm_all().await;
-    let report = world.report(orphans()).await;
-    assert_eq!((report.removed, report.complete, world.keys()), (0, true, before));
-}
-
-#[tokio::test]
-async fn hazard_07_the_keys_of_a_job_that_is_gone_are_orphans() {
-    let world = world().await;
-    world.cache.set("somebody:else", "1");
-    world.set_jobs([fleet()]).await;
-    let report = world.report(orphans()).await;
-    assert_eq!((report.removed, report.orphans.removed), (13, 13));
-    assert_eq!(world.keys(), texts(&["menu", "menu:soup", "somebody:else"]).into_iter().collect());
-    assert_eq!(world.report(orphans()).await.removed, 0);
-}
-
-#[tokio::test]
-async fn hazard_07_the_keys_of_a_template_that_was_changed_are_orphans() {
-    let world = world().await;
-    let changed = Job { keys: vec![key("v2:{tenant_id}"), key("list:{tenant_id}")], ..job("list") };
-    let pets_by_tenant = Job { keys: vec![key("pet:{tenant_id}:{id}")], ..job("pets") };
-    let menu = Job { keys: vec![key("card")], ..fleet() };
-    world.set_jobs([changed, pets_by_tenant, menu]).await;
-    world.warm_all().await;
-    let report = world.report(orphans()).await;
-    assert!(report.complete);
-    let left = world.keys();
-    let expected = ids(0..4).into_iter().flat_map(|id| {
-        let pet = format!("pet:{id}:p{}", &id[1..]);
-        [format!("v2:{id}"), format!("list:{id}"), pet]
-    });
-    assert_eq!(left, expected.chain(["card".to_owned()]).collect());
-}
-
-#[tokio::test]
-async fn hazard_09_the_keys_of_tenants_that_are_gone_are_orphans_unless_another_has_them() {
-    let world = world().await;
-    let before = world.keys();
-    // The pet moved with its owner, and its new clinic's run came first.
-    let pet = |tenant: &str, id: &str| MemoryRow::new(tenant, "3", [("id", id)]);
-    world.set_rows("pets", vec![pet("t0", "p0"), pet("t2", "p1"), pet("t2", "p2")]);
-    world.warm_some("pets", &["t2"]).await;
-    world.source.set_tenants(tenants(4).only(|tenant| !["t1", "t3"].contains(&tenant.id())));
-    let found = found(&world).await;
-    assert_eq!(world.keys(), before, "looking removes nothing");
-    let report = world.report(orphans()).await;
-    assert!(report.complete);
-    let gone: BTreeSet<_> = before.difference(&world.keys()).cloned().collect();
-    let expected = ["list:t1", "list:t1:cat", "list:t1:dog", "list:t3", "list:t3:dog", "pet:p3"];
-    assert_eq!(gone, texts(&expected).into_iter().collect());
-    assert!(gone.is_subset(&found) && !found.contains("pet:p1"), "{found:?}");
-}
-
-/// What the search alone finds.
-async fn found(world: &World) -> BTreeSet<String> {
-    let mut orphans = Orphans::begin(&world.runner).await.unwrap();
-    let mut found = BTreeSet::new();
-    while let Some(slice) = orphans.next().await.unwrap() {
-        assert!(slice.len() <= 1_000);
-        found.extend(slice.into_iter().map(|orphan| orphan.key));
-    }
-    found
-}
-
-#[tokio::test]
-async fn hazard_08_a_tenant_list_that_shrank_too_much_makes_no_orphans() {
-    let world = world().await;
-    let before = world.keys();
     world.source.set_tenants(tenants(1));
-    let error = world.invalidate(orphans()).await.unwrap_err();
-    assert!(matches!(error, InvalidateError::Shrank(_)), "{error}");
-    assert_eq!(world.keys(), before);
-    // What was named is removed all the same.
     assert_eq!(world.report(jobs(&["pets"])).await.removed, 4);
-}
-
-#[tokio::test]
-async fn a_tenant_that_became_active_while_orphans_are_sought_keeps_its_keys() {
-    let world = Setup::new([category("list")], tenants(3)).start();
-    let row = |id| MemoryRow::new(id, "1", [("category", "dog")]);
-    world.set_rows("list", vec![row("t0"), row("t1"), row("t2")]);
-    world.warm_all().await;
-    let before = world.keys();
-    // The list is read without it; whoever asks for it by name finds it.
-    let source = Arc::clone(&world.source);
-    world.source.set_tenants(tenants(2));
-    world.ledger.before(move |call| {
-        if call == Call::Notes {
-            source.set_tenants(tenants(3));
-        }
-        ready(Ok(()))
-    });
-    let report = world.report(orphans()).await;
-    assert_eq!((report.removed, report.complete), (0, true));
-    assert_eq!(world.keys(), before);
-
-    // Nor is one a stray that nobody knew before.
-    world.cache.set("list:t3", "[]");
-    world.source.set_tenants(tenants(3));
-    let source = Arc::clone(&world.source);
-    world.ledger.before(move |call| {
-        if call == Call::Notes {
-            source.set_tenants(tenants(4));
-        }
-        ready(Ok(()))
-    });
-    assert_eq!(found(&world).await, BTreeSet::new());
-    world.ledger.before(|_| ready(Ok(())));
-    world.source.set_tenants(tenants(3));
-    assert_eq!(found(&world).await, texts(&["list:t3"]).into_iter().collect());
-    assert_eq!(world.report(orphans()).await.removed, 0, "it is shown, and not removed");
 }

@@ -12,12 +12,12 @@ use crate::domain::job::Job;
 use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
 
-/// Audits some tenants of every enabled job, chosen anew each time, gently.
+/// Audits a random sample of the tenants of every enabled job, at a gentle pace.
 pub struct Verifier {
     auditor: Auditor,
     /// From the start of one audit to that of the next.
     interval: Duration,
-    /// Tenants of a job in one audit.
+    /// How many tenants of a job one audit reads.
     sample: NonZeroUsize,
 }
 
@@ -27,7 +27,7 @@ impl Verifier {
         Self { auditor: Auditor::new(runner, Pace::Gentle), interval, sample }
     }
 
-    /// Works until the worker stops; what it is at then is dropped.
+    /// Works until the worker stops; an audit under way is dropped then.
     pub async fn run(self, stops: Stops) {
         let clock = Arc::clone(&self.auditor.runner.clock);
         // Not all replicas at once, and not before the jobs of the start have run.
@@ -48,7 +48,7 @@ impl Verifier {
         }
     }
 
-    /// An audit that is told of whatever happens, even if preheat itself is at fault.
+    /// Audits, and logs a panic: that is a defect of preheat, and the worker goes on.
     async fn verify_or_say(&self) {
         let verified = AssertUnwindSafe(self.verify()).catch_unwind().await;
         if verified.is_err() {
@@ -65,7 +65,7 @@ impl Verifier {
             jobs: jobs.clone(),
             sample: Some(self.sample),
             rechecks: true,
-            gone: false,
+            orphans: false,
         };
         let audits = match self.auditor.audit(&order).await {
             Ok(audits) => audits,

@@ -1,5 +1,5 @@
-//! Keys that are there though no job writes them any more: of jobs and templates that are gone, and
-//! of tenants that are not active. [`crate::engine::orphans`] finds them.
+//! Orphans: keys that are in the cache though no job writes them any more. [`super::search`] names the
+//! candidates; here they are looked at.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -7,36 +7,36 @@ use std::time::Duration;
 
 use super::AuditError;
 use super::examine::unexpected;
+use super::search::{Orphan, Search, SearchError};
 use super::session::MAX_SUSPECTS;
 use crate::domain::audit::{Finding, JobAudit, WINDOWS};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
-use crate::engine::orphans::{Orphan, Orphans, OrphansError};
 use crate::engine::run::Runner;
 
 /// Keys that are looked at at once: their values come with the answer, and are of any size.
 const SLICE: usize = 16;
-/// Under what a key is counted of which not even the job is known any more.
+/// Under which name a search is reported that could not say who has departed.
 const NO_JOB: &str = "-";
 
-/// Orphans that are there.
+/// The orphans that are in the cache.
 #[derive(Default)]
-pub(super) struct Gone {
-    found: Vec<(Option<JobName>, Finding)>,
+pub(super) struct Orphans {
+    found: Vec<(JobName, Finding)>,
     /// Those above the bound, which are not looked at again.
-    more: BTreeMap<Option<JobName>, u64>,
-    /// Why it cannot be said who is gone.
+    more: BTreeMap<JobName, u64>,
+    /// Why it cannot be said who has departed.
     refused: Option<String>,
     seen_at: Duration,
 }
 
-impl Gone {
-    /// Searches the whole cache once.
+impl Orphans {
+    /// Searches once.
     pub(super) async fn first_look(runner: &Arc<Runner>) -> Result<Self, AuditError> {
-        let mut gone = Self::default();
-        gone.search(runner, None).await?;
-        gone.seen_at = runner.clock.monotonic();
-        Ok(gone)
+        let mut orphans = Self::default();
+        orphans.search(runner, None).await?;
+        orphans.seen_at = runner.clock.monotonic();
+        Ok(orphans)
     }
 
     /// Keeps those that are found again when the last window is over.
@@ -47,13 +47,13 @@ impl Gone {
         let last = WINDOWS.last().copied().unwrap_or_default();
         let wait = (self.seen_at + last).saturating_sub(runner.clock.monotonic());
         runner.clock.sleep(wait).await;
-        let wanted = self.found.into_iter().map(|(_, finding)| finding.key).collect();
+        let keys = self.found.into_iter().map(|(_, finding)| finding.key).collect();
         let mut again = Self { more: self.more, ..Self::default() };
-        again.search(runner, Some(&wanted)).await?;
+        again.search(runner, Some(&keys)).await?;
         Ok(again)
     }
 
-    /// Adds what was found to the audits of its jobs; one of a job that is gone gets its own.
+    /// Adds what was found to the audits of its jobs; a job that is gone gets an audit of its own.
     pub(super) fn add_to(self, audits: &mut Vec<JobAudit>, rechecked: bool) {
         for (job, finding) in self.found {
             let Some(audit) = of_job(audits, job, rechecked) else { continue };
@@ -64,51 +64,43 @@ impl Gone {
             audit.counts.orphaned += count;
             audit.counts.unchecked += if rechecked { count } else { 0 };
         }
-        if let Some(message) = self.refused
-            && let Some(audit) = of_job(audits, None, rechecked)
+        if let (Some(message), Ok(job)) = (self.refused, JobName::parse(NO_JOB))
+            && let Some(audit) = of_job(audits, job, rechecked)
         {
             audit.fail([Failure::new(FailureKind::TenantsShrank, None, message)]);
         }
     }
 
+    /// Looks at all candidates, or at `only` these of them.
     async fn search(
         &mut self,
         runner: &Arc<Runner>,
         only: Option<&HashSet<String>>,
     ) -> Result<(), AuditError> {
-        let begun = Orphans::begin(runner).await;
-        if let Err(OrphansError::Shrank(why)) = &begun {
-            self.refused = Some(why.clone());
+        let begun = Search::begin(runner).await;
+        if let Err(SearchError::Shrank(why)) = begun {
+            self.refused = Some(why);
             return Ok(());
         }
-        let mut orphans = begun?;
+        let mut search = begun?;
         let mut seen: HashSet<String> = HashSet::new();
-        loop {
-            let mut some = match orphans.next().await {
-                Ok(Some(some)) => some,
-                Ok(None) => return Ok(()),
-                // Then nobody is said to be gone, of whom it was found before either.
-                Err(OrphansError::Shrank(why)) => {
-                    *self = Self { refused: Some(why), ..Self::default() };
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            };
+        while let Some(mut some) = search.next().await? {
             some.retain(|orphan| only.is_none_or(|only| only.contains(&orphan.key)));
             for some in some.chunks(SLICE) {
                 self.look(runner, some, &mut seen).await?;
             }
         }
+        Ok(())
     }
 
     async fn look(
         &mut self,
         runner: &Arc<Runner>,
-        orphans: &[Orphan],
+        candidates: &[Orphan],
         seen: &mut HashSet<String>,
     ) -> Result<(), AuditError> {
-        let keys: Vec<String> = orphans.iter().map(|orphan| orphan.key.clone()).collect();
-        for (orphan, wrong) in orphans.iter().zip(unexpected(runner, &keys).await?) {
+        let keys: Vec<String> = candidates.iter().map(|orphan| orphan.key.clone()).collect();
+        for (orphan, wrong) in candidates.iter().zip(unexpected(runner, &keys).await?) {
             let Some(wrong) = wrong.filter(|_| !seen.contains(&orphan.key)) else { continue };
             let Orphan { key, job, tenant } = orphan.clone();
             if self.found.len() < MAX_SUSPECTS {
@@ -123,24 +115,19 @@ impl Gone {
     }
 }
 
-fn of_job(
-    audits: &mut Vec<JobAudit>,
-    job: Option<JobName>,
-    rechecked: bool,
-) -> Option<&mut JobAudit> {
-    let job = job.or_else(|| JobName::parse(NO_JOB).ok())?;
+fn of_job(audits: &mut Vec<JobAudit>, job: JobName, rechecked: bool) -> Option<&mut JobAudit> {
     if !audits.iter().any(|audit| audit.job == job) {
         audits.push(JobAudit::new(job.clone(), rechecked));
     }
     audits.iter_mut().find(|audit| audit.job == job)
 }
 
-impl From<OrphansError> for AuditError {
-    fn from(error: OrphansError) -> Self {
+impl From<SearchError> for AuditError {
+    fn from(error: SearchError) -> Self {
         match error {
-            OrphansError::Source(error) => Self::Tenants(error),
-            OrphansError::Cache(error) => Self::Unreachable(error.message),
-            OrphansError::Shrank(why) => Self::Unreachable(why),
+            SearchError::Source(error) => Self::Tenants(error),
+            SearchError::Cache(error) => Self::Unreachable(error.message),
+            SearchError::Shrank(why) => Self::Unreachable(why),
         }
     }
 }

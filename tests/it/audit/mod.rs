@@ -1,19 +1,20 @@
 //! The audit on ports in memory that let nothing be written, and on a clock that the test moves.
 
+mod orphans;
+mod verifier;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use preheat::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace};
 use preheat::domain::audit::{JobAudit, Kind, MAX_FINDINGS};
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
-use preheat::engine::audit::{
-    AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, MAX_SUSPECTS, Pace, Verifier,
-};
 use preheat::engine::broken::BrokenTenants;
 use preheat::engine::coverage::Coverage;
 use preheat::engine::limit::{Lane, Limits};
@@ -25,8 +26,8 @@ use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, TenantList};
 
-use super::ledger::{Answer, Around, CacheCall, Call, Rules};
-use super::{
+use crate::engine::ledger::{Answer, Around, CacheCall, Call, Rules};
+use crate::engine::{
     Count, Gauge, MINUTE, SECOND, Setup, World, at, cache_error, ids, job, key, many, refused,
     tenants,
 };
@@ -146,7 +147,7 @@ impl Lab {
             cache_process: CacheProcess::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::from_percent(50.0).unwrap(), "tenant_id"),
+            roster: Roster::new(Share::from_percent(50.0).unwrap()),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -157,7 +158,7 @@ impl Lab {
     }
 
     fn order(&self) -> AuditOrder {
-        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true, gone: false }
+        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true, orphans: false }
     }
 
     async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
@@ -339,7 +340,7 @@ async fn hazard_03_an_application_that_deletes_without_the_fence_is_seen() {
         for id in ids(0..3) {
             cache.evict(&format!("list:{id}"));
         }
-        super::ready(Ok(()))
+        crate::engine::ready(Ok(()))
     });
     assert_eq!(lab.world.warm("list").await.outcome, Outcome::Ok);
     let audit = lab.audit().await;
@@ -363,7 +364,7 @@ async fn a_key_that_expires_between_the_reads_and_comes_back_is_no_finding() {
     let (handle, clock) = (lab.world.handle.clone(), lab.world.clock.clone());
     tokio::spawn(async move {
         clock.sleep(5 * SECOND).await;
-        handle.request(super::request("list", None)).await.unwrap();
+        handle.request(crate::engine::request("list", None)).await.unwrap();
     });
     let audit = lab.audit().await;
     assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([0, 0, 3, 0], 0));
@@ -537,7 +538,7 @@ async fn looking_again_goes_on_beside_the_rest_of_the_work() {
     for id in ids(0..100) {
         lab.world.cache.evict(&format!("list:{id}"));
     }
-    super::slow_reads(&lab.world, SECOND / 2);
+    crate::engine::slow_reads(&lab.world, SECOND / 2);
     let began = lab.world.clock.monotonic();
     let audit = lab.audit().await;
     assert_eq!(audit.counts.missing, 100);
@@ -728,232 +729,4 @@ async fn one_key_is_explained_whose_ever_it_is() {
     let (found, state, _) = explained("list:t9").await;
     let KeyState::Wrong(finding) = state else { panic!("{state:?}") };
     assert_eq!((found, finding.wrong.kind), (None, Kind::Orphaned));
-}
-
-/// A lab whose job `old` is gone, and tenant `t3`, with all their keys still there.
-async fn with_gone() -> Lab {
-    let old = Job {
-        keys: vec![key("old:{tenant_id}"), key("old:{tenant_id}:{category}")],
-        ..quiet("old")
-    };
-    let rows = [("list", rows_of(4, "1")), ("old", rows_of(1, "1"))];
-    let mut lab = Lab::warm_for([listed(), old], &rows, 4).await;
-    lab.jobs.truncate(1);
-    let list = Arc::clone(&lab.jobs[0]);
-    lab.runner.jobs.set(BTreeMap::from([(list.name.clone(), list)]));
-    lab.world.source.set_tenants(tenants(3));
-    lab
-}
-
-#[tokio::test]
-async fn keys_of_what_is_gone_are_orphans_of_a_whole_audit() {
-    let lab = with_gone().await;
-    let order = AuditOrder { gone: true, ..lab.order() };
-    let began = lab.world.clock.monotonic();
-    let audits = lab.try_audit(order.clone()).await.unwrap();
-    assert_eq!(lab.since(began), MINUTE, "they are looked at again too");
-    let [list, old] = audits.as_slice() else { panic!("{audits:?}") };
-    assert_eq!((list.job.as_str(), old.job.as_str()), ("list", "old"));
-    let of_tenant = [("list:t3", Kind::Orphaned), ("list:t3:a", Kind::Orphaned)];
-    assert_eq!(found(list), BTreeSet::from(of_tenant));
-    assert!(list.findings.iter().all(|one| one.tenant.as_deref() == Some("t3")));
-    let known = ids(0..4).into_iter().map(|id| format!("old:{id}"));
-    let of_job: BTreeSet<String> = known.chain(["old:t0:a".to_owned()]).collect();
-    assert_eq!(old.findings.iter().map(|one| one.key.clone()).collect::<BTreeSet<_>>(), of_job);
-    assert_eq!((old.counts.orphaned, old.counts.expected()), (5, 0));
-    assert!(!old.is_within(Share::NONE));
-    assert_eq!(lab.audit().await.counts.findings(), 0, "a part of an audit says nothing of them");
-
-    // What goes away within the minute is none.
-    let cache = Arc::clone(&lab.world.cache);
-    lab.after(30 * SECOND, async move {
-        for key in cache.keys() {
-            cache.evict(&key);
-        }
-    });
-    let order = AuditOrder { jobs: Vec::new(), ..order };
-    assert_eq!(lab.try_audit(order).await.unwrap().len(), 0);
-}
-
-#[tokio::test]
-async fn a_tenant_list_that_shrank_too_much_says_of_nobody_that_it_is_gone() {
-    let lab = with_gone().await;
-    lab.world.source.set_tenants(tenants(1));
-    let audits = lab.try_audit(AuditOrder { gone: true, ..lab.order() }).await.unwrap();
-    let failures: Vec<_> = audits.iter().flat_map(|audit| &audit.failures).collect();
-    assert_eq!(failures.len(), 1, "{audits:?}");
-    assert_eq!(failures[0].kind, FailureKind::TenantsShrank);
-    assert_eq!(audits[0].counts.equal_within, [2, 0, 0, 0], "all else was compared");
-}
-
-#[tokio::test]
-async fn hazard_09_keys_of_tenants_that_nobody_noted_are_orphans_of_a_whole_audit() {
-    let lab = Lab::warm([listed(), quiet("old")], &[("list", rows_of(4, "1"))]).await;
-    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
-    let strays = ["list:t7", "list:t7:dog", "list:t8:cat:black", "old:t8"];
-    // The application's own: of an active tenant, of no tenant, and under no template.
-    let others = ["list:t0:mine", "list:of-all", "older:t7", "preheat:else:t7"];
-    for key in strays.iter().chain(&others) {
-        lab.put(key, "[]", MINUTE).await;
-    }
-    let before = lab.world.cache.keys();
-    let audits = lab.try_audit(order).await.unwrap();
-    let found = |audits: &[JobAudit]| {
-        let findings = audits.iter().flat_map(|audit| &audit.findings);
-        let found = findings.map(|one| {
-            assert_eq!(one.wrong.kind, Kind::Orphaned);
-            (one.key.clone(), one.tenant.clone().unwrap())
-        });
-        found.collect::<BTreeMap<_, _>>()
-    };
-    let expected = strays.map(|key| {
-        let tenant = key.split(':').nth(1).unwrap();
-        (key.to_owned(), tenant.to_owned())
-    });
-    assert_eq!(found(&audits), BTreeMap::from(expected));
-    assert_eq!(audits.iter().map(|audit| audit.counts.orphaned).sum::<u64>(), 4);
-    assert_eq!(lab.world.cache.keys(), before, "looking removes nothing");
-}
-
-#[tokio::test]
-async fn hazard_08_a_list_without_most_of_those_who_have_keys_says_of_nobody_that_it_is_gone() {
-    let lab = Lab::warm([listed()], &[("list", rows_of(4, "1"))]).await;
-    for number in 10..16 {
-        lab.put(&format!("list:t{number}"), "[]", MINUTE).await;
-    }
-    let order = AuditOrder { gone: true, rechecks: false, ..lab.order() };
-    let [list, of_none] = &lab.try_audit(order).await.unwrap()[..] else { panic!() };
-    assert_eq!((list.counts.findings(), list.counts.all_equal()), (0, list.counts.expected()));
-    let [failure] = of_none.failures.as_slice() else { panic!("{of_none:?}") };
-    assert_eq!(failure.kind, FailureKind::TenantsShrank);
-    assert!(failure.message.contains("are missing from the tenant list"), "{failure:?}");
-}
-
-/// A verifier at work beside the lab's world.
-fn verify(lab: &Lab, interval: Duration, sample: usize) {
-    let verifier = Verifier::new(Arc::clone(&lab.runner), interval, many(sample));
-    tokio::spawn(verifier.run(lab.world.stops.clone()));
-}
-
-#[tokio::test]
-async fn the_verifier_measures_and_shows_what_it_found() {
-    let lab = Lab::warm(
-        [quiet("list"), quiet("other")],
-        &[("list", rows_of(4, "1")), ("other", rows_of(4, "1"))],
-    )
-    .await;
-    let metric = |line: &str| lab.world.shows(line);
-    lab.world.cache.evict("list:t0");
-    lab.put("list:t1", "[7]", 30 * MINUTE).await;
-    verify(&lab, 10 * MINUTE, 20);
-    lab.world.clock.advance(4 * MINUTE).await;
-    assert!(!lab.world.metrics.encode().contains("consistency"), "not at once");
-    lab.world.clock.advance(8 * MINUTE).await;
-    for line in [
-        "preheat_consistency_ratio{job=\"list\"} 0.3333333333333333",
-        "preheat_consistency_ratio{job=\"other\"} 1.0",
-        "preheat_audit_findings{job=\"list\",kind=\"stale\"} 1",
-        "preheat_audit_findings{job=\"list\",kind=\"missing\"} 1",
-        "preheat_audit_findings{job=\"list\",kind=\"orphaned\"} 0",
-        "preheat_audit_findings{job=\"list\",kind=\"wrong_ttl\"} 0",
-    ] {
-        assert!(metric(line), "{line} in\n{}", lab.world.metrics.encode());
-    }
-    // A warm later it is all well again, at the next measurement.
-    lab.world.warm("list").await;
-    lab.world.clock.advance(11 * MINUTE).await;
-    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"missing\"} 0"));
-    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"stale\"} 0"));
-}
-
-#[tokio::test]
-async fn the_verifier_is_at_work_a_tenth_of_the_time_at_most() {
-    let list = Job { batch: many(1), ..quiet("list") };
-    let lab = Lab::warm_for([list], &[("list", rows_of(20, "1"))], 20).await;
-    lab.world.cache.evict("list:t3");
-    let (at_work, clock) = (Arc::new(Mutex::new(Vec::new())), lab.world.clock.clone());
-    let began = Arc::clone(&at_work);
-    lab.world.source.before_read(move |_| {
-        began.lock().unwrap().push(clock.monotonic());
-        let asleep = clock.sleep(SECOND);
-        Box::pin(async move {
-            asleep.await;
-            Ok(())
-        })
-    });
-    verify(&lab, MINUTE, 20);
-    lab.world.clock.advance(20 * MINUTE).await;
-    let began = at_work.lock().unwrap();
-    assert!(began.len() > 30, "{began:?}");
-    let rests = began.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
-    assert!(rests.min().unwrap() >= 10 * SECOND, "{began:?}");
-}
-
-#[tokio::test]
-async fn the_verifier_follows_the_jobs_there_are_and_stops_with_the_worker() {
-    let mut off = quiet("off");
-    let lab = Lab::warm([quiet("list"), off.clone()], &[("list", rows_of(3, "1"))]).await;
-    off.enabled = false;
-    let set = |jobs: Vec<Job>| {
-        let jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job)));
-        lab.runner.jobs.set(jobs.collect());
-    };
-    set(vec![quiet("list"), off.clone()]);
-    let measured = |job: &str| {
-        let series = format!("preheat_last_audit_timestamp_seconds{{job=\"{job}\"}}");
-        lab.world.metrics.encode().contains(&series)
-    };
-    verify(&lab, 10 * MINUTE, 20);
-    lab.world.clock.advance(11 * MINUTE).await;
-    assert!(measured("list") && !measured("off"), "a disabled job is left alone");
-    set(vec![off, quiet("new")]);
-    lab.world.clock.advance(10 * MINUTE).await;
-    // Its keys were never written, which takes a minute to be sure of.
-    assert!(measured("new"));
-
-    let read = lab.reads();
-    lab.world.stops.drain.cancel();
-    lab.world.clock.advance(Duration::from_hours(1)).await;
-    assert_eq!(lab.reads(), read);
-}
-
-#[tokio::test]
-async fn a_verifier_that_cannot_measure_changes_no_figure_and_goes_on() {
-    let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
-    let lists = Count::default();
-    lab.world.source.before_tenants(move || {
-        let broken = lists.up() == 0;
-        Box::pin(
-            async move { if broken { Err(refused(SourceErrorKind::Definition)) } else { Ok(()) } },
-        )
-    });
-    verify(&lab, 10 * MINUTE, 20);
-    lab.world.clock.advance(11 * MINUTE).await;
-    assert!(!lab.world.metrics.encode().contains("preheat_consistency_ratio{"));
-    lab.world.clock.advance(10 * MINUTE).await;
-    assert!(lab.world.shows("preheat_consistency_ratio{job=\"list\"} 1.0"));
-}
-
-#[tokio::test]
-async fn hazard_07_an_audit_compares_shared_keys_and_does_not_look_for_their_orphans() {
-    for batch in [1, 10] {
-        let pet = Key { unique: Some("id".to_owned()), ..key("pet:{id}") };
-        let pets = Job { keys: vec![pet], batch: many(batch), ..job("list") };
-        let pet = |tenant: &str, id: &str| MemoryRow::new(tenant, "1", [("id", id)]);
-        let rows = vec![pet("t0", "7"), pet("t2", "8"), pet("t1", "9")];
-        let lab = Lab::warm_for([pets], &[("list", rows)], 3).await;
-        lab.world.clock.advance(MINUTE).await;
-        lab.world.set_rows("list", vec![pet("t2", "7"), pet("t0", "8"), pet("t1", "9")]);
-        lab.world.warm("list").await;
-        let counts = lab.audit().await.counts;
-        assert_eq!((counts.expected(), counts.all_equal(), counts.orphaned), (3, 3, 0));
-        let answer = lab.explain("pet:7").await;
-        assert_eq!(answer.state, KeyState::Equal);
-        assert_eq!(answer.owner.unwrap().1.as_deref(), Some("t2"));
-
-        // Its data is gone, and its TTL will end it.
-        lab.world.set_rows("list", vec![pet("t0", "8"), pet("t1", "9")]);
-        let counts = lab.audit().await.counts;
-        assert_eq!((counts.expected(), counts.all_equal(), counts.orphaned), (2, 2, 0));
-    }
 }

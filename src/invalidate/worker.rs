@@ -1,0 +1,117 @@
+//! The invalidations of a worker: a few at once, warmed again by its runs, and none any more once it drains.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::Invalidator;
+use super::report::{InvalidateReport, Invalidated};
+use super::request::{InvalidateError, InvalidateRequest};
+use crate::domain::change::Touched;
+use crate::domain::job::JobName;
+use crate::domain::report::{Failure, FailureKind};
+use crate::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
+use crate::engine::run::{Runner, Stops};
+
+/// Invalidations that are under way at once: each loads the cache with at most one slice at a time.
+const MAX_INVALIDATIONS: u32 = 16;
+
+/// Removes keys on request while a worker works.
+pub struct Invalidations {
+    invalidator: Invalidator,
+    /// Through which the runs afterwards are asked for.
+    handle: Handle,
+    stops: Stops,
+    /// One for each that may be under way.
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// What became of a request to remove keys.
+#[derive(Clone, Debug)]
+pub struct Invalidation {
+    /// What was removed.
+    pub report: InvalidateReport,
+    /// The runs that warm it again, where that was asked for.
+    pub runs: Vec<Ticket>,
+}
+
+impl Invalidations {
+    /// Those of the worker that has this engine, until it stops.
+    pub fn new(runner: Arc<Runner>, handle: Handle, stops: Stops) -> Arc<Self> {
+        Arc::new(Self {
+            invalidator: Invalidator::new(runner),
+            handle,
+            stops,
+            permits: Arc::new(Semaphore::new(MAX_INVALIDATIONS as usize)),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Removes keys, and asks for the runs that warm them again where the request says so. It goes on
+    /// even if nobody waits for the answer any more.
+    pub async fn invalidate(
+        self: &Arc<Self>,
+        request: InvalidateRequest,
+    ) -> Result<Invalidation, InvalidateError> {
+        if self.stops.drain.is_cancelled() || self.stops.abort.is_cancelled() {
+            return Err(InvalidateError::Draining);
+        }
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let permit = permit.map_err(|_none_is_left| InvalidateError::Busy)?;
+        let invalidations = Arc::clone(self);
+        let done = self.tasks.spawn(async move {
+            let done = tokio::select! {
+                biased;
+                () = invalidations.stops.abort.cancelled() => Err(InvalidateError::Draining),
+                done = invalidations.remove_and_warm(&request) => done,
+            };
+            drop(permit);
+            done
+        });
+        // A task that panicked has logged it, and the worker goes on.
+        done.await.unwrap_or(Err(InvalidateError::Draining))
+    }
+
+    /// Ends once the worker drains and nothing is under way any more: from then on there is no permit.
+    pub async fn drained(&self) {
+        self.stops.requested().await;
+        // The semaphore is never closed, so this only waits; then it is never given back.
+        if let Ok(all) = self.permits.acquire_many(MAX_INVALIDATIONS).await {
+            all.forget();
+        }
+    }
+
+    async fn remove_and_warm(
+        &self,
+        request: &InvalidateRequest,
+    ) -> Result<Invalidation, InvalidateError> {
+        let done = self.invalidator.invalidate(request, &self.stops).await?;
+        let Invalidated { mut report, touched } = done;
+        let touched = if request.rewarm { touched } else { BTreeMap::new() };
+        let runs = self.warm_again(touched, &mut report).await;
+        Ok(Invalidation { report, runs })
+    }
+
+    /// Asks for a run of each job for the tenants whose keys were removed.
+    async fn warm_again(
+        &self,
+        touched: BTreeMap<JobName, Touched>,
+        report: &mut InvalidateReport,
+    ) -> Vec<Ticket> {
+        let mut tickets = Vec::new();
+        for (job, tenants) in touched {
+            let request = RunRequest { jobs: JobSelection::One(job), tenants: tenants.into_ids() };
+            match self.handle.request(request).await {
+                Ok(taken) => tickets.extend(taken),
+                Err(error) => {
+                    let message = format!("what was removed is not warmed again: {error}");
+                    report.fail(Failure::new(FailureKind::Rewarm, None, message));
+                }
+            }
+        }
+        tickets
+    }
+}
