@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use preheat::adapter::memory::MemoryRow;
+use crate::support::memory::MemoryRow;
 use preheat::audit::{AuditOrder, KeyState};
 use preheat::domain::audit::Kind;
 use preheat::domain::job::{Job, Key, Share};

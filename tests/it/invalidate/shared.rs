@@ -1,6 +1,6 @@
 //! Shared keys: their text names no tenant, so whose one is follows from the rows alone.
 
-use preheat::adapter::memory::MemoryRow;
+use crate::support::memory::MemoryRow;
 use preheat::domain::job::{DateZone, Dates, Job, Key};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
