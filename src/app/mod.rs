@@ -194,8 +194,7 @@ impl App {
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
         if let Some(interval) = settings.audit.interval {
-            let runner = Arc::clone(&self.runner);
-            let verifier = Verifier::new(runner, interval, settings.audit.sample);
+            let verifier = Verifier::new(Arc::clone(&self.runner), interval, settings.audit.sample);
             tasks.spawn(verifier.run(stops.clone()));
         }
         front.works(Control {

@@ -56,16 +56,16 @@ impl Orphans {
     /// Adds what was found to the audits of its jobs; a job that is gone gets an audit of its own.
     pub(super) fn add_to(self, audits: &mut Vec<JobAudit>, rechecked: bool) {
         for (job, finding) in self.found {
-            let Some(audit) = of_job(audits, job, rechecked) else { continue };
+            let Some(audit) = of_job(audits, &job, rechecked) else { continue };
             audit.find(finding, Duration::ZERO);
         }
         for (job, count) in self.more {
-            let Some(audit) = of_job(audits, job, rechecked) else { continue };
+            let Some(audit) = of_job(audits, &job, rechecked) else { continue };
             audit.counts.orphaned += count;
             audit.counts.unchecked += if rechecked { count } else { 0 };
         }
         if let (Some(message), Ok(job)) = (self.refused, JobName::parse(NO_JOB))
-            && let Some(audit) = of_job(audits, job, rechecked)
+            && let Some(audit) = of_job(audits, &job, rechecked)
         {
             audit.fail([Failure::new(FailureKind::TenantsShrank, None, message)]);
         }
@@ -115,11 +115,15 @@ impl Orphans {
     }
 }
 
-fn of_job(audits: &mut Vec<JobAudit>, job: JobName, rechecked: bool) -> Option<&mut JobAudit> {
-    if !audits.iter().any(|audit| audit.job == job) {
+fn of_job<'a>(
+    audits: &'a mut Vec<JobAudit>,
+    job: &JobName,
+    rechecked: bool,
+) -> Option<&'a mut JobAudit> {
+    if !audits.iter().any(|audit| audit.job == *job) {
         audits.push(JobAudit::new(job.clone(), rechecked));
     }
-    audits.iter_mut().find(|audit| audit.job == job)
+    audits.iter_mut().find(|audit| audit.job == *job)
 }
 
 impl From<SearchError> for AuditError {

@@ -22,7 +22,6 @@ use crate::invalidate::{
 };
 
 #[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Options {
     /// This key, without `cache.prefix`; may be given several times, as may all of these
     #[arg(long = "key", value_name = "KEY")]
