@@ -14,7 +14,7 @@ event! {
     log log_audit(audit);
 }
 
-/// Of no key there is no share.
+/// Where no key was compared, the share stays as it was.
 fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     let JobAudit { job, counts, .. } = audit;
     metrics.last_audit.of(job).set(unix_seconds(at));
@@ -27,7 +27,7 @@ fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     }
 }
 
-/// Of a finding only the key is told: values are data.
+/// A finding is named by its key alone: values are data.
 fn log_audit(audit: &JobAudit) {
     let JobAudit { job, tenants, counts, .. } = audit;
     let (expected, findings) = (counts.expected(), counts.findings());
@@ -52,7 +52,7 @@ fn log_audit(audit: &JobAudit) {
 }
 
 event! {
-    /// The verifier could not compare anything. What it measured before stands, and grows old.
+    /// The verifier could not compare anything. Its last measurements stay, and grow old.
     AuditFailed<'a> { message: &'a str }
     log warn!("could not compare the cache with the database: {message}");
 }

@@ -31,14 +31,14 @@ event! {
 }
 
 event! {
-    /// The cache evicted keys for want of memory; told at most every ten minutes. The server counts
+    /// The cache evicted keys for lack of memory; emitted at most every ten minutes. The server counts
     /// them itself.
     KeysEvicted {
-        /// How many, whoever wrote them, since it was told last.
+        /// How many keys of any client, since the last such event.
         count: u64,
         /// Bytes in use.
         used_memory: u64,
-        /// The bound on them.
+        /// The most bytes that it may use.
         maxmemory: u64,
     }
     log warn!(
@@ -56,7 +56,7 @@ event! {
     Evictions<'a> {
         job: &'a JobName,
         run: RunId,
-        /// How many keys, whoever wrote them.
+        /// How many keys of any client.
         count: u64,
     }
     log debug!(
@@ -66,12 +66,12 @@ event! {
 }
 
 event! {
-    /// Some keys of a job were looked for.
+    /// The worker looked for a sample of a job's keys in the cache.
     CoverageMeasured<'a> {
         job: &'a JobName,
-        /// How many of them there were.
+        /// How many of them it found.
         there: u64,
-        /// How many there should be; none where nobody knows of any.
+        /// How many it looked for; 0 while the tenants are not known.
         expected: u64,
     }
     metrics |metrics| if expected == 0 {
@@ -86,7 +86,7 @@ event! {
     /// Keys were removed on request.
     Invalidated<'a> {
         removed: u64,
-        /// How many the cache refused to remove.
+        /// How many keys the cache refused to remove.
         failed: u64,
         /// How many fences were moved before.
         fences: u64,

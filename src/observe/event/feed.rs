@@ -8,14 +8,14 @@ use super::{counted, millis};
 use crate::domain::job::JobName;
 
 event! {
-    /// Changes of the database are heard of from now on.
+    /// The worker hears of the database's changes from now on.
     FeedConnected;
     metrics |metrics| metrics.set_feed_listens(true);
-    log info!("the change feed is connected: what jobs with tables have is warmed once");
+    log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
-    /// Changes of the database are not heard of; told once an outage.
+    /// The worker does not hear of the database's changes; emitted once an outage.
     FeedLost<'a> { message: &'a str }
     metrics |metrics| metrics.set_feed_listens(false);
     log warn!(
@@ -24,10 +24,10 @@ event! {
 }
 
 event! {
-    /// There is no change feed, or none any more; told once a reason.
+    /// There is no change feed, or none any more; emitted once a reason.
     FeedOff<'a> {
         reason: &'a str,
-        /// Whether somebody meant to have one.
+        /// Whether the settings ask for one.
         is_fault: bool,
     }
     metrics |metrics| metrics.set_feed_listens(false);
@@ -42,9 +42,9 @@ event! {
 }
 
 event! {
-    /// The change feed does not hear of all changes; told once for the same tables.
+    /// The change feed does not hear of all changes; emitted once for the same tables.
     FeedLacks<'a> {
-        /// Of which changes.
+        /// The changes that it does not hear of.
         what: &'a str,
     }
     log warn!("the change feed does not hear of {what}; hint: run `preheat changes install`");
@@ -60,10 +60,11 @@ event! {
 }
 
 event! {
-    /// A trigger could not tell the tenants, so that all are warmed; told once a table and reason.
+    /// A trigger could not tell the tenants of changed rows, so that all tenants are warmed; emitted
+    /// once a table and reason.
     TriggerBlind<'a> {
         table: &'a str,
-        /// The SQLSTATE of what went wrong.
+        /// The SQLSTATE of the trigger's error.
         code: &'a str,
     }
     log warn!(
@@ -75,9 +76,9 @@ event! {
 }
 
 event! {
-    /// A trigger told of a change in a way that no job has; told once each.
+    /// A trigger notified of a change by a name that no job uses; emitted once a name.
     ChangeUnknown<'a> {
-        /// What the trigger calls where the change came from.
+        /// The name that the trigger gives to the source of the change.
         source: &'a str,
     }
     log warn!(
@@ -88,26 +89,26 @@ event! {
 }
 
 event! {
-    /// Changes were heard of.
+    /// The feed received notifications of changes.
     ChangesHeard { notifications: usize }
     metrics |metrics| metrics.change_notifications.inc_by(notifications as u64);
-    log {
-        let heard = counted(notifications, "notification", "notifications");
-        debug!(notifications, "{heard} of changes");
-    };
+    log debug!(
+        notifications,
+        "received {} of changes", counted(notifications, "notification", "notifications")
+    );
 }
 
 event! {
-    /// Fences could not be moved; told once for what is waiting.
+    /// The fences of changed tenants could not be moved; emitted once for the changes that wait.
     FencesUnmoved<'a> { message: &'a str }
     log warn!("changes wait, as their tenants' fences could not be moved: {message}");
 }
 
 event! {
-    /// A run settled changes: what they changed is in the cache.
+    /// A run has written the data of changes to the cache.
     ChangesSettled<'a> {
         job: &'a JobName,
-        /// How long ago each was heard of.
+        /// How long ago the feed received each.
         lags: &'a [Duration],
     }
     metrics |metrics| for lag in lags {
@@ -115,7 +116,7 @@ event! {
     };
     log if let Some(longest) = lags.iter().max() {
         let (tenants, lag_ms) = (lags.len(), millis(*longest));
-        let changed = counted(tenants, "change is", "changes are");
-        debug!(%job, tenants, lag_ms, "{changed} warm again in job `{job}`");
+        let changes = counted(tenants, "change has", "changes have");
+        debug!(%job, tenants, lag_ms, "{changes} reached the cache in job `{job}`");
     };
 }

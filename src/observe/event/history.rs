@@ -5,7 +5,7 @@ use tracing::{debug, info, warn};
 use super::counted;
 
 event! {
-    /// The history cannot be written; told once an outage.
+    /// The history cannot be written; emitted once an outage.
     HistoryUnavailable<'a> {
         message: &'a str,
         /// Records that wait to be written.
@@ -23,7 +23,7 @@ event! {
 }
 
 event! {
-    /// Further records were given up in an outage that was told already.
+    /// Further records were given up in the same outage.
     HistoryDropped { dropped: u64 }
     metrics |metrics| metrics.history_dropped.inc_by(dropped);
     log {
@@ -65,8 +65,8 @@ event! {
 event! {
     /// Old records were removed from the history.
     HistoryPruned { runs: u64 }
-    log {
-        let records = counted(runs, "run record is", "run records are");
-        debug!(runs, "{records} older than the retention and removed");
-    };
+    log debug!(
+        runs,
+        "removed {} older than the retention", counted(runs, "run record", "run records")
+    );
 }

@@ -17,7 +17,7 @@ event! {
 }
 
 event! {
-    /// A scrape did not wait any longer for a server's figures.
+    /// A scrape did not wait any longer for the figures of the database or the cache.
     ScrapeOutdated;
     log debug!("a scrape shows older figures of the servers: one did not answer");
 }
@@ -29,7 +29,7 @@ event! {
 }
 
 event! {
-    /// Connections cannot be accepted; told once an outage.
+    /// Connections cannot be accepted; emitted once an outage.
     AcceptFailed<'a> { message: &'a str }
     log warn!(
         "could not accept a connection, and connections without a request are closed: {message}; \

@@ -32,21 +32,21 @@ event! {
 }
 
 event! {
-    /// The database refuses the queries of job files; told once for the same problems.
+    /// The database refuses the queries of job files; emitted once for the same problems.
     QueriesRejected<'a> {
         /// All of them, as `check` shows them.
         problems: &'a str,
-        /// Jobs that are held.
+        /// Jobs that do not run.
         held: usize,
-        /// Jobs that go on by the last good version of their file.
+        /// Jobs that go on with the last good version of their file.
         older: usize,
     }
     metrics |metrics| metrics.jobs_rejected.set(1);
     log error!(
         held,
         older,
-        "the database refuses queries of job files: {} held, {} on by the last good version; they \
-         are tried again:\n{problems}",
+        "the database refuses queries of job files: {} held, {} on with the last good version; \
+         they are tried again:\n{problems}",
         counted(held, "job is", "jobs are"),
         counted(older, "job goes", "jobs go")
     );
@@ -72,6 +72,6 @@ event! {
     }
     log {
         let queries = counted(jobs, "query", "queries");
-        warn!(jobs, "{queries} could not be checked before use, and will be again: {message}");
+        warn!(jobs, "{queries} could not be checked before use and will be tried again: {message}");
     };
 }

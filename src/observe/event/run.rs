@@ -14,7 +14,7 @@ use crate::observe::Metrics;
 use crate::observe::metric::{OfRun, OfSkip, PerJob, unix_seconds};
 
 event! {
-    /// It is known when a job is due next; `None` where it is disabled or never due again.
+    /// A job has another due time; none where it is disabled or never due again.
     NextRun<'a> { job: &'a JobName, at: Option<DateTime<Utc>> }
     metrics |metrics| metrics.next_run.of(job).set(at.map_or(0.0, unix_seconds));
 }
@@ -35,7 +35,7 @@ event! {
         run: RunId,
         job: &'a JobName,
         trigger: Trigger,
-        /// How long after its due time, where its schedule started it.
+        /// How long after its due time it starts; none where its schedule did not start it.
         lag: Option<Duration>,
     }
     metrics |metrics| if let Some(lag) = lag {
@@ -152,12 +152,12 @@ impl fmt::Display for RunSummary<'_> {
 }
 
 event! {
-    /// Something of a tenant failed in a run; the report counts it.
+    /// A run could not write all of a tenant's keys; the report counts it.
     TenantFailed<'a> {
         job: &'a JobName,
         run: RunId,
         tenant: &'a str,
-        /// What failed first.
+        /// The first failure.
         kind: FailureKind,
         message: &'a str,
     }
@@ -209,7 +209,7 @@ event! {
 }
 
 event! {
-    /// A job has held all permits that it may hold, and gave none of them back, for long; told once
+    /// For long a job has held all permits that it may hold and has given none back; emitted once
     /// until it does.
     PermitsHeld<'a> {
         job: &'a JobName,
@@ -322,7 +322,7 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
-        DEBUG 2 changes are warm again in job `services` job=services tenants=2 lag_ms=30
+        DEBUG 2 changes have reached the cache in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();
         for expected in [

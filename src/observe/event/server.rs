@@ -1,4 +1,4 @@
-//! The servers: away, there, and what is special about them.
+//! The servers: whether they can be reached, and what is special about them.
 
 use tracing::{error, info, warn};
 
@@ -24,11 +24,11 @@ event! {
 }
 
 event! {
-    /// A server is away at the worker's start, or away for another reason than before.
+    /// At its start the worker cannot reach a server, or not for another reason than before.
     ServerAwaited<'a> {
-        /// What it is for.
+        /// What the worker calls it: `database`, `cache` or `history`.
         role: &'a str,
-        /// Which of the two servers of runs it is, where it is one of them.
+        /// The same, if runs need it.
         server: Option<Server>,
         message: &'a str,
     }
@@ -42,11 +42,11 @@ event! {
 }
 
 event! {
-    /// A server that was away at the worker's start is there.
+    /// The worker has reached a server for which it waited at its start.
     ServerReached<'a> {
-        /// What it is for.
+        /// What the worker calls it: `database`, `cache` or `history`.
         role: &'a str,
-        /// Which of the two servers of runs it is, where it is one of them.
+        /// The same, if runs need it.
         server: Option<Server>,
         address: &'a str,
     }
@@ -64,8 +64,8 @@ event! {
     }
     log warn!(
         server,
-        "database `{server}` is a replica: what it has not received yet is warmed as it was \
-         before, even right after a change; hint: let `database.url` lead to the primary"
+        "database `{server}` is a replica: a run right after a change may still read the old data \
+         and write it; hint: let `database.url` name the primary"
     );
 }
 

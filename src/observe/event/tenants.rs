@@ -15,7 +15,7 @@ event! {
 }
 
 event! {
-    /// A tenant list lacks so many tenants that no run goes by it. The runs that fail for it are
+    /// A tenant list lacks so many tenants that no run uses it. The runs that fail for it are
     /// counted.
     TenantsShrank<'a> {
         /// How many, and what to do.

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::{counted, millis};
 
 event! {
-    /// Something that is allowed and should be known to whoever runs this.
+    /// Settings that are allowed, and of which the operator should know.
     SettingsNotice<'a> {
         /// One sentence, without a full stop.
         text: &'a str,
@@ -17,7 +17,7 @@ event! {
 }
 
 event! {
-    /// The worker works.
+    /// The worker has started.
     WorkerStarted<'a> {
         version: &'a str,
         /// How many jobs it has.
@@ -27,7 +27,7 @@ event! {
     }
     log {
         let (address, with) = (listen.to_string(), counted(jobs, "job", "jobs"));
-        info!(version, jobs, address, "preheat {version} works, with {with}, on http://{listen}");
+        info!(version, jobs, address, "preheat {version} is running with {with} on http://{listen}");
     };
 }
 
@@ -50,13 +50,13 @@ event! {
 }
 
 event! {
-    /// No ring of the scheduler for too long; the watchdog wakes the jobs instead.
+    /// The scheduler has not rung for too long; the watchdog wakes the jobs instead.
     SchedulerSilent { silent_for: Duration }
     metrics |metrics| metrics.scheduler_silent.set(1);
     log error!(
         silent_for_ms = millis(silent_for),
-        "the scheduler has not rung for {silent_for:.1?}, though it was started anew: jobs run by \
-         the watchdog; restart the worker"
+        "the scheduler has not rung for {silent_for:.1?}, although it was started anew: the \
+         watchdog runs the jobs; restart the worker"
     );
 }
 
@@ -68,7 +68,7 @@ event! {
 }
 
 event! {
-    /// The bell was silent, and was started anew.
+    /// The scheduler's bell was silent, and was started anew.
     BellStartedAnew { silent_for: Duration }
     log warn!(
         silent_for_ms = millis(silent_for),
@@ -93,9 +93,9 @@ mod tests {
         let listen = SocketAddr::from(([127, 0, 0, 1], 40_123));
         let started = WorkerStarted { version: "1.2.3", jobs: 6, listen };
         let line = logged(|| started.emit(&Metrics::new()));
-        let message = "preheat 1.2.3 works, with 6 jobs, on http://127.0.0.1:40123";
+        let message = "preheat 1.2.3 is running with 6 jobs on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
         let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
-        assert!(line.contains("with 1 job, on"), "{line}");
+        assert!(line.contains("with 1 job on"), "{line}");
     }
 }

@@ -59,66 +59,68 @@ metrics! {
     runs_skipped: Family<OfSkip, Counter>, "preheat_runs_skipped_total",
         "Runs that were due or asked for and did not happen, by reason";
     tenants: Family<OfTenants, Counter>, "preheat_tenants_total",
-        "Tenants that runs came to: `ok` where all their keys were written, `fenced` where their \
-         data kept changing and they are warmed again, else `failed`";
+        "Tenants by how their part of a run ended: `ok` if all their keys were written, `fenced` \
+         if their data kept changing, so that they are warmed again, else `failed`";
     keys: Family<OfKeys, Counter>, "preheat_keys_total",
         "Keys by what became of them";
     bytes: Family<OfJob, Counter>, "preheat_bytes_total",
         "Bytes of the values that were written";
     coverage: Family<OfJob, Ratio>, "preheat_coverage_ratio" once measured,
-        "Share of some keys of the active tenants that were in the cache when they were last \
-         looked for, every thirty seconds; absent until the tenants are known";
+        "Share of a sample of the active tenants' keys that the last look found in the cache; the \
+         worker looks every thirty seconds; absent until the tenants are known";
     consistency: Family<OfJob, Ratio>, "preheat_consistency_ratio" once measured,
-        "Share of the keys that the verifier expected whose value was the database's; absent until \
-         it was measured";
+        "Share of the keys that the verifier expected in the cache whose value was the \
+         database's; absent until the first measurement";
     audit_findings: Family<OfFindings, Gauge>, "preheat_audit_findings" once measured,
-        "Keys of the verifier's last sample with which something was wrong for a minute, by what; \
-         absent until it was measured";
+        "Keys of the verifier's last sample that were wrong for a minute, by what was wrong; \
+         absent until the first measurement";
     last_audit: Family<OfJob, Seconds>, "preheat_last_audit_timestamp_seconds" once measured,
-        "When the verifier last compared the job, as a Unix time; absent before the first time";
+        "When the verifier last compared the job, as a Unix time; absent before the first \
+         comparison";
     change_lag: Histogram = CHANGE_LAGS.new_metric(), "preheat_change_lag_seconds",
-        "Time from hearing of a tenant's change to its keys being warm again, in one job";
+        "Time from the notification of a tenant's change until one job had written the tenant's \
+         keys again";
     change_notifications: Counter, "preheat_change_notifications_total",
-        "Notifications of changes that were heard of";
+        "Notifications of changes that the worker received";
     change_feed_connected: Gauge, "preheat_change_feed_connected",
-        "1 while every change of the jobs' tables is heard of, else 0: where the worker does not \
-         listen, and where a table lacks its triggers";
+        "1 while the worker hears of every change to the jobs' tables, else 0: it does not \
+         listen, or a table lacks its triggers";
     change_feed_lacking: Gauge, "preheat_change_feed_tables_without_triggers",
-        "Tables of the jobs that lack triggers of the change feed, or have them switched off; \
-         `preheat changes install` makes them";
+        "Tables of the jobs whose change feed triggers are missing or disabled; `preheat changes \
+         install` creates them";
     batch_retries: Family<OfJob, Counter>, "preheat_batch_retries_total",
         "Batches that were tried again after a failure that may pass";
     breaker_open: Family<OfServer, Gauge>, "preheat_breaker_open",
-        "1 while the `database` or the `cache` counts as down and is left alone but for single \
-         tries, or is waited for at the start, else 0";
+        "1 while the worker counts the `database` or the `cache` as down and sends it single \
+         tries only, or waits for it at its start, else 0";
     permits: Family<OfJob, Gauge>, "preheat_permits",
-        "Permits to have a batch in flight that the job holds now";
+        "Permits that the job holds now; each allows one batch in flight";
     db_connections: Family<OfConnections, Gauge>, "preheat_db_connections",
-        "Connections to the database: open and `idle`, `in_use`, and the `max` allowed; absent \
-         until the servers were reached";
+        "Connections to the database: `idle`, `in_use`, and `max`, the number allowed; absent \
+         until the worker has reached the servers";
     cache_hits: ForeignCounter, "preheat_cache_hits_total",
-        "Reads of anybody that found their key: the cache server's own counter; absent until the \
-         server told it";
+        "Reads by any client that found their key, as the cache server counts them; absent until \
+         its first answer";
     cache_misses: ForeignCounter, "preheat_cache_misses_total",
-        "Reads of anybody that did not find their key: the cache server's own counter; absent \
-         until the server told it";
+        "Reads by any client that did not find their key, as the cache server counts them; absent \
+         until its first answer";
     cache_evicted: ForeignCounter, "preheat_cache_evicted_keys_total",
-        "Keys of anybody that the cache pushed out for want of memory: the cache server's own \
-         counter; absent until the server told it";
+        "Keys of any client that the cache evicted for lack of memory, as the cache server counts \
+         them; absent until its first answer";
     cache_restarts: Counter, "preheat_cache_restarts_total",
         "How often the cache server was another process than before (restarted, failed over, \
-         replaced) and every job ran once for it";
+         replaced), so that every job ran once";
     cache_flushes: Counter, "preheat_cache_flushes_total",
-        "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB) and every job ran \
-         once for it";
+        "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB), so that every job \
+         ran once";
     history_dropped: Counter, "preheat_history_dropped_total",
-        "Run records that were given up, as the history could not be written for too long";
+        "Run records that the worker gave up because it could not write the history for too long";
     jobs_rejected: Gauge, "preheat_jobs_rejected",
         "1 while job files on disk have problems and are not in use as they are, else 0";
     scheduler_silent: Gauge, "preheat_scheduler_silent",
         "1 while the scheduler does not ring and the watchdog wakes the jobs, else 0";
     build_info: Family<OfBuild, Gauge>, "preheat_build_info",
-        "1, with what is running as labels";
+        "Always 1; the label is the version that is running";
 }
 
 /// What [`Metrics`] knows beside the values that are scraped.
@@ -143,7 +145,7 @@ pub struct CacheCounts {
     pub hits: u64,
     /// Reads that did not.
     pub misses: u64,
-    /// Keys pushed out for want of memory.
+    /// Keys evicted for lack of memory.
     pub evicted: u64,
 }
 
