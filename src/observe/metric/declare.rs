@@ -163,17 +163,15 @@ where
     const LABELS: &'static [&'static str] = L::NAMES;
 
     fn add_job(&self, job: &JobName) {
-        for labels in L::of_job(job) {
-            drop(self.get_or_create(&labels));
-        }
+        L::of_job(job, &mut |labels| drop(self.get_or_create(labels)));
     }
 
     /// A counter stays, as it counted what happened.
     fn remove_job(&self, job: &JobName) {
         if M::KIND == Kind::Gauge {
-            for labels in L::of_job(job) {
-                self.remove(&labels);
-            }
+            L::of_job(job, &mut |labels| {
+                self.remove(labels);
+            });
         }
     }
 }

@@ -15,29 +15,28 @@ pub(in crate::observe) trait Labels: Clone + Eq + Hash {
     /// Their names.
     const NAMES: &'static [&'static str];
 
-    /// The labels of every series that one job has; none where `job` is no label.
-    fn of_job(job: &JobName) -> Vec<Self>;
+    /// Visits the labels of every series that one job has; none where `job` is no label.
+    fn of_job(job: &JobName, visit: &mut impl FnMut(&Self));
 }
 
 /// Declares a set of labels. One that begins with `job` has a series for each job and each value of
-/// the other labels, whose types list their values as `ALL`:
+/// the other labels, whose types list their values as `ALL` and stand in `encode_as_str!` below:
 ///
 /// ```ignore
-/// labels!(OfReason { job, reason: SkipReason });
+/// labels!(OfSkip { job, reason: SkipReason });
 /// labels!(OfServer { server: Server });
 /// ```
 macro_rules! labels {
     ($name:ident { job $(, $label:ident: $type:ty)* }) => {
-        labels!(@struct $name { job: JobName $(, $label: $type)* } (job) {
-            let mut all = Vec::new();
-            labels!(@each [$($label: $type),*] all.push(Self { job: job.clone() $(, $label)* }));
-            all
+        labels!(@struct $name { job: JobName $(, $label: $type)* } |job, visit| {
+            labels!(@each [$($label: $type),*] visit(&Self { job: job.clone() $(, $label)* }));
         });
     };
     ($name:ident { $($label:ident: $type:ty),* }) => {
-        labels!(@struct $name { $($label: $type),* } (_job) { Vec::new() });
+        labels!(@struct $name { $($label: $type),* } |_job, _visit| {});
     };
-    (@struct $name:ident { $($label:ident: $type:ty),* } ($job:ident) $of_job:block) => {
+    (@struct $name:ident { $($label:ident: $type:ty),* }
+     |$job:ident, $visit:ident| $visits:block) => {
         #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
         pub(in crate::observe) struct $name {
             $(pub(in crate::observe) $label: $type),*
@@ -46,14 +45,14 @@ macro_rules! labels {
         impl Labels for $name {
             const NAMES: &'static [&'static str] = &[$(stringify!($label)),*];
 
-            fn of_job($job: &JobName) -> Vec<Self> $of_job
+            fn of_job($job: &JobName, $visit: &mut impl FnMut(&Self)) $visits
         }
     };
     // One loop a label, each within the one before.
-    (@each [] $push:expr) => { $push };
-    (@each [$label:ident: $type:ty $(, $others:ident: $types:ty)*] $push:expr) => {
+    (@each [] $visits:expr) => { $visits };
+    (@each [$label:ident: $type:ty $(, $others:ident: $types:ty)*] $visits:expr) => {
         for $label in <$type>::ALL {
-            labels!(@each [$($others: $types),*] $push);
+            labels!(@each [$($others: $types),*] $visits);
         }
     };
 }
@@ -94,7 +93,7 @@ values! {
     KeyOutcome { Written = "written", Removed = "removed", Failed = "failed", Fenced = "fenced" }
 }
 
-/// A type whose `as_str` is the value of a label.
+/// Types whose `as_str` is the value of a label.
 macro_rules! encode_as_str {
     ($($type:ty),*) => {$(
         impl EncodeLabelValue for $type {
