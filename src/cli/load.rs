@@ -56,7 +56,7 @@ impl Global {
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
         for text in settings.notices() {
-            event::SettingsNotice { text: &text }.emit();
+            event::SettingsNotice { text: &text }.log();
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ pub mod retry;
 pub mod row;
 pub mod run;
 pub mod schedule;
+pub mod server;
 pub mod server_url;
 pub mod shown;
 pub mod spelling;

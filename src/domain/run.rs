@@ -59,6 +59,40 @@ impl Trigger {
     }
 }
 
+/// Why a run that was due or asked for does not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SkipReason {
+    /// The job's last run is still going, and its `overlap` says to skip.
+    Overlap,
+    /// Too many runs wait already.
+    QueueFull,
+    /// The worker is stopping.
+    Draining,
+}
+
+impl SkipReason {
+    /// All of them, for metrics that stand from the start.
+    pub const ALL: [Self; 3] = [Self::Overlap, Self::QueueFull, Self::Draining];
+
+    /// Its name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::QueueFull => "queue_full",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The reason in words, after a colon.
+    pub fn explained(self) -> &'static str {
+        match self {
+            Self::Overlap => "its last run is still going",
+            Self::QueueFull => "too many of its runs wait already",
+            Self::Draining => "the worker is stopping",
+        }
+    }
+}
+
 /// A run that ended, as it is kept in the history and shown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -35,7 +35,7 @@ pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::handle::Handle;
 use crate::invalidate::Invalidations;
-use crate::observe::Metrics;
+use crate::observe::{Metrics, event};
 
 /// A body is a list of tenant ids or keys at most.
 const MAX_BODY: usize = 64 * 1024;
@@ -141,11 +141,8 @@ async fn log(State(state): State<AppState>, request: Request, next: Next) -> Res
     let started_at = state.control.handle.now();
     let answer = next.run(request).await;
     let status = answer.status().as_u16();
-    let took_ms = (state.control.handle.now() - started_at).num_milliseconds();
-    if answer.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(%method, path, status, took_ms, "{method} {path} answered {status}");
-    } else {
-        tracing::debug!(%method, path, status, took_ms, "{method} {path} answered {status}");
-    }
+    let took = state.control.handle.now() - started_at;
+    event::RequestAnswered { method: method.as_str(), path: &path, status, took }
+        .emit(&state.control.metrics);
     answer
 }

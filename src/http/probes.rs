@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use crate::domain::job::JobName;
 use crate::engine::status::{Beat, Health, Readiness, RejectedFor, Rejection, Rejections};
-use crate::observe::Metrics;
+use crate::observe::{Metrics, event};
 
 /// A scrape shows older figures rather than wait longer for a server that hangs.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
@@ -127,7 +127,7 @@ pub(super) async fn metrics(
 ) -> ([(HeaderName, &'static str); 1], String) {
     let refreshed = tokio::time::timeout(MAX_REFRESH, (state.control.refresh)()).await;
     if refreshed.is_err() {
-        tracing::debug!("a scrape shows older figures of the servers: one did not answer");
+        event::ScrapeOutdated.emit(&state.control.metrics);
     }
     metrics_page(&state.control.metrics, &headers)
 }

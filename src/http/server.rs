@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::heads::{Heads, Place};
+use crate::observe::event;
 
 /// A worker has few clients: probes, a scraper, people.
 const MAX_CONNECTIONS: usize = 256;
@@ -124,16 +125,13 @@ impl Acceptor {
 
     fn failed(&mut self, error: &io::Error) {
         if self.settles.replace(Box::pin(tokio::time::sleep(SETTLED))).is_none() {
-            tracing::warn!(
-                "could not accept a connection, and connections without a request are closed: \
-                 {error}; this is not said again until it works"
-            );
+            event::AcceptFailed { message: &error.to_string() }.log();
         }
     }
 
     fn worked(&mut self) {
         if self.settles.take_if(|settles| settles.now_or_never().is_some()).is_some() {
-            tracing::info!("connections can be accepted again");
+            event::AcceptBack.log();
         }
     }
 }
@@ -171,6 +169,6 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
         }
     };
     if let Err(error) = ended {
-        tracing::debug!("a connection ended early: {error}");
+        event::ConnectionBroken { message: &error.to_string() }.log();
     }
 }

@@ -107,6 +107,9 @@ const SANDBOX: &str = "preheat_sandbox";
 /// The one module that may use it: no command that a team runs starts servers.
 const SANDBOX_USER: &str = "cli::demo";
 
+/// The modules that may log: everybody else emits an event, so that each event has one place.
+const LOGGERS: [&str; 2] = ["observe", "telemetry"];
+
 /// Files that are no module of their own.
 const ROOTS: [&str; 2] = ["main", "lib"];
 
@@ -271,6 +274,7 @@ fn a_violation_is_found_in_each_way_to_write_it() {
     assert_eq!(found("domain", "use {std::fmt, sqlx::Row};"), one(1, "sqlx"));
     assert_eq!(found("http", "extern crate redis;"), one(1, "redis"));
     assert_eq!(found("adapter::postgres", "tracing::info!(\"x\");"), one(1, "tracing"));
+    assert_eq!(found("http", "tracing::info!(\"x\");"), one(1, "tracing"));
     assert_eq!(found("cli::serve", "use preheat_sandbox::Postgres;"), one(1, "preheat_sandbox"));
 }
 
@@ -332,7 +336,9 @@ fn check(module: &str, text: &str) -> Vec<Violation> {
         }
     }
     for (line, name) in crates(text) {
-        if rule.forbidden.contains(&name.as_str()) {
+        if name == "tracing" && !LOGGERS.contains(&top) {
+            violations.push(violation(line, name, "what happens is an event of `observe`"));
+        } else if rule.forbidden.contains(&name.as_str()) {
             violations.push(violation(line, name, rule.reason));
         } else if name == SANDBOX && module != SANDBOX_USER {
             violations.push(violation(line, name, "`cli::demo` alone starts servers"));

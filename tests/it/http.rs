@@ -964,7 +964,7 @@ the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
   `startup`, `request`, `change`.
-- `outcome` of a tenant: `ok`, `failed`; of a key: `written`, `removed`, `failed`, `fenced`.
+- `outcome` of a tenant: `ok`, `failed`, `fenced`; of a key: `written`, `removed`, `failed`, `fenced`.
 - `reason` of a skipped run: `overlap`, `queue_full`, `draining`.
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.
 - `state` of a connection: `idle`, `in_use`, `max`.

@@ -162,7 +162,7 @@ async fn a_table_that_a_migration_holds_delays_the_start_by_seconds_and_rejects_
     let holder = shop.hold().await;
     let start = Instant::now();
     let mut worker = shop.serve().job("items", &items("required = true")).start();
-    worker.says("preheat 0.1.0 works").await;
+    worker.says("preheat 0.1.0 is running").await;
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     worker.works().await;
     assert_eq!(rejected(&worker).await, json!([]));

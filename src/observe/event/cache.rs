@@ -1,0 +1,142 @@
+//! The cache: what it lost, what is in it, and what was removed on request.
+
+use std::collections::BTreeMap;
+
+use tracing::{debug, info, warn};
+
+use super::counted;
+use crate::domain::job::JobName;
+use crate::domain::report::{Failure, KeyCounts};
+use crate::domain::run::RunId;
+use crate::observe::metric::PerJob;
+
+event! {
+    /// The cache server is another process than before.
+    CacheRestarted;
+    metrics |metrics| metrics.cache_restarts.inc();
+    log warn!(
+        "the cache server is another process than before: it was restarted, failed over or \
+         replaced, and may have lost anything; everything is warmed again"
+    );
+}
+
+event! {
+    /// The cache lost its keys, and is the same process as before.
+    CacheEmptied;
+    metrics |metrics| metrics.cache_flushes.inc();
+    log warn!(
+        "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
+         itself are gone; everything is warmed again"
+    );
+}
+
+event! {
+    /// The cache evicted keys for lack of memory; emitted at most every ten minutes. The server counts
+    /// them itself.
+    KeysEvicted {
+        /// How many keys of any client, since the last such event.
+        count: u64,
+        /// Bytes in use.
+        used_memory: u64,
+        /// The most bytes that it may use.
+        maxmemory: u64,
+    }
+    log warn!(
+        count,
+        used_memory,
+        maxmemory,
+        "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
+         {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+         hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
+    );
+}
+
+event! {
+    /// The cache evicted keys while a run wrote.
+    Evictions<'a> {
+        job: &'a JobName,
+        run: RunId,
+        /// How many keys of any client.
+        count: u64,
+    }
+    log debug!(
+        %job, %run, count,
+        "the cache evicted {} while job `{job}` ran", counted(count, "key", "keys")
+    );
+}
+
+event! {
+    /// The worker looked for a sample of a job's keys in the cache.
+    CoverageMeasured<'a> {
+        job: &'a JobName,
+        /// How many of them it found.
+        there: u64,
+        /// How many it looked for; 0 while the tenants are not known.
+        expected: u64,
+    }
+    metrics |metrics| if expected == 0 {
+        metrics.coverage.forget(job);
+    } else {
+        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
+        metrics.coverage.of(job).set(there as f64 / expected as f64);
+    };
+}
+
+event! {
+    /// Keys were removed on request.
+    Invalidated<'a> {
+        removed: u64,
+        /// How many keys the cache refused to remove.
+        failed: u64,
+        /// How many fences were moved before.
+        fences: u64,
+        /// How many of each job were removed, where the job is known.
+        by_job: &'a BTreeMap<JobName, u64>,
+        /// The first failure.
+        failure: Option<&'a Failure>,
+    }
+    metrics |metrics| for (job, removed) in by_job {
+        metrics.count_keys(job, KeyCounts { removed: *removed, ..KeyCounts::default() });
+    };
+    log if let Some(Failure { kind, message, .. }) = failure {
+        warn!(
+            removed, failed, fences, failure = kind.as_str(),
+            "keys could not all be removed on request, {removed} were: {message}"
+        );
+    } else {
+        let keys = counted(removed, "key was", "keys were");
+        let moved = counted(fences, "fence", "fences");
+        info!(removed, fences, "{keys} removed on request, after {moved}");
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::job;
+    use super::*;
+    use crate::observe::Metrics;
+
+    #[test]
+    fn coverage_is_absent_until_it_is_known_and_where_it_is_not_any_more() {
+        let metrics = Metrics::new();
+        let job = job();
+        metrics.register_jobs([&job].into_iter());
+        let shown = || {
+            let page = metrics.encode();
+            let series = "preheat_coverage_ratio{job=\"services\"} ";
+            let value = page.lines().find_map(|line| line.strip_prefix(series));
+            value.map(|value| value.parse::<f64>().unwrap())
+        };
+        assert_eq!(shown(), None);
+        let measured = |there, expected| {
+            CoverageMeasured { job: &job, there, expected }.emit(&metrics);
+            shown()
+        };
+        assert_eq!(measured(3, 4), Some(0.75));
+        assert_eq!(measured(0, 4), Some(0.0));
+        assert_eq!(measured(0, 0), None);
+        assert_eq!(measured(4, 4), Some(1.0));
+        metrics.register_jobs([].iter());
+        assert_eq!(shown(), None);
+    }
+}

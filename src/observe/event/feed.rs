@@ -1,0 +1,122 @@
+//! The change feed.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::{counted, millis};
+use crate::domain::job::JobName;
+
+event! {
+    /// The worker hears of the database's changes from now on.
+    FeedConnected;
+    metrics |metrics| metrics.set_feed_listens(true);
+    log info!("the change feed is connected: each job with `tables` runs once");
+}
+
+event! {
+    /// The worker does not hear of the database's changes; emitted once an outage.
+    FeedLost<'a> { message: &'a str }
+    metrics |metrics| metrics.set_feed_listens(false);
+    log warn!(
+        "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"
+    );
+}
+
+event! {
+    /// There is no change feed, or none any more; emitted once a reason.
+    FeedOff<'a> {
+        reason: &'a str,
+        /// Whether the settings ask for one.
+        is_fault: bool,
+    }
+    metrics |metrics| metrics.set_feed_listens(false);
+    log {
+        let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
+        if is_fault {
+            warn!("{text}: {reason}");
+        } else {
+            info!("{text}: {reason}");
+        }
+    };
+}
+
+event! {
+    /// The change feed does not hear of all changes; emitted once for the same tables.
+    FeedLacks<'a> {
+        /// The changes that it does not hear of.
+        what: &'a str,
+    }
+    log warn!("the change feed does not hear of {what}; hint: run `preheat changes install`");
+}
+
+event! {
+    /// The feed may have missed changes of some tables, so that their jobs run once.
+    ChangesMissed<'a> { tables: &'a str }
+    log info!(
+        "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
+         or another table has the name: jobs that name them in `tables` run once"
+    );
+}
+
+event! {
+    /// A trigger could not tell the tenants of changed rows, so that all tenants are warmed; emitted
+    /// once a table and reason.
+    TriggerBlind<'a> {
+        table: &'a str,
+        /// The SQLSTATE of the trigger's error.
+        code: &'a str,
+    }
+    log warn!(
+        code,
+        "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
+         tenants are warmed; hint: its query runs with the rights of the role that writes, and \
+         fails where row-level security would hide rows; see `preheat changes install`"
+    );
+}
+
+event! {
+    /// A trigger notified of a change by a name that no job uses; emitted once a name.
+    ChangeUnknown<'a> {
+        /// The name that the trigger gives to the source of the change.
+        source: &'a str,
+    }
+    log warn!(
+        source,
+        "changes come from a trigger that no job has; hint: `preheat changes install` makes the \
+         triggers that the jobs have now"
+    );
+}
+
+event! {
+    /// The feed received notifications of changes.
+    ChangesHeard { notifications: usize }
+    metrics |metrics| metrics.change_notifications.inc_by(notifications as u64);
+    log debug!(
+        notifications,
+        "received {} of changes", counted(notifications, "notification", "notifications")
+    );
+}
+
+event! {
+    /// The fences of changed tenants could not be moved; emitted once for the changes that wait.
+    FencesUnmoved<'a> { message: &'a str }
+    log warn!("changes wait, as their tenants' fences could not be moved: {message}");
+}
+
+event! {
+    /// A run has written the data of changes to the cache.
+    ChangesSettled<'a> {
+        job: &'a JobName,
+        /// How long ago the feed received each.
+        lags: &'a [Duration],
+    }
+    metrics |metrics| for lag in lags {
+        metrics.change_lag.observe(lag.as_secs_f64());
+    };
+    log if let Some(longest) = lags.iter().max() {
+        let (tenants, lag_ms) = (lags.len(), millis(*longest));
+        let changes = counted(tenants, "change has", "changes have");
+        debug!(%job, tenants, lag_ms, "{changes} reached the cache in job `{job}`");
+    };
+}

@@ -1,0 +1,72 @@
+//! The history of runs.
+
+use tracing::{debug, info, warn};
+
+use super::counted;
+
+event! {
+    /// The history cannot be written; emitted once an outage.
+    HistoryUnavailable<'a> {
+        message: &'a str,
+        /// Records that wait to be written.
+        buffered: usize,
+        /// Records that were given up with this failure.
+        dropped: u64,
+    }
+    metrics |metrics| metrics.history_dropped.inc_by(dropped);
+    log warn!(
+        buffered,
+        dropped,
+        "could not write the history; {} and runs go on: {message}",
+        counted(buffered, "run record waits", "run records wait")
+    );
+}
+
+event! {
+    /// Further records were given up in the same outage.
+    HistoryDropped { dropped: u64 }
+    metrics |metrics| metrics.history_dropped.inc_by(dropped);
+    log {
+        let records = counted(dropped, "run record was", "run records were");
+        debug!(dropped, "{records} given up: the history is still away");
+    };
+}
+
+event! {
+    /// Records could not be written until the worker had to end.
+    HistoryLost { lost: u64 }
+    metrics |metrics| metrics.history_dropped.inc_by(lost);
+    log {
+        let records = counted(lost, "run record is", "run records are");
+        warn!(lost, "{records} lost: the history could not be written before the end");
+    };
+}
+
+event! {
+    /// The history can be written again.
+    HistoryBack;
+    log info!("the history can be written again");
+}
+
+event! {
+    /// The worker goes on without a history.
+    HistoryDisabled<'a> {
+        reason: &'a str,
+        /// What an administrator can run to get one.
+        sql: &'a str,
+    }
+    log warn!(
+        sql,
+        "runs are kept in memory only: {reason}; hint: `preheat migrate` prints the SQL for an \
+         administrator; or set `[history] enabled = false`"
+    );
+}
+
+event! {
+    /// Old records were removed from the history.
+    HistoryPruned { runs: u64 }
+    log debug!(
+        runs,
+        "removed {} older than the retention", counted(runs, "run record", "run records")
+    );
+}

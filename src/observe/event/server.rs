@@ -1,0 +1,79 @@
+//! The servers: whether they can be reached, and what is special about them.
+
+use tracing::{error, info, warn};
+
+use crate::domain::server::Server;
+
+event! {
+    /// A server counts as down, or as up again.
+    BreakerChanged<'a> {
+        server: Server,
+        /// Whether it counts as down.
+        open: bool,
+        message: &'a str,
+    }
+    metrics |metrics| metrics.set_breaker(server, open);
+    log {
+        let server = server.as_str();
+        if open {
+            error!(server, "the {server} counts as down and is left alone for a while: {message}");
+        } else {
+            info!(server, "the {server} is back: {message}");
+        }
+    };
+}
+
+event! {
+    /// At its start the worker cannot reach a server, or not for another reason than before.
+    ServerAwaited<'a> {
+        /// What the worker calls it: `database`, `cache` or `history`.
+        role: &'a str,
+        /// The same, if runs need it.
+        server: Option<Server>,
+        message: &'a str,
+    }
+    metrics |metrics| if let Some(server) = server {
+        metrics.set_breaker(server, true);
+    };
+    log warn!(
+        server = role,
+        "the worker waits for the {role} and tries again until it is there: {message}"
+    );
+}
+
+event! {
+    /// The worker has reached a server for which it waited at its start.
+    ServerReached<'a> {
+        /// What the worker calls it: `database`, `cache` or `history`.
+        role: &'a str,
+        /// The same, if runs need it.
+        server: Option<Server>,
+        address: &'a str,
+    }
+    metrics |metrics| if let Some(server) = server {
+        metrics.set_breaker(server, false);
+    };
+    log info!(server = role, "the {role} `{address}` is there");
+}
+
+event! {
+    /// The database is a replica of another.
+    DatabaseIsReplica<'a> {
+        /// The server and database.
+        server: &'a str,
+    }
+    log warn!(
+        server,
+        "database `{server}` is a replica: a run right after a change may still read the old data \
+         and write it; hint: let `database.url` name the primary"
+    );
+}
+
+event! {
+    /// A setting is there that has no effect any more.
+    PgbouncerIsSet;
+    log info!(
+        "`database.pgbouncer` has no effect any more and can be left out: queries are right \
+         behind every pooler in transaction or session mode"
+    );
+}

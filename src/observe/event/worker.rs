@@ -1,0 +1,101 @@
+//! The worker: its start and end, and the scheduler that rings.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{counted, millis};
+
+event! {
+    /// Settings that are allowed, and of which the operator should know.
+    SettingsNotice<'a> {
+        /// One sentence, without a full stop.
+        text: &'a str,
+    }
+    log warn!("{text}");
+}
+
+event! {
+    /// The worker has started.
+    WorkerStarted<'a> {
+        version: &'a str,
+        /// How many jobs it has.
+        jobs: usize,
+        /// Where HTTP is served.
+        listen: SocketAddr,
+    }
+    log {
+        let (address, with) = (listen.to_string(), counted(jobs, "job", "jobs"));
+        info!(version, jobs, address, "preheat {version} is running with {with} on http://{listen}");
+    };
+}
+
+event! {
+    /// The worker was told to stop.
+    WorkerDraining {
+        /// Runs that are under way.
+        in_flight: usize,
+    }
+    log {
+        let runs = counted(in_flight, "is", "are");
+        info!(in_flight, "the worker stops: no new runs, {runs} under way");
+    };
+}
+
+event! {
+    /// The worker has stopped.
+    WorkerStopped;
+    log info!("the worker has stopped");
+}
+
+event! {
+    /// The scheduler has not rung for too long; the watchdog wakes the jobs instead.
+    SchedulerSilent { silent_for: Duration }
+    metrics |metrics| metrics.scheduler_silent.set(1);
+    log error!(
+        silent_for_ms = millis(silent_for),
+        "the scheduler has not rung for {silent_for:.1?}, although it was started anew: the \
+         watchdog runs the jobs; restart the worker"
+    );
+}
+
+event! {
+    /// The scheduler rings again.
+    SchedulerBack;
+    metrics |metrics| metrics.scheduler_silent.set(0);
+    log info!("the scheduler rings again");
+}
+
+event! {
+    /// The scheduler's bell was silent, and was started anew.
+    BellStartedAnew { silent_for: Duration }
+    log warn!(
+        silent_for_ms = millis(silent_for),
+        "the scheduler was silent for {silent_for:.1?} and is started anew: was the clock set back?"
+    );
+}
+
+event! {
+    /// The bell could not be started, or does not ring for the jobs there are.
+    BellFailed<'a> { message: &'a str }
+    log warn!("the scheduler fails, and the watchdog runs the jobs: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::logged;
+    use super::*;
+    use crate::observe::Metrics;
+
+    #[test]
+    fn a_worker_says_where_it_listens() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 40_123));
+        let started = WorkerStarted { version: "1.2.3", jobs: 6, listen };
+        let line = logged(|| started.emit(&Metrics::new()));
+        let message = "preheat 1.2.3 is running with 6 jobs on http://127.0.0.1:40123";
+        assert!(line.contains(message), "{line}");
+        let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));
+        assert!(line.contains("with 1 job on"), "{line}");
+    }
+}

@@ -1,0 +1,418 @@
+//! Every metric: its name, type, labels and help text, declared once. Labels are bounded: a job is
+//! one, a tenant never.
+
+#[macro_use]
+mod declare;
+mod label;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+pub(super) use self::declare::PerJob;
+use self::declare::{Buckets, Declared, ForeignCounter};
+pub use self::declare::{Declaration, Kind};
+use self::label::{KeyOutcome, OfBuild, OfConnections, OfJob, OfKeys, OfTenants, TenantOutcome};
+pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip};
+use crate::domain::job::JobName;
+use crate::domain::report::{KeyCounts, TenantCounts};
+use crate::domain::server::Server;
+
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// From a job of one small tenant to one that nearly fills an hour, in seconds.
+const DURATIONS: Buckets = Buckets(&[
+    0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
+]);
+/// The scheduler looks twice a second: up to about a second is usual, more is a queue or a stall.
+const FIRE_LAGS: Buckets =
+    Buckets(&[0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]);
+/// A change is in the cache within milliseconds; what takes seconds waits for a server, or keeps
+/// changing.
+const CHANGE_LAGS: Buckets =
+    Buckets(&[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]);
+
+metrics! {
+    runs: Family<OfRun, Counter>, "preheat_runs_total",
+        "Runs that ended, by why they started and how they ended";
+    run_duration: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(DURATIONS),
+        "preheat_run_duration_seconds",
+        "How long runs took, from their start to their end";
+    last_success: Family<OfJob, Seconds>, "preheat_last_success_timestamp_seconds",
+        "When a run over all tenants last ended `ok`, as a Unix time; 0 before the first";
+    last_run: Family<OfJob, Seconds>, "preheat_last_run_timestamp_seconds",
+        "When a run last ended, however it ended, as a Unix time; 0 before the first";
+    next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds",
+        "When the job is due next, as a Unix time; 0 where it is disabled or never due again";
+    fire_lag: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(FIRE_LAGS),
+        "preheat_fire_lag_seconds",
+        "How long after their due time scheduled runs started";
+    runs_skipped: Family<OfSkip, Counter>, "preheat_runs_skipped_total",
+        "Runs that were due or asked for and did not happen, by reason";
+    tenants: Family<OfTenants, Counter>, "preheat_tenants_total",
+        "Tenants by how their part of a run ended: `ok` if all their keys were written, `fenced` \
+         if their data kept changing, so that they are warmed again, else `failed`";
+    keys: Family<OfKeys, Counter>, "preheat_keys_total",
+        "Keys by what became of them";
+    bytes: Family<OfJob, Counter>, "preheat_bytes_total",
+        "Bytes of the values that were written";
+    coverage: Family<OfJob, Ratio>, "preheat_coverage_ratio" once measured,
+        "Share of a sample of the active tenants' keys that the last look found in the cache; the \
+         worker looks every thirty seconds; absent until the tenants are known";
+    consistency: Family<OfJob, Ratio>, "preheat_consistency_ratio" once measured,
+        "Share of the keys that the verifier expected in the cache whose value was the \
+         database's; absent until the first measurement";
+    audit_findings: Family<OfFindings, Gauge>, "preheat_audit_findings" once measured,
+        "Keys of the verifier's last sample that were wrong for a minute, by what was wrong; \
+         absent until the first measurement";
+    last_audit: Family<OfJob, Seconds>, "preheat_last_audit_timestamp_seconds" once measured,
+        "When the verifier last compared the job, as a Unix time; absent before the first \
+         comparison";
+    change_lag: Histogram = CHANGE_LAGS.new_metric(), "preheat_change_lag_seconds",
+        "Time from the notification of a tenant's change until one job had written the tenant's \
+         keys again";
+    change_notifications: Counter, "preheat_change_notifications_total",
+        "Notifications of changes that the worker received";
+    change_feed_connected: Gauge, "preheat_change_feed_connected",
+        "1 while the worker hears of every change to the jobs' tables, else 0: it does not \
+         listen, or a table lacks its triggers";
+    change_feed_lacking: Gauge, "preheat_change_feed_tables_without_triggers",
+        "Tables of the jobs whose change feed triggers are missing or disabled; `preheat changes \
+         install` creates them";
+    batch_retries: Family<OfJob, Counter>, "preheat_batch_retries_total",
+        "Batches that were tried again after a failure that may pass";
+    breaker_open: Family<OfServer, Gauge>, "preheat_breaker_open",
+        "1 while the worker counts the `database` or the `cache` as down and sends it single \
+         tries only, or waits for it at its start, else 0";
+    permits: Family<OfJob, Gauge>, "preheat_permits",
+        "Permits that the job holds now; each allows one batch in flight";
+    db_connections: Family<OfConnections, Gauge>, "preheat_db_connections",
+        "Connections to the database: `idle`, `in_use`, and `max`, the number allowed; absent \
+         until the worker has reached the servers";
+    cache_hits: ForeignCounter, "preheat_cache_hits_total",
+        "Reads by any client that found their key, as the cache server counts them; absent until \
+         its first answer";
+    cache_misses: ForeignCounter, "preheat_cache_misses_total",
+        "Reads by any client that did not find their key, as the cache server counts them; absent \
+         until its first answer";
+    cache_evicted: ForeignCounter, "preheat_cache_evicted_keys_total",
+        "Keys of any client that the cache evicted for lack of memory, as the cache server counts \
+         them; absent until its first answer";
+    cache_restarts: Counter, "preheat_cache_restarts_total",
+        "How often the cache server was another process than before (restarted, failed over, \
+         replaced), so that every job ran once";
+    cache_flushes: Counter, "preheat_cache_flushes_total",
+        "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB), so that every job \
+         ran once";
+    history_dropped: Counter, "preheat_history_dropped_total",
+        "Run records that the worker gave up because it could not write the history for too long";
+    jobs_rejected: Gauge, "preheat_jobs_rejected",
+        "1 while job files on disk have problems and are not in use as they are, else 0";
+    scheduler_silent: Gauge, "preheat_scheduler_silent",
+        "1 while the scheduler does not ring and the watchdog wakes the jobs, else 0";
+    build_info: Family<OfBuild, Gauge>, "preheat_build_info",
+        "Always 1; the label is the version that is running";
+}
+
+/// What [`Metrics`] knows beside the values that are scraped.
+#[derive(Debug, Default)]
+struct State {
+    /// Whose series stand.
+    jobs: Mutex<BTreeSet<JobName>>,
+    feed: Mutex<FeedState>,
+}
+
+/// What the gauges of the change feed are made from.
+#[derive(Debug, Default)]
+struct FeedState {
+    listens: bool,
+    lacking: usize,
+}
+
+/// What the cache server counted, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys evicted for lack of memory.
+    pub evicted: u64,
+}
+
+impl Metrics {
+    /// All metrics; those without a job stand at once.
+    pub fn new() -> Arc<Self> {
+        let metrics = Self::registered();
+        for server in Server::ALL {
+            metrics.set_breaker(server, false);
+        }
+        metrics.build_info.get_or_create(&OfBuild { version: env!("CARGO_PKG_VERSION") }).set(1);
+        Arc::new(metrics)
+    }
+
+    /// These are the jobs now. Each one's series stand from here on, with 0 until something
+    /// happens. Of a job that is gone the gauges go, since an alert on its last success would never
+    /// end; its counters stay, as they counted what happened.
+    pub fn register_jobs<'a>(&self, names: impl Iterator<Item = &'a JobName>) {
+        let now: BTreeSet<_> = names.cloned().collect();
+        let mut known = self.state.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.difference(&now) {
+            self.remove_job(gone);
+        }
+        for job in &now {
+            self.add_job(job);
+        }
+        *known = now;
+    }
+
+    /// The connections to the database at this moment.
+    pub fn set_db_connections(&self, idle: u32, in_use: u32, max: u32) {
+        for (state, count) in [("idle", idle), ("in_use", in_use), ("max", max)] {
+            self.db_connections.get_or_create(&OfConnections { state }).set(i64::from(count));
+        }
+    }
+
+    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
+        for job in self.state.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            self.permits.of(job).set(held.get(job).copied().unwrap_or_default().into());
+        }
+    }
+
+    /// How many tables lack triggers of the change feed.
+    pub fn set_feed_lacking(&self, tables: usize) {
+        self.set_feed(|feed| feed.lacking = tables);
+    }
+
+    /// Whether the change feed listens.
+    pub(super) fn set_feed_listens(&self, listens: bool) {
+        self.set_feed(|feed| feed.listens = listens);
+    }
+
+    fn set_feed(&self, change: impl FnOnce(&mut FeedState)) {
+        let mut feed = self.state.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feed);
+        let FeedState { listens, lacking } = *feed;
+        self.change_feed_connected.set(i64::from(listens && lacking == 0));
+        self.change_feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
+    }
+
+    /// The cache server's own counters. They start again when the server does.
+    pub fn set_cache_counters(&self, counts: CacheCounts) {
+        let CacheCounts { hits, misses, evicted } = counts;
+        self.cache_hits.set(hits);
+        self.cache_misses.set(misses);
+        self.cache_evicted.set(evicted);
+    }
+
+    pub(super) fn set_breaker(&self, server: Server, open: bool) {
+        self.breaker_open.get_or_create(&OfServer { server }).set(i64::from(open));
+    }
+
+    pub(super) fn count_tenants(&self, job: &JobName, counts: TenantCounts) {
+        let TenantCounts { total: _, ok, failed, fenced } = counts;
+        for (outcome, count) in [
+            (TenantOutcome::Ok, ok),
+            (TenantOutcome::Failed, failed),
+            (TenantOutcome::Fenced, fenced),
+        ] {
+            self.tenants.get_or_create(&OfTenants { job: job.clone(), outcome }).inc_by(count);
+        }
+    }
+
+    pub(super) fn count_keys(&self, job: &JobName, counts: KeyCounts) {
+        let KeyCounts { written, removed, failed, fenced } = counts;
+        for (outcome, count) in [
+            (KeyOutcome::Written, written),
+            (KeyOutcome::Removed, removed),
+            (KeyOutcome::Failed, failed),
+            (KeyOutcome::Fenced, fenced),
+        ] {
+            self.keys.get_or_create(&OfKeys { job: job.clone(), outcome }).inc_by(count);
+        }
+    }
+
+    /// In the Prometheus text format, version 0.0.4.
+    pub fn encode(&self) -> String {
+        let mut page = String::new();
+        for line in self.encode_openmetrics().lines() {
+            if line == "# EOF" {
+                continue;
+            }
+            page.push_str(&comment_with_full_name(line));
+            page.push('\n');
+        }
+        page
+    }
+
+    /// In the OpenMetrics text format, version 1.0.0.
+    pub fn encode_openmetrics(&self) -> String {
+        let mut page = String::new();
+        if text::encode(&mut page, &self.registry).is_err() {
+            // Writing to a string cannot fail, and no metric's own encoding does.
+            page.clear();
+        }
+        page
+    }
+}
+
+/// The one difference between the formats that concerns these metrics: OpenMetrics describes a
+/// counter without its `_total`, the older format with it.
+fn comment_with_full_name(line: &str) -> Cow<'_, str> {
+    let comment = ["# HELP ", "# TYPE "].into_iter().find_map(|start| {
+        let (name, rest) = line.strip_prefix(start)?.split_once(' ')?;
+        let counter =
+            DECLARED.iter().find(|known| known.kind == Kind::Counter && known.stem() == name)?;
+        Some(format!("{start}{} {rest}", counter.name))
+    });
+    comment.map_or(Cow::Borrowed(line), Cow::Owned)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a Unix time in milliseconds is far below 2^53")]
+pub(super) fn unix_seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_millis() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::audit;
+    use crate::domain::run::{Outcome, Trigger};
+
+    fn job(name: &str) -> JobName {
+        JobName::parse(name).unwrap()
+    }
+
+    fn filled() -> Arc<Metrics> {
+        let metrics = Metrics::new();
+        metrics.register_jobs([job("services"), job("slots")].iter());
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
+        metrics.set_db_connections(1, 2, 4);
+        let job = job("slots");
+        let stale = OfFindings { job: job.clone(), kind: audit::Kind::Stale };
+        metrics.audit_findings.get_or_create(&stale).set(1);
+        metrics.last_audit.of(&job).set(1_700_000_000.0);
+        metrics.consistency.of(&job).set(0.5);
+        metrics.coverage.of(&job).set(0.5);
+        metrics
+    }
+
+    /// The value of one sample, by its full name with labels.
+    fn sample(page: &str, series: &str) -> Option<f64> {
+        let line = page.lines().find(|line| line.rsplit_once(' ').is_some_and(|l| l.0 == series));
+        line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.parse().unwrap())
+    }
+
+    #[test]
+    fn each_metric_is_scraped_under_its_declared_name_with_its_type_help_and_labels() {
+        let page = filled().encode();
+        for declared in DECLARED {
+            let Declaration { name, kind, labels, help } = declared;
+            let kind = kind.as_str();
+            assert!(page.contains(&format!("# HELP {name} {help}.\n")), "{name} in\n{page}");
+            assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name} in\n{page}");
+            let suffix = match declared.kind {
+                Kind::Counter | Kind::Gauge => "",
+                Kind::Histogram => "_count",
+            };
+            let series = page.lines().find(|line| {
+                let rest = line.strip_prefix(&format!("{name}{suffix}"));
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            let found: Vec<_> = series
+                .and_then(|line| line.split_once('{')?.1.split_once('}'))
+                .map(|(inside, _)| {
+                    inside.split(',').map(|l| l.split_once('=').unwrap().0).collect()
+                })
+                .unwrap_or_default();
+            assert_eq!(found, *labels, "{name}");
+        }
+        let described = page.lines().filter(|line| line.starts_with("# TYPE")).count();
+        assert_eq!(described, DECLARED.len(), "nothing is scraped that is not declared");
+    }
+
+    #[test]
+    fn a_tenant_is_never_a_label() {
+        let labels = DECLARED.iter().flat_map(|declared| declared.labels);
+        assert!(labels.clone().count() > 10);
+        assert!(labels.into_iter().all(|label| !label.contains("tenant")));
+    }
+
+    #[test]
+    fn all_series_of_a_job_stand_from_the_start_with_0() {
+        let page = filled().encode();
+        for trigger in Trigger::ALL.map(Trigger::as_str) {
+            for outcome in Outcome::ALL {
+                let labels = format!("job=\"slots\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
+                assert_eq!(sample(&page, &format!("preheat_runs_total{{{labels}}}")), Some(0.0));
+            }
+        }
+        for series in [
+            "preheat_runs_skipped_total{job=\"slots\",reason=\"overlap\"}",
+            "preheat_runs_skipped_total{job=\"slots\",reason=\"queue_full\"}",
+            "preheat_tenants_total{job=\"slots\",outcome=\"failed\"}",
+            "preheat_keys_total{job=\"slots\",outcome=\"fenced\"}",
+            "preheat_keys_total{job=\"slots\",outcome=\"removed\"}",
+            "preheat_last_success_timestamp_seconds{job=\"slots\"}",
+            "preheat_fire_lag_seconds_count{job=\"slots\"}",
+            "preheat_permits{job=\"slots\"}",
+            "preheat_run_duration_seconds_sum{job=\"slots\"}",
+            "preheat_change_lag_seconds_count",
+            "preheat_history_dropped_total",
+        ] {
+            assert_eq!(sample(&page, series), Some(0.0), "{series}");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let info = format!("preheat_build_info{{version=\"{version}\"}}");
+        assert_eq!(sample(&page, &info), Some(1.0));
+    }
+
+    #[test]
+    fn what_was_never_measured_is_absent() {
+        let metrics = Metrics::new();
+        metrics.register_jobs([job("services")].iter());
+        let page = metrics.encode();
+        assert!(!page.contains("consistency"));
+        assert!(!page.contains("cache_hits"));
+        metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
+        assert_eq!(sample(&metrics.encode(), "preheat_cache_evicted_keys_total"), Some(5.0));
+    }
+
+    #[test]
+    fn a_job_that_is_gone_keeps_its_counters_and_loses_its_gauges() {
+        let metrics = filled();
+        let gone = job("slots");
+        metrics.fire_lag.of(&gone).observe(0.6);
+        metrics.next_run.of(&gone).set(1_700_000_000.0);
+        let next = "preheat_next_run_timestamp_seconds{job=\"slots\"}";
+        assert_eq!(sample(&metrics.encode(), next), Some(1_700_000_000.0));
+
+        metrics.register_jobs([job("services")].iter());
+        let page = metrics.encode();
+        assert_eq!(sample(&page, next), None);
+        assert!(!page.contains("_audit"), "neither a finding nor the time of an audit:\n{page}");
+        assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job=\"slots\"}"), Some(1.0));
+        let kept = "preheat_next_run_timestamp_seconds{job=\"services\"}";
+        assert_eq!(sample(&page, kept), Some(0.0));
+    }
+
+    #[test]
+    fn openmetrics_ends_with_its_marker_and_the_older_format_has_none() {
+        let metrics = filled();
+        assert!(metrics.encode_openmetrics().ends_with("# EOF\n"));
+        assert!(metrics.encode_openmetrics().contains("# TYPE preheat_runs counter\n"));
+        assert!(!metrics.encode().contains("# EOF"));
+    }
+}
