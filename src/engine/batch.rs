@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
 use super::broken::hash;
-use super::run::{End, Order, Runner, Stops, Unsettled};
+use super::run::{End, Order, Runner, Stops};
 use super::tries::{Refusal, Remedy};
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -34,7 +34,6 @@ pub(super) struct Work {
     pub(super) key_columns: usize,
     /// What has to be looked at of its keys.
     pub(super) checks: Checks,
-    unsettled: Mutex<Unsettled>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// What the last read said that met a lock, while none has worked since.
@@ -63,7 +62,6 @@ impl Work {
             deadline_at,
             key_columns,
             checks,
-            unsettled: Mutex::default(),
             given_up: OnceLock::new(),
             locked: Mutex::default(),
             worked: AtomicBool::new(false),
@@ -214,6 +212,7 @@ impl Work {
                 in_a_row >= LONE_FAILURES_TO_GIVE_UP && !query_is_good
             }
         };
+        self.runner.cache_writes.note_refusal(&refusal);
         if gives_up {
             // Another batch may have come to the same at the same time.
             self.given_up.get_or_init(|| refusal);
@@ -236,11 +235,6 @@ impl Work {
     /// What the last read said that met a lock, while none has worked since.
     pub(super) fn locked(&self) -> MutexGuard<'_, Option<String>> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The unverified tenants so far.
-    pub(super) fn unverified(&self) -> MutexGuard<'_, Unsettled> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,14 +1,15 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
 //! batches themselves are in `batch.rs`.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
@@ -22,7 +23,8 @@ use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
-use crate::domain::job::{Job, Jobs, Scope};
+use super::writes::CacheWrites;
+use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::layout::Layout;
 use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -40,6 +42,8 @@ pub struct Runner {
     pub broken: BrokenTenants,
     /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: CacheProcess,
+    /// Whether the cache takes writes.
+    pub cache_writes: CacheWrites,
     /// The tenant list that runs share.
     pub list: TenantList,
     /// Has the coverage looked at.
@@ -100,6 +104,8 @@ pub struct Order {
     pub lane: Lane,
     /// How many tenants that failed are told one by one.
     pub most_failed: usize,
+    /// Where it hands its unverified tenants over.
+    pub handover: Arc<Handover>,
 }
 
 impl Order {
@@ -117,6 +123,7 @@ impl Order {
             progress: Arc::new(Progress::default()),
             lane: Lane::Regular,
             most_failed: MAX_PENDING,
+            handover: Arc::default(),
         }
     }
 }
@@ -126,9 +133,6 @@ impl Order {
 pub struct Ended {
     /// What is kept of it.
     pub record: RunRecord,
-    /// Whose keys it wrote without knowing whether their data changed meanwhile: they have to be
-    /// warmed again.
-    pub unsettled: Unsettled,
     /// The tenants that failed.
     pub failed: Failed,
 }
@@ -142,19 +146,64 @@ pub struct Failed {
     pub is_complete: bool,
 }
 
-/// Whose keys of a job are not proven.
+/// The tenants of a job whose keys were written and could not be verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
     /// The tenants.
     pub tenants: BTreeSet<TenantId>,
-    /// Whether those of the fleet are, for a job without tenants.
+    /// Whether the keys of a job without tenants are unverified.
     pub fleet: bool,
 }
 
 impl Unsettled {
-    /// Whether all is proven.
+    /// Whether all keys are verified.
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty() && !self.fleet
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, other: Self) {
+        self.tenants.extend(other.tenants);
+        self.fleet |= other.fleet;
+    }
+}
+
+/// Unverified tenants on their way from their run to the place that starts the follow-up.
+///
+/// A run hands them over when their batch ends: their values live for the provisional TTL, and the run
+/// itself may go on for much longer. It holds each tenant of a run at most once.
+#[derive(Debug, Default)]
+pub struct Handover {
+    unverified: Mutex<BTreeMap<(JobName, RunId), Unsettled>>,
+    bell: Arc<Notify>,
+}
+
+impl Handover {
+    /// One that rings this bell when something is in it.
+    pub(super) fn ringing(bell: Arc<Notify>) -> Self {
+        Self { bell, ..Self::default() }
+    }
+
+    /// Ends when something was put in.
+    pub(super) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    pub(super) fn put(&self, order: &Order, unverified: Unsettled) {
+        if !unverified.is_empty() {
+            let run = (order.job.name.clone(), order.id);
+            self.lock().entry(run).or_default().add(unverified);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes out all that is in it, by job and run.
+    pub fn take(&self) -> BTreeMap<(JobName, RunId), Unsettled> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobName, RunId), Unsettled>> {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,7 +274,7 @@ impl Runner {
         // One that showed by this came before anything was written.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
-        let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
+        let end = self.work(&order, &stops, (started_at, deadline), &mut report).await;
         say_why_it_ended(end, &order, &mut report);
         let after = self.stats(&order, &stops).await;
         self.look_back(&order, before.zip(after), &mut report);
@@ -240,7 +289,7 @@ impl Runner {
         };
         let failed = self.failed(&order, &mut report);
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled, failed }
+        Ended { record, failed }
     }
 
     /// Takes the tenants that failed out of a report, which names the first ones.
@@ -284,11 +333,11 @@ impl Runner {
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
-    ) -> (End, Unsettled) {
+    ) -> End {
         let planned = tokio::select! {
             biased;
-            () = stops.requested() => return (End::Stopped, Unsettled::default()),
-            () = &mut deadline.passed => return (End::Deadline, Unsettled::default()),
+            () = stops.requested() => return End::Stopped,
+            () = &mut deadline.passed => return End::Deadline,
             planned = self.plan(order, started_at, report) => planned,
         };
         order.progress.expect(report.tenants.total);
@@ -300,7 +349,7 @@ impl Runner {
             report.fail(Failure::new(FailureKind::Locked, None, message));
         }
         work.note_broken();
-        (end, std::mem::take(&mut *work.unverified()))
+        end
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
@@ -311,6 +360,10 @@ impl Runner {
         report: &mut Report,
     ) -> VecDeque<Batch> {
         let job = &order.job;
+        if let Err(refusal) = self.cache_writes.look(self.cache.as_ref()).await {
+            report.fail(Failure::new(refusal.kind, None, refusal.message));
+            return VecDeque::new();
+        }
         if job.scope == Scope::Fleet {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
@@ -324,6 +377,7 @@ impl Runner {
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
+                self.cache_writes.note_refusal(&refusal);
                 let Refusal { kind, message, remedy: _ } = refusal;
                 report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();
@@ -541,11 +595,13 @@ struct Listed {
     hashes: Vec<u64>,
     /// How often the cache server had been restarted when the roster noted them there.
     restarts: u64,
+    /// The sequence number of its reading.
+    number: u64,
 }
 
 struct Reading {
     began: Duration,
-    /// The how-manieth it is: the roster takes lists in this order.
+    /// Its sequence number: the roster takes lists in this order.
     number: u64,
     future: WeakShared<ListFuture>,
 }
@@ -614,12 +670,15 @@ impl TenantList {
         listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
     }
 
-    /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Arc<Tenants>, restarts: u64) {
+    /// A complete list was read, and the roster took it. Two readings may end in the other order than
+    /// they began; the one that began last counts.
+    fn note(&self, list: &Arc<Tenants>, restarts: u64, number: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.as_ref().is_none_or(|listed| listed.number <= number) {
+            *listed = Some(Listed { tenants: Arc::clone(list), hashes, restarts, number });
+        }
     }
 }
 
@@ -629,6 +688,6 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     let list = Arc::new(runner.source.tenants().await.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
     runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
-    runner.list.note(&list, restarts);
+    runner.list.note(&list, restarts, number);
     Ok(list)
 }

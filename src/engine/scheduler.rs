@@ -16,23 +16,28 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::changes::{Changes, Claim, Failures};
+use super::changes::{Cause, Changes, Claim, Failures};
 use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Failed, Order, Runner, Stops, Unsettled};
+use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unsettled};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
-use crate::domain::run::{Outcome, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::observe::event::{self, SkipReason};
 use crate::observe::metric::Metrics;
 
 /// Runs of one job that may wait for it. More would only repeat what these will do.
 const MAX_QUEUED: usize = 16;
+/// Runs of one job for changed tenants at once: what changes meanwhile is gathered for the next one.
+const MAX_CHANGE_RUNS: usize = 1;
+/// Follow-ups of one job at once. Unverified values live for the provisional TTL, so a follow-up does not wait
+/// for one that takes long; with this many of them, those that are due next are gathered.
+const MAX_FOLLOW_UPS: usize = 4;
 /// Requests on their way to the loop, which takes each in microseconds.
 const MAX_COMMANDS: usize = 64;
 
@@ -120,6 +125,8 @@ pub struct Engine {
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<Status>>,
     runs: JoinSet<Ended>,
+    /// Where runs hand over their unverified tenants; it rings the bell.
+    handover: Arc<Handover>,
     /// How often the cache server was restarted.
     restarts: watch::Receiver<u64>,
     stops: Stops,
@@ -142,9 +149,9 @@ struct JobState {
     last_success_at: Option<DateTime<Utc>>,
     /// When the last run that came to all tenants started, on the monotonic clock.
     last_written_at: Option<Duration>,
-    /// What is to be warmed again, and the run for some of it, beside the other runs.
+    /// What is to be warmed again, and the runs for some of it, which go on beside the regular one.
     changes: Changes,
-    change_run: Option<Taken>,
+    beside: Vec<Taken>,
 }
 
 /// A run that was taken on, until its record exists.
@@ -183,7 +190,7 @@ impl Taken {
         self.order.tenants.is_none()
     }
 
-    /// Whether it is for some changes, beside the other runs.
+    /// Whether it is for some tenants that changed or are unverified, beside the other runs.
     fn is_change_run(&self) -> bool {
         self.order.lane == Lane::Urgent
     }
@@ -215,6 +222,7 @@ impl Engine {
             leaving: Vec::new(),
             rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
+            handover: Arc::new(Handover::ringing(Arc::clone(&bell))),
             runner,
             records: Arc::clone(&records),
             clock: Arc::clone(&clock),
@@ -255,6 +263,7 @@ impl Engine {
             self.look_at_scheduler();
             self.look_at_permits();
             self.start_due();
+            self.note_unverified();
             self.start_changes();
             self.publish();
             if self.phase == Phase::Draining && self.runs.is_empty() {
@@ -339,7 +348,8 @@ impl Engine {
 
     /// An order of this moment.
     fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> Order {
-        Order { trigger, ..Order::on_request(self.clock.as_ref(), job, tenants) }
+        let handover = Arc::clone(&self.handover);
+        Order { trigger, handover, ..Order::on_request(self.clock.as_ref(), job, tenants) }
     }
 
     fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {
@@ -380,26 +390,27 @@ impl Engine {
         let jobs = self.jobs.iter().filter(|(_, state)| is_due(state.next_change_at()));
         let jobs: Vec<_> = jobs.map(|(job, _)| job.clone()).collect();
         for job in jobs {
-            self.start_change_run(&job, now);
+            self.start_beside(&job, Cause::Unverified, now);
+            self.start_beside(&job, Cause::Change, now);
             self.start_everything(&job, now);
         }
     }
 
-    /// A run for whom something changed, beside the job's other runs: a fence that moved keeps what
-    /// they read before from having the last word.
-    fn start_change_run(&mut self, job: &JobName, now: Duration) {
+    /// A run for the tenants that are due for that cause, beside the job's other runs: a fence that moved
+    /// keeps what these read before from having the last word.
+    fn start_beside(&mut self, job: &JobName, cause: Cause, now: Duration) {
         let started = Started { at: self.clock.now(), monotonic: now };
         let Some(state) = self.jobs.get_mut(job) else { return };
-        if state.change_run.is_some() {
+        if !state.has_room_beside(cause) {
             return;
         }
-        let Some(claim) = state.changes.take_due(now) else { return };
+        let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
         let order = self.order(&job, Trigger::Change, tenants);
         let order = Order { lane: Lane::Urgent, ..order };
         if let Some(state) = self.jobs.get_mut(&job.name) {
             let taken = Taken::new(order.clone(), claim);
-            state.change_run = Some(Taken { started: Some(started), ..taken });
+            state.beside.push(Taken { started: Some(started), ..taken });
             self.spawn(order);
         }
     }
@@ -422,11 +433,12 @@ impl Engine {
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, unsettled, failed }) = ended else { return };
+        let Ok(Ended { record, failed }) = ended else { return };
+        self.note_unverified();
         let record = Arc::new(record);
         let Some(mut taken) = self.take_running(&record) else { return };
         let kept = self.keep(&record, &taken);
-        self.note_claim(std::mem::take(&mut taken.claim), &record, (&unsettled, &failed));
+        self.note_claim(std::mem::take(&mut taken.claim), &record, &failed);
         let job = &record.job;
         if let Some(state) = self.jobs.get_mut(job) {
             if taken.is_for_all() {
@@ -451,27 +463,33 @@ impl Engine {
         let is_it = |taken: &mut Taken| taken.order.id == record.id;
         if let Some(state) = self.jobs.get_mut(&record.job) {
             let regular = state.running.take_if(is_it);
-            return regular.or_else(|| state.change_run.take_if(is_it));
+            return regular.or_else(|| take_out(&mut state.beside, record.id));
         }
-        let position = self.leaving.iter().position(|taken| taken.order.id == record.id)?;
-        self.changed = true;
-        Some(self.leaving.swap_remove(position))
+        let leaving = take_out(&mut self.leaving, record.id);
+        self.changed |= leaving.is_some();
+        leaving
     }
 
-    /// What a run did not settle is to be warmed again.
-    fn note_claim(
-        &mut self,
-        claim: Claim,
-        record: &RunRecord,
-        (unsettled, failed): (&Unsettled, &Failed),
-    ) {
+    /// Takes over the tenants that runs left unverified, whether these have ended or go on.
+    fn note_unverified(&mut self) {
+        let now = self.clock.monotonic();
+        for ((job, run), unverified) in self.handover.take() {
+            let Some(state) = self.jobs.get_mut(&job) else { continue };
+            if self.phase == Phase::Running && state.job.enabled {
+                state.note_unverified(run, unverified, now);
+            }
+        }
+    }
+
+    /// What a run failed to do is to be done again.
+    fn note_claim(&mut self, claim: Claim, record: &RunRecord, failed: &Failed) {
         let now = self.clock.monotonic();
         let Some(state) = self.jobs.get_mut(&record.job) else { return };
         if self.phase == Phase::Draining || !state.job.enabled {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, unsettled, now);
+        let lags = state.changes.ended(claim, &failures, now);
         event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
@@ -631,10 +649,10 @@ impl Engine {
                 }
                 None => {
                     changed.push(name.clone());
-                    // Its file may have been gone for so short a time that its run still goes on.
-                    let running = self.take_leaving(&name, Lane::Regular);
-                    let change_run = self.take_leaving(&name, Lane::Urgent);
-                    JobState { running, change_run, ..JobState::new(job, now) }
+                    // Its file may have been gone for so short a time that its runs still go on.
+                    let (beside, mut regular): (Vec<_>, Vec<_>) =
+                        self.take_leaving(&name).partition(Taken::is_change_run);
+                    JobState { running: regular.pop(), beside, ..JobState::new(job, now) }
                 }
             };
             if !state.job.enabled {
@@ -647,19 +665,19 @@ impl Engine {
         for (job, state) in before {
             event::NextRun { job: &job, at: None }.emit(&self.metrics);
             self.cancel(state.queue.into(), "the job's file was gone before the run began");
-            self.leaving.extend(state.running.into_iter().chain(state.change_run));
+            self.leaving.extend(state.running.into_iter().chain(state.beside));
         }
         self.register_jobs();
         self.start(changed);
         self.changed = true;
     }
 
-    /// The run under way of a job that was gone.
-    fn take_leaving(&mut self, job: &JobName, lane: Lane) -> Option<Taken> {
-        let is_it = |taken: &Taken| taken.order.job.name == *job && taken.order.lane == lane;
-        let position = self.leaving.iter().position(is_it)?;
-        self.changed = true;
-        Some(self.leaving.swap_remove(position))
+    /// The runs under way of a job that was gone.
+    fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = Taken> {
+        let is_of = |taken: &mut Taken| taken.order.job.name == *job;
+        let of_job: Vec<Taken> = self.leaving.extract_if(.., is_of).collect();
+        self.changed |= !of_job.is_empty();
+        of_job.into_iter()
     }
 
     /// The series of a job stand until its last run has ended.
@@ -737,7 +755,7 @@ impl JobState {
             last_success_at: None,
             last_written_at: None,
             changes: Changes::default(),
-            change_run: None,
+            beside: Vec::new(),
         };
         state.next_due_at = state.next_after(now);
         state
@@ -784,8 +802,26 @@ impl JobState {
 
     /// When the next run for changes may start, where one may.
     fn next_change_at(&self) -> Option<Duration> {
-        let some = self.changes.next_due_at().filter(|_| self.change_run.is_none());
-        some.into_iter().chain(self.everything_at()).min()
+        let causes = [Cause::Unverified, Cause::Change].into_iter();
+        let some = causes.filter(|cause| self.has_room_beside(*cause));
+        let some = some.filter_map(|cause| self.changes.next_due_at(cause));
+        some.chain(self.everything_at()).min()
+    }
+
+    /// Whether one more run for that cause may start.
+    fn has_room_beside(&self, cause: Cause) -> bool {
+        let most = match cause {
+            Cause::Change => MAX_CHANGE_RUNS,
+            Cause::Unverified => MAX_FOLLOW_UPS,
+        };
+        self.beside.iter().filter(|taken| taken.claim.cause() == cause).count() < most
+    }
+
+    /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
+    fn note_unverified(&mut self, run: RunId, unverified: Unsettled, now: Duration) {
+        let mut runs = self.running.iter_mut().chain(&mut self.beside);
+        let claim = runs.find(|taken| taken.order.id == run).map(|taken| &mut taken.claim);
+        self.changes.handed_over(unverified, claim, now);
     }
 
     /// The same of the next run for everybody; while the queue is full, the end of a run is waited
@@ -852,6 +888,11 @@ impl JobState {
     }
 }
 
+fn take_out(runs: &mut Vec<Taken>, id: RunId) -> Option<Taken> {
+    let position = runs.iter().position(|taken| taken.order.id == id)?;
+    Some(runs.swap_remove(position))
+}
+
 /// A run whose task always ends with a record, even if preheat itself is at fault.
 async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> Ended {
     let started_at = runner.clock.now();
@@ -862,6 +903,6 @@ async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> End
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
         let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
-        Ended { record, unsettled: Unsettled::default(), failed: Failed::default() }
+        Ended { record, failed: Failed::default() }
     })
 }

@@ -62,12 +62,12 @@ impl From<CacheError> for Refusal {
         let remedy = match error.kind {
             CacheErrorKind::LeftAlone => Remedy::StandBy(Server::Cache),
             CacheErrorKind::Unavailable | CacheErrorKind::Transient => Remedy::Wait(Server::Cache),
-            CacheErrorKind::Full
-            | CacheErrorKind::ReadOnly
-            | CacheErrorKind::Moved
-            | CacheErrorKind::WrongType
-            | CacheErrorKind::Permission
-            | CacheErrorKind::Refused => Remedy::Fail,
+            CacheErrorKind::Full | CacheErrorKind::ReadOnly | CacheErrorKind::Moved => {
+                Remedy::GiveUp
+            }
+            CacheErrorKind::WrongType | CacheErrorKind::Permission | CacheErrorKind::Refused => {
+                Remedy::Fail
+            }
         };
         Self { kind: error.kind.failure_kind(), message: error.message, remedy }
     }

@@ -10,6 +10,7 @@ use rapidhash::fast::RandomState;
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane, Room};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
+use super::run::Unsettled;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
@@ -200,7 +201,7 @@ impl Warming<'_> {
 
 impl Drop for Warming<'_> {
     fn drop(&mut self) {
-        let mut unverified = self.work.unverified();
+        let mut unverified = Unsettled::default();
         for slot in self.warm.unverified() {
             match self.part.tenant(*slot) {
                 Some(tenant) => {
@@ -209,6 +210,8 @@ impl Drop for Warming<'_> {
                 None => unverified.fleet = true,
             }
         }
+        let order = &self.work.order;
+        order.handover.put(order, unverified);
     }
 }
 
@@ -395,9 +398,21 @@ impl<'r> Round<'r> {
                 return Reply::Again;
             }
             self.work.give_up_after(refusal);
+        } else if let Some(error) = self.refused_all() {
+            self.work.give_up_after(Refusal::from(error.clone()));
+        } else if self.results.iter().any(Result::is_ok) {
+            self.work.runner.cache_writes.note_taken();
         }
         self.tally_writes();
         self.sent_reply()
+    }
+
+    /// Why the cache took none of the writes, where the next batch would fare no better.
+    fn refused_all(&self) -> Option<&CacheError> {
+        let refusals = self.results.iter().map(|result| result.as_ref().err());
+        let refusals: Option<Vec<&CacheError>> =
+            refusals.map(|error| error.filter(|error| error.kind.is_of_all_writes())).collect();
+        refusals?.first().copied()
     }
 
     fn tally_writes(&mut self) {

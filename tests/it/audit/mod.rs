@@ -25,6 +25,7 @@ use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, TenantList};
+use preheat::engine::writes::CacheWrites;
 
 use crate::engine::ledger::{Answer, Around, CacheCall, Call, Rules};
 use crate::engine::{
@@ -145,6 +146,7 @@ impl Lab {
             limits: Limits::new(2),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
+            cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap()),

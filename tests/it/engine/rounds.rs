@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
+use preheat::domain::json::Encoding;
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::protocol::ROUNDS;
 use preheat::domain::report::FailureKind;
-use preheat::domain::run::Outcome;
+use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::limit::Lane;
@@ -24,6 +25,12 @@ use super::{
     Count, MINUTE, SECOND, Setup, World, cache_error, job, key, many, ready, refused, tenants,
 };
 use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+
+/// A run that ended, and the tenants that it left unverified.
+struct Run {
+    record: RunRecord,
+    unsettled: Unsettled,
+}
 
 /// A world whose job `list` has, besides its known key, one key a category.
 fn world_with_categories() -> World {
@@ -85,16 +92,21 @@ where
 }
 
 impl World {
-    /// A run past the scheduler, with whose keys it left unproven.
-    async fn run(&self, job: &str, lane: Lane) -> Ended {
+    /// A run past the scheduler.
+    async fn run(&self, job: &str, lane: Lane) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
         let order = Order { lane, ..Order::on_request(&self.clock, &job, None) };
+        let handover = Arc::clone(&order.handover);
         let run = Arc::clone(&self.runner).run(order, Stops::default());
         tokio::pin!(run);
         loop {
             tokio::select! {
                 biased;
-                ended = &mut run => return ended,
+                ended = &mut run => {
+                    let Ended { record, failed: _ } = ended;
+                    let unsettled = handover.take().into_values().next().unwrap_or_default();
+                    return Run { record, unsettled };
+                }
                 _moved = self.clock.step() => {}
             }
         }
@@ -358,6 +370,33 @@ async fn hazard_05_a_read_that_fails_writes_nothing_and_removes_nothing() {
     assert_eq!(world.value("list:t0:food").as_deref(), Some("[1]"));
     assert_eq!(world.value("list:t1:food").as_deref(), Some("[2]"));
     assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+}
+
+#[tokio::test]
+async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_its_batch_grow() {
+    let listed = key("list:{tenant_id}:{category}");
+    let encoding = Encoding { max_bytes: 10, ..job("list").encoding };
+    let schedule = Schedule::Every(Duration::from_hours(1_000));
+    let job = Job { schedule, encoding, keys: vec![listed], ..job("list") };
+    let world = Setup::new([job], tenants(3)).start();
+    let large = "\"a value of more than ten bytes\"";
+    for day in 0..20 {
+        let category = format!("day {day}");
+        let row = |tenant: &str, json: &str| {
+            MemoryRow::new(tenant, json, [("category", category.as_str())])
+        };
+        world.set_rows("list", vec![row("t0", large), row("t1", "1"), row("t2", "2")]);
+        let ended = world.run("list", Lane::Regular).await;
+        assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
+        assert_eq!((ended.record.report.tenants.ok, world.reads().len()), (2, day + 1));
+        world.clock.advance(25 * MINUTE).await;
+    }
+    // Names live for twice the TTL, and the longest run.
+    for tenant in ["t1", "t2"] {
+        let listed = world.listed(tenant).await;
+        assert!(listed.len() <= 3, "{tenant}: {listed:?}");
+    }
+    assert!(world.listed("t0").await.is_empty());
 }
 
 #[tokio::test]
