@@ -212,7 +212,7 @@ impl Work {
                 in_a_row >= LONE_FAILURES_TO_GIVE_UP && !query_is_good
             }
         };
-        self.runner.cache_writes.note_refusal(&refusal);
+        self.runner.cache_writes.note_failure(refusal.kind);
         if gives_up {
             // Another batch may have come to the same at the same time.
             self.given_up.get_or_init(|| refusal);

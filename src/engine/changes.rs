@@ -1,5 +1,5 @@
-//! What is to be warmed again of one job, because data changed or because it could not be proven:
-//! whose keys, and from when on. It decides and does nothing.
+//! The pending set of a job: the tenants that have to be warmed again, because their data changed or because
+//! they are unverified, and from which moment on. It decides and does nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::domain::tenant::TenantId;
 /// come: four reads a second of one tenant are what it may cost the database.
 pub(super) const COOLDOWN: Duration = Duration::from_millis(250);
 
-/// How long after a run whoever it left unsettled is tried again; the wait doubles each time.
+/// How long after its batch an unverified tenant is tried again; the wait doubles each time.
 pub(super) const FOLLOW_UP: Duration = Duration::from_secs(1);
-/// No wait of an unsettled one is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
+/// No wait for a follow-up is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
 /// itself, so that a tenant that never stops writing stays cached all the same.
 const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
 const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROVISIONAL_TTL.as_secs());
@@ -32,7 +32,7 @@ const LONGEST_WITHOUT_WRITES: Duration = Duration::from_mins(5);
 /// for.
 const MAX_FAILURES: u32 = 5;
 
-/// Whoever waits beyond this is not remembered one by one: the job runs for everybody instead.
+/// With more pending tenants than this none is remembered by itself: the job runs for all instead.
 pub(super) const MAX_PENDING: usize = 10_000;
 /// The next run for everybody begins so long after the last one began at the earliest: whatever asks
 /// for more of them asks for too much.
@@ -75,7 +75,7 @@ struct Wanted {
     due_at: Duration,
     /// When the first change was heard of that is not in the cache yet, if it was a change.
     heard_at: Option<Duration>,
-    /// It is unsettled: a run that begins before this moment does not settle it, as what the last
+    /// It is unverified: a run that begins before this moment does not settle it, as what the last
     /// run sent may still be on its way to the cache.
     repeat_at: Option<Duration>,
     /// Runs in a row that left it unsettled.
@@ -200,8 +200,8 @@ impl Changes {
         self.want_everything(Everything { due_at: now, asked_at, failed: 0 });
     }
 
-    /// A run of the job, which was begun for `claim` if that is known and perhaps for others too, handed
-    /// these over. It may still go on: it does not come to them again.
+    /// A run of the job left these tenants unverified. It may still go on, but does not come to them again.
+    /// `claim` is what it was begun for, where that is known.
     pub(super) fn handed_over(
         &mut self,
         unverified: Unsettled,
@@ -590,12 +590,12 @@ mod tests {
 
     #[test]
     fn while_the_cache_refuses_all_writes_a_job_is_repeated_every_five_minutes() {
-        let mut changes = Changes::default();
-        changes.everything_changed(ZERO, ZERO);
-        changes.changed(tenant("a"), ZERO, ZERO);
         for kind in [FailureKind::CacheFull, FailureKind::CacheReadOnly, FailureKind::CacheMoved] {
             let failures = failing(kind, &[]);
-            let (mut now, mut waits) = (SECOND * 10_000, Vec::new());
+            let mut changes = Changes::default();
+            changes.everything_changed(ZERO, ZERO);
+            changes.changed(tenant("a"), ZERO, ZERO);
+            let (mut now, mut waits) = (ZERO, Vec::new());
             for _ in 0..12 {
                 let everything = changes.take_everything(now);
                 changes.ended(everything, &failures, now);

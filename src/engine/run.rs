@@ -360,8 +360,8 @@ impl Runner {
         report: &mut Report,
     ) -> VecDeque<Batch> {
         let job = &order.job;
-        if let Err(refusal) = self.cache_writes.look(self.cache.as_ref()).await {
-            report.fail(Failure::new(refusal.kind, None, refusal.message));
+        if let Err(error) = self.cache_writes.look(self.cache.as_ref()).await {
+            report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
             return VecDeque::new();
         }
         if job.scope == Scope::Fleet {
@@ -377,7 +377,7 @@ impl Runner {
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
-                self.cache_writes.note_refusal(&refusal);
+                self.cache_writes.note_failure(refusal.kind);
                 let Refusal { kind, message, remedy: _ } = refusal;
                 report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::port::{Cache, CacheError};
-use super::tries::Refusal;
 use crate::domain::entry::{Entry, Value};
 use crate::domain::job::{KeyKind, Shape};
 use crate::domain::report::FailureKind;
@@ -26,9 +25,9 @@ pub struct CacheWrites {
 
 impl CacheWrites {
     /// Takes note of why something could not be done.
-    pub(super) fn note_refusal(&self, refusal: &Refusal) {
+    pub(super) fn note_failure(&self, kind: FailureKind) {
         use FailureKind::{CacheFull, CacheMoved, CacheReadOnly};
-        if matches!(refusal.kind, CacheFull | CacheReadOnly | CacheMoved) {
+        if matches!(kind, CacheFull | CacheReadOnly | CacheMoved) {
             self.are_refused.store(true, Ordering::Relaxed);
         }
     }
@@ -40,12 +39,12 @@ impl CacheWrites {
 
     /// An error where this cache refused all writes when it was last written to, and still does. Whether it
     /// can be reached is not asked here: a run waits for a server that is away.
-    pub(super) async fn look(&self, cache: &dyn Cache) -> Result<(), Refusal> {
+    pub(super) async fn look(&self, cache: &dyn Cache) -> Result<(), CacheError> {
         if !self.are_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
         match probe(cache).await {
-            Err(error) if error.kind.is_of_all_writes() => Err(Refusal::from(error)),
+            Err(error) if error.kind.is_of_all_writes() => Err(error),
             Ok(()) => {
                 self.note_taken();
                 Ok(())
