@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::run::{Failed, Unsettled};
+use super::run::{Failed, Unverified};
 use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
 use crate::domain::report::{FailedTenant, FailureKind};
@@ -78,8 +78,8 @@ struct Wanted {
     /// It is unverified: a run that begins before this moment does not settle it, as what the last
     /// run sent may still be on its way to the cache.
     repeat_at: Option<Duration>,
-    /// Runs in a row that left it unsettled.
-    unsettled: u32,
+    /// Runs in a row that left it unverified.
+    unverified: u32,
     /// Runs in a row in which it failed.
     failed: u32,
 }
@@ -110,7 +110,7 @@ pub(super) struct Claim {
 
 impl Wanted {
     fn cause(self) -> Cause {
-        if self.unsettled > 0 { Cause::Unverified } else { Cause::Change }
+        if self.unverified > 0 { Cause::Unverified } else { Cause::Change }
     }
 
     fn and(self, other: Self) -> Self {
@@ -121,7 +121,7 @@ impl Wanted {
                 (one, other) => one.or(other),
             },
             repeat_at: self.repeat_at.max(other.repeat_at),
-            unsettled: self.unsettled.max(other.unsettled),
+            unverified: self.unverified.max(other.unverified),
             failed: self.failed.max(other.failed),
         }
     }
@@ -204,14 +204,14 @@ impl Changes {
     /// `claim` is what it was begun for, where that is known.
     pub(super) fn handed_over(
         &mut self,
-        unverified: Unsettled,
+        unverified: Unverified,
         mut claim: Option<&mut Claim>,
         now: Duration,
     ) {
-        let Unsettled { tenants, fleet } = unverified;
+        let Unverified { tenants, fleet } = unverified;
         for whose in tenants.into_iter().map(Some).chain(fleet.then_some(None)) {
             let wanted = claim.as_mut().and_then(|claim| claim.wanted.remove(&whose));
-            self.unsettled(whose, wanted.unwrap_or_default(), now);
+            self.unverified(whose, wanted.unwrap_or_default(), now);
         }
     }
 
@@ -240,11 +240,11 @@ impl Changes {
         lags
     }
 
-    fn unsettled(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
-        let due_at = now + doubled(FOLLOW_UP, wanted.unsettled, LONGEST_FOLLOW_UP);
-        let unsettled = wanted.unsettled + 1;
+    fn unverified(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
+        let due_at = now + doubled(FOLLOW_UP, wanted.unverified, LONGEST_FOLLOW_UP);
+        let unverified = wanted.unverified + 1;
         let repeat_at = Some(due_at);
-        self.want(whose, Wanted { due_at, repeat_at, unsettled, failed: 0, ..wanted });
+        self.want(whose, Wanted { due_at, repeat_at, unverified, failed: 0, ..wanted });
     }
 
     fn failed(&mut self, whose: Whose, wanted: Wanted, wait: Wait, now: Duration) {
@@ -487,8 +487,8 @@ mod tests {
         TenantId::new(name).into()
     }
 
-    fn unsettled(names: &[&str]) -> Unsettled {
-        Unsettled { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
+    fn unverified(names: &[&str]) -> Unverified {
+        Unverified { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
     }
 
     fn names(claim: Option<&Claim>) -> Vec<String> {
@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn whoever_never_settles_is_tried_again_at_longer_and_longer_intervals() {
         let mut changes = Changes::default();
-        changes.handed_over(unsettled(&["a"]), None, ZERO);
+        changes.handed_over(unverified(&["a"]), None, ZERO);
         let mut now = ZERO;
         let mut waits = Vec::new();
         for _ in 0..5 {
@@ -553,7 +553,7 @@ mod tests {
             waits.push(due_at.saturating_sub(now).as_secs());
             now = due_at;
             let mut claim = take_unverified(&mut changes, now).unwrap();
-            changes.handed_over(unsettled(&["a"]), Some(&mut claim), now);
+            changes.handed_over(unverified(&["a"]), Some(&mut claim), now);
             assert!(settle(&mut changes, claim, now).is_empty());
         }
         assert_eq!(waits, [1, 2, 4, 5, 5]);
@@ -562,7 +562,7 @@ mod tests {
     #[test]
     fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
         let mut changes = Changes::default();
-        changes.handed_over(unsettled(&["a"]), None, ZERO);
+        changes.handed_over(unverified(&["a"]), None, ZERO);
         changes.changed(tenant("a"), ms(100), ms(100));
         let claim = take_unverified(&mut changes, ms(100)).unwrap();
         assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
@@ -579,7 +579,7 @@ mod tests {
             changes.changed(tenant(name), ZERO, ZERO);
         }
         let mut long = take(&mut changes, ZERO).unwrap();
-        changes.handed_over(unsettled(&["a"]), Some(&mut long), SECOND);
+        changes.handed_over(unverified(&["a"]), Some(&mut long), SECOND);
         changes.changed(tenant("a"), SECOND, SECOND);
         changes.changed(tenant("c"), SECOND, SECOND);
         assert_eq!(names(Some(&long)), ["b"], "it does not come to `a` again");
@@ -713,7 +713,7 @@ mod tests {
         Wait(u64),
         Change(u8),
         Begin,
-        /// The run under way ends: for some it is unsettled, and it may have failed.
+        /// The run under way ends: for some it is unverified, and it may have failed.
         End(BTreeSet<u8>, bool),
     }
 
@@ -723,7 +723,7 @@ mod tests {
             4 => (0_u8..7).prop_map(Step::Change),
             2 => Just(Step::Begin),
             2 => (prop::collection::btree_set(0_u8..7, 0..3), prop::bool::weighted(0.2))
-                .prop_map(|(unsettled, failed)| Step::End(unsettled, failed)),
+                .prop_map(|(unverified, failed)| Step::End(unverified, failed)),
         ];
         prop::collection::vec(step, 1..80)
     }
@@ -790,7 +790,7 @@ mod tests {
                 OK
             };
             let left: Vec<&str> = left.iter().map(String::as_str).collect();
-            self.changes.handed_over(unsettled(&left), Some(&mut claim), self.now);
+            self.changes.handed_over(unverified(&left), Some(&mut claim), self.now);
             self.changes.ended(claim, &failures, self.now);
         }
     }

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 
 use super::changes::FOLLOW_UP;
 use super::limit::Lane;
-use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unsettled};
+use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unverified};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::FailedTenant;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -83,7 +83,7 @@ struct FollowUps {
 /// Unverified tenants whose follow-up is still to begin.
 struct Waiting {
     due_at: Duration,
-    unverified: Unsettled,
+    unverified: Unverified,
     tries: u32,
 }
 
@@ -130,7 +130,7 @@ impl FollowUps {
     }
 
     fn start_due(&mut self, now: Duration) {
-        let (mut unverified, mut tries) = (Unsettled::default(), 0);
+        let (mut unverified, mut tries) = (Unverified::default(), 0);
         for due in self.waiting.extract_if(.., |waiting| waiting.due_at <= now) {
             unverified.add(due.unverified);
             tries = due.tries.max(tries);

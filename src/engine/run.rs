@@ -148,14 +148,14 @@ pub struct Failed {
 
 /// The tenants of a job whose keys were written and could not be verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct Unverified {
     /// The tenants.
     pub tenants: BTreeSet<TenantId>,
     /// Whether the keys of a job without tenants are unverified.
     pub fleet: bool,
 }
 
-impl Unsettled {
+impl Unverified {
     /// Whether all keys are verified.
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty() && !self.fleet
@@ -174,7 +174,7 @@ impl Unsettled {
 /// itself may go on for much longer. It holds each tenant of a run at most once.
 #[derive(Debug, Default)]
 pub struct Handover {
-    unverified: Mutex<BTreeMap<(JobName, RunId), Unsettled>>,
+    unverified: Mutex<BTreeMap<(JobName, RunId), Unverified>>,
     bell: Arc<Notify>,
 }
 
@@ -189,7 +189,7 @@ impl Handover {
         self.bell.notified().await;
     }
 
-    pub(super) fn put(&self, order: &Order, unverified: Unsettled) {
+    pub(super) fn put(&self, order: &Order, unverified: Unverified) {
         if !unverified.is_empty() {
             let run = (order.job.name.clone(), order.id);
             self.lock().entry(run).or_default().add(unverified);
@@ -198,11 +198,11 @@ impl Handover {
     }
 
     /// Takes out all that is in it, by job and run.
-    pub fn take(&self) -> BTreeMap<(JobName, RunId), Unsettled> {
+    pub fn take(&self) -> BTreeMap<(JobName, RunId), Unverified> {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobName, RunId), Unsettled>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobName, RunId), Unverified>> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,7 +21,7 @@ use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Tic
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unsettled};
+use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unverified};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
@@ -818,7 +818,7 @@ impl JobState {
     }
 
     /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
-    fn note_unverified(&mut self, run: RunId, unverified: Unsettled, now: Duration) {
+    fn note_unverified(&mut self, run: RunId, unverified: Unverified, now: Duration) {
         let mut runs = self.running.iter_mut().chain(&mut self.beside);
         let claim = runs.find(|taken| taken.order.id == run).map(|taken| &mut taken.claim);
         self.changes.handed_over(unverified, claim, now);

@@ -10,7 +10,7 @@ use rapidhash::fast::RandomState;
 use super::batch::{Work, fail_all};
 use super::limit::{BatchPermit, Lane, Room};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
-use super::run::Unsettled;
+use super::run::Unverified;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
@@ -201,7 +201,7 @@ impl Warming<'_> {
 
 impl Drop for Warming<'_> {
     fn drop(&mut self) {
-        let mut unverified = Unsettled::default();
+        let mut unverified = Unverified::default();
         for slot in self.warm.unverified() {
             match self.part.tenant(*slot) {
                 Some(tenant) => {

@@ -18,7 +18,7 @@ use preheat::engine::limit::Lane;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
 };
-use preheat::engine::run::{Ended, Order, Stops, Unsettled};
+use preheat::engine::run::{Ended, Order, Stops, Unverified};
 
 use super::ledger::{Call, names};
 use super::{
@@ -29,7 +29,7 @@ use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
 /// A run that ended, and the tenants that it left unverified.
 struct Run {
     record: RunRecord,
-    unsettled: Unsettled,
+    unverified: Unverified,
 }
 
 /// A world whose job `list` has, besides its known key, one key a category.
@@ -104,8 +104,8 @@ impl World {
                 biased;
                 ended = &mut run => {
                     let Ended { record, failed: _ } = ended;
-                    let unsettled = handover.take().into_values().next().unwrap_or_default();
-                    return Run { record, unsettled };
+                    let unverified = handover.take().into_values().next().unwrap_or_default();
+                    return Run { record, unverified };
                 }
                 _moved = self.clock.step() => {}
             }
@@ -122,8 +122,8 @@ impl World {
     }
 }
 
-fn unsettled(ids: &[&str]) -> Unsettled {
-    Unsettled { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
+fn unverified(ids: &[&str]) -> Unverified {
+    Unverified { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
     let report = &ended.record.report;
     assert_eq!((ended.record.outcome, report.tenants.ok), (Outcome::Ok, 3));
     assert_eq!((report.keys.written, report.keys.fenced), (3, 0), "a key counts once");
-    assert_eq!(ended.unsettled, Unsettled::default());
+    assert_eq!(ended.unverified, Unverified::default());
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_
     assert_eq!((report.tenants.ok, report.tenants.fenced, report.tenants.failed), (2, 1, 0));
     assert_eq!((report.keys.written, report.keys.fenced), (2, 1));
     assert_eq!(ended.record.outcome, Outcome::Ok, "its keys are there, and it is warmed again");
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_
         });
         let ended = world.run("list", Lane::Regular).await;
         assert_eq!(world.value("list:t0").as_deref(), Some("[2]"), "bare INCR: {bare_incr}");
-        assert_eq!(ended.unsettled, Unsettled::default());
+        assert_eq!(ended.unverified, Unverified::default());
         assert!(!world.fence("t0").await.needs_start());
     }
 }
@@ -220,7 +220,7 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
         })
     });
     let ended = world.run("list", Lane::Regular).await;
-    assert!(ended.unsettled.fleet && ended.unsettled.tenants.is_empty());
+    assert!(ended.unverified.fleet && ended.unverified.tenants.is_empty());
     assert_eq!(ended.record.report.tenants.fenced, 1);
 }
 
@@ -261,11 +261,11 @@ async fn a_change_that_cannot_be_read_leaves_nothing_old_for_long() {
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
     assert_eq!(ended.record.outcome, Outcome::Partial);
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::DatabaseUnavailable);
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
-async fn what_could_not_be_looked_at_after_it_was_written_is_unsettled() {
+async fn what_could_not_be_looked_at_after_it_was_written_is_unverified() {
     let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
     let calls = Count::default();
     let count = calls.clone();
@@ -276,11 +276,11 @@ async fn what_could_not_be_looked_at_after_it_was_written_is_unsettled() {
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Partial, "it is there, and nobody knows how old");
     assert_eq!(ended.record.report.tenants.failed, 2);
-    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+    assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
 }
 
 #[tokio::test]
-async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unsettled() {
+async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unverified() {
     let world = Setup::new([job("list")], tenants(2)).start();
     let writes = Count::default();
     let count = writes.clone();
@@ -290,11 +290,11 @@ async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unse
     });
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Ok);
-    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+    assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
 }
 
 #[tokio::test]
-async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettled() {
+async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unverified() {
     let job = Job { batch: many(1), concurrency: Some(many(1)), timeout: MINUTE, ..job("list") };
     let world = Setup::new([job], tenants(3)).start();
     let calls = Count::default();
@@ -308,7 +308,7 @@ async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettl
     });
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Timeout);
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
@@ -539,7 +539,7 @@ async fn hazard_01_an_unverified_value_of_a_shared_key_lives_for_seconds_only() 
         })
     });
     let ended = world.run("list", Lane::Regular).await;
-    assert_eq!(ended.unsettled, unsettled(&["t0"]));
+    assert_eq!(ended.unverified, unverified(&["t0"]));
     assert!(world.cache.ttl("pet:7").unwrap() <= PROVISIONAL_TTL);
 }
 
@@ -568,7 +568,7 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
 }
 
 #[tokio::test]
-async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unsettled() {
+async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unverified() {
     let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
     world.set_rows("list", rows(1, &[("t0", ""), ("t1", "")]));
     let (application, writes) = (Application::of(&world), Count::default());
@@ -590,10 +590,10 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unse
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
     // Another run that is proven may give it its whole life meanwhile, as it wrote there as well.
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
     let ended = world.run("list", Lane::Regular).await;
     assert_eq!(ended.record.report.tenants.failed, 1);
-    assert_eq!(ended.unsettled, Unsettled::default(), "nothing of it was written this time");
+    assert_eq!(ended.unverified, Unverified::default(), "nothing of it was written this time");
 }
 
 #[tokio::test]
