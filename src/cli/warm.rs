@@ -24,7 +24,7 @@ use crate::domain::report::{FailedTenant, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
 use crate::engine::follow_up::{Warmed, run_with_follow_ups};
-use crate::engine::run::{Order, Runner, Stops};
+use crate::engine::run::{RunSpec, Runner, Stops};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -254,8 +254,8 @@ impl Pass {
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, (job, tenants)) in jobs.iter().enumerate() {
-            let order = Order::on_request(self.runner.clock.as_ref(), job, tenants.clone());
-            let order = Order { most_failed: usize::MAX, ..order };
+            let order = RunSpec::on_request(self.runner.clock.as_ref(), job, tenants.clone());
+            let order = RunSpec { most_failed: usize::MAX, ..order };
             bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
             let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
             let is_over = move || {

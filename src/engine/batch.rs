@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
 use super::broken::hash;
-use super::run::{End, Order, Runner, Stops};
+use super::run::{End, RunSpec, Runner, Stops};
 use super::tries::{Refusal, Remedy};
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -27,7 +27,7 @@ const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 /// The batches of one run.
 pub(super) struct Work {
     pub(super) runner: Arc<Runner>,
-    pub(super) order: Arc<Order>,
+    pub(super) order: Arc<RunSpec>,
     pub(super) started_at: DateTime<Utc>,
     /// When the run has to be over, on the monotonic clock.
     pub(super) deadline_at: Duration,
@@ -49,7 +49,7 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(
         runner: Arc<Runner>,
-        order: Arc<Order>,
+        order: Arc<RunSpec>,
         started_at: DateTime<Utc>,
         deadline_at: Duration,
     ) -> Arc<Self> {

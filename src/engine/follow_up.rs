@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 
 use super::changes::FOLLOW_UP;
 use super::limit::Lane;
-use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unverified};
+use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::FailedTenant;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -34,7 +34,7 @@ pub struct Warmed {
 /// when the run itself is over.
 pub async fn run_with_follow_ups(
     runner: Arc<Runner>,
-    run: Order,
+    run: RunSpec,
     stops: Stops,
     is_over: impl FnOnce(),
 ) -> Warmed {
@@ -51,13 +51,13 @@ pub async fn run_with_follow_ups(
     };
     let run = runner.run(run, stops);
     tokio::pin!(run);
-    let Ended { mut record, failed: Failed { tenants: mut failed, .. } } = tokio::select! {
+    let RunResult { mut record, failed: Failed { tenants: mut failed, .. } } = tokio::select! {
         ended = &mut run => ended,
         never = follow_ups.go_on() => match never {},
     };
     is_over();
     follow_ups.end().await;
-    for (asked, Ended { record: more, failed: also }) in follow_ups.ended {
+    for (asked, RunResult { record: more, failed: also }) in follow_ups.ended {
         add_follow_up(&mut record, asked, more);
         failed.extend(also.tenants);
     }
@@ -72,10 +72,10 @@ struct FollowUps {
     stops: Stops,
     waiting: Vec<Waiting>,
     /// Each with how many tenants it is for.
-    under_way: FuturesUnordered<BoxFuture<'static, (u64, Ended)>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (u64, RunResult)>>,
     /// Follow-ups in a row after the run, up to each of them.
     tries: HashMap<RunId, u32>,
-    ended: Vec<(u64, Ended)>,
+    ended: Vec<(u64, RunResult)>,
     /// Whether the run is over.
     afterwards: bool,
 }
@@ -143,12 +143,12 @@ impl FollowUps {
             Scope::Fleet => None,
             Scope::Tenants => Some(unverified.tenants.into_iter().collect()),
         };
-        let order = Order {
+        let order = RunSpec {
             trigger: Trigger::Change,
             lane: Lane::Urgent,
             most_failed: usize::MAX,
             handover: Arc::clone(&self.handover),
-            ..Order::on_request(self.runner.clock.as_ref(), &self.job, tenants)
+            ..RunSpec::on_request(self.runner.clock.as_ref(), &self.job, tenants)
         };
         self.tries.insert(order.id, tries + u32::from(self.afterwards));
         let run = Arc::clone(&self.runner).run(order, self.stops.clone());

@@ -82,7 +82,7 @@ impl Deref for Runner {
 
 /// One run to do.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct RunSpec {
     /// Its id.
     pub id: RunId,
     /// Its job.
@@ -108,7 +108,7 @@ pub struct Order {
     pub handover: Arc<Handover>,
 }
 
-impl Order {
+impl RunSpec {
     /// A run that somebody asks for at this moment, for these tenants or all.
     pub fn on_request(clock: &dyn Clock, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Self {
         let now = clock.now();
@@ -130,7 +130,7 @@ impl Order {
 
 /// A run that ended.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct RunResult {
     /// What is kept of it.
     pub record: RunRecord,
     /// The tenants that failed.
@@ -189,7 +189,7 @@ impl Handover {
         self.bell.notified().await;
     }
 
-    pub(super) fn put(&self, order: &Order, unverified: Unverified) {
+    pub(super) fn put(&self, order: &RunSpec, unverified: Unverified) {
         if !unverified.is_empty() {
             let run = (order.job.name.clone(), order.id);
             self.lock().entry(run).or_default().add(unverified);
@@ -257,7 +257,7 @@ impl Runner {
     }
 
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
-    pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
+    pub async fn run(self: Arc<Self>, order: RunSpec, stops: Stops) -> RunResult {
         let started_at = self.clock.now();
         let timeout = order.job.timeout;
         let deadline = Deadline {
@@ -289,11 +289,11 @@ impl Runner {
         };
         let failed = self.failed(&order, &mut report);
         let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, failed }
+        RunResult { record, failed }
     }
 
     /// Takes the tenants that failed out of a report, which names the first ones.
-    fn failed(&self, order: &Order, report: &mut Report) -> Failed {
+    fn failed(&self, order: &RunSpec, report: &mut Report) -> Failed {
         let tenants = std::mem::take(&mut report.failed);
         let is_complete =
             tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
@@ -308,7 +308,7 @@ impl Runner {
     /// What is kept of a run that ended.
     pub(super) fn record(
         &self,
-        order: &Order,
+        order: &RunSpec,
         outcome: Outcome,
         (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
         report: Report,
@@ -329,7 +329,7 @@ impl Runner {
 
     async fn work(
         self: &Arc<Self>,
-        order: &Arc<Order>,
+        order: &Arc<RunSpec>,
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
@@ -355,7 +355,7 @@ impl Runner {
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
     async fn plan(
         self: &Arc<Self>,
-        order: &Order,
+        order: &RunSpec,
         started_at: DateTime<Utc>,
         report: &mut Report,
     ) -> VecDeque<Batch> {
@@ -408,7 +408,7 @@ impl Runner {
     /// The complete list, and whom of it the run is for.
     async fn listed(
         self: &Arc<Self>,
-        order: &Order,
+        order: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
         let list = self.tenants(order, report).await?;
@@ -436,7 +436,7 @@ impl Runner {
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
-        order: &Order,
+        order: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
         let mut tries = Tries::new(self, order, changed.len());
@@ -464,7 +464,7 @@ impl Runner {
     /// The tenant list, read after the run was asked for: the present state.
     async fn tenants(
         self: &Arc<Self>,
-        order: &Order,
+        order: &RunSpec,
         report: &mut Report,
     ) -> Result<Arc<Tenants>, Refusal> {
         let mut tries = Tries::new(self, order, 0);
@@ -484,7 +484,7 @@ impl Runner {
 
     /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
     /// ask: it is small, and in a hurry.
-    async fn stats(&self, order: &Order, stops: &Stops) -> Option<CacheStats> {
+    async fn stats(&self, order: &RunSpec, stops: &Stops) -> Option<CacheStats> {
         if order.lane == Lane::Urgent {
             return None;
         }
@@ -500,7 +500,7 @@ impl Runner {
     /// came too late for keys that the run before it wrote.
     fn look_back(
         &self,
-        order: &Order,
+        order: &RunSpec,
         stats: Option<(CacheStats, CacheStats)>,
         report: &mut Report,
     ) {
@@ -526,7 +526,7 @@ fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &m
     report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
 }
 
-fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
+fn say_why_it_ended(end: End, order: &RunSpec, report: &mut Report) {
     let left = report.tenants.left();
     let (kind, message) = match end {
         End::Complete => return,

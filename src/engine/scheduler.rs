@@ -21,7 +21,7 @@ use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Tic
 use super::limit::{HeldLong, Lane};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Failed, Handover, Order, Runner, Stops, Unverified};
+use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
@@ -124,7 +124,7 @@ pub struct Engine {
     beats: Arc<Beats>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<Status>>,
-    runs: JoinSet<Ended>,
+    runs: JoinSet<RunResult>,
     /// Where runs hand over their unverified tenants; it rings the bell.
     handover: Arc<Handover>,
     /// How often the cache server was restarted.
@@ -156,7 +156,7 @@ struct JobState {
 
 /// A run that was taken on, until its record exists.
 struct Taken {
-    order: Order,
+    order: RunSpec,
     started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
     /// The changes that it is for.
@@ -171,7 +171,7 @@ struct Started {
 }
 
 impl Taken {
-    fn new(order: Order, claim: Claim) -> Self {
+    fn new(order: RunSpec, claim: Claim) -> Self {
         Self { order, started: None, done: watch::Sender::new(None), claim }
     }
 
@@ -342,14 +342,14 @@ impl Engine {
         due_at: DateTime<Utc>,
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
-        let order = Order { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
+        let order = RunSpec { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
         Some(self.enqueue(job, Taken::new(order, Claim::default())))
     }
 
     /// An order of this moment.
-    fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> Order {
+    fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
         let handover = Arc::clone(&self.handover);
-        Order { trigger, handover, ..Order::on_request(self.clock.as_ref(), job, tenants) }
+        RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
     }
 
     fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {
@@ -376,7 +376,7 @@ impl Engine {
         self.spawn(order);
     }
 
-    fn spawn(&mut self, order: Order) {
+    fn spawn(&mut self, order: RunSpec) {
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
     }
 
@@ -407,7 +407,7 @@ impl Engine {
         let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
         let order = self.order(&job, Trigger::Change, tenants);
-        let order = Order { lane: Lane::Urgent, ..order };
+        let order = RunSpec { lane: Lane::Urgent, ..order };
         if let Some(state) = self.jobs.get_mut(&job.name) {
             let taken = Taken::new(order.clone(), claim);
             state.beside.push(Taken { started: Some(started), ..taken });
@@ -431,9 +431,9 @@ impl Engine {
         self.enqueue(name, Taken::new(order, claim));
     }
 
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, failed }) = ended else { return };
+        let Ok(RunResult { record, failed }) = ended else { return };
         self.note_unverified();
         let record = Arc::new(record);
         let Some(mut taken) = self.take_running(&record) else { return };
@@ -894,7 +894,7 @@ fn take_out(runs: &mut Vec<Taken>, id: RunId) -> Option<Taken> {
 }
 
 /// A run whose task always ends with a record, even if preheat itself is at fault.
-async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> Ended {
+async fn run_to_a_record(runner: Arc<Runner>, order: RunSpec, stops: Stops) -> RunResult {
     let started_at = runner.clock.now();
     let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
     run.await.unwrap_or_else(|_panic| {
@@ -903,6 +903,6 @@ async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> End
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
         let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
-        Ended { record, failed: Failed::default() }
+        RunResult { record, failed: Failed::default() }
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::port::{CacheError, CacheErrorKind, SourceError, SourceErrorKind};
 use super::ports::Ports;
-use super::run::Order;
+use super::run::RunSpec;
 use crate::domain::report::{FailureKind, Report};
 use crate::domain::retry::backoff;
 use crate::observe::event::{self, Server};
@@ -171,14 +171,14 @@ impl InVain {
 /// The tries of one thing in a run, as many as its job allows.
 pub(super) struct Tries<'a> {
     ports: &'a Ports,
-    order: &'a Order,
+    order: &'a RunSpec,
     tenants: usize,
     patience: Patience,
 }
 
 impl<'a> Tries<'a> {
     /// For something that concerns so many tenants.
-    pub(super) fn new(ports: &'a Ports, order: &'a Order, tenants: usize) -> Self {
+    pub(super) fn new(ports: &'a Ports, order: &'a RunSpec, tenants: usize) -> Self {
         let patience = Patience { locks: Locks::Deadline, ..Patience::new(order.job.retries) };
         Self { ports, order, tenants, patience }
     }

@@ -18,7 +18,7 @@ use preheat::engine::limit::Lane;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
 };
-use preheat::engine::run::{Ended, Order, Stops, Unverified};
+use preheat::engine::run::{RunResult, RunSpec, Stops, Unverified};
 
 use super::ledger::{Call, names};
 use super::{
@@ -95,7 +95,7 @@ impl World {
     /// A run past the scheduler.
     async fn run(&self, job: &str, lane: Lane) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
-        let order = Order { lane, ..Order::on_request(&self.clock, &job, None) };
+        let order = RunSpec { lane, ..RunSpec::on_request(&self.clock, &job, None) };
         let handover = Arc::clone(&order.handover);
         let run = Arc::clone(&self.runner).run(order, Stops::default());
         tokio::pin!(run);
@@ -103,7 +103,7 @@ impl World {
             tokio::select! {
                 biased;
                 ended = &mut run => {
-                    let Ended { record, failed: _ } = ended;
+                    let RunResult { record, failed: _ } = ended;
                     let unverified = handover.take().into_values().next().unwrap_or_default();
                     return Run { record, unverified };
                 }

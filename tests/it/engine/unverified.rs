@@ -11,7 +11,7 @@ use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::engine::follow_up::{Warmed, run_with_follow_ups};
 use preheat::engine::port::{Cache, CacheStats, Clock, Ledger};
-use preheat::engine::run::{Order, Stops};
+use preheat::engine::run::{RunSpec, Stops};
 
 use super::changes::{Fed, watching};
 use super::ledger::{Answer, Around, Rules};
@@ -148,7 +148,7 @@ async fn hazard_01_a_run_that_panics_leaves_no_tenant_to_expire() {
 /// A pass of a command over `list`, which goes on as time does, and what came of it.
 fn pass(world: &mut World, stops: Stops) -> Arc<Mutex<Option<Warmed>>> {
     let job = Arc::clone(&world.runner.jobs.get()[&JobName::parse("list").unwrap()]);
-    let order = Order::on_request(&world.clock, &job, None);
+    let order = RunSpec::on_request(&world.clock, &job, None);
     let (runner, ended) = (Arc::clone(&world.runner), Arc::new(Mutex::new(None)));
     let end = Arc::clone(&ended);
     world.tasks.spawn(async move {
