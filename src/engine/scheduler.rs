@@ -114,7 +114,7 @@ pub struct Parts {
 pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
-    leaving: Vec<Taken>,
+    leaving: Vec<QueuedRun>,
     rejections: Rejections,
     runner: Arc<Runner>,
     records: Arc<Records>,
@@ -143,19 +143,19 @@ struct JobState {
     job: Arc<Job>,
     next_due_at: Option<DateTime<Utc>>,
     /// The run under way, and the runs that wait for it in front of nothing else.
-    running: Option<Taken>,
-    queue: VecDeque<Taken>,
+    running: Option<QueuedRun>,
+    queue: VecDeque<QueuedRun>,
     last_run: Option<Arc<RunRecord>>,
     last_success_at: Option<DateTime<Utc>>,
     /// When the last run that came to all tenants started, on the monotonic clock.
     last_written_at: Option<Duration>,
     /// What is to be warmed again, and the runs for some of it, which go on beside the regular one.
     changes: Changes,
-    beside: Vec<Taken>,
+    beside: Vec<QueuedRun>,
 }
 
 /// A run that was taken on, until its record exists.
-struct Taken {
+struct QueuedRun {
     order: RunSpec,
     started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
@@ -170,7 +170,7 @@ struct Started {
     monotonic: Duration,
 }
 
-impl Taken {
+impl QueuedRun {
     fn new(order: RunSpec, claim: Claim) -> Self {
         Self { order, started: None, done: watch::Sender::new(None), claim }
     }
@@ -343,7 +343,7 @@ impl Engine {
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
         let order = RunSpec { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
-        Some(self.enqueue(job, Taken::new(order, Claim::default())))
+        Some(self.enqueue(job, QueuedRun::new(order, Claim::default())))
     }
 
     /// An order of this moment.
@@ -352,7 +352,7 @@ impl Engine {
         RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
     }
 
-    fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {
+    fn enqueue(&mut self, job: &JobName, taken: QueuedRun) -> Ticket {
         let ticket = taken.ticket();
         if let Some(state) = self.jobs.get_mut(job) {
             state.queue.push_back(taken);
@@ -409,8 +409,8 @@ impl Engine {
         let order = self.order(&job, Trigger::Change, tenants);
         let order = RunSpec { lane: Lane::Urgent, ..order };
         if let Some(state) = self.jobs.get_mut(&job.name) {
-            let taken = Taken::new(order.clone(), claim);
-            state.beside.push(Taken { started: Some(started), ..taken });
+            let taken = QueuedRun::new(order.clone(), claim);
+            state.beside.push(QueuedRun { started: Some(started), ..taken });
             self.spawn(order);
         }
     }
@@ -428,7 +428,7 @@ impl Engine {
         }
         let job = Arc::clone(&state.job);
         let order = self.order(&job, Trigger::Change, None);
-        self.enqueue(name, Taken::new(order, claim));
+        self.enqueue(name, QueuedRun::new(order, claim));
     }
 
     fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
@@ -459,8 +459,8 @@ impl Engine {
     }
 
     /// Takes out a run under way.
-    fn take_running(&mut self, record: &RunRecord) -> Option<Taken> {
-        let is_it = |taken: &mut Taken| taken.order.id == record.id;
+    fn take_running(&mut self, record: &RunRecord) -> Option<QueuedRun> {
+        let is_it = |taken: &mut QueuedRun| taken.order.id == record.id;
         if let Some(state) = self.jobs.get_mut(&record.job) {
             let regular = state.running.take_if(is_it);
             return regular.or_else(|| take_out(&mut state.beside, record.id));
@@ -495,7 +495,7 @@ impl Engine {
 
     /// Tells of a run that ended; answers whether its record is kept. Runs for some changes that are
     /// `ok` are too many for that: they are only counted.
-    fn keep(&self, record: &Arc<RunRecord>, taken: &Taken) -> bool {
+    fn keep(&self, record: &Arc<RunRecord>, taken: &QueuedRun) -> bool {
         let all_tenants = taken.is_for_all();
         let kept = !taken.is_change_run() || record.outcome != Outcome::Ok;
         event::RunFinished { record, all_tenants, kept }.emit(&self.metrics);
@@ -590,7 +590,7 @@ impl Engine {
     /// A run that waits and will do the same: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
-        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(Taken::ticket)
+        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(QueuedRun::ticket)
     }
 
     fn requested(
@@ -651,7 +651,7 @@ impl Engine {
                     changed.push(name.clone());
                     // Its file may have been gone for so short a time that its runs still go on.
                     let (beside, mut regular): (Vec<_>, Vec<_>) =
-                        self.take_leaving(&name).partition(Taken::is_change_run);
+                        self.take_leaving(&name).partition(QueuedRun::is_change_run);
                     JobState { running: regular.pop(), beside, ..JobState::new(job, now) }
                 }
             };
@@ -673,9 +673,9 @@ impl Engine {
     }
 
     /// The runs under way of a job that was gone.
-    fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = Taken> {
-        let is_of = |taken: &mut Taken| taken.order.job.name == *job;
-        let of_job: Vec<Taken> = self.leaving.extract_if(.., is_of).collect();
+    fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = QueuedRun> {
+        let is_of = |taken: &mut QueuedRun| taken.order.job.name == *job;
+        let of_job: Vec<QueuedRun> = self.leaving.extract_if(.., is_of).collect();
         self.changed |= !of_job.is_empty();
         of_job.into_iter()
     }
@@ -687,7 +687,7 @@ impl Engine {
     }
 
     /// Runs that waited do not begin any more.
-    fn cancel(&self, waiting: Vec<Taken>, why: &str) {
+    fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
         let now = self.clock.now();
         for taken in waiting {
             let mut report = Report::default();
@@ -736,7 +736,7 @@ impl Engine {
             return;
         }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
-        let leaving = self.leaving.iter().map(Taken::active).collect();
+        let leaving = self.leaving.iter().map(QueuedRun::active).collect();
         let (started_at, phase) = (self.started_at, self.phase);
         let rejections = self.rejections.clone();
         let status = Status { started_at, phase, jobs, leaving, rejections };
@@ -831,7 +831,7 @@ impl JobState {
     }
 
     /// A run for all tenants that began, or will, after that moment: it reads what was there then.
-    fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut Taken> {
+    fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut QueuedRun> {
         let running = self.running.as_mut().filter(|taken| {
             let started = taken.started.map(|started| started.monotonic);
             taken.is_for_all() && started > asked_at
@@ -858,7 +858,7 @@ impl JobState {
     }
 
     /// Takes note of a run for all tenants.
-    fn note_end(&mut self, record: &RunRecord, taken: &Taken) {
+    fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
@@ -880,15 +880,15 @@ impl JobState {
         JobStatus {
             job: Arc::clone(&self.job),
             next_due_at: self.next_due_at,
-            running: self.running.as_ref().map(Taken::active),
-            queued: self.queue.iter().map(Taken::active).collect(),
+            running: self.running.as_ref().map(QueuedRun::active),
+            queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
         }
     }
 }
 
-fn take_out(runs: &mut Vec<Taken>, id: RunId) -> Option<Taken> {
+fn take_out(runs: &mut Vec<QueuedRun>, id: RunId) -> Option<QueuedRun> {
     let position = runs.iter().position(|taken| taken.order.id == id)?;
     Some(runs.swap_remove(position))
 }
