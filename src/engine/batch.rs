@@ -79,7 +79,7 @@ impl Work {
         report: &mut Report,
     ) -> End {
         let mut tasks = JoinSet::new();
-        let at_once = self.runner.limits.shares().of_job(&self.order.job, self.order.lane);
+        let at_once = self.runner.limits.shares().of_job(&self.order.job, self.order.priority);
         let mut draining = false;
         loop {
             while !draining && tasks.len() < at_once {

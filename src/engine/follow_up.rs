@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 use super::changes::FOLLOW_UP;
-use super::limit::Lane;
+use super::limit::Priority;
 use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::FailedTenant;
@@ -145,7 +145,7 @@ impl FollowUps {
         };
         let order = RunSpec {
             trigger: Trigger::Change,
-            lane: Lane::Urgent,
+            priority: Priority::Urgent,
             most_failed: usize::MAX,
             handover: Arc::clone(&self.handover),
             ..RunSpec::on_request(self.runner.clock.as_ref(), &self.job, tenants)

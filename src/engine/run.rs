@@ -16,7 +16,7 @@ use super::batch::Work;
 use super::broken::{BrokenTenants, hash};
 use super::changes::MAX_PENDING;
 use super::coverage::Coverage;
-use super::limit::{Lane, Limits};
+use super::limit::{Priority, Limits};
 use super::port::{CacheStats, Clock, SourceError};
 use super::ports::Ports;
 use super::restart::CacheProcess;
@@ -101,7 +101,7 @@ pub struct RunSpec {
     /// Where it says how far it is.
     pub progress: Arc<Progress>,
     /// How its batches queue for their permits.
-    pub lane: Lane,
+    pub priority: Priority,
     /// How many tenants that failed are told one by one.
     pub most_failed: usize,
     /// Where it hands its unverified tenants over.
@@ -121,7 +121,7 @@ impl RunSpec {
             tenants,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
-            lane: Lane::Regular,
+            priority: Priority::Regular,
             most_failed: MAX_PENDING,
             handover: Arc::default(),
         }
@@ -278,7 +278,7 @@ impl Runner {
         say_why_it_ended(end, &order, &mut report);
         let after = self.stats(&order, &stops).await;
         self.look_back(&order, before.zip(after), &mut report);
-        if order.lane == Lane::Regular && self.cache_process.restarts() > restarts {
+        if order.priority == Priority::Regular && self.cache_process.restarts() > restarts {
             say_that_it_may_be_lost(&mut report);
         }
 
@@ -368,9 +368,9 @@ impl Runner {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
         }
-        let read = match (&order.tenants, order.lane) {
-            (Some(changed), Lane::Urgent) => self.active_among(changed, order, report).await,
-            (Some(_) | None, Lane::Regular) | (None, Lane::Urgent) => {
+        let read = match (&order.tenants, order.priority) {
+            (Some(changed), Priority::Urgent) => self.active_among(changed, order, report).await,
+            (Some(_) | None, Priority::Regular) | (None, Priority::Urgent) => {
                 self.listed(order, report).await
             }
         };
@@ -485,7 +485,7 @@ impl Runner {
     /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
     /// ask: it is small, and in a hurry.
     async fn stats(&self, order: &RunSpec, stops: &Stops) -> Option<CacheStats> {
-        if order.lane == Lane::Urgent {
+        if order.priority == Priority::Urgent {
             return None;
         }
         let stats = tokio::select! {

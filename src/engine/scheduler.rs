@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::changes::{Cause, Changes, Claim, Failures};
 use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
-use super::limit::{HeldLong, Lane};
+use super::limit::{HeldLong, Priority};
 use super::port::Clock;
 use super::record::Records;
 use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
@@ -192,7 +192,7 @@ impl QueuedRun {
 
     /// Whether it is for some tenants that changed or are unverified, beside the other runs.
     fn is_change_run(&self) -> bool {
-        self.order.lane == Lane::Urgent
+        self.order.priority == Priority::Urgent
     }
 
     fn ticket(&self) -> Ticket {
@@ -407,7 +407,7 @@ impl Engine {
         let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
         let order = self.order(&job, Trigger::Change, tenants);
-        let order = RunSpec { lane: Lane::Urgent, ..order };
+        let order = RunSpec { priority: Priority::Urgent, ..order };
         if let Some(state) = self.jobs.get_mut(&job.name) {
             let taken = QueuedRun::new(order.clone(), claim);
             state.beside.push(QueuedRun { started: Some(started), ..taken });

@@ -8,7 +8,7 @@ use chrono::NaiveDate;
 use rapidhash::fast::RandomState;
 
 use super::batch::{Work, fail_all};
-use super::limit::{BatchPermit, Lane, Room};
+use super::limit::{BatchPermit, Priority, Room};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
 use super::run::Unverified;
 use super::tries::{Refusal, Remedy, Tries};
@@ -67,9 +67,9 @@ impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that
     /// nothing of theirs was written.
     pub(super) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
-        let life = match self.order.lane {
-            Lane::Regular => Life::Full,
-            Lane::Urgent => Life::Provisional,
+        let life = match self.order.priority {
+            Priority::Regular => Life::Full,
+            Priority::Urgent => Life::Provisional,
         };
         let has_manifests = self.order.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
@@ -167,9 +167,9 @@ impl Warming<'_> {
     ) -> Result<Reading, Refusal> {
         let work = self.work;
         // What an earlier round wrote may be old: that goes before others.
-        let lane = if self.warm.round() > 1 { Lane::Urgent } else { work.order.lane };
+        let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.order.priority };
         let limits = &work.runner.limits;
-        let mut permit = limits.room_of(&work.order.job, lane, room).await;
+        let mut permit = limits.room_of(&work.order.job, priority, room).await;
         let mut named = Vec::new();
         loop {
             let reply = match step {

@@ -14,7 +14,7 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
-use preheat::engine::limit::Lane;
+use preheat::engine::limit::Priority;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
 };
@@ -93,9 +93,9 @@ where
 
 impl World {
     /// A run past the scheduler.
-    async fn run(&self, job: &str, lane: Lane) -> Run {
+    async fn run(&self, job: &str, priority: Priority) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
-        let order = RunSpec { lane, ..RunSpec::on_request(&self.clock, &job, None) };
+        let order = RunSpec { priority, ..RunSpec::on_request(&self.clock, &job, None) };
         let handover = Arc::clone(&order.handover);
         let run = Arc::clone(&self.runner).run(order, Stops::default());
         tokio::pin!(run);
@@ -137,7 +137,7 @@ async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
             application.delete("list:t1").await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[2]"));
     assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "once proven it lives in full");
     assert_eq!(world.value("list:t0").as_deref(), Some("[1]"), "nobody said that it changed");
@@ -161,7 +161,7 @@ async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(writes.now(), ROUNDS as usize);
     assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL));
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
@@ -189,7 +189,7 @@ async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_
                 }
             })
         });
-        let ended = world.run("list", Lane::Regular).await;
+        let ended = world.run("list", Priority::Regular).await;
         assert_eq!(world.value("list:t0").as_deref(), Some("[2]"), "bare INCR: {bare_incr}");
         assert_eq!(ended.unverified, Unverified::default());
         assert!(!world.fence("t0").await.needs_start());
@@ -207,7 +207,7 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
             application.move_fence(FLEET).await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("menu").as_deref(), Some("[2]"));
     assert_eq!(ended.record.report.tenants.ok, 1);
 
@@ -219,7 +219,7 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert!(ended.unverified.fleet && ended.unverified.tenants.is_empty());
     assert_eq!(ended.record.report.tenants.fenced, 1);
 }
@@ -235,7 +235,7 @@ async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_proven
         }
         ready(Ok(()))
     });
-    world.run("list", Lane::Urgent).await;
+    world.run("list", Priority::Urgent).await;
     assert_eq!(seen.now(), 2);
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
 }
@@ -256,7 +256,7 @@ async fn a_change_that_cannot_be_read_leaves_nothing_old_for_long() {
             application.move_fence(&fence_key("t1")).await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL), "it may be old");
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
     assert_eq!(ended.record.outcome, Outcome::Partial);
@@ -273,7 +273,7 @@ async fn what_could_not_be_looked_at_after_it_was_written_is_unverified() {
         let away = call == Call::Fences && count.up() > 0;
         ready(if away { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Partial, "it is there, and nobody knows how old");
     assert_eq!(ended.record.report.tenants.failed, 2);
     assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
@@ -288,7 +288,7 @@ async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unve
         let lost = count.up() == 0;
         ready(if lost { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Ok);
     assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
 }
@@ -306,7 +306,7 @@ async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unverif
         }
         ready(Ok(()))
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Timeout);
     assert_eq!(ended.unverified, unverified(&["t1"]));
 }
@@ -316,17 +316,17 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
     let world = world_with_categories();
     let all = [("t0", "food"), ("t0", "toys"), ("t1", "food")];
     world.set_rows("list", rows(1, &all));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
 
     world.set_rows("list", rows(2, &[("t0", "toys"), ("t0", "care"), ("t1", "food")]));
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
     assert_eq!(world.value("list:t0:care").as_deref(), Some("[2]"));
     assert_eq!(ended.record.report.keys.removed, 1);
 
     world.set_rows("list", Vec::new());
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.cache.keys(), ["list:t0", "list:t1", "list:t2"], "known keys stay: `[]`");
 }
 
@@ -334,21 +334,21 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
 async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_the_same() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     world.set_rows("list", rows(2, &[("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
 
     // Another run has read when there was food, and writes now; then it is killed.
     world.cache.set("list:t0:food", "[1]");
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None, "its name is still there");
 
     // A name ends when its key cannot exist any more; those that are renewed stay.
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
     for _ in 0..3 {
         world.clock.advance(25 * MINUTE).await;
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
     }
     assert_eq!(world.listed("t0").await, ["list:t0:toys"]);
 }
@@ -357,14 +357,14 @@ async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_
 async fn hazard_05_a_read_that_fails_writes_nothing_and_removes_nothing() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let before = world.cache.keys();
     world.set_rows("list", rows(2, &[("t1", "food")]));
     world.on_read(|tenants| {
         let fails = tenants.iter().any(|id| id == "t0");
         if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Partial);
     assert_eq!(world.cache.keys(), before);
     assert_eq!(world.value("list:t0:food").as_deref(), Some("[1]"));
@@ -386,7 +386,7 @@ async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_it
             MemoryRow::new(tenant, json, [("category", category.as_str())])
         };
         world.set_rows("list", vec![row("t0", large), row("t1", "1"), row("t2", "2")]);
-        let ended = world.run("list", Lane::Regular).await;
+        let ended = world.run("list", Priority::Regular).await;
         assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
         assert_eq!((ended.record.report.tenants.ok, world.reads().len()), (2, day + 1));
         world.clock.advance(25 * MINUTE).await;
@@ -417,7 +417,7 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
             Ok(())
         })
     });
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
 
     // The key cannot be removed: it stays, and named, and the run says so.
     world.set_rows("list", Vec::new());
@@ -425,12 +425,12 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
     world
         .cache
         .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
     assert!(world.value("list:t0:food").is_some());
     named(&["list:t0:food"]).await;
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
 }
 
@@ -439,10 +439,10 @@ async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away(
     for (batch, from, to) in [(10, "t0", "t1"), (1, "t0", "t1"), (1, "t1", "t0")] {
         let world = Setup::new([pets(batch)], tenants(2)).start();
         world.set_rows("list", rows(1, &[(from, "7")]));
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
         world.clock.advance(MINUTE).await;
         world.set_rows("list", rows(2, &[(to, "7")]));
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
         assert_eq!(world.value("pet:7").as_deref(), Some("[2]"), "{batch} {from} {to}");
         assert!(world.listed(to).await.is_empty(), "no manifest names a shared key");
         // Its former tenant is warmed alone.
@@ -456,7 +456,7 @@ async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away(
 async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     // Twice the TTL, and the longest run.
     world.clock.advance(65 * MINUTE).await;
     assert_eq!(world.cache.keys(), Vec::<String>::new());
@@ -469,7 +469,7 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
 async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_renewal() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     world.ledger.before(move |call| {
@@ -480,11 +480,11 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
         ready(Ok(()))
     });
     world.clock.advance(Duration::from_secs(5)).await;
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Fences];
     assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), expected);
     world.clock.advance(31 * MINUTE).await;
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
     assert_eq!(*calls.lock().unwrap(), expected);
 }
@@ -538,7 +538,7 @@ async fn hazard_01_an_unverified_value_of_a_shared_key_lives_for_seconds_only() 
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.unverified, unverified(&["t0"]));
     assert!(world.cache.ttl("pet:7").unwrap() <= PROVISIONAL_TTL);
 }
@@ -559,10 +559,10 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
     world
         .cache
         .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.listed("t0").await, [food.as_str()], "it is still there");
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value(&food), None);
     assert_eq!(world.listed("t0").await, [""; 0]);
 }
@@ -587,11 +587,11 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unve
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
     // Another run that is proven may give it its whole life meanwhile, as it wrote there as well.
     assert_eq!(ended.unverified, unverified(&["t1"]));
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.tenants.failed, 1);
     assert_eq!(ended.unverified, Unverified::default(), "nothing of it was written this time");
 }
@@ -602,11 +602,11 @@ async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_i
     job.encoding.max_bytes = 8;
     let world = Setup::new([job], tenants(1)).start();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     // The key that is named has become too large, and another one comes.
     let row = |json, category| MemoryRow::new("t0", json, [("category", category)]);
     world.set_rows("list", vec![row("1234567890", "food"), row("2", "toys")]);
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
     assert_eq!(world.value("list:t0:toys").as_deref(), Some("[2]"));
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
@@ -632,7 +632,7 @@ where
 async fn hazard_07_a_write_that_is_tried_again_names_its_keys_again_as_the_cache_may_be_another() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let named = Count::default();
     let count = named.clone();
     restarted_before_a_write(&world, move |nth, application| {
@@ -647,7 +647,7 @@ async fn hazard_07_a_write_that_is_tried_again_names_its_keys_again_as_the_cache
             Ok(())
         })
     });
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(named.now(), 2, "tried again, and a round later since the fence is gone");
 }
 
@@ -656,7 +656,7 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
     let world = world_with_categories();
     let food = "list:t0:food";
     world.set_rows("list", rows(1, &[("t0", "food"), ("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     restarted_before_a_write(&world, move |nth, application| {
         if nth == 0 {
             application.commit(rows(2, &[("t0", "toys")]));
@@ -668,11 +668,11 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
         }
         ready(Ok(()))
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
     assert!(world.value(food).is_some());
     assert_eq!(world.listed("t0").await, [food, "list:t0:toys"], "it is named anew");
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value(food), None);
 }
