@@ -254,14 +254,14 @@ impl Pass {
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, (job, tenants)) in jobs.iter().enumerate() {
-            let order = RunSpec::on_request(self.runner.clock.as_ref(), job, tenants.clone());
-            let order = RunSpec { most_failed: usize::MAX, ..order };
-            bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
+            let spec = RunSpec::on_request(self.runner.clock.as_ref(), job, tenants.clone());
+            let spec = RunSpec { most_failed: usize::MAX, ..spec };
+            bars.push(Some(self.bars.begin(&job.name, Arc::clone(&spec.progress))));
             let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
             let is_over = move || {
                 first_runs.fetch_sub(1, Ordering::Relaxed);
             };
-            let run = run_with_follow_ups(runner, order, self.stops.clone(), is_over);
+            let run = run_with_follow_ups(runner, spec, self.stops.clone(), is_over);
             runs.spawn(async move { (index, run.await) });
         }
         let mut all: Vec<(usize, Warmed)> = Vec::new();

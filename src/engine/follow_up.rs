@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 
 use super::changes::FOLLOW_UP;
 use super::limit::Priority;
-use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
+use super::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::FailedTenant;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -143,15 +143,15 @@ impl FollowUps {
             Scope::Fleet => None,
             Scope::Tenants => Some(unverified.tenants.into_iter().collect()),
         };
-        let order = RunSpec {
+        let spec = RunSpec {
             trigger: Trigger::Change,
             priority: Priority::Urgent,
             most_failed: usize::MAX,
             handover: Arc::clone(&self.handover),
             ..RunSpec::on_request(self.runner.clock.as_ref(), &self.job, tenants)
         };
-        self.tries.insert(order.id, tries + u32::from(self.afterwards));
-        let run = Arc::clone(&self.runner).run(order, self.stops.clone());
+        self.tries.insert(spec.id, tries + u32::from(self.afterwards));
+        let run = Arc::clone(&self.runner).run(spec, self.stops.clone());
         self.under_way.push(Box::pin(async move { (asked, run.await) }));
     }
 }

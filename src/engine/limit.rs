@@ -331,8 +331,8 @@ impl Queue {
                 return self.take(Priority::Urgent, place);
             }
         }
-        let [urgent, regular] =
-            [&self.urgent, &self.regular].map(|priority| priority.iter().position(|w| self.may_go(w)));
+        let [urgent, regular] = [&self.urgent, &self.regular]
+            .map(|priority| priority.iter().position(|w| self.may_go(w)));
         let overtakes = urgent.is_some() && regular.is_some();
         let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
         let (priority, place) =
@@ -358,7 +358,10 @@ impl Queue {
             Priority::Urgent => self.held_urgent += count,
         }
         if let Some(JobShare { name, most }) = &next.ask.job {
-            self.jobs.entry(name.clone()).or_insert_with(|| InFlight::new(*most)).take(priority, count);
+            self.jobs
+                .entry(name.clone())
+                .or_insert_with(|| InFlight::new(*most))
+                .take(priority, count);
         }
         Some((count, next))
     }

@@ -16,7 +16,7 @@ use super::batch::Work;
 use super::broken::{BrokenTenants, hash};
 use super::changes::MAX_PENDING;
 use super::coverage::Coverage;
-use super::limit::{Priority, Limits};
+use super::limit::{Limits, Priority};
 use super::port::{CacheStats, Clock, SourceError};
 use super::ports::Ports;
 use super::restart::CacheProcess;
@@ -140,7 +140,7 @@ pub struct RunResult {
 /// The tenants of a run that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failed {
-    /// Each with its first failure, as many as the order says.
+    /// Each with its first failure, as many as the run's specification says.
     pub tenants: Vec<FailedTenant>,
     /// Whether these are all, and the run came to every tenant.
     pub is_complete: bool,
@@ -189,9 +189,9 @@ impl Handover {
         self.bell.notified().await;
     }
 
-    pub(super) fn put(&self, order: &RunSpec, unverified: Unverified) {
+    pub(super) fn put(&self, spec: &RunSpec, unverified: Unverified) {
         if !unverified.is_empty() {
-            let run = (order.job.name.clone(), order.id);
+            let run = (spec.job.name.clone(), spec.id);
             self.lock().entry(run).or_default().add(unverified);
             self.bell.notify_one();
         }
@@ -257,28 +257,28 @@ impl Runner {
     }
 
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
-    pub async fn run(self: Arc<Self>, order: RunSpec, stops: Stops) -> RunResult {
+    pub async fn run(self: Arc<Self>, spec: RunSpec, stops: Stops) -> RunResult {
         let started_at = self.clock.now();
-        let timeout = order.job.timeout;
+        let timeout = spec.job.timeout;
         let deadline = Deadline {
             at: self.clock.monotonic().saturating_add(timeout),
             passed: self.clock.sleep(timeout),
         };
-        let lag = (started_at - order.due_at).to_std().unwrap_or_default();
-        let lag = (order.trigger == Trigger::Schedule).then_some(lag);
-        let (run, job) = (order.id, &order.job.name);
-        event::RunStarted { run, job, trigger: order.trigger, lag }.emit(&self.metrics);
+        let lag = (started_at - spec.due_at).to_std().unwrap_or_default();
+        let lag = (spec.trigger == Trigger::Schedule).then_some(lag);
+        let (run, job) = (spec.id, &spec.job.name);
+        event::RunStarted { run, job, trigger: spec.trigger, lag }.emit(&self.metrics);
 
-        let order = Arc::new(order);
-        let before = self.stats(&order, &stops).await;
+        let spec = Arc::new(spec);
+        let before = self.stats(&spec, &stops).await;
         // One that showed by this came before anything was written.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
-        let end = self.work(&order, &stops, (started_at, deadline), &mut report).await;
-        say_why_it_ended(end, &order, &mut report);
-        let after = self.stats(&order, &stops).await;
-        self.look_back(&order, before.zip(after), &mut report);
-        if order.priority == Priority::Regular && self.cache_process.restarts() > restarts {
+        let end = self.work(&spec, &stops, (started_at, deadline), &mut report).await;
+        say_why_it_ended(end, &spec, &mut report);
+        let after = self.stats(&spec, &stops).await;
+        self.look_back(&spec, before.zip(after), &mut report);
+        if spec.priority == Priority::Regular && self.cache_process.restarts() > restarts {
             say_that_it_may_be_lost(&mut report);
         }
 
@@ -287,18 +287,18 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
-        let failed = self.failed(&order, &mut report);
-        let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
+        let failed = self.failed(&spec, &mut report);
+        let record = self.record(&spec, outcome, (started_at, self.clock.now()), report);
         RunResult { record, failed }
     }
 
     /// Takes the tenants that failed out of a report, which names the first ones.
-    fn failed(&self, order: &RunSpec, report: &mut Report) -> Failed {
+    fn failed(&self, spec: &RunSpec, report: &mut Report) -> Failed {
         let tenants = std::mem::take(&mut report.failed);
         let is_complete =
             tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
         for FailedTenant { tenant, kind, message } in &tenants {
-            let (job, run) = (&order.job.name, order.id);
+            let (job, run) = (&spec.job.name, spec.id);
             let (kind, message) = (*kind, message.as_ref());
             event::TenantFailed { job, run, tenant, kind, message }.emit(&self.metrics);
         }
@@ -308,17 +308,17 @@ impl Runner {
     /// What is kept of a run that ended.
     pub(super) fn record(
         &self,
-        order: &RunSpec,
+        spec: &RunSpec,
         outcome: Outcome,
         (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
         report: Report,
     ) -> RunRecord {
         RunRecord {
-            id: order.id,
-            job: order.job.name.clone(),
-            trigger: order.trigger,
+            id: spec.id,
+            job: spec.job.name.clone(),
+            trigger: spec.trigger,
             outcome,
-            due_at: order.due_at,
+            due_at: spec.due_at,
             started_at,
             finished_at,
             report,
@@ -329,7 +329,7 @@ impl Runner {
 
     async fn work(
         self: &Arc<Self>,
-        order: &Arc<RunSpec>,
+        spec: &Arc<RunSpec>,
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
@@ -338,11 +338,11 @@ impl Runner {
             biased;
             () = stops.requested() => return End::Stopped,
             () = &mut deadline.passed => return End::Deadline,
-            planned = self.plan(order, started_at, report) => planned,
+            planned = self.plan(spec, started_at, report) => planned,
         };
-        order.progress.expect(report.tenants.total);
-        order.progress.add(report);
-        let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
+        spec.progress.expect(report.tenants.total);
+        spec.progress.add(report);
+        let work = Work::new(Arc::clone(self), Arc::clone(spec), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
         if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
             // Why it did not end in time comes before that it did not.
@@ -355,11 +355,11 @@ impl Runner {
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
     async fn plan(
         self: &Arc<Self>,
-        order: &RunSpec,
+        spec: &RunSpec,
         started_at: DateTime<Utc>,
         report: &mut Report,
     ) -> VecDeque<Batch> {
-        let job = &order.job;
+        let job = &spec.job;
         if let Err(error) = self.cache_writes.look(self.cache.as_ref()).await {
             report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
             return VecDeque::new();
@@ -368,10 +368,10 @@ impl Runner {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
         }
-        let read = match (&order.tenants, order.priority) {
-            (Some(changed), Priority::Urgent) => self.active_among(changed, order, report).await,
+        let read = match (&spec.tenants, spec.priority) {
+            (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,
             (Some(_) | None, Priority::Regular) | (None, Priority::Urgent) => {
-                self.listed(order, report).await
+                self.listed(spec, report).await
             }
         };
         let (list, mut positions) = match read {
@@ -395,7 +395,7 @@ impl Runner {
                 today.is_ok()
             });
         }
-        if order.tenants.is_none() {
+        if spec.tenants.is_none() {
             self.broken.keep(&job.name, &list);
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
@@ -408,14 +408,14 @@ impl Runner {
     /// The complete list, and whom of it the run is for.
     async fn listed(
         self: &Arc<Self>,
-        order: &RunSpec,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
-        let list = self.tenants(order, report).await?;
+        let list = self.tenants(spec, report).await?;
         if list.is_empty() {
-            event::NoTenants { job: &order.job.name }.emit(&self.metrics);
+            event::NoTenants { job: &spec.job.name }.emit(&self.metrics);
         }
-        let Some(wanted) = order.tenants.as_deref() else {
+        let Some(wanted) = spec.tenants.as_deref() else {
             let positions = each_once(&list);
             return Ok((list, positions));
         };
@@ -436,10 +436,10 @@ impl Runner {
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
-        order: &RunSpec,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
-        let mut tries = Tries::new(self, order, changed.len());
+        let mut tries = Tries::new(self, spec, changed.len());
         let mut list = loop {
             let refusal = match self.read_among(changed).await {
                 Ok(list) => break Arc::new(list),
@@ -464,11 +464,11 @@ impl Runner {
     /// The tenant list, read after the run was asked for: the present state.
     async fn tenants(
         self: &Arc<Self>,
-        order: &RunSpec,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<Arc<Tenants>, Refusal> {
-        let mut tries = Tries::new(self, order, 0);
-        let mut since = order.asked_at;
+        let mut tries = Tries::new(self, spec, 0);
+        let mut since = spec.asked_at;
         loop {
             let read = self.list.read(self, since);
             let refusal = match read.await {
@@ -484,8 +484,8 @@ impl Runner {
 
     /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
     /// ask: it is small, and in a hurry.
-    async fn stats(&self, order: &RunSpec, stops: &Stops) -> Option<CacheStats> {
-        if order.priority == Priority::Urgent {
+    async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<CacheStats> {
+        if spec.priority == Priority::Urgent {
             return None;
         }
         let stats = tokio::select! {
@@ -500,23 +500,23 @@ impl Runner {
     /// came too late for keys that the run before it wrote.
     fn look_back(
         &self,
-        order: &RunSpec,
+        spec: &RunSpec,
         stats: Option<(CacheStats, CacheStats)>,
         report: &mut Report,
     ) {
-        let job = &order.job;
+        let job = &spec.job;
         // A server that was restarted meanwhile counts from zero again.
         let evicted = |(before, after): (CacheStats, CacheStats)| {
             after.evicted.saturating_sub(before.evicted)
         };
         report.evicted = stats.map_or(0, evicted);
         if report.evicted > 0 {
-            event::Evictions { job: &job.name, run: order.id, count: report.evicted }
+            event::Evictions { job: &job.name, run: spec.id, count: report.evicted }
                 .emit(&self.metrics);
         }
         let shortest = job.ttl.saturating_sub(job.ttl_jitter.of(job.ttl));
         let now = self.clock.monotonic();
-        report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
+        report.late = spec.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
 }
 
@@ -526,12 +526,12 @@ fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &m
     report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
 }
 
-fn say_why_it_ended(end: End, order: &RunSpec, report: &mut Report) {
+fn say_why_it_ended(end: End, spec: &RunSpec, report: &mut Report) {
     let left = report.tenants.left();
     let (kind, message) = match end {
         End::Complete => return,
         End::Deadline => {
-            let timeout = duration::text(order.job.timeout);
+            let timeout = duration::text(spec.job.timeout);
             let message = format!("the run did not end within {timeout}: {left} tenants were left");
             (FailureKind::Deadline, message)
         }

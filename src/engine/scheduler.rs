@@ -21,7 +21,7 @@ use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Tic
 use super::limit::{HeldLong, Priority};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{RunResult, Failed, Handover, RunSpec, Runner, Stops, Unverified};
+use super::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
@@ -156,7 +156,7 @@ struct JobState {
 
 /// A run that was taken on, until its record exists.
 struct QueuedRun {
-    order: RunSpec,
+    spec: RunSpec,
     started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
     /// The changes that it is for.
@@ -171,28 +171,28 @@ struct Started {
 }
 
 impl QueuedRun {
-    fn new(order: RunSpec, claim: Claim) -> Self {
-        Self { order, started: None, done: watch::Sender::new(None), claim }
+    fn new(spec: RunSpec, claim: Claim) -> Self {
+        Self { spec, started: None, done: watch::Sender::new(None), claim }
     }
 
     fn active(&self) -> ActiveRun {
         ActiveRun {
-            id: self.order.id,
-            job: self.order.job.name.clone(),
-            trigger: self.order.trigger,
-            due_at: self.order.due_at,
+            id: self.spec.id,
+            job: self.spec.job.name.clone(),
+            trigger: self.spec.trigger,
+            due_at: self.spec.due_at,
             started_at: self.started.map(|started| started.at),
-            progress: Arc::clone(&self.order.progress),
+            progress: Arc::clone(&self.spec.progress),
         }
     }
 
     fn is_for_all(&self) -> bool {
-        self.order.tenants.is_none()
+        self.spec.tenants.is_none()
     }
 
     /// Whether it is for some tenants that changed or are unverified, beside the other runs.
     fn is_change_run(&self) -> bool {
-        self.order.priority == Priority::Urgent
+        self.spec.priority == Priority::Urgent
     }
 
     fn ticket(&self) -> Ticket {
@@ -342,12 +342,12 @@ impl Engine {
         due_at: DateTime<Utc>,
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
-        let order = RunSpec { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
-        Some(self.enqueue(job, QueuedRun::new(order, Claim::default())))
+        let spec = RunSpec { due_at, ..self.spec(&self.jobs.get(job)?.job, trigger, tenants) };
+        Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
     }
 
-    /// An order of this moment.
-    fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
+    /// The specification of a run at this moment.
+    fn spec(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
         let handover = Arc::clone(&self.handover);
         RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
     }
@@ -370,14 +370,14 @@ impl Engine {
         }
         let Some(mut next) = state.queue.pop_front() else { return };
         next.started = Some(Started { at: self.clock.now(), monotonic: self.clock.monotonic() });
-        next.order.last_written_at = state.last_written_at;
-        let order = next.order.clone();
+        next.spec.last_written_at = state.last_written_at;
+        let spec = next.spec.clone();
         state.running = Some(next);
-        self.spawn(order);
+        self.spawn(spec);
     }
 
-    fn spawn(&mut self, order: RunSpec) {
-        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
+    fn spawn(&mut self, spec: RunSpec) {
+        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), spec, self.stops.clone()));
     }
 
     /// Starts the runs for what changed and is due.
@@ -406,12 +406,12 @@ impl Engine {
         }
         let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
-        let order = self.order(&job, Trigger::Change, tenants);
-        let order = RunSpec { priority: Priority::Urgent, ..order };
+        let spec = self.spec(&job, Trigger::Change, tenants);
+        let spec = RunSpec { priority: Priority::Urgent, ..spec };
         if let Some(state) = self.jobs.get_mut(&job.name) {
-            let taken = QueuedRun::new(order.clone(), claim);
+            let taken = QueuedRun::new(spec.clone(), claim);
             state.beside.push(QueuedRun { started: Some(started), ..taken });
-            self.spawn(order);
+            self.spawn(spec);
         }
     }
 
@@ -427,8 +427,8 @@ impl Engine {
             return;
         }
         let job = Arc::clone(&state.job);
-        let order = self.order(&job, Trigger::Change, None);
-        self.enqueue(name, QueuedRun::new(order, claim));
+        let spec = self.spec(&job, Trigger::Change, None);
+        self.enqueue(name, QueuedRun::new(spec, claim));
     }
 
     fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
@@ -460,7 +460,7 @@ impl Engine {
 
     /// Takes out a run under way.
     fn take_running(&mut self, record: &RunRecord) -> Option<QueuedRun> {
-        let is_it = |taken: &mut QueuedRun| taken.order.id == record.id;
+        let is_it = |taken: &mut QueuedRun| taken.spec.id == record.id;
         if let Some(state) = self.jobs.get_mut(&record.job) {
             let regular = state.running.take_if(is_it);
             return regular.or_else(|| take_out(&mut state.beside, record.id));
@@ -590,7 +590,7 @@ impl Engine {
     /// A run that waits and will do the same: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
-        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(QueuedRun::ticket)
+        queue.iter().find(|taken| taken.spec.tenants.as_deref() == tenants).map(QueuedRun::ticket)
     }
 
     fn requested(
@@ -674,7 +674,7 @@ impl Engine {
 
     /// The runs under way of a job that was gone.
     fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = QueuedRun> {
-        let is_of = |taken: &mut QueuedRun| taken.order.job.name == *job;
+        let is_of = |taken: &mut QueuedRun| taken.spec.job.name == *job;
         let of_job: Vec<QueuedRun> = self.leaving.extract_if(.., is_of).collect();
         self.changed |= !of_job.is_empty();
         of_job.into_iter()
@@ -682,7 +682,7 @@ impl Engine {
 
     /// The series of a job stand until its last run has ended.
     fn register_jobs(&self) {
-        let leaving = self.leaving.iter().map(|taken| &taken.order.job.name);
+        let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
         self.metrics.register_jobs(self.jobs.keys().chain(leaving));
     }
 
@@ -692,7 +692,7 @@ impl Engine {
         for taken in waiting {
             let mut report = Report::default();
             report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
-            let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
+            let record = self.runner.record(&taken.spec, Outcome::Cancelled, (now, now), report);
             let record = Arc::new(record);
             self.keep(&record, &taken);
             taken.done.send_replace(Some(record));
@@ -764,7 +764,7 @@ impl JobState {
     /// Why a due time starts nothing, where it does not.
     fn skips_tick(&self) -> Option<SkipReason> {
         let running = self.running.as_ref()?;
-        let one_waits = self.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
+        let one_waits = self.queue.iter().any(|taken| taken.spec.trigger == Trigger::Schedule);
         match self.job.overlap {
             _ if one_waits => Some(SkipReason::Overlap),
             // A run for some tenants only does not do what is due: that waits for its end.
@@ -820,7 +820,7 @@ impl JobState {
     /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
     fn note_unverified(&mut self, run: RunId, unverified: Unverified, now: Duration) {
         let mut runs = self.running.iter_mut().chain(&mut self.beside);
-        let claim = runs.find(|taken| taken.order.id == run).map(|taken| &mut taken.claim);
+        let claim = runs.find(|taken| taken.spec.id == run).map(|taken| &mut taken.claim);
         self.changes.handed_over(unverified, claim, now);
     }
 
@@ -852,7 +852,7 @@ impl JobState {
         // What was written until now was other keys, or had another TTL.
         self.last_written_at = None;
         for waiting in &mut self.queue {
-            waiting.order.job = Arc::clone(&self.job);
+            waiting.spec.job = Arc::clone(&self.job);
         }
         self
     }
@@ -865,7 +865,7 @@ impl JobState {
         match record.outcome {
             // It came to every tenant; for which of them it failed is said elsewhere.
             Outcome::Ok | Outcome::Partial => {
-                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.order.job, &self.job));
+                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.spec.job, &self.job));
                 self.last_written_at = started.map(|started| started.monotonic);
             }
             Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}
@@ -889,20 +889,20 @@ impl JobState {
 }
 
 fn take_out(runs: &mut Vec<QueuedRun>, id: RunId) -> Option<QueuedRun> {
-    let position = runs.iter().position(|taken| taken.order.id == id)?;
+    let position = runs.iter().position(|taken| taken.spec.id == id)?;
     Some(runs.swap_remove(position))
 }
 
 /// A run whose task always ends with a record, even if preheat itself is at fault.
-async fn run_to_a_record(runner: Arc<Runner>, order: RunSpec, stops: Stops) -> RunResult {
+async fn run_to_a_record(runner: Arc<Runner>, spec: RunSpec, stops: Stops) -> RunResult {
     let started_at = runner.clock.now();
-    let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
+    let run = AssertUnwindSafe(Arc::clone(&runner).run(spec.clone(), stops)).catch_unwind();
     run.await.unwrap_or_else(|_panic| {
         let message = "the run panicked: this is a defect of preheat".to_owned();
         let mut report = Report::default();
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
-        let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
+        let record = runner.record(&spec, Outcome::Failed, (started_at, finished_at), report);
         RunResult { record, failed: Failed::default() }
     })
 }

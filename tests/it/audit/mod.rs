@@ -17,7 +17,7 @@ use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::engine::broken::BrokenTenants;
 use preheat::engine::coverage::Coverage;
-use preheat::engine::limit::{Priority, Limits};
+use preheat::engine::limit::{Limits, Priority};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };

@@ -95,9 +95,9 @@ impl World {
     /// A run past the scheduler.
     async fn run(&self, job: &str, priority: Priority) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
-        let order = RunSpec { priority, ..RunSpec::on_request(&self.clock, &job, None) };
-        let handover = Arc::clone(&order.handover);
-        let run = Arc::clone(&self.runner).run(order, Stops::default());
+        let spec = RunSpec { priority, ..RunSpec::on_request(&self.clock, &job, None) };
+        let handover = Arc::clone(&spec.handover);
+        let run = Arc::clone(&self.runner).run(spec, Stops::default());
         tokio::pin!(run);
         loop {
             tokio::select! {
@@ -505,22 +505,22 @@ async fn hazard_07_a_shared_key_that_goes_to_and_fro_is_right_and_ends_by_its_tt
     const OWNERS: [Option<&str>; 3] = [Some("t0"), Some("t1"), None];
     for course in 0..27_usize {
         let owners = [course % 3, course / 3 % 3, course / 9].map(|nth| OWNERS[nth]);
-        for order in [["t0", "t1"], ["t1", "t0"]] {
+        for spec in [["t0", "t1"], ["t1", "t0"]] {
             let world = Setup::new([pets(10)], tenants(2)).start();
             let mut last = None;
             for (version, owner) in (1..).zip(owners) {
                 world.set_rows("list", pet_of(version, owner));
                 // The former and the present owner are warmed, but not together.
-                for tenant in order {
+                for tenant in spec {
                     world.warm_some("list", &[tenant]).await;
                 }
                 last = owner.map(|_| format!("[{version}]")).or(last);
-                assert_eq!(world.value("pet:7"), last, "{owners:?} {order:?}");
+                assert_eq!(world.value("pet:7"), last, "{owners:?} {spec:?}");
                 world.clock.advance(SECOND).await;
             }
             if owners[2].is_none() {
                 world.clock.advance(pets(10).ttl).await;
-                assert_eq!(world.value("pet:7"), None, "{owners:?} {order:?}: nobody renews it");
+                assert_eq!(world.value("pet:7"), None, "{owners:?} {spec:?}: nobody renews it");
             }
         }
     }

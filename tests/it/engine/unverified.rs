@@ -148,11 +148,11 @@ async fn hazard_01_a_run_that_panics_leaves_no_tenant_to_expire() {
 /// A pass of a command over `list`, which goes on as time does, and what came of it.
 fn pass(world: &mut World, stops: Stops) -> Arc<Mutex<Option<Warmed>>> {
     let job = Arc::clone(&world.runner.jobs.get()[&JobName::parse("list").unwrap()]);
-    let order = RunSpec::on_request(&world.clock, &job, None);
+    let spec = RunSpec::on_request(&world.clock, &job, None);
     let (runner, ended) = (Arc::clone(&world.runner), Arc::new(Mutex::new(None)));
     let end = Arc::clone(&ended);
     world.tasks.spawn(async move {
-        let warmed = run_with_follow_ups(runner, order, stops, || {}).await;
+        let warmed = run_with_follow_ups(runner, spec, stops, || {}).await;
         *end.lock().unwrap() = Some(warmed);
     });
     ended
