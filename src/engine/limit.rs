@@ -55,9 +55,9 @@ pub struct Shares {
 /// How many batches of one job may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Most {
-    /// Of the regular priority.
+    /// Of regular priority.
     regular: usize,
-    /// Of both priorities.
+    /// Of both.
     all: usize,
 }
 
@@ -77,7 +77,7 @@ impl Shares {
         self.all
     }
 
-    /// How many batches of a job may be in flight at once in a priority. What the job's file says may be all
+    /// How many batches of a job may be in flight at once with a priority. What the job's file says may be all
     /// of the permits but for that of changes.
     pub fn of_job(self, job: &Job, priority: Priority) -> usize {
         let most = self.most(job.concurrency);
@@ -99,7 +99,7 @@ impl Shares {
         }
     }
 
-    /// What the regular priority may hold; so much a giant needs, so that changes go on beside it.
+    /// What regular batches may hold; so much a giant needs, so that changes go on beside it.
     fn regular(self) -> u32 {
         self.all - self.changes
     }
@@ -239,8 +239,8 @@ impl Limits {
         self.queue().shares
     }
 
-    /// Waits for the right to have a batch in flight. Whoever asked first in a priority gets it first,
-    /// whatever its job; the urgent priority goes before the regular one.
+    /// Waits for the right to have a batch in flight. Of one priority, the first to ask gets it first,
+    /// whatever its job; urgent batches go before regular ones.
     pub async fn batch(self: &Arc<Self>, priority: Priority) -> BatchPermit {
         self.acquire(Ask { priority, room: Room::Batch, job: None }).await
     }
@@ -288,7 +288,7 @@ impl Limits {
         // Dropped last: by then whoever gives up does not stand in the way of those behind it.
         let _left = Left(self);
         let (grant, granted) = oneshot::channel();
-        self.queue().priority(ask.priority).push_back(Waiter { ask, grant });
+        self.queue().waiters(ask.priority).push_back(Waiter { ask, grant });
         self.hand_out();
         let Ok(permits) = granted.await else { unreachable!("the queue keeps whoever waits") };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -311,7 +311,7 @@ impl Limits {
 }
 
 impl Queue {
-    fn priority(&mut self, priority: Priority) -> &mut VecDeque<Waiter> {
+    fn waiters(&mut self, priority: Priority) -> &mut VecDeque<Waiter> {
         match priority {
             Priority::Regular => &mut self.regular,
             Priority::Urgent => &mut self.urgent,
@@ -323,7 +323,7 @@ impl Queue {
     /// changes, which takes nothing from it.
     fn next(&mut self) -> Option<(u32, Waiter)> {
         for priority in [Priority::Urgent, Priority::Regular] {
-            self.priority(priority).retain(|waiter| !waiter.grant.is_closed());
+            self.waiters(priority).retain(|waiter| !waiter.grant.is_closed());
         }
         if self.held_urgent < self.shares.changes && self.free() > 0 {
             let small = |waiter: &Waiter| waiter.ask.room == Room::Batch;
@@ -332,12 +332,12 @@ impl Queue {
             }
         }
         let [urgent, regular] = [&self.urgent, &self.regular]
-            .map(|priority| priority.iter().position(|w| self.may_go(w)));
+            .map(|waiters| waiters.iter().position(|w| self.may_go(w)));
         let overtakes = urgent.is_some() && regular.is_some();
         let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
         let (priority, place) =
             if is_urgent { (Priority::Urgent, urgent?) } else { (Priority::Regular, regular?) };
-        let room = self.priority(priority).get(place)?.ask.room;
+        let room = self.waiters(priority).get(place)?.ask.room;
         let count = self.cost(room);
         let fits = match priority {
             Priority::Urgent => true,
@@ -351,7 +351,7 @@ impl Queue {
     }
 
     fn take(&mut self, priority: Priority, place: usize) -> Option<(u32, Waiter)> {
-        let next = self.priority(priority).remove(place)?;
+        let next = self.waiters(priority).remove(place)?;
         let count = self.cost(next.ask.room);
         match priority {
             Priority::Regular => self.held_regular += count,
