@@ -30,7 +30,7 @@ use preheat::domain::job::Job;
 use preheat::domain::manifest::Named;
 use preheat::domain::run::Outcome;
 use preheat::engine::port::{Book, CacheError, Ledger, Listing};
-use preheat::engine::run::{Order, Stops};
+use preheat::engine::run::{RunSpec, Stops};
 use preheat_sandbox::{Clinic, Options, Sandbox};
 
 /// The four jobs that list a tenant's data.
@@ -159,7 +159,7 @@ impl Bench {
         let began = Instant::now();
         let runs = self.jobs.iter().map(|job| {
             Arc::clone(&runner)
-                .run(Order::on_request(runner.clock.as_ref(), job, None), Stops::default())
+                .run(RunSpec::on_request(runner.clock.as_ref(), job, None), Stops::default())
         });
         let ended = join_all(runs).await;
         let took = began.elapsed();

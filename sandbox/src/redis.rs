@@ -34,7 +34,7 @@ pub struct RedisOptions {
     pub settings: Vec<(String, String)>,
 }
 
-/// A running Redis in a folder of its own. It saves nothing: after a restart it is empty.
+/// A running Redis in a folder of its own. It saves nothing unless its settings say so: after a restart it is empty.
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,

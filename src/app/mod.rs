@@ -49,6 +49,7 @@ use crate::engine::restart::CacheProcess;
 use crate::engine::roster::Roster;
 use crate::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
+use crate::engine::writes::CacheWrites;
 use crate::http::{Control, Refresh};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
@@ -141,6 +142,7 @@ impl App {
             limits: Limits::new(permits(settings, settings.database.max_connections)),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
+            cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
             roster: Roster::new(settings.tenants.max_shrink),

@@ -16,7 +16,7 @@ use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::domain::report::FailureKind;
 use crate::engine::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
-use crate::engine::limit::{Lane, Shares};
+use crate::engine::limit::{Priority, Shares};
 use crate::engine::port::CacheStats;
 
 /// Due times shown of each job.
@@ -324,7 +324,7 @@ impl Effective {
             },
             retries: job.retries,
             batch: job.batch.get(),
-            concurrency: shares.of_job(job, Lane::Regular),
+            concurrency: shares.of_job(job, Priority::Regular),
             tables: job.tables.iter().map(|table| table.name.clone()).collect(),
             tenants: job.scope == Scope::Tenants,
             dates: job.dates.as_ref().map(dates_text),

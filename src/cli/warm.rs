@@ -21,15 +21,10 @@ use crate::app::App;
 use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{FailedTenant, Report};
-use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
-use crate::engine::limit::Lane;
-use crate::engine::run::{Ended, Failed, Order, Runner, Stops};
-
-/// How often tenants whose data kept changing are tried again, and how long after the last try. More
-/// would keep a deploy waiting for a tenant that never stops writing; the worker goes on with it.
-const FOLLOW_UPS: u32 = 5;
-const FOLLOW_UP_PAUSE: Duration = Duration::from_secs(1);
+use crate::engine::follow_up::{Warmed, run_with_follow_ups};
+use crate::engine::run::{RunSpec, Runner, Stops};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -232,7 +227,8 @@ impl Pass {
             );
             ended = self.warm_once(&jobs, &first_runs, ends).await?;
         }
-        let (records, failed) = ended.into_iter().unzip();
+        let (records, failed) =
+            ended.into_iter().map(|Warmed { record, failed }| (record, failed)).unzip();
         Ok(Done { records, failed, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
     }
 
@@ -258,11 +254,14 @@ impl Pass {
         let mut runs = JoinSet::new();
         let mut bars: Vec<Option<Bar>> = Vec::new();
         for (index, (job, tenants)) in jobs.iter().enumerate() {
-            let order = Order::on_request(self.runner.clock.as_ref(), job, tenants.clone());
-            let order = Order { most_failed: usize::MAX, ..order };
-            bars.push(Some(self.bars.begin(&job.name, Arc::clone(&order.progress))));
+            let spec = RunSpec::on_request(self.runner.clock.as_ref(), job, tenants.clone());
+            let spec = RunSpec { most_failed: usize::MAX, ..spec };
+            bars.push(Some(self.bars.begin(&job.name, Arc::clone(&spec.progress))));
             let (runner, first_runs) = (Arc::clone(&self.runner), Arc::clone(first_runs));
-            let run = run_and_follow_up(runner, order, self.stops.clone(), first_runs);
+            let is_over = move || {
+                first_runs.fetch_sub(1, Ordering::Relaxed);
+            };
+            let run = run_with_follow_ups(runner, spec, self.stops.clone(), is_over);
             runs.spawn(async move { (index, run.await) });
         }
         let mut all: Vec<(usize, Warmed)> = Vec::new();
@@ -274,7 +273,7 @@ impl Pass {
                 Some(ended) = runs.join_next() => {
                     let (index, warmed) = ended.map_err(|panic| Failure::new(Exit::Failed, panic))?;
                     if let Some(bar) = bars.get_mut(index).and_then(Option::take) {
-                        self.bars.end(bar, &warmed.0)?;
+                        self.bars.end(bar, &warmed.record)?;
                     }
                     all.push((index, warmed));
                 }
@@ -302,80 +301,6 @@ impl Pass {
             self.stops.drain.cancel();
         }
         pending::<()>().await;
-    }
-}
-
-/// A job's record, and all tenants that failed.
-type Warmed = (RunRecord, Vec<FailedTenant>);
-
-/// A run, and further ones for those whose data changed while it read and wrote, until all is proven
-/// or was tried often enough; their record is one. `first_runs` counts down when the first is over.
-async fn run_and_follow_up(
-    runner: Arc<Runner>,
-    first: Order,
-    stops: Stops,
-    first_runs: Arc<AtomicUsize>,
-) -> Warmed {
-    let job = Arc::clone(&first.job);
-    let ended = Arc::clone(&runner).run(first, stops.clone()).await;
-    let Ended { mut record, mut unsettled, failed: Failed { tenants: mut failed, .. } } = ended;
-    first_runs.fetch_sub(1, Ordering::Relaxed);
-    for _ in 0..FOLLOW_UPS {
-        if unsettled.is_empty() {
-            break;
-        }
-        tokio::select! {
-            biased;
-            () = stops.requested() => break,
-            () = runner.clock.sleep(FOLLOW_UP_PAUSE) => {}
-        }
-        let tenants = match job.scope {
-            Scope::Fleet => None,
-            Scope::Tenants => Some(std::mem::take(&mut unsettled.tenants).into_iter().collect()),
-        };
-        let again = Order::on_request(runner.clock.as_ref(), &job, tenants);
-        let (trigger, lane, most_failed) = (Trigger::Change, Lane::Urgent, usize::MAX);
-        let again = Order { trigger, lane, most_failed, ..again };
-        let ended = Arc::clone(&runner).run(again, stops.clone()).await;
-        add_follow_up(&mut record, ended.record);
-        unsettled = ended.unsettled;
-        failed.extend(ended.failed.tenants);
-    }
-    (record, failed)
-}
-
-/// Adds a run for those that were fenced to the record of the run that left them so.
-fn add_follow_up(record: &mut RunRecord, follow_up: RunRecord) {
-    let RunRecord { outcome, finished_at, report: more, .. } = follow_up;
-    let report = &mut record.report;
-    let fenced = report.tenants.fenced;
-    let (still_fenced, failed, keys_fenced) = match outcome {
-        Outcome::Ok | Outcome::Partial | Outcome::Failed => {
-            let still_fenced = more.tenants.fenced.min(fenced);
-            let failed = more.tenants.failed.min(fenced - still_fenced);
-            more.failures.into_iter().for_each(|failure| report.fail(failure));
-            report.add_failed(more.failed_tenants, Vec::new());
-            (still_fenced, failed, more.keys.fenced)
-        }
-        // It was cut off: whoever it did not come to stays as it was.
-        Outcome::Timeout | Outcome::Cancelled => {
-            let still_fenced = fenced.saturating_sub(more.tenants.ok);
-            (still_fenced, 0, report.keys.fenced.saturating_sub(more.keys.written))
-        }
-    };
-    report.tenants.fenced = still_fenced;
-    report.tenants.failed += failed;
-    report.tenants.ok += fenced - still_fenced - failed;
-    report.keys.written += more.keys.written;
-    report.keys.removed += more.keys.removed;
-    report.keys.failed += more.keys.failed;
-    report.keys.fenced = keys_fenced;
-    report.bytes += more.bytes;
-    report.queries += more.queries;
-    report.retries += more.retries;
-    record.finished_at = finished_at;
-    if record.outcome == Outcome::Ok {
-        record.outcome = record.report.outcome();
     }
 }
 
@@ -413,74 +338,5 @@ impl<'a> PassReport<'a> {
         let jobs = done.records.iter().map(JobReport::new);
         let deadline_passed = done.deadline_passed;
         Self { outcome: done.outcome(), deadline_passed, jobs: jobs.collect() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::domain::job::JobName;
-    use crate::domain::report::{Failure, FailureKind, KeyCounts, TenantCounts};
-
-    fn record(
-        outcome: Outcome,
-        (ok, failed, fenced): (u64, u64, u64),
-        keys: (u64, u64),
-    ) -> RunRecord {
-        let at = chrono::DateTime::UNIX_EPOCH;
-        let total = ok + failed + fenced;
-        let mut report = Report {
-            tenants: TenantCounts { total, ok, failed, fenced },
-            keys: KeyCounts { written: keys.0, fenced: keys.1, ..KeyCounts::default() },
-            ..Report::default()
-        };
-        if failed > 0 {
-            let message = "division by zero".to_owned();
-            report.fail(Failure::new(FailureKind::Query, None, message));
-        }
-        RunRecord {
-            id: RunId(Uuid::nil()),
-            job: JobName::parse("list").unwrap(),
-            trigger: Trigger::Request,
-            outcome,
-            due_at: at,
-            started_at: at,
-            finished_at: at,
-            report,
-            replica: String::new(),
-            version: String::new(),
-        }
-    }
-
-    /// The counts of tenants and keys after one more run.
-    fn after(first: &mut RunRecord, follow_up: RunRecord) -> ((u64, u64, u64), (u64, u64)) {
-        add_follow_up(first, follow_up);
-        let Report { tenants, keys, .. } = &first.report;
-        assert_eq!(tenants.done(), tenants.total);
-        ((tenants.ok, tenants.failed, tenants.fenced), (keys.written, keys.fenced))
-    }
-
-    #[test]
-    fn what_follow_ups_settle_counts_as_warm_and_the_rest_stays_fenced() {
-        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
-        let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
-        assert_eq!(after(&mut first, follow_up), ((9, 0, 1), (18, 2)));
-        assert_eq!(first.outcome, Outcome::Ok);
-        let cut_off = record(Outcome::Cancelled, (0, 0, 0), (0, 0));
-        assert_eq!(after(&mut first, cut_off), ((9, 0, 1), (18, 2)));
-        assert_eq!(first.outcome, Outcome::Ok);
-        let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
-        assert_eq!(after(&mut first, gone), ((10, 0, 0), (18, 0)));
-    }
-
-    #[test]
-    fn hazard_27_a_follow_up_that_fails_makes_the_pass_fail() {
-        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
-        let follow_up = record(Outcome::Partial, (2, 1, 0), (4, 0));
-        assert_eq!(after(&mut first, follow_up), ((9, 1, 0), (18, 0)));
-        assert_eq!(first.outcome, Outcome::Partial);
-        assert_eq!(first.report.failures.len(), 1);
     }
 }

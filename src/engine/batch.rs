@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::{JoinError, JoinSet};
 
 use super::broken::hash;
-use super::run::{End, Order, Runner, Stops, Unsettled};
+use super::run::{End, RunSpec, Runner, Stops};
 use super::tries::{Refusal, Remedy};
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
@@ -27,14 +27,13 @@ const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 /// The batches of one run.
 pub(super) struct Work {
     pub(super) runner: Arc<Runner>,
-    pub(super) order: Arc<Order>,
+    pub(super) spec: Arc<RunSpec>,
     pub(super) started_at: DateTime<Utc>,
     /// When the run has to be over, on the monotonic clock.
     pub(super) deadline_at: Duration,
     pub(super) key_columns: usize,
     /// What has to be looked at of its keys.
     pub(super) checks: Checks,
-    unsettled: Mutex<Unsettled>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// What the last read said that met a lock, while none has worked since.
@@ -50,20 +49,19 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(
         runner: Arc<Runner>,
-        order: Arc<Order>,
+        spec: Arc<RunSpec>,
         started_at: DateTime<Utc>,
         deadline_at: Duration,
     ) -> Arc<Self> {
-        let key_columns = order.job.key_columns().len();
-        let checks = Checks::new(runner.layout(), &order.job);
+        let key_columns = spec.job.key_columns().len();
+        let checks = Checks::new(runner.layout(), &spec.job);
         Arc::new(Self {
             runner,
-            order,
+            spec,
             started_at,
             deadline_at,
             key_columns,
             checks,
-            unsettled: Mutex::default(),
             given_up: OnceLock::new(),
             locked: Mutex::default(),
             worked: AtomicBool::new(false),
@@ -81,7 +79,7 @@ impl Work {
         report: &mut Report,
     ) -> End {
         let mut tasks = JoinSet::new();
-        let at_once = self.runner.limits.shares().of_job(&self.order.job, self.order.lane);
+        let at_once = self.runner.limits.shares().of_job(&self.spec.job, self.spec.priority);
         let mut draining = false;
         loop {
             while !draining && tasks.len() < at_once {
@@ -120,9 +118,9 @@ impl Work {
     fn count(&self, ended: Result<Report, JoinError>, report: &mut Report) {
         // A batch does not panic (see `warm_or_fail`): one without a report was stopped.
         let Ok(part) = ended else { return };
-        self.order.progress.add(&part);
+        self.spec.progress.add(&part);
         report.add(part);
-        report.failed.truncate(self.order.most_failed);
+        report.failed.truncate(self.spec.most_failed);
     }
 
     /// A batch whose task always ends with a report, even if preheat itself is at fault.
@@ -175,7 +173,7 @@ impl Work {
     fn fail_alone(&self, alone: &Batch, refusal: Refusal, report: &mut Report) {
         fail_all(alone, refusal.kind, &refusal.message, report);
         let tenant = alone.tenant(0);
-        let job = &self.order.job.name;
+        let job = &self.spec.job.name;
         let is_known = tenant.is_some_and(|tenant| self.runner.broken.has(job, tenant.id()));
         if let Some(tenant) = tenant {
             self.alone().push(hash(tenant.id()));
@@ -190,7 +188,7 @@ impl Work {
     pub(super) fn note_broken(&self) {
         if self.given_up.get().is_none() {
             let alone = std::mem::take(&mut *self.alone());
-            self.runner.broken.note(&self.order.job.name, alone);
+            self.runner.broken.note(&self.spec.job.name, alone);
         }
     }
 
@@ -214,6 +212,7 @@ impl Work {
                 in_a_row >= LONE_FAILURES_TO_GIVE_UP && !query_is_good
             }
         };
+        self.runner.cache_writes.note_failure(refusal.kind);
         if gives_up {
             // Another batch may have come to the same at the same time.
             self.given_up.get_or_init(|| refusal);
@@ -221,7 +220,7 @@ impl Work {
     }
 
     fn say_split(&self, tenants: usize, refusal: &Refusal) {
-        let (job, run) = (&self.order.job.name, self.order.id);
+        let (job, run) = (&self.spec.job.name, self.spec.id);
         let (kind, message) = (refusal.kind, refusal.message.as_str());
         event::BatchSplit { job, run, tenants, kind, message }.emit(&self.runner.metrics);
     }
@@ -236,11 +235,6 @@ impl Work {
     /// What the last read said that met a lock, while none has worked since.
     pub(super) fn locked(&self) -> MutexGuard<'_, Option<String>> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The unverified tenants so far.
-    pub(super) fn unverified(&self) -> MutexGuard<'_, Unsettled> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,10 @@
-//! What is to be warmed again of one job, because data changed or because it could not be proven:
-//! whose keys, and from when on. It decides and does nothing.
+//! The pending set of a job: the tenants that have to be warmed again, because their data changed or because
+//! they are unverified, and from which moment on. It decides and does nothing.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::run::{Failed, Unsettled};
+use super::run::{Failed, Unverified};
 use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
 use crate::domain::report::{FailedTenant, FailureKind};
@@ -15,20 +15,24 @@ use crate::domain::tenant::TenantId;
 /// come: four reads a second of one tenant are what it may cost the database.
 pub(super) const COOLDOWN: Duration = Duration::from_millis(250);
 
-/// How long after a run whoever it left unsettled is tried again; the wait doubles each time.
+/// How long after its batch an unverified tenant is tried again; the wait doubles each time.
 pub(super) const FOLLOW_UP: Duration = Duration::from_secs(1);
-/// No wait of an unsettled one is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
+/// No wait for a follow-up is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
 /// itself, so that a tenant that never stops writing stays cached all the same.
 const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
 const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROVISIONAL_TTL.as_secs());
 
 /// No wait after a failure is longer: each failure is a line of the log and of the history.
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(30);
+/// The same while the cache refuses all writes. Nothing that preheat does makes room in a full cache or a
+/// primary of a replica, so only somebody else's work ends this. A failover, which takes seconds, is met by
+/// the first waits.
+const LONGEST_WITHOUT_WRITES: Duration = Duration::from_mins(5);
 /// After so many failures that do not pass by waiting, the next change or the schedule is waited
 /// for.
 const MAX_FAILURES: u32 = 5;
 
-/// Whoever waits beyond this is not remembered one by one: the job runs for everybody instead.
+/// With more pending tenants than this none is remembered by itself: the job runs for all instead.
 pub(super) const MAX_PENDING: usize = 10_000;
 /// The next run for everybody begins so long after the last one began at the earliest: whatever asks
 /// for more of them asks for too much.
@@ -42,13 +46,26 @@ pub(super) type Whose = Option<TenantId>;
 pub(super) struct Changes {
     most: usize,
     wanted: HashMap<Whose, Wanted>,
-    /// The same by the moment they are due.
-    due: BTreeSet<(Duration, Whose)>,
+    /// Those that changed, by the moment they are due.
+    changed_due: BTreeSet<(Duration, Whose)>,
+    /// The same of those that are unverified.
+    unverified_due: BTreeSet<(Duration, Whose)>,
     /// Who may not be warmed again yet: whose last run began, or failed, just now. It has those of
     /// the runs that began within the longest rest, each of at most [`MAX_PENDING`].
     rests: HashMap<Whose, Rest>,
     everything: Option<Everything>,
     everything_rests_until: Duration,
+}
+
+/// What a run beside the regular ones is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Cause {
+    /// Data changed.
+    #[default]
+    Change,
+    /// Tenants are unverified: their values live for [`PROVISIONAL_TTL`], so their follow-up waits for no run
+    /// for changes, and is no part of one, however long that takes.
+    Unverified,
 }
 
 /// Somebody's keys are to be warmed again.
@@ -58,11 +75,11 @@ struct Wanted {
     due_at: Duration,
     /// When the first change was heard of that is not in the cache yet, if it was a change.
     heard_at: Option<Duration>,
-    /// It is unsettled: a run that begins before this moment does not settle it, as what the last
+    /// It is unverified: a run that begins before this moment does not settle it, as what the last
     /// run sent may still be on its way to the cache.
     repeat_at: Option<Duration>,
-    /// Runs in a row that left it unsettled.
-    unsettled: u32,
+    /// Runs in a row that left it unverified.
+    unverified: u32,
     /// Runs in a row in which it failed.
     failed: u32,
 }
@@ -85,11 +102,17 @@ struct Everything {
 /// What a run was begun for; [`Changes::ended`] takes it back.
 #[derive(Debug, Default)]
 pub(super) struct Claim {
-    wanted: Vec<(Whose, Wanted)>,
+    cause: Cause,
+    /// Without those that it handed over as unverified.
+    wanted: BTreeMap<Whose, Wanted>,
     everything: Option<Everything>,
 }
 
 impl Wanted {
+    fn cause(self) -> Cause {
+        if self.unverified > 0 { Cause::Unverified } else { Cause::Change }
+    }
+
     fn and(self, other: Self) -> Self {
         Self {
             due_at: self.due_at.min(other.due_at),
@@ -98,7 +121,7 @@ impl Wanted {
                 (one, other) => one.or(other),
             },
             repeat_at: self.repeat_at.max(other.repeat_at),
-            unsettled: self.unsettled.max(other.unsettled),
+            unverified: self.unverified.max(other.unverified),
             failed: self.failed.max(other.failed),
         }
     }
@@ -118,11 +141,14 @@ impl Claim {
     /// The tenants that the run is for, as an order has them.
     pub(super) fn tenants(&self, scope: Scope) -> Option<Vec<TenantId>> {
         match scope {
-            Scope::Tenants => {
-                Some(self.wanted.iter().filter_map(|(whose, _)| whose.clone()).collect())
-            }
+            Scope::Tenants => Some(self.wanted.keys().filter_map(Option::clone).collect()),
             Scope::Fleet => None,
         }
+    }
+
+    /// What the run is for.
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// The moment after which a run for everybody has to begin, or have begun.
@@ -132,7 +158,10 @@ impl Claim {
 
     /// The same run is for this as well.
     pub(super) fn join(&mut self, other: Self) {
-        self.wanted.extend(other.wanted);
+        for (whose, wanted) in other.wanted {
+            let known = self.wanted.get(&whose).copied();
+            self.wanted.insert(whose, known.map_or(wanted, |known| known.and(wanted)));
+        }
         self.everything = match (self.everything, other.everything) {
             (Some(one), Some(other)) => Some(one.and(other)),
             (one, other) => one.or(other),
@@ -151,7 +180,8 @@ impl Changes {
         Self {
             most,
             wanted: HashMap::new(),
-            due: BTreeSet::new(),
+            changed_due: BTreeSet::new(),
+            unverified_due: BTreeSet::new(),
             rests: HashMap::new(),
             everything: None,
             everything_rests_until: Duration::ZERO,
@@ -170,23 +200,33 @@ impl Changes {
         self.want_everything(Everything { due_at: now, asked_at, failed: 0 });
     }
 
-    /// A run of the job has ended, which was begun for `claim` and perhaps for others too; answers
-    /// how long the changes that it settled took.
+    /// A run of the job left these tenants unverified. It may still go on, but does not come to them again.
+    /// `claim` is what it was begun for, where that is known.
+    pub(super) fn handed_over(
+        &mut self,
+        unverified: Unverified,
+        mut claim: Option<&mut Claim>,
+        now: Duration,
+    ) {
+        let Unverified { tenants, fleet } = unverified;
+        for whose in tenants.into_iter().map(Some).chain(fleet.then_some(None)) {
+            let wanted = claim.as_mut().and_then(|claim| claim.wanted.remove(&whose));
+            self.unverified(whose, wanted.unwrap_or_default(), now);
+        }
+    }
+
+    /// A run of the job has ended, which was begun for `claim`; answers how long the changes that it
+    /// settled took.
     pub(super) fn ended(
         &mut self,
         claim: Claim,
         failures: &Failures<'_>,
-        unsettled: &Unsettled,
         now: Duration,
     ) -> Vec<Duration> {
         let mut lags = Vec::new();
-        let mut told: HashSet<Whose> = unsettled.tenants.iter().cloned().map(Some).collect();
-        told.extend(unsettled.fleet.then_some(None));
         for (whose, wanted) in claim.wanted {
-            if told.remove(&whose) {
-                self.unsettled(whose, wanted, now);
-            } else if let Some(may_pass) = failures.of_one(whose.as_ref()) {
-                self.failed(whose, wanted, may_pass, now);
+            if let Some(longest) = failures.of_one(whose.as_ref()) {
+                self.failed(whose, wanted, longest, now);
             } else {
                 if let Some(rest) = self.rests.get_mut(&whose) {
                     rest.failed = 0;
@@ -194,28 +234,25 @@ impl Changes {
                 lags.extend(wanted.heard_at.map(|heard_at| now.saturating_sub(heard_at)));
             }
         }
-        for whose in told {
-            self.unsettled(whose, Wanted::default(), now);
-        }
         if let Some(everything) = claim.everything {
             self.everything_ended(everything, failures, now);
         }
         lags
     }
 
-    fn unsettled(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
-        let due_at = now + doubled(FOLLOW_UP, wanted.unsettled, LONGEST_FOLLOW_UP);
-        let unsettled = wanted.unsettled + 1;
+    fn unverified(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
+        let due_at = now + doubled(FOLLOW_UP, wanted.unverified, LONGEST_FOLLOW_UP);
+        let unverified = wanted.unverified + 1;
         let repeat_at = Some(due_at);
-        self.want(whose, Wanted { due_at, repeat_at, unsettled, failed: 0, ..wanted });
+        self.want(whose, Wanted { due_at, repeat_at, unverified, failed: 0, ..wanted });
     }
 
-    fn failed(&mut self, whose: Whose, wanted: Wanted, may_pass: bool, now: Duration) {
-        let until = now + doubled(FOLLOW_UP, wanted.failed, LONGEST_AFTER_FAILURE);
+    fn failed(&mut self, whose: Whose, wanted: Wanted, wait: Wait, now: Duration) {
+        let until = now + wait.after(wanted.failed);
         let failed = wanted.failed + 1;
         // Changes go on to be heard of; what fails again is not tried again sooner for that.
         self.rests.insert(whose.clone(), Rest { until, failed });
-        if may_pass || failed < MAX_FAILURES {
+        if wait.goes_on_after(failed) {
             self.want(whose, Wanted { due_at: until, failed, ..wanted });
         }
     }
@@ -225,21 +262,32 @@ impl Changes {
             Who::Tenants(tenants) => {
                 for (tenant, kind) in tenants {
                     let whose = Some(TenantId::new(tenant));
-                    self.failed(whose, Wanted::default(), passes(*kind), now);
+                    self.failed(whose, Wanted::default(), Wait::of(*kind), now);
                 }
             }
-            Who::Anybody if failures.may_pass || everything.failed + 1 < MAX_FAILURES => {
-                let wait = doubled(FOLLOW_UP, everything.failed, LONGEST_AFTER_FAILURE);
+            Who::Anybody if failures.wait.goes_on_after(everything.failed + 1) => {
+                let due_at = now + failures.wait.after(everything.failed);
                 let failed = everything.failed + 1;
-                self.want_everything(Everything { due_at: now + wait, asked_at: now, failed });
+                self.want_everything(Everything { due_at, asked_at: now, failed });
             }
             Who::Anybody | Who::Nobody => {}
         }
     }
 
-    /// The moment from which on somebody is due, if anybody is at all.
-    pub(super) fn next_due_at(&self) -> Option<Duration> {
-        self.due.first().map(|(due_at, _)| *due_at)
+    /// The moment from which on somebody is due for that cause, if anybody is at all.
+    pub(super) fn next_due_at(&self, cause: Cause) -> Option<Duration> {
+        let due = match cause {
+            Cause::Change => &self.changed_due,
+            Cause::Unverified => &self.unverified_due,
+        };
+        due.first().map(|(due_at, _)| *due_at)
+    }
+
+    fn due(&mut self, cause: Cause) -> &mut BTreeSet<(Duration, Whose)> {
+        match cause {
+            Cause::Change => &mut self.changed_due,
+            Cause::Unverified => &mut self.unverified_due,
+        }
     }
 
     /// The moment from which on everybody is due.
@@ -247,14 +295,14 @@ impl Changes {
         self.everything.map(|everything| everything.due_at)
     }
 
-    /// Takes whoever is due, for a run that begins now; nothing where nobody is.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<Claim> {
-        self.next_due_at().filter(|due_at| *due_at <= now)?;
+    /// Takes all tenants that are due for that cause, for a run that begins now; nothing where none is.
+    pub(super) fn take_due(&mut self, cause: Cause, now: Duration) -> Option<Claim> {
+        self.next_due_at(cause).filter(|due_at| *due_at <= now)?;
         self.rests.retain(|_, rest| rest.until > now);
-        let mut wanted = Vec::new();
-        while let Some((due_at, whose)) = self.due.pop_first() {
+        let mut wanted = BTreeMap::new();
+        while let Some((due_at, whose)) = self.due(cause).pop_first() {
             if due_at > now {
-                self.due.insert((due_at, whose));
+                self.due(cause).insert((due_at, whose));
                 break;
             }
             let Some(one) = self.wanted.remove(&whose) else { continue };
@@ -262,15 +310,15 @@ impl Changes {
             if let Some(due_at) = one.repeat_at.filter(|at| *at > now) {
                 self.want(whose.clone(), Wanted { due_at, heard_at: None, ..one });
             }
-            wanted.push((whose, one));
+            wanted.insert(whose, one);
         }
-        Some(Claim { wanted, everything: None })
+        Some(Claim { cause, wanted, everything: None })
     }
 
     /// Takes everything, for a run that begins now or waits.
     pub(super) fn take_everything(&mut self, now: Duration) -> Claim {
         self.everything_rests_until = now + EVERYTHING_COOLDOWN;
-        Claim { wanted: Vec::new(), everything: self.everything.take() }
+        Claim { everything: self.everything.take(), ..Claim::default() }
     }
 
     /// Forgets it all.
@@ -288,15 +336,16 @@ impl Changes {
             let repeat_at = self.wanted.values().chain([&wanted]).filter_map(|one| one.repeat_at);
             let due_at = repeat_at.max().map_or(wanted.due_at, |at| at.max(wanted.due_at));
             self.wanted.clear();
-            self.due.clear();
+            self.changed_due.clear();
+            self.unverified_due.clear();
             self.want_everything(Everything { due_at, asked_at: due_at, failed: 0 });
             return;
         }
         let all = known.map_or(wanted, |known| known.and(wanted));
         if let Some(known) = known {
-            self.due.remove(&(known.due_at, whose.clone()));
+            self.due(known.cause()).remove(&(known.due_at, whose.clone()));
         }
-        self.due.insert((all.due_at, whose.clone()));
+        self.due(all.cause()).insert((all.due_at, whose.clone()));
         self.wanted.insert(whose, all);
     }
 
@@ -315,8 +364,35 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
 /// For whom a run failed.
 pub(super) struct Failures<'a> {
     who: Who<'a>,
-    /// Some of it may pass by waiting: a server was away.
-    may_pass: bool,
+    /// The longest of its failures' waits.
+    wait: Wait,
+}
+
+/// Whether waiting helps against a failure, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wait {
+    /// It does not: it is tried again [`MAX_FAILURES`] times in all.
+    InVain,
+    /// A server is away.
+    ForServer,
+    /// The cache refuses all writes.
+    ForWrites,
+}
+
+impl Wait {
+    /// How long to wait after so many failures in a row before this one.
+    fn after(self, failures: u32) -> Duration {
+        let longest = match self {
+            Self::InVain | Self::ForServer => LONGEST_AFTER_FAILURE,
+            Self::ForWrites => LONGEST_WITHOUT_WRITES,
+        };
+        doubled(FOLLOW_UP, failures, longest)
+    }
+
+    /// Whether it is tried again after so many failures in a row.
+    fn goes_on_after(self, failures: u32) -> bool {
+        self != Self::InVain || failures < MAX_FAILURES
+    }
 }
 
 enum Who<'a> {
@@ -329,7 +405,8 @@ enum Who<'a> {
 impl<'a> Failures<'a> {
     /// Those of a run and of its tenants that failed.
     pub(super) fn of(record: &RunRecord, failed: &'a Failed) -> Self {
-        let may_pass = record.report.failures.iter().any(|failure| passes(failure.kind));
+        let waits = record.report.failures.iter().map(|failure| Wait::of(failure.kind));
+        let wait = waits.max().unwrap_or(Wait::InVain);
         let of_one = |one: &'a FailedTenant| (one.tenant.as_str(), one.kind);
         let who = match record.outcome {
             Outcome::Ok => Who::Nobody,
@@ -342,62 +419,65 @@ impl<'a> Failures<'a> {
                 Who::Anybody
             }
         };
-        Self { who, may_pass }
+        Self { who, wait }
     }
 
-    /// Whether it failed for somebody; then, whether that may pass by waiting.
-    fn of_one(&self, whose: Option<&TenantId>) -> Option<bool> {
+    /// Whether it failed for somebody; then, which wait helps.
+    fn of_one(&self, whose: Option<&TenantId>) -> Option<Wait> {
         match (&self.who, whose) {
             (Who::Nobody, _) => None,
             (Who::Tenants(tenants), Some(tenant)) => {
-                tenants.get(tenant.as_str()).map(|kind| passes(*kind))
+                tenants.get(tenant.as_str()).map(|kind| Wait::of(*kind))
             }
-            (Who::Tenants(_), None) | (Who::Anybody, _) => Some(self.may_pass),
+            (Who::Tenants(_), None) | (Who::Anybody, _) => Some(self.wait),
         }
     }
 }
 
-/// Whether waiting helps against a failure.
-fn passes(kind: FailureKind) -> bool {
-    match kind {
-        // The tenant list could not be read.
-        FailureKind::Tenants
-        | FailureKind::TenantsShrank
-        | FailureKind::DatabaseUnavailable
-        | FailureKind::Locked
-        | FailureKind::CacheUnavailable
-        | FailureKind::CacheFull
-        | FailureKind::CacheReadOnly
-        | FailureKind::CacheMoved
-        | FailureKind::CacheRestarted => true,
-        FailureKind::Query
-        | FailureKind::StatementTimeout
-        | FailureKind::ForeignRow
-        | FailureKind::Encoding
-        | FailureKind::TooManyRows
-        | FailureKind::TimeZone
-        | FailureKind::ValueTooLarge
-        | FailureKind::KeyConflict
-        | FailureKind::AmbiguousKey
-        | FailureKind::SeveralRows
-        | FailureKind::CacheWrongType
-        | FailureKind::CachePermission
-        | FailureKind::CacheRefused
-        | FailureKind::Deadline
-        | FailureKind::Cancelled
-        | FailureKind::Rewarm
-        | FailureKind::Internal => false,
+impl Wait {
+    fn of(kind: FailureKind) -> Self {
+        match kind {
+            // The tenant list could not be read.
+            FailureKind::Tenants
+            | FailureKind::TenantsShrank
+            | FailureKind::DatabaseUnavailable
+            | FailureKind::Locked
+            | FailureKind::CacheUnavailable
+            | FailureKind::CacheRestarted => Self::ForServer,
+            FailureKind::CacheFull | FailureKind::CacheReadOnly | FailureKind::CacheMoved => {
+                Self::ForWrites
+            }
+            FailureKind::Query
+            | FailureKind::StatementTimeout
+            | FailureKind::ForeignRow
+            | FailureKind::Encoding
+            | FailureKind::TooManyRows
+            | FailureKind::TimeZone
+            | FailureKind::ValueTooLarge
+            | FailureKind::KeyConflict
+            | FailureKind::AmbiguousKey
+            | FailureKind::SeveralRows
+            | FailureKind::CacheWrongType
+            | FailureKind::CachePermission
+            | FailureKind::CacheRefused
+            | FailureKind::Deadline
+            | FailureKind::Cancelled
+            | FailureKind::Rewarm
+            | FailureKind::Internal => Self::InVain,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use proptest::prelude::*;
 
     const ZERO: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
-    const OK: Failures<'static> = Failures { who: Who::Nobody, may_pass: false };
+    const OK: Failures<'static> = Failures { who: Who::Nobody, wait: Wait::InVain };
 
     fn ms(number: u64) -> Duration {
         Duration::from_millis(number)
@@ -407,8 +487,8 @@ mod tests {
         TenantId::new(name).into()
     }
 
-    fn unsettled(names: &[&str]) -> Unsettled {
-        Unsettled { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
+    fn unverified(names: &[&str]) -> Unverified {
+        Unverified { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
     }
 
     fn names(claim: Option<&Claim>) -> Vec<String> {
@@ -422,45 +502,59 @@ mod tests {
             [] => Who::Anybody,
             _ => Who::Tenants(tenants.iter().map(|tenant| (*tenant, kind)).collect()),
         };
-        Failures { who, may_pass: passes(kind) }
+        Failures { who, wait: Wait::of(kind) }
     }
 
     /// A run that ends at `now`, with all well.
     fn settle(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
-        changes.ended(claim, &OK, &unsettled(&[]), now)
+        changes.ended(claim, &OK, now)
+    }
+
+    fn take(changes: &mut Changes, now: Duration) -> Option<Claim> {
+        changes.take_due(Cause::Change, now)
+    }
+
+    fn take_unverified(changes: &mut Changes, now: Duration) -> Option<Claim> {
+        changes.take_due(Cause::Unverified, now)
+    }
+
+    fn next_due_at(changes: &Changes) -> Option<Duration> {
+        let causes = [Cause::Change, Cause::Unverified];
+        causes.iter().filter_map(|cause| changes.next_due_at(*cause)).min()
     }
 
     #[test]
     fn the_first_change_is_due_at_once_and_the_next_one_a_cooldown_after_the_run_began() {
         let mut changes = Changes::default();
-        assert!(changes.take_due(SECOND).is_none());
+        assert!(take(&mut changes, SECOND).is_none());
         changes.changed(tenant("a"), ms(990), SECOND);
-        let claim = changes.take_due(SECOND).unwrap();
+        let claim = take(&mut changes, SECOND).unwrap();
         assert_eq!(names(Some(&claim)), ["a"]);
         changes.changed(tenant("a"), ms(1010), ms(1010));
         changes.changed(tenant("a"), ms(1020), ms(1020));
         changes.changed(tenant("b"), ms(1020), ms(1020));
         assert_eq!(settle(&mut changes, claim, ms(1030)), [ms(40)]);
-        assert_eq!(names(changes.take_due(ms(1030)).as_ref()), ["b"]);
-        assert_eq!(changes.next_due_at(), Some(SECOND + COOLDOWN));
-        let claim = changes.take_due(SECOND + COOLDOWN).unwrap();
+        assert_eq!(names(take(&mut changes, ms(1030)).as_ref()), ["b"]);
+        assert_eq!(next_due_at(&changes), Some(SECOND + COOLDOWN));
+        let claim = take(&mut changes, SECOND + COOLDOWN).unwrap();
         assert_eq!(names(Some(&claim)), ["a"]);
         assert_eq!(settle(&mut changes, claim, ms(1300)), [ms(290)], "since the first of the two");
-        assert_eq!(changes.next_due_at(), None);
+        assert_eq!(next_due_at(&changes), None);
     }
 
     #[test]
     fn whoever_never_settles_is_tried_again_at_longer_and_longer_intervals() {
         let mut changes = Changes::default();
-        changes.ended(Claim::default(), &OK, &unsettled(&["a"]), ZERO);
+        changes.handed_over(unverified(&["a"]), None, ZERO);
         let mut now = ZERO;
         let mut waits = Vec::new();
         for _ in 0..5 {
-            let due_at = changes.next_due_at().unwrap();
+            let due_at = next_due_at(&changes).unwrap();
             waits.push(due_at.saturating_sub(now).as_secs());
             now = due_at;
-            let claim = changes.take_due(now).unwrap();
-            assert!(changes.ended(claim, &OK, &unsettled(&["a"]), now).is_empty());
+            let mut claim = take_unverified(&mut changes, now).unwrap();
+            changes.handed_over(unverified(&["a"]), Some(&mut claim), now);
+            assert!(settle(&mut changes, claim, now).is_empty());
         }
         assert_eq!(waits, [1, 2, 4, 5, 5]);
     }
@@ -468,14 +562,52 @@ mod tests {
     #[test]
     fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
         let mut changes = Changes::default();
-        changes.ended(Claim::default(), &OK, &unsettled(&["a"]), ZERO);
+        changes.handed_over(unverified(&["a"]), None, ZERO);
         changes.changed(tenant("a"), ms(100), ms(100));
-        let claim = changes.take_due(ms(100)).unwrap();
+        let claim = take_unverified(&mut changes, ms(100)).unwrap();
         assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
-        assert_eq!(changes.next_due_at(), Some(SECOND));
-        let claim = changes.take_due(SECOND).unwrap();
+        assert_eq!(next_due_at(&changes), Some(SECOND));
+        let claim = take_unverified(&mut changes, SECOND).unwrap();
         assert!(settle(&mut changes, claim, SECOND).is_empty());
-        assert_eq!(changes.next_due_at(), None);
+        assert_eq!(next_due_at(&changes), None);
+    }
+
+    #[test]
+    fn an_unverified_tenant_is_no_part_of_a_run_for_changes_which_may_be_long() {
+        let mut changes = Changes::default();
+        for name in ["a", "b"] {
+            changes.changed(tenant(name), ZERO, ZERO);
+        }
+        let mut long = take(&mut changes, ZERO).unwrap();
+        changes.handed_over(unverified(&["a"]), Some(&mut long), SECOND);
+        changes.changed(tenant("a"), SECOND, SECOND);
+        changes.changed(tenant("c"), SECOND, SECOND);
+        assert_eq!(names(Some(&long)), ["b"], "it does not come to `a` again");
+        assert_eq!(names(take_unverified(&mut changes, SECOND).as_ref()), ["a"]);
+        assert_eq!(names(take(&mut changes, SECOND).as_ref()), ["c"]);
+        assert_eq!(settle(&mut changes, long, SECOND * 2), [SECOND * 2]);
+    }
+
+    #[test]
+    fn while_the_cache_refuses_all_writes_a_job_is_repeated_every_five_minutes() {
+        for kind in [FailureKind::CacheFull, FailureKind::CacheReadOnly, FailureKind::CacheMoved] {
+            let failures = failing(kind, &[]);
+            let mut changes = Changes::default();
+            changes.everything_changed(ZERO, ZERO);
+            changes.changed(tenant("a"), ZERO, ZERO);
+            let (mut now, mut waits) = (ZERO, Vec::new());
+            for _ in 0..12 {
+                let everything = changes.take_everything(now);
+                changes.ended(everything, &failures, now);
+                let some = take(&mut changes, now).unwrap();
+                changes.ended(some, &failures, now);
+                let due_at = changes.everything_due_at().unwrap();
+                waits.push(due_at.saturating_sub(now).as_secs());
+                assert!(next_due_at(&changes).unwrap() <= due_at);
+                now = due_at;
+            }
+            assert_eq!(waits[waits.len() - 2..], [300, 300], "{kind:?}");
+        }
     }
 
     #[test]
@@ -484,14 +616,14 @@ mod tests {
         changes.changed(tenant("a"), ZERO, ZERO);
         let mut now = ZERO;
         for _ in 0..20 {
-            let claim = changes.take_due(now).unwrap();
+            let claim = take(&mut changes, now).unwrap();
             let failures = failing(FailureKind::DatabaseUnavailable, &[]);
-            changes.ended(claim, &failures, &unsettled(&[]), now);
-            let due_at = changes.next_due_at().unwrap();
+            changes.ended(claim, &failures, now);
+            let due_at = next_due_at(&changes).unwrap();
             assert!(due_at <= now + LONGEST_AFTER_FAILURE);
             now = due_at;
         }
-        let claim = changes.take_due(now).unwrap();
+        let claim = take(&mut changes, now).unwrap();
         assert_eq!(settle(&mut changes, claim, now), [now]);
     }
 
@@ -503,19 +635,19 @@ mod tests {
         changes.changed(tenant("b"), ZERO, ZERO);
         let mut now = ZERO;
         let mut runs = 0;
-        while let Some(due_at) = changes.next_due_at() {
+        while let Some(due_at) = next_due_at(&changes) {
             now = due_at;
-            let claim = changes.take_due(now).unwrap();
-            let lags = changes.ended(claim, &failures, &unsettled(&[]), now);
+            let claim = take(&mut changes, now).unwrap();
+            let lags = changes.ended(claim, &failures, now);
             assert_eq!(lags.len(), usize::from(runs == 0), "`b` is settled with the first run");
             runs += 1;
-            if changes.next_due_at().is_some() {
+            if next_due_at(&changes).is_some() {
                 changes.changed(tenant("a"), now, now);
             }
         }
         assert_eq!((runs, now), (MAX_FAILURES, SECOND * 15));
         changes.changed(tenant("a"), now, now);
-        assert_eq!(changes.next_due_at(), Some(now + SECOND * 16));
+        assert_eq!(next_due_at(&changes), Some(now + SECOND * 16));
     }
 
     #[test]
@@ -524,21 +656,21 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             changes.changed(tenant(name), ZERO, ZERO);
         }
-        let claim = changes.take_due(ZERO).unwrap();
+        let claim = take(&mut changes, ZERO).unwrap();
         let mut failures = failing(FailureKind::Query, &["a", "b"]);
         if let Who::Tenants(tenants) = &mut failures.who {
             tenants.insert("d", FailureKind::CacheUnavailable);
         }
-        assert_eq!(changes.ended(claim, &failures, &unsettled(&[]), ZERO).len(), 1, "`c`");
+        assert_eq!(changes.ended(claim, &failures, ZERO).len(), 1, "`c`");
         let mut now = ZERO;
         for _ in 1..MAX_FAILURES {
-            now = changes.next_due_at().unwrap();
-            let claim = changes.take_due(now).unwrap();
+            now = next_due_at(&changes).unwrap();
+            let claim = take(&mut changes, now).unwrap();
             assert_eq!(names(Some(&claim)).len(), 3);
-            changes.ended(claim, &failures, &unsettled(&[]), now);
+            changes.ended(claim, &failures, now);
         }
         now += LONGEST_AFTER_FAILURE;
-        let left = changes.take_due(now);
+        let left = take(&mut changes, now);
         assert_eq!(names(left.as_ref()), ["d"], "what may pass by waiting is not given up");
     }
 
@@ -550,7 +682,7 @@ mod tests {
         }
         assert_eq!(changes.everything_due_at(), None);
         changes.changed(tenant("c"), ZERO, ms(5));
-        assert_eq!((changes.everything_due_at(), changes.next_due_at()), (Some(ms(5)), None));
+        assert_eq!((changes.everything_due_at(), next_due_at(&changes)), (Some(ms(5)), None));
         let claim = changes.take_everything(ms(5));
         assert_eq!(changes.everything_due_at(), None);
         changes.everything_changed(ms(6), ms(6));
@@ -564,15 +696,15 @@ mod tests {
         changes.everything_changed(ZERO, ZERO);
         let claim = changes.take_everything(ZERO);
         let failures = failing(FailureKind::Encoding, &["a", "b"]);
-        changes.ended(claim, &failures, &unsettled(&[]), SECOND);
+        changes.ended(claim, &failures, SECOND);
         assert_eq!(changes.everything_due_at(), None);
-        assert_eq!(names(changes.take_due(SECOND * 2).as_ref()), ["a", "b"]);
+        assert_eq!(names(take(&mut changes, SECOND * 2).as_ref()), ["a", "b"]);
 
         let mut changes = Changes::default();
         changes.everything_changed(ZERO, ZERO);
         let claim = changes.take_everything(ZERO);
         let failures = failing(FailureKind::Tenants, &[]);
-        changes.ended(claim, &failures, &unsettled(&[]), SECOND);
+        changes.ended(claim, &failures, SECOND);
         assert_eq!(changes.everything_due_at(), Some(EVERYTHING_COOLDOWN));
     }
 
@@ -581,7 +713,7 @@ mod tests {
         Wait(u64),
         Change(u8),
         Begin,
-        /// The run under way ends: for some it is unsettled, and it may have failed.
+        /// The run under way ends: for some it is unverified, and it may have failed.
         End(BTreeSet<u8>, bool),
     }
 
@@ -591,7 +723,7 @@ mod tests {
             4 => (0_u8..7).prop_map(Step::Change),
             2 => Just(Step::Begin),
             2 => (prop::collection::btree_set(0_u8..7, 0..3), prop::bool::weighted(0.2))
-                .prop_map(|(unsettled, failed)| Step::End(unsettled, failed)),
+                .prop_map(|(unverified, failed)| Step::End(unverified, failed)),
         ];
         prop::collection::vec(step, 1..80)
     }
@@ -607,7 +739,7 @@ mod tests {
     }
 
     impl Model {
-        fn take(&mut self, step: Step) {
+        fn turn(&mut self, step: Step) {
             match step {
                 Step::Wait(time) => self.now += ms(time),
                 Step::Change(number) => {
@@ -621,7 +753,8 @@ mod tests {
             }
             let changes = &self.changes;
             assert!(changes.wanted.len() <= changes.most);
-            assert_eq!(changes.wanted.len(), changes.due.len());
+            let due = changes.changed_due.len() + changes.unverified_due.len();
+            assert_eq!(changes.wanted.len(), due);
             for whose in &self.stale {
                 let known = changes.wanted.contains_key(whose) || changes.everything.is_some();
                 assert!(known, "{whose:?} is forgotten");
@@ -634,8 +767,10 @@ mod tests {
                 let claim = self.changes.take_everything(self.now);
                 settle(&mut self.changes, claim, self.now);
             }
-            let Some(claim) = self.changes.take_due(self.now) else { return };
-            for (whose, _) in &claim.wanted {
+            let unverified = take_unverified(&mut self.changes, self.now);
+            let claim = unverified.or_else(|| take(&mut self.changes, self.now));
+            let Some(claim) = claim else { return };
+            for whose in claim.wanted.keys() {
                 self.stale.remove(whose);
                 if let Some(began) = self.began.insert(whose.clone(), self.now) {
                     assert!(self.now >= began + COOLDOWN, "{whose:?} is warmed too often");
@@ -645,17 +780,18 @@ mod tests {
         }
 
         fn end(&mut self, some: &BTreeSet<u8>, failed: bool) {
-            let Some(claim) = self.running.take() else { return };
+            let Some(mut claim) = self.running.take() else { return };
             let left: Vec<String> = some.iter().map(ToString::to_string).collect();
             self.stale.extend(left.iter().map(|name| tenant(name)));
             let failures = if failed {
-                self.stale.extend(claim.wanted.iter().map(|(whose, _)| whose.clone()));
+                self.stale.extend(claim.wanted.keys().cloned());
                 failing(FailureKind::CacheUnavailable, &[])
             } else {
                 OK
             };
             let left: Vec<&str> = left.iter().map(String::as_str).collect();
-            self.changes.ended(claim, &failures, &unsettled(&left), self.now);
+            self.changes.handed_over(unverified(&left), Some(&mut claim), self.now);
+            self.changes.ended(claim, &failures, self.now);
         }
     }
 
@@ -673,19 +809,19 @@ mod tests {
                 stale: HashSet::new(),
             };
             for step in steps {
-                model.take(step);
+                model.turn(step);
             }
-            model.take(Step::End(BTreeSet::new(), false));
+            model.turn(Step::End(BTreeSet::new(), false));
             for _ in 0..100 {
                 let changes = &model.changes;
-                let due = changes.next_due_at().into_iter().chain(changes.everything_due_at());
+                let due = next_due_at(changes).into_iter().chain(changes.everything_due_at());
                 let Some(due_at) = due.min() else { break };
                 model.now = model.now.max(due_at);
-                model.take(Step::Begin);
-                model.take(Step::End(BTreeSet::new(), false));
+                model.turn(Step::Begin);
+                model.turn(Step::End(BTreeSet::new(), false));
             }
             prop_assert!(model.stale.is_empty(), "it comes to rest: {:?}", model.stale);
-            prop_assert_eq!(model.changes.next_due_at(), None);
+            prop_assert_eq!(next_due_at(&model.changes), None);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use super::limit::{BatchPermit, Lane, Room};
+use super::limit::{BatchPermit, Priority, Room};
 use super::port::{Clock, Read};
 use super::run::Runner;
 use super::tries::{Patience, Refusal, Remedy};
@@ -174,7 +174,7 @@ impl JobReader {
         room: Room,
     ) -> Result<BatchPermit, Refusal> {
         let asked_at = runner.clock.monotonic();
-        let mut permit = runner.limits.room_of(&self.job, Lane::Regular, room).await;
+        let mut permit = runner.limits.room_of(&self.job, Priority::Regular, room).await;
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
         // Without the cache the rows would be read for nothing.
         runner.cache_answers()?;

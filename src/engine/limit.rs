@@ -27,7 +27,7 @@ const HELD_TOO_LONG: Duration = Duration::from_secs(10);
 
 /// Who gets a permit first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Lane {
+pub enum Priority {
     /// In the order of asking.
     #[default]
     Regular,
@@ -55,9 +55,9 @@ pub struct Shares {
 /// How many batches of one job may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Most {
-    /// Of the regular lane.
+    /// Of regular priority.
     regular: usize,
-    /// Of both lanes.
+    /// Of both.
     all: usize,
 }
 
@@ -77,13 +77,13 @@ impl Shares {
         self.all
     }
 
-    /// How many batches of a job may be in flight at once in a lane. What the job's file says may be all
+    /// How many batches of a job may be in flight at once with a priority. What the job's file says may be all
     /// of the permits but for that of changes.
-    pub fn of_job(self, job: &Job, lane: Lane) -> usize {
+    pub fn of_job(self, job: &Job, priority: Priority) -> usize {
         let most = self.most(job.concurrency);
-        match lane {
-            Lane::Regular => most.regular,
-            Lane::Urgent => most.all,
+        match priority {
+            Priority::Regular => most.regular,
+            Priority::Urgent => most.all,
         }
     }
 
@@ -99,7 +99,7 @@ impl Shares {
         }
     }
 
-    /// What the regular lane may hold; so much a giant needs, so that changes go on beside it.
+    /// What regular batches may hold; so much a giant needs, so that changes go on beside it.
     fn regular(self) -> u32 {
         self.all - self.changes
     }
@@ -121,7 +121,7 @@ pub struct Limits {
 #[derive(Debug)]
 struct Queue {
     shares: Shares,
-    /// The permits that are held, by lane.
+    /// The permits that are held, by priority.
     held_regular: u32,
     held_urgent: u32,
     urgent: VecDeque<Waiter>,
@@ -142,7 +142,7 @@ struct Waiter {
 /// What somebody asks for.
 #[derive(Clone, Debug)]
 struct Ask {
-    lane: Lane,
+    priority: Priority,
     room: Room,
     job: Option<JobShare>,
 }
@@ -239,26 +239,26 @@ impl Limits {
         self.queue().shares
     }
 
-    /// Waits for the right to have a batch in flight. Whoever asked first in a lane gets it first,
-    /// whatever its job; the urgent lane goes before the regular one.
-    pub async fn batch(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(Ask { lane, room: Room::Batch, job: None }).await
+    /// Waits for the right to have a batch in flight. Of one priority, the first to ask gets it first,
+    /// whatever its job; urgent batches go before regular ones.
+    pub async fn batch(self: &Arc<Self>, priority: Priority) -> BatchPermit {
+        self.acquire(Ask { priority, room: Room::Batch, job: None }).await
     }
 
     /// Waits until nothing else is in flight but changes on the permit that is theirs, for one tenant
     /// that is too large for a batch.
-    pub async fn giant(self: &Arc<Self>, lane: Lane) -> BatchPermit {
-        self.acquire(Ask { lane, room: Room::Giant, job: None }).await
+    pub async fn giant(self: &Arc<Self>, priority: Priority) -> BatchPermit {
+        self.acquire(Ask { priority, room: Room::Giant, job: None }).await
     }
 
     /// Waits for so much room for a job, which never has more batches in flight than it may.
     pub(crate) async fn room_of(
         self: &Arc<Self>,
         job: &Job,
-        lane: Lane,
+        priority: Priority,
         room: Room,
     ) -> BatchPermit {
-        self.acquire(Ask { lane, room, job: Some(self.share(job)) }).await
+        self.acquire(Ask { priority, room, job: Some(self.share(job)) }).await
     }
 
     /// The permits that each job holds; a job that holds none is not among them.
@@ -288,7 +288,7 @@ impl Limits {
         // Dropped last: by then whoever gives up does not stand in the way of those behind it.
         let _left = Left(self);
         let (grant, granted) = oneshot::channel();
-        self.queue().lane(ask.lane).push_back(Waiter { ask, grant });
+        self.queue().waiters(ask.priority).push_back(Waiter { ask, grant });
         self.hand_out();
         let Ok(permits) = granted.await else { unreachable!("the queue keeps whoever waits") };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -311,10 +311,10 @@ impl Limits {
 }
 
 impl Queue {
-    fn lane(&mut self, lane: Lane) -> &mut VecDeque<Waiter> {
-        match lane {
-            Lane::Regular => &mut self.regular,
-            Lane::Urgent => &mut self.urgent,
+    fn waiters(&mut self, priority: Priority) -> &mut VecDeque<Waiter> {
+        match priority {
+            Priority::Regular => &mut self.regular,
+            Priority::Urgent => &mut self.urgent,
         }
     }
 
@@ -322,43 +322,46 @@ impl Queue {
     /// holds up those behind it, as it would never get them otherwise; but for a batch on the permit of
     /// changes, which takes nothing from it.
     fn next(&mut self) -> Option<(u32, Waiter)> {
-        for lane in [Lane::Urgent, Lane::Regular] {
-            self.lane(lane).retain(|waiter| !waiter.grant.is_closed());
+        for priority in [Priority::Urgent, Priority::Regular] {
+            self.waiters(priority).retain(|waiter| !waiter.grant.is_closed());
         }
         if self.held_urgent < self.shares.changes && self.free() > 0 {
             let small = |waiter: &Waiter| waiter.ask.room == Room::Batch;
             if let Some(place) = self.urgent.iter().position(|w| small(w) && self.may_go(w)) {
-                return self.take(Lane::Urgent, place);
+                return self.take(Priority::Urgent, place);
             }
         }
-        let [urgent, regular] =
-            [&self.urgent, &self.regular].map(|lane| lane.iter().position(|w| self.may_go(w)));
+        let [urgent, regular] = [&self.urgent, &self.regular]
+            .map(|waiters| waiters.iter().position(|w| self.may_go(w)));
         let overtakes = urgent.is_some() && regular.is_some();
         let is_urgent = urgent.is_some() && !(overtakes && self.overtakes >= MAX_OVERTAKES);
-        let (lane, place) =
-            if is_urgent { (Lane::Urgent, urgent?) } else { (Lane::Regular, regular?) };
-        let room = self.lane(lane).get(place)?.ask.room;
+        let (priority, place) =
+            if is_urgent { (Priority::Urgent, urgent?) } else { (Priority::Regular, regular?) };
+        let room = self.waiters(priority).get(place)?.ask.room;
         let count = self.cost(room);
-        let fits = match lane {
-            Lane::Urgent => true,
-            Lane::Regular => self.held_regular + count <= self.shares.regular(),
+        let fits = match priority {
+            Priority::Urgent => true,
+            Priority::Regular => self.held_regular + count <= self.shares.regular(),
         };
         if !fits || count > self.free() {
             return None;
         }
         self.overtakes = if is_urgent && overtakes { self.overtakes + 1 } else { 0 };
-        self.take(lane, place)
+        self.take(priority, place)
     }
 
-    fn take(&mut self, lane: Lane, place: usize) -> Option<(u32, Waiter)> {
-        let next = self.lane(lane).remove(place)?;
+    fn take(&mut self, priority: Priority, place: usize) -> Option<(u32, Waiter)> {
+        let next = self.waiters(priority).remove(place)?;
         let count = self.cost(next.ask.room);
-        match lane {
-            Lane::Regular => self.held_regular += count,
-            Lane::Urgent => self.held_urgent += count,
+        match priority {
+            Priority::Regular => self.held_regular += count,
+            Priority::Urgent => self.held_urgent += count,
         }
         if let Some(JobShare { name, most }) = &next.ask.job {
-            self.jobs.entry(name.clone()).or_insert_with(|| InFlight::new(*most)).take(lane, count);
+            self.jobs
+                .entry(name.clone())
+                .or_insert_with(|| InFlight::new(*most))
+                .take(priority, count);
         }
         Some((count, next))
     }
@@ -375,20 +378,20 @@ impl Queue {
     }
 
     /// Whether its job may have one more batch in flight.
-    fn may_go(&self, Waiter { ask: Ask { lane, job, .. }, .. }: &Waiter) -> bool {
+    fn may_go(&self, Waiter { ask: Ask { priority, job, .. }, .. }: &Waiter) -> bool {
         let Some(JobShare { name, most }) = job else { return true };
         let Some(InFlight { regular, urgent, .. }) = self.jobs.get(name) else { return true };
-        regular + urgent < most.all && (*lane == Lane::Urgent || *regular < most.regular)
+        regular + urgent < most.all && (*priority == Priority::Urgent || *regular < most.regular)
     }
 
-    fn give_back(&mut self, count: u32, Ask { lane, job, room: _ }: &Ask) {
-        match lane {
-            Lane::Regular => self.held_regular -= count,
-            Lane::Urgent => self.held_urgent -= count,
+    fn give_back(&mut self, count: u32, Ask { priority, job, room: _ }: &Ask) {
+        match priority {
+            Priority::Regular => self.held_regular -= count,
+            Priority::Urgent => self.held_urgent -= count,
         }
         let Some(JobShare { name, .. }) = job else { return };
         let Some(in_flight) = self.jobs.get_mut(name) else { return };
-        in_flight.give_back(*lane, count);
+        in_flight.give_back(*priority, count);
         if in_flight.permits == 0 {
             self.jobs.remove(name);
         }
@@ -400,21 +403,21 @@ impl InFlight {
         Self { most, regular: 0, urgent: 0, permits: 0, hold: Hold::New }
     }
 
-    fn take(&mut self, lane: Lane, permits: u32) {
-        *self.of(lane) += 1;
+    fn take(&mut self, priority: Priority, permits: u32) {
+        *self.of(priority) += 1;
         self.permits += permits;
     }
 
-    fn give_back(&mut self, lane: Lane, permits: u32) {
-        *self.of(lane) -= 1;
+    fn give_back(&mut self, priority: Priority, permits: u32) {
+        *self.of(priority) -= 1;
         self.permits -= permits;
         self.hold = Hold::New;
     }
 
-    fn of(&mut self, lane: Lane) -> &mut usize {
-        match lane {
-            Lane::Regular => &mut self.regular,
-            Lane::Urgent => &mut self.urgent,
+    fn of(&mut self, priority: Priority) -> &mut usize {
+        match priority {
+            Priority::Regular => &mut self.regular,
+            Priority::Urgent => &mut self.urgent,
         }
     }
 
@@ -489,22 +492,22 @@ mod tests {
     use futures::future::BoxFuture;
 
     /// Asks for a permit and waits in the queue, if there is none at once.
-    fn ask(limits: &Arc<Limits>, lane: Lane) -> BoxFuture<'static, BatchPermit> {
+    fn ask(limits: &Arc<Limits>, priority: Priority) -> BoxFuture<'static, BatchPermit> {
         let limits = Arc::clone(limits);
-        let mut asked = async move { limits.batch(lane).await }.boxed();
+        let mut asked = async move { limits.batch(priority).await }.boxed();
         assert!(asked.as_mut().now_or_never().is_none(), "all permits are taken");
         asked
     }
 
     fn at_once(limits: &Arc<Limits>) -> Option<BatchPermit> {
-        limits.batch(Lane::Regular).now_or_never()
+        limits.batch(Priority::Regular).now_or_never()
     }
 
     #[tokio::test]
     async fn a_giant_waits_until_nothing_else_is_in_flight_and_then_has_everything() {
         let limits = Limits::new(2);
-        let first = limits.batch(Lane::Regular).await;
-        let giant = limits.giant(Lane::Regular);
+        let first = limits.batch(Priority::Regular).await;
+        let giant = limits.giant(Priority::Regular);
         tokio::pin!(giant);
         assert!(giant.as_mut().now_or_never().is_none());
         assert!(at_once(&limits).is_none(), "a batch queues behind the giant");
@@ -519,12 +522,12 @@ mod tests {
     #[tokio::test]
     async fn an_urgent_batch_goes_before_all_regular_ones_that_wait() {
         let limits = Limits::new(1);
-        let held = limits.batch(Lane::Regular).await;
-        let mut regular = ask(&limits, Lane::Regular);
-        let giant = limits.giant(Lane::Regular);
+        let held = limits.batch(Priority::Regular).await;
+        let mut regular = ask(&limits, Priority::Regular);
+        let giant = limits.giant(Priority::Regular);
         tokio::pin!(giant);
         assert!(giant.as_mut().now_or_never().is_none());
-        let urgent = ask(&limits, Lane::Urgent);
+        let urgent = ask(&limits, Priority::Urgent);
         drop(held);
         let urgent = urgent.now_or_never().unwrap();
         assert!(regular.as_mut().now_or_never().is_none());
@@ -536,11 +539,11 @@ mod tests {
     #[tokio::test]
     async fn a_regular_batch_never_starves() {
         let limits = Limits::new(1);
-        let mut held = Some(limits.batch(Lane::Urgent).await);
-        let mut regular = ask(&limits, Lane::Regular);
+        let mut held = Some(limits.batch(Priority::Urgent).await);
+        let mut regular = ask(&limits, Priority::Regular);
         let mut overtakes = 0;
         loop {
-            let urgent = ask(&limits, Lane::Urgent);
+            let urgent = ask(&limits, Priority::Urgent);
             drop(held.take());
             if regular.as_mut().now_or_never().is_some() {
                 break;
@@ -556,12 +559,12 @@ mod tests {
         limits: &Arc<Limits>,
         name: &str,
         most: Most,
-        lane: Lane,
+        priority: Priority,
     ) -> BoxFuture<'static, BatchPermit> {
         let job = Some(JobShare { name: JobName::parse(name).unwrap(), most });
         let limits = Arc::clone(limits);
         let mut asked =
-            async move { limits.acquire(Ask { lane, room: Room::Batch, job }).await }.boxed();
+            async move { limits.acquire(Ask { priority, room: Room::Batch, job }).await }.boxed();
         match asked.as_mut().now_or_never() {
             Some(permit) => async move { permit }.boxed(),
             None => asked,
@@ -571,12 +574,12 @@ mod tests {
     #[tokio::test]
     async fn a_job_has_no_more_in_flight_than_it_may_whatever_the_lane() {
         let limits = Limits::new(4);
-        let of = |name, lane| of(&limits, name, Most { regular: 2, all: 2 }, lane);
-        let regular = of("a", Lane::Regular).await;
-        let urgent = of("a", Lane::Urgent).await;
-        let mut waits = of("a", Lane::Urgent);
+        let of = |name, priority| of(&limits, name, Most { regular: 2, all: 2 }, priority);
+        let regular = of("a", Priority::Regular).await;
+        let urgent = of("a", Priority::Urgent).await;
+        let mut waits = of("a", Priority::Urgent);
         assert!(waits.as_mut().now_or_never().is_none());
-        let other = of("b", Lane::Regular).now_or_never();
+        let other = of("b", Priority::Regular).now_or_never();
         assert!(other.is_some(), "another job does not wait for it");
         drop(regular);
         assert!(waits.now_or_never().is_some());
@@ -589,17 +592,17 @@ mod tests {
     async fn hazard_40_the_permit_of_changes_is_kept_from_regular_batches_and_giants() {
         let limits = Limits::new(3);
         limits.set(Shares::of_worker(3));
-        let held = [limits.batch(Lane::Regular).await, limits.batch(Lane::Regular).await];
+        let held = [limits.batch(Priority::Regular).await, limits.batch(Priority::Regular).await];
         assert!(at_once(&limits).is_none(), "one permit is for changes");
-        let mut giant = Box::pin(limits.giant(Lane::Urgent));
+        let mut giant = Box::pin(limits.giant(Priority::Urgent));
         assert!(giant.as_mut().now_or_never().is_none());
         for _ in 0..=MAX_OVERTAKES {
-            let change = limits.batch(Lane::Urgent).now_or_never();
+            let change = limits.batch(Priority::Urgent).now_or_never();
             assert!(change.is_some(), "a change passes a giant that waits");
         }
         drop(held);
         let giant = giant.now_or_never().unwrap();
-        let change = limits.batch(Lane::Urgent).now_or_never();
+        let change = limits.batch(Priority::Urgent).now_or_never();
         assert!(change.is_some(), "and goes on beside it");
         assert!(at_once(&limits).is_none());
         drop((giant, change));
@@ -611,11 +614,11 @@ mod tests {
         let limits = Limits::new(4);
         limits.set(Shares::of_worker(4));
         let mut in_flight =
-            vec![limits.batch(Lane::Urgent).await, limits.batch(Lane::Urgent).await];
-        let mut giant = Box::pin(limits.giant(Lane::Regular));
+            vec![limits.batch(Priority::Urgent).await, limits.batch(Priority::Urgent).await];
+        let mut giant = Box::pin(limits.giant(Priority::Regular));
         assert!(giant.as_mut().now_or_never().is_none());
         for _ in 0..=MAX_OVERTAKES + 2 {
-            let mut next = Box::pin(limits.batch(Lane::Urgent));
+            let mut next = Box::pin(limits.batch(Priority::Urgent));
             let at_once = next.as_mut().now_or_never();
             in_flight.remove(0);
             in_flight.extend(at_once.or_else(|| next.now_or_never()));
@@ -646,7 +649,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_holds_all_it_may_is_told_once_until_it_lets_go() {
         let limits = Limits::new(4);
-        let ask = || of(&limits, "a", Most { regular: 1, all: 3 }, Lane::Regular);
+        let ask = || of(&limits, "a", Most { regular: 1, all: 3 }, Priority::Regular);
         let told = |seconds| limits.look(Duration::from_secs(seconds)).len();
         let held = ask().await;
         assert_eq!([told(0), told(9), told(10), told(11), told(99)], [0, 0, 1, 0, 0]);
@@ -661,10 +664,10 @@ mod tests {
     #[tokio::test]
     async fn whoever_goes_away_while_waiting_or_just_when_its_turn_comes_loses_no_permit() {
         let limits = Limits::new(2);
-        let held = [limits.batch(Lane::Regular).await, limits.batch(Lane::Regular).await];
-        let gone_while_waiting = ask(&limits, Lane::Urgent);
-        let gone_with_its_permit = ask(&limits, Lane::Urgent);
-        let gone_at_last = ask(&limits, Lane::Regular);
+        let held = [limits.batch(Priority::Regular).await, limits.batch(Priority::Regular).await];
+        let gone_while_waiting = ask(&limits, Priority::Urgent);
+        let gone_with_its_permit = ask(&limits, Priority::Urgent);
+        let gone_at_last = ask(&limits, Priority::Regular);
         drop(gone_while_waiting);
         drop(held);
         drop(gone_with_its_permit);
@@ -674,9 +677,9 @@ mod tests {
         assert!(at_once(&limits).is_none());
 
         drop(both.0);
-        let mut giant = Box::pin(limits.giant(Lane::Regular));
+        let mut giant = Box::pin(limits.giant(Priority::Regular));
         assert!(giant.as_mut().now_or_never().is_none());
-        let behind = ask(&limits, Lane::Regular);
+        let behind = ask(&limits, Priority::Regular);
         drop(giant);
         assert!(behind.now_or_never().is_some(), "nobody stands in the way any more");
     }

@@ -345,6 +345,19 @@ impl CacheErrorKind {
         }
     }
 
+    /// Whether the server refuses all writes alike, and not this one: each further one is asked in vain.
+    pub fn is_of_all_writes(self) -> bool {
+        match self {
+            Self::Full | Self::ReadOnly | Self::Moved => true,
+            Self::LeftAlone
+            | Self::Unavailable
+            | Self::Transient
+            | Self::WrongType
+            | Self::Permission
+            | Self::Refused => false,
+        }
+    }
+
     /// Whether trying again may help.
     pub fn is_transient(self) -> bool {
         match self {

@@ -1,28 +1,30 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
 //! batches themselves are in `batch.rs`.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Work;
 use super::broken::{BrokenTenants, hash};
 use super::changes::MAX_PENDING;
 use super::coverage::Coverage;
-use super::limit::{Lane, Limits};
+use super::limit::{Limits, Priority};
 use super::port::{CacheStats, Clock, SourceError};
 use super::ports::Ports;
 use super::restart::CacheProcess;
 use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
-use crate::domain::job::{Job, Jobs, Scope};
+use super::writes::CacheWrites;
+use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::layout::Layout;
 use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -40,6 +42,8 @@ pub struct Runner {
     pub broken: BrokenTenants,
     /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: CacheProcess,
+    /// Whether the cache takes writes.
+    pub cache_writes: CacheWrites,
     /// The tenant list that runs share.
     pub list: TenantList,
     /// Has the coverage looked at.
@@ -78,7 +82,7 @@ impl Deref for Runner {
 
 /// One run to do.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct RunSpec {
     /// Its id.
     pub id: RunId,
     /// Its job.
@@ -97,12 +101,14 @@ pub struct Order {
     /// Where it says how far it is.
     pub progress: Arc<Progress>,
     /// How its batches queue for their permits.
-    pub lane: Lane,
+    pub priority: Priority,
     /// How many tenants that failed are told one by one.
     pub most_failed: usize,
+    /// Where it hands its unverified tenants over.
+    pub handover: Arc<Handover>,
 }
 
-impl Order {
+impl RunSpec {
     /// A run that somebody asks for at this moment, for these tenants or all.
     pub fn on_request(clock: &dyn Clock, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Self {
         let now = clock.now();
@@ -115,20 +121,18 @@ impl Order {
             tenants,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
-            lane: Lane::Regular,
+            priority: Priority::Regular,
             most_failed: MAX_PENDING,
+            handover: Arc::default(),
         }
     }
 }
 
 /// A run that ended.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct RunResult {
     /// What is kept of it.
     pub record: RunRecord,
-    /// Whose keys it wrote without knowing whether their data changed meanwhile: they have to be
-    /// warmed again.
-    pub unsettled: Unsettled,
     /// The tenants that failed.
     pub failed: Failed,
 }
@@ -136,25 +140,70 @@ pub struct Ended {
 /// The tenants of a run that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failed {
-    /// Each with its first failure, as many as the order says.
+    /// Each with its first failure, as many as the run's specification says.
     pub tenants: Vec<FailedTenant>,
     /// Whether these are all, and the run came to every tenant.
     pub is_complete: bool,
 }
 
-/// Whose keys of a job are not proven.
+/// The tenants of a job whose keys were written and could not be verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct Unverified {
     /// The tenants.
     pub tenants: BTreeSet<TenantId>,
-    /// Whether those of the fleet are, for a job without tenants.
+    /// Whether the keys of a job without tenants are unverified.
     pub fleet: bool,
 }
 
-impl Unsettled {
-    /// Whether all is proven.
+impl Unverified {
+    /// Whether all keys are verified.
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty() && !self.fleet
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, other: Self) {
+        self.tenants.extend(other.tenants);
+        self.fleet |= other.fleet;
+    }
+}
+
+/// Unverified tenants on their way from their run to the place that starts the follow-up.
+///
+/// A run hands them over when their batch ends: their values live for the provisional TTL, and the run
+/// itself may go on for much longer. It holds each tenant of a run at most once.
+#[derive(Debug, Default)]
+pub struct Handover {
+    unverified: Mutex<BTreeMap<(JobName, RunId), Unverified>>,
+    bell: Arc<Notify>,
+}
+
+impl Handover {
+    /// One that rings this bell when something is in it.
+    pub(super) fn ringing(bell: Arc<Notify>) -> Self {
+        Self { bell, ..Self::default() }
+    }
+
+    /// Ends when something was put in.
+    pub(super) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    pub(super) fn put(&self, spec: &RunSpec, unverified: Unverified) {
+        if !unverified.is_empty() {
+            let run = (spec.job.name.clone(), spec.id);
+            self.lock().entry(run).or_default().add(unverified);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes out all that is in it, by job and run.
+    pub fn take(&self) -> BTreeMap<(JobName, RunId), Unverified> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobName, RunId), Unverified>> {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -208,28 +257,28 @@ impl Runner {
     }
 
     /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
-    pub async fn run(self: Arc<Self>, order: Order, stops: Stops) -> Ended {
+    pub async fn run(self: Arc<Self>, spec: RunSpec, stops: Stops) -> RunResult {
         let started_at = self.clock.now();
-        let timeout = order.job.timeout;
+        let timeout = spec.job.timeout;
         let deadline = Deadline {
             at: self.clock.monotonic().saturating_add(timeout),
             passed: self.clock.sleep(timeout),
         };
-        let lag = (started_at - order.due_at).to_std().unwrap_or_default();
-        let lag = (order.trigger == Trigger::Schedule).then_some(lag);
-        let (run, job) = (order.id, &order.job.name);
-        event::RunStarted { run, job, trigger: order.trigger, lag }.emit(&self.metrics);
+        let lag = (started_at - spec.due_at).to_std().unwrap_or_default();
+        let lag = (spec.trigger == Trigger::Schedule).then_some(lag);
+        let (run, job) = (spec.id, &spec.job.name);
+        event::RunStarted { run, job, trigger: spec.trigger, lag }.emit(&self.metrics);
 
-        let order = Arc::new(order);
-        let before = self.stats(&order, &stops).await;
+        let spec = Arc::new(spec);
+        let before = self.stats(&spec, &stops).await;
         // One that showed by this came before anything was written.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
-        let (end, unsettled) = self.work(&order, &stops, (started_at, deadline), &mut report).await;
-        say_why_it_ended(end, &order, &mut report);
-        let after = self.stats(&order, &stops).await;
-        self.look_back(&order, before.zip(after), &mut report);
-        if order.lane == Lane::Regular && self.cache_process.restarts() > restarts {
+        let end = self.work(&spec, &stops, (started_at, deadline), &mut report).await;
+        say_why_it_ended(end, &spec, &mut report);
+        let after = self.stats(&spec, &stops).await;
+        self.look_back(&spec, before.zip(after), &mut report);
+        if spec.priority == Priority::Regular && self.cache_process.restarts() > restarts {
             say_that_it_may_be_lost(&mut report);
         }
 
@@ -238,18 +287,18 @@ impl Runner {
             End::Deadline => Outcome::Timeout,
             End::Stopped => Outcome::Cancelled,
         };
-        let failed = self.failed(&order, &mut report);
-        let record = self.record(&order, outcome, (started_at, self.clock.now()), report);
-        Ended { record, unsettled, failed }
+        let failed = self.failed(&spec, &mut report);
+        let record = self.record(&spec, outcome, (started_at, self.clock.now()), report);
+        RunResult { record, failed }
     }
 
     /// Takes the tenants that failed out of a report, which names the first ones.
-    fn failed(&self, order: &Order, report: &mut Report) -> Failed {
+    fn failed(&self, spec: &RunSpec, report: &mut Report) -> Failed {
         let tenants = std::mem::take(&mut report.failed);
         let is_complete =
             tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
         for FailedTenant { tenant, kind, message } in &tenants {
-            let (job, run) = (&order.job.name, order.id);
+            let (job, run) = (&spec.job.name, spec.id);
             let (kind, message) = (*kind, message.as_ref());
             event::TenantFailed { job, run, tenant, kind, message }.emit(&self.metrics);
         }
@@ -259,17 +308,17 @@ impl Runner {
     /// What is kept of a run that ended.
     pub(super) fn record(
         &self,
-        order: &Order,
+        spec: &RunSpec,
         outcome: Outcome,
         (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
         report: Report,
     ) -> RunRecord {
         RunRecord {
-            id: order.id,
-            job: order.job.name.clone(),
-            trigger: order.trigger,
+            id: spec.id,
+            job: spec.job.name.clone(),
+            trigger: spec.trigger,
             outcome,
-            due_at: order.due_at,
+            due_at: spec.due_at,
             started_at,
             finished_at,
             report,
@@ -280,50 +329,55 @@ impl Runner {
 
     async fn work(
         self: &Arc<Self>,
-        order: &Arc<Order>,
+        spec: &Arc<RunSpec>,
         stops: &Stops,
         (started_at, mut deadline): (DateTime<Utc>, Deadline),
         report: &mut Report,
-    ) -> (End, Unsettled) {
+    ) -> End {
         let planned = tokio::select! {
             biased;
-            () = stops.requested() => return (End::Stopped, Unsettled::default()),
-            () = &mut deadline.passed => return (End::Deadline, Unsettled::default()),
-            planned = self.plan(order, started_at, report) => planned,
+            () = stops.requested() => return End::Stopped,
+            () = &mut deadline.passed => return End::Deadline,
+            planned = self.plan(spec, started_at, report) => planned,
         };
-        order.progress.expect(report.tenants.total);
-        order.progress.add(report);
-        let work = Work::new(Arc::clone(self), Arc::clone(order), started_at, deadline.at);
+        spec.progress.expect(report.tenants.total);
+        spec.progress.add(report);
+        let work = Work::new(Arc::clone(self), Arc::clone(spec), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
         if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
             // Why it did not end in time comes before that it did not.
             report.fail(Failure::new(FailureKind::Locked, None, message));
         }
         work.note_broken();
-        (end, std::mem::take(&mut *work.unverified()))
+        end
     }
 
     /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
     async fn plan(
         self: &Arc<Self>,
-        order: &Order,
+        spec: &RunSpec,
         started_at: DateTime<Utc>,
         report: &mut Report,
     ) -> VecDeque<Batch> {
-        let job = &order.job;
+        let job = &spec.job;
+        if let Err(error) = self.cache_writes.look(self.cache.as_ref()).await {
+            report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
+            return VecDeque::new();
+        }
         if job.scope == Scope::Fleet {
             report.tenants.total = 1;
             return VecDeque::from([Batch::fleet()]);
         }
-        let read = match (&order.tenants, order.lane) {
-            (Some(changed), Lane::Urgent) => self.active_among(changed, order, report).await,
-            (Some(_) | None, Lane::Regular) | (None, Lane::Urgent) => {
-                self.listed(order, report).await
+        let read = match (&spec.tenants, spec.priority) {
+            (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,
+            (Some(_) | None, Priority::Regular) | (None, Priority::Urgent) => {
+                self.listed(spec, report).await
             }
         };
         let (list, mut positions) = match read {
             Ok(planned) => planned,
             Err(refusal) => {
+                self.cache_writes.note_failure(refusal.kind);
                 let Refusal { kind, message, remedy: _ } = refusal;
                 report.fail(Failure::new(kind, None, message));
                 return VecDeque::new();
@@ -341,7 +395,7 @@ impl Runner {
                 today.is_ok()
             });
         }
-        if order.tenants.is_none() {
+        if spec.tenants.is_none() {
             self.broken.keep(&job.name, &list);
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
@@ -354,14 +408,14 @@ impl Runner {
     /// The complete list, and whom of it the run is for.
     async fn listed(
         self: &Arc<Self>,
-        order: &Order,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
-        let list = self.tenants(order, report).await?;
+        let list = self.tenants(spec, report).await?;
         if list.is_empty() {
-            event::NoTenants { job: &order.job.name }.emit(&self.metrics);
+            event::NoTenants { job: &spec.job.name }.emit(&self.metrics);
         }
-        let Some(wanted) = order.tenants.as_deref() else {
+        let Some(wanted) = spec.tenants.as_deref() else {
             let positions = each_once(&list);
             return Ok((list, positions));
         };
@@ -382,10 +436,10 @@ impl Runner {
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
-        order: &Order,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
-        let mut tries = Tries::new(self, order, changed.len());
+        let mut tries = Tries::new(self, spec, changed.len());
         let mut list = loop {
             let refusal = match self.read_among(changed).await {
                 Ok(list) => break Arc::new(list),
@@ -410,11 +464,11 @@ impl Runner {
     /// The tenant list, read after the run was asked for: the present state.
     async fn tenants(
         self: &Arc<Self>,
-        order: &Order,
+        spec: &RunSpec,
         report: &mut Report,
     ) -> Result<Arc<Tenants>, Refusal> {
-        let mut tries = Tries::new(self, order, 0);
-        let mut since = order.asked_at;
+        let mut tries = Tries::new(self, spec, 0);
+        let mut since = spec.asked_at;
         loop {
             let read = self.list.read(self, since);
             let refusal = match read.await {
@@ -430,8 +484,8 @@ impl Runner {
 
     /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
     /// ask: it is small, and in a hurry.
-    async fn stats(&self, order: &Order, stops: &Stops) -> Option<CacheStats> {
-        if order.lane == Lane::Urgent {
+    async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<CacheStats> {
+        if spec.priority == Priority::Urgent {
             return None;
         }
         let stats = tokio::select! {
@@ -446,23 +500,23 @@ impl Runner {
     /// came too late for keys that the run before it wrote.
     fn look_back(
         &self,
-        order: &Order,
+        spec: &RunSpec,
         stats: Option<(CacheStats, CacheStats)>,
         report: &mut Report,
     ) {
-        let job = &order.job;
+        let job = &spec.job;
         // A server that was restarted meanwhile counts from zero again.
         let evicted = |(before, after): (CacheStats, CacheStats)| {
             after.evicted.saturating_sub(before.evicted)
         };
         report.evicted = stats.map_or(0, evicted);
         if report.evicted > 0 {
-            event::Evictions { job: &job.name, run: order.id, count: report.evicted }
+            event::Evictions { job: &job.name, run: spec.id, count: report.evicted }
                 .emit(&self.metrics);
         }
         let shortest = job.ttl.saturating_sub(job.ttl_jitter.of(job.ttl));
         let now = self.clock.monotonic();
-        report.late = order.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
+        report.late = spec.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
     }
 }
 
@@ -472,12 +526,12 @@ fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &m
     report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
 }
 
-fn say_why_it_ended(end: End, order: &Order, report: &mut Report) {
+fn say_why_it_ended(end: End, spec: &RunSpec, report: &mut Report) {
     let left = report.tenants.left();
     let (kind, message) = match end {
         End::Complete => return,
         End::Deadline => {
-            let timeout = duration::text(order.job.timeout);
+            let timeout = duration::text(spec.job.timeout);
             let message = format!("the run did not end within {timeout}: {left} tenants were left");
             (FailureKind::Deadline, message)
         }
@@ -541,11 +595,13 @@ struct Listed {
     hashes: Vec<u64>,
     /// How often the cache server had been restarted when the roster noted them there.
     restarts: u64,
+    /// The sequence number of its reading.
+    number: u64,
 }
 
 struct Reading {
     began: Duration,
-    /// The how-manieth it is: the roster takes lists in this order.
+    /// Its sequence number: the roster takes lists in this order.
     number: u64,
     future: WeakShared<ListFuture>,
 }
@@ -614,12 +670,15 @@ impl TenantList {
         listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
     }
 
-    /// A complete list was read, and the roster took it.
-    fn note(&self, list: &Arc<Tenants>, restarts: u64) {
+    /// A complete list was read, and the roster took it. Two readings may end in the other order than
+    /// they began; the one that began last counts.
+    fn note(&self, list: &Arc<Tenants>, restarts: u64, number: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
-        let listed = Listed { tenants: Arc::clone(list), hashes, restarts };
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.as_ref().is_none_or(|listed| listed.number <= number) {
+            *listed = Some(Listed { tenants: Arc::clone(list), hashes, restarts, number });
+        }
     }
 }
 
@@ -629,6 +688,6 @@ async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, Lis
     let list = Arc::new(runner.source.tenants().await.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
     runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
-    runner.list.note(&list, restarts);
+    runner.list.note(&list, restarts, number);
     Ok(list)
 }

@@ -16,23 +16,28 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::changes::{Changes, Claim, Failures};
+use super::changes::{Cause, Changes, Claim, Failures};
 use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
-use super::limit::{HeldLong, Lane};
+use super::limit::{HeldLong, Priority};
 use super::port::Clock;
 use super::record::Records;
-use super::run::{Ended, Failed, Order, Runner, Stops, Unsettled};
+use super::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
 use super::status::{ActiveRun, Beat, Health, JobStatus, Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Overlap, Scope};
 use crate::domain::report::{Failure, FailureKind, Report};
-use crate::domain::run::{Outcome, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::observe::event::{self, SkipReason};
 use crate::observe::metric::Metrics;
 
 /// Runs of one job that may wait for it. More would only repeat what these will do.
 const MAX_QUEUED: usize = 16;
+/// Runs of one job for changed tenants at once: what changes meanwhile is gathered for the next one.
+const MAX_CHANGE_RUNS: usize = 1;
+/// Follow-ups of one job at once. Unverified values live for the provisional TTL, so a follow-up does not wait
+/// for one that takes long; with this many of them, those that are due next are gathered.
+const MAX_FOLLOW_UPS: usize = 4;
 /// Requests on their way to the loop, which takes each in microseconds.
 const MAX_COMMANDS: usize = 64;
 
@@ -109,7 +114,7 @@ pub struct Parts {
 pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
-    leaving: Vec<Taken>,
+    leaving: Vec<QueuedRun>,
     rejections: Rejections,
     runner: Arc<Runner>,
     records: Arc<Records>,
@@ -119,7 +124,9 @@ pub struct Engine {
     beats: Arc<Beats>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Arc<Status>>,
-    runs: JoinSet<Ended>,
+    runs: JoinSet<RunResult>,
+    /// Where runs hand over their unverified tenants; it rings the bell.
+    handover: Arc<Handover>,
     /// How often the cache server was restarted.
     restarts: watch::Receiver<u64>,
     stops: Stops,
@@ -136,20 +143,20 @@ struct JobState {
     job: Arc<Job>,
     next_due_at: Option<DateTime<Utc>>,
     /// The run under way, and the runs that wait for it in front of nothing else.
-    running: Option<Taken>,
-    queue: VecDeque<Taken>,
+    running: Option<QueuedRun>,
+    queue: VecDeque<QueuedRun>,
     last_run: Option<Arc<RunRecord>>,
     last_success_at: Option<DateTime<Utc>>,
     /// When the last run that came to all tenants started, on the monotonic clock.
     last_written_at: Option<Duration>,
-    /// What is to be warmed again, and the run for some of it, beside the other runs.
+    /// What is to be warmed again, and the runs for some of it, which go on beside the regular one.
     changes: Changes,
-    change_run: Option<Taken>,
+    beside: Vec<QueuedRun>,
 }
 
 /// A run that was taken on, until its record exists.
-struct Taken {
-    order: Order,
+struct QueuedRun {
+    spec: RunSpec,
     started: Option<Started>,
     done: watch::Sender<Option<Arc<RunRecord>>>,
     /// The changes that it is for.
@@ -163,29 +170,29 @@ struct Started {
     monotonic: Duration,
 }
 
-impl Taken {
-    fn new(order: Order, claim: Claim) -> Self {
-        Self { order, started: None, done: watch::Sender::new(None), claim }
+impl QueuedRun {
+    fn new(spec: RunSpec, claim: Claim) -> Self {
+        Self { spec, started: None, done: watch::Sender::new(None), claim }
     }
 
     fn active(&self) -> ActiveRun {
         ActiveRun {
-            id: self.order.id,
-            job: self.order.job.name.clone(),
-            trigger: self.order.trigger,
-            due_at: self.order.due_at,
+            id: self.spec.id,
+            job: self.spec.job.name.clone(),
+            trigger: self.spec.trigger,
+            due_at: self.spec.due_at,
             started_at: self.started.map(|started| started.at),
-            progress: Arc::clone(&self.order.progress),
+            progress: Arc::clone(&self.spec.progress),
         }
     }
 
     fn is_for_all(&self) -> bool {
-        self.order.tenants.is_none()
+        self.spec.tenants.is_none()
     }
 
-    /// Whether it is for some changes, beside the other runs.
+    /// Whether it is for some tenants that changed or are unverified, beside the other runs.
     fn is_change_run(&self) -> bool {
-        self.order.lane == Lane::Urgent
+        self.spec.priority == Priority::Urgent
     }
 
     fn ticket(&self) -> Ticket {
@@ -215,6 +222,7 @@ impl Engine {
             leaving: Vec::new(),
             rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
+            handover: Arc::new(Handover::ringing(Arc::clone(&bell))),
             runner,
             records: Arc::clone(&records),
             clock: Arc::clone(&clock),
@@ -255,6 +263,7 @@ impl Engine {
             self.look_at_scheduler();
             self.look_at_permits();
             self.start_due();
+            self.note_unverified();
             self.start_changes();
             self.publish();
             if self.phase == Phase::Draining && self.runs.is_empty() {
@@ -333,16 +342,17 @@ impl Engine {
         due_at: DateTime<Utc>,
         tenants: Option<Vec<TenantId>>,
     ) -> Option<Ticket> {
-        let order = Order { due_at, ..self.order(&self.jobs.get(job)?.job, trigger, tenants) };
-        Some(self.enqueue(job, Taken::new(order, Claim::default())))
+        let spec = RunSpec { due_at, ..self.spec(&self.jobs.get(job)?.job, trigger, tenants) };
+        Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
     }
 
-    /// An order of this moment.
-    fn order(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> Order {
-        Order { trigger, ..Order::on_request(self.clock.as_ref(), job, tenants) }
+    /// The specification of a run at this moment.
+    fn spec(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
+        let handover = Arc::clone(&self.handover);
+        RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
     }
 
-    fn enqueue(&mut self, job: &JobName, taken: Taken) -> Ticket {
+    fn enqueue(&mut self, job: &JobName, taken: QueuedRun) -> Ticket {
         let ticket = taken.ticket();
         if let Some(state) = self.jobs.get_mut(job) {
             state.queue.push_back(taken);
@@ -360,14 +370,14 @@ impl Engine {
         }
         let Some(mut next) = state.queue.pop_front() else { return };
         next.started = Some(Started { at: self.clock.now(), monotonic: self.clock.monotonic() });
-        next.order.last_written_at = state.last_written_at;
-        let order = next.order.clone();
+        next.spec.last_written_at = state.last_written_at;
+        let spec = next.spec.clone();
         state.running = Some(next);
-        self.spawn(order);
+        self.spawn(spec);
     }
 
-    fn spawn(&mut self, order: Order) {
-        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), order, self.stops.clone()));
+    fn spawn(&mut self, spec: RunSpec) {
+        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), spec, self.stops.clone()));
     }
 
     /// Starts the runs for what changed and is due.
@@ -380,27 +390,28 @@ impl Engine {
         let jobs = self.jobs.iter().filter(|(_, state)| is_due(state.next_change_at()));
         let jobs: Vec<_> = jobs.map(|(job, _)| job.clone()).collect();
         for job in jobs {
-            self.start_change_run(&job, now);
+            self.start_beside(&job, Cause::Unverified, now);
+            self.start_beside(&job, Cause::Change, now);
             self.start_everything(&job, now);
         }
     }
 
-    /// A run for whom something changed, beside the job's other runs: a fence that moved keeps what
-    /// they read before from having the last word.
-    fn start_change_run(&mut self, job: &JobName, now: Duration) {
+    /// A run for the tenants that are due for that cause, beside the job's other runs: a fence that moved
+    /// keeps what these read before from having the last word.
+    fn start_beside(&mut self, job: &JobName, cause: Cause, now: Duration) {
         let started = Started { at: self.clock.now(), monotonic: now };
         let Some(state) = self.jobs.get_mut(job) else { return };
-        if state.change_run.is_some() {
+        if !state.has_room_beside(cause) {
             return;
         }
-        let Some(claim) = state.changes.take_due(now) else { return };
+        let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
-        let order = self.order(&job, Trigger::Change, tenants);
-        let order = Order { lane: Lane::Urgent, ..order };
+        let spec = self.spec(&job, Trigger::Change, tenants);
+        let spec = RunSpec { priority: Priority::Urgent, ..spec };
         if let Some(state) = self.jobs.get_mut(&job.name) {
-            let taken = Taken::new(order.clone(), claim);
-            state.change_run = Some(Taken { started: Some(started), ..taken });
-            self.spawn(order);
+            let taken = QueuedRun::new(spec.clone(), claim);
+            state.beside.push(QueuedRun { started: Some(started), ..taken });
+            self.spawn(spec);
         }
     }
 
@@ -416,17 +427,18 @@ impl Engine {
             return;
         }
         let job = Arc::clone(&state.job);
-        let order = self.order(&job, Trigger::Change, None);
-        self.enqueue(name, Taken::new(order, claim));
+        let spec = self.spec(&job, Trigger::Change, None);
+        self.enqueue(name, QueuedRun::new(spec, claim));
     }
 
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
         // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
-        let Ok(Ended { record, unsettled, failed }) = ended else { return };
+        let Ok(RunResult { record, failed }) = ended else { return };
+        self.note_unverified();
         let record = Arc::new(record);
         let Some(mut taken) = self.take_running(&record) else { return };
         let kept = self.keep(&record, &taken);
-        self.note_claim(std::mem::take(&mut taken.claim), &record, (&unsettled, &failed));
+        self.note_claim(std::mem::take(&mut taken.claim), &record, &failed);
         let job = &record.job;
         if let Some(state) = self.jobs.get_mut(job) {
             if taken.is_for_all() {
@@ -447,37 +459,43 @@ impl Engine {
     }
 
     /// Takes out a run under way.
-    fn take_running(&mut self, record: &RunRecord) -> Option<Taken> {
-        let is_it = |taken: &mut Taken| taken.order.id == record.id;
+    fn take_running(&mut self, record: &RunRecord) -> Option<QueuedRun> {
+        let is_it = |taken: &mut QueuedRun| taken.spec.id == record.id;
         if let Some(state) = self.jobs.get_mut(&record.job) {
             let regular = state.running.take_if(is_it);
-            return regular.or_else(|| state.change_run.take_if(is_it));
+            return regular.or_else(|| take_out(&mut state.beside, record.id));
         }
-        let position = self.leaving.iter().position(|taken| taken.order.id == record.id)?;
-        self.changed = true;
-        Some(self.leaving.swap_remove(position))
+        let leaving = take_out(&mut self.leaving, record.id);
+        self.changed |= leaving.is_some();
+        leaving
     }
 
-    /// What a run did not settle is to be warmed again.
-    fn note_claim(
-        &mut self,
-        claim: Claim,
-        record: &RunRecord,
-        (unsettled, failed): (&Unsettled, &Failed),
-    ) {
+    /// Takes over the tenants that runs left unverified, whether these have ended or go on.
+    fn note_unverified(&mut self) {
+        let now = self.clock.monotonic();
+        for ((job, run), unverified) in self.handover.take() {
+            let Some(state) = self.jobs.get_mut(&job) else { continue };
+            if self.phase == Phase::Running && state.job.enabled {
+                state.note_unverified(run, unverified, now);
+            }
+        }
+    }
+
+    /// What a run failed to do is to be done again.
+    fn note_claim(&mut self, claim: Claim, record: &RunRecord, failed: &Failed) {
         let now = self.clock.monotonic();
         let Some(state) = self.jobs.get_mut(&record.job) else { return };
         if self.phase == Phase::Draining || !state.job.enabled {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, unsettled, now);
+        let lags = state.changes.ended(claim, &failures, now);
         event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
     /// Tells of a run that ended; answers whether its record is kept. Runs for some changes that are
     /// `ok` are too many for that: they are only counted.
-    fn keep(&self, record: &Arc<RunRecord>, taken: &Taken) -> bool {
+    fn keep(&self, record: &Arc<RunRecord>, taken: &QueuedRun) -> bool {
         let all_tenants = taken.is_for_all();
         let kept = !taken.is_change_run() || record.outcome != Outcome::Ok;
         event::RunFinished { record, all_tenants, kept }.emit(&self.metrics);
@@ -572,7 +590,7 @@ impl Engine {
     /// A run that waits and will do the same: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
-        queue.iter().find(|taken| taken.order.tenants.as_deref() == tenants).map(Taken::ticket)
+        queue.iter().find(|taken| taken.spec.tenants.as_deref() == tenants).map(QueuedRun::ticket)
     }
 
     fn requested(
@@ -631,10 +649,10 @@ impl Engine {
                 }
                 None => {
                     changed.push(name.clone());
-                    // Its file may have been gone for so short a time that its run still goes on.
-                    let running = self.take_leaving(&name, Lane::Regular);
-                    let change_run = self.take_leaving(&name, Lane::Urgent);
-                    JobState { running, change_run, ..JobState::new(job, now) }
+                    // Its file may have been gone for so short a time that its runs still go on.
+                    let (beside, mut regular): (Vec<_>, Vec<_>) =
+                        self.take_leaving(&name).partition(QueuedRun::is_change_run);
+                    JobState { running: regular.pop(), beside, ..JobState::new(job, now) }
                 }
             };
             if !state.job.enabled {
@@ -647,34 +665,34 @@ impl Engine {
         for (job, state) in before {
             event::NextRun { job: &job, at: None }.emit(&self.metrics);
             self.cancel(state.queue.into(), "the job's file was gone before the run began");
-            self.leaving.extend(state.running.into_iter().chain(state.change_run));
+            self.leaving.extend(state.running.into_iter().chain(state.beside));
         }
         self.register_jobs();
         self.start(changed);
         self.changed = true;
     }
 
-    /// The run under way of a job that was gone.
-    fn take_leaving(&mut self, job: &JobName, lane: Lane) -> Option<Taken> {
-        let is_it = |taken: &Taken| taken.order.job.name == *job && taken.order.lane == lane;
-        let position = self.leaving.iter().position(is_it)?;
-        self.changed = true;
-        Some(self.leaving.swap_remove(position))
+    /// The runs under way of a job that was gone.
+    fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = QueuedRun> {
+        let is_of = |taken: &mut QueuedRun| taken.spec.job.name == *job;
+        let of_job: Vec<QueuedRun> = self.leaving.extract_if(.., is_of).collect();
+        self.changed |= !of_job.is_empty();
+        of_job.into_iter()
     }
 
     /// The series of a job stand until its last run has ended.
     fn register_jobs(&self) {
-        let leaving = self.leaving.iter().map(|taken| &taken.order.job.name);
+        let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
         self.metrics.register_jobs(self.jobs.keys().chain(leaving));
     }
 
     /// Runs that waited do not begin any more.
-    fn cancel(&self, waiting: Vec<Taken>, why: &str) {
+    fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
         let now = self.clock.now();
         for taken in waiting {
             let mut report = Report::default();
             report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
-            let record = self.runner.record(&taken.order, Outcome::Cancelled, (now, now), report);
+            let record = self.runner.record(&taken.spec, Outcome::Cancelled, (now, now), report);
             let record = Arc::new(record);
             self.keep(&record, &taken);
             taken.done.send_replace(Some(record));
@@ -718,7 +736,7 @@ impl Engine {
             return;
         }
         let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
-        let leaving = self.leaving.iter().map(Taken::active).collect();
+        let leaving = self.leaving.iter().map(QueuedRun::active).collect();
         let (started_at, phase) = (self.started_at, self.phase);
         let rejections = self.rejections.clone();
         let status = Status { started_at, phase, jobs, leaving, rejections };
@@ -737,7 +755,7 @@ impl JobState {
             last_success_at: None,
             last_written_at: None,
             changes: Changes::default(),
-            change_run: None,
+            beside: Vec::new(),
         };
         state.next_due_at = state.next_after(now);
         state
@@ -746,7 +764,7 @@ impl JobState {
     /// Why a due time starts nothing, where it does not.
     fn skips_tick(&self) -> Option<SkipReason> {
         let running = self.running.as_ref()?;
-        let one_waits = self.queue.iter().any(|taken| taken.order.trigger == Trigger::Schedule);
+        let one_waits = self.queue.iter().any(|taken| taken.spec.trigger == Trigger::Schedule);
         match self.job.overlap {
             _ if one_waits => Some(SkipReason::Overlap),
             // A run for some tenants only does not do what is due: that waits for its end.
@@ -784,8 +802,26 @@ impl JobState {
 
     /// When the next run for changes may start, where one may.
     fn next_change_at(&self) -> Option<Duration> {
-        let some = self.changes.next_due_at().filter(|_| self.change_run.is_none());
-        some.into_iter().chain(self.everything_at()).min()
+        let causes = [Cause::Unverified, Cause::Change].into_iter();
+        let some = causes.filter(|cause| self.has_room_beside(*cause));
+        let some = some.filter_map(|cause| self.changes.next_due_at(cause));
+        some.chain(self.everything_at()).min()
+    }
+
+    /// Whether one more run for that cause may start.
+    fn has_room_beside(&self, cause: Cause) -> bool {
+        let most = match cause {
+            Cause::Change => MAX_CHANGE_RUNS,
+            Cause::Unverified => MAX_FOLLOW_UPS,
+        };
+        self.beside.iter().filter(|taken| taken.claim.cause() == cause).count() < most
+    }
+
+    /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
+    fn note_unverified(&mut self, run: RunId, unverified: Unverified, now: Duration) {
+        let mut runs = self.running.iter_mut().chain(&mut self.beside);
+        let claim = runs.find(|taken| taken.spec.id == run).map(|taken| &mut taken.claim);
+        self.changes.handed_over(unverified, claim, now);
     }
 
     /// The same of the next run for everybody; while the queue is full, the end of a run is waited
@@ -795,7 +831,7 @@ impl JobState {
     }
 
     /// A run for all tenants that began, or will, after that moment: it reads what was there then.
-    fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut Taken> {
+    fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut QueuedRun> {
         let running = self.running.as_mut().filter(|taken| {
             let started = taken.started.map(|started| started.monotonic);
             taken.is_for_all() && started > asked_at
@@ -816,20 +852,20 @@ impl JobState {
         // What was written until now was other keys, or had another TTL.
         self.last_written_at = None;
         for waiting in &mut self.queue {
-            waiting.order.job = Arc::clone(&self.job);
+            waiting.spec.job = Arc::clone(&self.job);
         }
         self
     }
 
     /// Takes note of a run for all tenants.
-    fn note_end(&mut self, record: &RunRecord, taken: &Taken) {
+    fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
         match record.outcome {
             // It came to every tenant; for which of them it failed is said elsewhere.
             Outcome::Ok | Outcome::Partial => {
-                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.order.job, &self.job));
+                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.spec.job, &self.job));
                 self.last_written_at = started.map(|started| started.monotonic);
             }
             Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}
@@ -844,24 +880,29 @@ impl JobState {
         JobStatus {
             job: Arc::clone(&self.job),
             next_due_at: self.next_due_at,
-            running: self.running.as_ref().map(Taken::active),
-            queued: self.queue.iter().map(Taken::active).collect(),
+            running: self.running.as_ref().map(QueuedRun::active),
+            queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
         }
     }
 }
 
+fn take_out(runs: &mut Vec<QueuedRun>, id: RunId) -> Option<QueuedRun> {
+    let position = runs.iter().position(|taken| taken.spec.id == id)?;
+    Some(runs.swap_remove(position))
+}
+
 /// A run whose task always ends with a record, even if preheat itself is at fault.
-async fn run_to_a_record(runner: Arc<Runner>, order: Order, stops: Stops) -> Ended {
+async fn run_to_a_record(runner: Arc<Runner>, spec: RunSpec, stops: Stops) -> RunResult {
     let started_at = runner.clock.now();
-    let run = AssertUnwindSafe(Arc::clone(&runner).run(order.clone(), stops)).catch_unwind();
+    let run = AssertUnwindSafe(Arc::clone(&runner).run(spec.clone(), stops)).catch_unwind();
     run.await.unwrap_or_else(|_panic| {
         let message = "the run panicked: this is a defect of preheat".to_owned();
         let mut report = Report::default();
         report.fail(Failure::new(FailureKind::Internal, None, message));
         let finished_at = runner.clock.now();
-        let record = runner.record(&order, Outcome::Failed, (started_at, finished_at), report);
-        Ended { record, unsettled: Unsettled::default(), failed: Failed::default() }
+        let record = runner.record(&spec, Outcome::Failed, (started_at, finished_at), report);
+        RunResult { record, failed: Failed::default() }
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::port::{CacheError, CacheErrorKind, SourceError, SourceErrorKind};
 use super::ports::Ports;
-use super::run::Order;
+use super::run::RunSpec;
 use crate::domain::report::{FailureKind, Report};
 use crate::domain::retry::backoff;
 use crate::observe::event::{self, Server};
@@ -62,12 +62,12 @@ impl From<CacheError> for Refusal {
         let remedy = match error.kind {
             CacheErrorKind::LeftAlone => Remedy::StandBy(Server::Cache),
             CacheErrorKind::Unavailable | CacheErrorKind::Transient => Remedy::Wait(Server::Cache),
-            CacheErrorKind::Full
-            | CacheErrorKind::ReadOnly
-            | CacheErrorKind::Moved
-            | CacheErrorKind::WrongType
-            | CacheErrorKind::Permission
-            | CacheErrorKind::Refused => Remedy::Fail,
+            CacheErrorKind::Full | CacheErrorKind::ReadOnly | CacheErrorKind::Moved => {
+                Remedy::GiveUp
+            }
+            CacheErrorKind::WrongType | CacheErrorKind::Permission | CacheErrorKind::Refused => {
+                Remedy::Fail
+            }
         };
         Self { kind: error.kind.failure_kind(), message: error.message, remedy }
     }
@@ -171,16 +171,16 @@ impl InVain {
 /// The tries of one thing in a run, as many as its job allows.
 pub(super) struct Tries<'a> {
     ports: &'a Ports,
-    order: &'a Order,
+    spec: &'a RunSpec,
     tenants: usize,
     patience: Patience,
 }
 
 impl<'a> Tries<'a> {
     /// For something that concerns so many tenants.
-    pub(super) fn new(ports: &'a Ports, order: &'a Order, tenants: usize) -> Self {
-        let patience = Patience { locks: Locks::Deadline, ..Patience::new(order.job.retries) };
-        Self { ports, order, tenants, patience }
+    pub(super) fn new(ports: &'a Ports, spec: &'a RunSpec, tenants: usize) -> Self {
+        let patience = Patience { locks: Locks::Deadline, ..Patience::new(spec.job.retries) };
+        Self { ports, spec, tenants, patience }
     }
 
     /// Waits until it is time for another try; says whether there is one.
@@ -188,14 +188,14 @@ impl<'a> Tries<'a> {
     /// Where the server counts as down, that is when it may be asked again: a run outlives a restart
     /// of its servers, and asks one that stays away only a few times.
     pub(super) async fn again(&mut self, refusal: &Refusal, report: &mut Report) -> bool {
-        let Self { ports, order, tenants, ref mut patience } = *self;
+        let Self { ports, spec, tenants, ref mut patience } = *self;
         let next = patience.next(ports, refusal);
         if let Next::Retry(server, wait) = next {
             report.retries += 1;
             // A server that counts as down is left alone for longer.
             let left = ports.breaker(server).pause_left(ports.clock.monotonic());
             let wait = wait.max(left.unwrap_or_default());
-            let (job, run) = (&order.job.name, order.id);
+            let (job, run) = (&spec.job.name, spec.id);
             let retry = patience.own + patience.locked;
             let (kind, message) = (refusal.kind, refusal.message.as_str());
             event::BatchRetried { job, run, tenants, retry, wait, kind, message }

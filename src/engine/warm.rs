@@ -8,8 +8,9 @@ use chrono::NaiveDate;
 use rapidhash::fast::RandomState;
 
 use super::batch::{Work, fail_all};
-use super::limit::{BatchPermit, Lane, Room};
+use super::limit::{BatchPermit, Priority, Room};
 use super::port::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
+use super::run::Unverified;
 use super::tries::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
@@ -66,11 +67,11 @@ impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that
     /// nothing of theirs was written.
     pub(super) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
-        let life = match self.order.lane {
-            Lane::Regular => Life::Full,
-            Lane::Urgent => Life::Provisional,
+        let life = match self.spec.priority {
+            Priority::Regular => Life::Full,
+            Priority::Urgent => Life::Provisional,
         };
-        let has_manifests = self.order.job.has_manifests();
+        let has_manifests = self.spec.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
         let mut warming = Warming { work: self, part, warm };
         while step != Step::Done {
@@ -100,7 +101,7 @@ impl Warming<'_> {
         let work = self.work;
         let fences = work.fence_keys(open);
         let reading = self.reading((open, &fences), first, report).await?;
-        let (job, checks) = (&work.order.job, &work.checks);
+        let (job, checks) = (&work.spec.job, &work.checks);
         let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
         let rows = Reply::Rows(work.found(open, &reading.named, &found));
         let mut round = Round::new(work, (open, &fences), found);
@@ -133,7 +134,7 @@ impl Warming<'_> {
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
         let mut room = Room::Batch;
-        let mut tries = Tries::new(&self.work.runner, &self.work.order, open.len());
+        let mut tries = Tries::new(&self.work.runner, &self.work.spec, open.len());
         loop {
             let refusal = match self.read_once((open, fences), (first, room), report).await {
                 Ok(reading) => break Ok(reading),
@@ -166,9 +167,9 @@ impl Warming<'_> {
     ) -> Result<Reading, Refusal> {
         let work = self.work;
         // What an earlier round wrote may be old: that goes before others.
-        let lane = if self.warm.round() > 1 { Lane::Urgent } else { work.order.lane };
+        let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
         let limits = &work.runner.limits;
-        let mut permit = limits.room_of(&work.order.job, lane, room).await;
+        let mut permit = limits.room_of(&work.spec.job, priority, room).await;
         let mut named = Vec::new();
         loop {
             let reply = match step {
@@ -200,7 +201,7 @@ impl Warming<'_> {
 
 impl Drop for Warming<'_> {
     fn drop(&mut self) {
-        let mut unverified = self.work.unverified();
+        let mut unverified = Unverified::default();
         for slot in self.warm.unverified() {
             match self.part.tenant(*slot) {
                 Some(tenant) => {
@@ -209,20 +210,22 @@ impl Drop for Warming<'_> {
                 None => unverified.fleet = true,
             }
         }
+        let spec = &self.work.spec;
+        spec.handover.put(spec, unverified);
     }
 }
 
 /// The steps before a round writes.
 impl Work {
     fn fence_keys(&self, part: &Batch) -> Vec<String> {
-        match self.order.job.scope {
+        match self.spec.job.scope {
             Scope::Tenants => part.tenants().map(|tenant| fence_key(tenant.id())).collect(),
             Scope::Fleet => vec![FLEET.to_owned()],
         }
     }
 
     fn manifest_keys(&self, part: &Batch) -> Vec<String> {
-        let job = &self.order.job;
+        let job = &self.spec.job;
         match job.scope {
             Scope::Tenants => {
                 part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
@@ -258,24 +261,24 @@ impl Work {
     ) -> Result<Vec<NaiveDate>, Refusal> {
         let runner = &self.runner;
         let left = self.deadline_at.saturating_sub(runner.clock.monotonic());
-        let first_dates = first_dates(&self.order.job, open, self.started_at);
+        let first_dates = first_dates(&self.spec.job, open, self.started_at);
         let read = Read { batch: open, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
         let rows = permit.empty_rows(self.key_columns);
-        let result = runner.source.read(&self.order.job, read, rows).await;
+        let result = runner.source.read(&self.spec.job, read, rows).await;
         let is_asked =
             result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
         report.queries += u64::from(is_asked);
         result?;
         self.it_worked();
         if let (Some(tenant), 1) = (open.tenant(0), open.len()) {
-            runner.broken.works(&self.order.job.name, tenant.id());
+            runner.broken.works(&self.spec.job.name, tenant.id());
         }
         Ok(first_dates)
     }
 
     /// What the rows come to, beside what the manifests name.
     fn found(&self, open: &Batch, named: &[Vec<Named>], found: &Entries<'_>) -> Vec<Found<String>> {
-        let (job, now) = (&self.order.job, self.runner.clock.now());
+        let (job, now) = (&self.spec.job, self.runner.clock.now());
         let mut all: Vec<Found<String>> =
             (0..open.len().max(1)).map(|_| Found::default()).collect();
         for entry in found.writes.iter().filter(|entry| entry.kind == KeyKind::Data) {
@@ -330,7 +333,7 @@ impl<'r> Round<'r> {
     }
 
     fn tries(&self) -> Tries<'r> {
-        Tries::new(&self.work.runner, &self.work.order, self.open.len())
+        Tries::new(&self.work.runner, &self.work.spec, self.open.len())
     }
 
     /// Before the first write a refusal means that nothing was written. Before a repeated one, which shares
@@ -349,7 +352,7 @@ impl<'r> Round<'r> {
         let is_repeated = !self.results.is_empty();
         loop {
             let runner = &self.work.runner;
-            let life = life_of_names(&self.work.order.job);
+            let life = life_of_names(&self.work.spec.job);
             let added = runner.ledger.enlist(&listings, runner.clock.now(), life).await;
             let refusal = match added {
                 Ok(()) => break,
@@ -395,9 +398,21 @@ impl<'r> Round<'r> {
                 return Reply::Again;
             }
             self.work.give_up_after(refusal);
+        } else if let Some(error) = self.refused_all() {
+            self.work.give_up_after(Refusal::from(error.clone()));
+        } else if self.results.iter().any(Result::is_ok) {
+            self.work.runner.cache_writes.note_taken();
         }
         self.tally_writes();
         self.sent_reply()
+    }
+
+    /// Why the cache took none of the writes, where the next batch would fare no better.
+    fn refused_all(&self) -> Option<&CacheError> {
+        let refusals = self.results.iter().map(|result| result.as_ref().err());
+        let refusals: Option<Vec<&CacheError>> =
+            refusals.map(|error| error.filter(|error| error.kind.is_of_all_writes())).collect();
+        refusals?.first().copied()
     }
 
     fn tally_writes(&mut self) {
@@ -445,11 +460,11 @@ impl<'r> Round<'r> {
 
     /// Comes after the removals: a job whose `ttl` was made shorter may have left keys under names that go.
     async fn prune(&self, places: &[usize]) -> Reply<String> {
-        let Work { runner, order, .. } = self.work;
+        let Work { runner, spec, .. } = self.work;
         let manifests = self.work.manifest_keys(self.open);
         let manifests = places.iter().filter_map(|place| manifests.get(*place).cloned());
         let manifests: Vec<String> = manifests.collect();
-        let before = runner.clock.now() - life_of_names(&order.job);
+        let before = runner.clock.now() - life_of_names(&spec.job);
         match runner.ledger.delist(&manifests, before).await {
             Ok(()) => Reply::Done,
             // Names too many do no harm, and the next run tries again.

@@ -24,6 +24,7 @@ use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
+use preheat::engine::writes::CacheWrites;
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
@@ -183,6 +184,7 @@ impl Worker {
             limits: Limits::new(4),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
+            cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
             roster: Roster::new(Share::NONE),

@@ -254,13 +254,12 @@ impl<K: Clone + Ord + Hash> Warm<K> {
             (Stage::StartFences, Reply::Fences(fences)) => self.note_started(fences),
             (Stage::Manifests, Reply::Manifests(manifests)) => self.note_manifests(manifests),
             (Stage::Query, Reply::Rows(found)) => self.note_rows(found),
-            (Stage::AddNames, Reply::Done) => self.write(),
+            (Stage::AddNames | Stage::AddNamesAgain, Reply::Done) => self.write(),
             (Stage::Write, Reply::Sent { refused, in_flight }) => {
                 self.note_sent(&refused, in_flight);
                 self.remove()
             }
             (Stage::Write, Reply::Again) => self.add_names_again(),
-            (Stage::AddNamesAgain, Reply::Done) => self.write(),
             (Stage::Write | Stage::AddNamesAgain, _) => {
                 let all: Vec<usize> = (0..self.open.len()).collect();
                 self.note_sent(&all, true);
@@ -617,6 +616,8 @@ mod tests {
 
     #[test]
     fn a_tenant_whose_fence_moves_gets_further_rounds_and_is_fenced_then() {
+        use Verdict::{Again, Fenced, Verified};
+
         let (mut warm, _) = Warm::<&str>::begin(2, Life::Full, false);
         let mut verdicts = Vec::new();
         for round in 1..=i64::from(ROUNDS) {
@@ -639,7 +640,6 @@ mod tests {
             verdicts.push(counted);
             warm.next(Reply::Done);
         }
-        use Verdict::{Again, Fenced, Verified};
         assert_eq!(verdicts, [vec![Again, Again], vec![Verified, Again], vec![Fenced]]);
         assert_eq!(warm.unverified().iter().collect::<Vec<_>>(), [&1]);
     }

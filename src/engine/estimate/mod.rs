@@ -15,7 +15,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 pub use self::sample::{MOST_NAMED, Trouble};
 use self::sample::{Refused, sample};
 pub use self::upkeep::{Upkeep, Verification};
-use super::limit::{BatchPermit, Lane};
+use super::limit::{BatchPermit, Priority};
 use super::port::{
     FENCES_A_COMMAND, NAMES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
 };
@@ -148,11 +148,11 @@ impl Estimator<'_> {
         first_dates: &[NaiveDate],
     ) -> Result<BatchPermit, SourceError> {
         let limits = &self.runner.limits;
-        let permit = self.read_into(limits.batch(Lane::Regular).await, job, part, first_dates);
+        let permit = self.read_into(limits.batch(Priority::Regular).await, job, part, first_dates);
         match permit.await {
             // A batch can be split; one tenant cannot, so it gets the room of all batches.
             Err(error) if error.kind == SourceErrorKind::TooLarge && part.len() <= 1 => {
-                let permit = limits.giant(Lane::Regular).await;
+                let permit = limits.giant(Priority::Regular).await;
                 self.read_into(permit, job, part, first_dates).await
             }
             read => read,

@@ -17,7 +17,7 @@ use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::engine::broken::BrokenTenants;
 use preheat::engine::coverage::Coverage;
-use preheat::engine::limit::{Lane, Limits};
+use preheat::engine::limit::{Limits, Priority};
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };
@@ -25,6 +25,7 @@ use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::restart::CacheProcess;
 use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, TenantList};
+use preheat::engine::writes::CacheWrites;
 
 use crate::engine::ledger::{Answer, Around, CacheCall, Call, Rules};
 use crate::engine::{
@@ -145,6 +146,7 @@ impl Lab {
             limits: Limits::new(2),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
+            cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
             roster: Roster::new(Share::from_percent(50.0).unwrap()),
@@ -506,7 +508,7 @@ async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
         })
     });
     // One of the two permits is somebody else's all the time.
-    let other = lab.runner.limits.batch(Lane::Regular).await;
+    let other = lab.runner.limits.batch(Priority::Regular).await;
     let audits = lab.try_audit(lab.order()).await.unwrap();
     drop(other);
     let expected: Vec<u64> = audits.iter().map(|audit| audit.counts.expected()).collect();
@@ -521,7 +523,7 @@ async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
 #[tokio::test]
 async fn without_a_permit_an_audit_waits() {
     let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
-    let (read, all) = (lab.reads(), lab.runner.limits.giant(Lane::Regular).await);
+    let (read, all) = (lab.reads(), lab.runner.limits.giant(Priority::Regular).await);
     let auditor = Auditor::new(Arc::clone(&lab.runner), Pace::Steady);
     let order = lab.order();
     let audit = tokio::spawn(async move { auditor.audit(&order).await });

@@ -698,6 +698,23 @@ async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing
 }
 
 #[tokio::test]
+async fn two_tenants_that_fail_in_one_way_are_no_reason_to_read_all_others_again() {
+    let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
+    world.on_read(|tenants| {
+        let fails = tenants.iter().any(|id| id == "t1" || id == "t2");
+        if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
+    });
+    // From now on it is known that these two fail, and they are read apart from the others.
+    world.warm("list").await;
+    let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
+    let before = ["t1", "t3"].map(reads_of);
+    world.notifier.break_off();
+    world.clock.advance(5 * MINUTE).await;
+    let reads = [reads_of("t1") - before[0], reads_of("t3") - before[1]];
+    assert_eq!(reads, [5, 1], "the job runs once for all, and four times for those that fail");
+}
+
+#[tokio::test]
 async fn tenants_that_fail_in_one_way_hold_up_no_other_tenant_of_the_job() {
     let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
     world.commit("list", 2, &["t1", "t2", "t3", "t9"]);

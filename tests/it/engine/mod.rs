@@ -13,6 +13,8 @@ mod roster;
 mod rounds;
 mod run;
 mod schedule;
+mod unverified;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -43,6 +45,7 @@ use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
+use preheat::engine::writes::CacheWrites;
 use preheat::invalidate::Invalidations;
 use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
@@ -193,6 +196,7 @@ impl Setup {
             limits: Limits::new(concurrency),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
+            cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
             roster: Roster::new(max_shrink),

@@ -7,23 +7,30 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
+use preheat::domain::json::Encoding;
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::protocol::ROUNDS;
 use preheat::domain::report::FailureKind;
-use preheat::domain::run::Outcome;
+use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
-use preheat::engine::limit::Lane;
+use preheat::engine::limit::Priority;
 use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
 };
-use preheat::engine::run::{Ended, Order, Stops, Unsettled};
+use preheat::engine::run::{RunResult, RunSpec, Stops, Unverified};
 
 use super::ledger::{Call, names};
 use super::{
     Count, MINUTE, SECOND, Setup, World, cache_error, job, key, many, ready, refused, tenants,
 };
 use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+
+/// A run that ended, and the tenants that it left unverified.
+struct Run {
+    record: RunRecord,
+    unverified: Unverified,
+}
 
 /// A world whose job `list` has, besides its known key, one key a category.
 fn world_with_categories() -> World {
@@ -85,16 +92,21 @@ where
 }
 
 impl World {
-    /// A run past the scheduler, with whose keys it left unproven.
-    async fn run(&self, job: &str, lane: Lane) -> Ended {
+    /// A run past the scheduler.
+    async fn run(&self, job: &str, priority: Priority) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
-        let order = Order { lane, ..Order::on_request(&self.clock, &job, None) };
-        let run = Arc::clone(&self.runner).run(order, Stops::default());
+        let spec = RunSpec { priority, ..RunSpec::on_request(&self.clock, &job, None) };
+        let handover = Arc::clone(&spec.handover);
+        let run = Arc::clone(&self.runner).run(spec, Stops::default());
         tokio::pin!(run);
         loop {
             tokio::select! {
                 biased;
-                ended = &mut run => return ended,
+                ended = &mut run => {
+                    let RunResult { record, failed: _ } = ended;
+                    let unverified = handover.take().into_values().next().unwrap_or_default();
+                    return Run { record, unverified };
+                }
                 _moved = self.clock.step() => {}
             }
         }
@@ -110,8 +122,8 @@ impl World {
     }
 }
 
-fn unsettled(ids: &[&str]) -> Unsettled {
-    Unsettled { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
+fn unverified(ids: &[&str]) -> Unverified {
+    Unverified { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
 }
 
 #[tokio::test]
@@ -125,7 +137,7 @@ async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
             application.delete("list:t1").await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[2]"));
     assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "once proven it lives in full");
     assert_eq!(world.value("list:t0").as_deref(), Some("[1]"), "nobody said that it changed");
@@ -133,7 +145,7 @@ async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
     let report = &ended.record.report;
     assert_eq!((ended.record.outcome, report.tenants.ok), (Outcome::Ok, 3));
     assert_eq!((report.keys.written, report.keys.fenced), (3, 0), "a key counts once");
-    assert_eq!(ended.unsettled, Unsettled::default());
+    assert_eq!(ended.unverified, Unverified::default());
 }
 
 #[tokio::test]
@@ -149,7 +161,7 @@ async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(writes.now(), ROUNDS as usize);
     assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL));
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
@@ -157,7 +169,7 @@ async fn hazard_01_a_tenant_that_never_stands_still_is_fenced_and_its_keys_live_
     assert_eq!((report.tenants.ok, report.tenants.fenced, report.tenants.failed), (2, 1, 0));
     assert_eq!((report.keys.written, report.keys.fenced), (2, 1));
     assert_eq!(ended.record.outcome, Outcome::Ok, "its keys are there, and it is warmed again");
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
@@ -177,9 +189,9 @@ async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_
                 }
             })
         });
-        let ended = world.run("list", Lane::Regular).await;
+        let ended = world.run("list", Priority::Regular).await;
         assert_eq!(world.value("list:t0").as_deref(), Some("[2]"), "bare INCR: {bare_incr}");
-        assert_eq!(ended.unsettled, Unsettled::default());
+        assert_eq!(ended.unverified, Unverified::default());
         assert!(!world.fence("t0").await.needs_start());
     }
 }
@@ -195,7 +207,7 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
             application.move_fence(FLEET).await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("menu").as_deref(), Some("[2]"));
     assert_eq!(ended.record.report.tenants.ok, 1);
 
@@ -207,8 +219,8 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
-    assert!(ended.unsettled.fleet && ended.unsettled.tenants.is_empty());
+    let ended = world.run("list", Priority::Regular).await;
+    assert!(ended.unverified.fleet && ended.unverified.tenants.is_empty());
     assert_eq!(ended.record.report.tenants.fenced, 1);
 }
 
@@ -223,7 +235,7 @@ async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_proven
         }
         ready(Ok(()))
     });
-    world.run("list", Lane::Urgent).await;
+    world.run("list", Priority::Urgent).await;
     assert_eq!(seen.now(), 2);
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
 }
@@ -244,16 +256,16 @@ async fn a_change_that_cannot_be_read_leaves_nothing_old_for_long() {
             application.move_fence(&fence_key("t1")).await;
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.cache.ttl("list:t1"), Some(PROVISIONAL_TTL), "it may be old");
     assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE));
     assert_eq!(ended.record.outcome, Outcome::Partial);
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::DatabaseUnavailable);
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
-async fn what_could_not_be_looked_at_after_it_was_written_is_unsettled() {
+async fn what_could_not_be_looked_at_after_it_was_written_is_unverified() {
     let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
     let calls = Count::default();
     let count = calls.clone();
@@ -261,14 +273,14 @@ async fn what_could_not_be_looked_at_after_it_was_written_is_unsettled() {
         let away = call == Call::Fences && count.up() > 0;
         ready(if away { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Partial, "it is there, and nobody knows how old");
     assert_eq!(ended.record.report.tenants.failed, 2);
-    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+    assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
 }
 
 #[tokio::test]
-async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unsettled() {
+async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unverified() {
     let world = Setup::new([job("list")], tenants(2)).start();
     let writes = Count::default();
     let count = writes.clone();
@@ -276,13 +288,13 @@ async fn what_was_sent_to_a_server_that_did_not_answer_may_come_late_and_is_unse
         let lost = count.up() == 0;
         ready(if lost { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Ok);
-    assert_eq!(ended.unsettled, unsettled(&["t0", "t1"]));
+    assert_eq!(ended.unverified, unverified(&["t0", "t1"]));
 }
 
 #[tokio::test]
-async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettled() {
+async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unverified() {
     let job = Job { batch: many(1), concurrency: Some(many(1)), timeout: MINUTE, ..job("list") };
     let world = Setup::new([job], tenants(3)).start();
     let calls = Count::default();
@@ -294,9 +306,9 @@ async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unsettl
         }
         ready(Ok(()))
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Timeout);
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
+    assert_eq!(ended.unverified, unverified(&["t1"]));
 }
 
 #[tokio::test]
@@ -304,17 +316,17 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
     let world = world_with_categories();
     let all = [("t0", "food"), ("t0", "toys"), ("t1", "food")];
     world.set_rows("list", rows(1, &all));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
 
     world.set_rows("list", rows(2, &[("t0", "toys"), ("t0", "care"), ("t1", "food")]));
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
     assert_eq!(world.value("list:t0:care").as_deref(), Some("[2]"));
     assert_eq!(ended.record.report.keys.removed, 1);
 
     world.set_rows("list", Vec::new());
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.cache.keys(), ["list:t0", "list:t1", "list:t2"], "known keys stay: `[]`");
 }
 
@@ -322,21 +334,21 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
 async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_the_same() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     world.set_rows("list", rows(2, &[("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
 
     // Another run has read when there was food, and writes now; then it is killed.
     world.cache.set("list:t0:food", "[1]");
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None, "its name is still there");
 
     // A name ends when its key cannot exist any more; those that are renewed stay.
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
     for _ in 0..3 {
         world.clock.advance(25 * MINUTE).await;
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
     }
     assert_eq!(world.listed("t0").await, ["list:t0:toys"]);
 }
@@ -345,19 +357,46 @@ async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_
 async fn hazard_05_a_read_that_fails_writes_nothing_and_removes_nothing() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let before = world.cache.keys();
     world.set_rows("list", rows(2, &[("t1", "food")]));
     world.on_read(|tenants| {
         let fails = tenants.iter().any(|id| id == "t0");
         if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.outcome, Outcome::Partial);
     assert_eq!(world.cache.keys(), before);
     assert_eq!(world.value("list:t0:food").as_deref(), Some("[1]"));
     assert_eq!(world.value("list:t1:food").as_deref(), Some("[2]"));
     assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+}
+
+#[tokio::test]
+async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_its_batch_grow() {
+    let listed = key("list:{tenant_id}:{category}");
+    let encoding = Encoding { max_bytes: 10, ..job("list").encoding };
+    let schedule = Schedule::Every(Duration::from_hours(1_000));
+    let job = Job { schedule, encoding, keys: vec![listed], ..job("list") };
+    let world = Setup::new([job], tenants(3)).start();
+    let large = "\"a value of more than ten bytes\"";
+    for day in 0..20 {
+        let category = format!("day {day}");
+        let row = |tenant: &str, json: &str| {
+            MemoryRow::new(tenant, json, [("category", category.as_str())])
+        };
+        world.set_rows("list", vec![row("t0", large), row("t1", "1"), row("t2", "2")]);
+        let ended = world.run("list", Priority::Regular).await;
+        assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
+        assert_eq!((ended.record.report.tenants.ok, world.reads().len()), (2, day + 1));
+        world.clock.advance(25 * MINUTE).await;
+    }
+    // Names live for twice the TTL, and the longest run.
+    for tenant in ["t1", "t2"] {
+        let listed = world.listed(tenant).await;
+        assert!(listed.len() <= 3, "{tenant}: {listed:?}");
+    }
+    assert!(world.listed("t0").await.is_empty());
 }
 
 #[tokio::test]
@@ -378,7 +417,7 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
             Ok(())
         })
     });
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
 
     // The key cannot be removed: it stays, and named, and the run says so.
     world.set_rows("list", Vec::new());
@@ -386,12 +425,12 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
     world
         .cache
         .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
     assert!(world.value("list:t0:food").is_some());
     named(&["list:t0:food"]).await;
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
 }
 
@@ -400,10 +439,10 @@ async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away(
     for (batch, from, to) in [(10, "t0", "t1"), (1, "t0", "t1"), (1, "t1", "t0")] {
         let world = Setup::new([pets(batch)], tenants(2)).start();
         world.set_rows("list", rows(1, &[(from, "7")]));
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
         world.clock.advance(MINUTE).await;
         world.set_rows("list", rows(2, &[(to, "7")]));
-        world.run("list", Lane::Regular).await;
+        world.run("list", Priority::Regular).await;
         assert_eq!(world.value("pet:7").as_deref(), Some("[2]"), "{batch} {from} {to}");
         assert!(world.listed(to).await.is_empty(), "no manifest names a shared key");
         // Its former tenant is warmed alone.
@@ -417,7 +456,7 @@ async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away(
 async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     // Twice the TTL, and the longest run.
     world.clock.advance(65 * MINUTE).await;
     assert_eq!(world.cache.keys(), Vec::<String>::new());
@@ -430,7 +469,7 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
 async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_renewal() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food"), ("t1", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     world.ledger.before(move |call| {
@@ -441,11 +480,11 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
         ready(Ok(()))
     });
     world.clock.advance(Duration::from_secs(5)).await;
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Fences];
     assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), expected);
     world.clock.advance(31 * MINUTE).await;
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
     assert_eq!(*calls.lock().unwrap(), expected);
 }
@@ -466,22 +505,22 @@ async fn hazard_07_a_shared_key_that_goes_to_and_fro_is_right_and_ends_by_its_tt
     const OWNERS: [Option<&str>; 3] = [Some("t0"), Some("t1"), None];
     for course in 0..27_usize {
         let owners = [course % 3, course / 3 % 3, course / 9].map(|nth| OWNERS[nth]);
-        for order in [["t0", "t1"], ["t1", "t0"]] {
+        for spec in [["t0", "t1"], ["t1", "t0"]] {
             let world = Setup::new([pets(10)], tenants(2)).start();
             let mut last = None;
             for (version, owner) in (1..).zip(owners) {
                 world.set_rows("list", pet_of(version, owner));
                 // The former and the present owner are warmed, but not together.
-                for tenant in order {
+                for tenant in spec {
                     world.warm_some("list", &[tenant]).await;
                 }
                 last = owner.map(|_| format!("[{version}]")).or(last);
-                assert_eq!(world.value("pet:7"), last, "{owners:?} {order:?}");
+                assert_eq!(world.value("pet:7"), last, "{owners:?} {spec:?}");
                 world.clock.advance(SECOND).await;
             }
             if owners[2].is_none() {
                 world.clock.advance(pets(10).ttl).await;
-                assert_eq!(world.value("pet:7"), None, "{owners:?} {order:?}: nobody renews it");
+                assert_eq!(world.value("pet:7"), None, "{owners:?} {spec:?}: nobody renews it");
             }
         }
     }
@@ -499,8 +538,8 @@ async fn hazard_01_an_unverified_value_of_a_shared_key_lives_for_seconds_only() 
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
-    assert_eq!(ended.unsettled, unsettled(&["t0"]));
+    let ended = world.run("list", Priority::Regular).await;
+    assert_eq!(ended.unverified, unverified(&["t0"]));
     assert!(world.cache.ttl("pet:7").unwrap() <= PROVISIONAL_TTL);
 }
 
@@ -520,16 +559,16 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
     world
         .cache
         .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.listed("t0").await, [food.as_str()], "it is still there");
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value(&food), None);
     assert_eq!(world.listed("t0").await, [""; 0]);
 }
 
 #[tokio::test]
-async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unsettled() {
+async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unverified() {
     let world = Setup::new([Job { retries: 0, ..job("list") }], tenants(2)).start();
     world.set_rows("list", rows(1, &[("t0", ""), ("t1", "")]));
     let (application, writes) = (Application::of(&world), Count::default());
@@ -548,13 +587,13 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unse
             Ok(())
         })
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
     // Another run that is proven may give it its whole life meanwhile, as it wrote there as well.
-    assert_eq!(ended.unsettled, unsettled(&["t1"]));
-    let ended = world.run("list", Lane::Regular).await;
+    assert_eq!(ended.unverified, unverified(&["t1"]));
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.tenants.failed, 1);
-    assert_eq!(ended.unsettled, Unsettled::default(), "nothing of it was written this time");
+    assert_eq!(ended.unverified, Unverified::default(), "nothing of it was written this time");
 }
 
 #[tokio::test]
@@ -563,11 +602,11 @@ async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_i
     job.encoding.max_bytes = 8;
     let world = Setup::new([job], tenants(1)).start();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     // The key that is named has become too large, and another one comes.
     let row = |json, category| MemoryRow::new("t0", json, [("category", category)]);
     world.set_rows("list", vec![row("1234567890", "food"), row("2", "toys")]);
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
     assert_eq!(world.value("list:t0:toys").as_deref(), Some("[2]"));
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
@@ -593,7 +632,7 @@ where
 async fn hazard_07_a_write_that_is_tried_again_names_its_keys_again_as_the_cache_may_be_another() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     let named = Count::default();
     let count = named.clone();
     restarted_before_a_write(&world, move |nth, application| {
@@ -608,7 +647,7 @@ async fn hazard_07_a_write_that_is_tried_again_names_its_keys_again_as_the_cache
             Ok(())
         })
     });
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(named.now(), 2, "tried again, and a round later since the fence is gone");
 }
 
@@ -617,7 +656,7 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
     let world = world_with_categories();
     let food = "list:t0:food";
     world.set_rows("list", rows(1, &[("t0", "food"), ("t0", "toys")]));
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     restarted_before_a_write(&world, move |nth, application| {
         if nth == 0 {
             application.commit(rows(2, &[("t0", "toys")]));
@@ -629,11 +668,11 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
         }
         ready(Ok(()))
     });
-    let ended = world.run("list", Lane::Regular).await;
+    let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
     assert!(world.value(food).is_some());
     assert_eq!(world.listed("t0").await, [food, "list:t0:toys"], "it is named anew");
     world.cache.refuse(|_| None);
-    world.run("list", Lane::Regular).await;
+    world.run("list", Priority::Regular).await;
     assert_eq!(world.value(food), None);
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat::domain::job::{DateZone, Dates, Job, Scope};
+use preheat::domain::change::{Changed, Touched};
+use preheat::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
-use preheat::domain::tenant::Tenants;
+use preheat::domain::tenant::{TenantId, Tenants};
 use preheat::engine::handle::{JobSelection, RunRequest, RunView, Ticket};
 use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
 use tokio::sync::Barrier;
@@ -34,6 +35,38 @@ fn kinds(failures: &[Failure]) -> Vec<(FailureKind, Option<&str>, u64)> {
         .iter()
         .map(|failure| (failure.kind, failure.tenant.as_deref(), failure.count))
         .collect()
+}
+
+#[tokio::test]
+async fn a_list_that_was_begun_before_another_one_and_ends_after_it_is_of_the_past() {
+    let world = Setup::new(["early", "late", "third"].map(job), tenants(3)).start();
+    let (lists, clock) = (Count::default(), world.clock.clone());
+    let count = lists.clone();
+    world.source.before_tenants(move || {
+        // The first one takes so long that the next run begins one of its own.
+        let asleep = (count.up() == 0).then(|| clock.sleep(10 * SECOND));
+        Box::pin(async move {
+            if let Some(asleep) = asleep {
+                asleep.await;
+            }
+            Ok(())
+        })
+    });
+    let early = world.ask("early").await;
+    world.clock.advance(7 * SECOND).await;
+    world.source.set_tenants(tenants(4));
+    world.warm("late").await;
+    world.source.set_tenants(tenants(3));
+    world.finish(early).await;
+    world.source.set_tenants(tenants(4));
+    assert_eq!(lists.now(), 2);
+
+    let changed = Touched::Tenants([TenantId::new("t3")].into());
+    let jobs = [(JobName::parse("third").unwrap(), changed)].into();
+    world.handle.changed(Changed::Jobs { jobs, heard_at: world.clock.monotonic() }).await;
+    world.clock.advance(SECOND).await;
+    assert!(world.value("third:t3").is_some());
+    assert_eq!(lists.now(), 3, "its small query says no other thing than the latest list");
 }
 
 #[tokio::test]

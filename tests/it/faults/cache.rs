@@ -177,6 +177,38 @@ async fn hazard_21_a_cache_that_is_full_keeps_what_it_has_and_the_run_is_not_ok(
 }
 
 #[tokio::test]
+async fn hazard_21_a_cache_that_comes_back_full_does_not_have_the_database_read_again_and_again() {
+    let keeps = [("maxmemory", "3mb"), ("maxmemory-policy", "noeviction"), ("appendonly", "yes")];
+    let shop = Shop::open(200).await.with_redis(support::redis_with(&keeps));
+    shop.execute("update items set name = repeat('x', 1500) || id").await;
+    configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    let worker = shop.serve().job("items", &items("batch = 10\non_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    assert_eq!(worker.warm("items").await["outcome"], "ok");
+
+    shop.redis.restart().unwrap();
+    let failed = async || {
+        let runs = worker.runs("items").await;
+        runs.into_iter().filter(|run| run["outcome"] == "failed").collect::<Vec<Value>>()
+    };
+    eventually("the run is repeated", LONG, async || failed().await.len() >= 3).await;
+    let failed = failed().await;
+    assert!(failed.iter().all(|run| failure_kinds(run) == ["cache_full"]), "{failed:?}");
+    let queries: u64 = failed.iter().map(|run| run["report"]["queries"].as_u64().unwrap()).sum();
+    assert!(queries < 10, "{queries} of 20 queries that a run takes: {failed:?}");
+    assert_eq!(shop.cached().await, shop.expected().await, "it kept what it had");
+
+    shop.change().await;
+    configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("a run is ok", LONG, async || {
+        let last = worker.runs("items").await.remove(0);
+        last["outcome"] == "ok" && last["trigger"] == "change"
+    })
+    .await;
+    shop.assert_warm().await;
+}
+
+#[tokio::test]
 async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of() {
     let shop = too_large("allkeys-lru").await;
     let mut worker = shop.serve().job("items", &items("batch = 10\non_start = false")).start();
