@@ -22,5 +22,6 @@ pub mod run;
 pub mod schedule;
 pub mod server_url;
 pub mod shown;
+pub mod size;
 pub mod spelling;
 pub mod tenant;
