@@ -62,10 +62,11 @@ impl From<CacheError> for Refusal {
         let remedy = match error.kind {
             CacheErrorKind::LeftAlone => Remedy::StandBy(Server::Cache),
             CacheErrorKind::Unavailable | CacheErrorKind::Transient => Remedy::Wait(Server::Cache),
+            // One tenant's manifest holds another type: the others go on without it.
+            CacheErrorKind::WrongType => Remedy::Split,
             CacheErrorKind::Full
             | CacheErrorKind::ReadOnly
             | CacheErrorKind::Moved
-            | CacheErrorKind::WrongType
             | CacheErrorKind::Permission
             | CacheErrorKind::Refused => Remedy::Fail,
         };

@@ -16,7 +16,7 @@ use super::limited;
 use crate::domain::run::RunId;
 use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
 use crate::invalidate::{
-    Invalidation, InvalidateError, InvalidateReport, InvalidateRequest, Invalidations,
+    InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, Invalidations,
 };
 
 /// The header's name.

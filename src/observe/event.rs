@@ -666,6 +666,35 @@ impl CacheRestarted {
     }
 }
 
+/// Several servers answer behind the cache's address.
+#[derive(Clone, Copy, Debug)]
+pub struct SeveralCaches;
+
+impl SeveralCaches {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.several_caches.set(1);
+        error!(
+            "several servers answer behind the cache's address: what one is told, another does not \
+             know, so that keys are missing or old for some readers; hint: preheat needs one server, \
+             so `cache.url` must name it and no load balancer or proxy that shares out commands or \
+             connections; until one answers alone, nothing is warmed again because another one answers"
+        );
+    }
+}
+
+/// One server answers behind the cache's address, where several did.
+#[derive(Clone, Copy, Debug)]
+pub struct OneCacheAgain;
+
+impl OneCacheAgain {
+    /// Tells it.
+    pub fn emit(self, metrics: &Metrics) {
+        metrics.several_caches.set(0);
+        info!("one server answers behind the cache's address again; everything is warmed again");
+    }
+}
+
 /// The cache lost its keys, and is the same process as before.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheEmptied;
@@ -779,12 +808,12 @@ impl TenantsSwept<'_> {
 /// The tenant list could not be compared with the tenants that may have keys, or not all keys of who
 /// is gone could be removed.
 #[derive(Clone, Copy, Debug)]
-pub struct RosterUnavailable<'a> {
+pub struct SweepIncomplete<'a> {
     /// What happened.
     pub message: &'a str,
 }
 
-impl RosterUnavailable<'_> {
+impl SweepIncomplete<'_> {
     /// Tells it, to the log only.
     pub fn emit(self, _metrics: &Metrics) {
         let message = self.message;
@@ -1496,7 +1525,7 @@ mod tests {
             TenantsSwept { newly: 3, again: 1, removed: &removed }.emit(&metrics);
             TenantsSwept { newly: 0, again: 4, removed: &removed }.emit(&metrics);
             TenantsSwept { newly: 0, again: 4, removed: &BTreeMap::new() }.emit(&metrics);
-            RosterUnavailable { message: "connection refused" }.emit(&metrics);
+            SweepIncomplete { message: "connection refused" }.emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
          INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9

@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// How many there are.
-const COUNT: usize = 31;
+const COUNT: usize = 32;
 
 /// All of them, in the order of the documentation.
 pub const DECLARED: [&Declaration; COUNT] = [
@@ -89,6 +89,7 @@ pub const DECLARED: [&Declaration; COUNT] = [
     &CACHE_EVICTED,
     &CACHE_RESTARTS,
     &CACHE_FLUSHES,
+    &SEVERAL_CACHES,
     &HISTORY_DROPPED,
     &JOBS_REJECTED,
     &SCHEDULER_SILENT,
@@ -270,6 +271,13 @@ const CACHE_RESTARTS: Declaration = Declaration {
     help: "How often the cache server was another process than before (restarted, failed over, replaced) \
            and every job ran once for it",
 };
+const SEVERAL_CACHES: Declaration = Declaration {
+    name: "preheat_cache_several_servers",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "1 while several servers answer behind the cache's address, so that no change of the server is \
+           answered with a run of every job, else 0",
+};
 const HISTORY_DROPPED: Declaration = Declaration {
     name: "preheat_history_dropped_total",
     kind: Kind::Counter,
@@ -343,6 +351,7 @@ pub struct Metrics {
     cache: Arc<CacheCounters>,
     pub(super) cache_restarts: Counter,
     pub(super) cache_flushes: Counter,
+    pub(super) several_caches: Gauge,
     pub(super) history_dropped: Counter,
     pub(super) jobs_rejected: Gauge,
     pub(super) scheduler_silent: Gauge,
@@ -442,6 +451,7 @@ impl Metrics {
             cache: Arc::default(),
             cache_restarts: Counter::default(),
             cache_flushes: Counter::default(),
+            several_caches: Gauge::default(),
             history_dropped: Counter::default(),
             jobs_rejected: Gauge::default(),
             scheduler_silent: Gauge::default(),
@@ -483,6 +493,7 @@ impl Metrics {
         to.register_collector(Box::new(Arc::clone(&self.cache)));
         declare(to, &CACHE_RESTARTS, &self.cache_restarts);
         declare(to, &CACHE_FLUSHES, &self.cache_flushes);
+        declare(to, &SEVERAL_CACHES, &self.several_caches);
         declare(to, &HISTORY_DROPPED, &self.history_dropped);
         declare(to, &JOBS_REJECTED, &self.jobs_rejected);
         declare(to, &SCHEDULER_SILENT, &self.scheduler_silent);
