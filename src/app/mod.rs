@@ -45,8 +45,8 @@ use crate::engine::limit::{Limits, Shares};
 use crate::engine::port::{CacheStats, Clock, History};
 use crate::engine::ports::{Ports, Unguarded};
 use crate::engine::record::Records;
+use crate::engine::registry::Registry;
 use crate::engine::restart::CacheProcess;
-use crate::engine::roster::Roster;
 use crate::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use crate::engine::scheduler::{Beats, Engine, Parts};
 use crate::engine::writes::CacheWrites;
@@ -139,13 +139,16 @@ impl App {
         let ports = Ports::new(servers, clock, metrics);
         let runner = Arc::new(Runner {
             ports,
-            limits: Limits::new(permits(settings, settings.database.max_connections)),
+            limits: Limits::with_tenants_of(
+                settings.runner.max_tenant_bytes,
+                permits(settings, settings.database.max_connections),
+            ),
             broken: BrokenTenants::default(),
             cache_process: CacheProcess::default(),
             cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(settings.tenants.max_shrink),
+            registry: Registry::new(settings.tenants.max_shrink),
             jobs: SharedJobs::default(),
             replica: settings.replica.clone(),
         });
@@ -195,6 +198,7 @@ impl App {
         tasks.spawn(Arc::clone(&records).run(background.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
         tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
+        tasks.spawn(Arc::clone(&self.runner).sweep_departed(stops.clone()));
         if let Some(interval) = settings.audit.interval {
             let verifier = Verifier::new(Arc::clone(&self.runner), interval, settings.audit.sample);
             tasks.spawn(verifier.run(stops.clone()));

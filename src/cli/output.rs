@@ -171,22 +171,6 @@ pub(super) fn memory(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// A size that somebody set, as it can be set: `5MiB`, `1MB`.
-pub(super) fn size(bytes: usize) -> String {
-    let units = [
-        (1 << 30, "GiB"),
-        (1_000_000_000, "GB"),
-        (1 << 20, "MiB"),
-        (1_000_000, "MB"),
-        (1 << 10, "KiB"),
-        (1_000, "kB"),
-        (1, "B"),
-    ];
-    let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
-    let (unit, name) = unit.unwrap_or((1, "B"));
-    format!("{}{name}", bytes / unit)
-}
-
 /// A count for people: `17,000`.
 pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
@@ -227,14 +211,6 @@ mod tests {
         let text = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \u{1b}[2Jx\u{1b}]0;title\u{7}\u{1b}[31";
         let left = "\u{1b}[1m\u{1b}[91merror\u{1b}[0m: \\u{1b}[2Jx\\u{1b}]0;title\\u{7}\\u{1b}[31";
         assert_eq!(with_colours_only(text), left);
-    }
-
-    #[test]
-    fn a_size_is_shown_as_it_can_be_set() {
-        let sizes = [(5 << 20, "5MiB"), (1_000_000, "1MB"), (1 << 30, "1GiB"), (1_536, "1536B")];
-        for (bytes, text) in sizes {
-            assert_eq!(size(bytes), text);
-        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::domain::duration;
 use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::domain::report::FailureKind;
+use crate::domain::size;
 use crate::engine::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
 use crate::engine::limit::{Priority, Shares};
 use crate::engine::port::CacheStats;
@@ -372,7 +373,7 @@ impl Encode {
             parts.push(format!("without {}", omit.join(", ")));
         }
         parts.extend(columns.iter().map(|(column, codec)| format!("{column} as {codec}")));
-        parts.push(format!("at most {}", output::size(*max_bytes)));
+        parts.push(format!("at most {}", size::text(*max_bytes)));
         parts.join("; ")
     }
 }

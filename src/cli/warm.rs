@@ -225,7 +225,14 @@ impl Pass {
             self.bars.say(
                 "the cache server was restarted, replaced or emptied: all is warmed once more",
             );
-            ended = self.warm_once(&jobs, &first_runs, ends).await?;
+            ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
+        }
+        tokio::select! {
+            biased;
+            () = self.stops.requested() => {}
+            () = ends => {}
+            // The keys of tenants that left go before the pass ends.
+            () = self.runner.sweep() => {}
         }
         let (records, failed) =
             ended.into_iter().map(|Warmed { record, failed }| (record, failed)).unzip();

@@ -161,6 +161,8 @@ pub struct Runner {
     pub batch: NonZeroUsize,
     /// How long a stopping worker finishes what is in flight.
     pub drain: Duration,
+    /// What the rows of one tenant may take in memory.
+    pub max_tenant_bytes: usize,
 }
 
 /// The control plane.
@@ -510,6 +512,13 @@ impl Runner {
                 "20s",
                 Duration::ZERO..=HOUR,
                 "How long a worker that was told to stop finishes what is in flight",
+            ),
+            max_tenant_bytes: read.size(
+                "runner.max_tenant_bytes",
+                "16MiB",
+                8 << 20..=1 << 30,
+                "What the rows of one tenant may take in memory; a tenant with more fails alone. The worker \
+                 may need six times as much, beside 32MiB",
             ),
         }
     }

@@ -17,7 +17,7 @@ use super::setting::Setting;
 use crate::domain::duration;
 use crate::domain::job::Share;
 use crate::domain::server_url::UrlProblem;
-use crate::domain::spelling;
+use crate::domain::{size, spelling};
 
 /// What an address may be.
 const ADDRESS: &str = "an IP address with a port";
@@ -119,6 +119,26 @@ impl<'a> Reader<'a> {
             Some(_) | None => found.duration(&range).map(Some),
         });
         read.unwrap_or_else(|| duration::read(default).ok())
+    }
+
+    /// A number of bytes.
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        range: RangeInclusive<usize>,
+        help: &'static str,
+    ) -> usize {
+        let [least, most] = [range.start(), range.end()].map(|end| size::text(*end));
+        let allowed = format!("a number of bytes from `\"{least}\"` to `\"{most}\"`");
+        self.declare(key, allowed, Some(quoted(default)), help);
+        let bytes = |text: &str| usize::try_from(size::parse(text)?).ok();
+        let read = self.read(|found| {
+            let text = found.text().or_else(|| found.number().map(|number| number.to_string()));
+            let size = text.as_deref().and_then(bytes).filter(|size| range.contains(size));
+            size.ok_or_else(|| found.refused())
+        });
+        read.or_else(|| bytes(default)).unwrap_or_default()
     }
 
     pub(super) fn share(&mut self, key: &'static str, default: &str, help: &'static str) -> Share {

@@ -14,6 +14,7 @@ use crate::domain::date;
 use crate::domain::duration::{self, BadDuration};
 use crate::domain::job::{BadShare, Overlap, Shape, Share};
 use crate::domain::json::{Case, ColumnCodec, Profile};
+use crate::domain::size;
 use crate::domain::spelling::{listed, nearest};
 
 /// A length of time.
@@ -153,7 +154,7 @@ impl Value for Bytes {
             return Some(Self(number));
         }
         let text = text(value, path, reader, KIND)?;
-        let bytes = parse_bytes(text);
+        let bytes = size::parse(text);
         if bytes.is_none() {
             let hint = "units are B, kB, MB, GB and KiB, MiB, GiB";
             reader.bad_value(value, format!("`{text}` is no size"), Some(hint.to_owned()));
@@ -256,26 +257,6 @@ fn unsigned(number: &DeInteger<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix()).ok()
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 10] = [
-        ("", 1),
-        ("B", 1),
-        ("kB", 1000),
-        ("KB", 1000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("bytes", 1),
-    ];
-    let text = text.trim();
-    let digits = text.trim_end_matches(|char: char| !char.is_ascii_digit());
-    let unit = text.get(digits.len()..)?.trim();
-    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    digits.parse::<u64>().ok()?.checked_mul(*factor)
-}
-
 /// What is said of a name that is no zone's.
 pub(super) fn unknown_zone(found: &str) -> String {
     format!("`{found}` is no IANA time zone")
@@ -349,25 +330,6 @@ pub(super) fn word<T: Choice + PartialEq>(choice: T) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_with_and_without_a_unit() {
-        let cases = [
-            ("5MiB", Some(5 << 20)),
-            ("5 MiB", Some(5 << 20)),
-            ("500kB", Some(500_000)),
-            ("12", Some(12)),
-            ("12B", Some(12)),
-            ("5mib", None),
-            ("MiB", None),
-            ("-1", None),
-            ("1.5MiB", None),
-            ("99999999999GiB", None),
-        ];
-        for (text, bytes) in cases {
-            assert_eq!(parse_bytes(text), bytes, "{text}");
-        }
-    }
 
     #[test]
     fn a_zone_is_found_by_its_city_and_by_a_slip() {

@@ -23,5 +23,6 @@ pub mod schedule;
 pub mod server;
 pub mod server_url;
 pub mod shown;
+pub mod size;
 pub mod spelling;
 pub mod tenant;

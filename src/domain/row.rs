@@ -1,6 +1,9 @@
 //! The rows of one batch: their JSON, written once, and what places each in its keys.
 
+use std::fmt;
 use std::ops::Range;
+
+use super::size;
 
 /// Memory is taken in pieces of this size, so that a growing batch never copies what it has.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -28,7 +31,7 @@ pub struct Rows {
     json_bytes: usize,
     /// The longest row so far, between [`LEAST_ROOM`] and [`MOST_ROOM`]: the next is as long.
     longest: usize,
-    limit: usize,
+    limit: Limit,
 }
 
 #[derive(Clone, Debug)]
@@ -50,18 +53,62 @@ pub enum KeyText {
     Null,
 }
 
-/// The batch holds more bytes than it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rows of the batch exceed {limit} bytes")]
+/// How many bytes the rows of one query may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Of a batch. One that takes more is split.
+    Batch(usize),
+    /// Of one tenant, or of the fleet of a job without tenants: `runner.max_tenant_bytes`.
+    Tenant(usize),
+}
+
+impl Limit {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Batch(bytes) | Self::Tenant(bytes) => bytes,
+        }
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self::Batch(0)
+    }
+}
+
+impl From<usize> for Limit {
+    fn from(bytes: usize) -> Self {
+        Self::Batch(bytes)
+    }
+}
+
+/// The rows take more bytes than they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowsFull {
     /// The bound that was reached.
-    pub limit: usize,
+    pub limit: Limit,
+}
+
+impl std::error::Error for RowsFull {}
+
+impl fmt::Display for RowsFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.limit {
+            Limit::Batch(bytes) => write!(f, "the rows of the batch exceed {bytes} bytes"),
+            Limit::Tenant(bytes) => write!(
+                f,
+                "the rows of one tenant exceed `runner.max_tenant_bytes`, which is {}; hint: select \
+                 fewer rows or columns, or raise it together with the worker's memory",
+                size::text(bytes)
+            ),
+        }
+    }
 }
 
 impl Rows {
     /// Empties it for a batch whose rows have `key_columns` values for their keys, and which may
-    /// hold at most `limit` bytes.
-    pub fn reset(&mut self, key_columns: usize, limit: usize) {
+    /// take at most `limit` bytes.
+    pub fn reset(&mut self, key_columns: usize, limit: impl Into<Limit>) {
         self.chunks.retain(|chunk| chunk.capacity() == CHUNK_BYTES);
         for chunk in &mut self.chunks {
             chunk.clear();
@@ -73,7 +120,7 @@ impl Rows {
         self.key_columns = key_columns;
         self.json_bytes = 0;
         self.longest = LEAST_ROOM;
-        self.limit = limit;
+        self.limit = limit.into();
     }
 
     /// Gives memory above `keep` bytes back.
@@ -120,7 +167,7 @@ impl Rows {
         self.json_bytes += end - start;
         self.longest = self.longest.max((end - start).min(MOST_ROOM));
         self.rows.push(Row { slot, chunk: offset(index), json: offset(start)..offset(end) });
-        if self.bytes() > self.limit {
+        if self.bytes() > self.limit.bytes() {
             return Err(RowsFull { limit: self.limit }.into());
         }
         Ok(())
@@ -256,7 +303,7 @@ mod tests {
             0,
             |out| {
                 out.extend_from_slice(b"half");
-                Err(RowsFull { limit: 0 })
+                Err(RowsFull { limit: Limit::Batch(0) })
             },
             |_, _| Ok(KeyText::Null),
         );
@@ -269,6 +316,12 @@ mod tests {
     fn a_batch_over_its_bound_says_so() {
         let mut rows = Rows::default();
         rows.reset(0, 100);
-        assert_eq!(push(&mut rows, 0, &[b'x'; 200], &[]), Err(RowsFull { limit: 100 }));
+        assert_eq!(
+            push(&mut rows, 0, &[b'x'; 200], &[]),
+            Err(RowsFull { limit: Limit::Batch(100) })
+        );
+        rows.reset(0, Limit::Tenant(1 << 20));
+        let full = push(&mut rows, 0, &vec![b'x'; 1 << 20], &[]).unwrap_err();
+        assert!(full.to_string().contains("`runner.max_tenant_bytes`, which is 1MiB;"), "{full}");
     }
 }

@@ -25,7 +25,7 @@ pub struct Handle {
 }
 
 /// Runs that are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunRequest {
     /// Of which jobs.
     pub jobs: JobSelection,
@@ -35,7 +35,7 @@ pub struct RunRequest {
 }
 
 /// Which jobs are meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JobSelection {
     /// All that are enabled.
     All,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::domain::job::{Job, JobName};
-use crate::domain::row::Rows;
+use crate::domain::row::{Limit, Rows};
 
 /// What the rows of one batch may take. A hundred tenants with a hundred products each take about
 /// half of it; what takes more is split.
@@ -17,10 +17,11 @@ pub const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Memory that a batch's rows leave for the next batch's: what most batches take. The rest goes back.
 const SPARE_BYTES: usize = BATCH_BYTES / 2;
 
-/// What the rows of one tenant alone may take. Such a tenant waits until no other batch is in
-/// flight but one for changes, so this and [`BATCH_BYTES`] are the bound on all rows together while it is
-/// read.
-pub const GIANT_BYTES: usize = 256 * 1024 * 1024;
+/// What the rows of one tenant alone may take, where nothing else is set. Such a tenant waits until no
+/// other batch is in flight but one for changes, so this and [`BATCH_BYTES`] are the bound on all rows
+/// together while it is read. A value of all these rows is copied three more times on its way to the cache:
+/// with this the worker stays within the memory limit of 128 MiB that README names.
+pub const MAX_TENANT_BYTES: usize = 16 * 1024 * 1024;
 
 /// A job that has held all permits it may hold for this long, and gave none of them back, is told of.
 const HELD_TOO_LONG: Duration = Duration::from_secs(10);
@@ -115,6 +116,8 @@ pub struct Limits {
     queue: Mutex<Queue>,
     /// Memory of batches that ended, for the next ones.
     spare: Mutex<Vec<Rows>>,
+    /// What the rows of one tenant may take.
+    max_tenant_bytes: usize,
 }
 
 /// Permits, and those who wait for some.
@@ -216,6 +219,11 @@ pub struct BatchPermit {
 impl Limits {
     /// At most so many batches in flight, of a command.
     pub fn new(permits: u32) -> Arc<Self> {
+        Self::with_tenants_of(MAX_TENANT_BYTES, permits)
+    }
+
+    /// The same, where the rows of one tenant may take so many bytes.
+    pub fn with_tenants_of(max_tenant_bytes: usize, permits: u32) -> Arc<Self> {
         let queue = Queue {
             shares: Shares::of_command(permits),
             held_regular: 0,
@@ -225,7 +233,7 @@ impl Limits {
             jobs: BTreeMap::new(),
             overtakes: 0,
         };
-        Arc::new(Self { queue: Mutex::new(queue), spare: Mutex::default() })
+        Arc::new(Self { queue: Mutex::new(queue), spare: Mutex::default(), max_tenant_bytes })
     }
 
     /// Other shares from now on; what is in flight stays.
@@ -437,15 +445,6 @@ impl InFlight {
     }
 }
 
-impl Room {
-    fn bytes(self) -> usize {
-        match self {
-            Self::Batch => BATCH_BYTES,
-            Self::Giant => GIANT_BYTES,
-        }
-    }
-}
-
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         self.0.hand_out();
@@ -462,8 +461,16 @@ impl Drop for Permits {
 impl BatchPermit {
     /// The memory for the batch's rows, empty for rows with so many key columns, and bounded.
     pub fn empty_rows(&mut self, key_columns: usize) -> &mut Rows {
-        self.rows.reset(key_columns, self.permits.ask.room.bytes());
+        let limit = self.limit();
+        self.rows.reset(key_columns, limit);
         &mut self.rows
+    }
+
+    fn limit(&self) -> Limit {
+        match self.permits.ask.room {
+            Room::Batch => Limit::Batch(BATCH_BYTES),
+            Room::Giant => Limit::Tenant(self.permits.limits.max_tenant_bytes),
+        }
     }
 
     /// The batch's rows.
@@ -513,7 +520,7 @@ mod tests {
         assert!(at_once(&limits).is_none(), "a batch queues behind the giant");
         drop(first);
         let giant = giant.await;
-        assert_eq!(giant.permits.ask.room.bytes(), GIANT_BYTES);
+        assert_eq!(giant.limit(), Limit::Tenant(MAX_TENANT_BYTES));
         assert!(at_once(&limits).is_none());
         drop(giant);
         assert!(at_once(&limits).is_some());

@@ -4,9 +4,16 @@
 //! With its stats the server says which process it is. Whoever asks for them takes note of that: a
 //! run when it begins and when it ends, a scrape of the metrics, and between all of these
 //! [`Runner::watch_cache`], which looks at the markers as well (see `marker.rs`). Where it is another
-//! process than before, or was emptied, the engine runs every job once, and the roster and the tenant list
+//! process than before, or was emptied, the engine runs every job once, and the registry and the tenant list
 //! trust nothing that they remember of the cache.
+//!
+//! A process that ended never comes back: each start has a new id. If an id returns within
+//! [`RETURNS_WITHIN`], several servers answer behind one address (a load balancer, a name with several
+//! addresses), and a resync would follow a resync without end. This is told once, and neither a change of
+//! the process nor a missing marker is a reason for a resync until one server has answered alone for
+//! [`STEADY_FOR`]; then there is one resync, as that server may lack anything.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +32,17 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Evictions are told at most so often.
 const TELL_EVICTIONS_EVERY: Duration = Duration::from_mins(10);
 
+/// A process that answers again this soon after another one did was never gone. Failing back to a server
+/// that was failed over from takes longer, as a rule.
+pub const RETURNS_WITHIN: Duration = Duration::from_mins(10);
+
+/// Several servers answered, and the same one for this long since: it is the only one. By chance one of two
+/// is never asked for that long.
+pub const STEADY_FOR: Duration = Duration::from_mins(2);
+
+/// Processes that are remembered: more servers than stand behind any one address.
+const MOST_REMEMBERED: usize = 32;
+
 /// Which process of the cache server answers, and how often it became another one or was emptied.
 #[derive(Debug)]
 pub struct CacheProcess {
@@ -40,9 +58,62 @@ struct Seen {
     process: Option<u64>,
     /// How often it was asked.
     questions: u64,
-    /// The question to which this process was first the answer. Answers to earlier ones, which are
+    /// The first question that was asked after this process was noted. Answers to earlier ones, which are
     /// only noted now, may be those of the process before.
     since: u64,
+    /// Processes that answered before this one, and until when, the latest last.
+    earlier: VecDeque<(u64, Duration)>,
+    /// While several servers answer: when another one did than the time before.
+    changed_at: Option<Duration>,
+}
+
+/// What an answer of the cache server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Nothing new.
+    Same,
+    /// The server was restarted or replaced.
+    Restarted,
+    /// Several servers answer.
+    Several,
+    /// One server answers again, where several did.
+    OneAgain,
+}
+
+impl Seen {
+    fn note(&mut self, question: u64, process: u64, now: Duration) -> Shown {
+        if question < self.since {
+            return Shown::Same;
+        }
+        if self.process == Some(process) {
+            let is_steady = |at: &mut Duration| now.saturating_sub(*at) >= STEADY_FOR;
+            if self.changed_at.take_if(is_steady).is_none() {
+                return Shown::Same;
+            }
+            self.earlier.clear();
+            return Shown::OneAgain;
+        }
+        self.since = self.questions + 1;
+        let Some(before) = self.process.replace(process) else { return Shown::Same };
+        self.earlier.retain(|(_, until)| now.saturating_sub(*until) <= RETURNS_WITHIN);
+        let is_back = self.earlier.iter().any(|(earlier, _)| *earlier == process);
+        self.earlier.retain(|(earlier, _)| *earlier != process);
+        self.earlier.push_back((before, now));
+        if self.earlier.len() > MOST_REMEMBERED {
+            self.earlier.pop_front();
+        }
+        match self.changed_at {
+            Some(_) => {
+                self.changed_at = Some(now);
+                Shown::Same
+            }
+            None if is_back => {
+                self.changed_at = Some(now);
+                Shown::Several
+            }
+            None => Shown::Restarted,
+        }
+    }
 }
 
 /// Evictions by the server's own counter.
@@ -95,21 +166,21 @@ impl CacheProcess {
         seen.questions
     }
 
-    /// Takes note of an answer; says whether it shows that the server was restarted. One that does
-    /// not tell its process changes nothing.
-    fn answered(&self, question: u64, process: Option<u64>) -> bool {
+    /// Takes note of an answer at a monotonic moment. One that does not tell its process shows nothing.
+    fn answered(&self, question: u64, process: Option<u64>, now: Duration) -> Shown {
+        let Some(process) = process else { return Shown::Same };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = process.is_none() || process == seen.process;
-        if same || question < seen.since {
-            return false;
-        }
-        seen.since = question;
-        let was_restarted = std::mem::replace(&mut seen.process, process).is_some();
-        if was_restarted {
+        let shown = seen.note(question, process, now);
+        if matches!(shown, Shown::Restarted | Shown::OneAgain) {
             // Before anybody else can find the new process noted.
             self.restarts.send_modify(|restarts| *restarts += 1);
         }
-        was_restarted
+        shown
+    }
+
+    /// Whether several servers answer, so that nothing that one says holds for the next command.
+    fn are_several(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed_at.is_some()
     }
 
     fn was_emptied(&self) {
@@ -122,10 +193,15 @@ impl Runner {
     pub async fn cache_stats(&self) -> Result<CacheStats, CacheError> {
         let question = self.cache_process.ask();
         let stats = self.cache.stats().await?;
-        if self.cache_process.answered(question, stats.process) {
-            event::CacheRestarted.emit(&self.metrics);
+        match self.cache_process.answered(question, stats.process, self.clock.monotonic()) {
+            Shown::Same => {}
+            Shown::Restarted => event::CacheRestarted.emit(&self.metrics),
+            Shown::Several => event::SeveralCaches.emit(&self.metrics),
+            Shown::OneAgain => event::OneCacheAgain.emit(&self.metrics),
         }
-        self.tell_evictions(stats);
+        if !self.cache_process.are_several() {
+            self.tell_evictions(stats);
+        }
         Ok(stats)
     }
 
@@ -151,7 +227,7 @@ impl Runner {
         // the next time.
         let found = self.ledger.fences(&keys).await;
         let stats = self.cache_stats().await?;
-        if self.cache_process.restarts() > restarts {
+        if self.cache_process.restarts() > restarts || self.cache_process.are_several() {
             markers.forget();
             return Ok(stats);
         }
@@ -202,10 +278,15 @@ impl Runner {
 mod tests {
     use super::*;
 
-    /// Asks, and notes the answer at once.
-    fn noted(process: &CacheProcess, answer: Option<u64>) -> bool {
+    /// Asks, and notes the answer at once, at a second.
+    fn noted(process: &CacheProcess, answer: Option<u64>, at: u64) -> Shown {
         let question = process.ask();
-        process.answered(question, answer)
+        process.answered(question, answer, Duration::from_secs(at))
+    }
+
+    /// What each answer shows that comes so many seconds after the first one.
+    fn shown<const N: usize>(process: &CacheProcess, answers: [(u64, u64); N]) -> [Shown; N] {
+        answers.map(|(at, answer)| noted(process, Some(answer), at))
     }
 
     #[test]
@@ -229,28 +310,53 @@ mod tests {
     #[test]
     fn another_process_is_a_restart_and_the_first_one_is_none() {
         let process = CacheProcess::default();
-        let answers = [Some(7), Some(7), Some(8), Some(8), Some(7)];
-        let restarts = answers.map(|answer| noted(&process, answer));
-        assert_eq!(restarts, [false, false, true, false, true]);
-        assert_eq!(process.restarts(), 2);
+        let answers = [(0, 7), (2, 7), (4, 8), (6, 8), (8, 9), (10, 10)];
+        use Shown::{Restarted, Same};
+        assert_eq!(shown(&process, answers), [Same, Same, Restarted, Same, Restarted, Restarted]);
+        assert_eq!(process.restarts(), 3);
+    }
+
+    #[test]
+    fn a_process_that_comes_back_soon_is_one_of_several_servers_until_one_answers_for_long() {
+        use Shown::{OneAgain, Restarted, Same, Several};
+        let process = CacheProcess::default();
+        let turns = [(0, 7), (2, 8), (4, 7), (6, 8), (8, 7), (10, 9), (12, 8), (14, 8)];
+        assert_eq!(
+            shown(&process, turns),
+            [Same, Restarted, Several, Same, Same, Same, Same, Same]
+        );
+        assert_eq!((process.restarts(), process.are_several()), (1, true));
+        let steady = [(131, 8), (132, 8), (134, 8), (136, 9), (138, 8)];
+        assert_eq!(shown(&process, steady), [Same, OneAgain, Same, Restarted, Several]);
+        assert_eq!(process.restarts(), 3);
+    }
+
+    #[test]
+    fn failing_back_after_long_is_a_restart() {
+        let process = CacheProcess::default();
+        let minutes = |minutes: u64| minutes * 60;
+        let answers = [(0, 7), (minutes(30), 8), (minutes(40) + 1, 7)];
+        assert_eq!(shown(&process, answers), [Shown::Same, Shown::Restarted, Shown::Restarted]);
     }
 
     #[test]
     fn an_answer_that_does_not_tell_changes_nothing() {
         let process = CacheProcess::default();
         let answers = [None, Some(7), None, Some(7), None, Some(8)];
-        let restarts = answers.map(|answer| noted(&process, answer));
+        let restarts = answers.map(|answer| noted(&process, answer, 0) == Shown::Restarted);
         assert_eq!(restarts, [false, false, false, false, false, true]);
     }
 
     #[test]
-    fn an_answer_that_comes_after_that_to_a_later_question_is_of_the_past() {
+    fn an_answer_to_a_question_from_before_another_process_was_noted_is_of_the_past() {
         let process = CacheProcess::default();
-        noted(&process, Some(7));
-        let (early, late) = (process.ask(), process.ask());
-        assert!(process.answered(late, Some(8)));
-        assert!(!process.answered(early, Some(7)));
-        assert!(!noted(&process, Some(8)));
+        noted(&process, Some(7), 0);
+        let [one, other, late] = [process.ask(), process.ask(), process.ask()];
+        let answered =
+            |question, answer| process.answered(question, Some(answer), Duration::from_secs(1));
+        assert_eq!(answered(other, 8), Shown::Restarted);
+        assert_eq!([answered(one, 7), answered(late, 7)], [Shown::Same; 2]);
+        assert_eq!(noted(&process, Some(8), 2), Shown::Same);
         assert_eq!(process.restarts(), 1);
     }
 }

@@ -19,8 +19,8 @@ use super::coverage::Coverage;
 use super::limit::{Limits, Priority};
 use super::port::{CacheStats, Clock, SourceError};
 use super::ports::Ports;
+use super::registry::{Distrust, ListRead, Registry};
 use super::restart::CacheProcess;
-use super::roster::{Distrust, Roster};
 use super::status::Progress;
 use super::tries::{Refusal, Remedy, Tries};
 use super::writes::CacheWrites;
@@ -48,8 +48,8 @@ pub struct Runner {
     pub list: TenantList,
     /// Has the coverage looked at.
     pub coverage: Coverage,
-    /// What complete lists are compared with: who is gone loses its keys.
-    pub roster: Roster,
+    /// What complete lists are compared with: a tenant that left loses its keys.
+    pub registry: Registry,
     /// All jobs there are, those that are disabled among them.
     pub jobs: SharedJobs,
     /// The name of this worker in records.
@@ -430,9 +430,9 @@ impl Runner {
 
     /// The active ones among tenants whose data changed, with one small query. That others are not
     /// active any more is no failure. Where it says of one of them what the last complete list did
-    /// not, a new one is read, so that the roster notes who came before anything is written of it,
-    /// and sweeps who is gone; then that list counts. By the small query a tenant that came and went
-    /// meanwhile would be written and noted nowhere, and one that went and came left as it was.
+    /// not, a new one is read, so that the registry has who came before anything is written of it,
+    /// and who left is swept; then that list counts. By the small query a tenant that came and went
+    /// meanwhile would be written and registered nowhere, and one that went and came left as it was.
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
@@ -505,11 +505,10 @@ impl Runner {
         report: &mut Report,
     ) {
         let job = &spec.job;
-        // A server that was restarted meanwhile counts from zero again.
-        let evicted = |(before, after): (CacheStats, CacheStats)| {
-            after.evicted.saturating_sub(before.evicted)
-        };
-        report.evicted = stats.map_or(0, evicted);
+        // Another server has a counter of its own.
+        let same = stats.filter(|(before, after)| before.process == after.process);
+        report.evicted =
+            same.map_or(0, |(before, after)| after.evicted.saturating_sub(before.evicted));
         if report.evicted > 0 {
             event::Evictions { job: &job.name, run: spec.id, count: report.evicted }
                 .emit(&self.metrics);
@@ -593,7 +592,7 @@ struct Listed {
     tenants: Arc<Tenants>,
     /// Hashes of their ids, in order.
     hashes: Vec<u64>,
-    /// How often the cache server had been restarted when the roster noted them there.
+    /// How often the cache server had been restarted when the registry took them.
     restarts: u64,
     /// The sequence number of its reading.
     number: u64,
@@ -601,7 +600,7 @@ struct Listed {
 
 struct Reading {
     began: Duration,
-    /// Its sequence number: the roster takes lists in this order.
+    /// Its sequence number: the registry takes lists in this order.
     number: u64,
     future: WeakShared<ListFuture>,
 }
@@ -621,7 +620,7 @@ impl From<ListError> for Refusal {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Source(error) => Self { kind: FailureKind::Tenants, ..Self::from(error) },
-            ListError::Distrusted(Distrust::Unnoted(error)) => error.into(),
+            ListError::Distrusted(Distrust::Unregistered(error)) => error.into(),
             ListError::Distrusted(Distrust::Shrank(shrank)) => Self {
                 kind: FailureKind::TenantsShrank,
                 message: shrank.in_short(),
@@ -651,7 +650,7 @@ impl TenantList {
 
 impl TenantList {
     /// Whether the last complete list had those among some tenants that are active, and not the
-    /// others, and what the roster noted of it cannot be lost.
+    /// others, and the registry cannot have lost it.
     fn agrees(&self, some: &[TenantId], active: &Tenants, restarts: u64) -> bool {
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(listed) = listed.as_ref().filter(|listed| listed.restarts == restarts) else {
@@ -670,7 +669,7 @@ impl TenantList {
         listed.as_ref().map(|listed| Arc::clone(&listed.tenants))
     }
 
-    /// A complete list was read, and the roster took it. Two readings may end in the other order than
+    /// A complete list was read, and the registry took it. Two readings may end in the other order than
     /// they began; the one that began last counts.
     fn note(&self, list: &Arc<Tenants>, restarts: u64, number: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
@@ -687,7 +686,8 @@ impl TenantList {
 async fn read_list(runner: Arc<Runner>, number: u64) -> Result<Arc<Tenants>, ListError> {
     let list = Arc::new(runner.source.tenants().await.map_err(ListError::Source)?);
     let restarts = runner.cache_process.restarts();
-    runner.roster.take(&runner, &list, number).await.map_err(ListError::Distrusted)?;
+    let read = ListRead { list: &list, number, jobs: &runner.jobs.get(), restarts };
+    runner.registry.take(&runner.ports, read).await.map_err(ListError::Distrusted)?;
     runner.list.note(&list, restarts, number);
     Ok(list)
 }

@@ -65,9 +65,9 @@ impl From<CacheError> for Refusal {
             CacheErrorKind::Full | CacheErrorKind::ReadOnly | CacheErrorKind::Moved => {
                 Remedy::GiveUp
             }
-            CacheErrorKind::WrongType | CacheErrorKind::Permission | CacheErrorKind::Refused => {
-                Remedy::Fail
-            }
+            // One tenant's manifest holds another type: the others go on without it.
+            CacheErrorKind::WrongType => Remedy::Split,
+            CacheErrorKind::Permission | CacheErrorKind::Refused => Remedy::Fail,
         };
         Self { kind: error.kind.failure_kind(), message: error.message, remedy }
     }

@@ -145,7 +145,7 @@ impl Warming<'_> {
             }
             let is_giant = refusal.kind == FailureKind::TooManyRows && open.len() <= 1;
             match room {
-                // A batch can be split; one tenant cannot, so it gets the room of all batches.
+                // A batch can be split; one tenant cannot, so it gets room of its own.
                 Room::Batch if is_giant => room = Room::Giant,
                 Room::Batch | Room::Giant => {
                     if !tries.again(&refusal, report).await {

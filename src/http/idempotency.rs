@@ -1,7 +1,8 @@
-//! Requests that may be sent twice: with the same `Idempotency-Key` the second is answered with the
-//! what came of the first, as draft-ietf-httpapi-idempotency-key-header has it.
+//! Requests that may be sent twice: with the same `Idempotency-Key` the second is answered with what
+//! came of the first, as draft-ietf-httpapi-idempotency-key-header has it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, StatusCode};
@@ -11,8 +12,12 @@ use futures::future::{BoxFuture, Shared};
 
 use super::Control;
 use super::answer::ApiError;
+use super::limited;
+use crate::domain::run::RunId;
 use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
-use crate::invalidate::{InvalidateError, InvalidateRequest, Invalidation};
+use crate::invalidate::{
+    InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, Invalidations,
+};
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
@@ -23,9 +28,12 @@ const MAX_KEYS: usize = 1_000;
 /// Nobody tries the same request again later than this.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
 
-/// The requests of late that had a key.
+/// Recent requests that had a key. Neither a request nor the records of its runs are kept, only a
+/// digest and ids: a thousand requests that name a thousand tenants each take less than a megabyte.
 #[derive(Default)]
 pub(super) struct Requests {
+    /// Two keyed hashes, so that requests that differ have different digests.
+    hashers: [RandomState; 2],
     recent: Mutex<Recent>,
 }
 
@@ -39,48 +47,71 @@ struct Recent {
 
 struct Known {
     at: DateTime<Utc>,
-    meaning: Meaning,
+    digest: Digest,
     asked: Asked,
 }
 
-/// What a request asks for: a key that comes again with another one is a mistake.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Meaning {
-    Runs { request: RunRequest, wait: bool },
-    Invalidation(InvalidateRequest),
+/// What a request asks for, as a number: a key that comes again with another one is a mistake.
+type Digest = [u64; 2];
+
+#[derive(Hash)]
+enum Meaning<'a> {
+    Runs { request: &'a RunRequest, wait: bool },
+    Invalidation(&'a InvalidateRequest),
 }
 
-/// The request under way. It is shared, so that it is made once even if the client that sent it first is
-/// gone before the answer.
+/// The request under way, or its answer. It is shared, so that it is made once even if the client that sent
+/// it first is gone before the answer.
 #[derive(Clone)]
 enum Asked {
-    Runs(Answer<Vec<Ticket>, RequestError>),
-    Invalidation(Answer<Invalidation, InvalidateError>),
+    Runs(Answer<Arc<[RunId]>, RequestError>),
+    Invalidation(Answer<Removed, InvalidateError>),
 }
 
 type Answer<T, E> = Shared<BoxFuture<'static, Result<T, E>>>;
 
+/// What became of a request to remove keys.
+#[derive(Clone)]
+pub(super) struct Removed {
+    /// What was removed.
+    pub(super) report: Arc<InvalidateReport>,
+    /// The runs that warm it again.
+    pub(super) runs: Arc<[RunId]>,
+}
+
 impl Requests {
-    /// Asks the engine for runs, or answers with those that the same key asked for before.
+    /// Asks the engine for runs, or answers with those that the same key asked for before. A key whose
+    /// runs the history has forgotten asks anew.
     pub(super) async fn runs(
         &self,
         handle: &Handle,
         key: Option<String>,
         request: RunRequest,
         wait: bool,
-    ) -> Result<Vec<Ticket>, ApiError> {
-        let ask = |handle: Handle, request| async move { handle.request(request).await };
-        let Some(key) = key else { return Ok(ask(handle.clone(), request).await?) };
-        let meaning = Meaning::Runs { request: request.clone(), wait };
-        let ask = || Asked::Runs(ask(handle.clone(), request).boxed().shared());
-        let (at, asked) = self.known_or_new(handle.now(), &key, meaning, ask)?;
-        let Asked::Runs(asked) = asked else { return Err(reused()) };
-        let tickets = asked.await;
-        if tickets.is_err() {
-            // Nothing was done, so the key may try again.
+    ) -> Result<Arc<[RunId]>, ApiError> {
+        let Some(key) = key else { return Ok(ask_for_runs(handle.clone(), request).await?) };
+        let digest = self.digest(&Meaning::Runs { request: &request, wait });
+        loop {
+            let mut is_new = false;
+            let ask = || {
+                is_new = true;
+                Asked::Runs(ask_for_runs(handle.clone(), request.clone()).boxed().shared())
+            };
+            let (at, asked) = self.known_or_new(handle.now(), &key, digest, ask)?;
+            let Asked::Runs(asked) = asked else { return Err(reused()) };
+            let runs = match asked.await {
+                Ok(runs) => runs,
+                Err(error) => {
+                    // Nothing was done, so the key may try again.
+                    self.forget(&key, at);
+                    return Err(error.into());
+                }
+            };
+            if is_new || runs.is_empty() || is_any_known(handle, &runs).await? {
+                return Ok(runs);
+            }
             self.forget(&key, at);
         }
-        Ok(tickets?)
     }
 
     /// Removes keys, or answers with what was removed for the same key before.
@@ -89,39 +120,42 @@ impl Requests {
         control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
-    ) -> Result<Invalidation, ApiError> {
-        let Some(key) = key else { return Ok(control.invalidations.invalidate(request).await?) };
-        let meaning = Meaning::Invalidation(request.clone());
-        let invalidations = Arc::clone(&control.invalidations);
-        let done = async move { invalidations.invalidate(request).await };
-        let ask = || Asked::Invalidation(done.boxed().shared());
-        let (at, asked) = self.known_or_new(control.handle.now(), &key, meaning, ask)?;
+    ) -> Result<Removed, ApiError> {
+        let ask = |request| remove(Arc::clone(&control.invalidations), request);
+        let Some(key) = key else { return Ok(ask(request).await?) };
+        let digest = self.digest(&Meaning::Invalidation(&request));
+        let ask = || Asked::Invalidation(ask(request).boxed().shared());
+        let (at, asked) = self.known_or_new(control.handle.now(), &key, digest, ask)?;
         let Asked::Invalidation(asked) = asked else { return Err(reused()) };
-        let done = asked.await;
-        if !done.as_ref().is_ok_and(|done| done.report.complete) {
+        let removed = asked.await;
+        if !removed.as_ref().is_ok_and(|removed| removed.report.complete) {
             // Something was left, so the key may try again.
             self.forget(&key, at);
         }
-        Ok(done?)
+        Ok(removed?)
+    }
+
+    fn digest(&self, meaning: &Meaning<'_>) -> Digest {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(meaning))
     }
 
     fn known_or_new(
         &self,
         now: DateTime<Utc>,
         key: &str,
-        meaning: Meaning,
+        digest: Digest,
         ask: impl FnOnce() -> Asked,
     ) -> Result<(DateTime<Utc>, Asked), ApiError> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.forget_old(now);
         if let Some(known) = recent.by_key.get(key) {
-            if known.meaning != meaning {
+            if known.digest != digest {
                 return Err(reused());
             }
             return Ok((known.at, known.asked.clone()));
         }
         let asked = ask();
-        let known = Known { at: now, meaning, asked: asked.clone() };
+        let known = Known { at: now, digest, asked: asked.clone() };
         recent.by_key.insert(key.to_owned(), known);
         recent.order.push_back((now, key.to_owned()));
         Ok((now, asked))
@@ -131,6 +165,32 @@ impl Requests {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.forget(key, at);
     }
+}
+
+async fn ask_for_runs(handle: Handle, request: RunRequest) -> Result<Arc<[RunId]>, RequestError> {
+    Ok(ids(&handle.request(request).await?))
+}
+
+async fn remove(
+    invalidations: Arc<Invalidations>,
+    request: InvalidateRequest,
+) -> Result<Removed, InvalidateError> {
+    let Invalidation { report, runs } = invalidations.invalidate(request).await?;
+    Ok(Removed { report: Arc::new(report), runs: ids(&runs) })
+}
+
+fn ids(tickets: &[Ticket]) -> Arc<[RunId]> {
+    tickets.iter().map(|ticket| ticket.run.id).collect()
+}
+
+/// Whether one of these runs has not ended, or has a record.
+async fn is_any_known(handle: &Handle, runs: &[RunId]) -> Result<bool, ApiError> {
+    for run in runs {
+        if limited(handle.run(*run)).await??.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Recent {
@@ -175,6 +235,8 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::domain::job::JobName;
+    use crate::domain::tenant::TenantId;
     use crate::engine::handle::JobSelection;
 
     fn read(value: &str) -> Result<Option<String>, ApiError> {
@@ -194,9 +256,8 @@ mod tests {
     }
 
     fn known(at: DateTime<Utc>) -> Known {
-        let request = RunRequest { jobs: JobSelection::All, tenants: None };
         let none = async { Err(RequestError::Busy) }.boxed().shared();
-        Known { at, meaning: Meaning::Runs { request, wait: false }, asked: Asked::Runs(none) }
+        Known { at, digest: [0; 2], asked: Asked::Runs(none) }
     }
 
     #[test]
@@ -230,5 +291,81 @@ mod tests {
         recent.order.extend([(first, "key".to_owned()), (second, "key".to_owned())]);
         recent.forget_old(first + TimeDelta::hours(24));
         assert!(recent.by_key.contains_key("key"));
+    }
+
+    fn request(number: usize, tenants: usize) -> RunRequest {
+        let tenants = (0..tenants).map(|tenant| TenantId::new(format!("{number:040}{tenant:040}")));
+        RunRequest { jobs: JobSelection::All, tenants: Some(tenants.collect()) }
+    }
+
+    /// The bytes that the requests take while nothing is under way.
+    fn taken(requests: &Requests) -> usize {
+        let recent = requests.recent.lock().unwrap();
+        let runs = |known: &Known| match &known.asked {
+            Asked::Runs(asked) => asked.peek().unwrap().as_ref().unwrap().len(),
+            Asked::Invalidation(asked) => asked.peek().unwrap().as_ref().unwrap().runs.len(),
+        };
+        let known = recent.by_key.iter().map(|(key, known)| {
+            key.capacity() + size_of::<Known>() + runs(known) * size_of::<RunId>()
+        });
+        let order = recent
+            .order
+            .iter()
+            .map(|(_, key)| size_of::<(DateTime<Utc>, String)>() + key.capacity());
+        known.chain(order).sum()
+    }
+
+    #[tokio::test]
+    async fn a_thousand_requests_for_a_thousand_tenants_each_take_little() {
+        let requests = Requests::default();
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let runs: Arc<[RunId]> = (0..10).map(|_| RunId::new(now)).collect();
+        for number in 0..MAX_KEYS {
+            let request = request(number, 1_000);
+            let digest = requests.digest(&Meaning::Runs { request: &request, wait: false });
+            let runs = Arc::clone(&runs);
+            let ask = || {
+                Asked::Runs(
+                    async move {
+                        drop(request);
+                        Ok(runs)
+                    }
+                    .boxed()
+                    .shared(),
+                )
+            };
+            let key = format!("{number:0255}");
+            let (_, asked) = requests.known_or_new(now, &key, digest, ask).unwrap();
+            let Asked::Runs(asked) = asked else { panic!("another request") };
+            asked.await.unwrap();
+        }
+        let taken = taken(&requests);
+        assert!(taken < 1_000_000, "{taken} bytes");
+    }
+
+    #[test]
+    fn requests_that_differ_in_anything_have_other_digests() {
+        let requests = Requests::default();
+        let digest = |request: &RunRequest, wait| requests.digest(&Meaning::Runs { request, wait });
+        let one = request(1, 2);
+        let of_one = digest(&one, false);
+        assert_eq!(of_one, digest(&one.clone(), false));
+        let all = RunRequest { tenants: None, ..one.clone() };
+        let job = JobSelection::One(JobName::parse("list").unwrap());
+        let of_job = RunRequest { jobs: job, ..one.clone() };
+        let none = RunRequest { tenants: Some(Vec::new()), ..one.clone() };
+        let joined = |ids: &[&str]| RunRequest {
+            tenants: Some(ids.iter().map(TenantId::new).collect()),
+            ..one.clone()
+        };
+        let others =
+            [request(1, 3), request(2, 2), all, of_job, none, joined(&["a", "b"]), joined(&["ab"])];
+        let mut digests: Vec<_> = others.iter().map(|other| digest(other, false)).collect();
+        digests.extend([of_one, digest(&one, true)]);
+        digests.push(requests.digest(&Meaning::Invalidation(&InvalidateRequest::default())));
+        let count = digests.len();
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), count);
     }
 }

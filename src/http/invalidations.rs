@@ -10,10 +10,11 @@ use serde_json::json;
 use super::answer::ApiError;
 use super::auth::Authorized;
 use super::body::WrittenId;
+use super::idempotency::Removed;
 use super::runs::RunView;
 use super::{AppState, body, idempotency};
 use crate::domain::tenant::TenantId;
-use crate::invalidate::{InvalidateReport, InvalidateRequest, Invalidation};
+use crate::invalidate::{InvalidateReport, InvalidateRequest};
 
 /// What is to be removed, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -52,9 +53,9 @@ pub(super) async fn create(
     let request = InvalidateRequest { keys, tenants, jobs, patterns, all, rewarm };
     let key = idempotency::key(&headers)?;
     let control = &state.control;
-    let Invalidation { report, runs } = state.requests.invalidation(control, key, request).await?;
-    let runs = runs.iter().map(|ticket| RunView::now(&control.handle, ticket)).collect();
-    Ok(InvalidationView { report, runs }.into_response())
+    let Removed { report, runs } = state.requests.invalidation(control, key, request).await?;
+    let runs = RunView::all_now(&control.handle, &runs).await?;
+    Ok(InvalidationView { report: InvalidateReport::clone(&report), runs }.into_response())
 }
 
 impl IntoResponse for InvalidationView {

@@ -5,8 +5,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
-use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -18,7 +16,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
-use crate::engine::handle::{self, Handle, JobSelection, RunRequest, Ticket};
+use crate::engine::handle::{self, Handle, JobSelection, RunRequest};
 use crate::engine::status::{ActiveRun, ProgressNow};
 
 /// Tenants that one request may name: a request is for those that changed, not for all.
@@ -112,16 +110,21 @@ impl RunView {
         }
     }
 
-    /// A run that was asked for, as it is now.
-    pub(super) fn now(handle: &Handle, ticket: &Ticket) -> Self {
-        if let Some(Some(record)) = ticket.clone().finished().now_or_never() {
-            return Self::finished(&record);
+    /// A run as it is now; `None` where the history has forgotten it.
+    pub(super) async fn now(handle: &Handle, id: RunId) -> Result<Option<Self>, ApiError> {
+        Ok(limited(handle.run(id)).await??.map(|run| match run {
+            handle::RunView::Active(run) => Self::active(&run),
+            handle::RunView::Finished(record) => Self::finished(&record),
+        }))
+    }
+
+    /// The same of several runs, without those that are forgotten.
+    pub(super) async fn all_now(handle: &Handle, ids: &[RunId]) -> Result<Vec<Self>, ApiError> {
+        let mut runs = Vec::with_capacity(ids.len());
+        for id in ids {
+            runs.extend(Self::now(handle, *id).await?);
         }
-        let status = handle.status();
-        let of_job = status.jobs.get(&ticket.run.job);
-        let active = of_job
-            .and_then(|job| job.running.iter().chain(&job.queued).find(|r| r.id == ticket.run.id));
-        Self::active(active.unwrap_or(&ticket.run))
+        Ok(runs)
     }
 }
 
@@ -131,11 +134,8 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<RunView>, ApiError> {
     let uuid = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
-    match state.control.handle.run(RunId(uuid)).await? {
-        Some(handle::RunView::Active(run)) => Ok(Json(RunView::active(&run))),
-        Some(handle::RunView::Finished(record)) => Ok(Json(RunView::finished(&record))),
-        None => Err(ApiError::no_such_run(&id)),
-    }
+    let run = RunView::now(&state.control.handle, RunId(uuid)).await?;
+    run.map(Json).ok_or_else(|| ApiError::no_such_run(&id))
 }
 
 #[derive(Debug, Deserialize)]
@@ -215,27 +215,34 @@ async fn start(
     let place = place.map_err(|_full| ApiError::too_many_waiting())?;
     let handle = &state.control.handle;
     let request = RunRequest { jobs, tenants };
-    let tickets = state.requests.runs(handle, key, request, wait).await?;
+    let ids = state.requests.runs(handle, key, request, wait).await?;
     let runs = match place {
-        None => tickets.iter().map(|ticket| RunView::now(handle, ticket)).collect(),
-        Some(_place) => ended(state, tickets).await?,
+        None => RunView::all_now(handle, &ids).await?,
+        Some(_place) => ended(state, &ids).await?,
     };
     Ok(Started { runs, waited: wait })
 }
 
 /// The runs once all have ended. A client that hangs up ends only this, not the runs.
-async fn ended(state: &AppState, tickets: Vec<Ticket>) -> Result<Vec<RunView>, ApiError> {
-    let all = join_all(tickets.into_iter().map(Ticket::finished));
+async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError> {
+    let handle = &state.control.handle;
+    let mut status = handle.subscribe();
+    let all = async {
+        loop {
+            let runs = RunView::all_now(handle, ids).await?;
+            if runs.iter().all(|run| run.state == RunState::Finished) {
+                return Ok(runs);
+            }
+            // The engine is gone.
+            status.changed().await.map_err(|_gone| ApiError::stopped())?;
+        }
+    };
     // The last runs of a worker that stops end together with it.
-    let records = tokio::select! {
+    tokio::select! {
         biased;
-        records = all => records,
-        () = state.control.shutdown.cancelled() => return Err(ApiError::stopped()),
-    };
-    let view = |record: Option<std::sync::Arc<RunRecord>>| {
-        record.map(|record| RunView::finished(&record)).ok_or_else(ApiError::stopped)
-    };
-    records.into_iter().map(view).collect()
+        runs = all => runs,
+        () = state.control.shutdown.cancelled() => Err(ApiError::stopped()),
+    }
 }
 
 /// What a client says of the runs it wants.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
 use crate::engine::port::{CacheError, SourceError};
-use crate::engine::roster::{Noted, Shrank};
+use crate::engine::registry::{Registered, Shrank};
 use crate::engine::run::Runner;
 
 /// Tenants that may have keys, by their ids.
@@ -29,10 +29,10 @@ impl Census {
     /// All tenants. It only reads: what it finds is not told to the registry.
     pub(crate) async fn all(runner: &Runner) -> Result<Self, CensusError> {
         let active = Index::new(runner.source.tenants().await?);
-        let noted = runner.roster.known(runner.ledger.as_ref()).await?;
+        let noted = runner.registry.known(runner.ledger.as_ref()).await?;
         let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
         let (missing, known) = (missing.count(), noted.active.len());
-        let shrank = runner.roster.trust(missing, known, active.list.len()).err();
+        let shrank = runner.registry.trust(missing, known, active.list.len()).err();
         let departed = Index::new(departed(&noted, &active));
         Ok(Self { active, departed, shrank })
     }
@@ -144,8 +144,8 @@ impl Index {
 }
 
 /// The tenants of the registry that are not active, marked as departed or not, as one list.
-fn departed(noted: &Noted, now: &Index) -> Tenants {
-    let Noted { active, gone } = noted;
+fn departed(noted: &Registered, now: &Index) -> Tenants {
+    let Registered { active, gone } = noted;
     let names: BTreeSet<&str> = active.column_names().chain(gone.column_names()).collect();
     let mut list = Tenants::with_columns(names.iter().copied());
     let all = active.iter().chain(gone.iter());

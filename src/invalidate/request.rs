@@ -17,7 +17,7 @@ pub const MAX_PATTERNS: usize = 16;
 pub const MAX_TEXT_BYTES: usize = 1_024;
 
 /// What is to be removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InvalidateRequest {
     /// These keys, without the cache's prefix.
     pub keys: Vec<String>,

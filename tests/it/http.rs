@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
@@ -20,8 +20,8 @@ use preheat::engine::limit::Limits;
 use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::record::Records;
+use preheat::engine::registry::Registry;
 use preheat::engine::restart::CacheProcess;
-use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::writes::CacheWrites;
@@ -187,7 +187,7 @@ impl Worker {
             cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::NONE),
+            registry: Registry::new(Share::NONE),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -634,6 +634,25 @@ async fn a_repeated_key_brings_the_same_run() {
     worker.clock.stall(Duration::from_hours(24)).await;
     let later = worker.post_with_key(path, "deploy-17", "").await;
     assert_ne!(later.json()["id"], first.json()["id"], "a key is kept for a day");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_key_whose_run_the_history_has_forgotten_is_a_new_run() {
+    let worker = Worker::start().await;
+    let path = "/api/v1/jobs/services/runs";
+    let first = worker.post_with_key(path, "deploy-17", r#"{"wait": true}"#).await.json();
+    let second = worker.post(path, r#"{"wait": true}"#).await.json();
+    let again = worker.post_with_key(path, "deploy-17", r#"{"wait": true}"#).await.json();
+    assert_eq!(again["id"], first["id"], "another run of the job changes nothing");
+    eventually("the history has both runs", LONG, async || {
+        worker.history.memory.recent(None, 3).await.unwrap().len() == 2
+    })
+    .await;
+    worker.history.memory.prune(worker.clock.now() + TimeDelta::hours(1)).await.unwrap();
+    let third = worker.post_with_key(path, "deploy-17", r#"{"wait": true}"#).await.json();
+    assert_eq!(third["outcome"], "ok");
+    assert!(third["id"] != first["id"] && third["id"] != second["id"]);
     worker.stop().await;
 }
 

@@ -12,8 +12,8 @@ use crate::domain::tenant::Tenants;
 use crate::engine::coverage;
 use crate::engine::marker::{MARKERS, RENEW_EVERY, marker_keys};
 use crate::engine::port::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
+use crate::engine::registry::{self, Registry};
 use crate::engine::restart;
-use crate::engine::roster::{self, Roster};
 use crate::engine::run::each_once;
 
 /// Fences that are looked at to see how many there are.
@@ -97,7 +97,7 @@ impl Estimator<'_> {
         let mut notes = self.runner.ledger.notes(Book::Tenants).await.unwrap_or_default();
         let present = self.size_of_registry(&notes);
         let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
-        let new = Roster::first_notes(self.list).into_iter();
+        let new = Registry::first_entries(self.list).into_iter();
         notes.extend(new.filter(|(name, _)| !known.contains(name)));
         Stock { memory: self.size_of_registry(&notes), present }
     }
@@ -141,7 +141,7 @@ fn day_commands(
     let covered = jobs.iter().map(|(job, found)| coverage::commands(job, found.tenants));
     let covered = times_a_day(coverage::LOOK_EVERY).saturating_mul(covered.sum());
     let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
-    let registry = times_a_day(roster::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
+    let registry = times_a_day(registry::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
     let verified = verification.map_or(0, |Verification { interval, sample }| {
         let of_job = |(job, found): &(Arc<Job>, &Estimate)| {
             let tenants = found.tenants.min(sample.get() as u64);

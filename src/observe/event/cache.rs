@@ -21,6 +21,27 @@ event! {
 }
 
 event! {
+    /// Several servers answer behind the cache's address.
+    SeveralCaches;
+    metrics |metrics| metrics.several_caches.set(1);
+    log error!(
+        "several servers answer behind the cache's address: what one is told, another does not know, \
+         so that keys are missing or old for some readers; hint: preheat needs one server, so \
+         `cache.url` must name it and no load balancer or proxy that shares out commands or \
+         connections; until one answers alone, another one's answer starts no run"
+    );
+}
+
+event! {
+    /// One server answers behind the cache's address, where several did.
+    OneCacheAgain;
+    metrics |metrics| metrics.several_caches.set(0);
+    log info!(
+        "one server answers behind the cache's address again; everything is warmed again"
+    );
+}
+
+event! {
     /// The cache lost its keys, and is the same process as before.
     CacheEmptied;
     metrics |metrics| metrics.cache_flushes.inc();

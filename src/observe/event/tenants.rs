@@ -59,7 +59,7 @@ event! {
 event! {
     /// The tenant list could not be compared with the tenants that may have keys, or not all keys of
     /// the tenants that left it could be removed.
-    RosterUnavailable<'a> { message: &'a str }
+    SweepIncomplete<'a> { message: &'a str }
     log warn!(
         "could not remove all keys of tenants that are not active any more; the next tenant list \
          will: {message}"
@@ -80,7 +80,7 @@ mod tests {
             TenantsSwept { newly: 3, again: 1, removed: &removed }.emit(&metrics);
             TenantsSwept { newly: 0, again: 4, removed: &removed }.emit(&metrics);
             TenantsSwept { newly: 0, again: 4, removed: &BTreeMap::new() }.emit(&metrics);
-            RosterUnavailable { message: "connection refused" }.emit(&metrics);
+            SweepIncomplete { message: "connection refused" }.emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
          INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9

@@ -113,6 +113,9 @@ metrics! {
     cache_flushes: Counter, "preheat_cache_flushes_total",
         "How often the cache was emptied without a restart (FLUSHALL, FLUSHDB), so that every job \
          ran once";
+    several_caches: Gauge, "preheat_cache_several_servers",
+        "1 while several servers answer behind the cache's address, so that another server's answer \
+         starts no run, else 0";
     history_dropped: Counter, "preheat_history_dropped_total",
         "Run records that the worker gave up because it could not write the history for too long";
     jobs_rejected: Gauge, "preheat_jobs_rejected",

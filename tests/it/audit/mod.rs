@@ -22,8 +22,8 @@ use preheat::engine::port::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };
 use preheat::engine::ports::{Ports, Unguarded};
+use preheat::engine::registry::Registry;
 use preheat::engine::restart::CacheProcess;
-use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, TenantList};
 use preheat::engine::writes::CacheWrites;
 
@@ -149,7 +149,7 @@ impl Lab {
             cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(Share::from_percent(50.0).unwrap()),
+            registry: Registry::new(Share::from_percent(50.0).unwrap()),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -412,7 +412,7 @@ async fn a_key_that_is_rewritten_all_the_time_is_no_finding_and_an_old_one_is() 
 #[tokio::test]
 async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
     let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
-    // What the roster does to it, before the list says so to the audit.
+    // What a sweep does to it, before the list says so to the audit.
     for key in ["list:t2", "list:t2:a"] {
         lab.world.cache.evict(key);
     }

@@ -647,7 +647,7 @@ async fn a_tenant_that_came_with_its_change_is_warmed_and_one_that_went_is_no_fa
     world.rests().await;
     assert!(world.is("list:t2", "[2]"));
     assert_eq!(world.value("list:t0"), None, "a complete list was read, and it lost its keys");
-    let (read, known) = (lists.now(), world.runner.roster.known(world.ledger.as_ref()).await);
+    let (read, known) = (lists.now(), world.runner.registry.known(world.ledger.as_ref()).await);
     assert!(known.unwrap().active.iter().any(|tenant| tenant.id() == "late"));
     for _ in 0..5 {
         world.clock.advance(SECOND).await;

@@ -8,8 +8,8 @@ pub(crate) mod ledger;
 mod load;
 mod ports;
 pub(crate) mod record;
+mod registry;
 mod restart;
-mod roster;
 mod rounds;
 mod run;
 mod schedule;
@@ -40,8 +40,8 @@ use preheat::engine::port::{
 };
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::record::Records;
+use preheat::engine::registry::Registry;
 use preheat::engine::restart::CacheProcess;
-use preheat::engine::roster::Roster;
 use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
 use preheat::engine::scheduler::{Beats, Engine, Parts};
 use preheat::engine::status::JobStatus;
@@ -199,7 +199,7 @@ impl Setup {
             cache_writes: CacheWrites::default(),
             list: TenantList::default(),
             coverage: Coverage::default(),
-            roster: Roster::new(max_shrink),
+            registry: Registry::new(max_shrink),
             jobs: SharedJobs::default(),
             replica: "test".to_owned(),
         });
@@ -220,6 +220,7 @@ impl Setup {
         let stop_records = CancellationToken::new();
         tasks.spawn(records.run(stop_records.clone()));
         tasks.spawn(ring(clock.clone(), bell, beats, Arc::clone(&rings)));
+        tasks.spawn(Arc::clone(&runner).sweep_departed(stops.clone()));
         let engine_ended = CancellationToken::new();
         let world = World {
             clock,

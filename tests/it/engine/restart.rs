@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use preheat::domain::job::{Job, JobName, Scope, Table};
@@ -9,11 +10,12 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::engine::port::{Cache, CacheErrorKind, CacheStats};
-use preheat::engine::restart::LOOK_EVERY;
+use preheat::engine::restart::{LOOK_EVERY, STEADY_FOR};
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{
-    MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, slow_reads, tenants,
+    MINUTE, SECOND, Said, Setup, World, a_row_each, cache_error, ids, job, key, many, slow_reads,
+    tenants,
 };
 use crate::support::memory::MemoryCache;
 
@@ -28,18 +30,28 @@ enum Mood {
     /// It does not tell which process it is.
     Discreet,
     Away,
+    /// So many servers answer in turn.
+    Several(u64),
 }
 
 /// The server has moods.
-struct Moody(Mutex<Mood>);
+struct Moody {
+    mood: Mutex<Mood>,
+    /// How often it was asked for its stats.
+    asked: AtomicU64,
+}
 
 impl Moody {
+    fn new(mood: Mood) -> Self {
+        Self { mood: Mutex::new(mood), asked: AtomicU64::new(0) }
+    }
+
     fn set(&self, mood: Mood) {
-        *self.0.lock().unwrap() = mood;
+        *self.mood.lock().unwrap() = mood;
     }
 
     fn mood(&self) -> Mood {
-        *self.0.lock().unwrap()
+        *self.mood.lock().unwrap()
     }
 }
 
@@ -54,7 +66,7 @@ impl Rules for Moody {
         then: Answer<'a, T>,
     ) -> Answer<'a, T> {
         match self.mood() {
-            Mood::Well | Mood::Discreet => then,
+            Mood::Well | Mood::Discreet | Mood::Several(_) => then,
             Mood::Away => Box::pin(async { Err(cache_error(CacheErrorKind::Unavailable)) }),
         }
     }
@@ -63,8 +75,13 @@ impl Rules for Moody {
         let stats = self.on_cache(CacheCall::Stats, memory.stats());
         Box::pin(async move {
             let stats = stats.await?;
-            let tells = self.mood() != Mood::Discreet;
-            Ok(CacheStats { process: stats.process.filter(|_| tells), ..stats })
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+            let process = match self.mood() {
+                Mood::Well | Mood::Away => stats.process,
+                Mood::Discreet => None,
+                Mood::Several(servers) => stats.process.map(|process| process + asked % servers),
+            };
+            Ok(CacheStats { process, ..stats })
         })
     }
 }
@@ -128,7 +145,7 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
     world.cache.restart();
     world.clock.advance(LOOK_EVERY + SECOND).await;
     assert_eq!(world.cache.keys(), keys);
-    let known = world.runner.roster.known(world.ledger.as_ref()).await.unwrap();
+    let known = world.runner.registry.known(world.ledger.as_ref()).await.unwrap();
     assert_eq!(known.active.len(), 3, "the book is written anew");
     world.clock.advance(10 * MINUTE).await;
     for name in ["list", "with_tables", "fleet"] {
@@ -209,7 +226,7 @@ async fn a_run_for_some_tenants_that_notices_has_the_others_warmed_as_well() {
 async fn a_server_that_does_not_tell_its_process_is_left_alone() {
     let setup = Setup::new([daily("list")], tenants(3));
     let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
-    let cache = Around::with(memory, Moody(Mutex::new(Mood::Discreet)));
+    let cache = Around::with(memory, Moody::new(Mood::Discreet));
     let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
     warm(&world, 3).await;
     cache.inner.restart();
@@ -223,7 +240,7 @@ async fn a_server_that_does_not_tell_its_process_is_left_alone() {
 async fn a_server_that_comes_back_empty_is_noticed_as_soon_as_it_may_be_asked() {
     let setup = Setup::new([daily("list")], tenants(3));
     let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
-    let cache = Around::with(memory, Moody(Mutex::new(Mood::Well)));
+    let cache = Around::with(memory, Moody::new(Mood::Well));
     let server = Setup {
         cache: Some(Arc::clone(&cache) as _),
         ledger: Some(Arc::clone(&cache) as _),
@@ -278,6 +295,68 @@ async fn a_server_that_restarts_all_the_time_does_not_keep_the_jobs_running() {
     assert!(history(&world, "list").await.len() <= runs.len() + 1, "then it rests");
 }
 
+const SEVERAL: &str = "preheat_cache_several_servers";
+const FLUSHES: &str = "preheat_cache_flushes_total";
+
+#[tokio::test]
+async fn several_servers_behind_one_address_are_told_once_and_no_reason_to_run_until_one_is_left() {
+    for servers in [2, 5] {
+        let said = Said::default();
+        let _heard = said.hear();
+        let setup = Setup::new([daily("list"), daily("other")], tenants(3));
+        let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
+        let cache = Around::with(memory, Moody::new(Mood::Well));
+        let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
+        warm(&world, 3).await;
+        cache.set(Mood::Several(servers));
+        world.until("it shows", |world| world.metric(SEVERAL) == 1).await;
+        let at_first = history(&world, "list").await.len();
+        assert!(at_first <= 1 + usize::try_from(servers).unwrap(), "{at_first} runs");
+        world.clock.advance(10 * SECOND).await;
+        let before = history(&world, "list").await.len();
+        world.clock.advance(10 * MINUTE).await;
+        for name in ["list", "other"] {
+            assert_eq!(history(&world, name).await.len(), before, "{name} of {servers} servers");
+        }
+        assert_eq!(world.warm("list").await.outcome, Outcome::Ok, "a run ends as its commands do");
+        let text = said.text();
+        assert_eq!(text.matches("several servers answer").count(), 1, "{text}");
+        assert_eq!(world.metric(FLUSHES), 0);
+
+        cache.set(Mood::Well);
+        world.clock.advance(STEADY_FOR - 10 * SECOND).await;
+        assert_eq!(history(&world, "list").await.len(), before + 1);
+        world.clock.advance(20 * SECOND).await;
+        assert_eq!(world.metric(SEVERAL), 0);
+        for (name, more) in [("list", 2), ("other", 1)] {
+            let runs = history(&world, name).await;
+            assert_eq!(runs.len(), before + more, "{name}: one run, as anything may be missing");
+            assert_eq!(runs[0], (Trigger::Change, Outcome::Ok));
+        }
+        world.clock.advance(10 * MINUTE).await;
+        assert_eq!(history(&world, "other").await.len(), before + 1, "then it rests");
+        assert_eq!(said.text().matches("several servers answer").count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn markers_that_only_one_of_several_servers_has_are_no_cache_that_was_emptied() {
+    let setup = Setup::new([daily("list")], tenants(3));
+    let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
+    let cache = Around::with(Arc::clone(&memory), Moody::new(Mood::Well));
+    let ledger = Arc::clone(&memory) as _;
+    let world =
+        watching(Setup { cache: Some(Arc::clone(&cache) as _), ledger: Some(ledger), ..setup });
+    warm(&world, 3).await;
+    cache.set(Mood::Several(2));
+    world.until("it shows", |world| world.metric(SEVERAL) == 1).await;
+    for _ in 0..30 {
+        memory.flush();
+        world.clock.advance(LOOK_EVERY).await;
+    }
+    assert_eq!(world.metric(FLUSHES), 0);
+}
+
 #[tokio::test]
 async fn a_worker_that_drains_neither_watches_nor_begins_anything() {
     let mut world = Setup::new([daily("list")], tenants(3)).start();
@@ -293,8 +372,6 @@ async fn a_worker_that_drains_neither_watches_nor_begins_anything() {
     world.tasks.abort_all();
 }
 
-const FLUSHES: &str = "preheat_cache_flushes_total";
-
 #[tokio::test]
 async fn hazard_42_a_cache_that_was_emptied_has_every_enabled_job_run_once() {
     let off = Job { enabled: false, ..daily("off") };
@@ -304,7 +381,7 @@ async fn hazard_42_a_cache_that_was_emptied_has_every_enabled_job_run_once() {
     world.cache.flush();
     world.clock.advance(LOOK_EVERY + SECOND).await;
     assert_eq!(world.cache.keys(), keys);
-    let known = world.runner.roster.known(world.ledger.as_ref()).await.unwrap();
+    let known = world.runner.registry.known(world.ledger.as_ref()).await.unwrap();
     assert_eq!(known.active.len(), 3, "the book is written anew");
     world.clock.advance(10 * MINUTE).await;
     for name in ["list", "other"] {

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use preheat::sandbox::Redis;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use crate::support::program::Running;
 use crate::support::shop::{Shop, failure_kinds, items, items_by};
-use crate::support::{self, LONG, eventually, preheat};
+use crate::support::{self, LONG, Proxy, eventually, preheat};
 
 pub(super) const EVERY_SECOND: &str = "schedule = \"every 1s\"\nttl = \"1m\"\ntimeout = \"20s\"";
 
@@ -251,4 +252,94 @@ async fn a_cache_that_is_a_replica_is_named_and_used_again_once_it_is_the_primar
     configure(&shop, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(worker.warm("items").await["outcome"], "ok");
     shop.assert_warm().await;
+}
+
+/// Of each tenant's items one key each.
+fn items_one_by_one(lines: &str) -> String {
+    items(lines).replace("\"items:{tenant_id}\"", "\"items:{tenant_id}:{id}\"")
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_holds_back_neither_other_removals_nor_other_tenants() {
+    let shop = Shop::open(40).await;
+    let worker = shop.serve().job("items", &items_one_by_one("on_start = false")).start();
+    worker.answers("/readyz", 200).await;
+    assert_eq!(worker.warm("items").await["outcome"], "ok");
+    let mut cache = shop.cache().await;
+    let keys = async |pattern: &str| -> usize {
+        let keys: Vec<String> = shop.cache().await.keys(pattern).await.unwrap();
+        keys.len()
+    };
+    assert_eq!(keys("items:*:3").await, 39);
+
+    // Among the keys that vanish is one that somebody made a list.
+    let () = cache.del("items:7:3").await.unwrap();
+    let () = cache.lpush("items:7:3", "theirs").await.unwrap();
+    shop.execute("delete from items where id = 3").await;
+    let run = worker.warm("items").await;
+    assert_eq!((&run["outcome"], &run["report"]["keys"]["removed"]), (&json!("ok"), &json!(39)));
+    assert_eq!(keys("items:*:3").await, 0);
+
+    // A manifest that is a text fails its own tenant, also when its keys are to be removed for good.
+    let () = cache.set("preheat:manifest:items:9", "theirs").await.unwrap();
+    shop.execute("delete from items where id = 4").await;
+    let run = worker.warm("items").await;
+    assert_eq!(
+        (&run["outcome"], failure_kinds(&run)),
+        (&json!("partial"), vec!["cache_wrong_type"])
+    );
+    assert_eq!(run["report"]["tenants"]["failed"], 1, "{run}");
+    assert_eq!(keys("items:*:4").await, 1);
+    shop.execute("update tenants set status = 'left' where id between 8 and 20").await;
+    worker.warm("items").await;
+    eventually("all others are swept", LONG, async || {
+        keys("items:9:*").await > 0 && keys("items:1[0-9]:*").await == 0
+    })
+    .await;
+    assert_eq!((keys("items:8:*").await, keys("items:20:*").await), (0, 0));
+    assert_eq!(keys("items:21:*").await, 18);
+}
+
+#[tokio::test]
+async fn several_servers_behind_one_address_are_told_once_and_no_reason_for_runs_without_end() {
+    const SEVERAL: &str = "preheat_cache_several_servers";
+    let shop = Shop::open(30).await;
+    let other = support::redis();
+    let proxy = Proxy::redis(&shop.redis).await;
+    let job = items("schedule = \"every 24h\"\nttl = \"72h\"\nrequired = true");
+    let worker = shop.serve().cache(&proxy.redis_url()).job("items", &job).start();
+    worker.answers("/readyz", 200).await;
+    shop.assert_warm().await;
+    // A load balancer leads each new connection to the server whose turn it is.
+    let turn = async |server: &Redis| {
+        proxy.lead_to(server);
+        let mut connection = support::redis_connection(server).await;
+        eventually("the worker asks the other server which process it is", LONG, async || {
+            let clients = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await;
+            let clients: String = clients.unwrap();
+            clients.contains("cmd=info")
+        })
+        .await;
+    };
+    turn(&other).await;
+    worker.metric_becomes("preheat_cache_restarts_total", |value| value > 0.0).await;
+    turn(&shop.redis).await;
+    worker.metric_becomes(SEVERAL, |value| value > 0.0).await;
+    let idle = async || worker.get("/api/v1/jobs/items").await.json()["state"] == "idle";
+    eventually("the run for the first change has ended", LONG, idle).await;
+    let before = worker.runs("items").await.len();
+    for _ in 0..3 {
+        turn(&other).await;
+        turn(&shop.redis).await;
+    }
+    assert_eq!(worker.runs("items").await.len(), before);
+    assert!(idle().await);
+    assert_eq!(worker.metric(SEVERAL).await, Some(1.0));
+    let said = worker.stderr();
+    assert_eq!(
+        said.matches("several servers answer behind the cache's address").count(),
+        1,
+        "{said}"
+    );
+    assert_eq!(worker.warm("items").await["outcome"], "ok", "a run that is asked for is done");
 }

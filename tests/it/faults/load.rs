@@ -88,6 +88,47 @@ async fn hazard_20_a_giant_tenant_is_warmed_within_bounded_memory() {
     assert!(peak < 120 * 1024, "{peak} KiB");
 }
 
+/// The memory limit of README's deployment, in KiB.
+fn documented_limit() -> u64 {
+    let readme = include_str!("../../../README.md");
+    let limit = readme.split("limits: { memory: ").nth(1).unwrap();
+    let (mebibytes, _) = limit.split_once("Mi ").unwrap();
+    mebibytes.parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn hazard_20_the_largest_tenant_fits_into_the_documented_memory_and_a_larger_one_fails_alone()
+{
+    let shop = Shop::open(200).await;
+    // Rows of 13 kB: a bit less than 16 MiB, and a bit more.
+    shop.execute(
+        "update items set name = repeat('x', 2500) || id;
+         insert into items select 5, i, repeat('g', 13000) from generate_series(21, 1280) i;
+         insert into items select 9, i, repeat('g', 13000) from generate_series(21, 1380) i;
+         analyze",
+    )
+    .await;
+    let job = items("on_start = false") + "max_bytes = \"50MiB\"\n";
+    let worker = shop.serve().job("items", &job).start();
+    worker.answers("/readyz", 200).await;
+    for _ in 0..3 {
+        let run = worker.warm("items").await;
+        assert_eq!(run["outcome"], "partial", "{run}");
+        let tenants = &run["report"]["tenants"];
+        assert_eq!((&tenants["ok"], &tenants["failed"]), (&json!(199), &json!(1)));
+        assert_eq!(failure_kinds(&run), ["too_many_rows"]);
+        let failure = &run["report"]["failures"][0];
+        assert_eq!(failure["tenant"], "9");
+        let message = failure["message"].as_str().unwrap();
+        assert!(message.contains("`runner.max_tenant_bytes`, which is 16MiB"), "{message}");
+    }
+    let largest = shop.value("items:5").await.unwrap().len();
+    assert!(largest > 15 * 1024 * 1024, "{largest}");
+    assert_eq!(shop.value("items:9").await, None);
+    let peak = peak(worker.id());
+    assert!(peak < documented_limit(), "{peak} KiB");
+}
+
 #[tokio::test]
 async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_their_runs() {
     let shop = Shop::open(40).await;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat_sandbox::{Postgres, Redis};
@@ -40,7 +40,7 @@ pub(crate) struct Proxy {
 }
 
 struct Shared {
-    server: PathBuf,
+    server: Mutex<PathBuf>,
     state: watch::Sender<State>,
     accepted: AtomicUsize,
     to_server: AtomicI64,
@@ -71,7 +71,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            server,
+            server: Mutex::new(server),
             state: watch::Sender::new(State { mode: Mode::Pass, generation: 0 }),
             accepted: AtomicUsize::new(0),
             to_server: AtomicI64::new(i64::MAX),
@@ -93,6 +93,12 @@ impl Proxy {
     /// From now on, for old and new connections.
     pub(crate) fn set(&self, mode: Mode) {
         self.shared.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Closes all connections; new ones lead to that server.
+    pub(crate) fn lead_to(&self, server: &Redis) {
+        *self.shared.server.lock().unwrap() = server.socket();
+        self.cut();
     }
 
     /// Closes all connections; new ones are welcome.
@@ -159,7 +165,8 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     if state.mode == Mode::Refuse {
         return;
     }
-    let Ok(server) = UnixStream::connect(&shared.server).await else { return };
+    let server = shared.server.lock().unwrap().clone();
+    let Ok(server) = UnixStream::connect(server).await else { return };
     client.set_nodelay(true).unwrap();
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();

@@ -1,59 +1,161 @@
-//! Removing all keys of tenants that are gone.
+//! Removing all keys of tenants that left, beside the runs: a task of its own, which every tenant list that
+//! was taken wakes.
+//!
+//! A tenant is swept again with later lists until no run can be under way that still has an older list; then
+//! it is removed from the registry.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::note::Leaving;
+use super::port::{Book, CacheError, CacheErrorKind};
+use super::registry::{Departed, Due, grace};
+use super::run::{Runner, Stops};
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
 use crate::domain::layout::Layout;
 use crate::domain::manifest::{Named, manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, Tenants};
-use crate::engine::port::CacheError;
-use crate::engine::run::Runner;
+use crate::observe::event;
+
+/// Tenants whose keys are in memory at once. A list with new tenants waits for so many at most.
+const SLICE: usize = 200;
+
+impl Runner {
+    /// Sweeps the tenants that left after each list that was taken, until the worker stops.
+    pub async fn sweep_departed(self: Arc<Self>, stops: Stops) {
+        let for_ever = async {
+            loop {
+                self.registry.departures.taken().await;
+                self.sweep().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stops.requested() => {}
+            () = for_ever => {}
+        }
+    }
+
+    /// Sweeps the tenants that left, except those that were swept a short while ago. What is cut off, or
+    /// refused, the next sweep does.
+    pub async fn sweep(&self) {
+        let departures = &self.registry.departures;
+        let began = self.clock.monotonic();
+        let Due { ids, newly } = departures.due(began);
+        if ids.is_empty() {
+            return;
+        }
+        let (jobs, mut swept) = (self.jobs.get(), Swept::default());
+        let mut failed = None;
+        for some in ids.chunks(SLICE) {
+            if let Err(error) = self.sweep_or_part(some, &jobs, &mut swept).await {
+                failed = Some(error);
+                break;
+            }
+        }
+        let again = ids.len() - newly;
+        event::TenantsSwept { newly, again, removed: &swept.removed }.emit(&self.metrics);
+        let now = self.clock.monotonic();
+        departures.rest(now, now.saturating_sub(began));
+        if let Some(CacheError { message, kind: _ }) = failed.or(swept.refused) {
+            event::SweepIncomplete { message: &message }.emit(&self.metrics);
+        }
+    }
+
+    /// Sweeps some tenants. A manifest that holds another type holds back its own tenant and no others.
+    async fn sweep_or_part(
+        &self,
+        ids: &[String],
+        jobs: &Jobs,
+        swept: &mut Swept,
+    ) -> Result<(), CacheError> {
+        let is_of_one = |error: &CacheError| error.kind == CacheErrorKind::WrongType;
+        match self.sweep_some(ids, jobs, swept).await {
+            Err(error) if is_of_one(&error) => {}
+            done => return done,
+        }
+        for one in ids.chunks(1) {
+            match self.sweep_some(one, jobs, swept).await {
+                Err(error) if is_of_one(&error) => _ = swept.refused.get_or_insert(error),
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sweeps those of some tenants that have not come back, and removes from the registry those that no
+    /// run can write for any more.
+    async fn sweep_some(
+        &self,
+        ids: &[String],
+        jobs: &Jobs,
+        swept: &mut Swept,
+    ) -> Result<(), CacheError> {
+        let departures = &self.registry.departures;
+        let _turn = departures.turn().await;
+        let (active, departed) = departures.still(ids);
+        if departed.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let sweep = Sweep { runner: self, jobs, active: &active, now };
+        if !sweep.remove_keys_of(&departed, swept).await? {
+            return Ok(());
+        }
+        departures.were_swept(&departed);
+        let grace = grace(jobs);
+        let is_over = |tenant: &&Departed| tenant.gone_at.is_some_and(|at| at + grace <= now);
+        let over: Vec<String> =
+            departed.iter().filter(is_over).map(|tenant| tenant.id.clone()).collect();
+        if !over.is_empty() {
+            self.ledger.strike(Book::Tenants, &over).await?;
+            departures.remove(&over);
+        }
+        Ok(())
+    }
+}
 
 /// One sweep, at a moment.
-pub(super) struct Sweep<'a> {
-    pub(super) runner: &'a Runner,
-    pub(super) jobs: &'a Jobs,
+struct Sweep<'a> {
+    runner: &'a Runner,
+    jobs: &'a Jobs,
     /// The tenants that are active, which keep what is theirs.
-    pub(super) active: &'a Tenants,
-    pub(super) now: DateTime<Utc>,
+    active: &'a Tenants,
+    now: DateTime<Utc>,
 }
 
 /// What a sweep did.
 #[derive(Debug, Default)]
-pub(super) struct Swept {
+struct Swept {
     /// How many keys of each job were there and are not any more.
-    pub(super) removed: BTreeMap<JobName, u64>,
+    removed: BTreeMap<JobName, u64>,
     /// The first removal that was refused.
-    pub(super) refused: Option<CacheError>,
-    /// How many tenants were struck out of the book.
-    pub(super) struck: usize,
+    refused: Option<CacheError>,
 }
 
-/// A key of a tenant that is gone.
+/// A key of a tenant that left.
 struct Owned<'j> {
     job: &'j Job,
     key: String,
 }
 
 impl<'a> Sweep<'a> {
-    /// Sweeps some tenants; says whether all their keys are gone.
+    /// Removes all keys of some tenants; says whether all are gone.
     ///
     /// Their fences move first, so that a batch with an older list that is in flight notices; what
     /// such a batch writes all the same the next sweep finds.
-    pub(super) async fn slice(
+    async fn remove_keys_of(
         &self,
-        gone: &[Leaving],
+        gone: &[Departed],
         swept: &mut Swept,
     ) -> Result<bool, CacheError> {
         let ledger = &self.runner.ledger;
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
         ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
-        let (tenants, layout) = (Leaving::list(gone), self.runner.layout());
+        let (tenants, layout) = (Departed::list(gone), self.runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
             let mut of_job = self.known(job, &layout, &tenants);

@@ -1,0 +1,117 @@
+//! The tenants that left, shared by the lists that say so and the task that sweeps them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::registration::{Departed, Remembered};
+use crate::domain::tenant::Tenants;
+
+/// After a sweep, tenants that were swept once rest for so many times as long as it took: sweeping
+/// again is for the rare run with an older list and may not become the cache's main occupation.
+const REST: u32 = 9;
+
+/// What lists leave to the task that sweeps.
+#[derive(Default)]
+pub(in crate::engine) struct Departures {
+    state: Mutex<State>,
+    /// Held while some tenants are swept, and by a list that gives tenants keys.
+    turn: tokio::sync::Mutex<()>,
+    taken: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    remembered: Remembered,
+    /// The departed tenants that were never swept by this worker.
+    unswept: HashSet<String>,
+    /// Until when, on the monotonic clock, the others are left alone.
+    rests_until: Duration,
+}
+
+/// The tenants to sweep at a moment.
+pub(in crate::engine) struct Due {
+    pub(in crate::engine) ids: Vec<String>,
+    /// How many of them were never swept; they come first.
+    pub(in crate::engine) newly: usize,
+}
+
+impl Departures {
+    /// What the registry said after the last list.
+    pub(super) fn remembered(&self) -> Remembered {
+        self.lock().remembered.clone()
+    }
+
+    /// After a list: the active tenants, those that left with it, and those that had left before.
+    pub(super) fn set(&self, active: Arc<Tenants>, left: Vec<Departed>, before: Vec<Departed>) {
+        let mut state = self.lock();
+        state.unswept.extend(left.iter().map(|tenant| tenant.id.clone()));
+        let departed: Vec<Departed> = left.into_iter().chain(before).collect();
+        let ids: HashSet<&str> = departed.iter().map(|tenant| tenant.id.as_str()).collect();
+        state.unswept.retain(|id| ids.contains(id.as_str()));
+        state.remembered = Remembered { active, departed };
+    }
+
+    /// A list was taken.
+    pub(super) fn wake(&self) {
+        self.taken.notify_one();
+    }
+
+    /// Waits until a list was taken.
+    pub(in crate::engine) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    /// No tenant is swept, and none comes back, while this is held.
+    pub(in crate::engine) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// The tenants to sweep at this monotonic moment.
+    pub(in crate::engine) fn due(&self, now: Duration) -> Due {
+        let state = self.lock();
+        let ids = state.remembered.departed.iter().map(|tenant| tenant.id.clone());
+        let (mut ids, again): (Vec<String>, Vec<String>) =
+            ids.partition(|id| state.unswept.contains(id));
+        let newly = ids.len();
+        if now >= state.rests_until {
+            ids.extend(again);
+        }
+        Due { ids, newly }
+    }
+
+    /// The active tenants, and those among some that are still departed.
+    pub(in crate::engine) fn still(&self, ids: &[String]) -> (Arc<Tenants>, Vec<Departed>) {
+        let state = self.lock();
+        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let Remembered { active, departed } = &state.remembered;
+        let departed = departed.iter().filter(|tenant| ids.contains(tenant.id.as_str()));
+        (Arc::clone(active), departed.cloned().collect())
+    }
+
+    /// All keys of these tenants were removed.
+    pub(in crate::engine) fn were_swept(&self, tenants: &[Departed]) {
+        let mut state = self.lock();
+        for tenant in tenants {
+            state.unswept.remove(&tenant.id);
+        }
+    }
+
+    /// These tenants are not in the registry any more.
+    pub(in crate::engine) fn remove(&self, ids: &[String]) {
+        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let mut state = self.lock();
+        state.remembered.departed.retain(|tenant| !ids.contains(tenant.id.as_str()));
+    }
+
+    /// A sweep that took so long ended at this monotonic moment.
+    pub(in crate::engine) fn rest(&self, now: Duration, took: Duration) {
+        self.lock().rests_until = now + took * REST;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
