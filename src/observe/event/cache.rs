@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::counted;
 use crate::domain::job::JobName;

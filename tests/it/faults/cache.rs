@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use preheat::sandbox::Redis;
+use preheat_sandbox::Redis;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
