@@ -29,7 +29,7 @@ use preheat::domain::fence::Fence;
 use preheat::domain::job::Job;
 use preheat::domain::manifest::Named;
 use preheat::domain::run::Outcome;
-use preheat::engine::port::{Book, CacheError, Ledger, Listing};
+use preheat::engine::ports::{Book, CacheError, Ledger, Listing};
 use preheat::engine::run::{RunSpec, Stops};
 use preheat_sandbox::{Clinic, Options, Sandbox};
 

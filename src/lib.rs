@@ -4,7 +4,7 @@
 //!
 //! 1. [`domain`]: the words and the rules. No I/O, no async, no clock.
 //! 2. [`definition`]: job files → checked jobs, or every problem in them.
-//! 3. [`engine`]: when a job runs and how a run goes; what it needs of the world is [`engine::port`].
+//! 3. [`engine`]: when a job runs and how a run goes; what it needs of the world is [`engine::ports`].
 //! 4. [`audit`]: the cache against the database. [`invalidate`]: removal on request, fences first.
 //! 5. [`adapter`]: the world behind those ports: Postgres, Redis, the clock, the bell.
 //! 6. [`observe`]: one event, one place: a log line and its metrics.
@@ -22,6 +22,7 @@ pub mod config;
 pub mod definition;
 pub mod domain;
 pub mod engine;
+pub mod estimate;
 pub mod http;
 pub mod invalidate;
 pub mod observe;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use crate::engine::port::Clock;
+use crate::engine::ports::Clock;
 
 /// The machine's time.
 #[derive(Debug)]

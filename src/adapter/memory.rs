@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::domain::job::JobName;
 use crate::domain::run::{RunId, RunRecord};
-use crate::engine::port::{History, HistoryError};
+use crate::engine::ports::{History, HistoryError};
 
 /// The newest runs, in memory.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The world, behind [`crate::engine::port`]. Adapters return, they don't log.
+//! The world, behind [`crate::engine::ports`]. Adapters return, they don't log.
 
 pub mod bell;
 pub mod clock;

@@ -16,9 +16,9 @@ use crate::config::{ChangesMode, Settings};
 use crate::domain::change::{ChangeSource, ChangeSourceId, change_sources};
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::spelling::listed;
-use crate::engine::feed::{Begun, Feeder};
-use crate::engine::handle::Handle;
 use crate::engine::run::Runner;
+use crate::engine::schedule::handle::Handle;
+use crate::engine::tasks::feed::{Begun, Feeder};
 use crate::observe::event;
 
 /// How soon triggers that are there, or gone, are noticed. A look is two queries of the catalogue.

@@ -14,8 +14,8 @@ use crate::adapter::postgres::PostgresSource;
 use crate::config::Settings;
 use crate::definition;
 use crate::domain::job::{Job, JobName, Jobs};
-use crate::engine::handle::Handle;
-use crate::engine::port::Clock;
+use crate::engine::ports::Clock;
+use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 

@@ -39,17 +39,14 @@ use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
-use crate::engine::broken::BrokenTenants;
-use crate::engine::coverage::Coverage;
-use crate::engine::limit::{Limits, Shares};
-use crate::engine::port::{CacheStats, Clock, History};
+use crate::engine::ports::{CacheStats, Clock, History};
 use crate::engine::ports::{Ports, Unguarded};
-use crate::engine::record::Records;
 use crate::engine::registry::Registry;
-use crate::engine::restart::CacheProcess;
-use crate::engine::run::{Runner, SharedJobs, Stops, TenantList};
-use crate::engine::scheduler::{Beats, Engine, Parts};
-use crate::engine::writes::CacheWrites;
+use crate::engine::run::limit::{Limits, Shares};
+use crate::engine::run::record::Records;
+use crate::engine::run::{Runner, Stops};
+use crate::engine::schedule::health::Beats;
+use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::http::{Control, Refresh};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
@@ -137,21 +134,15 @@ impl App {
             ledger: cache,
         };
         let ports = Ports::new(servers, clock, metrics);
-        let runner = Arc::new(Runner {
+        let runner = Arc::new(Runner::new(
             ports,
-            limits: Limits::with_tenants_of(
+            Limits::with_tenants_of(
                 settings.runner.max_tenant_bytes,
                 permits(settings, settings.database.max_connections),
             ),
-            broken: BrokenTenants::default(),
-            cache_process: CacheProcess::default(),
-            cache_writes: CacheWrites::default(),
-            list: TenantList::default(),
-            coverage: Coverage::default(),
-            registry: Registry::new(settings.tenants.max_shrink),
-            jobs: SharedJobs::default(),
-            replica: settings.replica.clone(),
-        });
+            Registry::new(settings.tenants.max_shrink),
+            settings.replica.clone(),
+        ));
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -466,7 +457,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
             // A cache that does not tell keeps the numbers that it had.
-            if let Ok(stats) = runner.cache_stats().await {
+            if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
                 let CacheStats { hits, misses, evicted, .. } = stats;
                 runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
             }

@@ -11,7 +11,7 @@ use crate::adapter::postgres::{
 use crate::definition::{self, JobFiles, Place, Problem};
 use crate::domain::change::change_sources;
 use crate::domain::job::{Job, JobName};
-use crate::engine::port::{Clock, Source, SourceError};
+use crate::engine::ports::{Clock, Source, SourceError};
 
 /// The problems of queries and tables, by what they belong to.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use crate::adapter::postgres::PostgresSource;
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::tenant::IdClass;
-use crate::engine::port::{Clock, Source, SourceErrorKind};
-use crate::engine::status::{RejectedFor, Rejection, Rejections};
+use crate::engine::ports::{Clock, Source, SourceErrorKind};
+use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
 
 /// The longest check of one job. A lock is waited for less long, so that the server ends such a
 /// check itself.

@@ -14,10 +14,10 @@ use crate::domain::layout::{Checks, Layout};
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant, Tenants};
-use crate::engine::job_reader::JobReader;
-use crate::engine::port::{Clock, Found};
+use crate::engine::ports::{Clock, Found};
 use crate::engine::run::Runner;
-use crate::engine::tries::{Patience, Refusal};
+use crate::engine::run::job_reader::JobReader;
+use crate::engine::run::retry::{Patience, Refusal};
 
 use super::AuditError;
 

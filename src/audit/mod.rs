@@ -25,9 +25,9 @@ use self::session::{Due, JobUnderAudit, KeyOwner, Session};
 use crate::domain::audit::{Finding, JobAudit};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
-use crate::engine::port::SourceError;
+use crate::engine::ports::SourceError;
 use crate::engine::run::Runner;
-use crate::engine::tries::Refusal;
+use crate::engine::run::retry::Refusal;
 
 /// The differences that a report describes of each finding.
 const FEW_DIFFERENCES: usize = 3;

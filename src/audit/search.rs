@@ -16,7 +16,7 @@ use crate::domain::layout::{Layout, Owner};
 use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::tenant::{Tenant, TenantId};
-use crate::engine::port::{CacheError, SourceError};
+use crate::engine::ports::{CacheError, SourceError};
 use crate::engine::run::Runner;
 use crate::invalidate::census::{Census, CensusError};
 

@@ -10,9 +10,9 @@ use super::{AuditError, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{Finding, JobAudit, Kind, WINDOWS, Wrong};
 use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::{Batch, TenantId, Tenants};
-use crate::engine::port::Clock;
+use crate::engine::ports::Clock;
 use crate::engine::run::Runner;
-use crate::engine::tries::{Patience, Refusal};
+use crate::engine::run::retry::{Patience, Refusal};
 
 /// The most suspects of one job that are looked at again; the rest are only counted. At a few hundred bytes
 /// each they take less memory than a batch.

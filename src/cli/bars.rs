@@ -11,7 +11,7 @@ use crate::domain::duration;
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
 use crate::domain::run::{Outcome, RunRecord};
-use crate::engine::status::{Progress, ProgressNow};
+use crate::engine::schedule::status::{Progress, ProgressNow};
 
 /// How often the bars move.
 pub(super) const REDRAW: Duration = Duration::from_millis(100);

@@ -28,7 +28,7 @@ use crate::adapter::postgres::MigrateError;
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::app::AppError;
 use crate::config::{ConfigError, LogFormat};
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::engine::ports::{SourceError, SourceErrorKind};
 
 /// Keeps every active tenant's Redis keys warm from Postgres.
 #[derive(Debug, Parser)]

@@ -12,7 +12,7 @@ use crate::adapter::clock::SystemClock;
 use crate::domain::duration;
 use crate::domain::shown::is_harmful;
 pub(super) use crate::domain::shown::shown;
-use crate::engine::port::Clock;
+use crate::engine::ports::Clock;
 
 /// Writes a result. A reader that has gone (`preheat … | head`) is no error.
 pub(super) fn result(text: &str) -> io::Result<()> {

@@ -16,9 +16,9 @@ use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::domain::report::FailureKind;
 use crate::domain::size;
-use crate::engine::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
-use crate::engine::limit::{Priority, Shares};
-use crate::engine::port::CacheStats;
+use crate::engine::ports::CacheStats;
+use crate::engine::run::limit::{Priority, Shares};
+use crate::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
 
 /// Due times shown of each job.
 const DUE_TIMES: usize = 5;

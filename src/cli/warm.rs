@@ -23,8 +23,8 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::report::{FailedTenant, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
-use crate::engine::follow_up::{Warmed, run_with_follow_ups};
 use crate::engine::run::{RunSpec, Runner, Stops};
+use crate::engine::schedule::follow_up::{Warmed, run_with_follow_ups};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -218,7 +218,7 @@ impl Pass {
         tokio::pin!(ends);
 
         // With what stands in the cache now, it shows at the end whether it was emptied meanwhile.
-        self.runner.look_at_cache().await;
+        self.runner.cache_process.look(&self.runner.ports).await;
         let restarts = self.runner.cache_process.restarts();
         let mut ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
         if self.was_restarted_since(restarts).await {
@@ -245,7 +245,7 @@ impl Pass {
             biased;
             () = self.stops.requested() => return false,
             // Runs that follow up others do not look themselves.
-            _stats = self.runner.look_at_cache() => {}
+            _stats = self.runner.cache_process.look(&self.runner.ports) => {}
         }
         self.runner.cache_process.restarts() > restarts
     }

@@ -1,26 +1,13 @@
-//! When a job runs and how a run goes.
+//! When a job runs and how a run goes, in five rooms. Each room imports from those before it only.
+//!
+//! 1. [`ports`]: what the engine needs of the world; each server behind its circuit breaker.
+//! 2. [`registry`]: which tenants may have keys.
+//! 3. [`run`]: how a run goes, from its tenants to its report.
+//! 4. [`schedule`]: when a job runs; the one loop that decides.
+//! 5. [`tasks`]: what goes on beside the runs: the change feed, sweeping, resync, coverage.
 
-mod batch;
-pub(crate) mod breaker;
-pub mod broken;
-mod changes;
-pub mod coverage;
-pub mod estimate;
-pub mod feed;
-pub mod follow_up;
-pub mod handle;
-pub(crate) mod job_reader;
-pub mod limit;
-mod marker;
-pub mod port;
 pub mod ports;
-pub mod record;
 pub mod registry;
-pub mod restart;
 pub mod run;
-pub mod scheduler;
-pub mod status;
-mod sweep;
-pub(crate) mod tries;
-mod warm;
-pub mod writes;
+pub mod schedule;
+pub mod tasks;

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::engine::handle::{HistoryError, RequestError};
+use crate::engine::schedule::handle::{HistoryError, RequestError};
 use crate::invalidate::InvalidateError;
 
 /// A request that is not done, and why.

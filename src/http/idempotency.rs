@@ -14,7 +14,7 @@ use super::Control;
 use super::answer::ApiError;
 use super::limited;
 use crate::domain::run::RunId;
-use crate::engine::handle::{Handle, RequestError, RunRequest, Ticket};
+use crate::engine::schedule::handle::{Handle, RequestError, RunRequest, Ticket};
 use crate::invalidate::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, Invalidations,
 };
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use crate::domain::job::JobName;
     use crate::domain::tenant::TenantId;
-    use crate::engine::handle::JobSelection;
+    use crate::engine::schedule::handle::JobSelection;
 
     fn read(value: &str) -> Result<Option<String>, ApiError> {
         let mut headers = HeaderMap::new();

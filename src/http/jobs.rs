@@ -12,7 +12,7 @@ use super::runs::RunView;
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
-use crate::engine::status::{JobStatus, Status};
+use crate::engine::schedule::status::{JobStatus, Status};
 
 /// A job as it is shown.
 #[derive(Debug, Serialize)]

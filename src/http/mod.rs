@@ -33,7 +33,7 @@ pub use self::health::{HealthError, health};
 use self::idempotency::Requests;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
-use crate::engine::handle::Handle;
+use crate::engine::schedule::handle::Handle;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
 

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::AppState;
 use crate::domain::job::JobName;
-use crate::engine::status::{Beat, Health, Readiness, RejectedFor, Rejection, Rejections};
+use crate::engine::schedule::status::{
+    Beat, Health, Readiness, RejectedFor, Rejection, Rejections,
+};
 use crate::observe::{Metrics, event};
 
 /// A scrape shows older figures rather than wait longer for a server that hangs.

@@ -16,8 +16,8 @@ use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
-use crate::engine::handle::{self, Handle, JobSelection, RunRequest};
-use crate::engine::status::{ActiveRun, ProgressNow};
+use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
+use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 
 /// Tenants that one request may name: a request is for those that changed, not for all.
 const MAX_TENANTS: usize = 1_000;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::answer::ApiError;
 use super::{probes, with_answers_in_common};
-use crate::engine::status::{NeededServer, ServerState, Starting};
+use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::observe::Metrics;
 
 /// What the routes need.

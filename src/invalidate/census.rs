@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
-use crate::engine::port::{CacheError, SourceError};
+use crate::engine::ports::{CacheError, SourceError};
 use crate::engine::registry::{Registered, Shrank};
 use crate::engine::run::Runner;
 

@@ -17,10 +17,10 @@ use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{known_keys, possible_dates};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
-use crate::engine::job_reader::JobReader;
-use crate::engine::port::CacheError;
+use crate::engine::ports::CacheError;
+use crate::engine::run::job_reader::JobReader;
+use crate::engine::run::retry::Refusal;
 use crate::engine::run::{Runner, Stops};
-use crate::engine::tries::Refusal;
 
 /// Keys that are removed, or fences that are moved, at once: others wait for the server meanwhile.
 const SLICE: usize = 500;

@@ -6,7 +6,7 @@ use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::is_own;
 use crate::domain::spelling;
 use crate::domain::tenant::TenantId;
-use crate::engine::port::{CacheError, SourceError};
+use crate::engine::ports::{CacheError, SourceError};
 
 /// The most keys, tenants or jobs that one request names. For more there are patterns, jobs and further
 /// requests.

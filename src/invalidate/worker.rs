@@ -12,8 +12,8 @@ use super::request::{InvalidateError, InvalidateRequest};
 use crate::domain::change::Touched;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
-use crate::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
 use crate::engine::run::{Runner, Stops};
+use crate::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket};
 
 /// Invalidations that are under way at once: each loads the cache with at most one slice at a time.
 const MAX_INVALIDATIONS: u32 = 16;

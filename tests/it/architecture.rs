@@ -20,7 +20,7 @@ enum Imports {
     Only(&'static [&'static str]),
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
     Rule {
         module: "domain",
         imports: Imports::Only(&[]),
@@ -58,8 +58,14 @@ const RULES: [Rule; 12] = [
         reason: "a tool beside the engine, which asks it for nothing but to warm again",
     },
     Rule {
+        module: "estimate",
+        imports: Imports::Only(&["domain", "engine", "observe"]),
+        forbidden: &["sqlx", "redis", "axum"],
+        reason: "what a run would do, asked of the engine's ports; `preheat plan` alone needs it",
+    },
+    Rule {
         module: "adapter",
-        imports: Imports::Only(&["domain", "engine::port"]),
+        imports: Imports::Only(&["domain", "engine::ports"]),
         forbidden: &["axum", "tracing"],
         reason: "adapters stand behind ports, and they return: who handles a failure logs it",
     },
@@ -67,8 +73,8 @@ const RULES: [Rule; 12] = [
         module: "http",
         imports: Imports::Only(&[
             "domain",
-            "engine::handle",
-            "engine::status",
+            "engine::schedule::handle",
+            "engine::schedule::status",
             "invalidate",
             "audit",
             "observe",
@@ -236,6 +242,52 @@ fn reachable<'f>(imported: &BTreeMap<&'f str, BTreeSet<&'f str>>, from: &str) ->
     reached
 }
 
+/// The rooms of the engine, from the ground up, and what it is for that none imports from a later one.
+const ROOMS: [(&str, &str); 5] = [
+    ("ports", "what the engine needs of the world knows nothing of the engine"),
+    ("registry", "who may have keys is asked by runs"),
+    ("run", "how a run goes does not depend on when"),
+    ("schedule", "when a job runs does not depend on what wakes it"),
+    ("tasks", "what goes on beside the runs"),
+];
+
+#[test]
+fn no_room_of_the_engine_imports_from_a_later_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let upwards: Vec<String> = sources(&root.join("engine"))
+        .iter()
+        .flat_map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let module = module_of(path.strip_prefix(&root).unwrap());
+            upwards(&module, &text).into_iter().map(move |found| format!("`{module}`{found}"))
+        })
+        .collect();
+    assert!(upwards.is_empty(), "\n{}", upwards.join("\n"));
+}
+
+#[test]
+fn an_import_from_a_later_room_is_found() {
+    let later = "use crate::engine::schedule::handle::Handle;";
+    assert_eq!(upwards("engine::run::warm", later).len(), 1);
+    assert_eq!(upwards("engine::tasks::feed", later).len(), 0);
+    assert_eq!(upwards("engine::registry", "use super::run::Runner;").len(), 1);
+    assert_eq!(upwards("engine::run", "use super::registry::Registry;").len(), 0);
+}
+
+/// The imports of a module of the engine from a later room.
+fn upwards(module: &str, text: &str) -> Vec<String> {
+    let place = |path: &str| {
+        let room = path.strip_prefix("engine::")?.split("::").next()?;
+        ROOMS.iter().position(|(name, _)| *name == room)
+    };
+    let Some(own) = place(module) else { return Vec::new() };
+    let later = imports(module, text).into_iter().filter(|import| place(&import.path) > Some(own));
+    let (_, reason) = ROOMS[own];
+    later
+        .map(|Import { line, path }| format!(", line {line}: `{path}` is above: {reason}"))
+        .collect()
+}
+
 #[test]
 fn every_module_has_a_rule() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -253,7 +305,7 @@ fn a_violation_is_found_in_each_way_to_write_it() {
         check(module, text).into_iter().map(|violation| (violation.line, violation.found)).collect()
     };
     let one = |line, name: &str| vec![(line, name.to_owned())];
-    assert_eq!(found("domain::key", "use crate::engine::port;"), one(1, "engine::port"));
+    assert_eq!(found("domain::key", "use crate::engine::ports;"), one(1, "engine::ports"));
     assert_eq!(found("domain", "\n\nlet x = crate::app::run();"), one(3, "app::run"));
     assert_eq!(found("domain::key", "use super::super::http;"), one(1, "http"));
     assert_eq!(found("domain", "use super::{\n  http,\n  domain::key,\n};"), one(1, "http"));
@@ -283,11 +335,11 @@ fn what_is_allowed_is_let_through() {
     let cases = [
         ("domain::key", "use super::job::Job; use crate::domain::row; use self::x::y;"),
         ("domain::key", "mod tests { use super::*; use super::super::job; }"),
-        ("domain::key", "// crate::engine::port\n/* use tokio::spawn; */ /// [`crate::app`]\n"),
+        ("domain::key", "// crate::engine::ports\n/* use tokio::spawn; */ /// [`crate::app`]\n"),
         ("domain::key", "let x = \"crate::engine\"; let y = r#\"use tokio::x\"#; let z = '\"';"),
         ("domain::key", "let tokio = 1; struct Tokio; let x = a::tokio::b; fn redis() {}"),
-        ("adapter::redis", "use crate::engine::port::{Cache, CacheError}; use redis::Cmd;"),
-        ("http::jobs", "use crate::engine::{handle::Handle, status}; use axum::Router;"),
+        ("adapter::redis", "use crate::engine::ports::{Cache, CacheError}; use redis::Cmd;"),
+        ("http::jobs", "use crate::engine::schedule::{handle::Handle, status}; use axum::Router;"),
         ("definition", "use crate::domain::job::{self, Job};\nmod check;\nuse check::Check;"),
         ("cli::demo", "use preheat_sandbox::Postgres;"),
         ("main", "use preheat::cli;"),

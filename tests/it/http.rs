@@ -14,17 +14,14 @@ use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::run::{RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::broken::BrokenTenants;
-use preheat::engine::coverage::Coverage;
-use preheat::engine::limit::Limits;
-use preheat::engine::port::{CacheError, CacheErrorKind, Clock, History, HistoryError};
+use preheat::engine::ports::{CacheError, CacheErrorKind, Clock, History, HistoryError};
 use preheat::engine::ports::{Ports, Unguarded};
-use preheat::engine::record::Records;
 use preheat::engine::registry::Registry;
-use preheat::engine::restart::CacheProcess;
-use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
-use preheat::engine::scheduler::{Beats, Engine, Parts};
-use preheat::engine::writes::CacheWrites;
+use preheat::engine::run::limit::Limits;
+use preheat::engine::run::record::Records;
+use preheat::engine::run::{Runner, Stops};
+use preheat::engine::schedule::health::Beats;
+use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::http::{Control, HealthError, health, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
@@ -179,18 +176,12 @@ impl Worker {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, Arc::clone(&shared_clock), Arc::clone(&metrics));
-        let runner = Arc::new(Runner {
+        let runner = Arc::new(Runner::new(
             ports,
-            limits: Limits::new(4),
-            broken: BrokenTenants::default(),
-            cache_process: CacheProcess::default(),
-            cache_writes: CacheWrites::default(),
-            list: TenantList::default(),
-            coverage: Coverage::default(),
-            registry: Registry::new(Share::NONE),
-            jobs: SharedJobs::default(),
-            replica: "test".to_owned(),
-        });
+            Limits::new(4),
+            Registry::new(Share::NONE),
+            "test".to_owned(),
+        ));
         let parts = Parts {
             jobs: jobs(),
             runner: Arc::clone(&runner),

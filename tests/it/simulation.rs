@@ -22,12 +22,12 @@ use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{IdClass, TenantId, Tenants};
-use preheat::engine::handle::{JobSelection, RunRequest, Ticket};
-use preheat::engine::limit::Shares;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Ledger, Read, Source,
     SourceError, SourceErrorKind,
 };
+use preheat::engine::run::limit::Shares;
+use preheat::engine::schedule::handle::{JobSelection, RunRequest, Ticket};
 
 use super::engine::ledger::{Answer, Around, Call, Rules};
 use super::engine::record::Fickle;

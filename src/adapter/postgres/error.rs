@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::engine::ports::{SourceError, SourceErrorKind};
 
 /// A failed call; `doing` says what was being done.
 pub(super) fn source_error(doing: &str, error: &sqlx::Error) -> SourceError {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::domain::job::JobName;
 use crate::domain::run::{RunId, RunRecord};
-use crate::engine::port::{History, HistoryError};
+use crate::engine::ports::{History, HistoryError};
 
 use super::{ANSWER_GRACE, Begin, Database, LOCK_WAIT, Transaction, error};
 

@@ -26,7 +26,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::engine::port::{SourceError, SourceErrorKind};
+use crate::engine::ports::{SourceError, SourceErrorKind};
 
 use self::connect::Route;
 use self::session::{Bounds, LOCK_WAIT, Session};

@@ -17,7 +17,7 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::row::{KeyText, Rows, RowsFull};
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
-use crate::engine::port::{Read, Source, SourceError, SourceErrorKind};
+use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{BadId, ID_TYPES, IdArray, IdType, Slots};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};

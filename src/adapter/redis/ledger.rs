@@ -13,7 +13,7 @@ use redis::{Cmd, RedisResult, Value};
 use super::{RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::domain::manifest::Named;
-use crate::engine::port::{
+use crate::engine::ports::{
     BOOK_TTL, Book, CacheError, CacheErrorKind, FENCES_A_COMMAND, Ledger, Listing, NAMES_A_COMMAND,
 };
 

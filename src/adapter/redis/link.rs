@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::server_url::{CacheAddress, CacheUrl};
-use crate::engine::port::{CacheError, CacheErrorKind};
+use crate::engine::ports::{CacheError, CacheErrorKind};
 
 use super::tls::{self, TlsServer};
 use super::{CacheSettings, reply};

@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use crate::domain::entry::Entry;
 use crate::domain::glob;
-use crate::engine::port::{
+use crate::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Slice,
 };
 

@@ -9,7 +9,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use crate::domain::fence::Fence;
 use crate::domain::manifest::Named;
-use crate::engine::port::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
+use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
 
 /// The reply to a `SET`.
 pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {

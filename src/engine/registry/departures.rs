@@ -15,7 +15,7 @@ const REST: u32 = 9;
 
 /// What lists leave to the task that sweeps.
 #[derive(Default)]
-pub(in crate::engine) struct Departures {
+pub(crate) struct Departures {
     state: Mutex<State>,
     /// Held while some tenants are swept, and by a list that gives tenants keys.
     turn: tokio::sync::Mutex<()>,
@@ -32,20 +32,20 @@ struct State {
 }
 
 /// The tenants to sweep at a moment.
-pub(in crate::engine) struct Due {
-    pub(in crate::engine) ids: Vec<String>,
+pub(crate) struct Due {
+    pub(crate) ids: Vec<String>,
     /// How many of them were never swept; they come first.
-    pub(in crate::engine) newly: usize,
+    pub(crate) newly: usize,
 }
 
 impl Departures {
     /// What the registry said after the last list.
-    pub(super) fn remembered(&self) -> Remembered {
+    pub(crate) fn remembered(&self) -> Remembered {
         self.lock().remembered.clone()
     }
 
     /// After a list: the active tenants, those that left with it, and those that had left before.
-    pub(super) fn set(&self, active: Arc<Tenants>, left: Vec<Departed>, before: Vec<Departed>) {
+    pub(crate) fn set(&self, active: Arc<Tenants>, left: Vec<Departed>, before: Vec<Departed>) {
         let mut state = self.lock();
         state.unswept.extend(left.iter().map(|tenant| tenant.id.clone()));
         let departed: Vec<Departed> = left.into_iter().chain(before).collect();
@@ -55,22 +55,22 @@ impl Departures {
     }
 
     /// A list was taken.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.taken.notify_one();
     }
 
     /// Waits until a list was taken.
-    pub(in crate::engine) async fn taken(&self) {
+    pub(crate) async fn taken(&self) {
         self.taken.notified().await;
     }
 
     /// No tenant is swept, and none comes back, while this is held.
-    pub(in crate::engine) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
     /// The tenants to sweep at this monotonic moment.
-    pub(in crate::engine) fn due(&self, now: Duration) -> Due {
+    pub(crate) fn due(&self, now: Duration) -> Due {
         let state = self.lock();
         let ids = state.remembered.departed.iter().map(|tenant| tenant.id.clone());
         let (mut ids, again): (Vec<String>, Vec<String>) =
@@ -83,7 +83,7 @@ impl Departures {
     }
 
     /// The active tenants, and those among some that are still departed.
-    pub(in crate::engine) fn still(&self, ids: &[String]) -> (Arc<Tenants>, Vec<Departed>) {
+    pub(crate) fn still(&self, ids: &[String]) -> (Arc<Tenants>, Vec<Departed>) {
         let state = self.lock();
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
         let Remembered { active, departed } = &state.remembered;
@@ -92,7 +92,7 @@ impl Departures {
     }
 
     /// All keys of these tenants were removed.
-    pub(in crate::engine) fn were_swept(&self, tenants: &[Departed]) {
+    pub(crate) fn were_swept(&self, tenants: &[Departed]) {
         let mut state = self.lock();
         for tenant in tenants {
             state.unswept.remove(&tenant.id);
@@ -100,14 +100,14 @@ impl Departures {
     }
 
     /// These tenants are not in the registry any more.
-    pub(in crate::engine) fn remove(&self, ids: &[String]) {
+    pub(crate) fn remove(&self, ids: &[String]) {
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
         let mut state = self.lock();
         state.remembered.departed.retain(|tenant| !ids.contains(tenant.id.as_str()));
     }
 
     /// A sweep that took so long ended at this monotonic moment.
-    pub(in crate::engine) fn rest(&self, now: Duration, took: Duration) {
+    pub(crate) fn rest(&self, now: Duration, took: Duration) {
         self.lock().rests_until = now + took * REST;
     }
 

@@ -20,20 +20,20 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::Mutex;
 
-pub(super) use self::departures::{Departures, Due};
+pub(crate) use self::departures::{Departures, Due};
 use self::registration::Changes;
-pub(super) use self::registration::Departed;
+pub(crate) use self::registration::Departed;
 pub use self::registration::Registered;
-use super::port::{Book, CacheError, Ledger};
-use super::ports::Ports;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
+use crate::engine::ports::Ports;
+use crate::engine::ports::{Book, CacheError, Ledger};
 use crate::observe::event;
 
 /// After this long the registry is looked at even if no tenant came or left: it may have been evicted, the
 /// cache may be another one, or another worker may have changed it.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_mins(10);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
 /// How much longer than the longest run a tenant is swept: a last write may still be on its way, and
 /// another worker's clock may differ.
@@ -45,7 +45,7 @@ pub struct Registry {
     /// Lists take turns: held over awaits, since one list is compared after the other.
     memory: Mutex<Memory>,
     /// The tenants that left, for the task that sweeps them.
-    pub(super) departures: Departures,
+    pub(crate) departures: Departures,
 }
 
 /// What is known of the last list, so that one that is the same asks nothing of the cache.
@@ -84,7 +84,7 @@ pub(crate) struct Shrank {
 
 impl Shrank {
     /// The same in short, for each of the runs that could not go by the list.
-    pub(super) fn in_short(&self) -> String {
+    pub(crate) fn in_short(&self) -> String {
         let Self { gone, known, listed: _, max_shrink } = self;
         format!(
             "{gone} of {known} tenants are missing from the tenant list, more than \
@@ -94,19 +94,19 @@ impl Shrank {
 }
 
 /// A complete tenant list.
-pub(super) struct ListRead<'a> {
-    pub(super) list: &'a Arc<Tenants>,
+pub(crate) struct ListRead<'a> {
+    pub(crate) list: &'a Arc<Tenants>,
     /// Lists that were begun later have larger numbers.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// The jobs at that moment.
-    pub(super) jobs: &'a Jobs,
+    pub(crate) jobs: &'a Jobs,
     /// How often the cache server had been restarted.
-    pub(super) restarts: u64,
+    pub(crate) restarts: u64,
 }
 
 /// Why no run may go by a tenant list.
 #[derive(Clone, Debug)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// It lacks too many.
     Shrank(Shrank),
     /// Its new tenants could not be registered: keys that are written now would be found by nobody once
@@ -126,7 +126,7 @@ impl Registry {
     }
 
     /// The entries of all tenants of a list, as they are written where the cache has none yet.
-    pub(super) fn first_entries(list: &Tenants) -> Vec<(String, String)> {
+    pub(crate) fn first_entries(list: &Tenants) -> Vec<(String, String)> {
         Changes::between(HashMap::new(), list).added
     }
 
@@ -141,7 +141,7 @@ impl Registry {
 
     /// Takes a complete tenant list, and wakes the task that sweeps the tenants that left. One that was
     /// begun before another that had its turn already says nothing new about who left.
-    pub(super) async fn take(&self, ports: &Ports, read: ListRead<'_>) -> Result<(), Distrust> {
+    pub(crate) async fn take(&self, ports: &Ports, read: ListRead<'_>) -> Result<(), Distrust> {
         let ListRead { list, number, jobs, restarts } = read;
         let mut memory = self.memory.lock().await;
         if number < memory.newest {
@@ -209,7 +209,7 @@ impl Registry {
 }
 
 /// How long after its tenant left a run with an older list may still write.
-pub(super) fn grace(jobs: &Jobs) -> TimeDelta {
+pub(crate) fn grace(jobs: &Jobs) -> TimeDelta {
     let longest = jobs.values().map(|job| job.timeout).max().unwrap_or_default();
     TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX / 2) + MARGIN
 }

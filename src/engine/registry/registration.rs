@@ -12,7 +12,7 @@ use crate::domain::tenant::{Tenant, Tenants};
 /// What the registry says of one tenant. Of a text that cannot be read nothing but the tenant's id is
 /// known, and the tenant counts as active.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     /// Its columns but those that are NULL, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     columns: BTreeMap<String, String>,
@@ -48,13 +48,13 @@ pub(crate) struct Departed {
 
 impl Departed {
     /// The entry that says that it is gone.
-    pub(super) fn mark(&self, now: DateTime<Utc>) -> (String, String) {
+    pub(crate) fn mark(&self, now: DateTime<Utc>) -> (String, String) {
         let entry = Registration { columns: self.columns.clone(), gone_at: Some(now) };
         (self.id.clone(), entry.text())
     }
 
     /// The same, gone since a moment.
-    pub(super) fn since(&self, now: DateTime<Utc>) -> Self {
+    pub(crate) fn since(&self, now: DateTime<Utc>) -> Self {
         Self { gone_at: Some(now), ..self.clone() }
     }
 
@@ -67,14 +67,14 @@ impl Departed {
 /// What the registry said after the last list. The cache may lose it, and the tenants in it may have
 /// keys all the same: a run with an older list may write them after that.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Remembered {
-    pub(super) active: Arc<Tenants>,
-    pub(super) departed: Vec<Departed>,
+pub(crate) struct Remembered {
+    pub(crate) active: Arc<Tenants>,
+    pub(crate) departed: Vec<Departed>,
 }
 
 impl Remembered {
     /// The entries that the registry lacks. A tenant that was gone by `outdated` may have been removed from it.
-    pub(super) fn lacking(
+    pub(crate) fn lacking(
         &self,
         registry: &HashMap<String, String>,
         outdated: DateTime<Utc>,
@@ -94,22 +94,22 @@ impl Remembered {
 
 /// What a tenant list changes in the registry.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     /// How many active tenants the registry had.
-    pub(super) known: usize,
+    pub(crate) known: usize,
     /// Entries to add: of tenants that are new, came back, or have other columns.
-    pub(super) added: Vec<(String, String)>,
+    pub(crate) added: Vec<(String, String)>,
     /// The tenants that came back.
-    pub(super) back: Vec<String>,
+    pub(crate) back: Vec<String>,
     /// The tenants that left since the last list.
-    pub(super) left: Vec<Departed>,
+    pub(crate) left: Vec<Departed>,
     /// The tenants that had left before.
-    pub(super) departed: Vec<Departed>,
+    pub(crate) departed: Vec<Departed>,
 }
 
 impl Changes {
     /// Between the registry and the tenants that are active now.
-    pub(super) fn between(mut registry: HashMap<String, String>, list: &Tenants) -> Self {
+    pub(crate) fn between(mut registry: HashMap<String, String>, list: &Tenants) -> Self {
         let columns: Vec<&str> = list.column_names().collect();
         let mut changes = Self::default();
         // A tenant query with a join may name a tenant twice.
@@ -152,7 +152,7 @@ pub struct Registered {
 }
 
 impl Registered {
-    pub(super) fn read(entries: Vec<(String, String)>) -> Self {
+    pub(crate) fn read(entries: Vec<(String, String)>) -> Self {
         // The same entry may come twice from a registry that changes while it is read.
         let entries: BTreeMap<String, Registration> =
             entries.into_iter().map(|(id, text)| (id, Registration::read(&text))).collect();

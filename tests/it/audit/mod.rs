@@ -15,17 +15,13 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
-use preheat::engine::broken::BrokenTenants;
-use preheat::engine::coverage::Coverage;
-use preheat::engine::limit::{Limits, Priority};
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
 };
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
-use preheat::engine::restart::CacheProcess;
-use preheat::engine::run::{Runner, SharedJobs, TenantList};
-use preheat::engine::writes::CacheWrites;
+use preheat::engine::run::Runner;
+use preheat::engine::run::limit::{Limits, Priority};
 
 use crate::engine::ledger::{Answer, Around, CacheCall, Call, Rules};
 use crate::engine::{
@@ -141,18 +137,12 @@ impl Lab {
             ledger: Arc::clone(&read_only) as _,
         };
         let ports = Ports::new(servers, Arc::new(world.clock.clone()), Arc::clone(&world.metrics));
-        let runner = Arc::new(Runner {
+        let runner = Arc::new(Runner::new(
             ports,
-            limits: Limits::new(2),
-            broken: BrokenTenants::default(),
-            cache_process: CacheProcess::default(),
-            cache_writes: CacheWrites::default(),
-            list: TenantList::default(),
-            coverage: Coverage::default(),
-            registry: Registry::new(Share::from_percent(50.0).unwrap()),
-            jobs: SharedJobs::default(),
-            replica: "test".to_owned(),
-        });
+            Limits::new(2),
+            Registry::new(Share::from_percent(50.0).unwrap()),
+            "test".to_owned(),
+        ));
         let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
         let by_name = jobs.iter().map(|job| (job.name.clone(), Arc::clone(job)));
         runner.jobs.set(by_name.collect::<BTreeMap<_, _>>());

@@ -8,7 +8,7 @@ use preheat::audit::{AuditOrder, KeyState};
 use preheat::domain::audit::Kind;
 use preheat::domain::job::{Job, Key, Share};
 use preheat::domain::report::FailureKind;
-use preheat::engine::port::Clock;
+use preheat::engine::ports::Clock;
 
 use super::{Lab, found, listed, quiet, rows_of};
 use crate::engine::{MINUTE, SECOND, job, key, many, tenants};

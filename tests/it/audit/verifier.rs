@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use preheat::audit::Verifier;
 use preheat::domain::job::Job;
-use preheat::engine::port::{Clock, SourceErrorKind};
+use preheat::engine::ports::{Clock, SourceErrorKind};
 
 use super::{Lab, quiet, rows_of};
 use crate::engine::{Count, MINUTE, SECOND, many, refused};

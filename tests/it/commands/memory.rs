@@ -1,6 +1,6 @@
 //! The model by which `preheat plan` counts memory, against a real server.
 
-use preheat::engine::estimate::footprint;
+use preheat::estimate::footprint;
 use preheat_sandbox::Redis;
 use redis::Cmd;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use preheat::engine::port::STATS_COMMANDS;
+use preheat::engine::ports::STATS_COMMANDS;
 use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;

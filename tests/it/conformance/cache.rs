@@ -9,7 +9,7 @@ use chrono::Utc;
 use preheat::adapter::clock::SystemClock;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::glob;
-use preheat::engine::port::{Cache, CacheErrorKind, Found, Ledger, Listing};
+use preheat::engine::ports::{Cache, CacheErrorKind, Found, Ledger, Listing};
 use preheat_sandbox::Redis;
 use redis::aio::MultiplexedConnection;
 

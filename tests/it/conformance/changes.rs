@@ -13,7 +13,7 @@ use preheat::domain::change::{
     Change, ChangeSource, ChangeSourceId, TouchedTenants, change_sources,
 };
 use preheat::domain::job::{Job, Jobs, Table};
-use preheat::engine::port::{Feed, FeedError, FeedSource};
+use preheat::engine::ports::{Feed, FeedError, FeedSource};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::time::timeout;
 

@@ -9,7 +9,7 @@ use preheat::adapter::postgres::{
 };
 use preheat::domain::job::{DateZone, Dates, Job, Table};
 use preheat::domain::json::ColumnCodec;
-use preheat::engine::port::Source;
+use preheat::engine::ports::Source;
 
 use super::pgbouncer::Bouncer;
 use super::postgres::{connect, settings};
@@ -159,7 +159,7 @@ async fn a_server_that_is_gone_is_no_problem_of_a_query() {
     let source = connect(settings(&server.url("postgres")), "select 1").await;
     server.stop();
     let error = source.describe(&job("select 1 as tenant_id", &["k"])).await.unwrap_err();
-    assert_eq!(error.kind, preheat::engine::port::SourceErrorKind::Unavailable);
+    assert_eq!(error.kind, preheat::engine::ports::SourceErrorKind::Unavailable);
 }
 
 /// What a job's query reads, a relation a line: those that `tables` does not name have a `!`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use preheat::adapter::clock::SystemClock;
-use preheat::engine::port::Clock;
+use preheat::engine::ports::Clock;
 
 use crate::support::virtual_clock::VirtualClock;
 

@@ -10,7 +10,7 @@ use preheat::adapter::postgres::{
 };
 use preheat::domain::report::{Failure, FailureKind, Report};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
-use preheat::engine::port::History;
+use preheat::engine::ports::History;
 
 use super::name;
 use super::postgres::settings;

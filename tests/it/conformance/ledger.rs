@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
 use preheat::domain::job::JobName;
 use preheat::domain::manifest::manifest_key;
-use preheat::engine::port::{BOOK_TTL, Book, Cache, CacheErrorKind, Ledger, Listing};
+use preheat::engine::ports::{BOOK_TTL, Book, Cache, CacheErrorKind, Ledger, Listing};
 
 use super::cache::{ODD, Past, in_memory, on_redis, scan, strings};
 use crate::support;

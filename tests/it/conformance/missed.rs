@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use preheat::adapter::postgres::{Database, PostgresFeedSource, look};
 use preheat::domain::change::Change;
-use preheat::engine::port::FeedSource;
+use preheat::engine::ports::FeedSource;
 use sqlx::Connection;
 use tokio::time::timeout;
 

@@ -28,7 +28,7 @@ use preheat::domain::layout::Checks;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{Batch, Tenants};
-use preheat::engine::port::{Read, Source, SourceError};
+use preheat::engine::ports::{Read, Source, SourceError};
 
 pub(crate) fn name(text: &str) -> JobName {
     JobName::parse(text).unwrap()

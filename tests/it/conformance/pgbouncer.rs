@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use preheat::adapter::postgres::{Database, DatabaseSettings, Findings, PostgresHistory, migrate};
 use preheat::domain::tenant::Batch;
-use preheat::engine::port::{History, Source, SourceErrorKind};
+use preheat::engine::ports::{History, Source, SourceErrorKind};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use tempfile::TempDir;

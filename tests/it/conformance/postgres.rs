@@ -11,7 +11,7 @@ use preheat::adapter::postgres::{
 use preheat::domain::job::{DateZone, Dates};
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{TenantId, Tenants};
-use preheat::engine::port::{Read, Source, SourceError, SourceErrorKind};
+use preheat::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 use preheat_sandbox::{Postgres, PostgresOptions};
 use secrecy::SecretString;
 use sqlx::PgConnection;

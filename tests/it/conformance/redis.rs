@@ -8,7 +8,7 @@ use futures::future::join_all;
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
-use preheat::engine::port::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
+use preheat::engine::ports::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
 use preheat_sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
 

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use preheat::domain::job::{DateZone, Dates, Job};
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, Tenant, TenantId, Tenants};
-use preheat::engine::port::{Read, Source, SourceErrorKind};
+use preheat::engine::ports::{Read, Source, SourceErrorKind};
 
 use super::postgres::{connect, settings};
 use super::{batch, fleet_job, job, read, with_dates};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::postgres::{Database, DatabaseSettings, PostgresFeedSource, TroubleNote};
-use preheat::engine::port::Source;
+use preheat::engine::ports::Source;
 use preheat_sandbox::{Postgres, PostgresOptions};
 
 use super::certificates::Certificates;

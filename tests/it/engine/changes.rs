@@ -13,10 +13,10 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::feed::Feeder;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     CacheErrorKind, Clock, Feed, FeedError, FeedSource, Ledger, SourceErrorKind,
 };
+use preheat::engine::tasks::feed::Feeder;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

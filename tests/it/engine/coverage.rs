@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use preheat::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use preheat::domain::run::Outcome;
-use preheat::engine::port::Clock;
+use preheat::engine::ports::Clock;
 
 use super::{MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, tenants};
 use crate::support::memory::MemoryRow;

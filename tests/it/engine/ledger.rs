@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::manifest::Named;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Book, Cache, CacheError, CacheStats, Found, KeyResult, Ledger, Listing, Slice,
 };
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
-use preheat::engine::limit::Shares;
-use preheat::engine::port::{Clock, SourceErrorKind};
+use preheat::engine::ports::{Clock, SourceErrorKind};
+use preheat::engine::run::limit::Shares;
 
 use super::changes::{Fed, watching};
 use super::{Count, MINUTE, SECOND, Setup, job, many, refused, tenants};

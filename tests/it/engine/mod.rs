@@ -31,21 +31,18 @@ use preheat::domain::key::KeyTemplate;
 use preheat::domain::run::RunRecord;
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{TenantId, Tenants};
-use preheat::engine::broken::BrokenTenants;
-use preheat::engine::coverage::Coverage;
-use preheat::engine::handle::{Handle, JobSelection, RunRequest, Ticket};
-use preheat::engine::limit::Limits;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, Clock, History, Ledger, Source, SourceError, SourceErrorKind,
 };
 use preheat::engine::ports::{Ports, Unguarded};
-use preheat::engine::record::Records;
 use preheat::engine::registry::Registry;
-use preheat::engine::restart::CacheProcess;
-use preheat::engine::run::{Runner, SharedJobs, Stops, TenantList};
-use preheat::engine::scheduler::{Beats, Engine, Parts};
-use preheat::engine::status::JobStatus;
-use preheat::engine::writes::CacheWrites;
+use preheat::engine::run::limit::Limits;
+use preheat::engine::run::record::Records;
+use preheat::engine::run::{Runner, Stops};
+use preheat::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket};
+use preheat::engine::schedule::health::Beats;
+use preheat::engine::schedule::scheduler::{Engine, Parts};
+use preheat::engine::schedule::status::JobStatus;
 use preheat::invalidate::Invalidations;
 use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
@@ -191,18 +188,12 @@ impl Setup {
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
         };
         let ports = Ports::new(servers, Arc::clone(&shared), Arc::clone(&metrics));
-        let runner = Arc::new(Runner {
+        let runner = Arc::new(Runner::new(
             ports,
-            limits: Limits::new(concurrency),
-            broken: BrokenTenants::default(),
-            cache_process: CacheProcess::default(),
-            cache_writes: CacheWrites::default(),
-            list: TenantList::default(),
-            coverage: Coverage::default(),
-            registry: Registry::new(max_shrink),
-            jobs: SharedJobs::default(),
-            replica: "test".to_owned(),
-        });
+            Limits::new(concurrency),
+            Registry::new(max_shrink),
+            "test".to_owned(),
+        ));
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
         let parts = Parts {

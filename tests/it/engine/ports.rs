@@ -8,7 +8,7 @@ use chrono::Utc;
 use preheat::domain::fence::Fence;
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, TenantId};
-use preheat::engine::port::{Book, CacheErrorKind, Listing, Read, SourceError, SourceErrorKind};
+use preheat::engine::ports::{Book, CacheErrorKind, Listing, Read, SourceError, SourceErrorKind};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::observe::metric::Metrics;
 

@@ -10,7 +10,7 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::run::{Outcome, RunId, RunRecord};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::port::{Clock, History, HistoryError};
+use preheat::engine::ports::{Clock, History, HistoryError};
 
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 

@@ -11,9 +11,9 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::handle::{JobSelection, RunRequest};
-use preheat::engine::port::{Book, CacheErrorKind, Clock, Ledger};
+use preheat::engine::ports::{Book, CacheErrorKind, Clock, Ledger};
 use preheat::engine::registry::{Registered, Registry};
+use preheat::engine::schedule::handle::{JobSelection, RunRequest};
 
 use super::ledger::{Answer, Around, CacheCall, Call, HookedLedger, Rules, names};
 use super::{

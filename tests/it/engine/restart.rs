@@ -9,8 +9,8 @@ use preheat::domain::job::{Job, JobName, Scope, Table};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::port::{Cache, CacheErrorKind, CacheStats};
-use preheat::engine::restart::{LOOK_EVERY, STEADY_FOR};
+use preheat::engine::ports::{Cache, CacheErrorKind, CacheStats};
+use preheat::engine::run::cache_process::{LOOK_EVERY, STEADY_FOR};
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{

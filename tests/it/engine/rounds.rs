@@ -14,10 +14,10 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
-use preheat::engine::limit::Priority;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
 };
+use preheat::engine::run::limit::Priority;
 use preheat::engine::run::{RunResult, RunSpec, Stops, Unverified};
 
 use super::ledger::{Call, names};

@@ -10,8 +10,8 @@ use preheat::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use preheat::domain::report::{Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::{TenantId, Tenants};
-use preheat::engine::handle::{JobSelection, RunRequest, RunView, Ticket};
-use preheat::engine::port::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
+use preheat::engine::ports::{CacheErrorKind, CacheStats, Clock, SourceErrorKind};
+use preheat::engine::schedule::handle::{JobSelection, RunRequest, RunView, Ticket};
 use tokio::sync::Barrier;
 
 use super::ledger::{Answer, Around, CacheCall, Call, Rules};

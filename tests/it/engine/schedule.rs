@@ -12,9 +12,9 @@ use preheat::domain::job::{Job, JobName, Overlap, Scope};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunId, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::handle::{JobSelection, RequestError, RunRequest, RunView, Ticket};
-use preheat::engine::port::{Clock, SourceErrorKind};
-use preheat::engine::status::{Phase, Readiness};
+use preheat::engine::ports::{Clock, SourceErrorKind};
+use preheat::engine::schedule::handle::{JobSelection, RequestError, RunRequest, RunView, Ticket};
+use preheat::engine::schedule::status::{Phase, Readiness};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

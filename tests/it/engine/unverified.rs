@@ -9,9 +9,9 @@ use preheat::domain::fence::fence_key;
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
-use preheat::engine::follow_up::{Warmed, run_with_follow_ups};
-use preheat::engine::port::{Cache, CacheStats, Clock, Ledger};
+use preheat::engine::ports::{Cache, CacheStats, Clock, Ledger};
 use preheat::engine::run::{RunSpec, Stops};
+use preheat::engine::schedule::follow_up::{Warmed, run_with_follow_ups};
 
 use super::changes::{Fed, watching};
 use super::ledger::{Answer, Around, Rules};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use preheat::domain::job::Job;
 use preheat::domain::run::Outcome;
-use preheat::engine::port::{CacheErrorKind, Clock};
+use preheat::engine::ports::{CacheErrorKind, Clock};
 
 use super::changes::{Fed, watching};
 use super::{

@@ -12,8 +12,8 @@ use preheat::domain::job::{DateZone, Dates, Job, Key, Scope};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::tenant::{TenantId, Tenants};
-use preheat::engine::handle::{JobSelection, RunRequest};
-use preheat::engine::port::{CacheErrorKind, Clock, Ledger, SourceErrorKind};
+use preheat::engine::ports::{CacheErrorKind, Clock, Ledger, SourceErrorKind};
+use preheat::engine::schedule::handle::{JobSelection, RunRequest};
 use preheat::invalidate::{InvalidateError, InvalidateReport, InvalidateRequest, Invalidation};
 
 use crate::engine::ledger::Call;

@@ -6,7 +6,7 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::{IdClass, Tenants};
-use preheat::engine::port::{Clock, Ledger, Listing, SourceErrorKind};
+use preheat::engine::ports::{Clock, Ledger, Listing, SourceErrorKind};
 use preheat::invalidate::InvalidateRequest;
 
 use super::{jobs, keys, of_tenants, pets, texts, world};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use preheat::domain::job::Job;
 use preheat::domain::report::FailureKind;
-use preheat::engine::port::Clock;
+use preheat::engine::ports::Clock;
 use preheat::invalidate::InvalidateError;
 
 use super::{jobs, keys, world};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
-use preheat::engine::port::Clock;
+use preheat::engine::ports::Clock;
 use tokio::sync::{oneshot, watch};
 
 use super::dice::Dice;

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::domain::change::{Change, ChangeSourceId};
-use crate::engine::port::{Feed, FeedError, FeedSource, SourceError};
+use crate::engine::ports::{Feed, FeedError, FeedSource, SourceError};
 
 use super::super::{
     Access, Begin, CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error,

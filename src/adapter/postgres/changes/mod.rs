@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::domain::change::{ChangeSource, TouchedTenants};
 use crate::domain::job::JobName;
-use crate::engine::port::SourceError;
+use crate::engine::ports::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
 use super::{Access, Begin, Database, Transaction, error};

@@ -15,7 +15,7 @@ use crate::domain::change::ChangeSource;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, RowEncoder};
 use crate::domain::tenant::Batch;
-use crate::engine::port::{Read, SourceError};
+use crate::engine::ports::{Read, SourceError};
 
 use self::plan::Plan;
 use super::changes::{self, ChangesError, TableProblem, quoted_table};

@@ -9,7 +9,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, Row};
 use uuid::Uuid;
 
-use crate::engine::port::SourceErrorKind;
+use crate::engine::ports::SourceErrorKind;
 
 use super::super::Transaction;
 use super::super::source::{ReadError, value};

@@ -11,7 +11,7 @@ use crate::domain::date::{first_dates, today};
 use crate::domain::job::{DATE_COLUMN, Job, Scope};
 use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
-use crate::engine::port::{Read, SourceError, SourceErrorKind};
+use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 
 use super::super::source::{PostgresSource, ReadError, finish};
 use super::super::{Access, Transaction};

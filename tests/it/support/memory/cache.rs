@@ -11,7 +11,7 @@ use super::lock;
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::glob;
-use preheat::engine::port::{
+use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
 };
 

@@ -9,7 +9,7 @@ use super::cache::{CacheState, MemoryCache};
 use super::lock;
 use preheat::domain::fence::{FENCE_TTL, Fence};
 use preheat::domain::manifest::Named;
-use preheat::engine::port::{BOOK_TTL, Book, CacheError, Ledger, Listing};
+use preheat::engine::ports::{BOOK_TTL, Book, CacheError, Ledger, Listing};
 
 impl MemoryCache {
     /// What an operation does at this moment.

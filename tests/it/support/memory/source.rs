@@ -13,7 +13,7 @@ use preheat::domain::date;
 use preheat::domain::job::{DATE_COLUMN, Job, JobName, Scope};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::tenant::{IdClass, TenantId, Tenants};
-use preheat::engine::port::{Read, Source, SourceError, SourceErrorKind};
+use preheat::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
 /// Tenants and rows in memory; failures and delays come from hooks.
 #[derive(Default)]

@@ -1,0 +1,268 @@
+//! The batches of a run: each is read with one query and written with one pipeline (see `warm.rs`),
+//! and split where that helps to find the tenant that fails.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::task::{JoinError, JoinSet};
+
+use super::broken::hash;
+use super::retry::{Refusal, Remedy};
+use super::runner::Runner;
+use super::spec::{RunSpec, Stops};
+use crate::domain::layout::Checks;
+use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::tenant::Batch;
+use crate::observe::event;
+
+/// How the work of a run came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Complete,
+    Deadline,
+    Stopped,
+}
+
+/// When a run has to be over.
+pub(crate) struct Deadline {
+    /// The moment on the monotonic clock.
+    pub(crate) at: Duration,
+    pub(crate) passed: BoxFuture<'static, ()>,
+}
+
+/// After so many tenants in a row that fail even alone, where none worked yet, the query itself is
+/// taken to be broken: splitting every batch down to single tenants would only load the database.
+const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
+
+/// The batches of one run.
+pub(crate) struct Work {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) spec: Arc<RunSpec>,
+    pub(crate) started_at: DateTime<Utc>,
+    /// When the run has to be over, on the monotonic clock.
+    pub(crate) deadline_at: Duration,
+    pub(crate) key_columns: usize,
+    /// What has to be looked at of its keys.
+    pub(crate) checks: Checks,
+    /// Why no batch can work; the rest of the run fails with it.
+    given_up: OnceLock<Refusal>,
+    /// What the last read said that met a lock, while none has worked since.
+    locked: Mutex<Option<String>>,
+    /// Some tenant could be read.
+    worked: AtomicBool,
+    /// Tenants that failed alone since one could be read.
+    lone_failures: AtomicU32,
+    /// Tenants that failed alone.
+    alone: Mutex<Vec<u64>>,
+}
+
+impl Work {
+    pub(crate) fn new(
+        runner: Arc<Runner>,
+        spec: Arc<RunSpec>,
+        started_at: DateTime<Utc>,
+        deadline_at: Duration,
+    ) -> Arc<Self> {
+        let key_columns = spec.job.key_columns().len();
+        let checks = Checks::new(runner.layout(), &spec.job);
+        Arc::new(Self {
+            runner,
+            spec,
+            started_at,
+            deadline_at,
+            key_columns,
+            checks,
+            given_up: OnceLock::new(),
+            locked: Mutex::default(),
+            worked: AtomicBool::new(false),
+            lone_failures: AtomicU32::new(0),
+            alone: Mutex::default(),
+        })
+    }
+
+    /// Does all batches, at most so many of them at once as the job may have in flight.
+    pub(crate) async fn all(
+        self: &Arc<Self>,
+        mut pending: VecDeque<Batch>,
+        stops: &Stops,
+        mut deadline: BoxFuture<'static, ()>,
+        report: &mut Report,
+    ) -> End {
+        let mut tasks = JoinSet::new();
+        let at_once = self.runner.limits.shares().of_job(&self.spec.job, self.spec.priority);
+        let mut draining = false;
+        loop {
+            while !draining && tasks.len() < at_once {
+                let Some(batch) = pending.pop_front() else { break };
+                tasks.spawn(Arc::clone(self).warm_or_fail(batch));
+            }
+            tokio::select! {
+                biased;
+                () = stops.abort.cancelled() => {
+                    self.stop(tasks, report).await;
+                    return End::Stopped;
+                }
+                () = &mut deadline => {
+                    self.stop(tasks, report).await;
+                    return End::Deadline;
+                }
+                () = stops.drain.cancelled(), if !draining => draining = true,
+                ended = tasks.join_next() => match ended {
+                    Some(ended) => self.count(ended, report),
+                    None if pending.is_empty() => return End::Complete,
+                    None => return End::Stopped,
+                },
+            }
+        }
+    }
+
+    /// Stops the batches in flight. What they wrote is not counted, but that of those which had
+    /// ended is.
+    async fn stop(&self, mut tasks: JoinSet<Report>, report: &mut Report) {
+        tasks.abort_all();
+        while let Some(ended) = tasks.join_next().await {
+            self.count(ended, report);
+        }
+    }
+
+    fn count(&self, ended: Result<Report, JoinError>, report: &mut Report) {
+        // A batch does not panic (see `warm_or_fail`): one without a report was stopped.
+        let Ok(part) = ended else { return };
+        self.spec.progress.add(&part);
+        report.add(part);
+        report.failed.truncate(self.spec.most_failed);
+    }
+
+    /// A batch whose task always ends with a report, even if preheat itself is at fault.
+    async fn warm_or_fail(self: Arc<Self>, batch: Batch) -> Report {
+        let warm = AssertUnwindSafe(self.warm(batch.clone())).catch_unwind();
+        warm.await.unwrap_or_else(|_panic| {
+            let mut report = Report::default();
+            let message = "the batch panicked: this is a defect of preheat";
+            fail_all(&batch, FailureKind::Internal, message, &mut report);
+            report
+        })
+    }
+
+    /// Warms a batch, split as far as it takes to warm all tenants that can be.
+    async fn warm(&self, batch: Batch) -> Report {
+        let mut report = Report::default();
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            if let Some(cause) = self.given_up.get() {
+                fail_all(&part, cause.kind, &cause.message, &mut report);
+                continue;
+            }
+            let Err(refusal) = self.part(&part, &mut report).await else { continue };
+            let alone = match refusal.remedy {
+                Remedy::Split => match part.split() {
+                    Ok((first, second)) => {
+                        self.say_split(first.len() + second.len(), &refusal);
+                        parts.extend([second, first]);
+                        continue;
+                    }
+                    Err(alone) => {
+                        self.fail_alone(&alone, refusal, &mut report);
+                        continue;
+                    }
+                },
+                Remedy::Wait(_)
+                | Remedy::AwaitLock
+                | Remedy::StandBy(_)
+                | Remedy::Fail
+                | Remedy::GiveUp => part,
+            };
+            fail_all(&alone, refusal.kind, &refusal.message, &mut report);
+            self.give_up_after(refusal);
+        }
+        report
+    }
+
+    /// A tenant that cannot be read even alone. That one which failed before fails again says nothing
+    /// about the query, unless it is too slow.
+    fn fail_alone(&self, alone: &Batch, refusal: Refusal, report: &mut Report) {
+        fail_all(alone, refusal.kind, &refusal.message, report);
+        let tenant = alone.tenant(0);
+        let job = &self.spec.job.name;
+        let is_known = tenant.is_some_and(|tenant| self.runner.broken.has(job, tenant.id()));
+        if let Some(tenant) = tenant {
+            self.alone().push(hash(tenant.id()));
+        }
+        if !is_known || refusal.kind == FailureKind::StatementTimeout {
+            self.give_up_after(refusal);
+        }
+    }
+
+    /// Remembers who failed alone, for the next runs; where the whole query fails it is of nobody's
+    /// making.
+    pub(crate) fn note_broken(&self) {
+        if self.given_up.get().is_none() {
+            let alone = std::mem::take(&mut *self.alone());
+            self.runner.broken.note(&self.spec.job.name, alone);
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the rest of the run up where what some tenants failed of will fail all others too.
+    pub(crate) fn give_up_after(&self, refusal: Refusal) {
+        let gives_up = match refusal.remedy {
+            Remedy::GiveUp => true,
+            // It was tried as often as it may be.
+            Remedy::Wait(server) | Remedy::StandBy(server) => self.runner.breaker(server).is_open(),
+            Remedy::AwaitLock | Remedy::Fail => false,
+            Remedy::Split => {
+                let in_a_row = self.lone_failures.fetch_add(1, Ordering::Relaxed) + 1;
+                // The query worked for some; but a database that is too slow for sixteen tenants,
+                // one by one, is in trouble.
+                let query_is_good = self.worked.load(Ordering::Relaxed)
+                    && refusal.kind != FailureKind::StatementTimeout;
+                in_a_row >= LONE_FAILURES_TO_GIVE_UP && !query_is_good
+            }
+        };
+        self.runner.cache_writes.note_failure(refusal.kind);
+        if gives_up {
+            // Another batch may have come to the same at the same time.
+            self.given_up.get_or_init(|| refusal);
+        }
+    }
+
+    fn say_split(&self, tenants: usize, refusal: &Refusal) {
+        let (job, run) = (&self.spec.job.name, self.spec.id);
+        let (kind, message) = (refusal.kind, refusal.message.as_str());
+        event::BatchSplit { job, run, tenants, kind, message }.emit(&self.runner.metrics);
+    }
+
+    /// Some tenants could be read.
+    pub(crate) fn it_worked(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+        self.lone_failures.store(0, Ordering::Relaxed);
+        *self.locked() = None;
+    }
+
+    /// What the last read said that met a lock, while none has worked since.
+    pub(crate) fn locked(&self) -> MutexGuard<'_, Option<String>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nothing of a part could be written.
+pub(crate) fn fail_all(part: &Batch, kind: FailureKind, message: &str, report: &mut Report) {
+    let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
+    let tenants = part.len().max(1) as u64;
+    let mut failure = Failure::new(kind, first, message.to_owned());
+    failure.count = tenants;
+    report.fail(failure);
+    let message = Arc::from(message);
+    for slot in 0..part.len().max(1) {
+        report.fail_tenant(part.tenant(slot).map(|tenant| tenant.id()), kind, &message);
+    }
+}

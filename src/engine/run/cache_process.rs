@@ -1,0 +1,346 @@
+//! A cache server that was restarted, failed over, replaced or emptied, and may have lost anything: keys,
+//! fences, manifests, books.
+//!
+//! With its stats the server says which process it is. Whoever asks for them takes note of that: a
+//! run when it begins and when it ends, a scrape of the metrics, and between all of these
+//! [`Runner::watch_cache`], which looks at the markers as well (see `marker.rs`). Where it is another
+//! process than before, or was emptied, the engine runs every job once, and the registry and the tenant list
+//! trust nothing that they remember of the cache.
+//!
+//! A process that ended never comes back: each start has a new id. If an id returns within
+//! [`RETURNS_WITHIN`], several servers answer behind one address (a load balancer, a name with several
+//! addresses), and a resync would follow a resync without end. This is told once, and neither a change of
+//! the process nor a missing marker is a reason for a resync until one server has answered alone for
+//! [`STEADY_FOR`]; then there is one resync, as that server may lack anything.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::marker::{Markers, marker_keys};
+use crate::domain::fence::{FENCE_TTL, Fence, start_number};
+use crate::engine::ports::{CacheError, CacheStats, Ports};
+use crate::observe::event;
+
+/// How often the cache is asked which process it is. Until that shows, whoever reads finds an empty
+/// cache: seconds of that may be, minutes not. The question costs the server less than a read.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Evictions are told at most so often.
+const TELL_EVICTIONS_EVERY: Duration = Duration::from_mins(10);
+
+/// A process that answers again this soon after another one did was never gone. Failing back to a server
+/// that was failed over from takes longer, as a rule.
+pub const RETURNS_WITHIN: Duration = Duration::from_mins(10);
+
+/// Several servers answered, and the same one for this long since: it is the only one. By chance one of two
+/// is never asked for that long.
+pub const STEADY_FOR: Duration = Duration::from_mins(2);
+
+/// Processes that are remembered: more servers than stand behind any one address.
+const MOST_REMEMBERED: usize = 32;
+
+/// Which process of the cache server answers, and how often it became another one or was emptied.
+#[derive(Debug)]
+pub struct CacheProcess {
+    seen: Mutex<Seen>,
+    markers: Markers,
+    evictions: Mutex<Evictions>,
+    restarts: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// None while the server has not told.
+    process: Option<u64>,
+    /// How often it was asked.
+    questions: u64,
+    /// The first question that was asked after this process was noted. Answers to earlier ones, which are
+    /// only noted now, may be those of the process before.
+    since: u64,
+    /// Processes that answered before this one, and until when, the latest last.
+    earlier: VecDeque<(u64, Duration)>,
+    /// While several servers answer: when another one did than the time before.
+    changed_at: Option<Duration>,
+}
+
+/// What an answer of the cache server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Nothing new.
+    Same,
+    /// The server was restarted or replaced.
+    Restarted,
+    /// Several servers answer.
+    Several,
+    /// One server answers again, where several did.
+    OneAgain,
+}
+
+impl Seen {
+    fn note(&mut self, question: u64, process: u64, now: Duration) -> Shown {
+        if question < self.since {
+            return Shown::Same;
+        }
+        if self.process == Some(process) {
+            let is_steady = |at: &mut Duration| now.saturating_sub(*at) >= STEADY_FOR;
+            if self.changed_at.take_if(is_steady).is_none() {
+                return Shown::Same;
+            }
+            self.earlier.clear();
+            return Shown::OneAgain;
+        }
+        self.since = self.questions + 1;
+        let Some(before) = self.process.replace(process) else { return Shown::Same };
+        self.earlier.retain(|(_, until)| now.saturating_sub(*until) <= RETURNS_WITHIN);
+        let is_back = self.earlier.iter().any(|(earlier, _)| *earlier == process);
+        self.earlier.retain(|(earlier, _)| *earlier != process);
+        self.earlier.push_back((before, now));
+        if self.earlier.len() > MOST_REMEMBERED {
+            self.earlier.pop_front();
+        }
+        match self.changed_at {
+            Some(_) => {
+                self.changed_at = Some(now);
+                Shown::Same
+            }
+            None if is_back => {
+                self.changed_at = Some(now);
+                Shown::Several
+            }
+            None => Shown::Restarted,
+        }
+    }
+}
+
+/// Evictions by the server's own counter.
+#[derive(Debug, Default)]
+struct Evictions {
+    /// How many had been told; none before the first answer.
+    told: Option<u64>,
+    told_at: Option<Duration>,
+}
+
+impl Evictions {
+    /// How many keys were evicted since that was told last, if it is to be told at this monotonic moment.
+    fn newly(&mut self, evicted: u64, now: Duration) -> Option<u64> {
+        // A server that was restarted counts from zero again.
+        let told = self.told.filter(|told| *told <= evicted);
+        self.told = told.or(Some(evicted));
+        let count = evicted - told?;
+        let is_due = self.told_at.is_none_or(|at| now.saturating_sub(at) >= TELL_EVICTIONS_EVERY);
+        if count == 0 || !is_due {
+            return None;
+        }
+        (self.told, self.told_at) = (Some(evicted), Some(now));
+        Some(count)
+    }
+}
+
+impl Default for CacheProcess {
+    fn default() -> Self {
+        let restarts = watch::Sender::new(0);
+        let (seen, evictions) = (Mutex::default(), Mutex::default());
+        Self { seen, markers: Markers::default(), evictions, restarts }
+    }
+}
+
+impl CacheProcess {
+    /// How often another process than before answered, or the cache was emptied.
+    pub fn restarts(&self) -> u64 {
+        *self.restarts.borrow()
+    }
+
+    /// The same, again whenever it grows.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.restarts.subscribe()
+    }
+
+    /// The number of a question that is about to be asked.
+    fn ask(&self) -> u64 {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.questions += 1;
+        seen.questions
+    }
+
+    /// Takes note of an answer at a monotonic moment. One that does not tell its process shows nothing.
+    fn answered(&self, question: u64, process: Option<u64>, now: Duration) -> Shown {
+        let Some(process) = process else { return Shown::Same };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = seen.note(question, process, now);
+        if matches!(shown, Shown::Restarted | Shown::OneAgain) {
+            // Before anybody else can find the new process noted.
+            self.restarts.send_modify(|restarts| *restarts += 1);
+        }
+        shown
+    }
+
+    /// Whether several servers answer, so that nothing that one says holds for the next command.
+    fn are_several(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed_at.is_some()
+    }
+
+    fn was_emptied(&self) {
+        self.restarts.send_modify(|restarts| *restarts += 1);
+    }
+}
+
+impl CacheProcess {
+    /// What the cache says of itself; whether it is still the same process is taken note of.
+    pub async fn stats(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
+        let question = self.ask();
+        let stats = ports.cache.stats().await?;
+        match self.answered(question, stats.process, ports.clock.monotonic()) {
+            Shown::Same => {}
+            Shown::Restarted => event::CacheRestarted.emit(&ports.metrics),
+            Shown::Several => event::SeveralCaches.emit(&ports.metrics),
+            Shown::OneAgain => event::OneCacheAgain.emit(&ports.metrics),
+        }
+        if !self.are_several() {
+            self.tell_evictions(ports, stats);
+        }
+        Ok(stats)
+    }
+
+    fn tell_evictions(&self, ports: &Ports, stats: CacheStats) {
+        let evictions = &self.evictions;
+        let mut evictions = evictions.lock().unwrap_or_else(PoisonError::into_inner);
+        let CacheStats { evicted, used_memory, maxmemory, .. } = stats;
+        if let Some(count) = evictions.newly(evicted, ports.clock.monotonic()) {
+            event::KeysEvicted { count, used_memory, maxmemory }.emit(&ports.metrics);
+        }
+    }
+
+    /// The same, unless the cache counts as down or does not answer; whether it was emptied is taken
+    /// note of as well. One at a time looks.
+    pub async fn look(&self, ports: &Ports) -> Option<CacheStats> {
+        self.look_at_markers(ports).await.ok()
+    }
+
+    async fn look_at_markers(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
+        let markers = &self.markers;
+        let (keys, restarts) = (marker_keys(), self.restarts());
+        // Before the stats: a server that lost them in between is another process by then, or tells
+        // the next time.
+        let found = ports.ledger.fences(&keys).await;
+        let stats = self.stats(ports).await?;
+        if self.restarts() > restarts || self.are_several() {
+            markers.forget();
+            return Ok(stats);
+        }
+        // Where they cannot be read, as nobody may, nothing is told by them.
+        let Ok(mut found) = found else { return Ok(stats) };
+        if markers.were_lost(&found, stats) {
+            self.was_emptied();
+            event::CacheEmptied.emit(&ports.metrics);
+        }
+        self.make_markers(ports, &keys, &mut found).await;
+        markers.note(found, stats);
+        Ok(stats)
+    }
+
+    /// Makes the markers that are missing. That it fails is no matter: the next look tries again.
+    async fn make_markers(&self, ports: &Ports, keys: &[String], found: &mut [Fence]) {
+        let missing = keys.iter().zip(found.iter()).filter(|(_, found)| **found == Fence::Missing);
+        let missing: Vec<_> = missing.map(|(key, found)| (key.clone(), *found)).collect();
+        if !missing.is_empty() {
+            let number = start_number(ports.clock.random());
+            let made = ports.ledger.start_fences(&missing, number).await.unwrap_or_default();
+            let places = found.iter_mut().filter(|found| **found == Fence::Missing);
+            places.zip(made).for_each(|(place, made)| *place = made);
+        }
+        if self.markers.renews(ports.clock.monotonic()) {
+            let lives: Vec<_> = keys.iter().map(|key| (key.clone(), FENCE_TTL)).collect();
+            let _tried_again_in_an_hour = ports.cache.expire(&lives).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks, and notes the answer at once, at a second.
+    fn noted(process: &CacheProcess, answer: Option<u64>, at: u64) -> Shown {
+        let question = process.ask();
+        process.answered(question, answer, Duration::from_secs(at))
+    }
+
+    /// What each answer shows that comes so many seconds after the first one.
+    fn shown<const N: usize>(process: &CacheProcess, answers: [(u64, u64); N]) -> [Shown; N] {
+        answers.map(|(at, answer)| noted(process, Some(answer), at))
+    }
+
+    #[test]
+    fn evictions_are_told_with_all_that_came_since_and_not_too_often() {
+        let mut evictions = Evictions::default();
+        let minutes = Duration::from_mins;
+        let told = [
+            (1_000, minutes(0)),
+            (1_000, minutes(1)),
+            (1_005, minutes(2)),
+            (1_050, minutes(3)),
+            (1_050, minutes(12)),
+            (1_060, minutes(13)),
+            (3, minutes(30)),
+            (4, minutes(31)),
+        ];
+        let told = told.map(|(evicted, at)| evictions.newly(evicted, at));
+        assert_eq!(told, [None, None, Some(5), None, Some(45), None, None, Some(1)]);
+    }
+
+    #[test]
+    fn another_process_is_a_restart_and_the_first_one_is_none() {
+        let process = CacheProcess::default();
+        let answers = [(0, 7), (2, 7), (4, 8), (6, 8), (8, 9), (10, 10)];
+        use Shown::{Restarted, Same};
+        assert_eq!(shown(&process, answers), [Same, Same, Restarted, Same, Restarted, Restarted]);
+        assert_eq!(process.restarts(), 3);
+    }
+
+    #[test]
+    fn a_process_that_comes_back_soon_is_one_of_several_servers_until_one_answers_for_long() {
+        use Shown::{OneAgain, Restarted, Same, Several};
+        let process = CacheProcess::default();
+        let turns = [(0, 7), (2, 8), (4, 7), (6, 8), (8, 7), (10, 9), (12, 8), (14, 8)];
+        assert_eq!(
+            shown(&process, turns),
+            [Same, Restarted, Several, Same, Same, Same, Same, Same]
+        );
+        assert_eq!((process.restarts(), process.are_several()), (1, true));
+        let steady = [(131, 8), (132, 8), (134, 8), (136, 9), (138, 8)];
+        assert_eq!(shown(&process, steady), [Same, OneAgain, Same, Restarted, Several]);
+        assert_eq!(process.restarts(), 3);
+    }
+
+    #[test]
+    fn failing_back_after_long_is_a_restart() {
+        let process = CacheProcess::default();
+        let minutes = |minutes: u64| minutes * 60;
+        let answers = [(0, 7), (minutes(30), 8), (minutes(40) + 1, 7)];
+        assert_eq!(shown(&process, answers), [Shown::Same, Shown::Restarted, Shown::Restarted]);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_tell_changes_nothing() {
+        let process = CacheProcess::default();
+        let answers = [None, Some(7), None, Some(7), None, Some(8)];
+        let restarts = answers.map(|answer| noted(&process, answer, 0) == Shown::Restarted);
+        assert_eq!(restarts, [false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn an_answer_to_a_question_from_before_another_process_was_noted_is_of_the_past() {
+        let process = CacheProcess::default();
+        noted(&process, Some(7), 0);
+        let [one, other, late] = [process.ask(), process.ask(), process.ask()];
+        let answered =
+            |question, answer| process.answered(question, Some(answer), Duration::from_secs(1));
+        assert_eq!(answered(other, 8), Shown::Restarted);
+        assert_eq!([answered(one, 7), answered(late, 7)], [Shown::Same; 2]);
+        assert_eq!(noted(&process, Some(8), 2), Shown::Same);
+        assert_eq!(process.restarts(), 1);
+    }
+}

@@ -1,0 +1,322 @@
+//! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
+//! batches themselves are in `batch.rs`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::batch::{Deadline, End, Work};
+use super::limit::Priority;
+use super::retry::{Refusal, Tries};
+use super::runner::Runner;
+use super::spec::{Failed, RunResult, RunSpec, Stops};
+use super::tenant_list::{ListError, each_once, select};
+use crate::domain::job::Scope;
+use crate::domain::report::{FailedTenant, Failure, FailureKind, Report};
+use crate::domain::run::{Outcome, RunRecord, Trigger};
+use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::domain::{date, duration};
+use crate::engine::ports::CacheStats;
+use crate::observe::event;
+
+impl Runner {
+    /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
+    pub async fn run(self: Arc<Self>, spec: RunSpec, stops: Stops) -> RunResult {
+        let started_at = self.clock.now();
+        let timeout = spec.job.timeout;
+        let deadline = Deadline {
+            at: self.clock.monotonic().saturating_add(timeout),
+            passed: self.clock.sleep(timeout),
+        };
+        let lag = (started_at - spec.due_at).to_std().unwrap_or_default();
+        let lag = (spec.trigger == Trigger::Schedule).then_some(lag);
+        let (run, job) = (spec.id, &spec.job.name);
+        event::RunStarted { run, job, trigger: spec.trigger, lag }.emit(&self.metrics);
+
+        let spec = Arc::new(spec);
+        let before = self.stats(&spec, &stops).await;
+        // One that showed by this came before anything was written.
+        let restarts = self.cache_process.restarts();
+        let mut report = Report::default();
+        let end = self.work(&spec, &stops, (started_at, deadline), &mut report).await;
+        say_why_it_ended(end, &spec, &mut report);
+        let after = self.stats(&spec, &stops).await;
+        self.look_back(&spec, before.zip(after), &mut report);
+        if spec.priority == Priority::Regular && self.cache_process.restarts() > restarts {
+            say_that_it_may_be_lost(&mut report);
+        }
+
+        let outcome = match end {
+            End::Complete => report.outcome(),
+            End::Deadline => Outcome::Timeout,
+            End::Stopped => Outcome::Cancelled,
+        };
+        let failed = self.failed(&spec, &mut report);
+        let record = self.record(&spec, outcome, (started_at, self.clock.now()), report);
+        RunResult { record, failed }
+    }
+
+    /// Takes the tenants that failed out of a report, which names the first ones.
+    fn failed(&self, spec: &RunSpec, report: &mut Report) -> Failed {
+        let tenants = std::mem::take(&mut report.failed);
+        let is_complete =
+            tenants.len() as u64 == report.tenants.failed && report.tenants.left() == 0;
+        for FailedTenant { tenant, kind, message } in &tenants {
+            let (job, run) = (&spec.job.name, spec.id);
+            let (kind, message) = (*kind, message.as_ref());
+            event::TenantFailed { job, run, tenant, kind, message }.emit(&self.metrics);
+        }
+        Failed { tenants, is_complete }
+    }
+
+    /// What is kept of a run that ended.
+    pub(crate) fn record(
+        &self,
+        spec: &RunSpec,
+        outcome: Outcome,
+        (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
+        report: Report,
+    ) -> RunRecord {
+        RunRecord {
+            id: spec.id,
+            job: spec.job.name.clone(),
+            trigger: spec.trigger,
+            outcome,
+            due_at: spec.due_at,
+            started_at,
+            finished_at,
+            report,
+            replica: self.replica.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    async fn work(
+        self: &Arc<Self>,
+        spec: &Arc<RunSpec>,
+        stops: &Stops,
+        (started_at, mut deadline): (DateTime<Utc>, Deadline),
+        report: &mut Report,
+    ) -> End {
+        let planned = tokio::select! {
+            biased;
+            () = stops.requested() => return End::Stopped,
+            () = &mut deadline.passed => return End::Deadline,
+            planned = self.plan(spec, started_at, report) => planned,
+        };
+        spec.progress.expect(report.tenants.total);
+        spec.progress.add(report);
+        let work = Work::new(Arc::clone(self), Arc::clone(spec), started_at, deadline.at);
+        let end = work.all(planned, stops, deadline.passed, report).await;
+        if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
+            // Why it did not end in time comes before that it did not.
+            report.fail(Failure::new(FailureKind::Locked, None, message));
+        }
+        work.note_broken();
+        end
+    }
+
+    /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
+    async fn plan(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        started_at: DateTime<Utc>,
+        report: &mut Report,
+    ) -> VecDeque<Batch> {
+        let job = &spec.job;
+        if let Err(error) = self.cache_writes.look(self.cache.as_ref()).await {
+            report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
+            return VecDeque::new();
+        }
+        if job.scope == Scope::Fleet {
+            report.tenants.total = 1;
+            return VecDeque::from([Batch::fleet()]);
+        }
+        let read = match (&spec.tenants, spec.priority) {
+            (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,
+            (Some(_) | None, Priority::Regular) | (None, Priority::Urgent) => {
+                self.listed(spec, report).await
+            }
+        };
+        let (list, mut positions) = match read {
+            Ok(planned) => planned,
+            Err(refusal) => {
+                self.cache_writes.note_failure(refusal.kind);
+                let Refusal { kind, message, remedy: _ } = refusal;
+                report.fail(Failure::new(kind, None, message));
+                return VecDeque::new();
+            }
+        };
+        report.tenants.total += positions.len() as u64;
+        if let Some(dates) = &job.dates {
+            positions.retain(|&position| {
+                let tenant = list.get(position as usize);
+                let today = date::today(dates, tenant, started_at);
+                if let Err(error) = &today {
+                    let id = tenant.map(|tenant| tenant.id());
+                    fail_one(FailureKind::TimeZone, id, error.to_string(), report);
+                }
+                today.is_ok()
+            });
+        }
+        if spec.tenants.is_none() {
+            self.broken.keep(&job.name, &list);
+        }
+        let (together, apart) = self.broken.part(&job.name, &list, positions);
+        let mut all = batches(&list, &together, job.batch.get());
+        // After the others: by then it is known whether the query works for anybody.
+        all.extend(batches(&list, &apart, 1));
+        all.into()
+    }
+
+    /// The complete list, and whom of it the run is for.
+    async fn listed(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let list = self.tenants(spec, report).await?;
+        if list.is_empty() {
+            event::NoTenants { job: &spec.job.name }.emit(&self.metrics);
+        }
+        let Some(wanted) = spec.tenants.as_deref() else {
+            let positions = each_once(&list);
+            return Ok((list, positions));
+        };
+        let (positions, not_active) = select(&list, wanted);
+        for id in not_active {
+            let message = format!("tenant `{}` is not among the active tenants", id.escape_debug());
+            report.tenants.total += 1;
+            fail_one(FailureKind::Tenants, Some(id), message, report);
+        }
+        Ok((list, positions))
+    }
+
+    /// The active ones among tenants whose data changed, with one small query. That others are not
+    /// active any more is no failure. Where it says of one of them what the last complete list did
+    /// not, a new one is read, so that the registry has who came before anything is written of it,
+    /// and who left is swept; then that list counts. By the small query a tenant that came and went
+    /// meanwhile would be written and registered nowhere, and one that went and came left as it was.
+    async fn active_among(
+        self: &Arc<Self>,
+        changed: &[TenantId],
+        spec: &RunSpec,
+        report: &mut Report,
+    ) -> Result<(Arc<Tenants>, Vec<u32>), Refusal> {
+        let mut tries = Tries::new(self, spec, changed.len());
+        let mut list = loop {
+            let refusal = match self.read_among(changed).await {
+                Ok(list) => break Arc::new(list),
+                Err(refusal) => refusal,
+            };
+            if !tries.again(&refusal, report).await {
+                return Err(refusal);
+            }
+        };
+        if !self.list.agrees(changed, &list) {
+            list = self.list.read(self.clock.monotonic()).await?;
+        }
+        let (positions, _not_active) = select(&list, changed);
+        Ok((list, positions))
+    }
+
+    async fn read_among(&self, tenants: &[TenantId]) -> Result<Tenants, Refusal> {
+        let list = self.source.tenants_among(tenants).await;
+        Ok(list.map_err(ListError::Source)?)
+    }
+
+    /// The tenant list, read after the run was asked for: the present state.
+    async fn tenants(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        report: &mut Report,
+    ) -> Result<Arc<Tenants>, Refusal> {
+        let mut tries = Tries::new(self, spec, 0);
+        let mut since = spec.asked_at;
+        loop {
+            let read = self.list.read(since);
+            let refusal = match read.await {
+                Ok(list) => return Ok(list),
+                Err(error) => Refusal::from(error),
+            };
+            if !tries.again(&refusal, report).await {
+                return Err(refusal);
+            }
+            since = self.clock.monotonic();
+        }
+    }
+
+    /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
+    /// ask: it is small, and in a hurry.
+    async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<CacheStats> {
+        if spec.priority == Priority::Urgent {
+            return None;
+        }
+        let stats = tokio::select! {
+            biased;
+            () = stops.abort.cancelled() => return None,
+            stats = self.cache_process.stats(&self.ports) => stats,
+        };
+        stats.ok()
+    }
+
+    /// What can only be said once the run is over: keys pushed out while it went on, and whether it
+    /// came too late for keys that the run before it wrote.
+    fn look_back(
+        &self,
+        spec: &RunSpec,
+        stats: Option<(CacheStats, CacheStats)>,
+        report: &mut Report,
+    ) {
+        let job = &spec.job;
+        // Another server has a counter of its own.
+        let same = stats.filter(|(before, after)| before.process == after.process);
+        report.evicted =
+            same.map_or(0, |(before, after)| after.evicted.saturating_sub(before.evicted));
+        if report.evicted > 0 {
+            event::Evictions { job: &job.name, run: spec.id, count: report.evicted }
+                .emit(&self.metrics);
+        }
+        let shortest = job.ttl.saturating_sub(job.ttl_jitter.of(job.ttl));
+        let now = self.clock.monotonic();
+        report.late = spec.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
+    }
+}
+
+/// A tenant that is not read at all.
+fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &mut Report) {
+    report.fail_tenant(tenant, kind, &message.as_str().into());
+    report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
+}
+
+fn say_why_it_ended(end: End, spec: &RunSpec, report: &mut Report) {
+    let left = report.tenants.left();
+    let (kind, message) = match end {
+        End::Complete => return,
+        End::Deadline => {
+            let timeout = duration::text(spec.job.timeout);
+            let message = format!("the run did not end within {timeout}: {left} tenants were left");
+            (FailureKind::Deadline, message)
+        }
+        End::Stopped => {
+            let message = format!("the run was stopped: {left} tenants were left");
+            (FailureKind::Cancelled, message)
+        }
+    };
+    report.fail(Failure::new(kind, None, message));
+}
+
+/// The cache server was restarted while a run went on: of no tenant is it known whether what was
+/// written of it came after that.
+fn say_that_it_may_be_lost(report: &mut Report) {
+    let written = std::mem::take(&mut report.tenants.ok);
+    if written == 0 {
+        return;
+    }
+    report.tenants.failed += written;
+    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
+                   was written before may be lost";
+    let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
+    report.fail(Failure { count: written, ..failure });
+}

@@ -1,0 +1,25 @@
+//! How a run goes: from its specification over batches of tenants to its report.
+
+mod batch;
+pub mod broken;
+pub mod cache_process;
+pub mod cache_writes;
+pub(crate) mod job_reader;
+mod lifecycle;
+pub mod limit;
+pub(crate) mod marker;
+pub mod progress;
+pub mod record;
+pub(crate) mod retry;
+mod runner;
+mod shared_jobs;
+mod spec;
+mod tenant_list;
+mod warm;
+
+pub use self::runner::Runner;
+pub use self::shared_jobs::SharedJobs;
+pub(crate) use self::spec::MAX_FAILED;
+pub use self::spec::{Failed, Handover, RunResult, RunSpec, Stops, Unverified};
+pub use self::tenant_list::TenantList;
+pub(crate) use self::tenant_list::each_once;

@@ -1,0 +1,184 @@
+//! What is kept of runs that ended: handed to the history in the background, so that a history
+//! which cannot be written never fails or delays a run.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::job::JobName;
+use crate::domain::retry::backoff;
+use crate::domain::run::{RunId, RunRecord};
+use crate::engine::ports::{Clock, History, HistoryError};
+use crate::observe::event;
+use crate::observe::metric::Metrics;
+
+/// Records that wait while the history cannot be written; the oldest are dropped above it. At a
+/// few kilobytes each they take a few megabytes.
+const MAX_WAITING: usize = 1_000;
+/// Records written at once.
+const MAX_APPEND: usize = 100;
+/// How often old records are removed.
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
+
+/// Records on their way into the history, and the history behind them.
+pub struct Records {
+    history: Arc<dyn History>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    retention: Duration,
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    records: VecDeque<Arc<RunRecord>>,
+    dropped: u64,
+}
+
+impl Records {
+    /// Records go to `history` and stay there for `retention`.
+    pub fn new(
+        history: Arc<dyn History>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        retention: Duration,
+    ) -> Arc<Self> {
+        let waiting = Mutex::default();
+        Arc::new(Self { history, clock, metrics, retention, waiting, arrived: Notify::new() })
+    }
+
+    /// Takes a record; it never waits.
+    pub fn push(&self, record: Arc<RunRecord>) {
+        let mut waiting = self.lock();
+        if waiting.records.len() >= MAX_WAITING {
+            waiting.records.pop_front();
+            waiting.dropped += 1;
+        }
+        waiting.records.push_back(record);
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    /// The newest records, newest first, those on their way among them.
+    pub async fn recent(
+        &self,
+        job: Option<&JobName>,
+        limit: usize,
+    ) -> Result<Vec<RunRecord>, HistoryError> {
+        let mut records: Vec<RunRecord> = self
+            .waiting()
+            .iter()
+            .filter(|record| job.is_none_or(|job| record.job == *job))
+            .map(|record| RunRecord::clone(record))
+            .collect();
+        records.extend(self.history.recent(job, limit).await?);
+        records.sort_by_key(|record| Reverse((record.started_at, record.id)));
+        records.dedup_by_key(|record| record.id);
+        records.truncate(limit);
+        Ok(records)
+    }
+
+    /// One record.
+    pub async fn get(&self, id: RunId) -> Result<Option<RunRecord>, HistoryError> {
+        if let Some(record) = self.waiting().iter().find(|record| record.id == id) {
+            return Ok(Some(RunRecord::clone(record)));
+        }
+        self.history.get(id).await
+    }
+
+    /// Hands records to the history until it is stopped, and removes old ones. When it is stopped it
+    /// tries once more to write what waits.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut failures = 0;
+        let mut next_prune = Duration::ZERO;
+        loop {
+            let written = self.write_waiting().await;
+            self.say(written.as_ref().err(), &mut failures);
+            if stop.is_cancelled() {
+                return;
+            }
+            if written.is_ok() && self.clock.monotonic() >= next_prune {
+                self.prune().await;
+                next_prune = self.clock.monotonic() + PRUNE_EVERY;
+            }
+            let pause = match written {
+                Ok(()) => next_prune.saturating_sub(self.clock.monotonic()),
+                Err(_) => backoff(failures, 1.0),
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = self.arrived.notified(), if failures == 0 => {}
+                () = self.clock.sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What waits now will not be written any more.
+    pub fn give_up(&self) {
+        let lost = std::mem::take(&mut self.lock().records).len();
+        if lost > 0 {
+            event::HistoryLost { lost: lost as u64 }.emit(&self.metrics);
+        }
+    }
+
+    async fn write_waiting(&self) -> Result<(), HistoryError> {
+        loop {
+            let some = self.waiting();
+            let some: Vec<RunRecord> =
+                some.iter().take(MAX_APPEND).map(|record| RunRecord::clone(record)).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.history.append(&some).await?;
+            // More may have been dropped in the meantime: remove by id, not by count.
+            self.lock().records.retain(|record| some.iter().all(|kept| kept.id != record.id));
+        }
+    }
+
+    async fn prune(&self) {
+        let retention = chrono::TimeDelta::from_std(self.retention).ok();
+        // A retention that reaches beyond the calendar keeps everything.
+        let before = retention.and_then(|all| self.clock.now().checked_sub_signed(all));
+        let Some(before) = before else { return };
+        // A history that cannot be pruned now is pruned in an hour.
+        if let Ok(runs @ 1..) = self.history.prune(before).await {
+            event::HistoryPruned { runs }.emit(&self.metrics);
+        }
+    }
+
+    fn say(&self, error: Option<&HistoryError>, failures: &mut u32) {
+        let (buffered, dropped) = {
+            let mut waiting = self.lock();
+            (waiting.records.len(), std::mem::take(&mut waiting.dropped))
+        };
+        match error {
+            Some(error) if *failures == 0 => {
+                let message = error.0.as_str();
+                event::HistoryUnavailable { message, buffered, dropped }.emit(&self.metrics);
+            }
+            Some(_) | None if dropped > 0 => {
+                event::HistoryDropped { dropped }.emit(&self.metrics);
+            }
+            Some(_) | None => {}
+        }
+        if error.is_some() {
+            *failures += 1;
+        } else if std::mem::take(failures) > 0 {
+            event::HistoryBack.emit(&self.metrics);
+        }
+    }
+
+    fn waiting(&self) -> Vec<Arc<RunRecord>> {
+        self.lock().records.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

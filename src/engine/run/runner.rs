@@ -1,0 +1,80 @@
+//! What runs share: the servers, the bounds, and what is remembered from run to run.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::broken::BrokenTenants;
+use super::cache_process::CacheProcess;
+use super::cache_writes::CacheWrites;
+use super::limit::Limits;
+use super::shared_jobs::SharedJobs;
+use super::tenant_list::TenantList;
+use crate::domain::layout::Layout;
+use crate::engine::ports::Ports;
+use crate::engine::registry::Registry;
+
+/// What runs need of the world, and the bounds that they share.
+pub struct Runner {
+    /// The servers, each behind its breaker.
+    pub ports: Ports,
+    /// Batches in flight over all jobs.
+    pub limits: Arc<Limits>,
+    /// Tenants that failed alone when they were read last.
+    pub broken: BrokenTenants,
+    /// Which process of the cache server answers, and whether it was emptied.
+    pub cache_process: Arc<CacheProcess>,
+    /// Whether the cache takes writes.
+    pub cache_writes: CacheWrites,
+    /// The tenant list that runs share.
+    pub list: TenantList,
+    /// Rung when the coverage is to be looked at before its time.
+    pub(crate) coverage_wanted: Notify,
+    /// What complete lists are compared with: a tenant that left loses its keys.
+    pub registry: Arc<Registry>,
+    /// All jobs there are, those that are disabled among them.
+    pub jobs: Arc<SharedJobs>,
+    /// The name of this worker in records.
+    pub replica: String,
+}
+
+impl Deref for Runner {
+    type Target = Ports;
+
+    fn deref(&self) -> &Ports {
+        &self.ports
+    }
+}
+
+impl Runner {
+    /// Runs with these servers, within these bounds; `replica` is the worker's name in records.
+    pub fn new(ports: Ports, limits: Arc<Limits>, registry: Registry, replica: String) -> Self {
+        let registry = Arc::new(registry);
+        let cache_process: Arc<CacheProcess> = Arc::default();
+        let jobs: Arc<SharedJobs> = Arc::default();
+        let list = TenantList::new(
+            ports.clone(),
+            Arc::clone(&registry),
+            Arc::clone(&cache_process),
+            Arc::clone(&jobs),
+        );
+        Self {
+            ports,
+            limits,
+            broken: BrokenTenants::default(),
+            cache_process,
+            cache_writes: CacheWrites::default(),
+            list,
+            coverage_wanted: Notify::new(),
+            registry,
+            jobs,
+            replica,
+        }
+    }
+
+    /// Which keys belong to which tenant, by the jobs as they are now.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::new(&self.jobs.get(), self.source.id_class())
+    }
+}

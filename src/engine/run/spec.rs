@@ -1,0 +1,175 @@
+//! What a run is to do, what comes of it, and how it is stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::limit::Priority;
+use super::progress::Progress;
+use crate::domain::job::{Job, JobName};
+use crate::domain::report::FailedTenant;
+use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::tenant::TenantId;
+use crate::engine::ports::Clock;
+
+/// Failed tenants of a run that are named one by one: as many as a job's pending set holds.
+pub(crate) const MAX_FAILED: usize = 10_000;
+
+/// One run to do.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// Its id.
+    pub id: RunId,
+    /// Its job.
+    pub job: Arc<Job>,
+    /// Why it starts.
+    pub trigger: Trigger,
+    /// When it was due or asked for.
+    pub due_at: DateTime<Utc>,
+    /// The same moment on the monotonic clock.
+    pub asked_at: Duration,
+    /// The tenants to warm; all active ones where it is `None`.
+    pub tenants: Option<Vec<TenantId>>,
+    /// When the job's last run that came to all tenants started, on the monotonic clock: what it
+    /// wrote may expire a TTL later.
+    pub last_written_at: Option<Duration>,
+    /// Where it says how far it is.
+    pub progress: Arc<Progress>,
+    /// How its batches queue for their permits.
+    pub priority: Priority,
+    /// How many tenants that failed are told one by one.
+    pub most_failed: usize,
+    /// Where it hands its unverified tenants over.
+    pub handover: Arc<Handover>,
+}
+
+impl RunSpec {
+    /// A run that somebody asks for at this moment, for these tenants or all.
+    pub fn on_request(clock: &dyn Clock, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Self {
+        let now = clock.now();
+        Self {
+            id: RunId::new(now),
+            job: Arc::clone(job),
+            trigger: Trigger::Request,
+            due_at: now,
+            asked_at: clock.monotonic(),
+            tenants,
+            last_written_at: None,
+            progress: Arc::new(Progress::default()),
+            priority: Priority::Regular,
+            most_failed: MAX_FAILED,
+            handover: Arc::default(),
+        }
+    }
+}
+
+/// A run that ended.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// What is kept of it.
+    pub record: RunRecord,
+    /// The tenants that failed.
+    pub failed: Failed,
+}
+
+/// The tenants of a run that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// Each with its first failure, as many as the run's specification says.
+    pub tenants: Vec<FailedTenant>,
+    /// Whether these are all, and the run came to every tenant.
+    pub is_complete: bool,
+}
+
+/// The tenants of a job whose keys were written and could not be verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unverified {
+    /// The tenants.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether the keys of a job without tenants are unverified.
+    pub fleet: bool,
+}
+
+impl Unverified {
+    /// Whether all keys are verified.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && !self.fleet
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, other: Self) {
+        self.tenants.extend(other.tenants);
+        self.fleet |= other.fleet;
+    }
+}
+
+/// Unverified tenants on their way from their run to the place that starts the follow-up.
+///
+/// A run hands them over when their batch ends: their values live for the provisional TTL, and the run
+/// itself may go on for much longer. It holds each tenant of a run at most once.
+#[derive(Debug, Default)]
+pub struct Handover {
+    unverified: Mutex<BTreeMap<(JobName, RunId), Unverified>>,
+    bell: Arc<Notify>,
+}
+
+impl Handover {
+    /// One that rings this bell when something is in it.
+    pub(crate) fn ringing(bell: Arc<Notify>) -> Self {
+        Self { bell, ..Self::default() }
+    }
+
+    /// Ends when something was put in.
+    pub(crate) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    pub(crate) fn put(&self, spec: &RunSpec, unverified: Unverified) {
+        if !unverified.is_empty() {
+            let run = (spec.job.name.clone(), spec.id);
+            self.lock().entry(run).or_default().add(unverified);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes out all that is in it, by job and run.
+    pub fn take(&self) -> BTreeMap<(JobName, RunId), Unverified> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobName, RunId), Unverified>> {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The two ways to stop a run.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// Finish the batches in flight and begin no more.
+    pub drain: CancellationToken,
+    /// Stop now. Keys are whole values all the same: each is written by one command.
+    pub abort: CancellationToken,
+}
+
+impl Stops {
+    /// Ends when either is asked for.
+    pub async fn requested(&self) {
+        tokio::select! {
+            biased;
+            () = self.drain.cancelled() => {}
+            () = self.abort.cancelled() => {}
+        }
+    }
+
+    /// Aborts what is in flight when it has had that time to drain; never ends.
+    pub async fn abort_after(&self, clock: &dyn Clock, drain: Duration) {
+        self.drain.cancelled().await;
+        clock.sleep(drain).await;
+        self.abort.cancel();
+        std::future::pending::<()>().await;
+    }
+}

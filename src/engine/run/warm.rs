@@ -1,0 +1,578 @@
+//! Some tenants of a batch, from their fences to verified values. The protocol decides what comes next
+//! ([`Warm`]); here each step is done on the servers.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use rapidhash::fast::RandomState;
+
+use super::Unverified;
+use super::batch::{Work, fail_all};
+use super::limit::{BatchPermit, Priority, Room};
+use super::retry::{Refusal, Remedy, Tries};
+use crate::domain::date::first_dates;
+use crate::domain::entry::{Entries, Entry, entries};
+use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key, start_number};
+use crate::domain::job::{KeyKind, Scope};
+use crate::domain::manifest::{Named, is_young, life_of_names, manifest_key};
+use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
+use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::tenant::{Batch, TenantId};
+use crate::engine::ports::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
+
+/// How much later than the run's deadline a server gives a query up: the deadline itself is to end
+/// the run, and not a query that failed a moment before.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+
+/// Some tenants on their way through the protocol. However it ends, its unverified tenants are handed
+/// over, so that they are warmed again.
+struct Warming<'w> {
+    work: &'w Work,
+    part: &'w Batch,
+    warm: Warm<String>,
+}
+
+/// What was read of the tenants of a round before anything of theirs is written.
+struct Reading {
+    /// Holds their rows.
+    permit: BatchPermit,
+    first_dates: Vec<NaiveDate>,
+    /// What each manifest names.
+    named: Vec<Vec<Named>>,
+}
+
+/// A round from its rows on.
+struct Round<'r> {
+    work: &'r Work,
+    open: &'r Batch,
+    fences: &'r [String],
+    writes: Vec<Entry<'r>>,
+    /// How long each entry lives once its tenant is verified.
+    full: Vec<Duration>,
+    results: Vec<KeyResult>,
+    /// What became of each place.
+    tallies: Vec<Report>,
+    /// Places of which the last step was refused something.
+    refused: Vec<usize>,
+    /// Whether something that was sent may still arrive.
+    in_flight: bool,
+    /// The tries of the write, once one failed.
+    sent: Option<Tries<'r>>,
+    /// Why the fences could not be read after the writes.
+    unread: Option<Refusal>,
+}
+
+impl Work {
+    /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that
+    /// nothing of theirs was written.
+    pub(crate) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
+        let life = match self.spec.priority {
+            Priority::Regular => Life::Full,
+            Priority::Urgent => Life::Provisional,
+        };
+        let has_manifests = self.spec.job.has_manifests();
+        let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
+        let mut warming = Warming { work: self, part, warm };
+        while step != Step::Done {
+            let open = part.some(warming.warm.open());
+            match warming.round(&open, step, report).await {
+                Ok(next) => step = next,
+                Err(refusal) if warming.warm.round() == 1 => return Err(refusal),
+                Err(refusal) => {
+                    fail_all(&open, refusal.kind, &refusal.message, report);
+                    self.give_up_after(refusal);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Warming<'_> {
+    /// One round; answers the first step of the next one. A refusal comes before anything is written.
+    async fn round(
+        &mut self,
+        open: &Batch,
+        first: Step<String>,
+        report: &mut Report,
+    ) -> Result<Step<String>, Refusal> {
+        let work = self.work;
+        let fences = work.fence_keys(open);
+        let reading = self.reading((open, &fences), first, report).await?;
+        let (job, checks) = (&work.spec.job, &work.checks);
+        let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
+        let rows = Reply::Rows(work.found(open, &reading.named, &found));
+        let mut round = Round::new(work, (open, &fences), found);
+        let mut step = self.warm.next(rows);
+        loop {
+            let reply = match step {
+                Step::AddNames(names) => round.add_names(names, report).await?,
+                Step::Write { own, shared } => round.write((own, shared), report).await,
+                Step::Remove(gone) => round.remove(gone, report).await,
+                Step::Prune(places) => round.prune(&places).await,
+                Step::ReadFences => round.read_fences(report).await,
+                Step::SetTtls { extend, shorten } => round.set_ttls(&extend, &shorten).await,
+                Step::Count(verdicts) => {
+                    round.count(&verdicts, report);
+                    return Ok(self.warm.next(Reply::Done));
+                }
+                Step::StartFences(_) | Step::ReadManifests | Step::Query | Step::Done => {
+                    Reply::Failed
+                }
+            };
+            step = self.warm.next(reply);
+        }
+    }
+
+    /// Reads until it works or may not be tried again. No permit is held while it waits: other jobs go on.
+    async fn reading(
+        &mut self,
+        (open, fences): (&Batch, &[String]),
+        mut first: Step<String>,
+        report: &mut Report,
+    ) -> Result<Reading, Refusal> {
+        let mut room = Room::Batch;
+        let mut tries = Tries::new(&self.work.runner, &self.work.spec, open.len());
+        loop {
+            let refusal = match self.read_once((open, fences), (first, room), report).await {
+                Ok(reading) => break Ok(reading),
+                Err(refusal) => refusal,
+            };
+            if refusal.remedy == Remedy::AwaitLock {
+                *self.work.locked() = Some(refusal.message.clone());
+            }
+            let is_giant = refusal.kind == FailureKind::TooManyRows && open.len() <= 1;
+            match room {
+                // A batch can be split; one tenant cannot, so it gets room of its own.
+                Room::Batch if is_giant => room = Room::Giant,
+                Room::Batch | Room::Giant => {
+                    if !tries.again(&refusal, report).await {
+                        break Err(refusal);
+                    }
+                }
+            }
+            first = self.warm.next(Reply::Again);
+        }
+    }
+
+    /// The steps of a round up to its query. Fences and manifests come before the query: rows that cannot
+    /// be written afterwards would be read for nothing.
+    async fn read_once(
+        &mut self,
+        (open, fences): (&Batch, &[String]),
+        (mut step, room): (Step<String>, Room),
+        report: &mut Report,
+    ) -> Result<Reading, Refusal> {
+        let work = self.work;
+        // What an earlier round wrote may be old: that goes before others.
+        let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
+        let limits = &work.runner.limits;
+        let mut permit = limits.room_of(&work.spec.job, priority, room).await;
+        let mut named = Vec::new();
+        loop {
+            let reply = match step {
+                Step::ReadFences => Reply::Fences(work.fences(fences).await?),
+                Step::StartFences(places) => {
+                    Reply::Fences(work.start_fences(&places, fences).await?)
+                }
+                Step::ReadManifests => {
+                    named = work.manifests(open).await?;
+                    let keys =
+                        |named: &Vec<Named>| named.iter().map(|one| one.key.clone()).collect();
+                    Reply::Manifests(named.iter().map(keys).collect())
+                }
+                Step::Query => break,
+                Step::AddNames(_)
+                | Step::Write { .. }
+                | Step::Remove(_)
+                | Step::Prune(_)
+                | Step::SetTtls { .. }
+                | Step::Count(_)
+                | Step::Done => Reply::Failed,
+            };
+            step = self.warm.next(reply);
+        }
+        let first_dates = work.query(open, &mut permit, report).await?;
+        Ok(Reading { permit, first_dates, named })
+    }
+}
+
+impl Drop for Warming<'_> {
+    fn drop(&mut self) {
+        let mut unverified = Unverified::default();
+        for slot in self.warm.unverified() {
+            match self.part.tenant(*slot) {
+                Some(tenant) => {
+                    unverified.tenants.insert(TenantId::new(tenant.id()));
+                }
+                None => unverified.fleet = true,
+            }
+        }
+        let spec = &self.work.spec;
+        spec.handover.put(spec, unverified);
+    }
+}
+
+/// The steps before a round writes.
+impl Work {
+    fn fence_keys(&self, part: &Batch) -> Vec<String> {
+        match self.spec.job.scope {
+            Scope::Tenants => part.tenants().map(|tenant| fence_key(tenant.id())).collect(),
+            Scope::Fleet => vec![FLEET.to_owned()],
+        }
+    }
+
+    fn manifest_keys(&self, part: &Batch) -> Vec<String> {
+        let job = &self.spec.job;
+        match job.scope {
+            Scope::Tenants => {
+                part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
+            }
+            Scope::Fleet => vec![manifest_key(&job.name, None)],
+        }
+    }
+
+    async fn fences(&self, keys: &[String]) -> Result<Vec<Fence>, Refusal> {
+        Ok(self.runner.ledger.fences(keys).await?)
+    }
+
+    async fn start_fences(
+        &self,
+        places: &[(usize, Fence)],
+        keys: &[String],
+    ) -> Result<Vec<Fence>, Refusal> {
+        let stood = |(place, fence): &(usize, Fence)| Some((keys.get(*place)?.clone(), *fence));
+        let keys: Vec<(String, Fence)> = places.iter().filter_map(stood).collect();
+        let number = start_number(self.runner.clock.random());
+        Ok(self.runner.ledger.start_fences(&keys, number).await?)
+    }
+
+    async fn manifests(&self, open: &Batch) -> Result<Vec<Vec<Named>>, Refusal> {
+        Ok(self.runner.ledger.manifests(&self.manifest_keys(open)).await?)
+    }
+
+    async fn query(
+        &self,
+        open: &Batch,
+        permit: &mut BatchPermit,
+        report: &mut Report,
+    ) -> Result<Vec<NaiveDate>, Refusal> {
+        let runner = &self.runner;
+        let left = self.deadline_at.saturating_sub(runner.clock.monotonic());
+        let first_dates = first_dates(&self.spec.job, open, self.started_at);
+        let read = Read { batch: open, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
+        let rows = permit.empty_rows(self.key_columns);
+        let result = runner.source.read(&self.spec.job, read, rows).await;
+        let is_asked =
+            result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
+        report.queries += u64::from(is_asked);
+        result?;
+        self.it_worked();
+        if let (Some(tenant), 1) = (open.tenant(0), open.len()) {
+            runner.broken.works(&self.spec.job.name, tenant.id());
+        }
+        Ok(first_dates)
+    }
+
+    /// What the rows come to, beside what the manifests name.
+    fn found(&self, open: &Batch, named: &[Vec<Named>], found: &Entries<'_>) -> Vec<Found<String>> {
+        let (job, now) = (&self.spec.job, self.runner.clock.now());
+        let mut all: Vec<Found<String>> =
+            (0..open.len().max(1)).map(|_| Found::default()).collect();
+        for entry in found.writes.iter().filter(|entry| entry.kind == KeyKind::Data) {
+            if let Some(place) = all.get_mut(entry.slot) {
+                place.present.push(entry.key.clone());
+            }
+        }
+        for removal in &found.removals {
+            if let Some(place) = all.get_mut(removal.slot) {
+                place.outdated.push(removal.key.clone());
+            }
+        }
+        let failed: Vec<&str> = found.failed_keys().collect();
+        let layout = self.checks.layout();
+        let prunable = now - life_of_names(job);
+        for (slot, (place, named)) in all.iter_mut().zip(named).enumerate() {
+            let tenant = open.tenant(slot).map(|tenant| tenant.id());
+            let others = named.iter().filter(|one| layout.is_anothers(job, tenant, &one.key));
+            let kept = others.map(|one| one.key.as_str()).chain(failed.iter().copied());
+            place.unwritable = kept.map(str::to_owned).collect();
+            let young = named.iter().filter(|one| is_young(job, one.named_at, now));
+            let young: HashSet<&str, RandomState> = young.map(|one| one.key.as_str()).collect();
+            place.is_renewed = place.present.iter().all(|key| young.contains(key.as_str()));
+            place.is_prunable = named.iter().any(|one| one.named_at < prunable);
+        }
+        all
+    }
+}
+
+/// The steps of a round from its writes on.
+impl<'r> Round<'r> {
+    fn new(work: &'r Work, (open, fences): (&'r Batch, &'r [String]), found: Entries<'r>) -> Self {
+        let Entries { writes, removals: _, failures } = found;
+        let mut tallies = vec![Report::default(); open.len().max(1)];
+        for (slot, failure) in failures {
+            fail_key(&mut tallies, slot, failure);
+        }
+        let full = writes.iter().map(|entry| entry.ttl).collect();
+        Self {
+            work,
+            open,
+            fences,
+            writes,
+            full,
+            results: Vec::new(),
+            tallies,
+            refused: Vec::new(),
+            in_flight: false,
+            sent: None,
+            unread: None,
+        }
+    }
+
+    fn tries(&self) -> Tries<'r> {
+        Tries::new(&self.work.runner, &self.work.spec, self.open.len())
+    }
+
+    /// Before the first write a refusal means that nothing was written. Before a repeated one, which shares
+    /// its tries with that, the keys stay unwritten.
+    async fn add_names(
+        &mut self,
+        names: Vec<(usize, Vec<String>)>,
+        report: &mut Report,
+    ) -> Result<Reply<String>, Refusal> {
+        let manifests = self.work.manifest_keys(self.open);
+        let listing = |(place, keys): (usize, Vec<String>)| {
+            Some(Listing { manifest: manifests.get(place)?.clone(), keys })
+        };
+        let listings: Vec<Listing> = names.into_iter().filter_map(listing).collect();
+        let mut tries = self.sent.take().unwrap_or_else(|| self.tries());
+        let is_repeated = !self.results.is_empty();
+        loop {
+            let runner = &self.work.runner;
+            let life = life_of_names(&self.work.spec.job);
+            let added = runner.ledger.enlist(&listings, runner.clock.now(), life).await;
+            let refusal = match added {
+                Ok(()) => break,
+                Err(error) => Refusal::from(error),
+            };
+            if tries.again(&refusal, report).await {
+                continue;
+            }
+            if is_repeated {
+                self.work.give_up_after(refusal);
+                return Ok(Reply::Failed);
+            }
+            return Err(refusal);
+        }
+        self.sent = is_repeated.then_some(tries);
+        Ok(Reply::Done)
+    }
+
+    /// Writes the entries. A repeated write is harmless, and may help.
+    async fn write(&mut self, (own, shared): (Life, Life), report: &mut Report) -> Reply<String> {
+        for (entry, full) in self.writes.iter_mut().zip(&self.full) {
+            let life = match entry.kind {
+                KeyKind::Static | KeyKind::Data => own,
+                KeyKind::Shared => shared,
+            };
+            entry.ttl = match life {
+                Life::Full => *full,
+                Life::Provisional => (*full).min(PROVISIONAL_TTL),
+            };
+        }
+        if !self.writes.is_empty() {
+            let all = |error: CacheError| self.writes.iter().map(|_| Err(error.clone())).collect();
+            let results = self.work.runner.cache.write(&self.writes).await;
+            self.results = results.unwrap_or_else(all);
+        }
+        let error = self.results.iter().find_map(transient).cloned();
+        if let Some(error) = error {
+            self.in_flight |= error.kind == CacheErrorKind::Unavailable;
+            let refusal = Refusal::from(error);
+            let mut tries = self.sent.take().unwrap_or_else(|| self.tries());
+            if tries.again(&refusal, report).await {
+                self.sent = Some(tries);
+                return Reply::Again;
+            }
+            self.work.give_up_after(refusal);
+        } else if let Some(error) = self.refused_all() {
+            self.work.give_up_after(Refusal::from(error.clone()));
+        } else if self.results.iter().any(Result::is_ok) {
+            self.work.runner.cache_writes.note_taken();
+        }
+        self.tally_writes();
+        self.sent_reply()
+    }
+
+    /// Why the cache took none of the writes, where the next batch would fare no better.
+    fn refused_all(&self) -> Option<&CacheError> {
+        let refusals = self.results.iter().map(|result| result.as_ref().err());
+        let refusals: Option<Vec<&CacheError>> =
+            refusals.map(|error| error.filter(|error| error.kind.is_of_all_writes())).collect();
+        refusals?.first().copied()
+    }
+
+    fn tally_writes(&mut self) {
+        for (entry, result) in self.writes.iter().zip(&self.results) {
+            let Some(tally) = self.tallies.get_mut(entry.slot) else { continue };
+            match result {
+                Ok(()) => {
+                    tally.keys.written += 1;
+                    tally.bytes += entry.value.len() as u64;
+                }
+                Err(error) => {
+                    self.refused.push(entry.slot);
+                    let failure = refused(self.open, entry.slot, &entry.key, error);
+                    tally.keys.failed += 1;
+                    tally.fail(failure);
+                }
+            }
+        }
+    }
+
+    fn sent_reply(&mut self) -> Reply<String> {
+        let refused = std::mem::take(&mut self.refused);
+        Reply::Sent { refused, in_flight: self.in_flight }
+    }
+
+    async fn remove(&mut self, gone: Vec<(usize, String)>, report: &mut Report) -> Reply<String> {
+        let (places, keys): (Vec<_>, Vec<_>) = gone.into_iter().unzip();
+        let results = match self.work.runner.cache.remove(&keys).await {
+            Ok(results) => results,
+            Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for ((place, key), result) in places.into_iter().zip(keys).zip(results) {
+            match (result, self.tallies.get_mut(place)) {
+                (Ok(existed), _) => report.keys.removed += u64::from(existed),
+                (Err(error), Some(tally)) => {
+                    self.in_flight |= error.kind == CacheErrorKind::Unavailable;
+                    self.refused.push(place);
+                    tally.fail(refused(self.open, place, &key, &error));
+                }
+                (Err(_), None) => {}
+            }
+        }
+        self.sent_reply()
+    }
+
+    /// Comes after the removals: a job whose `ttl` was made shorter may have left keys under names that go.
+    async fn prune(&self, places: &[usize]) -> Reply<String> {
+        let Work { runner, spec, .. } = self.work;
+        let manifests = self.work.manifest_keys(self.open);
+        let manifests = places.iter().filter_map(|place| manifests.get(*place).cloned());
+        let manifests: Vec<String> = manifests.collect();
+        let before = runner.clock.now() - life_of_names(&spec.job);
+        match runner.ledger.delist(&manifests, before).await {
+            Ok(()) => Reply::Done,
+            // Names too many do no harm, and the next run tries again.
+            Err(_) => Reply::Failed,
+        }
+    }
+
+    async fn read_fences(&mut self, report: &mut Report) -> Reply<String> {
+        let mut tries = self.tries();
+        loop {
+            let refusal = match self.work.fences(self.fences).await {
+                Ok(fences) => return Reply::Fences(fences),
+                Err(refusal) => refusal,
+            };
+            if !tries.again(&refusal, report).await {
+                self.work.give_up_after(refusal.clone());
+                self.unread = Some(refusal);
+                return Reply::Failed;
+            }
+        }
+    }
+
+    /// Gives what was written the life that its tenant's verdict asks for.
+    async fn set_ttls(&mut self, extend: &[usize], shorten: &[usize]) -> Reply<String> {
+        let mut lives: Vec<(String, Duration)> = Vec::new();
+        let entries = self.writes.iter().zip(&self.full).zip(&self.results);
+        for ((entry, full), _) in entries.filter(|(_, result)| result.is_ok()) {
+            let is_of = |places: &[usize]| places.binary_search(&entry.slot).is_ok();
+            if entry.ttl < *full && is_of(extend) {
+                lives.push((entry.key.clone(), *full));
+            } else if entry.ttl > PROVISIONAL_TTL && is_of(shorten) {
+                lives.push((entry.key.clone(), PROVISIONAL_TTL));
+            }
+        }
+        if lives.is_empty() {
+            return Reply::Done;
+        }
+        let Err(error) = self.work.runner.cache.expire(&lives).await else { return Reply::Done };
+        // What is verified is gone in some seconds all the same.
+        let refusal = Refusal::from(error);
+        for place in extend {
+            if let Some(tally) = self.tallies.get_mut(*place) {
+                tally.fail(failure_of(self.open, *place, &refusal));
+            }
+        }
+        Reply::Failed
+    }
+
+    /// Adds what became of the tenants whose rounds are over to the run's report.
+    fn count(&mut self, verdicts: &[Verdict], report: &mut Report) {
+        let tallies = std::mem::take(&mut self.tallies);
+        for (place, (mut tally, verdict)) in tallies.into_iter().zip(verdicts).enumerate() {
+            match (verdict, &self.unread) {
+                (Verdict::Again, _) => continue,
+                (Verdict::Unknown, Some(refusal)) => {
+                    tally.fail(failure_of(self.open, place, refusal));
+                }
+                (Verdict::Fenced, _) => {
+                    tally.keys.fenced = std::mem::take(&mut tally.keys.written);
+                }
+                (Verdict::Verified | Verdict::Unknown, _) => {}
+            }
+            match verdict {
+                _ if !tally.failures.is_empty() => fail_tally(&mut tally),
+                Verdict::Fenced => tally.tenants.fenced = 1,
+                Verdict::Verified | Verdict::Again | Verdict::Unknown => tally.tenants.ok = 1,
+            }
+            report.add(tally);
+        }
+    }
+}
+
+/// A tenant of which something failed, named by its first failure.
+fn fail_tally(tally: &mut Report) {
+    let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
+        return;
+    };
+    tally.fail_tenant(tenant.as_deref(), kind, &message.into());
+}
+
+fn transient(result: &KeyResult) -> Option<&CacheError> {
+    result.as_ref().err().filter(|error| error.kind.is_transient())
+}
+
+fn fail_key(tallies: &mut [Report], slot: usize, failure: Failure) {
+    if let Some(tally) = tallies.get_mut(slot) {
+        tally.keys.failed += 1;
+        tally.fail(failure);
+    }
+}
+
+/// A key that the cache refused.
+fn refused(open: &Batch, slot: usize, key: &str, error: &CacheError) -> Failure {
+    let kind = error.kind.failure_kind();
+    Failure {
+        kind,
+        tenant: id(open, slot),
+        key: Some(key.to_owned()),
+        message: error.message.clone(),
+        count: 1,
+    }
+}
+
+/// A whole tenant that could not be verified.
+fn failure_of(open: &Batch, slot: usize, refusal: &Refusal) -> Failure {
+    Failure::new(refusal.kind, id(open, slot), refusal.message.clone())
+}
+
+fn id(open: &Batch, slot: usize) -> Option<String> {
+    open.tenant(slot).map(|tenant| tenant.id().to_owned())
+}

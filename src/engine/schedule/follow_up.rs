@@ -1,0 +1,273 @@
+//! A run together with its follow-ups, for a command: a worker's follow-ups are the scheduler's.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
+use super::pending::FOLLOW_UP;
+use crate::domain::job::{Job, Scope};
+use crate::domain::report::FailedTenant;
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::engine::run::limit::Priority;
+use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
+
+/// How often unverified tenants are tried again once the run itself is over. More would keep a deploy waiting
+/// for a tenant that never stops writing; the worker goes on with it.
+const MOST_AFTERWARDS: u32 = 5;
+
+/// What became of a run and its follow-ups.
+#[derive(Clone, Debug)]
+pub struct Warmed {
+    /// Their record, which is one.
+    pub record: RunRecord,
+    /// The tenants that failed.
+    pub failed: Vec<FailedTenant>,
+}
+
+/// Does a run, and a second after each of its batches a follow-up for the tenants that the batch left
+/// unverified, beside the run: their keys do not expire while it goes on. A stop ends both. `is_over` is called
+/// when the run itself is over.
+pub async fn run_with_follow_ups(
+    runner: Arc<Runner>,
+    run: RunSpec,
+    stops: Stops,
+    is_over: impl FnOnce(),
+) -> Warmed {
+    let mut follow_ups = FollowUps {
+        job: Arc::clone(&run.job),
+        handover: Arc::clone(&run.handover),
+        stops: stops.clone(),
+        waiting: Vec::new(),
+        under_way: FuturesUnordered::new(),
+        tries: HashMap::new(),
+        ended: Vec::new(),
+        afterwards: false,
+        runner: Arc::clone(&runner),
+    };
+    let run = runner.run(run, stops);
+    tokio::pin!(run);
+    let RunResult { mut record, failed: Failed { tenants: mut failed, .. } } = tokio::select! {
+        ended = &mut run => ended,
+        never = follow_ups.go_on() => match never {},
+    };
+    is_over();
+    follow_ups.end().await;
+    for (asked, RunResult { record: more, failed: also }) in follow_ups.ended {
+        add_follow_up(&mut record, asked, more);
+        failed.extend(also.tenants);
+    }
+    Warmed { record, failed }
+}
+
+/// The follow-ups of a run.
+struct FollowUps {
+    runner: Arc<Runner>,
+    job: Arc<Job>,
+    handover: Arc<Handover>,
+    stops: Stops,
+    waiting: Vec<Waiting>,
+    /// Each with how many tenants it is for.
+    under_way: FuturesUnordered<BoxFuture<'static, (u64, RunResult)>>,
+    /// Follow-ups in a row after the run, up to each of them.
+    tries: HashMap<RunId, u32>,
+    ended: Vec<(u64, RunResult)>,
+    /// Whether the run is over.
+    afterwards: bool,
+}
+
+/// Unverified tenants whose follow-up is still to begin.
+struct Waiting {
+    due_at: Duration,
+    unverified: Unverified,
+    tries: u32,
+}
+
+impl FollowUps {
+    /// Starts follow-ups as they are due; never ends.
+    async fn go_on(&mut self) -> Infallible {
+        loop {
+            self.turn().await;
+        }
+    }
+
+    /// Goes on until all tenants are verified or were tried often enough.
+    async fn end(&mut self) {
+        self.afterwards = true;
+        self.note_unverified();
+        while !self.under_way.is_empty() || !self.waiting.is_empty() {
+            self.turn().await;
+        }
+    }
+
+    async fn turn(&mut self) {
+        let clock = Arc::clone(&self.runner.clock);
+        let due_at = self.waiting.iter().map(|waiting| waiting.due_at).min();
+        let pause = due_at.unwrap_or_default().saturating_sub(clock.monotonic());
+        let is_waiting = due_at.is_some();
+        tokio::select! {
+            biased;
+            Some(ended) = self.under_way.next() => self.ended.push(ended),
+            () = self.handover.rung() => {}
+            () = self.stops.requested(), if is_waiting => self.waiting.clear(),
+            () = clock.sleep(pause), if is_waiting => self.start_due(clock.monotonic()),
+        }
+        self.note_unverified();
+    }
+
+    fn note_unverified(&mut self) {
+        let due_at = self.runner.clock.monotonic() + FOLLOW_UP;
+        for ((_, run), unverified) in self.handover.take() {
+            let tries = self.tries.get(&run).copied().unwrap_or_default();
+            if tries < MOST_AFTERWARDS {
+                self.waiting.push(Waiting { due_at, unverified, tries });
+            }
+        }
+    }
+
+    fn start_due(&mut self, now: Duration) {
+        let (mut unverified, mut tries) = (Unverified::default(), 0);
+        for due in self.waiting.extract_if(.., |waiting| waiting.due_at <= now) {
+            unverified.add(due.unverified);
+            tries = due.tries.max(tries);
+        }
+        if unverified.is_empty() {
+            return;
+        }
+        let asked = unverified.tenants.len().max(1) as u64;
+        let tenants = match self.job.scope {
+            Scope::Fleet => None,
+            Scope::Tenants => Some(unverified.tenants.into_iter().collect()),
+        };
+        let spec = RunSpec {
+            trigger: Trigger::Change,
+            priority: Priority::Urgent,
+            most_failed: usize::MAX,
+            handover: Arc::clone(&self.handover),
+            ..RunSpec::on_request(self.runner.clock.as_ref(), &self.job, tenants)
+        };
+        self.tries.insert(spec.id, tries + u32::from(self.afterwards));
+        let run = Arc::clone(&self.runner).run(spec, self.stops.clone());
+        self.under_way.push(Box::pin(async move { (asked, run.await) }));
+    }
+}
+
+/// Adds a follow-up for so many tenants to the record of the run that left them unverified.
+fn add_follow_up(record: &mut RunRecord, asked: u64, follow_up: RunRecord) {
+    let RunRecord { outcome, finished_at, report: more, .. } = follow_up;
+    let report = &mut record.report;
+    let covered = report.tenants.fenced.min(asked);
+    let (still_fenced, failed) = match outcome {
+        Outcome::Ok | Outcome::Partial | Outcome::Failed => {
+            let still_fenced = more.tenants.fenced.min(covered);
+            let failed = more.tenants.failed.min(covered - still_fenced);
+            more.failures.into_iter().for_each(|failure| report.fail(failure));
+            report.add_failed(more.failed_tenants, Vec::new());
+            (still_fenced, failed)
+        }
+        // It was cut off: the tenants that it did not come to stay as they were.
+        Outcome::Timeout | Outcome::Cancelled => (covered.saturating_sub(more.tenants.ok), 0),
+    };
+    report.tenants.fenced -= covered - still_fenced;
+    report.tenants.failed += failed;
+    report.tenants.ok += covered - still_fenced - failed;
+    report.keys.fenced = match report.tenants.fenced {
+        0 => 0,
+        _ => report.keys.fenced.saturating_sub(more.keys.written + more.keys.failed),
+    };
+    report.keys.written += more.keys.written;
+    report.keys.removed += more.keys.removed;
+    report.keys.failed += more.keys.failed;
+    report.bytes += more.bytes;
+    report.queries += more.queries;
+    report.retries += more.retries;
+    record.finished_at = record.finished_at.max(finished_at);
+    if record.outcome == Outcome::Ok {
+        record.outcome = record.report.outcome();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::job::JobName;
+    use crate::domain::report::{Failure, FailureKind, KeyCounts, Report, TenantCounts};
+
+    fn record(
+        outcome: Outcome,
+        (ok, failed, fenced): (u64, u64, u64),
+        keys: (u64, u64),
+    ) -> RunRecord {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let total = ok + failed + fenced;
+        let mut report = Report {
+            tenants: TenantCounts { total, ok, failed, fenced },
+            keys: KeyCounts { written: keys.0, fenced: keys.1, ..KeyCounts::default() },
+            ..Report::default()
+        };
+        if failed > 0 {
+            let message = "division by zero".to_owned();
+            report.fail(Failure::new(FailureKind::Query, None, message));
+        }
+        RunRecord {
+            id: RunId(Uuid::nil()),
+            job: JobName::parse("list").unwrap(),
+            trigger: Trigger::Request,
+            outcome,
+            due_at: at,
+            started_at: at,
+            finished_at: at,
+            report,
+            replica: String::new(),
+            version: String::new(),
+        }
+    }
+
+    /// The counts of tenants and keys after one more run.
+    fn after(
+        first: &mut RunRecord,
+        (asked, follow_up): (u64, RunRecord),
+    ) -> ((u64, u64, u64), (u64, u64)) {
+        add_follow_up(first, asked, follow_up);
+        let Report { tenants, keys, .. } = &first.report;
+        assert_eq!(tenants.done(), tenants.total);
+        ((tenants.ok, tenants.failed, tenants.fenced), (keys.written, keys.fenced))
+    }
+
+    #[test]
+    fn what_follow_ups_settle_counts_as_warm_and_the_rest_stays_fenced() {
+        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
+        let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
+        assert_eq!(after(&mut first, (3, follow_up)), ((9, 0, 1), (18, 2)));
+        assert_eq!(first.outcome, Outcome::Ok);
+        let cut_off = record(Outcome::Cancelled, (0, 0, 0), (0, 0));
+        assert_eq!(after(&mut first, (1, cut_off)), ((9, 0, 1), (18, 2)));
+        assert_eq!(first.outcome, Outcome::Ok);
+        let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
+        assert_eq!(after(&mut first, (1, gone)), ((10, 0, 0), (18, 0)));
+    }
+
+    #[test]
+    fn a_follow_up_for_some_of_the_fenced_tenants_says_nothing_of_the_others() {
+        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
+        let again_fenced = record(Outcome::Ok, (0, 0, 1), (0, 2));
+        assert_eq!(after(&mut first, (1, again_fenced)), ((7, 0, 3), (14, 6)));
+        let settled = record(Outcome::Ok, (2, 0, 0), (4, 0));
+        assert_eq!(after(&mut first, (2, settled)), ((9, 0, 1), (18, 2)));
+    }
+
+    #[test]
+    fn hazard_27_a_follow_up_that_fails_makes_the_pass_fail() {
+        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
+        let follow_up = record(Outcome::Partial, (2, 1, 0), (4, 0));
+        assert_eq!(after(&mut first, (3, follow_up)), ((9, 1, 0), (18, 0)));
+        assert_eq!(first.outcome, Outcome::Partial);
+        assert_eq!(first.report.failures.len(), 1);
+    }
+}

@@ -1,0 +1,237 @@
+//! What the scheduler knows of a job between and during its runs.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use super::handle::Ticket;
+use super::pending::{Cause, Changes, Claim};
+use super::status::{ActiveRun, JobStatus};
+use crate::domain::change::Touched;
+use crate::domain::job::{Job, Overlap, Scope};
+use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::engine::run::limit::Priority;
+use crate::engine::run::{RunSpec, Unverified};
+use crate::observe::event::SkipReason;
+
+/// Runs of one job that may wait for it. More would only repeat what these will do.
+pub(crate) const MAX_QUEUED: usize = 16;
+/// Runs of one job for changed tenants at once: what changes meanwhile is gathered for the next one.
+pub(crate) const MAX_CHANGE_RUNS: usize = 1;
+/// Follow-ups of one job at once. Unverified values live for the provisional TTL, so a follow-up does not wait
+/// for one that takes long; with this many of them, those that are due next are gathered.
+pub(crate) const MAX_FOLLOW_UPS: usize = 4;
+
+/// A job between and during its runs.
+pub(crate) struct JobState {
+    pub(crate) job: Arc<Job>,
+    pub(crate) next_due_at: Option<DateTime<Utc>>,
+    /// The run under way, and the runs that wait for it in front of nothing else.
+    pub(crate) running: Option<QueuedRun>,
+    pub(crate) queue: VecDeque<QueuedRun>,
+    pub(crate) last_run: Option<Arc<RunRecord>>,
+    pub(crate) last_success_at: Option<DateTime<Utc>>,
+    /// When the last run that came to all tenants started, on the monotonic clock.
+    pub(crate) last_written_at: Option<Duration>,
+    /// What is to be warmed again, and the runs for some of it, which go on beside the regular one.
+    pub(crate) changes: Changes,
+    pub(crate) beside: Vec<QueuedRun>,
+}
+
+/// A run that was taken on, until its record exists.
+pub(crate) struct QueuedRun {
+    pub(crate) spec: RunSpec,
+    pub(crate) started: Option<Started>,
+    pub(crate) done: watch::Sender<Option<Arc<RunRecord>>>,
+    /// The changes that it is for.
+    pub(crate) claim: Claim,
+}
+
+/// When a run started, on both clocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Started {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) monotonic: Duration,
+}
+
+impl QueuedRun {
+    pub(crate) fn new(spec: RunSpec, claim: Claim) -> Self {
+        Self { spec, started: None, done: watch::Sender::new(None), claim }
+    }
+
+    pub(crate) fn active(&self) -> ActiveRun {
+        ActiveRun {
+            id: self.spec.id,
+            job: self.spec.job.name.clone(),
+            trigger: self.spec.trigger,
+            due_at: self.spec.due_at,
+            started_at: self.started.map(|started| started.at),
+            progress: Arc::clone(&self.spec.progress),
+        }
+    }
+
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.spec.tenants.is_none()
+    }
+
+    /// Whether it is for some tenants that changed or are unverified, beside the other runs.
+    pub(crate) fn is_change_run(&self) -> bool {
+        self.spec.priority == Priority::Urgent
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket { run: self.active(), done: self.done.subscribe() }
+    }
+}
+
+impl JobState {
+    pub(crate) fn new(job: Arc<Job>, now: DateTime<Utc>) -> Self {
+        let mut state = Self {
+            job,
+            next_due_at: None,
+            running: None,
+            queue: VecDeque::new(),
+            last_run: None,
+            last_success_at: None,
+            last_written_at: None,
+            changes: Changes::default(),
+            beside: Vec::new(),
+        };
+        state.next_due_at = state.next_after(now);
+        state
+    }
+
+    /// Why a due time starts nothing, where it does not.
+    pub(crate) fn skips_tick(&self) -> Option<SkipReason> {
+        let running = self.running.as_ref()?;
+        let one_waits = self.queue.iter().any(|taken| taken.spec.trigger == Trigger::Schedule);
+        match self.job.overlap {
+            _ if one_waits => Some(SkipReason::Overlap),
+            // A run for some tenants only does not do what is due: that waits for its end.
+            Overlap::Skip if running.is_for_all() => Some(SkipReason::Overlap),
+            Overlap::Skip | Overlap::Queue => {
+                (self.queue.len() >= MAX_QUEUED).then_some(SkipReason::QueueFull)
+            }
+        }
+    }
+
+    /// Takes note of data that changed.
+    pub(crate) fn note_change(&mut self, touched: Touched, heard_at: Duration, now: Duration) {
+        match (self.job.scope, touched) {
+            _ if !self.job.enabled => {}
+            (Scope::Fleet, Touched::All | Touched::Tenants(_)) => {
+                self.changes.changed(None, heard_at, now);
+            }
+            (Scope::Tenants, Touched::All) => self.changes.everything_changed(now, now),
+            (Scope::Tenants, Touched::Tenants(tenants)) => {
+                for tenant in tenants {
+                    self.changes.changed(Some(tenant), heard_at, now);
+                }
+            }
+        }
+    }
+
+    /// The same of everything, whose fences were moved at a moment.
+    pub(crate) fn note_everything(&mut self, moved_at: Duration, now: Duration) {
+        match self.job.scope {
+            _ if !self.job.enabled => {}
+            Scope::Fleet => self.changes.changed(None, moved_at, now),
+            Scope::Tenants => self.changes.everything_changed(moved_at, now),
+        }
+    }
+
+    /// When the next run for changes may start, where one may.
+    pub(crate) fn next_change_at(&self) -> Option<Duration> {
+        let causes = [Cause::Unverified, Cause::Change].into_iter();
+        let some = causes.filter(|cause| self.has_room_beside(*cause));
+        let some = some.filter_map(|cause| self.changes.next_due_at(cause));
+        some.chain(self.everything_at()).min()
+    }
+
+    /// Whether one more run for that cause may start.
+    pub(crate) fn has_room_beside(&self, cause: Cause) -> bool {
+        let most = match cause {
+            Cause::Change => MAX_CHANGE_RUNS,
+            Cause::Unverified => MAX_FOLLOW_UPS,
+        };
+        self.beside.iter().filter(|taken| taken.claim.cause() == cause).count() < most
+    }
+
+    /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
+    pub(crate) fn note_unverified(&mut self, run: RunId, unverified: Unverified, now: Duration) {
+        let mut runs = self.running.iter_mut().chain(&mut self.beside);
+        let claim = runs.find(|taken| taken.spec.id == run).map(|taken| &mut taken.claim);
+        self.changes.handed_over(unverified, claim, now);
+    }
+
+    /// The same of the next run for everybody; while the queue is full, the end of a run is waited
+    /// for.
+    pub(crate) fn everything_at(&self) -> Option<Duration> {
+        self.changes.everything_due_at().filter(|_| self.queue.len() < MAX_QUEUED)
+    }
+
+    /// A run for all tenants that began, or will, after that moment: it reads what was there then.
+    pub(crate) fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut QueuedRun> {
+        let running = self.running.as_mut().filter(|taken| {
+            let started = taken.started.map(|started| started.monotonic);
+            taken.is_for_all() && started > asked_at
+        });
+        running.or_else(|| self.queue.iter_mut().find(|taken| taken.is_for_all()))
+    }
+
+    /// The same job by another definition.
+    pub(crate) fn redefined(mut self, job: Arc<Job>, now: DateTime<Utc>) -> Self {
+        let keeps_its_times = self.job.schedule == job.schedule && self.job.enabled == job.enabled;
+        if self.job.scope != job.scope {
+            self.changes.clear();
+        }
+        self.job = job;
+        if !keeps_its_times {
+            self.next_due_at = self.next_after(now);
+        }
+        // What was written until now was other keys, or had another TTL.
+        self.last_written_at = None;
+        for waiting in &mut self.queue {
+            waiting.spec.job = Arc::clone(&self.job);
+        }
+        self
+    }
+
+    /// Takes note of a run for all tenants.
+    pub(crate) fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
+        if record.outcome == Outcome::Ok {
+            self.last_success_at = Some(record.finished_at);
+        }
+        match record.outcome {
+            // It came to every tenant; for which of them it failed is said elsewhere.
+            Outcome::Ok | Outcome::Partial => {
+                let started = taken.started.filter(|_| Arc::ptr_eq(&taken.spec.job, &self.job));
+                self.last_written_at = started.map(|started| started.monotonic);
+            }
+            Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {}
+        }
+    }
+
+    pub(crate) fn next_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.job.enabled.then(|| self.job.schedule.next_after(now)).flatten()
+    }
+
+    pub(crate) fn status(&self) -> JobStatus {
+        JobStatus {
+            job: Arc::clone(&self.job),
+            next_due_at: self.next_due_at,
+            running: self.running.as_ref().map(QueuedRun::active),
+            queued: self.queue.iter().map(QueuedRun::active).collect(),
+            last_run: self.last_run.clone(),
+            last_success_at: self.last_success_at,
+        }
+    }
+}
+
+pub(crate) fn take_out(runs: &mut Vec<QueuedRun>, id: RunId) -> Option<QueuedRun> {
+    let position = runs.iter().position(|taken| taken.spec.id == id)?;
+    Some(runs.swap_remove(position))
+}

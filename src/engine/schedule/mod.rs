@@ -1,0 +1,9 @@
+//! When a job runs: the scheduler's loop, what it knows of each job, and its outside.
+
+pub mod follow_up;
+pub mod handle;
+pub mod health;
+mod job_state;
+mod pending;
+pub mod scheduler;
+pub mod status;

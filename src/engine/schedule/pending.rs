@@ -1,0 +1,827 @@
+//! The pending set of a job: the tenants that have to be warmed again, because their data changed or because
+//! they are unverified, and from which moment on. It decides and does nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::domain::fence::PROVISIONAL_TTL;
+use crate::domain::job::Scope;
+use crate::domain::report::{FailedTenant, FailureKind};
+use crate::domain::run::{Outcome, RunRecord};
+use crate::domain::tenant::TenantId;
+use crate::engine::run::{Failed, MAX_FAILED, Unverified};
+
+/// The next run for somebody begins so long after the last one at the earliest, however many changes
+/// come: four reads a second of one tenant are what it may cost the database.
+pub(crate) const COOLDOWN: Duration = Duration::from_millis(250);
+
+/// How long after its batch an unverified tenant is tried again; the wait doubles each time.
+pub(crate) const FOLLOW_UP: Duration = Duration::from_secs(1);
+/// No wait for a follow-up is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
+/// itself, so that a tenant that never stops writing stays cached all the same.
+const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
+const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROVISIONAL_TTL.as_secs());
+
+/// No wait after a failure is longer: each failure is a line of the log and of the history.
+const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(30);
+/// The same while the cache refuses all writes. Nothing that preheat does makes room in a full cache or a
+/// primary of a replica, so only somebody else's work ends this. A failover, which takes seconds, is met by
+/// the first waits.
+const LONGEST_WITHOUT_WRITES: Duration = Duration::from_mins(5);
+/// After so many failures that do not pass by waiting, the next change or the schedule is waited
+/// for.
+const MAX_FAILURES: u32 = 5;
+
+/// With more pending tenants than this none is remembered by itself: the job runs for all instead.
+pub(crate) const MAX_PENDING: usize = MAX_FAILED;
+/// The next run for everybody begins so long after the last one began at the earliest: whatever asks
+/// for more of them asks for too much.
+pub(crate) const EVERYTHING_COOLDOWN: Duration = Duration::from_secs(5);
+
+/// Whose keys: a tenant's, or those of the fleet of a job without tenants.
+pub(crate) type Whose = Option<TenantId>;
+
+/// What is to be warmed again of one job.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    most: usize,
+    wanted: HashMap<Whose, Wanted>,
+    /// Those that changed, by the moment they are due.
+    changed_due: BTreeSet<(Duration, Whose)>,
+    /// The same of those that are unverified.
+    unverified_due: BTreeSet<(Duration, Whose)>,
+    /// Who may not be warmed again yet: whose last run began, or failed, just now. It has those of
+    /// the runs that began within the longest rest, each of at most [`MAX_PENDING`].
+    rests: HashMap<Whose, Rest>,
+    everything: Option<Everything>,
+    everything_rests_until: Duration,
+}
+
+/// What a run beside the regular ones is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Cause {
+    /// Data changed.
+    #[default]
+    Change,
+    /// Tenants are unverified: their values live for [`PROVISIONAL_TTL`], so their follow-up waits for no run
+    /// for changes, and is no part of one, however long that takes.
+    Unverified,
+}
+
+/// Somebody's keys are to be warmed again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// From this moment on, as all here on the monotonic clock.
+    due_at: Duration,
+    /// When the first change was heard of that is not in the cache yet, if it was a change.
+    heard_at: Option<Duration>,
+    /// It is unverified: a run that begins before this moment does not settle it, as what the last
+    /// run sent may still be on its way to the cache.
+    repeat_at: Option<Duration>,
+    /// Runs in a row that left it unverified.
+    unverified: u32,
+    /// Runs in a row in which it failed.
+    failed: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Duration,
+    failed: u32,
+}
+
+/// Everybody's keys are to be warmed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Everything {
+    due_at: Duration,
+    /// A run that begins later will do.
+    asked_at: Duration,
+    failed: u32,
+}
+
+/// What a run was begun for; [`Changes::ended`] takes it back.
+#[derive(Debug, Default)]
+pub(crate) struct Claim {
+    cause: Cause,
+    /// Without those that it handed over as unverified.
+    wanted: BTreeMap<Whose, Wanted>,
+    everything: Option<Everything>,
+}
+
+impl Wanted {
+    fn cause(self) -> Cause {
+        if self.unverified > 0 { Cause::Unverified } else { Cause::Change }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            due_at: self.due_at.min(other.due_at),
+            heard_at: match (self.heard_at, other.heard_at) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            },
+            repeat_at: self.repeat_at.max(other.repeat_at),
+            unverified: self.unverified.max(other.unverified),
+            failed: self.failed.max(other.failed),
+        }
+    }
+}
+
+impl Everything {
+    fn and(self, other: Self) -> Self {
+        Self {
+            due_at: self.due_at.min(other.due_at),
+            asked_at: self.asked_at.max(other.asked_at),
+            failed: self.failed.max(other.failed),
+        }
+    }
+}
+
+impl Claim {
+    /// The tenants that the run is for, as an order has them.
+    pub(crate) fn tenants(&self, scope: Scope) -> Option<Vec<TenantId>> {
+        match scope {
+            Scope::Tenants => Some(self.wanted.keys().filter_map(Option::clone).collect()),
+            Scope::Fleet => None,
+        }
+    }
+
+    /// What the run is for.
+    pub(crate) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// The moment after which a run for everybody has to begin, or have begun.
+    pub(crate) fn asked_at(&self) -> Option<Duration> {
+        self.everything.map(|everything| everything.asked_at)
+    }
+
+    /// The same run is for this as well.
+    pub(crate) fn join(&mut self, other: Self) {
+        for (whose, wanted) in other.wanted {
+            let known = self.wanted.get(&whose).copied();
+            self.wanted.insert(whose, known.map_or(wanted, |known| known.and(wanted)));
+        }
+        self.everything = match (self.everything, other.everything) {
+            (Some(one), Some(other)) => Some(one.and(other)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::with_room_for(MAX_PENDING)
+    }
+}
+
+impl Changes {
+    fn with_room_for(most: usize) -> Self {
+        Self {
+            most,
+            wanted: HashMap::new(),
+            changed_due: BTreeSet::new(),
+            unverified_due: BTreeSet::new(),
+            rests: HashMap::new(),
+            everything: None,
+            everything_rests_until: Duration::ZERO,
+        }
+    }
+
+    /// Somebody's data changed; that was heard of at `heard_at`.
+    pub(crate) fn changed(&mut self, whose: Whose, heard_at: Duration, now: Duration) {
+        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
+        let heard_at = Some(heard_at);
+        self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
+    }
+
+    /// Anybody's data may have changed; a run that began after `asked_at` has it.
+    pub(crate) fn everything_changed(&mut self, asked_at: Duration, now: Duration) {
+        self.want_everything(Everything { due_at: now, asked_at, failed: 0 });
+    }
+
+    /// A run of the job left these tenants unverified. It may still go on, but does not come to them again.
+    /// `claim` is what it was begun for, where that is known.
+    pub(crate) fn handed_over(
+        &mut self,
+        unverified: Unverified,
+        mut claim: Option<&mut Claim>,
+        now: Duration,
+    ) {
+        let Unverified { tenants, fleet } = unverified;
+        for whose in tenants.into_iter().map(Some).chain(fleet.then_some(None)) {
+            let wanted = claim.as_mut().and_then(|claim| claim.wanted.remove(&whose));
+            self.unverified(whose, wanted.unwrap_or_default(), now);
+        }
+    }
+
+    /// A run of the job has ended, which was begun for `claim`; answers how long the changes that it
+    /// settled took.
+    pub(crate) fn ended(
+        &mut self,
+        claim: Claim,
+        failures: &Failures<'_>,
+        now: Duration,
+    ) -> Vec<Duration> {
+        let mut lags = Vec::new();
+        for (whose, wanted) in claim.wanted {
+            if let Some(longest) = failures.of_one(whose.as_ref()) {
+                self.failed(whose, wanted, longest, now);
+            } else {
+                if let Some(rest) = self.rests.get_mut(&whose) {
+                    rest.failed = 0;
+                }
+                lags.extend(wanted.heard_at.map(|heard_at| now.saturating_sub(heard_at)));
+            }
+        }
+        if let Some(everything) = claim.everything {
+            self.everything_ended(everything, failures, now);
+        }
+        lags
+    }
+
+    fn unverified(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
+        let due_at = now + doubled(FOLLOW_UP, wanted.unverified, LONGEST_FOLLOW_UP);
+        let unverified = wanted.unverified + 1;
+        let repeat_at = Some(due_at);
+        self.want(whose, Wanted { due_at, repeat_at, unverified, failed: 0, ..wanted });
+    }
+
+    fn failed(&mut self, whose: Whose, wanted: Wanted, wait: Wait, now: Duration) {
+        let until = now + wait.after(wanted.failed);
+        let failed = wanted.failed + 1;
+        // Changes go on to be heard of; what fails again is not tried again sooner for that.
+        self.rests.insert(whose.clone(), Rest { until, failed });
+        if wait.goes_on_after(failed) {
+            self.want(whose, Wanted { due_at: until, failed, ..wanted });
+        }
+    }
+
+    fn everything_ended(&mut self, everything: Everything, failures: &Failures<'_>, now: Duration) {
+        match &failures.who {
+            Who::Tenants(tenants) => {
+                for (tenant, kind) in tenants {
+                    let whose = Some(TenantId::new(tenant));
+                    self.failed(whose, Wanted::default(), Wait::of(*kind), now);
+                }
+            }
+            Who::Anybody if failures.wait.goes_on_after(everything.failed + 1) => {
+                let due_at = now + failures.wait.after(everything.failed);
+                let failed = everything.failed + 1;
+                self.want_everything(Everything { due_at, asked_at: now, failed });
+            }
+            Who::Anybody | Who::Nobody => {}
+        }
+    }
+
+    /// The moment from which on somebody is due for that cause, if anybody is at all.
+    pub(crate) fn next_due_at(&self, cause: Cause) -> Option<Duration> {
+        let due = match cause {
+            Cause::Change => &self.changed_due,
+            Cause::Unverified => &self.unverified_due,
+        };
+        due.first().map(|(due_at, _)| *due_at)
+    }
+
+    fn due(&mut self, cause: Cause) -> &mut BTreeSet<(Duration, Whose)> {
+        match cause {
+            Cause::Change => &mut self.changed_due,
+            Cause::Unverified => &mut self.unverified_due,
+        }
+    }
+
+    /// The moment from which on everybody is due.
+    pub(crate) fn everything_due_at(&self) -> Option<Duration> {
+        self.everything.map(|everything| everything.due_at)
+    }
+
+    /// Takes all tenants that are due for that cause, for a run that begins now; nothing where none is.
+    pub(crate) fn take_due(&mut self, cause: Cause, now: Duration) -> Option<Claim> {
+        self.next_due_at(cause).filter(|due_at| *due_at <= now)?;
+        self.rests.retain(|_, rest| rest.until > now);
+        let mut wanted = BTreeMap::new();
+        while let Some((due_at, whose)) = self.due(cause).pop_first() {
+            if due_at > now {
+                self.due(cause).insert((due_at, whose));
+                break;
+            }
+            let Some(one) = self.wanted.remove(&whose) else { continue };
+            self.rests.insert(whose.clone(), Rest { until: now + COOLDOWN, failed: one.failed });
+            if let Some(due_at) = one.repeat_at.filter(|at| *at > now) {
+                self.want(whose.clone(), Wanted { due_at, heard_at: None, ..one });
+            }
+            wanted.insert(whose, one);
+        }
+        Some(Claim { cause, wanted, everything: None })
+    }
+
+    /// Takes everything, for a run that begins now or waits.
+    pub(crate) fn take_everything(&mut self, now: Duration) -> Claim {
+        self.everything_rests_until = now + EVERYTHING_COOLDOWN;
+        Claim { everything: self.everything.take(), ..Claim::default() }
+    }
+
+    /// Forgets it all.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::with_room_for(self.most);
+    }
+
+    fn want(&mut self, whose: Whose, mut wanted: Wanted) {
+        if let Some(rest) = self.rests.get(&whose) {
+            wanted.due_at = wanted.due_at.max(rest.until);
+        }
+        let known = self.wanted.get(&whose).copied();
+        if known.is_none() && self.wanted.len() >= self.most {
+            // Whoever waits is part of everybody.
+            let repeat_at = self.wanted.values().chain([&wanted]).filter_map(|one| one.repeat_at);
+            let due_at = repeat_at.max().map_or(wanted.due_at, |at| at.max(wanted.due_at));
+            self.wanted.clear();
+            self.changed_due.clear();
+            self.unverified_due.clear();
+            self.want_everything(Everything { due_at, asked_at: due_at, failed: 0 });
+            return;
+        }
+        let all = known.map_or(wanted, |known| known.and(wanted));
+        if let Some(known) = known {
+            self.due(known.cause()).remove(&(known.due_at, whose.clone()));
+        }
+        self.due(all.cause()).insert((all.due_at, whose.clone()));
+        self.wanted.insert(whose, all);
+    }
+
+    fn want_everything(&mut self, more: Everything) {
+        let due_at = more.due_at.max(self.everything_rests_until);
+        let more = Everything { due_at, ..more };
+        self.everything = Some(self.everything.map_or(more, |known| known.and(more)));
+    }
+}
+
+/// A wait that doubles each time, up to the longest.
+fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest)
+}
+
+/// For whom a run failed.
+pub(crate) struct Failures<'a> {
+    who: Who<'a>,
+    /// The longest of its failures' waits.
+    wait: Wait,
+}
+
+/// Whether waiting helps against a failure, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wait {
+    /// It does not: it is tried again [`MAX_FAILURES`] times in all.
+    InVain,
+    /// A server is away.
+    ForServer,
+    /// The cache refuses all writes.
+    ForWrites,
+}
+
+impl Wait {
+    /// How long to wait after so many failures in a row before this one.
+    fn after(self, failures: u32) -> Duration {
+        let longest = match self {
+            Self::InVain | Self::ForServer => LONGEST_AFTER_FAILURE,
+            Self::ForWrites => LONGEST_WITHOUT_WRITES,
+        };
+        doubled(FOLLOW_UP, failures, longest)
+    }
+
+    /// Whether it is tried again after so many failures in a row.
+    fn goes_on_after(self, failures: u32) -> bool {
+        self != Self::InVain || failures < MAX_FAILURES
+    }
+}
+
+enum Who<'a> {
+    Nobody,
+    /// These, each with what failed first.
+    Tenants(HashMap<&'a str, FailureKind>),
+    Anybody,
+}
+
+impl<'a> Failures<'a> {
+    /// Those of a run and of its tenants that failed.
+    pub(crate) fn of(record: &RunRecord, failed: &'a Failed) -> Self {
+        let waits = record.report.failures.iter().map(|failure| Wait::of(failure.kind));
+        let wait = waits.max().unwrap_or(Wait::InVain);
+        let of_one = |one: &'a FailedTenant| (one.tenant.as_str(), one.kind);
+        let who = match record.outcome {
+            Outcome::Ok => Who::Nobody,
+            Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled
+                if failed.is_complete && !failed.tenants.is_empty() =>
+            {
+                Who::Tenants(failed.tenants.iter().map(of_one).collect())
+            }
+            Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {
+                Who::Anybody
+            }
+        };
+        Self { who, wait }
+    }
+
+    /// Whether it failed for somebody; then, which wait helps.
+    fn of_one(&self, whose: Option<&TenantId>) -> Option<Wait> {
+        match (&self.who, whose) {
+            (Who::Nobody, _) => None,
+            (Who::Tenants(tenants), Some(tenant)) => {
+                tenants.get(tenant.as_str()).map(|kind| Wait::of(*kind))
+            }
+            (Who::Tenants(_), None) | (Who::Anybody, _) => Some(self.wait),
+        }
+    }
+}
+
+impl Wait {
+    fn of(kind: FailureKind) -> Self {
+        match kind {
+            // The tenant list could not be read.
+            FailureKind::Tenants
+            | FailureKind::TenantsShrank
+            | FailureKind::DatabaseUnavailable
+            | FailureKind::Locked
+            | FailureKind::CacheUnavailable
+            | FailureKind::CacheRestarted => Self::ForServer,
+            FailureKind::CacheFull | FailureKind::CacheReadOnly | FailureKind::CacheMoved => {
+                Self::ForWrites
+            }
+            FailureKind::Query
+            | FailureKind::StatementTimeout
+            | FailureKind::ForeignRow
+            | FailureKind::Encoding
+            | FailureKind::TooManyRows
+            | FailureKind::TimeZone
+            | FailureKind::ValueTooLarge
+            | FailureKind::KeyConflict
+            | FailureKind::AmbiguousKey
+            | FailureKind::SeveralRows
+            | FailureKind::CacheWrongType
+            | FailureKind::CachePermission
+            | FailureKind::CacheRefused
+            | FailureKind::Deadline
+            | FailureKind::Cancelled
+            | FailureKind::Rewarm
+            | FailureKind::Internal => Self::InVain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const ZERO: Duration = Duration::ZERO;
+    const SECOND: Duration = Duration::from_secs(1);
+    const OK: Failures<'static> = Failures { who: Who::Nobody, wait: Wait::InVain };
+
+    fn ms(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    fn tenant(name: &str) -> Whose {
+        TenantId::new(name).into()
+    }
+
+    fn unverified(names: &[&str]) -> Unverified {
+        Unverified { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
+    }
+
+    fn names(claim: Option<&Claim>) -> Vec<String> {
+        let tenants = claim.and_then(|claim| claim.tenants(Scope::Tenants)).unwrap_or_default();
+        tenants.iter().map(ToString::to_string).collect()
+    }
+
+    /// A run that failed in that way: for these tenants, or nobody knows for whom.
+    fn failing<'a>(kind: FailureKind, tenants: &[&'a str]) -> Failures<'a> {
+        let who = match tenants {
+            [] => Who::Anybody,
+            _ => Who::Tenants(tenants.iter().map(|tenant| (*tenant, kind)).collect()),
+        };
+        Failures { who, wait: Wait::of(kind) }
+    }
+
+    /// A run that ends at `now`, with all well.
+    fn settle(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
+        changes.ended(claim, &OK, now)
+    }
+
+    fn take(changes: &mut Changes, now: Duration) -> Option<Claim> {
+        changes.take_due(Cause::Change, now)
+    }
+
+    fn take_unverified(changes: &mut Changes, now: Duration) -> Option<Claim> {
+        changes.take_due(Cause::Unverified, now)
+    }
+
+    fn next_due_at(changes: &Changes) -> Option<Duration> {
+        let causes = [Cause::Change, Cause::Unverified];
+        causes.iter().filter_map(|cause| changes.next_due_at(*cause)).min()
+    }
+
+    #[test]
+    fn the_first_change_is_due_at_once_and_the_next_one_a_cooldown_after_the_run_began() {
+        let mut changes = Changes::default();
+        assert!(take(&mut changes, SECOND).is_none());
+        changes.changed(tenant("a"), ms(990), SECOND);
+        let claim = take(&mut changes, SECOND).unwrap();
+        assert_eq!(names(Some(&claim)), ["a"]);
+        changes.changed(tenant("a"), ms(1010), ms(1010));
+        changes.changed(tenant("a"), ms(1020), ms(1020));
+        changes.changed(tenant("b"), ms(1020), ms(1020));
+        assert_eq!(settle(&mut changes, claim, ms(1030)), [ms(40)]);
+        assert_eq!(names(take(&mut changes, ms(1030)).as_ref()), ["b"]);
+        assert_eq!(next_due_at(&changes), Some(SECOND + COOLDOWN));
+        let claim = take(&mut changes, SECOND + COOLDOWN).unwrap();
+        assert_eq!(names(Some(&claim)), ["a"]);
+        assert_eq!(settle(&mut changes, claim, ms(1300)), [ms(290)], "since the first of the two");
+        assert_eq!(next_due_at(&changes), None);
+    }
+
+    #[test]
+    fn whoever_never_settles_is_tried_again_at_longer_and_longer_intervals() {
+        let mut changes = Changes::default();
+        changes.handed_over(unverified(&["a"]), None, ZERO);
+        let mut now = ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            let due_at = next_due_at(&changes).unwrap();
+            waits.push(due_at.saturating_sub(now).as_secs());
+            now = due_at;
+            let mut claim = take_unverified(&mut changes, now).unwrap();
+            changes.handed_over(unverified(&["a"]), Some(&mut claim), now);
+            assert!(settle(&mut changes, claim, now).is_empty());
+        }
+        assert_eq!(waits, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
+        let mut changes = Changes::default();
+        changes.handed_over(unverified(&["a"]), None, ZERO);
+        changes.changed(tenant("a"), ms(100), ms(100));
+        let claim = take_unverified(&mut changes, ms(100)).unwrap();
+        assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
+        assert_eq!(next_due_at(&changes), Some(SECOND));
+        let claim = take_unverified(&mut changes, SECOND).unwrap();
+        assert!(settle(&mut changes, claim, SECOND).is_empty());
+        assert_eq!(next_due_at(&changes), None);
+    }
+
+    #[test]
+    fn an_unverified_tenant_is_no_part_of_a_run_for_changes_which_may_be_long() {
+        let mut changes = Changes::default();
+        for name in ["a", "b"] {
+            changes.changed(tenant(name), ZERO, ZERO);
+        }
+        let mut long = take(&mut changes, ZERO).unwrap();
+        changes.handed_over(unverified(&["a"]), Some(&mut long), SECOND);
+        changes.changed(tenant("a"), SECOND, SECOND);
+        changes.changed(tenant("c"), SECOND, SECOND);
+        assert_eq!(names(Some(&long)), ["b"], "it does not come to `a` again");
+        assert_eq!(names(take_unverified(&mut changes, SECOND).as_ref()), ["a"]);
+        assert_eq!(names(take(&mut changes, SECOND).as_ref()), ["c"]);
+        assert_eq!(settle(&mut changes, long, SECOND * 2), [SECOND * 2]);
+    }
+
+    #[test]
+    fn while_the_cache_refuses_all_writes_a_job_is_repeated_every_five_minutes() {
+        for kind in [FailureKind::CacheFull, FailureKind::CacheReadOnly, FailureKind::CacheMoved] {
+            let failures = failing(kind, &[]);
+            let mut changes = Changes::default();
+            changes.everything_changed(ZERO, ZERO);
+            changes.changed(tenant("a"), ZERO, ZERO);
+            let (mut now, mut waits) = (ZERO, Vec::new());
+            for _ in 0..12 {
+                let everything = changes.take_everything(now);
+                changes.ended(everything, &failures, now);
+                let some = take(&mut changes, now).unwrap();
+                changes.ended(some, &failures, now);
+                let due_at = changes.everything_due_at().unwrap();
+                waits.push(due_at.saturating_sub(now).as_secs());
+                assert!(next_due_at(&changes).unwrap() <= due_at);
+                now = due_at;
+            }
+            assert_eq!(waits[waits.len() - 2..], [300, 300], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_away_loses_no_change_however_long() {
+        let mut changes = Changes::default();
+        changes.changed(tenant("a"), ZERO, ZERO);
+        let mut now = ZERO;
+        for _ in 0..20 {
+            let claim = take(&mut changes, now).unwrap();
+            let failures = failing(FailureKind::DatabaseUnavailable, &[]);
+            changes.ended(claim, &failures, now);
+            let due_at = next_due_at(&changes).unwrap();
+            assert!(due_at <= now + LONGEST_AFTER_FAILURE);
+            now = due_at;
+        }
+        let claim = take(&mut changes, now).unwrap();
+        assert_eq!(settle(&mut changes, claim, now), [now]);
+    }
+
+    #[test]
+    fn what_fails_for_good_is_given_up_and_changes_do_not_hurry_it() {
+        let mut changes = Changes::default();
+        let failures = failing(FailureKind::ValueTooLarge, &["a"]);
+        changes.changed(tenant("a"), ZERO, ZERO);
+        changes.changed(tenant("b"), ZERO, ZERO);
+        let mut now = ZERO;
+        let mut runs = 0;
+        while let Some(due_at) = next_due_at(&changes) {
+            now = due_at;
+            let claim = take(&mut changes, now).unwrap();
+            let lags = changes.ended(claim, &failures, now);
+            assert_eq!(lags.len(), usize::from(runs == 0), "`b` is settled with the first run");
+            runs += 1;
+            if next_due_at(&changes).is_some() {
+                changes.changed(tenant("a"), now, now);
+            }
+        }
+        assert_eq!((runs, now), (MAX_FAILURES, SECOND * 15));
+        changes.changed(tenant("a"), now, now);
+        assert_eq!(next_due_at(&changes), Some(now + SECOND * 16));
+    }
+
+    #[test]
+    fn several_that_fail_in_one_way_leave_the_others_of_their_run_settled() {
+        let mut changes = Changes::default();
+        for name in ["a", "b", "c", "d"] {
+            changes.changed(tenant(name), ZERO, ZERO);
+        }
+        let claim = take(&mut changes, ZERO).unwrap();
+        let mut failures = failing(FailureKind::Query, &["a", "b"]);
+        if let Who::Tenants(tenants) = &mut failures.who {
+            tenants.insert("d", FailureKind::CacheUnavailable);
+        }
+        assert_eq!(changes.ended(claim, &failures, ZERO).len(), 1, "`c`");
+        let mut now = ZERO;
+        for _ in 1..MAX_FAILURES {
+            now = next_due_at(&changes).unwrap();
+            let claim = take(&mut changes, now).unwrap();
+            assert_eq!(names(Some(&claim)).len(), 3);
+            changes.ended(claim, &failures, now);
+        }
+        now += LONGEST_AFTER_FAILURE;
+        let left = take(&mut changes, now);
+        assert_eq!(names(left.as_ref()), ["d"], "what may pass by waiting is not given up");
+    }
+
+    #[test]
+    fn too_many_are_everybody() {
+        let mut changes = Changes::with_room_for(2);
+        for name in ["a", "b", "a"] {
+            changes.changed(tenant(name), ZERO, ZERO);
+        }
+        assert_eq!(changes.everything_due_at(), None);
+        changes.changed(tenant("c"), ZERO, ms(5));
+        assert_eq!((changes.everything_due_at(), next_due_at(&changes)), (Some(ms(5)), None));
+        let claim = changes.take_everything(ms(5));
+        assert_eq!(changes.everything_due_at(), None);
+        changes.everything_changed(ms(6), ms(6));
+        assert_eq!(changes.everything_due_at(), Some(ms(5) + EVERYTHING_COOLDOWN));
+        assert!(settle(&mut changes, claim, ms(7)).is_empty());
+    }
+
+    #[test]
+    fn a_run_for_everybody_that_failed_is_repeated_for_whom_it_failed() {
+        let mut changes = Changes::default();
+        changes.everything_changed(ZERO, ZERO);
+        let claim = changes.take_everything(ZERO);
+        let failures = failing(FailureKind::Encoding, &["a", "b"]);
+        changes.ended(claim, &failures, SECOND);
+        assert_eq!(changes.everything_due_at(), None);
+        assert_eq!(names(take(&mut changes, SECOND * 2).as_ref()), ["a", "b"]);
+
+        let mut changes = Changes::default();
+        changes.everything_changed(ZERO, ZERO);
+        let claim = changes.take_everything(ZERO);
+        let failures = failing(FailureKind::Tenants, &[]);
+        changes.ended(claim, &failures, SECOND);
+        assert_eq!(changes.everything_due_at(), Some(EVERYTHING_COOLDOWN));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Change(u8),
+        Begin,
+        /// The run under way ends: for some it is unverified, and it may have failed.
+        End(BTreeSet<u8>, bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => (0_u64..700).prop_map(Step::Wait),
+            4 => (0_u8..7).prop_map(Step::Change),
+            2 => Just(Step::Begin),
+            2 => (prop::collection::btree_set(0_u8..7, 0..3), prop::bool::weighted(0.2))
+                .prop_map(|(unverified, failed)| Step::End(unverified, failed)),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    /// What must hold whatever comes: nobody is forgotten, nobody is warmed too often.
+    struct Model {
+        changes: Changes,
+        now: Duration,
+        running: Option<Claim>,
+        began: HashMap<Whose, Duration>,
+        /// Who has to be in a run that is still to begin.
+        stale: HashSet<Whose>,
+    }
+
+    impl Model {
+        fn turn(&mut self, step: Step) {
+            match step {
+                Step::Wait(time) => self.now += ms(time),
+                Step::Change(number) => {
+                    let whose = tenant(&number.to_string());
+                    self.changes.changed(whose.clone(), self.now, self.now);
+                    self.stale.insert(whose);
+                }
+                Step::Begin if self.running.is_none() => self.begin(),
+                Step::Begin => {}
+                Step::End(some, failed) => self.end(&some, failed),
+            }
+            let changes = &self.changes;
+            assert!(changes.wanted.len() <= changes.most);
+            let due = changes.changed_due.len() + changes.unverified_due.len();
+            assert_eq!(changes.wanted.len(), due);
+            for whose in &self.stale {
+                let known = changes.wanted.contains_key(whose) || changes.everything.is_some();
+                assert!(known, "{whose:?} is forgotten");
+            }
+        }
+
+        fn begin(&mut self) {
+            if self.changes.everything_due_at().is_some_and(|due_at| due_at <= self.now) {
+                self.stale.clear();
+                let claim = self.changes.take_everything(self.now);
+                settle(&mut self.changes, claim, self.now);
+            }
+            let unverified = take_unverified(&mut self.changes, self.now);
+            let claim = unverified.or_else(|| take(&mut self.changes, self.now));
+            let Some(claim) = claim else { return };
+            for whose in claim.wanted.keys() {
+                self.stale.remove(whose);
+                if let Some(began) = self.began.insert(whose.clone(), self.now) {
+                    assert!(self.now >= began + COOLDOWN, "{whose:?} is warmed too often");
+                }
+            }
+            self.running = Some(claim);
+        }
+
+        fn end(&mut self, some: &BTreeSet<u8>, failed: bool) {
+            let Some(mut claim) = self.running.take() else { return };
+            let left: Vec<String> = some.iter().map(ToString::to_string).collect();
+            self.stale.extend(left.iter().map(|name| tenant(name)));
+            let failures = if failed {
+                self.stale.extend(claim.wanted.keys().cloned());
+                failing(FailureKind::CacheUnavailable, &[])
+            } else {
+                OK
+            };
+            let left: Vec<&str> = left.iter().map(String::as_str).collect();
+            self.changes.handed_over(unverified(&left), Some(&mut claim), self.now);
+            self.changes.ended(claim, &failures, self.now);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_forgotten_and_nobody_is_warmed_too_often(
+            steps in steps(),
+            room in prop_oneof![Just(3_usize), Just(100)],
+        ) {
+            let mut model = Model {
+                changes: Changes::with_room_for(room),
+                now: ZERO,
+                running: None,
+                began: HashMap::new(),
+                stale: HashSet::new(),
+            };
+            for step in steps {
+                model.turn(step);
+            }
+            model.turn(Step::End(BTreeSet::new(), false));
+            for _ in 0..100 {
+                let changes = &model.changes;
+                let due = next_due_at(changes).into_iter().chain(changes.everything_due_at());
+                let Some(due_at) = due.min() else { break };
+                model.now = model.now.max(due_at);
+                model.turn(Step::Begin);
+                model.turn(Step::End(BTreeSet::new(), false));
+            }
+            prop_assert!(model.stale.is_empty(), "it comes to rest: {:?}", model.stale);
+            prop_assert_eq!(next_due_at(&model.changes), None);
+        }
+    }
+}

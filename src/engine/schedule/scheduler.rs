@@ -1,0 +1,641 @@
+//! The one loop that decides: run, queue or skip.
+//!
+//! tokio-cron-scheduler rings the bell and decides nothing: what is due comes from
+//! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing,
+//! catching up (at most one run for any number of missed ticks) and draining are decided here and
+//! nowhere else.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
+use super::health::Beats;
+use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
+use super::pending::{Cause, Claim, Failures};
+use super::status::{Phase, Rejections, Status};
+use crate::domain::change::Changed;
+use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::run::{Outcome, RunRecord, Trigger};
+use crate::domain::tenant::TenantId;
+use crate::engine::ports::Clock;
+use crate::engine::run::limit::{HeldLong, Priority};
+use crate::engine::run::record::Records;
+use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops};
+use crate::observe::event::{self, SkipReason};
+use crate::observe::metric::Metrics;
+
+/// Requests on their way to the loop, which takes each in microseconds.
+const MAX_COMMANDS: usize = 64;
+
+/// The loop looks at the clock at least this often, bell or no bell.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// A wall clock that goes back by more than this was set, and due times are worked out anew.
+const CLOCK_SET_BACK: TimeDelta = TimeDelta::seconds(2);
+
+/// What the engine is made of.
+pub struct Parts {
+    /// The jobs.
+    pub jobs: Jobs,
+    /// Does the runs.
+    pub runner: Arc<Runner>,
+    /// Keeps what became of them.
+    pub records: Arc<Records>,
+    /// Rung by the scheduler.
+    pub bell: Arc<Notify>,
+    /// Signs of life.
+    pub beats: Arc<Beats>,
+}
+
+/// The loop and what it knows.
+pub struct Engine {
+    jobs: BTreeMap<JobName, JobState>,
+    /// Runs under way of jobs that are gone.
+    leaving: Vec<QueuedRun>,
+    rejections: Rejections,
+    runner: Arc<Runner>,
+    records: Arc<Records>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    bell: Arc<Notify>,
+    beats: Arc<Beats>,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<Arc<Status>>,
+    runs: JoinSet<RunResult>,
+    /// Where runs hand over their unverified tenants; it rings the bell.
+    handover: Arc<Handover>,
+    /// How often the cache server was restarted.
+    restarts: watch::Receiver<u64>,
+    stops: Stops,
+    started_at: DateTime<Utc>,
+    phase: Phase,
+    looked_at: DateTime<Utc>,
+    scheduler_silent: bool,
+    /// Something changed since the status was published.
+    changed: bool,
+}
+
+impl Engine {
+    /// An engine that begins to work with [`Self::run`], and the handle to it.
+    pub fn new(parts: Parts, stops: Stops) -> (Self, Handle) {
+        let Parts { jobs, runner, records, bell, beats } = parts;
+        let (clock, metrics) = (Arc::clone(&runner.clock), Arc::clone(&runner.metrics));
+        let now = clock.now();
+        runner.jobs.set(jobs.clone());
+        let jobs = jobs.into_values().map(|job| (job.name.clone(), JobState::new(job, now)));
+        let (command_sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let empty = Status {
+            started_at: now,
+            phase: Phase::Running,
+            jobs: BTreeMap::new(),
+            leaving: Vec::new(),
+            rejections: Rejections::default(),
+        };
+        let (status, status_receiver) = watch::channel(Arc::new(empty));
+        let mut engine = Self {
+            jobs: jobs.collect(),
+            leaving: Vec::new(),
+            rejections: Rejections::default(),
+            restarts: runner.cache_process.subscribe(),
+            handover: Arc::new(Handover::ringing(Arc::clone(&bell))),
+            runner,
+            records: Arc::clone(&records),
+            clock: Arc::clone(&clock),
+            metrics,
+            bell,
+            beats: Arc::clone(&beats),
+            commands,
+            status,
+            runs: JoinSet::new(),
+            stops,
+            started_at: now,
+            phase: Phase::Running,
+            looked_at: now,
+            scheduler_silent: false,
+            changed: true,
+        };
+        engine.register_jobs();
+        engine.publish();
+        let handle =
+            Handle { commands: command_sender, status: status_receiver, beats, records, clock };
+        (engine, handle)
+    }
+
+    /// The same with jobs whose files are rejected.
+    #[must_use]
+    pub fn with_rejections(mut self, rejections: Rejections) -> Self {
+        self.rejections = rejections;
+        self.changed = true;
+        self.publish();
+        self
+    }
+
+    /// Works until it is told to drain and nothing is in flight any more.
+    pub async fn run(mut self) {
+        self.start(self.jobs.keys().cloned().collect());
+        loop {
+            self.beats.engine_turned(self.clock.monotonic());
+            self.look_at_scheduler();
+            self.look_at_permits();
+            self.start_due();
+            self.note_unverified();
+            self.start_changes();
+            self.publish();
+            if self.phase == Phase::Draining && self.runs.is_empty() {
+                return;
+            }
+            let nap = self.nap();
+            tokio::select! {
+                biased;
+                () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
+                () = self.bell.notified() => {}
+                // Before the end of a run, after which the next one begins: that one comes late
+                // enough.
+                Ok(()) = self.restarts.changed() => self.cache_was_restarted(),
+                // Before requests: however many of those come, only so many runs can end.
+                Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
+                Some(command) = self.commands.recv() => self.obey(command),
+                () = self.clock.sleep(nap) => {}
+            }
+        }
+    }
+
+    /// The runs of jobs that the worker had not so far, or otherwise.
+    fn start(&mut self, jobs: Vec<JobName>) {
+        let now = self.clock.now();
+        for name in jobs {
+            let Some(state) = self.jobs.get(&name) else { continue };
+            event::NextRun { job: &name, at: state.next_due_at }.emit(&self.metrics);
+            let starts = state.job.enabled && state.job.on_start;
+            if starts && self.waiting_twin(&name, None).is_none() {
+                self.take(&name, Trigger::Startup, now, None);
+            }
+        }
+    }
+
+    /// Starts what is due. Any number of missed ticks is one run.
+    fn start_due(&mut self) {
+        let now = self.clock.now();
+        let clock_set_back = self.looked_at - now > CLOCK_SET_BACK;
+        self.looked_at = now;
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let mut due = Vec::new();
+        for (job, state) in &mut self.jobs {
+            let due_at = state.next_due_at.filter(|due_at| *due_at <= now);
+            if due_at.is_none() && !clock_set_back {
+                continue;
+            }
+            state.next_due_at = state.next_after(now);
+            event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
+            self.changed = true;
+            due.extend(due_at.map(|due_at| (job.clone(), due_at)));
+        }
+        for (job, due_at) in due {
+            self.tick(&job, due_at);
+        }
+    }
+
+    /// One due time of a job: run, queue or skip.
+    fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
+        let Some(state) = self.jobs.get(job) else { return };
+        let skip = state.skips_tick();
+        match skip {
+            Some(reason) => event::RunSkipped { job, reason }.emit(&self.metrics),
+            None => {
+                self.take(job, Trigger::Schedule, due_at, None);
+            }
+        }
+    }
+
+    /// Takes a run on: it starts now or waits for the one under way.
+    fn take(
+        &mut self,
+        job: &JobName,
+        trigger: Trigger,
+        due_at: DateTime<Utc>,
+        tenants: Option<Vec<TenantId>>,
+    ) -> Option<Ticket> {
+        let spec = RunSpec { due_at, ..self.spec(&self.jobs.get(job)?.job, trigger, tenants) };
+        Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
+    }
+
+    /// The specification of a run at this moment.
+    fn spec(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
+        let handover = Arc::clone(&self.handover);
+        RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
+    }
+
+    fn enqueue(&mut self, job: &JobName, taken: QueuedRun) -> Ticket {
+        let ticket = taken.ticket();
+        if let Some(state) = self.jobs.get_mut(job) {
+            state.queue.push_back(taken);
+        }
+        self.changed = true;
+        self.start_next(job);
+        ticket
+    }
+
+    /// Starts the job's next run, where it has one and none is under way.
+    fn start_next(&mut self, job: &JobName) {
+        let Some(state) = self.jobs.get_mut(job) else { return };
+        if state.running.is_some() {
+            return;
+        }
+        let Some(mut next) = state.queue.pop_front() else { return };
+        next.started = Some(Started { at: self.clock.now(), monotonic: self.clock.monotonic() });
+        next.spec.last_written_at = state.last_written_at;
+        let spec = next.spec.clone();
+        state.running = Some(next);
+        self.spawn(spec);
+    }
+
+    fn spawn(&mut self, spec: RunSpec) {
+        self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), spec, self.stops.clone()));
+    }
+
+    /// Starts the runs for what changed and is due.
+    fn start_changes(&mut self) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        let jobs = self.jobs.iter().filter(|(_, state)| is_due(state.next_change_at()));
+        let jobs: Vec<_> = jobs.map(|(job, _)| job.clone()).collect();
+        for job in jobs {
+            self.start_beside(&job, Cause::Unverified, now);
+            self.start_beside(&job, Cause::Change, now);
+            self.start_everything(&job, now);
+        }
+    }
+
+    /// A run for the tenants that are due for that cause, beside the job's other runs: a fence that moved
+    /// keeps what these read before from having the last word.
+    fn start_beside(&mut self, job: &JobName, cause: Cause, now: Duration) {
+        let started = Started { at: self.clock.now(), monotonic: now };
+        let Some(state) = self.jobs.get_mut(job) else { return };
+        if !state.has_room_beside(cause) {
+            return;
+        }
+        let Some(claim) = state.changes.take_due(cause, now) else { return };
+        let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
+        let spec = self.spec(&job, Trigger::Change, tenants);
+        let spec = RunSpec { priority: Priority::Urgent, ..spec };
+        if let Some(state) = self.jobs.get_mut(&job.name) {
+            let taken = QueuedRun::new(spec.clone(), claim);
+            state.beside.push(QueuedRun { started: Some(started), ..taken });
+            self.spawn(spec);
+        }
+    }
+
+    /// One run for everybody whose data may have changed: in its turn, as others.
+    fn start_everything(&mut self, name: &JobName, now: Duration) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        if state.everything_at().is_none_or(|due_at| due_at > now) {
+            return;
+        }
+        let claim = state.changes.take_everything(now);
+        if let Some(covering) = state.covering_run(claim.asked_at()) {
+            covering.claim.join(claim);
+            return;
+        }
+        let job = Arc::clone(&state.job);
+        let spec = self.spec(&job, Trigger::Change, None);
+        self.enqueue(name, QueuedRun::new(spec, claim));
+    }
+
+    fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
+        // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
+        let Ok(RunResult { record, failed }) = ended else { return };
+        self.note_unverified();
+        let record = Arc::new(record);
+        let Some(mut taken) = self.take_running(&record) else { return };
+        let kept = self.keep(&record, &taken);
+        self.note_claim(std::mem::take(&mut taken.claim), &record, &failed);
+        let job = &record.job;
+        if let Some(state) = self.jobs.get_mut(job) {
+            if taken.is_for_all() {
+                state.note_end(&record, &taken);
+                self.runner.coverage_wanted.notify_one();
+            }
+            if kept {
+                state.last_run = Some(Arc::clone(&record));
+            }
+        } else {
+            self.register_jobs();
+        }
+        self.changed |= kept || taken.is_for_all();
+        self.start_next(job);
+        // Who waits for the run finds it in the status as well.
+        self.publish();
+        taken.done.send_replace(Some(record));
+    }
+
+    /// Takes out a run under way.
+    fn take_running(&mut self, record: &RunRecord) -> Option<QueuedRun> {
+        let is_it = |taken: &mut QueuedRun| taken.spec.id == record.id;
+        if let Some(state) = self.jobs.get_mut(&record.job) {
+            let regular = state.running.take_if(is_it);
+            return regular.or_else(|| take_out(&mut state.beside, record.id));
+        }
+        let leaving = take_out(&mut self.leaving, record.id);
+        self.changed |= leaving.is_some();
+        leaving
+    }
+
+    /// Takes over the tenants that runs left unverified, whether these have ended or go on.
+    fn note_unverified(&mut self) {
+        let now = self.clock.monotonic();
+        for ((job, run), unverified) in self.handover.take() {
+            let Some(state) = self.jobs.get_mut(&job) else { continue };
+            if self.phase == Phase::Running && state.job.enabled {
+                state.note_unverified(run, unverified, now);
+            }
+        }
+    }
+
+    /// What a run failed to do is to be done again.
+    fn note_claim(&mut self, claim: Claim, record: &RunRecord, failed: &Failed) {
+        let now = self.clock.monotonic();
+        let Some(state) = self.jobs.get_mut(&record.job) else { return };
+        if self.phase == Phase::Draining || !state.job.enabled {
+            return;
+        }
+        let failures = Failures::of(record, failed);
+        let lags = state.changes.ended(claim, &failures, now);
+        event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
+    }
+
+    /// Tells of a run that ended; answers whether its record is kept. Runs for some changes that are
+    /// `ok` are too many for that: they are only counted.
+    fn keep(&self, record: &Arc<RunRecord>, taken: &QueuedRun) -> bool {
+        let all_tenants = taken.is_for_all();
+        let kept = !taken.is_change_run() || record.outcome != Outcome::Ok;
+        event::RunFinished { record, all_tenants, kept }.emit(&self.metrics);
+        if kept {
+            self.records.push(Arc::clone(record));
+        }
+        kept
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Request { request, trigger, reply } => {
+                let answer = self.request(request, trigger);
+                self.publish();
+                // Whoever asked may have gone; the runs are on their way all the same.
+                drop(reply.send(answer));
+            }
+            Command::Changed(changed) => self.note_changes(changed),
+            Command::Replace { jobs, rejections, done } => {
+                self.rejections = rejections;
+                self.replace(jobs);
+                self.publish();
+                drop(done);
+            }
+        }
+    }
+
+    /// Takes note of what is to be warmed again; the loop starts it.
+    fn note_changes(&mut self, changed: Changed) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        match changed {
+            Changed::Everything { moved_at } => {
+                for state in self.jobs.values_mut().filter(|state| !state.job.tables.is_empty()) {
+                    state.note_everything(moved_at, now);
+                }
+            }
+            Changed::Jobs { jobs, heard_at } => {
+                for (name, touched) in jobs {
+                    if let Some(state) = self.jobs.get_mut(&name) {
+                        state.note_change(touched, heard_at, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The cache server may have lost anything: every job runs for everybody, in its turn.
+    fn cache_was_restarted(&mut self) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.monotonic();
+        for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
+            state.changes.everything_changed(now, now);
+        }
+    }
+
+    /// Takes on all runs of a request, or none.
+    fn request(
+        &mut self,
+        request: RunRequest,
+        trigger: Trigger,
+    ) -> Result<Vec<Ticket>, RequestError> {
+        let RunRequest { jobs, tenants } = request;
+        let jobs = self.requested(jobs, tenants.is_some())?;
+        if self.phase == Phase::Draining {
+            for job in &jobs {
+                event::RunSkipped { job, reason: SkipReason::Draining }.emit(&self.metrics);
+            }
+            return Err(RequestError::Draining);
+        }
+        for job in &jobs {
+            let state = self.jobs.get(job);
+            let full = state.is_some_and(|state| state.queue.len() >= MAX_QUEUED);
+            if full && self.waiting_twin(job, tenants.as_deref()).is_none() {
+                let reason = SkipReason::QueueFull;
+                event::RunSkipped { job, reason }.emit(&self.metrics);
+                return Err(RequestError::QueueFull(job.clone()));
+            }
+        }
+        let now = self.clock.now();
+        let tickets = jobs.iter().filter_map(|job| {
+            let twin = self.waiting_twin(job, tenants.as_deref());
+            twin.or_else(|| self.take(job, trigger, now, tenants.clone()))
+        });
+        Ok(tickets.collect())
+    }
+
+    /// A run that waits and will do the same: it has not read anything yet.
+    fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
+        let queue = &self.jobs.get(job)?.queue;
+        queue.iter().find(|taken| taken.spec.tenants.as_deref() == tenants).map(QueuedRun::ticket)
+    }
+
+    fn requested(
+        &self,
+        jobs: JobSelection,
+        names_tenants: bool,
+    ) -> Result<Vec<JobName>, RequestError> {
+        let takes_tenants = |state: &JobState| state.job.scope == Scope::Tenants;
+        match jobs {
+            JobSelection::All => Ok(self
+                .jobs
+                .iter()
+                .filter(|(_, state)| state.job.enabled)
+                .filter(|(_, state)| !names_tenants || takes_tenants(state))
+                .map(|(name, _)| name.clone())
+                .collect()),
+            JobSelection::One(name) => match self.jobs.get(&name) {
+                None => Err(RequestError::UnknownJob(name)),
+                Some(state) if !state.job.enabled && self.rejections.contains_key(&name) => {
+                    Err(RequestError::Rejected(name))
+                }
+                Some(state) if !state.job.enabled => Err(RequestError::Disabled(name)),
+                Some(state) if names_tenants && !takes_tenants(state) => {
+                    Err(RequestError::TakesNoTenants(name))
+                }
+                Some(_) => Ok(vec![name]),
+            },
+        }
+    }
+
+    /// No new runs. Those that wait end as cancelled; those in flight were told by the same token.
+    fn drain(&mut self) {
+        self.phase = Phase::Draining;
+        self.changed = true;
+        event::WorkerDraining { in_flight: self.runs.len() }.emit(&self.metrics);
+        let waiting = self.jobs.values_mut().flat_map(|state| state.queue.drain(..)).collect();
+        self.jobs.values_mut().for_each(|state| state.changes.clear());
+        self.cancel(waiting, "the worker stopped before the run began");
+    }
+
+    /// These are the jobs from now on.
+    fn replace(&mut self, jobs: Jobs) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        let now = self.clock.now();
+        self.runner.jobs.set(jobs.clone());
+        let mut before = std::mem::take(&mut self.jobs);
+        let mut changed = Vec::new();
+        for (name, job) in jobs {
+            let mut state = match before.remove(&name) {
+                Some(state) if *state.job == *job => state,
+                Some(state) => {
+                    changed.push(name.clone());
+                    state.redefined(job, now)
+                }
+                None => {
+                    changed.push(name.clone());
+                    // Its file may have been gone for so short a time that its runs still go on.
+                    let (beside, mut regular): (Vec<_>, Vec<_>) =
+                        self.take_leaving(&name).partition(QueuedRun::is_change_run);
+                    JobState { running: regular.pop(), beside, ..JobState::new(job, now) }
+                }
+            };
+            if !state.job.enabled {
+                let waiting = state.queue.drain(..).collect();
+                state.changes.clear();
+                self.cancel(waiting, "the job was disabled before the run began");
+            }
+            self.jobs.insert(name, state);
+        }
+        for (job, state) in before {
+            event::NextRun { job: &job, at: None }.emit(&self.metrics);
+            self.cancel(state.queue.into(), "the job's file was gone before the run began");
+            self.leaving.extend(state.running.into_iter().chain(state.beside));
+        }
+        self.register_jobs();
+        self.start(changed);
+        self.changed = true;
+    }
+
+    /// The runs under way of a job that was gone.
+    fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = QueuedRun> {
+        let is_of = |taken: &mut QueuedRun| taken.spec.job.name == *job;
+        let of_job: Vec<QueuedRun> = self.leaving.extract_if(.., is_of).collect();
+        self.changed |= !of_job.is_empty();
+        of_job.into_iter()
+    }
+
+    /// The series of a job stand until its last run has ended.
+    fn register_jobs(&self) {
+        let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
+        self.metrics.register_jobs(self.jobs.keys().chain(leaving));
+    }
+
+    /// Runs that waited do not begin any more.
+    fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
+        let now = self.clock.now();
+        for taken in waiting {
+            let mut report = Report::default();
+            report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
+            let record = self.runner.record(&taken.spec, Outcome::Cancelled, (now, now), report);
+            let record = Arc::new(record);
+            self.keep(&record, &taken);
+            taken.done.send_replace(Some(record));
+        }
+    }
+
+    /// How long nothing is due that the loop has to see to by itself.
+    fn nap(&self) -> Duration {
+        let now = self.clock.monotonic();
+        let due = self.jobs.values().filter_map(JobState::next_change_at).min();
+        match self.phase {
+            Phase::Running => {
+                due.map_or(LONGEST_SLEEP, |at| at.saturating_sub(now).min(LONGEST_SLEEP))
+            }
+            Phase::Draining => LONGEST_SLEEP,
+        }
+    }
+
+    fn look_at_scheduler(&mut self) {
+        let scheduler = self.beats.health(self.clock.monotonic()).scheduler;
+        match (self.scheduler_silent, scheduler.is_alive()) {
+            (false, false) => {
+                let silent_for = scheduler.silent_for;
+                event::SchedulerSilent { silent_for }.emit(&self.metrics);
+            }
+            (true, true) => event::SchedulerBack.emit(&self.metrics),
+            (true, false) | (false, true) => {}
+        }
+        self.scheduler_silent = !scheduler.is_alive();
+    }
+
+    fn look_at_permits(&self) {
+        let held = self.runner.limits.look(self.clock.monotonic());
+        for HeldLong { job, permits, left, held_for } in held {
+            event::PermitsHeld { job: &job, permits, left, held_for }.emit(&self.metrics);
+        }
+    }
+
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
+        let leaving = self.leaving.iter().map(QueuedRun::active).collect();
+        let (started_at, phase) = (self.started_at, self.phase);
+        let rejections = self.rejections.clone();
+        let status = Status { started_at, phase, jobs, leaving, rejections };
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// A run whose task always ends with a record, even if preheat itself is at fault.
+async fn run_to_a_record(runner: Arc<Runner>, spec: RunSpec, stops: Stops) -> RunResult {
+    let started_at = runner.clock.now();
+    let run = AssertUnwindSafe(Arc::clone(&runner).run(spec.clone(), stops)).catch_unwind();
+    run.await.unwrap_or_else(|_panic| {
+        let message = "the run panicked: this is a defect of preheat".to_owned();
+        let mut report = Report::default();
+        report.fail(Failure::new(FailureKind::Internal, None, message));
+        let finished_at = runner.clock.now();
+        let record = runner.record(&spec, Outcome::Failed, (started_at, finished_at), report);
+        RunResult { record, failed: Failed::default() }
+    })
+}

@@ -1,0 +1,233 @@
+//! What the engine is doing, for those who look: jobs, runs, progress, health, readiness.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::job::{Job, JobName};
+use crate::domain::run::{RunId, RunRecord, Trigger};
+pub use crate::engine::run::progress::{Progress, ProgressNow};
+
+/// How far a worker is that has not begun to work: which servers it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starting {
+    /// The servers that it needs, in the order in which they are shown.
+    pub servers: Vec<NeededServer>,
+}
+
+/// A server that the worker needs before it can begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeededServer {
+    /// What it is for: `database`, `cache`, `history`.
+    pub role: &'static str,
+    /// Where it is, without user and password.
+    pub address: String,
+    /// Whether it is there.
+    pub state: ServerState,
+}
+
+/// Whether a server is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// The first try is under way.
+    #[default]
+    Unknown,
+    /// The last try failed; it is tried again.
+    Away {
+        /// Why it failed.
+        message: String,
+    },
+    /// It is there.
+    Connected,
+}
+
+impl Starting {
+    /// The servers that were away when they were last tried.
+    pub fn away(&self) -> impl Iterator<Item = (&NeededServer, &str)> {
+        self.servers.iter().filter_map(|server| match &server.state {
+            ServerState::Away { message } => Some((server, message.as_str())),
+            ServerState::Unknown | ServerState::Connected => None,
+        })
+    }
+}
+
+/// Everything at one moment. A new one is published after each change.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// When the worker started.
+    pub started_at: DateTime<Utc>,
+    /// Whether it still takes on runs.
+    pub phase: Phase,
+    /// The jobs, by name.
+    pub jobs: BTreeMap<JobName, JobStatus>,
+    /// Runs under way of jobs that are gone.
+    pub leaving: Vec<ActiveRun>,
+    /// The jobs whose files are rejected, since the database refuses their queries.
+    pub rejections: Rejections,
+}
+
+/// Rejected job files, by their job.
+pub type Rejections = BTreeMap<JobName, Rejection>;
+
+/// A job's file is not in use as it is, since the database refuses its query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// What is wrong; at least one.
+    pub problems: Vec<RejectedFor>,
+    /// Whether an older version of the file, whose query works, is in use meanwhile. Otherwise the
+    /// job is held: nothing runs it.
+    pub older_in_use: bool,
+}
+
+/// A reason why a file is rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedFor {
+    /// Where it was found: a job file, or the setting of the tenant query.
+    pub file: String,
+    /// In which line, from 1.
+    pub line: Option<usize>,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Whether the worker still takes on runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It does.
+    Running,
+    /// It was told to stop and finishes what is in flight.
+    Draining,
+}
+
+/// A job at one moment.
+#[derive(Clone, Debug)]
+pub struct JobStatus {
+    /// Its definition.
+    pub job: Arc<Job>,
+    /// When its schedule is due next; `None` where it is disabled or never due again.
+    pub next_due_at: Option<DateTime<Utc>>,
+    /// The run under way.
+    pub running: Option<ActiveRun>,
+    /// Runs that wait for it, in order.
+    pub queued: Vec<ActiveRun>,
+    /// The run that ended last, but for runs for a change that ended `ok`: there are many.
+    pub last_run: Option<Arc<RunRecord>>,
+    /// When the last run that was `ok` ended.
+    pub last_success_at: Option<DateTime<Utc>>,
+}
+
+/// A run that has not ended.
+#[derive(Clone, Debug)]
+pub struct ActiveRun {
+    /// Its id.
+    pub id: RunId,
+    /// Its job.
+    pub job: JobName,
+    /// Why it is there.
+    pub trigger: Trigger,
+    /// When it was due or asked for.
+    pub due_at: DateTime<Utc>,
+    /// When it started; `None` while it waits.
+    pub started_at: Option<DateTime<Utc>>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+}
+
+/// Whether the process works, from what happened: the scheduler ticked, the loop ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How long ago the scheduler rang last.
+    pub scheduler: Beat,
+    /// How long ago the engine's loop went round last.
+    pub engine: Beat,
+}
+
+/// A sign of life that comes again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// How long ago it came last.
+    pub silent_for: Duration,
+    /// How long it may stay away.
+    pub limit: Duration,
+}
+
+impl Beat {
+    /// Whether it came recently enough.
+    pub fn is_alive(self) -> bool {
+        self.silent_for <= self.limit
+    }
+}
+
+impl Health {
+    /// Whether everything lives.
+    pub fn is_alive(self) -> bool {
+        self.scheduler.is_alive() && self.engine.is_alive()
+    }
+}
+
+/// Whether the application may send traffic that needs a warm cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Every required job succeeded once.
+    Ready,
+    /// No job that runs is required, so that nothing was waited for.
+    Unasked,
+    /// These required jobs have not succeeded yet.
+    Waiting {
+        /// Their names.
+        jobs: Vec<JobName>,
+    },
+    /// The same, but `ready_within` has passed: ready all the same, since a cold cache is slow and
+    /// no worker at all is worse.
+    GaveUp {
+        /// Their names.
+        jobs: Vec<JobName>,
+    },
+    /// These jobs are held, as their files are rejected and no older version is in use. However long
+    /// that lasts, it is not ready: nothing ever warms their keys.
+    Rejected {
+        /// Their names.
+        held: Vec<JobName>,
+        /// Required jobs that have not succeeded yet.
+        jobs: Vec<JobName>,
+    },
+    /// The worker is draining.
+    Draining,
+}
+
+impl Status {
+    /// Whether the job is held: its file is rejected, and no older version is in use.
+    pub fn is_held(&self, job: &JobName) -> bool {
+        self.rejections.get(job).is_some_and(|rejection| !rejection.older_in_use)
+    }
+
+    /// Readiness at a moment.
+    pub fn readiness(&self, now: DateTime<Utc>, ready_within: Duration) -> Readiness {
+        if self.phase == Phase::Draining {
+            return Readiness::Draining;
+        }
+        let waiting = |status: &&JobStatus| {
+            let job = &status.job;
+            job.required && job.enabled && status.last_success_at.is_none()
+        };
+        let jobs: Vec<_> =
+            self.jobs.values().filter(waiting).map(|status| status.job.name.clone()).collect();
+        let held: Vec<_> =
+            self.rejections.keys().filter(|job| self.is_held(job)).cloned().collect();
+        if !held.is_empty() {
+            return Readiness::Rejected { held, jobs };
+        }
+        let waited = (now - self.started_at).to_std().unwrap_or_default();
+        let any = self.jobs.values().any(|status| status.job.required && status.job.enabled);
+        match jobs.is_empty() {
+            true if !any => Readiness::Unasked,
+            true => Readiness::Ready,
+            false if waited > ready_within => Readiness::GaveUp { jobs },
+            false => Readiness::Waiting { jobs },
+        }
+    }
+}

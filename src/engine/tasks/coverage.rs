@@ -1,0 +1,150 @@
+//! How much of what the active tenants should have is in the cache: some of their keys are looked for, every
+//! thirty seconds and after each run for all tenants, whatever the runs say they wrote.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::date;
+use crate::domain::job::{Job, Scope};
+use crate::domain::manifest::{Named, manifest_key};
+use crate::domain::owned::known_keys;
+use crate::domain::tenant::{Tenant, Tenants};
+use crate::engine::ports::CacheError;
+use crate::engine::run::{Runner, Stops};
+use crate::observe::event;
+
+/// How often it looks.
+pub const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// However many runs end, it rests so long between two looks.
+const REST: Duration = Duration::from_secs(1);
+
+/// Static keys of a job in one look, and as many data keys: one command asks for all of them.
+const MOST_KEYS: usize = 200;
+/// Tenants of a job whose static keys are looked for.
+const MOST_TENANTS: usize = 100;
+/// Tenants of a job whose manifests are read for data keys.
+const MOST_MANIFESTS: usize = 20;
+
+/// The commands of a look at a job with so many tenants: an `EXISTS`, and a `ZRANGE` a manifest.
+pub(crate) fn commands(job: &Job, tenants: u64) -> u64 {
+    let manifests = if job.has_manifests() { tenants.min(MOST_MANIFESTS as u64) } else { 0 };
+    1 + manifests
+}
+
+impl Runner {
+    /// Looks at the coverage of each job until the worker stops.
+    pub async fn watch_coverage(self: Arc<Self>, stops: Stops) {
+        let for_ever = async {
+            loop {
+                self.look_at_coverage().await;
+                self.clock.sleep(REST).await;
+                tokio::select! {
+                    biased;
+                    () = self.coverage_wanted.notified() => {}
+                    () = self.clock.sleep(LOOK_EVERY.saturating_sub(REST)) => {}
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stops.requested() => {}
+            () = for_ever => {}
+        }
+    }
+
+    /// Of a cache that is away nothing is told: what was found last stands.
+    async fn look_at_coverage(&self) {
+        let Some(list) = self.list.last() else { return };
+        for job in self.jobs.get().values() {
+            let mut found = Found::default();
+            if job.enabled {
+                let Ok(looked) = self.coverage_of(job, &list).await else { continue };
+                found = looked;
+            }
+            // The job may be gone, or another, by now.
+            if self.jobs.get().get(&job.name).is_some_and(|still| still == job) {
+                let Found { there, expected } = found;
+                event::CoverageMeasured { job: &job.name, there, expected }.emit(&self.metrics);
+            }
+        }
+    }
+
+    async fn coverage_of(&self, job: &Job, list: &Tenants) -> Result<Found, CacheError> {
+        let mut keys = self.static_keys(job, list);
+        keys.extend(self.data_keys(job, list).await?);
+        let there = self.cache.exist(&keys).await?;
+        Ok(Found { there, expected: keys.len() as u64 })
+    }
+
+    fn static_keys(&self, job: &Job, list: &Tenants) -> Vec<String> {
+        if job.scope == Scope::Fleet {
+            return self.static_keys_of(job, None);
+        }
+        let first = list.get(0).map(|tenant| self.static_keys_of(job, Some(tenant)).len());
+        let at_most = MOST_KEYS / first.unwrap_or_default().max(1);
+        let some = self.some(list, at_most.clamp(1, MOST_TENANTS));
+        some.flat_map(|tenant| self.static_keys_of(job, Some(tenant))).collect()
+    }
+
+    fn static_keys_of(&self, job: &Job, tenant: Option<Tenant<'_>>) -> Vec<String> {
+        let now = self.clock.now();
+        let dates = match &job.dates {
+            // A tenant without a time zone has no keys, and fails.
+            Some(dates) => match date::today(dates, tenant, now) {
+                Ok(today) => today..=date::last(today, dates.days),
+                Err(_no_zone) => return Vec::new(),
+            },
+            None => now.date_naive()..=now.date_naive(),
+        };
+        known_keys(job, tenant, &dates)
+    }
+
+    /// The data keys that some manifests name. A manifest names keys that have vanished as well, for a
+    /// while; those that its last naming left out are older than the others.
+    async fn data_keys(&self, job: &Job, list: &Tenants) -> Result<Vec<String>, CacheError> {
+        if !job.has_manifests() {
+            return Ok(Vec::new());
+        }
+        let manifests: Vec<String> = match job.scope {
+            Scope::Fleet => vec![manifest_key(&job.name, None)],
+            Scope::Tenants => {
+                let some = self.some(list, MOST_MANIFESTS);
+                some.map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
+            }
+        };
+        let each = MOST_KEYS / manifests.len().max(1);
+        let named = self.ledger.manifests(&manifests).await?;
+        Ok(named.into_iter().flat_map(|named| last_named(named).take(each)).collect())
+    }
+
+    /// So many tenants at most, from all parts of a list, others each time.
+    fn some<'l>(
+        &self,
+        list: &'l Tenants,
+        most: usize,
+    ) -> impl Iterator<Item = Tenant<'l>> + use<'l> {
+        let count = most.min(list.len());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a place in a list"
+        )]
+        let first = (self.clock.random() * list.len() as f64) as usize;
+        let place = move |number| (first + number * list.len() / count) % list.len();
+        (0..count).filter_map(move |number| list.get(place(number)))
+    }
+}
+
+/// What was looked for and found.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    there: u64,
+    expected: u64,
+}
+
+/// The keys that were named when their manifest was last added to.
+fn last_named(named: Vec<Named>) -> impl Iterator<Item = String> {
+    let last = named.iter().map(|named| named.named_at).max();
+    named.into_iter().filter(move |named| Some(named.named_at) == last).map(|named| named.key)
+}

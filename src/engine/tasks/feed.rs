@@ -1,0 +1,423 @@
+//! The change feed: what changes in the database is warmed again at once.
+//!
+//! A change that is heard of first moves the fences of whose data it is, so that nobody who read
+//! before it has the last word; then the engine warms it again. While nobody listened anything may
+//! have changed: each time that the feed is connected, all fences are moved, and every job with
+//! tables runs once.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::change::{
+    Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, change_sources,
+};
+use crate::domain::fence::{FLEET, fence_key, start_number};
+use crate::domain::job::{JobName, Jobs};
+use crate::domain::retry::backoff;
+use crate::domain::tenant::TenantId;
+use crate::engine::ports::Ports;
+use crate::engine::ports::{Feed, FeedError, FeedSource};
+use crate::engine::run::Runner;
+use crate::engine::run::retry::Refusal;
+use crate::engine::schedule::handle::Handle;
+use crate::observe::event;
+
+/// Changes that come so soon after the first are handled together with it: those of one transaction,
+/// and of those that commit at the same time.
+const COALESCE: Duration = Duration::from_millis(5);
+/// Tenants whose changes wait together, for one job or for their fences; more are all tenants.
+const MAX_GATHERED: usize = 10_000;
+/// Fences that are moved with one pipeline.
+const FENCES_AT_ONCE: usize = 1_000;
+/// No wait before another try is longer: a change may be waiting for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long the first try may take.
+const BEGIN: Duration = Duration::from_secs(5);
+/// Triggers that no job has and that are told of.
+const MAX_UNKNOWN: usize = 100;
+
+/// Listens for changes and hands them to the engine.
+pub struct Feeder {
+    source: Arc<dyn FeedSource>,
+    handle: Handle,
+    runner: Arc<Runner>,
+    tenant_column: String,
+}
+
+/// How far [`Feeder::begin`] came.
+pub struct Begun(Beginning);
+
+enum Beginning {
+    Nothing,
+    /// It is connected.
+    Connected(Box<dyn Feed>),
+    /// All fences are moved as well, at that monotonic moment.
+    FencesMoved(Box<dyn Feed>, Duration),
+}
+
+impl Feeder {
+    /// A feeder for the jobs of `runner`; `tenant_column` is what the tenant's id is called in a
+    /// table that says nothing.
+    pub fn new(
+        source: Arc<dyn FeedSource>,
+        handle: Handle,
+        runner: Arc<Runner>,
+        tenant_column: String,
+    ) -> Self {
+        Self { source, handle, runner, tenant_column }
+    }
+
+    /// Connects, if that works at the first try. Runs that begin later have read all that nobody
+    /// listened for, and need not be repeated.
+    pub async fn begin(&self) -> Begun {
+        let first_try = async {
+            let Ok(feed) = self.source.connect().await else { return Beginning::Nothing };
+            match self.try_to_move(&Fences::All).await {
+                Ok(()) => Beginning::FencesMoved(feed, self.runner.clock.monotonic()),
+                Err(_later) => Beginning::Connected(feed),
+            }
+        };
+        Begun(tokio::select! {
+            biased;
+            begun = first_try => begun,
+            () = self.runner.clock.sleep(BEGIN) => Beginning::Nothing,
+        })
+    }
+
+    /// Listens until it is told to stop.
+    pub async fn run(self, begun: Begun, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.listen_for_ever(begun) => {}
+        }
+    }
+
+    async fn listen_for_ever(&self, Begun(mut begun): Begun) {
+        let mut watched = Watched::default();
+        let (mut tries, mut is_told) = (0, false);
+        loop {
+            let (feed, moved_at) = match std::mem::replace(&mut begun, Beginning::Nothing) {
+                Beginning::FencesMoved(feed, at) => (feed, Some(at)),
+                Beginning::Connected(feed) => (feed, None),
+                Beginning::Nothing => (self.connect(&mut tries, is_told).await, None),
+            };
+            event::FeedConnected.emit(&self.runner.metrics);
+            let connected_at = self.runner.clock.monotonic();
+            let error = self.listen(feed, moved_at, &mut watched).await;
+            event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
+            is_told = true;
+            // One that breaks as soon as it is made is not made again and again without a pause.
+            if self.runner.clock.monotonic().saturating_sub(connected_at) > LONGEST_WAIT {
+                tries = 0;
+            }
+        }
+    }
+
+    /// Connects, at once where nothing was tried just now; that the feed is away is told once.
+    async fn connect(&self, tries: &mut u32, mut is_told: bool) -> Box<dyn Feed> {
+        loop {
+            if let Some(retry) = tries.checked_sub(1) {
+                self.wait(retry).await;
+            }
+            *tries = tries.saturating_add(1);
+            match self.source.connect().await {
+                Ok(feed) => return feed,
+                Err(error) if !is_told => {
+                    event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
+                    is_told = true;
+                }
+                Err(_as_before) => {}
+            }
+        }
+    }
+
+    /// Takes changes from the feed until it breaks, and hands them on meanwhile. What it has not
+    /// handed on by then is part of everything, which follows when the feed is back.
+    async fn listen(
+        &self,
+        mut feed: Box<dyn Feed>,
+        moved_at: Option<Duration>,
+        watched: &mut Watched,
+    ) -> FeedError {
+        let Ports { clock, metrics, .. } = &self.runner.ports;
+        let mut gathered = Gathered::default();
+        let mut together = clock.sleep(COALESCE);
+        let mut handing_on = Some(self.hand_on_everything(moved_at).boxed());
+        loop {
+            let is_idle = handing_on.is_none();
+            tokio::select! {
+                biased;
+                () = whole(&mut handing_on), if !is_idle => handing_on = None,
+                () = &mut together, if is_idle && !gathered.is_empty() => {
+                    handing_on = Some(self.hand_on(std::mem::take(&mut gathered)).boxed());
+                }
+                heard = feed.next() => {
+                    let changes = match heard {
+                        Ok(changes) => changes,
+                        Err(error) => return error,
+                    };
+                    event::ChangesHeard { notifications: changes.len() }.emit(metrics);
+                    if gathered.is_empty() {
+                        gathered.heard_at = clock.monotonic();
+                        together = clock.sleep(COALESCE);
+                    }
+                    watched.refresh(self.runner.jobs.get(), &self.tenant_column);
+                    for change in changes {
+                        match watched.find(&change) {
+                            Some(source) => gathered.add(source, change.tenants),
+                            None => self.add_unknown(change, watched, &mut gathered),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A change from a trigger that is not, or not any more, what a job has. Moving a fence harms
+    /// nobody.
+    fn add_unknown(&self, change: Change, watched: &mut Watched, gathered: &mut Gathered) {
+        let Change { source, tenants } = change;
+        if watched.is_news(&source) {
+            event::ChangeUnknown { source: source.as_str() }.emit(&self.runner.metrics);
+        }
+        gathered.move_fences_of(tenants.into_iter().flatten().map(TenantId::new));
+    }
+
+    /// What follows a time in which nobody listened.
+    async fn hand_on_everything(&self, moved_at: Option<Duration>) {
+        let moved_at = if let Some(at) = moved_at {
+            at
+        } else {
+            self.move_fences(&Fences::All).await;
+            self.runner.clock.monotonic()
+        };
+        self.handle.changed(Changed::Everything { moved_at }).await;
+    }
+
+    async fn hand_on(&self, gathered: Gathered) {
+        let Gathered { heard_at, fences, jobs } = gathered;
+        self.move_fences(&fences).await;
+        self.handle.changed(Changed::Jobs { jobs, heard_at }).await;
+    }
+
+    /// Moves fences, however long the servers are away.
+    async fn move_fences(&self, fences: &Fences) {
+        let mut tries = 0;
+        while let Err(refusal) = self.try_to_move(fences).await {
+            if tries == 0 {
+                event::FencesUnmoved { message: &refusal.message }.emit(&self.runner.metrics);
+            }
+            self.wait(tries).await;
+            tries = tries.saturating_add(1);
+        }
+    }
+
+    async fn try_to_move(&self, fences: &Fences) -> Result<(), Refusal> {
+        let keys = match fences {
+            Fences::All => self.all_fences().await?,
+            Fences::Some { fleet, tenants } => {
+                let tenants = tenants.iter().map(|tenant| fence_key(tenant.as_str()));
+                fleet.then(|| FLEET.to_owned()).into_iter().chain(tenants).collect()
+            }
+        };
+        let runner = &self.runner;
+        for some in keys.chunks(FENCES_AT_ONCE) {
+            runner.ledger.move_fences(some, start_number(runner.clock.random())).await?;
+        }
+        Ok(())
+    }
+
+    /// The fences of the fleet and of all active tenants.
+    async fn all_fences(&self) -> Result<Vec<String>, Refusal> {
+        let runner = &self.runner;
+        let list = runner.source.tenants().await?;
+        let tenants = list.iter().map(|tenant| fence_key(tenant.id()));
+        Ok(std::iter::once(FLEET.to_owned()).chain(tenants).collect())
+    }
+
+    async fn wait(&self, retry: u32) {
+        let clock = &self.runner.clock;
+        clock.sleep(backoff(retry, clock.random()).min(LONGEST_WAIT)).await;
+    }
+}
+
+async fn whole(future: &mut Option<BoxFuture<'_, ()>>) {
+    if let Some(future) = future {
+        future.await;
+    }
+}
+
+/// The tables that the jobs watch now.
+#[derive(Default)]
+struct Watched {
+    jobs: Arc<Jobs>,
+    sources: Vec<ChangeSource>,
+    /// What was told of that no job has.
+    unknown: HashSet<ChangeSourceId>,
+}
+
+impl Watched {
+    fn refresh(&mut self, jobs: Arc<Jobs>, tenant_column: &str) {
+        if !Arc::ptr_eq(&self.jobs, &jobs) {
+            self.sources = change_sources(&jobs, tenant_column);
+            self.unknown.clear();
+            self.jobs = jobs;
+        }
+    }
+
+    fn find(&self, change: &Change) -> Option<&ChangeSource> {
+        self.sources.iter().find(|source| source.id == change.source)
+    }
+
+    fn is_news(&mut self, unknown: &ChangeSourceId) -> bool {
+        self.unknown.len() < MAX_UNKNOWN && self.unknown.insert(unknown.clone())
+    }
+}
+
+/// Changes that are handed on together.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// When the first of them was heard of.
+    heard_at: Duration,
+    fences: Fences,
+    jobs: BTreeMap<JobName, Touched>,
+}
+
+/// Which fences to move.
+#[derive(Debug, PartialEq, Eq)]
+enum Fences {
+    /// The fleet's and those of all active tenants.
+    All,
+    Some {
+        fleet: bool,
+        tenants: BTreeSet<TenantId>,
+    },
+}
+
+impl Default for Fences {
+    fn default() -> Self {
+        Self::Some { fleet: false, tenants: BTreeSet::new() }
+    }
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.fences == Fences::default()
+    }
+
+    /// A change of one of the tables that jobs watch.
+    fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>) {
+        let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect::<BTreeSet<_>>());
+        let touched = match (&source.tenants, tenants) {
+            (TouchedTenants::Fleet, _) => {
+                self.move_fleet();
+                Touched::All
+            }
+            (TouchedTenants::Column(_) | TouchedTenants::Sql(_), None) => {
+                self.fences = Fences::All;
+                Touched::All
+            }
+            (TouchedTenants::Column(_) | TouchedTenants::Sql(_), Some(tenants)) => {
+                self.move_fences_of(tenants.iter().cloned());
+                Touched::Tenants(tenants)
+            }
+        };
+        for job in &source.jobs {
+            self.touch(job, &touched);
+        }
+    }
+
+    fn touch(&mut self, job: &JobName, touched: &Touched) {
+        let none = || Touched::Tenants(BTreeSet::new());
+        let known = self.jobs.entry(job.clone()).or_insert_with(none);
+        match (&mut *known, touched) {
+            (Touched::All, Touched::All | Touched::Tenants(_)) => {}
+            (Touched::Tenants(_), Touched::All) => *known = Touched::All,
+            (Touched::Tenants(tenants), Touched::Tenants(more)) => {
+                tenants.extend(more.iter().cloned());
+                if tenants.len() > MAX_GATHERED {
+                    *known = Touched::All;
+                }
+            }
+        }
+    }
+
+    fn move_fleet(&mut self) {
+        match &mut self.fences {
+            Fences::All => {}
+            Fences::Some { fleet, .. } => *fleet = true,
+        }
+    }
+
+    fn move_fences_of(&mut self, more: impl IntoIterator<Item = TenantId>) {
+        match &mut self.fences {
+            Fences::All => {}
+            Fences::Some { tenants, .. } => {
+                tenants.extend(more);
+                if tenants.len() > MAX_GATHERED {
+                    self.fences = Fences::All;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(tenants: TouchedTenants) -> ChangeSource {
+        let jobs = ["a", "b"].map(|name| JobName::parse(name).unwrap()).to_vec();
+        ChangeSource { id: ChangeSourceId::new("x"), table: "t".to_owned(), tenants, jobs }
+    }
+
+    fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.map(|number| number.to_string()).collect()
+    }
+
+    fn tenants(numbers: std::ops::Range<usize>) -> BTreeSet<TenantId> {
+        ids(numbers).into_iter().map(TenantId::new).collect()
+    }
+
+    #[test]
+    fn changes_of_a_tenant_are_gathered_once_for_each_job() {
+        let column = source(TouchedTenants::Column("tenant_id".to_owned()));
+        let mut gathered = Gathered::default();
+        assert!(gathered.is_empty());
+        gathered.add(&column, Some(ids(0..2)));
+        gathered.add(&column, Some(ids(1..3)));
+        assert_eq!(gathered.fences, Fences::Some { fleet: false, tenants: tenants(0..3) });
+        assert!(gathered.jobs.values().all(|touched| *touched == Touched::Tenants(tenants(0..3))));
+        assert_eq!(gathered.jobs.len(), 2);
+    }
+
+    #[test]
+    fn a_change_of_the_fleet_moves_the_fleets_fence_alone() {
+        let mut gathered = Gathered::default();
+        gathered.add(&source(TouchedTenants::Fleet), None);
+        assert_eq!(gathered.fences, Fences::Some { fleet: true, tenants: BTreeSet::new() });
+        assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
+    }
+
+    #[test]
+    fn any_tenant_and_too_many_tenants_are_all() {
+        let column = source(TouchedTenants::Column("tenant_id".to_owned()));
+        let many = [ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)].map(Some).to_vec();
+        for changes in [vec![None], many] {
+            let mut gathered = Gathered::default();
+            gathered.add(&column, Some(ids(0..1)));
+            for tenants in changes {
+                gathered.add(&column, tenants);
+            }
+            gathered.add(&column, Some(ids(1..2)));
+            assert_eq!(gathered.fences, Fences::All);
+            assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
+        }
+    }
+}

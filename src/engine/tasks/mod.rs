@@ -1,0 +1,6 @@
+//! What goes on beside the runs, each as a task of its own until the worker stops.
+
+pub mod coverage;
+pub mod feed;
+pub mod resync;
+pub mod sweep;

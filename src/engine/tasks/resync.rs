@@ -1,0 +1,24 @@
+//! Notices that the cache was replaced or emptied, also between runs: the scheduler then runs every job once.
+
+use std::sync::Arc;
+
+use crate::engine::run::cache_process::LOOK_EVERY;
+use crate::engine::run::{Runner, Stops};
+use crate::observe::event::Server;
+
+impl Runner {
+    /// Looks at the cache every [`LOOK_EVERY`], and as soon as it is back, until the worker stops.
+    pub async fn watch_cache(self: Arc<Self>, stops: Stops) {
+        let for_ever = async {
+            loop {
+                self.cache_process.look(&self.ports).await;
+                self.pause(Server::Cache, LOOK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stops.requested() => {}
+            () = for_ever => {}
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Removing all keys of tenants that left, beside the runs: a task of its own, which every tenant list that
+//! was taken wakes.
+//!
+//! A tenant is swept again with later lists until no run can be under way that still has an older list; then
+//! it is removed from the registry.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::fence::{fence_key, start_number};
+use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
+use crate::domain::layout::Layout;
+use crate::domain::manifest::{Named, manifest_key};
+use crate::domain::owned::{known_keys, possible_dates};
+use crate::domain::tenant::{Tenant, Tenants};
+use crate::engine::ports::{Book, CacheError, CacheErrorKind};
+use crate::engine::registry::{Departed, Due, grace};
+use crate::engine::run::{Runner, Stops};
+use crate::observe::event;
+
+/// Tenants whose keys are in memory at once. A list with new tenants waits for so many at most.
+const SLICE: usize = 200;
+
+impl Runner {
+    /// Sweeps the tenants that left after each list that was taken, until the worker stops.
+    pub async fn sweep_departed(self: Arc<Self>, stops: Stops) {
+        let for_ever = async {
+            loop {
+                self.registry.departures.taken().await;
+                self.sweep().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stops.requested() => {}
+            () = for_ever => {}
+        }
+    }
+
+    /// Sweeps the tenants that left, except those that were swept a short while ago. What is cut off, or
+    /// refused, the next sweep does.
+    pub async fn sweep(&self) {
+        let departures = &self.registry.departures;
+        let began = self.clock.monotonic();
+        let Due { ids, newly } = departures.due(began);
+        if ids.is_empty() {
+            return;
+        }
+        let (jobs, mut swept) = (self.jobs.get(), Swept::default());
+        let mut failed = None;
+        for some in ids.chunks(SLICE) {
+            if let Err(error) = self.sweep_or_part(some, &jobs, &mut swept).await {
+                failed = Some(error);
+                break;
+            }
+        }
+        let again = ids.len() - newly;
+        event::TenantsSwept { newly, again, removed: &swept.removed }.emit(&self.metrics);
+        let now = self.clock.monotonic();
+        departures.rest(now, now.saturating_sub(began));
+        if let Some(CacheError { message, kind: _ }) = failed.or(swept.refused) {
+            event::SweepIncomplete { message: &message }.emit(&self.metrics);
+        }
+    }
+
+    /// Sweeps some tenants. A manifest that holds another type holds back its own tenant and no others.
+    async fn sweep_or_part(
+        &self,
+        ids: &[String],
+        jobs: &Jobs,
+        swept: &mut Swept,
+    ) -> Result<(), CacheError> {
+        let is_of_one = |error: &CacheError| error.kind == CacheErrorKind::WrongType;
+        match self.sweep_some(ids, jobs, swept).await {
+            Err(error) if is_of_one(&error) => {}
+            done => return done,
+        }
+        for one in ids.chunks(1) {
+            match self.sweep_some(one, jobs, swept).await {
+                Err(error) if is_of_one(&error) => _ = swept.refused.get_or_insert(error),
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sweeps those of some tenants that have not come back, and removes from the registry those that no
+    /// run can write for any more.
+    async fn sweep_some(
+        &self,
+        ids: &[String],
+        jobs: &Jobs,
+        swept: &mut Swept,
+    ) -> Result<(), CacheError> {
+        let departures = &self.registry.departures;
+        let _turn = departures.turn().await;
+        let (active, departed) = departures.still(ids);
+        if departed.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let sweep = Sweep { runner: self, jobs, active: &active, now };
+        if !sweep.remove_keys_of(&departed, swept).await? {
+            return Ok(());
+        }
+        departures.were_swept(&departed);
+        let grace = grace(jobs);
+        let is_over = |tenant: &&Departed| tenant.gone_at.is_some_and(|at| at + grace <= now);
+        let over: Vec<String> =
+            departed.iter().filter(is_over).map(|tenant| tenant.id.clone()).collect();
+        if !over.is_empty() {
+            self.ledger.strike(Book::Tenants, &over).await?;
+            departures.remove(&over);
+        }
+        Ok(())
+    }
+}
+
+/// One sweep, at a moment.
+struct Sweep<'a> {
+    runner: &'a Runner,
+    jobs: &'a Jobs,
+    /// The tenants that are active, which keep what is theirs.
+    active: &'a Tenants,
+    now: DateTime<Utc>,
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+struct Swept {
+    /// How many keys of each job were there and are not any more.
+    removed: BTreeMap<JobName, u64>,
+    /// The first removal that was refused.
+    refused: Option<CacheError>,
+}
+
+/// A key of a tenant that left.
+struct Owned<'j> {
+    job: &'j Job,
+    key: String,
+}
+
+impl<'a> Sweep<'a> {
+    /// Removes all keys of some tenants; says whether all are gone.
+    ///
+    /// Their fences move first, so that a batch with an older list that is in flight notices; what
+    /// such a batch writes all the same the next sweep finds.
+    async fn remove_keys_of(
+        &self,
+        gone: &[Departed],
+        swept: &mut Swept,
+    ) -> Result<bool, CacheError> {
+        let ledger = &self.runner.ledger;
+        let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
+        ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
+        let (tenants, layout) = (Departed::list(gone), self.runner.layout());
+        let mut owned = Vec::new();
+        for job in self.tenant_jobs() {
+            let mut of_job = self.known(job, &layout, &tenants);
+            of_job.extend(self.listed(job, &layout, &tenants).await?);
+            let active = self.static_keys_of_active(job, &of_job);
+            of_job.retain(|one| !active.contains(&one.key));
+            owned.extend(of_job);
+        }
+        self.remove(owned, swept).await
+    }
+
+    fn tenant_jobs(&self) -> impl Iterator<Item = &'a Job> + use<'a> {
+        self.jobs.values().map(AsRef::as_ref).filter(|job| job.scope == Scope::Tenants)
+    }
+
+    /// The keys that are known without asking, but those that are another tenant's.
+    fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
+        let dates = possible_dates(job, self.now);
+        let of_tenant = |tenant: Tenant<'_>| {
+            let keys = known_keys(job, Some(tenant), &dates).into_iter();
+            let keys = keys.filter(|key| layout.may_write(job, Some(tenant), key));
+            keys.map(move |key| Owned { job, key }).collect::<Vec<_>>()
+        };
+        tenants.iter().flat_map(of_tenant).collect()
+    }
+
+    /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
+    /// needs them. Every job is asked for, as one that has no data column now may have had one.
+    /// What is another tenant's stays.
+    async fn listed(
+        &self,
+        job: &'a Job,
+        layout: &Layout,
+        tenants: &Tenants,
+    ) -> Result<Vec<Owned<'a>>, CacheError> {
+        let named = self.runner.ledger.manifests(&manifests_of(job, tenants.iter())).await?;
+        let own = |(tenant, named): (Tenant<'_>, Vec<Named>)| {
+            let id = Some(tenant.id());
+            let keys = named.into_iter().map(|Named { key, named_at: _ }| key);
+            keys.filter(|key| !layout.is_anothers(job, id, key)).collect::<Vec<_>>()
+        };
+        let keys = tenants.iter().zip(named).flat_map(own);
+        Ok(keys.map(|key| Owned { job, key }).collect())
+    }
+
+    /// The keys among these that an active tenant has as well: static keys without a tenant's id, where
+    /// what was one tenant's is another's now (a web address).
+    fn static_keys_of_active(&self, job: &Job, owned: &[Owned<'_>]) -> HashSet<String> {
+        let is_anonymous = |key: &Key| key.template.is_known() && !key.template.has_tenant();
+        if owned.is_empty() || !job.keys.iter().any(is_anonymous) {
+            return HashSet::new();
+        }
+        let candidates: HashSet<&str> = owned.iter().map(|owned| owned.key.as_str()).collect();
+        let dates = possible_dates(job, self.now);
+        let keys = self.active.iter().flat_map(|tenant| known_keys(job, Some(tenant), &dates));
+        keys.filter(|key| candidates.contains(key.as_str())).collect()
+    }
+
+    /// Removes the keys, and says whether all of them are gone.
+    async fn remove(&self, owned: Vec<Owned<'a>>, swept: &mut Swept) -> Result<bool, CacheError> {
+        if owned.is_empty() {
+            return Ok(true);
+        }
+        let keys: Vec<String> = owned.iter().map(|owned| owned.key.clone()).collect();
+        let results = self.runner.cache.remove(&keys).await;
+        let mut complete = true;
+        for (Owned { job, key: _ }, result) in owned.into_iter().zip(results?) {
+            match result {
+                Ok(existed) => {
+                    *swept.removed.entry(job.name.clone()).or_default() += u64::from(existed);
+                }
+                Err(error) => {
+                    complete = false;
+                    swept.refused.get_or_insert(error);
+                }
+            }
+        }
+        Ok(complete)
+    }
+}
+
+fn manifests_of<'t>(job: &Job, tenants: impl Iterator<Item = Tenant<'t>>) -> Vec<String> {
+    tenants.map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
+}

@@ -1,0 +1,309 @@
+//! What a run of a job would do, by reading a sample of its batches; nothing is written.
+//!
+//! Bytes are a model's ([`footprint`]) and commands are counted by the steps of a run (`rounds`), so
+//! that what differs between a plan and the run that follows it is the sample alone.
+
+pub mod footprint;
+mod sample;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+
+pub use self::sample::{MOST_NAMED, Trouble};
+use self::sample::{Refused, sample};
+pub use self::upkeep::{Upkeep, Verification};
+use crate::domain::date::{self, first_dates};
+use crate::domain::entry::{Entries, Entry, entries};
+use crate::domain::job::{Job, KeyKind, Scope};
+use crate::domain::layout::Checks;
+use crate::domain::manifest::manifest_key;
+use crate::domain::report::FailureKind;
+use crate::domain::row::Rows;
+use crate::domain::tenant::{Batch, Tenants};
+use crate::engine::ports::{
+    FENCES_A_COMMAND, NAMES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
+};
+use crate::engine::run::limit::{BatchPermit, Priority};
+use crate::engine::run::{Runner, each_once};
+
+/// Due times counted for a day; a job that is due more often is due every second.
+const MAX_RUNS_A_DAY: u32 = 86_400;
+/// Keys of a job that are looked for in the cache, each with a value of at most so many bytes, since
+/// the values come with the answer.
+const LOOKED_FOR: usize = 100;
+const LOOKED_FOR_BYTES: usize = 64 * 1024;
+
+/// What one run of a job would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Tenants that the run is for.
+    pub tenants: u64,
+    /// Tenants that the sample read.
+    pub sampled: u64,
+    /// Queries for rows.
+    pub queries: u64,
+    /// Keys written.
+    pub keys: u64,
+    /// Bytes of their names and values, as they are sent.
+    pub bytes: u64,
+    /// Bytes that these keys and the job's manifests take in the cache.
+    pub memory: u64,
+    /// Of these, the bytes of keys that are there already and will be written over.
+    pub present: u64,
+    /// Commands to the cache, where it holds fences and manifests already.
+    pub commands: u64,
+    /// Further ones of a run that names the keys in their manifests anew.
+    pub naming: u64,
+    /// Tenants that a run would leave out, and keys that it could not write.
+    pub troubles: Vec<Trouble>,
+    /// Tenants of the sample that were not read alone, as too many queries had failed by then.
+    pub unread: u64,
+}
+
+/// Estimates runs.
+pub struct Estimator<'a> {
+    /// The servers and the bounds. Nothing is written.
+    pub runner: &'a Runner,
+    /// The active tenants.
+    pub list: &'a Arc<Tenants>,
+    /// The length of what stands before every key.
+    pub prefix: usize,
+    /// The moment.
+    pub now: DateTime<Utc>,
+}
+
+/// What the tenants read so far come to.
+#[derive(Default)]
+struct Tally {
+    sampled: u64,
+    keys: u64,
+    bytes: u64,
+    memory: u64,
+    removals: u64,
+    naming: u64,
+    /// Some of the keys, with the bytes that they will take.
+    looked_for: Vec<(String, u64)>,
+}
+
+impl Estimator<'_> {
+    /// Reads a sample of the job's batches and extrapolates. Tenants that cannot be read are left out
+    /// and named; it is an error where none can.
+    pub async fn job(&self, job: &Job) -> Result<Estimate, SourceError> {
+        let mut refused = Refused::default();
+        let (tenants, batches) = match job.scope {
+            Scope::Fleet => (1, vec![Batch::fleet()]),
+            Scope::Tenants => {
+                let positions = self.with_zone(job, &mut refused);
+                (positions.len() as u64, sample(job, self.list, &positions))
+            }
+        };
+        let (mut tally, checks) = (Tally::default(), Checks::new(self.runner.layout(), job));
+        for batch in batches {
+            let mut parts = vec![batch];
+            while let Some(part) = parts.pop() {
+                let first_dates = first_dates(job, &part, self.now);
+                match self.read(job, &part, &first_dates).await {
+                    Ok(permit) => {
+                        let rows = (first_dates.as_slice(), permit.rows());
+                        for (kind, tenant, message) in
+                            self.count((job, &checks), &part, rows, &mut tally)
+                        {
+                            refused.note(kind, tenant, message);
+                        }
+                    }
+                    Err(error) => parts.extend(refused.split(part, error)?),
+                }
+            }
+        }
+        refused.is_error_without(tally.sampled)?;
+        let present = self.present(&tally.looked_for).await;
+        Ok(extrapolated(job, tenants, &tally, present).with(refused))
+    }
+
+    /// The tenants of which there is a "today"; a run leaves the others out.
+    fn with_zone(&self, job: &Job, refused: &mut Refused) -> Vec<u32> {
+        let mut positions = each_once(self.list);
+        if let Some(dates) = &job.dates {
+            positions.retain(|position| {
+                let tenant = self.list.get(*position as usize);
+                let today = date::today(dates, tenant, self.now);
+                if let Err(error) = &today {
+                    let id = tenant.map(|tenant| tenant.id().to_owned());
+                    refused.note(FailureKind::TimeZone, id, error.to_string());
+                }
+                today.is_ok()
+            });
+        }
+        positions
+    }
+
+    /// The rows of a part; the permit holds them.
+    async fn read(
+        &self,
+        job: &Job,
+        part: &Batch,
+        first_dates: &[NaiveDate],
+    ) -> Result<BatchPermit, SourceError> {
+        let limits = &self.runner.limits;
+        let permit = self.read_into(limits.batch(Priority::Regular).await, job, part, first_dates);
+        match permit.await {
+            // A batch can be split; one tenant cannot, so it gets the room of all batches.
+            Err(error) if error.kind == SourceErrorKind::TooLarge && part.len() <= 1 => {
+                let permit = limits.giant(Priority::Regular).await;
+                self.read_into(permit, job, part, first_dates).await
+            }
+            read => read,
+        }
+    }
+
+    async fn read_into(
+        &self,
+        mut permit: BatchPermit,
+        job: &Job,
+        batch: &Batch,
+        first_dates: &[NaiveDate],
+    ) -> Result<BatchPermit, SourceError> {
+        let rows = permit.empty_rows(job.key_columns().len());
+        let read = Read { batch, first_dates, timeout: job.timeout };
+        self.runner.reader.read(job, read, rows).await?;
+        Ok(permit)
+    }
+
+    /// Adds what some tenants come to; answers what could not be written of them.
+    fn count(
+        &self,
+        (job, checks): (&Job, &Checks),
+        part: &Batch,
+        (first_dates, rows): (&[NaiveDate], &Rows),
+        tally: &mut Tally,
+    ) -> Vec<(FailureKind, Option<String>, String)> {
+        let Entries { writes, removals, failures } = entries(job, checks, part, first_dates, rows);
+        tally.sampled += part.len().max(1) as u64;
+        tally.keys += writes.len() as u64;
+        tally.removals += removals.len() as u64;
+        let mut listed: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for entry in &writes {
+            tally.bytes += (entry.key.len() + entry.value.len()) as u64;
+            tally.memory += self.footprint(&entry.key, entry.value.len());
+            if entry.kind == KeyKind::Data {
+                listed.entry(entry.slot).or_default().push(entry.key.len() as u64);
+            }
+        }
+        for (slot, names) in listed {
+            let manifest = manifest_key(&job.name, part.tenant(slot).map(|tenant| tenant.id()));
+            tally.memory += footprint::sorted_set(self.length(&manifest), &names);
+            // Their names, and when the manifest expires.
+            tally.naming += names.len().div_ceil(NAMES_A_COMMAND) as u64 + 1;
+        }
+        let small = |entry: &&Entry<'_>| entry.value.len() <= LOOKED_FOR_BYTES;
+        let step = writes.len() / LOOKED_FOR + 1;
+        let some = writes.iter().filter(small).step_by(step);
+        let with_footprint =
+            |entry: &Entry<'_>| (entry.key.clone(), self.footprint(&entry.key, entry.value.len()));
+        tally.looked_for.extend(some.map(with_footprint));
+        let failures = failures.into_iter();
+        failures.map(|(_, failure)| (failure.kind, failure.tenant, failure.message)).collect()
+    }
+
+    fn length(&self, key: &str) -> u64 {
+        (self.prefix + key.len()) as u64
+    }
+
+    fn footprint(&self, key: &str, value: usize) -> u64 {
+        footprint::string(self.length(key), value as u64)
+    }
+
+    /// The bytes of those among some keys that are in the cache, and what all of them will take. Where
+    /// the cache does not say, none is.
+    async fn present(&self, keys: &[(String, u64)]) -> (u64, u64) {
+        let step = keys.len() / LOOKED_FOR + 1;
+        let (names, planned): (Vec<String>, Vec<u64>) = keys.iter().step_by(step).cloned().unzip();
+        let found = self.runner.cache.look(&names).await.unwrap_or_default();
+        let present = names.iter().zip(found);
+        let present = present
+            .filter_map(|(name, found)| Some(self.footprint(name, found?.value.len())))
+            .sum();
+        (present, planned.iter().sum())
+    }
+}
+
+impl Estimate {
+    fn with(self, refused: Refused) -> Self {
+        let (troubles, unread) = refused.into_parts();
+        Self { troubles, unread, ..self }
+    }
+}
+
+/// What all tenants come to, by what those of the sample do.
+fn extrapolated(
+    job: &Job,
+    tenants: u64,
+    tally: &Tally,
+    (present, looked_for): (u64, u64),
+) -> Estimate {
+    let Tally { sampled, .. } = *tally;
+    let all = |count| extrapolate(count, tenants, sampled);
+    let memory = all(tally.memory);
+    let batch = job.batch.get() as u64;
+    let manifests = if job.has_manifests() { tenants } else { 0 };
+    // The server's state before and after; the fences before and after.
+    let questions = 2 * STATS_COMMANDS as u64 + 2 * looks_at_fences(tenants, batch) + manifests;
+    Estimate {
+        tenants,
+        sampled,
+        queries: tenants.div_ceil(batch),
+        keys: all(tally.keys),
+        bytes: all(tally.bytes),
+        memory,
+        present: extrapolate(present, memory, looked_for),
+        commands: questions + all(tally.keys + tally.removals),
+        naming: all(tally.naming),
+        troubles: Vec::new(),
+        unread: 0,
+    }
+}
+
+/// Commands that look once at the fences of all tenants, batch by batch.
+fn looks_at_fences(tenants: u64, batch: u64) -> u64 {
+    let of_batch = |tenants: u64| tenants.div_ceil(FENCES_A_COMMAND as u64);
+    tenants / batch * of_batch(batch) + of_batch(tenants % batch)
+}
+
+fn extrapolate(count: u64, all: u64, sampled: u64) -> u64 {
+    let exact = u128::from(count) * u128::from(all) / u128::from(sampled.max(1));
+    u64::try_from(exact).unwrap_or(u64::MAX)
+}
+
+/// How often a job runs in 24 hours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunsADay {
+    /// Its runs.
+    pub runs: u32,
+    /// Those of them that find names in the manifests which are too old to count (see
+    /// [`crate::domain::manifest::is_fresh`]), and give them anew.
+    pub naming: u32,
+}
+
+impl RunsADay {
+    /// By its schedule, in the 24 hours after `now`.
+    pub fn of(job: &Job, now: DateTime<Utc>) -> Self {
+        let end = now + TimeDelta::days(1);
+        let mut found = Self { runs: 0, naming: 0 };
+        let (mut at, mut named_at) = (now, now);
+        while let Some(next) = job.schedule.next_after(at)
+            && next <= end
+            && found.runs < MAX_RUNS_A_DAY
+        {
+            found.runs += 1;
+            if named_at + job.ttl < next {
+                found.naming += 1;
+                named_at = next;
+            }
+            at = next;
+        }
+        found
+    }
+}

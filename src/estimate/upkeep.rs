@@ -1,0 +1,155 @@
+//! What preheat keeps in the cache for itself, and what it asks of the cache besides its runs.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
+use crate::domain::fence::{FLEET, Fence, fence_key};
+use crate::domain::job::{Job, Scope};
+use crate::domain::tenant::Tenants;
+use crate::engine::ports::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
+use crate::engine::registry::{self, Registry};
+use crate::engine::run::cache_process;
+use crate::engine::run::each_once;
+use crate::engine::run::marker::{MARKERS, RENEW_EVERY, marker_keys};
+use crate::engine::tasks::coverage;
+
+/// Fences that are looked at to see how many there are.
+const SAMPLED_FENCES: usize = 500;
+const DAY: Duration = Duration::from_hours(24);
+
+/// What the jobs of a worker have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Bytes that the fences, the registry and the markers take in the cache.
+    pub memory: u64,
+    /// Of these, those that are there already.
+    pub present: u64,
+    /// Commands of the first pass over an empty cache, besides those of each job's run: the fences get
+    /// their numbers, the markers are made and the tenants are noted.
+    pub first_commands: u64,
+    /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is and
+    /// looks at the markers and the registry, looks for some keys, and verifies a sample of them.
+    pub day_commands: u64,
+}
+
+/// How often a worker compares some tenants of each job with the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Verification {
+    /// From one time to the next.
+    pub interval: Duration,
+    /// Tenants of each job.
+    pub sample: NonZeroUsize,
+}
+
+/// Parts of a whole, some of which are there.
+#[derive(Clone, Copy, Default)]
+struct Stock {
+    memory: u64,
+    present: u64,
+}
+
+impl Estimator<'_> {
+    /// What enabled jobs have in common.
+    pub async fn upkeep(
+        &self,
+        jobs: &[(Arc<Job>, &Estimate)],
+        verification: Option<Verification>,
+    ) -> Upkeep {
+        let fences = self.fences(jobs).await;
+        let registry = self.registry().await;
+        let notes = (self.list.len() as u64).div_ceil(NAMES_A_COMMAND as u64);
+        Upkeep {
+            memory: fences.memory + registry.memory,
+            present: fences.present + registry.present,
+            first_commands: self.starts_of_fences(jobs) + MAKE_MARKERS + LOOK_AT_REGISTRY + notes,
+            day_commands: day_commands(self.list, jobs, verification),
+        }
+    }
+
+    async fn fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> Stock {
+        let has = |scope| jobs.iter().any(|(job, _)| job.scope == scope);
+        let mut keys = if has(Scope::Tenants) { self.fence_keys() } else { Vec::new() };
+        // Numbers like the fences.
+        keys.extend(marker_keys());
+        let memory: u64 = keys.iter().map(|key| footprint::number(self.length(key))).sum();
+        let step = keys.len() / SAMPLED_FENCES + 1;
+        let some: Vec<String> = keys.into_iter().step_by(step).collect();
+        let found = self.runner.ledger.fences(&some).await.unwrap_or_default();
+        let present = found.iter().filter(|fence| **fence != Fence::Missing).count();
+        let fleet = if has(Scope::Fleet) { footprint::number(self.length(FLEET)) } else { 0 };
+        Stock {
+            memory: memory + fleet,
+            present: extrapolate(present as u64, memory, some.len() as u64),
+        }
+    }
+
+    fn fence_keys(&self) -> Vec<String> {
+        let tenants = each_once(self.list).into_iter();
+        let tenants = tenants.filter_map(|position| self.list.get(position as usize));
+        tenants.map(|tenant| fence_key(tenant.id())).collect()
+    }
+
+    /// The registry as it will be once every tenant of the list stands in it.
+    async fn registry(&self) -> Stock {
+        let mut notes = self.runner.ledger.notes(Book::Tenants).await.unwrap_or_default();
+        let present = self.size_of_registry(&notes);
+        let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
+        let new = Registry::first_entries(self.list).into_iter();
+        notes.extend(new.filter(|(name, _)| !known.contains(name)));
+        Stock { memory: self.size_of_registry(&notes), present }
+    }
+
+    fn size_of_registry(&self, notes: &[(String, String)]) -> u64 {
+        if notes.is_empty() {
+            return 0;
+        }
+        let lengths = notes.iter().map(|(name, text)| (name.len() as u64, text.len() as u64));
+        footprint::hash(self.length(Book::Tenants.key()), &lengths.collect::<Vec<_>>())
+    }
+
+    /// Each fence is made, and looked at again behind that, by the first run that comes to it.
+    fn starts_of_fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> u64 {
+        let of_tenants = jobs.iter().filter(|(job, _)| job.scope == Scope::Tenants);
+        let looks = of_tenants
+            .map(|(job, found)| looks_at_fences(found.tenants, job.batch.get() as u64))
+            .max();
+        let tenants = looks.map_or(0, |looks| self.list.len() as u64 + looks);
+        let has_fleet = jobs.iter().any(|(job, _)| job.scope == Scope::Fleet);
+        tenants + if has_fleet { 2 } else { 0 }
+    }
+}
+
+/// The markers are made, and looked at again behind that.
+const MAKE_MARKERS: u64 = MARKERS as u64 + 1;
+
+/// A look at the registry: it is read, and lives longer.
+const LOOK_AT_REGISTRY: u64 = 2;
+
+fn day_commands(
+    list: &Tenants,
+    jobs: &[(Arc<Job>, &Estimate)],
+    verification: Option<Verification>,
+) -> u64 {
+    let times_a_day = |pause: Duration| {
+        u64::try_from(DAY.as_millis() / pause.as_millis().max(1)).unwrap_or(u64::MAX)
+    };
+    let watch = times_a_day(cache_process::LOOK_EVERY) * (STATS_COMMANDS as u64 + 1)
+        + times_a_day(RENEW_EVERY) * MARKERS as u64;
+    let covered = jobs.iter().map(|(job, found)| coverage::commands(job, found.tenants));
+    let covered = times_a_day(coverage::LOOK_EVERY).saturating_mul(covered.sum());
+    let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
+    let registry = times_a_day(registry::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
+    let verified = verification.map_or(0, |Verification { interval, sample }| {
+        let of_job = |(job, found): &(Arc<Job>, &Estimate)| {
+            let tenants = found.tenants.min(sample.get() as u64);
+            let manifests = if job.has_manifests() { tenants } else { 0 };
+            // Of each key its value and its TTL.
+            extrapolate(2 * found.keys, tenants, found.tenants) + manifests
+        };
+        times_a_day(interval).saturating_mul(jobs.iter().map(of_job).sum())
+    });
+    watch + covered + registry + verified
+}
