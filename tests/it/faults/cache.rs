@@ -201,12 +201,8 @@ async fn hazard_21_a_cache_that_comes_back_full_does_not_have_the_database_read_
 
     shop.change().await;
     configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
-    eventually("a run is ok", LONG, async || {
-        let last = worker.runs("items").await.remove(0);
-        last["outcome"] == "ok" && last["trigger"] == "change"
-    })
-    .await;
-    shop.assert_warm().await;
+    // The run that does it may be one for some tenants, which is not kept where it is ok.
+    eventually("the cache is warm again", LONG, async || shop.is_warm().await).await;
 }
 
 #[tokio::test]
