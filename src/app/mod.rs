@@ -187,9 +187,7 @@ impl App {
         let background = front.shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&records).run(background.clone()));
-        tasks.spawn(Arc::clone(&self.runner).watch_cache(stops.clone()));
-        tasks.spawn(Arc::clone(&self.runner).watch_coverage(stops.clone()));
-        tasks.spawn(Arc::clone(&self.runner).sweep_departed(stops.clone()));
+        look_after(&self.runner, &stops, &mut tasks);
         if let Some(interval) = settings.audit.interval {
             let verifier = Verifier::new(Arc::clone(&self.runner), interval, settings.audit.sample);
             tasks.spawn(verifier.run(stops.clone()));
@@ -350,6 +348,13 @@ pub async fn serve(
             Err(error)
         }
     }
+}
+
+/// What goes on beside the runs, whatever the settings say.
+fn look_after(runner: &Arc<Runner>, stops: &Stops, tasks: &mut JoinSet<()>) {
+    tasks.spawn(Arc::clone(runner).watch_cache(stops.clone()));
+    tasks.spawn(Arc::clone(runner).watch_coverage(stops.clone()));
+    tasks.spawn(Arc::clone(runner).sweep_departed(stops.clone()));
 }
 
 /// Rings for the engine, and shows that the bell lives.

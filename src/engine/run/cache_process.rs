@@ -293,9 +293,9 @@ mod tests {
 
     #[test]
     fn another_process_is_a_restart_and_the_first_one_is_none() {
+        use Shown::{Restarted, Same};
         let process = CacheProcess::default();
         let answers = [(0, 7), (2, 7), (4, 8), (6, 8), (8, 9), (10, 10)];
-        use Shown::{Restarted, Same};
         assert_eq!(shown(&process, answers), [Same, Same, Restarted, Same, Restarted, Restarted]);
         assert_eq!(process.restarts(), 3);
     }

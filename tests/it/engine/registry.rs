@@ -460,7 +460,9 @@ async fn hazard_09_a_tenant_that_comes_back_before_its_turn_is_not_swept() {
     // Three slices of two hundred, in any order; nine tenants come back while the first one is swept.
     let mut list = tenants(500);
     let back = ["t500", "t555", "t600", "t666", "t700", "t777", "t800", "t888", "t999"];
-    back.iter().for_each(|id| list.push(id, [Some("UTC")]));
+    for id in back {
+        list.push(id, [Some("UTC")]);
+    }
     world.source.set_tenants(list);
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     kept.clock.advance(MINUTE).await;
@@ -481,7 +483,7 @@ async fn slow_removals_of_many_tenants_that_left_hold_up_no_run() {
         let before = kept.clock.monotonic();
         let record = world.warm(name).await;
         assert_eq!((record.outcome, record.report.tenants.total), (Outcome::Ok, 1_000));
-        let took = kept.clock.monotonic() - before;
+        let took = kept.clock.monotonic().saturating_sub(before);
         assert!(took < SECOND, "{name} took {took:?}");
     }
     let lists = kept.keys().iter().filter(|key| key.starts_with("list:")).count();

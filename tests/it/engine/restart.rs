@@ -324,7 +324,7 @@ async fn several_servers_behind_one_address_are_told_once_and_no_reason_to_run_u
         assert_eq!(world.metric(FLUSHES), 0);
 
         cache.set(Mood::Well);
-        world.clock.advance(STEADY_FOR - 10 * SECOND).await;
+        world.clock.advance(STEADY_FOR.saturating_sub(10 * SECOND)).await;
         assert_eq!(history(&world, "list").await.len(), before + 1);
         world.clock.advance(20 * SECOND).await;
         assert_eq!(world.metric(SEVERAL), 0);

@@ -303,7 +303,7 @@ async fn several_servers_behind_one_address_are_told_once_and_no_reason_for_runs
     let other = support::redis();
     let proxy = Proxy::redis(&shop.redis).await;
     let job = items("schedule = \"every 24h\"\nttl = \"72h\"\nrequired = true");
-    let worker = shop.serve().cache(&proxy.redis_url()).job("items", &job).start();
+    let worker = shop.serve().cache(proxy.redis_url()).job("items", &job).start();
     worker.answers("/readyz", 200).await;
     shop.assert_warm().await;
     // A load balancer leads each new connection to the server whose turn it is.
