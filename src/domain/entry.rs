@@ -116,10 +116,10 @@ impl<'r> Value<'r> {
 /// Groups a batch's rows by key.
 ///
 /// `rows` carry the texts of [`Job::key_columns`]. `first_dates` is the "today" of each slot; it is
-/// empty if the job has no dates. A key's values do not include a row whose key column is NULL, or
-/// whose date is none of its tenant's dates. A tenant has no key whose `{tenant.COLUMN}` is NULL.
-/// `checks` are the job's checks: a key that may belong to another tenant becomes a failure of its
-/// tenant.
+/// empty if the job has no dates. A row belongs to no value of a key if one of its key columns is NULL,
+/// or if its date is not among its tenant's dates. A tenant whose `{tenant.COLUMN}` is NULL has no such
+/// key. `checks` are the job's checks: a key that may belong to another tenant is not written and
+/// becomes a failure of its tenant.
 pub fn entries<'r>(
     job: &Job,
     checks: &Checks,
@@ -157,11 +157,11 @@ pub fn shared_keys(
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        let concerned = groups.concerned(index, checks);
+        let to_check = groups.slots_to_check(index, checks);
         for group in &groups.groups {
             let key = groups.key_of(group, rows);
             let key = key.filter(|key| {
-                groups.ambiguity((index, checks), &concerned, (group, key), rows).is_none()
+                groups.ambiguity((index, checks), &to_check, (group, key), rows).is_none()
             });
             keys.extend(key);
         }
@@ -232,7 +232,7 @@ impl<'a> Groups<'a> {
             before: None,
             scratch: Vec::new(),
         };
-        if key.template.is_known() {
+        if key.template.is_static() {
             groups.expect_static();
         }
         groups
@@ -278,7 +278,7 @@ impl<'a> Groups<'a> {
             Some(dates) => dates.day(slot, rows.key(row, dates.column)?)?,
             None => 0,
         };
-        if self.key.template.is_known() {
+        if self.key.template.is_static() {
             let days = self.dates.as_ref().map_or(1, |dates| dates.days);
             return Some(slot * usize::from(days) + usize::from(day));
         }
@@ -311,10 +311,10 @@ impl<'a> Groups<'a> {
         found: &mut Entries<'r>,
     ) {
         let kind = self.job.kind(self.key);
-        let concerned = self.concerned(index, checks);
+        let to_check = self.slots_to_check(index, checks);
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
-            let ambiguity = self.ambiguity((index, checks), &concerned, (&group, &key), rows);
+            let ambiguity = self.ambiguity((index, checks), &to_check, (&group, &key), rows);
             let Group { slot, members, .. } = group;
             let count = members.len();
             let value = Value::new(rows, members, self.key.shape);
@@ -353,11 +353,11 @@ impl<'a> Groups<'a> {
     fn ambiguity(
         &self,
         (index, checks): (usize, &Checks),
-        concerned: &[bool],
+        to_check: &[bool],
         (group, key): (&Group, &str),
         rows: &Rows,
     ) -> Option<Ambiguity> {
-        if !concerned.get(group.slot).copied().unwrap_or_default() {
+        if !to_check.get(group.slot).copied().unwrap_or_default() {
             return None;
         }
         let owner = self.owner_of(group, rows);
@@ -365,8 +365,8 @@ impl<'a> Groups<'a> {
     }
 
     /// For each slot, whether its keys need a check; empty if no key of the template needs one.
-    fn concerned(&self, index: usize, checks: &Checks) -> Vec<bool> {
-        if !checks.concern(index) {
+    fn slots_to_check(&self, index: usize, checks: &Checks) -> Vec<bool> {
+        if !checks.needs_check(index) {
             return Vec::new();
         }
         match self.job.scope {
@@ -374,7 +374,7 @@ impl<'a> Groups<'a> {
             Scope::Tenants => self
                 .batch
                 .tenants()
-                .map(|tenant| checks.concern_tenant(index, tenant.id()))
+                .map(|tenant| checks.tenant_needs_check(index, tenant.id()))
                 .collect(),
         }
     }

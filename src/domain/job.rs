@@ -79,18 +79,18 @@ impl Share {
     }
 }
 
-/// A text is no share.
+/// Why a text is not a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadShare {
-    /// A number alone.
+    /// A number without `%`.
     #[error("a share needs its `%`, as in `99.9%`")]
     NoSign,
-    /// Something else.
+    /// Not a number, or a number below 0 or above 100.
     #[error("a share is from `0%` to `100%`, as in `99.9%`")]
     Unreadable,
 }
 
-/// Reads a percentage: `10%`.
+/// Parses a percentage: `10%`.
 impl FromStr for Share {
     type Err = BadShare;
 
@@ -175,7 +175,7 @@ impl Job {
     pub fn kind(&self, key: &Key) -> KeyKind {
         let template = &key.template;
         match self.scope {
-            _ if template.is_known() => KeyKind::Static,
+            _ if template.is_static() => KeyKind::Static,
             Scope::Tenants if !template.has_tenant() => KeyKind::Shared,
             Scope::Tenants | Scope::Fleet => KeyKind::Data,
         }

@@ -263,12 +263,12 @@ impl Checks {
     }
 
     /// Whether keys of the template at this position need a check.
-    pub fn concern(&self, index: usize) -> bool {
+    pub fn needs_check(&self, index: usize) -> bool {
         self.keys.get(index).is_some_and(Option::is_some)
     }
 
     /// Whether this template's keys for a tenant need a check; ask once per tenant.
-    pub fn concern_tenant(&self, index: usize, id: &str) -> bool {
+    pub fn tenant_needs_check(&self, index: usize, id: &str) -> bool {
         let Some(Some(check)) = self.keys.get(index) else { return false };
         check.has(Risk::OfAnyTenant) || id.contains(check.special.as_slice())
     }
@@ -456,22 +456,25 @@ mod tests {
     fn what_the_class_of_the_ids_rules_out_costs_nothing() {
         let lists = job("lists", &["p:{t}:all", "p:{t}:{kind}"]);
         let (all, new) = (job("all", &["q:{t}"]), job("new", &["q:{t}:new"]));
-        let concern = |ids, job: &Arc<Job>| -> Vec<bool> {
+        let needs_check = |ids, job: &Arc<Job>| -> Vec<bool> {
             let checks = Checks::new(layout(ids, &[&lists, &all, &new]), job);
-            (0..job.keys.len()).map(|index| checks.concern(index)).collect()
+            (0..job.keys.len()).map(|index| checks.needs_check(index)).collect()
         };
         for ids in [IdClass::Uuid, IdClass::Integer] {
-            assert_eq!(concern(ids, &lists), [false, false], "{ids:?}");
-            assert_eq!((concern(ids, &all), concern(ids, &new)), (vec![false], vec![false]));
+            assert_eq!(needs_check(ids, &lists), [false, false], "{ids:?}");
+            assert_eq!(
+                (needs_check(ids, &all), needs_check(ids, &new)),
+                (vec![false], vec![false])
+            );
         }
-        assert_eq!(concern(IdClass::Text, &lists), [true, true]);
+        assert_eq!(needs_check(IdClass::Text, &lists), [true, true]);
         // A key that the one job must not write belongs to the other.
-        let of_text = (concern(IdClass::Text, &all), concern(IdClass::Text, &new));
+        let of_text = (needs_check(IdClass::Text, &all), needs_check(IdClass::Text, &new));
         assert_eq!(of_text, (vec![true], vec![false]));
         let checks = Checks::new(layout(IdClass::Text, &[&lists]), &lists);
-        assert!(!checks.concern_tenant(0, "a-b") && checks.concern_tenant(0, "a:b"));
+        assert!(!checks.tenant_needs_check(0, "a-b") && checks.tenant_needs_check(0, "a:b"));
         // A category may be `b:all` for any tenant.
-        assert!(checks.concern_tenant(1, "a-b"));
+        assert!(checks.tenant_needs_check(1, "a-b"));
     }
 
     /// A template of a job, with the values that fill it.
@@ -538,7 +541,7 @@ mod tests {
                 let full = layout.owner(job, index, &key);
                 let ambiguity = layout.ambiguity(job, index, &key, tenant);
                 prop_assert_eq!(ambiguity.is_none(), full == Owner::Tenant(tenant), "{}", key);
-                let is_looked_at = checks.concern(index) && checks.concern_tenant(index, tenant);
+                let is_looked_at = checks.needs_check(index) && checks.tenant_needs_check(index, tenant);
                 let looked = checks.ambiguity((job, index), &key, tenant).filter(|_| is_looked_at);
                 prop_assert_eq!(&looked, &ambiguity, "nothing is spared that is needed: {}", key);
                 if looked.is_none() {

@@ -13,7 +13,7 @@ const ZONES: u64 = 1;
 
 /// The static keys of a job for a tenant; `None` is a job without tenants. A template with `{date}`
 /// gives one key for each of `dates`. Data keys are not among them: the manifest names those.
-pub fn known_keys(
+pub fn static_keys(
     job: &Job,
     tenant: Option<Tenant<'_>>,
     dates: &RangeInclusive<NaiveDate>,

@@ -161,7 +161,7 @@ impl KeyTemplate {
     }
 
     /// Whether the template makes static keys: preheat can compute them before the query.
-    pub fn is_known(&self) -> bool {
+    pub fn is_static(&self) -> bool {
         self.columns().next().is_none()
     }
 
@@ -273,8 +273,8 @@ mod tests {
             ]
         );
         assert_eq!(read.parts().last(), Some(&Part::Literal("{x}".to_owned())));
-        assert!(!read.is_known() && read.has_date() && read.has_tenant());
-        assert!(template("services:{tenant_id}").is_known());
+        assert!(!read.is_static() && read.has_date() && read.has_tenant());
+        assert!(template("services:{tenant_id}").is_static());
     }
 
     #[test]
