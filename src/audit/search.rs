@@ -14,7 +14,7 @@ use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::KeyTemplate;
 use crate::domain::layout::{Layout, Owner};
 use crate::domain::manifest::{manifest_key, manifest_pattern, read_manifest_key};
-use crate::domain::owned::{known_keys, possible_dates};
+use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::tenant::{Tenant, TenantId};
 use crate::engine::ports::{CacheError, SourceError};
 use crate::engine::run::Runner;
@@ -170,10 +170,8 @@ impl Search {
         for tenant in departed.filter(|tenant| !self.is_active(tenant.id())) {
             for job in self.jobs.values().filter(|job| job.scope == Scope::Tenants) {
                 let dates = possible_dates(job, self.runner.clock.now());
-                found.extend(known_keys(job, Some(tenant), &dates).into_iter().map(|key| Orphan {
-                    key,
-                    job: job.name.clone(),
-                    tenant: Some(TenantId::new(tenant.id())),
+                found.extend(static_keys(job, Some(tenant), &dates).into_iter().map(|key| {
+                    Orphan { key, job: job.name.clone(), tenant: Some(TenantId::new(tenant.id())) }
                 }));
             }
         }
@@ -237,7 +235,7 @@ impl Search {
         let Some(template) = job.keys.get(index).map(|key| &key.template) else {
             return Written::No;
         };
-        let is_static = template.is_known();
+        let is_static = template.is_static();
         match (job.scope, self.layout.owner(job, index, key), is_static) {
             (_, Owner::Nobody, _) => Written::No,
             (Scope::Fleet, _, true) => self.writes_static(job, template, [None], key),

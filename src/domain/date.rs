@@ -12,23 +12,23 @@ use super::tenant::{Batch, Tenant};
 /// A tenant's time zone is missing or unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ZoneError {
-    /// The column is NULL, or the tenant query has no such column.
+    /// The tenant's column is NULL, or the tenant query has no such column.
     #[error("the tenant's column `{column}` is NULL; it must name a time zone")]
     Missing {
         /// The column.
         column: String,
     },
-    /// The column holds something else.
+    /// The column does not hold the name of a time zone.
     #[error("`{found}` in the tenant's column `{column}` is no IANA time zone")]
     Unknown {
         /// The column.
         column: String,
-        /// Its value.
+        /// The column's value.
         found: String,
     },
 }
 
-/// The time zone of that name, in any case: data have `europe/berlin` as well.
+/// The time zone with this name, in upper or lower case: applications also store `europe/berlin`.
 pub fn zone(name: &str) -> Option<Tz> {
     static IN_LOWER_CASE: LazyLock<HashMap<String, Tz>> = LazyLock::new(|| {
         chrono_tz::TZ_VARIANTS.iter().map(|zone| (zone.name().to_lowercase(), *zone)).collect()
@@ -37,7 +37,7 @@ pub fn zone(name: &str) -> Option<Tz> {
     name.parse().ok().or_else(other_case)
 }
 
-/// "Today" of a tenant at a moment. `tenant` is `None` for a job without tenants.
+/// A tenant's "today" at a moment. `tenant` is `None` for a job without tenants.
 pub fn today(
     dates: &Dates,
     tenant: Option<Tenant<'_>>,
@@ -58,8 +58,8 @@ pub fn today(
     Ok(at.with_timezone(&zone).date_naive())
 }
 
-/// Each slot's "today" where the job has dates, and nothing otherwise. Tenants without a zone are
-/// to be left out of the batch before: see [`today`].
+/// The "today" of each slot; empty if the job has no dates. The caller first removes tenants without a
+/// zone from the batch: see [`today`].
 pub fn first_dates(job: &Job, batch: &Batch, at: DateTime<Utc>) -> Vec<NaiveDate> {
     let Some(dates) = &job.dates else { return Vec::new() };
     match job.scope {
@@ -70,13 +70,13 @@ pub fn first_dates(job: &Job, batch: &Batch, at: DateTime<Utc>) -> Vec<NaiveDate
     }
 }
 
-/// The last of `days` dates that begin with `first`.
+/// The last of `days` dates, of which `first` is the first.
 pub fn last(first: NaiveDate, days: u16) -> NaiveDate {
     let after = u64::from(days.saturating_sub(1));
     first.checked_add_days(Days::new(after)).unwrap_or(NaiveDate::MAX)
 }
 
-/// The `days` dates that begin with `first`.
+/// `days` dates in a row, beginning with `first`.
 pub fn all(first: NaiveDate, days: u16) -> impl Iterator<Item = NaiveDate> {
     first.iter_days().take(usize::from(days))
 }
@@ -99,7 +99,7 @@ mod tests {
             ("UTC", "2026-03-01T00:00:00Z", "2026-03-01"),
             ("America/New_York", "2026-03-01T04:59:59Z", "2026-02-28"),
             ("America/New_York", "2026-03-01T05:00:00Z", "2026-03-01"),
-            // The night in which daylight saving time begins, and the one in which it ends.
+            // The nights in which daylight saving time begins and ends.
             ("America/New_York", "2026-03-09T03:59:59Z", "2026-03-08"),
             ("Europe/Berlin", "2026-10-25T22:59:59Z", "2026-10-25"),
             ("Europe/Berlin", "2026-10-25T23:00:00Z", "2026-10-26"),
@@ -108,7 +108,7 @@ mod tests {
             ("Pacific/Pago_Pago", "2026-06-01T10:30:00Z", "2026-05-31"),
             // Midnight does not exist on that day in Beirut.
             ("Asia/Beirut", "2026-03-28T22:00:00Z", "2026-03-29"),
-            // Data have names in any case.
+            // Stored names may be in lower case.
             ("europe/berlin", "2026-10-25T23:00:00Z", "2026-10-26"),
             ("AMERICA/NEW_YORK", "2026-03-01T04:59:59Z", "2026-02-28"),
             ("utc", "2026-03-01T00:00:00Z", "2026-03-01"),

@@ -1,4 +1,4 @@
-//! From rows to entries: which rows make which key's value. Pure.
+//! From rows to entries: which rows make the value of which key. Pure.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -13,22 +13,22 @@ use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
 
-/// A key, its value and how long it lives: ready to write.
+/// A key, its value and its TTL, ready to write.
 #[derive(Debug)]
 pub struct Entry<'r> {
     /// The key, without the cache's prefix.
     pub key: String,
     /// The slot of its tenant in the batch.
     pub slot: usize,
-    /// What to write.
+    /// The value to write.
     pub value: Value<'r>,
-    /// How long it lives, jitter taken off.
+    /// The TTL, shortened by the jitter.
     pub ttl: Duration,
-    /// Who can make it, and who removes it.
+    /// When the key can be computed, and what removes it.
     pub kind: KeyKind,
 }
 
-/// A value whose JSON still stands where its rows are: it is put together only when it is written.
+/// A value as a list of rows. Its JSON is put together from the rows' JSON only when it is written.
 #[derive(Debug)]
 pub struct Value<'r> {
     rows: &'r Rows,
@@ -37,14 +37,14 @@ pub struct Value<'r> {
     bytes: usize,
 }
 
-/// What a batch's rows came to.
+/// The result of grouping a batch's rows by key.
 #[derive(Debug, Default)]
 pub struct Entries<'r> {
-    /// What to write.
+    /// The entries to write.
     pub writes: Vec<Entry<'r>>,
-    /// Keys whose present value must go, since the new one may not be written.
+    /// Keys to remove: their new value must not be written, and their old one must not stay.
     pub removals: Vec<Removal>,
-    /// What cannot be written, with the slot of its tenant.
+    /// Keys that cannot be written, each with the slot of its tenant.
     pub failures: Vec<(usize, Failure)>,
 }
 
@@ -58,8 +58,8 @@ pub struct Removal {
 }
 
 impl Entries<'_> {
-    /// The keys that should have been written and could not be: their old values stay, and a manifest
-    /// that names one names it on. A key that may be another tenant's is none of them.
+    /// The keys that should have been written and could not be. Their old values stay, and so do their
+    /// entries in manifests. Keys that may belong to another tenant are not among them.
     pub fn failed_keys(&self) -> impl Iterator<Item = &str> {
         let failures = self.failures.iter().map(|(_, failure)| failure);
         let own = failures.filter(|failure| failure.kind != FailureKind::AmbiguousKey);
@@ -68,7 +68,7 @@ impl Entries<'_> {
 }
 
 impl<'r> Value<'r> {
-    /// The value of these rows, in this order.
+    /// The value that these rows make, in this order.
     pub fn new(rows: &'r Rows, members: Vec<u32>, shape: Shape) -> Self {
         let json: usize = members.iter().map(|&row| rows.json(row as usize).len()).sum();
         let bytes = match shape {
@@ -84,7 +84,7 @@ impl<'r> Value<'r> {
         self.bytes
     }
 
-    /// Never: the shortest value is `[]`.
+    /// Always false: the shortest value is `[]`.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
@@ -115,10 +115,11 @@ impl<'r> Value<'r> {
 
 /// Groups a batch's rows by key.
 ///
-/// `rows` carry the values of [`Job::key_columns`]; `first_dates` is each slot's "today" where the
-/// job has dates, and empty otherwise. A row whose key column is NULL, or whose date is none of its
-/// tenant's dates, is in no value of that key; neither has a tenant a key whose `{tenant.COLUMN}` is
-/// NULL. `checks` are those of the job: a key that may be another tenant's is a failure of this one.
+/// `rows` carry the texts of [`Job::key_columns`]. `first_dates` is the "today" of each slot; it is
+/// empty if the job has no dates. A row belongs to no value of a key if one of its key columns is NULL,
+/// or if its date is not among its tenant's dates. A tenant whose `{tenant.COLUMN}` is NULL has no such
+/// key. `checks` are the job's checks: a key that may belong to another tenant is not written and
+/// becomes a failure of its tenant.
 pub fn entries<'r>(
     job: &Job,
     checks: &Checks,
@@ -140,7 +141,7 @@ pub fn entries<'r>(
 }
 
 /// The shared keys that a batch's rows make, without their values; the arguments are those of [`entries`].
-/// A key that may be another tenant's is none of them: no run writes it.
+/// Keys that may belong to another tenant are not among them, because no run writes those.
 pub fn shared_keys(
     job: &Job,
     checks: &Checks,
@@ -156,11 +157,11 @@ pub fn shared_keys(
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        let concerned = groups.concerned(index, checks);
+        let to_check = groups.slots_to_check(index, checks);
         for group in &groups.groups {
             let key = groups.key_of(group, rows);
             let key = key.filter(|key| {
-                groups.ambiguity((index, checks), &concerned, (group, key), rows).is_none()
+                groups.ambiguity((index, checks), &to_check, (group, key), rows).is_none()
             });
             keys.extend(key);
         }
@@ -168,40 +169,40 @@ pub fn shared_keys(
     keys
 }
 
-/// The values of one kind of key while its rows are placed.
+/// The values of one kind of key, while rows are added to them.
 ///
-/// A group is what a row's slot, date and key columns decide, not the key's text: the text of
-/// `{tenant_id}:{a}:{b}` may be one for two tenants whose ids or columns hold a `:`, and rows of two
-/// tenants must never be in one value.
+/// A row's slot, date and key columns decide its group; the key's text does not. The reason: two
+/// tenants whose ids or columns contain a `:` may have the same text for `{tenant_id}:{a}:{b}`, and the
+/// rows of two tenants must never be in one value.
 struct Groups<'a> {
     job: &'a Job,
     key: &'a Key,
     batch: &'a Batch,
     dates: Option<GroupDates<'a>>,
-    /// The positions, among a row's key columns, of the values that its key needs, without the date.
+    /// The positions of the key's columns, without the date, among a row's key columns.
     columns: Vec<usize>,
     groups: Vec<Group>,
     by_values: HashMap<Vec<u8>, usize, RandomState>,
-    /// The row placed before and its group: neighbours mostly belong together.
+    /// The previous row and its group: neighbouring rows mostly belong to the same group.
     before: Option<(usize, Option<usize>)>,
     scratch: Vec<u8>,
 }
 
 struct Group {
     slot: usize,
-    /// The position of its date among its tenant's dates; 0 where its key has none.
+    /// The position of the key's date among the tenant's dates; 0 if the key has no date.
     day: u16,
     members: Vec<u32>,
 }
 
 /// The dates of keys with `{date}`.
 struct GroupDates<'a> {
-    /// Each slot's first.
+    /// The first date of each slot.
     first: &'a [NaiveDate],
     days: u16,
     /// The position of the date's text among a row's key columns.
     column: usize,
-    /// What texts mean: a batch has many rows and few dates.
+    /// Parsed texts: a batch has many rows and few different dates.
     read: HashMap<Box<[u8]>, Option<NaiveDate>, RandomState>,
 }
 
@@ -231,15 +232,15 @@ impl<'a> Groups<'a> {
             before: None,
             scratch: Vec::new(),
         };
-        if key.template.is_known() {
-            groups.expect_known();
+        if key.template.is_static() {
+            groups.expect_static();
         }
         groups
     }
 
-    /// Makes the groups of keys that are known before the query: slot by slot, date by date, which
-    /// is where [`Self::find`] looks for them.
-    fn expect_known(&mut self) {
+    /// Makes the groups of static keys in the order in which [`Self::find`] expects them: by slot, then
+    /// by date.
+    fn expect_static(&mut self) {
         let (slots, days) = match (&self.dates, self.job.scope) {
             (Some(dates), _) => (dates.first.len(), dates.days),
             (None, Scope::Tenants) => (self.batch.len(), 1),
@@ -270,14 +271,14 @@ impl<'a> Groups<'a> {
             && self.dates.as_ref().is_none_or(|dates| same(dates.column))
     }
 
-    /// The group of a row, made where it is new; `None` where the row has no key.
+    /// The group of a row; a new group is made if there is none yet. `None` if the row has no key.
     fn find(&mut self, rows: &Rows, row: usize) -> Option<usize> {
         let slot = rows.slot(row)?;
         let day = match &mut self.dates {
             Some(dates) => dates.day(slot, rows.key(row, dates.column)?)?,
             None => 0,
         };
-        if self.key.template.is_known() {
+        if self.key.template.is_static() {
             let days = self.dates.as_ref().map_or(1, |dates| dates.days);
             return Some(slot * usize::from(days) + usize::from(day));
         }
@@ -286,7 +287,7 @@ impl<'a> Groups<'a> {
         self.scratch.extend_from_slice(&day.to_ne_bytes());
         for &column in &self.columns {
             let value = rows.key(row, column)?;
-            // With its length before it, so that no two lists of values are the same bytes.
+            // The length comes first, so that different lists of values are different bytes.
             self.scratch.extend_from_slice(&value.len().to_ne_bytes());
             self.scratch.extend_from_slice(value);
         }
@@ -299,8 +300,9 @@ impl<'a> Groups<'a> {
         Some(index)
     }
 
-    /// Makes entries of the groups. A key that is `taken` stays with the group that took it: the
-    /// templates of a job file stand in their order. One that may be another tenant's takes nothing.
+    /// Makes entries from the groups. If two groups have the same key, the first one gets it (`taken`);
+    /// templates count in the order of the job file. A group whose key may belong to another tenant
+    /// takes no key.
     fn finish<'r>(
         mut self,
         (index, checks): (usize, &Checks),
@@ -309,10 +311,10 @@ impl<'a> Groups<'a> {
         found: &mut Entries<'r>,
     ) {
         let kind = self.job.kind(self.key);
-        let concerned = self.concerned(index, checks);
+        let to_check = self.slots_to_check(index, checks);
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
-            let ambiguity = self.ambiguity((index, checks), &concerned, (&group, &key), rows);
+            let ambiguity = self.ambiguity((index, checks), &to_check, (&group, &key), rows);
             let Group { slot, members, .. } = group;
             let count = members.len();
             let value = Value::new(rows, members, self.key.shape);
@@ -347,24 +349,24 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// Why a group's key may not be written for its tenant.
+    /// Why a run must not write a group's key for its tenant.
     fn ambiguity(
         &self,
         (index, checks): (usize, &Checks),
-        concerned: &[bool],
+        to_check: &[bool],
         (group, key): (&Group, &str),
         rows: &Rows,
     ) -> Option<Ambiguity> {
-        if !concerned.get(group.slot).copied().unwrap_or_default() {
+        if !to_check.get(group.slot).copied().unwrap_or_default() {
             return None;
         }
         let owner = self.owner_of(group, rows);
         checks.ambiguity((self.job, index), key, &owner.unwrap_or_default())
     }
 
-    /// Which slots have keys that may be another tenant's; none where no key of the template can be.
-    fn concerned(&self, index: usize, checks: &Checks) -> Vec<bool> {
-        if !checks.concern(index) {
+    /// For each slot, whether its keys need a check; empty if no key of the template needs one.
+    fn slots_to_check(&self, index: usize, checks: &Checks) -> Vec<bool> {
+        if !checks.needs_check(index) {
             return Vec::new();
         }
         match self.job.scope {
@@ -372,12 +374,12 @@ impl<'a> Groups<'a> {
             Scope::Tenants => self
                 .batch
                 .tenants()
-                .map(|tenant| checks.concern_tenant(index, tenant.id()))
+                .map(|tenant| checks.tenant_needs_check(index, tenant.id()))
                 .collect(),
         }
     }
 
-    /// What a group's key says of whose it is.
+    /// The owner that a group's key names.
     fn owner_of(&self, group: &Group, rows: &Rows) -> Option<String> {
         let tenant = self.batch.tenant(group.slot);
         match says_owner(self.key)? {
@@ -395,7 +397,7 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// A group's key; `None` where a column of its tenant is NULL.
+    /// A group's key; `None` if a column of its tenant is NULL.
     fn key_of(&self, group: &Group, rows: &Rows) -> Option<String> {
         let tenant = self.batch.tenant(group.slot);
         let mut columns = self.columns.iter();
@@ -424,7 +426,7 @@ impl<'a> Groups<'a> {
 }
 
 impl GroupDates<'_> {
-    /// The position of a date among the dates of a slot; `None` where it is none of them.
+    /// The position of a date among the dates of a slot; `None` if it is none of them.
     fn day(&mut self, slot: usize, text: &[u8]) -> Option<u16> {
         let first = *self.first.get(slot)?;
         let date = if let Some(read) = self.read.get(text) {
@@ -439,19 +441,19 @@ impl GroupDates<'_> {
     }
 }
 
-/// How long a key of a job lives from the moment it is written.
+/// The TTL with which a job writes a key.
 pub fn life_of(job: &Job, key: &str) -> Duration {
     jittered(job.ttl, job.ttl_jitter, key)
 }
 
-/// The TTL of a key: shortened by up to `jitter`, by a hash of the key, so that keys do not expire
-/// together and a key's TTL is the same in every run.
+/// Shortens a TTL by up to `jitter`. A hash of the key decides by how much, so that keys do not all
+/// expire together, and a key has the same TTL in every run.
 fn jittered(ttl: Duration, jitter: Share, key: &str) -> Duration {
     let hash = rapidhash::v3::rapidhash_v3(key.as_bytes());
     #[expect(clippy::cast_precision_loss, reason = "53 bits are plenty")]
     let uniform = (hash >> 11) as f64 / (1_u64 << 53) as f64;
     let shortened = ttl.mul_f64(1.0 - jitter.fraction() * uniform);
-    // Redis takes whole milliseconds, and none is no TTL.
+    // Redis takes whole milliseconds, and refuses 0.
     Duration::from_millis(u64::try_from(shortened.as_millis()).unwrap_or(u64::MAX).max(1))
 }
 
@@ -480,7 +482,7 @@ mod tests {
         example("job", keys.iter().map(key).collect())
     }
 
-    /// The entries of a job that is the only one; ids are text.
+    /// The entries of a job if it is the only job and tenants' ids are text.
     fn entries<'r>(
         job: &Job,
         batch: &Batch,
@@ -509,7 +511,7 @@ mod tests {
         Batch::new(Arc::new(list), positions)
     }
 
-    /// A row: its slot, its JSON, and its key columns, of which `-` is NULL.
+    /// A row: its slot, its JSON, and its key columns; `-` stands for NULL.
     type Line<'a> = (u32, &'a str, &'a [&'a str]);
 
     fn rows(lines: &[Line<'_>]) -> Rows {
@@ -535,7 +537,7 @@ mod tests {
         rows
     }
 
-    /// What is written: each key with its value, in order.
+    /// The entries to write: each key with its value, in order.
     fn written(found: &Entries<'_>) -> Vec<(String, String)> {
         let text = |entry: &Entry<'_>| {
             let value = entry.value.to_vec();
@@ -556,7 +558,7 @@ mod tests {
     #[test]
     fn rows_are_in_the_list_of_their_tenant_and_in_that_of_their_category() {
         let job = lists(&["p:{tenant_id}:all", "p:{tenant_id}:{category}"]);
-        // Not in the order of the tenants: a query need not sort for preheat.
+        // The rows are not in the order of the tenants: a query need not sort them for preheat.
         let rows = rows(&[(0, "1", &["x"]), (1, "2", &["x"]), (0, "3", &["y"]), (0, "4", &["x"])]);
         let found = entries(&job, &batch(&["a", "b"]), &[], &rows);
         let expected = [
@@ -686,7 +688,7 @@ mod tests {
         let [(1, failure)] = found.failures.as_slice() else { panic!("{found:?}") };
         assert_eq!(failure.kind, FailureKind::AmbiguousKey);
         assert_eq!(failure.tenant.as_deref(), Some("a:b"));
-        let message = "`x:a:b:c` is not this tenant's alone: its template reads it as that of `a`";
+        let message = "`x:a:b:c` is not this tenant's alone: its template reads it as a key of `a`";
         assert_eq!(failure.message, message);
         assert_eq!(found.failed_keys().count(), 0, "its place is another tenant's");
     }
@@ -709,7 +711,7 @@ mod tests {
             [
                 "`x:a:b:all` is not this tenant's alone: it may be a key of \
                  `x:{tenant_id}:{kind}` in job `job`",
-                "`x:a:b:c` is not this tenant's alone: its template reads it as that of `a`",
+                "`x:a:b:c` is not this tenant's alone: its template reads it as a key of `a`",
             ]
         );
     }

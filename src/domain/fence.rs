@@ -1,28 +1,29 @@
-//! Fences: how a warmer notices that a tenant's data changed while it read and wrote.
+//! Fences: by its fence a warmer notices that a tenant's data changed while the warmer read and wrote.
 //!
-//! A writer moves the fence after its commit and before it deletes a key. A warmer reads the fence before
-//! its query and again after its writes; [`super::protocol`] says what follows.
+//! A writer moves the fence after its commit and before it deletes a key. A warmer reads the fence
+//! before its query and again after its writes. [`super::protocol`] says what it does with both.
 
 use std::time::Duration;
 
-/// Before every fence.
+/// Every fence's key begins with this.
 const PREFIX: &str = "preheat:fence";
 
-/// The fence of the data that belongs to no tenant: of jobs for the whole fleet.
+/// The key of the fence for jobs without tenants.
 pub const FLEET: &str = PREFIX;
 
-/// How long a fence lives that preheat made: longer than any run may take, so that none expires in
-/// the middle of one. An application's `INCR` leaves a fence's TTL as it is.
+/// The TTL of a fence that preheat starts: longer than any run may take, so that no fence expires
+/// during a run. An application's `INCR` does not change a fence's TTL.
 pub const FENCE_TTL: Duration = Duration::from_hours(7 * 24);
 
-/// How long an unverified value lives: long enough for another try, short enough that nothing old stays
-/// if there is none.
+/// How long an unverified value lives: long enough until the next run writes it again, and short enough
+/// that an old value soon goes if no run comes.
 pub const PROVISIONAL_TTL: Duration = Duration::from_secs(10);
 
-/// Fences begin here. A bare `INCR` begins with 1: after an eviction it could come to a number that
-/// a warmer saw before, and one below this may have.
+/// The lowest number with which preheat starts a fence. An `INCR` of a missing fence gives 1, so after
+/// an eviction such a fence can reach a number that a warmer has already seen. A number below this one
+/// may come from such an `INCR`.
 const LOWEST_START: i64 = 1 << 40;
-/// Below 2^53, so that JavaScript counts right.
+/// Below 2^53, so that JavaScript reads the number exactly.
 const HIGHEST_START: i64 = 1 << 52;
 
 /// The key of a tenant's fence.
@@ -30,19 +31,19 @@ pub fn fence_key(tenant: &str) -> String {
     format!("{PREFIX}:{tenant}")
 }
 
-/// A fence as it was read.
+/// The state of a fence when it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Fence {
-    /// There is none; it was never made, or was evicted.
+    /// The cache has no such fence: none was made yet, or it was evicted.
     #[default]
     Missing,
-    /// Its number.
+    /// The fence has this number.
     At(i64),
 }
 
 impl Fence {
-    /// A fence by what its key holds. What is no number is as good as missing: an `INCR` refuses it
-    /// too, so that nobody could move it.
+    /// The fence whose key holds this value. A value that is not a number counts as missing, because
+    /// `INCR` refuses it too, so that nobody could move such a fence.
     pub fn of(value: &[u8]) -> Self {
         let number = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         let as_redis_writes_it =
@@ -50,8 +51,8 @@ impl Fence {
         number.filter(as_redis_writes_it).map_or(Self::Missing, Self::At)
     }
 
-    /// Whether it has to be given a start before it can be relied on: a missing one, or one whose
-    /// number may come again after an eviction.
+    /// Whether the fence needs a start before a warmer can rely on it: it is missing, or it has a
+    /// number that may come again after an eviction.
     pub fn needs_start(self) -> bool {
         match self {
             Self::Missing => true,
@@ -60,7 +61,8 @@ impl Fence {
     }
 }
 
-/// A number to start a fence with that no other start is likely to have; `random` is in `0.0..1.0`.
+/// A random number to start a fence with; two starts hardly ever get the same one. `random` is in
+/// `0.0..1.0`.
 pub fn start_number(random: f64) -> i64 {
     let span = HIGHEST_START - LOWEST_START;
     #[expect(

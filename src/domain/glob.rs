@@ -1,10 +1,10 @@
-//! Globs over keys, as Redis means them, byte by byte.
+//! Globs over keys with the rules of Redis, byte by byte.
 //!
-//! `*` stands for anything, `?` for one byte, `[ab0-9]` for one of these, `[^ab]` for one of the
-//! others; a backslash takes the character after it as it is. Everything else stands for itself, and
-//! a letter that takes several bytes is matched by as many `?`.
+//! `*` matches any bytes, `?` one byte, `[ab0-9]` one of these bytes, `[^ab]` any byte except these. A
+//! backslash makes the next character literal. Every other character matches itself. A character of
+//! several bytes needs as many `?`.
 
-/// A text as a glob that matches it and nothing else.
+/// A glob that matches this text and nothing else.
 pub fn escaped(text: &str) -> String {
     let mut glob = String::with_capacity(text.len());
     for char in text.chars() {
@@ -16,11 +16,11 @@ pub fn escaped(text: &str) -> String {
     glob
 }
 
-/// Whether a text is one that the glob stands for.
+/// Whether the glob matches a text.
 pub fn matches(glob: &str, text: &str) -> bool {
     let (mut glob, mut text) = (glob.as_bytes(), text.as_bytes());
-    // Where to go on if what comes after the last star does not fit: behind that star, and with a
-    // byte less of the text.
+    // Where to try again if the glob after the last star does not match: right after that star, and
+    // with the text one byte shorter.
     let mut star: Option<(&[u8], &[u8])> = None;
     loop {
         match (glob, text) {
@@ -45,7 +45,7 @@ pub fn matches(glob: &str, text: &str) -> bool {
     }
 }
 
-/// Whether a byte fits to what a glob begins with, and the rest of the glob.
+/// Whether a byte matches the first element of a glob, and the glob after that element.
 fn fits(first: u8, behind: &[u8], byte: u8) -> (bool, &[u8]) {
     match (first, behind) {
         (b'?', _) => (true, behind),
@@ -55,7 +55,7 @@ fn fits(first: u8, behind: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// The same for a class, from behind its bracket on; one that is not closed ends with the glob.
+/// The same for a class: `class` is the glob after the `[`. A class without `]` ends with the glob.
 fn fits_class(class: &[u8], byte: u8) -> (bool, &[u8]) {
     let (others, mut class) = match class {
         [b'^', rest @ ..] => (true, rest),

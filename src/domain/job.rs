@@ -17,13 +17,13 @@ use super::schedule::Schedule;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobName(Arc<str>);
 
-/// A name with something else in it than letters, digits, `-` and `_`, or without any, or too long.
+/// A name that is empty, too long, or has a character other than letters, digits, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a job's name has letters, digits, `-` and `_`, at most 64: `{0}`")]
 pub struct BadJobName(pub String);
 
 impl JobName {
-    /// Long enough for any name that a person reads, short enough for a metric's label.
+    /// Long enough for any readable name, short enough for a metric's label.
     pub const MAX_BYTES: usize = 64;
 
     /// Reads a name.
@@ -47,15 +47,15 @@ impl fmt::Display for JobName {
     }
 }
 
-/// A share between none and all of something, kept as a fraction of one.
+/// A share of something, from none to all, stored as a fraction of one.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Share(f64);
 
 impl Share {
-    /// Nothing of it.
+    /// The share of nothing.
     pub const NONE: Self = Self(0.0);
 
-    /// A share from its per cent, `0.0` to `100.0`; `None` for anything else.
+    /// The share of this many per cent, `0.0` to `100.0`; `None` for any other number.
     pub fn from_percent(percent: f64) -> Option<Self> {
         (0.0..=100.0).contains(&percent).then_some(Self(percent / 100.0))
     }
@@ -71,26 +71,26 @@ impl Share {
     }
 
     /// Whether a part is at most this share of the whole.
-    #[expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "the counts are far below 2^53")]
     pub fn covers(self, part: usize, whole: usize) -> bool {
-        // 29 % of 100 is a little less than 29 in binary.
+        // In binary, 29 % of 100 is a little less than 29.
         const ROUNDING: f64 = 1e-9;
         part as f64 <= (self.0 + ROUNDING) * whole as f64
     }
 }
 
-/// A text is no share.
+/// Why a text is not a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadShare {
-    /// A number alone.
+    /// A number without `%`.
     #[error("a share needs its `%`, as in `99.9%`")]
     NoSign,
-    /// Something else.
+    /// Not a number, or a number below 0 or above 100.
     #[error("a share is from `0%` to `100%`, as in `99.9%`")]
     Unreadable,
 }
 
-/// Reads a percentage: `10%`.
+/// Parses a percentage: `10%`.
 impl FromStr for Share {
     type Err = BadShare;
 
@@ -116,72 +116,73 @@ impl fmt::Display for Share {
 
 /// What to keep warm, how often and within which bounds.
 ///
-/// Every field was checked together with the others: see `definition::check`.
+/// `definition::check` has checked every field, alone and together with the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
-    /// Its name.
+    /// The job's name.
     pub name: JobName,
-    /// What it is for, for people.
+    /// What the job is for, in words for people.
     pub description: String,
-    /// When it is due.
+    /// When the job is due.
     pub schedule: Schedule,
-    /// How long a written key lives, at most.
+    /// The longest life of a written key.
     pub ttl: Duration,
-    /// By how much at most a key's TTL is shortened.
+    /// The largest share by which a key's TTL is shortened.
     pub ttl_jitter: Share,
-    /// One run when the worker starts.
+    /// Whether the job runs when the worker starts.
     pub on_start: bool,
-    /// Readiness waits for its first success.
+    /// Whether the worker is ready only after the job's first success.
     pub required: bool,
-    /// Whether it runs at all.
+    /// Whether the job runs at all.
     pub enabled: bool,
-    /// The longest time of one run.
+    /// The longest duration of one run.
     pub timeout: Duration,
-    /// What a tick does while a run is going.
+    /// What happens if the job is due while a run is under way.
     pub overlap: Overlap,
-    /// How often a transient failure of a batch is tried again.
+    /// How often a batch is tried again after a transient failure.
     pub retries: u32,
-    /// Tenants in one query.
+    /// The most tenants in one query.
     pub batch: NonZeroUsize,
-    /// Its batches in flight at once, where its file says so: else the runner leaves others a permit.
+    /// The most batches in flight at once; `None` where the job file does not say: then the job leaves
+    /// one permit to other jobs.
     pub concurrency: Option<NonZeroUsize>,
-    /// The tables whose changes make it warm their tenant again.
+    /// The tables that the change feed watches for this job.
     pub tables: Vec<Table>,
-    /// Whether it reads tenant by tenant or the whole fleet with one query.
+    /// Whether the job reads tenants, or all data with one query.
     pub scope: Scope,
-    /// What it reads.
+    /// What the job reads.
     pub query: Query,
     /// The dates of keys with `{date}`.
     pub dates: Option<Dates>,
-    /// What it writes; at least one.
+    /// The kinds of keys that the job writes; at least one.
     pub keys: Vec<Key>,
     /// How rows become JSON.
     pub encoding: Encoding,
 }
 
 impl Job {
-    /// Whether manifests name some of its keys.
+    /// Whether manifests name some of the job's keys.
     pub fn has_manifests(&self) -> bool {
         self.keys.iter().any(|key| self.kind(key) == KeyKind::Data)
     }
 
-    /// Whether some of its keys are shared.
+    /// Whether some of the job's keys are shared keys.
     pub fn has_shared_keys(&self) -> bool {
         self.keys.iter().any(|key| self.kind(key) == KeyKind::Shared)
     }
 
-    /// Of which kind its keys of this template are.
+    /// The kind of this job's keys that `key` makes.
     pub fn kind(&self, key: &Key) -> KeyKind {
         let template = &key.template;
         match self.scope {
-            _ if template.is_known() => KeyKind::Static,
+            _ if template.is_static() => KeyKind::Static,
             Scope::Tenants if !template.has_tenant() => KeyKind::Shared,
             Scope::Tenants | Scope::Fleet => KeyKind::Data,
         }
     }
 
-    /// The columns of the query whose text its keys need, each once, `date` last where a key has
-    /// one. A row carries their values in this order.
+    /// The query's columns that the job's keys need, each once; `date` is last where a key has a date.
+    /// A row carries the texts of these columns in this order.
     pub fn key_columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();
         for column in self.keys.iter().flat_map(|key| key.template.columns()) {
@@ -196,36 +197,36 @@ impl Job {
     }
 }
 
-/// A table whose changes make a tenant's keys stale, and how the tenant of a row is found.
+/// A table whose changes make a tenant's keys stale, and how to find the tenant of a changed row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Its name, with or without its schema's.
+    /// The table's name, with or without its schema.
     pub name: String,
-    /// The column that holds the tenant's id, where it is not called like the tenants' own.
+    /// The column that holds the tenant's id; `None` where it has the same name as in the tenant query.
     pub tenant: Option<String>,
-    /// A query that returns the ids of the tenants of a changed row.
+    /// A query that returns the ids of the tenants to which a changed row belongs.
     pub sql: Option<String>,
 }
 
-/// The column of the query that says to which date's key a row belongs.
+/// The column of the query that holds a row's date, for keys with `{date}`.
 pub const DATE_COLUMN: &str = "date";
 
-/// What a tick does while a run is going.
+/// What happens if a job is due while a run of it is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlap {
-    /// Nothing: the tick is counted as skipped.
+    /// No further run starts; the job counts this time as skipped.
     #[default]
     Skip,
-    /// One run waits, however many ticks come.
+    /// One further run waits, however often the job is due meanwhile.
     Queue,
 }
 
-/// Whose rows a job's query reads.
+/// Whether a job's query reads the rows of some tenants or of all data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of a batch of tenants: `$1`.
+    /// The rows of a batch of tenants, whose ids are the parameter `$1`.
     Tenants,
-    /// Those of the whole fleet; no tenant in its keys.
+    /// All rows: a job with `tenants = false`. Its keys name no tenant.
     Fleet,
 }
 
@@ -234,25 +235,25 @@ pub enum Scope {
 pub struct Query {
     /// The text.
     pub sql: Arc<str>,
-    /// The file it came from, where it did not stand in the job file.
+    /// The SQL file that it came from; `None` where the job file holds the SQL itself.
     pub file: Option<PathBuf>,
 }
 
 /// The local dates for which a job has keys: today and the days after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dates {
-    /// How many, today among them; at least one.
+    /// The number of dates including today; at least one.
     pub days: u16,
-    /// In whose time zone.
+    /// The time zone that decides which date is today.
     pub zone: DateZone,
 }
 
-/// Where "today" is.
+/// The time zone in which a date is "today".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DateZone {
-    /// In one zone for all.
+    /// One zone for all tenants.
     Fixed(chrono_tz::Tz),
-    /// In the zone that this column of the tenant query names.
+    /// The zone that this column of the tenant query names, for each tenant its own.
     TenantColumn(String),
 }
 
@@ -261,32 +262,34 @@ pub enum DateZone {
 pub struct Key {
     /// The key's pattern.
     pub template: KeyTemplate,
-    /// What its value is.
+    /// The form of its value.
     pub shape: Shape,
-    /// The placeholder whose value is unique over all tenants, which stands for the tenant in the
-    /// key: a column of the query, or `tenant.` and a column of the tenant.
+    /// The placeholder that identifies the tenant in place of the tenant's id, because its values are
+    /// unique over all tenants: a column of the query, or `tenant.` and a column of the tenant query.
     pub unique: Option<String>,
 }
 
-/// Who can make a key, and who removes it.
+/// When a key can be computed, and what removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// It can be computed before the query, so that it is written even without rows.
+    /// It can be computed before the query, so preheat writes it even if there are no rows.
     Static,
-    /// It needs a column of the query. A manifest names it, and it is removed when its data is gone.
+    /// It needs a column of the query. A manifest names it, so that a run can remove it once its data is
+    /// gone.
     Data,
-    /// A data key without its tenant's id (`pet:{id}`), which can change its owner. Nobody who removes one
-    /// can tell whose value it is: no run does, and no manifest names it. It ends by its TTL.
+    /// A data key without its tenant's id (`pet:{id}`). It can change its owner, and a run that removed
+    /// it could not tell which tenant's value it removes. So no run removes it, no manifest names it,
+    /// and its TTL ends it.
     Shared,
 }
 
-/// What a value is.
+/// The form of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Shape {
     /// A JSON array of rows.
     #[default]
     List,
-    /// One row; `null` where a known key has none.
+    /// One row; a static key without a row has `null`.
     Object,
 }
 

@@ -1,17 +1,18 @@
-//! Whose a key is, among the keys of all jobs.
+//! The layout decides which tenant owns a key, among the key templates of all jobs.
 //!
-//! The text of a key may be read in several ways: with `p:{tenant_id}:{kind}`, `p:a:b:c` is that of
-//! tenant `a` and of tenant `a:b`. It is written, and removed, for one tenant at most:
+//! The text of a key can have several readings. With the template `p:{tenant_id}:{kind}`, the key
+//! `p:a:b:c` can belong to tenant `a` or to tenant `a:b`. preheat writes and removes a key for one
+//! tenant at most. Two rules decide for which:
 //!
-//! - A template reads a key in one way only: each value ends as early as it may. So here it is that
-//!   of `a`, whatever `a:b` has.
-//! - Where another template reads the same key as another tenant's, and a part of its own text lies
-//!   within a value as this template reads it, the key is nobody's by this template. So with
-//!   `p:{tenant_id}` and `p:{tenant_id}:new`, the key `p:a:new` is that of `a` by the second, and never
-//!   that of a tenant `a:new` by the first.
+//! - A template has one reading of a key: each value ends as early as it can. So in the example the key
+//!   belongs to `a`, even if a tenant `a:b` exists.
+//! - Two templates can read one key as keys of different tenants. If literal text of the second
+//!   template lies within a value of the first template's reading, then the first template gives the
+//!   key to nobody. So with `p:{tenant_id}` and `p:{tenant_id}:new`, the key `p:a:new` belongs to `a`
+//!   by the second template, and never to a tenant `a:new` by the first.
 //!
-//! All of this follows from the text of the key, the templates and the type of the ids. It does not
-//! depend on which tenants there are, so it is the same in each batch, run and worker.
+//! The decision depends only on the text of the key, the templates and the type of the tenants' ids. It
+//! does not depend on which tenants exist, so it is the same in every batch, run and worker.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -29,43 +30,45 @@ pub struct Layout {
     jobs: Vec<Arc<Job>>,
 }
 
-/// Whose a key is by a template.
+/// The owner of a key according to one template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner<'k> {
-    /// Nobody's: the template does not make it, or it may be another tenant's as well.
+    /// Nobody: the template does not make this key, or the key may belong to another tenant too.
     Nobody,
-    /// That of the tenant with this id.
+    /// The tenant with this id.
     Tenant(&'k str),
-    /// That of a tenant that has this text in this column.
+    /// The tenant that has, in this column of the tenant query, this text.
     WithColumn(&'k str, &'k str),
-    /// The template makes it and its text names no tenant.
+    /// The template makes this key, and the key's text names no tenant.
     Anyone,
 }
 
-/// Why a key is not its tenant's alone.
+/// Why a key may belong to more than one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ambiguity {
-    /// A value holds the text that follows its place, so that it ends earlier for whoever reads the key.
-    #[error("its template reads it as that of `{0}`")]
+    /// A value contains the literal text that follows it in the template. So a reader of the key ends
+    /// the value earlier, and finds another tenant.
+    #[error("its template reads it as a key of `{0}`")]
     Reading(String),
     /// Another template reads it as the key of another tenant.
     #[error("it may be a key of `{template}` in job `{job}`")]
     Template {
         /// The other template.
         template: String,
-        /// Its job.
+        /// The other template's job.
         job: String,
     },
 }
 
 impl Layout {
-    /// That of these jobs; those that are disabled write nothing. `ids` is what tenants' ids may be.
+    /// The layout of these jobs without the disabled ones, which write nothing. `ids` is the class of
+    /// the tenants' ids.
     pub fn new(jobs: &Jobs, ids: IdClass) -> Self {
         let jobs = jobs.values().filter(|job| job.enabled).cloned().collect();
         Self { ids, jobs }
     }
 
-    /// Whose a key is by the template of that job at this position.
+    /// The owner of a key according to the job's template at this position.
     pub fn owner<'k>(&self, job: &'k Job, index: usize, text: &'k str) -> Owner<'k> {
         let Some(key) = job.keys.get(index) else { return Owner::Nobody };
         let template = Template { job, index, key };
@@ -86,13 +89,13 @@ impl Layout {
         }
     }
 
-    /// Whether a job writes a key for a tenant, or for the fleet where there is none, as far as the
-    /// text of the key says.
+    /// Whether a job may write a key for a tenant, judged by the key's text. `None` is any tenant, or a
+    /// job without tenants.
     pub fn may_write(&self, job: &Job, tenant: Option<Tenant<'_>>, text: &str) -> bool {
         (0..job.keys.len()).any(|index| self.is_of(job, index, tenant, text))
     }
 
-    /// The same of the template at this position alone.
+    /// The same for the template at this position alone.
     pub fn is_of(&self, job: &Job, index: usize, tenant: Option<Tenant<'_>>, text: &str) -> bool {
         match self.owner(job, index, text) {
             Owner::Nobody => false,
@@ -104,9 +107,9 @@ impl Layout {
         }
     }
 
-    /// Whether a key that a manifest of this job and tenant names is not for that manifest to say: it
-    /// is a key of another tenant or job, or one that manifests do not name (a static key, or a shared
-    /// one in a manifest of an older version).
+    /// Whether the manifest of this job and tenant wrongly names a key: the key belongs to another
+    /// tenant or job, or manifests do not name such keys (it is a static key, or a shared key in a
+    /// manifest of an older version).
     pub fn is_anothers(&self, job: &Job, tenant: Option<&str>, text: &str) -> bool {
         let mut templates = self.templates(job);
         templates.any(|Template { job: other, index, key }| {
@@ -119,8 +122,8 @@ impl Layout {
         })
     }
 
-    /// Why the template of that job at this position may not make a key with this text for its
-    /// owner: the tenant, or the value that is unique over all of them.
+    /// Why the job's template at this position must not make the key with this text for `owner`. The
+    /// owner is the tenant's id, or the value that identifies the tenant in the key.
     fn ambiguity(&self, job: &Job, index: usize, text: &str, owner: &str) -> Option<Ambiguity> {
         let key = job.keys.get(index)?;
         let own = Template { job, index, key };
@@ -133,7 +136,7 @@ impl Layout {
         Some(Ambiguity::Template { template, job })
     }
 
-    /// The templates of all enabled jobs, those of this job as it is here.
+    /// The templates of this job as it is given here, and those of all other enabled jobs.
     fn templates<'a>(&'a self, job: &'a Job) -> impl Iterator<Item = Template<'a>> {
         let others = self.jobs.iter().map(AsRef::as_ref).filter(|other| other.name != job.name);
         others.chain([job]).flat_map(|job| {
@@ -141,7 +144,8 @@ impl Layout {
         })
     }
 
-    /// The first template that reads a key as another owner's, so that it is nobody's by this one.
+    /// The first template that takes this key away from `own`, because it reads the key as another
+    /// owner's.
     fn beaten<'a>(&'a self, own: Template<'a>, reading: &Reading<'_>) -> Option<Template<'a>> {
         let mut makers =
             self.templates(own.job).filter(|other| other.key.template.may_make(reading.text));
@@ -160,17 +164,17 @@ struct Template<'a> {
     key: &'a Key,
 }
 
-/// How a template may take keys away from another.
+/// How one template may take keys away from another.
 #[derive(Clone, Copy, Debug)]
 struct Rivalry {
-    /// Both say in the same words whose a key is, so that their owners can be compared.
+    /// Both templates name the owner by the same placeholder, so that their owners can be compared.
     comparable: bool,
-    /// Where the text of both stands in the same places, the key is its.
+    /// Whether the other template gets the key if the literal texts of both are in the same places.
     comes_first: bool,
 }
 
 impl Rivalry {
-    /// None where nothing can be taken away: both write for the same owner.
+    /// `None` if `other` cannot take a key away from `own`: both write for the same owner.
     fn between(own: Template<'_>, other: Template<'_>) -> Option<Self> {
         let same_job = own.job.name == other.job.name;
         let same_template = same_job && own.index == other.index;
@@ -181,7 +185,7 @@ impl Rivalry {
         let (of_own, of_other) = (says_owner(own.key), says_owner(other.key));
         let is_tenant = of_own == Some(&Part::Placeholder(Placeholder::Tenant));
         let comparable = of_own.is_some() && of_own == of_other && (is_tenant || same_job);
-        // What is unique over all tenants is so in each key of a job, whichever column it is.
+        // A job's columns that are unique over all tenants identify the same tenant in each of its keys.
         let trusted = same_job && !comparable && !is_tenant;
         let comes_first = !trusted && other.rank() < own.rank();
         Some(Self { comparable, comes_first })
@@ -189,7 +193,7 @@ impl Rivalry {
 }
 
 impl<'a> Template<'a> {
-    /// Those with more text of their own come first.
+    /// The order of templates: those with more literal text come first.
     fn rank(&self) -> impl Ord + use<'a> {
         let text = self.key.template.parts().iter().map(|part| match part {
             Part::Literal(text) => text.len(),
@@ -198,7 +202,7 @@ impl<'a> Template<'a> {
         (Reverse(text.sum::<usize>()), &self.job.name, self.index)
     }
 
-    /// Whether this, which may make a key, takes it away from the template that reads it so.
+    /// Whether this template takes a key away from the template that has this reading of it.
     fn beats(&self, rivalry: Rivalry, reading: &Reading<'_>, ids: IdClass) -> bool {
         let owner = reading.owner.filter(|_| rivalry.comparable);
         let marks = self.key.template.marks(reading, (owner_part(self.key), owner), ids);
@@ -214,60 +218,62 @@ impl<'a> Template<'a> {
     }
 }
 
-/// What has to be looked at of a job's keys before they are written. What the templates and the type
-/// of the ids rule out for all keys costs nothing for each of them.
+/// The checks of a job's keys before a run writes them: does a key belong to its tenant alone? If the
+/// templates and the type of the ids already prove it for all keys of a template, no key of it needs a
+/// check.
 #[derive(Debug, Default)]
 pub struct Checks {
     layout: Layout,
-    /// By the position of the template; none where no key can be another's.
+    /// The check for each template of the job; `None` if no key of the template can belong to another
+    /// tenant.
     keys: Vec<Option<Check>>,
 }
 
-/// What has to be looked at of the keys of one template.
+/// The checks of the keys of one template.
 #[derive(Debug)]
 struct Check {
-    /// Whether it may read a key as another tenant's.
+    /// The keys that the template itself may read as another tenant's.
     own: Option<Risk>,
-    /// The templates that may take a key away.
+    /// The templates that may take keys away from this one, and which keys.
     rivals: Vec<(Risk, KeyTemplate)>,
-    /// The characters of its own and of their texts that are neither letters nor digits.
+    /// The characters in the literal texts of all these templates that are neither letters nor digits.
     special: Vec<char>,
 }
 
-/// Which keys may be another's.
+/// The tenants whose keys may belong to another tenant too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Risk {
-    /// Those of tenants whose ids hold a special character.
+    /// Tenants whose ids contain a special character.
     OfSomeTenants,
-    /// Those of any tenant.
+    /// All tenants.
     OfAnyTenant,
 }
 
 impl Checks {
-    /// What has to be looked at of the keys of this job.
+    /// The checks for the keys of this job.
     pub fn new(layout: Layout, job: &Job) -> Self {
         let check = |(index, key)| Check::new(&layout, Template { job, index, key });
         let keys = job.keys.iter().enumerate().map(check).collect();
         Self { layout, keys }
     }
 
-    /// Whose the keys of all jobs are.
+    /// The layout of all jobs.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Whether the keys of the template at this position have to be looked at.
-    pub fn concern(&self, index: usize) -> bool {
+    /// Whether keys of the template at this position need a check.
+    pub fn needs_check(&self, index: usize) -> bool {
         self.keys.get(index).is_some_and(Option::is_some)
     }
 
-    /// Whether some keys of a tenant may be another's; it is enough to ask once a tenant.
-    pub fn concern_tenant(&self, index: usize, id: &str) -> bool {
+    /// Whether this template's keys for a tenant need a check; ask once per tenant.
+    pub fn tenant_needs_check(&self, index: usize, id: &str) -> bool {
         let Some(Some(check)) = self.keys.get(index) else { return false };
         check.has(Risk::OfAnyTenant) || id.contains(check.special.as_slice())
     }
 
-    /// Why a key of a tenant that is concerned may not be written for this owner.
+    /// Why a run must not write a key for this owner. Ask only for keys that need a check.
     pub fn ambiguity(
         &self,
         (job, index): (&Job, usize),
@@ -282,7 +288,7 @@ impl Checks {
 }
 
 impl Check {
-    /// None where no key of the template can be another's.
+    /// `None` if no key of the template can belong to another tenant.
     fn new(layout: &Layout, own: Template<'_>) -> Option<Self> {
         let begins_like =
             |other: &Template<'_>| own.key.template.may_begin_like(&other.key.template);
@@ -324,7 +330,8 @@ impl Check {
     }
 }
 
-/// The part of a template that says whose a key is: the tenant, or what stands for it in the key.
+/// The position of the part that names the owner: the tenant's id, or the placeholder that identifies
+/// the tenant in its place.
 pub(super) fn owner_part(key: &Key) -> Option<usize> {
     let mut parts = key.template.parts().iter();
     let tenant = parts.position(|part| *part == Part::Placeholder(Placeholder::Tenant));
@@ -341,7 +348,7 @@ pub(super) fn owner_part(key: &Key) -> Option<usize> {
     tenant.or_else(unique).or_else(column)
 }
 
-/// That part itself.
+/// The part that names the owner.
 pub(super) fn says_owner(key: &Key) -> Option<&Part> {
     key.template.parts().get(owner_part(key)?)
 }
@@ -370,7 +377,7 @@ mod tests {
         Layout::new(&jobs.collect(), ids)
     }
 
-    /// Whose a key is by each template of a job.
+    /// The owner of a key according to each template of a job.
     fn owners<'k>(layout: &Layout, job: &'k Job, key: &'k str) -> Vec<Owner<'k>> {
         (0..job.keys.len()).map(|index| layout.owner(job, index, key)).collect()
     }
@@ -449,25 +456,28 @@ mod tests {
     fn what_the_class_of_the_ids_rules_out_costs_nothing() {
         let lists = job("lists", &["p:{t}:all", "p:{t}:{kind}"]);
         let (all, new) = (job("all", &["q:{t}"]), job("new", &["q:{t}:new"]));
-        let concern = |ids, job: &Arc<Job>| -> Vec<bool> {
+        let needs_check = |ids, job: &Arc<Job>| -> Vec<bool> {
             let checks = Checks::new(layout(ids, &[&lists, &all, &new]), job);
-            (0..job.keys.len()).map(|index| checks.concern(index)).collect()
+            (0..job.keys.len()).map(|index| checks.needs_check(index)).collect()
         };
         for ids in [IdClass::Uuid, IdClass::Integer] {
-            assert_eq!(concern(ids, &lists), [false, false], "{ids:?}");
-            assert_eq!((concern(ids, &all), concern(ids, &new)), (vec![false], vec![false]));
+            assert_eq!(needs_check(ids, &lists), [false, false], "{ids:?}");
+            assert_eq!(
+                (needs_check(ids, &all), needs_check(ids, &new)),
+                (vec![false], vec![false])
+            );
         }
-        assert_eq!(concern(IdClass::Text, &lists), [true, true]);
-        // What the one job may not take, the other has.
-        let of_text = (concern(IdClass::Text, &all), concern(IdClass::Text, &new));
+        assert_eq!(needs_check(IdClass::Text, &lists), [true, true]);
+        // A key that the one job must not write belongs to the other.
+        let of_text = (needs_check(IdClass::Text, &all), needs_check(IdClass::Text, &new));
         assert_eq!(of_text, (vec![true], vec![false]));
         let checks = Checks::new(layout(IdClass::Text, &[&lists]), &lists);
-        assert!(!checks.concern_tenant(0, "a-b") && checks.concern_tenant(0, "a:b"));
+        assert!(!checks.tenant_needs_check(0, "a-b") && checks.tenant_needs_check(0, "a:b"));
         // A category may be `b:all` for any tenant.
-        assert!(checks.concern_tenant(1, "a-b"));
+        assert!(checks.tenant_needs_check(1, "a-b"));
     }
 
-    /// A template of a job with what fills it.
+    /// A template of a job, with the values that fill it.
     #[derive(Clone, Debug)]
     struct Filled {
         job: usize,
@@ -531,7 +541,7 @@ mod tests {
                 let full = layout.owner(job, index, &key);
                 let ambiguity = layout.ambiguity(job, index, &key, tenant);
                 prop_assert_eq!(ambiguity.is_none(), full == Owner::Tenant(tenant), "{}", key);
-                let is_looked_at = checks.concern(index) && checks.concern_tenant(index, tenant);
+                let is_looked_at = checks.needs_check(index) && checks.tenant_needs_check(index, tenant);
                 let looked = checks.ambiguity((job, index), &key, tenant).filter(|_| is_looked_at);
                 prop_assert_eq!(&looked, &ambiguity, "nothing is spared that is needed: {}", key);
                 if looked.is_none() {

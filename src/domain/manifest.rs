@@ -1,9 +1,12 @@
-//! Manifests: which keys with a data column may exist, so that those whose data is gone can be removed.
+//! Manifests: each names the data keys that may exist for one job and tenant, so that a run can remove
+//! the keys whose data is gone. Manifests do not name shared keys.
 //!
-//! A name is in its manifest before its key is written, and stays until its key cannot exist any
-//! more: no run that read the key's data is under way, and what was written has expired. Taking it out
-//! when the key is removed would be too early: a run that read before that writes the key again, and
-//! nobody would find it. So a name that vanished is removed again with each run, which costs little.
+//! A run adds an entry to the manifest before it writes the entry's key. The entry stays until its key
+//! cannot exist any more: no run that read the key's data is under way, and what such runs wrote has
+//! expired. Only then is the entry pruned. To prune it together with the removal of the key would be
+//! too early: a run that read the data before can still write the key, and then no manifest would name
+//! it. So while the entry is there, each run removes the key of vanished data once more, which costs
+//! little.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -14,13 +17,13 @@ use rapidhash::fast::RandomState;
 
 use super::job::{Job, JobName};
 
-/// Before every manifest.
+/// Every manifest's key begins with this.
 const PREFIX: &str = "preheat:manifest:";
 
-/// For clocks of several workers that differ.
+/// The clocks of several workers may differ by this much.
 const MARGIN: Duration = Duration::from_mins(1);
 
-/// The key of the manifest of a job and tenant; of a job for the whole fleet where there is none.
+/// The key of the manifest of a job and a tenant; `None` is a job without tenants.
 pub fn manifest_key(job: &JobName, tenant: Option<&str>) -> String {
     match tenant {
         Some(tenant) => format!("{PREFIX}{job}:{tenant}"),
@@ -28,16 +31,18 @@ pub fn manifest_key(job: &JobName, tenant: Option<&str>) -> String {
     }
 }
 
-/// A glob for the manifests of a job, or of all jobs.
+/// A glob for the keys of a job's manifests, or of all manifests. It also matches the manifests of jobs
+/// whose names begin with this job's name.
 pub fn manifest_pattern(job: Option<&JobName>) -> String {
     match job {
-        // A job's name has no character that means something in a glob.
+        // No character of a job's name is special in a glob.
         Some(job) => format!("{PREFIX}{job}*"),
         None => format!("{PREFIX}*"),
     }
 }
 
-/// Whose manifest a key is: the job, and the tenant where it is not the fleet's.
+/// The job and the tenant of a manifest's key; the tenant is `None` for a job without tenants. `None`
+/// for any other key.
 pub fn read_manifest_key(key: &str) -> Option<(JobName, Option<&str>)> {
     let rest = key.strip_prefix(PREFIX)?;
     let (job, tenant) = match rest.split_once(':') {
@@ -47,16 +52,16 @@ pub fn read_manifest_key(key: &str) -> Option<(JobName, Option<&str>)> {
     Some((JobName::parse(job).ok()?, tenant))
 }
 
-/// A key that a manifest names.
+/// An entry of a manifest: a key, and when the entry was added or renewed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     /// The key, without the cache's prefix.
     pub key: String,
-    /// When a run last named it, which is right before it wrote it.
+    /// When a run last added or renewed the entry, which is right before it wrote the key.
     pub named_at: DateTime<Utc>,
 }
 
-/// Those of some names whose keys have no data any more, in order and each once.
+/// The keys of `named` that are not in `present`, so that their data is gone: sorted, each once.
 pub fn vanished<'k, K: Ord + Hash + 'k>(
     named: impl IntoIterator<Item = K>,
     present: impl IntoIterator<Item = &'k K>,
@@ -71,14 +76,14 @@ pub fn vanished<'k, K: Ord + Hash + 'k>(
     vanished
 }
 
-/// How long a name stays that no run gives again. A run need not give names again that are younger
-/// than the job's TTL (see [`is_young`]): what it writes has expired when they end, even if it writes
-/// at its very end.
+/// How old an entry becomes before it is pruned. A run does not renew an entry that is younger than the
+/// job's TTL (see [`is_young`]). Even if such a run writes at the end of its `timeout`, the key has
+/// expired before the entry is this old.
 pub fn life_of_names(job: &Job) -> Duration {
     job.ttl.saturating_mul(2).saturating_add(job.timeout).saturating_add(MARGIN)
 }
 
-/// Whether a name is young enough that a run which renews its key need not renew the name.
+/// Whether an entry is so young that a run which writes its key need not renew the entry.
 pub fn is_young(job: &Job, named_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     named_at + job.ttl >= now
 }

@@ -1,4 +1,4 @@
-//! The words and the rules: values and pure functions over them. No I/O, no async, no clock.
+//! The domain: preheat's values, and pure functions over them. No I/O, no async, no clock.
 
 pub mod audit;
 pub mod change;

@@ -1,4 +1,4 @@
-//! The keys that a tenant has, or may have, without asking the database.
+//! The keys that a tenant may have, as far as they follow from the job alone, without the database.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use super::job::{Job, Key};
 use super::tenant::Tenant;
 
-/// A local date is at most a day away from the one in UTC.
+/// Local dates differ from the date in UTC by at most this many days.
 const ZONES: u64 = 1;
 
-/// The keys of a job for a tenant, or for the fleet where there is none, that are known before the
-/// query; those with `{date}` for each of these dates. Keys with a data column are in the manifest.
-pub fn known_keys(
+/// The static keys of a job for a tenant; `None` is a job without tenants. A template with `{date}`
+/// gives one key for each of `dates`. Data keys are not among them: the manifest names those.
+pub fn static_keys(
     job: &Job,
     tenant: Option<Tenant<'_>>,
     dates: &RangeInclusive<NaiveDate>,
@@ -31,8 +31,8 @@ pub fn known_keys(
     keys
 }
 
-/// Every date of which a job may have a key at a moment: in any time zone, and written by any run
-/// whose keys have not expired.
+/// Every date for which a job may have a key in the cache at a moment: for tenants in any time zone,
+/// and from any run whose keys have not expired yet.
 pub fn possible_dates(job: &Job, now: DateTime<Utc>) -> RangeInclusive<NaiveDate> {
     const DAY: u64 = Duration::from_hours(24).as_secs();
     let today = now.date_naive();

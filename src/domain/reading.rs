@@ -1,4 +1,4 @@
-//! How a template reads the text of a key: which piece of it each placeholder stands for.
+//! How a template reads the text of a key: which piece of the text is the value of each placeholder.
 
 use std::ops::Range;
 
@@ -7,28 +7,28 @@ use chrono::NaiveDate;
 use super::key::{KeyTemplate, Part, Placeholder};
 use super::tenant::IdClass;
 
-/// The text of a key as a template reads it.
+/// A template's reading of a key's text.
 #[derive(Debug)]
 pub(super) struct Reading<'k> {
     pub(super) text: &'k str,
-    /// What the part says that tells whose the key is, where the template has one.
+    /// The text of the part that names the owner; `None` if the template has no such part.
     pub(super) owner: Option<&'k str>,
-    /// Whether each byte belongs to a value.
+    /// For each byte of the text, whether it belongs to a value.
     in_value: Vec<bool>,
 }
 
-/// What is so of a way to read a key that another template has read.
+/// How a template's possible reading of a key compares with another template's reading of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks {
-    /// It is another owner's.
+    /// It gives the key to another owner.
     pub(super) owners_differ: bool,
-    /// A literal stands, at least partly, in a value of the other reading.
+    /// A literal of it lies, at least partly, within a value of the other reading.
     pub(super) literal: bool,
 }
 
 impl<'k> Reading<'k> {
-    /// The one way in which a template reads a key: each value, from the first on, ends as early as it
-    /// may. `None` where the template does not make it.
+    /// The one reading that counts for a template: each value, beginning with the first, ends as early
+    /// as it can. `None` if the template does not make this key.
     pub(super) fn new(
         template: &KeyTemplate,
         owner: Option<usize>,
@@ -55,8 +55,8 @@ impl<'k> Reading<'k> {
 }
 
 impl KeyTemplate {
-    /// Whether a key begins and ends as this template's do. It costs little, and most keys of others
-    /// do not.
+    /// Whether a key begins and ends like the keys of this template. This check is cheap and rules out
+    /// most keys of other templates.
     pub(super) fn may_make(&self, text: &str) -> bool {
         let begins = match self.parts().first() {
             Some(Part::Literal(first)) => text.starts_with(first.as_str()),
@@ -69,9 +69,10 @@ impl KeyTemplate {
             }
     }
 
-    /// Which bytes of a key each part stands for: see [`Reading::new`].
+    /// The range of bytes of each part in a key: see [`Reading::new`].
     fn read(&self, text: &str, ids: IdClass) -> Option<Vec<Range<usize>>> {
-        // Where each part may begin so that the rest fits, from the last part to the first.
+        // Where each part can begin so that all later parts fit; computed from the last part to the
+        // first.
         let mut starts = vec![places(text, |place| place == text.len())];
         for part in self.parts().iter().rev() {
             let after = starts.last()?;
@@ -94,9 +95,10 @@ impl KeyTemplate {
         Some(ranges)
     }
 
-    /// What is so of all the ways in which this template reads a key that another one has read.
-    /// `owner` is the part that says whose the key is, and what it would have to say for the same
-    /// owner; none where this and the other cannot be compared: then it always is another's.
+    /// The marks of all possible readings of a key by this template, compared with the reading `other`.
+    /// The pair is the part of this template that names the owner, and the text that this part has if
+    /// both owners are the same. Without that text the two cannot be compared, and the owners count as
+    /// different.
     pub(super) fn marks(
         &self,
         other: &Reading<'_>,
@@ -140,15 +142,15 @@ impl KeyTemplate {
     }
 }
 
-/// What a part of a template may stand for in a key.
+/// The texts that a part of a template can have in a key.
 enum Holds<'a> {
-    /// This text only.
+    /// Only this text.
     Text(&'a str),
     /// A date.
     Date,
     /// A tenant's id.
     Id(IdClass),
-    /// Whatever text.
+    /// Any text.
     Anything,
 }
 
@@ -170,7 +172,7 @@ impl<'a> Holds<'a> {
         }
     }
 
-    /// The wanted places at which it may end if it begins at this one, the nearest first.
+    /// The wanted positions at which a part that begins at `start` can end, the nearest first.
     fn ends<'t>(
         self,
         text: &'t str,
@@ -191,7 +193,7 @@ impl<'a> Holds<'a> {
     fn fits(&self, text: &str) -> bool {
         match self {
             Self::Text(fixed) => text == *fixed,
-            // No other way to write a date makes a key.
+            // Keys have dates in this form only.
             Self::Date => text.parse().is_ok_and(|date: NaiveDate| date.to_string() == text),
             Self::Id(ids) => ids.fits(text),
             Self::Anything => true,
@@ -199,7 +201,8 @@ impl<'a> Holds<'a> {
     }
 }
 
-/// Which places of a key, its end among them, are such places between two characters.
+/// For each position in a key, including its end, whether it lies between two characters and `is_so`
+/// holds.
 fn places(text: &str, is_so: impl Fn(usize) -> bool) -> Vec<bool> {
     (0..=text.len()).map(|place| text.is_char_boundary(place) && is_so(place)).collect()
 }

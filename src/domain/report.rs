@@ -1,165 +1,168 @@
-//! What a run did: counts and failures. Reports add up: batch by batch to a run's.
+//! What a run did: counts and failures. The reports of its batches add up to the run's report.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// How many different failures a report tells apart; the rest is counted only.
+/// How many different failures a report describes.
 pub const MAX_FAILURES: usize = 20;
 
-/// How many failed tenants of each kind of failure a report names.
+/// How many failed tenants a report names for each kind of failure.
 pub const MAX_NAMED: usize = 100;
 
 /// What a run, or a part of one, did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
-    /// Tenants by what became of them.
+    /// Tenants, counted by their result.
     pub tenants: TenantCounts,
-    /// Keys by what became of them.
+    /// Keys, counted by their result.
     pub keys: KeyCounts,
-    /// Bytes of the values that were written.
+    /// Bytes of the written values.
     pub bytes: u64,
-    /// Queries that were sent for rows; retries and splits are among them.
+    /// Queries for rows, including those of retries and splits.
     pub queries: u64,
-    /// Batches that were tried again after a transient failure.
+    /// How often a batch was tried again after a transient failure.
     pub retries: u64,
-    /// Whether it took so long that keys may have expired before it wrote them again.
+    /// Whether so much time had passed since the last writes that keys may have expired before this run.
     pub late: bool,
-    /// Keys that the cache pushed out for want of memory while the run went on.
+    /// Keys that the cache evicted during the run, including keys of others.
     pub evicted: u64,
-    /// The first failures of different kinds.
+    /// One entry for each kind of failure, with the first failure of that kind.
     pub failures: Vec<Failure>,
-    /// The first tenants that failed, by the kind of their first failure.
+    /// The first failed tenants, grouped by the kind of their first failure.
     pub failed_tenants: Vec<FailedOfKind>,
-    /// All tenants that failed, while the run goes on; what is kept of it has the first ones only.
+    /// All failed tenants. It is only there while the run goes on: the history keeps `failed_tenants`
+    /// alone.
     #[serde(skip)]
     pub failed: Vec<FailedTenant>,
 }
 
-/// Tenants that failed in one way first.
+/// Tenants whose first failure is of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedOfKind {
-    /// What failed.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// The ids of the first ones.
+    /// The ids of the first such tenants.
     pub tenants: Vec<String>,
-    /// How many more there were.
+    /// How many more such tenants there are.
     pub more: u64,
 }
 
-/// A tenant of which something failed.
+/// A failed tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedTenant {
-    /// Its id.
+    /// The tenant's id.
     pub tenant: String,
-    /// What failed first.
+    /// The kind of its first failure.
     pub kind: FailureKind,
-    /// What happened.
+    /// The message of that failure.
     pub message: Arc<str>,
 }
 
-/// Tenants by what became of them. The fleet of a job without tenants counts as one.
+/// Tenants, counted by their result. A job without tenants counts as one tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantCounts {
-    /// How many the run was for.
+    /// How many tenants the run covers.
     pub total: u64,
-    /// All their keys are warm.
+    /// Tenants whose keys are all warm.
     pub ok: u64,
-    /// Something of theirs failed.
+    /// Tenants for which something failed.
     pub failed: u64,
-    /// Their data changed in every round: their keys are there for some seconds, and they are warmed
-    /// again until their data stands still.
+    /// Tenants whose data changed in every round. Their values live for the provisional TTL, and
+    /// follow-up runs warm them again until their data stands still.
     #[serde(default)]
     pub fenced: u64,
 }
 
 impl TenantCounts {
-    /// Those that the run came to, whatever became of them.
+    /// Tenants that the run has finished, whatever their result.
     pub fn done(&self) -> u64 {
         self.ok + self.failed + self.fenced
     }
 
-    /// Those that the run did not come to.
+    /// Tenants that the run has not reached.
     pub fn left(&self) -> u64 {
         self.total.saturating_sub(self.done())
     }
 }
 
-/// Keys by what became of them.
+/// Keys, counted by their result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCounts {
-    /// Written, with their TTL.
+    /// Keys that were written with their full TTL.
     pub written: u64,
-    /// Removed, as their data is gone or may not be cached.
+    /// Keys that were removed, because their data is gone or cannot be cached.
     pub removed: u64,
-    /// Not written though they should have been.
+    /// Keys that should have been written and were not.
     pub failed: u64,
-    /// Written with a life of some seconds, since their tenant's data changed in every round.
+    /// Keys that were written with the provisional TTL, because their tenant's data changed in every
+    /// round.
     #[serde(default)]
     pub fenced: u64,
 }
 
-/// One kind of failure, with its first instance.
+/// All failures of one kind, with the details of the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What failed.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// The first tenant it happened to; none where it is not about a tenant.
+    /// The tenant of the first failure; `None` if it concerns no single tenant.
     pub tenant: Option<String>,
-    /// The first key it happened to, where it is about a key.
+    /// The key of the first failure; `None` if it concerns no single key.
     pub key: Option<String>,
-    /// The first message.
+    /// The message of the first failure.
     pub message: String,
-    /// How often.
+    /// How many failures of this kind there were.
     pub count: u64,
 }
 
-/// What failed. Failures of one kind are one line of a report.
+/// A kind of failure. A report has one entry for each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The tenant list could not be read.
+    /// The tenant list could not be read, or a requested tenant is not in it.
     Tenants,
-    /// The tenant list lacks more tenants than `tenants.max_shrink` trusts.
+    /// The tenant list lacks more tenants than `tenants.max_shrink` allows.
     TenantsShrank,
-    /// The database could not be reached, or hung up.
+    /// The database could not be reached, or the connection broke.
     DatabaseUnavailable,
-    /// The query was refused or broke on a tenant's data.
+    /// The database refused the query, or the query failed on a tenant's data.
     Query,
     /// The query took longer than its statement timeout.
     StatementTimeout,
-    /// A table stayed locked by others, as by a migration.
+    /// Another session, such as a migration, kept a table locked.
     Locked,
-    /// A row belonged to a tenant that was not asked for.
+    /// The query returned a row of a tenant that is not in the batch.
     ForeignRow,
-    /// A value has no JSON.
+    /// A value cannot be written as JSON.
     Encoding,
-    /// The tenant's rows are more than a batch may hold.
+    /// The tenant has more rows than a batch may hold.
     TooManyRows,
-    /// The tenant's time zone is no time zone.
+    /// The tenant's time zone is missing or unknown.
     TimeZone,
     /// A value is larger than `max_bytes`.
     ValueTooLarge,
-    /// Two different values for one key.
+    /// The rows make two different values for one key.
     KeyConflict,
-    /// The key may be another tenant's as well: an id or a value holds text that parts them in keys.
+    /// The key could also be another tenant's: an id or a value contains text that separates them in
+    /// keys.
     AmbiguousKey,
-    /// An object's key got more than one row.
+    /// There are several rows for a key whose value is one object.
     SeveralRows,
-    /// The cache could not be reached, or hung up.
+    /// The cache could not be reached, or the connection broke.
     CacheUnavailable,
     /// The cache is full and evicts nothing: `OOM`.
     CacheFull,
     /// The cache is a replica: `READONLY`.
     CacheReadOnly,
-    /// The cache is a cluster's node and the key is another's: `MOVED`.
+    /// The cache is a node of a cluster, and another node has the key: `MOVED`.
     CacheMoved,
-    /// The cache server was restarted, failed over, replaced or emptied while the run went on: what it
+    /// The cache server was restarted, failed over, replaced or emptied during the run: what the run
     /// wrote before may be lost.
     CacheRestarted,
-    /// The key holds another type: `WRONGTYPE`.
+    /// The key holds a value of another type: `WRONGTYPE`.
     CacheWrongType,
     /// The cache user may not write the key: `NOPERM`.
     CachePermission,
@@ -169,14 +172,14 @@ pub enum FailureKind {
     Deadline,
     /// The run was told to stop.
     Cancelled,
-    /// A job could not be asked to warm again what was removed.
+    /// An invalidation removed keys, but could not ask a job to warm them again.
     Rewarm,
-    /// preheat itself failed: a defect.
+    /// preheat itself has a defect.
     Internal,
 }
 
 impl FailureKind {
-    /// Its name in logs and reports.
+    /// The kind's name in logs and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tenants => "tenants",
@@ -210,19 +213,19 @@ impl FailureKind {
 }
 
 impl Failure {
-    /// One failure that is not about a key.
+    /// One failure that concerns no single key.
     pub fn new(kind: FailureKind, tenant: Option<String>, message: String) -> Self {
         Self { kind, tenant, key: None, message, count: 1 }
     }
 }
 
 impl Report {
-    /// Adds a failure: to its kind's line, or as a new one while there is room.
+    /// Counts a failure in its kind's entry. A new kind gets an entry while there is room.
     pub fn fail(&mut self, failure: Failure) {
         merge(&mut self.failures, failure);
     }
 
-    /// Counts a tenant as failed, with its first failure; the fleet of a job without tenants has no id.
+    /// Counts a tenant as failed, with its first failure. `tenant` is `None` for a job without tenants.
     pub fn fail_tenant(&mut self, tenant: Option<&str>, kind: FailureKind, message: &Arc<str>) {
         self.tenants.failed += 1;
         let Some(tenant) = tenant.map(str::to_owned) else { return };
@@ -243,7 +246,7 @@ impl Report {
         known.tenants.extend(tenants.into_iter().take(room));
     }
 
-    /// Adds what another part did; `tenants.total` is the run's own and is not added.
+    /// Adds the report of a part of the run, except `tenants.total`, which only the whole run knows.
     pub fn add(&mut self, part: Self) {
         let Self { tenants, keys, bytes, queries, retries, late, evicted, .. } = part;
         let Self { failures, failed_tenants, failed, .. } = part;
@@ -273,8 +276,8 @@ impl Report {
         self.failed.extend(all);
     }
 
-    /// How a run with this report ended, where nothing stopped it. A fenced tenant is no failure: its
-    /// keys are there, and it is warmed again.
+    /// The outcome of a run with this report, if nothing stopped the run. A fenced tenant is not a
+    /// failure: its keys are there, and a follow-up run warms it again.
     pub fn outcome(&self) -> Outcome {
         let clean = self.failures.is_empty() && self.tenants.left() == 0 && self.keys.failed == 0;
         let something = self.keys.written > 0 || self.tenants.ok > 0 || self.tenants.fenced > 0;
@@ -286,7 +289,7 @@ impl Report {
     }
 }
 
-/// Adds a failure to some: to its kind's line, or as a new one while there is room.
+/// Counts a failure in its kind's entry. A new kind gets an entry while there is room.
 pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
     if let Some(same) = failures.iter_mut().find(|known| known.kind == failure.kind) {
         same.count += failure.count;
@@ -301,22 +304,22 @@ pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
 pub enum Outcome {
     /// Everything is warm.
     Ok,
-    /// Something failed, something was written.
+    /// Something failed, and something was written.
     Partial,
-    /// Nothing was written that should have been.
+    /// Nothing could be warmed.
     Failed,
-    /// Its deadline passed.
+    /// The run's deadline passed.
     Timeout,
-    /// It was told to stop.
+    /// The run was told to stop.
     Cancelled,
 }
 
 impl Outcome {
-    /// All of them, for metrics that stand from the start.
+    /// All outcomes, so that each has its metrics from the start.
     pub const ALL: [Self; 5] =
         [Self::Ok, Self::Partial, Self::Failed, Self::Timeout, Self::Cancelled];
 
-    /// Its name in logs, metrics, routes and the history.
+    /// The outcome's name in logs, metrics, HTTP answers and the history.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",

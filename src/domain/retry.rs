@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-/// The first wait; each further one doubles.
+/// The longest first wait; each further wait may be twice as long.
 const FIRST: Duration = Duration::from_millis(100);
-/// No wait is longer.
+/// No wait is longer than this.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// How long to wait before a try: exponential, with "full jitter" (a uniform share of the wait, so
-/// that many batches which failed together do not come back together; Brooker, "Exponential Backoff
-/// And Jitter", AWS 2015). `retry` counts from 0, `random` is uniform in `0.0..1.0`.
+/// How long to wait before a retry: exponential backoff with "full jitter" (Brooker, "Exponential
+/// Backoff And Jitter", AWS 2015). Jitter takes a random share of the wait, so that batches which
+/// failed together do not retry together. `retry` counts from 0, `random` is uniform in `0.0..1.0`.
 pub fn backoff(retry: u32, random: f64) -> Duration {
     let longest = FIRST.saturating_mul(1 << retry.min(20)).min(LONGEST);
     longest.mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// Stops asking a server that is down: after some failures in a row it is open, and after a pause
-/// it lets one try through, whose result decides.
+/// A circuit breaker stops requests to a server that is down. After some failures in a row it opens.
+/// After a pause it lets one try through, and the result of that try closes it or keeps it open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
@@ -30,24 +30,24 @@ enum State {
     Closed {
         failures: u32,
     },
-    /// Until that moment nothing is tried.
+    /// No try may start until that moment.
     Open {
         until: Duration,
     },
-    /// One try is under way; were it lost, another may start at that moment.
+    /// One try is under way. If its result never comes, another try may start at that moment.
     HalfOpen {
         until: Duration,
     },
 }
 
 impl Breaker {
-    /// A closed breaker that opens after so many failures in a row, for `pause`.
+    /// A closed breaker that opens for `pause` after this many failures in a row.
     pub fn new(failures_to_open: u32, pause: Duration) -> Self {
         Self { state: State::Closed { failures: 0 }, failures_to_open, pause, in_vain: 0 }
     }
 
-    /// Whether a try may start at the monotonic moment `now`; it must then be answered with
-    /// [`Self::succeeded`] or [`Self::failed`].
+    /// Whether a try may start at the monotonic moment `now`. If so, the caller must report its result
+    /// with [`Self::succeeded`] or [`Self::failed`].
     pub fn try_start(&mut self, now: Duration) -> bool {
         match self.state {
             State::Closed { .. } => true,
@@ -68,7 +68,7 @@ impl Breaker {
     pub fn failed(&mut self, now: Duration) {
         match self.state {
             State::HalfOpen { .. } => self.in_vain += 1,
-            // These tries had started before it opened.
+            // These tries had started before the breaker opened.
             State::Closed { .. } | State::Open { .. } => {}
         }
         self.state = match self.state {
@@ -81,7 +81,7 @@ impl Breaker {
         };
     }
 
-    /// How long no try may start, at the monotonic moment `now`; `None` where one may.
+    /// How long from the monotonic moment `now` no try may start; `None` if one may start now.
     pub fn pause_left(&self, now: Duration) -> Option<Duration> {
         match self.state {
             State::Closed { .. } => None,
@@ -91,12 +91,12 @@ impl Breaker {
         }
     }
 
-    /// How many of the tries that it let through to find out did not reach the server, since ever.
+    /// How many tries of a half-open breaker did not reach the server, since the breaker was made.
     pub fn in_vain(&self) -> u64 {
         self.in_vain
     }
 
-    /// Whether nothing is tried for now.
+    /// Whether tries are stopped at present.
     pub fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }

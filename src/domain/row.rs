@@ -1,35 +1,36 @@
-//! The rows of one batch: their JSON, written once, and what places each in its keys.
+//! The rows of one batch: the JSON of each row, written once, and the texts that decide its keys.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::size;
 
-/// Memory is taken in pieces of this size, so that a growing batch never copies what it has.
+/// Rows get memory in chunks of this size, so that a growing batch never copies its earlier rows.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// A chunk with less room than this takes no further row: one that turns out longer than its room
-/// makes the chunk move.
+/// A chunk with less room than this takes no further row. A row that is longer than the room left makes
+/// its chunk move to larger memory.
 const LEAST_ROOM: usize = 4 * 1024;
-/// Rows that are longer are few: the room that chunks keep for them would be wasted.
+/// Few rows are longer than this: to leave room for them in every chunk would waste memory.
 const MOST_ROOM: usize = CHUNK_BYTES / 4;
 
 /// The rows of one batch, in the order in which the query returned them.
 ///
-/// A row's JSON stands in one place however many keys it belongs to. `Rows` is reused from batch to
-/// batch: [`Self::reset`] keeps the memory up to a bound.
+/// A row's JSON is stored once, however many keys it belongs to. The next batch reuses the same `Rows`:
+/// [`Self::reset`] keeps its memory up to a bound.
 #[derive(Debug, Default)]
 pub struct Rows {
     chunks: Vec<Vec<u8>>,
-    /// The chunk that grows.
+    /// The index of the chunk that gets the next rows.
     open: usize,
     rows: Vec<Row>,
-    /// The key columns' values of all rows, each row's one after another.
+    /// The texts of the key columns, row after row.
     keys: Vec<u8>,
-    /// Where each value ends in `keys`; a row has [`Self::key_columns`] of them.
+    /// The end of each text in `keys`; a row has [`Self::key_columns`] texts.
     key_ends: Vec<u32>,
     key_columns: usize,
     json_bytes: usize,
-    /// The longest row so far, between [`LEAST_ROOM`] and [`MOST_ROOM`]: the next is as long.
+    /// The length of the longest row so far, between [`LEAST_ROOM`] and [`MOST_ROOM`]: a guess for the
+    /// next.
     longest: usize,
     limit: Limit,
 }
@@ -41,10 +42,10 @@ struct Row {
     json: Range<u32>,
 }
 
-/// Marks an end in `key_ends` whose value is NULL; offsets stay far below it.
+/// This bit marks an end in `key_ends` whose column is NULL; offsets stay far below it.
 const NULL: u32 = 1 << 31;
 
-/// What a key column's writer did.
+/// What the writer of a key column's text did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyText {
     /// It wrote the text.
@@ -56,9 +57,9 @@ pub enum KeyText {
 /// How many bytes the rows of one query may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Of a batch. One that takes more is split.
+    /// The limit of a batch. A batch with more bytes is split.
     Batch(usize),
-    /// Of one tenant, or of the fleet of a job without tenants: `runner.max_tenant_bytes`.
+    /// The limit of one tenant, or of a job without tenants: `runner.max_tenant_bytes`.
     Tenant(usize),
 }
 
@@ -82,10 +83,10 @@ impl From<usize> for Limit {
     }
 }
 
-/// The rows take more bytes than they may.
+/// The rows take more bytes than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowsFull {
-    /// The bound that was reached.
+    /// The limit that they exceed.
     pub limit: Limit,
 }
 
@@ -106,8 +107,8 @@ impl fmt::Display for RowsFull {
 }
 
 impl Rows {
-    /// Empties it for a batch whose rows have `key_columns` values for their keys, and which may
-    /// take at most `limit` bytes.
+    /// Removes all rows and prepares for the next batch: its rows have `key_columns` key columns, and
+    /// take at most `limit` bytes together.
     pub fn reset(&mut self, key_columns: usize, limit: impl Into<Limit>) {
         self.chunks.retain(|chunk| chunk.capacity() == CHUNK_BYTES);
         for chunk in &mut self.chunks {
@@ -123,7 +124,7 @@ impl Rows {
         self.limit = limit.into();
     }
 
-    /// Gives memory above `keep` bytes back.
+    /// Frees memory above `keep` bytes.
     pub fn shrink(&mut self, keep: usize) {
         self.chunks.retain(|chunk| chunk.capacity() == CHUNK_BYTES);
         self.chunks.truncate(keep / CHUNK_BYTES);
@@ -132,10 +133,11 @@ impl Rows {
         self.key_ends.shrink_to(keep / 64);
     }
 
-    /// Adds a row of the tenant in `slot`: `write` puts its JSON at the end of the buffer it is
-    /// given, then `keys`, called once a key column, that column's text, or it says that it is NULL.
+    /// Adds a row of the tenant in `slot`. First `write` appends the row's JSON to the buffer that it
+    /// gets. Then `keys`, called once for each key column, appends the column's text, or returns that
+    /// it is NULL.
     ///
-    /// Where one of them fails, nothing was added.
+    /// If one of the calls fails, no row is added.
     pub fn push<E: From<RowsFull>>(
         &mut self,
         slot: u32,
@@ -190,17 +192,17 @@ impl Rows {
         (index, &mut self.chunks[index])
     }
 
-    /// How many rows.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The bytes that the rows take.
+    /// The memory that the rows take, in bytes.
     pub fn bytes(&self) -> usize {
         self.json_bytes
             + self.keys.len()
@@ -220,7 +222,7 @@ impl Rows {
         self.chunks.get(row.chunk as usize).and_then(|chunk| chunk.get(range)).unwrap_or_default()
     }
 
-    /// The text of a row's key column; `None` where it is NULL.
+    /// The text of a row's key column; `None` for NULL.
     pub fn key(&self, row: usize, column: usize) -> Option<&[u8]> {
         let index = row * self.key_columns + column;
         let start = index.checked_sub(1).and_then(|before| self.key_ends.get(before)).copied();
@@ -232,7 +234,7 @@ impl Rows {
     }
 }
 
-/// Offsets are 32 bits wide: a batch is bounded far below 4 GiB.
+/// Offsets have 32 bits: a batch's limit is far below 4 GiB.
 fn offset(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
@@ -287,7 +289,7 @@ mod tests {
         for length in (0..400).map(|index| 20_000 + index % 7 * 1_000) {
             push(&mut rows, 0, &vec![b'x'; length], &[]).unwrap();
         }
-        // The first long row may come when its chunk has little room, the rest find enough.
+        // The chunk may have too little room for the first long row; all later ones find enough.
         let grown = rows.chunks.iter().filter(|chunk| chunk.capacity() > CHUNK_BYTES).count();
         assert!(grown <= 1, "{grown} of {} chunks grew", rows.chunks.len());
         let taken: usize = rows.chunks.iter().map(Vec::capacity).sum();

@@ -11,12 +11,12 @@ use super::job::JobName;
 pub use super::report::Outcome;
 use super::report::Report;
 
-/// A run's id: a version 7 uuid, so ids sort by when the runs were asked for.
+/// A run's id: a version 7 UUID, so that ids sort by the time at which the runs were requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunId(pub Uuid);
 
 impl RunId {
-    /// A new id for a run that is asked for at this moment.
+    /// A new id for a run that is requested at this moment.
     pub fn new(at: DateTime<Utc>) -> Self {
         let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
         let moment = uuid::Timestamp::from_unix_time(seconds, at.timestamp_subsec_nanos(), 0, 0);
@@ -30,25 +30,25 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Why a run started. It is recorded, never acted on.
+/// Why a run started. A run records its trigger and never acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// Its schedule.
+    /// The job was due by its schedule.
     Schedule,
-    /// The worker's start.
+    /// The worker started.
     Startup,
-    /// A person or a program: a route or a command.
+    /// A person or a program asked for it, over HTTP or with a command.
     Request,
-    /// Data changed: the change feed said so, or a fence moved.
+    /// Data changed: the change feed reported it, or a fence moved.
     Change,
 }
 
 impl Trigger {
-    /// All of them, for metrics that stand from the start.
+    /// All triggers, so that each has its metrics from the start.
     pub const ALL: [Self; 4] = [Self::Schedule, Self::Startup, Self::Request, Self::Change];
 
-    /// Its name in logs, metrics, routes and the history.
+    /// The trigger's name in logs, metrics, HTTP answers and the history.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
@@ -59,22 +59,22 @@ impl Trigger {
     }
 }
 
-/// Why a run that was due or asked for does not happen.
+/// Why a run does not start although it is due or requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SkipReason {
-    /// The job's last run is still going, and its `overlap` says to skip.
+    /// The job's previous run is still under way, and its `overlap` says to skip.
     Overlap,
-    /// Too many runs wait already.
+    /// Too many runs are queued already.
     QueueFull,
     /// The worker is stopping.
     Draining,
 }
 
 impl SkipReason {
-    /// All of them, for metrics that stand from the start.
+    /// All reasons, so that each has its metrics from the start.
     pub const ALL: [Self; 3] = [Self::Overlap, Self::QueueFull, Self::Draining];
 
-    /// Its name in logs and metrics.
+    /// The reason's name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Overlap => "overlap",
@@ -83,7 +83,7 @@ impl SkipReason {
         }
     }
 
-    /// The reason in words, after a colon.
+    /// The reason in words, as a message has it after a colon.
     pub fn explained(self) -> &'static str {
         match self {
             Self::Overlap => "its last run is still going",
@@ -93,34 +93,34 @@ impl SkipReason {
     }
 }
 
-/// A run that ended, as it is kept in the history and shown.
+/// A finished run, as the history and the HTTP routes show it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Its id.
+    /// The run's id.
     pub id: RunId,
-    /// Its job.
+    /// The job that ran.
     #[serde(serialize_with = "as_text", deserialize_with = "job_name")]
     pub job: JobName,
-    /// Why it started.
+    /// Why the run started.
     pub trigger: Trigger,
-    /// How it ended.
+    /// How the run ended.
     pub outcome: Outcome,
-    /// When it was due or asked for.
+    /// When the run was due or requested.
     pub due_at: DateTime<Utc>,
-    /// When it started.
+    /// When the run started.
     pub started_at: DateTime<Utc>,
-    /// When it ended.
+    /// When the run ended.
     pub finished_at: DateTime<Utc>,
-    /// What it did.
+    /// What the run did.
     pub report: Report,
-    /// Which worker ran it.
+    /// The worker that ran it.
     pub replica: String,
-    /// The worker's version.
+    /// That worker's version.
     pub version: String,
 }
 
 impl RunRecord {
-    /// How long it took.
+    /// How long the run took.
     pub fn duration(&self) -> Duration {
         (self.finished_at - self.started_at).to_std().unwrap_or_default()
     }

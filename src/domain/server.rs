@@ -5,17 +5,17 @@ use std::fmt;
 /// One of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Server {
-    /// Where rows come from.
+    /// The server from which rows come.
     Database,
-    /// Where entries go.
+    /// The server to which entries go.
     Cache,
 }
 
 impl Server {
-    /// Both, for metrics that stand from the start.
+    /// Both, so that each has its metrics from the start.
     pub const ALL: [Self; 2] = [Self::Database, Self::Cache];
 
-    /// Its name in logs and metrics.
+    /// The server's name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Database => "database",

@@ -1,7 +1,7 @@
-//! Data as people see it, on a terminal or in a log.
+//! Texts from data, made safe for a terminal and a log.
 
-/// What came from data (a tenant's id, a key, a message of a server), in one line and without anything
-/// that a terminal would obey.
+/// A text from data (a tenant's id, a key, a server's message) in one line, with every character
+/// escaped that would control a terminal.
 pub fn shown(data: &str) -> String {
     let mut safe = String::with_capacity(data.len());
     for character in data.chars() {
@@ -14,8 +14,8 @@ pub fn shown(data: &str) -> String {
     safe
 }
 
-/// Whether a terminal would obey a character: move its cursor, change its colours, end the line, or
-/// turn the direction of writing.
+/// Whether a character would control a terminal: move the cursor, change colours, end the line, or
+/// change the direction of writing.
 pub fn is_harmful(character: char) -> bool {
     let turns_direction = matches!(
         character,

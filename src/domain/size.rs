@@ -4,7 +4,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Reads a number of bytes; `None` where the text is none.
+/// Parses a number of bytes; `None` if the text is not one.
 pub fn parse(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 10] = [
         ("", 1),
@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-/// The text of a number of bytes, in the largest unit of which it is a whole number: `5MiB`.
+/// The text of a number of bytes, in the largest unit that gives a whole number: `5MiB`.
 pub fn text(bytes: usize) -> String {
     const UNITS: [(usize, &str); 6] = [
         (1 << 30, "GiB"),

@@ -1,10 +1,11 @@
-//! Names in messages: what was probably meant, and what there is.
+//! Names in error messages: the name that a person probably meant, and the list of all valid names.
 
-/// The beginning of a name that is enough to tell what was meant.
+/// A common beginning of at least this length is enough to suggest a name.
 const SAYS_SOMETHING: usize = 3;
 
-/// What was probably meant: the name that is the fewest slips away, if they are few for its length;
-/// else one that begins alike and says more, or less.
+/// The name that a person probably meant by `found`: the one with the fewest typing errors, among the
+/// names with few errors for their length and the names that begin with `found` or with which `found`
+/// begins.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let found = found.to_lowercase();
     let slips = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
@@ -19,7 +20,7 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     meant.min().map(|(_, name)| name)
 }
 
-/// Names for a sentence, such as `a`, `b` or `c`.
+/// The names as a part of a sentence, such as: `a`, `b` or `c`.
 pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last_joint: &str) -> String {
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.as_slice() {

@@ -1,15 +1,16 @@
-//! Whose data: the active tenants, in the order in which the tenant query returned them.
+//! Tenants: the active ones, in the order in which the tenant query returned them.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// A tenant's id, as text: a uuid with hyphens in lower case, an integer in decimal, text as it is.
+/// A tenant's id as text: a UUID in lower case with hyphens, an integer in decimal, text unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(Arc<str>);
 
 impl TenantId {
-    /// Takes the text as the id; ids are bound to queries, never pasted, so any text is safe.
+    /// The id with this text. Any text is safe, because ids are parameters of queries and never part of
+    /// SQL.
     pub fn new(text: impl AsRef<str>) -> Self {
         Self(Arc::from(text.as_ref()))
     }
@@ -26,10 +27,10 @@ impl fmt::Display for TenantId {
     }
 }
 
-/// What the text of tenants' ids may be, by the type of their column.
+/// Which texts may be tenants' ids, by the type of the id's column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IdClass {
-    /// Uuids, in lower case and with hyphens.
+    /// UUIDs in lower case with hyphens.
     Uuid,
     /// Integers in decimal.
     Integer,
@@ -66,8 +67,8 @@ fn is_integer(text: &str) -> bool {
 
 /// A complete tenant list.
 ///
-/// It is held by every run that is under way, so it is compact: the ids are one text, and the other
-/// columns, whose values repeat (time zones, plans, regions), are kept once a distinct value.
+/// Every run holds its list in memory, so the list is compact: all ids are in one text. The values of
+/// other columns repeat (time zones, plans, regions), so the list stores each distinct value once.
 #[derive(Clone, Debug, Default)]
 pub struct Tenants {
     ids: String,
@@ -79,14 +80,14 @@ pub struct Tenants {
 struct Column {
     name: String,
     distinct: Vec<Box<str>>,
-    /// The index of each tenant's value in `distinct`; `None` where it is NULL.
+    /// For each tenant the index of its value in `distinct`; `None` for NULL.
     values: Vec<Option<u32>>,
-    /// Only while the list grows.
+    /// Finds the index of a value; only needed while the list grows.
     seen: HashMap<Box<str>, u32>,
 }
 
 impl Tenants {
-    /// An empty list whose tenants will have these columns besides their id.
+    /// An empty list for tenants that have these columns besides their id.
     pub fn with_columns<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         let columns = names
             .into_iter()
@@ -100,8 +101,8 @@ impl Tenants {
         Self { ids: String::new(), ends: Vec::new(), columns }
     }
 
-    /// Adds a tenant: its id and the values of its columns, in the order of [`Self::with_columns`].
-    /// Values that are missing count as NULL.
+    /// Adds a tenant: its id, and the values of its columns in the order of [`Self::with_columns`]. A
+    /// missing value counts as NULL.
     pub fn push<'a>(&mut self, id: &str, values: impl IntoIterator<Item = Option<&'a str>>) {
         self.ids.push_str(id);
         self.ends.push(self.ids.len());
@@ -112,7 +113,7 @@ impl Tenants {
         }
     }
 
-    /// Gives back what only growing needed.
+    /// Frees the memory that the list needed only to grow.
     pub fn shrink(&mut self) {
         self.ids.shrink_to_fit();
         self.ends.shrink_to_fit();
@@ -122,12 +123,12 @@ impl Tenants {
         }
     }
 
-    /// How many tenants.
+    /// The number of tenants.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is no tenant at all.
+    /// Whether the list has no tenant.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -142,7 +143,7 @@ impl Tenants {
         (0..self.len()).map(|position| Tenant { list: self, position })
     }
 
-    /// The list of those tenants that are wanted, in the same order.
+    /// The list of the tenants for which `wanted` is true, in the same order.
     #[must_use]
     pub fn only(&self, wanted: impl Fn(Tenant<'_>) -> bool) -> Self {
         let mut some = Self::with_columns(self.column_names());
@@ -153,7 +154,7 @@ impl Tenants {
         some
     }
 
-    /// The names of the columns besides the id.
+    /// The names of the columns other than the id.
     pub fn column_names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
     }
@@ -187,7 +188,7 @@ impl<'a> Tenant<'a> {
         self.list.ids.get(start.unwrap_or(0)..end).unwrap_or_default()
     }
 
-    /// The text of a column; `None` where the column is NULL or does not exist.
+    /// The text of a column; `None` if the column is NULL or does not exist.
     pub fn column(&self, name: &str) -> Option<&'a str> {
         let column = self.list.columns.iter().find(|column| column.name == name)?;
         let index = column.values.get(self.position).copied().flatten()?;
@@ -197,8 +198,8 @@ impl<'a> Tenant<'a> {
 
 /// Some tenants of a list, read with one query and written with one pipeline.
 ///
-/// A tenant's *slot* is its position in the batch; rows and entries name their tenant by it. The
-/// fleet's batch, of a job without tenants, is one slot with no id.
+/// A tenant's *slot* is its position in the batch; rows and entries refer to their tenant by its slot.
+/// A job without tenants (it reads "the fleet", all data at once) has a batch with one slot and no id.
 #[derive(Clone, Debug)]
 pub struct Batch {
     list: Arc<Tenants>,
@@ -216,12 +217,12 @@ impl Batch {
         Self::new(Arc::default(), Vec::new())
     }
 
-    /// How many tenants.
+    /// The number of tenants.
     pub fn len(&self) -> usize {
         self.positions.len()
     }
 
-    /// Whether it has no tenant.
+    /// Whether the batch has no tenant.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
@@ -237,14 +238,16 @@ impl Batch {
         self.positions.iter().filter_map(|&position| self.list.get(position as usize))
     }
 
-    /// The tenants of some of its slots, in this order; of the fleet's batch, itself.
+    /// A batch of the tenants in these slots, in this order. The batch of a job without tenants stays
+    /// as is.
     #[must_use]
     pub fn some(&self, slots: impl IntoIterator<Item = usize>) -> Self {
         let positions = slots.into_iter().filter_map(|slot| self.positions.get(slot).copied());
         Self { list: Arc::clone(&self.list), positions: positions.collect() }
     }
 
-    /// Two halves of it, the first the larger; itself when it cannot be split further.
+    /// Splits the batch into two halves; the first may be larger. A batch with a single slot cannot be
+    /// split and is returned as the error.
     pub fn split(self) -> Result<(Self, Self), Self> {
         if self.len() < 2 {
             return Err(self);
@@ -255,7 +258,7 @@ impl Batch {
     }
 }
 
-/// Positions of the list, cut into batches of at most `size`, in the list's order.
+/// Cuts these positions of the list into batches of at most `size` tenants, in their order.
 pub fn batches(list: &Arc<Tenants>, positions: &[u32], size: usize) -> Vec<Batch> {
     positions
         .chunks(size.max(1))

@@ -14,7 +14,7 @@ use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::is_own;
 use crate::domain::layout::{Checks, Layout, Owner};
 use crate::domain::manifest::manifest_key;
-use crate::domain::owned::{known_keys, possible_dates};
+use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
 use crate::engine::ports::CacheError;
@@ -204,7 +204,7 @@ impl<'a> Removal<'a> {
     ) -> Result<Vec<KeyToRemove>, CacheError> {
         let dates = possible_dates(job, self.runner.clock.now());
         let of_tenant = |tenant: &Option<Tenant<'_>>| {
-            let keys = known_keys(job, *tenant, &dates).into_iter();
+            let keys = static_keys(job, *tenant, &dates).into_iter();
             let own = keys.filter(|key| self.present.layout.may_write(job, *tenant, key));
             own.filter(|key| !self.has_moved(job, *tenant, key)).collect::<Vec<_>>()
         };

@@ -1,8 +1,8 @@
-//! Where two JSON texts differ, as values to JavaScript: numbers by value, the order of an object's
-//! members ignored, the last of two members of one name.
+//! Finds where two JSON texts differ, with JavaScript's rules: numbers are compared by value, the order
+//! of an object's members does not matter, and of two members with one name the last one counts.
 //!
-//! Texts are taken apart level by level, and only where they are not the same bytes: no tree of the
-//! whole value is made.
+//! The comparison parses level by level, and only parts whose bytes differ. It never builds a tree of
+//! the whole value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,12 +11,12 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Below this depth two texts are one value only if they are the same bytes: each level costs a look
-/// at all below it.
+/// Below this depth two texts count as equal only if they are the same bytes, because each level costs
+/// a parse of everything below it.
 const MAX_DEPTH: usize = 64;
-/// Characters of a value that are shown.
+/// How many characters of a value are shown.
 const SHOWN: usize = 60;
-/// Members of a row that say when it last changed.
+/// Names of members that usually hold the time of a row's last change.
 const CHANGED_AT: [&str; 8] = [
     "updated_at",
     "updatedAt",
@@ -27,17 +27,17 @@ const CHANGED_AT: [&str; 8] = [
     "last_modified",
     "lastModified",
 ];
-/// What stands on the side that has nothing at a place.
+/// Shown for the side that has no value at a place.
 const ABSENT: &str = "(nothing)";
 
-/// One place at which two values differ.
+/// One place where two values differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Where, as in `[3].price`; empty where the whole is meant.
+    /// The place, as in `[3].price`; empty if the whole values differ.
     pub path: String,
-    /// What the database says, shortened.
+    /// The database's value there, shortened.
     pub database: String,
-    /// What the cache says, shortened.
+    /// The cache's value there, shortened.
     pub cache: String,
 }
 
@@ -51,37 +51,37 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The first places at which two values differ; none where they are one value.
+/// The first places where two values differ; empty if they are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// The first of them.
+    /// The first differences.
     pub first: Vec<Difference>,
-    /// Whether there are more.
+    /// Whether there are more differences.
     pub more: bool,
 }
 
 impl Differences {
-    /// Between the database's text and the cache's, at most so many.
+    /// The first `most` differences between the database's text and the cache's.
     pub fn between(database: &str, cache: &[u8], most: usize) -> Self {
         let found = std::str::from_utf8(cache).ok();
         let Some(found) = found.and_then(|text| serde_json::from_str::<&RawValue>(text).ok())
         else {
             let database = format!("JSON of {} bytes", database.len());
-            return Self::whole(database, format!("{} bytes that are no JSON", cache.len()));
+            return Self::whole(database, format!("{} bytes that are not JSON", cache.len()));
         };
         let mut walk = Walk { most, path: String::new(), depth: 0, found: Self::default() };
         walk.values(database.trim(), found.get());
         walk.found
     }
 
-    /// One difference, of the whole.
+    /// A single difference that concerns the whole values.
     pub fn whole(database: String, cache: String) -> Self {
         let first = vec![Difference { path: String::new(), database, cache }];
         Self { first, more: false }
     }
 }
 
-/// A walk over two values at once.
+/// A walk over two values at the same time.
 struct Walk {
     most: usize,
     path: String,
@@ -136,7 +136,7 @@ impl Walk {
         self.lists_of_two_lengths(database, cache);
     }
 
-    /// What comes before and after the rows that only one side has is no difference.
+    /// Equal rows at the beginning and at the end of both lists are not differences.
     fn lists_of_two_lengths(&mut self, database: &Elements<'_>, cache: &Elements<'_>) {
         let same = |(one, other): &(&&RawValue, &&RawValue)| is_same(one.get(), other.get());
         let shorter = database.len().min(cache.len());
@@ -196,15 +196,16 @@ fn is_same(database: &str, cache: &str) -> bool {
     !walk.found.more
 }
 
-/// Numbers as JavaScript has them, so `12.50` is `12.5`; strings whatever is escaped in them.
+/// Whether two scalars are equal: numbers as JavaScript reads them, so that `12.50` equals `12.5`, and
+/// strings after their escapes are resolved.
 fn same_scalar(database: &str, cache: &str) -> bool {
     let number = |text: &str| -> Option<f64> {
         let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
-        // Not by serde_json, whose quick way may be off in the last digit.
+        // serde_json's fast parser may be wrong in the last digit, so it is not used here.
         text.parse().ok().filter(|_| is_number)
     };
     if let (Some(one), Some(other)) = (number(database), number(cache)) {
-        #[expect(clippy::float_cmp, reason = "they are to be the same number")]
+        #[expect(clippy::float_cmp, reason = "equal means exactly the same number")]
         return one == other;
     }
     let string = |text| read::<String>(text);
@@ -217,7 +218,7 @@ fn has_same_texts(database: &Elements<'_>, cache: &Elements<'_>) -> bool {
         texts.sort_unstable();
         texts
     };
-    // A single change leaves nearly all rows where they are: only rows that moved are worth sorting.
+    // Sort only if several rows are at other places: a single changed row is no other order.
     let moved = database.iter().zip(cache).filter(|(one, other)| one.get() != other.get()).count();
     moved > 1 && sorted(database) == sorted(cache)
 }
@@ -230,7 +231,7 @@ fn member(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// A text, shortened, that does nothing to a terminal.
+/// A text, shortened and made safe for a terminal.
 fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (index, char) in text.chars().enumerate() {
@@ -246,7 +247,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// The newest moment at which a row of the value changed, where its rows say so.
+/// The time of the newest change of a row in this value; `None` if no row says when it changed.
 pub(super) fn newest_change(text: &str) -> Option<DateTime<Utc>> {
     let changed = |row: &RawValue| {
         let row = read::<Members<'_>>(row.get())?;
@@ -259,7 +260,7 @@ pub(super) fn newest_change(text: &str) -> Option<DateTime<Utc>> {
     changed(read(text)?)
 }
 
-/// As the three profiles and JavaScript write it; without a zone it is in UTC.
+/// A moment as the three profiles and JavaScript write it; a text without a zone is in UTC.
 fn moment(text: &str) -> Option<DateTime<Utc>> {
     let zoned = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
     let found = zoned.iter().find_map(|format| DateTime::parse_from_str(text, format).ok());
@@ -275,7 +276,7 @@ fn moment(text: &str) -> Option<DateTime<Utc>> {
 mod tests {
     use super::*;
 
-    /// The differences, one a line.
+    /// The differences, one on each line.
     #[track_caller]
     fn check(database: &str, cache: &str, expected: &[&str]) {
         let found = Differences::between(database, cache.as_bytes(), 4);
@@ -350,16 +351,16 @@ mod tests {
         let found = Differences::between("1", long.as_bytes(), 1);
         assert_eq!(found.first[0].cache.chars().count(), SHOWN + 1);
         assert!(!found.more);
-        // A C1 control character, which JSON allows raw and a terminal obeys.
+        // A C1 control character: JSON allows it unescaped, and it would control a terminal.
         check("1", "\"\u{9b}31m\u{202e}\"", &["1 ≠ \"\\u{9b}31m\\u{202e}\""]);
     }
 
     #[test]
     fn what_is_no_json_is_said_by_its_length_alone() {
-        check("[]", "secret", &["JSON of 2 bytes ≠ 6 bytes that are no JSON"]);
-        check("[]", "[] []", &["JSON of 2 bytes ≠ 5 bytes that are no JSON"]);
+        check("[]", "secret", &["JSON of 2 bytes ≠ 6 bytes that are not JSON"]);
+        check("[]", "[] []", &["JSON of 2 bytes ≠ 5 bytes that are not JSON"]);
         let found = Differences::between("[]", b"\"\xff\"", 4);
-        assert_eq!(found.first[0].cache, "3 bytes that are no JSON");
+        assert_eq!(found.first[0].cache, "3 bytes that are not JSON");
     }
 
     #[test]

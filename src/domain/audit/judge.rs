@@ -1,4 +1,4 @@
-//! What is wrong with one key: what the database says against what the cache holds.
+//! Judges one key: compares the database's value with what the cache holds.
 
 use std::time::Duration;
 
@@ -8,45 +8,45 @@ use serde::Serialize;
 use super::json::{Differences, newest_change};
 use crate::domain::entry::Value;
 
-/// What the cache holds of a key.
+/// What the cache holds under a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Held<'a> {
     /// Nothing.
     Nothing,
-    /// A value, and what is left of its life; `None` where it never expires.
+    /// A value and its remaining TTL; `None` if the key never expires.
     Value(&'a [u8], Option<Duration>),
-    /// Something that is no string, which no reader can read.
+    /// A Redis type other than a string, which no reader of the key expects.
     OtherType,
 }
 
-/// What a key is held to.
+/// The limits for judging a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Measure {
-    /// No key of the job lives longer.
+    /// The longest TTL that the job gives to a key.
     pub ttl: Duration,
-    /// So many differences are described.
+    /// How many differences are described at most.
     pub differences: usize,
 }
 
-/// What can be wrong with a key.
+/// The ways in which a key can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It is there and is another value than the database's.
+    /// The key is there, but its value is not the database's.
     Stale,
-    /// It is not there and should be.
+    /// The key should be there, but is not.
     Missing,
-    /// It is there and should not be: its data is gone.
+    /// The key is there, but should not be: its data is gone.
     Orphaned,
-    /// Its value is right and its life is not: it never expires, or not within its job's TTL.
+    /// The value is right, but the TTL is not: the key never expires, or not within its job's TTL.
     WrongTtl,
 }
 
 impl Kind {
-    /// All of them, in the order of reports.
+    /// All kinds, in the order of reports.
     pub const ALL: [Self; 4] = [Self::Stale, Self::Missing, Self::Orphaned, Self::WrongTtl];
 
-    /// Its name in reports and metrics.
+    /// The kind's name in reports and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stale => "stale",
@@ -57,32 +57,33 @@ impl Kind {
     }
 }
 
-/// A life that is wrong.
+/// A TTL that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrongTtl {
-    /// What is left of it; `None` where it never ends.
+    /// The remaining TTL; `None` if the key never expires.
     pub left: Option<Duration>,
-    /// The most that its job gives.
+    /// The longest TTL that its job gives.
     pub most: Duration,
 }
 
 /// What is wrong with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// What it is.
+    /// The kind of fault.
     pub kind: Kind,
-    /// Where the values differ, for one that is stale.
+    /// Where the values differ; only for a stale key.
     pub differences: Differences,
-    /// By how much its newest row is older than the database's, for one that is stale and says so.
+    /// How much older the newest row of a stale value is than the database's; `None` if the rows do not
+    /// say.
     pub behind: Option<Duration>,
-    /// Its life, where that is wrong as well.
+    /// The key's TTL, if that is wrong too.
     pub ttl: Option<WrongTtl>,
-    /// Marks of both sides.
+    /// The hashes of both sides.
     pub marks: Marks,
 }
 
-/// Marks of what the database says and what the cache holds: equal ones are, but for a collision,
-/// equal values.
+/// Hashes of the database's value and of the cache's value. Equal hashes mean equal values, except for a
+/// collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     database: Option<u64>,
@@ -90,14 +91,15 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Whether both sides are other values than they were: what differs now is not what differed
-    /// then.
+    /// Whether both sides have other values than before, so that the present difference is not the
+    /// earlier one.
     pub fn both_moved(self, before: Self) -> bool {
         self.database != before.database && self.cache != before.cache
     }
 }
 
-/// Judges a key; `expected` is `None` where it should not be there. `None` is: all is well.
+/// Judges a key. `expected` is `None` if the key should not be there. The result is `None` if nothing is
+/// wrong.
 pub fn judge(expected: Option<&Value<'_>>, held: Held<'_>, measure: Measure) -> Option<Wrong> {
     let Some(expected) = expected else { return judge_unexpected(held) };
     match held {
@@ -105,7 +107,7 @@ pub fn judge(expected: Option<&Value<'_>>, held: Held<'_>, measure: Measure) -> 
         Held::OtherType => {
             let text = expected.to_vec();
             let database = format!("JSON of {} bytes", text.len());
-            let differences = Differences::whole(database, "no string of Redis".to_owned());
+            let differences = Differences::whole(database, "not a Redis string".to_owned());
             Some(Wrong { differences, ..Wrong::new(Kind::Stale, Some(&text), None) })
         }
         Held::Value(found, left) => {
@@ -146,7 +148,7 @@ impl Wrong {
     }
 }
 
-/// Whether a value is these bytes, without putting it together.
+/// Whether a value's text is these bytes; does not put the text together.
 fn is_bytes(value: &Value<'_>, bytes: &[u8]) -> bool {
     let mut rest = bytes;
     value.len() == bytes.len()
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(wrong.behind, Some(Duration::from_millis(11_500)));
         assert_eq!(wrong.differences.first[0].to_string(), "[0].price: 12.50 ≠ 13.00");
         assert_eq!(wrong.ttl, Some(WrongTtl { left: None, most: TTL }));
-        // A row that was deleted leaves the cache with the newer one.
+        // After the newest row is deleted, the cache has the newer row.
         let wrong = of_list(&[], Held::Value(old.as_bytes(), Some(TTL))).unwrap();
         assert_eq!(wrong.behind, None);
     }

@@ -1,9 +1,10 @@
-//! What an audit finds: the cache against the database, key for key. Pure.
+//! The results of an audit, which compares the cache with the database key by key. Pure.
 //!
-//! A key that differs is a suspect first, and a finding only if it still differs when database and
-//! cache are read again [`WINDOWS`] later, so that a write in flight is none. The method is that of
-//! Polaris, which watches the caches of Meta ("Cache made consistent", Engineering at Meta, 2022);
-//! so is the way to say it: N nines of consistency within M seconds.
+//! A key that differs is at first a suspect. The audit reads database and cache again after each of the
+//! [`WINDOWS`], and the suspect becomes a finding only if it still differs, so that a write in flight
+//! is not a finding. The method comes from Polaris, which watches the caches of Meta ("Cache made
+//! consistent", Engineering at Meta, 2022), and so does the form of the result: N nines of consistency
+//! within M seconds.
 
 mod json;
 mod judge;
@@ -18,77 +19,77 @@ use super::duration;
 use super::job::{JobName, Share};
 use super::report::{Failure, merge};
 
-/// How long after the first look a suspect is looked at again.
+/// The times after the first look at which the audit looks at a suspect again.
 pub const WINDOWS: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_mins(1)];
 
-/// The window in which a suspect that is in order by now counts, and all later: the last.
+/// The index of the last window in `equal_within`, in which all later times count too.
 const LAST: usize = WINDOWS.len();
 
-/// Findings of a job that are described; the rest is counted.
+/// How many findings of a job are described; the others are only counted.
 pub const MAX_FINDINGS: usize = 20;
 
-/// What an audit found of one job.
+/// The result of an audit for one job.
 #[derive(Clone, Debug)]
 pub struct JobAudit {
     /// The job.
     pub job: JobName,
-    /// Tenants that were to be read; the fleet is one.
+    /// How many tenants the audit should read; a job without tenants counts as one.
     pub tenants: u64,
-    /// Those of them that could not be.
+    /// How many of these tenants it could not read.
     pub tenants_failed: u64,
-    /// Keys by what they were found to be.
+    /// Keys, counted by result.
     pub counts: AuditCounts,
-    /// By how much the newest row of a stale value is older than the database's, at most; `None`
-    /// where no stale value says.
+    /// The largest time by which the newest row of a stale value is older than the database's; `None`
+    /// if no stale value has such a time.
     pub most_behind: Option<Duration>,
-    /// Whether suspects were looked at again.
+    /// Whether the audit looked at suspects again.
     pub rechecked: bool,
     /// The first findings.
     pub findings: Vec<Finding>,
-    /// What could not be compared.
+    /// Why some keys could not be compared.
     pub failures: Vec<Failure>,
 }
 
-/// Keys by what they were found to be.
+/// Keys, counted by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditCounts {
-    /// Keys that should be there and whose value is the database's: at the first look, and then by
-    /// the window in which they came to be.
+    /// Expected keys whose value equals the database's: first those that were equal at the first look,
+    /// then one number for each window, of the keys that became equal within it.
     pub equal_within: [u64; 1 + LAST],
-    /// Keys whose value is another.
+    /// Keys whose value differs from the database's.
     pub stale: u64,
-    /// Keys that are not there and should be.
+    /// Keys that should be there, but are not.
     pub missing: u64,
-    /// Keys that are there and should not be.
+    /// Keys that are there, but should not be.
     pub orphaned: u64,
-    /// Those of the equal ones that live too long.
+    /// How many of the equal keys live too long.
     pub wrong_ttl: u64,
-    /// Keys that differed at each look, and each time otherwise on both sides: their data changes
-    /// too often to be judged, and they are counted nowhere else.
+    /// Keys that differed at each look, with other values on both sides each time. Their data changes
+    /// too often to be judged, and no other count includes them.
     pub changing: u64,
-    /// Findings that were not looked at again, as there were too many suspects.
+    /// Findings that the audit did not look at again, because there were too many suspects.
     pub unchecked: u64,
-    /// How long after the first look the last of the equal ones was seen to be, where that was later
-    /// than the last window.
+    /// How long after the first look the last key was found to be equal, if that was later than the last
+    /// window.
     pub latest: Duration,
 }
 
-/// A key with which something is wrong.
+/// A key that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The key, without the cache's prefix.
     pub key: String,
-    /// Its tenant; none for the fleet's.
+    /// The key's tenant; `None` for a job without tenants.
     pub tenant: Option<String>,
-    /// What is wrong.
+    /// What is wrong with it.
     pub wrong: Wrong,
 }
 
 impl AuditCounts {
-    /// A key is equal, as was seen so long after the first look: at that look itself, if none.
+    /// Counts a key that was found to be equal this long after the first look; zero is the first look.
     pub fn equal(&mut self, after: Duration) {
-        // A look takes its time to come about: what is seen a tenth later still counts.
+        // A look starts a little late: up to a tenth of the window later still counts.
         let late = |window: Duration| after > window + window / 10;
         let window = WINDOWS.iter().take_while(|window| late(**window)).count() + 1;
         let window = if after.is_zero() { 0 } else { window.min(LAST) };
@@ -100,8 +101,8 @@ impl AuditCounts {
         }
     }
 
-    /// Something is wrong with a key. One with a wrong TTL is equal all the same, and was seen to be
-    /// so long after the first look.
+    /// Counts a wrong key. A key with a wrong TTL still has an equal value, and was found to be equal
+    /// `equal_after` the first look.
     pub fn wrong(&mut self, kind: Kind, equal_after: Duration) {
         match kind {
             Kind::Stale => self.stale += 1,
@@ -114,7 +115,7 @@ impl AuditCounts {
         }
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds other counts.
     pub fn add(&mut self, other: &Self) {
         let Self { equal_within, stale, missing, orphaned, wrong_ttl, changing, unchecked, latest } =
             other;
@@ -130,27 +131,27 @@ impl AuditCounts {
         self.latest = self.latest.max(*latest);
     }
 
-    /// Keys that should be there, and could be judged.
+    /// Keys that should be there and could be judged.
     pub fn expected(&self) -> u64 {
         self.present() + self.missing
     }
 
-    /// Those of them that are.
+    /// Expected keys that are there.
     pub fn present(&self) -> u64 {
         self.all_equal() + self.stale
     }
 
-    /// Those of them whose value is the database's.
+    /// Expected keys whose value equals the database's.
     pub fn all_equal(&self) -> u64 {
         self.equal_within.iter().sum()
     }
 
-    /// All keys with which something is wrong.
+    /// All keys that are wrong.
     pub fn findings(&self) -> u64 {
         Kind::ALL.iter().map(|kind| self.of_kind(*kind)).sum()
     }
 
-    /// Keys with which this is wrong.
+    /// Keys that are wrong in this way.
     pub fn of_kind(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Stale => self.stale,
@@ -160,20 +161,20 @@ impl AuditCounts {
         }
     }
 
-    /// The share of the expected keys that are there; `None` where none is expected.
+    /// The share of the expected keys that are there; `None` if no key is expected.
     pub fn coverage(&self) -> Option<f64> {
         ratio(self.present(), self.expected())
     }
 
-    /// The share of the expected keys that are the database's; `None` where none is expected.
+    /// The share of the expected keys whose value equals the database's; `None` if no key is expected.
     pub fn consistency(&self) -> Option<f64> {
         ratio(self.all_equal(), self.expected())
     }
 
-    /// Whether the findings are no more than the threshold leaves, as a share of the expected keys.
-    /// Where none is expected, one orphan is too many.
+    /// Whether the findings are few enough for a threshold, which is the share of the expected keys
+    /// that must be right. If no key is expected, one orphan is too many.
     pub fn is_within(&self, threshold: Share) -> bool {
-        // A share such as 99.9 % is no binary fraction: a millionth of a key is none.
+        // A share such as 99.9 % has no exact binary fraction, so a millionth of a key does not count.
         const ROUNDING: f64 = 1e-6;
         let left = (1.0 - threshold.fraction()) * float(self.expected());
         float(self.findings()) <= left + ROUNDING
@@ -190,7 +191,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 }
 
 impl JobAudit {
-    /// Of a job, before anything was looked at.
+    /// The empty result for a job, before the first look.
     pub fn new(job: JobName, rechecked: bool) -> Self {
         Self {
             job,
@@ -204,7 +205,7 @@ impl JobAudit {
         }
     }
 
-    /// Something is wrong with a key: see [`AuditCounts::wrong`].
+    /// Adds a wrong key: see [`AuditCounts::wrong`].
     pub fn find(&mut self, finding: Finding, equal_after: Duration) {
         self.counts.wrong(finding.wrong.kind, equal_after);
         self.most_behind = self.most_behind.max(finding.wrong.behind);
@@ -213,19 +214,19 @@ impl JobAudit {
         }
     }
 
-    /// Some of it could not be compared.
+    /// Adds reasons why some keys could not be compared.
     pub fn fail(&mut self, failures: impl IntoIterator<Item = Failure>) {
         for failure in failures {
             merge(&mut self.failures, failure);
         }
     }
 
-    /// Whether all that was to be compared was, and enough of it is in order.
+    /// Whether all keys could be compared, and enough of them are right.
     pub fn is_within(&self, threshold: Share) -> bool {
         self.failures.is_empty() && self.counts.is_within(threshold)
     }
 
-    /// The time within which the equal keys were; `None` where there was one look only.
+    /// The time within which the equal keys became equal; `None` if there was only one look.
     pub fn within(&self) -> Option<Duration> {
         let last = WINDOWS.last().copied().unwrap_or_default();
         self.rechecked.then(|| last.max(self.counts.latest))
@@ -252,13 +253,13 @@ impl fmt::Display for JobAudit {
     }
 }
 
-/// How many nines a share has: 4 for 0.9999. `None` where it is all.
+/// How many nines a share has: 4 for 0.9999. `None` if the part is the whole.
 pub fn nines(part: u64, whole: u64) -> Option<u32> {
     let rest = u128::from(whole.checked_sub(part).filter(|rest| *rest > 0)?);
     Some((u128::from(whole) / rest).checked_ilog10().unwrap_or(0))
 }
 
-/// A share in per cent, never rounded up: what is not all is never shown as `100 %`.
+/// A share in per cent, never rounded up, so that only a complete share is shown as `100 %`.
 pub fn percent(part: u64, whole: u64) -> String {
     const HUNDRED: usize = 2;
     let digits = nines(part, whole).map_or(0, |nines| nines as usize).max(HUNDRED + 2);

@@ -1,4 +1,4 @@
-//! Days and microseconds as dates and times: Postgres' text, XML Schema's, and JavaScript's.
+//! Days and microseconds as dates and times, in the text forms of Postgres, XML Schema and JavaScript.
 //!
 //! Postgres counts from 2000-01-01 in the Gregorian calendar, which it extends into the past.
 
@@ -20,14 +20,14 @@ struct Civil {
     day: u8,
 }
 
-/// A `date`, which has two values that are no day.
+/// A `date`; two of its values are not days.
 pub(super) enum Date {
     Finite(i64),
     Infinity,
     MinusInfinity,
 }
 
-/// A `timestamp` or `timestamptz` in microseconds since 2000, with two values that are no moment.
+/// A `timestamp` or `timestamptz` in microseconds since 2000; two of its values are not moments.
 pub(super) enum Moment {
     Finite(i64),
     Infinity,
@@ -54,7 +54,7 @@ impl Moment {
     }
 }
 
-/// How a moment's text goes on behind its date.
+/// The parts of a moment's text after its date.
 #[derive(Clone, Copy)]
 pub(super) struct MomentStyle {
     pub(super) separator: u8,
@@ -90,13 +90,13 @@ pub(super) fn write_moment(moment: &Moment, style: MomentStyle, out: &mut Vec<u8
     }
 }
 
-/// `12:30:00`, `12:30:00.25`; microseconds of a day, which may be its end.
+/// `12:30:00`, `12:30:00.25`; from the microseconds of a day, up to `24:00:00`.
 pub(super) fn write_time(microseconds: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&clock(microseconds / 1_000_000));
     write_fraction(microseconds % 1_000_000, out);
 }
 
-/// `.25`, and nothing for none; microseconds of a second.
+/// `.25`, and nothing for zero; from the microseconds of a second.
 pub(super) fn write_fraction(microseconds: i64, out: &mut Vec<u8>) {
     if microseconds == 0 {
         return;
@@ -109,7 +109,8 @@ pub(super) fn write_fraction(microseconds: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// A zone as Postgres writes one: `+02`, `-03:30`, `+00:53:28`; seconds east of Greenwich.
+/// A zone's offset as Postgres writes it: `+02`, `-03:30`, `+00:53:28`; from the seconds east of
+/// Greenwich.
 pub(super) fn write_zone(seconds: i64, out: &mut Vec<u8>) {
     out.push(if seconds < 0 { b'-' } else { b'+' });
     let distance = seconds.abs();
@@ -125,7 +126,7 @@ pub(super) fn write_zone(seconds: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// What `pg` makes of a date in a process whose time zone is UTC, as JSON.
+/// The JSON that `pg` gives for a date in a process whose time zone is UTC.
 pub(super) fn write_js_date(date: &Date, out: &mut Vec<u8>) {
     match date {
         Date::Finite(days) => push_js(mend_year_zero(civil_from_days(*days)), 0, out),
@@ -133,7 +134,7 @@ pub(super) fn write_js_date(date: &Date, out: &mut Vec<u8>) {
     }
 }
 
-/// What `pg` makes of a moment in a process whose time zone is UTC, as JSON.
+/// The JSON that `pg` gives for a moment in a process whose time zone is UTC.
 pub(super) fn write_js_moment(moment: &Moment, out: &mut Vec<u8>) {
     match moment {
         Moment::Finite(microseconds) => {
@@ -144,9 +145,9 @@ pub(super) fn write_js_moment(moment: &Moment, out: &mut Vec<u8>) {
     }
 }
 
-/// What `drizzle-orm` makes of a moment: `new Date` of Postgres' text, which is no ISO 8601, so that
-/// it is V8's fallback parser that decides. That parser takes years below 100 for days, months or
-/// two-digit years, and knows no BC.
+/// The JSON that `drizzle-orm` gives for a moment: it calls `new Date` with Postgres' text. That text
+/// is not ISO 8601, so V8's fallback parser reads it. That parser takes a year below 100 for a day, a
+/// month or a two-digit year, and does not know BC.
 pub(super) fn write_drizzle_moment(moment: &Moment, infinity: &'static [u8], out: &mut Vec<u8>) {
     let Moment::Finite(microseconds) = moment else {
         out.extend_from_slice(infinity);
@@ -170,7 +171,7 @@ pub(super) fn write_drizzle_moment(moment: &Moment, infinity: &'static [u8], out
     }
 }
 
-/// `pg` makes a date of year 0 in 1900 first, which had no 29 February.
+/// `pg` first makes a date of the year 0 in 1900, which had no 29 February.
 fn mend_year_zero(civil: Civil) -> Civil {
     match civil {
         Civil { year: 0, month: 2, day: 29 } => Civil { year: 0, month: 3, day: 1 },
@@ -181,7 +182,7 @@ fn mend_year_zero(civil: Civil) -> Civil {
 /// `Date.prototype.toJSON` (ECMA-262, 21.4.4.36): quoted, in milliseconds, or `null` out of range.
 fn push_js(civil: Civil, microseconds: i64, out: &mut Vec<u8>) {
     let milliseconds = microseconds / 1000;
-    // Only far years can be out of range, and only for them the day is counted back.
+    // Only far years can be out of range, so only for them the milliseconds are computed.
     if !(-200_000..=200_000).contains(&civil.year) {
         let at = days_from_civil(civil) * (DAY / 1000) + milliseconds;
         if at.abs() > JS_LIMIT {
@@ -206,7 +207,7 @@ fn push_js(civil: Civil, microseconds: i64, out: &mut Vec<u8>) {
     ]);
 }
 
-/// The date as Postgres writes it, the era apart.
+/// The date as Postgres writes it, without the era.
 fn push_date(civil: Civil, out: &mut Vec<u8>) {
     let year = if civil.year > 0 { civil.year } else { 1 - civil.year };
     if year <= 9999 {
@@ -271,7 +272,7 @@ pub(super) fn four(number: i64) -> [u8; 4] {
     reason = "month and day are small by construction"
 )]
 fn civil_from_days(days: i64) -> Civil {
-    // From 0000-03-01, so that the leap day is the last of its year.
+    // Years begin on 1 March here, so that the leap day is the last day of its year.
     let days = days + EPOCH + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);

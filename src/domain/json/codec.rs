@@ -1,6 +1,7 @@
-//! Which codec writes which type in which profile, and the codecs.
+//! The codecs, and which of them writes which type in which profile.
 //!
-//! What `pg` and `drizzle-orm` do was found by running them; the parity test holds this to it.
+//! The results of `pg` and `drizzle-orm` come from running them; the parity test compares these codecs
+//! with them.
 
 use super::calendar::{
     Date, Moment, MomentStyle, write_drizzle_moment, write_fraction, write_js_date,
@@ -27,22 +28,23 @@ pub(super) enum Codec {
     Int8,
     Oid,
     Uuid,
-    /// JavaScript's number of a float.
+    /// A float as a JavaScript number.
     JsFloat4,
     JsFloat8,
-    /// JavaScript's number of a numeric.
+    /// A numeric as a JavaScript number.
     JsNumeric,
-    /// A number with all its digits, and a string where it is none.
+    /// A number with all its digits; a string for NaN and the infinities.
     Float4,
     Float8,
     Numeric,
-    /// Text as it came.
+    /// Text, unchanged.
     String,
-    /// Postgres' text of a type, in which nothing needs an escape.
+    /// Postgres' text of a value of this type, which never needs an escape.
     Quoted(ColumnType),
-    /// Postgres' text of a type.
+    /// Postgres' text of a value of this type.
     Escaped(ColumnType),
-    /// Postgres' text of a type without backslashes, of which `drizzle-orm` robs some arrays.
+    /// Postgres' text of a value of this type without its backslashes: `drizzle-orm` loses them in some
+    /// arrays.
     WithoutBackslashes(ColumnType),
     /// `JSON.stringify` of the `Date` that `pg` makes.
     JsDate,
@@ -50,10 +52,10 @@ pub(super) enum Codec {
     /// `JSON.stringify` of the `Date` that `drizzle-orm` makes.
     DrizzleTimestamp,
     DrizzleTimestamptz,
-    /// XML Schema's form of a moment, quoted.
+    /// A moment in the form of XML Schema, as a string.
     XsdTimestamp,
     XsdTimestamptz,
-    /// The fields of an interval that are not zero.
+    /// An object with the fields of an interval that are not zero.
     IntervalObject,
     /// Node's `Buffer`.
     Buffer,
@@ -65,25 +67,25 @@ pub(super) enum Codec {
     Array(Box<ArrayCodec>),
 }
 
-/// Where the text of a JSON value stands.
+/// The type that holds the text of a JSON value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum JsonText {
-    /// In a `json`.
+    /// A `json`.
     Json,
-    /// In a `jsonb`, behind a version.
+    /// A `jsonb`, where a version number precedes the text.
     Jsonb,
-    /// In a text, which may be no JSON.
+    /// A text type, whose text may not be JSON.
     Text,
 }
 
-/// What becomes of the values within a JSON value.
+/// How the values within a JSON value are changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Numbers {
-    /// They stay.
+    /// They stay as they are.
     AsTheyAre,
-    /// They went through `JSON.parse` and `JSON.stringify`.
+    /// They become what `JSON.stringify(JSON.parse(…))` makes of them.
     Js,
-    /// The same, and a string went through `JSON.parse` once more, if it could.
+    /// The same, and a string is parsed by `JSON.parse` a second time if that succeeds.
     Drizzle,
 }
 
@@ -117,7 +119,7 @@ impl Codec {
         }
     }
 
-    /// The codec that a job chose for a column of that type, if it can write it.
+    /// The codec that a job chose for a column of this type; `None` if that codec cannot write the type.
     pub(super) fn chosen(chosen: ColumnCodec, ty: &ColumnType) -> Option<Self> {
         match chosen {
             ColumnCodec::Number => number(ty),
@@ -126,8 +128,8 @@ impl Codec {
         }
     }
 
-    /// Appends the JSON of a value that is not NULL. After an error what was appended is
-    /// meaningless.
+    /// Appends the JSON of a value that is not NULL. After an error, the appended bytes have no
+    /// meaning.
     pub(super) fn write(&self, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
         match self {
             Self::Bool => out.extend_from_slice(if boolean(wire)? { b"true" } else { b"false" }),
@@ -180,13 +182,14 @@ impl Codec {
 
 const NULL: &[u8] = b"null";
 
-/// The unquoted NULL of an array that `drizzle-orm` takes for text.
+/// The JSON of an array's NULL, which `drizzle-orm` takes for text.
 const NULL_TEXT: &[u8] = b"\"NULL\"";
 
-/// What V8 reads out of the words `infinity+0000` and `NULL+0000`, which `drizzle-orm` has it read.
+/// The date that V8 reads from `infinity+0000` and `NULL+0000`, the texts that `drizzle-orm` gives to
+/// it.
 const ZONE_ONLY: &[u8] = b"\"2000-01-01T00:00:00.000Z\"";
 
-/// The codecs of a type: `drizzle`'s, `node-postgres`'s and `postgres`'s.
+/// The codecs of a type in the profiles `drizzle`, `node-postgres` and `postgres`, in this order.
 fn of_all_profiles(ty: &ColumnType) -> [Codec; 3] {
     let text = || string(ty);
     let same = |codec: Codec| [codec.clone(), codec.clone(), codec];
@@ -240,7 +243,7 @@ fn of_all_profiles(ty: &ColumnType) -> [Codec; 3] {
     }
 }
 
-/// `pg` reads arrays of the types that it knows and leaves others as text.
+/// `pg` parses arrays of the types that it knows, and leaves other arrays as text.
 fn node_postgres_array(element: &ColumnType) -> Option<Codec> {
     if *element == ColumnType::Numeric {
         return Some(array(Codec::JsNumeric, NULL));
@@ -248,8 +251,9 @@ fn node_postgres_array(element: &ColumnType) -> Option<Codec> {
     pg_parses_arrays_of(element).then(|| array(Codec::of(Profile::NodePostgres, element), NULL))
 }
 
-/// `drizzle-orm` reads the arrays that `pg` leaves as text, or that it told `pg` to leave as text,
-/// without noticing NULL; and it gives a NULL that `pg` noticed to its columns.
+/// `drizzle-orm` itself parses the arrays that `pg` leaves as text, including types for which it tells
+/// `pg` to do so. It does not recognize NULL in these arrays. In other arrays it passes a NULL to the
+/// column's decoder.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the rest follows what `pg` does")]
 fn drizzle_array(element: &ColumnType) -> Codec {
     let codec = Codec::of(Profile::Drizzle, element);
@@ -262,7 +266,7 @@ fn drizzle_array(element: &ColumnType) -> Codec {
     }
 }
 
-/// The codec `string`: the value's text.
+/// The codec `string`: a string with the value's text.
 fn string(ty: &ColumnType) -> Codec {
     match ty {
         ColumnType::Text
@@ -306,7 +310,7 @@ fn string(ty: &ColumnType) -> Codec {
 }
 
 /// The codec `number`.
-#[expect(clippy::wildcard_enum_match_arm, reason = "a type is no number unless it is named here")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the types named here are the numbers")]
 fn number(ty: &ColumnType) -> Option<Codec> {
     match ty {
         ColumnType::Int2 => Some(Codec::Int2),
@@ -321,7 +325,7 @@ fn number(ty: &ColumnType) -> Option<Codec> {
 }
 
 /// The codec `json`.
-#[expect(clippy::wildcard_enum_match_arm, reason = "a type holds no JSON unless it is named here")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the types named here may hold JSON")]
 fn json(ty: &ColumnType) -> Option<Codec> {
     let place = match ty {
         ColumnType::Json => JsonText::Json,
@@ -334,8 +338,8 @@ fn json(ty: &ColumnType) -> Option<Codec> {
     Some(Codec::Json(place, Numbers::AsTheyAre))
 }
 
-/// Whether `pg` has a parser for arrays of that type (`pg-types/lib/textParsers.js`); it leaves
-/// others as text.
+/// Whether `pg` has a parser for arrays of this type (`pg-types/lib/textParsers.js`). It leaves other
+/// arrays as text.
 fn pg_parses_arrays_of(element: &ColumnType) -> bool {
     match element {
         ColumnType::Bool
@@ -399,7 +403,7 @@ fn number_or_string(
     Ok(())
 }
 
-/// Digits that read as the same number are enough, so they are ryu's.
+/// Any digits that read as the same number will do, so these are ryu's.
 fn write_float8(number: f64, out: &mut Vec<u8>) {
     if number.is_finite() {
         out.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes());
@@ -438,7 +442,7 @@ fn write_xsd(wire: [u8; 8], zone: &'static [u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// The object of npm's `postgres-interval`: fields that are zero are missing, and so are all of an
+/// The object of npm's `postgres-interval`. It leaves out fields that are zero, and all fields of an
 /// infinite interval.
 fn write_interval_object(interval: &Interval, out: &mut Vec<u8>) {
     out.push(b'{');

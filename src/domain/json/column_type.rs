@@ -1,11 +1,11 @@
-//! The types of columns that can be read from Postgres' binary format.
+//! The types of columns that preheat can read from Postgres' binary format.
 
 use std::fmt;
 
 /// The type of a column.
 ///
-/// An adapter makes it from what its driver says: [`Self::from_oid`] or [`Self::from_name`] for
-/// built-in types, and the variants themselves for enums, domains, ranges and arrays of them.
+/// An adapter makes it from its driver's type: with [`Self::from_oid`] or [`Self::from_name`] for
+/// built-in types, and with the variants themselves for enums, domains, ranges and arrays of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnType {
     /// `bool`
@@ -32,7 +32,7 @@ pub enum ColumnType {
     Bpchar,
     /// `name`
     Name,
-    /// `citext`, of the extension
+    /// `citext`, from the extension
     Citext,
     /// Any enum
     Enum,
@@ -78,14 +78,14 @@ pub enum ColumnType {
     Array(Box<Self>),
     /// A range
     Range(Box<Self>),
-    /// A domain over a type. A column of it looks like one of its base; an array of it does not,
-    /// for the npm packages know arrays by their exact type
+    /// A domain over a type. A column of a domain is written like its base type. An array of a domain
+    /// is not, because the npm packages know arrays by their exact type
     Domain(Box<Self>),
-    /// Anything else, by its name
+    /// Any other type, by its name
     Unsupported(String),
 }
 
-/// Names, oid and oid of the array of each built-in scalar.
+/// Each built-in scalar type with its name, its OID and the OID of its array type.
 const SCALARS: &[(ColumnType, &str, u32, u32)] = &[
     (ColumnType::Bool, "bool", 16, 1000),
     (ColumnType::Bytea, "bytea", 17, 1001),
@@ -120,7 +120,7 @@ const SCALARS: &[(ColumnType, &str, u32, u32)] = &[
     (ColumnType::Jsonb, "jsonb", 3802, 3807),
 ];
 
-/// Name, oid and oid of the array of the range over each type that has a built-in one.
+/// Each type that has a built-in range type, with that range type's name, OID and array type's OID.
 const RANGES: &[(ColumnType, &str, u32, u32)] = &[
     (ColumnType::Int4, "int4range", 3904, 3905),
     (ColumnType::Numeric, "numrange", 3906, 3907),
@@ -130,7 +130,7 @@ const RANGES: &[(ColumnType, &str, u32, u32)] = &[
     (ColumnType::Int8, "int8range", 3926, 3927),
 ];
 
-/// What SQL and drivers call types besides the names in the catalogue.
+/// Other names of types in SQL and in drivers, besides those of the catalogue.
 const ALIASES: &[(&str, ColumnType)] = &[
     ("boolean", ColumnType::Bool),
     ("smallint", ColumnType::Int2),
@@ -153,7 +153,7 @@ const ALIASES: &[(&str, ColumnType)] = &[
 ];
 
 impl ColumnType {
-    /// A built-in type by its oid; `None` for one that is not built in or has no codec.
+    /// A built-in type by its OID; `None` if the type is not built in or has no codec.
     pub fn from_oid(oid: u32) -> Option<Self> {
         let scalars = SCALARS.iter().map(|(ty, _, scalar, array)| (ty.clone(), scalar, array));
         let ranges = RANGES.iter().map(|(subtype, _, range, array)| {
@@ -170,10 +170,10 @@ impl ColumnType {
         })
     }
 
-    /// A type by its name, in any case: `int4`, `INTEGER`, `"char"`, `numrange`, `citext`; with `[]`
-    /// behind it, an array. A name that is not known gives [`Self::Unsupported`].
+    /// A type by its name, in upper or lower case: `int4`, `INTEGER`, `"char"`, `numrange`, `citext`; a
+    /// name with `[]` at its end is an array. An unknown name gives [`Self::Unsupported`].
     ///
-    /// `char` without quotes is what SQL means by it: `bpchar`.
+    /// `char` without quotes is `bpchar`, as in SQL.
     pub fn from_name(name: &str) -> Self {
         if let Some(element) = name.strip_suffix("[]").or_else(|| name.strip_prefix('_')) {
             let element = Self::from_name(element);
@@ -196,13 +196,13 @@ impl ColumnType {
         Self::Unsupported(name.to_owned())
     }
 
-    /// Whether a value of it can be written.
+    /// Whether preheat can write values of this type.
     pub fn is_supported(&self) -> bool {
         self.unsupported().is_none()
     }
 
-    /// The name of the type, in it or itself, that has no codec.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all scalars are supported")]
+    /// The name of this type, or of the type within it, if that has no codec.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all scalars have codecs")]
     pub(super) fn unsupported(&self) -> Option<&str> {
         match self {
             Self::Unsupported(name) => Some(name),
@@ -222,7 +222,7 @@ impl ColumnType {
 }
 
 impl fmt::Display for ColumnType {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the scalars' names stand in a table")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a table has the scalars' names")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Citext => f.write_str("citext"),

@@ -1,4 +1,4 @@
-//! JSON values that are in the database already.
+//! JSON values that the database stores as JSON.
 
 use serde::de::IgnoredAny;
 
@@ -12,7 +12,7 @@ pub(super) fn write_as_it_is(text: &[u8], out: &mut Vec<u8>) -> Result<(), Value
     Ok(())
 }
 
-/// Appends text as it is if it is JSON.
+/// Appends a text as it is, after checking that it is JSON.
 pub(super) fn write_checked(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     let text = utf8(text)?;
     if !is_json(text) {
@@ -22,8 +22,8 @@ pub(super) fn write_checked(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueE
     Ok(())
 }
 
-/// Appends a JSON text that parses to what `JSON.stringify(JSON.parse(…))` of it parses to: only
-/// numbers can differ.
+/// Appends a JSON text that equals `JSON.stringify(JSON.parse(text))` after parsing. It differs from
+/// `text` only in numbers.
 pub(super) fn write_js(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     utf8(text)?;
     let mut pending = text;
@@ -49,8 +49,8 @@ pub(super) fn write_js(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError>
     Ok(())
 }
 
-/// As [`write_js`], except that a string that holds JSON becomes that JSON: `drizzle-orm` parses
-/// what `pg` has parsed already.
+/// Like [`write_js`], except that a string which contains JSON becomes that JSON: `drizzle-orm` parses
+/// a second time what `pg` has already parsed.
 pub(super) fn write_drizzle(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     let string = text.trim_ascii();
     if !matches!(string, [b'"', ..]) || !may_hold_json(string) {
@@ -62,12 +62,13 @@ pub(super) fn write_drizzle(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueE
     }
 }
 
-/// Whether it is one JSON value.
+/// Whether a text is exactly one JSON value.
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Whether a quoted string can be the text of a JSON value, by its first characters: most are not.
+/// Whether a quoted string may contain a JSON value, judged by its first characters, which rule out
+/// most.
 fn may_hold_json(string: &[u8]) -> bool {
     let begins = string.iter().skip(1).find(|byte| !byte.is_ascii_whitespace());
     begins.is_some_and(|byte| b"{[-0123456789tfn\\".contains(byte))
@@ -77,7 +78,7 @@ fn is_of_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
 }
 
-/// What follows a string of which the first quote was read.
+/// The text after a string; `text` begins after the string's first quote.
 fn behind_string(mut text: &[u8]) -> Result<&[u8], ValueError> {
     let mut seen = 0;
     loop {

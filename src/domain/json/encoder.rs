@@ -14,9 +14,9 @@ use crate::domain::spelling;
 /// A column of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// Its type.
+    /// The column's type.
     pub ty: ColumnType,
 }
 
@@ -29,7 +29,7 @@ pub struct RowEncoder {
 /// A column that becomes a member of the row's object.
 #[derive(Clone, Debug)]
 struct Member {
-    /// Its position in the row.
+    /// The column's position in the row.
     index: usize,
     /// `{"name":` or `,"name":`
     prefix: Box<[u8]>,
@@ -37,10 +37,10 @@ struct Member {
     column: Column,
 }
 
-/// Why a query's columns and a job's encoding do not fit together.
+/// Why a job's encoding does not fit the columns of its query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnProblem {
-    /// A type that has no codec.
+    /// A column's type has no codec.
     #[error("column `{column}` has the type `{ty}`, which has no codec")]
     NoCodec {
         /// The column.
@@ -48,23 +48,23 @@ pub enum ColumnProblem {
         /// Its type.
         ty: String,
     },
-    /// `omit` names what the query does not return.
+    /// `omit` names a column that the query does not return.
     #[error("`omit` names a column `{column}` that the query does not return")]
     UnknownOmit {
         /// The name.
         column: String,
-        /// The column that is likely meant.
+        /// The column that was probably meant.
         nearest: Option<String>,
     },
-    /// `columns` names what the query does not return.
+    /// `columns` names a column that the query does not return.
     #[error("`columns` names a column `{column}` that the query does not return")]
     UnknownOverride {
         /// The name.
         column: String,
-        /// The column that is likely meant.
+        /// The column that was probably meant.
         nearest: Option<String>,
     },
-    /// A codec that cannot write the column's type.
+    /// The codec that `columns` gives cannot write the column's type.
     #[error("column `{column}` has the type `{ty}`, which the codec `{codec}` cannot write")]
     Override {
         /// The column.
@@ -74,7 +74,7 @@ pub enum ColumnProblem {
         /// The codec.
         codec: ColumnCodec,
     },
-    /// Two columns become the same member.
+    /// Two columns would become the same member.
     #[error("{}", same_member(first, second, member))]
     SameMember {
         /// The first column.
@@ -84,13 +84,13 @@ pub enum ColumnProblem {
         /// The member's name.
         member: String,
     },
-    /// Nothing would be in the value.
+    /// The value would be empty, because `omit` names all columns.
     #[error("no column of the query is left for the value")]
     NoColumns,
 }
 
 impl ColumnProblem {
-    /// What to do about it.
+    /// How to mend the problem.
     pub fn hint(&self) -> String {
         let did_you_mean = |nearest: &Option<String>| match nearest {
             Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -122,7 +122,7 @@ impl ColumnProblem {
         }
     }
 
-    /// The column it is about.
+    /// The column that has the problem.
     pub fn column(&self) -> Option<&str> {
         match self {
             Self::NoCodec { column, .. }
@@ -150,12 +150,12 @@ pub struct EncodeError {
     pub column: String,
     /// Its type.
     pub ty: String,
-    /// Why not.
+    /// The reason.
     pub reason: ValueError,
 }
 
 impl RowEncoder {
-    /// Fits an encoding to the columns of a query, or says everything that does not fit.
+    /// The encoder for a query with these columns, or all problems of the encoding with them.
     pub fn new(encoding: &Encoding, columns: &[Column]) -> Result<Self, Vec<ColumnProblem>> {
         let mut problems = unknown_names(encoding, columns);
         let mut members: Vec<Member> = Vec::new();
@@ -186,10 +186,10 @@ impl RowEncoder {
         if problems.is_empty() { Ok(Self { members }) } else { Err(problems) }
     }
 
-    /// Appends one row as a JSON object. `value` gives a column's bytes in Postgres' binary format
-    /// by its position, `None` for NULL.
+    /// Appends one row as a JSON object. `value` gives, for a column's position, its bytes in Postgres'
+    /// binary format, and `None` for NULL.
     ///
-    /// On an error nothing was appended.
+    /// After an error, nothing is appended.
     pub fn encode<'v>(
         &self,
         value: impl Fn(usize) -> Option<&'v [u8]>,
@@ -231,7 +231,7 @@ impl fmt::Display for ColumnCodec {
     }
 }
 
-/// The name as SQL wants it: in quotes where they are needed, keywords apart.
+/// A name as SQL needs it: in quotes if it has to be. It does not quote keywords.
 fn identifier(name: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if name.bytes().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit()) {
@@ -275,7 +275,7 @@ fn codec(encoding: &Encoding, column: &Column) -> Result<Codec, ColumnProblem> {
     })
 }
 
-/// `updated_at` → `updatedAt`; underscores before the first letter and behind the last stay.
+/// `updated_at` → `updatedAt`; underscores before the first letter and after the last one stay.
 fn member_name(case: Case, column: &str) -> String {
     match case {
         Case::Keep => column.to_owned(),
@@ -303,7 +303,7 @@ fn member_name(case: Case, column: &str) -> String {
 
 fn prefix(first: bool, name: &str) -> Box<[u8]> {
     let mut prefix = vec![if first { b'{' } else { b',' }];
-    // A name is UTF-8, the only thing for which a string can be refused.
+    // A string is only refused if it is not UTF-8, and a name always is.
     let written = write_string(name.as_bytes(), &mut prefix);
     debug_assert_eq!(written, Ok(()));
     prefix.push(b':');
@@ -491,7 +491,7 @@ mod tests {
         (scalar, 0..6, 0..8).prop_map(move |(ty, inner, outer)| of(of(ty, inner), outer))
     }
 
-    /// Bytes that look like what the type wants more often than random ones would.
+    /// Bytes that are valid for a type more often than random bytes are.
     fn any_wire() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![
             (0_i32..4).prop_map(|n| n.to_be_bytes().to_vec()),

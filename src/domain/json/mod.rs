@@ -1,8 +1,8 @@
-//! Rows as JSON: whose JSON, and how each column is written from its bytes on the wire.
+//! Rows as JSON: which program's JSON, and how each column is written from Postgres' binary format.
 //!
-//! [`RowEncoder`] is made once for a job's query, from its columns and the job's [`Encoding`], and
-//! writes each row straight from Postgres' binary format. [`write_text`] gives Postgres' own text of
-//! a value, for keys. `docs/json.md` has the table of types and profiles.
+//! A job's query gets one [`RowEncoder`], made from the query's columns and the job's [`Encoding`]. It
+//! writes each row straight from Postgres' binary format. [`write_text`] gives Postgres' own text of a
+//! value, for keys. `docs/json.md` has the table of types and profiles.
 
 mod calendar;
 mod codec;
@@ -25,7 +25,7 @@ pub use wire::ValueError;
 /// How a job's rows become JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoding {
-    /// Whose JSON the value equals.
+    /// The program whose JSON the value equals.
     pub profile: Profile,
     /// How column names become the names of the JSON's members.
     pub case: Case,
@@ -33,11 +33,11 @@ pub struct Encoding {
     pub omit: Vec<String>,
     /// Columns with a codec of their own.
     pub columns: BTreeMap<String, ColumnCodec>,
-    /// A larger value is an error for its key.
+    /// The largest value in bytes; a larger one is a failure of its key.
     pub max_bytes: usize,
 }
 
-/// Whose JSON a value equals, after `JSON.parse`.
+/// The program whose JSON a value equals, after `JSON.parse`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Profile {
     /// `JSON.stringify` of what `drizzle-orm` on `pg` returns in its default modes.
@@ -52,7 +52,7 @@ pub enum Profile {
 /// How column names become member names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Case {
-    /// As they are.
+    /// Names stay as they are.
     #[default]
     Keep,
     /// `updated_at` → `updatedAt`.
@@ -66,6 +66,6 @@ pub enum ColumnCodec {
     Number,
     /// A JSON string of the value's text, as Postgres prints it.
     String,
-    /// The text of the column is JSON itself and stands in the value as it is.
+    /// The column's text is JSON, and becomes a part of the value unchanged.
     Json,
 }

@@ -1,19 +1,19 @@
-//! Arrays and ranges: values that hold values.
+//! Arrays and ranges: values that contain other values.
 
 use super::column_type::ColumnType;
 use super::string::rewrite_tail;
 use super::text::write_text;
 use super::wire::{ValueError, Wire};
 
-/// Postgres allows six (`MAXDIM`).
+/// The most dimensions of an array in Postgres (`MAXDIM`).
 const MOST_DIMENSIONS: usize = 6;
 
 /// How an array is written.
 pub(super) trait ArrayStyle {
-    /// What opens and closes every dimension.
+    /// The brackets around every dimension.
     const BRACKETS: [u8; 2];
 
-    /// Whether bounds that do not begin with 1 stand before the array.
+    /// Whether the text begins with the array's bounds if a lower bound is not 1.
     const BOUNDS: bool;
 
     /// Writes an element, which may be NULL.
@@ -71,7 +71,7 @@ pub(super) fn write_array<S: ArrayStyle>(
         dimension.lower_bound = wire.i32()?;
     }
     if dimensions.iter().all(|dimension| dimension.length > 0) && count > 0 {
-        // Every element has at least its length on the wire: no array is longer than its bytes.
+        // Every element takes bytes for its length, so an array cannot have more elements than bytes.
         let elements = dimensions.iter().try_fold(1_usize, |n, dim| n.checked_mul(dim.length));
         if elements.is_none_or(|elements| elements > wire.rest().len() / 4) {
             return Err(ValueError::Malformed);
@@ -167,7 +167,7 @@ fn write_bound(
     Ok(())
 }
 
-/// What Postgres' parser of arrays takes for white space.
+/// Whether Postgres' parser of arrays takes a byte for white space.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C)
 }

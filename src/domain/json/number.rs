@@ -1,14 +1,14 @@
-//! Numbers as Postgres prints them, and as JSON.
+//! Numbers in the text form of Postgres, and in JSON.
 
 use std::io::Write as _;
 
 use super::calendar::four;
 use super::wire::{ValueError, Wire};
 
-/// What a number turned out to be.
+/// The kind of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Digits, which are a JSON number as they stand.
+    /// A finite number, whose text is also a JSON number.
     Finite,
     /// `NaN`, `Infinity` or `-Infinity`.
     Special,
@@ -41,7 +41,7 @@ pub(super) fn write_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<Kind, Val
         out.extend_from_slice(special);
         return Ok(Kind::Special);
     }
-    // A zero at the front would stand in the text, where JSON allows none.
+    // JSON allows no zero at the front of a number.
     if digits.first().map_or(weight != 0, |first| *first == [0, 0]) {
         return Err(ValueError::Malformed);
     }
@@ -79,7 +79,7 @@ pub(super) fn write_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<Kind, Val
     Ok(Kind::Finite)
 }
 
-/// As [`write_numeric`], with what JavaScript's numbers cannot hold as `null`.
+/// Like [`write_numeric`], but writes `null` for values that are not JavaScript numbers in JSON.
 pub(super) fn write_js_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     let start = out.len();
     match write_numeric(bytes, out)? {
@@ -92,8 +92,8 @@ pub(super) fn write_js_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Va
     Ok(())
 }
 
-/// Makes the JSON number at the end of `out` what `JSON.stringify(JSON.parse(…))` makes of it where
-/// that is another number: too large becomes Infinity and so `null`, minus zero becomes zero.
+/// Changes the JSON number at the end of `out` if `JSON.stringify(JSON.parse(…))` makes another value
+/// of it: a number that is too large becomes Infinity and thus `null`, and minus zero becomes zero.
 pub(super) fn mend_js_number(start: usize, out: &mut Vec<u8>) {
     if let Some(mended) = out.get(start..).and_then(mended_js_number) {
         out.truncate(start);
@@ -101,9 +101,9 @@ pub(super) fn mend_js_number(start: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// What `JSON.stringify(JSON.parse(…))` makes of a JSON number where that is another value.
+/// The JSON that `JSON.stringify(JSON.parse(…))` makes of a number; `None` if it is the same value.
 pub(super) fn mended_js_number(number: &[u8]) -> Option<&'static [u8]> {
-    /// Fewer digits than the largest and the smallest double have.
+    /// A number with fewer digits can be neither too large nor too small for a double.
     const ORDINARY: usize = 300;
     let zero = |number: &[u8]| {
         number
@@ -123,7 +123,7 @@ pub(super) fn mended_js_number(number: &[u8]) -> Option<&'static [u8]> {
     (negative && value == 0.0).then_some(b"0")
 }
 
-/// A `float8` as a JSON number, with what JSON has none for as `null`, and no minus zero.
+/// A `float8` as a JSON number: `null` for NaN and the infinities, and zero for minus zero.
 pub(super) fn write_js_float8(number: f64, out: &mut Vec<u8>) {
     if number == 0.0 {
         out.push(b'0');
@@ -134,7 +134,8 @@ pub(super) fn write_js_float8(number: f64, out: &mut Vec<u8>) {
     }
 }
 
-/// A `float4` as [`write_js_float8`]: JavaScript reads its text, so the digits must be Postgres'.
+/// A `float4`, like [`write_js_float8`]. Its digits are Postgres' digits, because JavaScript reads that
+/// text.
 pub(super) fn write_js_float4(number: f32, out: &mut Vec<u8>) {
     if number == 0.0 {
         out.push(b'0');
@@ -184,7 +185,7 @@ fn write_special(number: f64, out: &mut Vec<u8>) -> bool {
 struct Binary {
     mantissa: u64,
     exponent: i32,
-    /// Its lower neighbour is only half as far as its upper one.
+    /// The next lower float is only half as far away as the next higher one.
     is_power_of_two: bool,
 }
 
@@ -199,7 +200,7 @@ impl Binary {
         }
     }
 
-    /// Whether a decimal stands exactly in the middle between this float and a neighbour.
+    /// Whether a decimal is exactly in the middle between this float and a neighbour.
     fn has_boundary(&self, decimal: u64, exponent: i32) -> bool {
         let above = (2 * self.mantissa + 1, self.exponent - 1);
         let below = if self.is_power_of_two {
@@ -235,7 +236,7 @@ struct Digits {
 }
 
 impl Digits {
-    /// Reads what Rust's and ryu's formatting of a positive number look like.
+    /// Reads the digits of a positive number from its text by Rust or ryu.
     fn read(text: &str) -> Self {
         let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -265,14 +266,15 @@ impl Digits {
         self.digits.get(..self.count).unwrap_or_default()
     }
 
-    /// The digits as an integer, and the power of ten to multiply it with.
+    /// The digits as an integer, and the power of ten by which to multiply it.
     fn scaled(&self) -> (u64, i32) {
         let number = self.significant().iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'));
         (number, self.point - i32::try_from(self.count).unwrap_or_default())
     }
 
-    /// Postgres wants the shortest digits strictly between the middles to the neighbours, ryu's may
-    /// stand on one (Postgres' `d2s.c` on `STRICTLY_SHORTEST`). Then more digits are needed.
+    /// Postgres takes the shortest digits that are strictly between the middles to both neighbours.
+    /// Those of ryu may be exactly on a middle (see `STRICTLY_SHORTEST` in Postgres' `d2s.c`). Then
+    /// more digits are needed.
     fn make_strict(
         &mut self,
         parts: &Binary,
@@ -301,7 +303,7 @@ impl Digits {
         }
     }
 
-    /// As `%g` would, with that many digits before it takes to an exponent.
+    /// Writes like `%g` with this precision, which decides when it uses an exponent.
     fn write(&self, negative: bool, precision: i32, out: &mut Vec<u8>) {
         if negative {
             out.push(b'-');
@@ -350,7 +352,7 @@ mod tests {
 
     use super::*;
 
-    /// The wire format of a decimal, with all the digits that stand in it (`set_var_from_str`).
+    /// The binary format of a decimal with all its digits (`set_var_from_str`).
     fn numeric(text: &str) -> Vec<u8> {
         let (sign, digits) = text.strip_prefix('-').map_or((0, text), |digits| (0x4000, digits));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));

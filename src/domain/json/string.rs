@@ -2,8 +2,8 @@
 
 use super::wire::{ValueError, utf8};
 
-/// What a byte becomes within a JSON string: 0 for itself, `u` for `\u00XX`, else the character
-/// behind the backslash.
+/// How each byte is written in a JSON string: 0 stands for the byte itself, `u` for `\u00XX`, any other
+/// value is the character after a backslash.
 #[expect(clippy::indexing_slicing, reason = "the compiler evaluates it")]
 const ESCAPES: [u8; 256] = {
     let mut table = [0; 256];
@@ -54,7 +54,7 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueEr
     Ok(())
 }
 
-/// Turns what stands in `out` from `start` on into a JSON string, in place.
+/// Turns the bytes of `out` from `start` on into a JSON string, in place.
 pub(super) fn quote_tail(start: usize, out: &mut Vec<u8>) {
     let more = |byte: u8| match escape(byte) {
         0 => 0,
@@ -71,8 +71,9 @@ pub(super) fn quote_tail(start: usize, out: &mut Vec<u8>) {
     });
 }
 
-/// Puts quotes around what stands in `out` from `start` on and writes every byte longer by as much
-/// as `more` says, in place: from the end, so that nothing is overwritten before it was read.
+/// Puts quotes around the bytes of `out` from `start` on, in place. `write` writes each byte in its new
+/// form, which has `more` additional bytes. The work goes from the end to the start, so that it reads
+/// each byte before it overwrites it.
 pub(super) fn rewrite_tail(
     start: usize,
     out: &mut Vec<u8>,
@@ -128,7 +129,7 @@ fn push_escape(byte: u8, out: &mut Vec<u8>) {
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// How many bytes need no escape, eight at a time; `seen` collects the high bits.
+/// How many bytes at the start need no escape, checked eight at a time; `seen` collects the high bits.
 pub(super) fn clean_prefix(text: &[u8], seen: &mut u64) -> usize {
     let (words, rest) = text.as_chunks::<8>();
     let mut clean = 0;

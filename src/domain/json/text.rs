@@ -1,4 +1,4 @@
-//! Postgres' own text of a value, from its binary format: with `DateStyle` ISO, `IntervalStyle`
+//! Postgres' own text of a value, made from its binary format: with `DateStyle` ISO, `IntervalStyle`
 //! postgres and the time zone UTC.
 
 use super::calendar::{
@@ -11,14 +11,14 @@ use super::number::{Kind, write_float4, write_float8, write_integer, write_numer
 use super::string::hex;
 use super::wire::{ValueError, Wire, exact, jsonb, utf8};
 
-/// Postgres' style of a moment within its other output.
+/// How Postgres writes moments in its text output.
 const PLAIN: MomentStyle = MomentStyle { separator: b' ', zone: b"" };
 const ZONED: MomentStyle = MomentStyle { separator: b' ', zone: b"+00" };
 
-/// Appends Postgres' own text of a value that is not NULL: what `psql` shows with its time zone set
-/// to UTC. It is what stands in keys, and what the codec `string` writes.
+/// Appends Postgres' own text of a value that is not NULL: the text that `psql` shows if its time zone
+/// is UTC. Keys contain this text, and the codec `string` writes it.
 ///
-/// Where the bytes are not of the type, nothing was appended.
+/// If the bytes are not a value of the type, nothing is appended.
 pub fn write_text(ty: &ColumnType, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     let start = out.len();
     let written = append(ty, wire, out);
@@ -76,7 +76,7 @@ fn append(ty: &ColumnType, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueEr
     Ok(())
 }
 
-/// As text, a number that is none is as good as any.
+/// A text may be `NaN` or `Infinity`, so the kind of the number does not matter.
 fn drop_kind(_kind: Kind) {}
 
 pub(super) fn boolean(wire: &[u8]) -> Result<bool, ValueError> {
@@ -112,7 +112,7 @@ pub(super) fn point(wire: &[u8]) -> Result<[f64; 2], ValueError> {
     Ok(point)
 }
 
-/// An `interval`: three fields that do not flow into each other.
+/// An `interval`: three separate fields, none of which carries over into another.
 pub(super) struct Interval {
     pub(super) microseconds: i64,
     pub(super) days: i32,
@@ -127,7 +127,7 @@ impl Interval {
         Ok(this)
     }
 
-    /// Its sign where it is infinite, which Postgres 17 brought.
+    /// The text of an infinite interval, which exists since Postgres 17; `None` for a finite one.
     pub(super) fn infinity(&self) -> Option<&'static [u8]> {
         match (self.microseconds, self.days, self.months) {
             (i64::MAX, i32::MAX, i32::MAX) => Some(b"infinity"),
@@ -136,7 +136,7 @@ impl Interval {
         }
     }
 
-    /// `EncodeInterval` in the style `postgres`: a positive field behind a negative one has a plus.
+    /// `EncodeInterval` in the style `postgres`: a positive field after a negative one gets a plus.
     fn write_text(&self, out: &mut Vec<u8>) {
         if let Some(infinity) = self.infinity() {
             out.extend_from_slice(infinity);
@@ -207,7 +207,7 @@ fn write_timetz(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// `charout`: nothing for zero, an octal escape for what is no ASCII.
+/// `charout`: nothing for zero, an octal escape for bytes that are not ASCII.
 fn write_char([byte]: [u8; 1], out: &mut Vec<u8>) {
     match byte {
         0 => {}
@@ -281,8 +281,8 @@ fn write_ipv4(bytes: [u8; 4], out: &mut Vec<u8>) {
     }
 }
 
-/// As Postgres' `inet_net_ntop_ipv6` writes one: the longest run of at least two zero words is
-/// `::`, and an embedded IPv4 address stands in its own form.
+/// Like Postgres' `inet_net_ntop_ipv6`: the longest run of at least two zero words becomes `::`, and an
+/// embedded IPv4 address keeps its form.
 fn write_ipv6(bytes: [u8; 16], out: &mut Vec<u8>) {
     let number = u128::from_be_bytes(bytes);
     #[expect(clippy::cast_possible_truncation, reason = "a word is the lowest sixteen bits")]

@@ -1,12 +1,12 @@
-//! Reading Postgres' binary format: every length is checked, nothing is trusted.
+//! Reads Postgres' binary format: it checks every length and trusts nothing.
 
-/// A value that cannot be written.
+/// Why a value cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// The bytes are not what the type's binary format says.
+    /// The bytes do not follow the type's binary format.
     #[error("its bytes on the wire are not of its type")]
     Malformed,
-    /// Text that is not UTF-8, which a `SQL_ASCII` database may hold.
+    /// The text is not UTF-8; a `SQL_ASCII` database may hold such texts.
     #[error("its text is not UTF-8")]
     NotUtf8,
     /// A column with the codec `json` holds text that is not JSON.
@@ -17,7 +17,7 @@ pub enum ValueError {
     NoCodec,
 }
 
-/// The bytes of a value that are still to be read.
+/// The bytes of a value that have not been read yet.
 #[derive(Clone, Copy)]
 pub(super) struct Wire<'a>(&'a [u8]);
 
@@ -48,7 +48,7 @@ impl<'a> Wire<'a> {
         self.take().map(i64::from_be_bytes)
     }
 
-    /// A length and as many bytes; `None` for the length -1, which stands for NULL.
+    /// Reads a length and as many bytes; `None` for the length -1, which means NULL.
     pub(super) fn field(&mut self) -> Result<Option<&'a [u8]>, ValueError> {
         let length = self.i32()?;
         if length == -1 {
@@ -60,18 +60,18 @@ impl<'a> Wire<'a> {
         Ok(Some(head))
     }
 
-    /// What was not read yet.
+    /// The bytes that have not been read yet.
     pub(super) fn rest(self) -> &'a [u8] {
         self.0
     }
 
-    /// Refuses bytes behind the value's end.
+    /// Refuses bytes after the value's end.
     pub(super) fn end(self) -> Result<(), ValueError> {
         if self.0.is_empty() { Ok(()) } else { Err(ValueError::Malformed) }
     }
 }
 
-/// The bytes of a value whose type has one length.
+/// The bytes of a value whose type has a fixed length.
 pub(super) fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], ValueError> {
     <[u8; N]>::try_from(bytes).or(Err(ValueError::Malformed))
 }
@@ -81,7 +81,7 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<&str, ValueError> {
     str::from_utf8(bytes).or(Err(ValueError::NotUtf8))
 }
 
-/// The text of a `jsonb`: what follows the version of its format.
+/// The text of a `jsonb`, which follows the version of its format.
 pub(super) fn jsonb(bytes: &[u8]) -> Result<&[u8], ValueError> {
     match bytes {
         [1, text @ ..] => Ok(text),

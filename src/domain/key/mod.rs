@@ -10,10 +10,10 @@ use chrono::NaiveDate;
 use self::pattern::{OwnerText, Pattern, Question};
 use super::tenant::{IdClass, Tenant};
 
-/// What every key begins with that preheat keeps for itself.
+/// Every key that preheat keeps for itself begins with this.
 const OWN: &str = "preheat:";
 
-/// Whether preheat keeps a key for itself.
+/// Whether a key is one that preheat keeps for itself, such as a fence or a manifest.
 pub fn is_own(key: &str) -> bool {
     key.starts_with(OWN)
 }
@@ -28,39 +28,39 @@ pub struct KeyTemplate {
 /// A piece of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Text that stands in every key.
+    /// Text that is the same in every key.
     Literal(String),
-    /// A value's place.
+    /// The place of a value.
     Placeholder(Placeholder),
 }
 
-/// What fills a place of a template.
+/// The kind of value that fills a place in a template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Placeholder {
-    /// The tenant's id: the placeholder that has the name of `tenants.column`.
+    /// The tenant's id: the placeholder with the name that `tenants.column` says.
     Tenant,
     /// `{date}`: one of the tenant's local dates, `YYYY-MM-DD`.
     Date,
     /// `{tenant.COLUMN}`: another column of the tenant query.
     TenantColumn(String),
-    /// A column of the job's query; its values are known only from the rows.
+    /// A column of the job's query: only the rows give its values.
     Column(String),
 }
 
-/// Why a text is no template, and where in it.
+/// Why a text is not a template, and where in the text the problem is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct TemplateError {
     /// What is wrong.
     pub problem: TemplateProblem,
-    /// The bytes of the text that are meant.
+    /// The range of bytes in the text that has the problem.
     pub at: Range<usize>,
 }
 
-/// The ways in which a text is no template.
+/// The reasons why a text is not a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateProblem {
-    /// There is no text at all.
+    /// The text is empty.
     #[error("a key must not be empty")]
     Empty,
     /// A `{` without its `}`.
@@ -69,13 +69,13 @@ pub enum TemplateProblem {
     /// A `}` without its `{`.
     #[error("`}}` has no `{{`; for the brace itself write `}}}}`")]
     Unopened,
-    /// What stands in the braces is no name.
+    /// The text in the braces is not a name.
     #[error("a placeholder is a column's name: letters, digits and `_`, or `tenant.` and a column")]
     BadName,
 }
 
 impl KeyTemplate {
-    /// Reads a template; `tenant_column` is the placeholder that means the tenant's id.
+    /// Parses a template. `tenant_column` is the name of the placeholder for the tenant's id.
     pub fn parse(text: &str, tenant_column: &str) -> Result<Self, TemplateError> {
         let fail = |problem, at| Err(TemplateError { problem, at });
         if text.is_empty() {
@@ -116,12 +116,12 @@ impl KeyTemplate {
         Ok(Self { text: text.to_owned(), parts })
     }
 
-    /// The text it was read from.
+    /// The template's text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Its pieces, in order; no literal is empty and no two stand side by side.
+    /// Its parts, in order. No literal is empty, and no two literals are neighbours.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -134,7 +134,7 @@ impl KeyTemplate {
         })
     }
 
-    /// The columns of the query whose values it needs, in order; dates are not among them.
+    /// The query's columns that its keys need, in order, without the date's column.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.placeholders().filter_map(|placeholder| match placeholder {
             Placeholder::Column(name) => Some(name.as_str()),
@@ -142,8 +142,8 @@ impl KeyTemplate {
         })
     }
 
-    /// The key of a tenant, or of the fleet, where it is known before the query and no column of the
-    /// tenant that it needs is NULL; `date` stands for `{date}`.
+    /// The static key of a tenant, or of a job without tenants. `None` if the template makes data keys,
+    /// or if it needs a column of the tenant that is NULL. `date` fills `{date}`.
     pub fn fill(&self, tenant: Option<Tenant<'_>>, date: Option<NaiveDate>) -> Option<String> {
         let mut key = String::with_capacity(self.text.len() + 32);
         for part in &self.parts {
@@ -160,34 +160,34 @@ impl KeyTemplate {
         Some(key)
     }
 
-    /// Whether every key is known before the query: such a key is written even with no rows.
-    pub fn is_known(&self) -> bool {
+    /// Whether the template makes static keys: preheat can compute them before the query.
+    pub fn is_static(&self) -> bool {
         self.columns().next().is_none()
     }
 
-    /// Whether it has `{date}`.
+    /// Whether it has the placeholder `{date}`.
     pub fn has_date(&self) -> bool {
         self.placeholders().any(|placeholder| *placeholder == Placeholder::Date)
     }
 
-    /// Whether it has the tenant's id.
+    /// Whether it has the placeholder for the tenant's id.
     pub fn has_tenant(&self) -> bool {
         self.placeholders().any(|placeholder| *placeholder == Placeholder::Tenant)
     }
 
-    /// Whether it has another column of the tenant.
+    /// Whether it has a placeholder for another column of the tenant query.
     pub fn has_tenant_column(&self) -> bool {
         self.placeholders().any(|placeholder| matches!(placeholder, Placeholder::TenantColumn(_)))
     }
 
-    /// Whether some values make a key of both templates, where ids are of this class. Other
-    /// placeholders may hold any text, and dates are dates.
+    /// Whether both templates can make the same key, with some values: ids of this class, valid dates,
+    /// and any text for other placeholders.
     pub fn may_equal(&self, other: &Self, ids: IdClass) -> bool {
         self.may_begin_like(other) && self.pattern(ids).meets(&other.pattern(ids), Question::ANY)
     }
 
-    /// Whether two placeholders of any length stand side by side, so that no text tells where the first
-    /// one ends.
+    /// Whether two placeholders without a fixed length are neighbours, so that a reader of the key
+    /// cannot tell where the first value ends.
     pub fn run_together(&self, ids: IdClass) -> bool {
         let is_open = |placeholder: &Placeholder| match placeholder {
             Placeholder::Tenant => ids != IdClass::Uuid,
@@ -201,7 +201,8 @@ impl KeyTemplate {
         self.parts.windows(2).any(are_open)
     }
 
-    /// Whether the texts that both begin with allow a common key at all: for most pairs they do not.
+    /// Whether the literals at the beginning of both templates allow a common key: for most pairs they
+    /// do not.
     pub(super) fn may_begin_like(&self, other: &Self) -> bool {
         match (self.parts.first(), other.parts.first()) {
             (Some(Part::Literal(one)), Some(Part::Literal(other))) => {
@@ -217,7 +218,7 @@ impl KeyTemplate {
 }
 
 impl Placeholder {
-    /// What stands between the braces; `tenant_column` is the name that means the tenant's id.
+    /// The text between the braces. `tenant_column` is the name of the placeholder for the tenant's id.
     pub fn name(&self, tenant_column: &str) -> String {
         match self {
             Self::Tenant => tenant_column.to_owned(),
@@ -272,8 +273,8 @@ mod tests {
             ]
         );
         assert_eq!(read.parts().last(), Some(&Part::Literal("{x}".to_owned())));
-        assert!(!read.is_known() && read.has_date() && read.has_tenant());
-        assert!(template("services:{tenant_id}").is_known());
+        assert!(!read.is_static() && read.has_date() && read.has_tenant());
+        assert!(template("services:{tenant_id}").is_static());
     }
 
     #[test]

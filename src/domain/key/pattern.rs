@@ -1,14 +1,14 @@
-//! What two key templates have in common, by the characters that their placeholders may hold. Pure
-//! arithmetic over sets of characters: no key is needed.
+//! Decides whether two key templates can make the same key, from the characters that their placeholders
+//! may contain. It works on sets of characters and needs no actual keys.
 
 use super::{KeyTemplate, Part, Placeholder};
 use crate::domain::tenant::IdClass;
 
-/// A key template as a row of pieces.
+/// A key template as a sequence of pieces.
 #[derive(Debug)]
 pub(in crate::domain) struct Pattern(Vec<Piece>);
 
-/// One character of a key, or any number of them.
+/// One character of a key, or any number of characters, out of a set.
 #[derive(Debug)]
 struct Piece {
     chars: Chars,
@@ -16,12 +16,12 @@ struct Piece {
     role: Role,
 }
 
-/// What a character of a key belongs to.
+/// What kind of part a character of a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// The template's own text.
+    /// A literal of the template.
     Literal,
-    /// The value that says whose the key is.
+    /// The value that names the key's owner.
     Owner,
     /// Another value.
     Value,
@@ -30,7 +30,7 @@ enum Role {
 /// A set of characters.
 #[derive(Clone, Copy, Debug)]
 struct Chars {
-    /// Those below 128, a bit each.
+    /// The characters below 128, one bit for each.
     ascii: u128,
     others: Others,
 }
@@ -43,38 +43,39 @@ enum Others {
     All,
 }
 
-/// What the value that says whose a key is may hold.
+/// Which texts the value that names a key's owner may have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::domain) enum OwnerText<'a> {
-    /// What the type of the ids allows.
+    /// All texts that the type of the ids allows.
     Ids,
-    /// The same without these characters.
+    /// The same, but without these characters.
     IdsWithout(&'a [char]),
 }
 
-/// What is asked of two patterns.
+/// A question about two patterns.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::domain) struct Question {
-    /// The two may be those of one owner: only keys of two owners count.
+    /// Whether the two patterns can have the same owner: then only keys with different owners count.
     pub(in crate::domain) same_owner: bool,
-    /// Only keys count in which a literal of the second stands in a value of the first.
+    /// Whether only keys count in which a literal of the second pattern lies within a value of the
+    /// first.
     pub(in crate::domain) literal_in_value: bool,
 }
 
 impl Question {
-    /// Whether they have any key in common.
+    /// Asks whether they have any key in common.
     pub(in crate::domain) const ANY: Self = Self { same_owner: false, literal_in_value: false };
 }
 
-/// A character belongs to the owner in one pattern and not in the other: the owners differ.
+/// Mark: a character belongs to the owner in only one of the patterns, so the owners differ.
 const OWNERS_DIFFER: usize = 1;
-/// A character is a literal of the second pattern within a value of the first.
+/// Mark: a character of a literal of the second pattern lies within a value of the first.
 const LITERAL_IN_VALUE: usize = 2;
-/// The sets of these two marks.
+/// The number of sets of these two marks.
 const MARKS: usize = 4;
 
 impl Pattern {
-    /// The pattern of a template; `owner` is the part that says whose a key is.
+    /// The pattern of a template; `owner` is the position of the part that names the owner.
     pub(in crate::domain) fn new(
         template: &KeyTemplate,
         owner: Option<usize>,
@@ -114,7 +115,7 @@ impl Pattern {
         Self(pieces)
     }
 
-    /// Whether some key is one of both patterns, in such a way.
+    /// Whether some key fits both patterns and the question.
     pub(in crate::domain) fn meets(&self, other: &Self, question: Question) -> bool {
         let (first, second) = (&self.0, &other.0);
         let mut wanted = 0;
@@ -147,7 +148,8 @@ impl Pattern {
     }
 }
 
-/// The places in two patterns to which one key may lead, each with the marks on the way.
+/// A search over pairs of positions in two patterns that the beginning of one key can reach, each with
+/// the marks collected on the way.
 struct Search {
     seen: Vec<bool>,
     width: usize,
@@ -170,7 +172,7 @@ impl Search {
 }
 
 impl Piece {
-    /// The marks of a character that is one of this piece and of another pattern's.
+    /// The marks of a character that fits this piece and a piece of the other pattern.
     fn marks(&self, other: &Self) -> usize {
         let mut marks = 0;
         if (self.role == Role::Owner) != (other.role == Role::Owner) {
@@ -183,7 +185,7 @@ impl Piece {
     }
 }
 
-/// Pieces of a value whose form is fixed: `0` stands for one of these characters.
+/// The pieces of a value with a fixed form: a `0` in `shape` stands for one of `chars`.
 fn shaped(shape: &str, chars: Chars, role: Role) -> impl Iterator<Item = Piece> {
     shape.chars().map(move |char| {
         let chars = if char == '0' { chars } else { Chars::one(char) };
@@ -207,7 +209,7 @@ impl Chars {
         }
     }
 
-    /// A character beyond ASCII stays in: the set may be larger than it need be.
+    /// All characters except these. It keeps characters beyond ASCII, so the set may be too large.
     fn all_but(without: &[char]) -> Self {
         let without = without.iter().filter_map(|char| bit(*char)).fold(0, |all, bit| all | bit);
         Self { ascii: !without, others: Others::All }

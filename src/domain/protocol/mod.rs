@@ -1,23 +1,23 @@
 //! The protocol by which a warmer writes the tenants of a batch, as a machine without I/O.
 //!
-//! The order of the steps *is* the protocol, and it stands here alone: [`Warm::next`] takes the reply to
-//! the last step and answers the next step. The engine does the steps on the real servers
-//! (`engine/run/warm.rs`); the model of interleavings does the same steps in a simulated world
-//! (`tests/it/interleavings`), a million times with everything that can go wrong in between. Each
-//! [`Sabotage`] is a switch of this machine that the model must notice.
+//! The order of the steps *is* the protocol, and only this module knows it: [`Warm::next`] takes the
+//! reply to the last step and returns the next step. The engine does the steps on the real servers
+//! (`engine/run/warm.rs`). The model of interleavings does the same steps in a simulated world
+//! (`tests/it/interleavings`), a million times, with everything that can go wrong in between. Each
+//! [`Sabotage`] is a switch that breaks this machine, and the model must notice it.
 //!
 //! ```text
 //!  round   ┌▶ fences ─ start ─ manifests ─ query ─ add names ─ write ─ remove ─ prune ─ fences ─ set TTLs ─┐
 //!          └──────────────── the tenants whose fence moved, at most ROUNDS times ◀──────────────────────────┘
 //! ```
 //!
-//! A tenant is *verified* where its fence stood still from before the query until after the writes: then
-//! nobody changed its data meanwhile, and what was written is what the database holds. Where the fence
-//! moved, or nobody knows whether it did, the tenant is *unverified*: its values live for
-//! [`PROVISIONAL_TTL`] only and it has to be warmed again ([`Warm::unverified`]).
+//! A tenant is *verified* if its fence stood still from before the query until after the writes: then
+//! nobody changed its data meanwhile, and the written values equal the database's. If the fence moved,
+//! or the warmer could not find out whether it moved, the tenant is *unverified*: its values live only
+//! for [`PROVISIONAL_TTL`], and a follow-up run must warm it again ([`Warm::unverified`]).
 //!
-//! This is the lease of the memcache paper (Nishtala et al., "Scaling Memcache at Facebook", 2013, section
-//! 3.2.1) without a script in the server, so that it works on a cluster and over HTTP too.
+//! This is the lease of the memcache paper (Nishtala et al., "Scaling Memcache at Facebook", 2013,
+//! section 3.2.1) without a script in the server, so that it works on a cluster and over HTTP too.
 //!
 //! [`PROVISIONAL_TTL`]: super::fence::PROVISIONAL_TTL
 
@@ -30,95 +30,97 @@ pub use self::sabotage::Sabotage;
 use super::fence::Fence;
 use super::manifest::vanished;
 
-/// How often a tenant is read and written in one run before it stays unverified.
+/// How many rounds a tenant gets in one run before it stays unverified.
 pub const ROUNDS: u32 = 3;
 
 /// How long the values of a round may live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// As long as the job says.
+    /// The job's TTL.
     Full,
-    /// For the provisional TTL: the data is known to be changing.
+    /// The provisional TTL: the data is known to be changing.
     Provisional,
 }
 
-/// What to do next. A *place* is a position in [`Warm::open`], whose order all lists follow.
+/// What to do next. A *place* is a position in [`Warm::open`]; all lists are in that order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<K> {
     /// Read the fences of all open places. Reply: [`Reply::Fences`].
     ReadFences,
-    /// Give the fences of these places, which stood like this, a start: they are missing, or may come again
-    /// to a number that they had before. Reply: [`Reply::Fences`], one for each of these places.
+    /// Start the fences of these places, which had these states: they are missing, or may reach again a
+    /// number that they had before. Reply: [`Reply::Fences`], one for each of these places.
     StartFences(Vec<(usize, Fence)>),
-    /// Read which data keys the manifests of all open places name. Reply: [`Reply::Manifests`].
+    /// Read the entries of the manifests of all open places. Reply: [`Reply::Manifests`].
     ReadManifests,
     /// Read the rows of all open places with one statement. Reply: [`Reply::Rows`].
     Query,
-    /// Add names to manifests, or renew them. Reply: [`Reply::Done`].
+    /// Add entries for these keys to the manifests, or renew them. Reply: [`Reply::Done`].
     AddNames(Vec<(usize, Vec<K>)>),
     /// Write the values of all open places. Reply: [`Reply::Sent`].
     Write {
-        /// The life of keys that are the tenant's own.
+        /// The life of all keys that are not shared.
         own: Life,
-        /// The life of shared keys. It is full in every round: a shared key that was written provisionally
-        /// would have to be extended, and an older run of another tenant may have written over it by then.
+        /// The life of shared keys. It is full in every round: a shared key with the provisional TTL
+        /// would have to be extended later, and an older run of another tenant may have written over it
+        /// by then.
         shared: Life,
     },
     /// Remove keys. Reply: [`Reply::Sent`].
     Remove(Vec<(usize, K)>),
-    /// Prune the manifests of these places: take the names out whose keys cannot exist any more. Reply:
-    /// [`Reply::Done`]; whether it worked does not matter.
+    /// Prune the manifests of these places: remove the entries whose keys cannot exist any more. Reply:
+    /// [`Reply::Done`], whether it worked or not.
     Prune(Vec<usize>),
-    /// Give what this round wrote another life. Reply: [`Reply::Done`].
+    /// Set the TTLs of the keys that this round wrote. Reply: [`Reply::Done`].
     SetTtls {
-        /// Verified places: what was written provisionally gets its full life.
+        /// Verified places: keys written with the provisional TTL get the job's TTL.
         extend: Vec<usize>,
-        /// Unverified places: what was written with its full life gets a provisional one.
+        /// Unverified places: keys written with the job's TTL get the provisional TTL.
         shorten: Vec<usize>,
     },
-    /// A round is over: count what became of its places. Reply: [`Reply::Done`].
+    /// A round is over: count its places by these verdicts. Reply: [`Reply::Done`].
     Count(Vec<Verdict>),
     /// Nothing is left to do.
     Done,
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<K> {
-    /// How fences stand.
+    /// The present states of fences.
     Fences(Vec<Fence>),
-    /// The names in the manifest of each open place.
+    /// The keys that the manifest of each open place names.
     Manifests(Vec<Vec<K>>),
-    /// What the rows of each open place come to.
+    /// What the rows of each open place make.
     Rows(Vec<Found<K>>),
     /// Keys were written or removed, all or in part.
     Sent {
-        /// The places of which something was refused or not answered.
+        /// The places for which the cache refused a command or did not answer it.
         refused: Vec<usize>,
-        /// Whether something that was sent may still arrive: a server that did not answer may do it later.
+        /// Whether a command may still be in flight: a server that did not answer may execute it later.
         in_flight: bool,
     },
-    /// It was done.
+    /// The step was done.
     Done,
-    /// It was not done, and is to be tried once more from where that is safe: the reading of a round from its
-    /// first step, a write from the adding of its names, since the cache may have lost them meanwhile.
+    /// The step was not done and should be tried once more, from a point where that is safe. A step
+    /// that reads repeats the round from its first step. A write repeats the adding of manifest entries
+    /// first, because the cache may have lost them meanwhile.
     Again,
-    /// It was not done, and will not be tried again.
+    /// The step was not done and will not be tried again.
     Failed,
 }
 
-/// What the rows of one place come to.
+/// What the rows of one place make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<K> {
     /// The data keys that the rows make, which its manifest must name.
     pub present: Vec<K>,
-    /// Data keys that the rows make and that cannot be written this time: they have not vanished.
+    /// Data keys that the rows make but that cannot be written this time: their data is not gone.
     pub unwritable: Vec<K>,
-    /// Keys to remove whatever the manifest says: their old value would look true.
+    /// Keys to remove whatever the manifest says, because their old value must not stay.
     pub outdated: Vec<K>,
-    /// Whether the names of all present keys are young enough to need no renewal.
+    /// Whether the manifest entries of all present keys are so young that they need no renewal.
     pub is_renewed: bool,
-    /// Whether the manifest has names whose keys cannot exist any more.
+    /// Whether the manifest has entries whose keys cannot exist any more.
     pub is_prunable: bool,
 }
 
@@ -131,7 +133,7 @@ impl<K> Default for Found<K> {
     }
 }
 
-/// What became of a place at the end of a round.
+/// The result of a round for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Its fence stood still.
@@ -140,7 +142,7 @@ pub enum Verdict {
     Again,
     /// Its fence moved, and its rounds are used up.
     Fenced,
-    /// How its fence stands could not be found out.
+    /// Its fence could not be read after the writes.
     Unknown,
 }
 
@@ -152,17 +154,17 @@ pub struct Warm<K> {
     life: Life,
     has_manifests: bool,
     open: Vec<Open<K>>,
-    /// Slots that were written and are not verified since.
+    /// Slots that were written and not yet verified.
     unverified: BTreeSet<usize>,
-    /// Slots of which something that was sent, in whatever round, may still arrive.
+    /// Slots for which a command of any round may still be in flight.
     in_flight: BTreeSet<usize>,
-    /// The data keys that rounds wrote without verifying them. The cache may have lost their names since.
+    /// The data keys that unverified rounds wrote. The cache may have lost their manifest entries since.
     written: BTreeMap<usize, Vec<K>>,
     verdicts: Vec<Verdict>,
     sabotage: Option<Sabotage>,
 }
 
-/// Where a round is.
+/// The point that a round has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     FencesBefore,
@@ -171,10 +173,10 @@ enum Stage {
     Query,
     AddNames,
     Write,
-    /// Before a write is repeated.
+    /// Before the warmer repeats a write.
     AddNamesAgain,
     Remove,
-    /// Only a sabotage comes here.
+    /// Only [`Sabotage::NamesAfterKeys`] gets here.
     AddNamesLate,
     Prune,
     FencesAfter,
@@ -187,20 +189,21 @@ enum Stage {
 #[derive(Clone, Debug)]
 struct Open<K> {
     slot: usize,
-    /// Before the query.
+    /// The fence's state before the query.
     fence: Fence,
     named: Vec<K>,
     found: Option<Found<K>>,
-    /// Data keys that an earlier round wrote and that the manifest does not name any more.
+    /// Data keys that an earlier round wrote, and that the manifest does not name any more.
     unnamed: Vec<K>,
-    /// Whether an earlier round left it unverified.
+    /// Whether the slot was unverified when the round began.
     was_unverified: bool,
     is_refused: bool,
 }
 
 impl<K: Clone + Ord + Hash> Warm<K> {
-    /// Begins for so many slots. `life` is that of the first round's values; a job without data keys
-    /// has no manifests. The first step is [`Step::ReadFences`].
+    /// Begins to warm this many slots. `life` is the life of the values that the first round writes. A
+    /// job has manifests only if it has data keys that are not shared. The first step is
+    /// [`Step::ReadFences`].
     pub fn begin(slots: usize, life: Life, has_manifests: bool) -> (Self, Step<K>) {
         let mut warm = Self {
             stage: Stage::FencesBefore,
@@ -218,7 +221,7 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         (warm, step)
     }
 
-    /// The same with the protocol broken in this way.
+    /// The same, but with the protocol broken in this way.
     pub fn sabotaged(
         slots: usize,
         life: Life,
@@ -236,18 +239,19 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.open.iter().map(|open| open.slot)
     }
 
-    /// The slots that were written and are not verified: whatever ends the work, they have to be warmed again.
+    /// The slots that were written and not verified. Whatever ends the work, a follow-up run must warm
+    /// them.
     pub fn unverified(&self) -> &BTreeSet<usize> {
         &self.unverified
     }
 
-    /// The first round is 1.
+    /// The number of the present round; the first is 1.
     pub fn round(&self) -> u32 {
         self.round
     }
 
-    /// Takes the reply to the last step and answers the next one. A reply that does not fit the step ends
-    /// the work like [`Reply::Failed`].
+    /// Takes the reply to the last step and returns the next step. A reply that does not fit the last
+    /// step counts as [`Reply::Failed`].
     pub fn next(&mut self, reply: Reply<K>) -> Step<K> {
         match (self.stage, reply) {
             (Stage::FencesBefore, Reply::Fences(fences)) => self.note_fences(fences),
@@ -275,7 +279,7 @@ impl<K: Clone + Ord + Hash> Warm<K> {
             (Stage::FencesAfter, _) => self.count(|_| Verdict::Unknown),
             (Stage::SetTtls, Reply::Done) => self.settle(),
             (Stage::SetTtls, _) => {
-                // It may arrive later, and change the life of what is there then.
+                // The server may execute the command later, and change the TTL of a later value.
                 self.in_flight.extend(self.open.iter().map(|open| open.slot));
                 self.settle()
             }
@@ -369,7 +373,8 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.add_names(|open| !open.is_renewed())
     }
 
-    /// No key is ever in the cache without its name in a manifest: names come before their keys.
+    /// A data key is never in the cache without its manifest entry, so entries are added before keys are
+    /// written.
     fn add_names(&mut self, of: impl Fn(&Open<K>) -> bool) -> Step<K> {
         let only_new = self.is_broken(Sabotage::OnlyNewNamed);
         let names = self.names(|open| of(open), |open| open.names_to_add(only_new));
@@ -379,7 +384,8 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.at(Stage::AddNames, Step::AddNames(names))
     }
 
-    /// The cache may have lost the names with what was written, as where it was restarted.
+    /// Before a write is repeated: the cache may have lost the entries together with the keys, for
+    /// example in a restart.
     fn add_names_again(&mut self) -> Step<K> {
         let names = self.names(|_| true, |open| open.names_to_add(false));
         if names.is_empty() {
@@ -398,7 +404,7 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         all.filter(|(_, names)| !names.is_empty()).collect()
     }
 
-    /// From here on the slots are unverified.
+    /// From this step on, the slots are unverified.
     fn write(&mut self) -> Step<K> {
         self.unverified.extend(self.open.iter().map(|open| open.slot));
         let (own, shared) = (self.life, self.life_of_shared());
@@ -442,7 +448,8 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.at(Stage::AddNamesLate, Step::AddNames(names))
     }
 
-    /// Where something was refused, a key may be there under a name that would go.
+    /// A place with a refused command is not pruned, because the key of a pruned entry may still be
+    /// there.
     fn prune(&mut self) -> Step<K> {
         let is_prunable =
             |open: &Open<K>| open.found.as_ref().is_some_and(|found| found.is_prunable);
@@ -461,8 +468,8 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.at(Stage::FencesAfter, Step::ReadFences)
     }
 
-    /// A fence that stood still proves that nobody changed the data. One that could not be relied on
-    /// before the query proves nothing: it may have come to the same number again.
+    /// A fence that stood still proves that nobody changed the data. But a fence that still needed a
+    /// start before the query proves nothing, because it may have reached the same number again.
     fn judge(&mut self, fences: &[Fence]) -> Step<K> {
         let is_last = self.round >= ROUNDS;
         let moved = match (is_last, self.is_broken(Sabotage::LastRoundCounts)) {
@@ -488,11 +495,12 @@ impl<K: Clone + Ord + Hash> Warm<K> {
         self.at(Stage::SetTtls, Step::SetTtls { extend, shorten })
     }
 
-    /// Takes note of what is verified, and of what has to be found again where it is not.
+    /// Records which slots are verified, and for the others which data keys the round wrote.
     fn settle(&mut self) -> Step<K> {
         for (open, verdict) in self.open.iter().zip(&self.verdicts) {
             let Open { slot, is_refused, was_unverified, .. } = *open;
-            // An earlier round may have left under a key what this one could not write over.
+            // If the cache refused a key in this round, the key may hold an earlier round's unverified
+            // value.
             let is_mended = !was_unverified
                 || !is_refused
                 || self.sabotage == Some(Sabotage::EarlierRoundsForgotten);
@@ -547,7 +555,7 @@ impl<K: Clone + Ord + Hash> Open<K> {
         self.found.as_ref().map_or(&[], |found| &found.present)
     }
 
-    /// Whether its manifest names all that there is and will for long enough.
+    /// Whether the manifest names all present keys, with entries that are young enough.
     fn is_renewed(&self) -> bool {
         self.unnamed.is_empty() && self.found.as_ref().is_some_and(|found| found.is_renewed)
     }
@@ -559,7 +567,7 @@ impl<K: Clone + Ord + Hash> Open<K> {
         self.present().iter().chain(&self.unnamed).cloned().collect()
     }
 
-    /// The keys to remove: those that it must not keep, and those whose data is gone.
+    /// The keys to remove: those whose data is gone, and outdated ones.
     fn gone(&self) -> Vec<K> {
         let Some(Found { present, unwritable, outdated, .. }) = &self.found else {
             return Vec::new();
@@ -576,7 +584,7 @@ mod tests {
     use super::*;
     use crate::domain::fence::start_number;
 
-    /// A fence that stands this far above its start.
+    /// A fence whose number is this far above its start.
     fn at(number: i64) -> Fence {
         Fence::At(start_number(0.0) + number)
     }
@@ -589,7 +597,7 @@ mod tests {
         Reply::Sent { refused: Vec::new(), in_flight: false }
     }
 
-    /// One slot whose rows have one category, up to its write.
+    /// One slot whose rows have one category, warmed up to its write.
     fn written() -> Warm<&'static str> {
         let (mut warm, step) = Warm::begin(1, Life::Full, true);
         assert_eq!(step, Step::ReadFences);
@@ -628,7 +636,7 @@ mod tests {
             let own = if round == 1 { Life::Full } else { Life::Provisional };
             assert_eq!(warm.next(rows), Step::Write { own, shared: Life::Full });
             assert_eq!(warm.next(sent()), Step::ReadFences);
-            // The first slot stands still in the second round.
+            // The first slot's fence stands still in the second round.
             let after = if round == 2 { vec![at(2), at(9)] } else { vec![at(9); open] };
             let Step::SetTtls { extend, shorten } = warm.next(Reply::Fences(after)) else {
                 panic!("some TTL has to be set in round {round}")

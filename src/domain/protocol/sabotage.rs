@@ -1,28 +1,30 @@
 //! Ways to break the protocol.
 
-/// A switch that breaks the protocol, so that the model of interleavings must find harm. Each names what
-/// the unbroken protocol does for a reason.
+/// A switch that breaks one rule of the protocol. The model of interleavings must then find harm, which
+/// shows why the rule is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Fences are not read after the writes.
+    /// The warmer does not read fences after the writes.
     NoLookAfter,
-    /// Fences are read between the query and the writes, not before the query.
+    /// The warmer reads fences between the query and the writes, not before the query.
     FencesAfterQuery,
-    /// Fences are given no start: a missing one stays so, and an `INCR` makes it 1.
+    /// The warmer does not start fences: a missing fence stays missing, and an `INCR` makes it 1.
     BareFences,
-    /// What was refused is forgotten: a key that was not written or removed counts as done.
+    /// The warmer forgets refused commands: a key that the cache refused to write or remove counts as
+    /// done.
     RefusalsForgotten,
-    /// What may still arrive from one round is forgotten in the next one.
+    /// Each round forgets which commands of earlier rounds may still be in flight.
     LossesForgotten,
-    /// What one round wrote is forgotten though the next one, which is verified, was refused a key.
+    /// A verified round forgets the values of unverified rounds, even if the cache refused one of its
+    /// keys.
     EarlierRoundsForgotten,
-    /// Names that are in the manifest are never renewed, so that one may end before its key does.
+    /// The warmer never renews manifest entries, so that an entry can be pruned before its key expires.
     OnlyNewNamed,
-    /// Keys are named in the manifest after they are written.
+    /// The warmer adds manifest entries after it has written the keys.
     NamesAfterKeys,
-    /// Shared keys are written like others: provisionally where the data is known to be changing, and extended
-    /// once their tenant is verified.
+    /// The warmer treats shared keys like others: it writes them with the provisional TTL while the
+    /// data is known to be changing, and extends them once their tenant is verified.
     SharedExtended,
-    /// In the last round it does not matter that the fence moved.
+    /// In the last round, a tenant counts as verified even if its fence moved.
     LastRoundCounts,
 }

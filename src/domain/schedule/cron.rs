@@ -1,13 +1,13 @@
-//! Cron expressions in a time zone, right over the days on which the clocks change.
+//! Cron expressions in a time zone, correct also on the days on which the clocks change.
 //!
-//! [`croner`] says which times of the clock on the wall match; which instants those are is decided
-//! here, since the clock on the wall skips an hour in spring and shows one twice in autumn:
+//! [`croner`] decides which local times match an expression. This module decides at which instants
+//! these local times happen, because local clocks skip an hour in spring and repeat an hour in autumn:
 //!
-//! - **Skipped.** Times that fall into the gap are due once, right after it. An expression for every
-//!   hour (`*`) has nothing to make up for and simply goes on.
-//! - **Repeated.** An expression that names its times (no `*` in seconds, minutes and hours) is due
-//!   once, in the first of the two hours. One with a `*` there, such as `0 */10 * * * *`, goes on
-//!   with the clock through both.
+//! - **Skipped hour.** If an expression has times in the skipped hour, it is due once, right after that
+//!   hour. An expression for every hour (`*`) misses nothing and simply goes on.
+//! - **Repeated hour.** An expression with fixed times (no `*` in seconds, minutes and hours) is due
+//!   once, in the first of the two hours. An expression with a `*` there, such as `0 */10 * * * *`, is
+//!   due in both.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,14 +28,14 @@ pub struct Cron {
     to_the_minute: bool,
 }
 
-/// What one field of an expression may say.
+/// The values that one field of an expression may have.
 struct Field {
     name: &'static str,
     allowed: &'static str,
     last: u16,
-    /// In capitals.
+    /// The words that the field may contain, in capitals.
     words: &'static [&'static str],
-    /// The words in full, each with its first three letters.
+    /// Full names; the first three letters of each are a word of `words`.
     names: &'static [&'static str],
 }
 
@@ -90,11 +90,11 @@ const MONTH_NAMES: [&str; 12] = [
 const WEEKDAY_NAMES: [&str; 7] =
     ["SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY"];
 
-/// No offset from UTC that any zone ever had is larger.
+/// Larger than any offset from UTC that a zone ever had.
 const LARGEST_OFFSET: TimeDelta = TimeDelta::hours(16);
 
 impl Cron {
-    /// Reads an expression of six fields, of seven with the year, or of five without seconds.
+    /// Parses an expression of six fields, of seven with the year, or of five without seconds.
     pub fn parse(text: &str, zone: Tz) -> Result<Self, ScheduleError> {
         let fields = split(text);
         let whole = text.len() - text.trim_start().len()..text.trim_end().len();
@@ -125,17 +125,17 @@ impl Cron {
         Ok(Self { expression, zone, pattern, to_the_minute })
     }
 
-    /// The expression, its fields one space apart.
+    /// The expression, with one space between its fields.
     pub fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// Its zone.
+    /// The expression's time zone.
     pub fn zone(&self) -> Tz {
         self.zone
     }
 
-    /// Whether it has five fields and so cannot say which second.
+    /// Whether the expression has five fields, so that it has no seconds.
     pub fn is_to_the_minute(&self) -> bool {
         self.to_the_minute
     }
@@ -155,12 +155,12 @@ impl Cron {
 
     /// The longest time between two due times; `None` for an expression whose years end.
     ///
-    /// Times of the day are compared with each other, matching days with each other, and each change
-    /// of the clocks is looked at for itself, so the work is the same for every expression.
+    /// It compares the times of a day with each other, then the matching days, and then looks at each
+    /// change of the clocks separately. So the work is the same for every expression.
     pub fn longest_gap(&self) -> Option<Duration> {
-        /// Two years and more of days, all that an ordinary expression can distinguish.
+        /// More than two years: ordinary expressions repeat by then.
         const DAYS: usize = 800;
-        /// Leap days, as a rule, are no further apart.
+        /// Leap days are hardly ever further apart.
         const YEARS: i64 = 12;
         let times = self.times_of_day()?;
         let mut longest = times.widest;
@@ -183,7 +183,7 @@ impl Cron {
         u64::try_from(longest).ok().map(Duration::from_secs)
     }
 
-    /// The seconds of a minute in which it may be due, as a cron field.
+    /// The seconds of a minute at which the expression may be due, as a cron field.
     pub(super) fn bell_seconds(&self) -> String {
         let mut seconds = self.pattern.pattern.seconds.values();
         if self.makes_up() && !seconds.contains(&0) {
@@ -195,13 +195,13 @@ impl Cron {
         seconds.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
     }
 
-    /// Whether it goes on with the clock through an hour that is shown twice.
+    /// Whether the expression is due in both passes of a repeated hour.
     fn repeats(&self) -> bool {
         let pattern = &self.pattern.pattern;
         [&pattern.seconds, &pattern.minutes, &pattern.hours].iter().any(|field| field.from_wildcard)
     }
 
-    /// Whether it is due right after a gap into which one of its times fell.
+    /// Whether the expression is due right after a skipped hour that contains one of its times.
     fn makes_up(&self) -> bool {
         self.pattern.pattern.hours.values().len() < 24
     }
@@ -214,7 +214,7 @@ impl Cron {
         self.zone.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc()
     }
 
-    /// When it is due for a time of the clock that matches, in order.
+    /// The instants, in order, at which the expression is due for a matching local time.
     fn instants(&self, clock: NaiveDateTime) -> [Option<DateTime<Utc>>; 2] {
         match self.zone.from_local_datetime(&clock) {
             chrono::LocalResult::Single(at) => [Some(at.to_utc()), None],
@@ -227,15 +227,15 @@ impl Cron {
         }
     }
 
-    /// The instant at which the clock jumps over this time.
+    /// The instant at which the local clock skips this time.
     fn end_of_gap(&self, clock: NaiveDateTime) -> Option<DateTime<Utc>> {
         let before = clock.and_utc().checked_sub_signed(LARGEST_OFFSET)?;
         let after = clock.and_utc().checked_add_signed(LARGEST_OFFSET)?;
         Some(first_second(before, after, |at| self.clock(at) >= clock))
     }
 
-    /// Where `now` is in the first of two passes of the clock through the same hour: when it is due
-    /// first in the second or after it.
+    /// If `now` is in the first pass of a repeated hour: the first time at which the expression is due
+    /// in the second pass, or after it.
     fn first_of_second_pass(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if !self.repeats() {
             return None;
@@ -252,7 +252,7 @@ impl Cron {
         self.zone.from_local_datetime(&clock).latest().map(|due| due.to_utc())
     }
 
-    /// The instants at which its zone's offset changes, in the days from [`WINDOW_START`] on.
+    /// The instants at which the zone's offset changes, in this many days from [`WINDOW_START`] on.
     fn clock_changes(&self, days: usize) -> impl Iterator<Item = DateTime<Utc>> {
         let starts = WINDOW_START.and_utc().date_naive().iter_days().take(days);
         starts.filter_map(|day| {
@@ -264,7 +264,7 @@ impl Cron {
         })
     }
 
-    /// The seconds between the due times before and after a change of the clocks.
+    /// The seconds from the last due time before a change of the clocks to the first after it.
     fn gap_around(&self, change: DateTime<Utc>) -> Option<i64> {
         let last_second = change - TimeDelta::seconds(1);
         let clock = self.clock(last_second);
@@ -290,13 +290,13 @@ impl fmt::Display for Cron {
     }
 }
 
-/// The days whose gaps are measured begin here: the rules of the zones are those of today.
+/// The first day for which gaps are measured. It is recent, because the rules of today's zones count.
 const WINDOW_START: NaiveDateTime =
     NaiveDate::from_ymd_opt(2026, 1, 1).unwrap().and_time(NaiveTime::MIN);
 
 const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 
-/// Times in seconds, summed up: the first, the last, and the widest gap between neighbours.
+/// A summary of times in seconds: the first, the last, and the widest gap between neighbours.
 #[derive(Clone, Copy)]
 struct Span {
     first: i64,
@@ -305,7 +305,7 @@ struct Span {
 }
 
 impl Span {
-    /// These times in each of the given units.
+    /// The summary of these times repeated in each of these units, which have this many seconds.
     fn repeated(self, units: &[u16], seconds: i64) -> Option<Self> {
         let between = units.windows(2).filter_map(|pair| {
             let [earlier, later] = pair else { return None };
@@ -320,15 +320,15 @@ impl Span {
 }
 
 impl Field {
-    /// A field's text in the one form that [`croner`] takes: names in three capitals, and `5/15`, which
-    /// Quartz has for "from 5 on, each 15", as a range.
+    /// A field's text in the form that [`croner`] takes: names as three capital letters, and `5/15`,
+    /// which in Quartz means "every 15, beginning with 5", as a range with a step.
     fn canonical(&self, text: &str) -> String {
         let text = text.to_uppercase();
         let parts = text.split(',').map(|part| {
             let part = self.with_short_names(part);
             match part.split_once('/') {
                 Some((from, step)) if is_one_value(from) => {
-                    // 7 is Sunday again: a week ends with Saturday.
+                    // A week ends with Saturday (6): 7 is Sunday again.
                     let last =
                         if self.name == "weekday" { "6".to_owned() } else { self.last.to_string() };
                     format!("{from}-{last}/{step}")
@@ -351,10 +351,10 @@ impl Field {
         short
     }
 
-    /// Whether a text says something that this field can say.
+    /// Whether a text is valid for this field.
     ///
-    /// croner reads `MON` as `1` in any field and empty lists as nothing at all, so words and steps
-    /// are looked at here and each field is tried alone.
+    /// croner reads `MON` as `1` in every field, and accepts empty lists. So this function checks words
+    /// and steps itself, and lets croner parse each field alone.
     fn allows(&self, text: &str) -> bool {
         let mut words =
             text.split(|char: char| !char.is_alphabetic()).filter(|word| !word.is_empty());
@@ -383,12 +383,12 @@ impl Field {
     }
 }
 
-/// Whether this is a number or a name, no range, list or `*`.
+/// Whether a text is one number or name, and not a range, a list or `*`.
 fn is_one_value(text: &str) -> bool {
     !text.is_empty() && text.chars().all(char::is_alphanumeric)
 }
 
-/// The fields of an expression, each with the bytes it takes.
+/// The fields of an expression, each with its range of bytes in the text.
 fn split(text: &str) -> Vec<(Range<usize>, &str)> {
     text.split_whitespace()
         .map(|field| {
@@ -398,8 +398,8 @@ fn split(text: &str) -> Vec<(Range<usize>, &str)> {
         .collect()
 }
 
-/// The first whole second after `before` at which `holds`, which does at `after` and from its first
-/// second on.
+/// The first whole second after `before` at which `holds` is true. It must be true at `after`, and stay
+/// true from that first second on.
 fn first_second(
     before: DateTime<Utc>,
     after: DateTime<Utc>,
@@ -441,7 +441,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The due times between two instants, as the clock on the wall shows them.
+    /// The due times between two instants, as a local clock shows them.
     fn due(expression: &str, zone: Tz, from: &str, until: &str) -> Vec<String> {
         let cron = cron(expression, zone);
         let mut now = at(from);
@@ -494,13 +494,13 @@ mod tests {
             |expression| due(expression, Berlin, "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z");
         assert_eq!(spring("0 30 2 * * *"), ["29 03:00:00 CEST"]);
         assert_eq!(spring("30 59 2 * * *"), ["29 03:00:00 CEST"]);
-        // Several that it skips, and one that stands at its end, are one.
+        // Several skipped times, and a time right at the end of the skipped hour, are due once.
         assert_eq!(spring("0 0,30 2,3 * * *"), ["29 03:00:00 CEST", "29 03:30:00 CEST"]);
         assert_eq!(spring("0 */20 2 * * *"), ["29 03:00:00 CEST"]);
         assert_eq!(spring("0 30 2,14 * * *"), ["29 03:00:00 CEST", "29 14:30:00 CEST"]);
-        // What is due every hour has nothing to make up for.
+        // An expression for every hour misses nothing.
         assert_eq!(spring("0 30 * * * *").len(), 23);
-        // Half an hour is skipped on Lord Howe, midnight in Beirut and on the Azores.
+        // Clocks skip half an hour on Lord Howe, and midnight in Beirut and on the Azores.
         let lord_howe =
             due("0 15 2 * * *", Lord_Howe, "2026-10-03T12:00:00Z", "2026-10-04T12:00:00Z");
         assert_eq!(lord_howe, ["04 02:30:00 +11"]);
@@ -618,7 +618,7 @@ mod tests {
         }
     }
 
-    /// A field of minutes or hours, in each of the ways to write one.
+    /// A field of minutes or hours, in each way to write one.
     fn field(last: u16) -> impl Strategy<Value = String> {
         prop_oneof![
             Just("*".to_owned()),
@@ -629,7 +629,7 @@ mod tests {
         ]
     }
 
-    /// What the module's doc says, minute by minute.
+    /// The due times by the rules in the module's doc, computed minute by minute.
     fn expected(cron: &Cron, from: DateTime<Utc>, minutes: i64) -> BTreeSet<DateTime<Utc>> {
         let matches = |clock: NaiveDateTime| cron.pattern.is_time_matching(&clock).unwrap();
         let mut due = BTreeSet::new();

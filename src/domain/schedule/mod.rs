@@ -15,33 +15,33 @@ use super::duration::{self, BadDuration};
 /// When a job is due: a pure function of the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
-    /// On the epoch grid: at every multiple of the interval since 1970, the same instant on every
-    /// replica, whatever the clocks on the walls do.
+    /// On the epoch grid: at every multiple of the interval since 1970. Every replica is due at the same
+    /// instant, and changes of local clocks do not matter.
     Every(Duration),
     /// By a cron expression in a time zone.
     Cron(Box<Cron>),
 }
 
-/// No interval is shorter: the bell rings once a second.
+/// The shortest allowed interval, because the bell rings at most once a second.
 pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a text is no schedule, and where in it.
+/// Why a text is not a schedule, and where in the text the problem is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct ScheduleError {
     /// What is wrong.
     pub problem: ScheduleProblem,
-    /// The bytes of the text that are meant.
+    /// The range of bytes in the text that has the problem.
     pub at: Range<usize>,
 }
 
-/// The ways in which a text is no schedule.
+/// The reasons why a text is not a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleProblem {
-    /// What follows `every` is no duration.
+    /// The text after `every` is not a duration.
     #[error("{0}")]
     Interval(BadDuration),
-    /// The interval is shorter than the bell's.
+    /// The interval is too short.
     #[error("an interval is at least 1s")]
     TooOften,
     /// Too few or too many fields.
@@ -49,26 +49,26 @@ pub enum ScheduleProblem {
         "a cron expression has six fields, `second minute hour day month weekday`, and this has {found}"
     )]
     FieldCount {
-        /// How many there are.
+        /// The number of fields.
         found: usize,
     },
-    /// A field that says nothing.
+    /// A field with an invalid value.
     #[error("`{found}` is no {name} of a cron expression")]
     Field {
         /// The text of the field.
         found: String,
-        /// Which field.
+        /// The field's name.
         name: &'static str,
-        /// What it may say.
+        /// The values that the field may have.
         allowed: &'static str,
     },
-    /// Fields that are right and together match no time.
+    /// Each field is valid, but together they match no time.
     #[error("no time matches this cron expression")]
     Never,
 }
 
 impl Schedule {
-    /// Reads `every DURATION`, or a cron expression, which is meant in that zone.
+    /// Parses `every DURATION`, or a cron expression, whose times are in this zone.
     pub fn parse(text: &str, zone: Tz) -> Result<Self, ScheduleError> {
         match text.trim_start().strip_prefix("every") {
             Some(interval) if !interval.starts_with(|char: char| char.is_alphanumeric()) => {
@@ -101,8 +101,8 @@ impl Schedule {
         }
     }
 
-    /// The six-field cron pattern, in UTC, of the bell that rings whenever this may be due. It may
-    /// ring more often: what is due, [`Self::next_after`] says.
+    /// The six-field cron pattern, in UTC, of the bell that wakes the engine whenever the schedule may
+    /// be due. The bell may ring more often; [`Self::next_after`] decides what is due.
     pub fn bell_pattern(&self) -> String {
         match self {
             Self::Every(interval) => {
@@ -180,7 +180,8 @@ mod tests {
         assert_eq!(bell("15,45 * * * * *"), "15,45 * * * * *");
         assert_eq!(bell("*/20 * * * * *"), "0,20,40 * * * * *");
         assert_eq!(bell("*/5 * * * *"), "0 * * * * *");
-        // What daylight saving time swallows is due when it begins: on the minute.
+        // A time in the hour that daylight saving time skips is due right after it, which is on the
+        // minute.
         assert_eq!(bell("30 30 2 * * *"), "0,30 * * * * *");
     }
 

@@ -7,30 +7,30 @@ use secrecy::SecretString;
 
 use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme};
 
-/// Whom to connect to, and how.
+/// Where the cache is, and how to connect to it.
 pub struct CacheUrl {
     /// Where the server is.
     pub address: CacheAddress,
     /// The user to log in as.
     pub user: Option<String>,
-    /// Its password.
+    /// The user's password.
     pub password: Option<SecretString>,
     /// The number of the database.
     pub database: u32,
-    /// Whether RESP3 is spoken in place of RESP2.
+    /// Whether the connection uses RESP3 instead of RESP2.
     pub is_resp3: bool,
 }
 
 /// Where the server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheAddress {
-    /// At this name or IP address, without brackets.
+    /// At a TCP port.
     Tcp {
-        /// Which.
+        /// The host's name or IP address, without brackets.
         host: String,
-        /// Its port.
+        /// The port.
         port: u16,
-        /// Whether TLS is spoken there.
+        /// Whether the connection uses TLS.
         tls: bool,
     },
     /// At this Unix socket.
@@ -51,7 +51,7 @@ impl fmt::Display for CacheAddress {
     }
 }
 
-/// Parameters of other clients, and what to write instead.
+/// Parameters of other clients, each with the text that says what to write instead.
 const REFUSED: [(&[&str], &str); 8] = [
     (
         &["ssl_cert_reqs"],
@@ -76,7 +76,7 @@ const REFUSED: [(&[&str], &str); 8] = [
 ];
 
 impl CacheUrl {
-    /// Reads one, or finds what is wrong with it.
+    /// Parses the URL of a cache, or returns its problems.
     pub fn parse(text: &str) -> Result<Self, Vec<UrlProblem>> {
         Self::read(text.trim()).map_err(|problem| vec![problem])
     }
@@ -135,7 +135,7 @@ impl CacheUrl {
                     }
                 }
             }
-            // What redis-py calls the default, and ioredis "whatever there is".
+            // The defaults of redis-py (`ssl_cert_reqs`) and of ioredis (`family`), which preheat follows too.
             "ssl_cert_reqs" if matches!(value.as_str(), "required" | "CERT_REQUIRED") => {}
             "family" if value == "0" => {}
             _ => {
@@ -172,7 +172,7 @@ fn socket(parts: &Parts<'_>) -> Result<CacheAddress, UrlProblem> {
     Ok(CacheAddress::Socket(format!("/{}", decoded(parts.path)?).into()))
 }
 
-/// Upstash offers its servers by HTTP as well, which is what a project's settings often hold.
+/// Upstash servers also have an HTTP address, and a project's settings often hold that one.
 fn rest_address(scheme: &str, parts: &Parts<'_>) -> UrlProblem {
     let host = host(parts.hosts).map(|host| host.name).unwrap_or_default();
     let host = if host.is_empty() { "HOST" } else { &host };

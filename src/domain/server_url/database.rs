@@ -10,27 +10,27 @@ use secrecy::SecretString;
 use super::parameter::{self, Draft, ServerRole, TlsMode};
 use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme};
 
-/// Whom to connect to, how, and what each transaction then needs.
+/// Where the database is, how to connect to it, and which settings each transaction gets.
 pub struct DatabaseUrl {
-    /// In the order in which they are tried; at least one.
+    /// The hosts, in the order in which preheat tries them; at least one.
     pub hosts: Vec<Host>,
-    /// Which of them will do.
+    /// The role that a server must have.
     pub wanted: ServerRole,
     /// The role to log in as.
     pub user: Option<String>,
-    /// Its password.
+    /// The role's password.
     pub password: Option<SecretString>,
     /// The database's name.
     pub database: Option<String>,
     /// How the connection is protected.
     pub tls: Tls,
-    /// How the connection is named in `pg_stat_activity`.
+    /// The name of the connection in `pg_stat_activity`.
     pub application_name: Option<String>,
     /// The longest wait for a connection to one host.
     pub connect_timeout: Option<Duration>,
-    /// The most connections that may be opened.
+    /// The most connections that preheat may open.
     pub connection_limit: Option<NonZeroU32>,
-    /// Where names without a schema are looked up, where that is said.
+    /// The schemas in which the server looks up names without a schema; empty if the URL says nothing.
     pub search_path: Vec<String>,
     /// Other settings of each transaction, by name.
     pub settings: Vec<(String, String)>,
@@ -39,28 +39,28 @@ pub struct DatabaseUrl {
 /// How a connection is protected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `None` where nothing is said.
+    /// `None` if the URL says nothing.
     pub mode: Option<TlsMode>,
-    /// Whose signatures are trusted.
+    /// The authorities whose signatures preheat trusts.
     pub roots: Roots,
-    /// Our own certificate, and its key.
+    /// The files with the client's own certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Whose signatures are trusted.
+/// The authorities whose signatures preheat trusts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Roots {
-    /// The public authorities, as they are built in.
+    /// The public authorities that are built into preheat.
     #[default]
     Bundled,
-    /// Those, and the authorities that this machine trusts.
+    /// The public authorities, and those that this machine trusts.
     System,
-    /// Those, and the authorities in this file.
+    /// The public authorities, and those in this file.
     File(PathBuf),
 }
 
 impl DatabaseUrl {
-    /// Reads one, or finds everything that is wrong with it.
+    /// Parses the URL of a database, or returns all its problems.
     pub fn parse(text: &str) -> Result<Self, Vec<UrlProblem>> {
         let rest = after_scheme(text.trim()).map_err(|problem| vec![problem])?;
         let parts = Parts::of(rest);
@@ -104,7 +104,7 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 impl Draft {
-    /// What stands before the parameters.
+    /// The parts of the URL before its parameters.
     fn of(url: &Parts<'_>) -> Result<Self, UrlProblem> {
         if url.fragment.is_some() {
             return Err(UrlProblem::unreadable("a `#` is written `%23`"));
@@ -124,7 +124,7 @@ impl Draft {
     }
 }
 
-/// What follows the scheme. `SQLAlchemy` writes its driver into it, and JDBC itself.
+/// The text after the scheme. `SQLAlchemy` adds its driver to the scheme, and JDBC adds `jdbc:`.
 fn after_scheme(text: &str) -> Result<&str, UrlProblem> {
     let (scheme, rest) = scheme(text)?;
     let lower = scheme.to_ascii_lowercase();
@@ -144,7 +144,7 @@ fn after_scheme(text: &str) -> Result<&str, UrlProblem> {
     }
 }
 
-/// Names and ports together; one port is for all hosts.
+/// Combines names and ports; a single port is for all hosts.
 fn hosts(draft: &Draft, tls: &Tls) -> Result<Vec<Host>, UrlProblem> {
     let Draft { names, ports, addresses, .. } = draft;
     let is_host_said = names.iter().any(|name| !name.is_empty());
@@ -167,9 +167,10 @@ fn hosts(draft: &Draft, tls: &Tls) -> Result<Vec<Host>, UrlProblem> {
 fn tls(draft: &Draft) -> Result<Tls, UrlProblem> {
     let Draft { ssl_mode, ssl, root_cert, binds_channel, client_cert, client_key, .. } = draft;
     let mode = match (ssl_mode.or(*ssl), root_cert.as_deref()) {
-        // As in libpq: with an authority at hand `require` does verify.
+        // As in libpq: if authorities are given, `require` verifies the certificate.
         (Some(TlsMode::Require), Some(file)) if file != SYSTEM => Some(TlsMode::VerifyCa),
-        // As in libpq: the system's authorities sign for everybody, so that the name decides.
+        // As in libpq: anybody can get a certificate of the system's authorities, so the host's name
+        // must be checked.
         (None, Some(SYSTEM)) => Some(TlsMode::VerifyFull),
         (mode, _) => mode,
     };
@@ -212,15 +213,16 @@ fn tls(draft: &Draft) -> Result<Tls, UrlProblem> {
         Some(SYSTEM) => Roots::System,
         Some(file) => Roots::File(file.into()),
     };
-    // Both prove that nobody is in between; the driver can do this one.
+    // Channel binding and `verify-full` both rule out a man in the middle; the driver supports
+    // `verify-full`.
     let mode = if *binds_channel { mode.max(Some(TlsMode::VerifyFull)) } else { mode };
     Ok(Tls { mode, roots, client })
 }
 
-/// libpq's word for the authorities that the machine trusts.
+/// libpq's word for the authorities that this machine trusts.
 const SYSTEM: &str = "system";
 
-/// Neon takes its endpoint from the host's name, which every driver sends that knows SNI.
+/// Neon finds its endpoint by the host's name, which every driver with SNI sends.
 fn check_endpoint(draft: &Draft, hosts: &[Host]) -> Result<(), UrlProblem> {
     let bare = |name: &str| name.trim_end_matches("-pooler").to_owned();
     let first_label = |host: &Host| bare(host.name.split('.').next().unwrap_or_default());

@@ -1,6 +1,6 @@
-//! URLs of servers: what each part means, or why it is refused. Nothing in a URL is passed over.
+//! URLs of servers: preheat understands each part of a URL or refuses it, and ignores nothing.
 //!
-//! A problem never quotes a value: any part of a URL may be a secret.
+//! A problem never quotes a value, because any part of a URL may be a secret.
 
 mod cache;
 mod database;
@@ -16,43 +16,43 @@ pub use cache::{CacheAddress, CacheUrl};
 pub use database::{DatabaseUrl, Roots, Tls};
 pub use parameter::{ParameterNote, ServerRole, TlsMode, parameters};
 
-/// One server among those that a URL names.
+/// One of the servers that a URL names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// A name, an IP address without brackets, or the folder of a socket; empty where nothing is
-    /// said.
+    /// A name, an IP address without brackets, or the folder of a socket; empty if the URL names
+    /// none.
     pub name: String,
-    /// Its port, where one is said.
+    /// The port; `None` if the URL gives none.
     pub port: Option<u16>,
 }
 
 impl Host {
-    /// Whether it is the folder of a Unix socket.
+    /// Whether the name is the folder of a Unix socket.
     pub fn is_socket(&self) -> bool {
         self.name.starts_with('/')
     }
 }
 
-/// One thing that is wrong with a URL.
+/// One problem of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UrlProblem {
-    /// It cannot be read as a URL.
+    /// The text is not a URL.
     Unreadable {
-        /// What to do.
+        /// How to mend it.
         hint: String,
     },
-    /// It leads to something else.
+    /// The scheme is that of another kind of server.
     Scheme {
-        /// What stands before `://`.
+        /// The text before `://`.
         found: String,
-        /// What to do, where that is not plain.
+        /// How to mend it, if that is not obvious.
         hint: Option<String>,
     },
-    /// One of its parts cannot be honoured.
+    /// preheat cannot do what a part of the URL says.
     Part {
-        /// Which, and what is wrong with it.
+        /// The part, and what is wrong with it.
         message: String,
-        /// What to do.
+        /// How to mend it.
         hint: String,
     },
 }
@@ -79,13 +79,13 @@ impl UrlProblem {
     }
 }
 
-/// The first part of what a URL holds, after its scheme.
+/// The parts of a URL after its scheme, not yet decoded.
 struct Parts<'u> {
     user: Option<&'u str>,
     password: Option<&'u str>,
-    /// With its port, if it has one.
+    /// The hosts, with their ports.
     hosts: &'u str,
-    /// Without the slash at its beginning.
+    /// The path, without the slash at its beginning.
     path: &'u str,
     query: &'u str,
     fragment: Option<&'u str>,
@@ -109,10 +109,10 @@ impl<'u> Parts<'u> {
     }
 }
 
-/// What stands before `://`, and after it.
+/// The texts before and after `://`.
 fn scheme(text: &str) -> Result<(&str, &str), UrlProblem> {
     let is_scheme = |scheme: &str| {
-        // More with a colon may be a user and a password.
+        // Any other text with a colon may be a user and a password.
         let word = scheme.strip_prefix("jdbc:").unwrap_or(scheme);
         let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte);
         !word.is_empty() && word.bytes().all(is_letter)
@@ -131,7 +131,7 @@ fn split(text: &str, at: char) -> (&str, Option<&str>) {
 const ESCAPES: &str = "characters such as `@`, `:`, `/`, `?` and `#` in a user or password are \
                        written with per cent signs, as in `%40`";
 
-/// Resolves `%40` and the like. A `+` is itself, as for libpq.
+/// Resolves per cent escapes such as `%40`. A `+` stays a `+`, as in libpq.
 fn decoded(text: &str) -> Result<String, UrlProblem> {
     let decoded = percent_decode_str(text).decode_utf8();
     let decoded = decoded.map_err(|_not_utf8| UrlProblem::unreadable("a URL is UTF-8"))?;
@@ -141,7 +141,7 @@ fn decoded(text: &str) -> Result<String, UrlProblem> {
     Ok(decoded.into_owned())
 }
 
-/// One of the hosts before the path: a port goes after it.
+/// One of the hosts before the path, with its port.
 fn host(text: &str) -> Result<Host, UrlProblem> {
     let (name, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         Some((name, rest)) => (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
@@ -171,8 +171,8 @@ fn port(text: &str) -> Result<u16, UrlProblem> {
     })
 }
 
-/// The parameters, decoded, and what is wrong with others. One without `=` may be the rest of a
-/// value, and is not quoted.
+/// The decoded parameters, and the problems of the others. A parameter without `=` may be the rest of a
+/// value, so its problem does not quote it.
 fn pairs(query: &str) -> (Vec<(String, String)>, Vec<UrlProblem>) {
     let mut pairs = Vec::new();
     let mut problems = Vec::new();
@@ -190,7 +190,7 @@ fn pairs(query: &str) -> (Vec<(String, String)>, Vec<UrlProblem>) {
     (pairs, problems)
 }
 
-/// How a name of a parameter is quoted, if it is one.
+/// A parameter's name for a message; the name is left out if it may not be a name.
 fn quoted(name: &str) -> String {
     const LONGEST: usize = 40;
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte);

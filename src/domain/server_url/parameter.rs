@@ -1,4 +1,4 @@
-//! The parameters of a database's URL: each is honoured, or refused by its name.
+//! The parameters of a database's URL: preheat follows each of them, or refuses it by its name.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -7,26 +7,26 @@ use std::time::Duration;
 use super::UrlProblem;
 use crate::domain::spelling::{listed, nearest};
 
-/// Which server among several will do: libpq's `target_session_attrs`.
+/// Which of several servers preheat may use: libpq's `target_session_attrs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerRole {
-    /// The first that takes the connection.
+    /// The first server that accepts the connection.
     #[default]
     Any,
-    /// One whose sessions may write.
+    /// A server whose sessions may write.
     ReadWrite,
-    /// One whose sessions may not.
+    /// A server whose sessions may not write.
     ReadOnly,
-    /// One that follows no other.
+    /// A server that is not a standby.
     Primary,
-    /// One that follows another.
+    /// A standby.
     Standby,
-    /// The same, or any if there is none.
+    /// A standby; any server if there is none.
     PreferStandby,
 }
 
 impl ServerRole {
-    /// As libpq spells it.
+    /// The word for it in libpq.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Any => "any",
@@ -39,22 +39,22 @@ impl ServerRole {
     }
 }
 
-/// Whether there is TLS, and what it proves: libpq's `sslmode`.
+/// Whether a connection uses TLS, and what the client verifies: libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsMode {
-    /// None.
+    /// No TLS.
     Disable,
-    /// Where the server has it.
+    /// TLS if the server offers it.
     Prefer,
-    /// Always; the server's certificate is not looked at.
+    /// Always TLS; the client does not verify the server's certificate.
     Require,
-    /// Always, with a certificate that a trusted authority signed.
+    /// Always TLS, with a certificate that a trusted authority signed.
     VerifyCa,
-    /// Always, with a trusted certificate for the host's name.
+    /// Always TLS, with a trusted certificate for the host's name.
     VerifyFull,
 }
 
-/// What a URL says, before its parts are compared.
+/// The contents of a URL, before its parts are checked against each other.
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) names: Vec<String>,
@@ -65,7 +65,7 @@ pub(super) struct Draft {
     pub(super) password: Option<String>,
     pub(super) database: Option<String>,
     pub(super) ssl_mode: Option<TlsMode>,
-    /// What other drivers call it; `ssl_mode` goes before it.
+    /// The value of `ssl`, the name in other drivers; `ssl_mode` has priority.
     pub(super) ssl: Option<TlsMode>,
     pub(super) root_cert: Option<String>,
     pub(super) client_cert: Option<String>,
@@ -80,18 +80,18 @@ pub(super) struct Draft {
     pub(super) endpoint: Option<String>,
 }
 
-/// A parameter as it is documented.
+/// The documentation of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterNote {
-    /// Its name, and others that mean the same.
+    /// The parameter's name, and other names for the same parameter.
     pub names: Vec<&'static str>,
-    /// Whether it is taken at all.
+    /// Whether preheat accepts the parameter.
     pub is_taken: bool,
-    /// What it does, or what to write instead.
+    /// What the parameter does, or what to write instead.
     pub note: String,
 }
 
-/// Every parameter that is known, as it is documented.
+/// The documentation of all parameters that preheat knows.
 pub fn parameters() -> Vec<ParameterNote> {
     let note = |parameter: &Parameter| {
         let (is_taken, note) = match parameter.rule {
@@ -113,11 +113,12 @@ struct Parameter {
 }
 
 enum Rule {
-    /// Notes a value, or says what it must be.
+    /// preheat follows it: the function stores the value, or says which values are valid.
     Honoured(fn(&mut Draft, &str) -> Result<(), String>, &'static str),
-    /// Only with these values, which say what is done in any case; none listed are all.
+    /// preheat accepts only these values, because they say what it always does. An empty list allows
+    /// any value.
     Only(&'static [&'static str], &'static str),
-    /// With what to write instead.
+    /// preheat refuses it; the text says what to write instead.
     Refused(&'static str),
 }
 
@@ -381,7 +382,7 @@ const PARAMETERS: &[Parameter] = &[
     refused(&["sslinline", "ssl_ca", "sslca"], "name a PEM file as `sslrootcert`"),
 ];
 
-/// Puts the parameters over what stands before them.
+/// Applies the parameters to a draft with the URL's other parts, which they override.
 pub(super) fn apply(
     mut draft: Draft,
     pairs: Vec<(String, String)>,
@@ -391,7 +392,7 @@ pub(super) fn apply(
     let (mut hosts, rest): (Vec<_>, Vec<_>) =
         pairs.into_iter().partition(|(name, _)| name == "host");
     if !hosts.is_empty() {
-        // SQLAlchemy repeats the parameter for each of several.
+        // SQLAlchemy repeats the parameter for each of several hosts.
         let values: Vec<_> = hosts.drain(..).map(|(_, value)| value).collect();
         hosts.push(("host".to_owned(), values.join(",")));
     }
@@ -437,7 +438,7 @@ fn invalid(name: &str, hint: String) -> UrlProblem {
     UrlProblem::part(format!("parameter `{name}` cannot be honoured"), hint)
 }
 
-/// The names that may stand in a URL.
+/// The names of all parameters that preheat accepts.
 fn known() -> impl Iterator<Item = &'static str> {
     let known = PARAMETERS.iter().filter(|known| !matches!(known.rule, Rule::Refused(_)));
     known.filter_map(|known| known.names.first().copied())
@@ -458,7 +459,7 @@ fn set_hosts(draft: &mut Draft, value: &str) -> Result<(), String> {
     let mut ports = Vec::new();
     for host in value.split(',') {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        // An address of IPv6 or a folder has colons of its own.
+        // An IPv6 address or a folder may contain colons itself.
         let with_port = host.rsplit_once(':').filter(|(name, _)| {
             !host.starts_with('/') && (!name.contains(':') || name.ends_with(']'))
         });
@@ -491,7 +492,7 @@ fn set_addresses(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An address of a `hostaddr`.
+/// One address of a `hostaddr`, if it is valid.
 fn address(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse::<IpAddr>().ok().map(|address| address.to_string())
@@ -587,7 +588,7 @@ fn set_schema(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// As Postgres reads a list of names: without quotes in lower case.
+/// Reads a list of names like Postgres: a name without quotes becomes lower case.
 fn set_search_path(draft: &mut Draft, value: &str) -> Result<(), String> {
     let wrong = || "it is names of schemas with commas, as in `app,public`".to_owned();
     let mut names = Vec::new();
@@ -618,7 +619,8 @@ fn set_search_path(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a name ends whose first quote was read; two quotes are one of the name's own.
+/// The end of a quoted name, whose first quote was already read. Two quotes are one quote of the name
+/// itself.
 fn end_of_quoted(text: &str) -> Option<usize> {
     let mut bytes = text.bytes().enumerate().peekable();
     while let Some((index, byte)) = bytes.next() {
@@ -632,8 +634,8 @@ fn end_of_quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// As `postgres` reads its own: `-c name=value`, `--name=value`, with `\` before a blank that is
-/// meant.
+/// Reads options like the server program `postgres`: `-c name=value` or `--name=value`, with a `\`
+/// before a blank that belongs to a value.
 fn set_options(draft: &mut Draft, value: &str) -> Result<(), String> {
     let mut words = words(value).into_iter();
     while let Some(word) = words.next() {
@@ -660,7 +662,7 @@ fn set_options(draft: &mut Draft, value: &str) -> Result<(), String> {
 }
 
 fn words(text: &str) -> Vec<String> {
-    // A client for the web writes a blank as `+`.
+    // Web clients write a blank as `+`.
     let text = text.replace("-c+", "-c ").replace("+-c", " -c").replace("+--", " --");
     let mut words = vec![String::new()];
     let mut letters = text.chars();
@@ -681,7 +683,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// One setting of a transaction, unless it is one that preheat sets itself.
+/// Stores one setting of a transaction; refuses those that preheat sets itself.
 fn set_option(draft: &mut Draft, name: &str, value: &str) -> Result<(), String> {
     let name = name.trim().to_ascii_lowercase();
     let mut bytes = name.bytes();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::manifest::{Named, manifest_key};
-use crate::domain::owned::known_keys;
+use crate::domain::owned::static_keys;
 use crate::domain::tenant::{Tenant, Tenants};
 use crate::engine::ports::CacheError;
 use crate::engine::run::{Runner, Stops};
@@ -96,7 +96,7 @@ impl Runner {
             },
             None => now.date_naive()..=now.date_naive(),
         };
-        known_keys(job, tenant, &dates)
+        static_keys(job, tenant, &dates)
     }
 
     /// The data keys that some manifests name. A manifest names keys that have vanished as well, for a

@@ -13,7 +13,7 @@ use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
 use crate::domain::layout::Layout;
 use crate::domain::manifest::{Named, manifest_key};
-use crate::domain::owned::{known_keys, possible_dates};
+use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::tenant::{Tenant, Tenants};
 use crate::engine::ports::{Book, CacheError, CacheErrorKind};
 use crate::engine::registry::{Departed, Due, grace};
@@ -175,7 +175,7 @@ impl<'a> Sweep<'a> {
     fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let of_tenant = |tenant: Tenant<'_>| {
-            let keys = known_keys(job, Some(tenant), &dates).into_iter();
+            let keys = static_keys(job, Some(tenant), &dates).into_iter();
             let keys = keys.filter(|key| layout.may_write(job, Some(tenant), key));
             keys.map(move |key| Owned { job, key }).collect::<Vec<_>>()
         };
@@ -204,13 +204,13 @@ impl<'a> Sweep<'a> {
     /// The keys among these that an active tenant has as well: static keys without a tenant's id, where
     /// what was one tenant's is another's now (a web address).
     fn static_keys_of_active(&self, job: &Job, owned: &[Owned<'_>]) -> HashSet<String> {
-        let is_anonymous = |key: &Key| key.template.is_known() && !key.template.has_tenant();
+        let is_anonymous = |key: &Key| key.template.is_static() && !key.template.has_tenant();
         if owned.is_empty() || !job.keys.iter().any(is_anonymous) {
             return HashSet::new();
         }
         let candidates: HashSet<&str> = owned.iter().map(|owned| owned.key.as_str()).collect();
         let dates = possible_dates(job, self.now);
-        let keys = self.active.iter().flat_map(|tenant| known_keys(job, Some(tenant), &dates));
+        let keys = self.active.iter().flat_map(|tenant| static_keys(job, Some(tenant), &dates));
         keys.filter(|key| candidates.contains(key.as_str())).collect()
     }
 
