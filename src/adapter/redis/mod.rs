@@ -368,7 +368,7 @@ impl Cache for RedisCache {
     }
 }
 
-/// At least 1, because Redis refuses a TTL of 0.
+/// At least 1: Redis refuses `SET` with a TTL of 0, and `PEXPIRE` with 0 deletes the key.
 fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
