@@ -161,7 +161,7 @@ pub struct Runner {
     pub batch: NonZeroUsize,
     /// How long a stopping worker may take to finish the batches in flight.
     pub drain: Duration,
-    /// What the rows of one tenant may take in memory.
+    /// The most memory for the rows of one tenant.
     pub max_tenant_bytes: usize,
 }
 
@@ -523,8 +523,8 @@ impl Runner {
                 "runner.max_tenant_bytes",
                 "16MiB",
                 8 << 20..=1 << 30,
-                "What the rows of one tenant may take in memory; a tenant with more fails alone. The worker \
-                 may need six times as much, beside 32MiB",
+                "The most memory for the rows of one tenant; a tenant with more fails, and no other. \
+                 The worker may need six times as much, plus 32MiB",
             ),
         }
     }

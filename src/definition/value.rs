@@ -257,7 +257,7 @@ fn unsigned(number: &DeInteger<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix()).ok()
 }
 
-/// What is said of a name that is no zone's.
+/// The message for a name that is not a time zone's.
 pub(super) fn unknown_zone(found: &str) -> String {
     format!("`{found}` is no IANA time zone")
 }

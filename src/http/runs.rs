@@ -110,7 +110,7 @@ impl RunView {
         }
     }
 
-    /// A run as it is now; `None` where the history has forgotten it.
+    /// The present state of a run; `None` if the history no longer has it.
     pub(super) async fn now(handle: &Handle, id: RunId) -> Result<Option<Self>, ApiError> {
         Ok(limited(handle.run(id)).await??.map(|run| match run {
             handle::RunView::Active(run) => Self::active(&run),
@@ -118,7 +118,7 @@ impl RunView {
         }))
     }
 
-    /// The same of several runs, without those that are forgotten.
+    /// The present state of several runs, without those that the history no longer has.
     pub(super) async fn all_now(handle: &Handle, ids: &[RunId]) -> Result<Vec<Self>, ApiError> {
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
@@ -223,7 +223,7 @@ async fn start(
     Ok(Started { runs, waited: wait })
 }
 
-/// The runs once all have ended. A client that hangs up ends only this, not the runs.
+/// The runs, once all have finished. If the client disconnects, the runs go on.
 async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError> {
     let handle = &state.control.handle;
     let mut status = handle.subscribe();
@@ -233,11 +233,11 @@ async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError
             if runs.iter().all(|run| run.state == RunState::Finished) {
                 return Ok(runs);
             }
-            // The engine is gone.
+            // The engine has stopped.
             status.changed().await.map_err(|_gone| ApiError::stopped())?;
         }
     };
-    // The last runs of a worker that stops end together with it.
+    // When the worker stops, its last runs may finish at the same moment. They count first.
     tokio::select! {
         biased;
         runs = all => runs,
