@@ -86,7 +86,7 @@ pub enum AppError {
     #[error(transparent)]
     History(#[from] MigrateError),
     /// The settings require the change feed, and it cannot work.
-    #[error("there cannot be a change feed, and `changes.enabled` is true: {0}")]
+    #[error("the change feed cannot work, and `changes.enabled` is true: {0}")]
     NoFeed(String),
     /// Anything else.
     #[error(transparent)]

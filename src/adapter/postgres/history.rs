@@ -48,7 +48,7 @@ pub enum MigrateError {
         sql: String,
     },
     /// This migration was changed after it was applied.
-    #[error("cannot migrate: migration {0} is another than was applied")]
+    #[error("cannot migrate: migration {0} differs from the one that was applied")]
     Changed(i64),
     /// Anything else.
     #[error("{0}")]

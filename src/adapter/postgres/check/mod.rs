@@ -184,7 +184,7 @@ impl PostgresSource {
                 unsupported.map(problem).collect()
             }
             Err(ReadError::Parameters { .. }) => {
-                let message = "the tenant query has a parameter, and nothing is given to it";
+                let message = "the tenant query has a parameter, but gets no value for it";
                 vec![problem(QueryPlace::Query { at: None }, message, None)]
             }
             Err(error) => self.not_described(transaction, error, (sql, &[])).await?,

@@ -282,12 +282,12 @@ impl PostgresSource {
                 Findings::of(vec![difference.problem(&self.settings.column)])
             }
             Outcome::OtherOrder => warning(
-                "the order of a tenant's rows is not determined: it was another one in a second read"
+                "the order of a tenant's rows is not determined: a second read returned another one"
                     .to_owned(),
                 Some("end `order by` with a column that is unique for the tenant"),
             ),
             Outcome::Unsteady => warning(
-                "the query returns other rows each time, so that tenants read alone and together \
+                "the query returns different rows each time, so reading tenants alone and together \
                  cannot be compared"
                     .to_owned(),
                 Some(
@@ -296,7 +296,7 @@ impl PostgresSource {
                 ),
             ),
             Outcome::Drifting => warning(
-                "the query returns other values in each transaction, though the data is the same"
+                "the query returns different values in each transaction, but the data is the same"
                     .to_owned(),
                 Some(
                     "a function such as `now()` is part of the value, and `preheat audit` calls it \
@@ -304,10 +304,10 @@ impl PostgresSource {
                 ),
             ),
             Outcome::InSomeZone => warning(
-                "the query computes with the time zone of the session, which neither the role nor the \
-                 database says: it is UTC here, and the application's may be another"
+                "the query computes with the session's time zone, but neither the role nor the database \
+                 sets one: here it is UTC, and in the application it may be another one"
                     .to_owned(),
-                Some("set `database.time_zone` to the one of the application's sessions"),
+                Some("set `database.time_zone` to that of the application's sessions"),
             ),
             Outcome::Failed(error) if is_of_query(&error) => {
                 Findings::of(vec![self.about_query(error, &job.query.sql)?])
