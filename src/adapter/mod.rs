@@ -1,4 +1,5 @@
-//! The world, behind [`crate::engine::ports`]. Adapters return, they don't log.
+//! The outside world, behind the traits of [`crate::engine::ports`]. Adapters return errors; they
+//! don't log.
 
 pub mod bell;
 pub mod clock;

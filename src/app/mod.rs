@@ -459,7 +459,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
-            // A cache that does not tell keeps the numbers that it had.
+            // If the cache does not answer, its last figures stay.
             if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
                 let CacheStats { hits, misses, evicted, .. } = stats;
                 runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });

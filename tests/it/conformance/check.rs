@@ -532,9 +532,9 @@ async fn tried(source: &PostgresSource, job: &Job) -> Vec<String> {
 #[tokio::test]
 async fn a_query_that_computes_with_the_zone_asks_for_it_where_nothing_says_one() {
     let (server, source) = items().await;
-    let asks = "!query: the query computes with the time zone of the session, which neither the role \
-                nor the database says: it is UTC here, and the application's may be another (set \
-                `database.time_zone` to the one of the application's sessions)";
+    let asks = "!query: the query computes with the session's time zone, but neither the role nor the \
+                database sets one: here it is UTC, and in the application it may be another one (set \
+                `database.time_zone` to that of the application's sessions)";
     let cases = [
         ("select tenant_id, n, at from items where tenant_id = any($1) order by n", false),
         (
