@@ -3,11 +3,11 @@
 //! The map, in reading order; data goes down once and nothing calls back up:
 //!
 //! 1. [`domain`]: the words and the rules. No I/O, no async, no clock.
-//! 2. [`definition`]: job files → checked jobs, or every problem in them.
-//! 3. [`engine`]: when a job runs and how a run goes; what it needs of the world is [`engine::ports`].
-//! 4. [`audit`]: the cache against the database. [`invalidate`]: removal on request, fences first.
-//! 5. [`adapter`]: the world behind those ports: Postgres, Redis, the clock, the bell.
-//! 6. [`observe`]: one event, one place: a log line and its metrics.
+//! 2. [`definition`]: turns job files into checked jobs, or lists every problem in them.
+//! 3. [`engine`]: decides when a job runs and how a run goes; [`engine::ports`] is what it needs from outside.
+//! 4. [`audit`]: compares the cache with the database. [`invalidate`]: removes keys on request, fences first.
+//! 5. [`adapter`]: implements the engine's ports with Postgres, Redis, the clock and the bell.
+//! 6. [`observe`]: turns each event into one log line and its metrics, in one place.
 //! 7. [`http`]: the control plane.
 //! 8. [`config`], [`telemetry`], [`app`], [`cli`]: settings, logs, wiring, commands.
 //!

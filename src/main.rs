@@ -1,4 +1,4 @@
-//! The `preheat` program: command line → exit code.
+//! The `preheat` program: runs a command line and returns its exit code.
 
 use std::process::ExitCode;
 

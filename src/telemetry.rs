@@ -14,20 +14,21 @@ use crate::domain::shown::shown;
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The directives are none.
+    /// The filter's directives are invalid.
     #[error("log filter `{filter}` cannot be read; as in `debug` or `info,preheat=debug`")]
     Filter {
-        /// What was said.
+        /// The filter as it was set.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         source: ParseError,
     },
-    /// The process has one already.
+    /// The process has a log already.
     #[error("the log is set up twice")]
     Twice(#[from] TryInitError),
 }
 
-/// Starts logging, for the whole process. What comes back lets progress bars make room for a line.
+/// Starts logging for the whole process. With the writer that it returns, progress bars can make
+/// room for a line.
 pub fn init(log: &Log) -> Result<LogWriter, TelemetryError> {
     let writer = LogWriter::default();
     let colour = log.colour && io::stderr().is_terminal();
@@ -39,16 +40,16 @@ pub fn init(log: &Log) -> Result<LogWriter, TelemetryError> {
     Ok(writer)
 }
 
-/// What lines of text look like.
+/// The form of text lines.
 #[derive(Clone, Copy)]
 struct Lines {
     colour: bool,
-    /// Whether what a message says follows it once more, as fields to search by.
+    /// Whether fields to search by follow the message. They repeat what the message says.
     fields: bool,
 }
 
-/// A person at a terminal reads messages, which say all that matters; whoever searches a file needs
-/// the fields, and whoever asks for details wants them.
+/// A person at a terminal reads messages, which say all that matters. Fields are for those who
+/// search a file or ask for details.
 fn has_fields(log: &Log, is_terminal: bool) -> bool {
     !is_terminal || ["debug", "trace"].iter().any(|level| log.filter.contains(level))
 }
@@ -61,7 +62,7 @@ where
     let format = fmt::format::debug_fn(move |writer, field, value| {
         let value = format!("{value:?}");
         match field.name() {
-            // Lines that it has of its own are indented, so that none looks like another message.
+            // Further lines of a message are indented, so that none looks like another message.
             "message" => {
                 let mut lines = value.lines().map(shown);
                 writer.write_str(&lines.next().unwrap_or_default())?;
@@ -83,7 +84,7 @@ where
     Ok(lines.json().flatten_event(true).finish())
 }
 
-/// It writes lines of `~/.pgpass` to the log that it cannot read, with what is in them.
+/// sqlx logs each line of `~/.pgpass` that it cannot read, with its contents.
 const QUIET: &str = "sqlx_postgres::options::pgpass=off";
 
 fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
@@ -95,22 +96,23 @@ fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
     })
 }
 
-/// Calls what it is given once, with the terminal cleared of anything that a line would tear.
+/// A function that clears the terminal of everything a line would tear, and then calls its argument
+/// once.
 pub type Around = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 
-/// Writes lines to stderr, within [`Self::write_within`]'s function where there is one.
+/// Writes lines to stderr, through the function of [`Self::write_within`] if there is one.
 #[derive(Clone, Default)]
 pub struct LogWriter {
     around: Arc<RwLock<Option<Around>>>,
 }
 
 impl LogWriter {
-    /// From now on lines are written within this, for example `MultiProgress::suspend`.
+    /// From now on, lines are written through this function, for example `MultiProgress::suspend`.
     pub fn write_within(&self, around: Around) {
         *self.around.write().unwrap_or_else(PoisonError::into_inner) = Some(around);
     }
 
-    /// From now on lines are written as they come.
+    /// From now on, lines are written directly.
     pub fn write_plainly(&self) {
         *self.around.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -126,8 +128,8 @@ impl LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Where stderr is gone there is nobody to tell; the subscriber would try to, on stderr, and
-        // panic. A worker goes on without its log.
+        // If stderr is gone, there is nobody to tell. An error here would make the subscriber write
+        // to stderr and panic. The worker goes on without its log.
         drop(self.line(&mut io::stderr().lock(), bytes));
         Ok(bytes.len())
     }

@@ -1,5 +1,5 @@
-//! tokio-cron-scheduler as a bell: it rings when a job may be due, and each second to show that it
-//! lives. What is due is decided elsewhere; a ring too many or too few harms nothing.
+//! tokio-cron-scheduler as a bell: it rings when a job may be due, and every second to show that it
+//! is alive. The engine decides what is due, so a ring too many or too few harms nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use uuid::Uuid;
 
 use crate::domain::job::JobName;
 
-/// Called at each ring: with the job that may be due, or with none for the beat of each second. It
-/// is called on a task of the runtime and must neither block nor panic.
+/// The function that the bell calls at each ring, with the job that may be due, or with `None` for
+/// the heartbeat of each second. It runs on a task of the runtime and must neither block nor panic.
 pub type Ring = Arc<dyn Fn(Option<&JobName>) + Send + Sync>;
 
-/// Its channels hold this many rings: with the crate's own 200, more jobs due at once are lost.
+/// The capacity of the crate's channels. With the crate's default of 200, rings are lost when more
+/// jobs are due at once.
 const CHANNEL: usize = 4096;
 
-/// Each second.
+/// Every second.
 const HEARTBEAT: &str = "* * * * * *";
 
 /// A bell that rings by cron patterns.
@@ -32,31 +33,31 @@ struct Entry {
     id: Uuid,
 }
 
-/// The bell does not ring.
+/// The bell cannot ring.
 #[derive(Debug, thiserror::Error)]
 pub enum BellError {
-    /// A pattern that the scheduler does not take.
+    /// The scheduler rejects a pattern.
     #[error("job `{job}`: cannot ring by `{pattern}`")]
     Pattern {
-        /// Of which job.
+        /// The job that the pattern belongs to.
         job: JobName,
         /// The pattern.
         pattern: String,
-        /// Why not.
+        /// The scheduler's reason.
         source: JobSchedulerError,
     },
     /// The scheduler itself failed.
     #[error("could not {doing} the scheduler")]
     Scheduler {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// Why not.
+        /// The scheduler's error.
         source: JobSchedulerError,
     },
 }
 
 impl Bell {
-    /// Rings by these patterns, which have six fields and mean UTC.
+    /// Starts to ring by these patterns. A pattern has six fields and means UTC.
     pub async fn start(patterns: &[(JobName, String)], ring: Ring) -> Result<Self, BellError> {
         let failed = |doing| move |source| BellError::Scheduler { doing, source };
         let scheduler =
@@ -69,7 +70,7 @@ impl Bell {
         Ok(bell)
     }
 
-    /// Rings by these patterns from now on. On a bad pattern all stays as it was.
+    /// Rings by these patterns from now on. If one of them is wrong, the bell keeps the old ones.
     pub async fn replace(&mut self, patterns: &[(JobName, String)]) -> Result<(), BellError> {
         let mut new = Vec::new();
         for (job, pattern) in patterns {
@@ -93,7 +94,7 @@ impl Bell {
             removed
                 .map_err(|source| BellError::Scheduler { doing: "remove a job from", source })?;
         }
-        // One after another: the crate's listener dies when many come at once.
+        // One after another: the crate's listener dies when many jobs are added at once.
         for (rung, job, pattern) in new {
             let added = self.scheduler.add(rung).await;
             let id =
@@ -103,7 +104,7 @@ impl Bell {
         Ok(())
     }
 
-    /// Stops ringing, within half a second.
+    /// Stops ringing. This takes half a second at most.
     pub async fn stop(mut self) -> Result<(), BellError> {
         let stopped = self.scheduler.shutdown().await;
         stopped.map_err(|source| BellError::Scheduler { doing: "stop", source })
@@ -111,7 +112,7 @@ impl Bell {
 
     fn rung(&self, job: Option<JobName>, pattern: &str) -> Result<Rung, JobSchedulerError> {
         let ring = Arc::clone(&self.ring);
-        // Async, since a panic in a sync body ends its entry for ever.
+        // Async, because a panic in a sync body ends its entry for ever.
         Rung::new_async(pattern, move |_id, _scheduler| {
             let (ring, job) = (Arc::clone(&ring), job.clone());
             Box::pin(async move { ring(job.as_ref()) })

@@ -43,7 +43,7 @@ impl Clock for SystemClock {
     }
 
     fn random(&self) -> f64 {
-        // Each state has keys of its own, so that the hash of anything at all is a random number.
+        // Each `RandomState` has random keys, so the hash of any fixed value is a random number.
         let bits = RandomState::new().hash_one(0_u64);
         #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
         let uniform = (bits >> 11) as f64 / (1_u64 << 53) as f64;

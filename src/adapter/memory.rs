@@ -1,4 +1,4 @@
-//! The run history where no table keeps it: the newest runs, until the worker ends.
+//! The run history for workers without a table for it: the newest runs, until the worker ends.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,12 +18,12 @@ pub struct MemoryHistory {
 }
 
 impl MemoryHistory {
-    /// A history of at most so many runs; the oldest goes first.
+    /// A history of at most `capacity` runs. When it is full, the oldest run is dropped.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, records: Mutex::default() }
     }
 
-    /// A panic leaves whole records: nothing here breaks off halfway.
+    /// The records. A panic while they are locked leaves them whole, so a poisoned lock is ignored.
     fn records(&self) -> MutexGuard<'_, VecDeque<RunRecord>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,7 +76,7 @@ impl History for MemoryHistory {
     }
 }
 
-/// Newest first is the reverse of this, in every history.
+/// The order of runs. Every history lists the newest first, the reverse of this.
 fn order(record: &RunRecord) -> (DateTime<Utc>, RunId) {
     (record.started_at, record.id)
 }

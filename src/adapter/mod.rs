@@ -1,4 +1,5 @@
-//! The world, behind [`crate::engine::ports`]. Adapters return, they don't log.
+//! The outside world, behind the traits of [`crate::engine::ports`]. Adapters return errors; they
+//! don't log.
 
 pub mod bell;
 pub mod clock;
@@ -6,30 +7,30 @@ pub mod memory;
 pub mod postgres;
 pub mod redis;
 
-/// A server could not be used when it was first asked.
+/// The first connection to a server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectError {
-    /// What is wrong.
+    /// The kind of error.
     pub kind: ConnectErrorKind,
-    /// The same for people; it names the server and never holds a password.
+    /// The message for people. It names the server and never contains a password.
     pub message: String,
 }
 
 impl ConnectError {
-    /// Trying again cannot help.
+    /// An error in the settings: trying again cannot help.
     fn settings(message: impl Into<String>) -> Self {
         Self { kind: ConnectErrorKind::Settings, message: message.into() }
     }
 }
 
-/// Why a server could not be used.
+/// Why the first connection to a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectErrorKind {
-    /// The URL, or a file it needs, is wrong: trying again cannot help.
+    /// The URL, or a file that it needs, is wrong: trying again cannot help.
     Settings,
-    /// Nobody answers there, or not in time.
+    /// Nobody answers at the address, or not in time.
     Unreachable,
-    /// It answers and refuses: the password, the database, the certificate.
+    /// The server answers and refuses: a wrong password, database or certificate.
     Refused,
 }

@@ -1,4 +1,4 @@
-//! Where the worker answers over HTTP, from its first moment to its last.
+//! The worker's HTTP listeners, which answer from its first moment to its last.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,20 +12,21 @@ use super::AppError;
 use crate::config::Settings;
 use crate::http::{self, Control, Routes, Waiting};
 
-/// The listeners and what they answer with.
+/// The listeners, and the routes that they serve.
 pub(super) struct Front {
-    /// Where HTTP is served.
+    /// The address of the main listener.
     pub(super) listen: SocketAddr,
-    /// Stops the listeners, and what runs beside them.
+    /// Stops the listeners and the worker's background tasks.
     pub(super) shutdown: CancellationToken,
     routes: Routes,
-    /// Of the listener of probes, where there is one.
+    /// The routes of the separate listener for probes, if there is one.
     probes: Option<Routes>,
     tasks: JoinSet<()>,
 }
 
 impl Front {
-    /// Listens, and answers that the worker waits for its servers.
+    /// Starts to listen. Until [`Self::works`], the answers say that the worker waits for its
+    /// servers.
     pub(super) async fn open(settings: &Settings, waiting: Waiting) -> Result<Self, AppError> {
         let listener = bind(settings.http.listen).await?;
         let listen = listener.local_addr().context("could not tell the address of HTTP")?;
@@ -43,7 +44,7 @@ impl Front {
         Ok(Self { listen, shutdown, routes, probes, tasks })
     }
 
-    /// Answers for a worker that works, from now on.
+    /// From now on the listeners answer with the routes of a working worker.
     pub(super) fn works(&self, control: Control) {
         if let Some(probes) = &self.probes {
             probes.replace(http::probes(control.clone()));
@@ -51,8 +52,8 @@ impl Front {
         self.routes.replace(http::router(control));
     }
 
-    /// Stops, and waits so long for the answers that are on their way; what has not ended by then
-    /// is dropped.
+    /// Stops the listeners. Requests under way get the time `within` to finish, and are dropped
+    /// after it.
     pub(super) async fn close(mut self, within: Duration) {
         self.shutdown.cancel();
         let all_ended = async { while self.tasks.join_next().await.is_some() {} };

@@ -1,5 +1,5 @@
-//! What a worker does besides its runs: it reads its job files again when it is told to, tries
-//! rejected ones again, and starts the bell anew when it is silent.
+//! What a worker does besides its runs: it reloads its job files on demand, checks rejected ones
+//! again, and restarts the bell if it falls silent.
 
 use anyhow::Context;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 
-/// How often it looks whether there is something to do.
+/// How often the keeper looks whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often rejected job files are tried again: whoever migrates the database right after the
-/// worker's start waits no longer.
+/// How often rejected job files are checked again. It is the longest wait after somebody migrates
+/// the database right after the worker's start.
 const CHECK_AGAIN: Duration = Duration::from_secs(15);
-/// A bell that rings every second and was not heard for so long is started anew. It goes by the wall
-/// clock: set back by hours, it would be silent for hours.
+/// The bell rings every second. If it is silent for this long, it is restarted. It follows the wall
+/// clock, so it would be silent for hours if the clock were set back by hours.
 const BELL_SILENCE: Duration = Duration::from_secs(5);
 
-/// What it is made of.
+/// The parts of the worker that it looks after.
 pub(super) struct Keeper<'a> {
     pub(super) settings: &'a Settings,
     pub(super) versions: Versions,
     pub(super) source: Arc<PostgresSource>,
     pub(super) bell: Bell,
     pub(super) ring: Ring,
-    /// Hears of the jobs in use.
+    /// Publishes the jobs in use.
     pub(super) jobs_read: watch::Sender<Jobs>,
     pub(super) handle: Handle,
     pub(super) clock: Arc<dyn Clock>,
@@ -43,7 +43,7 @@ pub(super) struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// Never ends.
+    /// Does its work until it is dropped.
     pub(super) async fn keep(&mut self, reload: &Notify) {
         let mut checked_at = self.clock.monotonic();
         loop {
@@ -67,11 +67,11 @@ impl Keeper<'_> {
         }
     }
 
-    /// Reads the job files again. Files with problems of their own change nothing: the last good ones
-    /// stay.
+    /// Reads the job files again. If a file itself has problems, nothing changes: the last good
+    /// files stay.
     async fn reload(&mut self) {
         let (folder, defaults) = (self.settings.jobs.clone(), job_defaults(self.settings));
-        // Away from the loop: a folder may be on a disk that hangs.
+        // In a blocking task: the folder may be on a disk that hangs.
         let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
         let files = match load.await {
             Ok(files) => files.map_err(|problems| problems.render(false)),
@@ -109,7 +109,8 @@ impl Keeper<'_> {
     async fn put_to_use(&mut self) {
         let jobs = self.versions.in_use();
         if let Err(error) = self.bell.replace(&bell_patterns(&jobs)).await {
-            // One that rings for others harms nothing: the loop looks at the clock itself.
+            // A bell with the old patterns is harmless: the scheduler loop looks at the clock
+            // itself.
             self.tell_bell_failed(error);
         }
         self.handle.replace_but(jobs.clone(), self.versions.rejections()).await;
@@ -121,13 +122,13 @@ impl Keeper<'_> {
         match Bell::start(&patterns, Arc::clone(&self.ring)).await {
             Ok(bell) => {
                 let silent = std::mem::replace(&mut self.bell, bell);
-                // It may be broken in any way.
+                // The old bell may be broken in any way.
                 drop(tokio::time::timeout(LOOK_EVERY, silent.stop()).await);
                 event::BellStartedAnew { silent_for }.emit(&self.metrics);
             }
             Err(error) => self.tell_bell_failed(error),
         }
-        // It rings within a second; one that does not is started anew after the same time again.
+        // A new bell rings within a second. If it does not, it is restarted after the same time.
         self.clock.sleep(BELL_SILENCE).await;
     }
 
@@ -142,13 +143,13 @@ impl Keeper<'_> {
     }
 }
 
-/// When the bell rings: for each job that is enabled, by its schedule.
+/// The bell's patterns: the schedule of each enabled job.
 pub(super) fn bell_patterns(jobs: &Jobs) -> Vec<(JobName, String)> {
     let pattern = |(name, job): (&JobName, &Arc<Job>)| (name.clone(), job.schedule.bell_pattern());
     jobs.iter().filter(|(_, job)| job.enabled).map(pattern).collect()
 }
 
-/// Tells which job files are rejected, and which could not be checked.
+/// Logs which job files are rejected, and which could not be checked.
 pub(super) fn tell_rejected(versions: &Versions, metrics: &Metrics) {
     let rejections = versions.rejections();
     if !rejections.is_empty() {

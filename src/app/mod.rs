@@ -1,4 +1,4 @@
-//! The composition root: connect, build, start, drain.
+//! The composition root: connects, builds, starts and drains the worker.
 
 mod changes;
 mod front;
@@ -52,7 +52,7 @@ use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
 
-/// Records kept where there is no history in a database: some hours of six jobs.
+/// The number of run records kept in memory if no database keeps them: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
 /// How long the last records and answers may take when the worker stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -60,42 +60,42 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Why the worker, or a command, could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The settings lack something that it needs, or have something that cannot be.
+    /// A setting is missing or invalid.
     #[error(transparent)]
     Settings(#[from] ConfigError),
-    /// A server could not be reached, or refused.
+    /// A server could not be reached, or refused the connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Neither server could.
+    /// Both servers failed.
     #[error("{database}\nerror: {cache}")]
     ConnectBoth {
-        /// Why not the database.
+        /// The database's error.
         database: ConnectError,
-        /// Why not the cache.
+        /// The cache's error.
         cache: ConnectError,
     },
-    /// Servers were away for as long as the worker was to wait for them.
+    /// Servers were away for as long as the worker was allowed to wait for them.
     #[error("gave up after {}: {}", duration::text(*wait), away.join("\nerror: "))]
     GaveUp {
-        /// How long.
+        /// The time that the worker was allowed to wait.
         wait: Duration,
-        /// Why each could not be reached.
+        /// For each server, why it could not be reached.
         away: Vec<String>,
     },
-    /// The history is required and cannot be kept.
+    /// The settings require a history, and it cannot be kept.
     #[error(transparent)]
     History(#[from] MigrateError),
-    /// The change feed is required and cannot be.
-    #[error("there cannot be a change feed, and `changes.enabled` is true: {0}")]
+    /// The settings require the change feed, and it cannot work.
+    #[error("the change feed cannot work, and `changes.enabled` is true: {0}")]
     NoFeed(String),
     /// Anything else.
     #[error(transparent)]
     Start(#[from] anyhow::Error),
 }
 
-/// Everything that is connected and built, before anything runs.
+/// Everything that a command or a worker uses, connected and built, before anything runs.
 pub struct App {
-    /// Does runs.
+    /// Executes runs.
     pub runner: Arc<Runner>,
     /// Reads tenants and rows.
     pub source: Arc<PostgresSource>,
@@ -153,7 +153,7 @@ impl App {
         Self { runner, source, jobs, database }
     }
 
-    /// Works until it is told to stop and has drained.
+    /// Works until it is told to stop, and then drains.
     async fn work(
         self,
         settings: &Settings,
@@ -222,7 +222,7 @@ impl App {
         }
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
-        // What has not ended by then ends with the set.
+        // Tasks that have not ended by then are aborted when the set is dropped.
         drop(tokio::join!(tokio::time::timeout(LAST_WORDS, all_ended), front.close(LAST_WORDS)));
         drop(tasks);
         records.give_up();
@@ -231,7 +231,8 @@ impl App {
         Ok(())
     }
 
-    /// Where the worker keeps run records: in the database, or in memory where that may not be.
+    /// The history for run records: in the database, or in memory if that fails and is not
+    /// required.
     async fn history(
         &self,
         settings: &Settings,
@@ -266,7 +267,8 @@ impl App {
         }
     }
 
-    /// Keeps the records of a pass, where there is a history to keep them in; answers why not.
+    /// Saves the records of a pass, if there is a history. The error says why a required history
+    /// failed.
     pub async fn keep(&self, settings: &Settings, records: &[RunRecord]) -> Result<(), String> {
         if settings.history.enabled == HistoryMode::Off {
             return Ok(());
@@ -275,20 +277,20 @@ impl App {
         let history = PostgresHistory::new(database);
         match (history.append(records).await, settings.history.enabled) {
             (Err(error), HistoryMode::Required) => Err(error.to_string()),
-            // Without a schema there is none: a pass does not make one.
+            // The schema may be missing: a pass does not create it.
             (Ok(()) | Err(_), _) => Ok(()),
         }
     }
 }
 
-/// The servers that runs need. Nothing is connected yet.
+/// The servers that runs need; not connected yet.
 struct Servers {
     database: Database,
     cache: RedisCache,
 }
 
 impl Servers {
-    /// Checks the settings.
+    /// Checks the settings and connects to nothing.
     fn lazy(settings: &Settings) -> Result<Self, AppError> {
         let (database_url, cache_url) = settings.servers()?;
         let database = Database::lazy(database_settings(settings, database_url));
@@ -300,17 +302,17 @@ impl Servers {
     }
 }
 
-/// What others ask of a worker while it starts and works.
+/// What a worker is asked while it starts and works.
 pub struct Orders<'a> {
-    /// Ends it.
+    /// Stops the worker.
     pub stops: Stops,
-    /// Each time, it reads its job files again.
+    /// Each notification makes the worker read its job files again.
     pub reload: &'a Notify,
-    /// How long it waits for servers that are away when it starts; for ever where nothing is said.
+    /// How long the worker waits at its start for servers that are away; `None` means for ever.
     pub wait: Option<Duration>,
 }
 
-/// The worker: listens, waits for its servers, and works until it is told to stop and has drained.
+/// The worker: listens, waits for its servers, works until it is told to stop, and drains.
 pub async fn serve(
     settings: &Settings,
     files: JobFiles,
@@ -357,7 +359,7 @@ fn look_after(runner: &Arc<Runner>, stops: &Stops, tasks: &mut JoinSet<()>) {
     tasks.spawn(Arc::clone(runner).sweep_departed(stops.clone()));
 }
 
-/// Rings for the engine, and shows that the bell lives.
+/// Wakes the engine at each ring, and records that the bell is alive.
 fn ring(notify: &Arc<Notify>, beats: &Arc<Beats>, clock: &Arc<dyn Clock>) -> Ring {
     let (notify, beats, clock) = (Arc::clone(notify), Arc::clone(beats), Arc::clone(clock));
     Arc::new(move |_job| {
@@ -370,21 +372,22 @@ fn memory_history() -> Arc<dyn History> {
     Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
 }
 
-/// The permits of a worker with these settings: one is for changes alone where that leaves enough.
+/// The permits of a worker with these settings. One permit is for changes alone, if that leaves
+/// enough for the rest.
 pub fn worker_shares(settings: &Settings) -> Shares {
     let most = settings.database.max_connections;
-    // With one connection nobody can listen.
+    // If there is only one connection, the change feed cannot listen.
     let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
     Shares::of_worker(permits(settings, most - u32::from(listens)))
 }
 
-/// Batches in flight: a permit without a connection would be one to wait for a connection.
+/// The number of batches in flight. A permit without a connection would only wait for a connection.
 fn permits(settings: &Settings, connections: u32) -> u32 {
     let concurrency = u32::try_from(settings.runner.concurrency.get()).unwrap_or(u32::MAX);
     concurrency.min(connections)
 }
 
-/// Applies the migrations of preheat's own schema; answers how many that took.
+/// Applies the migrations of preheat's own schema; returns how many it applied.
 pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     let url = match &settings.history.url {
         Some(url) => url,
@@ -394,12 +397,12 @@ pub async fn migrate(settings: &Settings) -> Result<usize, AppError> {
     Ok(postgres::migrate(&database).await?)
 }
 
-/// Connects to the database alone, for checking queries.
+/// Connects to the database alone, to check queries.
 pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppError> {
     Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
-/// Connects to the cache, to see whether that works.
+/// Connects to the cache once, to see whether that works.
 pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
     RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
     Ok(())
@@ -411,7 +414,7 @@ pub async fn connect_database(settings: &Settings) -> Result<Database, AppError>
     Ok(Database::connect(database_settings(settings, url)).await?)
 }
 
-/// Tenants and rows on a database that is connected already.
+/// Reads tenants and rows from a connected database.
 pub fn source_on(settings: &Settings, database: &Arc<Database>) -> PostgresSource {
     let sql = settings.tenants.sql.as_str().into();
     let column = settings.tenants.column.clone();
@@ -443,7 +446,7 @@ fn cache_settings(settings: &Settings, url: &SecretString) -> CacheSettings {
     CacheSettings { url: url.clone(), prefix, timeout, ca_file: ca.clone(), verify }
 }
 
-/// What the settings say for jobs that say nothing.
+/// The settings' values for fields that a job file leaves out.
 pub fn job_defaults(settings: &Settings) -> Defaults {
     Defaults {
         batch: settings.runner.batch,
@@ -453,7 +456,7 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
     }
 }
 
-/// Asks the servers for the numbers that are theirs, whenever somebody looks.
+/// Updates the figures that come from the servers, at each scrape.
 fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
     Arc::new(move || {
         let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
@@ -461,7 +464,7 @@ fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
-            // A cache that does not tell keeps the numbers that it had.
+            // If the cache does not answer, its last figures stay.
             if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
                 let CacheStats { hits, misses, evicted, .. } = stats;
                 runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });

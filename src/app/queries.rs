@@ -1,4 +1,5 @@
-//! What the database says about the queries and the tables of the settings and the job files.
+//! What the database says about the tenant query, and about the queries and `tables` of the job
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,19 +14,19 @@ use crate::domain::change::change_sources;
 use crate::domain::job::{Job, JobName};
 use crate::engine::ports::{Clock, Source, SourceError};
 
-/// The problems of queries and tables, by what they belong to.
+/// The problems of queries and tables, each with what it belongs to.
 #[derive(Debug, Default)]
 pub struct QueryProblems {
-    /// Of the tenant query.
+    /// Problems of the tenant query.
     pub tenants: Vec<Problem>,
-    /// Of each job that has one, shown in its file.
+    /// The problems of each job that has some, placed in its file.
     pub jobs: BTreeMap<JobName, Vec<Problem>>,
-    /// What works, and is most likely not what was meant.
+    /// Things that work, but are most likely not what the author meant.
     pub warnings: Vec<Problem>,
 }
 
 impl QueryProblems {
-    /// Whether there is none, whatever the warnings.
+    /// Whether there are no problems; warnings do not count.
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty() && self.jobs.is_empty()
     }
@@ -35,7 +36,7 @@ impl QueryProblems {
         self.tenants.into_iter().chain(self.jobs.into_values().flatten())
     }
 
-    /// What was found of one job.
+    /// The same findings, without the problems of all other jobs.
     pub(super) fn only(mut self, name: &JobName) -> Self {
         self.jobs.retain(|job, _| job == name);
         self
@@ -63,8 +64,9 @@ impl QueryProblems {
     }
 }
 
-/// Prepares and plans the tenant query and every job's query, those of disabled jobs too: they must
-/// work when they are enabled. A server that cannot be asked is an error and no problem of a query.
+/// Prepares and plans the tenant query and every job's query. Disabled jobs are included, because
+/// their queries must work once they are enabled. If the server cannot be asked, that is an error
+/// and not a problem of a query.
 pub async fn check_queries(
     source: &PostgresSource,
     files: &JobFiles,
@@ -73,7 +75,7 @@ pub async fn check_queries(
     Ok(QueryProblems { tenants, ..check_jobs(source, files).await? })
 }
 
-/// The same of the jobs' queries alone.
+/// Prepares and plans the jobs' queries alone.
 pub(super) async fn check_jobs(
     source: &PostgresSource,
     files: &JobFiles,
@@ -85,7 +87,8 @@ pub(super) async fn check_jobs(
     Ok(found)
 }
 
-/// The keys that jobs cannot tell apart, now that [`check_queries`] has learnt what ids may be.
+/// The keys that two jobs could both write, given the ids that [`check_queries`] found to be
+/// possible.
 pub fn check_keys(source: &PostgresSource, files: &JobFiles) -> QueryProblems {
     let mut found = QueryProblems::default();
     for (name, problem) in files.conflicts(source.id_class()) {
@@ -94,8 +97,8 @@ pub fn check_keys(source: &PostgresSource, files: &JobFiles) -> QueryProblems {
     found
 }
 
-/// Reads the tenants, and tries every job's query on a few of them: see
-/// [`PostgresSource::try_on_tenants`]. Jobs that are named in `but` are left out.
+/// Reads the tenants and tries every job's query on a few of them: see
+/// [`PostgresSource::try_on_tenants`]. The jobs in `but` are left out.
 pub async fn check_rows(
     source: &PostgresSource,
     files: &JobFiles,
@@ -117,8 +120,8 @@ pub async fn check_rows(
     Ok(found)
 }
 
-/// Why tables that job files name in `tables` cannot be watched. A server on which no change feed
-/// can be is a warning.
+/// The problems of tables in the job files' `tables` that cannot be watched. If the server supports
+/// no change feed at all, that is a warning.
 pub async fn check_tables(
     source: &PostgresSource,
     files: &JobFiles,
@@ -147,20 +150,20 @@ pub async fn check_tables(
     Ok(found)
 }
 
-/// What no change feed tells of.
+/// What the change feed does not cover.
 #[derive(Debug, Default)]
 pub struct Unwatched {
-    /// A warning for each relation that a job reads and does not name in its `tables`.
+    /// A warning for each relation that a job reads, but does not list in its `tables`.
     pub warnings: Vec<Problem>,
     /// The jobs without `tables`.
     pub jobs: Vec<JobName>,
-    /// Relations that change without a trigger, such as materialized views, each with a job that
-    /// reads it.
+    /// Relations that change without firing a trigger, such as materialized views, each with a job
+    /// that reads it.
     pub relations: Vec<(ReadRelation, JobName)>,
 }
 
-/// Compares what each job's query reads with its `tables`. Jobs that are named in `but` are left
-/// out; a query that cannot be planned is a warning.
+/// Compares what each job's query reads with its `tables`. The jobs in `but` are left out. A query
+/// that cannot be planned is a warning.
 pub async fn unwatched(
     source: &PostgresSource,
     files: &JobFiles,
@@ -219,7 +222,7 @@ fn not_named(
     files.problem_at(&job.name, Place::Field("tables"), message, Some(hint)).into_warning()
 }
 
-/// The tenant query is a setting: its problems belong to no job file.
+/// The problems of the tenant query. It is a setting, so they belong to no job file.
 pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem>, SourceError> {
     let sql = source.tenants_sql();
     let shown = |QueryProblem { place, message, hint }: QueryProblem| {
@@ -233,7 +236,7 @@ pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem
         };
         of_tenants(source, offset, message, hint)
     };
-    // What is only odd in a job's query is no harm in this one.
+    // A warning about a job's query does not apply to this one.
     let Findings { problems, warnings: _ } = source.describe_tenants().await?;
     Ok(problems.into_iter().map(shown).collect())
 }
@@ -270,7 +273,7 @@ fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Pro
     files.problem_at(name, place, message, hint)
 }
 
-/// How many characters of a text stand before a byte of it.
+/// The number of characters before a byte of the text.
 fn characters_before(text: &str, byte: usize) -> usize {
     text.char_indices().take_while(|(at, _)| *at < byte).count()
 }

@@ -1,4 +1,4 @@
-//! The worker's start: its servers may come later than it does.
+//! The worker's start: its servers may come up after it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use crate::http::Waiting;
 use crate::observe::event::{self, Server};
 use crate::observe::metric::Metrics;
 
-/// A server that is away is tried again at least so often…
+/// The longest pause between two attempts to reach a server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// … and not more often than this.
+/// The shortest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// Reasons that are told while one server is away, each once.
+/// How many different reasons are logged, each once, while one server is away.
 const MAX_REASONS: usize = 20;
 
-/// What the worker needs before it can begin, and what the others may know of it.
+/// Waits for what the worker needs before it can begin, and shows the progress.
 pub(super) struct Start {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     starting: watch::Sender<Starting>,
 }
 
-/// A server while it is waited for.
+/// A server that the worker waits for.
 struct Needed {
     role: &'static str,
     server: Option<Server>,
@@ -48,7 +48,7 @@ impl Start {
         start
     }
 
-    /// What HTTP shows meanwhile.
+    /// What HTTP shows while the worker waits.
     pub(super) fn waiting(&self) -> Waiting {
         let metrics = Arc::clone(&self.metrics);
         Waiting { starting: self.starting.subscribe(), metrics }
@@ -72,7 +72,8 @@ impl Start {
         Ok(App::build(settings, jobs, servers, (clock, metrics)))
     }
 
-    /// Where run records are kept; where they have to be kept in a database, it is waited for.
+    /// The history for run records. If the settings require one in a database, the worker waits for
+    /// that database.
     pub(super) async fn history(
         &self,
         settings: &Settings,
@@ -93,7 +94,7 @@ impl Start {
         Ok(self.until_it_is_there(&needed, open).await??)
     }
 
-    /// Tries for ever, unless the settings are at fault.
+    /// Tries until the server is reached, or until the settings turn out to be wrong.
     async fn until_it_is_there<T>(
         &self,
         needed: &Needed,
@@ -115,7 +116,7 @@ impl Start {
             };
             match kind {
                 ConnectErrorKind::Settings => return Err(ConnectError { kind, message }),
-                // A password may be changed, a certificate renewed, a database created.
+                // Somebody may change the password, renew the certificate or create the database.
                 ConnectErrorKind::Unreachable | ConnectErrorKind::Refused => {}
             }
             self.note(needed, ServerState::Away { message: message.clone() });
@@ -130,7 +131,7 @@ impl Start {
         }
     }
 
-    /// Ends when that time has passed and a server is away; never without a time.
+    /// Ends when `wait` has passed and a server is away. Without `wait` it never ends.
     pub(super) async fn gives_up(&self, wait: Option<Duration>) -> AppError {
         let Some(wait) = wait else { return std::future::pending().await };
         self.clock.sleep(wait).await;

@@ -1,4 +1,4 @@
-//! Which version of each job file is in use: one whose query the database refuses is not.
+//! Decides which version of each job file is in use: never one whose query the database refuses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use crate::domain::tenant::IdClass;
 use crate::engine::ports::{Clock, Source, SourceErrorKind};
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
 
-/// The longest check of one job. A lock is waited for less long, so that the server ends such a
-/// check itself.
+/// The longest check of one job. It is longer than the wait for a lock, so that the server ends a
+/// check that waits for one.
 const ONE_CHECK: Duration = Duration::from_secs(3);
-/// The longest check of all of them; those that are left are checked later.
+/// The longest check of all jobs. The rest is checked later.
 const ALL_CHECKS: Duration = Duration::from_secs(10);
 
-/// The job files as they were read last, and what the database said about them.
+/// The job files as last read, and what the database said about them.
 pub(super) struct Versions {
     files: JobFiles,
     standings: BTreeMap<JobName, Standing>,
-    /// The last version of each job that was good.
+    /// The last good version of each job.
     good: BTreeMap<JobName, Arc<Job>>,
     /// Why the last check was not complete.
     unchecked: Option<String>,
-    /// What tenants' ids may be, as of the last check.
+    /// What tenants' ids can be, as of the last check.
     ids: IdClass,
 }
 
 /// What is known about the newest version of a job.
 enum Standing {
-    /// Nothing yet: it is in use meanwhile.
+    /// Nothing yet. Meanwhile the version is in use.
     Unchecked,
-    /// Its query works, or nothing runs it.
+    /// Its query works, or the job is disabled, so nothing runs the query.
     Good,
     /// The database refuses its query.
     Rejected(Vec<Problem>),
@@ -43,14 +43,14 @@ enum Standing {
 /// What a check changed.
 #[derive(Default)]
 pub(super) struct Changed {
-    /// Whether other versions are in use, or others are rejected.
+    /// Whether other versions are in use now, or the rejections are different.
     pub(super) anything: bool,
-    /// Jobs that were rejected, and are good.
+    /// Jobs that were rejected before and are good now.
     pub(super) mended: Vec<JobName>,
 }
 
 impl Versions {
-    /// Of files that were read just now.
+    /// The versions of job files that were just read.
     pub(super) fn new(files: JobFiles) -> Self {
         let (standings, good) = (BTreeMap::new(), BTreeMap::new());
         let mut versions = Self { files, standings, good, unchecked: None, ids: IdClass::Text };
@@ -58,13 +58,14 @@ impl Versions {
         versions
     }
 
-    /// These are the newest versions.
+    /// Takes over the newest versions.
     pub(super) fn read(&mut self, files: JobFiles) {
         self.files = files;
         self.stand_anew();
     }
 
-    /// A version that is good already needs no check, nor does one that nothing runs.
+    /// Marks all versions as unchecked, except those that need no check: a version that was good
+    /// before, and one that nothing runs.
     fn stand_anew(&mut self) {
         let jobs = self.files.jobs();
         self.good.retain(|name, _| jobs.contains_key(name));
@@ -81,13 +82,13 @@ impl Versions {
         }
     }
 
-    /// Whether there is anything to check again.
+    /// Whether any version is still to be checked, or rejected and to be checked again.
     pub(super) fn are_open(&self) -> bool {
         self.standings.values().any(|standing| !matches!(standing, Standing::Good))
     }
 
-    /// Asks the database about each job that is not known to be good. A database that cannot be
-    /// asked says nothing about a job.
+    /// Asks the database about each job that is not known to be good. If the database cannot be
+    /// asked, the job's standing does not change.
     pub(super) async fn check(&mut self, source: &PostgresSource, clock: &dyn Clock) -> Changed {
         let open = |(name, standing): (&JobName, &Standing)| {
             (!matches!(standing, Standing::Good)).then(|| name.clone())
@@ -96,7 +97,7 @@ impl Versions {
         let ends_at = clock.monotonic() + ALL_CHECKS;
         let mut changed = Changed::default();
         self.unchecked = None;
-        // What is wrong with the tenant query, once it has been asked for.
+        // The problems of the tenant query, once it was checked.
         let mut tenants: Option<Vec<Problem>> = None;
         for name in open {
             if clock.monotonic() >= ends_at {
@@ -160,8 +161,8 @@ impl Versions {
         }
     }
 
-    /// The jobs that are in use. A job that is held is among them, and disabled: nothing runs it, and
-    /// its keys are still its own.
+    /// The jobs in use. A held job is among them, but disabled: nothing runs it, and its keys still
+    /// belong to it.
     pub(super) fn in_use(&self) -> Jobs {
         let rejected = self.rejected();
         let mut jobs = self.files.jobs().clone();
@@ -177,8 +178,8 @@ impl Versions {
         jobs
     }
 
-    /// The last good version of a job whose newest is rejected. None where a newer version of
-    /// another job writes its keys.
+    /// The last good version of a job whose newest version is rejected. `None` if it could write
+    /// the same key as the newest version of another job.
     fn older(&self, name: &JobName) -> Option<Arc<Job>> {
         let older = self.good.get(name)?;
         let others = self.files.jobs().iter().filter(|(other, _)| *other != name);
@@ -197,7 +198,7 @@ impl Versions {
         rejected
     }
 
-    /// The same, as it is shown over HTTP.
+    /// The rejected jobs as HTTP shows them.
     pub(super) fn rejections(&self) -> Rejections {
         let rejection = |(name, problems): (&JobName, &[Problem])| {
             let older_in_use = self.older(name).is_some();
@@ -207,7 +208,8 @@ impl Versions {
         self.rejected().into_iter().map(rejection).collect()
     }
 
-    /// The same, as the log has it; a problem of the tenant query once.
+    /// The rejected jobs' problems as the log shows them. A problem of the tenant query appears
+    /// once.
     pub(super) fn problems(&self) -> String {
         shown(self.rejected().into_iter().flat_map(|(_, problems)| problems))
     }

@@ -1,4 +1,4 @@
-//! A progress bar a job, on a terminal; and what became of each run.
+//! Progress bars on a terminal, one a job, and a summary of each run.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -13,43 +13,44 @@ use crate::domain::report::Failure;
 use crate::domain::run::{Outcome, RunRecord};
 use crate::engine::schedule::status::{Progress, ProgressNow};
 
-/// How often the bars move.
+/// How often the bars are redrawn.
 pub(super) const REDRAW: Duration = Duration::from_millis(100);
 
 /// The bars of some runs.
 pub(super) struct Bars {
     all: MultiProgress,
-    /// Room for the longest name.
+    /// The width of the name column: the length of the longest name.
     width: usize,
     said: Said,
     are_drawn: bool,
 }
 
-/// What is said of a run that has ended.
+/// What is printed about a run that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// What became of it, to stdout.
+    /// A summary of every run, to stdout.
     EveryRun,
-    /// What failed, to stderr: another result follows.
+    /// A summary of runs that failed, to stderr: the command prints another result.
     #[cfg_attr(
         not(feature = "demo"),
         expect(dead_code, reason = "only the demo has another result")
     )]
     Failures,
-    /// Nothing, and no bars: all is for a program.
+    /// Nothing, and no bars: the output is for a program.
     Nothing,
 }
 
 /// The bar of one run.
 pub(super) struct Bar {
     progress: Arc<Progress>,
-    /// None where nothing is drawn.
+    /// `None` if no bars are drawn.
     bar: Option<ProgressBar>,
     is_drawn: bool,
 }
 
 impl Bars {
-    /// Bars where stderr is a terminal. They are drawn by `all`, through which logs must go as well.
+    /// Draws bars if stderr is a terminal. They are drawn by `all`, and logs must go through it
+    /// too.
     pub(super) fn new(all: &MultiProgress, jobs: &[Arc<Job>], said: Said) -> Self {
         let width = jobs.iter().map(|job| job.name.as_str().len()).max().unwrap_or_default();
         let are_drawn = said != Said::Nothing && io::stderr().is_terminal();
@@ -65,7 +66,7 @@ impl Bars {
         Bar { progress, bar, is_drawn: false }
     }
 
-    /// Ends a run's bar and says what became of it.
+    /// Removes a run's bar and prints its summary.
     pub(super) fn end(&self, bar: Bar, record: &RunRecord) -> io::Result<()> {
         if let Some(bar) = bar.bar {
             bar.finish_and_clear();
@@ -87,14 +88,14 @@ impl Bars {
         }
     }
 
-    /// Says something to stderr without tearing the bars.
+    /// Prints a text to stderr without tearing the bars.
     pub(super) fn say(&self, text: &str) {
         self.all.suspend(|| output::problem(text));
     }
 }
 
 impl Bar {
-    /// Shows how far the run is. A run that is over before the first time has no bar.
+    /// Shows the run's progress. A run that ends before the first redraw never gets a bar.
     pub(super) fn redraw(&mut self, bars: &Bars) {
         let Some(bar) = &self.bar else { return };
         if !std::mem::replace(&mut self.is_drawn, true) {
@@ -102,13 +103,13 @@ impl Bar {
         }
         let ProgressNow { tenants_total, tenants_done, keys, bytes } = self.progress.now();
         if tenants_total == 0 {
-            // A bar of no tenants would look like one that is done.
+            // A bar for no tenants would look like a finished one.
             return bar.tick();
         }
         let elapsed = bar.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = keys as f64 / elapsed;
-        // Before the first tenant there is no telling.
+        // Nobody can tell the time left before the first tenant is done.
         let left = match (tenants_done, bar.eta().as_secs()) {
             (0, _) => String::new(),
             (_, seconds) => duration::text(Duration::from_secs(seconds)) + " left, ",
@@ -122,20 +123,20 @@ impl Bar {
     }
 }
 
-/// While the tenant list is read.
+/// The style while the tenant list is read.
 fn waiting(width: usize) -> ProgressStyle {
     let bar = ProgressStyle::with_template(&format!("{{prefix:{width}}} reads the tenant list"));
     bar.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The message takes the room that is left, so that no line is longer than the terminal is wide.
+/// The message is as wide as the rest of the line, so no line is longer than the terminal is wide.
 fn style(width: usize) -> ProgressStyle {
     let template = format!("{{prefix:{width}}} [{{bar:24}}] {{pos}}/{{len}} tenants, {{wide_msg}}");
     let bar = ProgressStyle::with_template(&template);
     bar.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-/// What became of a run, in one line, with a line for each kind of failure.
+/// A run's summary: one line, and a line for each kind of failure.
 pub(super) fn summary(record: &RunRecord) -> String {
     let report = &record.report;
     let mut lines = vec![format!(
@@ -158,7 +159,7 @@ pub(super) fn summary(record: &RunRecord) -> String {
     lines.join("\n")
 }
 
-/// A kind of failure, how often it happened, and where first.
+/// A kind of failure: how often it happened, and its first tenant and message.
 pub(super) fn failed(failure: &Failure) -> String {
     let Failure { kind, tenant, message, count, .. } = failure;
     let first = tenant.as_ref().map(|id| format!(", the first of tenant `{}`", output::shown(id)));

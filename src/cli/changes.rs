@@ -1,4 +1,4 @@
-//! `preheat changes`: the triggers of the change feed.
+//! `preheat changes`: installs, removes or prints the triggers of the change feed.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -26,7 +26,7 @@ pub(super) struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make the triggers those that the jobs' `tables` need, in one transaction; again changes nothing
+    /// Install the triggers that the jobs' `tables` need, in one transaction; repeating it is harmless
     Install(Rights),
     /// Remove every trigger and function of the change feed, and nothing else
     Uninstall,
@@ -137,17 +137,18 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
     text + &shown_removed(removed)
 }
 
-/// What the triggers' own queries read and no entry of `tables` names, for each job.
+/// For each job, the relations that the triggers' own queries read, but that no entry of `tables`
+/// lists.
 fn unwatched(installed: &[Installed], files: &JobFiles) -> Vec<Problem> {
     let mut warnings = Vec::new();
     for Installed { table, unwatched, .. } in installed {
         for (job, read) in unwatched {
             let message = format!(
                 "the query that finds the tenants of `{table}` reads `{read}`, which `tables` does not \
-                 name: rows of `{table}` that go with their row of `{read}` (`on delete cascade`) are \
-                 not heard of"
+                 name: the change feed misses rows of `{table}` that are deleted together with their \
+                 row of `{read}` (`on delete cascade`)"
             );
-            let hint = format!("add `{read}` to `tables`, with how its own tenants are found");
+            let hint = format!("add `{read}` to `tables`, and say how to find its own tenants");
             let problem = files.problem_at(job, Place::Field("tables"), message, Some(hint));
             warnings.push(problem.into_warning());
         }
@@ -167,7 +168,8 @@ fn shown_removed(removed: &Removed) -> String {
     text
 }
 
-/// What is wrong, and with what an owner of the tables can do what this role may not.
+/// The failure for an error. If this role lacks rights, `sql` is the command whose output the
+/// tables' owner can run.
 fn failure(error: ChangesError, jobs: &Path, sql: &str) -> Failure {
     match error {
         ChangesError::Tables(problems) => {

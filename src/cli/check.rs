@@ -1,4 +1,4 @@
-//! `preheat check`: the settings, the job files and, with the servers, the queries.
+//! `preheat check`: checks the settings, the job files and, if it may use the servers, the queries.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -21,7 +21,7 @@ pub(super) struct Options {
     /// Check files only, without the database and the cache
     #[arg(long)]
     offline: bool,
-    /// Prepare the queries only, and do not try them on a few tenants
+    /// Only prepare the queries; do not try them on a few tenants
     #[arg(long, conflicts_with = "offline")]
     no_data: bool,
     /// Print the result as JSON
@@ -29,7 +29,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// What was checked, and what came of it.
+/// What was checked, and what the check found.
 #[derive(Default)]
 struct Report {
     checked: Checked,
@@ -61,7 +61,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     report.end()
 }
 
-/// A server that is away keeps nothing from being checked that does not need it.
+/// If one server is away, everything that does not need it is checked all the same.
 async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Failure> {
     let Loaded { settings, files } = loaded;
     let (source, cache) = tokio::join!(app::connect_source(settings), app::try_cache(settings));
@@ -82,7 +82,8 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
     Ok(report)
 }
 
-/// Everything that the database can say; a job whose query does not work is not asked for more.
+/// Runs every check that needs the database. A job whose query does not work is left out of the
+/// later checks.
 async fn check(
     source: &PostgresSource,
     settings: &Settings,
@@ -124,7 +125,7 @@ impl Report {
         self.settings.is_empty() && self.problems.is_empty()
     }
 
-    /// What a person reads: what is wrong on stderr, what is well on stdout.
+    /// Prints the report for people: problems to stderr, good news to stdout.
     fn show(&self) -> Result<(), Failure> {
         let settings = self.settings.clone();
         let settings =
@@ -141,7 +142,7 @@ impl Report {
         Ok(())
     }
 
-    /// Problems weigh more than a server that is away, and that is told all the same.
+    /// The exit code. Problems outweigh a server that is away, but both are printed.
     fn end(self) -> Result<Exit, Failure> {
         match (self.is_good(), self.unreachable) {
             (true, None) => Ok(Exit::Ok),
@@ -194,16 +195,16 @@ impl Report {
     }
 }
 
-/// How far a check went.
+/// How much was checked.
 #[derive(Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Checked {
-    /// Without the servers.
+    /// The files alone, without the servers.
     #[default]
     Files,
-    /// As the database prepares and plans them.
+    /// The queries too: the database prepared and planned them.
     Queries,
-    /// As they return them for a few tenants.
+    /// The rows too: the queries were tried on a few tenants.
     Rows,
 }
 
@@ -250,7 +251,8 @@ impl<'r> JsonProblem<'r> {
     }
 }
 
-/// What changes unseen and cannot be named in `tables`, or is not meant to be.
+/// The jobs without `tables`, and the relations that `tables` cannot list, so that no change feed
+/// covers them.
 pub(super) fn not_watched(unwatched: &Unwatched) -> String {
     let mut text = String::new();
     if !unwatched.jobs.is_empty() {

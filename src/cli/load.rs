@@ -1,4 +1,4 @@
-//! What most commands begin with: settings, logs, job files.
+//! The first steps of most commands: settings, logs, job files.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::domain::spelling;
 use crate::observe::event;
 use crate::telemetry;
 
-/// Checked settings and jobs.
+/// The checked settings and jobs.
 pub(super) struct Loaded {
     pub(super) settings: Settings,
     pub(super) files: JobFiles,
 }
 
 impl Global {
-    /// Reads the settings and begins to log, around the bars if some are drawn.
+    /// Reads the settings and starts to log. Log lines do not tear the progress bars.
     pub(super) fn settings(&self, bars: &MultiProgress) -> Result<Settings, Failure> {
         let (settings, error) = self.examine()?;
         error.map_or(Ok(()), |error| Err(Failure::settings(&error)))?;
@@ -37,7 +37,7 @@ impl Global {
         }
     }
 
-    /// Tells why the command could not do its work: to people, or as the lines of its log are.
+    /// Prints why the command failed: as text, or as a JSON line if the log is in JSON.
     pub(super) fn tell(&self, failure: &Failure) {
         match LogFormat::of(&self.overrides(), process_environment()) {
             LogFormat::Text => failure.print(),
@@ -45,7 +45,7 @@ impl Global {
         }
     }
 
-    /// Reads the settings, and what is wrong with them.
+    /// Reads the settings, and collects what is wrong with them.
     fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
         let examined = Settings::examine(&self.overrides(), process_environment());
         examined.map_err(|error| Failure::settings(&error))
@@ -61,13 +61,13 @@ impl Global {
         Ok(())
     }
 
-    /// Reads the settings and the job files, and begins to log. What is wrong with either is told at
-    /// once.
+    /// Reads the settings and the job files, and starts to log. Problems of both are reported
+    /// together.
     pub(super) fn load(&self, bars: &MultiProgress) -> Result<Loaded, Failure> {
         self.try_load(bars, Servers::AsNeeded)?.map_err(Failure::from)
     }
 
-    /// The same, with what is wrong for others to tell.
+    /// Like [`Self::load`], but returns the problems for the caller to report.
     pub(super) fn try_load(
         &self,
         bars: &MultiProgress,
@@ -76,7 +76,7 @@ impl Global {
         let (settings, error) = self.examine()?;
         let error = match servers {
             Servers::AsNeeded => error,
-            // A URL that is wrong is missing as well, and is told already.
+            // A wrong URL also counts as missing, and its problem is in `error` already.
             Servers::Both => error.or_else(|| settings.servers().err()),
         };
         let (files, problems) = match definition::load(&settings.jobs, &job_defaults(&settings)) {
@@ -93,16 +93,16 @@ impl Global {
     }
 }
 
-/// Which servers' URLs the settings must have.
+/// Which servers' URLs the settings must contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Servers {
-    /// Those that the command asks for later.
+    /// None yet: the command asks for a URL when it needs one.
     AsNeeded,
-    /// That of the database and that of the cache.
+    /// Both the database's and the cache's.
     Both,
 }
 
-/// What is wrong with the settings and the job files.
+/// The problems of the settings and of the job files.
 pub(super) struct LoadProblems {
     pub(super) settings: Option<ConfigError>,
     pub(super) files: Problems,
@@ -120,14 +120,13 @@ impl From<LoadProblems> for Failure {
 }
 
 impl Failure {
-    /// Problems of job files, as they are shown.
+    /// A failure that shows the problems of job files.
     pub(super) fn problems(problems: &Problems) -> Self {
         let is_coloured = output::is_coloured();
         Self { exit: Exit::Usage, text: problems.render(is_coloured), is_coloured }
     }
 
-    /// Two failures at once; what is wrong with files and settings weighs more than a server that is
-    /// away.
+    /// Joins two failures. Problems of files and settings outweigh a server that is away.
     pub(super) fn and(self, between: &str, other: &Self) -> Self {
         let exit = if self.exit == Exit::Usage { self.exit } else { other.exit };
         let is_coloured = self.is_coloured || other.is_coloured;
@@ -136,7 +135,7 @@ impl Failure {
 }
 
 impl Loaded {
-    /// The jobs of these names, or all enabled ones where none is named.
+    /// The jobs with these names; all enabled jobs if `names` is empty.
     pub(super) fn select(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
         let jobs = self.select_any(names)?;
         if names.is_empty() {
@@ -151,7 +150,7 @@ impl Loaded {
         Ok(jobs)
     }
 
-    /// The jobs of these names, each once, or all where none is named, enabled or not.
+    /// The jobs with these names, each once, enabled or not; all jobs if `names` is empty.
     pub(super) fn select_any(&self, names: &[String]) -> Result<Vec<Arc<Job>>, Failure> {
         let jobs = self.files.jobs();
         if names.is_empty() {

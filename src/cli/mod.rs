@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file for each command.
 
 mod audit;
 mod bars;
@@ -40,7 +40,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// The options that every command takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct Global {
@@ -72,7 +72,7 @@ enum Command {
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),
-    /// The triggers that tell the worker at once what changed: install, remove or print them
+    /// Install, remove or print the triggers that tell the worker at once what changed
     Changes(changes::Options),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
@@ -87,7 +87,7 @@ enum Command {
     Health,
 }
 
-/// How a command ended, as the process's exit code.
+/// How a command ended; it becomes the process's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// All is well.
@@ -114,12 +114,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work: an exit code and what is printed.
+/// Why a command could not do its work: an exit code and the text to print.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
     text: String,
-    /// Whether the text has colours of its own.
+    /// Whether the text contains colour codes.
     is_coloured: bool,
 }
 
@@ -128,7 +128,7 @@ impl Failure {
         Self::shown(exit, output::chain(&error.into()))
     }
 
-    /// A failure whose text is ready to be shown.
+    /// A failure whose text is ready to print.
     fn shown(exit: Exit, text: String) -> Self {
         Self { exit, text, is_coloured: false }
     }
@@ -141,7 +141,7 @@ impl Failure {
         }
     }
 
-    /// All that is wrong with the settings.
+    /// The failure for all problems of the settings.
     fn settings(error: &ConfigError) -> Self {
         let lines: Vec<_> =
             error.problems.iter().map(|problem| format!("error: {problem}")).collect();
@@ -211,7 +211,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Reads the command line, does what it says and answers the exit code.
+/// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

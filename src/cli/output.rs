@@ -14,12 +14,12 @@ use crate::domain::shown::is_harmful;
 pub(super) use crate::domain::shown::shown;
 use crate::engine::ports::Clock;
 
-/// Writes a result. A reader that has gone (`preheat … | head`) is no error.
+/// Writes a result. It is no error if the reader has gone, as in `preheat … | head`.
 pub(super) fn result(text: &str) -> io::Result<()> {
     write(&harmless(text, escaped))
 }
 
-/// The same in yellow, where there are colours.
+/// Writes a result in yellow, if colours are on.
 pub(super) fn caution(text: &str) -> io::Result<()> {
     write(&format!("\u{1b}[33m{}\u{1b}[0m", harmless(text, escaped)))
 }
@@ -39,19 +39,20 @@ fn write(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes what is wrong; where even stderr is gone, there is nobody to tell.
+/// Writes a problem to stderr. If stderr is gone too, there is nobody to tell.
 pub(super) fn problem(text: &str) {
     let mut err = anstream::stderr().lock();
     drop(writeln!(err, "{}", harmless(text, escaped)));
 }
 
-/// The same of a text that has colours of its own; nothing else in it reaches the terminal.
+/// Writes a problem whose text contains colour codes. No other control sequence reaches the
+/// terminal.
 pub(super) fn coloured_problem(text: &str) {
     let mut err = anstream::stderr().lock();
     drop(writeln!(err, "{}", with_colours_only(text)));
 }
 
-/// Prints what is wrong as a line of a log in JSON.
+/// Writes a problem as a line of a JSON log.
 pub(super) fn problem_as_json(text: &str) {
     let timestamp = SystemClock::new().now().to_rfc3339_opts(SecondsFormat::Micros, true);
     let text = anstream::adapter::strip_str(text).to_string();
@@ -78,8 +79,8 @@ fn with_colours_only(text: &str) -> String {
     safe
 }
 
-/// A text in which characters that move a terminal's cursor, change its colours or its direction of
-/// writing are escaped; of control characters only newline and tab stay.
+/// Escapes every character that could move a terminal's cursor, or change its colours or writing
+/// direction. Newline and tab are the only control characters that stay.
 fn harmless(text: &str, escape: fn(char) -> String) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -99,18 +100,19 @@ fn escaped(character: char) -> String {
     character.escape_default().to_string()
 }
 
-/// JSON has no such escapes as Rust; characters beyond the first 65,536 are none that are escaped.
+/// An escape in JSON's syntax, which differs from Rust's. All escaped characters are below U+10000,
+/// so one escape is enough.
 fn escaped_in_json(character: char) -> String {
     format!("\\u{:04x}", u32::from(character))
 }
 
-/// How many columns a result may have: those of the terminal; a file or a pipe has no such bound.
+/// The width limit of a result: the width of the terminal. A file or a pipe has no limit.
 pub(super) fn columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col).filter(|columns| *columns > 0)
 }
 
-/// A text behind a title of so many columns, in as many lines as the terminal's width takes.
+/// Wraps a text that follows a title of `title` columns to the width of the terminal.
 pub(super) fn wrapped(title: usize, text: &str) -> String {
     let room = columns().map_or(usize::MAX, |columns| usize::from(columns).saturating_sub(title));
     let mut lines: Vec<String> = Vec::new();
@@ -127,8 +129,8 @@ pub(super) fn wrapped(title: usize, text: &str) -> String {
     lines.join(&format!("\n{:title$}", ""))
 }
 
-/// Makes a table as wide as the terminal at most: its first column breaks, its numbers do not. One column
-/// apart, they need no further room.
+/// Limits a table to the terminal's width. Its first column wraps, its numbers do not. The columns
+/// are one space apart.
 pub(super) fn fit(table: &mut Table) {
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((u16::from(index > 0), 0));
@@ -146,10 +148,10 @@ pub(super) fn is_coloured() -> bool {
     anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
 }
 
-/// An error and what caused it, each once, the outermost first.
+/// An error and its causes, the outermost first, each printed once.
 pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
-    // An error that is a new name for its cause says the same once more.
+    // A wrapper that repeats its cause's message adds nothing.
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if cause != said {
@@ -166,7 +168,7 @@ pub(super) fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
-/// Bytes of memory for people, in the units in which Redis has them: `1.50 MiB`.
+/// Bytes of memory for people, in Redis' units: `1.50 MiB`.
 pub(super) fn memory(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
@@ -176,7 +178,7 @@ pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
 }
 
-/// Some things: `1 query`, `6 keys`.
+/// A number and its noun: `1 query`, `6 keys`.
 pub(super) fn counted(number: u64, one: &str, several: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { several })
 }

@@ -1,4 +1,4 @@
-//! `preheat plan`: what would happen.
+//! `preheat plan`: shows what runs would do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,11 +20,12 @@ use crate::engine::ports::CacheStats;
 use crate::engine::run::limit::{Priority, Shares};
 use crate::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
 
-/// Due times shown of each job.
+/// How many due times are shown for each job.
 const DUE_TIMES: usize = 5;
-/// Of `maxmemory`, from which on it is getting tight: what the worker does not know of grows too.
+/// Above this share of `maxmemory`, memory is tight: data that the worker does not know of grows
+/// too.
 const TIGHT: f64 = 0.7;
-/// Where the text of a line begins.
+/// The column where the text of a line begins.
 const TITLE: usize = 15;
 
 #[derive(Debug, clap::Args)]
@@ -37,35 +38,36 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// What `--json` prints: `docs/plan.md` says what each member means.
+/// The document that `--json` prints; `docs/plan.md` explains its members.
 #[derive(Serialize)]
 struct Plan {
     jobs: Vec<JobPlan>,
-    /// Of all enabled jobs shown, each once.
+    /// One run of each enabled job that is shown.
     total: Load,
-    /// The same and the first pass' own work, where the cache is empty.
+    /// The cache commands of one run of each job if the cache is empty, with the additional ones of
+    /// the first pass.
     first_pass_cache_commands: u64,
-    /// Of a worker with these jobs in a day: its runs, and what it asks of the cache besides.
+    /// The load of one day: the runs of these jobs, and the worker's other commands to the cache.
     day: Load,
     memory: Memory,
     maxmemory: Option<u64>,
     share_of_maxmemory: Option<f64>,
-    /// None where the cache has no bound, or does not say.
+    /// Null if the cache has no limit, or does not report it.
     fits: Option<bool>,
 }
 
-/// Bytes of the cache.
+/// Bytes in the cache.
 #[derive(Serialize)]
 struct Memory {
-    /// That the keys of all enabled jobs shown take, with their manifests.
+    /// For the keys of all enabled jobs that are shown, with their manifests.
     keys: u64,
-    /// That the fences and the registry take.
+    /// For the fences and the registry.
     upkeep: u64,
-    /// Of both, what is in the cache already.
+    /// The part of the two that is in the cache already.
     present: u64,
-    /// In use now, by whatever; none where the cache does not say.
+    /// In use now, by any client; null if the cache does not report it.
     used: Option<u64>,
-    /// In use when all is warm.
+    /// In use when all keys are warm.
     used_when_warm: Option<u64>,
 }
 
@@ -80,22 +82,22 @@ struct JobPlan {
     runs_a_day: u32,
     day: Load,
     troubles: Vec<TroubleDocument>,
-    /// Tenants of the sample that were not read alone, as too many had failed by then.
+    /// Tenants of the sample that were not read alone, because too many had failed before.
     unread_tenants: u64,
 }
 
-/// What a run could not read, or not write.
+/// Something that a run could not read or write.
 #[derive(Serialize)]
 struct TroubleDocument {
     kind: FailureKind,
     message: String,
-    /// In the sample.
+    /// How often it happened in the sample.
     count: u64,
-    /// The first of them.
+    /// The first tenants it happened to.
     tenants: Vec<String>,
 }
 
-/// The job as it will run, defaults filled in.
+/// The job as it will run, with the defaults filled in.
 #[derive(Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "it has the fields of a job file")]
 struct Effective {
@@ -158,7 +160,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let Audit { interval, sample } = loaded.settings.audit;
     let verification = interval.map(|interval| Verification { interval, sample });
     let upkeep = estimator.upkeep(&enabled, verification).await;
-    // A cache that does not tell its memory is no reason not to plan.
+    // If the cache does not report its memory, the rest of the plan is still useful.
     let stats = app.runner.cache.stats().await.ok();
     let shares = worker_shares(&loaded.settings);
     let plan = Plan::new((&found, shares), upkeep, stats, estimator.now);
@@ -259,7 +261,7 @@ impl TroubleDocument {
         Self { kind, message, count, tenants }
     }
 
-    /// For people, with the tenants that are known.
+    /// One line for people, with the known tenants.
     fn text(&self) -> String {
         let Self { kind, message, count, tenants } = self;
         let ids: Vec<_> = tenants.iter().map(|id| format!("`{}`", output::shown(id))).collect();
@@ -414,7 +416,7 @@ impl Plan {
         if is_tight { output::caution(&share) } else { output::result(&share) }
     }
 
-    /// What of `maxmemory` will be in use.
+    /// The share of `maxmemory` that will be in use.
     fn share(&self) -> String {
         let Memory { used, used_when_warm, .. } = self.memory;
         let (Some(used), Some(warm)) = (used, used_when_warm) else {

@@ -13,8 +13,8 @@ use crate::engine::run::Stops;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Wait at most this long for servers that are away at the start, as in 60s; then the exit code
-    /// is 3. Without it the worker waits for ever
+    /// At the start, wait at most this long (as in 60s) for servers that are away, then exit with
+    /// code 3. Without this option, the worker waits for ever
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     wait: Option<Duration>,
 }
@@ -26,7 +26,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let orders = Orders { stops: stops.clone(), reload: &reload, wait: options.wait };
     tokio::select! {
         served = app::serve(&loaded.settings, loaded.files, orders) => served?,
-        // The worker says in its log that it stops.
+        // The worker's log says that it stops, so nothing is printed here.
         never = signals.stop(&stops, || {}) => match never {},
         never = hangup.pass_on(&reload) => match never {},
     }

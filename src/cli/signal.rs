@@ -1,5 +1,5 @@
-//! Signals: the first that stops asks for an orderly end, the second for an immediate one; SIGHUP
-//! asks a worker to read its job files again.
+//! Signals. The first SIGINT or SIGTERM asks for an orderly stop, the second for an immediate one.
+//! SIGHUP asks a worker to read its job files again.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -33,8 +33,8 @@ impl StopSignals {
         }
     }
 
-    /// Turns the first signal into draining, which `say` tells, and the second into stopping at
-    /// once; never ends.
+    /// At the first signal, calls `say` and begins to drain; at the second, stops at once. Never
+    /// returns.
     pub(super) async fn stop(mut self, stops: &Stops, say: impl Fn()) -> Infallible {
         self.next().await;
         say();
@@ -54,7 +54,7 @@ impl ReloadSignal {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// Passes each signal on; never ends.
+    /// Passes each signal on. Never returns.
     pub(super) async fn pass_on(mut self, reload: &Notify) -> Infallible {
         while self.0.recv().await.is_some() {
             reload.notify_one();

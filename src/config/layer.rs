@@ -1,4 +1,5 @@
-//! The layers: a file and the environment, merged by figment, each value knowing where it stands.
+//! The layers of settings, a file and the environment, merged by figment. Each value keeps its
+//! origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,32 +16,32 @@ use super::problem::{Origin, Problem};
 use super::setting::{PREFIX, Setting, variable_of};
 use crate::domain::spelling::{listed, nearest};
 
-/// The file that is read when none is named, if it is there.
+/// The settings file that is read by default, if it exists.
 const DEFAULT_FILE: &str = "preheat.toml";
-/// The folder of job files when none is named.
+/// The default folder of job files.
 const DEFAULT_JOBS: &str = "jobs";
-/// Our variables that name no setting of the file.
+/// Our variables that are no settings of the file.
 const SINGLE: [&str; 4] = ["PREHEAT_CONFIG", "PREHEAT_JOBS", "PREHEAT_LOG", "PREHEAT_LOG_FORMAT"];
-/// The conventional names and their settings; ours go before them.
+/// Conventional variable names and their settings. Our own variables take precedence.
 const CONVENTIONAL: [(&str, &str); 2] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "cache.url")];
-/// Names that count only where nothing else is set, the first most. The second holds the address of
-/// a REST API, and is refused with what to write.
+/// Variables that count only if nothing else sets the setting; the first takes precedence. The
+/// second holds the address of a REST API, and is refused with a hint.
 const FALLBACK: [(&str, &str); 2] =
     [("UPSTASH_REDIS_URL", "cache.url"), ("UPSTASH_REDIS_REST_URL", "cache.url")];
 
-/// What the layers say, before anything is checked.
+/// The contents of the layers, before anything is checked.
 #[derive(Default)]
 pub(super) struct Layers {
     figment: Figment,
     file: Option<File>,
-    /// Without those that are set to nothing.
+    /// Without variables that are set to the empty string.
     environment: BTreeMap<String, String>,
 }
 
 struct File {
     path: PathBuf,
-    /// Every key, with the line it stands on and whether it is a table, in the file's order.
+    /// Every key, in the file's order, with its line and whether it is a table.
     keys: Vec<FileKey>,
 }
 
@@ -90,7 +91,7 @@ impl Layers {
         let (table, errors) = DeTable::parse_recoverable(&text);
         let mut problems: Vec<_> = errors
             .iter()
-            // Only the message: a whole error shows the line, with whatever password is on it.
+            // Only the message: the whole error shows the line, which may contain a password.
             .map(|error| problem_of_syntax(at(error.span()), error.message()))
             .collect();
         if !problems.is_empty() {
@@ -134,7 +135,7 @@ impl Layers {
         self.figment = std::mem::take(&mut self.figment).merge(layer);
     }
 
-    /// What is set for a setting, and where.
+    /// A setting's value and its origin.
     pub(super) fn find(&self, setting: &str) -> Option<(Value, Origin)> {
         let value = self.figment.find_value(setting).ok()?;
         let metadata = self.figment.get_metadata(value.tag());
@@ -162,19 +163,20 @@ impl Layers {
         overrides.jobs.clone().or_else(variable).unwrap_or_else(|| PathBuf::from(DEFAULT_JOBS))
     }
 
-    /// In a container the variable; elsewhere it is usually a shell's own and not passed on.
+    /// The host's name. In a container `HOSTNAME` holds it. Elsewhere that is usually a variable of
+    /// the shell, which does not export it.
     pub(super) fn host_name(&self) -> String {
         let file = || std::fs::read_to_string("/etc/hostname").ok();
         let name = self.variable("HOSTNAME").map(str::to_owned).or_else(file).unwrap_or_default();
         if name.trim().is_empty() { "preheat".to_owned() } else { name.trim().to_owned() }
     }
 
-    /// Keys of the file and variables that nobody reads.
+    /// Problems of keys in the file and of variables that are no settings.
     pub(super) fn unknown(&self, settings: &[Setting]) -> Vec<Problem> {
         let known = Known::new(settings);
         let in_file = self.file.iter().flat_map(|file| {
             let unknown = file.keys.iter().filter(|key| !known.has(&key.path, key.is_table));
-            // Keys within an unknown table are not told one by one.
+            // An unknown table is one problem; its keys are not reported one by one.
             let told = unknown.filter(|key| {
                 key.path.rsplit_once('.').is_none_or(|(table, _)| known.sections.contains(table))
             });
@@ -194,15 +196,15 @@ impl Layers {
     }
 }
 
-/// One file or one variable.
+/// The contents of one file or one variable.
 struct Layer {
     metadata: Metadata,
     dict: Dict,
 }
 
 impl Layer {
-    /// The value stays text: whoever reads the setting knows what it should be, so that a password
-    /// of digits is one.
+    /// The value stays text. The reader of the setting knows its type, so a password of digits
+    /// stays a password.
     fn variable(name: &str, setting: &str, value: &str) -> Self {
         let dict = figment::util::nest(setting, Value::from(value)).into_dict();
         Self { metadata: Metadata::named(name.to_owned()), dict: dict.unwrap_or_default() }
@@ -225,7 +227,7 @@ fn setting_of(variable: &str) -> Option<String> {
     Some(format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase()))
 }
 
-/// The names that can be meant.
+/// The names that exist.
 struct Known<'a> {
     settings: BTreeSet<&'a str>,
     sections: BTreeSet<&'a str>,
@@ -238,14 +240,14 @@ impl<'a> Known<'a> {
         Self { settings, sections }
     }
 
-    /// A section must be a table: without its keys nobody would miss it.
+    /// A section must be a table. Otherwise its keys would be ignored silently.
     fn has(&self, path: &str, is_table: bool) -> bool {
         self.settings.contains(path) || (is_table && self.sections.contains(path))
     }
 
-    /// Whether a variable looks like ours and is not. Kubernetes sets `PREHEAT_PORT`,
-    /// `PREHEAT_SERVICE_HOST` and the like in every pod beside a service of that name; those are
-    /// nobody's mistake.
+    /// Whether a variable looks like ours, but is not. Kubernetes sets `PREHEAT_PORT`,
+    /// `PREHEAT_SERVICE_HOST` and the like in every pod if there is a service named `preheat`.
+    /// Those are no mistake.
     fn misses(&self, variable: &str) -> bool {
         if !variable.starts_with(PREFIX) || SINGLE.contains(&variable) {
             return false;

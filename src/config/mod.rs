@@ -1,8 +1,7 @@
-//! Settings: built-in defaults, then `preheat.toml`, then the environment, then flags; each layer
+//! Settings: built-in defaults, then `preheat.toml`, then the environment, then flags. Each layer
 //! overrides the one before.
 //!
-//! This is the only reader of the environment. Everything that is wrong is found at once: see
-//! [`ConfigError`].
+//! Nothing else reads the environment. All problems are found at once: see [`ConfigError`].
 
 mod layer;
 mod problem;
@@ -24,16 +23,16 @@ pub use self::setting::Setting;
 use crate::domain::job::Share;
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The folder of the job files.
     pub jobs: PathBuf,
-    /// Whether there was a settings file.
+    /// Whether a settings file was read.
     pub has_file: bool,
     /// What is logged, and how.
     pub log: Log,
-    /// The name of this worker in run records: the host's.
+    /// The worker's name in run records: the name of its host.
     pub replica: String,
     /// `[database]`
     pub database: Database,
@@ -60,7 +59,7 @@ pub struct Log {
     pub format: LogFormat,
     /// Which lines: directives such as `debug` or `preheat=debug,sqlx=warn`.
     pub filter: String,
-    /// Whether colours are welcome where there is a terminal.
+    /// Whether a terminal may show colours.
     pub colour: bool,
 }
 
@@ -77,7 +76,8 @@ pub enum LogFormat {
 const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
 
 impl LogFormat {
-    /// What the command line and the environment say, whatever is wrong with the other settings.
+    /// The format that the command line and the environment ask for, even if other settings are
+    /// wrong.
     pub fn of(
         overrides: &Overrides,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -100,79 +100,79 @@ impl LogFormat {
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// `postgres://…`; [`Settings::database_url`] where it is needed.
+    /// `postgres://…`; commands that need it call [`Settings::database_url`].
     pub url: Option<SecretString>,
-    /// The bound on everything that preheat opens there.
+    /// The limit on all connections that preheat opens to the database.
     pub max_connections: u32,
     /// The longest time of one query.
     pub statement_timeout: Duration,
     /// Whether the queries of runs may only read.
     pub read_only: bool,
-    /// What to do about policies that hide rows.
+    /// What to do about row-level security policies, which may hide rows.
     pub row_security: RowSecurity,
     /// The time zone of its sessions.
     pub time_zone: Option<Tz>,
-    /// Of no effect: what it was for is done behind every pooler.
+    /// It has no effect: preheat works behind every pooler without it.
     pub pgbouncer: bool,
 }
 
-/// What to do about policies of row-level security that hide rows.
+/// What to do about row-level security policies, which may hide rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowSecurity {
-    /// A query that they would filter is refused.
+    /// The server refuses a query that a policy would filter.
     #[default]
     Refuse,
-    /// They show the role every row.
+    /// The operator vouches that the policies show the role every row.
     Accept,
 }
 
 /// Where entries go.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    /// `redis://…`; [`Settings::cache_url`] where it is needed.
+    /// `redis://…`; commands that need it call [`Settings::cache_url`].
     pub url: Option<SecretString>,
-    /// A file with the certificates to trust for `rediss://`, in place of the public ones.
+    /// A file with the certificates to trust for `rediss://` instead of the public authorities.
     pub ca: Option<PathBuf>,
     /// Whether the server's certificate is verified at all.
     pub verify: bool,
-    /// Put before every key.
+    /// The prefix of every key.
     pub prefix: String,
     /// The longest time of one call.
     pub timeout: Duration,
 }
 
-/// Who the tenants are.
+/// Which tenants there are.
 #[derive(Clone, Debug)]
 pub struct Tenants {
-    /// The query of the active ones; its first column is the id.
+    /// The query that returns the active tenants; its first column is the id.
     pub sql: String,
     /// The id's name in job queries and key templates.
     pub column: String,
-    /// A list that shrank by more is not trusted to delete anything.
+    /// If the tenant list shrinks by more than this, nothing is deleted because of it.
     pub max_shrink: Share,
 }
 
-/// How much at once.
+/// How much work is done at once.
 #[derive(Clone, Debug)]
 pub struct Runner {
-    /// Batches in flight over all jobs.
+    /// The number of batches in flight over all jobs.
     pub concurrency: NonZeroUsize,
-    /// Tenants in one query.
+    /// The number of tenants in one query.
     pub batch: NonZeroUsize,
-    /// How long a stopping worker finishes what is in flight.
+    /// How long a stopping worker may take to finish the batches in flight.
     pub drain: Duration,
-    /// What the rows of one tenant may take in memory.
+    /// The most memory for the rows of one tenant.
     pub max_tenant_bytes: usize,
 }
 
 /// The control plane.
 #[derive(Clone, Debug)]
 pub struct Http {
-    /// Where it listens.
+    /// The address of the control plane.
     pub listen: SocketAddr,
-    /// Where it answers `/healthz` and `/readyz` besides, and nothing else.
+    /// A second address that answers `/healthz` and `/readyz`, and nothing else.
     pub probes: Option<SocketAddr>,
-    /// What a changing request must carry; without it there are none.
+    /// The token that a request must carry to change something. Without a token, no request can.
     pub token: Option<SecretString>,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
@@ -181,57 +181,57 @@ pub struct Http {
 /// Where run records are kept.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// Whether they are.
+    /// Whether they are kept.
     pub enabled: HistoryMode,
-    /// Another database than [`Database::url`].
+    /// The database for run records, if it is not [`Database::url`].
     pub url: Option<SecretString>,
-    /// How long.
+    /// How long they are kept.
     pub retention: Duration,
 }
 
 /// How the worker compares the cache with the database.
 #[derive(Clone, Copy, Debug)]
 pub struct Audit {
-    /// From one comparison to the next; `None` where it makes none.
+    /// The time between two comparisons; `None` if the worker makes none.
     pub interval: Option<Duration>,
-    /// Tenants of each job in one comparison.
+    /// The number of tenants of each job in one comparison.
     pub sample: NonZeroUsize,
 }
 
 /// The change feed.
 #[derive(Clone, Debug)]
 pub struct Changes {
-    /// Whether it is listened to.
+    /// Whether the worker listens to it.
     pub enabled: ChangesMode,
-    /// Another way to [`Database::url`]'s server.
+    /// Another address of [`Database::url`]'s server, for listening.
     pub url: Option<SecretString>,
 }
 
-/// Whether the change feed is listened to.
+/// Whether the worker listens to the change feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChangesMode {
-    /// As soon as its triggers are there.
+    /// It listens as soon as the feed's triggers are installed.
     #[default]
     Auto,
-    /// Or the worker does not start.
+    /// It does not start if it cannot listen.
     Required,
-    /// Never.
+    /// It never listens.
     Off,
 }
 
 /// Whether run records are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistoryMode {
-    /// Where the database lets us; else in memory only.
+    /// They are kept in the database if possible, otherwise in memory only.
     #[default]
     Auto,
-    /// Or the worker does not start.
+    /// The worker does not start if the database cannot keep them.
     Required,
-    /// In memory only.
+    /// They are kept in memory only.
     Off,
 }
 
-/// What the command line says, over everything else.
+/// The command line's values, which override everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--config FILE`; it must exist.
@@ -240,7 +240,7 @@ pub struct Overrides {
     pub jobs: Option<PathBuf>,
     /// `--log-format text|json`
     pub log_format: Option<LogFormat>,
-    /// How many `-v`.
+    /// The number of `-v` flags.
     pub verbosity: u8,
 }
 
@@ -252,8 +252,8 @@ pub fn process_environment() -> Vec<(String, String)> {
 }
 
 impl Settings {
-    /// All settings, or everything that is wrong with them. A variable that is set to nothing
-    /// counts as not set.
+    /// All settings, or all problems with them. A variable that is set to the empty string counts
+    /// as not set.
     pub fn load(
         overrides: &Overrides,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -264,9 +264,9 @@ impl Settings {
         }
     }
 
-    /// The same, with the settings also where something is wrong: then they have their defaults in
-    /// its place, and are for finding further problems only. An error is a file that cannot be read
-    /// at all.
+    /// Like [`Self::load`], but returns settings even if there are problems. They then contain
+    /// defaults instead of wrong values, and serve only to find further problems. An error means
+    /// that the file cannot be read at all.
     pub fn examine(
         overrides: &Overrides,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -285,7 +285,7 @@ impl Settings {
         Ok((settings, (!problems.is_empty()).then_some(ConfigError { problems })))
     }
 
-    /// The built-in defaults, whatever files and variables there are.
+    /// The built-in defaults, without any file or variable.
     pub fn builtin() -> Self {
         let layers = Layers::default();
         Self::read(&mut Reader::new(&layers), &layers, &Overrides::default())
@@ -308,7 +308,7 @@ impl Settings {
         }
     }
 
-    /// What is allowed, and should be known to whoever runs this: one sentence each.
+    /// Warnings about settings that are allowed, but risky: one sentence each.
     pub fn notices(&self) -> Vec<String> {
         let mut notices = Vec::new();
         if !self.cache.verify {
@@ -321,25 +321,25 @@ impl Settings {
         match self.database.row_security {
             RowSecurity::Refuse => {}
             RowSecurity::Accept => notices.push(
-                "`database.row_security` is `accept`: a row that a policy hides from the role is missing \
-                 from the cache, and nothing tells"
+                "`database.row_security` is `accept`: a row that a policy hides from the role is \
+                 missing from the cache, without any warning"
                     .to_owned(),
             ),
         }
         notices
     }
 
-    /// The database's URL, for what cannot work without.
+    /// The database's URL; an error if it is not set.
     pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
         self.database.url.as_ref().ok_or_else(|| Problem::no_database().into())
     }
 
-    /// The cache's URL, for what cannot work without.
+    /// The cache's URL; an error if it is not set.
     pub fn cache_url(&self) -> Result<&SecretString, ConfigError> {
         self.cache.url.as_ref().ok_or_else(|| Problem::no_cache().into())
     }
 
-    /// The URLs of the database and the cache, for what cannot work without both.
+    /// The URLs of the database and the cache; an error if one is not set.
     pub fn servers(&self) -> Result<(&SecretString, &SecretString), ConfigError> {
         match (&self.database.url, &self.cache.url) {
             (Some(database), Some(cache)) => Ok((database, cache)),
@@ -362,7 +362,7 @@ impl Log {
         });
         let variables = || layers.variable("PREHEAT_LOG").or(layers.variable("RUST_LOG"));
         let filter = match overrides.verbosity {
-            // What other crates find worth telling is not what an operator looks for.
+            // At level info, the messages of other crates do not help an operator.
             0 => variables().unwrap_or("warn,preheat=info"),
             1 => "warn,preheat=debug",
             2.. => "debug,preheat=trace",
@@ -391,7 +391,7 @@ impl Database {
             "database.max_connections",
             4,
             1..=1000,
-            "The most connections that preheat opens, for anything",
+            "The most connections that preheat opens, for all purposes together",
         );
         let limit = url.as_ref().and_then(|url| DatabaseUrl::parse(url.expose_secret()).ok());
         let limit = limit.and_then(|url| url.connection_limit).map_or(u32::MAX, NonZeroU32::get);
@@ -402,31 +402,31 @@ impl Database {
                 "database.statement_timeout",
                 "30s",
                 SECOND / 10..=HOUR,
-                "The longest time of one query; the server is told and ends it",
+                "The longest time of one query; the server cancels a query that takes longer",
             ),
             read_only: read.flag(
                 "database.read_only",
                 true,
-                "Whether the queries of runs may only read; those of `plan`, `check` and audits only \
-                 read in any case",
+                "Whether the server refuses writes in the queries of runs; it always refuses them \
+                 in those of `plan`, `check` and audits",
             ),
             row_security: read.choice(
                 "database.row_security",
                 [("refuse", RowSecurity::Refuse), ("accept", RowSecurity::Accept)],
-                "What to do where policies of row-level security apply to the role: `\"refuse\"` lets \
-                 the server refuse such a query, which would not see every row; `\"accept\"` is for \
+                "What to do if row-level security policies apply to the role: with `\"refuse\"` \
+                 the server refuses a query that a policy would filter; `\"accept\"` is for \
                  policies that show the role every row",
             ),
             time_zone: read.zone(
                 "database.time_zone",
-                "The time zone that queries compute with; without it that of the role or the \
-                 database (`alter role …`, `alter database … set timezone`), or else UTC",
+                "The time zone that queries compute with; if it is not set, that of the role or \
+                 the database (`alter role …`, `alter database … set timezone`), or else UTC",
             ),
             pgbouncer: read.flag(
                 "database.pgbouncer",
                 false,
-                "Of no effect any more: every pooler in transaction or session mode may be in \
-                 between",
+                "Has no effect any more: preheat works with every pooler in transaction or \
+                 session mode",
             ),
         }
     }
@@ -439,15 +439,15 @@ impl Cache {
                 "cache.url",
                 &["redis", "rediss", "redis+unix", "unix"],
                 "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
-                 and database number as needed. `REDIS_URL` is honoured too, and \
-                 `UPSTASH_REDIS_URL` where nothing else is set",
+                 and database number as needed. `REDIS_URL` is honoured too, and so is \
+                 `UPSTASH_REDIS_URL` if nothing else is set",
                 CacheUrl::parse,
             ),
             ca: read.path(
                 "cache.ca",
-                "A PEM file with the certificates to trust for `rediss://`, in place of the \
-                 public ones: those of authorities, or the server's own, which is then taken \
-                 whatever name and dates it bears",
+                "A PEM file with the certificates to trust for `rediss://` instead of the public \
+                 authorities: those of other authorities, or the server's own, which is then \
+                 accepted whatever its name and dates",
             ),
             verify: read.flag(
                 "cache.verify",
@@ -458,14 +458,14 @@ impl Cache {
             prefix: read.text(
                 "cache.prefix",
                 "",
-                "Put before every key, for example a release's id",
+                "The prefix of every key, for example a release's id",
                 |_any| Ok(()),
             ),
             timeout: read.duration(
                 "cache.timeout",
                 "5s",
                 SECOND / 100..=SECOND * 300,
-                "The longest time of one call",
+                "The longest wait for a connection, and for the replies to one pipeline",
             ),
         }
     }
@@ -477,21 +477,22 @@ impl Tenants {
             sql: read.text(
                 "tenants.sql",
                 "select id, timezone from tenants where status = 'active' order by created_at, id",
-                "The active tenants. The first column is the tenant's id; the others are there \
-                 for job files. Batches follow the order: tenants whose rows are neighbours on \
-                 disk read much faster together",
+                "The query for the active tenants. Its first column is the tenant's id; job files \
+                 can use the others. Its order decides which tenants share a batch: a batch is \
+                 read much faster if its tenants' rows are close together on disk",
                 |sql| if sql.trim().is_empty() { Err("a query") } else { Ok(()) },
             ),
             column: read.text(
                 "tenants.column",
                 "tenant_id",
-                "The tenant id's name in job queries and key templates",
+                "The name of the tenant's id in job queries and key templates",
                 column_name,
             ),
             max_shrink: read.share(
                 "tenants.max_shrink",
                 "50%",
-                "A list that shrank by more than this is not trusted to delete anything",
+                "If the tenant list shrinks by more than this, preheat does not delete the keys \
+                 of the tenants that are missing",
             ),
         }
     }
@@ -504,21 +505,26 @@ impl Runner {
                 "runner.concurrency",
                 4,
                 1..=1000,
-                "Batches in flight over all jobs: the bound on database work",
+                "The most batches in flight over all jobs: the limit on the work for the database",
             ),
-            batch: read.count("runner.batch", 100, 1..=10_000, "Tenants in one query"),
+            batch: read.count(
+                "runner.batch",
+                100,
+                1..=10_000,
+                "The number of tenants in one query",
+            ),
             drain: read.duration(
                 "runner.drain",
                 "20s",
                 Duration::ZERO..=HOUR,
-                "How long a worker that was told to stop finishes what is in flight",
+                "How long a worker that was told to stop may take to finish the batches in flight",
             ),
             max_tenant_bytes: read.size(
                 "runner.max_tenant_bytes",
                 "16MiB",
                 8 << 20..=1 << 30,
-                "What the rows of one tenant may take in memory; a tenant with more fails alone. The worker \
-                 may need six times as much, beside 32MiB",
+                "The most memory for the rows of one tenant; a tenant with more fails, and no other. \
+                 The worker may need six times as much, plus 32MiB",
             ),
         }
     }
@@ -530,17 +536,19 @@ impl Http {
             listen: read.address(
                 "http.listen",
                 SocketAddr::from(([127, 0, 0, 1], 9464)),
-                "Where HTTP is served; port 0 takes any free one",
+                "The address of the HTTP server; port 0 takes any free port",
             ),
             probes: read.optional_address(
                 "http.probes",
-                "A second address that answers `/healthz` and `/readyz` alone, with connections of its \
-                 own: probes are answered even if clients use up the connections of `listen`",
+                "A second address that answers only `/healthz` and `/readyz`. It has connections \
+                 of its own, so probes are answered even if clients use up the connections of \
+                 `listen`",
             ),
             token: read.secret(
                 "http.token",
-                "What a request that changes something must carry as `Authorization: Bearer …`; \
-                 without it all of them are refused, from this machine too",
+                "The token that a request must carry as `Authorization: Bearer …` to change \
+                 something. If it is not set, all such requests are refused, even from this \
+                 machine",
                 |token| {
                     let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
                     if visible { Ok(()) } else { Err("visible ASCII characters without a space") }
@@ -567,13 +575,13 @@ impl History {
             enabled: read.choice(
                 "history.enabled",
                 modes,
-                "Whether run records are kept in schema `preheat`; `\"auto\"` goes on without \
-                 where the role may not create it, `true` refuses to start then",
+                "Whether run records are kept in schema `preheat`. If the role may not create it, \
+                 `\"auto\"` keeps them in memory, and `true` refuses to start",
             ),
             url: read.url(
                 "history.url",
                 &["postgres", "postgresql"],
-                "Another database for run records than `database.url`",
+                "The database for run records, if it is not `database.url`",
                 DatabaseUrl::parse,
             ),
             retention: read.duration(
@@ -600,7 +608,7 @@ impl Audit {
                 "audit.sample",
                 20,
                 1..=10_000,
-                "Tenants of each job in one comparison, chosen by chance each time",
+                "The number of tenants of each job in one comparison, chosen at random each time",
             ),
         }
     }
@@ -617,14 +625,14 @@ impl Changes {
             enabled: read.choice(
                 "changes.enabled",
                 modes,
-                "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` does as \
-                 soon as `preheat changes install` was run, `true` refuses to start without",
+                "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` listens \
+                 once `preheat changes install` was run, `true` refuses to start before that",
             ),
             url: read.url(
                 "changes.url",
                 &["postgres", "postgresql"],
-                "Where to listen, if `database.url` leads through a pooler in transaction mode: the \
-                 same database's own address",
+                "The address to listen at, if `database.url` leads through a pooler in \
+                 transaction mode: that of the database itself",
                 DatabaseUrl::parse,
             ),
         }
@@ -641,7 +649,7 @@ fn column_name(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Every setting of the file, in order, as it is documented.
+/// Every setting of the file, in the order of the documentation.
 pub fn reference() -> Vec<Setting> {
     let layers = Layers::default();
     let mut reader = Reader::new(&layers);

@@ -1,4 +1,4 @@
-//! What can be wrong with settings, and how it is told.
+//! Problems of settings, and how they are shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,34 +6,34 @@ use std::path::PathBuf;
 /// Everything that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
-    /// At least one, in the order of the file's lines, then by variable.
+    /// At least one; sorted by line of the file, then by variable.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong. It never holds a value that is a secret.
+/// One problem. It never contains a secret value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands.
+    /// Where the setting comes from.
     pub origin: Origin,
-    /// What is wrong: which setting, what was found, what is allowed.
+    /// What is wrong: the setting, what was found, and what is allowed.
     pub message: String,
-    /// What to do, where that is not plain.
+    /// What to do, if that is not obvious.
     pub hint: Option<String>,
 }
 
-/// Where a setting stands.
+/// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// In a file.
+    /// A file.
     File {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// The line, from 1; `None` where it is about the whole file.
+        /// The line, counted from 1; `None` if the problem is about the whole file.
         line: Option<usize>,
     },
-    /// In a variable of the environment.
+    /// An environment variable.
     Variable(String),
-    /// Nowhere.
+    /// It is not set.
     Unset,
 }
 

@@ -1,5 +1,6 @@
-//! Reads one setting after the other from the layers. Each call declares a setting: its name, what
-//! is allowed, its default and its help; the documentation is made from these declarations.
+//! Reads one setting after the other from the layers. Each call declares a setting: its name, the
+//! allowed values, its default and its help. The documentation is generated from these
+//! declarations.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -19,7 +20,7 @@ use crate::domain::job::Share;
 use crate::domain::server_url::UrlProblem;
 use crate::domain::{size, spelling};
 
-/// What an address may be.
+/// The allowed form of an address.
 const ADDRESS: &str = "an IP address with a port";
 
 pub(super) struct Reader<'a> {
@@ -28,15 +29,15 @@ pub(super) struct Reader<'a> {
     problems: Vec<Problem>,
 }
 
-/// What was found for a setting.
+/// The value found for a setting, and its origin.
 struct Found {
     value: Value,
     origin: Origin,
 }
 
-/// Why what was found will not do.
+/// Why a value is refused.
 struct Refused {
-    /// What was found; `None` where it may not be shown.
+    /// The value as the message shows it; `None` if it may be secret.
     found: Option<String>,
     hint: Option<String>,
 }
@@ -52,7 +53,7 @@ impl<'a> Reader<'a> {
         Self { layers, declared: Vec::new(), problems: Vec::new() }
     }
 
-    /// What was declared, and what was wrong.
+    /// The declared settings, and the problems found.
     pub(super) fn finish(self) -> (Vec<Setting>, Vec<Problem>) {
         (self.declared, self.problems)
     }
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
         read.or(default.map(|(_, choice)| *choice)).unwrap_or_default()
     }
 
-    /// `check` answers what is allowed where a text is not.
+    /// If a text is not allowed, `check` returns what is.
     pub(super) fn text(
         &mut self,
         key: &'static str,
@@ -233,7 +234,7 @@ impl<'a> Reader<'a> {
         self.read(Found::address)
     }
 
-    /// `check` answers what is allowed where a text is not. An empty text counts as none.
+    /// If a text is not allowed, `check` returns what is. An empty text counts as not set.
     pub(super) fn secret(
         &mut self,
         key: &'static str,
@@ -249,7 +250,7 @@ impl<'a> Reader<'a> {
         read.filter(|text| !text.is_empty()).map(SecretString::from)
     }
 
-    /// A URL with one of the schemes, as `parse` reads it. An empty text counts as none.
+    /// A URL with one of the schemes, parsed by `parse`. An empty text counts as not set.
     pub(super) fn url<T>(
         &mut self,
         key: &'static str,
@@ -303,8 +304,8 @@ impl<'a> Reader<'a> {
         self.declared.push(Setting { key, allowed, default, help });
     }
 
-    /// The value of the setting that was declared last; `None` where nothing is set or it is wrong,
-    /// which is noted.
+    /// The value of the setting that was declared last; `None` if it is not set or wrong. A wrong
+    /// value becomes a problem.
     fn read<T>(&mut self, parse: impl FnOnce(&Found) -> Result<T, Refused>) -> Option<T> {
         let setting = self.declared.last()?;
         let (value, origin) = self.layers.find(setting.key)?;
@@ -325,7 +326,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Found {
-    /// Variables have only text: whether that is meant as a number the setting decides.
+    /// A variable contains only text; the setting decides whether it means a number.
     fn is_variable(&self) -> bool {
         matches!(self.origin, Origin::Variable(_))
     }
@@ -392,7 +393,7 @@ fn shown_number(number: Num) -> String {
     unsigned.or(signed).or(float).unwrap_or_else(|| "a number".to_owned())
 }
 
-/// As TOML writes a text.
+/// The text as a TOML string.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
 }

@@ -1,18 +1,18 @@
-//! A setting: its name, the variable that sets it, and what is said of it.
+//! A setting: its name, the variable that sets it, and its documentation.
 
-/// What our variables begin with.
+/// The prefix of our variables.
 pub(super) const PREFIX: &str = "PREHEAT_";
 
-/// A setting as it is documented.
+/// The documentation of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Its section and name, as in `database.url`.
     pub key: &'static str,
-    /// What it may be.
+    /// Which values are allowed.
     pub allowed: String,
-    /// What it is when nothing is said, as TOML; `None` where it is absent then.
+    /// The default, as TOML; `None` if the setting has none.
     pub default: Option<String>,
-    /// What it does, without a full stop.
+    /// What it does, without the final full stop.
     pub help: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! From a job file as it is written to the job that it means, or every problem in it. Pure.
+//! Turns a parsed job file into the job that it describes, or finds every problem in it. Pure.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -22,20 +22,21 @@ use crate::domain::schedule::{Schedule, ScheduleProblem};
 use crate::domain::spelling::listed;
 use crate::domain::tenant::IdClass;
 
-/// What a file came to.
+/// The result of checking one file.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// The job, where nothing is wrong with it.
+    /// The job, if the file has no problem.
     pub(super) job: Option<Job>,
-    /// Its templates that can be read, with the places of their texts, whatever else is wrong.
+    /// All its key templates that could be parsed, with their places in the file, even if other
+    /// parts are wrong.
     pub(super) templates: Vec<(KeyTemplate, Range<usize>)>,
-    /// Whether it runs.
+    /// Whether the job is enabled.
     pub(super) enabled: bool,
-    /// The text of the query, where it stands in a file of its own.
+    /// The query's text, if it is in a file of its own.
     pub(super) sql_file: Option<Arc<Source>>,
 }
 
-/// What the check of a file needs besides the file.
+/// What a file is checked with.
 pub(super) struct Check<'a> {
     pub(super) source: &'a Arc<Source>,
     pub(super) defaults: &'a Defaults,
@@ -44,7 +45,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Checks a file; a job comes out only if neither this nor the reading found a problem.
+    /// Checks a file. It returns a job only if neither the check nor the reader found a problem.
     pub(super) fn job(mut self, name: JobName, file: &JobFile) -> Checked {
         let zone = file.timezone.as_ref().map_or(default::TIMEZONE, |zone| zone.value.0);
         let schedule = file.schedule.as_ref().and_then(|text| self.schedule(text, zone));
@@ -113,7 +114,7 @@ impl Check<'_> {
         Problem::at(self.source, at.clone(), message)
     }
 
-    /// A problem of these bytes of a text.
+    /// A problem with these bytes of a string's value.
     fn inside(
         &self,
         text: &Located<String>,
@@ -173,7 +174,8 @@ impl Check<'_> {
         Some(field.value)
     }
 
-    /// A key that a run wrote early must outlast the next run, which may write it late.
+    /// Checks that a key lives until the next run writes it again: one run may write it early and
+    /// the next one late.
     fn fits(&mut self, file: &JobFile, schedule: &Schedule, times: Times) {
         let Times { ttl, timeout, ttl_jitter } = times;
         let (Some(schedule_at), Some(ttl_at)) = (&file.schedule, &file.ttl) else { return };
@@ -358,7 +360,7 @@ impl Check<'_> {
             }
         };
         if text.value.len() > limit::TEMPLATE_BYTES {
-            let message = format!("a key's pattern has at most {} bytes", limit::TEMPLATE_BYTES);
+            let message = format!("a key's template has at most {} bytes", limit::TEMPLATE_BYTES);
             self.problem(self.at(&text.at, message));
         }
         if let Some(Part::Literal(start)) = template.parts().first()
@@ -370,7 +372,7 @@ impl Check<'_> {
         Some((template, text))
     }
 
-    /// Placeholders that a job of this kind cannot fill.
+    /// Finds placeholders that a job of this scope cannot fill.
     fn placeholders(&mut self, template: &KeyTemplate, text: &Located<String>, scope: Scope) {
         if scope == Scope::Tenants {
             return;
@@ -427,8 +429,8 @@ impl Check<'_> {
         }
     }
 
-    /// What to do about a key without its tenant: the column that it has may be the id itself, and
-    /// only be called otherwise in the settings, or where there are none.
+    /// The hint for a key without the tenant's id. Its column may be that id: the settings may use
+    /// another name for it, or may be missing.
     fn tenant_hint(&self, template: &KeyTemplate) -> String {
         let Defaults { tenant_column: tenant, has_settings_file, .. } = self.defaults;
         let other = template.placeholders().find(|other| **other != Placeholder::Date);
@@ -458,8 +460,8 @@ impl Check<'_> {
         match (&file.dates, with_date, &file.keys) {
             (None, Some((_, at)), _) => {
                 let problem = self.at(at, "a key with `{date}` needs `[dates]`");
-                let hint = "add `[dates]` with `days = 7` and `timezone = \"tenant.timezone\"`; a \
-                            column of the query that is no day of these needs another name";
+                let hint = "add `[dates]` with `days = 7` and `timezone = \"tenant.timezone\"`; if \
+                            `date` is meant to be another column of the query, rename it";
                 self.problem(problem.hint(hint));
             }
             (Some(dates), None, Some(written)) if keys.len() == written.value.len() => {
@@ -549,7 +551,7 @@ impl Check<'_> {
     }
 }
 
-/// The times that must fit into each other.
+/// The times that must fit together.
 #[derive(Clone, Copy)]
 struct Times {
     ttl: Duration,
@@ -557,20 +559,21 @@ struct Times {
     ttl_jitter: Share,
 }
 
-/// What every key of preheat's own begins with.
+/// The prefix of all of preheat's own keys.
 const RESERVED: &str = "preheat:";
 
-/// The key templates of a file, with their places in it.
+/// The key templates of one file, with their places in it.
 pub(super) struct Templates<'a> {
     pub(super) source: &'a Arc<Source>,
-    /// Whether its job runs.
+    /// Whether the job is enabled.
     pub(super) enabled: bool,
     pub(super) templates: Vec<(KeyTemplate, Range<usize>)>,
 }
 
-/// Keys that cannot be told apart in any of these classes of ids, with the position of their file:
-/// those that two enabled jobs can write, where the later by its file's name is the one at fault, and
-/// those in which two placeholders stand side by side.
+/// Keys that are ambiguous whichever of these classes the tenants' ids belong to, each with the
+/// index of its file. There are two kinds: keys that two enabled jobs could write, where the
+/// problem belongs to the file whose name comes later, and keys in which two placeholders stand
+/// side by side.
 pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(usize, Problem)> {
     let mut problems = Vec::new();
     for (index, Templates { source, enabled, templates }) in files.iter().enumerate() {
@@ -596,7 +599,7 @@ pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(us
                     other.path.display()
                 );
                 let problem = Problem::at(source, at.clone(), message);
-                let hint = "give the keys of each job a beginning of their own";
+                let hint = "begin the keys of each job with a different text";
                 problems.push((index, problem.hint(hint)));
             }
         }
@@ -604,7 +607,7 @@ pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(us
     problems
 }
 
-/// What a schedule that is no cron expression may have been meant to be.
+/// The hint for a schedule that cannot be parsed: what its author may have meant.
 fn schedule_hint(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     let text = match words.as_slice() {
@@ -630,14 +633,15 @@ fn whole_milliseconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs()) + Duration::from_secs_f64(milliseconds / 1000.0)
 }
 
-/// A duration that a person would write: whole seconds, from ten minutes on whole minutes.
+/// A duration as a person would write it: in whole seconds, and from ten minutes up in whole
+/// minutes.
 fn rounded_up(duration: Duration) -> Duration {
     let seconds = u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
     let unit = if seconds < 600 { 1 } else { 60 };
     Duration::from_secs(seconds.div_ceil(unit).saturating_mul(unit))
 }
 
-/// Where a placeholder stands in a template's text.
+/// The place of a placeholder in a template's text.
 fn find(template: &str, placeholder: &str) -> Range<usize> {
     let text = format!("{{{placeholder}}}");
     let start = template.find(&text).unwrap_or_default();

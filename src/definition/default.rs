@@ -1,4 +1,4 @@
-//! What holds where a job file says nothing.
+//! The defaults of a job file's fields.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ pub(super) const ON_START: bool = true;
 pub(super) const REQUIRED: bool = false;
 pub(super) const ENABLED: bool = true;
 pub(super) const TENANTS: bool = true;
-/// Several times what a warm of thousands of tenants takes.
+/// Several times the duration of a run for thousands of tenants.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
 pub(super) const RETRIES: u64 = 3;
-/// Redis serves values of this size, slowly; larger ones hold up every other client.
+/// Redis serves values of this size, but slowly; larger ones hold up every other client.
 pub(super) const MAX_BYTES: u64 = 5 << 20;
 pub(super) const MAX_BYTES_TEXT: &str = "5MiB";
 

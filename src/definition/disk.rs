@@ -1,4 +1,4 @@
-//! The jobs folder on the disk.
+//! Reads the jobs folder from disk.
 
 use std::fs;
 use std::io::{self, Read};
@@ -7,10 +7,10 @@ use std::path::Path;
 use super::problem::{Problem, Problems};
 use super::{JobText, limit};
 
-/// The texts of a folder's `*.toml` files, and the problems of those that have none.
+/// The texts of a folder's `*.toml` files, and a problem for each file that cannot be read.
 ///
-/// A file may be a link, as Kubernetes mounts a `ConfigMap`: each file links into the folder
-/// `..data`. Names that begin with a dot are nobody's jobs.
+/// A file may be a symbolic link: Kubernetes mounts a `ConfigMap` as links into the folder
+/// `..data`. Files whose names begin with a dot are no job files.
 pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Problems> {
     let whole = |message: String| Problems::new([Problem::of_file(folder, message).hint(HINT)]);
     let could_not = |error: &io::Error| whole(format!("could not read the jobs folder: {error}"));
@@ -49,7 +49,8 @@ pub(super) fn read(folder: &Path) -> Result<(Vec<JobText>, Vec<Problem>), Proble
     Ok((texts, problems))
 }
 
-/// Why a file, or what a folder holds, would be left out though it looks like a job file; what to do.
+/// Finds a file, or a folder of files, that looks like a job but would not be read: the message,
+/// and what to do.
 fn overlooked(path: &Path) -> Option<(String, &'static str)> {
     if path.is_dir() {
         let inside = fs::read_dir(path).ok()?.filter_map(Result::ok).map(|entry| entry.path());
@@ -65,7 +66,7 @@ fn overlooked(path: &Path) -> Option<(String, &'static str)> {
     is_misnamed.then_some((message, "rename it to `NAME.toml`, or move it out of the jobs folder"))
 }
 
-/// Slips of the ending, as lower case.
+/// Common misspellings of the extension, in lower case.
 const ALMOST: [&str; 6] = ["tml", "tom", "tmol", "tolm", "otml", "toml~"];
 
 fn has_ending(path: &Path) -> bool {
@@ -74,7 +75,8 @@ fn has_ending(path: &Path) -> bool {
 
 const HINT: &str = "`--jobs DIR` or PREHEAT_JOBS names the folder";
 
-/// The text of a file that a query names. It must be in the folder even where it is a link.
+/// The text of a file that a job's `query.file` refers to. The file must be in the folder, even if
+/// it is a link.
 pub(super) fn read_sql(folder: &Path, file: &Path) -> Result<String, String> {
     let path = folder.join(file);
     let could_not = |error: io::Error| format!("could not read `{}`: {error}", file.display());

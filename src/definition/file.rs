@@ -1,5 +1,5 @@
-//! A job file as it is written: the types that the reader fills, that make the JSON Schema, and from
-//! which the reference is generated. Whether what they say makes sense is for [`super::check`].
+//! A job file as it is written. The reader fills these types, and the JSON Schema and the reference
+//! are generated from them. [`super::check`] decides whether what they say makes sense.
 
 use std::collections::BTreeMap;
 
@@ -14,61 +14,61 @@ use crate::domain::duration;
 use crate::domain::job::{Overlap, Shape};
 use crate::domain::json::{Case, ColumnCodec, Profile};
 
-/// One job: what to keep warm, how often and within which bounds. The file's name is the job's.
+/// One job: what to keep warm, how often and within which limits. The file's name is the job's name.
 #[derive(Debug, JsonSchema)]
 #[schemars(title = "preheat job", deny_unknown_fields)]
 pub(super) struct JobFile {
-    /// What it is for, for people.
+    /// The purpose of the job, for people.
     #[schemars(extend("default" = ""))]
     pub(super) description: Option<Located<String>>,
-    /// When it is due: `every` and a duration, on a grid that starts in 1970 and is the same on every replica; or a cron expression of six fields, `second minute hour day month weekday` (with five, the second is 0).
+    /// When the job is due: `every` and a duration, on a grid that starts in 1970 and is the same on every replica; or a cron expression of six fields, `second minute hour day month weekday` (with five, the second is 0).
     #[schemars(required, extend("examples" = ["every 10m", "0 */10 * * * *"]))]
     pub(super) schedule: Option<Located<String>>,
-    /// The IANA time zone in which a cron expression is meant.
+    /// The IANA time zone of a cron expression.
     #[schemars(extend("default" = default::TIMEZONE.name()))]
     pub(super) timezone: Option<Located<Zone>>,
-    /// How long a written key lives, at most. Less the share of `ttl_jitter`, it must be at least the longest time between two runs plus `timeout`, so that no key expires before the next run writes it.
+    /// How long a written key lives, at most. After `ttl_jitter` is taken off, it must be at least the longest time between two due times plus `timeout`, so that no key expires before the next run writes it.
     #[schemars(required)]
     pub(super) ttl: Option<Located<Length>>,
-    /// Shortens a key's TTL by up to this share, by a hash of the key, so that keys do not expire together.
+    /// Shortens a key's TTL by up to this percentage, depending on a hash of the key, so that keys do not expire all at once.
     #[schemars(extend("default" = default::ttl_jitter().to_string()))]
     pub(super) ttl_jitter: Option<Located<Percent>>,
-    /// One run when the worker starts.
+    /// Whether the job runs once when the worker starts.
     #[schemars(extend("default" = default::ON_START))]
     pub(super) on_start: Option<Located<bool>>,
-    /// `/readyz` waits for its first success.
+    /// Whether `/readyz` waits for the job's first success.
     #[schemars(extend("default" = default::REQUIRED))]
     pub(super) required: Option<Located<bool>>,
-    /// Whether it runs at all. A disabled job is checked all the same.
+    /// Whether the job runs at all. A disabled job is checked all the same.
     #[schemars(extend("default" = default::ENABLED))]
     pub(super) enabled: Option<Located<bool>>,
     /// The longest time of one run.
     #[schemars(extend("default" = duration::text(default::TIMEOUT)))]
     pub(super) timeout: Option<Located<Length>>,
-    /// What a tick does while a run is going: `skip` it, or `queue` one run.
+    /// What happens when the job is due while it is running: `skip` does nothing, `queue` starts one more run afterwards.
     #[schemars(extend("default" = word(Overlap::default())))]
     pub(super) overlap: Option<Located<OneOf<Overlap>>>,
-    /// How often a transient failure of a batch is tried again.
+    /// How often a batch is tried again after a transient failure.
     #[schemars(range(max = *limit::RETRIES.end()), extend("default" = default::RETRIES))]
     pub(super) retries: Option<Located<u64>>,
-    /// Tenants in one query; `runner.batch` where it is not given.
+    /// The number of tenants in one query; `runner.batch` if it is not set.
     #[schemars(range(min = *limit::BATCH.start(), max = *limit::BATCH.end()))]
     pub(super) batch: Option<Located<u64>>,
-    /// Its batches in flight at once, at most as many as `runner.concurrency`; where it is not given, as many as leave a permit to other jobs.
+    /// The most batches of this job in flight at once, up to `runner.concurrency`. The default leaves one permit to other jobs.
     #[schemars(range(min = *limit::CONCURRENCY.start(), max = *limit::CONCURRENCY.end()))]
     pub(super) concurrency: Option<Located<u64>>,
-    /// The tables whose changes make a tenant's keys stale; after `preheat changes install` the worker hears of them and warms these keys again at once. A table without the tenant's id in the column that `tenants.column` names is written `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`. For a job with `tenants = false` any change counts.
+    /// The tables whose changes make a tenant's keys stale. After `preheat changes install` the worker notices such changes, and warms the tenant's keys again at once. If a table does not hold the tenant's id in the column that `tenants.column` names, write `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`. For a job with `tenants = false` any change counts.
     #[schemars(extend("default" = []))]
     pub(super) tables: Option<Located<Vec<Located<TableFile>>>>,
-    /// Whether it reads tenant by tenant; `false`: one query for the whole fleet, no tenant in its keys.
+    /// Whether the query reads a batch of tenants; `false` means one query for the whole fleet, and no tenant in the keys.
     #[schemars(extend("default" = default::TENANTS))]
     pub(super) tenants: Option<Located<bool>>,
-    /// What it reads.
+    /// What the job reads.
     #[schemars(required)]
     pub(super) query: Option<Located<QueryFile>>,
-    /// The local dates of keys with `{date}`; only with such a key.
+    /// The dates of keys with `{date}`, in local time; only for jobs with such a key.
     pub(super) dates: Option<Located<DatesFile>>,
-    /// What it writes: at least one key.
+    /// What the job writes: at least one key.
     #[schemars(required, length(min = 1, max = limit::KEYS))]
     pub(super) keys: Option<Located<Vec<Located<KeyFile>>>>,
     /// How rows become JSON.
@@ -92,31 +92,31 @@ pub(super) struct TableFields {
     /// Its name exactly as the database has it, capitals too, with or without the schema's.
     #[schemars(required)]
     pub(super) name: Option<Located<String>>,
-    /// The column that holds the tenant's id; `tenants.column` where it is not given.
+    /// The column that holds the tenant's id; `tenants.column` if it is not set.
     pub(super) tenant: Option<Located<String>>,
     /// A query over the relation `changed`, whose first column is the tenant's id: `select staff.tenant_id from changed join staff on staff.id = changed.staff_id`. `changed` has the columns of the table and the rows that one statement touched, those of an update before and after it. NULL is nobody's.
     pub(super) sql: Option<Located<String>>,
 }
 
-/// The job's SQL: exactly one of the two.
+/// The job's SQL: either `sql` or `file`.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 #[schemars(extend("oneOf" = [{ "required": ["sql"] }, { "required": ["file"] }]))]
 pub(super) struct QueryFile {
-    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows carry the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. The order of a tenant's rows is the order in its lists.
+    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows contain the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. A list has a tenant's rows in the order in which the query returns them.
     pub(super) sql: Option<Located<String>>,
     /// A file in the jobs folder that holds the query.
     pub(super) file: Option<Located<String>>,
 }
 
-/// The dates for which there are keys.
+/// The dates that have keys.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct DatesFile {
-    /// Today and the days after it, counted together.
+    /// The number of days: today and the days after it.
     #[schemars(required, range(min = *limit::DAYS.start(), max = *limit::DAYS.end()))]
     pub(super) days: Option<Located<u64>>,
-    /// Where "today" is: `tenant.COLUMN` for the zone that a column of the tenant query names, or the name of a zone.
+    /// The time zone that decides which day is today: `tenant.COLUMN` for a column of the tenant query that holds the zone's name, or the name of a zone.
     #[schemars(required, extend("examples" = ["tenant.timezone", "Europe/Berlin"]))]
     pub(super) timezone: Option<Located<String>>,
 }
@@ -125,13 +125,13 @@ pub(super) struct DatesFile {
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct KeyFile {
-    /// The key's pattern. `{tenant_id}` (the name is that of `tenants.column`) is the tenant's id, `{tenant.COLUMN}` another column of the tenant query, `{date}` one of the dates, `{COLUMN}` a column of the query; `{{` and `}}` are braces. A key without columns of the query is written even with no rows.
+    /// The key's template. `{tenant_id}` is the tenant's id (the placeholder has the name that `tenants.column` gives it), `{tenant.COLUMN}` another column of the tenant query, `{date}` one of the dates, `{COLUMN}` a column of the query; `{{` and `}}` stand for braces. A key without columns of the query is written even if there are no rows.
     #[schemars(required)]
     pub(super) key: Option<Located<String>>,
-    /// `list`: a JSON array of rows. `object`: one row.
+    /// `list` writes a JSON array of rows, `object` a single row.
     #[schemars(extend("default" = word(Shape::default())))]
     pub(super) shape: Option<Located<OneOf<Shape>>>,
-    /// The placeholder whose value is unique over all tenants, for a key without the tenant's id.
+    /// For a key without the tenant's id: the placeholder whose value is unique over all tenants.
     #[schemars(extend("examples" = ["id", "tenant.slug"]))]
     pub(super) unique: Option<Located<String>>,
 }
@@ -140,19 +140,19 @@ pub(super) struct KeyFile {
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct EncodeFile {
-    /// Whose JSON the value equals after `JSON.parse`: that of `drizzle-orm` on `pg`, that of `pg`, or `row_to_json`.
+    /// Which program's JSON the value equals after `JSON.parse`: that of `drizzle-orm` on `pg`, that of `pg`, or that of Postgres' `row_to_json`.
     #[schemars(extend("default" = word(Profile::default())))]
     pub(super) profile: Option<Located<OneOf<Profile>>>,
-    /// How column names become the names of members: `keep` them, or `camel` for `updated_at` → `updatedAt`.
+    /// How column names become names in the JSON: `keep` leaves them as they are, `camel` turns `updated_at` into `updatedAt`.
     #[schemars(extend("default" = word(Case::default())))]
     pub(super) case: Option<Located<OneOf<Case>>>,
-    /// Columns that stay out of the value.
+    /// Columns that are left out of the value.
     #[schemars(extend("default" = []))]
     pub(super) omit: Option<Located<Vec<Located<String>>>>,
-    /// Columns with a codec of their own: `number`, `string`, or `json` for text that is JSON already.
+    /// Columns that are encoded in another way: as `number`, as `string`, or as `json` for text that is JSON already.
     #[schemars(extend("default" = {}))]
     pub(super) columns: Option<Located<BTreeMap<String, Located<OneOf<ColumnCodec>>>>>,
-    /// A larger value is an error for its key and is never written.
+    /// The size limit of a value. A larger value is an error for its key, and is never written.
     #[schemars(extend("default" = default::MAX_BYTES_TEXT))]
     pub(super) max_bytes: Option<Located<Bytes>>,
 }

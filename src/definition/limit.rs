@@ -3,25 +3,26 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// More is no text that a person wrote.
+/// Nobody writes a larger file by hand.
 pub(super) const FILE_BYTES: u64 = 1 << 20;
-/// More job files than any product has data to keep warm: it is the wrong folder.
+/// No product has this many kinds of data to keep warm: the folder must be the wrong one.
 pub(super) const FILES: usize = 1000;
-/// A row is looked at once a key.
+/// Each row is processed once for each key.
 pub(super) const KEYS: usize = 32;
-/// A key stands in every command and every log line.
+/// Every command and every log line about a key contains it.
 pub(super) const TEMPLATE_BYTES: usize = 512;
 /// A batch's rows are in memory at once.
 pub(super) const BATCH: RangeInclusive<u64> = 1..=10_000;
-/// More connections than any database should give to a guest.
+/// No database should give a guest more connections.
 pub(super) const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
-/// Waits double up to ten seconds, so these are minutes.
+/// The waits double up to ten seconds, so 20 retries take minutes.
 pub(super) const RETRIES: RangeInclusive<u64> = 0..=20;
-/// A key a day and tenant.
+/// Each tenant has a key for each day.
 pub(super) const DAYS: RangeInclusive<u64> = 1..=366;
 /// Redis takes no larger string.
 pub(super) const VALUE_BYTES: RangeInclusive<u64> = 2..=512 << 20;
-/// No schedule rings more often.
+/// No schedule rings more often than this.
 pub(super) const SHORTEST: Duration = Duration::from_secs(1);
-/// Columns of a table that may be named, tables of a database: what Postgres has room for.
+/// The limit for columns in `[encode]` and for tables in `tables`: no Postgres table has more
+/// columns.
 pub(super) const NAMES: usize = 1600;

@@ -1,11 +1,12 @@
-//! Job files → checked jobs, or every problem in them.
+//! Turns job files into checked jobs, or lists every problem in them.
 //!
-//! Two stages for what a person writes: `file` mirrors the text, field by field, and `check` makes
-//! the [`Job`](crate::domain::job::Job) that it means. Neither stops at its first problem, and
-//! neither touches the disk: `disk` does, and nothing else here.
+//! It works in two stages: `file` mirrors the text, field by field, and `check` makes the
+//! [`Job`](crate::domain::job::Job) that the text describes. Neither stops at its first problem,
+//! and neither touches the disk: only `disk` does.
 //!
-//! What only the database can know (whether a query's columns exist, say) is found later by others;
-//! [`JobFiles`] keeps the texts, so that those problems can be shown in them as well.
+//! Some problems only the database can show, such as a missing column. They are found later,
+//! outside this module; [`JobFiles`] keeps the texts, so that these problems can be shown in them
+//! as well.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -38,40 +39,40 @@ use file::JobFile;
 use problem::Source;
 use read::{Fields, Reader, Spans};
 
-/// What the settings say for jobs that don't.
+/// The settings' values for fields that a job file leaves out.
 #[derive(Clone, Debug)]
 pub struct Defaults {
     /// `runner.batch`.
     pub batch: NonZeroUsize,
-    /// `runner.concurrency`, the bound on what a job's file may say.
+    /// `runner.concurrency`: the upper limit for a job file's own value.
     pub concurrency: NonZeroUsize,
     /// `tenants.column`.
     pub tenant_column: String,
-    /// Whether there is a settings file: where there is none, that may be what is wrong.
+    /// Whether a settings file was found. If not, its absence may be the problem.
     pub has_settings_file: bool,
 }
 
 /// A job file.
 #[derive(Clone, Debug)]
 pub struct JobText {
-    /// Its path; the name without the ending is the job's.
+    /// Its path. The file name without the extension is the job's name.
     pub path: PathBuf,
-    /// What stands in it.
+    /// Its contents.
     pub text: String,
 }
 
-/// The text of a file that a `query.file` names, by its path in the jobs folder, or why there is
-/// none.
+/// Finds the text of a file that a `query.file` refers to, by its path in the jobs folder. The
+/// error says why there is none.
 pub type SqlFiles<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
 
-/// The checked jobs and the texts that they came from.
+/// The checked jobs, and the texts that they came from.
 #[derive(Debug)]
 pub struct JobFiles {
     jobs: Jobs,
     origins: BTreeMap<JobName, Origin>,
 }
 
-/// Where a job came from.
+/// The text that a job came from.
 #[derive(Clone, Debug)]
 struct Origin {
     source: Arc<Source>,
@@ -80,14 +81,15 @@ struct Origin {
 }
 
 impl JobFiles {
-    /// The jobs, those that are disabled among them.
+    /// The jobs, including disabled ones.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
     }
 
-    /// Keys that cannot be told apart where tenants' ids are of this class: those that two enabled
-    /// jobs can write, and those in which two placeholders run together. What clashes for every class
-    /// is refused before; what a class allows is known only with the database.
+    /// Keys that are ambiguous if the tenants' ids are of this class: keys that two enabled jobs
+    /// could write, and keys in which two placeholders run together. Keys that are ambiguous for
+    /// every class were refused before. For the others the class matters, and only the database
+    /// knows it.
     pub fn conflicts(&self, ids: IdClass) -> Vec<(JobName, Problem)> {
         let jobs =
             || self.jobs.values().filter_map(|job| Some((job, self.origins.get(&job.name)?)));
@@ -103,15 +105,16 @@ impl JobFiles {
         found.filter_map(|(file, problem)| Some(((*names.get(file)?).clone(), problem))).collect()
     }
 
-    /// The same that only some classes of ids make, as warnings: of which class they are is not known.
+    /// Keys that are ambiguous for some classes of ids only, as warnings, because the class is not
+    /// known.
     pub fn possible_conflicts(&self) -> Problems {
-        const HINT: &str = "it depends on what the tenants' ids may hold, which `preheat check` with \
-                            the database knows";
+        const HINT: &str = "it depends on the type of the tenants' ids: `preheat check` with the \
+                            database decides";
         let warning = |(_, problem): (_, Problem)| problem.into_warning().hint(HINT);
         Problems::new(self.conflicts(IdClass::Text).into_iter().map(warning))
     }
 
-    /// One job alone, with its text.
+    /// A copy with one job only, and its text.
     #[must_use]
     pub fn only(&self, name: &JobName) -> Self {
         let entry = |of: &Arc<_>| (name.clone(), Arc::clone(of));
@@ -121,13 +124,13 @@ impl JobFiles {
     }
 }
 
-/// Reads and checks every `*.toml` of a folder.
+/// Reads and checks every `*.toml` file of a folder.
 pub fn load(folder: &Path, defaults: &Defaults) -> Result<JobFiles, Problems> {
     let (texts, problems) = disk::read(folder)?;
     check_all(texts, problems, &|path| disk::read_sql(folder, path), defaults)
 }
 
-/// Checks job files that were read already.
+/// Checks job files whose texts were read already.
 pub fn check(
     texts: Vec<JobText>,
     sql_files: &SqlFiles<'_>,
@@ -187,14 +190,14 @@ fn name_of(path: &Path, problems: &mut Vec<Problem>) -> Option<JobName> {
     match JobName::parse(&stem) {
         Ok(name) => Some(name),
         Err(error) => {
-            let hint = "the file's name is the job's: rename the file";
+            let hint = "the file's name is the job's name: rename the file";
             problems.push(Problem::of_file(path, error.to_string()).hint(hint));
             None
         }
     }
 }
 
-/// Reads a file's fields, or answers what is no TOML in it.
+/// Reads a file's fields; the error lists what is not valid TOML.
 fn read(source: &Arc<Source>, tenant_column: &str) -> Result<(JobFile, Reader), Vec<Problem>> {
     let (document, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
@@ -205,7 +208,7 @@ fn read(source: &Arc<Source>, tenant_column: &str) -> Result<(JobFile, Reader), 
             let problem = Problem::at(source, at, error.message().replace('\n', ", "));
             let problem = problem.maybe_hint(hint);
             let line = |problem: &Problem| problem.line_and_column().map(|(line, _)| line);
-            // One slip makes the parser stumble over the rest of its line.
+            // After one mistake the parser often complains about the rest of the line.
             if !problems.iter().any(|other| line(other) == line(&problem)) {
                 problems.push(problem);
             }
@@ -217,14 +220,13 @@ fn read(source: &Arc<Source>, tenant_column: &str) -> Result<(JobFile, Reader), 
     Ok((file, reader))
 }
 
-/// The hint for a text in double quotes that ends at a quote meant to be in it: SQL has such quotes
-/// around names.
+/// The hint for a string in double quotes that ends too early, at a double quote meant to be part
+/// of it. SQL writes such quotes around names.
 fn quotes_hint(text: &str, at: usize) -> Option<String> {
     let before = text.get(..text.floor_char_boundary(at))?;
     let line = before.get(before.rfind('\n').map_or(0, |newline| newline + 1)..)?;
     let (_, value) = line.split_once('=')?;
     let inner = value.trim().strip_prefix('"')?.strip_suffix('"')?;
-    (!inner.ends_with('\\')).then(|| {
-        "text that has double quotes in it stands between `\'\'\'` and `\'\'\'`".to_owned()
-    })
+    (!inner.ends_with('\\'))
+        .then(|| "write text that contains double quotes between `\'\'\'` and `\'\'\'`".to_owned())
 }

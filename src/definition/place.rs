@@ -1,4 +1,4 @@
-//! Problems that turn up after the files were checked, shown in the files all the same.
+//! Shows problems in the job files that turn up only after the files were checked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use super::read::Located;
 use super::{JobFiles, Origin, raw};
 use crate::domain::job::{Job, JobName};
 
-/// A place in a job's file.
+/// A place in a job file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
-    /// The query; with an offset, the word of it that begins after so many characters. (The
-    /// position in an error of Postgres is counted from 1.)
+    /// The query. With an offset it is the word that begins there. (Postgres counts the position of
+    /// an error from 1.)
     Query {
-        /// How many characters of the query stand before it.
+        /// The number of characters before the place in the query.
         offset: Option<usize>,
     },
-    /// The pattern of a key, by its position.
+    /// The template of the key with this index.
     Key(usize),
     /// The schedule.
     Schedule,
@@ -25,12 +25,12 @@ pub enum Place<'a> {
     Dates,
     /// How rows become JSON.
     Encode,
-    /// Any field by its path: `ttl`, `encode.columns.price`.
+    /// Any field, by its path: `ttl`, `encode.columns.price`.
     Field(&'a str),
 }
 
 impl JobFiles {
-    /// A problem of a job at a place of its file.
+    /// A problem with a job, at a place in its file.
     pub fn problem_at(
         &self,
         job: &JobName,
@@ -49,8 +49,8 @@ impl JobFiles {
     }
 }
 
-/// A problem of a query that stands in no job file, shown in its text; `title` says whose it is. An
-/// offset is one of [`Place::Query`].
+/// A problem with a query that is in no job file, shown in the query's text; `title` says which
+/// query it is. The offset is that of [`Place::Query`].
 pub fn problem_in(
     title: &str,
     sql: &str,
@@ -93,7 +93,8 @@ impl Origin {
         Some((&self.source, at?))
     }
 
-    /// Where a field's value stands, or that of the nearest field around it.
+    /// The place of a field's value; if the field is missing, of the nearest table or list that
+    /// should contain it.
     fn value(&self, path: &str) -> Option<Range<usize>> {
         let around = path.rsplit_once('.').map(|(around, _)| around);
         let span = self.spans.get(path).map(|span| span.at.clone());
@@ -101,7 +102,7 @@ impl Origin {
     }
 }
 
-/// The bytes of the word that begins after so many characters, or of the one character that does.
+/// The bytes of the word that begins after this many characters, or of the single character there.
 fn word(text: &str, characters: usize) -> Range<usize> {
     let start = text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at);
     let rest = text.get(start..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is wrong with a job file: where, what was found, what is allowed, and what to do.
+//! A problem in a job file: where it is, what was found, what is allowed, and what to do.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::{Serialize, Serializer};
 
-/// A file's text, kept so that problems which turn up later can be shown in it.
+/// A file's text, kept so that later problems can be shown in it.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
@@ -27,25 +27,25 @@ pub struct Problem {
     hint: Option<String>,
 }
 
-/// How bad it is.
+/// How serious a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
     /// The job cannot work, or would write wrong values.
     Error,
-    /// It works, and is most likely not what was meant.
+    /// The job works, but most likely not as its author meant.
     Warning,
 }
 
 #[derive(Clone, Debug)]
 enum Place {
-    /// In a text.
+    /// A part of a text.
     Text { source: Arc<Source>, at: Range<usize> },
     /// A file as a whole.
     File(PathBuf),
 }
 
-/// Something else in the same text that has to do with the problem.
+/// Another part of the same text that has to do with the problem.
 #[derive(Clone, Debug)]
 struct Note {
     at: Range<usize>,
@@ -53,12 +53,12 @@ struct Note {
 }
 
 impl Problem {
-    /// A problem of these bytes of a text.
+    /// A problem with these bytes of a text.
     pub(super) fn at(source: &Arc<Source>, at: Range<usize>, message: impl Into<String>) -> Self {
         Self::new(Place::Text { source: Arc::clone(source), at: within(&source.text, at) }, message)
     }
 
-    /// A problem of a file as a whole.
+    /// A problem with a file as a whole.
     pub(super) fn of_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::new(Place::File(path.into()), message)
     }
@@ -68,31 +68,31 @@ impl Problem {
         Self { severity, place, message, allowed: None, notes: Vec::new(), hint: None }
     }
 
-    /// The same as a warning.
+    /// The same problem as a warning.
     #[must_use]
     pub fn into_warning(self) -> Self {
         Self { severity: Severity::Warning, ..self }
     }
 
-    /// Says beside the place what is allowed there.
+    /// Adds what is allowed; it is shown beside the place.
     pub(super) fn allowed(mut self, text: impl Into<String>) -> Self {
         self.allowed = Some(text.into());
         self
     }
 
-    /// Says what to do.
+    /// Adds what to do.
     pub(super) fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
         self
     }
 
-    /// Says what to do, where somebody knows.
+    /// Adds what to do, if there is a hint.
     pub(super) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self
     }
 
-    /// Says something beside other bytes of the same text.
+    /// Adds a remark on other bytes of the same text.
     pub(super) fn note(mut self, at: Range<usize>, text: impl Into<String>) -> Self {
         if let Place::Text { source, .. } = &self.place {
             self.notes.push(Note { at: within(&source.text, at), text: text.into() });
@@ -121,12 +121,12 @@ impl Problem {
         }
     }
 
-    /// What was found, in one line.
+    /// What is wrong, in one line.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What is allowed at the place, where that is short.
+    /// What is allowed at the place, if that can be said briefly.
     pub fn allowed_text(&self) -> Option<&str> {
         self.allowed.as_deref()
     }
@@ -136,7 +136,7 @@ impl Problem {
         self.hint.as_deref()
     }
 
-    /// The problem with the lines of its file that are meant.
+    /// The problem as text, with the lines of its file that it is about.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let level = match self.severity {
@@ -161,7 +161,7 @@ impl Problem {
         renderer.render(&[shown.elements(hint)])
     }
 
-    /// Whether it stands in this part of a text.
+    /// Whether its place is within this part of the text.
     pub(super) fn is_within(&self, part: &Range<usize>) -> bool {
         match &self.place {
             Place::Text { at, .. } => part.start <= at.start && at.end <= part.end,
@@ -208,13 +208,13 @@ impl Serialize for Problem {
     }
 }
 
-/// All problems that were found, by file and place; at least one where it is an error.
+/// All problems, sorted by file and place. As an error, it contains at least one.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Those problems in the order in which they are shown.
+    /// Sorts the problems into the order in which they are shown.
     pub fn new(problems: impl IntoIterator<Item = Problem>) -> Self {
         let mut problems: Vec<_> = problems.into_iter().collect();
         problems.sort_by(Problem::order);
@@ -236,7 +236,7 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// All of them, each with the lines of its file that are meant, an empty line between two.
+    /// All problems as text, each with the lines of its file, and an empty line between two.
     pub fn render(&self, color: bool) -> String {
         self.0.iter().map(|problem| problem.render(color)).collect::<Vec<_>>().join("\n\n")
     }
@@ -259,7 +259,7 @@ impl<'a> IntoIterator for &'a Problems {
     }
 }
 
-/// The range, cut to the text and to whole characters.
+/// The range, cut to the text and widened to whole characters.
 fn within(text: &str, at: Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(at.start);
     start..text.ceil_char_boundary(at.end).max(start)

@@ -1,10 +1,11 @@
-//! From a place in the text that a TOML string means to the place where it stands in the file.
+//! Translates a position in the value of a TOML string into the position in the file, where escapes
+//! and line continuations take more bytes.
 
 use std::ops::Range;
 
 use super::read::Located;
 
-/// Where these bytes of the string's meaning stand.
+/// The bytes of the file that stand for these bytes of the string's value.
 pub(super) fn range(file: &str, string: &Located<String>, at: Range<usize>) -> Range<usize> {
     let chars = |end: usize| {
         let end = string.value.floor_char_boundary(end);
@@ -16,8 +17,7 @@ pub(super) fn range(file: &str, string: &Located<String>, at: Range<usize>) -> R
     string.at.start + start..string.at.start + end
 }
 
-/// The byte of the string as it is written, quotes included, at which a character of its meaning
-/// stands.
+/// The byte in the string as written, quotes included, at which this character of its value begins.
 fn offset(raw: &str, characters: usize) -> usize {
     let (quotes, has_escapes) = match raw {
         _ if raw.starts_with("\"\"\"") => (3, true),
@@ -39,7 +39,7 @@ fn offset(raw: &str, characters: usize) -> usize {
     raw.len() - after_line_continuations(rest, has_escapes).len()
 }
 
-/// A backslash at the end of a line swallows the break and all white space after it.
+/// A backslash at the end of a line removes the line break and all white space after it.
 fn after_line_continuations(mut rest: &str, has_escapes: bool) -> &str {
     while has_escapes
         && let Some(after) = rest.strip_prefix('\\')
@@ -64,7 +64,7 @@ fn escape_length(escape: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// The text in the file at which each `x` of the string's meaning stands.
+    /// The bytes of the file that stand for each `x` of the string's value.
     fn places_of_x(file: &str) -> Vec<usize> {
         let document = toml::de::DeTable::parse(file).unwrap();
         let value = document.get_ref().get("a").unwrap();
@@ -92,7 +92,7 @@ mod tests {
         for file in cases {
             let places = places_of_x(file);
             assert!(!places.is_empty(), "{file}");
-            // `\x41` is the one other `x`, and it means no `x`.
+            // `\x41` contains the only other `x`, and stands for an `A`.
             let expected: Vec<_> = file
                 .match_indices('x')
                 .map(|(at, _)| at)

@@ -12,10 +12,10 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Problem, Source};
 use crate::domain::spelling::{listed, nearest};
 
-/// Where fields stand, by their path: `query.sql`, `keys.0.key`.
+/// The places of fields, by their path: `query.sql`, `keys.0.key`.
 pub(super) type Spans = BTreeMap<String, Span>;
 
-/// Where a field stands.
+/// The place of a field.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     /// Its name.
@@ -24,16 +24,16 @@ pub(super) struct Span {
     pub(super) at: Range<usize>,
 }
 
-/// A kind of value.
+/// A type that a field's value can be read as.
 pub(super) trait Value: Sized {
-    /// Reads it; where it cannot, the reader has the problem.
+    /// Reads the value. If it cannot, it adds a problem to the reader.
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self>;
 }
 
-/// A value and where it stands.
+/// A value and its place in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Located<T> {
-    /// The field's name; for an element of a list, the element.
+    /// The field's name. For an element of a list, it is the element itself.
     pub(super) key: Range<usize>,
     /// The value.
     pub(super) at: Range<usize>,
@@ -54,15 +54,15 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
     }
 }
 
-/// What was found while a file is read.
+/// What reading a file has found so far.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) source: Arc<Source>,
     pub(super) problems: Vec<Problem>,
     pub(super) spans: Spans,
-    /// Every field that was looked for, in order.
+    /// Every field that the code asked for, in order.
     pub(super) known: Vec<String>,
-    /// What the tenant's id is called in keys.
+    /// The name of the tenant's id in key templates.
     tenant_column: String,
 }
 
@@ -77,12 +77,12 @@ impl Reader {
         }
     }
 
-    /// Keeps where a field stands.
+    /// Records the place of a field.
     pub(super) fn locate(&mut self, path: &str, key: Range<usize>, at: Range<usize>) {
         self.spans.insert(path.to_owned(), Span { key, at });
     }
 
-    /// A value that is of another kind than the field's.
+    /// Adds the problem of a value whose type is not the field's.
     pub(super) fn wrong_type(
         &mut self,
         value: &Spanned<DeValue<'_>>,
@@ -97,7 +97,7 @@ impl Reader {
         self.bad_value(value, message, hint);
     }
 
-    /// A value that says nothing.
+    /// Adds the problem of a value that has the right type, but no meaning.
     pub(super) fn bad_value(
         &mut self,
         value: &Spanned<DeValue<'_>>,
@@ -115,7 +115,7 @@ impl Reader {
 /// The fields of one table.
 pub(super) struct Fields<'a, 'i> {
     table: &'a DeTable<'i>,
-    /// Its header; `None` for the file itself.
+    /// The table's header; `None` for the file itself.
     header: Option<Range<usize>>,
     path: &'a str,
     known: Vec<&'static str>,
@@ -132,7 +132,7 @@ impl<'a, 'i> Fields<'a, 'i> {
         Self { table, header, path, known: Vec::new(), reader }
     }
 
-    /// A field that may be missing.
+    /// Reads a field that may be missing.
     pub(super) fn optional<T: Value>(&mut self, name: &'static str) -> Option<Located<T>> {
         let path = self.path_of(name);
         self.known.push(name);
@@ -143,7 +143,7 @@ impl<'a, 'i> Fields<'a, 'i> {
         Some(Located { key: key.span(), at: value.span(), value: read })
     }
 
-    /// A field that must not be missing.
+    /// Reads a field that must be present.
     pub(super) fn required<T: Value>(&mut self, name: &'static str) -> Option<Located<T>> {
         if !self.table.contains_key(name) {
             let message = format!("missing field `{name}`");
@@ -158,7 +158,7 @@ impl<'a, 'i> Fields<'a, 'i> {
         self.optional(name)
     }
 
-    /// Refuses the fields that nobody asked for.
+    /// Adds a problem for each field that nobody asked for.
     pub(super) fn finish(self) {
         for (key, _) in self.table {
             let found: &str = key.get_ref();
@@ -202,7 +202,7 @@ impl<'a, 'i> Fields<'a, 'i> {
     }
 }
 
-/// Names that other tools have for a field.
+/// The names that other tools use for a field.
 const ALIASES: [(&str, &str); 16] = [
     ("cron", "schedule"),
     ("every", "schedule"),
@@ -222,7 +222,7 @@ const ALIASES: [(&str, &str); 16] = [
     ("exclude", "omit"),
 ];
 
-/// Where fields of tables belong that are found outside of them.
+/// The tables in which fields belong that people write outside of them.
 const MOVED: [(&str, &str); 12] = [
     ("sql", "[query]"),
     ("file", "[query]"),
@@ -238,7 +238,8 @@ const MOVED: [(&str, &str); 12] = [
     ("template", "[[keys]]"),
 ];
 
-/// Fields of the file itself, which TOML takes for a table's when they stand below its header.
+/// Fields of the file itself. If they are written below a table's header, TOML takes them for
+/// fields of that table.
 pub(super) const TOP_LEVEL: [&str; 15] = [
     "description",
     "schedule",
@@ -257,7 +258,7 @@ pub(super) const TOP_LEVEL: [&str; 15] = [
     "keys",
 ];
 
-/// What to write for a field that is missing.
+/// The line to add for a missing field.
 fn example(path: &str, tenant: &str) -> String {
     let last = path.rsplit('.').next().unwrap_or_default();
     let key = format!("key = \"…:{{{tenant}}}\"");

@@ -1,4 +1,4 @@
-//! The JSON Schema of a job file, and the reference in `jobs/README.md`, which is made from it.
+//! The JSON Schema of a job file, and the reference in `jobs/README.md` that is generated from it.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub fn reference() -> String {
     text
 }
 
-/// A job file that has every field.
+/// A job file that uses every field.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 const INTRODUCTION: &str = include_str!("introduction.md");
@@ -78,14 +78,14 @@ impl Section {
             };
             let meaning = field.get("description").and_then(Value::as_str).unwrap_or_default();
             let kind = kind(field);
-            // Writing into a text cannot fail.
+            // Writing into a string cannot fail.
             let _written = writeln!(lines, "| `{name}` | {kind} | {default} | {meaning} |");
         }
         text.push_str(&lines);
     }
 }
 
-/// Every field that the reader looks for, by its path without positions: `keys.shape`.
+/// Every field that the reader asks for, by its path without indexes: `keys.shape`.
 pub(super) fn fields() -> Vec<String> {
     let source = Arc::new(Source { path: "example.toml".into(), text: EXAMPLE.to_owned() });
     let known =
@@ -101,7 +101,7 @@ pub(super) fn fields() -> Vec<String> {
     fields
 }
 
-/// What a field is, in a word or two.
+/// The type of a field, in a word or two.
 fn kind(field: &Value) -> String {
     let text = |name: &str| field.get(name).and_then(Value::as_str);
     if let Some(title) = text("title") {
@@ -123,8 +123,8 @@ fn kind(field: &Value) -> String {
     }
 }
 
-/// Takes out what TOML does not have: null, as a field that may be missing is just not required,
-/// and the widths of integers.
+/// Removes what TOML does not have: the type null, because a field that may be missing is just not
+/// required, and integer formats such as `uint64`.
 fn as_toml(schema: &mut Value) {
     let null = Value::from("null");
     match schema {

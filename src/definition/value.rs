@@ -1,4 +1,4 @@
-//! What a field's text may be: how each kind of value is read, and how it stands in the schema.
+//! The kinds of values that fields have: how each is read, and what it is in the schema.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,9 +37,9 @@ pub(super) struct Zone(pub(super) Tz);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OneOf<T>(pub(super) T);
 
-/// What a few words stand for.
+/// The values that a field's words stand for.
 pub(super) trait Choice: Copy + 'static {
-    /// What it is called in a sentence.
+    /// The field's name in a sentence.
     const NAME: &'static str;
     /// The words.
     const WORDS: &'static [(&'static str, Self)];
@@ -224,7 +224,7 @@ impl<T: Value> Value for BTreeMap<String, Located<T>> {
     }
 }
 
-/// The text of a value, or the problem that it has none.
+/// The value's text; adds a problem if it is not a string.
 fn text<'a>(
     value: &'a Spanned<DeValue<'_>>,
     path: &str,
@@ -238,7 +238,7 @@ fn text<'a>(
     text
 }
 
-/// The fields of a value, or the problem that it has none.
+/// The value's fields; adds a problem if it is not a table.
 pub(super) fn table<'a, 'i>(
     value: &'a Spanned<DeValue<'i>>,
     path: &str,
@@ -257,12 +257,13 @@ fn unsigned(number: &DeInteger<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix()).ok()
 }
 
-/// What is said of a name that is no zone's.
+/// The message for a name that is not a time zone's.
 pub(super) fn unknown_zone(found: &str) -> String {
     format!("`{found}` is no IANA time zone")
 }
 
-/// The hint for a name that is no zone's: one that is written almost so, or whose city it is.
+/// The hint for a name that is not a time zone's: a zone with a similar name, or the zone of that
+/// city.
 pub(super) fn nearest_zone(found: &str) -> Option<String> {
     let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
     let city =
@@ -272,7 +273,7 @@ pub(super) fn nearest_zone(found: &str) -> Option<String> {
     Some(format!("did you mean `{name}`?"))
 }
 
-/// The schema of a value that is written as text of some form.
+/// The schema of a value that is written as a string in a certain format.
 macro_rules! schema {
     ($type:ty, $name:literal, $($schema:tt)+) => {
         impl JsonSchema for $type {
@@ -322,7 +323,7 @@ impl<T: Choice> JsonSchema for OneOf<T> {
     }
 }
 
-/// The word for a choice.
+/// The word for a value.
 pub(super) fn word<T: Choice + PartialEq>(choice: T) -> &'static str {
     T::WORDS.iter().find(|(_, known)| *known == choice).map_or("", |(word, _)| word)
 }

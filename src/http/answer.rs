@@ -1,4 +1,4 @@
-//! Answers that are no: one JSON form for all of them.
+//! Error answers: all have the same JSON form.
 
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::engine::schedule::handle::{HistoryError, RequestError};
 use crate::invalidate::InvalidateError;
 
-/// A request that is not done, and why.
+/// A refused request: the status, a code, and a message.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -26,7 +26,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
-    /// The request can be read and cannot be done.
+    /// The request is well formed, but cannot be done.
     pub(super) fn unprocessable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
@@ -46,7 +46,7 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
     }
 
-    /// The worker is gone before the run's end is known.
+    /// The worker stopped before it knew the end of the run.
     pub(super) fn stopped() -> Self {
         let message = "the worker stopped before the run ended";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", message)
@@ -138,7 +138,7 @@ pub(super) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// A moment as answers show it.
+/// A time as answers show it.
 pub(super) fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

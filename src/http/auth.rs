@@ -1,4 +1,4 @@
-//! Who may change something: whoever carries the token.
+//! Authorization: a request that changes something has to carry the token.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -9,7 +9,8 @@ use subtle::ConstantTimeEq;
 use super::AppState;
 use super::answer::ApiError;
 
-/// The request carried the token. A route that changes something takes this first.
+/// Proof that the request carried the token. A route that changes something takes it as its first
+/// argument.
 #[derive(Debug)]
 pub(super) struct Authorized;
 
@@ -40,7 +41,8 @@ fn authorize(headers: &HeaderMap, token: Option<&SecretString>) -> Result<Author
     if bool::from(same) { Ok(Authorized) } else { Err(wrong()) }
 }
 
-/// RFC 6750 with the scheme in any case, as RFC 9110 has it.
+/// The token of an `Authorization` header (RFC 6750). The case of the scheme does not matter (RFC
+/// 9110).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())

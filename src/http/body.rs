@@ -1,4 +1,4 @@
-//! Bodies of requests: JSON, and not much of it.
+//! Reads request bodies: JSON of a limited size.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub(super) async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiErro
     Ok((headers, body.map_err(|rejection| unread(&rejection))?))
 }
 
-/// What a body says.
+/// Parses a JSON body.
 pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
     if !is_json(headers) {
         let message = "a body is JSON: send `Content-Type: application/json`";
@@ -29,7 +29,7 @@ pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Re
     serde_json::from_slice(body).map_err(|error| refused(&error))
 }
 
-/// A tenant's id as clients write it: text, or the number that it is in their database.
+/// A tenant's id as clients write it: a string, or the number that the id is in their database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WrittenId(pub(super) String);
 
@@ -79,7 +79,8 @@ fn refused(error: &serde_json::Error) -> ApiError {
     }
 }
 
-/// `application/json`, or a type that is JSON by its suffix, with whatever parameters.
+/// Whether the content type is `application/json`, or another type with the suffix `+json`;
+/// parameters do not matter.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
     else {

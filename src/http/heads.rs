@@ -1,4 +1,5 @@
-//! Which connections await a request's head, and since when: those make room for others.
+//! Tracks the connections that wait for a request's head, and since when. A new connection may take
+//! the place of one of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,33 +8,33 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing takes a connection's place before it has awaited its head for this long: a client that
-/// sends its request at once has it answered, however many others come.
+/// A connection keeps its place for at least this long while it waits for a head. So a client that
+/// sends its request at once gets its answer, however many other clients connect.
 const CHANCE: Duration = Duration::from_millis(50);
 
-/// The connections that await a head.
+/// The connections that wait for a head and may lose their place.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     awaited: Mutex<Awaited>,
-    /// Another connection awaits its head.
+    /// Signals that one more connection waits for its head.
     one_more: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Awaited {
-    /// The number of the next to wait: the lowest has waited longest.
+    /// The next number to hand out: the connection with the lowest number has waited longest.
     next: u64,
-    /// Those that wait, with what closes them.
+    /// The waiting connections by number, each with the token that closes it.
     closers: BTreeMap<u64, CancellationToken>,
 }
 
 impl Heads {
-    /// Whether any connection awaits its head.
+    /// Whether any connection waits for its head.
     pub(super) fn are_awaited(&self) -> bool {
         !self.awaited().closers.is_empty()
     }
 
-    /// Waits until one more connection does.
+    /// Waits until one more connection waits for its head.
     pub(super) async fn one_more(&self) {
         self.one_more.notified().await;
     }
@@ -45,7 +46,7 @@ impl Heads {
         }
     }
 
-    /// Closes all that wait.
+    /// Closes all waiting connections.
     pub(super) fn close_all(&self) {
         let closers = std::mem::take(&mut self.awaited().closers);
         for closer in closers.into_values() {
@@ -72,44 +73,45 @@ impl Heads {
     }
 }
 
-/// The place of one connection; it is given up when it is dropped.
+/// The place of one connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Place {
     heads: Arc<Heads>,
     closer: CancellationToken,
     state: Mutex<State>,
-    /// Its state is another.
+    /// Signals that the state has changed.
     turned: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It has its chance: its next head may be on the way, or its last answer.
+    /// The connection keeps its place for a moment: its next head, or its last answer, may be on
+    /// the way.
     Awaits,
-    /// It is among those that make room, by this number.
+    /// Another connection may take its place. The number is its key in [`Awaited::closers`].
     MakesRoom(u64),
-    /// Its request is being answered: nothing takes its place.
+    /// Its request is being answered. It cannot lose its place.
     HasRequest,
 }
 
 impl Place {
-    /// The place of a new connection, which awaits its first head.
+    /// The place of a new connection, which waits for its first head.
     pub(super) fn new(heads: Arc<Heads>) -> Self {
         let (closer, state) = (CancellationToken::new(), Mutex::new(State::Awaits));
         Self { heads, closer, state, turned: Notify::new() }
     }
 
-    /// The head came.
+    /// The head has arrived.
     pub(super) fn has_request(&self) {
         self.turn(State::HasRequest);
     }
 
-    /// The answer is made; the client may send another request, or never read the answer.
+    /// The answer is ready; the client may send another request, or may never read the answer.
     pub(super) fn awaits_head(&self) {
         self.turn(State::Awaits);
     }
 
-    /// Ends when another connection takes the place. Until it is polled, none does.
+    /// Ends when another connection takes this place. That cannot happen before it is polled.
     pub(super) async fn makes_room(&self) {
         loop {
             let awaits = *self.state() == State::Awaits;

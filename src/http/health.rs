@@ -1,4 +1,5 @@
-//! The question of `/healthz`, asked by the program itself: for a container that has no `curl`.
+//! The client of `/healthz`: the program asks a worker how it is, for containers that have no
+//! `curl`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,33 +8,33 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long a worker may take to say how it is.
+/// The longest wait for the worker's answer.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// Far more than the answer of `/healthz`.
+/// The size limit of the answer: far more than `/healthz` sends.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// The worker is not well, or cannot be asked.
+/// The worker is unhealthy, or cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// Nobody answered.
     #[error("could not ask the worker at {address}")]
     Unreachable {
-        /// Where.
+        /// The worker's address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It answered that it is not.
+    /// The worker answered that it is unhealthy.
     #[error("the worker at {address} is not well: {answer}")]
     Unwell {
-        /// Where.
+        /// The worker's address.
         address: SocketAddr,
-        /// What it said.
+        /// Its answer.
         answer: String,
     },
 }
 
-/// Asks the worker that listens there how it is.
+/// Asks the worker that listens at this address how it is.
 pub async fn health(listen: SocketAddr) -> Result<(), HealthError> {
     let address = reachable(listen);
     let answer = match tokio::time::timeout(MAX_TIME, ask(address)).await {
@@ -57,7 +58,7 @@ async fn ask(address: SocketAddr) -> io::Result<String> {
     Ok(answer)
 }
 
-/// Who listens everywhere is asked on this machine.
+/// A worker that listens on all addresses is asked on the loopback address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let here = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,4 +1,4 @@
-//! `/api/v1/invalidations`: remove keys, and say what was removed.
+//! `/api/v1/invalidations`: removes keys, and says what it removed.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -16,7 +16,7 @@ use super::{AppState, body, idempotency};
 use crate::domain::tenant::TenantId;
 use crate::invalidate::{InvalidateReport, InvalidateRequest};
 
-/// What is to be removed, as it is written.
+/// The body of a request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(
     default,
@@ -32,12 +32,12 @@ struct WrittenBody {
     rewarm: bool,
 }
 
-/// What was removed, as it is shown.
+/// What was removed, as the API shows it.
 #[derive(Debug, Serialize)]
 struct InvalidationView {
     #[serde(flatten)]
     report: InvalidateReport,
-    /// The runs that warm it again.
+    /// The runs that warm the removed keys again.
     runs: Vec<RunView>,
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn create(
 }
 
 impl IntoResponse for InvalidationView {
-    /// A client that looks at the status alone must not take what was left for done.
+    /// The status alone tells whether keys were left, for clients that read nothing else.
     fn into_response(self) -> Response {
         if self.report.complete {
             return Json(self).into_response();

@@ -1,4 +1,4 @@
-//! `/api/v1/jobs`: what there is, when it is due, how it went.
+//! `/api/v1/jobs`: the jobs, when they are due, and how their last runs went.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -14,18 +14,18 @@ use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
 use crate::engine::schedule::status::{JobStatus, Status};
 
-/// A job as it is shown.
+/// A job as the API shows it.
 #[derive(Debug, Serialize)]
 struct JobView {
     name: String,
     description: String,
     enabled: bool,
     required: bool,
-    /// Whether it can be run for some tenants.
+    /// Whether the job can run for some tenants only.
     tenants: bool,
     /// As in the job file: `every 10m`, or a cron expression.
     schedule: String,
-    /// Of a cron expression.
+    /// The time zone of a cron expression.
     timezone: Option<String>,
     ttl: String,
     timeout: String,
@@ -36,7 +36,8 @@ struct JobView {
     running: Option<RunView>,
     queued: Vec<RunView>,
     last_run: Option<RunView>,
-    /// Why the file is not in use as it is: then the job is `held`, or goes on by an older version.
+    /// Why the job's file is rejected. The job is then `held`, or continues with an older version
+    /// of the file.
     rejected_for: Vec<Value>,
 }
 
@@ -90,7 +91,7 @@ impl JobView {
         Self {
             name: name.to_string(),
             description: description.clone(),
-            // Nothing runs a job that is held, and its file says that something should.
+            // Nothing runs a held job, but its file says that it should run.
             enabled: *enabled || is_held,
             required: *required,
             tenants: *scope == Scope::Tenants,

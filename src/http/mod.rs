@@ -1,5 +1,5 @@
-//! The control plane: probes, metrics, jobs and runs. A route is a line in [`router`] and a function
-//! in the file of its resource.
+//! The control plane: probes, metrics, jobs and runs. To add a route, add a line to [`router`] and
+//! a function to the file of its resource.
 
 mod answer;
 mod auth;
@@ -37,19 +37,19 @@ use crate::engine::schedule::handle::Handle;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
 
-/// A body is a list of tenant ids or keys at most.
+/// The size limit of a body: at most, a body is a list of tenant ids or keys.
 const MAX_BODY: usize = 64 * 1024;
-/// A request that does not wait for a run is answered within this, or not at all: the longest part
-/// of it is a look into the history.
+/// The time limit of a request that does not wait for a run. The slowest part of such a request is
+/// reading the history.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// Requests that wait for their runs at once; each holds a connection.
+/// How many requests may wait for their runs at once. Each holds a connection.
 const MAX_WAITING: usize = 64;
 
-/// Brings figures up to date that are only looked at when somebody scrapes: connections to the
-/// database, the cache's counters.
+/// Updates the figures that we only read for a scrape: database connections and the cache's
+/// counters.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What the routes need.
+/// What the routes need from the rest of the worker.
 #[derive(Clone)]
 pub struct Control {
     /// The engine.
@@ -60,15 +60,15 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
     pub refresh: Refresh,
-    /// What a request that changes something must carry; without one there are none.
+    /// The token that a request must carry to change something. Without a token, no request can.
     pub token: Option<SecretString>,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
-    /// Ends requests that wait for a run; the same that stops [`serve`].
+    /// Ends requests that wait for a run. It is the token that stops [`serve`].
     pub shutdown: CancellationToken,
 }
 
-/// What the routes share.
+/// The state that the routes share.
 struct Shared {
     control: Control,
     requests: Requests,
@@ -91,7 +91,8 @@ pub fn router(control: Control) -> Router {
         .route("/api/v1/runs/{id}", get(runs::show))
         .layer(middleware::from_fn(limit_time));
     let started = Router::new()
-        // Its GET is quick as well, but a path has one place.
+        // `limit_time` covers whole paths, and the `POST` here may wait for runs. So `list` limits
+        // its own time.
         .route("/api/v1/runs", get(runs::list).post(runs::start_all))
         .route("/api/v1/jobs/{job}/runs", post(runs::start_one))
         .route("/api/v1/invalidations", post(invalidations::create));
@@ -100,7 +101,7 @@ pub fn router(control: Control) -> Router {
         .with_state(state)
 }
 
-/// The two routes of probes alone.
+/// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
     let waiting = Semaphore::new(0);
     let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
@@ -125,7 +126,7 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
     tokio::time::timeout(MAX_TIME, answer).await.map_err(|_elapsed| ApiError::timed_out())
 }
 
-/// What every answer has in common: nobody keeps it.
+/// Headers of every answer: no cache may store it.
 async fn finish(request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
@@ -134,7 +135,7 @@ async fn finish(request: Request, next: Next) -> Response {
     answer
 }
 
-/// A line in the log for each request, where one looks closely.
+/// Logs each request, at level debug unless it failed.
 async fn log(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();

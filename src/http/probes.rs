@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics`, and the page that names the routes.
+//! `/healthz`, `/readyz`, `/metrics`, and the index page that lists the routes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::engine::schedule::status::{
 };
 use crate::observe::{Metrics, event};
 
-/// A scrape shows older figures rather than wait longer for a server that hangs.
+/// If a server hangs, a scrape waits this long for fresh figures, and then shows older ones.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
 
 /// `GET /`
@@ -116,13 +116,13 @@ fn rejected(job: &JobName, rejection: &Rejection) -> Value {
     json!({ "job": job.as_str(), "older_in_use": older_in_use, "problems": problems })
 }
 
-/// A reason why a job's file is rejected, as it is shown.
+/// A reason why a job's file is rejected, as the API shows it.
 pub(super) fn rejected_for(reason: &RejectedFor) -> Value {
     let RejectedFor { file, line, message, hint } = reason;
     json!({ "file": file, "line": line, "message": message, "hint": hint })
 }
 
-/// `GET /metrics`: OpenMetrics for whoever asks for it, else the older text format.
+/// `GET /metrics`: OpenMetrics if the client asks for it, otherwise the older text format.
 pub(super) async fn metrics(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -134,7 +134,7 @@ pub(super) async fn metrics(
     metrics_page(&state.control.metrics, &headers)
 }
 
-/// The page of metrics in the format that the client accepts.
+/// The metrics page in the format that the client accepts.
 pub(super) fn metrics_page(
     metrics: &Metrics,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! `/api/v1/runs`: ask for runs, look at them.
+//! `/api/v1/runs`: starts runs and shows them.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -19,14 +19,14 @@ use crate::domain::tenant::TenantId;
 use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 
-/// Tenants that one request may name: a request is for those that changed, not for all.
+/// How many tenants one request may list: a request is for tenants that changed, not for all.
 const MAX_TENANTS: usize = 1_000;
-/// Runs that one answer lists when nothing is said.
+/// How many runs one answer lists by default.
 const DEFAULT_LIMIT: usize = 50;
-/// Runs that one answer lists at most.
+/// How many runs one answer lists at most.
 const MAX_LIMIT: usize = 500;
 
-/// A run as it is shown, in any state of its life; what is not known yet is null.
+/// A run as the API shows it, queued, running or finished. What is not known yet is null.
 #[derive(Debug, Serialize)]
 pub(super) struct RunView {
     id: RunId,
@@ -110,7 +110,7 @@ impl RunView {
         }
     }
 
-    /// A run as it is now; `None` where the history has forgotten it.
+    /// The present state of a run; `None` if the history no longer has it.
     pub(super) async fn now(handle: &Handle, id: RunId) -> Result<Option<Self>, ApiError> {
         Ok(limited(handle.run(id)).await??.map(|run| match run {
             handle::RunView::Active(run) => Self::active(&run),
@@ -118,7 +118,7 @@ impl RunView {
         }))
     }
 
-    /// The same of several runs, without those that are forgotten.
+    /// The present state of several runs, without those that the history no longer has.
     pub(super) async fn all_now(handle: &Handle, ids: &[RunId]) -> Result<Vec<Self>, ApiError> {
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
@@ -145,7 +145,7 @@ pub(super) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// `GET /api/v1/runs?job=&limit=`: those that have ended, newest first.
+/// `GET /api/v1/runs?job=&limit=`: finished runs, newest first.
 pub(super) async fn list(
     State(state): State<AppState>,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -210,7 +210,7 @@ async fn start(
     let (headers, body) = body::read(request).await?;
     let StartBody { tenants, wait } = StartBody::read(&headers, &body)?;
     let key = idempotency::key(&headers)?;
-    // Taken before the request, so that a run is not on its way when the answer is no.
+    // Acquired before the runs start, so that no run is on its way if there is no place.
     let place = wait.then(|| state.waiting.try_acquire()).transpose();
     let place = place.map_err(|_full| ApiError::too_many_waiting())?;
     let handle = &state.control.handle;
@@ -223,7 +223,7 @@ async fn start(
     Ok(Started { runs, waited: wait })
 }
 
-/// The runs once all have ended. A client that hangs up ends only this, not the runs.
+/// The runs, once all have finished. If the client disconnects, the runs go on.
 async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError> {
     let handle = &state.control.handle;
     let mut status = handle.subscribe();
@@ -233,11 +233,11 @@ async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError
             if runs.iter().all(|run| run.state == RunState::Finished) {
                 return Ok(runs);
             }
-            // The engine is gone.
+            // The engine has stopped.
             status.changed().await.map_err(|_gone| ApiError::stopped())?;
         }
     };
-    // The last runs of a worker that stops end together with it.
+    // When the worker stops, its last runs may finish at the same moment. They count first.
     tokio::select! {
         biased;
         runs = all => runs,
@@ -245,14 +245,14 @@ async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError
     }
 }
 
-/// What a client says of the runs it wants.
+/// The runs that a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct StartBody {
     tenants: Option<Vec<TenantId>>,
     wait: bool,
 }
 
-/// The same as it is written.
+/// The same as JSON.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
 struct WrittenBody {

@@ -1,4 +1,4 @@
-//! Connections: how many, how slow, and how they end.
+//! Accepts connections, and limits their number, their slowness and their lifetime.
 
 use std::io;
 use std::pin::Pin;
@@ -25,25 +25,25 @@ use crate::observe::event;
 
 /// A worker has few clients: probes, a scraper, people.
 const MAX_CONNECTIONS: usize = 256;
-/// So many a server takes, however few files the process may open.
+/// A server accepts this many connections, however few files the process may open.
 const MIN_CONNECTIONS: usize = 8;
-/// A client that takes longer to send a request's head, or sends nothing more, is hung up on.
+/// The time limit for the head of the next request. After it, the server closes the connection.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long answers that are on their way may take once the server stops.
+/// How long requests under way may take once the server stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// What a failed accept waits for: something, such as a file descriptor, to become free.
+/// The wait after a failed accept, for something, such as a file descriptor, to become free.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Accepting works again once it has not failed for so long: a line in the log for each change is
-/// only few lines if changes are rare.
+/// Accepting counts as working again after this time without a failure. So a server that fails now
+/// and then does not write a line to the log for each change.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// The routes of a server. They may be replaced while it serves: the next request, on whichever
-/// connection, meets the new ones.
+/// The routes of a server. They can be replaced while it serves: the next request on any connection
+/// gets the new routes.
 #[derive(Clone, Debug)]
 pub struct Routes(watch::Sender<Router>);
 
 impl Routes {
-    /// These from now on.
+    /// Serves these routes from now on.
     pub fn replace(&self, router: Router) {
         drop(self.0.send_replace(router));
     }
@@ -59,16 +59,16 @@ impl From<Router> for Routes {
     }
 }
 
-/// Serves until it is told to stop; then requests under way are answered, within a few seconds.
+/// Serves until `shutdown`, and then gives requests under way a few seconds to finish.
 ///
-/// Where as many clients are connected as may be, a new one takes the place of the one whose next
-/// request has been awaited longest: clients that send half a head keep nobody out.
+/// If the number of connections is at its limit, a new connection takes the place of the one that
+/// has waited longest for its next request. So clients that send half a head keep nobody out.
 pub async fn serve(listener: TcpListener, routes: impl Into<Routes>, shutdown: CancellationToken) {
     let (routes, heads, most) = (routes.into(), Arc::new(Heads::default()), most_connections());
     let mut acceptor = Acceptor { listener, settles: None };
     let mut connections = JoinSet::new();
     loop {
-        // One may be on its way out.
+        // One more than the limit may be open: the connection that just lost its place.
         let (is_full, has_room) = (connections.len() >= most, connections.len() <= most);
         tokio::select! {
             biased;
@@ -91,17 +91,18 @@ pub async fn serve(listener: TcpListener, routes: impl Into<Routes>, shutdown: C
     }
 }
 
-/// Half of the files that the process may open at most: the other half is for its servers.
+/// At most half of the files that the process may open: the other half is for its connections to
+/// Postgres and Redis.
 fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let half = usize::try_from(files / 2).unwrap_or(usize::MAX);
     half.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS)
 }
 
-/// Takes connections from the listener's queue.
+/// Accepts connections from the listener's queue.
 struct Acceptor {
     listener: TcpListener,
-    /// Since a failure that was told: elapses once it counts as over.
+    /// Set after a failure that was logged; elapses when the failure counts as over.
     settles: Option<Pin<Box<Sleep>>>,
 }
 
@@ -136,7 +137,7 @@ impl Acceptor {
     }
 }
 
-/// The connection was gone before it was taken: nobody's concern.
+/// The client went away before its connection was accepted. This needs no attention.
 fn is_of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

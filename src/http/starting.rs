@@ -1,4 +1,5 @@
-//! The routes of a worker that waits for its servers: it says that it lives and what it waits for.
+//! The routes of a worker that waits for its servers: they say that it is alive and what it waits
+//! for.
 
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use super::{probes, with_answers_in_common};
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::observe::Metrics;
 
-/// What the routes need.
+/// What the routes need from the rest of the worker.
 #[derive(Clone)]
 pub struct Waiting {
-    /// What the worker waits for.
+    /// The servers that the worker waits for.
     pub starting: watch::Receiver<Starting>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
@@ -33,7 +34,7 @@ pub fn starting(waiting: Waiting) -> Router {
     with_answers_in_common(routes).with_state(waiting)
 }
 
-/// The two routes of probes alone.
+/// The two probe routes alone.
 pub fn starting_probes(waiting: Waiting) -> Router {
     with_answers_in_common(only_probes()).with_state(waiting)
 }
@@ -42,7 +43,7 @@ fn only_probes() -> Router<Waiting> {
     Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
 }
 
-/// The process lives; there is no scheduler yet that could be silent.
+/// The process is alive. There is no scheduler yet that could be silent.
 async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok", "silent": [] }))
 }

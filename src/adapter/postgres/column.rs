@@ -1,4 +1,4 @@
-//! sqlx's types in the encoder's words.
+//! Translates sqlx's types into the encoder's.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -24,13 +24,14 @@ pub(super) fn columns(columns: &[PgColumn]) -> Vec<Column> {
     columns.iter().map(column).collect()
 }
 
-/// A column by its name. Of several the last, which is the one that a row of node-postgres has.
+/// A column by its name. If several columns have the name, the last one counts, as in a row of
+/// node-postgres.
 pub(super) fn named<'c>(columns: &'c [Column], name: &str) -> Option<(usize, &'c Column)> {
     columns.iter().enumerate().rev().find(|(_, column)| column.name == name)
 }
 
 fn column_type(ty: &PgTypeInfo) -> ColumnType {
-    /// What sqlx calls a type that the server did not describe; it has no kind to ask for.
+    /// sqlx's name for a type that the server did not describe. Such a type has no kind.
     const UNRESOLVED: &str = "?";
     if let Some(known) = ty.oid().and_then(|oid| ColumnType::from_oid(oid.0)) {
         return known;
@@ -45,10 +46,10 @@ fn column_type(ty: &PgTypeInfo) -> ColumnType {
         PgTypeKind::Domain(base) => ColumnType::Domain(Box::new(column_type(base))),
         PgTypeKind::Range(subtype) => ColumnType::Range(Box::new(column_type(subtype))),
         PgTypeKind::Simple | PgTypeKind::Composite(_) | PgTypeKind::Pseudo => {
-            // An extension may stand in any schema, and its name is then qualified.
+            // An extension's type may be in any schema, and then its name is qualified.
             match ty.name().rsplit('.').next() {
                 Some("citext") => ColumnType::Citext,
-                // sqlx shouts the names of those it knows.
+                // sqlx writes the names of the types that it knows in capitals.
                 _ if is_shouted => ColumnType::Unsupported(ty.name().to_lowercase()),
                 _ => ColumnType::Unsupported(ty.name().to_owned()),
             }
@@ -56,7 +57,7 @@ fn column_type(ty: &PgTypeInfo) -> ColumnType {
     }
 }
 
-/// The type of ids by that of their column; `None` for one that no id has.
+/// The id type for an id column's type; `None` if ids cannot have that type.
 pub(super) async fn id_type(
     connection: &mut PgConnection,
     raw: &PgTypeInfo,
@@ -73,9 +74,11 @@ pub(super) async fn id_type(
     Ok(IdType::new(ty, element, array))
 }
 
-/// The most types that a connection learns when it begins; those beyond are learnt by use.
+/// The database's own types. A connection learns up to 500 of them when it begins; the driver
+/// learns the others when a query uses them.
 ///
-/// Those of composite types are left out, and enums whose labels the driver may not be able to read.
+/// Composite types are left out, and so are enums with labels that the driver may be unable to
+/// read.
 const TYPES: &str = "select type.oid::regtype::text from pg_catalog.pg_type type \
      left join pg_catalog.pg_type element on element.oid = type.typelem \
      where (type.oid >= 16384 or type.typname in ('xml', '_xml')) \
@@ -85,12 +88,12 @@ const TYPES: &str = "select type.oid::regtype::text from pg_catalog.pg_type type
            and (enumlabel !~ '^[[:alnum:]_ -]+$' or upper(enumlabel) = 'NULL')) \
      order by type.oid limit 500";
 
-/// Lets the driver look up the database's own types (enums, ranges, those of extensions).
+/// Makes the driver look up the database's own types (enums, ranges, types of extensions).
 ///
-/// It would do so between preparing a statement and running it, and the server forgets an unnamed
-/// statement at the look-up: the first query of each connection would fail. A type that is made
-/// later is learnt by such a failure: see [`super::Transaction::begin_again`]. That is also what
-/// happens where this one fails.
+/// Otherwise the driver would look a type up between preparing a statement and running it. The
+/// server forgets an unnamed statement at such a look-up, so the first query of each connection
+/// would fail. A type that is created later is learnt through that failure: see
+/// [`super::Transaction::begin_again`]. The same happens if this look-up fails.
 pub(super) async fn learn_types(connection: &mut PgConnection) {
     let Ok(rows) = connection.fetch_all(sqlx::raw_sql(TYPES)).await else { return };
     let mut types = PgArguments::default();
@@ -106,7 +109,7 @@ pub(super) async fn learn_types(connection: &mut PgConnection) {
     }
 }
 
-/// The driver takes names of types that last as long as the program: each is kept once.
+/// The driver wants type names that live as long as the program, so each name is leaked once.
 fn lasting(name: &str) -> &'static str {
     static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +121,7 @@ fn lasting(name: &str) -> &'static str {
     name
 }
 
-/// NULL as a value of some type.
+/// NULL of a given type.
 struct NullOf(PgTypeInfo);
 
 impl Type<Postgres> for NullOf {

@@ -1,4 +1,4 @@
-//! The way to a database: one host or several, and which of them will do.
+//! How to reach a database: one host or several, and which of them is acceptable.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -18,7 +18,8 @@ use super::{CONNECT_TIMEOUT, NotConnected};
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::server_url::{DatabaseUrl, Host, Roots, ServerRole, Tls, TlsMode};
 
-/// Where the authorities are that a machine trusts: Debian and Alpine, Fedora, SUSE, others.
+/// Where machines keep the certificates of the authorities that they trust: Debian and Alpine,
+/// Fedora, SUSE, others.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -26,19 +27,19 @@ const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The way to one database, as its URL has it.
+/// How to reach one database, as its URL says.
 pub(super) struct Route {
-    /// In the order in which they are tried; at least one.
+    /// In the order in which we try them; at least one.
     hosts: Vec<PgConnectOptions>,
     wanted: ServerRole,
     server: String,
     /// The longest wait for one host.
     pub(super) patience: Duration,
-    /// What the URL has each transaction set.
+    /// The parameters of the URL that each transaction sets.
     pub(super) locals: Vec<Local>,
 }
 
-/// What a server says of itself.
+/// What a server says about itself.
 #[derive(Clone, Copy)]
 struct Standing {
     is_standby: bool,
@@ -69,17 +70,17 @@ impl Route {
         self.hosts.first().cloned().unwrap_or_default()
     }
 
-    /// The hosts and the database, as messages name them: without user and password.
+    /// The hosts and the database for messages: without user and password.
     pub(super) fn server(&self) -> &str {
         &self.server
     }
 
-    /// Whether the first host is the one, whatever it says of itself.
+    /// Whether the URL has one host and accepts it in any role.
     pub(super) fn is_plain(&self) -> bool {
         self.hosts.len() == 1 && self.wanted == ServerRole::Any
     }
 
-    /// Connects to the first host that will do; answers how it is reached, too.
+    /// Connects to the first acceptable host; returns the options that reached it, too.
     pub(super) async fn connect(&self) -> Result<(PgConnection, PgConnectOptions), NotConnected> {
         let wanted: &[ServerRole] = match self.wanted {
             ServerRole::PreferStandby => &[ServerRole::Standby, ServerRole::Any],
@@ -102,7 +103,7 @@ impl Route {
         Err(self.none_will_do(&failed))
     }
 
-    /// Whether a connection that is there still leads to a server that will do.
+    /// Whether an open connection still leads to an acceptable server.
     pub(super) async fn suits(&self, connection: &mut PgConnection) -> bool {
         let standing = timeout(self.patience, standing(connection)).await;
         matches!(standing, Ok(Ok(standing)) if standing.lacks(self.wanted).is_none())
@@ -126,7 +127,7 @@ impl Route {
         match timeout(self.patience, connect).await {
             Ok(Ok((connection, None))) => Ok(connection),
             Ok(Ok((connection, Some(lacks)))) => {
-                // Whether it hears that changes nothing.
+                // It does not matter whether the server gets our goodbye.
                 drop(timeout(self.patience, connection.close()).await);
                 let wanted = wanted.as_str();
                 let reason = format!("{lacks}, and `target_session_attrs` is `{wanted}`");
@@ -137,7 +138,8 @@ impl Route {
         }
     }
 
-    /// What was wrong with each host; one that may be there next time counts most.
+    /// What was wrong with each host. The error is final only if no host may become reachable
+    /// later.
     fn none_will_do(&self, failed: &[(&PgConnectOptions, NotConnected)]) -> NotConnected {
         let unreachable = ConnectErrorKind::Unreachable;
         let may_come = failed.iter().find(|(_, reason)| reason.kind == unreachable);
@@ -156,7 +158,7 @@ impl Route {
 }
 
 impl Standing {
-    /// Why it will not do.
+    /// Why the server is not acceptable; `None` if it is.
     fn lacks(self, wanted: ServerRole) -> Option<&'static str> {
         let Self { is_standby, is_read_only } = self;
         match wanted {
@@ -174,7 +176,7 @@ impl Standing {
     }
 }
 
-/// Outside of a transaction, so that it says what a session may that sets nothing.
+/// Asked outside of a transaction, so the answer is the session's default for writing.
 async fn standing(connection: &mut PgConnection) -> Result<Standing, sqlx::Error> {
     const SQL: &str = "select pg_is_in_recovery(), \
                        pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool";
@@ -182,8 +184,9 @@ async fn standing(connection: &mut PgConnection) -> Result<Standing, sqlx::Error
     Ok(Standing { is_standby: row.try_get(0)?, is_read_only: row.try_get(1)? })
 }
 
-/// One host with its login. The driver is handed parameters that it knows: it writes others to the
-/// log, with their values. It asks `~/.pgpass` for a password only when it reads a URL.
+/// One host with its login. The driver only gets parameters that it knows, because it writes all
+/// others to the log, with their values. It reads a password from `~/.pgpass` only when it parses a
+/// URL.
 fn base(url: &DatabaseUrl, host: &Host) -> Result<PgConnectOptions, ConnectError> {
     let port = host.port.map(|port| port.to_string());
     let name = Some(host.name.clone()).filter(|name| !name.is_empty());
@@ -203,11 +206,11 @@ fn base(url: &DatabaseUrl, host: &Host) -> Result<PgConnectOptions, ConnectError
         }
     }
     let options = text.trim_end_matches(['&', '?']).parse::<PgConnectOptions>();
-    // The error may quote parts of it, so that it is not passed on.
+    // The error may quote parts of the URL, so we do not show it.
     let options =
         options.map_err(|_quotes| ConnectError::settings("the database's URL cannot be used"))?;
     let name = url.application_name.as_deref().unwrap_or("preheat");
-    // Nothing is sent when a connection begins that a pooler may refuse or drop.
+    // Connecting sends no setting that a pooler may refuse or drop.
     let options = options.application_name(name).extra_float_digits(None);
     Ok(options.statement_cache_capacity(0).disable_statement_logging())
 }
@@ -217,7 +220,7 @@ fn with_tls(
     tls: &Tls,
     is_socket: bool,
 ) -> Result<PgConnectOptions, ConnectError> {
-    // As libpq: who is at a socket is on this machine.
+    // As libpq does: the server of a Unix socket is on this machine and needs no TLS.
     let mode = if is_socket { Some(TlsMode::Disable) } else { tls.mode };
     if let Some(mode) = mode {
         options = options.ssl_mode(match mode {
@@ -248,8 +251,8 @@ fn with_tls(
     Ok(options)
 }
 
-/// The authorities that this machine trusts, in PEM, without those that the driver would stumble
-/// over; none where it has no such file.
+/// The authorities that this machine trusts, in PEM, without the certificates that the driver
+/// cannot parse; `None` if the machine has no such file.
 fn system_roots() -> Option<Vec<u8>> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     let text = SYSTEM_ROOTS.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
@@ -261,14 +264,14 @@ fn system_roots() -> Option<Vec<u8>> {
     Some(certificates.filter(|pem| is_usable(pem)).collect::<String>().into_bytes())
 }
 
-/// The path is a value of the URL, so that it is not named.
+/// The path is a value of the URL, so the message does not show it.
 fn readable(parameter: &str, file: &Path) -> Result<(), ConnectError> {
     std::fs::File::open(file).map(drop).map_err(|error| {
         ConnectError::settings(format!("cannot read the file that `{parameter}` names: {error}"))
     })
 }
 
-/// What the URL has each transaction set.
+/// The parameters of the URL that each transaction sets.
 fn locals(url: &DatabaseUrl) -> Vec<Local> {
     let quoted = |schema: &String| format!("\"{}\"", schema.replace('"', "\"\""));
     let path: Vec<_> = url.search_path.iter().map(quoted).collect();

@@ -1,4 +1,4 @@
-//! What a query returns, without running it.
+//! The columns that a query returns, found without running it.
 
 use sqlx::postgres::{PgArguments, PgColumn};
 use sqlx::{Arguments, AssertSqlSafe, Row};
@@ -6,9 +6,9 @@ use sqlx::{Arguments, AssertSqlSafe, Row};
 use super::Transaction;
 use super::source::{ReadError, refused};
 
-/// The driver tells the columns of a statement with its rows, unless it keeps the statement under a
-/// name. So the query stands where the server makes a row without running it: a row of NULLs, since
-/// no row of the query can be joined.
+/// The driver reports a statement's columns together with its rows, unless it keeps the statement
+/// under a name. So the query is joined to one empty row on a condition that is never true: the
+/// server returns one row of NULLs, without running the query.
 const BEFORE: &str = "select query.* from (select) as nothing left join (\n";
 const AFTER: &str = "\n) as query on false";
 
@@ -25,12 +25,12 @@ pub(super) async fn columns(
     Ok(row.columns().to_vec())
 }
 
-/// A query of one row, whose columns are those of another query that is not run.
+/// A query that returns one row of NULLs, with the columns of `sql`, which does not run.
 pub(super) fn one_row_of_nulls(sql: &str) -> String {
     format!("{BEFORE}{}{AFTER}", statement(sql))
 }
 
-/// A statement without the semicolon at its end and what follows.
+/// A statement without its final semicolon and what follows it.
 pub(super) fn statement(sql: &str) -> &str {
     let mut rest = sql;
     while let Some(char) = rest.chars().next() {
@@ -56,8 +56,8 @@ pub(super) fn has_parameter(sql: &str) -> bool {
     false
 }
 
-/// What follows a text, a quoted name, a comment or else one character; `None` where it does not
-/// end.
+/// The rest of the SQL after its first token: a string, a quoted name, a comment, or else one
+/// character. `None` if the token does not end.
 fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
     let before = before(rest, sql);
     let mut chars = rest.chars();
@@ -82,7 +82,7 @@ fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
     }
 }
 
-/// Whether it may be part of a name.
+/// Whether the character can be part of a name.
 fn is_name(char: char) -> bool {
     char.is_alphanumeric() || char == '_'
 }
@@ -106,7 +106,7 @@ fn after_text(text: &str, has_escapes: bool) -> Option<&str> {
     }
 }
 
-/// Comments stand within comments.
+/// Comments nest.
 fn after_comment(comment: &str) -> Option<&str> {
     let mut rest = comment;
     let mut depth = 0;

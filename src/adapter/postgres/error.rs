@@ -1,4 +1,4 @@
-//! What the server and the driver say, in the engine's words.
+//! Translates the errors of the server and of the driver into the engine's.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -7,12 +7,13 @@ use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
 use crate::engine::ports::{SourceError, SourceErrorKind};
 
-/// A failed call; `doing` says what was being done.
+/// The error of a failed call; `doing` says what the call was for.
 pub(super) fn source_error(doing: &str, error: &sqlx::Error) -> SourceError {
     SourceError { kind: kind(error), message: format!("{doing}: {}", text(error)) }
 }
 
-/// A transaction that did not begin: a setting that cannot be is wrong for every tenant.
+/// The error of a transaction that could not begin. A setting that the server refuses is wrong for
+/// every tenant.
 pub(super) fn of_begin(error: &sqlx::Error) -> SourceError {
     let error = source_error("could not begin a transaction", error);
     match error.kind {
@@ -33,30 +34,30 @@ pub(super) fn unavailable(message: String) -> SourceError {
     SourceError { kind: SourceErrorKind::Unavailable, message }
 }
 
-/// The server's own error, where it is one.
+/// The error as the server sent it, if it came from the server.
 pub(super) fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error().and_then(|error| error.try_downcast_ref())
 }
 
-/// Its SQLSTATE, where it is the server's own.
+/// The SQLSTATE, if the error came from the server.
 pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
-/// Whether the driver could not make sense of what the server said, and the connection is whole: it
-/// has no name for a type, say.
+/// Whether the driver could not understand the server's answer, although the connection is sound:
+/// it does not know a type, for example.
 pub(super) fn is_of_driver(error: &sqlx::Error) -> bool {
     database(error).is_none() && kind(error) == SourceErrorKind::Definition
 }
 
-/// Whether the two did not agree on TLS: sqlx reports a bad certificate as bad data.
+/// Whether the TLS handshake failed. sqlx reports a bad certificate as bad data.
 pub(super) fn is_tls(error: &sqlx::Error) -> bool {
     let is_bad_data = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidData;
     matches!(error, sqlx::Error::Tls(_))
         || matches!(error, sqlx::Error::Io(source) if is_bad_data(source))
 }
 
-/// What to do about a connection that was not made, where the server's own words do not say it.
+/// What to do about a failed connection, if the server's own words do not say it.
 pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
     const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
          `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
@@ -75,13 +76,14 @@ pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
     Some(CERTIFICATE)
 }
 
-/// The error for people: of the server's own, what helps and holds no data. Its detail is left out
-/// since it quotes values, and its line since that is one of the server's source.
+/// The error as text for people. Of a server's error it contains the parts that help and hold no
+/// data. It leaves out the detail, which quotes values, and the line, which is one of the server's
+/// source code.
 pub(super) fn text(error: &sqlx::Error) -> String {
     text_after(error, 0)
 }
 
-/// The same of a query that so many characters stand before.
+/// Like [`text`], for a query that follows `before` characters in the text that the server got.
 pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
     let Some(error) = database(error) else { return driver_text(error) };
     let mut text = format!("{} ({})", message(error), error.code());
@@ -94,7 +96,7 @@ pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
     text
 }
 
-/// At which character of a query, counted from 1, it is.
+/// The position of the error in the query: a number of characters, counted from 1.
 pub(super) fn position(error: &PgDatabaseError, before: usize) -> Option<usize> {
     match error.position()? {
         PgErrorPosition::Original(position) => {
@@ -104,7 +106,7 @@ pub(super) fn position(error: &PgDatabaseError, before: usize) -> Option<usize> 
     }
 }
 
-/// Where the server's own words do not tell what to do.
+/// A hint for errors that do not say what to do.
 pub(super) fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
     match error.code() {
         UNKNOWN_STATEMENT | "42P05" => Some(
@@ -127,10 +129,10 @@ pub(super) fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
     }
 }
 
-/// The server has no statement of that name; we only use the one without a name.
+/// The server does not know the statement. We only use the unnamed one.
 pub(super) const UNKNOWN_STATEMENT: &str = "26000";
 
-/// How many parameters a query uses that was given another number of them.
+/// The number of parameters that a query uses, if it was given another number of them.
 pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
     let error = database(error)?;
     if error.code() != "08P01" || error.routine() != Some("exec_bind_message") {
@@ -140,7 +142,8 @@ pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
     error.message().split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
 }
 
-/// Without the value of a setting that the server does not take: it may stand in a URL.
+/// The server's message. If it refuses the value of a setting, the value is left out, because it
+/// may come from a URL.
 fn message(error: &PgDatabaseError) -> Cow<'_, str> {
     const OUTSIDE: &str = " is outside the valid range";
     let message = error.message();
@@ -161,7 +164,7 @@ fn driver_text(error: &sqlx::Error) -> String {
     error.to_string()
 }
 
-/// What to do about it.
+/// The kind of error, which decides what happens next.
 pub(super) fn kind(error: &sqlx::Error) -> SourceErrorKind {
     if let Some(code) = code(error) {
         return kind_of_code(code);
@@ -187,7 +190,7 @@ fn kind_of_code(code: &str) -> SourceErrorKind {
         "55P03" => return SourceErrorKind::Locked,
         // The object is in use.
         "55006" => return SourceErrorKind::Transient,
-        // Behind such a pooler a query may get the rows of another one.
+        // Behind a pooler that causes these, a query may get the rows of another one.
         UNKNOWN_STATEMENT | "42P05" | "25006" => return SourceErrorKind::Definition,
         _ => {}
     }

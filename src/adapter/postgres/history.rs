@@ -18,10 +18,11 @@ use crate::engine::ports::{History, HistoryError};
 
 use super::{ANSWER_GRACE, Begin, Database, LOCK_WAIT, Transaction, error};
 
-/// The schema's history. Migrations are only ever added.
+/// The migrations of schema `preheat`. We only ever add to them.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// Where the migrations are kept that a database has, in our own schema like everything else.
+/// The table that records which migrations a database has. It is in our own schema, like everything
+/// else.
 const MIGRATIONS_TABLE: &str = "create schema if not exists preheat;
 create table if not exists preheat.migrations (
   version     bigint primary key,
@@ -31,31 +32,33 @@ create table if not exists preheat.migrations (
 );
 ";
 
-/// One migrates, the others wait for it: any number that is not likely another program's.
+/// The advisory lock of migrations: one process migrates, the others wait. The number is one that
+/// other programs are unlikely to use.
 const LOCK: i64 = 0x7072_6568_6561_7401;
 
 /// The schema could not be brought up to date.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MigrateError {
-    /// The role may not, or the server takes no writes. An administrator may run the SQL.
+    /// The role lacks the rights, or the server takes no writes. An administrator may run the SQL.
     #[error("{message}")]
     NotAllowed {
-        /// What was refused.
+        /// What the server refused.
         message: String,
-        /// What would mend it.
+        /// The SQL that an administrator has to run.
         sql: String,
     },
-    /// That migration was changed after it was applied.
-    #[error("cannot migrate: migration {0} is another than was applied")]
+    /// This migration was changed after it was applied.
+    #[error("cannot migrate: migration {0} differs from the one that was applied")]
     Changed(i64),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Brings schema `preheat` up to date; answers how many migrations that took.
+/// Brings schema `preheat` up to date; returns how many migrations it applied.
 ///
-/// It is one transaction, under a lock: whoever comes second finds it done.
+/// It does so in one transaction, under a lock: a second process waits, and then finds nothing left
+/// to do.
 pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     let begin = Begin::writing(Duration::MAX);
     let transaction = database.begin(begin).await;
@@ -75,12 +78,12 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
     }
 }
 
-/// Why migrating ended.
+/// Why a migration failed.
 enum Refused {
     Sql(sqlx::Error),
-    /// The tables are there and may not be used.
+    /// The tables exist, but the role lacks the rights to use them.
     Rights,
-    /// That migration was changed after it was applied.
+    /// This migration was changed after it was applied.
     Changed(i64),
 }
 
@@ -115,8 +118,8 @@ async fn migrate_in(mut transaction: Transaction) -> Result<usize, Refused> {
     Ok(count)
 }
 
-/// The migrations that the database has. Some may be newer than this program, when another version
-/// of it runs beside: they only add.
+/// The migrations that the database has. Some may be newer than this program, when a newer version
+/// runs beside it. That is harmless, because migrations only add.
 async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Vec<u8>>, sqlx::Error> {
     let is_there: bool = sqlx::query_scalar("select to_regclass('preheat.migrations') is not null")
         .persistent(false)
@@ -140,8 +143,8 @@ async fn may_use(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
 }
 
-/// What an administrator runs where the role itself may not: the migrations that the database lacks,
-/// and the rights of the role on the schema. It may be run again.
+/// The SQL that an administrator runs if the role itself lacks the rights: the missing migrations,
+/// and the grants on the schema. It can be run more than once.
 pub fn administrator_sql(role: &str) -> String {
     let mut sql = format!("begin;\n{MIGRATIONS_TABLE}");
     for migration in MIGRATIONS.iter() {
@@ -166,7 +169,7 @@ pub fn administrator_sql(role: &str) -> String {
     sql
 }
 
-/// Writes down that a migration was applied.
+/// The SQL that records a migration as applied.
 fn note(migration: &sqlx::migrate::Migration) -> String {
     let (version, description) = (migration.version, &migration.description);
     let mut checksum = String::new();
@@ -179,8 +182,8 @@ fn note(migration: &sqlx::migrate::Migration) -> String {
     )
 }
 
-/// No right to it (42501), a server that takes no writes (25006, and 0A000 of one that follows
-/// another).
+/// No right to it (42501), or a server that takes no writes (25006; 0A000 from a server that
+/// follows another one).
 fn is_not_allowed(error: &sqlx::Error) -> bool {
     matches!(error::code(error), Some("42501" | "25006" | "0A000"))
 }
@@ -193,17 +196,17 @@ fn failed(error: &sqlx::Error) -> MigrateError {
 #[derive(Clone, Debug)]
 pub struct PostgresHistory {
     database: Arc<Database>,
-    /// One: however many look at a history that is slow, runs have the other connections.
+    /// One permit: however many requests read a slow history, runs keep the other connections.
     turns: Arc<Semaphore>,
 }
 
 impl PostgresHistory {
-    /// The records in this database.
+    /// The history in this database.
     pub fn new(database: Arc<Database>) -> Self {
         Self { database, turns: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Runs a transaction within the bounds of every other statement.
+    /// Runs a transaction within the same limits as every other statement.
     async fn run<T>(
         &self,
         doing: &str,
@@ -274,7 +277,8 @@ impl History for PostgresHistory {
                     Box::pin(recent.persistent(false).fetch_all(connection))
                 })
                 .await?;
-            // One that a newer version wrote and this one cannot read does not hide the others.
+            // A record that a newer version wrote, and this one cannot read, does not hide the
+            // others.
             Ok(found.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
         })
     }

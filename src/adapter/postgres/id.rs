@@ -1,4 +1,4 @@
-//! Tenants' ids in Postgres' binary format.
+//! Tenant ids in Postgres' binary format.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::domain::json::ColumnType;
 use crate::domain::tenant::{Batch, IdClass};
 
-/// The type of the tenants' ids: that of the tenant query's first column.
+/// The type of the tenant ids: the type of the tenant query's first column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IdType {
     kind: IdKind,
@@ -29,13 +29,14 @@ enum IdKind {
     Int4,
     Int8,
     Text,
-    /// Blanks at the end mean nothing.
+    /// Trailing blanks do not count.
     Bpchar,
-    /// Case means nothing.
+    /// Case does not count.
     Citext,
 }
 
-/// The types of columns that may be ids, with the oid of their arrays where they are built in.
+/// The column types that ids can have, with the oids of their array types; 0 if the type is not
+/// built in.
 const KINDS: [(ColumnType, IdKind, u32); 8] = [
     (ColumnType::Uuid, IdKind::Uuid, 2951),
     (ColumnType::Int2, IdKind::Int2, 1005),
@@ -47,10 +48,10 @@ const KINDS: [(ColumnType, IdKind, u32); 8] = [
     (ColumnType::Citext, IdKind::Citext, 0),
 ];
 
-/// What may be an id, for messages.
+/// The types that an id can have, for messages.
 pub(super) const ID_TYPES: &str = "uuid, int2, int4, int8, text, varchar, bpchar or citext";
 
-/// An id that cannot be one of its type.
+/// A text that is not a valid id of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tenant id `{id}` is no {ty}")]
 pub(super) struct BadId {
@@ -59,8 +60,8 @@ pub(super) struct BadId {
 }
 
 impl IdType {
-    /// The id's type by its column's; `None` for a type that is none. The oids of a type that is
-    /// not built in are the database's own: `array` gives that of its arrays.
+    /// The id type for a column's type; `None` if ids cannot have that type. The oids of types that
+    /// are not built in differ between databases, so `array` passes the oid of the array type.
     pub(super) fn new(
         ty: &ColumnType,
         element: Oid,
@@ -71,12 +72,12 @@ impl IdType {
         Some(Self { kind: *kind, element, array })
     }
 
-    /// The type of an array of ids: that of `$1`.
+    /// The type of an array of ids: the type of `$1`.
     pub(super) fn array_type(self) -> PgTypeInfo {
         PgTypeInfo::with_oid(self.array)
     }
 
-    /// Whether a column of that type can hold such ids.
+    /// Whether a column of type `ty` can hold such ids.
     pub(super) fn fits(self, ty: &ColumnType) -> bool {
         match self.kind {
             IdKind::Uuid => matches!(ty, ColumnType::Uuid),
@@ -90,7 +91,7 @@ impl IdType {
         }
     }
 
-    /// What the text of such an id may be.
+    /// Which texts such an id can be.
     pub(super) fn class(self) -> IdClass {
         match self.kind {
             IdKind::Uuid => IdClass::Uuid,
@@ -112,7 +113,7 @@ impl IdType {
         }
     }
 
-    /// Whether ids that differ in case are the same.
+    /// Whether ids that differ only in case are the same.
     pub(super) fn ignores_case(self) -> bool {
         self.kind == IdKind::Citext
     }
@@ -122,7 +123,7 @@ impl IdType {
         self.encode(id, &mut Vec::new()).is_ok()
     }
 
-    /// Appends an id's bytes on the wire.
+    /// Appends an id's bytes in the wire format.
     fn encode(self, id: &str, out: &mut Vec<u8>) -> Result<(), BadId> {
         let bad = || BadId { id: id.to_owned(), ty: self.name() };
         match self.kind {
@@ -142,7 +143,7 @@ impl IdType {
                 let number: i64 = id.parse().map_err(|_not_one| bad())?;
                 out.extend_from_slice(&number.to_be_bytes());
             }
-            // A text of Postgres has every character but this.
+            // A text in Postgres can contain every character but this one.
             IdKind::Text | IdKind::Bpchar | IdKind::Citext if id.contains('\0') => {
                 return Err(bad());
             }
@@ -151,7 +152,7 @@ impl IdType {
         Ok(())
     }
 
-    /// One form for what is the same id: integers of any width, text as its type compares it.
+    /// Writes equal ids as equal bytes: integers of any width, and text as its type compares it.
     fn normalize(self, wire: &[u8], out: &mut Vec<u8>) {
         out.clear();
         match self.kind {
@@ -170,7 +171,7 @@ impl IdType {
         }
     }
 
-    /// An id's text from its bytes on the wire, for messages.
+    /// An id's text from its wire bytes, for messages.
     pub(super) fn text(self, wire: &[u8], ty: &ColumnType) -> String {
         let mut text = Vec::new();
         match crate::domain::json::write_text(ty, wire, &mut text) {
@@ -180,20 +181,20 @@ impl IdType {
     }
 }
 
-/// `$1`: ids of tenants, as an array in the type of the ids.
+/// `$1`: tenant ids as an array of the ids' type.
 pub(super) struct IdArray {
     ty: IdType,
-    /// As it stands in the message.
+    /// The array in the wire format.
     wire: Vec<u8>,
 }
 
 impl IdArray {
-    /// The ids of these tenants, in slot order.
+    /// The ids of the batch's tenants, in slot order.
     pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
         Self::of(ty, batch.len(), batch.tenants().map(|tenant| tenant.id()))
     }
 
-    /// So many ids.
+    /// The array of `count` ids.
     pub(super) fn of<'i>(
         ty: IdType,
         count: usize,
@@ -244,18 +245,19 @@ impl Encode<'_, Postgres> for IdArray {
     }
 }
 
-/// The slots of a batch by the ids of its tenants.
+/// Finds a tenant's slot in the batch by its id.
 pub(super) struct Slots {
     ty: IdType,
     by_id: HashMap<Vec<u8>, u32, RandomState>,
-    /// The id of the row before and its slot: neighbours mostly belong together.
+    /// The slot of the previous row, whose id is `before_wire`: neighbouring rows mostly belong to
+    /// one tenant.
     before: Option<u32>,
     before_wire: Vec<u8>,
     scratch: Vec<u8>,
 }
 
 impl Slots {
-    /// The slots of these tenants.
+    /// The slots of the batch's tenants.
     pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
         let mut by_id = HashMap::with_capacity_and_hasher(batch.len(), RandomState::default());
         let mut wire = Vec::new();
@@ -272,7 +274,7 @@ impl Slots {
         Ok(Self { ty, by_id, before: None, before_wire, scratch })
     }
 
-    /// The slot of the tenant with this id, which a row has; `None` for one that was not asked for.
+    /// The slot of the tenant whose id a row has; `None` if the batch does not contain that tenant.
     pub(super) fn of(&mut self, wire: &[u8]) -> Option<u32> {
         if self.before.is_some() && self.before_wire == wire {
             return self.before;

@@ -44,13 +44,13 @@ pub use check::{
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
 pub use source::{PostgresSource, TenantsSettings};
 
-/// The longest wait for one connection to be made; a server that is there needs milliseconds.
+/// The longest wait for one connection to be made. A healthy server needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest wait for the pool, where another host may answer meanwhile.
+/// The longest wait for the pool if the URL has several hosts: another host may answer meanwhile.
 const HOST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How much later than the server's own timeout a call is given up: the server's answer says more.
+/// We wait this much longer than the server's own timeout, because the server's answer says more.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// How to reach the database.
@@ -58,45 +58,46 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 pub struct DatabaseSettings {
     /// `postgres://`, with `sslmode` and `sslrootcert` as libpq takes them.
     pub url: SecretString,
-    /// The bound on everything that is opened.
+    /// The limit on all connections that preheat opens.
     pub max_connections: NonZeroU32,
-    /// The server gives a statement up after this.
+    /// The server cancels a statement after this time.
     pub statement_timeout: Duration,
-    /// Whether the server refuses writes in transactions that read.
+    /// Whether queries run in read-only transactions, in which the server refuses writes.
     pub read_only: bool,
-    /// What to do about policies that hide rows.
+    /// What to do about row-level security policies, which may hide rows.
     pub row_security: RowSecurity,
-    /// The time zone that queries compute with; without it that of the role or the database.
+    /// The time zone that queries compute with; if `None`, the time zone of the role or the
+    /// database.
     pub time_zone: Option<Tz>,
 }
 
-/// What to do about policies of row-level security, which hide rows from a role.
+/// What to do about row-level security policies, which hide rows from a role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowSecurity {
     /// The server refuses a query that a policy would filter.
     #[default]
     Refuse,
-    /// The policies show the role every row that it has to read.
+    /// The operator vouches that the policies show the role every row it has to read.
     Accept,
 }
 
 /// The connections to one database, bounded by [`DatabaseSettings::max_connections`].
 pub struct Database {
     pool: PgPool,
-    /// One a connection that is in use or being made. The pool has a bound too, but waiting for it
-    /// cannot be told from waiting for the server.
+    /// One permit for each connection that is in use or being made. The pool has a limit too, but
+    /// its error does not tell a wait for the pool from a wait for the server.
     permits: Arc<Semaphore>,
     route: Route,
     is_replica: bool,
     settings: DatabaseSettings,
-    /// As it was last looked up.
+    /// The session settings, as last looked up.
     session: Mutex<Option<Session>>,
 }
 
-/// Connections by what they do.
+/// The number of connections by state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Waiting for use.
+    /// Open and unused.
     pub idle: u32,
     /// In use.
     pub active: u32,
@@ -110,11 +111,11 @@ impl Database {
         Ok(database)
     }
 
-    /// Connects once, past the pool, to see whether the server is there, and whether a transaction
-    /// can begin as each will.
+    /// Connects once, past the pool, to see whether the server is there and whether a transaction
+    /// can begin with our settings.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
         let mut connection = self.try_connection().await.map_err(NotConnected::into_error)?;
-        // What no transaction could begin with shows here, and not in each of them.
+        // A setting that no transaction can begin with shows here, and not in every transaction.
         let begin = Begin::reading(Access::ReadOnly, CONNECT_TIMEOUT);
         match timeout(CONNECT_TIMEOUT, self.begin_on(&mut connection, begin)).await {
             Ok(Ok(_sent)) => {}
@@ -124,12 +125,12 @@ impl Database {
             }
         }
         self.is_replica = is_replica(&mut connection).await;
-        // It was there; whether it ends well changes nothing.
+        // The server was there, so a failed goodbye does not matter.
         drop(connection.close().await);
         Ok(())
     }
 
-    /// Checks the settings; the first query connects. Needs a runtime.
+    /// Checks the settings; the first query connects. It must be called within a runtime.
     pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let route = Route::new(&settings.url)?;
         let most = settings.max_connections.get();
@@ -137,7 +138,7 @@ impl Database {
             .max_connections(most)
             .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
-            // The beginning of a transaction shows whether the connection is there.
+            // The beginning of a transaction shows whether the connection works.
             .test_before_acquire(false)
             .after_connect(|connection, _| {
                 Box::pin(async move {
@@ -156,26 +157,26 @@ impl Database {
         self.is_replica
     }
 
-    /// The server and database, as messages name them: without user and password.
+    /// The server and database for messages: without user and password.
     pub fn server(&self) -> &str {
         self.route.server()
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> Connections {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         Connections { idle, active: self.pool.size().saturating_sub(idle) }
     }
 
-    /// Closes all connections, and waits a while for those that are in use.
+    /// Closes all connections; waits a while for those that are in use.
     pub async fn close(&self) {
         drop(timeout(CONNECT_TIMEOUT, self.pool.close()).await);
     }
 
     /// Begins a transaction, once a connection is free.
     ///
-    /// A connection that was idle may be lost, which shows here: it is closed, and the next one is
-    /// taken, at last a new one.
+    /// An idle connection may have been lost, which shows here. Then we close it and take the next
+    /// one, until the pool makes a new one.
     async fn begin(&self, begin: Begin) -> Result<Transaction, SourceError> {
         let longest = self.statement_timeout(begin.bounds.statement) + ANSWER_GRACE;
         let longest = longest.min(CONNECT_TIMEOUT);
@@ -212,7 +213,7 @@ impl Database {
         }
     }
 
-    /// Begins on a connection; answers what was sent.
+    /// Begins a transaction on a connection; returns the SQL that it sent.
     async fn begin_on(
         &self,
         connection: &mut PgConnection,
@@ -243,13 +244,14 @@ impl Database {
         }
     }
 
-    /// Whether nothing says in which time zone queries compute, by the last look.
+    /// Whether neither the settings nor the URL nor the server define the time zone of queries, as
+    /// of the last look-up.
     fn is_zone_unsaid(&self) -> bool {
         let known = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().is_some_and(Session::is_zone_unsaid)
     }
 
-    /// What transactions set, looked up now and then.
+    /// The settings of each transaction; looked up again every minute.
     async fn session(&self, connection: &mut PgConnection) -> Result<Session, sqlx::Error> {
         let known = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known.filter(Session::is_fresh) {
@@ -260,8 +262,8 @@ impl Database {
         Ok(looked)
     }
 
-    /// Takes one out of the connections for good: whoever asks may open one elsewhere. What was
-    /// open is handed out to be closed.
+    /// Takes one connection out of the pool and lowers the limit for good, so that the caller may
+    /// open one elsewhere. The caller has to close the connection that it gets.
     async fn cede_one(&self) -> Result<PgConnection, SourceError> {
         let (connection, permit) = self.take().await?;
         permit.forget();
@@ -275,8 +277,8 @@ impl Database {
         let patience = self.route.patience;
         match self.pooled().await {
             Ok(connection) => Ok((connection, permit)),
-            // The pool only says that it waited. This permit allows for one connection, so that one
-            // may ask what is wrong.
+            // The pool only says that it waited. Our permit allows one connection, so we connect
+            // once ourselves to find out what is wrong.
             Err(None) => match self.try_connection().await {
                 Ok(connection) => {
                     drop(connection.close().await);
@@ -288,9 +290,11 @@ impl Database {
         }
     }
 
-    /// A connection of the pool; no reason where it only says that it waited. Its connections lead
-    /// to one host: where there are several, or not any will do, one that is lost or leads to a
-    /// server that will not do any more is closed, and the pool led to one that does.
+    /// A connection of the pool; `Err(None)` if the pool only says that it waited.
+    ///
+    /// All connections of the pool lead to one host. If the URL has several hosts, or wants a role,
+    /// we check each connection. If it is lost, or its server is no longer acceptable, we close it
+    /// and point the pool at a host that is acceptable.
     async fn pooled(&self) -> Result<PoolConnection<Postgres>, Option<NotConnected>> {
         if self.route.is_plain() {
             return self.pool.acquire().await.map_err(|error| {
@@ -299,7 +303,7 @@ impl Database {
             });
         }
         let mut patience = HOST_PATIENCE.min(self.route.patience);
-        // Each of them may be lost.
+        // Each of the pool's connections may be lost.
         for _ in 0..=self.settings.max_connections.get() {
             let acquired = timeout(patience, self.pool.acquire()).await;
             if let Ok(Ok(mut connection)) = acquired {
@@ -314,7 +318,7 @@ impl Database {
         Err(None)
     }
 
-    /// One try to connect, past the pool, which is led to the same host.
+    /// Connects once, past the pool, and points the pool at the same host.
     async fn try_connection(&self) -> Result<PgConnection, NotConnected> {
         let (connection, options) = Box::pin(self.route.connect()).await?;
         if !self.route.is_plain() {
@@ -338,13 +342,13 @@ impl fmt::Debug for Database {
 /// What a transaction may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Read, whatever the settings say.
+    /// It only reads, whatever the settings say.
     ReadOnly,
-    /// The same, with the data of one moment in all its statements.
+    /// It only reads, and all its statements see the data of one moment.
     Snapshot,
-    /// Write too, where [`DatabaseSettings::read_only`] lets it.
+    /// It may write, unless [`DatabaseSettings::read_only`] forbids it.
     AsSet,
-    /// Write, whatever the settings say: our own tables and triggers.
+    /// It may write, whatever the settings say: to our own tables and triggers.
     Write,
 }
 
@@ -356,26 +360,27 @@ struct Begin {
 }
 
 impl Begin {
-    /// With statements that take at most `longest`, and never longer than the settings allow.
+    /// Each statement takes at most `longest`, and never longer than the settings allow.
     fn reading(access: Access, longest: Duration) -> Self {
         let bounds = Bounds { statement: longest, lock: LOCK_WAIT };
         Self { access, bounds }
     }
 
-    /// With statements that wait for no lock longer than `lock`.
+    /// No statement waits for a lock longer than `lock`.
     fn writing(lock: Duration) -> Self {
         let bounds = Bounds { statement: Duration::MAX, lock };
         Self { access: Access::Write, bounds }
     }
 }
 
-/// A transaction, on a connection of its own until it ends.
+/// A transaction. It has a connection of its own until it ends.
 ///
-/// Dropped before its end, the connection is closed: the future of a query may be dropped at any
-/// await, the query goes on in the server all the same, and the next user would wait behind it.
+/// If it is dropped before its end, the connection is closed. A query's future may be dropped at
+/// any await, but the query goes on in the server, and the connection's next user would wait behind
+/// it.
 struct Transaction {
     connection: PoolConnection<Postgres>,
-    /// What it began with.
+    /// The SQL that began it.
     begin: String,
     may_write: bool,
     has_begun_again: bool,
@@ -384,14 +389,15 @@ struct Transaction {
 }
 
 impl Transaction {
-    /// Ends it after a statement that was read to its end. One that could only read has nothing to
-    /// commit, and its last answer is not waited for: the pool does, before it hands the connection
-    /// on.
+    /// Ends the transaction after a statement whose rows were all read. A read-only transaction has
+    /// nothing to commit, so we roll it back without waiting for the reply: the pool reads it
+    /// before it lends the connection again.
     async fn end(mut self) -> Result<(), sqlx::Error> {
         if self.may_write {
             return self.commit().await;
         }
-        // The end of the last answer is on its way; before it has come, nothing is sent.
+        // The end of the last reply is still on its way, and nothing can be sent before it has
+        // come.
         self.flush().await?;
         let sent = self.execute(sqlx::raw_sql("rollback")).now_or_never();
         self.is_whole = sent.is_none_or(|answer| answer.is_ok());
@@ -404,13 +410,13 @@ impl Transaction {
         Ok(())
     }
 
-    /// Undoes it after an error of the server.
+    /// Rolls back after an error of the server.
     async fn undo(mut self) {
         let undone = timeout(ANSWER_GRACE, self.execute(sqlx::raw_sql("rollback"))).await;
         self.is_whole = matches!(undone, Ok(Ok(_)));
     }
 
-    /// Restarts it, once; answers whether it did.
+    /// Restarts the transaction, but only once; returns whether it did.
     async fn begin_again(&mut self) -> Result<bool, sqlx::Error> {
         if self.has_begun_again {
             return Ok(false);
@@ -420,7 +426,7 @@ impl Transaction {
         Ok(true)
     }
 
-    /// Undoes it and begins in the same way.
+    /// Rolls back and begins again with the same SQL.
     async fn begin_anew(&mut self) -> Result<(), sqlx::Error> {
         let begin = AssertSqlSafe(format!("rollback; {}", self.begin));
         self.execute(sqlx::raw_sql(begin)).await?;
@@ -450,15 +456,15 @@ impl Drop for Transaction {
     }
 }
 
-/// Whether the server follows another one; one that does not tell (it only speaks the protocol) is
-/// taken for its own master.
+/// Whether the server is a replica. A server that does not answer the question (it only speaks the
+/// protocol) counts as a primary.
 async fn is_replica(connection: &mut PgConnection) -> bool {
     let asked = connection.fetch_one(sqlx::raw_sql("select pg_is_in_recovery()"));
     let row = timeout(CONNECT_TIMEOUT, asked).await;
     row.is_ok_and(|row| row.and_then(|row| row.try_get(0)).unwrap_or(false))
 }
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 struct NotConnected {
     kind: ConnectErrorKind,
     server: String,

@@ -1,7 +1,7 @@
-//! What each transaction sets for itself.
+//! The settings of each transaction.
 //!
-//! A setting of the session would be dropped by one pooler and reach the next client of another, so
-//! that there are none: `set local` holds for one transaction, on whatever connection it runs.
+//! We never change settings of a session: one pooler would drop them, another would pass them on to
+//! its next client. `set local` holds for one transaction, on whatever connection it runs.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use tokio::time::Instant;
 
 use super::DatabaseSettings;
 
-/// For so long a look at what the role and the database set is trusted.
+/// The settings of the role and the database are looked up again after this time.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// How long a statement waits for a lock: somebody who holds one for longer (a migration) would
-/// otherwise hold all our connections too, while jobs that read other tables could use them.
+/// How long a statement waits for a lock. Without this limit, a client that holds a lock for long
+/// (a migration) would block all our connections, although jobs that read other tables could use
+/// them.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The settings that change what a query computes or writes as text. The driver sends some of them
-/// when it connects, over those that the role and the database have.
+/// Looks up the settings that change what a query computes or how it writes text. The driver sets
+/// some of them when it connects, which overrides those of the role and the database.
 const LOOK: &str = "select name, value from (
   select distinct on (name) name, value from pg_catalog.pg_db_role_setting setting,
     unnest(setconfig) entry,
@@ -34,16 +35,16 @@ union all
 select 'client_connection_check_interval', '1s' where version() ~ 'linux'
   and current_setting('client_connection_check_interval', true) is not null";
 
-/// How long a transaction's statements may take and wait.
+/// How long a transaction's statements may run, and how long they may wait for locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// The longest time of a statement.
     pub(super) statement: Duration,
-    /// The longest wait for a lock, which is part of it.
+    /// The longest wait for a lock; it counts towards the statement's time.
     pub(super) lock: Duration,
 }
 
-/// What a transaction sets besides its bounds, and when that was looked up.
+/// The settings of a transaction apart from its bounds, and when they were looked up.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     locals: String,
@@ -52,11 +53,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Looks up what the role and the database set.
+    /// Looks up the settings of the role and the database.
     ///
-    /// Of what they say the role in this database comes first, then the role, then the database. A
-    /// server's configuration file cannot be asked: the driver says UTC when it connects, and
-    /// `reset` goes back to that.
+    /// The settings of the role in this database come first, then those of the role, then those of
+    /// the database. The server's configuration file cannot be looked up: the driver sets UTC when
+    /// it connects, and `reset` goes back to that.
     pub(super) async fn look(
         connection: &mut PgConnection,
         settings: &DatabaseSettings,
@@ -77,7 +78,7 @@ impl Session {
         of_url: &[Local],
         looked_at: Instant,
     ) -> Self {
-        // Compiling takes longer than a batch's query, and is done anew for each.
+        // JIT compilation takes longer than a batch's query, and happens anew for each.
         let mut locals = "set local jit = off".to_owned();
         let ours = settings.time_zone.map(|zone| Local::new("timezone", zone.name()));
         let is_ours = |local: &&Local| ours.is_some() && local.name == "timezone";
@@ -94,7 +95,7 @@ impl Session {
         self.looked_at.elapsed() < LOOK_EVERY
     }
 
-    /// Whether neither the settings nor the role nor the database say a time zone.
+    /// Whether neither the settings nor the URL nor the role nor the database define a time zone.
     pub(super) fn is_zone_unsaid(&self) -> bool {
         !self.is_zone_said
     }
@@ -110,7 +111,7 @@ impl Session {
     }
 }
 
-/// A setting that a transaction has.
+/// A setting of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     name: String,
@@ -122,14 +123,14 @@ impl Local {
         Self { name: name.to_owned(), value: value.to_owned() }
     }
 
-    /// By the function, which takes a list as one text.
+    /// Writes a call of `set_config`, because it takes a list as one text.
     fn write(&self, sql: &mut String) {
         let (name, value) = (literal(&self.name), literal(&self.value));
         let _a_string_takes_all = write!(sql, "; select set_config({name}, {value}, true)");
     }
 }
 
-/// A text as it stands in SQL, whatever `standard_conforming_strings` is.
+/// A text as an SQL literal, whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
     let text = text.replace('\'', "''");
     if text.contains('\\') {
@@ -139,7 +140,7 @@ fn literal(text: &str) -> String {
     }
 }
 
-/// For Postgres 0 is no timeout at all, so that the shortest is 1.
+/// At least 1: for Postgres 0 means no timeout at all.
 fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
 }

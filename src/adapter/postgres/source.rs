@@ -1,4 +1,4 @@
-//! Tenants and rows: one query a batch, its rows encoded from the wire.
+//! Reads tenants and rows: one query a batch, and rows encoded straight from the wire.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,15 +22,16 @@ use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 use super::id::{BadId, ID_TYPES, IdArray, IdType, Slots};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
 
-/// A loop over rows gives others their turn after so many: what has arrived is read without a wait.
+/// A loop over rows yields to other tasks after this many: rows that have arrived are read without
+/// an await that would yield.
 const ROWS_A_TURN: usize = 256;
 
 /// The tenant query.
 #[derive(Clone, Debug)]
 pub struct TenantsSettings {
-    /// Its first column is the id.
+    /// The SQL; its first column is the id.
     pub sql: Arc<str>,
-    /// What the id is called in job queries.
+    /// The name of the id column in job queries.
     pub column: String,
 }
 
@@ -42,34 +43,34 @@ pub struct PostgresSource {
     access: Access,
     /// The tenant query for some tenants: see [`among`].
     among: Arc<str>,
-    /// As the tenant query last had it.
+    /// The type of the ids, as of the last tenant list.
     id_type: Mutex<Option<IdType>>,
 }
 
-/// What the tenant query returns.
+/// The columns of the tenant query, and the type of the ids.
 pub(super) struct TenantsShape {
     pub(super) id: IdType,
     pub(super) columns: Vec<Column>,
 }
 
 impl PostgresSource {
-    /// A source on this database.
+    /// A source that reads this database.
     pub fn new(database: Arc<Database>, settings: TenantsSettings) -> Self {
         let among = among(&settings.sql).into();
         Self { database, settings, access: Access::AsSet, among, id_type: Mutex::default() }
     }
 
-    /// The same for what only looks (plan, audit, verifier): the server refuses every write of a
-    /// query, whatever [`super::DatabaseSettings::read_only`] says.
+    /// The same source for commands that only look (plan, audit, verifier): the server refuses
+    /// every write of a query, whatever [`super::DatabaseSettings::read_only`] says.
     #[must_use]
     pub fn reading_only(&self) -> Self {
         let (database, settings) = (Arc::clone(&self.database), self.settings.clone());
         Self { access: Access::ReadOnly, ..Self::new(database, settings) }
     }
 
-    /// A query that the server does not take within another one is read whole; so is one whose
-    /// table was altered in a way that only the whole query notices, and if it is wrong itself, its
-    /// own error says more.
+    /// If the server refuses the query inside of another one, we read all tenants instead. We do so
+    /// too if a table was altered in a way that only the whole query notices. If the query itself
+    /// is wrong, its own error says more.
     async fn read_tenants_among(&self, ids: &[TenantId]) -> Result<Tenants, SourceError> {
         let ids: HashSet<&str> = ids.iter().map(TenantId::as_str).collect();
         match self.read_tenants(Which::Among(&ids)).await {
@@ -135,8 +136,8 @@ impl PostgresSource {
         Ok(tenants)
     }
 
-    /// What the tenant query returns. The tables that it reads stay as they are until the
-    /// transaction ends.
+    /// The columns that the tenant query returns. The transaction locks the tables that the query
+    /// reads against changes of their definition until it ends.
     pub(super) async fn tenants_shape(
         &self,
         transaction: &mut Transaction,
@@ -146,7 +147,7 @@ impl PostgresSource {
         self.shape(transaction, &columns).await
     }
 
-    /// The same by its columns.
+    /// The shape of the tenant query, from its columns.
     pub(super) async fn shape(
         &self,
         transaction: &mut Transaction,
@@ -169,7 +170,8 @@ impl PostgresSource {
         Ok(TenantsShape { id, columns })
     }
 
-    /// The type of the ids, as the last tenant list had it.
+    /// The type of the ids, as of the last tenant list; if there was none, the tenant query is
+    /// described.
     async fn id_type(&self, transaction: &mut Transaction) -> Result<IdType, ReadError> {
         let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
@@ -286,8 +288,9 @@ enum Which<'i> {
 }
 
 impl Which<'_> {
-    /// Whether a tenant is one of them. The server compares ids by their type, for which `A` and `a`
-    /// may be the same; a tenant's keys have the id as the tenant query writes it.
+    /// Whether the caller asked for the tenant. The server compares ids by their type, which may
+    /// treat `A` and `a` as equal, but a tenant's keys contain the id exactly as the tenant query
+    /// returns it.
     fn has(self, id: &str) -> bool {
         match self {
             Self::All => true,
@@ -298,8 +301,9 @@ impl Which<'_> {
 
 /// The tenant query for those tenants whose ids are in `$1`.
 ///
-/// The server asks what is within for these ids alone, by its index where it has one, and keeps its
-/// order. The first column gets another name, since it may have none, or that of another column.
+/// The server runs the inner query for these ids only, by an index if there is one, and keeps its
+/// order. The first column gets a new name, because it may have none, or the name of another
+/// column.
 fn among(sql: &str) -> String {
     let sql = describe::statement(sql);
     format!(
@@ -307,7 +311,7 @@ fn among(sql: &str) -> String {
     )
 }
 
-/// Ends the transaction. A connection whose rows were not read to their end is closed instead.
+/// Ends the transaction. If the rows were not read to their end, the connection is closed instead.
 pub(super) async fn finish<T>(
     transaction: Transaction,
     done: Result<T, ReadError>,
@@ -320,9 +324,9 @@ pub(super) async fn finish<T>(
     done
 }
 
-/// Whether a statement is to be run again, in a new transaction: the driver met a type that was made
-/// after the connection, and the server forgot the statement while the driver looked the type up.
-/// Nothing was run.
+/// Whether the caller must run the statement again, in the new transaction that this function
+/// begins. That is so if the driver met a type that was created after the connection: the server
+/// forgot the statement while the driver looked the type up, and nothing ran.
 pub(super) async fn learns_types<T>(
     transaction: &mut Transaction,
     done: &Result<T, ReadError>,
@@ -333,7 +337,7 @@ pub(super) async fn learns_types<T>(
     }
 }
 
-/// An error of a query that was given so many parameters.
+/// The error of a query that was given `given` parameters.
 pub(super) fn refused(error: sqlx::Error, given: usize) -> ReadError {
     match error::wanted_parameters(&error) {
         Some(wanted) => ReadError::Parameters { wanted, given },
@@ -349,8 +353,8 @@ pub(super) fn too_many_parameters(wanted: usize, given: usize) -> String {
     }
 }
 
-/// The ids of some tenants, as the tenant query is given them. What is no id of the type is left
-/// out, since no tenant has it.
+/// The ids of some tenants as the parameter of the tenant query. A text that is not an id of the
+/// type is left out, because no tenant can have it.
 fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadError> {
     let ids: Vec<&str> = ids.iter().copied().filter(|id| ty.takes(id)).collect();
     let ids = IdArray::of(ty, ids.len(), ids.iter().copied())?;
@@ -359,8 +363,8 @@ fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadE
     Ok(arguments)
 }
 
-/// What a job's query is given: of a tenant job the ids and, where it has dates, each tenant's first
-/// and last date; of a job for the whole fleet only the two dates.
+/// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
+/// tenant's first and last date. A job for the whole fleet gives it only the two dates.
 pub(super) fn arguments(
     job: &Job,
     id: Option<IdType>,
@@ -387,8 +391,8 @@ pub(super) fn arguments(
     Ok(arguments)
 }
 
-/// How the rows of one batch are read. It is made by the first row of each batch, which takes microseconds: so it
-/// is never that of a query, or of a table, as it was before.
+/// How to read the rows of one batch. It is made anew from each batch's first row, which takes
+/// microseconds. So it never describes an older version of a query or of a table.
 struct Plan<'j> {
     job: &'j Job,
     tenant: Option<TenantColumn>,
@@ -510,16 +514,16 @@ impl TenantColumn {
     }
 }
 
-/// A column's bytes on the wire; `None` for NULL.
+/// A column's bytes in the wire format; `None` for NULL.
 pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
 }
 
-/// A row cannot be kept.
+/// Why a row cannot be kept.
 enum RowError {
     Full(RowsFull),
     Encode(EncodeError),
-    /// The column at that index cannot be written into a key.
+    /// The column at this index cannot be written into a key.
     Key(usize, ValueError),
 }
 
@@ -537,33 +541,34 @@ impl From<EncodeError> for RowError {
 
 /// A read that failed.
 pub(super) enum ReadError {
-    /// The server or the driver said no.
+    /// The server or the driver reported an error.
     Sql {
-        /// What it said.
+        /// The error.
         error: sqlx::Error,
-        /// So many characters stand before the query in the text that the server was sent.
+        /// The number of characters before the query in the text that the server got.
         before: usize,
     },
     /// The query uses more parameters than it is given.
     Parameters {
-        /// So many.
+        /// The number that the query uses.
         wanted: usize,
-        /// So many it is given.
+        /// The number that the job gives it.
         given: usize,
     },
-    /// We did, perhaps in the middle of the rows.
+    /// We stopped reading, perhaps in the middle of the rows.
     Other(SourceErrorKind, String),
 }
 
 impl ReadError {
-    /// Nothing came of a server that would have ended the statement by itself: it hangs, or is
-    /// behind something that swallows what we say. Fewer tenants would not help.
+    /// The server did not answer, although it would have cancelled the statement by itself: it
+    /// hangs, or is behind something that swallows our messages. Reading fewer tenants would not
+    /// help.
     pub(super) fn unanswered(longest: Duration) -> Self {
         let longest = longest + ANSWER_GRACE;
         Self::Other(SourceErrorKind::Unavailable, format!("no answer within {longest:?}"))
     }
 
-    /// Rows came, and not all of them in time.
+    /// Rows came, but not all of them in time.
     fn late(longest: Duration) -> Self {
         let longest = longest + ANSWER_GRACE;
         Self::Other(SourceErrorKind::Timeout, format!("not all rows came within {longest:?}"))
@@ -577,7 +582,8 @@ impl ReadError {
         }
     }
 
-    /// After an error of its own the server is ready for the next statement.
+    /// Whether the connection can go on: after an error of its own the server is ready for the next
+    /// statement.
     pub(super) fn leaves_connection_whole(&self) -> bool {
         match self {
             Self::Sql { error, .. } => error::database(error).is_some(),
@@ -594,7 +600,7 @@ impl ReadError {
         }
     }
 
-    /// The same of a query that so many characters stand before.
+    /// The same error for a query that follows `before` characters in the text that the server got.
     pub(super) fn after(self, before: usize) -> Self {
         match self {
             Self::Sql { error, .. } => Self::Sql { error, before },
@@ -613,7 +619,7 @@ impl ReadError {
     }
 }
 
-/// Waits a little longer than the server does.
+/// Waits a little longer than the server's own timeout.
 pub(super) async fn in_time<T>(
     longest: Duration,
     work: impl Future<Output = Result<T, ReadError>>,
@@ -667,7 +673,7 @@ impl RowTexts {
     }
 }
 
-/// An id that comes more than once.
+/// An id that more than one tenant has.
 fn duplicate<'t>(tenants: &'t Tenants, id: IdType) -> Option<String> {
     let text = |text: &'t str| -> Cow<'t, str> {
         if id.ignores_case() { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) }

@@ -1,7 +1,8 @@
-//! What preheat keeps for itself: fences are strings, manifests sorted sets, books hashes.
+//! What preheat keeps in Redis for itself: fences are strings, manifests are sorted sets, the
+//! registry's books are hashes.
 //!
-//! The score of a name in a manifest is when it was named, in milliseconds: naming it again and
-//! taking out what is old are single commands, so that one never undoes the other.
+//! The score of a manifest's entry is the time of its last renewal, in milliseconds. Renewing an
+//! entry and pruning the old ones are single commands, so neither can undo the other.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +28,7 @@ impl RedisCache {
         fences(replies)
     }
 
-    /// `MGET` for the fences: one command, however many.
+    /// Reads the fences with `MGET`: [`FENCES_A_COMMAND`] keys a command.
     fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
         let commands = keys.chunks(FENCES_A_COMMAND).map(|some| {
             let bytes = some.iter().map(|key| self.prefix.len() + key.len()).sum();
@@ -69,7 +70,7 @@ impl RedisCache {
         let mut commands: Vec<Cmd> = starts.collect();
         let starts = commands.len();
         let keys: Vec<String> = seen.iter().map(|(key, _)| key.clone()).collect();
-        // Behind them on the same connection: one trip.
+        // The reads follow the writes on the same connection, in the same round trip.
         commands.extend(self.look_at_fences(&keys));
         let mut replies = self.each(&self.questions, commands).await?;
         let looks = replies.split_off(starts);
@@ -101,7 +102,7 @@ impl RedisCache {
     }
 
     async fn read_book(&self, book: Book) -> Result<Vec<(String, String)>, CacheError> {
-        // A slice may hold what one before it held.
+        // `HSCAN` may return a field more than once.
         let mut notes = HashMap::new();
         let mut cursor = 0;
         loop {
@@ -119,7 +120,7 @@ impl RedisCache {
     }
 }
 
-/// The fences that `MGET`s answered.
+/// The fences in the replies to `MGET`s.
 fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
     let mut fences = Vec::new();
     for reply in replies {
@@ -128,8 +129,9 @@ fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
     Ok(fences)
 }
 
-/// Whether a command was done on a fence, and not refused because what stands there is no number:
-/// it is then replaced, which moves it for all who saw it, since nobody else could move it any more.
+/// Whether the server did a command on a fence. `false` means that it refused, because the key does
+/// not hold a number. The caller then replaces the key. That moves the fence for everybody who read
+/// it, and no other command could have moved it.
 fn is_done_on_fence(reply: &RedisResult<Value>) -> Result<bool, CacheError> {
     let Err(error) = reply else { return Ok(true) };
     let error = reply::refused(error);

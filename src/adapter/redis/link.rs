@@ -1,4 +1,4 @@
-//! A connection, and how it is made anew.
+//! A connection to the server, and how it is replaced when it fails.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,27 +23,28 @@ use crate::engine::ports::{CacheError, CacheErrorKind};
 use super::tls::{self, TlsServer};
 use super::{CacheSettings, reply};
 
-/// An idle connection is probed after this time, and again in such steps, so that a peer that
-/// vanished is noticed and routers on the way keep the connection.
+/// TCP keepalive: an idle connection is probed after this time, and again at this interval. So a
+/// peer that vanished is noticed, and routers on the way keep the connection open.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// One connection to one server.
 ///
-/// `redis::aio::ConnectionManager` is not used since it keeps a connection on which nobody answers:
-/// only a break makes it connect anew, and a black-holed server never breaks the connection.
+/// It does not use `redis::aio::ConnectionManager`, which keeps a connection on which the server no
+/// longer answers: it reconnects only when the connection breaks, and a black-holed server never
+/// breaks it.
 pub(super) struct Link {
     way: Way,
     server: String,
     current: Mutex<Current>,
-    /// What reads and writes the connections with TLS; each ends with its connection.
+    /// The tasks that drive the connections with TLS. Each ends with its connection.
     drivers: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// How the server is reached.
+/// How to reach the server.
 #[derive(Clone)]
 struct Way {
     client: Client,
-    /// In place of the client's own.
+    /// Used instead of the client's own TLS.
     tls: Option<TlsServer>,
     config: AsyncConnectionConfig,
     timeout: Duration,
@@ -52,34 +53,34 @@ struct Way {
 /// Why there is no connection.
 #[derive(Clone)]
 enum Failure {
-    /// No answer in time.
+    /// The server did not answer in time.
     Timeout,
-    /// What the client says.
+    /// The client's error.
     Client(RedisError),
-    /// What the network or TLS says, for people.
+    /// The error of the network or of TLS, as a message for people.
     Stream(String),
 }
 
 #[derive(Default)]
 struct Current {
-    /// Tells a connection from the one after it, so that a late complaint about the old one does
-    /// not cost the new one.
+    /// Tells a connection from the one that replaced it, so that a late error of the old connection
+    /// does not discard the new one.
     generation: u64,
     connecting: Option<Connecting>,
 }
 
-/// One try for all who wait for it; afterwards, its connection.
+/// One attempt to connect, shared by all callers that wait for it; afterwards, its connection.
 type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, Failure>>>;
 
-/// The connection, and which one it is.
+/// A connection, and which one it is.
 pub(super) struct Lent {
-    /// Where to send.
+    /// The connection to send on.
     pub(super) connection: MultiplexedConnection,
     generation: u64,
 }
 
 impl Link {
-    /// Reads the settings; nothing is connected yet.
+    /// Reads the settings; it does not connect yet.
     pub(super) fn new(settings: &CacheSettings) -> Result<Self, ConnectError> {
         let url = CacheUrl::parse(settings.url.expose_secret()).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -113,7 +114,7 @@ impl Link {
         Self { way, server, current: Mutex::default(), drivers: Arc::default() }
     }
 
-    /// The server, without user and password.
+    /// The server's address, without user and password.
     pub(super) fn server(&self) -> &str {
         &self.server
     }
@@ -136,7 +137,8 @@ impl Link {
         })
     }
 
-    /// The connection, which is made if there is none; those who ask meanwhile wait for the same.
+    /// The connection. If there is none, it is made; all callers that ask meanwhile wait for the
+    /// same attempt.
     pub(super) async fn connection(&self) -> Result<Lent, CacheError> {
         let (generation, connecting) = self.connecting();
         match connecting.await {
@@ -160,12 +162,12 @@ impl Link {
         (current.generation, connecting)
     }
 
-    /// This connection is of no use any more: the next one to ask makes a new one.
+    /// Discards this connection, if it is still the current one. The next caller makes a new one.
     pub(super) fn forget(&self, lent: &Lent) {
         self.forget_generation(lent.generation);
     }
 
-    /// Whatever connection there is, the next one to ask makes a new one.
+    /// Discards the current connection, whichever it is. The next caller makes a new one.
     pub(super) fn forget_current(&self) {
         self.current().connecting = None;
     }
@@ -181,7 +183,7 @@ impl Link {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why there is no connection.
+    /// The error for a connection that could not be made.
     fn not_connected(&self, failure: &Failure) -> CacheError {
         let server = &self.server;
         let message = match failure {
@@ -204,7 +206,7 @@ impl Link {
         CacheError { kind: CacheErrorKind::Unavailable, message }
     }
 
-    /// A connection that was there is of no use.
+    /// The error for a connection that failed while it was used.
     pub(super) fn lost(&self, error: &RedisError) -> CacheError {
         let server = &self.server;
         let message = if error.is_timeout() {
@@ -237,13 +239,14 @@ impl Way {
         let (connection, driver) =
             timeout(patience, connect).await.map_err(|_elapsed| Failure::Timeout)??;
         let mut drivers = drivers.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those of earlier connections.
+        // Removes the finished drivers of earlier connections.
         while drivers.try_join_next().is_some() {}
         drivers.spawn(driver);
         Ok(connection)
     }
 
-    /// Where nobody answers as expected: the other end may speak TLS, or not.
+    /// The hint for a server that does not answer as expected: perhaps only one of the two ends
+    /// speaks TLS.
     fn hint(&self) -> &'static str {
         if self.tls.is_some() {
             "; hint: if it speaks no TLS there, write `redis://` in place of `rediss://`"
@@ -290,13 +293,14 @@ fn connection_info(url: &CacheUrl, timeout: Duration) -> Result<ConnectionInfo, 
     Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings(timeout)))
 }
 
-/// Whether somebody took the connection, and then closed it or said what no Redis says.
+/// Whether the other end accepted the connection, and then closed it or sent something that is not
+/// Redis' protocol.
 fn is_answered(error: &RedisError) -> bool {
     let is_closed = error.is_connection_dropped() && !error.is_connection_refusal();
     error.kind() == ErrorKind::Parse || is_closed
 }
 
-/// Whether the server itself answered.
+/// Whether the error is the server's own reply.
 fn is_refusal(error: &RedisError) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! The cache on Redis, and on what speaks its protocol.
+//! The cache on Redis, and on servers that speak its protocol.
 
 mod ledger;
 mod link;
@@ -25,14 +25,16 @@ use link::Link;
 
 pub use reply::RIGHTS;
 
-/// A pipeline is sent when it has so many bytes: enough that the round trip does not matter, little
-/// enough that the server's other clients do not wait for it.
+/// A pipeline is sent when it has this many bytes: enough that the round trip does not matter, and
+/// few enough that the server's other clients do not wait for it.
 const PIPELINE_BYTES: usize = 256 * 1024;
-/// A pipeline is sent when it has so many commands.
+/// A pipeline is sent when it has this many commands.
 const PIPELINE_COMMANDS: usize = 500;
-/// Keys that a slice of a scan looks at: the server does nothing else meanwhile.
+/// The `COUNT` of a `SCAN`: how many keys the server looks at in one step, while it serves no other
+/// client.
 const SCAN_COUNT: usize = 500;
-/// Where the server says what it is asked for; before Redis 7 it takes one section at a time.
+/// The sections of `INFO` that hold the figures we show. Before Redis 7 the command takes one
+/// section at a time.
 const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 
 /// How to reach the cache.
@@ -40,30 +42,30 @@ const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
 pub struct CacheSettings {
     /// `redis://`, `rediss://` or `redis+unix://`, with user, password and database number.
     pub url: SecretString,
-    /// Put before every key.
+    /// The prefix of every key.
     pub prefix: String,
-    /// The longest wait for a connection, and for the answers to one pipeline.
+    /// The longest wait for a connection, and for the replies to one pipeline.
     pub timeout: Duration,
-    /// For `rediss://`: certificates to trust, in place of the public ones.
+    /// For `rediss://`: a file with the certificates to trust instead of the public authorities.
     pub ca_file: Option<PathBuf>,
-    /// Whether the server's certificate is verified.
+    /// Whether to verify the server's certificate.
     pub verify: bool,
 }
 
 /// The cache on one Redis server.
 ///
-/// It keeps two connections, which all share: a question of some bytes would wait on the one behind the
-/// values of other batches. What has to come after something else waits for the answer to that, so
-/// that it does not matter which of them it takes. After a timeout or a break of one, the next to ask
-/// makes a new one.
+/// It keeps two connections, which all callers share: on one connection, a small question would
+/// wait behind the values of other batches. Commands on different connections have no order, so a
+/// command that must come after another is sent when the other one is answered. After a timeout or
+/// a break the next caller makes a new connection.
 #[derive(Debug)]
 pub struct RedisCache {
-    /// For values, and what is done to their keys.
+    /// For values, and for commands on their keys.
     values: Link,
-    /// For what preheat keeps for itself and what it asks of the server.
+    /// For preheat's own data and for questions about the server.
     questions: Link,
     prefix: String,
-    /// `UNLINK` is unknown before Redis 4, and to some that only speak its protocol.
+    /// Redis before version 4, and some servers that speak its protocol, have no `UNLINK`.
     has_unlink: AtomicBool,
 }
 
@@ -75,14 +77,14 @@ impl RedisCache {
         Ok(cache)
     }
 
-    /// Connects, and asks a question, to see whether the server is there: one that still loads its
-    /// data takes connections and answers nothing.
+    /// Connects and sends one command, to see whether the server is ready: a server that is still
+    /// loading its data accepts connections and refuses commands.
     pub async fn reach(&self) -> Result<(), ConnectError> {
         tokio::try_join!(self.values.check(), self.questions.check())?;
         let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
         let asked = self.each(&self.questions, vec![redis::cmd("PING")]).await;
         let replies = asked.map_err(|error| away(error.message))?;
-        // Whether this user may ask that question says nothing about the server.
+        // An ACL may deny this user the command. That says nothing about the server.
         let Some(error) = errors(&replies).find(|error| reply::is_not_ready(error)) else {
             return Ok(());
         };
@@ -90,20 +92,20 @@ impl RedisCache {
         Err(away(format!("cache `{}` is not ready: {reason}", self.server())))
     }
 
-    /// Checks the settings; the first write connects.
+    /// Checks the settings. The first command connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
         let values = Link::new(&settings)?;
         let questions = values.another();
         Ok(Self { values, questions, prefix: settings.prefix, has_unlink: AtomicBool::new(true) })
     }
 
-    /// The server, as messages name it: without user and password.
+    /// The server's address for messages: without user and password.
     pub fn server(&self) -> &str {
         self.values.server()
     }
 
-    /// Sends a pipeline and reads all its replies. A broken connection is replaced once; on a
-    /// timeout whether to try again is the caller's to say, as it has waited long already.
+    /// Sends a pipeline and reads all replies. It replaces a broken connection once. After a
+    /// timeout the caller decides whether to try again, because it has waited long already.
     async fn send(
         &self,
         link: &Link,
@@ -136,7 +138,7 @@ impl RedisCache {
         CacheError { kind: CacheErrorKind::Unavailable, message }
     }
 
-    /// Sends commands in pipelines and reads all their replies.
+    /// Sends commands in pipelines and reads all replies.
     async fn each(
         &self,
         link: &Link,
@@ -162,13 +164,14 @@ impl RedisCache {
         Ok(all)
     }
 
-    /// The same where none may be refused; others may have been done by then.
+    /// Like [`Self::each`], but one refused command makes it fail. Other commands may have been
+    /// done by then.
     async fn all(&self, link: &Link, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
         let replies = self.each(link, commands).await?.into_iter();
         replies.map(|reply| reply.map_err(|error| reply::refused(&error))).collect()
     }
 
-    /// A pipeline of the first entries, as many as go into one; answers how many.
+    /// A pipeline of the first entries, as many as fit into one; returns their number, too.
     fn pack(&self, entries: &[Entry<'_>]) -> (Pipeline, usize) {
         let mut pipeline = Pipeline::with_capacity(entries.len().min(PIPELINE_COMMANDS));
         pipeline.ignore_errors();
@@ -185,7 +188,8 @@ impl RedisCache {
         (pipeline, count)
     }
 
-    /// `SET key value PX ttl`; the value goes piece by piece from its rows into the command.
+    /// `SET key value PX ttl`. The value's pieces are copied from the rows straight into the
+    /// command.
     fn set(&self, entry: &Entry<'_>) -> Cmd {
         const ARGUMENTS: usize = 5;
         const WORDS: usize = "SETPX".len() + 20;
@@ -239,8 +243,9 @@ impl RedisCache {
         }
     }
 
-    /// A server that became a replica keeps its connections: the next to write asks again where the
-    /// name leads, which after a failover is to the new primary.
+    /// Drops both connections if the server answered that it is a replica now: it keeps its
+    /// clients' connections. The next caller resolves the host name again, which leads to the new
+    /// primary after a failover.
     fn notice(&self, replies: &[RedisResult<Value>]) {
         if errors(replies).any(reply::is_read_only) {
             self.values.forget_current();
@@ -363,19 +368,19 @@ impl Cache for RedisCache {
     }
 }
 
-/// For Redis a TTL of 0 is none at all.
+/// At least 1: Redis refuses `SET` with a TTL of 0, and `PEXPIRE` with 0 deletes the key.
 fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
-/// The bytes of a command's arguments.
+/// The number of bytes in a command's arguments.
 fn length(command: &Cmd) -> usize {
     let bytes =
         |argument: Arg<&[u8]>| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 };
     command.args_iter().map(bytes).sum()
 }
 
-/// One argument from several pieces, without putting them together elsewhere first.
+/// Writes one argument from several pieces, without joining them elsewhere first.
 fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
     let mut argument = command.writer_for_next_arg();
     for piece in pieces {

@@ -1,4 +1,4 @@
-//! What the server says, in the engine's words.
+//! Translates the server's replies and errors into the engine's types.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) fn count(reply: &Value) -> Result<u64, CacheError> {
     u64::try_from(*count).map_err(|_negative| unexpected(reply))
 }
 
-/// The reply to an `UNLINK` or `DEL` of one key: whether there was one.
+/// The reply to an `UNLINK` or `DEL` of one key: whether the key existed.
 pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),
@@ -41,7 +41,8 @@ pub(super) fn text(reply: RedisResult<Value>) -> Result<String, CacheError> {
     redis::from_redis_value_ref(&value).map_err(|_not_text| unexpected(&value))
 }
 
-/// The reply to an `MGET` of fences; what is no string comes as nothing.
+/// The reply to an `MGET` of fences. For a key that is not a string the server answers nil, which
+/// reads as [`Fence::Missing`].
 pub(super) fn fences(reply: Value) -> Result<Vec<Fence>, CacheError> {
     let values = array(reply)?.into_iter();
     let fence = |value: Value| {
@@ -57,13 +58,13 @@ pub(super) fn fences(reply: Value) -> Result<Vec<Fence>, CacheError> {
     values.map(fence).collect()
 }
 
-/// A list of texts; those that are no UTF-8 are left out.
+/// A list of texts; those that are not UTF-8 are left out.
 pub(super) fn texts(reply: Value) -> Result<Vec<String>, CacheError> {
     let texts = array(reply)?.into_iter();
     Ok(texts.filter_map(|value| redis::from_redis_value(value).ok()).collect())
 }
 
-/// A list of names, each followed by its text; a pair that is no UTF-8 is left out.
+/// A list of field names, each followed by its value; pairs that are not UTF-8 are left out.
 pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
     let values = array(reply)?;
     let pairs = values.as_chunks().0.iter();
@@ -74,7 +75,8 @@ pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
     Ok(pairs.filter_map(pair).collect())
 }
 
-/// The reply to a `ZRANGE … WITHSCORES`: keys, and when they were named.
+/// The reply to a `ZRANGE … WITHSCORES`: a manifest's keys, and the time at which each was added or
+/// last renewed.
 pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
     let mut parts = array(reply)?.into_iter();
     let mut all = Vec::with_capacity(parts.len() / 2);
@@ -85,7 +87,7 @@ pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
     Ok(all)
 }
 
-/// When a key was named, by its score.
+/// The time that a manifest entry's score stands for.
 fn moment(score: &Value) -> Result<DateTime<Utc>, CacheError> {
     let at: f64 = redis::from_redis_value_ref(score).map_err(|_no_number| unexpected(score))?;
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds are far below 2^53")]
@@ -93,7 +95,7 @@ fn moment(score: &Value) -> Result<DateTime<Utc>, CacheError> {
     Ok(at.unwrap_or_default())
 }
 
-/// The reply to a `SCAN` or `HSCAN`: the next cursor, and what to read the slice from.
+/// The reply to a `SCAN` or `HSCAN`: the next cursor and the slice, still to be read.
 pub(super) fn slice(reply: Value) -> Result<(u64, Value), CacheError> {
     let parts: [Value; 2] =
         array(reply)?.try_into().map_err(|parts| unexpected(&Value::Array(parts)))?;
@@ -117,8 +119,8 @@ fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
     if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
-/// What `INFO` says in its sections `server`, `memory`, `stats` and `keyspace`; a number that is missing
-/// counts as 0.
+/// The figures in the sections `server`, `memory`, `stats` and `keyspace` of `INFO`; a missing
+/// number counts as 0.
 pub(super) fn stats(info: &str) -> CacheStats {
     let value = |name: &str| {
         let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
@@ -131,7 +133,7 @@ pub(super) fn stats(info: &str) -> CacheStats {
         hasher.finish()
     };
     CacheStats {
-        // 40 random digits, new with every start.
+        // The server draws 40 random digits at each start.
         process: value("run_id").map(hash),
         used_memory: number("used_memory"),
         maxmemory: number("maxmemory"),
@@ -142,7 +144,8 @@ pub(super) fn stats(info: &str) -> CacheStats {
     }
 }
 
-/// The keys of all databases, as in `db0:keys=12,expires=3,avg_ttl=0`; a database without keys has no line.
+/// The number of keys in all databases, from lines such as `db0:keys=12,expires=3,avg_ttl=0`. A
+/// database without keys has no line.
 fn keys(info: &str) -> Option<u64> {
     info.contains("# Keyspace").then_some(())?;
     let of_database = |line: &str| {
@@ -153,7 +156,7 @@ fn keys(info: &str) -> Option<u64> {
     Some(info.lines().filter_map(of_database).sum())
 }
 
-/// Whether the server does not know the command at all.
+/// Whether the server does not know the command.
 pub(super) fn is_unknown_command(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.to_ascii_lowercase().contains("unknown command"))
 }
@@ -163,9 +166,10 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
     error.code() == Some("READONLY")
 }
 
-/// The rights of a user that suffice, as `ACL SETUSER` takes them: preheat's own keys, and the
-/// commands; `select` where the URL has a database's number. What jobs write is to be added as `~services:*` and the like, and where there is a
-/// `cache.prefix`, it goes before each of them.
+/// The rights that a Redis user needs, as `ACL SETUSER` takes them: access to preheat's own keys,
+/// and the commands. `select` is for URLs with a database number. The patterns of the keys that
+/// jobs write have to be added, such as `~services:*`; if `cache.prefix` is set, it goes before
+/// each pattern.
 pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
                           +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
                           +zremrangebyscore +info +ping +select";
@@ -177,7 +181,7 @@ fn rights_hint() -> String {
     )
 }
 
-/// An error that the server answered with.
+/// The error for a command that the server refused.
 pub(super) fn refused(error: &RedisError) -> CacheError {
     let code = error.code().unwrap_or("ERR");
     let detail = error.detail().unwrap_or_default();
@@ -192,7 +196,7 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
         _ => CacheErrorKind::Refused,
     };
     let message = if error.kind() == ErrorKind::AuthenticationFailed || code == "WRONGPASS" {
-        // The client keeps the server's own words to itself.
+        // The client does not show the server's own words.
         "the user or the password is wrong, or the user is off; hint: both stand in the URL, as in \
          `redis://user:password@host`, and a user who is not named is `default`"
             .to_owned()
@@ -209,13 +213,13 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
     CacheError { kind, message }
 }
 
-/// Whether the server answers nobody yet, or not to those who have not logged in.
+/// Whether the server is not ready for commands, or not for clients that have not logged in.
 pub(super) fn is_not_ready(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH") || refused(error).kind == CacheErrorKind::Transient
 }
 
 fn unexpected(value: &Value) -> CacheError {
-    // The value itself may be data, so that only its kind is named.
+    // The value may be confidential, so the message gives only its type.
     let kind = if *value == Value::Nil {
         "nothing"
     } else if matches!(value, Value::Int(_)) {

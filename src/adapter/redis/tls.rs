@@ -1,7 +1,7 @@
-//! TLS to a cache, and whose certificate is taken.
+//! TLS to a cache, and which certificates it accepts.
 //!
-//! The client's own TLS takes no certificate that is pinned: one that signed itself is an authority's
-//! to it, and no server's.
+//! The client's own TLS cannot pin a server's self-signed certificate: it takes that for an
+//! authority's certificate, and refuses it as a server's.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where a server with TLS is, and whom it is taken for.
+/// The address of a server with TLS, and the certificates that are accepted for it.
 #[derive(Clone)]
 pub(super) struct TlsServer {
     host: String,
@@ -29,7 +29,7 @@ pub(super) struct TlsServer {
 }
 
 impl TlsServer {
-    /// Reads the file of certificates, if there is one. An error says what is wrong with it.
+    /// Reads the file of certificates, if there is one. The error says what is wrong with it.
     pub(super) fn new(
         host: &str,
         port: u16,
@@ -50,7 +50,7 @@ impl TlsServer {
         Ok(Self { host: host.to_owned(), port, name, connector })
     }
 
-    /// Connects, and agrees on TLS.
+    /// Connects and does the TLS handshake.
     pub(super) async fn connect(
         &self,
         keepalive: TcpKeepalive,
@@ -66,7 +66,7 @@ impl TlsServer {
     }
 }
 
-/// What a failed handshake means, and what to do about it.
+/// Explains a failed handshake, and what to do about it.
 pub(super) fn hint(error: &io::Error) -> Option<&'static str> {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     let is_certificate = matches!(error, Some(Error::InvalidCertificate(_)));
@@ -80,7 +80,7 @@ pub(super) fn hint(error: &io::Error) -> Option<&'static str> {
         .then_some("the server speaks no TLS there: write `redis://` in place of `rediss://`")
 }
 
-/// Whose certificate is taken.
+/// Which certificates are accepted.
 #[derive(Debug)]
 struct Trust {
     who: Who,
@@ -89,9 +89,9 @@ struct Trust {
 
 #[derive(Debug)]
 enum Who {
-    /// Anybody's.
+    /// Any certificate.
     Anyone,
-    /// One of these, or one that an authority signed for the server's name.
+    /// A certificate from `own`, or one that an authority signed for the server's name.
     Known { own: Vec<CertificateDer<'static>>, authorities: Option<Arc<WebPkiServerVerifier>> },
 }
 
@@ -108,7 +108,8 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         match &own {
             None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            // One that cannot be an authority's may be the server's own.
+            // A certificate that cannot be an authority's is not an error: it may be the server's
+            // own.
             Some(own) => drop(roots.add_parsable_certificates(own.iter().cloned())),
         }
         let authorities = if roots.is_empty() {

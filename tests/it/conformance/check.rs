@@ -135,7 +135,7 @@ async fn a_tenant_query_that_cannot_work_says_why() {
         ),
         (
             "select id from tenants where id = $1",
-            "query: the tenant query has a parameter, and nothing is given to it",
+            "query: the tenant query has a parameter, but gets no value for it",
         ),
         (
             "select id, lseg '((0,0),(1,1))' as line from tenants",
@@ -532,9 +532,9 @@ async fn tried(source: &PostgresSource, job: &Job) -> Vec<String> {
 #[tokio::test]
 async fn a_query_that_computes_with_the_zone_asks_for_it_where_nothing_says_one() {
     let (server, source) = items().await;
-    let asks = "!query: the query computes with the time zone of the session, which neither the role \
-                nor the database says: it is UTC here, and the application's may be another (set \
-                `database.time_zone` to the one of the application's sessions)";
+    let asks = "!query: the query computes with the session's time zone, but neither the role nor the \
+                database sets one: here it is UTC, and in the application it may be another one (set \
+                `database.time_zone` to that of the application's sessions)";
     let cases = [
         ("select tenant_id, n, at from items where tenant_id = any($1) order by n", false),
         (
@@ -671,19 +671,19 @@ async fn a_query_that_returns_other_rows_each_time_is_not_accused_of_mixing_tena
     for (sql, expected) in [
         (
             "select tenant_id, n, random() as r from items where tenant_id = any($1) order by n",
-            "!query: the query returns other rows each time",
+            "!query: the query returns different rows each time",
         ),
         (
             "select tenant_id, n, clock_timestamp() as now from items where tenant_id = any($1)",
-            "!query: the query returns other rows each time",
+            "!query: the query returns different rows each time",
         ),
         (
             "select tenant_id, n from items where tenant_id = any($1) and random() < 0.5",
-            "!query: the query returns other rows each time",
+            "!query: the query returns different rows each time",
         ),
         (
             "select tenant_id, n, now() as now from items where tenant_id = any($1) order by n",
-            "!query: the query returns other values in each transaction",
+            "!query: the query returns different values in each transaction",
         ),
         (
             "select tenant_id, n from items where tenant_id = any($1) \

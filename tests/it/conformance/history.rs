@@ -185,7 +185,7 @@ async fn a_migration_that_was_changed_is_an_error() {
     migrate(&database).await.unwrap();
     server.execute("update preheat.migrations set checksum = '\\x00'").await;
     let error = migrate(&database).await.unwrap_err().to_string();
-    assert_eq!(error, "cannot migrate: migration 1 is another than was applied");
+    assert_eq!(error, "cannot migrate: migration 1 differs from the one that was applied");
 }
 
 #[tokio::test]

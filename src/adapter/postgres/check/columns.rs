@@ -1,4 +1,4 @@
-//! What a job expects of its query's columns, and what keys and values can have of them.
+//! Compares a query's columns with what its job expects, and with what keys and values can contain.
 
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
@@ -13,7 +13,7 @@ use super::super::source::{ReadError, TenantsShape};
 use super::super::{Transaction, column, describe, error};
 use super::{QueryPlace, QueryProblem, plan, problem};
 
-/// What a job takes from the tenant query besides the id.
+/// Checks the tenant query's columns that a job uses besides the id.
 pub(super) fn tenant_columns(job: &Job, shape: &TenantsShape, problems: &mut Vec<QueryProblem>) {
     let columns = shape.columns.get(1..).unwrap_or_default();
     let mut need = |place: QueryPlace, name: &str| {
@@ -91,7 +91,7 @@ pub(super) fn encoding_problem(found: &ColumnProblem) -> QueryProblem {
     problem(place, found.to_string(), Some(found.hint()))
 }
 
-/// A warning for each column of a key whose text is not what an application writes there.
+/// A warning for each key column whose text differs from what an application would write there.
 pub(super) fn key_texts(job: &Job, columns: &[Column]) -> Vec<QueryProblem> {
     let mut warnings = Vec::new();
     for (index, key) in job.keys.iter().enumerate() {
@@ -113,8 +113,8 @@ pub(super) fn key_texts(job: &Job, columns: &[Column]) -> Vec<QueryProblem> {
     warnings
 }
 
-/// What Postgres writes for a type where an application most likely writes something else, and an
-/// expression for what it does write.
+/// The text that Postgres writes for a type, if an application most likely writes another one, and
+/// an expression that returns the application's text.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "a text is taken as an application's unless its type is named here"
@@ -140,18 +140,19 @@ fn unlike_an_application(ty: &ColumnType) -> Option<(&'static str, &'static str)
     })
 }
 
-/// A column whose type stops the query from being read.
+/// The problem for a column whose type makes the query unreadable.
 pub(super) fn unreadable(name: &str, ty: &dyn std::fmt::Display, why: &str) -> QueryProblem {
     let message = format!("the column `{name}` is {ty}, {why}");
     let hint = format!("cast it to text in the query: `{name}::text as {name}`");
     problem(QueryPlace::Query { at: None }, message, Some(hint))
 }
 
-/// The columns of a query that make the driver refuse it, which does not say which they are: those
-/// of types that it cannot describe, such as multiranges and enums with commas in their labels.
+/// Finds the columns that make the driver refuse a query. The driver does not say which they are:
+/// their types, such as multiranges and enums with commas in their labels, are ones it cannot
+/// describe.
 ///
-/// The server describes them in the one row of a join that matches nothing; asked in this way, the
-/// driver looks no type up.
+/// The server describes the columns with the one row of NULLs that it returns for a join that
+/// matches nothing. Sent by the simple protocol, the query makes the driver look up no type.
 pub(super) async fn undescribed(
     transaction: &mut Transaction,
     sql: &str,
@@ -177,8 +178,8 @@ pub(super) async fn undescribed(
     Ok(problems)
 }
 
-/// Whether the driver takes a value of a type. Where it looks the type up, the server forgets the
-/// statement, which says that the look-up worked.
+/// Whether the driver can read a value of this type. If it looks the type up, the server forgets
+/// the statement. That error means that the look-up worked.
 async fn is_readable(transaction: &mut Transaction, ty: &str) -> Result<bool, ReadError> {
     transaction.execute(sqlx::raw_sql("savepoint one_type")).await?;
     let null = sqlx::query(AssertSqlSafe(format!("select null::{ty}"))).persistent(false);

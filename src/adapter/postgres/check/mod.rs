@@ -1,5 +1,5 @@
-//! What is wrong with a query before a run: prepared and planned by the server, compared with the
-//! job, and tried on a few tenants.
+//! Finds what is wrong with a query before a run: the server prepares and plans it, its columns are
+//! compared with the job, and it is tried on a few tenants.
 
 mod columns;
 mod plan;
@@ -29,12 +29,12 @@ use super::{Access, Transaction, column, describe, error};
 pub use self::plan::{ReadRelation, RelationKind};
 pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
 
-/// What was found in a query.
+/// What a check found in a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Why it cannot work, or would write wrong values.
+    /// Reasons why the query cannot work, or would write wrong values.
     pub problems: Vec<QueryProblem>,
-    /// What works and is most likely not what was meant.
+    /// Things that work, but are most likely not what the author meant.
     pub warnings: Vec<QueryProblem>,
 }
 
@@ -44,10 +44,10 @@ impl Findings {
     }
 }
 
-/// Something that is wrong with a query, or with what a job expects of it.
+/// Something wrong with a query, or with what a job expects of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryProblem {
-    /// What it is about.
+    /// The part of the job file that the problem is about.
     pub place: QueryPlace,
     /// What is wrong.
     pub message: String,
@@ -55,23 +55,23 @@ pub struct QueryProblem {
     pub hint: Option<String>,
 }
 
-/// What a problem is about, so that its place in the job file can be shown.
+/// The part of a job file that a problem is about, so that its place can be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryPlace {
-    /// The SQL, at a byte of it where the server says at which.
+    /// The SQL.
     Query {
-        /// That byte.
+        /// The byte that the server's error points to, if it points to one.
         at: Option<usize>,
     },
-    /// The template of that `[[keys]]`, counted from 0.
+    /// The template of this `[[keys]]`, counted from 0.
     Key(usize),
-    /// `unique` of that `[[keys]]`, counted from 0.
+    /// The `unique` of this `[[keys]]`, counted from 0.
     Unique(usize),
     /// `dates.timezone`
     Timezone,
-    /// That name in `encode.omit`.
+    /// This name in `encode.omit`.
     Omit(String),
-    /// That name in `encode.columns`.
+    /// This name in `encode.columns`.
     Columns(String),
 }
 
@@ -81,7 +81,7 @@ impl PostgresSource {
         &self.settings.sql
     }
 
-    /// What the tenant's id is called in job queries.
+    /// The name of the tenant's id in job queries.
     pub fn tenant_column(&self) -> &str {
         &self.settings.column
     }
@@ -103,8 +103,9 @@ impl PostgresSource {
         checked.map_err(|error| error.into_source_error("could not check the tenant query"))
     }
 
-    /// Everything that is wrong with a job's query: what the server says of it and of its plan, and
-    /// what the job expects of its columns. A tenant query that is wrong itself shows elsewhere.
+    /// Everything that is wrong with a job's query: the server's errors, problems of the plan, and
+    /// columns that do not fit the job. Problems of the tenant query are not among them:
+    /// [`Self::describe_tenants`] finds those.
     pub async fn describe(&self, job: &Job) -> Result<Findings, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut transaction = self.begin(Access::ReadOnly, longest).await?;
@@ -123,8 +124,8 @@ impl PostgresSource {
         })
     }
 
-    /// The relations that a job's query reads, as the planner sees it: what a function reads is not
-    /// among them unless the server inlines it.
+    /// The relations that a job's query reads, according to the planner. It does not see what a
+    /// function reads, unless the server inlines the function.
     pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut transaction = self.begin(Access::ReadOnly, longest).await?;
@@ -143,7 +144,8 @@ impl PostgresSource {
         })
     }
 
-    /// Why the tables of these sources cannot be watched; a server that can watch none says why.
+    /// Reasons why the tables of these sources cannot be watched. A server that can watch no table
+    /// at all is an error.
     pub async fn table_problems(
         &self,
         sources: &[ChangeSource],
@@ -165,7 +167,7 @@ impl PostgresSource {
         Ok(plan::relations(transaction, &plan, &watched, &self.settings.column).await?)
     }
 
-    /// The plan comes first: where a query writes, the server does not tell its columns.
+    /// The plan comes first: the server does not describe the columns of a query that writes.
     async fn check_tenants(&self, transaction: &mut Transaction) -> Result<Findings, ReadError> {
         let sql = &self.settings.sql;
         let shape = match plan::explain(transaction, sql, &[]).await {
@@ -182,7 +184,7 @@ impl PostgresSource {
                 unsupported.map(problem).collect()
             }
             Err(ReadError::Parameters { .. }) => {
-                let message = "the tenant query has a parameter, and nothing is given to it";
+                let message = "the tenant query has a parameter, but gets no value for it";
                 vec![problem(QueryPlace::Query { at: None }, message, None)]
             }
             Err(error) => self.not_described(transaction, error, (sql, &[])).await?,
@@ -199,7 +201,7 @@ impl PostgresSource {
         if job.scope == Scope::Tenants {
             let shape = match self.tenants_shape(transaction).await {
                 Ok(shape) => shape,
-                // It shows once, and not at each job.
+                // The problem shows once, with the tenant query, and not with each job.
                 Err(error) => {
                     let tenants = (&*self.settings.sql, [].as_slice());
                     self.not_described(transaction, error, tenants).await?;
@@ -245,8 +247,8 @@ impl PostgresSource {
         problem(QueryPlace::Query { at: None }, message, Some(hint))
     }
 
-    /// Why a query's columns could not be told. Where the driver does not know a type, it does not
-    /// say of which column, and they are looked at one by one.
+    /// The problems that kept a query from being described. If the driver does not know a type, it
+    /// does not say of which column, so each column is looked at by itself.
     async fn not_described(
         &self,
         transaction: &mut Transaction,
@@ -264,7 +266,8 @@ impl PostgresSource {
         Ok(vec![self.about_query(error, sql)?])
     }
 
-    /// An error as a problem of its query; one that is not about the query stays an error.
+    /// Turns an error into a problem of its query. An error that is not about the query stays an
+    /// error.
     fn about_query(&self, error: ReadError, sql: &str) -> Result<QueryProblem, ReadError> {
         if !error.kind().is_about_query() || error.is_of_no_statement() {
             return Err(error);
@@ -290,7 +293,7 @@ impl PostgresSource {
         Ok(problem(QueryPlace::Query { at }, message, hint))
     }
 
-    /// What to do where the server's own hint does not help.
+    /// Our own hint, for errors where the server's hint does not help.
     fn hint(&self, refusal: &PgDatabaseError) -> Option<String> {
         const WRITES: &str = "25006";
         const NO_SUCH_FUNCTION: &str = "42883";
@@ -348,7 +351,7 @@ impl PostgresSource {
     }
 }
 
-/// Why no query may write, and what to do about it.
+/// The hint for every query that writes.
 const ONLY_READ: &str = "preheat's queries only read, in read-only transactions: use a `select`";
 
 fn writes(how: &str) -> QueryProblem {
@@ -367,7 +370,7 @@ fn is_cut(tenant: &str) -> QueryProblem {
     problem(QueryPlace::Query { at: None }, message, Some(hint))
 }
 
-/// The types of what a job's query is given: see [`arguments`].
+/// The types of the query's parameters: see [`arguments`].
 fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
     const DATE: Oid = Oid(1082);
     const DATES: Oid = Oid(1182);
@@ -381,14 +384,14 @@ fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
     types
 }
 
-/// What the query is given for a batch of no tenants.
+/// The query's parameters for a batch of no tenants.
 fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
     let batch = Batch::new(Arc::default(), [].into());
     let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
     arguments(job, id, read)
 }
 
-/// The hint for a name with capitals that the server reads in lower case, since it has no quotes.
+/// The hint for a name with capitals that the server reads in lower case, because it is not quoted.
 fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
     const UNKNOWN: [&str; 2] = ["42P01", "42703"];
     let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
@@ -403,7 +406,7 @@ fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
         .then(|| format!("without quotes Postgres reads a name in lower case: write `{quoted}`"))
 }
 
-/// The byte at which a character stands; the server counts characters from 1.
+/// The byte at which a character begins; the server counts characters from 1.
 fn byte_of(sql: &str, character: usize) -> Option<usize> {
     sql.char_indices().nth(character.checked_sub(1)?).map(|(byte, _)| byte)
 }

@@ -1,4 +1,5 @@
-//! A query's plan for any tenants: what it reads, whether it writes, and whether it is cut off.
+//! A query's plan for any tenants: what the query reads, whether it writes, and whether a limit
+//! cuts its rows off.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -14,26 +15,26 @@ use crate::engine::ports::SourceErrorKind;
 use super::super::Transaction;
 use super::super::source::{ReadError, value};
 
-/// What a plan tells.
+/// What a plan says about its query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The schema and name of each relation that is read: views are expanded, and partitions stand
-    /// in place of their parent.
+    /// The schema and name of each relation that the query reads. Views are expanded, and a
+    /// partitioned table is replaced by its partitions.
     pub(super) reads: BTreeSet<(String, String)>,
-    /// How it writes, as in `delete` or `select … for update`.
+    /// How the query writes, as in `delete` or `select … for update`.
     pub(super) writes: Option<String>,
     /// Whether `limit` or `offset` cuts the rows of the whole batch.
     pub(super) is_cut: bool,
 }
 
-/// The settings for a plan that names every relation: one that was pruned, or that cannot match a
-/// constraint, would be missing.
+/// Settings for a plan that names every relation. Otherwise the planner would leave out partitions
+/// that it prunes, and tables whose constraints match nothing.
 const WHOLE_PLAN: &str = "set local plan_cache_mode = force_generic_plan; \
                           set local enable_partition_pruning = off; \
                           set local constraint_exclusion = off";
 
-/// Plans a query that is given parameters of these types. Only a prepared statement has a plan that
-/// does not depend on its parameters.
+/// Plans a query with parameters of these types. Only a prepared statement can have a plan that
+/// does not depend on the parameters' values.
 pub(super) async fn explain(
     transaction: &mut Transaction,
     sql: &str,
@@ -54,18 +55,18 @@ pub(super) async fn explain(
     })
 }
 
-/// A statement that is prepared by SQL, for as long as something is asked about it.
+/// A statement that SQL's `prepare` made, for as long as we ask about it.
 ///
-/// It must not stay in a session that a pooler gives to others, and it outlives its transaction.
-/// Where it cannot be deallocated, the connection is lost, or closed with its transaction open: then
-/// a pooler closes the session too.
+/// It outlives its transaction, but must not stay in a session that a pooler gives to other
+/// clients. If it cannot be deallocated, the connection is lost, or we close it while its
+/// transaction is open. Then a pooler closes the session too.
 pub(super) struct Statement {
     name: String,
     parameters: usize,
 }
 
 impl Statement {
-    /// Prepares a query that is given parameters of these types.
+    /// Prepares a query with parameters of these types.
     pub(super) async fn prepare(
         transaction: &mut Transaction,
         sql: &str,
@@ -86,7 +87,7 @@ impl Statement {
         }
     }
 
-    /// How many parameters it has: those that were declared and those that stand in it.
+    /// The number of the statement's parameters: declared ones, and those that its text adds.
     async fn wanted(&self, transaction: &mut Transaction) -> Result<usize, sqlx::Error> {
         let sql = "select cardinality(parameter_types) from pg_prepared_statements where name = $1";
         let count: i32 = sqlx::query_scalar(sql)
@@ -97,7 +98,7 @@ impl Statement {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
-    /// Its name with a NULL for each parameter.
+    /// The statement's name, with a NULL for each parameter.
     pub(super) fn call(&self) -> String {
         format!("{}{}", self.name, listed(&vec!["null"; self.parameters]))
     }
@@ -107,18 +108,18 @@ impl Statement {
     }
 }
 
-/// In parentheses, or nothing where there is none.
+/// The words in parentheses; nothing if there are none.
 fn listed<S: Borrow<str>>(words: &[S]) -> String {
     if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
 }
 
-/// Executes a statement by itself: a text with a second one is refused.
+/// Executes a single statement: the server refuses a text that contains a second one.
 async fn execute(transaction: &mut Transaction, sql: String) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(&mut **transaction).await?;
     Ok(())
 }
 
-/// Types as SQL has them.
+/// The types' names in SQL.
 pub(super) async fn type_names(
     transaction: &mut Transaction,
     types: &[Oid],
@@ -135,8 +136,8 @@ struct Explained<'j> {
     plan: &'j RawValue,
 }
 
-/// One node; its children are read one level at a time, since a parser that recurses gives up on
-/// deep plans.
+/// One node of a plan. Its children are parsed one level at a time, because a recursive parser
+/// gives up on deep plans.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Node<'j> {
@@ -153,7 +154,8 @@ struct Node<'j> {
 }
 
 impl Node<'_> {
-    /// Whether it gives its rows to the node above it, and is not computed once or for each row.
+    /// Whether the node passes its rows to the node above, unlike one that is computed once or for
+    /// each row.
     fn is_input(&self) -> bool {
         !matches!(self.relationship.as_deref(), Some("InitPlan" | "SubPlan"))
     }
@@ -163,7 +165,7 @@ impl Node<'_> {
 fn read(json: &[u8]) -> Result<Plan, serde_json::Error> {
     let explained: Vec<Explained<'_>> = serde_json::from_slice(json)?;
     let mut plan = Plan::default();
-    // With each node whether it is on the trunk, through which all rows of the result go.
+    // Each node comes with whether it is on the trunk: the path that all rows of the result take.
     let mut to_note = Vec::new();
     for Explained { plan } in explained {
         to_note.push((serde_json::from_str(plan.get())?, true));
@@ -203,30 +205,30 @@ impl Plan {
 /// A relation that a query reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadRelation {
-    /// Its name, with its schema's where the search path does not lead to it. A partition counts as
-    /// its parent.
+    /// Its name, with its schema if the search path does not contain that. For a partition it is
+    /// the name of its parent.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: RelationKind,
-    /// Whether it has a column that is called like the tenants' id in job queries.
+    /// Whether it has a column with the name of the tenant's id in job queries.
     pub has_tenant_column: bool,
-    /// Whether the job's `tables` name it, or the partition that is read.
+    /// Whether the job's `tables` contain it, or the partition that the query reads.
     pub is_watched: bool,
 }
 
-/// What a relation is.
+/// The kinds of relations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelationKind {
     /// A table.
     Table,
-    /// A materialized view, which changes without a trigger.
+    /// A materialized view. It changes without firing triggers.
     MaterializedView,
-    /// A foreign table, which changes on another server.
+    /// A foreign table. It changes on another server.
     ForeignTable,
 }
 
-/// The relations of a plan, in the order of their names, less those of the server itself; `watched`
-/// are the names in a job's `tables`.
+/// The relations of a plan, sorted by name, without the server's own; `watched` are the names in a
+/// job's `tables`.
 pub(super) async fn relations(
     transaction: &mut Transaction,
     plan: &Plan,
@@ -235,7 +237,8 @@ pub(super) async fn relations(
 ) -> Result<Vec<ReadRelation>, sqlx::Error> {
     let (schemas, names): (Vec<&str>, Vec<&str>) =
         plan.reads.iter().map(|(schema, name)| (schema.as_str(), name.as_str())).unzip();
-    // A relation and all above it, each with how far above; a parent may have several children here.
+    // Each relation with all its ancestors, and how far above they are; here a parent may have
+    // several children.
     let sql = "with recursive above as ( \
                  select c.oid as relation, c.oid as parent, 0 as height \
                  from unnest($1::text[], $2::text[]) as read (schema, name) \

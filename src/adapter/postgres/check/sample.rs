@@ -1,4 +1,5 @@
-//! Whether a query is one of each tenant: the rows of a few tenants, read alone and together.
+//! Tries a query on a few tenants, read alone and together, to see whether a tenant's rows depend
+//! on the other tenants of the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +18,26 @@ use super::super::source::{PostgresSource, ReadError, finish};
 use super::super::{Access, Transaction};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 
-/// Tenants that are read together: enough that some have rows, few enough that a query takes no
-/// longer than one of a run.
+/// The number of tenants that are read together: enough that some have rows, and few enough that a
+/// query takes no longer than in a run.
 pub const SAMPLE_TENANTS: usize = 12;
-/// The bytes of one read, which bound its rows too: a few tenants need far less, and a giant one is
-/// not worth the memory.
+/// The limit on the bytes of one read, and so on its rows: a few tenants need far less, and a giant
+/// tenant is not worth the memory.
 pub const SAMPLE_BYTES: usize = 8 * 1024 * 1024;
-/// The longest time for one job's sample: a check of many jobs must end while somebody waits for it.
+/// The longest time for one job's sample. Somebody waits for a check, even for one of many jobs.
 pub const SAMPLE_TIME: Duration = Duration::from_secs(10);
 
-/// Tenants with rows that are read alone as well: one may be the one whose rows all are kept.
+/// The number of tenants with rows that are read alone as well. One would not do: it may be the one
+/// tenant whose rows a faulty query returns in full.
 const ALONE: usize = 4;
-/// Tenants that are read alone at most, where many have no rows.
+/// The most tenants that are read alone, if many have no rows.
 const ALONE_TRIES: usize = 8;
 
-/// The wait between two transactions: a moment in a value has milliseconds.
+/// The wait between two transactions, so that a timestamp with milliseconds differs in each.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The zones with the earliest and the latest date: one of them has another day than UTC at any
-/// moment.
+/// The time zones with the earliest and the latest date: at any moment the date in one of them
+/// differs from the date in UTC.
 const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
 
 /// One row: its JSON, and the texts of its key columns.
@@ -45,25 +47,25 @@ struct Row {
     keys: Vec<Option<Vec<u8>>>,
 }
 
-/// What comparing tenants showed.
+/// The result of comparing tenants.
 enum Outcome {
-    /// Nothing that is wrong, or there was nothing to compare.
+    /// Nothing is wrong, or there was nothing to compare.
     Same,
     /// A tenant's rows depend on the other tenants of its batch.
     Different(Difference),
-    /// Only their order does, where it makes another value.
+    /// Only the order of a tenant's rows depends on the other tenants, but it changes the value.
     OtherOrder,
-    /// Each read returns other rows, whatever the tenants.
+    /// Each read returns different rows, whatever the tenants.
     Unsteady,
-    /// Each transaction returns other rows, of all tenants.
+    /// Each transaction returns different rows for all tenants.
     Drifting,
-    /// The session's time zone decides the values, and nothing says which it is.
+    /// The values depend on the session's time zone, and nothing defines that.
     InSomeZone,
     /// The query failed for too many tenants.
     Failed(ReadError),
 }
 
-/// How a tenant's rows differ.
+/// How a tenant's rows differ between the two reads.
 struct Difference {
     tenant: String,
     alone: usize,
@@ -74,8 +76,9 @@ struct Difference {
 }
 
 impl PostgresSource {
-    /// Tries a job's query on a few tenants, within [`SAMPLE_TIME`], in a read-only transaction: a
-    /// function that writes shows, and so does a query whose rows of a tenant depend on the others.
+    /// Tries a job's query on a few tenants, within [`SAMPLE_TIME`], in a read-only transaction.
+    /// This finds queries that call a function that writes, and queries where a tenant's rows
+    /// depend on the other tenants.
     pub async fn try_on_tenants(
         &self,
         job: &Job,
@@ -93,7 +96,7 @@ impl PostgresSource {
         let compare = async {
             let outcome = match job.scope {
                 Scope::Tenants => self.compare(&mut transaction, job, batch.clone(), now).await?,
-                // There is nothing to compare it with.
+                // A fleet's query has no tenants to compare.
                 Scope::Fleet => {
                     self.read_sample(&mut transaction, job, &batch, now).await?;
                     Outcome::Same
@@ -160,7 +163,7 @@ impl PostgresSource {
         Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
     }
 
-    /// Reads a batch, or as many of its tenants as can be read.
+    /// Reads a batch; if some tenants cannot be read, a part of it that can.
     async fn read_together(
         &self,
         transaction: &mut Transaction,
@@ -181,8 +184,8 @@ impl PostgresSource {
         }
     }
 
-    /// Whether the rows of all tenants that have any are others in each of three transactions.
-    /// Changes of the data would hardly be of all of them, twice.
+    /// Whether three transactions in a row return different rows for every tenant that has rows.
+    /// Changes of the data would hardly hit every tenant, twice.
     async fn is_drifting(
         &self,
         transaction: &mut Transaction,
@@ -229,7 +232,7 @@ impl PostgresSource {
         Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
     }
 
-    /// The rows of each slot. After an error that is the server's the transaction goes on.
+    /// The rows of each slot. After an error of the server the transaction can go on.
     async fn read_sample(
         &self,
         transaction: &mut Transaction,
@@ -255,7 +258,7 @@ impl PostgresSource {
                 Err(error) => return Err(error),
             }
         }
-        // A job without tenants has one slot.
+        // A job for the whole fleet has one slot.
         let mut read = vec![Vec::new(); batch.len().max(1)];
         for row in 0..rows.len() {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
@@ -279,12 +282,12 @@ impl PostgresSource {
                 Findings::of(vec![difference.problem(&self.settings.column)])
             }
             Outcome::OtherOrder => warning(
-                "the order of a tenant's rows is not determined: it was another one in a second read"
+                "the order of a tenant's rows is not determined: a second read returned another one"
                     .to_owned(),
                 Some("end `order by` with a column that is unique for the tenant"),
             ),
             Outcome::Unsteady => warning(
-                "the query returns other rows each time, so that tenants read alone and together \
+                "the query returns different rows each time, so reading tenants alone and together \
                  cannot be compared"
                     .to_owned(),
                 Some(
@@ -293,7 +296,7 @@ impl PostgresSource {
                 ),
             ),
             Outcome::Drifting => warning(
-                "the query returns other values in each transaction, though the data is the same"
+                "the query returns different values in each transaction, but the data is the same"
                     .to_owned(),
                 Some(
                     "a function such as `now()` is part of the value, and `preheat audit` calls it \
@@ -301,10 +304,10 @@ impl PostgresSource {
                 ),
             ),
             Outcome::InSomeZone => warning(
-                "the query computes with the time zone of the session, which neither the role nor the \
-                 database says: it is UTC here, and the application's may be another"
+                "the query computes with the session's time zone, but neither the role nor the database \
+                 sets one: here it is UTC, and in the application it may be another one"
                     .to_owned(),
-                Some("set `database.time_zone` to the one of the application's sessions"),
+                Some("set `database.time_zone` to that of the application's sessions"),
             ),
             Outcome::Failed(error) if is_of_query(&error) => {
                 Findings::of(vec![self.about_query(error, &job.query.sql)?])
@@ -323,7 +326,7 @@ impl Difference {
         let is_same = |(alone, together): &(&Row, &Row)| alone == together;
         let tenant = batch.tenant(slot).map(|tenant| tenant.id()).unwrap_or_default();
         Self {
-            // It comes from the database, and may have anything in it.
+            // The id comes from the database, and may contain any characters.
             tenant: tenant.escape_debug().to_string(),
             alone: alone.len(),
             together: together.len(),
@@ -355,8 +358,8 @@ async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx:
     Ok(())
 }
 
-/// Some tenants from all over the list, as many as a batch of the job may have; those without a time
-/// zone have no dates.
+/// A few tenants from all over the list, at most as many as the job's batch. Tenants without a
+/// valid time zone are left out if the job has dates, because they have none.
 fn sample(job: &Job, tenants: &Arc<Tenants>, now: DateTime<Utc>) -> Batch {
     let has_zone = |position: &usize| match (&job.dates, tenants.get(*position)) {
         (Some(dates), tenant) => today(dates, tenant, now).is_ok(),
@@ -381,8 +384,8 @@ fn are_the_same_rows(one: &[Row], other: &[Row]) -> bool {
     one.len() == other.len() && sorted(one) == sorted(other)
 }
 
-/// Whether the same rows in another order make the same values: only the order of rows with the same
-/// key counts.
+/// Whether rows that may be in another order make the same values: only the order of rows with the
+/// same key counts.
 fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
     let columns = job.key_columns();
     job.keys.iter().all(|key| {
@@ -408,7 +411,7 @@ fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
     })
 }
 
-/// Whether fewer tenants may be fine.
+/// Whether the query may succeed for fewer tenants.
 fn may_be_of_one_tenant(error: &ReadError) -> bool {
     match error.kind() {
         SourceErrorKind::Data
@@ -424,12 +427,12 @@ fn may_be_of_one_tenant(error: &ReadError) -> bool {
     }
 }
 
-/// Whether no tenant can be fine.
+/// Whether the query must fail for every tenant.
 fn is_of_query(error: &ReadError) -> bool {
     matches!(error.kind(), SourceErrorKind::Definition | SourceErrorKind::Foreign)
 }
 
-/// Whether the server is gone.
+/// Whether the server cannot be reached.
 fn is_lost(error: &ReadError) -> bool {
     error.kind() == SourceErrorKind::Unavailable
 }
