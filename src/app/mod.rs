@@ -1,6 +1,6 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
-mod changes;
+mod feed;
 mod front;
 mod keeper;
 mod queries;
@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt;
 use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use self::changes::ChangeFeed;
+use self::feed::{FeedSupervisor, Supervised};
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
@@ -176,7 +177,7 @@ impl App {
         tell_rejected(&versions, &metrics);
 
         let (jobs_read, jobs) = watch::channel(self.jobs.clone());
-        let feed = ChangeFeed::new(settings, &self, jobs)?;
+        let feed = FeedSupervisor::new(settings, &self, jobs)?;
         let runner = Arc::clone(&self.runner);
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
@@ -201,9 +202,8 @@ impl App {
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
-        if let Some(feed) = feed {
-            Box::pin(feed.start(handle.clone(), &mut tasks, background.clone())).await?;
-        }
+        let Supervised { head_start, refused } =
+            FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
         let mut keeper = Keeper {
             settings,
             versions,
@@ -215,11 +215,13 @@ impl App {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        tokio::select! {
-            ((), ()) = async { tokio::join!(engine.run(), invalidations.drained()) } => {}
-            () = stops.abort_after(clock.as_ref(), settings.runner.drain) => {}
-            () = keeper.keep(reload) => {}
-        }
+        let engine = head_start.then(|()| engine.run());
+        let ended = tokio::select! {
+            ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
+            () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
+            () = keeper.keep(reload) => Ok(()),
+            error = refused => Err(error),
+        };
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         // Tasks that have not ended by then are aborted when the set is dropped.
@@ -228,7 +230,7 @@ impl App {
         records.give_up();
         keeper.stop().await?;
         event::WorkerStopped.emit(&metrics);
-        Ok(())
+        ended
     }
 
     /// The history for run records: in the database, or in memory if that fails and is not

@@ -111,7 +111,7 @@ async fn run_uninstall(global: &Global) -> Result<(), Failure> {
 
 fn shown(installed: &[Installed], removed: &Removed) -> String {
     let mut text = String::new();
-    for Installed { table, tenants, relations, security, unwatched: _, done } in installed {
+    for Installed { table, tenants, keys, relations, security, unwatched: _, done } in installed {
         let done = match done {
             Done::New => "installed",
             Done::Mended => "mended",
@@ -125,11 +125,13 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
             },
             TouchedTenants::Fleet => "the whole fleet".to_owned(),
         };
+        let keys: String =
+            keys.iter().flat_map(|column| [", keys by `", column.as_str(), "`"]).collect();
         let below = match relations.saturating_sub(1) {
             0 => String::new(),
             below => format!(", with {}", output::counted(below as u64, "partition", "partitions")),
         };
-        let _a_string_takes_all = writeln!(text, "{done} `{table}`: {tenants}{below}");
+        let _a_string_takes_all = writeln!(text, "{done} `{table}`: {tenants}{keys}{below}");
     }
     if installed.is_empty() {
         text.push_str("no job has `tables`: there is nothing to install\n");

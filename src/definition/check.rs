@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{EncodeFile, JobFile, KeyFile, QueryFile, TableFile};
+use super::file::{EncodeFile, JobFile, KeyFile, QueryFile, TableFields, TableFile};
 use super::problem::{Problem, Source};
 use super::raw;
 use super::read::Located;
@@ -15,7 +15,9 @@ use super::value::{Length, nearest_zone, unknown_zone};
 use super::{Defaults, SqlFiles, default, limit};
 use crate::domain::date;
 use crate::domain::duration::{self, text as long};
-use crate::domain::job::{DateZone, Dates, Job, JobName, Key, Query, Scope, Shape, Share, Table};
+use crate::domain::job::{
+    DateZone, Dates, Job, JobName, Key, Query, Scope, Shape, Share, Table, keys_by_values_of,
+};
 use crate::domain::json::Encoding;
 use crate::domain::key::{KeyTemplate, Part, Placeholder};
 use crate::domain::schedule::{Schedule, ScheduleProblem};
@@ -65,7 +67,7 @@ impl Check<'_> {
         let dates = self.dates(file, scope);
         let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
         self.dates_and_keys(file, &keys);
-        let tables = self.tables(file);
+        let tables = self.tables(file, &keys);
         let encoding = self.encoding(file.encode.as_ref());
         let templates = keys.iter().map(|(key, at)| (key.template.clone(), at.clone())).collect();
         let enabled = file.enabled.as_ref().map_or(default::ENABLED, |enabled| enabled.value);
@@ -472,15 +474,15 @@ impl Check<'_> {
         }
     }
 
-    fn tables(&mut self, file: &JobFile) -> Vec<Table> {
+    fn tables(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) -> Vec<Table> {
         let Some(tables) = &file.tables else { return Vec::new() };
         if tables.value.len() > limit::NAMES {
             self.problem(self.at(&tables.at, format!("at most {} tables", limit::NAMES)));
         }
         let mut checked: Vec<Table> = Vec::new();
         for located in tables.value.iter().take(limit::NAMES) {
-            let (name, tenant, sql) = match &located.value {
-                TableFile::Name(name) => (name.clone(), None, None),
+            let (name, tenant, sql, key) = match &located.value {
+                TableFile::Name(name) => (name.clone(), None, None, None),
                 TableFile::Table(table) => {
                     let Some(name) = &table.name else { continue };
                     if let (Some(tenant), Some(sql)) = (&table.tenant, &table.sql) {
@@ -489,7 +491,8 @@ impl Check<'_> {
                             self.at(&sql.key, message).note(tenant.key.clone(), "the other one"),
                         );
                     }
-                    (name.value.clone(), table.tenant.clone(), table.sql.clone())
+                    let TableFields { tenant, sql, key, .. } = table.clone();
+                    (name.value.clone(), tenant, sql, key)
                 }
             };
             let parts = name.split('.').count();
@@ -497,18 +500,58 @@ impl Check<'_> {
                 let problem = self.at(&located.at, format!("`{name}` is no name of a table"));
                 self.problem(problem.hint("write `NAME`, or `SCHEMA.NAME`"));
             }
-            if let Some(empty) =
-                [&tenant, &sql].into_iter().flatten().find(|text| text.value.trim().is_empty())
+            if let Some(empty) = [&tenant, &sql, &key]
+                .into_iter()
+                .flatten()
+                .find(|text| text.value.trim().is_empty())
             {
                 self.problem(self.at(&empty.at, "this is empty"));
+            }
+            let all_keys = file.keys.as_ref().map_or(0, |written| written.value.len());
+            // Where a key cannot be read, nobody knows what it would follow from.
+            if let Some(key) = key.as_ref().filter(|_| keys.len() == all_keys) {
+                self.key_column(key, keys);
             }
             if checked.iter().any(|other| other.name == name) {
                 self.problem(self.at(&located.at, format!("`{name}` stands here twice")));
             }
-            let [tenant, sql] = [tenant, sql].map(|text| text.map(|text| text.value));
-            checked.push(Table { name, tenant, sql });
+            let [tenant, sql, key] = [tenant, sql, key].map(|text| text.map(|text| text.value));
+            checked.push(Table { name, tenant, sql, key });
         }
         checked
+    }
+
+    /// Whether shared keys follow from the values of a table's column.
+    fn key_column(&mut self, column: &Located<String>, keys: &[(Key, Range<usize>)]) {
+        let all = keys.iter().map(|(key, _)| key);
+        if !keys_by_values_of(&column.value, all.clone()).is_empty() {
+            return;
+        }
+        let by: BTreeSet<_> = all.clone().filter_map(Key::by_one_value).collect();
+        let shared = keys.iter().find(|(key, _)| key.unique.is_some());
+        let mut problem = if by.is_empty() {
+            let message = "no key of this job follows from the value of one column";
+            let hint = match shared {
+                Some(_) => {
+                    "only a key with no other placeholder than the one that `unique` names does; \
+                     take `key` out"
+                }
+                None => {
+                    "`key` is for shared keys, such as `pet:{id}` with `unique = \"id\"`: take it out"
+                }
+            };
+            self.at(&column.at, message).hint(hint)
+        } else {
+            let message = format!(
+                "the job's shared keys are by several columns, none of them `{}`",
+                column.value
+            );
+            self.at(&column.at, message).hint(format!("write {}", listed(by, "or")))
+        };
+        if let Some((_, at)) = shared {
+            problem = problem.note(at.clone(), "a shared key");
+        }
+        self.problem(problem);
     }
 
     fn encoding(&mut self, encode: Option<&Located<EncodeFile>>) -> Encoding {

@@ -75,18 +75,18 @@ pub(super) struct JobFile {
     pub(super) encode: Option<Located<EncodeFile>>,
 }
 
-/// A table, by its name alone or with how to find the tenant of a row.
+/// A table, by its name alone or with more about its rows.
 #[derive(Debug, JsonSchema)]
 #[schemars(untagged, inline)]
 pub(super) enum TableFile {
     /// Its name, with or without the schema's.
     Name(String),
-    /// Its name, and how to find the tenant of a row.
+    /// Its name, and more about its rows.
     Table(TableFields),
 }
 
-/// A table and how to find the tenant of a row.
-#[derive(Debug, JsonSchema)]
+/// A table, how the tenant of a row is found, and which column stands in shared keys.
+#[derive(Clone, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct TableFields {
     /// Its name exactly as the database has it, capitals too, with or without the schema's.
@@ -96,6 +96,8 @@ pub(super) struct TableFields {
     pub(super) tenant: Option<Located<String>>,
     /// A query over the relation `changed`, whose first column is the tenant's id: `select staff.tenant_id from changed join staff on staff.id = changed.staff_id`. `changed` has the columns of the table and the rows that one statement touched, those of an update before and after it. NULL is nobody's.
     pub(super) sql: Option<Located<String>>,
+    /// The column whose value stands in the job's shared keys (`unique`): the keys of rows that are deleted, go to another tenant or get another value are removed at once. Without it they live until their TTL. With `sql` a row that goes to another tenant is not noticed.
+    pub(super) key: Option<Located<String>>,
 }
 
 /// The job's SQL: either `sql` or `file`.
@@ -195,6 +197,7 @@ impl Value for TableFile {
                     name: fields.required("name"),
                     tenant: fields.optional("tenant"),
                     sql: fields.optional("sql"),
+                    key: fields.optional("key"),
                 };
                 fields.finish();
                 Some(Self::Table(read))

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::job::{Job, JobName, Jobs, Scope, Table};
-use super::tenant::TenantId;
+use super::job::{Job, JobName, Jobs, Scope, Table, keys_by_values_of};
+use super::layout::Layout;
+use super::tenant::{IdClass, TenantId};
 
 /// Says which watched table a change came from. It is part of a trigger's name and of every
 /// notification, and stands for how the tenants are found too: a trigger of an older definition
@@ -54,6 +56,9 @@ pub struct ChangeSource {
     /// The jobs that it concerns, in the order of their names; those that are disabled among them,
     /// so that enabling one takes no new trigger.
     pub jobs: Vec<JobName>,
+    /// The columns whose values stand in shared keys, each with the jobs that say so. They are no part
+    /// of the id: triggers that do not name these values yet are heard all the same.
+    pub keys: BTreeMap<String, Vec<JobName>>,
 }
 
 /// How the tenants of changed rows are found.
@@ -75,6 +80,20 @@ pub struct Change {
     /// Whose, each once or more; `None` where it is the whole fleet's, or may be any tenant's, as
     /// after a `TRUNCATE`.
     pub tenants: Option<Vec<String>>,
+    /// Which shared keys are gone from a tenant: by the column, its values in rows that were deleted,
+    /// went to another tenant or have another value now. Those that a trigger did not name end by their
+    /// TTL.
+    pub gone: GoneValues,
+}
+
+/// Values of columns that stand in shared keys.
+pub type GoneValues = BTreeMap<String, Vec<String>>;
+
+impl Change {
+    /// A change that takes no shared key from anybody.
+    pub fn new(source: ChangeSourceId, tenants: Option<Vec<String>>) -> Self {
+        Self { source, tenants, gone: GoneValues::new() }
+    }
 }
 
 /// The tenants of a job whose keys a change or a removal concerns.
@@ -130,18 +149,74 @@ pub fn change_sources(jobs: &Jobs, tenant_column: &str) -> Vec<ChangeSource> {
         for table in &job.tables {
             let tenants = touched_tenants(job, table, tenant_column);
             let id = ChangeSourceId::of(&table.name, &tenants);
-            match sources.iter_mut().find(|known| known.id == id) {
-                Some(known) if known.jobs.contains(&job.name) => {}
-                Some(known) => known.jobs.push(job.name.clone()),
-                None => {
-                    let (table, jobs) = (table.name.clone(), vec![job.name.clone()]);
-                    sources.push(ChangeSource { id, table, tenants, jobs });
-                }
+            let place = sources.iter().position(|known| known.id == id).unwrap_or_else(|| {
+                let (table, jobs, keys) = (table.name.clone(), Vec::new(), BTreeMap::new());
+                sources.push(ChangeSource { id, table, tenants, jobs, keys });
+                sources.len() - 1
+            });
+            let Some(source) = sources.get_mut(place) else { continue };
+            if !source.jobs.contains(&job.name) {
+                source.jobs.push(job.name.clone());
+            }
+            if let Some(column) = &table.key {
+                source.keys.entry(column.clone()).or_default().push(job.name.clone());
             }
         }
     }
     sources.sort_by(|one, other| (&one.table, &one.id).cmp(&(&other.table, &other.id)));
     sources
+}
+
+/// The tables that these jobs watch.
+#[derive(Clone, Debug, Default)]
+pub struct WatchedTables {
+    jobs: Arc<Jobs>,
+    sources: Vec<ChangeSource>,
+}
+
+impl WatchedTables {
+    /// Those of these jobs; `tenant_column` is what the tenant's id is called where a table says
+    /// nothing.
+    pub fn of(jobs: Arc<Jobs>, tenant_column: &str) -> Self {
+        let sources = change_sources(&jobs, tenant_column);
+        Self { jobs, sources }
+    }
+
+    /// Whether they are those of these very jobs.
+    pub fn are_of(&self, jobs: &Arc<Jobs>) -> bool {
+        Arc::ptr_eq(&self.jobs, jobs)
+    }
+
+    /// The sources that an enabled job has.
+    pub fn of_enabled_jobs(self) -> Vec<ChangeSource> {
+        let Self { jobs, mut sources } = self;
+        let is_enabled = |name: &JobName| jobs.get(name).is_some_and(|job| job.enabled);
+        sources.retain(|source| source.jobs.iter().any(is_enabled));
+        sources
+    }
+
+    /// The source with this id.
+    pub fn find(&self, id: &ChangeSourceId) -> Option<&ChangeSource> {
+        self.sources.iter().find(|source| source.id == *id)
+    }
+
+    /// The shared keys that are gone with these values. One that may be another tenant's or job's key by
+    /// another template is not among them.
+    pub fn gone_keys(&self, source: &ChangeSource, gone: &GoneValues, ids: IdClass) -> Vec<String> {
+        let layout = Layout::new(&self.jobs, ids);
+        let mut found = Vec::new();
+        for (column, values) in gone {
+            let jobs = source.keys.get(column).into_iter().flatten();
+            for job in jobs.filter_map(|name| self.jobs.get(name)) {
+                for index in keys_by_values_of(column, job.keys.iter()) {
+                    let Some(key) = job.keys.get(index) else { continue };
+                    let keys = values.iter().filter_map(|value| key.template.fill_columns(value));
+                    found.extend(keys.filter(|key| layout.is_of(job, index, None, key)));
+                }
+            }
+        }
+        found
+    }
 }
 
 fn touched_tenants(job: &Job, table: &Table, tenant_column: &str) -> TouchedTenants {
@@ -164,6 +239,9 @@ fn fnv_1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::job::tests::example;
+    use crate::domain::job::{Key, Shape};
+    use crate::domain::key::KeyTemplate;
 
     #[test]
     fn an_id_stays_what_it_is_as_triggers_in_databases_have_it() {
@@ -172,6 +250,51 @@ mod tests {
         assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8);
         let column = TouchedTenants::Column("tenant_id".to_owned());
         assert_eq!(ChangeSourceId::of("products", &column).as_str(), "24f02fc823f398ad");
+    }
+
+    /// A job that watches `pets`, whose shared keys are by these templates.
+    fn pets(name: &str, column: Option<&str>, templates: &[&str]) -> (JobName, Arc<Job>) {
+        let key = |text: &&str| Key {
+            template: KeyTemplate::parse(text, "tenant_id").unwrap(),
+            shape: Shape::Object,
+            unique: Some("id".to_owned()),
+        };
+        let job = example(name, templates.iter().map(key).collect());
+        let table = Table { key: column.map(str::to_owned), ..Table::named("pets") };
+        (job.name.clone(), Arc::new(Job { tables: vec![table], ..job }))
+    }
+
+    #[test]
+    fn gone_values_are_the_shared_keys_of_the_jobs_that_name_their_column() {
+        let jobs = Jobs::from([
+            pets("a", Some("id"), &["pet:{id}", "photo:{id}", "pet:{id}:{date}"]),
+            pets("b", Some("pet_id"), &["b:{id}"]),
+            pets("c", None, &["c:{id}"]),
+        ]);
+        let watched = WatchedTables::of(Arc::new(jobs), "tenant_id");
+        let [source] = watched.sources.as_slice() else { panic!("{watched:?}") };
+        assert_eq!(source.jobs.len(), 3, "with a key or without, it is one source");
+        let gone = |column: &str, values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            let gone = GoneValues::from([(column.to_owned(), values)]);
+            watched.gone_keys(source, &gone, IdClass::Text)
+        };
+        assert_eq!(gone("id", &["7", "a b%"]), ["pet:7", "pet:a b%", "photo:7", "photo:a b%"]);
+        assert_eq!(gone("pet_id", &["7"]), ["b:7"]);
+        assert!(gone("chip", &["7"]).is_empty());
+    }
+
+    #[test]
+    fn a_gone_value_removes_no_key_of_another_template() {
+        let (name, job) = pets("all", None, &["pet:{tenant_id}:all"]);
+        let keys = job.keys.iter().map(|key| Key { unique: None, ..key.clone() }).collect();
+        let lists = (name, Arc::new(Job { keys, ..Job::clone(&job) }));
+        let jobs = Jobs::from([lists, pets("pet", Some("id"), &["pet:{id}"])]);
+        let watched = WatchedTables::of(Arc::new(jobs), "tenant_id");
+        let [source] = watched.sources.as_slice() else { panic!("{watched:?}") };
+        let values = ["t1:all", "t1"].map(str::to_owned).to_vec();
+        let gone = GoneValues::from([("id".to_owned(), values)]);
+        assert_eq!(watched.gone_keys(source, &gone, IdClass::Text), ["pet:t1"]);
     }
 
     #[test]

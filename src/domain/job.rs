@@ -198,7 +198,7 @@ impl Job {
 }
 
 /// A table whose changes make a tenant's keys stale, and how to find the tenant of a changed row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// The table's name, with or without its schema.
     pub name: String,
@@ -206,6 +206,16 @@ pub struct Table {
     pub tenant: Option<String>,
     /// A query that returns the ids of the tenants to which a changed row belongs.
     pub sql: Option<String>,
+    /// The column whose value stands in the job's shared keys: those of rows that are gone from their
+    /// tenant are removed at once.
+    pub key: Option<String>,
+}
+
+impl Table {
+    /// A table with nothing but its name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
 }
 
 /// The column of the query that holds a row's date, for keys with `{date}`.
@@ -267,6 +277,30 @@ pub struct Key {
     /// The placeholder that identifies the tenant in place of the tenant's id, because its values are
     /// unique over all tenants: a column of the query, or `tenant.` and a column of the tenant query.
     pub unique: Option<String>,
+}
+
+impl Key {
+    /// The column of the query whose value alone makes the key, where the key is shared.
+    pub fn by_one_value(&self) -> Option<&str> {
+        let unique = self.unique.as_deref()?;
+        self.template.follows_from(unique).then_some(unique)
+    }
+}
+
+/// The positions of the shared keys that values of this column of a table make: where the shared keys
+/// of one value are by several columns of the query, those by the column of the same name.
+pub fn keys_by_values_of<'k>(
+    column: &str,
+    keys: impl Iterator<Item = &'k Key> + Clone,
+) -> Vec<usize> {
+    let by = |key: &'k Key| key.by_one_value();
+    let first = keys.clone().find_map(by);
+    let is_only_one = keys.clone().filter_map(by).all(|other| Some(other) == first);
+    let is_it = |key: &Key| match key.by_one_value() {
+        Some(unique) => is_only_one || unique == column,
+        None => false,
+    };
+    keys.enumerate().filter(|(_, key)| is_it(key)).map(|(index, _)| index).collect()
 }
 
 /// When a key can be computed, and what removes it.
@@ -337,6 +371,32 @@ pub(super) mod tests {
         assert_eq!(JobName::parse("price-list_2").unwrap().as_str(), "price-list_2");
         for bad in ["", "..", "a/b", "a b", "ä", "a:b", &"x".repeat(65)] {
             JobName::parse(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn values_of_a_column_make_the_shared_keys_that_follow_from_them() {
+        let key = |text: &str, unique: Option<&str>| Key {
+            template: KeyTemplate::parse(text, "tenant_id").unwrap(),
+            shape: Shape::Object,
+            unique: unique.map(str::to_owned),
+        };
+        let list = key("pets:{tenant_id}", None);
+        let dated = key("pet:{id}:{date}", Some("id"));
+        let (pet, photo) = (key("pet:{id}", Some("id")), key("photo:{id}", Some("id")));
+        let chip = key("chip:{chip}", Some("chip"));
+        let slug = key("site:{tenant.slug}:{page}", Some("tenant.slug"));
+        let cases: [(&[&Key], &str, &[usize]); 7] = [
+            (&[&list], "id", &[]),
+            (&[&dated, &slug], "id", &[]),
+            (&[&list, &pet, &photo, &dated], "id", &[1, 2]),
+            (&[&pet], "pet_id", &[0]),
+            (&[&pet, &chip], "id", &[0]),
+            (&[&pet, &chip], "chip", &[1]),
+            (&[&pet, &chip], "pet_id", &[]),
+        ];
+        for (keys, column, expected) in cases {
+            assert_eq!(keys_by_values_of(column, keys.iter().copied()), expected, "{column}");
         }
     }
 

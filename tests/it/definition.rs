@@ -277,6 +277,35 @@ fn dates_tables_and_columns_are_checked() {
 }
 
 #[test]
+fn hazard_07_a_tables_key_is_a_value_that_shared_keys_follow_from() {
+    let keys = |table: &str, keys: &[(&str, &str)]| {
+        let list = |(key, unique): &(&str, &str)| {
+            format!("[[keys]]\nkey = \"{key}\"\nunique = \"{unique}\"\n")
+        };
+        let tables = format!("tables = [{{ name = \"pets\", {table} }}]");
+        with(&tables) + &keys.iter().map(list).collect::<String>()
+    };
+    insta::assert_snapshot!(shown([
+        with("tables = [{ name = \"pets\", key = \"id\" }]"),
+        keys("key = \"id\"", &[("pet:{id}:{category}", "id")]),
+        keys("key = \"id\"", &[("site:{tenant.slug}:{id}", "tenant.slug")]),
+        keys("key = \"number\"", &[("pet:{id}", "id"), ("pet-name:{name}", "name")]),
+        keys("key = \" \"", &[("pet:{id}", "id")]),
+        keys("keys = \"id\"", &[("pet:{id}", "id")]),
+    ]));
+    for (column, keys_of_job) in [
+        ("id", &[("pet:{id}", "id")][..]),
+        ("number", &[("pet:{id}", "id")]),
+        ("id", &[("pet:{id}", "id"), ("pet-name:{name}", "name"), ("x:{id}:{name}", "id")]),
+    ] {
+        let text = keys(&format!("key = \"{column}\""), keys_of_job);
+        let files = check(&[("a.toml", &text)]).unwrap_or_else(|problems| panic!("{problems}"));
+        let job = files.jobs().values().next().unwrap();
+        assert_eq!(job.tables[0].key.as_deref(), Some(column));
+    }
+}
+
+#[test]
 fn two_jobs_that_can_write_one_key_are_refused() {
     let other = GOOD.replace("products:{tenant_id}:all", "products:{tenant_id}:{category}");
     let problems = check(&[("products.toml", GOOD), ("categories.toml", &other)]).unwrap_err();

@@ -160,6 +160,28 @@ impl KeyTemplate {
         Some(key)
     }
 
+    /// Whether its keys follow from the value of this column of the query alone.
+    pub fn follows_from(&self, column: &str) -> bool {
+        let is_it =
+            |other: &Placeholder| matches!(other, Placeholder::Column(name) if name == column);
+        !self.is_static() && self.placeholders().all(is_it)
+    }
+
+    /// The key with this value in the place of each column, where nothing else fills a place.
+    pub fn fill_columns(&self, value: &str) -> Option<String> {
+        let mut key = String::with_capacity(self.text.len() + value.len());
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => key.push_str(text),
+                Part::Placeholder(Placeholder::Column(_)) => key.push_str(value),
+                Part::Placeholder(
+                    Placeholder::Tenant | Placeholder::Date | Placeholder::TenantColumn(_),
+                ) => return None,
+            }
+        }
+        Some(key)
+    }
+
     /// Whether the template makes static keys: preheat can compute them before the query.
     pub fn is_static(&self) -> bool {
         self.columns().next().is_none()
@@ -304,6 +326,23 @@ mod tests {
         assert_eq!(fill("{tenant.region}"), None, "NULL makes no key");
         assert_eq!(fill("{tenant_id}:{kind}"), None, "only the rows know");
         assert_eq!(template("menu").fill(None, None).as_deref(), Some("menu"));
+    }
+
+    #[test]
+    fn a_key_that_follows_from_one_value_is_filled_with_it() {
+        for (text, follows) in [
+            ("pet:{id}", true),
+            ("{id}:pet:{id}", true),
+            ("pet:{id}:{kind}", false),
+            ("pet:{id}:{date}", false),
+            ("pet:{tenant.slug}:{id}", false),
+            ("pet:{tenant_id}:{id}", false),
+            ("pets", false),
+        ] {
+            assert_eq!(template(text).follows_from("id"), follows, "{text}");
+        }
+        assert_eq!(template("{id}:p{{:{id}").fill_columns("7:a").as_deref(), Some("7:a:p{:7:a"));
+        assert_eq!(template("pet:{id}:{date}").fill_columns("7"), None);
     }
 
     #[test]

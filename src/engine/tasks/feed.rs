@@ -1,7 +1,8 @@
 //! The change feed: what changes in the database is warmed again at once.
 //!
 //! A change that is heard of first moves the fences of whose data it is, so that nobody who read
-//! before it has the last word; then the engine warms it again. While nobody listened anything may
+//! before it has the last word. Then the shared keys that it took from a tenant are removed, and then
+//! the engine warms the tenants again. While nobody listened anything may
 //! have changed: each time that the feed is connected, all fences are moved, and every job with
 //! tables runs once.
 
@@ -14,16 +15,16 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::change::{
-    Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, change_sources,
+    Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, WatchedTables,
 };
 use crate::domain::fence::{FLEET, fence_key, start_number};
-use crate::domain::job::{JobName, Jobs};
+use crate::domain::job::JobName;
 use crate::domain::retry::backoff;
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Ports;
 use crate::engine::ports::{Feed, FeedError, FeedSource};
 use crate::engine::run::Runner;
-use crate::engine::run::retry::Refusal;
+use crate::engine::run::retry::{Refusal, Remedy};
 use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
 
@@ -32,8 +33,10 @@ use crate::observe::event;
 const COALESCE: Duration = Duration::from_millis(5);
 /// Tenants whose changes wait together, for one job or for their fences; more are all tenants.
 const MAX_GATHERED: usize = 10_000;
-/// Fences that are moved with one pipeline.
-const FENCES_AT_ONCE: usize = 1_000;
+/// Shared keys that wait together to be removed; more are left to their TTL.
+const MAX_GONE: usize = 10_000;
+/// Fences that are moved with one pipeline, or keys that are removed with one.
+const AT_ONCE: usize = 1_000;
 /// No wait before another try is longer: a change may be waiting for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long the first try may take.
@@ -99,7 +102,7 @@ impl Feeder {
     }
 
     async fn listen_for_ever(&self, Begun(mut begun): Begun) {
-        let mut watched = Watched::default();
+        let mut watched = WatchedNow::default();
         let (mut tries, mut is_told) = (0, false);
         loop {
             let (feed, moved_at) = match std::mem::replace(&mut begun, Beginning::Nothing) {
@@ -143,7 +146,7 @@ impl Feeder {
         &self,
         mut feed: Box<dyn Feed>,
         moved_at: Option<Duration>,
-        watched: &mut Watched,
+        watched: &mut WatchedNow,
     ) -> FeedError {
         let Ports { clock, metrics, .. } = &self.runner.ports;
         let mut gathered = Gathered::default();
@@ -167,24 +170,26 @@ impl Feeder {
                         gathered.heard_at = clock.monotonic();
                         together = clock.sleep(COALESCE);
                     }
-                    watched.refresh(self.runner.jobs.get(), &self.tenant_column);
+                    watched.refresh(&self.runner, &self.tenant_column);
                     for change in changes {
-                        match watched.find(&change) {
-                            Some(source) => gathered.add(source, change.tenants),
-                            None => self.add_unknown(change, watched, &mut gathered),
-                        }
+                        self.gather(change, watched, &mut gathered);
                     }
                 }
             }
         }
     }
 
-    /// A change from a trigger that is not, or not any more, what a job has. Moving a fence harms
-    /// nobody.
-    fn add_unknown(&self, change: Change, watched: &mut Watched, gathered: &mut Gathered) {
-        let Change { source, tenants } = change;
-        if watched.is_news(&source) {
-            event::ChangeUnknown { source: source.as_str() }.emit(&self.runner.metrics);
+    fn gather(&self, change: Change, watched: &mut WatchedNow, gathered: &mut Gathered) {
+        let Change { source: id, tenants, gone } = change;
+        if let Some(source) = watched.tables.find(&id) {
+            let ids = self.runner.source.id_class();
+            gathered.remove(watched.tables.gone_keys(source, &gone, ids));
+            gathered.add(source, tenants);
+            return;
+        }
+        // From a trigger that is not, or not any more, what a job has. Moving a fence harms nobody.
+        if watched.is_news(&id) {
+            event::ChangeUnknown { source: id.as_str() }.emit(&self.runner.metrics);
         }
         gathered.move_fences_of(tenants.into_iter().flatten().map(TenantId::new));
     }
@@ -201,8 +206,9 @@ impl Feeder {
     }
 
     async fn hand_on(&self, gathered: Gathered) {
-        let Gathered { heard_at, fences, jobs } = gathered;
+        let Gathered { heard_at, fences, gone, jobs } = gathered;
         self.move_fences(&fences).await;
+        self.remove(gone.into_iter().collect()).await;
         self.handle.changed(Changed::Jobs { jobs, heard_at }).await;
     }
 
@@ -218,6 +224,51 @@ impl Feeder {
         }
     }
 
+    /// Removes shared keys that are gone, however long the cache is away. What it refuses to remove is left
+    /// to its TTL: it would refuse the next time too, and the changes would wait for ever.
+    async fn remove(&self, mut keys: Vec<String>) {
+        let mut tries = 0;
+        while let Err(refusal) = self.try_to_remove(&mut keys).await {
+            let for_good = match refusal.remedy {
+                Remedy::Wait(_) | Remedy::AwaitLock | Remedy::StandBy(_) => false,
+                Remedy::Split | Remedy::Fail | Remedy::GiveUp => true,
+            };
+            let (keys, message) = (keys.len(), refusal.message.as_str());
+            if for_good {
+                event::GoneKeysLeft { keys, message }.emit(&self.runner.metrics);
+                return;
+            }
+            if tries == 0 {
+                event::GoneKeysWait { keys, message }.emit(&self.runner.metrics);
+            }
+            self.wait(tries).await;
+            tries = tries.saturating_add(1);
+        }
+    }
+
+    /// Leaves those in `keys` that could not be removed; answers why the last one could not.
+    async fn try_to_remove(&self, keys: &mut Vec<String>) -> Result<(), Refusal> {
+        let (mut left, mut refusal) = (Vec::new(), Ok(()));
+        for some in keys.chunks(AT_ONCE) {
+            let results = match self.runner.cache.remove(some).await {
+                Ok(results) => results,
+                Err(error) => {
+                    left.extend_from_slice(some);
+                    refusal = Err(error.into());
+                    continue;
+                }
+            };
+            for (key, result) in some.iter().zip(results) {
+                if let Err(error) = result {
+                    left.push(key.clone());
+                    refusal = Err(error.into());
+                }
+            }
+        }
+        *keys = left;
+        refusal
+    }
+
     async fn try_to_move(&self, fences: &Fences) -> Result<(), Refusal> {
         let keys = match fences {
             Fences::All => self.all_fences().await?,
@@ -227,7 +278,7 @@ impl Feeder {
             }
         };
         let runner = &self.runner;
-        for some in keys.chunks(FENCES_AT_ONCE) {
+        for some in keys.chunks(AT_ONCE) {
             runner.ledger.move_fences(some, start_number(runner.clock.random())).await?;
         }
         Ok(())
@@ -255,24 +306,19 @@ async fn whole(future: &mut Option<BoxFuture<'_, ()>>) {
 
 /// The tables that the jobs watch now.
 #[derive(Default)]
-struct Watched {
-    jobs: Arc<Jobs>,
-    sources: Vec<ChangeSource>,
+struct WatchedNow {
+    tables: WatchedTables,
     /// What was told of that no job has.
     unknown: HashSet<ChangeSourceId>,
 }
 
-impl Watched {
-    fn refresh(&mut self, jobs: Arc<Jobs>, tenant_column: &str) {
-        if !Arc::ptr_eq(&self.jobs, &jobs) {
-            self.sources = change_sources(&jobs, tenant_column);
+impl WatchedNow {
+    fn refresh(&mut self, runner: &Runner, tenant_column: &str) {
+        let jobs = runner.jobs.get();
+        if !self.tables.are_of(&jobs) {
+            self.tables = WatchedTables::of(jobs, tenant_column);
             self.unknown.clear();
-            self.jobs = jobs;
         }
-    }
-
-    fn find(&self, change: &Change) -> Option<&ChangeSource> {
-        self.sources.iter().find(|source| source.id == change.source)
     }
 
     fn is_news(&mut self, unknown: &ChangeSourceId) -> bool {
@@ -286,6 +332,8 @@ struct Gathered {
     /// When the first of them was heard of.
     heard_at: Duration,
     fences: Fences,
+    /// Shared keys to remove.
+    gone: BTreeSet<String>,
     jobs: BTreeMap<JobName, Touched>,
 }
 
@@ -308,11 +356,21 @@ impl Default for Fences {
 
 impl Gathered {
     fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.fences == Fences::default()
+        let Self { heard_at: _, fences, gone, jobs } = self;
+        jobs.is_empty() && gone.is_empty() && *fences == Fences::default()
+    }
+
+    /// Shared keys that are gone from a tenant.
+    fn remove(&mut self, gone: Vec<String>) {
+        let room = MAX_GONE.saturating_sub(self.gone.len());
+        self.gone.extend(gone.into_iter().take(room));
     }
 
     /// A change of one of the tables that jobs watch.
     fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>) {
+        if tenants.as_ref().is_some_and(Vec::is_empty) {
+            return;
+        }
         let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect::<BTreeSet<_>>());
         let touched = match (&source.tenants, tenants) {
             (TouchedTenants::Fleet, _) => {
@@ -374,7 +432,8 @@ mod tests {
 
     fn source(tenants: TouchedTenants) -> ChangeSource {
         let jobs = ["a", "b"].map(|name| JobName::parse(name).unwrap()).to_vec();
-        ChangeSource { id: ChangeSourceId::new("x"), table: "t".to_owned(), tenants, jobs }
+        let (id, table, keys) = (ChangeSourceId::new("x"), "t".to_owned(), BTreeMap::new());
+        ChangeSource { id, table, tenants, jobs, keys }
     }
 
     fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
@@ -403,6 +462,18 @@ mod tests {
         gathered.add(&source(TouchedTenants::Fleet), None);
         assert_eq!(gathered.fences, Fences::Some { fleet: true, tenants: BTreeSet::new() });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
+    }
+
+    #[test]
+    fn keys_that_are_gone_are_gathered_up_to_a_bound() {
+        let mut gathered = Gathered::default();
+        gathered.add(&source(TouchedTenants::Column("tenant_id".to_owned())), Some(Vec::new()));
+        assert!(gathered.is_empty(), "it is a change of nobody");
+        gathered.remove(ids(0..3));
+        assert!(!gathered.is_empty());
+        gathered.remove(ids(0..MAX_GONE + 7));
+        assert_eq!(gathered.gone.len(), MAX_GONE);
+        assert_eq!(gathered.fences, Fences::default());
     }
 
     #[test]

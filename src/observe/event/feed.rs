@@ -105,6 +105,18 @@ event! {
 }
 
 event! {
+    /// Shared keys whose rows are gone could not be removed yet; emitted once for the changes that wait.
+    GoneKeysWait<'a> { keys: usize, message: &'a str }
+    log warn!(keys, "changes wait, as shared keys could not be removed: {message}");
+}
+
+event! {
+    /// The cache refused to remove shared keys whose rows are gone.
+    GoneKeysLeft<'a> { keys: usize, message: &'a str }
+    log warn!(keys, "shared keys whose rows are gone are left to their TTL: {message}");
+}
+
+event! {
     /// A run has written the data of changes to the cache.
     ChangesSettled<'a> {
         job: &'a JobName,

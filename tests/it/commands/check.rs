@@ -399,6 +399,25 @@ async fn tables_that_cannot_be_watched_are_problems_of_their_job() {
 }
 
 #[tokio::test]
+async fn a_column_that_stands_in_shared_keys_and_is_not_there_is_a_problem_of_its_job() {
+    let servers = servers().await;
+    let job = "schedule = \"every 15m\"\nttl = \"1h\"\ntables = [{ name = \"pets\", key = \"chip\" }]\n\
+               [query]\nsql = \"select tenant_id, id, name from pets where tenant_id = any($1)\"\n\
+               [[keys]]\nkey = \"pet:{id}\"\nshape = \"object\"\nunique = \"id\"\n";
+    let check = |job: &str| servers.preheat(["check"]).job("pets", job).run();
+    insta::assert_snapshot!(check(job).await.expect_code(2).stderr, @r#"
+    error: the table `pets` has no column `chip`
+     --> jobs/pets.toml:3:10
+      |
+    3 | tables = [{ name = "pets", key = "chip" }]
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = hint: say which column's value stands in the shared key: `{ name = "pets", key = "…" }`
+    "#);
+    check(&job.replace("chip", "id")).await.expect_code(0);
+}
+
+#[tokio::test]
 async fn jobs_and_relations_that_no_change_feed_watches_are_named_quietly() {
     let servers = servers().await;
     let sql = "create materialized view totals as \

@@ -68,7 +68,7 @@ pub(super) fn sources_of(jobs: impl IntoIterator<Item = Job>) -> Vec<ChangeSourc
 }
 
 pub(super) fn plain(name: &str) -> Table {
-    Table { name: name.to_owned(), tenant: None, sql: None }
+    Table::named(name)
 }
 
 pub(super) fn by_column(name: &str, column: &str) -> Table {
@@ -311,7 +311,7 @@ async fn tables_have_names_of_any_kind() {
              insert into \"$preheat$\" values (2)",
         )
         .await;
-    let change = |source, ids: &[&str]| Change { source, tenants: of(ids) };
+    let change = |source, ids: &[&str]| Change::new(source, of(ids));
     assert_eq!(told, [change(items, &["1"]), change(dollars, &["2"])]);
     let again = install(&watch.database, &watch.sources, TENANTS).await.unwrap();
     assert!(again.0.iter().all(|source| source.done == Done::AsItWas), "{again:?}");
@@ -828,8 +828,7 @@ async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost() {
             watch.server.execute(&sql),
             timeout(Duration::from_micros(round * 150), watch.feed.next())
         );
-        let expected =
-            Change { source: watch.sources[0].id.clone(), tenants: of(&[&round.to_string()]) };
+        let expected = Change::new(watch.sources[0].id.clone(), of(&[&round.to_string()]));
         match given_up {
             Ok(heard) => assert_eq!(heard.unwrap(), [expected]),
             Err(_elapsed) => assert_eq!(watch.feed.next().await.unwrap(), [expected]),
@@ -840,18 +839,15 @@ async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost() {
 #[tokio::test]
 async fn what_cannot_be_understood_is_a_change_of_everything() {
     let mut watch = Watch::new(TABLES, &[plain("items"), by_column("items", "n")]).await;
-    let all: Vec<_> = watch
-        .sources
-        .iter()
-        .map(|source| Change { source: source.id.clone(), tenants: None })
-        .collect();
+    let all: Vec<_> =
+        watch.sources.iter().map(|source| Change::new(source.id.clone(), None)).collect();
     for payload in ["", "products", "{}", "[7]"] {
         let told = watch.tells(&format!("select pg_notify('preheat_changes', '{payload}')")).await;
         assert_eq!(told, all, "{payload}");
     }
     let told =
         watch.tells(r#"select pg_notify('preheat_changes', '{"source":"x","tenants":7}')"#).await;
-    assert_eq!(told, [Change { source: ChangeSourceId::new("x"), tenants: None }]);
+    assert_eq!(told, [Change::new(ChangeSourceId::new("x"), None)]);
 }
 
 #[tokio::test]
@@ -872,7 +868,7 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let mut feed = direct.connect().await.unwrap();
     server.execute("insert into items values (1, 7)").await;
     let told = feed.next().await.unwrap();
-    assert_eq!(told, [Change { source: sources[0].id.clone(), tenants: of(&["7"]) }]);
+    assert_eq!(told, [Change::new(sources[0].id.clone(), of(&["7"]))]);
 
     // A session is not to be had here, and there nothing would be heard.
     let error = source(&database, None).connect().await.err().unwrap();

@@ -178,7 +178,7 @@ async fn reads(source: &PostgresSource, job: &Job) -> Vec<String> {
 }
 
 fn watching(job: Job, tables: &[&str]) -> Job {
-    let table = |name: &&str| Table { name: (*name).to_owned(), tenant: None, sql: None };
+    let table = |name: &&str| Table::named(*name);
     Job { tables: tables.iter().map(table).collect(), ..job }
 }
 

@@ -101,8 +101,7 @@ async fn who_listens_hears_of_sources_whose_changes_may_have_been_missed() {
             heard.extend(timeout(LONG, watch.feed.next()).await.unwrap().unwrap());
         }
         heard.sort_by(|one, other| one.source.cmp(&other.source));
-        let mut expected: Vec<_> =
-            all.iter().map(|id| Change { source: id.clone(), tenants: None }).collect();
+        let mut expected: Vec<_> = all.iter().map(|id| Change::new(id.clone(), None)).collect();
         expected.sort_by(|one, other| one.source.cmp(&other.source));
         assert_eq!(heard, expected);
     }
@@ -134,5 +133,5 @@ async fn a_listener_outlives_the_timeout_of_idle_sessions() {
     .await;
     server.execute("insert into items values (1, 7)").await;
     let heard = timeout(LONG, feed.next()).await.unwrap().unwrap();
-    assert_eq!(heard, [Change { source: watched[0].id.clone(), tenants: of(&["7"]) }]);
+    assert_eq!(heard, [Change::new(watched[0].id.clone(), of(&["7"]))]);
 }

@@ -5,6 +5,7 @@ mod certificates;
 mod changes;
 mod check;
 mod clock;
+mod gone;
 mod history;
 mod ledger;
 mod missed;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use preheat::domain::change::{Change, ChangeSource, TouchedTenants, change_sources};
+use preheat::domain::change::{Change, ChangeSource, GoneValues, TouchedTenants, change_sources};
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
 use preheat::domain::report::FailureKind;
@@ -35,7 +35,7 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// A table that jobs watch, by its name and with nothing else said.
 fn table(name: &str) -> Table {
-    Table { name: name.to_owned(), tenant: None, sql: None }
+    Table::named(name)
 }
 
 /// A job that watches the table of its own name, and whose schedule does not matter.
@@ -148,7 +148,18 @@ impl Fed {
 
     fn tell_all(&self, table: &str, tenants: Option<Vec<String>>) {
         let source = source_of(&self.runner.jobs.get(), table).id;
-        self.notifier.say(Ok(vec![Change { source, tenants }]));
+        self.notifier.say(Ok(vec![Change::new(source, tenants)]));
+    }
+
+    /// Says that these values of a table's column are gone from shared keys of these tenants.
+    pub(super) fn tell_gone(&self, table: &str, tenants: &[&str], column: &str, values: &[&str]) {
+        let source = source_of(&self.runner.jobs.get(), table).id;
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let gone = GoneValues::from([(column.to_owned(), texts(values))]);
+        let first = Change::new(source.clone(), Some(texts(tenants)));
+        self.notifier
+            .say(Ok(vec![first, Change { gone, ..Change::new(source, Some(Vec::new())) }]));
     }
 
     /// Commits: the rows of a job from now on.
@@ -378,7 +389,7 @@ async fn hazard_03_an_application_that_knows_no_fences_is_helped_by_the_feed() {
                 source.set_rows(&JobName::parse("list").unwrap(), rows);
                 cache.evict("list:t0");
                 let tenants = Some(vec!["t0".to_owned()]);
-                notifier.say(Ok(vec![Change { source: told, tenants }]));
+                notifier.say(Ok(vec![Change::new(told, tenants)]));
                 clock.sleep(SECOND).await;
             }
             Ok(())
@@ -691,7 +702,7 @@ async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing
     let (fence, reads) = (world.fence(&fence_key("t0")).await, world.reads().len());
     let source = preheat::domain::change::ChangeSourceId::new("of another time");
     let tenants = Some(vec!["t0".to_owned()]);
-    world.notifier.say(Ok(vec![Change { source, tenants }]));
+    world.notifier.say(Ok(vec![Change::new(source, tenants)]));
     world.rests().await;
     assert_ne!(world.fence(&fence_key("t0")).await, fence);
     assert_eq!(world.reads().len(), reads);

@@ -3,6 +3,7 @@
 
 mod changes;
 mod coverage;
+mod gone;
 mod keys;
 pub(crate) mod ledger;
 mod load;

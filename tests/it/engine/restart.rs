@@ -129,7 +129,7 @@ const ONCE_MORE: [(Trigger, Outcome); 2] =
 
 #[tokio::test]
 async fn a_restart_between_runs_has_every_enabled_job_run_once() {
-    let table = Table { name: "t".to_owned(), tenant: None, sql: None };
+    let table = Table::named("t");
     let jobs = [
         daily("list"),
         Job { tables: vec![table], ..daily("with_tables") },

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::proxy::Mode;
 use crate::support::shop::{Shop, items, items_by};
-use crate::support::{LONG, Running, eventually, preheat};
+use crate::support::{LONG, Proxy, Running, eventually, postgres, preheat};
 
 /// No schedule of these tests is due within one.
 fn watching() -> String {
@@ -206,5 +207,129 @@ async fn neither_the_jobs_nor_the_feed_wait_for_a_table_that_a_migration_has_loc
     })
     .await;
     drop(holder);
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
+
+/// Pets, whose keys have no tenant in them.
+const PETS: &str = "schedule = \"every 1h\"\nttl = \"3h\"\ntimeout = \"1m\"\non_start = false\n\
+    tables = [{ name = \"pets\", key = \"number\" }]\n[query]\nsql = \"select tenant_id, number as id, name \
+    from pets where tenant_id = any($1)\"\n[[keys]]\nkey = \"pet:{id}\"\nshape = \"object\"\nunique = \"id\"\n";
+
+#[tokio::test]
+async fn hazard_07_a_pet_that_is_deleted_or_moved_leaves_no_key() {
+    let shop = Shop::open(3).await;
+    shop.execute(
+        "update tenants set status = 'suspended' where id = 3; \
+         create table pets (number text primary key, tenant_id int, name text); \
+         insert into pets select n, 1, 'pet ' || n from generate_series(1, 9) n; \
+         insert into pets values ('a b:{%41}', 1, 'odd')",
+    )
+    .await;
+    let install = preheat(["changes", "install"]).database(shop.url()).job("pets", PETS);
+    let installed = install.run().await.expect_code(0).stdout;
+    assert!(installed.contains("tenants by `tenant_id`, keys by `number`"), "{installed}");
+    let worker = shop.serve().job("pets", PETS).start();
+    listens(&worker).await;
+    let becomes = async |key: &str, is_so: &dyn Fn(Option<&str>) -> bool| {
+        eventually(&format!("`{key}` is as it should be"), LONG, async || {
+            is_so(shop.value(key).await.as_deref())
+        })
+        .await;
+    };
+    becomes("pet:9", &|value| value.is_some()).await;
+    becomes("pet:a b:{%41}", &|value| value.is_some()).await;
+
+    shop.execute("delete from pets where number = '1'").await;
+    becomes("pet:1", &|value| value.is_none()).await;
+    shop.execute("delete from pets where number like 'a%'").await;
+    becomes("pet:a b:{%41}", &|value| value.is_none()).await;
+    // The other tenant is not active, so that nobody writes the key.
+    shop.execute("update pets set tenant_id = 3 where number = '2'").await;
+    becomes("pet:2", &|value| value.is_none()).await;
+    shop.execute("update pets set tenant_id = 2, name = 'moved' where number = '3'").await;
+    becomes("pet:3", &|value| value.is_some_and(|value| value.contains("moved"))).await;
+    shop.execute("update pets set number = '40' where number = '4'").await;
+    becomes("pet:4", &|value| value.is_none()).await;
+    becomes("pet:40", &|value| value.is_some()).await;
+    shop.execute("begin; delete from pets where number = '5'; insert into pets values ('5', 1, 'again'); commit")
+        .await;
+    becomes("pet:5", &|value| value.is_some_and(|value| value.contains("again"))).await;
+    for kept in ["pet:3", "pet:5", "pet:6", "pet:9", "pet:40"] {
+        assert!(shop.value(kept).await.is_some(), "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn triggers_of_before_keys_are_said_to_name_none() {
+    let shop = Shop::open(2).await;
+    shop.execute("create table pets (number int, tenant_id int, name text)").await;
+    let before = PETS.replace(", key = \"number\"", "");
+    let install = preheat(["changes", "install"]).database(shop.url());
+    install.job("pets", &before).run().await.expect_code(0);
+    let strict = shop.serve().env("PREHEAT_CHANGES__ENABLED", "true").job("pets", PETS);
+    let mut worker = strict.start();
+    listens(&worker).await;
+    worker.says("does not hear of shared keys that are gone from `pets`").await;
+}
+
+/// A job that reads a table which nobody watches.
+fn prices() -> String {
+    let query = "select tenant_id, 1 as price from prices where tenant_id = any($1)";
+    items_by("on_start = true", query).replace("items:", "prices:")
+}
+
+/// Waits until a job's keys are there; the worker is healthy all the time.
+async fn works_meanwhile(shop: &Shop, worker: &Running) {
+    eventually("the other job's keys are there", LONG, async || {
+        worker.answers("/healthz", 200).await;
+        assert_eq!(worker.get("/healthz").await.status, 200);
+        shop.value("prices:1").await.is_some()
+    })
+    .await;
+}
+
+/// A shop with triggers, and the worker that has to listen to them.
+async fn strict() -> (Shop, crate::support::program::Preheat) {
+    let shop = Shop::open(3).await;
+    shop.execute("create table prices (tenant_id int)").await;
+    install(&shop).await;
+    let worker = shop.serve().env("PREHEAT_CHANGES__ENABLED", "true");
+    let worker = worker.env("PREHEAT_HISTORY__ENABLED", "false");
+    let worker = worker.job("items", &watching()).job("prices", &prices());
+    (shop, worker)
+}
+
+#[tokio::test]
+async fn a_worker_that_has_to_listen_works_while_a_migration_holds_locks_and_listens_afterwards() {
+    for locks in ["lock table items in access exclusive mode", "lock table pg_catalog.pg_trigger"] {
+        let (shop, worker) = strict().await;
+        let mut holder = shop.connect().await;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; {locks}")))
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        let worker = worker.start();
+        works_meanwhile(&shop, &worker).await;
+        drop(holder);
+        listens(&worker).await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        shop.change().await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_has_to_listen_works_while_the_way_to_listen_stalls() {
+    let (shop, worker) = strict().await;
+    let proxy = Proxy::postgres(postgres()).await;
+    proxy.set(Mode::Stall);
+    let mut worker = worker.env("PREHEAT_CHANGES__URL", &shop.url_through(&proxy)).start();
+    works_meanwhile(&shop, &worker).await;
+    worker.says("keep the cache fresh: could not connect to database").await;
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    proxy.set(Mode::Pass);
+    proxy.cut();
+    listens(&worker).await;
+    shop.change().await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use crate::domain::change::{Change, ChangeSourceId};
+use crate::domain::change::{Change, ChangeSourceId, GoneValues};
 use crate::engine::ports::{Feed, FeedError, FeedSource, SourceError};
 
 use super::super::{
@@ -301,7 +301,7 @@ impl PostgresFeed {
         loop {
             let unread = std::mem::take(&mut self.unread);
             let missed = self.ears.missed.take().into_iter();
-            let missed = missed.map(|source| Change { source, tenants: None });
+            let missed = missed.map(|source| Change::new(source, None));
             let heard = unread.iter().flat_map(|payload| self.changes(payload));
             let changes: Vec<_> = heard.chain(missed).collect();
             if !changes.is_empty() {
@@ -362,7 +362,7 @@ impl PostgresFeed {
     fn changes(&self, payload: &str) -> Vec<Change> {
         let Some(payload) = Payload::read(payload) else {
             let watched = self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            return watched.iter().map(|id| Change { source: id.clone(), tenants: None }).collect();
+            return watched.iter().map(|id| Change::new(id.clone(), None)).collect();
         };
         let source = ChangeSourceId::new(payload.source);
         if payload.installed == Some(true) {
@@ -372,7 +372,7 @@ impl PostgresFeed {
         if let Some(code) = &payload.error {
             (self.ears.trouble)(&source, code);
         }
-        vec![Change { source, tenants: payload.tenants }]
+        vec![Change { source, tenants: payload.tenants, gone: payload.gone }]
     }
 }
 
@@ -387,6 +387,8 @@ impl Feed for PostgresFeed {
 struct Payload {
     source: String,
     tenants: Option<Vec<String>>,
+    #[serde(default)]
+    gone: GoneValues,
     /// The SQLSTATE of what went wrong while tenants were looked for.
     error: Option<String>,
     /// Nothing was written: the triggers are new or mended.
@@ -402,7 +404,8 @@ impl Payload {
         }
         serde_json::from_str(text).ok().or_else(|| {
             let Source { source } = serde_json::from_str(text).ok()?;
-            Some(Self { source, tenants: None, error: None, installed: None })
+            let gone = GoneValues::new();
+            Some(Self { source, tenants: None, gone, error: None, installed: None })
         })
     }
 }
@@ -428,6 +431,12 @@ mod tests {
             Some((text("a"), None, Some(text("42501"))))
         );
         assert_eq!(read(r#"{"source":"a","tenants":[1]}"#), Some((text("a"), None, None)));
+        let of_keys = r#"{"source":"a","tenants":[],"gone":{"i\"d":["7","\u00e4"]}}"#;
+        assert_eq!(read(of_keys), Some((text("a"), of(&[]), None)));
+        let gone = Payload::read(of_keys).unwrap().gone;
+        assert_eq!(gone, GoneValues::from([(text("i\"d"), of(&["7", "ä"]).unwrap())]));
+        let unknown = r#"{"source":"a","tenants":[],"gone":7}"#;
+        assert_eq!(read(unknown), Some((text("a"), None, None)));
         assert_eq!(read(r#"{"source":"a","rows":7}"#), Some((text("a"), None, None)));
         for nothing in ["", "a", "7", "[]", "{}", r#"{"source":7}"#] {
             assert_eq!(read(nothing), None, "{nothing}");

@@ -22,7 +22,7 @@ pub struct Looked {
     pub versions: Versions,
 }
 
-/// What of the triggers is there, each table in one of the lists.
+/// What of the triggers is there, each table in one of the first three lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Every change is told.
@@ -31,6 +31,8 @@ pub struct Standing {
     pub partly: Vec<String>,
     /// No change is told, or not in every way that jobs need.
     pub lacking: Vec<String>,
+    /// Of the first two lists, those whose triggers do not name the shared keys that are gone.
+    pub without_keys: Vec<String>,
 }
 
 /// Which relations and triggers each source has, so that two looks can be compared.
@@ -115,7 +117,12 @@ fn standing(found: &[Triggers<'_>]) -> Standing {
         } else {
             &mut standing.whole
         };
-        list.extend(ways.first().map(|triggers| triggers.source.table.clone()));
+        let Some(table) = ways.first().map(|triggers| &triggers.source.table) else { continue };
+        list.push(table.clone());
+        let is_heard = ways.iter().all(Triggers::is_installed);
+        if is_heard && !ways.iter().all(|triggers| triggers.names_keys) {
+            standing.without_keys.push(table.clone());
+        }
     }
     standing
 }

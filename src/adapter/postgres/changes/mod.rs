@@ -86,6 +86,8 @@ pub struct Installed {
     pub table: String,
     /// How the tenants of its rows are found.
     pub tenants: TouchedTenants,
+    /// The columns that stand in shared keys.
+    pub keys: Vec<String>,
     /// On how many relations there are triggers: the table, and its partitions or children.
     pub relations: usize,
     /// Whose rights its function has.
@@ -248,7 +250,7 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
         statements.push("create schema preheat".to_owned());
     }
     for surveyed in &survey.sources {
-        let Triggers { source, relations } = &surveyed.triggers;
+        let Triggers { source, relations, .. } = &surveyed.triggers;
         match surveyed.function {
             FunctionState::Missing | FunctionState::Different => {
                 statements.push(sql::create_function(source, surveyed.security));
@@ -288,11 +290,12 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
 }
 
 fn installed(surveyed: &Surveyed<'_>) -> Installed {
-    let Triggers { source, relations } = &surveyed.triggers;
+    let Triggers { source, relations, .. } = &surveyed.triggers;
     let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
         table,
         tenants,
+        keys: source.keys.keys().cloned().collect(),
         relations: relations.len(),
         security: surveyed.security,
         unwatched: surveyed.unwatched.clone(),

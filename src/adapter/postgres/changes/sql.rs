@@ -20,6 +20,15 @@ pub(super) const CHANNEL: &str = "preheat_changes";
 /// rest of the payload needs less than a hundred.
 const PIECE_BYTES: usize = 7900;
 
+/// The most shared keys that one statement names as gone; the rest is left to its TTL.
+const MOST_GONE: usize = 1_000;
+
+/// The bytes of key values in one notification, besides those of the first one.
+const GONE_PIECE_BYTES: usize = 6_000;
+
+/// A key value with more bytes as JSON is not named: its key is left to its TTL.
+const LONGEST_GONE: usize = 1_000;
+
 /// What the names of our functions match, for finding them again whatever the jobs are now.
 pub(super) const FUNCTIONS: &str = "^changed_[0-9a-f]{16}$";
 
@@ -124,6 +133,16 @@ pub(super) fn probe(source: &ChangeSource) -> Option<String> {
     ))
 }
 
+/// Queries without a row that fail where a column that stands in shared keys is not there; each with the
+/// column's name.
+pub(super) fn key_probes(source: &ChangeSource) -> impl Iterator<Item = (&str, String)> {
+    let table = table(&source.table);
+    let probe = move |column: &str| {
+        format!("select changed.{} from {table} as changed limit 0", quoted(column))
+    };
+    source.keys.keys().map(move |column| (column.as_str(), probe(column)))
+}
+
 /// Whether its function reads tables, those of its query, beside the changed rows.
 pub(super) fn reads_tables(source: &ChangeSource) -> bool {
     matches!(source.tenants, TouchedTenants::Sql(_))
@@ -195,7 +214,7 @@ pub(super) fn body(source: &ChangeSource) -> String {
     let any = notify(&format!("'{{\"source\":\"{}\"}}'", source.id));
     match touched(source) {
         None => fleet_body(&any),
-        Some(query) => tenants_body(&source.id, &any, &query),
+        Some(query) => tenants_body(source, &any, &query),
     }
 }
 
@@ -223,7 +242,10 @@ end
 /// `concat` writes an id as its type does, which is how preheat reads it; a cast to text would cut
 /// the blanks of `char(n)`. Whatever goes wrong while tenants are looked for, the statement that
 /// changed the rows must not fail: then any tenant may have changed.
-fn tenants_body(id: &ChangeSourceId, any: &str, query: &str) -> String {
+fn tenants_body(source: &ChangeSource, any: &str, query: &str) -> String {
+    let id = &source.id;
+    let gone: String = source.keys.keys().map(|column| name_gone(source, column)).collect();
+    let declared = if gone.is_empty() { "" } else { "  preheat_gone text[];\n" };
     let some = notify(&format!("'{{\"source\":\"{id}\",\"tenants\":[' || preheat_piece || ']}}'"));
     let failed = notify(&format!("'{{\"source\":\"{id}\",\"error\":\"' || sqlstate || '\"}}'"));
     let found = format!(
@@ -240,7 +262,7 @@ declare
   preheat_tenants text[];
   preheat_tenant text;
   preheat_piece text;
-begin
+{declared}begin
   if tg_op = 'TRUNCATE' then
     {any};
     return null;
@@ -274,8 +296,66 @@ begin
   if preheat_piece is not null then
     {some};
   end if;
-  return null;
+{gone}  return null;
 end
+"
+    )
+}
+
+/// Names the values of a column that stood in a tenant's shared keys and do not any more: those of rows
+/// that were deleted, that went to another tenant, and that have another value now. Where a query finds
+/// the tenant, a row that went to another one is not noticed.
+///
+/// It comes after the tenants, whose fences have to move first. A worker that does not know of keys takes it
+/// for a change of nobody. Where it fails, the keys live until their TTL.
+fn name_gone(source: &ChangeSource, column: &str) -> String {
+    let tenant = match &source.tenants {
+        TouchedTenants::Column(tenant) => Some(tenant.as_str()),
+        TouchedTenants::Sql(_) | TouchedTenants::Fleet => None,
+    };
+    let columns: Vec<_> = [column].into_iter().chain(tenant).map(quoted).collect();
+    // By their texts: those are what stands in keys, whatever the type takes for equal.
+    let texts = |rows: &str| {
+        let text = |name: &String| format!("concat({rows}.{name}) collate \"C\"");
+        let texts = columns.iter().map(text).collect::<Vec<_>>().join(", ");
+        let is_there = |name: &String| format!("{rows}.{name} is not null");
+        let are_there = columns.iter().map(is_there).collect::<Vec<_>>().join(" and ");
+        format!("select {texts} from {rows} where {are_there}")
+    };
+    let (deleted, before, after) = (texts("changed"), texts("preheat_old"), texts("preheat_new"));
+    let name = serde_json::Value::from(column);
+    let opens = format!("{{\"source\":\"{}\",\"tenants\":[],\"gone\":{{{name}:[", source.id);
+    let gone = notify(&format!("{} || preheat_piece || ']}}}}'", literal(&opens)));
+    format!(
+        "  if tg_op <> 'INSERT' then
+    begin
+      if tg_op = 'UPDATE' then
+        preheat_gone := array(select to_json(gone.value)::text from (
+          {before}
+          except
+          {after}
+        ) as gone (value) limit {MOST_GONE});
+      else
+        preheat_gone := array(select to_json(gone.value)::text from (
+          {deleted}
+        ) as gone (value) limit {MOST_GONE});
+      end if;
+      if cardinality(preheat_gone) > 0 then
+        for preheat_piece in
+          select string_agg(named.value, ',') from (
+            select gone.value,
+              sum(octet_length(gone.value) + 1) over (rows unbounded preceding) / {GONE_PIECE_BYTES} as piece
+            from unnest(preheat_gone) as gone (value)
+            where octet_length(gone.value) <= {LONGEST_GONE}) as named
+          group by named.piece
+        loop
+          {gone};
+        end loop;
+      end if;
+    exception when others then
+      null;
+    end;
+  end if;
 "
     )
 }
@@ -325,7 +405,9 @@ fn comment(source: &ChangeSource) -> String {
         TouchedTenants::Sql(_) => "tenants by a query".to_owned(),
         TouchedTenants::Fleet => "the whole fleet".to_owned(),
     };
-    format!("{COMMENT}`{table}`: {how}")
+    let keys: String =
+        source.keys.keys().flat_map(|column| [", keys by `", column.as_str(), "`"]).collect();
+    format!("{COMMENT}`{table}`: {how}{keys}")
 }
 
 fn literal(text: &str) -> String {
@@ -401,6 +483,9 @@ fn on_partitions(source: &ChangeSource) -> String {
             "  -- It fails here where it could not tell the tenants.\n  \
              perform tenant from (\n{probe}\n  ) as probe;"
         );
+    }
+    for (_, probe) in key_probes(source) {
+        let _a_string_takes_all = writeln!(block, "  perform from ({probe}) as probe;");
     }
     let parent = literal(&table(&source.table));
     let _a_string_takes_all = write!(
@@ -515,12 +600,14 @@ end
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn source(table: &str, tenants: TouchedTenants) -> ChangeSource {
         let id = ChangeSourceId::new("00000000000000aa");
         let jobs = vec![JobName::parse("products").unwrap()];
-        ChangeSource { id, table: table.to_owned(), tenants, jobs }
+        ChangeSource { id, table: table.to_owned(), tenants, jobs, keys: BTreeMap::new() }
     }
 
     #[test]
@@ -547,6 +634,9 @@ mod tests {
         let around = "{\"source\":\"\",\"tenants\":[]}".len() + column.id.as_str().len();
         assert!(body.contains(&format!("< {PIECE_BYTES} then")));
         assert!(PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);
+        // A column's name has 63 bytes, of which each may be six in JSON.
+        let around = around + "\"gone\":{[]}".len() + 63 * 6;
+        assert!(LONGEST_GONE + GONE_PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);
     }
 
     #[test]

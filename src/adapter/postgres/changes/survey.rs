@@ -42,6 +42,8 @@ pub(super) struct Triggers<'s> {
     pub(super) source: &'s ChangeSource,
     /// Its table, first, and all partitions or children; none where there is no such table.
     pub(super) relations: Vec<Relation>,
+    /// Whether its function names the shared keys that are gone; so where there is none to name.
+    pub(super) names_keys: bool,
 }
 
 /// What a source has of its function.
@@ -95,7 +97,11 @@ pub(super) struct SpareFunction {
     pub(super) comment: Option<String>,
 }
 
-impl Triggers<'_> {
+impl<'s> Triggers<'s> {
+    fn missing(source: &'s ChangeSource) -> Self {
+        Self { source, relations: Vec::new(), names_keys: true }
+    }
+
     /// Whether changes of its table itself are told; those of a partition may not be.
     pub(super) fn is_installed(&self) -> bool {
         self.relations.first().is_some_and(|table| table.lacking.is_empty())
@@ -192,7 +198,32 @@ pub(super) async fn look<'s>(
     sources: &'s [ChangeSource],
 ) -> Result<Vec<Triggers<'s>>, sqlx::Error> {
     let all = found_triggers(connection).await?;
-    triggers(connection, sources, &all).await
+    let mut found = triggers(connection, sources, &all).await?;
+    let mut with_keys: Vec<_> =
+        found.iter_mut().filter(|triggers| !triggers.source.keys.is_empty()).collect();
+    if !with_keys.is_empty() {
+        let sources: Vec<_> = with_keys.iter().map(|triggers| triggers.source).collect();
+        let as_they_must_be = functions_as_they_must_be(connection, &sources).await?;
+        for triggers in &mut with_keys {
+            let name = sql::function_name(&triggers.source.id);
+            triggers.names_keys = as_they_must_be.contains(&name);
+        }
+    }
+    Ok(found)
+}
+
+/// The names of those functions of these sources that do what they would if they were made now.
+async fn functions_as_they_must_be(
+    connection: &mut PgConnection,
+    sources: &[&ChangeSource],
+) -> Result<Vec<String>, sqlx::Error> {
+    let sql = "select f.proname::text from pg_proc f \
+                 join unnest($1::text[], $2::text[]) as wanted (name, body) \
+                   on f.proname = wanted.name and f.prosrc = wanted.body \
+               where f.pronamespace = to_regnamespace('preheat')";
+    let names: Vec<_> = sources.iter().map(|source| sql::function_name(&source.id)).collect();
+    let bodies: Vec<_> = sources.iter().map(|source| sql::body(source)).collect();
+    sqlx::query_scalar(sql).bind(names).bind(bodies).persistent(false).fetch_all(connection).await
 }
 
 async fn triggers<'s>(
@@ -200,8 +231,7 @@ async fn triggers<'s>(
     sources: &'s [ChangeSource],
     all: &[FoundTrigger],
 ) -> Result<Vec<Triggers<'s>>, sqlx::Error> {
-    let mut found: Vec<_> =
-        sources.iter().map(|source| Triggers { source, relations: Vec::new() }).collect();
+    let mut found: Vec<_> = sources.iter().map(Triggers::missing).collect();
     for (place, mut relation) in relations(connection, sources).await? {
         let Some(triggers) = found.get_mut(place) else { continue };
         relation.lacking = lacking(&triggers.source.id, relation.oid, all);
@@ -226,11 +256,12 @@ pub(super) async fn problems(
     let mut problems = Vec::new();
     let by_id = found.iter().any(|triggers| triggers.source.tenants != TouchedTenants::Fleet);
     let id = if by_id { tenants_id(connection, tenants, &mut problems).await? } else { None };
-    for Triggers { source, relations } in found {
+    for Triggers { source, relations, .. } in found {
         let before = problems.len();
         check_relations(source, relations, &mut problems);
         if problems.len() == before {
             check_tenants(connection, source, id.as_ref(), &mut problems).await?;
+            check_keys(connection, source, &mut problems).await?;
         }
     }
     Ok(problems)
@@ -373,6 +404,8 @@ struct IdColumn {
     /// As people write it.
     name: String,
     class: Option<IdClass>,
+    /// Whether a value's text is the same in every session.
+    has_one_text: bool,
 }
 
 /// Types whose ids are the same text where they are the same id.
@@ -431,6 +464,43 @@ async fn check_tenants(
     Ok(())
 }
 
+/// Whether the columns that stand in shared keys are there, and of types whose text is the same in every
+/// session.
+async fn check_keys(
+    connection: &mut PgConnection,
+    source: &ChangeSource,
+    problems: &mut Vec<TableProblem>,
+) -> Result<(), Refused> {
+    let table = &source.table;
+    for (column, probe) in sql::key_probes(source) {
+        let (message, hint) = match first_column(connection, &probe).await? {
+            Ok(found) if found.has_one_text => continue,
+            Ok(found) => (
+                format!(
+                    "`{column}` of table `{table}` is {}, whose text depends on the session that writes: \
+                     a key that is gone would not be found by it",
+                    found.name
+                ),
+                "take `key` out; these keys live until their TTL then".to_owned(),
+            ),
+            Err(error) if error::code(&error) == Some(UNDEFINED_COLUMN) => (
+                format!("the table `{table}` has no column `{column}`"),
+                format!(
+                    "say which column's value stands in the shared key: \
+                     `{{ name = \"{table}\", key = \"…\" }}`"
+                ),
+            ),
+            Err(error) => (
+                format!("cannot read `{column}` of table `{table}`: {}", words(&error)),
+                "`key` is a column of the table whose value stands in the shared key".to_owned(),
+            ),
+        };
+        let jobs = source.keys.get(column).cloned().unwrap_or_default();
+        problems.push(TableProblem { jobs, message, hint });
+    }
+    Ok(())
+}
+
 fn other_text(source: &ChangeSource, found: &IdColumn, id: &IdColumn) -> TableProblem {
     let (table, ty) = (&source.table, &id.name);
     let what = match &source.tenants {
@@ -450,8 +520,9 @@ fn other_text(source: &ChangeSource, found: &IdColumn, id: &IdColumn) -> TablePr
     TableProblem::new(source, message, &hint)
 }
 
+const UNDEFINED_COLUMN: &str = "42703";
+
 fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
-    const UNDEFINED_COLUMN: &str = "42703";
     let table = &source.table;
     match &source.tenants {
         TouchedTenants::Column(column) if error::code(error) == Some(UNDEFINED_COLUMN) => {
@@ -497,10 +568,10 @@ async fn first_column(
            union all \
            select t.oid, t.typname, t.typtype, t.typbasetype from pg_type t \
              join types d on d.typtype = 'd' and t.oid = d.typbasetype) \
-         select oid::regtype::text, typname::text, typtype = 'd' from types"
+         select oid::regtype::text, typname::text, typtype::text from types"
     );
     connection.execute(sqlx::raw_sql("savepoint preheat_probe")).await?;
-    let asked: Result<Vec<(String, String, bool)>, sqlx::Error> =
+    let asked: Result<Vec<(String, String, String)>, sqlx::Error> =
         sqlx::query_as(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *connection).await;
     let rows = match asked {
         Ok(rows) => rows,
@@ -515,7 +586,9 @@ async fn first_column(
         Err(error) => return Err(error.into()),
     };
     let name = rows.first().map(|(name, ..)| name.clone()).unwrap_or_default();
-    let base = rows.iter().find(|(_, _, is_domain)| !is_domain).map(|(_, base, _)| base.as_str());
+    let base = rows.iter().find(|(_, _, kind)| kind != "d");
+    let is_enum = base.is_some_and(|(_, _, kind)| kind == "e");
+    let base = base.map(|(_, base, _)| base.as_str());
     let class = match base {
         Some("uuid") => Some(IdClass::Uuid),
         Some("int2" | "int4" | "int8") => Some(IdClass::Integer),
@@ -523,7 +596,8 @@ async fn first_column(
         Some("bpchar") => Some(IdClass::Char),
         _ => None,
     };
-    Ok(Ok(IdColumn { name, class }))
+    let is_plain = matches!(base, Some("bool" | "citext" | "name" | "numeric" | "oid"));
+    Ok(Ok(IdColumn { name, class, has_one_text: class.is_some() || is_enum || is_plain }))
 }
 
 fn lacking(id: &ChangeSourceId, relation: Oid, triggers: &[FoundTrigger]) -> Vec<(Event, Lack)> {

@@ -1,10 +1,13 @@
 //! The worker's change feed: whether there can be one, and from when on.
 
 use std::collections::{BTreeSet, HashSet};
+use std::future::{pending, ready};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,29 +16,31 @@ use crate::adapter::postgres::{
     self, ChangesError, Database, PostgresFeedSource, Standing, TroubleNote, Versions,
 };
 use crate::config::{ChangesMode, Settings};
-use crate::domain::change::{ChangeSource, ChangeSourceId, change_sources};
-use crate::domain::job::{JobName, Jobs};
+use crate::domain::change::{ChangeSource, ChangeSourceId, WatchedTables};
+use crate::domain::job::Jobs;
 use crate::domain::spelling::listed;
 use crate::engine::run::Runner;
 use crate::engine::schedule::handle::Handle;
 use crate::engine::tasks::feed::{Begun, Feeder};
 use crate::observe::event;
 
-/// How soon triggers that are there, or gone, are noticed. A look is two queries of the catalogue.
+/// How soon triggers that are there, or gone, are noticed. A look is two or three queries of the catalogue.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often the sources' queries are tried where no trigger changed: a column may have gone.
 const EXAMINE_EVERY: Duration = Duration::from_mins(5);
 /// How long the engine waits for the feed to be connected: jobs that run before that run once more.
 /// Where nothing is in the way it takes some milliseconds.
 const HEAD_START: Duration = Duration::from_secs(1);
+/// What a start with `changes.enabled = true` has not found out by then keeps no worker from working.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 const NOT_INSTALLED: &str = "no table has its triggers; hint: `preheat changes install` makes them, and \
                              `[changes] enabled = false` says that none are wanted";
 
 /// Troubles of triggers that are told, each once.
 const MAX_TROUBLES: usize = 100;
 
-/// A worker's feed, or what could become one.
-pub(super) struct ChangeFeed {
+/// Looks after a worker's change feed: finds out whether there can be one, and keeps it going.
+pub(super) struct FeedSupervisor {
     mode: ChangesMode,
     tenants_sql: String,
     tenant_column: String,
@@ -47,9 +52,15 @@ pub(super) struct ChangeFeed {
     /// Which triggers the last look found.
     versions: Versions,
     examined: Option<Examined>,
-    /// The look that a start with `changes.enabled = true` takes beforehand.
-    first: Option<Look>,
     told: Told,
+}
+
+/// What others wait for of a supervisor that was started.
+pub(super) struct Supervised {
+    /// Ends when the feed is connected, cannot be now, or takes too long.
+    pub(super) head_start: BoxFuture<'static, ()>,
+    /// Ends where there has to be a feed and cannot.
+    pub(super) refused: BoxFuture<'static, AppError>,
 }
 
 /// What came of trying the sources' queries.
@@ -76,6 +87,8 @@ enum Look {
     Ready(Standing),
     /// It cannot be, for this reason.
     Impossible(String),
+    /// The database could not be asked, for this reason: a server is away, or a migration holds a lock.
+    Failed(String),
 }
 
 /// It listens, and what it listens with.
@@ -84,7 +97,7 @@ struct Listening {
     stop: CancellationToken,
 }
 
-impl ChangeFeed {
+impl FeedSupervisor {
     /// None where it is switched off. `jobs` has those of every reload.
     pub(super) fn new(
         settings: &Settings,
@@ -110,59 +123,100 @@ impl ChangeFeed {
             jobs,
             versions: Versions::default(),
             examined: None,
-            first: None,
             told: Told::default(),
         }))
     }
 
-    /// Starts the feed as a task. Fails where there has to be one and cannot; else the engine waits
-    /// for nothing but its head start.
-    pub(super) async fn start(
-        mut self,
+    /// Starts it as a task, where there is one.
+    pub(super) fn start(
+        supervisor: Option<Self>,
         handle: Handle,
         tasks: &mut JoinSet<()>,
         stop: CancellationToken,
-    ) -> Result<(), AppError> {
-        if self.mode == ChangesMode::Required {
-            let look = self.look(false).await;
-            self.examine(&look).await;
-            required(&look, self.problems())?;
-            self.first = Some(look);
-        }
-        let clock = Arc::clone(&self.runner.clock);
+    ) -> Supervised {
+        let Some(supervisor) = supervisor else {
+            return Supervised { head_start: ready(()).boxed(), refused: pending().boxed() };
+        };
+        let clock = Arc::clone(&supervisor.runner.clock);
         let begun = CancellationToken::new();
-        tasks.spawn(self.run(handle, begun.clone(), stop));
-        tokio::select! {
-            () = begun.cancelled() => {}
-            () = clock.sleep(HEAD_START) => {}
-        }
-        Ok(())
+        let (refuse, refused) = oneshot::channel();
+        tasks.spawn(supervisor.run(handle, (begun.clone(), refuse), stop));
+        let head_start = async move {
+            tokio::select! {
+                () = begun.cancelled() => {}
+                () = clock.sleep(HEAD_START) => {}
+            }
+        };
+        let refused = async {
+            match refused.await {
+                Ok(error) => error,
+                Err(_there_can_be_one) => pending().await,
+            }
+        };
+        Supervised { head_start: head_start.boxed(), refused: refused.boxed() }
     }
 
-    /// Keeps the feed until it is told to stop; `begun` ends when there was a first try.
-    async fn run(mut self, handle: Handle, begun: CancellationToken, stop: CancellationToken) {
+    /// Keeps the feed until it is told to stop; `begun` ends when there was a first try, and `refuse`
+    /// hears where there has to be a feed and cannot.
+    async fn run(
+        mut self,
+        handle: Handle,
+        (begun, refuse): (CancellationToken, oneshot::Sender<AppError>),
+        stop: CancellationToken,
+    ) {
         let mut listening = None;
+        let keeping = async {
+            let first = match self.first_look().await {
+                Ok(first) => first,
+                Err(error) => {
+                    // Nobody hears of it where the worker has stopped already.
+                    drop(refuse.send(error));
+                    return;
+                }
+            };
+            drop(refuse);
+            self.keep(first, &mut listening, (&handle, &begun, &stop)).await;
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.keep(&mut listening, &handle, &begun, &stop) => {}
+            () = keeping => {}
         }
         if let Some(listening) = listening {
             listening.end().await;
         }
     }
 
+    /// The look that shows whether there can be a feed, where there has to be one; fails where it shows
+    /// that there cannot. Where it shows nothing in time, later looks do.
+    async fn first_look(&mut self) -> Result<Option<Look>, AppError> {
+        if self.mode != ChangesMode::Required {
+            return Ok(None);
+        }
+        let clock = Arc::clone(&self.runner.clock);
+        let looking = async {
+            let look = self.look(false).await;
+            self.examine(&look).await;
+            look
+        };
+        let look = tokio::select! {
+            look = looking => look,
+            () = clock.sleep(FIRST_LOOK) => return Ok(None),
+        };
+        required(&look, self.problems())?;
+        Ok(Some(look))
+    }
+
     /// Begins with the feed when its triggers are there, ends with it when no job wants it any more,
     /// and hands on what it may have missed; never ends itself.
     async fn keep(
         &mut self,
+        mut first: Option<Look>,
         listening: &mut Option<Listening>,
-        handle: &Handle,
-        begun: &CancellationToken,
-        stop: &CancellationToken,
+        (handle, begun, stop): (&Handle, &CancellationToken, &CancellationToken),
     ) {
         loop {
-            let look = match self.first.take() {
+            let look = match first.take() {
                 Some(look) => look,
                 None => self.look(listening.is_some()).await,
             };
@@ -179,7 +233,7 @@ impl ChangeFeed {
                 }
                 // One that listens goes on, whatever a look shows: what is missing may be back any
                 // moment.
-                Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) => {}
+                Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) | Look::Failed(_) => {}
             }
             begun.cancel();
             self.examine(&look).await;
@@ -204,7 +258,8 @@ impl ChangeFeed {
     }
 
     fn sources(&self) -> Vec<ChangeSource> {
-        wanted(&self.jobs.borrow(), &self.tenant_column)
+        let jobs = Arc::new(self.jobs.borrow().clone());
+        WatchedTables::of(jobs, &self.tenant_column).of_enabled_jobs()
     }
 
     async fn look(&mut self, is_listening: bool) -> Look {
@@ -230,7 +285,12 @@ impl ChangeFeed {
         }
         let standing = match looked {
             Ok(looked) => looked.standing,
-            Err(error) => return Look::Impossible(error.to_string()),
+            Err(ChangesError::Failed(error)) => return Look::Failed(error.to_string()),
+            Err(
+                error @ (ChangesError::Tables(_)
+                | ChangesError::NotAllowed(_)
+                | ChangesError::Version(_)),
+            ) => return Look::Impossible(error.to_string()),
         };
         if standing.whole.is_empty() && standing.partly.is_empty() {
             return Look::NotInstalled(standing.lacking.len());
@@ -289,8 +349,10 @@ impl ChangeFeed {
         let off = match look {
             Look::NotWanted => Some(("no enabled job has `tables`", false)),
             Look::NotInstalled(_) if !is_listening => Some((NOT_INSTALLED, false)),
-            Look::Impossible(reason) if !is_listening => Some((reason.as_str(), true)),
-            Look::NotInstalled(_) | Look::Impossible(_) | Look::Ready(_) => None,
+            Look::Impossible(reason) | Look::Failed(reason) if !is_listening => {
+                Some((reason.as_str(), true))
+            }
+            Look::NotInstalled(_) | Look::Impossible(_) | Look::Failed(_) | Look::Ready(_) => None,
         };
         if let Some((reason, is_fault)) = off
             && self.told.off.as_deref() != Some(reason)
@@ -304,7 +366,7 @@ impl ChangeFeed {
                 (Some("any table: the triggers are gone".to_owned()), *tables)
             }
             // Whoever cannot look knows nothing new.
-            Look::Impossible(_) => return,
+            Look::Impossible(_) | Look::Failed(_) => return,
             Look::NotInstalled(tables) => (None, *tables),
             Look::NotWanted => (None, 0),
         };
@@ -331,17 +393,9 @@ impl Listening {
     }
 }
 
-/// The sources that an enabled job has.
-fn wanted(jobs: &Jobs, tenant_column: &str) -> Vec<ChangeSource> {
-    let mut sources = change_sources(jobs, tenant_column);
-    let is_enabled = |name: &JobName| jobs.get(name).is_some_and(|job| job.enabled);
-    sources.retain(|source| source.jobs.iter().any(is_enabled));
-    sources
-}
-
 /// Of what the feed does not hear.
 fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
-    let Standing { whole: _, partly, lacking } = standing;
+    let Standing { whole: _, partly, lacking, without_keys } = standing;
     let named = |tables: &[String]| listed(tables.iter().map(String::as_str), "and");
     let mut lacks = Vec::new();
     if !lacking.is_empty() {
@@ -350,19 +404,25 @@ fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
     if !partly.is_empty() {
         lacks.push(format!("what is written to some partitions of {} directly", named(partly)));
     }
+    if !without_keys.is_empty() {
+        lacks.push(format!("shared keys that are gone from {}", named(without_keys)));
+    }
     lacks.extend(problems.iter().map(|problem| format!("all changes: {problem}")));
     (!lacks.is_empty()).then(|| lacks.join("; nor of "))
 }
 
-/// Where there has to be a feed, there has to be a whole one; what is written to partitions
-/// directly may be missing, since any new partition would keep a worker from starting.
+/// Where there has to be a feed, there has to be a whole one. What is written to partitions directly may
+/// be missing, since any new partition would keep a worker from starting; and so may the names of shared
+/// keys, which end by their TTL.
 fn required(look: &Look, problems: &[String]) -> Result<(), AppError> {
     let lacking = match look {
-        Look::NotWanted => return Ok(()),
+        // What nobody could find out does not keep a worker from its work.
+        Look::NotWanted | Look::Failed(_) => return Ok(()),
         Look::NotInstalled(_) => NOT_INSTALLED.to_owned(),
         Look::Impossible(reason) => reason.clone(),
         Look::Ready(standing) => {
-            let standing = Standing { partly: Vec::new(), ..standing.clone() };
+            let standing =
+                Standing { partly: Vec::new(), without_keys: Vec::new(), ..standing.clone() };
             let Some(lacks) = lacks(&standing, problems) else { return Ok(()) };
             format!("nobody tells of {lacks}; hint: run `preheat changes install`")
         }
@@ -377,9 +437,8 @@ fn trouble_note(runner: Arc<Runner>, tenant_column: String) -> TroubleNote {
         if told.len() >= MAX_TROUBLES || !told.insert((id.clone(), code.to_owned())) {
             return;
         }
-        let sources = change_sources(&runner.jobs.get(), &tenant_column);
-        let table = sources.iter().find(|source| source.id == *id);
-        let table = table.map_or(id.as_str(), |source| source.table.as_str());
+        let watched = WatchedTables::of(runner.jobs.get(), &tenant_column);
+        let table = watched.find(id).map_or(id.as_str(), |source| source.table.as_str());
         event::TriggerBlind { table, code }.emit(&runner.metrics);
     })
 }
