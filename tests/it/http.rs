@@ -182,7 +182,7 @@ impl Worker {
             Registry::new(Share::NONE),
             "test".to_owned(),
         ));
-        let parts = Parts {
+        let made_of = Parts {
             jobs: jobs(),
             runner: Arc::clone(&runner),
             records: Arc::clone(&records),
@@ -190,7 +190,7 @@ impl Worker {
             beats: Arc::new(Beats::new(shared_clock.monotonic())),
         };
         let (stops, shutdown) = (Stops::default(), CancellationToken::new());
-        let (engine, handle) = Engine::new(parts, stops.clone());
+        let (engine, handle) = Engine::new(made_of, stops.clone());
         let refreshes = Arc::new(AtomicU64::new(0));
         let invalidations = Invalidations::new(runner, handle.clone(), stops.clone());
         let control = Control {

@@ -197,7 +197,7 @@ impl Setup {
         ));
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
-        let parts = Parts {
+        let made_of = Parts {
             jobs: jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect(),
             runner: Arc::clone(&runner),
             records: Arc::clone(&records),
@@ -205,7 +205,7 @@ impl Setup {
             beats: Arc::clone(&beats),
         };
         let stops = Stops::default();
-        let (engine, handle) = Engine::new(parts, stops.clone());
+        let (engine, handle) = Engine::new(made_of, stops.clone());
         let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
         let rings = Arc::new(AtomicBool::new(true));
         let mut tasks = JoinSet::new();

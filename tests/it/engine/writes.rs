@@ -53,9 +53,9 @@ async fn a_cache_that_refuses_all_writes_is_no_reason_to_read_the_database_again
         let (reads, lists) = (world.reads().len() - reads, lists.now());
         assert!(reads <= 6, "{reads} of 110 batches a pass for {kind:?}");
         assert!(lists <= 4, "{lists} lists for {kind:?}");
-        let last = world.status("list").last_run.unwrap();
-        assert_eq!(last.outcome, Outcome::Failed);
-        assert_eq!(last.report.failures[0].kind, kind.failure_kind());
+        let run = world.status("list").last_run.unwrap();
+        assert_eq!(run.outcome, Outcome::Failed);
+        assert_eq!(run.report.failures[0].kind, kind.failure_kind());
 
         refuses.store(false, Ordering::Relaxed);
         world.clock.advance(LONGEST_WAIT + SECOND).await;

@@ -187,12 +187,11 @@ impl Writer {
             return;
         }
         self.commits_left -= 1;
-        let (tenants, changed, gone) = match world.hands_over() {
-            Some(shared) => Self::hand_over(shared, name, world),
-            None => {
-                let (tenants, changed) = Self::change(name, world);
-                (tenants, changed, Some8::NONE)
-            }
+        let (tenants, changed, gone) = if let Some(shared) = world.hands_over() {
+            Self::hand_over(shared, name, world)
+        } else {
+            let (tenants, changed) = Self::change(name, world);
+            (tenants, changed, Some8::NONE)
         };
         let is_heard = world.processes.iter().any(|process| process.feed.link != Link::Down);
         // A shared key whose end nobody heard of ends by its TTL.

@@ -67,6 +67,7 @@ pub(super) struct Lost;
 
 /// A run in flight.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "what happened to it, each by itself")]
 pub(super) struct Run {
     pub(super) kind: Kind,
     /// The step at which it began.

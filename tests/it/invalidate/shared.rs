@@ -178,7 +178,7 @@ async fn a_worker_that_stops_does_not_wait_for_the_rows() {
     });
     let began = world.clock.monotonic();
     let report = world.report(of_tenants(&["t1"])).await;
-    assert!(world.clock.monotonic() - began < MINUTE);
+    assert!(world.clock.monotonic() < began + MINUTE);
     assert_eq!((report.complete, report.removed), (false, 3));
     assert_eq!(report.failures[0].kind, FailureKind::Cancelled);
 }

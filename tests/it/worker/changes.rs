@@ -323,7 +323,7 @@ async fn a_worker_that_has_to_listen_works_while_the_way_to_listen_stalls() {
     let (shop, worker) = strict().await;
     let proxy = Proxy::postgres(postgres()).await;
     proxy.set(Mode::Stall);
-    let mut worker = worker.env("PREHEAT_CHANGES__URL", &shop.url_through(&proxy)).start();
+    let mut worker = worker.env("PREHEAT_CHANGES__URL", shop.url_through(&proxy)).start();
     works_meanwhile(&shop, &worker).await;
     worker.says("keep the cache fresh: could not connect to database").await;
     assert_eq!(worker.get("/healthz").await.status, 200);
