@@ -111,16 +111,16 @@ impl TenantList {
     /// A list whose reading began at or after the monotonic moment `since`: one that is being read,
     /// or a new one.
     pub(crate) fn read(&self, since: Duration) -> Shared<ListFuture> {
-        let shelf = &self.0;
-        let mut reading = shelf.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = shelf.ports.clock.monotonic();
+        let list = &self.0;
+        let mut reading = list.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = list.ports.clock.monotonic();
         let since = since.max(now.saturating_sub(LONGEST_TO_JOIN));
         let young = reading.as_ref().filter(|reading| reading.began >= since);
         if let Some(shared) = young.and_then(|reading| reading.future.upgrade()) {
             return shared;
         }
         let number = reading.as_ref().map_or(0, |before| before.number + 1);
-        let shared = Arc::clone(shelf).read(number).boxed().shared();
+        let shared = Arc::clone(list).read(number).boxed().shared();
         *reading = shared.downgrade().map(|future| Reading { began: now, number, future });
         shared
     }
