@@ -1,4 +1,4 @@
-//! The worker's change feed: whether there can be one, and from when on.
+//! The worker's change feed: whether it can work, and since when.
 
 use std::collections::{BTreeSet, HashSet};
 use std::future::{pending, ready};
@@ -24,22 +24,25 @@ use crate::engine::schedule::handle::Handle;
 use crate::engine::tasks::feed::{Begun, Feeder};
 use crate::observe::event;
 
-/// How soon triggers that are there, or gone, are noticed. A look is two or three queries of the catalogue.
+/// How soon the supervisor notices that triggers were installed or removed. A look is two or three
+/// queries of the catalogue.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How often the sources' queries are tried where no trigger changed: a column may have gone.
+/// How often the sources' queries are tried if no trigger changed: somebody may have dropped a
+/// column.
 const EXAMINE_EVERY: Duration = Duration::from_mins(5);
-/// How long the engine waits for the feed to be connected: jobs that run before that run once more.
-/// Where nothing is in the way it takes some milliseconds.
+/// How long the engine waits for the feed to connect, because a job that runs earlier has to run
+/// once more. If nothing is in the way, the feed connects within milliseconds.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// What a start with `changes.enabled = true` has not found out by then keeps no worker from working.
+/// With `changes.enabled = true`, the time limit of the look that may stop the worker's start.
+/// After it the worker starts anyway.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 const NOT_INSTALLED: &str = "no table has its triggers; hint: `preheat changes install` makes them, and \
                              `[changes] enabled = false` says that none are wanted";
 
-/// Troubles of triggers that are told, each once.
+/// How many different problems of triggers are logged, each once.
 const MAX_TROUBLES: usize = 100;
 
-/// Looks after a worker's change feed: finds out whether there can be one, and keeps it going.
+/// Looks after a worker's change feed: finds out whether it can work, and keeps it going.
 pub(super) struct FeedSupervisor {
     mode: ChangesMode,
     tenants_sql: String,
@@ -47,58 +50,59 @@ pub(super) struct FeedSupervisor {
     database: Arc<Database>,
     source: Arc<PostgresFeedSource>,
     runner: Arc<Runner>,
-    /// As they were read last.
+    /// The jobs as last read.
     jobs: watch::Receiver<Jobs>,
-    /// Which triggers the last look found.
+    /// The triggers that the last look found.
     versions: Versions,
     examined: Option<Examined>,
     told: Told,
 }
 
-/// What others wait for of a supervisor that was started.
+/// What the worker's start waits for.
 pub(super) struct Supervised {
-    /// Ends when the feed is connected, cannot be now, or takes too long.
+    /// Ends when the feed is connected, when it cannot connect now, or when that takes too long.
     pub(super) head_start: BoxFuture<'static, ()>,
-    /// Ends where there has to be a feed and cannot.
+    /// Ends if the settings require the feed and it cannot work. Otherwise it never ends.
     pub(super) refused: BoxFuture<'static, AppError>,
 }
 
-/// What came of trying the sources' queries.
+/// The result of trying the sources' queries.
 struct Examined {
     versions: Versions,
     at: Duration,
     problems: Vec<String>,
 }
 
-/// What was told last, so that it is told once.
+/// What was logged last, so that each change is logged once.
 #[derive(Default)]
 struct Told {
     off: Option<String>,
     lacks: Option<String>,
 }
 
-/// What a look shows.
+/// What a look found.
 enum Look {
-    /// No enabled job has tables.
+    /// No enabled job has `tables`.
     NotWanted,
-    /// No table has its triggers, of so many.
+    /// None of this many tables has its triggers.
     NotInstalled(usize),
-    /// It can be, more or less.
+    /// The feed can work, at least in part.
     Ready(Standing),
-    /// It cannot be, for this reason.
+    /// The feed cannot work, for this reason.
     Impossible(String),
-    /// The database could not be asked, for this reason: a server is away, or a migration holds a lock.
+    /// The database could not be asked, for this reason: a server is away, or a migration holds a
+    /// lock.
     Failed(String),
 }
 
-/// It listens, and what it listens with.
+/// A feed that listens, and its tasks.
 struct Listening {
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
 
 impl FeedSupervisor {
-    /// None where it is switched off. `jobs` has those of every reload.
+    /// `None` if the settings switch the feed off. `jobs` delivers the jobs of every reload.
     pub(super) fn new(
         settings: &Settings,
         app: &App,
@@ -127,7 +131,7 @@ impl FeedSupervisor {
         }))
     }
 
-    /// Starts it as a task, where there is one.
+    /// Starts the supervisor as a task, if there is one.
     pub(super) fn start(
         supervisor: Option<Self>,
         handle: Handle,
@@ -156,8 +160,8 @@ impl FeedSupervisor {
         Supervised { head_start: head_start.boxed(), refused: refused.boxed() }
     }
 
-    /// Keeps the feed until it is told to stop; `begun` ends when there was a first try, and `refuse`
-    /// hears where there has to be a feed and cannot.
+    /// Keeps the feed going until `stop`. After the first attempt it cancels `begun`. If the
+    /// settings require the feed and it cannot work, it sends the error to `refuse`.
     async fn run(
         mut self,
         handle: Handle,
@@ -169,7 +173,7 @@ impl FeedSupervisor {
             let first = match self.first_look().await {
                 Ok(first) => first,
                 Err(error) => {
-                    // Nobody hears of it where the worker has stopped already.
+                    // If the worker has stopped already, nobody receives the error.
                     drop(refuse.send(error));
                     return;
                 }
@@ -187,8 +191,8 @@ impl FeedSupervisor {
         }
     }
 
-    /// The look that shows whether there can be a feed, where there has to be one; fails where it shows
-    /// that there cannot. Where it shows nothing in time, later looks do.
+    /// If the settings require the feed: the look that decides whether it can work. It fails if the
+    /// feed cannot work. If it does not finish in time, later looks take its place.
     async fn first_look(&mut self) -> Result<Option<Look>, AppError> {
         if self.mode != ChangesMode::Required {
             return Ok(None);
@@ -207,8 +211,8 @@ impl FeedSupervisor {
         Ok(Some(look))
     }
 
-    /// Begins with the feed when its triggers are there, ends with it when no job wants it any more,
-    /// and hands on what it may have missed; never ends itself.
+    /// Starts the feed when its triggers are there, stops it when no job wants it any more, and
+    /// reports changes that it may have missed. Never returns.
     async fn keep(
         &mut self,
         mut first: Option<Look>,
@@ -231,8 +235,8 @@ impl FeedSupervisor {
                         listening.end().await;
                     }
                 }
-                // One that listens goes on, whatever a look shows: what is missing may be back any
-                // moment.
+                // A feed that listens goes on, whatever a look finds: what is missing may come back
+                // at any moment.
                 Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) | Look::Failed(_) => {}
             }
             begun.cancel();
@@ -242,12 +246,12 @@ impl FeedSupervisor {
         }
     }
 
-    /// Waits until it is time to look, the jobs are others, or somebody installed triggers.
+    /// Waits until it is time to look, the jobs have changed, or somebody has installed triggers.
     async fn wait(&mut self) {
         tokio::select! {
             () = self.runner.clock.sleep(LOOK_EVERY) => {}
             () = self.source.somebody_installed() => {}
-            // Without a sender there is nobody who reads job files again.
+            // If the sender is gone, nobody reloads job files any more.
             Ok(()) = self.jobs.changed() => {}
         }
     }
@@ -279,7 +283,7 @@ impl FeedSupervisor {
             missed.extend(looked.versions.missed_since(&self.versions));
             self.versions = looked.versions.clone();
         }
-        // Whoever begins to listen is told that anything may have changed.
+        // When a feed begins to listen, the engine is told anyway that anything may have changed.
         if is_listening {
             self.hand_on(&sources, &missed);
         }
@@ -312,8 +316,8 @@ impl FeedSupervisor {
         self.source.may_have_missed(missed.into_iter().map(|source| source.id.clone()));
     }
 
-    /// Tries the sources' queries, where that is due. It waits for tables that are locked, so that
-    /// nothing may wait for it; what could not be tried is tried after the next look.
+    /// Tries the sources' queries, if that is due. It may have to wait for locked tables, so
+    /// nothing may wait for it. If it fails, the next look tries again.
     async fn examine(&mut self, look: &Look) {
         if !matches!(look, Look::Ready(_)) {
             return;
@@ -365,7 +369,7 @@ impl FeedSupervisor {
             Look::NotInstalled(tables) if is_listening => {
                 (Some("any table: the triggers are gone".to_owned()), *tables)
             }
-            // Whoever cannot look knows nothing new.
+            // The look failed, so it shows nothing new.
             Look::Impossible(_) | Look::Failed(_) => return,
             Look::NotInstalled(tables) => (None, *tables),
             Look::NotWanted => (None, 0),
@@ -393,7 +397,7 @@ impl Listening {
     }
 }
 
-/// Of what the feed does not hear.
+/// The changes that the feed misses.
 fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
     let Standing { whole: _, partly, lacking, without_keys } = standing;
     let named = |tables: &[String]| listed(tables.iter().map(String::as_str), "and");
@@ -411,12 +415,12 @@ fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
     (!lacks.is_empty()).then(|| lacks.join("; nor of "))
 }
 
-/// Where there has to be a feed, there has to be a whole one. What is written to partitions directly may
-/// be missing, since any new partition would keep a worker from starting; and so may the names of shared
-/// keys, which end by their TTL.
+/// A required feed must be complete, with two exceptions. It may miss rows that are written to
+/// partitions directly: otherwise every new partition would keep a worker from starting. And it may
+/// miss the names of shared keys, which expire with their TTL.
 fn required(look: &Look, problems: &[String]) -> Result<(), AppError> {
     let lacking = match look {
-        // What nobody could find out does not keep a worker from its work.
+        // If the look did not find out anything, the worker starts anyway.
         Look::NotWanted | Look::Failed(_) => return Ok(()),
         Look::NotInstalled(_) => NOT_INSTALLED.to_owned(),
         Look::Impossible(reason) => reason.clone(),

@@ -354,7 +354,7 @@ pub async fn serve(
     }
 }
 
-/// What goes on beside the runs, whatever the settings say.
+/// Starts the background tasks that every worker has, whatever its settings.
 fn look_after(runner: &Arc<Runner>, stops: &Stops, tasks: &mut JoinSet<()>) {
     tasks.spawn(Arc::clone(runner).watch_cache(stops.clone()));
     tasks.spawn(Arc::clone(runner).watch_coverage(stops.clone()));

@@ -508,7 +508,7 @@ impl Check<'_> {
                 self.problem(self.at(&empty.at, "this is empty"));
             }
             let all_keys = file.keys.as_ref().map_or(0, |written| written.value.len());
-            // Where a key cannot be read, nobody knows what it would follow from.
+            // If some key is invalid, nobody can tell what it is made from.
             if let Some(key) = key.as_ref().filter(|_| keys.len() == all_keys) {
                 self.key_column(key, keys);
             }
@@ -521,7 +521,7 @@ impl Check<'_> {
         checked
     }
 
-    /// Whether shared keys follow from the values of a table's column.
+    /// Checks that the job has shared keys made from the values of a table's column.
     fn key_column(&mut self, column: &Located<String>, keys: &[(Key, Range<usize>)]) {
         let all = keys.iter().map(|(key, _)| key);
         if !keys_by_values_of(&column.value, all.clone()).is_empty() {
@@ -530,11 +530,11 @@ impl Check<'_> {
         let by: BTreeSet<_> = all.clone().filter_map(Key::by_one_value).collect();
         let shared = keys.iter().find(|(key, _)| key.unique.is_some());
         let mut problem = if by.is_empty() {
-            let message = "no key of this job follows from the value of one column";
+            let message = "no key of this job is made from the value of a single column";
             let hint = match shared {
                 Some(_) => {
-                    "only a key with no other placeholder than the one that `unique` names does; \
-                     take `key` out"
+                    "such a key has no other placeholder than the one that `unique` names; take \
+                     `key` out"
                 }
                 None => {
                     "`key` is for shared keys, such as `pet:{id}` with `unique = \"id\"`: take it out"
@@ -543,7 +543,7 @@ impl Check<'_> {
             self.at(&column.at, message).hint(hint)
         } else {
             let message = format!(
-                "the job's shared keys are by several columns, none of them `{}`",
+                "the job's shared keys are made from several columns, none of them `{}`",
                 column.value
             );
             self.at(&column.at, message).hint(format!("write {}", listed(by, "or")))

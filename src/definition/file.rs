@@ -75,17 +75,17 @@ pub(super) struct JobFile {
     pub(super) encode: Option<Located<EncodeFile>>,
 }
 
-/// A table, by its name alone or with more about its rows.
+/// A table, by its name alone or with details about its rows.
 #[derive(Debug, JsonSchema)]
 #[schemars(untagged, inline)]
 pub(super) enum TableFile {
     /// Its name, with or without the schema's.
     Name(String),
-    /// Its name, and more about its rows.
+    /// Its name, and details about its rows.
     Table(TableFields),
 }
 
-/// A table, how the tenant of a row is found, and which column stands in shared keys.
+/// A table: how to find the tenant of a row, and which column the shared keys are made from.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 pub(super) struct TableFields {
@@ -94,9 +94,9 @@ pub(super) struct TableFields {
     pub(super) name: Option<Located<String>>,
     /// The column that holds the tenant's id; `tenants.column` if it is not set.
     pub(super) tenant: Option<Located<String>>,
-    /// A query over the relation `changed`, whose first column is the tenant's id: `select staff.tenant_id from changed join staff on staff.id = changed.staff_id`. `changed` has the columns of the table and the rows that one statement touched, those of an update before and after it. NULL is nobody's.
+    /// A query over the relation `changed` that returns the tenant's id as its first column: `select staff.tenant_id from changed join staff on staff.id = changed.staff_id`. `changed` has the columns of the table. It contains the rows that one statement touched; for an update, the rows before and after it. A NULL id stands for no tenant.
     pub(super) sql: Option<Located<String>>,
-    /// The column whose value stands in the job's shared keys (`unique`): the keys of rows that are deleted, go to another tenant or get another value are removed at once. Without it they live until their TTL. With `sql` a row that goes to another tenant is not noticed.
+    /// The column whose value is in the job's shared keys (`unique`). If a row is deleted, moves to another tenant, or gets another value in this column, its key is removed at once. Without `key`, it lives until its TTL ends. With `sql`, preheat does not notice that a row moves to another tenant.
     pub(super) key: Option<Located<String>>,
 }
 
