@@ -1,6 +1,7 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
 mod feed;
+pub mod follow_up;
 mod front;
 mod keeper;
 mod queries;

@@ -16,8 +16,8 @@ use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant, Tenants};
 use crate::engine::ports::{Clock, Found};
 use crate::engine::run::Runner;
-use crate::engine::run::job_reader::JobReader;
 use crate::engine::run::retry::{Patience, Refusal};
+use crate::invalidate::job_reader::JobReader;
 
 use super::AuditError;
 

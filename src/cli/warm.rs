@@ -18,13 +18,13 @@ use super::load::Loaded;
 use super::signal::StopSignals;
 use super::{Exit, Failure, Global, output};
 use crate::app::App;
+use crate::app::follow_up::{Warmed, run_with_follow_ups};
 use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{FailedTenant, Report};
 use crate::domain::run::{Outcome, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
 use crate::engine::run::{RunSpec, Runner, Stops};
-use crate::engine::schedule::follow_up::{Warmed, run_with_follow_ups};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {

@@ -6,6 +6,7 @@
 //! in it every name that it does not add itself.
 
 pub(crate) mod census;
+pub(crate) mod job_reader;
 mod removal;
 mod report;
 mod request;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::census::Census;
+use super::job_reader::JobReader;
 use super::report::{InvalidateReport, Invalidated};
 use super::request::{CheckedRequest, JobsAndTenants};
 use crate::domain::date::first_dates;
@@ -18,7 +19,6 @@ use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
 use crate::engine::ports::CacheError;
-use crate::engine::run::job_reader::JobReader;
 use crate::engine::run::retry::Refusal;
 use crate::engine::run::{Runner, Stops};
 

@@ -47,9 +47,9 @@ const RULES: [Rule; 13] = [
     },
     Rule {
         module: "audit",
-        imports: Imports::Only(&["domain", "observe", "engine", "invalidate::census"]),
+        imports: Imports::Only(&["domain", "observe", "engine", "invalidate"]),
         forbidden: &["sqlx", "redis", "axum"],
-        reason: "a tool beside the engine; it asks the same census who may have keys",
+        reason: "a tool beside the engine; it has the census and the reader of rows in common with `invalidate`",
     },
     Rule {
         module: "invalidate",

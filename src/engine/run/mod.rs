@@ -4,7 +4,6 @@ mod batch;
 pub mod broken;
 pub mod cache_process;
 pub mod cache_writes;
-pub(crate) mod job_reader;
 mod lifecycle;
 pub mod limit;
 pub(crate) mod marker;

@@ -1,9 +1,10 @@
 //! When a job runs: the scheduler's loop, what it knows of each job, and its outside.
 
-pub mod follow_up;
 pub mod handle;
 pub mod health;
 mod job_state;
 mod pending;
 pub mod scheduler;
 pub mod status;
+
+pub(crate) use self::pending::FOLLOW_UP;

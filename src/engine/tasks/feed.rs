@@ -362,8 +362,12 @@ impl Gathered {
 
     /// Shared keys that are gone from a tenant.
     fn remove(&mut self, gone: Vec<String>) {
-        let room = MAX_GONE.saturating_sub(self.gone.len());
-        self.gone.extend(gone.into_iter().take(room));
+        for key in gone {
+            if self.gone.len() >= MAX_GONE {
+                return;
+            }
+            self.gone.insert(key);
+        }
     }
 
     /// A change of one of the tables that jobs watch.

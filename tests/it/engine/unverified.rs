@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use preheat::app::follow_up::{Warmed, run_with_follow_ups};
 use preheat::domain::fence::fence_key;
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::engine::ports::{Cache, CacheStats, Clock, Ledger};
 use preheat::engine::run::{RunSpec, Stops};
-use preheat::engine::schedule::follow_up::{Warmed, run_with_follow_ups};
 
 use super::changes::{Fed, watching};
 use super::ledger::{Answer, Around, Rules};

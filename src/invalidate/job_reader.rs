@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use super::Runner;
-use super::limit::{BatchPermit, Priority, Room};
-use super::retry::{Patience, Refusal, Remedy};
 use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenants, batches};
 use crate::engine::ports::{Clock, Read};
+use crate::engine::run::Runner;
+use crate::engine::run::limit::{BatchPermit, Priority, Room};
+use crate::engine::run::retry::{Patience, Refusal, Remedy};
 
 /// After so many tenants in a row that cannot be read even alone, where none could, the query itself
 /// is taken to be broken.

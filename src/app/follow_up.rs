@@ -9,12 +9,12 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use super::pending::FOLLOW_UP;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::FailedTenant;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::engine::run::limit::Priority;
 use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
+use crate::engine::schedule::FOLLOW_UP;
 
 /// How often unverified tenants are tried again once the run itself is over. More would keep a deploy waiting
 /// for a tenant that never stops writing; the worker goes on with it.
