@@ -47,7 +47,13 @@ const RULES: [Rule; 13] = [
     },
     Rule {
         module: "audit",
-        imports: Imports::Only(&["domain", "observe", "engine", "invalidate"]),
+        imports: Imports::Only(&[
+            "domain",
+            "observe",
+            "engine",
+            "invalidate::census",
+            "invalidate::job_reader",
+        ]),
         forbidden: &["sqlx", "redis", "axum"],
         reason: "a tool beside the engine; it has the census and the reader of rows in common with `invalidate`",
     },

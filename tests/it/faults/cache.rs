@@ -168,7 +168,7 @@ async fn hazard_21_a_cache_that_is_full_keeps_what_it_has_and_the_run_is_not_ok(
     assert!(shop.cached().await.len() > 10);
     worker.says("first failure (cache_full)").await;
     let metric = async |series: &str| worker.metric(series).await;
-    assert!(metric("preheat_keys_total{job=\"items\",outcome=\"failed\"}").await > Some(0.0));
+    assert!(metric("preheat_tenants_total{job=\"items\",outcome=\"failed\"}").await > Some(0.0));
     worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;
     assert_eq!(metric("preheat_last_success_timestamp_seconds{job=\"items\"}").await, Some(0.0));
     assert_eq!(metric(BREAKER).await, Some(0.0), "it is there, it is only full");
