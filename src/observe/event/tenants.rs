@@ -15,10 +15,9 @@ event! {
 }
 
 event! {
-    /// A tenant list lacks so many tenants that no run uses it. The runs that fail for it are
-    /// counted.
+    /// A tenant list lacks so many tenants that no run uses it. The runs that fail because of it are counted.
     TenantsShrank<'a> {
-        /// How many, and what to do.
+        /// How many are missing, and what to do.
         message: &'a str,
     }
     log error!("{message}");
@@ -27,9 +26,9 @@ event! {
 event! {
     /// Keys of tenants that are not active any more were removed.
     TenantsSwept<'a> {
-        /// How many tenants are gone since the last list.
+        /// How many tenants have left since the last list.
         newly: usize,
-        /// How many that were gone before were swept again.
+        /// How many tenants that had left before were swept again.
         again: usize,
         /// How many keys of each job were removed.
         removed: &'a BTreeMap<JobName, u64>,
