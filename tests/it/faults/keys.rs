@@ -67,7 +67,6 @@ async fn assert_own_rows(shop: &Shop, owners: &[(&str, &str)]) {
 
 /// The unambiguous keys. `items:a:b:x` belongs to `a`, since an id ends as early as it can; `items:a:b:all`
 /// could be either tenant's, and belongs to none.
-/// later than it must; `items:a:b:all` may be that of either, and is nobody's.
 const OF_A: [(&str, &str); 3] = [("items:a:all", "a"), ("items:a:x", "a"), ("items:a:b:x", "a")];
 const OF_C: [(&str, &str); 2] = [("items:c:all", "c"), ("items:c:x", "c")];
 

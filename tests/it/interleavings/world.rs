@@ -421,7 +421,6 @@ pub(super) enum Gone {
     Warmer,
     /// The change feed, after a report that the key is gone from a tenant; `late` if the command of a lost
     /// connection was executed later.
-    /// connection was executed later.
     Feed { late: bool },
     /// A run of another tenant wrote over it.
     WrittenOver,

@@ -1,5 +1,6 @@
 //! What the tests share: real servers, a database or cache of a test's own, connections that break,
 //! and the real program.
+//!
 //! One Postgres serves the whole test process, and each test has its own database in it. A test that stops,
 //! suspends or configures a server starts one for itself. All servers end with the process: see
 //! `preheat_sandbox`.
