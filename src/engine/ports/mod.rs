@@ -186,8 +186,8 @@ pub struct Slice {
     pub keys: Vec<String>,
 }
 
-/// What preheat keeps in the cache for itself, beside the values: fences, manifests, and books in
-/// which it notes what it has to remember over a restart. Keys are without the cache's prefix.
+/// preheat's own data in the cache, besides the values: fences, manifests, and books with what preheat must
+/// remember over a restart (the registry). Keys are without the cache's prefix.
 pub trait Ledger: Send + Sync {
     /// The present values of fences, in their order.
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
@@ -232,11 +232,10 @@ pub trait Ledger: Send + Sync {
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// All notes of a book, in no order: their names and texts.
+    /// The names and texts of all notes of a book, in no order.
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
 
-    /// Writes notes into a book, over those of the same name, and lets the book live for
-    /// [`BOOK_TTL`] from now.
+    /// Writes notes into a book, replaces those of the same name, and sets the book's TTL to [`BOOK_TTL`].
     fn note<'a>(
         &'a self,
         book: Book,
@@ -268,10 +267,10 @@ pub struct Listing {
     pub keys: Vec<String>,
 }
 
-/// A book of notes.
+/// A book: a hash of notes by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Book {
-    /// The tenants that may have keys, with their columns.
+    /// The registry: the tenants that may have keys, with their columns.
     Tenants,
 }
 
@@ -284,7 +283,7 @@ impl Book {
     }
 }
 
-/// How long a book lives after the last note: longer than a worker is likely to be away.
+/// A book's TTL after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
 
 /// How many fences one command reads. This constant and the next two give the number of commands for a call,

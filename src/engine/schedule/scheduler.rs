@@ -155,8 +155,8 @@ impl Engine {
                 biased;
                 () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
                 () = self.bell.notified() => {}
-                // Before the ends of runs, after which the next run begins: that run must not begin before
-                // the restart is handled.
+                // Before the ends of runs: the run that begins after such an end then begins late enough to
+                // cover the restart.
                 Ok(()) = self.restarts.changed() => self.cache_was_restarted(),
                 // Before requests: many requests may come, but the number of runs that can end is bounded.
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),

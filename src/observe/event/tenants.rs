@@ -37,12 +37,11 @@ event! {
         metrics.count_keys(job, KeyCounts { removed: *count, ..KeyCounts::default() });
     };
     log match (newly, removed.values().sum::<u64>()) {
-        (0, 0) => debug!(again, "no run wrote keys of tenants that are not active any more"),
+        (0, 0) => debug!(again, "no run wrote keys of departed tenants"),
         (0, keys) => info!(
             again,
             keys,
-            "removed {} that runs with an older tenant list wrote of tenants that are not active \
-             any more",
+            "removed {} that runs with an older tenant list had written for departed tenants",
             counted(keys, "key", "keys")
         ),
         (newly, keys) => info!(
