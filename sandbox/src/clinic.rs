@@ -6,30 +6,30 @@ use super::postgres::execute;
 const SCHEMA: &str = include_str!("../../demo/schema.sql");
 const DATA: &str = include_str!("../../demo/data.sql");
 
-/// How large the sample clinic's data are: the parameters of `demo/data.sql`.
+/// The size of the sample clinic's data: the parameters of `demo/data.sql`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clinic {
     /// How many tenants.
     pub tenants: u32,
-    /// The share of them that is active, 0 to 1; the rest is on trial or suspended.
+    /// The share of active tenants, 0 to 1; the others are on trial or suspended.
     pub active: f64,
-    /// Services of a tenant of size 1.
+    /// Services of a tenant whose size is 1.
     pub services: u32,
-    /// Products of a tenant of size 1.
+    /// Products of a tenant whose size is 1.
     pub products: u32,
     /// Categories of products: 1 to 8.
     pub categories: u32,
-    /// Staff of a tenant of size 1.
+    /// Staff members of a tenant whose size is 1.
     pub staff: u32,
-    /// Those of the staff that have bookable slots.
+    /// How many of the staff have bookable slots.
     pub rostered: u32,
-    /// Slots of one person on one day; about half of them are open.
+    /// Slots of one person on one day; about half of them are free.
     pub slots: u32,
     /// The first day with slots; 0 is the tenant's today.
     pub first_day: i32,
     /// How many days have slots.
     pub days: u32,
-    /// Pets of a tenant of size 1.
+    /// Pets of a tenant whose size is 1.
     pub pets: u32,
     /// Pages of a tenant.
     pub pages: u32,
@@ -37,12 +37,12 @@ pub struct Clinic {
     pub giant_every: u32,
     /// A giant's size.
     pub giant_factor: f64,
-    /// Whether sizes go from 0 (a tenant without anything) to 3; otherwise every size is 1.
+    /// Whether sizes range from 0 (a tenant without data) to 3; otherwise every size is 1.
     pub skewed: bool,
 }
 
 impl Clinic {
-    /// A clinic chain to look at: sizes differ, some tenants have nothing yet.
+    /// A clinic chain to look at: tenants have different sizes, and some have no data yet.
     pub fn demo(tenants: u32) -> Self {
         Self {
             tenants,
@@ -63,7 +63,7 @@ impl Clinic {
         }
     }
 
-    /// The same kind, as small as a test wants it: 24 tenants, some empty, one giant.
+    /// A small one of the same kind, for tests: 24 tenants, some without data, one a giant.
     pub fn small() -> Self {
         Self {
             services: 3,
@@ -101,10 +101,10 @@ impl Clinic {
         }
     }
 
-    /// Makes the tables and their rows in an empty database, and leaves it as a database that has
-    /// been running for a while: analysed and vacuumed.
+    /// Creates the tables and their rows in an empty database. Afterwards it is like a database
+    /// that has been running for a while: analysed and vacuumed.
     pub async fn load(&self, url: &str) -> Result<(), SandboxError> {
-        // One transaction: rows of a table that is new in it need no write-ahead log.
+        // One transaction: rows of a table that was created in it need no write-ahead log.
         let load = format!("{}{SCHEMA}{DATA}", self.parameters());
         execute(url, &load).await?;
         execute(url, "vacuum").await

@@ -1,9 +1,9 @@
 //! Private, throw-away Postgres and Redis servers and the sample clinic, for `preheat demo`, the
 //! tests and the benchmarks.
 //!
-//! A server lives in a temporary folder of its own, listens on a Unix socket there and, only where
-//! asked, on a free port of 127.0.0.1. It ends with its handle, and also when the process that holds
-//! the handle is killed: see `process.rs`.
+//! A server lives in a temporary folder of its own. It listens on a Unix socket there and, if asked to, on a
+//! free port of 127.0.0.1. It ends when its handle is dropped, and also when the process that holds the
+//! handle is killed: see `process.rs`.
 
 mod clinic;
 mod postgres;
@@ -18,7 +18,7 @@ pub use clinic::Clinic;
 pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
 
-/// A Postgres and a Redis server of one's own.
+/// A private Postgres and a private Redis server.
 #[derive(Debug)]
 pub struct Sandbox {
     postgres: Postgres,
@@ -55,7 +55,7 @@ impl Sandbox {
     }
 }
 
-/// A blocking start that was cut off (the runtime is going down, or it panicked) is an error too.
+/// An interrupted start (the runtime is shutting down, or the start panicked) is an error too.
 fn started<T>(
     joined: Result<Result<T, SandboxError>, tokio::task::JoinError>,
 ) -> Result<T, SandboxError> {
@@ -71,54 +71,54 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// A throw-away server could not do what was asked.
+/// Why a throw-away server could not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The programs are not on this machine. The message says how to get them.
+    /// The programs are not installed. The message says how to get them.
     #[error("cannot find {programs}: {hint}")]
     Missing {
-        /// What was looked for.
+        /// The programs.
         programs: &'static str,
-        /// The command that installs it.
+        /// The command that installs them.
         hint: String,
     },
-    /// Root may not run Postgres, and there is nobody else to run it as.
+    /// Postgres refuses to run as root, and there is no other user to run it as.
     #[error("cannot run postgres as root: there is neither a user `postgres` nor `nobody`")]
     NoUser,
-    /// A folder or file of the server.
+    /// A folder or file of the server could not be used.
     #[error("could not {doing} `{}`", path.display())]
     File {
         /// What was being done.
         doing: &'static str,
-        /// With which file.
+        /// The folder or file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A program could not be started or waited for.
     #[error("could not run `{program}`")]
     Run {
-        /// Which one.
+        /// The program.
         program: String,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// The server ended, or was not ready in time.
     #[error("{server} {what}; its log ends with:\n{log}")]
     NotReady {
-        /// Which server.
+        /// The server.
         server: &'static str,
-        /// What it did.
+        /// What happened.
         what: &'static str,
         /// The end of its log.
         log: String,
     },
-    /// A statement to the Postgres server.
+    /// A statement failed on the Postgres server.
     #[error("could not {doing}")]
     Sql {
         /// What was being done.
         doing: String,
-        /// Why not.
+        /// The cause.
         source: sqlx::Error,
     },
     /// The runtime ended before the server had started.

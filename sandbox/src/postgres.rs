@@ -14,10 +14,10 @@ use super::program::{self, PostgresPrograms, User};
 use super::server::Server;
 use super::{SandboxError, Tls};
 
-/// The port that names the socket where there is no TCP.
+/// The port in the socket's name if it does not listen on TCP.
 const SOCKET_PORT: u16 = 5432;
 
-/// From the start of the process to the first connection; recovery after a kill is in it.
+/// The longest time from the start of the process to the first connection, including recovery after a kill.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// The data need not survive anything, so nothing waits for a disk.
@@ -40,19 +40,19 @@ const SETTINGS: [(&str, &str); 13] = [
 /// How to start a [`Postgres`].
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
-    /// Where to look for its programs first; the `PATH` and the usual places follow.
+    /// Where to look for its programs first; then come the `PATH` and the usual places.
     pub folders: Vec<PathBuf>,
     /// Whether it also listens on a free port of 127.0.0.1.
     pub tcp: bool,
     /// Offer TLS on that port.
     pub tls: Option<Tls>,
-    /// Settings as in `postgresql.conf`; they go over the sandbox's own.
+    /// Settings as in `postgresql.conf`; they override the sandbox's own.
     pub settings: Vec<(String, String)>,
-    /// Lines of `pg_hba.conf` that go before "trust everybody".
+    /// Lines of `pg_hba.conf`, placed before the line that trusts everybody.
     pub access: Vec<String>,
 }
 
-/// A running Postgres in a folder of its own. Its superuser is `postgres`, without a password.
+/// A running Postgres in a folder of its own. Its superuser is `postgres` and has no password.
 #[derive(Debug)]
 pub struct Postgres {
     programs: PostgresPrograms,
@@ -63,7 +63,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a new cluster and starts it. Blocks for about a second.
+    /// Creates a new cluster and starts it. Blocks for about a second.
     pub fn start(options: &PostgresOptions) -> Result<Self, SandboxError> {
         let user = program::postgres_user()?;
         let programs = program::postgres(&options.folders, user)?;
@@ -83,19 +83,19 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// A URL over the Unix socket, as libpq, sqlx and node-postgres take it.
+    /// A URL over the Unix socket, in a form that libpq, sqlx and node-postgres accept.
     pub fn url(&self, database: &str) -> String {
         let folder = self.server.folder().display();
         let port = self.tcp_port.unwrap_or(SOCKET_PORT);
         format!("postgres:///{database}?host={folder}&port={port}&user=postgres")
     }
 
-    /// A URL over TCP, if it listens there.
+    /// A URL over TCP, if it listens on TCP.
     pub fn tcp_url(&self, database: &str) -> Option<String> {
         self.tcp_port.map(|port| format!("postgres://postgres@127.0.0.1:{port}/{database}"))
     }
 
-    /// Its port of 127.0.0.1, if it listens there.
+    /// Its port of 127.0.0.1, if it listens on TCP.
     pub fn tcp_port(&self) -> Option<u16> {
         self.tcp_port
     }
@@ -106,12 +106,12 @@ impl Postgres {
         self.server.folder().join(format!(".s.PGSQL.{port}"))
     }
 
-    /// The process id of the server that has the others as children, while it runs.
+    /// The process id of the server's main process, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
     }
 
-    /// Shuts it down in order: clients are told, transactions are rolled back. Its data stay.
+    /// Shuts it down in order: clients get a message, transactions are rolled back. Its data stay.
     pub fn stop(&self) {
         self.server.stop(Signal::INT);
     }
@@ -130,12 +130,12 @@ impl Postgres {
         self.server.start(command, READY_WITHIN, |id| is_ready(&state, id))
     }
 
-    /// Stops every process of the server where it is (`SIGSTOP`): connections stand, nothing answers.
+    /// Suspends every process of the server (`SIGSTOP`): connections stay open, and no query is answered.
     pub fn freeze(&self) {
         self.server.signal(Signal::STOP);
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a suspended server.
     pub fn thaw(&self) {
         self.server.signal(Signal::CONT);
     }
@@ -145,7 +145,7 @@ impl Postgres {
         self.server.log_tail()
     }
 
-    /// Makes a database, empty or as a copy of another that nobody is connected to.
+    /// Creates a database, empty or as a copy of another one that has no connections.
     pub async fn create_database(
         &self,
         name: &str,
@@ -160,7 +160,7 @@ impl Postgres {
         self.execute("postgres", &format!("drop database if exists {name:?} with (force)")).await
     }
 
-    /// Runs statements in a database, in one transaction unless they say otherwise.
+    /// Runs statements in a database; they are one transaction unless they say otherwise.
     pub async fn execute(&self, database: &str, sql: &str) -> Result<(), SandboxError> {
         execute(&self.url(database), sql).await
     }
@@ -174,7 +174,7 @@ pub(super) async fn execute(url: &str, sql: &str) -> Result<(), SandboxError> {
     };
     let run = async {
         let options: PgConnectOptions = url.parse()?;
-        // Making a clinic is one long statement; a log of it would hold all its text.
+        // The statement that creates a clinic is long; a log of it would contain its whole text.
         let options = options.disable_statement_logging();
         let mut connection = PgConnection::connect_with(&options).await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
@@ -222,7 +222,7 @@ fn setting(name: &str, value: &str) -> String {
     format!("--{name}={value}")
 }
 
-/// Postgres takes a key only if nobody else can read it, so it gets a copy of its own.
+/// Postgres accepts a key only if no other user can read it, so it gets its own copy.
 fn tls_arguments(
     tls: &Tls,
     folder: &Path,
@@ -246,7 +246,7 @@ fn tls_arguments(
     ])
 }
 
-/// The first line that matches a connection decides, so the given ones go to the front.
+/// The first matching line decides about a connection, so the given lines come first.
 fn allow(lines: &[String], folder: &Path) -> Result<(), SandboxError> {
     if lines.is_empty() {
         return Ok(());

@@ -1,9 +1,9 @@
 //! A server process that never outlives its owner.
 //!
-//! Dropping the handle ends it. For the case that nobody gets to drop anything (the owner is killed,
-//! or its statics are never dropped) a watchdog stands by: a shell that waits for the end of a pipe
-//! whose other end the owner alone holds, then ends the server and removes its folder. Linux' "signal
-//! on the parent's death" would not do: it means the death of the thread that started the child.
+//! Dropping the handle ends it. If nothing drops the handle (the owner is killed, or the handle is in a
+//! static), a watchdog ends the server: a shell that waits for the end of a pipe whose other end only the
+//! owner holds, then ends the server and removes its folder. Linux' "signal on the parent's death" would not
+//! do: the parent there is the thread that started the child.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::SandboxError;
 
-/// How often a state is looked at while one waits for it.
+/// How often a state is checked while waiting for it.
 const POLL: Duration = Duration::from_millis(3);
 
 /// A server that has not ended this long after it was asked is killed.
@@ -26,14 +26,14 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How much of the end of a log an error shows.
 const LOG_TAIL: u64 = 2048;
 
-/// The longest path of a Unix socket, on the system that allows the least (macOS has 104 bytes).
+/// The longest path of a Unix socket, by the system with the lowest limit (macOS has 104 bytes).
 const MAX_SOCKET_PATH: usize = 100;
 
-/// Room for a folder's own random name and the socket's in [`MAX_SOCKET_PATH`].
+/// How many bytes of [`MAX_SOCKET_PATH`] the folder's random name and the socket's name need.
 const SOCKET_NAME_ROOM: usize = 36;
 
-/// `$1` the server, `$2` the signal that ends it, `$3` its folder. A line on standard input means
-/// that all is done; its end without a line, that the owner is gone.
+/// The arguments are `$1` the server, `$2` the signal that ends it, and `$3` its folder. A line on standard
+/// input means that the owner has cleaned up; the end of input without a line means that the owner is gone.
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP QUIT
 read -r _ && exit 0
@@ -59,8 +59,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts the command in a process group of its own, so that a terminal's Ctrl-C reaches the
-    /// owner alone; what it says goes into `log`.
+    /// Starts the command in a process group of its own, so that a terminal's Ctrl-C reaches only the owner;
+    /// its output goes into `log`.
     pub(super) fn start(
         mut command: Command,
         folder: &Path,
@@ -81,7 +81,7 @@ impl Process {
         match watch(child.id(), end_signal, folder) {
             Ok(watchdog) => Ok(Self { child, watchdog, end_signal }),
             Err(error) => {
-                // Without a watchdog it must not go on; the error to tell is the watchdog's.
+                // Without a watchdog the server must not run; the watchdog's error is the one to return.
                 child.kill().and_then(|()| child.wait()).ok();
                 Err(error)
             }
@@ -100,12 +100,12 @@ impl Process {
     /// Sends the signal to the server and to the processes it has started.
     pub(super) fn signal(&self, signal: Signal) {
         for process in self.family() {
-            // One that is gone needs no signal any more.
+            // A process that has ended needs no signal any more.
             kill_process(process, signal).ok();
         }
     }
 
-    /// Asks the server itself with `signal` to end, waits, and kills it and its children if it doesn't.
+    /// Asks the server with `signal` to end and waits; if it does not end, kills it and its children.
     pub(super) fn end(&mut self, signal: Signal) {
         if self.ended().is_none() {
             let family = self.family();
@@ -130,7 +130,7 @@ impl Process {
         self.dismiss();
     }
 
-    /// The server and its children; only the server where there is no `/proc`.
+    /// The server and its children; only the server if there is no `/proc`.
     fn family(&self) -> Vec<Pid> {
         let id = self.child.id();
         let children =
@@ -188,7 +188,7 @@ pub(super) fn wait_until(limit: Duration, mut reached: impl FnMut() -> bool) -> 
     true
 }
 
-/// A new folder in a place whose paths are short enough for a socket and which every user can reach.
+/// A new folder whose path is short enough for a socket and which every user can reach.
 pub(super) fn folder(prefix: &str) -> Result<TempDir, SandboxError> {
     let usual = std::env::temp_dir();
     let base = if fits_sockets(&usual) && open_to_all(&usual) { usual } else { "/tmp".into() };
@@ -202,8 +202,8 @@ fn fits_sockets(base: &Path) -> bool {
     base.as_os_str().len() + SOCKET_NAME_ROOM <= MAX_SOCKET_PATH
 }
 
-/// Whether a user who owns none of the folders on the way can go through them. Only root needs it,
-/// who hands the folder to somebody else.
+/// Whether a user who owns none of the folders on the path can pass through them. Only root needs this, since
+/// root runs the server as another user.
 fn open_to_all(base: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     !rustix::process::geteuid().is_root()
@@ -212,7 +212,7 @@ fn open_to_all(base: &Path) -> bool {
         })
 }
 
-/// The end of a log, or what kept it from being read.
+/// The end of a log, or the reason why it cannot be read.
 pub(super) fn log_tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(log)?;

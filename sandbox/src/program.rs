@@ -1,4 +1,4 @@
-//! Where the servers' programs are on this machine, and as whom to run them.
+//! Where the servers' programs are on this machine, and which user runs them.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -18,7 +18,7 @@ const POSTGRES_FOLDERS: [&str; 7] = [
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 ];
 
-/// Folders with programs that are not on everybody's `PATH`.
+/// Folders with programs that may not be on the `PATH`.
 const OTHER_FOLDERS: [&str; 4] =
     ["/opt/homebrew/bin", "/usr/local/bin", "/usr/local/pgsql/bin", "/usr/sbin"];
 
@@ -29,7 +29,8 @@ pub(super) struct User {
     pub(super) gid: u32,
 }
 
-/// Whom Postgres has to run as: it refuses root. None where the user of this process will do.
+/// The user that Postgres must run as, since it refuses root; `None` if the user of this process
+/// will do.
 pub(super) fn postgres_user() -> Result<Option<User>, SandboxError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -67,7 +68,8 @@ pub(super) struct PostgresPrograms {
     pub(super) postgres: PathBuf,
 }
 
-/// Looks in `folders`, on the `PATH`, and where systems put it; the newest comes first.
+/// Looks in `folders`, on the `PATH`, and in the usual places of systems; the newest version comes
+/// first.
 pub(super) fn postgres(
     folders: &[PathBuf],
     user: Option<User>,
@@ -102,7 +104,7 @@ pub(super) fn redis(folders: &[PathBuf]) -> Result<PathBuf, SandboxError> {
         .ok_or_else(|| missing("redis-server"))
 }
 
-/// Whether the program is there and works for that user.
+/// Whether the program exists and runs as that user.
 fn runs(program: &Path, user: Option<User>) -> bool {
     command(program, user)
         .arg("--version")

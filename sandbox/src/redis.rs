@@ -17,24 +17,25 @@ use super::{SandboxError, Tls};
 /// From the start of the process to the first answer.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// A server that is up answers a `PING` at once.
+/// How long a server that is up may take to answer a `PING`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// How to start a [`Redis`].
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
-    /// Where to look for its program first; the `PATH` and the usual places follow.
+    /// Where to look for its program first; then come the `PATH` and the usual places.
     pub folders: Vec<PathBuf>,
     /// Whether it also listens on a free port of 127.0.0.1.
     pub tcp: bool,
     /// Listen with TLS, on another free port of 127.0.0.1. Clients need no certificate.
     pub tls: Option<Tls>,
-    /// Settings as in `redis.conf`: `("maxmemory", "10mb")`, `("user", "app on >secret ~* +@all")`;
-    /// a name may come more than once.
+    /// Settings as in `redis.conf`: `("maxmemory", "10mb")`, `("user", "app on >secret ~* +@all")`. A name
+    /// may occur more than once.
     pub settings: Vec<(String, String)>,
 }
 
-/// A running Redis in a folder of its own. It saves nothing unless its settings say so: after a restart it is empty.
+/// A running Redis in a folder of its own. Unless its settings say otherwise, it saves nothing and is empty
+/// after a restart.
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,
@@ -64,22 +65,22 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// A URL over TCP, if it listens there.
+    /// A URL over TCP, if it listens on TCP.
     pub fn tcp_url(&self) -> Option<String> {
         self.tcp_port.map(|port| format!("redis://127.0.0.1:{port}"))
     }
 
-    /// A URL over TLS, if it listens there.
+    /// A URL over TLS, if it listens with TLS.
     pub fn tls_url(&self) -> Option<String> {
         self.tls_port.map(|port| format!("rediss://localhost:{port}"))
     }
 
-    /// Its port of 127.0.0.1, if it listens there.
+    /// Its port of 127.0.0.1, if it listens on TCP.
     pub fn tcp_port(&self) -> Option<u16> {
         self.tcp_port
     }
 
-    /// Its port for TLS, if it listens there.
+    /// Its port for TLS, if it listens with TLS.
     pub fn tls_port(&self) -> Option<u16> {
         self.tls_port
     }
@@ -113,12 +114,12 @@ impl Redis {
         self.server.start(command, READY_WITHIN, |_id| is_ready(&socket))
     }
 
-    /// Stops it where it is (`SIGSTOP`): connections stand, nothing answers.
+    /// Suspends it (`SIGSTOP`): connections stay open, and no command is answered.
     pub fn freeze(&self) {
         self.server.signal(Signal::STOP);
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a suspended server.
     pub fn thaw(&self) {
         self.server.signal(Signal::CONT);
     }
@@ -157,7 +158,7 @@ fn config(
     config
 }
 
-/// Any answer but "still loading" will do: a server that wants a password is ready as well.
+/// Any answer except "still loading" will do: a server that asks for a password is ready as well.
 fn is_ready(socket: &Path) -> bool {
     let answer = || -> std::io::Result<String> {
         let mut stream = UnixStream::connect(socket)?;

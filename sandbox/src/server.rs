@@ -1,4 +1,4 @@
-//! A server in a folder of its own, which can be stopped, killed, frozen and started again.
+//! A server in a folder of its own, which can be stopped, killed, suspended and restarted.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,14 +15,14 @@ use super::process::{Process, log_tail, wait_until};
 #[derive(Debug)]
 pub(super) struct Server {
     name: &'static str,
-    /// What ends it when it is dropped.
+    /// The signal that ends it when it is dropped.
     end_signal: Signal,
     process: Mutex<Option<Process>>,
     folder: TempDir, // after the process: it goes when the server has ended
 }
 
 impl Server {
-    /// One that does not run yet.
+    /// A server that does not run yet.
     pub(super) fn new(name: &'static str, end_signal: Signal, folder: TempDir) -> Self {
         Self { name, end_signal, process: Mutex::new(None), folder }
     }
@@ -31,7 +31,7 @@ impl Server {
         self.folder.path()
     }
 
-    /// Starts it; `is_ready` is asked with its process id until it says so.
+    /// Starts it, and calls `is_ready` with its process id until that returns true.
     pub(super) fn start(
         &self,
         command: Command,

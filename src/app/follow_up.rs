@@ -1,4 +1,4 @@
-//! A run together with its follow-ups, for a command: a worker's follow-ups are the scheduler's.
+//! A run together with its follow-ups, for a command; in a worker the scheduler starts the follow-ups.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,22 +16,22 @@ use crate::engine::run::limit::Priority;
 use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
 use crate::engine::schedule::FOLLOW_UP;
 
-/// How often unverified tenants are tried again once the run itself is over. More would keep a deploy waiting
-/// for a tenant that never stops writing; the worker goes on with it.
+/// How often unverified tenants are tried again once the run itself has ended. More tries would keep a deploy
+/// waiting for a tenant whose data never stops changing; the worker goes on with that tenant.
 const MOST_AFTERWARDS: u32 = 5;
 
-/// What became of a run and its follow-ups.
+/// The result of a run and its follow-ups.
 #[derive(Clone, Debug)]
 pub struct Warmed {
-    /// Their record, which is one.
+    /// The run's record, with the follow-ups added to it.
     pub record: RunRecord,
     /// The tenants that failed.
     pub failed: Vec<FailedTenant>,
 }
 
-/// Does a run, and a second after each of its batches a follow-up for the tenants that the batch left
-/// unverified, beside the run: their keys do not expire while it goes on. A stop ends both. `is_over` is called
-/// when the run itself is over.
+/// Does a run. A second after each of its batches, it starts a follow-up for the tenants that the batch left
+/// unverified, beside the run, so that their keys do not expire while the run goes on. A stop ends both.
+/// `is_over` is called when the run itself has ended.
 pub async fn run_with_follow_ups(
     runner: Arc<Runner>,
     run: RunSpec,
@@ -71,16 +71,16 @@ struct FollowUps {
     handover: Arc<Handover>,
     stops: Stops,
     waiting: Vec<Waiting>,
-    /// Each with how many tenants it is for.
+    /// The follow-ups under way, each with the number of its tenants.
     under_way: FuturesUnordered<BoxFuture<'static, (u64, RunResult)>>,
-    /// Follow-ups in a row after the run, up to each of them.
+    /// For each follow-up, how many follow-ups in a row came after the run, up to and including this one.
     tries: HashMap<RunId, u32>,
     ended: Vec<(u64, RunResult)>,
-    /// Whether the run is over.
+    /// Whether the run itself has ended.
     afterwards: bool,
 }
 
-/// Unverified tenants whose follow-up is still to begin.
+/// Unverified tenants whose follow-up has not begun.
 struct Waiting {
     due_at: Duration,
     unverified: Unverified,
@@ -88,14 +88,14 @@ struct Waiting {
 }
 
 impl FollowUps {
-    /// Starts follow-ups as they are due; never ends.
+    /// Starts follow-ups when they are due; never ends.
     async fn go_on(&mut self) -> Infallible {
         loop {
             self.turn().await;
         }
     }
 
-    /// Goes on until all tenants are verified or were tried often enough.
+    /// Goes on until every tenant is verified or has been tried often enough.
     async fn end(&mut self) {
         self.afterwards = true;
         self.note_unverified();
@@ -156,7 +156,7 @@ impl FollowUps {
     }
 }
 
-/// Adds a follow-up for so many tenants to the record of the run that left them unverified.
+/// Adds a follow-up for this many tenants to the record of the run that left them unverified.
 fn add_follow_up(record: &mut RunRecord, asked: u64, follow_up: RunRecord) {
     let RunRecord { outcome, finished_at, report: more, .. } = follow_up;
     let report = &mut record.report;
@@ -169,7 +169,7 @@ fn add_follow_up(record: &mut RunRecord, asked: u64, follow_up: RunRecord) {
             report.add_failed(more.failed_tenants, Vec::new());
             (still_fenced, failed)
         }
-        // It was cut off: the tenants that it did not come to stay as they were.
+        // The follow-up was stopped: the tenants that it did not reach are still unverified.
         Outcome::Timeout | Outcome::Cancelled => (covered.saturating_sub(more.tenants.ok), 0),
     };
     report.tenants.fenced -= covered - still_fenced;

@@ -21,18 +21,18 @@ use crate::invalidate::job_reader::JobReader;
 
 use super::AuditError;
 
-/// The most bytes of values that one call reads from the cache, by the values that are expected.
+/// How many bytes of values one call reads from the cache, by the sizes of the expected values.
 const SLICE_BYTES: usize = 1024 * 1024;
 /// The most keys that one call reads.
 const SLICE_KEYS: usize = 500;
 /// The size that an unexpected value is assumed to have.
 const UNEXPECTED_BYTES: usize = 64 * 1024;
-/// Which keys of a batch are looked at.
+/// Which keys of a batch to look at.
 #[derive(Clone, Copy)]
 pub(super) enum KeyFilter<'a> {
     /// All.
     All,
-    /// These.
+    /// Only these.
     Only(&'a HashSet<String>),
 }
 
@@ -45,7 +45,7 @@ impl KeyFilter<'_> {
     }
 }
 
-/// One key that should be in the cache, or is, and what is wrong with it.
+/// The look at one key that should be in the cache, or is there, and what is wrong with it.
 pub(super) struct Look<'a> {
     pub(super) key: &'a str,
     pub(super) tenant: Option<Tenant<'a>>,
@@ -63,7 +63,7 @@ impl Look<'_> {
     }
 }
 
-/// Takes what was seen of each key.
+/// Receives the look at each key.
 pub(super) type See<'a> = dyn FnMut(Look<'_>) + Send + 'a;
 
 /// Compares the keys of one job, batch by batch.
@@ -139,7 +139,7 @@ impl Examiner {
         let now = runner.clock.now();
         let job = Arc::clone(self.job());
         let first_dates = first_dates(&job, part, now);
-        // Before the query: what a run names in between is expected by then.
+        // Before the query: a key that a run adds to a manifest in between is then expected.
         let mut named = self.named(runner, part).await?;
         let permit = self.reader.read(runner, part, &first_dates).await?;
         let found = entries(&job, &self.checks, part, &first_dates, permit.rows());
@@ -195,7 +195,7 @@ struct Keys<'r> {
     expected: Vec<Expected<'r>>,
 }
 
-/// What is expected of a key, by the database.
+/// What the database's rows say of a key.
 struct Expected<'r> {
     slot: usize,
     /// `None` where the key should not exist.
@@ -222,7 +222,7 @@ impl<'r> Keys<'r> {
             }
             all.push(entry.key, Expected { slot: entry.slot, value: Some(entry.value) }, filter);
         }
-        // The old value of a key whose new one may not be written.
+        // The old value of a key whose new value must not be written.
         for removal in removals {
             all.push(removal.key, Expected { slot: removal.slot, value: None }, filter);
         }
@@ -275,7 +275,7 @@ struct Midnight {
 }
 
 impl Midnight {
-    /// One for each slot; none where the job has no dates.
+    /// One for each slot; none if the job has no dates.
     fn of_batch(
         job: &Job,
         part: &Batch,
@@ -300,18 +300,18 @@ impl Midnight {
         Self { begun: texts(after(earlier), after(first)), ended: texts(earlier, first) }
     }
 
-    /// Whether the key's date has just begun to have keys.
+    /// Whether the key's date has just become one that has keys.
     fn begins(&self, key: &str) -> bool {
         self.begun.iter().any(|date| key.contains(date))
     }
 
-    /// Whether the key's date has just ceased to have keys.
+    /// Whether the key's date has just stopped having keys.
     fn ends(&self, key: &str) -> bool {
         self.ended.iter().any(|date| key.contains(date))
     }
 }
 
-/// What the cache holds of a key.
+/// What the cache holds under a key.
 enum Seen {
     Nothing,
     Found(Found),
@@ -334,7 +334,7 @@ impl From<Option<Found>> for Seen {
     }
 }
 
-/// What the cache holds of some keys, in their order. A key that holds no string fails the whole call; then
+/// What the cache holds under some keys, in their order. If a key holds no string, the whole call fails; then
 /// each key is read by itself.
 async fn look(runner: &Runner, retries: u32, keys: &[String]) -> Result<Vec<Seen>, Refusal> {
     match look_once(runner, retries, keys).await {

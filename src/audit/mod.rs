@@ -1,9 +1,9 @@
 //! Compares the cache with the database, key for key, and writes nothing.
 //!
-//! An audit reads a batch of tenants as a run does, in one permit and behind the same breakers, and
-//! looks at their keys in slices. What differs is looked at again after each of the windows of
-//! [`crate::domain::audit`], while the rest is still being read; only what differs at every look is
-//! a finding.
+//! An audit reads a batch of tenants as a run does, with one permit and behind the same breakers, and looks
+//! at their keys in slices. If a key differs, the audit looks at it again after each of the windows of
+//! [`crate::domain::audit`], while it goes on with the rest. Only a key that differs at every look is a
+//! finding.
 
 mod examine;
 mod orphans;
@@ -29,12 +29,12 @@ use crate::engine::ports::SourceError;
 use crate::engine::run::Runner;
 use crate::engine::run::retry::Refusal;
 
-/// The differences that a report describes of each finding.
+/// How many differences a report describes for each finding.
 const FEW_DIFFERENCES: usize = 3;
-/// The differences that are described where one key was asked for.
+/// How many differences are described if the request is about one key.
 const MANY_DIFFERENCES: usize = 20;
 
-/// Compares the cache with the database. It has one batch in hand at a time.
+/// Compares the cache with the database. It works on one batch at a time.
 pub struct Auditor {
     runner: Arc<Runner>,
     pace: Pace,
@@ -43,9 +43,9 @@ pub struct Auditor {
 /// How fast an audit goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// One batch after another, for somebody who waits.
+    /// One batch after another, for a caller that waits.
     Steady,
-    /// At work at most a tenth of the time, in the background.
+    /// In the background, at work for at most a tenth of the time.
     Gentle,
 }
 
@@ -63,37 +63,37 @@ impl Pace {
 pub struct AuditOrder {
     /// These jobs.
     pub jobs: Vec<Arc<Job>>,
-    /// A random sample of so many tenants of each; all where it is `None`.
+    /// The size of a random sample of each job's tenants; all tenants if it is `None`.
     pub sample: Option<NonZeroUsize>,
-    /// Whether suspects are looked at again; otherwise a write in flight is a finding.
+    /// Whether suspects are looked at again; if not, a write in flight is a finding.
     pub rechecks: bool,
     /// Whether it also searches for keys that no job writes any more.
     pub orphans: bool,
 }
 
-/// What is known of one key.
+/// The answer about one key.
 #[derive(Clone, Debug)]
 pub struct KeyAnswer {
-    /// The job that writes it, and the tenant it belongs to; no tenant where it is the fleet's.
+    /// The job that writes it, and its tenant; no tenant for a key of the fleet.
     pub owner: Option<(JobName, Option<String>)>,
-    /// How it stands.
+    /// The state of the key.
     pub state: KeyState,
-    /// How long after the first look that was known.
+    /// How long after the first look the state was clear.
     pub after: Duration,
     /// What could not be read.
     pub failures: Vec<Failure>,
 }
 
-/// How one key stands.
+/// The state of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Its value is the database's.
+    /// Its value equals the database's.
     Equal,
     /// Something is wrong with it.
     Wrong(Finding),
     /// Its data changes too often to be judged.
     Changing,
-    /// No job makes it, and it is not in the cache.
+    /// No job writes it, and it is not in the cache.
     Nowhere,
 }
 
@@ -103,7 +103,7 @@ pub enum AuditError {
     /// The tenants could not be read.
     #[error(transparent)]
     Tenants(#[from] SourceError),
-    /// A server could not be reached, and was asked often enough.
+    /// A server could not be reached, and the retries are used up.
     #[error("{0}")]
     Unreachable(String),
 }
@@ -124,7 +124,7 @@ impl Auditor {
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
         let list = session.tenants(&order.jobs).await?;
-        // The tenants were read: what their ids may be is known.
+        // The tenants have been read, so the form of their ids is known.
         let layout = self.runner.layout();
         for (index, job) in order.jobs.iter().enumerate() {
             let examiner = Examiner::new(layout.clone(), job, FEW_DIFFERENCES);
@@ -164,7 +164,7 @@ impl Auditor {
         let makes = |job: &&Arc<Job>| layout.may_write(job, None, key);
         let jobs: Vec<Arc<Job>> = jobs.iter().filter(makes).cloned().collect();
         let list = session.tenants(&jobs).await?;
-        // What the tenants' ids may be is known by now.
+        // The form of the tenants' ids is known by now.
         let layout = self.runner.layout();
         let only = HashSet::from([key.to_owned()]);
         for (index, job) in jobs.iter().enumerate() {

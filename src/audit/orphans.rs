@@ -1,5 +1,5 @@
-//! Orphans: keys that are in the cache though no job writes them any more. [`super::search`] names the
-//! candidates; here they are looked at.
+//! Orphans: keys in the cache that no job writes any more. [`super::search`] names the candidates; this file
+//! looks for them in the cache.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
 use crate::engine::run::Runner;
 
-/// Keys that are looked at at once: their values come with the answer, and are of any size.
+/// How many keys one call looks at: their values come with the answer, and may have any size.
 const SLICE: usize = 16;
-/// Under which name a search is reported that could not say who has departed.
+/// The job name under which a search is reported that could not tell which tenants have departed.
 const NO_JOB: &str = "-";
 
 /// The orphans that are in the cache.
 #[derive(Default)]
 pub(super) struct Orphans {
     found: Vec<(JobName, Finding)>,
-    /// Those above the bound, which are not looked at again.
+    /// The number of orphans above the bound, by job; these are not looked at again.
     more: BTreeMap<JobName, u64>,
-    /// Why it cannot be said who has departed.
+    /// Why the search cannot tell which tenants have departed.
     refused: Option<String>,
     seen_at: Duration,
 }
@@ -39,7 +39,7 @@ impl Orphans {
         Ok(orphans)
     }
 
-    /// Keeps those that are found again when the last window is over.
+    /// Keeps the orphans that are found again after the last window.
     pub(super) async fn look_again(self, runner: &Arc<Runner>) -> Result<Self, AuditError> {
         if self.found.is_empty() {
             return Ok(self);
@@ -53,7 +53,7 @@ impl Orphans {
         Ok(again)
     }
 
-    /// Adds what was found to the audits of its jobs; a job that is gone gets an audit of its own.
+    /// Adds the findings to the audits of their jobs; a job that no longer exists gets an audit of its own.
     pub(super) fn add_to(self, audits: &mut Vec<JobAudit>, rechecked: bool) {
         for (job, finding) in self.found {
             let Some(audit) = of_job(audits, &job, rechecked) else { continue };
@@ -71,7 +71,7 @@ impl Orphans {
         }
     }
 
-    /// Looks at all candidates, or at `only` these of them.
+    /// Looks at all candidates, or only at those in `only`.
     async fn search(
         &mut self,
         runner: &Arc<Runner>,

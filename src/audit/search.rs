@@ -1,10 +1,10 @@
-//! The search for keys that no job writes any more: those that the manifests of gone jobs and departed
-//! tenants name, and the static keys of departed tenants.
+//! The search for keys that no job writes any more: those named by the manifests of removed jobs and departed
+//! tenants, and the static keys of departed tenants.
 //!
-//! It goes slice by slice over what preheat notes in the cache, and it only reads. A key that a job may
-//! write for an active tenant is no orphan, whichever manifest names it: so a job that gets another name
-//! has none. Orphans of shared keys are not looked for: no manifest names such a key, and nobody can tell
-//! whose value it holds; it ends by its TTL. So do the static keys of a template that was changed.
+//! It goes slice by slice over preheat's own data in the cache, and only reads. A key that a job may write
+//! for an active tenant is no orphan, whichever manifest names it: so a renamed job has no orphans. The
+//! search does not look for orphans of shared keys, since no manifest names them and their values show no
+//! owner; these expire by their TTL. So do static keys of a template that was changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::engine::ports::{CacheError, SourceError};
 use crate::engine::run::Runner;
 use crate::invalidate::census::{Census, CensusError};
 
-/// Manifests, or tenants, that are looked at at once.
+/// How many manifests, or tenants, one slice covers.
 const SLICE: usize = 100;
 
 /// A search under way.
@@ -40,7 +40,7 @@ pub(super) struct Orphan {
     pub(super) key: String,
     /// The job that wrote it, which may be gone.
     pub(super) job: JobName,
-    /// For which tenant; none where it was for the fleet.
+    /// The tenant it was written for; `None` for a key of the fleet.
     pub(super) tenant: Option<TenantId>,
 }
 
@@ -50,10 +50,10 @@ pub(super) enum SearchError {
     /// The cache could not be read.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The tenants could not.
+    /// The tenants could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Too many tenants are missing from the tenant list to say who has departed.
+    /// The tenant list lacks so many tenants that the search cannot tell which have departed.
     #[error("{0}")]
     Shrank(String),
 }
@@ -67,30 +67,30 @@ impl From<CensusError> for SearchError {
     }
 }
 
-/// Where the search is.
+/// The stage of the search.
 enum Stage {
-    /// Among the manifests: those that were found, and where the scan goes on unless it is over.
+    /// The manifests: those found so far, and the cursor of the scan unless it is over.
     Manifests {
         found: VecDeque<String>,
         next: Option<u64>,
     },
-    /// Among the departed tenants, from this one on.
+    /// The departed tenants, from this position on.
     Departed {
         position: usize,
     },
     Done,
 }
 
-/// Whether a present job writes a key.
+/// Whether an existing job writes a key.
 enum Written {
     No,
     Yes,
-    /// If this manifest names it, or is not there yet.
+    /// Only if this manifest names it, or does not exist yet.
     IfNamedBy(String),
 }
 
 impl Search {
-    /// Begins a search by the present jobs and tenants.
+    /// Begins a search with the present jobs and tenants.
     pub(super) async fn begin(runner: &Arc<Runner>) -> Result<Self, SearchError> {
         let census = Census::all(runner).await?;
         if let Some(shrank) = census.shrank() {
@@ -100,14 +100,14 @@ impl Search {
             runner: Arc::clone(runner),
             jobs: runner.jobs.get(),
             census,
-            // The tenants were read: what their ids may be is known.
+            // The tenants have been read, so the form of their ids is known.
             layout: runner.layout(),
             new: BTreeSet::new(),
             stage: Stage::Manifests { found: VecDeque::new(), next: Some(0) },
         })
     }
 
-    /// The next slice of keys, which may be empty; `None` where there is no more.
+    /// The next slice of orphans, which may be empty; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Orphan>>, SearchError> {
         match &mut self.stage {
             Stage::Manifests { found, next: Some(cursor) } if found.len() < SLICE => {
@@ -135,7 +135,7 @@ impl Search {
         }
     }
 
-    /// The names in manifests that no present job renews.
+    /// The keys that are named in manifests which no existing job renews.
     async fn named(&mut self, manifests: Vec<String>) -> Result<Vec<Orphan>, SearchError> {
         let owners = manifests.iter().filter_map(|manifest| read_manifest_key(manifest));
         let tenants: Vec<String> =
@@ -178,7 +178,7 @@ impl Search {
         self.without_written(found).await
     }
 
-    /// Takes note of tenants that the census does not have as active, and that are so by now.
+    /// Records tenants that are active now and are not active in the census.
     async fn look_for_new(&mut self, ids: &[String]) -> Result<(), SearchError> {
         let others: BTreeSet<&str> =
             ids.iter().map(String::as_str).filter(|id| !self.is_active(id)).collect();
@@ -195,7 +195,7 @@ impl Search {
         self.census.is_active(tenant) || self.new.contains(tenant)
     }
 
-    /// Whether a present job keeps that manifest.
+    /// Whether an existing job renews that manifest.
     fn is_renewed(&self, job: &JobName, tenant: Option<&str>) -> bool {
         self.jobs.get(job).is_some_and(|job| {
             job.has_manifests()
@@ -207,7 +207,7 @@ impl Search {
         })
     }
 
-    /// Those keys that no present job may write.
+    /// The keys among these that no existing job may write.
     async fn without_written(&self, found: Vec<Orphan>) -> Result<Vec<Orphan>, SearchError> {
         let mut written: HashSet<&str> = HashSet::new();
         let mut if_named: BTreeMap<String, Vec<&str>> = BTreeMap::new();
@@ -230,7 +230,7 @@ impl Search {
         Ok(found.into_iter().filter(|orphan| !written.contains(&orphan.key)).collect())
     }
 
-    /// Whether a job writes that key by the template at this position.
+    /// Whether a job writes that key, by the template at this position.
     fn writes(&self, job: &Job, index: usize, key: &str) -> Written {
         let Some(template) = job.keys.get(index).map(|key| &key.template) else {
             return Written::No;
@@ -257,12 +257,12 @@ impl Search {
                 let active = self.census.active().iter().map(Some);
                 self.writes_static(job, template, active, key)
             }
-            // A shared key: nobody can tell whose it is.
+            // A shared key: its value shows no owner.
             (Scope::Tenants, Owner::WithColumn(..) | Owner::Anyone, false) => Written::Yes,
         }
     }
 
-    /// Whether a static key is one of these tenants'.
+    /// Whether a static key belongs to one of these tenants.
     fn writes_static<'t>(
         &self,
         job: &Job,
@@ -279,8 +279,8 @@ impl Search {
         if tenants.into_iter().any(is_of) { Written::Yes } else { Written::No }
     }
 
-    /// Adds the keys that present manifests name. A manifest that is not there yet may come to name
-    /// them: its job has not run since it got that template.
+    /// Adds the keys that existing manifests name. A manifest that does not exist yet may name them later:
+    /// its job has not run since it got that template.
     async fn add_named<'k>(
         &self,
         if_named: BTreeMap<String, Vec<&'k str>>,

@@ -14,7 +14,7 @@ use crate::engine::ports::Clock;
 use crate::engine::run::Runner;
 use crate::engine::run::retry::{Patience, Refusal};
 
-/// The most suspects of one job that are looked at again; the rest are only counted. At a few hundred bytes
+/// How many suspects of one job are looked at again; further ones are only counted. At a few hundred bytes
 /// each they take less memory than a batch.
 pub const MAX_SUSPECTS: usize = 1_000;
 /// How often the tenant list is read again after a failure that may pass.
@@ -25,7 +25,7 @@ pub(super) struct Session<'a> {
     runner: &'a Runner,
     pace: Pace,
     pub(super) jobs: Vec<JobUnderAudit>,
-    /// The suspects to look at again, by the moment and in the order in which they came.
+    /// The suspects to look at again, by the moment of that look and then in the order of their discovery.
     waiting: BTreeMap<(Duration, u64), Recheck>,
     recheck_count: u64,
     rests_until: Duration,
@@ -40,13 +40,13 @@ pub(super) struct JobUnderAudit {
 /// Which of the waiting suspects to look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Those whose time has come.
+    /// Those whose next look is due.
     Now,
-    /// All, each when its time comes.
+    /// All of them, each when it is due.
     All,
 }
 
-/// The tenant that a key belongs to; `None` where it is the fleet's.
+/// The tenant that a key belongs to; `None` for a key of the fleet.
 pub(super) struct KeyOwner(pub(super) Option<String>);
 
 /// Suspects of one batch.
@@ -56,16 +56,16 @@ struct Recheck {
     suspects: Vec<Suspect>,
     /// When the first look was.
     seen_at: Duration,
-    /// Which window comes next.
+    /// The number of its next window.
     round: usize,
 }
 
 /// A key that was wrong at every look so far.
 struct Suspect {
     finding: Finding,
-    /// Between two looks both the database's and the cache's value changed.
+    /// Whether both the database's and the cache's value changed between two looks.
     moved: bool,
-    /// How long after the first look its value was equal, where only its TTL is wrong.
+    /// For a suspect with only a wrong TTL: how long after the first look its value was equal.
     equal_after: Option<Duration>,
 }
 
@@ -75,11 +75,11 @@ impl Suspect {
         Self { finding, moved: false, equal_after }
     }
 
-    /// Takes note that it is still wrong, in the same way or another.
+    /// Records that it is still wrong, in the same way or another.
     fn still(&mut self, wrong: Wrong, after: Duration) {
         let before = &self.finding.wrong;
         let is_life = |wrong: &Wrong| wrong.kind == Kind::WrongTtl;
-        // A life that is wrong stays so whatever the value is.
+        // A wrong TTL stays a finding whatever the value is.
         let is_same = is_life(before) && is_life(&wrong);
         self.moved |= !is_same && wrong.marks.both_moved(before.marks);
         self.equal_after = is_life(&wrong).then(|| self.equal_after.unwrap_or(after));
@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The active tenants, if one of the jobs is not for the fleet alone.
+    /// The active tenants, if one of the jobs has tenants.
     pub(super) async fn tenants(&mut self, jobs: &[Arc<Job>]) -> Result<Arc<Tenants>, AuditError> {
         if jobs.iter().all(|job| job.scope == Scope::Fleet) {
             return Ok(Arc::default());
@@ -138,8 +138,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The batches of a job: of all its tenants, or of a random sample. Tenants without a time zone, where
-    /// the job needs one, are noted as failed.
+    /// The batches of a job: of all its tenants, or of a random sample. A tenant without a time zone, if the
+    /// job needs one, is recorded as failed.
     pub(super) fn batches(
         &self,
         list: &Arc<Tenants>,
@@ -167,8 +167,8 @@ impl<'a> Session<'a> {
         batches
     }
 
-    /// Looks at the keys of a batch. Where only some keys are looked at, it answers the owner of the first
-    /// of them that is found.
+    /// Looks at the keys of a batch. If only some keys are looked at, answers the owner of the first one that
+    /// is found.
     pub(super) async fn first_look(
         &mut self,
         index: usize,
@@ -249,8 +249,8 @@ impl<'a> Session<'a> {
         }
         let (failures, failed) = examiner.take_failures();
         audit.fail(failures);
-        // What nobody expects any more and is not there is in order: a date has passed, a tenant was
-        // switched off. Where somebody could not be read, nothing is known.
+        // A key that is neither expected nor in the cache is in order: a date has passed, or a tenant was
+        // switched off. If a tenant could not be read, nothing is known.
         if failed > 0 {
             still.extend(left.into_values());
         }
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The batches of the tenants of suspects that are still active.
+    /// The batches of those suspects' tenants that are still active.
     async fn batches_of(
         &mut self,
         index: usize,
@@ -268,7 +268,7 @@ impl<'a> Session<'a> {
         let mut seen = HashSet::new();
         let tenants = suspects.iter().filter_map(|suspect| suspect.finding.tenant.as_deref());
         let ids: Vec<TenantId> = tenants.filter(|id| seen.insert(*id)).map(TenantId::new).collect();
-        // A job for the fleet has suspects without a tenant.
+        // The suspects of a job without tenants have no tenant.
         let list =
             if ids.is_empty() { Tenants::default() } else { self.read_tenants(Some(&ids)).await? };
         let positions: Vec<u32> = list.iter().zip(0..).map(|(_, position)| position).collect();
@@ -276,7 +276,7 @@ impl<'a> Session<'a> {
             return Ok(Vec::new());
         };
         let batches = examiner.batches(&Arc::new(list), positions, self.runner.clock.as_ref());
-        // Tenants without a time zone were noted at the first look, or have lost theirs since.
+        // Tenants without a time zone were recorded at the first look, or have lost their time zone since.
         drop(examiner.take_failures());
         Ok(batches)
     }
@@ -319,7 +319,7 @@ impl<'a> Session<'a> {
         Ok(KeyAnswer { owner: Some((job, tenant)), state, after, failures })
     }
 
-    /// Waits out the rest that the pace asks for.
+    /// Waits as long as the pace asks for.
     pub(super) async fn rest(&self) {
         let rest = self.rests_until.saturating_sub(self.runner.clock.monotonic());
         self.runner.clock.sleep(rest).await;
@@ -330,7 +330,7 @@ impl<'a> Session<'a> {
         self.runner.clock.monotonic()
     }
 
-    /// Plans the rest for the work done since `began`. Waiting for a permit is no work.
+    /// Plans the rest for the work done since `began`. Waiting for a permit does not count as work.
     fn end(&mut self, began: Duration, index: usize) {
         let now = self.runner.clock.monotonic();
         let waited = self.jobs.get_mut(index).map(|job| job.examiner.take_waited());

@@ -30,7 +30,7 @@ impl Verifier {
     /// Works until the worker stops; an audit under way is dropped then.
     pub async fn run(self, stops: Stops) {
         let clock = Arc::clone(&self.auditor.runner.clock);
-        // Not all replicas at once, and not before the jobs of the start have run.
+        // Not on all replicas at once, and not before the startup runs have ended.
         let mut pause = self.interval.mul_f64(0.5 + clock.random() / 2.0);
         loop {
             tokio::select! {
@@ -76,7 +76,7 @@ impl Verifier {
         };
         let (now, at) = (runner.jobs.get(), runner.clock.now());
         for (job, audit) in jobs.iter().zip(&audits) {
-            // What was found of a job that is gone, or another by now, says nothing of it.
+            // If the job was removed or changed meanwhile, the findings say nothing about it.
             if now.get(&job.name).is_some_and(|still| still == job) {
                 event::AuditFinished { audit, at }.emit(&runner.metrics);
             }

@@ -41,7 +41,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// The fraction as somebody would write it: 99.9 % is 0.9990000000000001 in binary.
+/// The fraction as a person would write it: 99.9 % is 0.9990000000000001 in binary.
 fn decimal(share: Share) -> f64 {
     const DIGITS: f64 = 1e12;
     (share.fraction() * DIGITS).round() / DIGITS
@@ -59,7 +59,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 }
 
 async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Result<Exit, Failure> {
-    // Of all, or it would not be said of what it is a part.
+    // Only with all jobs and tenants: otherwise it would be unclear what the orphans are a part of.
     let orphans = options.names.is_empty() && options.sample.is_none();
     let (sample, rechecks) = (options.sample, !options.quick);
     let order = AuditOrder { jobs: jobs.clone(), sample, rechecks, orphans };
@@ -107,7 +107,7 @@ impl From<AuditError> for Failure {
 struct Document<'a> {
     within_threshold: bool,
     threshold: f64,
-    /// Seconds after the first look; none with `--quick`.
+    /// Seconds after the first look; empty with `--quick`.
     rechecked_after: Vec<u64>,
     sample: Option<usize>,
     jobs: Vec<JobDocument<'a>>,
@@ -134,7 +134,7 @@ struct JobDocument<'a> {
     coverage: Option<f64>,
     consistency: Option<f64>,
     nines: Option<u32>,
-    /// How many of the equal ones were so at the first look and within each of the windows.
+    /// How many of the equal keys were equal at the first look, and how many within each window.
     equal_within: Vec<EqualWithin>,
     behind_seconds: Option<f64>,
     findings: Vec<FindingDocument<'a>>,
@@ -160,7 +160,7 @@ struct FindingDocument<'a> {
 
 #[derive(Serialize)]
 struct TtlDocument {
-    /// None where it never expires.
+    /// `None` if it never expires.
     seconds: Option<f64>,
     most_seconds: f64,
 }
@@ -298,7 +298,7 @@ fn text(audits: &[JobAudit], jobs: &[Arc<Job>], options: &Options) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Whether the threshold is kept, and where it is not for want of a comparison, that.
+/// Whether the threshold is met, and which jobs could not be compared completely.
 fn verdict(audits: &[JobAudit], threshold: Share) -> String {
     if audits.iter().all(|audit| audit.is_within(threshold)) {
         return format!("within the threshold of {threshold}");
@@ -319,7 +319,7 @@ fn verdict(audits: &[JobAudit], threshold: Share) -> String {
     }
 }
 
-/// It fits 80 columns: the shares are in the lines below it.
+/// It fits into 80 columns; the shares are in the lines below the table.
 fn table(audits: &[JobAudit]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -343,7 +343,7 @@ fn table(audits: &[JobAudit]) -> Table {
     table
 }
 
-/// How much of what is expected is there.
+/// How many of the expected keys exist.
 fn coverage(audit: &JobAudit) -> String {
     match audit.counts.expected() {
         0 => String::new(),
@@ -351,7 +351,7 @@ fn coverage(audit: &JobAudit) -> String {
     }
 }
 
-/// What else is to be known of a job's figures.
+/// What else a reader must know about a job's figures.
 fn remarks(audit: &JobAudit) -> String {
     let AuditCounts { changing, unchecked, .. } = audit.counts;
     let behind = audit.most_behind.map(|behind| format!(", {}", behind_text(behind)));
@@ -378,7 +378,7 @@ fn finding_lines(finding: &Finding) -> Vec<String> {
     lines
 }
 
-/// What is wrong with a key, line by line: the database on the left, the cache on the right.
+/// The differences of a key, line by line: the database on the left, the cache on the right.
 fn details(wrong: &Wrong) -> Vec<String> {
     let Wrong { kind: _, differences, behind, ttl, marks: _ } = wrong;
     let mut lines: Vec<String> = differences.first.iter().map(ToString::to_string).collect();
@@ -392,7 +392,7 @@ fn failure_line(failure: &report::Failure) -> String {
     format!("  not compared: {}", bars::failed(failure))
 }
 
-/// The answer for one key. Where it says what differs, the database is on the left.
+/// The answer for one key. Differences have the database on the left.
 fn key_text(key: &str, answer: &KeyAnswer) -> String {
     let shown = output::shown(key);
     let mut lines = Vec::new();

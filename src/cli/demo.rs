@@ -1,4 +1,4 @@
-//! `preheat demo`: everything, on a sample clinic with private, throw-away servers.
+//! `preheat demo`: the whole of preheat on a sample clinic, with private, throw-away servers.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -30,7 +30,7 @@ use crate::domain::job::Job;
 use crate::domain::run::RunRecord;
 use crate::engine::run::Stops;
 
-/// The jobs that are shipped, so that the demo works in any folder.
+/// The shipped jobs, so that the demo works in any folder.
 const SHIPPED: [(&str, &str); 6] = [
     ("content.toml", include_str!("../../jobs/content.toml")),
     ("pets.toml", include_str!("../../jobs/pets.toml")),
@@ -40,14 +40,14 @@ const SHIPPED: [(&str, &str); 6] = [
     ("staff.toml", include_str!("../../jobs/staff.toml")),
 ];
 
-/// Keys whose values are shown, by the first that begins like this.
+/// Which values are shown: for each of these, the first key that begins with it.
 const EXAMPLES: [&str; 3] = ["services:", "products:", "slots:"];
 /// The clinic's database in the sandbox.
 const DATABASE: &str = "clinic";
-/// Nobody's secret: what it opens ends with the demo.
+/// Not a secret: the server that it opens ends with the demo.
 const TOKEN: &str = "demo";
-/// When the runs of the start are over, whose lines push what there is to try off a small terminal: it is
-/// shown once more.
+/// When the startup runs have ended. Their log lines push the suggestions off a small terminal, so the demo
+/// prints these once more.
 const FIRST_RUNS: Duration = Duration::from_secs(5);
 /// How much of an example's value is shown.
 const HEAD: usize = 160;
@@ -70,7 +70,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     }
     let mut signals = StopSignals::listen()?;
     output::problem("starting a private Postgres and a private Redis in a temporary folder");
-    // A signal waits until both run: a start that is cut off would leave its folder behind.
+    // A signal takes effect once both servers run: a cancelled start would leave its folder behind.
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
     let settings = for_sandbox(settings, &sandbox);
     let (files, exit) = tokio::select! {
@@ -81,7 +81,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         return Ok(exit);
     }
     output::result(&invitation(&settings, &sandbox))?;
-    // Its jobs stay as they are; and when its terminal is closed, it ends.
+    // The demo's jobs never change, and a closed terminal ends it.
     let (stops, reload) = (Stops::default(), Notify::new());
     let orders = Orders { stops: stops.clone(), reload: &reload, wait: None };
     let again = async {
@@ -99,7 +99,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// Where the worker can listen, told before all that takes its time; a port 0 becomes a free one.
+/// Where the worker can listen, checked before anything slow; a port 0 becomes a free one.
 fn free_address(listen: SocketAddr) -> Result<SocketAddr, Failure> {
     let address = TcpListener::bind(listen).and_then(|listener| listener.local_addr());
     address.map_err(|error| {
@@ -109,7 +109,7 @@ fn free_address(listen: SocketAddr) -> Result<SocketAddr, Failure> {
     })
 }
 
-/// Makes the clinic, warms it, and shows what is then in the cache.
+/// Creates the clinic, warms it, and shows what the cache holds then.
 async fn first_pass(
     global: &Global,
     options: &Options,
@@ -151,7 +151,7 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
     clinic.context("could not make the sample clinic")
 }
 
-/// What changes in the clinic is in its cache at once.
+/// Installs the triggers, so that changes of the clinic's data reach the cache at once.
 async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), Failure> {
     let sources = change_sources(files.jobs(), &settings.tenants.column);
     let database = app::connect_database(settings).await?;
@@ -161,8 +161,8 @@ async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), F
     Ok(())
 }
 
-/// The settings without what they say of servers and tenants: the sandbox has its own, and the demo
-/// touches no others.
+/// The settings without those for servers and tenants: the sandbox has its own servers, and the demo touches
+/// no others.
 fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     let Settings { jobs, log, replica, runner, mut http, .. } = settings;
     let Settings { mut database, mut cache, tenants, history, audit, changes, .. } =
@@ -205,12 +205,12 @@ fn shipped() -> Vec<JobText> {
     SHIPPED.map(text).into()
 }
 
-/// The shipped jobs have their SQL in them.
+/// The shipped jobs contain their SQL.
 fn no_sql_files(path: &Path) -> Result<String, String> {
     Err(format!("`{}` is not shipped", path.display()))
 }
 
-/// What is now in the cache.
+/// What the cache holds now.
 fn table(records: &[RunRecord]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -230,7 +230,7 @@ fn table(records: &[RunRecord]) -> Table {
     table
 }
 
-/// Three keys with the heads of their values, as any client reads them.
+/// Three keys with the beginnings of their values, as any client reads them.
 async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
     let client = redis::Client::open(sandbox.redis().url())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
@@ -244,7 +244,7 @@ async fn examples(sandbox: &Sandbox) -> anyhow::Result<String> {
             }
             keys
         };
-        // The first with something in it, so that there is something to see.
+        // The first one that is not empty, so that there is something to see.
         for key in keys {
             let value: String = connection.get(&key).await?;
             if value.len() > "[]".len() {

@@ -66,7 +66,7 @@ impl Options {
 struct Printed<'a> {
     #[serde(flatten)]
     report: &'a InvalidateReport,
-    /// The runs that warmed it again.
+    /// The runs that warmed the keys again.
     runs: Vec<JobReport<'a>>,
 }
 
@@ -133,7 +133,8 @@ async fn remove_and_warm(
     Ok((report, records))
 }
 
-/// What was removed, for people: a line for all, and one for each kind that was asked for.
+/// What was removed, for people: a line for the whole request, and one for each kind of thing that
+/// it named.
 fn summary(report: &InvalidateReport) -> String {
     let keys = |number| output::counted(number, "key", "keys");
     let InvalidateReport { removed, failed, fences, .. } = *report;

@@ -82,8 +82,8 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(done.exit())
 }
 
-/// The jobs that were named, or all enabled ones. Tenants narrow these to the jobs that have some; a
-/// named job that has none cannot be warmed for one.
+/// The jobs that were named, or all enabled ones. With `--tenant`, jobs without tenants are left out; it is
+/// an error to name one.
 fn selected_jobs(loaded: &Loaded, options: &Options) -> Result<Vec<Arc<Job>>, Failure> {
     let mut jobs = loaded.select(&options.names)?;
     if options.tenants.is_empty() {
@@ -105,7 +105,7 @@ pub(super) struct Pass {
     pub(super) runner: Arc<Runner>,
     pub(super) stops: Stops,
     pub(super) bars: Bars,
-    /// How long batches in flight may take to finish once the pass was told to stop.
+    /// How long batches in flight may take to finish once the pass is told to stop.
     pub(super) drain: Duration,
     pub(super) deadline: Option<Duration>,
 }
@@ -113,11 +113,11 @@ pub(super) struct Pass {
 /// A job to warm, for these tenants or all.
 pub(super) type Wanted = (Arc<Job>, Option<Vec<TenantId>>);
 
-/// What a pass did.
+/// The result of a pass.
 pub(super) struct Done {
     /// In the jobs' order.
     pub(super) records: Vec<RunRecord>,
-    /// All tenants that failed, of each record.
+    /// For each record, all tenants that failed.
     failed: Vec<Vec<FailedTenant>>,
     deadline_passed: bool,
 }
@@ -126,7 +126,7 @@ pub(super) struct Done {
 #[derive(Serialize)]
 struct FailedLine<'a> {
     job: &'a str,
-    /// None where the job failed before it came to its tenants, or has none.
+    /// `None` if the job failed before it came to its tenants, or has none.
     tenant: Option<&'a str>,
     kind: &'a str,
     message: &'a str,
@@ -156,7 +156,7 @@ impl Done {
         }
     }
 
-    /// Writes all tenants that failed into a file, which is empty where none did.
+    /// Writes all tenants that failed into a file, which is empty if none did.
     fn write_failed(&self, path: &Path) -> Result<(), Failure> {
         let failed = |error: std::io::Error| {
             let path = path.display();
@@ -206,7 +206,7 @@ impl Pass {
         self.warm_each(jobs.iter().map(|job| (Arc::clone(job), tenants.clone())).collect()).await
     }
 
-    /// Warms the jobs, each for its tenants or all; once more if the cache server was restarted
+    /// Warms the jobs, each for its tenants or for all; once more if the cache server was restarted
     /// meanwhile, since what was written before may be lost.
     pub(super) async fn warm_each(&self, jobs: Vec<Wanted>) -> Result<Done, Failure> {
         let deadline_passed = AtomicBool::new(false);
@@ -217,7 +217,7 @@ impl Pass {
         };
         tokio::pin!(ends);
 
-        // With what stands in the cache now, it shows at the end whether it was emptied meanwhile.
+        // Records what the cache holds now, so that a look at the end shows whether it was emptied meanwhile.
         self.runner.cache_process.look(&self.runner.ports).await;
         let restarts = self.runner.cache_process.restarts();
         let mut ended = self.warm_once(&jobs, &first_runs, ends.as_mut()).await?;
@@ -231,7 +231,7 @@ impl Pass {
             biased;
             () = self.stops.requested() => {}
             () = ends => {}
-            // The keys of tenants that left go before the pass ends.
+            // The keys of departed tenants are removed before the pass ends.
             () = self.runner.sweep() => {}
         }
         let (records, failed) =
@@ -239,18 +239,18 @@ impl Pass {
         Ok(Done { records, failed, deadline_passed: deadline_passed.load(Ordering::Relaxed) })
     }
 
-    /// Whether the cache server was restarted since then, and there is time to begin anew.
+    /// Whether the cache server has been restarted since then, and there is time to begin anew.
     async fn was_restarted_since(&self, restarts: u64) -> bool {
         tokio::select! {
             biased;
             () = self.stops.requested() => return false,
-            // Runs that follow up others do not look themselves.
+            // Follow-ups do not look themselves.
             _stats = self.runner.cache_process.look(&self.runner.ports) => {}
         }
         self.runner.cache_process.restarts() > restarts
     }
 
-    /// Does all runs once. Of `ends`, which never ends, only what it does meanwhile matters.
+    /// Does all runs once. `ends` never ends; it acts while the runs go on.
     async fn warm_once(
         &self,
         jobs: &[Wanted],
@@ -273,7 +273,7 @@ impl Pass {
         }
         let mut all: Vec<(usize, Warmed)> = Vec::new();
         let mut redraw = tokio::time::interval(REDRAW);
-        // The first one comes at once.
+        // The first tick comes at once.
         redraw.tick().await;
         while !runs.is_empty() {
             tokio::select! {
@@ -294,8 +294,8 @@ impl Pass {
         Ok(all.into_iter().map(|(_, warmed)| warmed).collect())
     }
 
-    /// Drains when the deadline passes; never ends. It has passed only if a job was not done by
-    /// then: that data kept changing is not for want of time.
+    /// Drains when the deadline passes; never ends. `passed` becomes true only if a job's own run was under
+    /// way then: if only follow-ups were, time was not what was missing.
     async fn pass_deadline(&self, passed: &AtomicBool, first_runs: &AtomicUsize) {
         if let Some(deadline) = self.deadline {
             self.runner.clock.sleep(deadline).await;

@@ -4,7 +4,7 @@
 //! 2. [`registry`]: which tenants may have keys.
 //! 3. [`run`]: how a run goes, from its tenants to its report.
 //! 4. [`schedule`]: when a job runs; the one loop that decides.
-//! 5. [`tasks`]: what goes on beside the runs: the change feed, sweeping, resync, coverage.
+//! 5. [`tasks`]: the work beside the runs: the change feed, sweeping, resync, coverage.
 
 pub mod ports;
 pub mod registry;

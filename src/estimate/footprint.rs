@@ -1,4 +1,4 @@
-//! What keys take of the cache's memory, without writing any: a model of Redis.
+//! How much of the cache's memory keys take, computed without writing any: a model of Redis.
 //!
 //! Redis' `used_memory` is the sum of its allocations as jemalloc rounds them. A key of a database is an
 //! entry of its table, its name, and its value; one that expires has an entry in a second table, which
@@ -18,19 +18,19 @@ const BUCKETS: u64 = POINTER * 3 / 2;
 const LONGEST_EMBEDDED: u64 = 44;
 /// Head and end of a listpack.
 const LISTPACK: u64 = 7;
-/// Up to so many elements, each of at most so many bytes, are one listpack.
+/// Up to this many elements, each of at most this many bytes, are stored in one listpack.
 const SORTED_SET_LISTPACK: u64 = 128;
 const HASH_LISTPACK: u64 = 512;
 const LONGEST_IN_LISTPACK: u64 = 64;
 /// A moment in milliseconds in a listpack: an integer of 64 bits.
 const SCORE: u64 = 10;
-/// `zskiplistNode` of one level, and each further level, of which there is a third on average.
+/// `zskiplistNode` of one level, and each further level; on average an element has a third of one.
 const SKIPLIST_NODE: u64 = 40;
 const SKIPLIST_LEVEL: u64 = 16;
 /// The heads of a sorted set: `zset`, `zskiplist`, its first node with all levels, `dict`.
 const SORTED_SET: [u64; 4] = [16, 32, 536, 56];
 
-/// What an allocation takes: jemalloc's size classes, four to each doubling.
+/// How many bytes an allocation takes: jemalloc has four size classes for each doubling.
 fn allocated(bytes: u64) -> u64 {
     const SMALLEST: u64 = 8;
     const QUANTUM: u64 = 16;
@@ -42,7 +42,7 @@ fn allocated(bytes: u64) -> u64 {
     bytes.next_multiple_of(spacing)
 }
 
-/// A string as Redis keeps it: a head by its length, the text, a zero.
+/// A string as Redis stores it: a header that depends on the length, the text, a zero byte.
 fn text(length: u64) -> u64 {
     let head = match length {
         0..32 => 1,
@@ -53,13 +53,13 @@ fn text(length: u64) -> u64 {
     allocated(head + length + 1)
 }
 
-/// All of a key that expires but its value.
+/// The bytes of an expiring key, without its value.
 fn key(name: u64) -> u64 {
     let tables = 2 * (allocated(TABLE_ENTRY) + BUCKETS);
     tables + text(name)
 }
 
-/// A key of so many bytes whose value is a text of so many.
+/// A key with a name of this many bytes, whose value is a text of this many.
 pub fn string(name: u64, value: u64) -> u64 {
     // Head and end of the text stand in the object's allocation.
     const EMBEDDED: u64 = OBJECT + 3 + 1;

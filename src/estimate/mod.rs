@@ -1,7 +1,7 @@
-//! What a run of a job would do, by reading a sample of its batches; nothing is written.
+//! What a run of a job would do, estimated from a sample of its batches; nothing is written.
 //!
-//! Bytes are a model's ([`footprint`]) and commands are counted by the steps of a run (`rounds`), so
-//! that what differs between a plan and the run that follows it is the sample alone.
+//! A model ([`footprint`]) computes the bytes, and the commands are counted by the steps of a run (`rounds`).
+//! So a plan and the run that follows it differ only by the sample.
 
 pub mod footprint;
 mod sample;
@@ -31,7 +31,7 @@ use crate::engine::run::{Runner, each_once};
 
 /// Due times counted for a day; a job that is due more often is due every second.
 const MAX_RUNS_A_DAY: u32 = 86_400;
-/// Keys of a job that are looked for in the cache, each with a value of at most so many bytes, since
+/// How many keys of a job are looked for in the cache, and how many bytes the value of each may have, since
 /// the values come with the answer.
 const LOOKED_FOR: usize = 100;
 const LOOKED_FOR_BYTES: usize = 64 * 1024;
@@ -39,7 +39,7 @@ const LOOKED_FOR_BYTES: usize = 64 * 1024;
 /// What one run of a job would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// Tenants that the run is for.
+    /// Tenants that the run would cover.
     pub tenants: u64,
     /// Tenants that the sample read.
     pub sampled: u64,
@@ -51,15 +51,15 @@ pub struct Estimate {
     pub bytes: u64,
     /// Bytes that these keys and the job's manifests take in the cache.
     pub memory: u64,
-    /// Of these, the bytes of keys that are there already and will be written over.
+    /// The part of `memory` that is in use already, by keys that will be overwritten.
     pub present: u64,
-    /// Commands to the cache, where it holds fences and manifests already.
+    /// Commands to the cache, if it holds the fences and manifests already.
     pub commands: u64,
-    /// Further ones of a run that names the keys in their manifests anew.
+    /// Further commands of a run that renews the keys in their manifests.
     pub naming: u64,
     /// Tenants that a run would leave out, and keys that it could not write.
     pub troubles: Vec<Trouble>,
-    /// Tenants of the sample that were not read alone, as too many queries had failed by then.
+    /// Tenants of the sample that were not read alone, because too many queries had failed by then.
     pub unread: u64,
 }
 
@@ -71,11 +71,11 @@ pub struct Estimator<'a> {
     pub list: &'a Arc<Tenants>,
     /// The length of what stands before every key.
     pub prefix: usize,
-    /// The moment.
+    /// The moment of the estimate.
     pub now: DateTime<Utc>,
 }
 
-/// What the tenants read so far come to.
+/// Totals over the tenants read so far.
 #[derive(Default)]
 struct Tally {
     sampled: u64,
@@ -84,13 +84,13 @@ struct Tally {
     memory: u64,
     removals: u64,
     naming: u64,
-    /// Some of the keys, with the bytes that they will take.
+    /// Some of the keys, with the bytes that each will take.
     looked_for: Vec<(String, u64)>,
 }
 
 impl Estimator<'_> {
-    /// Reads a sample of the job's batches and extrapolates. Tenants that cannot be read are left out
-    /// and named; it is an error where none can.
+    /// Reads a sample of the job's batches and extrapolates. Tenants that cannot be read are left out and
+    /// named; if none can be read, that is an error.
     pub async fn job(&self, job: &Job) -> Result<Estimate, SourceError> {
         let mut refused = Refused::default();
         let (tenants, batches) = match job.scope {
@@ -123,7 +123,7 @@ impl Estimator<'_> {
         Ok(extrapolated(job, tenants, &tally, present).with(refused))
     }
 
-    /// The tenants of which there is a "today"; a run leaves the others out.
+    /// The tenants with a valid time zone; a run leaves the others out.
     fn with_zone(&self, job: &Job, refused: &mut Refused) -> Vec<u32> {
         let mut positions = each_once(self.list);
         if let Some(dates) = &job.dates {
@@ -140,7 +140,7 @@ impl Estimator<'_> {
         positions
     }
 
-    /// The rows of a part; the permit holds them.
+    /// Reads the rows of a part; the permit holds them.
     async fn read(
         &self,
         job: &Job,
@@ -150,7 +150,7 @@ impl Estimator<'_> {
         let limits = &self.runner.limits;
         let permit = self.read_into(limits.batch(Priority::Regular).await, job, part, first_dates);
         match permit.await {
-            // A batch can be split; one tenant cannot, so it gets the room of all batches.
+            // A batch can be split; one tenant cannot, so it gets the memory of all batches.
             Err(error) if error.kind == SourceErrorKind::TooLarge && part.len() <= 1 => {
                 let permit = limits.giant(Priority::Regular).await;
                 self.read_into(permit, job, part, first_dates).await
@@ -172,7 +172,7 @@ impl Estimator<'_> {
         Ok(permit)
     }
 
-    /// Adds what some tenants come to; answers what could not be written of them.
+    /// Adds the figures of some tenants; answers which of their keys could not be written.
     fn count(
         &self,
         (job, checks): (&Job, &Checks),
@@ -195,7 +195,7 @@ impl Estimator<'_> {
         for (slot, names) in listed {
             let manifest = manifest_key(&job.name, part.tenant(slot).map(|tenant| tenant.id()));
             tally.memory += footprint::sorted_set(self.length(&manifest), &names);
-            // Their names, and when the manifest expires.
+            // The commands that add the names, and one that sets the manifest's TTL.
             tally.naming += names.len().div_ceil(NAMES_A_COMMAND) as u64 + 1;
         }
         let small = |entry: &&Entry<'_>| entry.value.len() <= LOOKED_FOR_BYTES;
@@ -216,8 +216,8 @@ impl Estimator<'_> {
         footprint::string(self.length(key), value as u64)
     }
 
-    /// The bytes of those among some keys that are in the cache, and what all of them will take. Where
-    /// the cache does not say, none is.
+    /// How many bytes those of the keys take that are in the cache, and how many bytes all keys will take. If
+    /// the cache does not answer, no key counts as present.
     async fn present(&self, keys: &[(String, u64)]) -> (u64, u64) {
         let step = keys.len() / LOOKED_FOR + 1;
         let (names, planned): (Vec<String>, Vec<u64>) = keys.iter().step_by(step).cloned().unzip();
@@ -237,7 +237,7 @@ impl Estimate {
     }
 }
 
-/// What all tenants come to, by what those of the sample do.
+/// The figures of all tenants, extrapolated from the sample.
 fn extrapolated(
     job: &Job,
     tenants: u64,
@@ -249,7 +249,7 @@ fn extrapolated(
     let memory = all(tally.memory);
     let batch = job.batch.get() as u64;
     let manifests = if job.has_manifests() { tenants } else { 0 };
-    // The server's state before and after; the fences before and after.
+    // The server's stats before and after the run; the fences before and after each batch.
     let questions = 2 * STATS_COMMANDS as u64 + 2 * looks_at_fences(tenants, batch) + manifests;
     Estimate {
         tenants,
@@ -266,7 +266,7 @@ fn extrapolated(
     }
 }
 
-/// Commands that look once at the fences of all tenants, batch by batch.
+/// How many commands read the fences of all tenants once, batch by batch.
 fn looks_at_fences(tenants: u64, batch: u64) -> u64 {
     let of_batch = |tenants: u64| tenants.div_ceil(FENCES_A_COMMAND as u64);
     tenants / batch * of_batch(batch) + of_batch(tenants % batch)
@@ -282,13 +282,13 @@ fn extrapolate(count: u64, all: u64, sampled: u64) -> u64 {
 pub struct RunsADay {
     /// Its runs.
     pub runs: u32,
-    /// Those of them that find names in the manifests which are too old to count (see
-    /// [`crate::domain::manifest::is_fresh`]), and give them anew.
+    /// How many of them find manifest entries that are no longer fresh (see
+    /// [`crate::domain::manifest::is_fresh`]), and renew them.
     pub naming: u32,
 }
 
 impl RunsADay {
-    /// By its schedule, in the 24 hours after `now`.
+    /// The runs of its schedule in the 24 hours after `now`.
     pub fn of(job: &Job, now: DateTime<Utc>) -> Self {
         let end = now + TimeDelta::days(1);
         let mut found = Self { runs: 0, naming: 0 };

@@ -1,4 +1,4 @@
-//! Which batches are read for an estimate, and what is done about those that cannot be read.
+//! Which batches an estimate reads, and how it treats batches that cannot be read.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use crate::domain::report::FailureKind;
 use crate::domain::tenant::{Batch, Tenants, batches};
 use crate::engine::ports::{SourceError, SourceErrorKind};
 
-/// Batches that are read: from the list's start, middle and end, since the oldest tenants are seldom
-/// the size of the newest.
+/// How many batches are read: from the start, middle and end of the list, since the oldest tenants seldom
+/// have the size of the newest.
 const SAMPLE_BATCHES: usize = 3;
-/// Tenants that are named of each kind of trouble.
+/// How many tenants are named for each kind of trouble.
 pub const MOST_NAMED: usize = 10;
-/// How much of a job may fail before batches that fail are not split any more: a broken tenant among a
-/// hundred is found with eight queries.
+/// How much of a job may fail before failed batches are no longer split: one broken tenant among a hundred is
+/// found with eight queries.
 const PATIENCE: u32 = 80;
-/// What a query that failed at once takes of it, and one that took all the time that it had.
+/// How much of that a query uses which failed at once, and one which used up its whole timeout.
 const COST: u32 = 1;
 const COST_OF_TIMEOUT: u32 = 10;
 
@@ -26,19 +26,19 @@ pub(super) fn sample(job: &Job, list: &Arc<Tenants>, positions: &[u32]) -> Vec<B
     let mut picked: Vec<usize> =
         (0..SAMPLE_BATCHES).map(|step| last_index * step / (SAMPLE_BATCHES - 1)).collect();
     picked.dedup();
-    // From the end, so that the indices of those before stay.
+    // From the end, so that the indices of the earlier batches stay valid.
     picked.retain(|index| *index < all.len());
     picked.into_iter().rev().map(|index| all.swap_remove(index)).collect()
 }
 
-/// Something of a job that a run could not do.
+/// Something that a run of the job could not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// What fails.
     pub kind: FailureKind,
-    /// The first message.
+    /// The message of the first failure.
     pub message: String,
-    /// The first tenants that it happens to, at most [`MOST_NAMED`].
+    /// The first tenants that fail in this way, at most [`MOST_NAMED`].
     pub tenants: Vec<String>,
     /// How often it happens in the sample.
     pub count: u64,
@@ -54,8 +54,8 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// A part cannot be read: its halves, the first one last, where it helps to read them by
-    /// themselves. An error that says nothing of these tenants is given back.
+    /// Splits a part that cannot be read into halves, the first one last, if that helps. An error that does
+    /// not depend on these tenants is returned.
     pub(super) fn split(
         &mut self,
         part: Batch,
@@ -96,7 +96,7 @@ impl Refused {
         }
     }
 
-    /// Counts one more of a kind.
+    /// Counts one more failure of a kind.
     pub(super) fn note(&mut self, kind: FailureKind, tenant: Option<String>, message: String) {
         let same = self.troubles.iter().position(|trouble| trouble.kind == kind);
         let index = same.unwrap_or_else(|| {
@@ -113,7 +113,7 @@ impl Refused {
         }
     }
 
-    /// Where so many tenants could be read, what failed is no error of the whole.
+    /// If so many tenants could be read, the failures are no error of the whole job.
     pub(super) fn is_error_without(&mut self, read: u64) -> Result<(), SourceError> {
         match self.first.take() {
             Some(error) if read == 0 => Err(error),

@@ -1,4 +1,4 @@
-//! What preheat keeps in the cache for itself, and what it asks of the cache besides its runs.
+//! preheat's own data in the cache, and the commands that a worker sends besides those of its runs.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -16,7 +16,7 @@ use crate::engine::run::each_once;
 use crate::engine::run::marker::{MARKERS, RENEW_EVERY, marker_keys};
 use crate::engine::tasks::coverage;
 
-/// Fences that are looked at to see how many there are.
+/// How many fences are looked at to extrapolate how many exist.
 const SAMPLED_FENCES: usize = 500;
 const DAY: Duration = Duration::from_hours(24);
 
@@ -25,26 +25,26 @@ const DAY: Duration = Duration::from_hours(24);
 pub struct Upkeep {
     /// Bytes that the fences, the registry and the markers take in the cache.
     pub memory: u64,
-    /// Of these, those that are there already.
+    /// The part of `memory` that is in use already.
     pub present: u64,
-    /// Commands of the first pass over an empty cache, besides those of each job's run: the fences get
-    /// their numbers, the markers are made and the tenants are noted.
+    /// Commands of the first pass over an empty cache, besides those of each job's run: the fences are
+    /// started, the markers are created, and the tenants are registered.
     pub first_commands: u64,
-    /// Commands of a worker in a day, besides those of its runs: it asks the cache how it is and
-    /// looks at the markers and the registry, looks for some keys, and verifies a sample of them.
+    /// Commands of a worker in a day, besides those of its runs: it asks the cache for its stats, reads the
+    /// markers and the registry, looks for some keys, and verifies a sample of them.
     pub day_commands: u64,
 }
 
 /// How often a worker compares some tenants of each job with the database.
 #[derive(Clone, Copy, Debug)]
 pub struct Verification {
-    /// From one time to the next.
+    /// From the start of one audit to that of the next.
     pub interval: Duration,
-    /// Tenants of each job.
+    /// How many tenants of each job.
     pub sample: NonZeroUsize,
 }
 
-/// Parts of a whole, some of which are there.
+/// The parts of a whole, and how many of them exist already.
 #[derive(Clone, Copy, Default)]
 struct Stock {
     memory: u64,
@@ -52,7 +52,7 @@ struct Stock {
 }
 
 impl Estimator<'_> {
-    /// What enabled jobs have in common.
+    /// Estimates what the enabled jobs have in common.
     pub async fn upkeep(
         &self,
         jobs: &[(Arc<Job>, &Estimate)],
@@ -72,7 +72,7 @@ impl Estimator<'_> {
     async fn fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> Stock {
         let has = |scope| jobs.iter().any(|(job, _)| job.scope == scope);
         let mut keys = if has(Scope::Tenants) { self.fence_keys() } else { Vec::new() };
-        // Numbers like the fences.
+        // The markers are numbers, like the fences.
         keys.extend(marker_keys());
         let memory: u64 = keys.iter().map(|key| footprint::number(self.length(key))).sum();
         let step = keys.len() / SAMPLED_FENCES + 1;
@@ -92,7 +92,7 @@ impl Estimator<'_> {
         tenants.map(|tenant| fence_key(tenant.id())).collect()
     }
 
-    /// The registry as it will be once every tenant of the list stands in it.
+    /// The registry as it will be once it has every tenant of the list.
     async fn registry(&self) -> Stock {
         let mut notes = self.runner.ledger.notes(Book::Tenants).await.unwrap_or_default();
         let present = self.size_of_registry(&notes);
@@ -110,7 +110,7 @@ impl Estimator<'_> {
         footprint::hash(self.length(Book::Tenants.key()), &lengths.collect::<Vec<_>>())
     }
 
-    /// Each fence is made, and looked at again behind that, by the first run that comes to it.
+    /// The first run that needs a fence creates it and then reads it again.
     fn starts_of_fences(&self, jobs: &[(Arc<Job>, &Estimate)]) -> u64 {
         let of_tenants = jobs.iter().filter(|(job, _)| job.scope == Scope::Tenants);
         let looks = of_tenants
@@ -122,10 +122,10 @@ impl Estimator<'_> {
     }
 }
 
-/// The markers are made, and looked at again behind that.
+/// The markers are created and then read again.
 const MAKE_MARKERS: u64 = MARKERS as u64 + 1;
 
-/// A look at the registry: it is read, and lives longer.
+/// A look at the registry: one command reads it, one renews its TTL.
 const LOOK_AT_REGISTRY: u64 = 2;
 
 fn day_commands(
@@ -146,7 +146,7 @@ fn day_commands(
         let of_job = |(job, found): &(Arc<Job>, &Estimate)| {
             let tenants = found.tenants.min(sample.get() as u64);
             let manifests = if job.has_manifests() { tenants } else { 0 };
-            // Of each key its value and its TTL.
+            // Each key's value and its TTL.
             extrapolate(2 * found.keys, tenants, found.tenants) + manifests
         };
         times_a_day(interval).saturating_mul(jobs.iter().map(of_job).sum())

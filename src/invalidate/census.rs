@@ -11,9 +11,9 @@ use crate::engine::run::Runner;
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     active: Index,
-    /// Tenants that are not active, as far as a request names them or the registry has them.
+    /// Tenants that are not active, but are in the registry or named by the request.
     departed: Index,
-    /// Why the list of the active tenants is not to be trusted.
+    /// Why the list of the active tenants is not trusted.
     shrank: Option<Shrank>,
 }
 
@@ -26,7 +26,7 @@ struct Index {
 }
 
 impl Census {
-    /// All tenants. It only reads: what it finds is not told to the registry.
+    /// All tenants. It only reads: it changes nothing in the registry.
     pub(crate) async fn all(runner: &Runner) -> Result<Self, CensusError> {
         let active = Index::new(runner.source.tenants().await?);
         let noted = runner.registry.known(runner.ledger.as_ref()).await?;
@@ -50,7 +50,7 @@ impl Census {
         Ok(census)
     }
 
-    /// These of its tenants, as a list with all columns.
+    /// Some of its tenants, as a list with all columns.
     pub(crate) fn list<'t>(&self, tenants: impl Iterator<Item = &'t Tenant<'t>>) -> Tenants {
         let all = [&self.active.list, &self.departed.list];
         let names: BTreeSet<&str> = all.into_iter().flat_map(Tenants::column_names).collect();
@@ -61,12 +61,12 @@ impl Census {
         list
     }
 
-    /// Why it cannot be said who has departed.
+    /// Why the census cannot tell which tenants have departed.
     pub(crate) fn shrank(&self) -> Option<&Shrank> {
         self.shrank.as_ref()
     }
 
-    /// Adds tenants of which nothing is known but their ids, as departed ones.
+    /// Adds tenants, of which only the ids are known, as departed ones.
     pub(crate) fn add(&mut self, ids: &BTreeSet<TenantId>) {
         let mut departed = self.departed.list.clone();
         for id in ids.iter().filter(|id| self.get(id.as_str()).is_none()) {
@@ -115,7 +115,7 @@ impl Census {
     }
 }
 
-/// The tenants that may have keys are not known.
+/// The tenants that may have keys are unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CensusError {
     /// The active tenants could not be read.
@@ -143,7 +143,8 @@ impl Index {
     }
 }
 
-/// The tenants of the registry that are not active, marked as departed or not, as one list.
+/// The tenants of the registry that are not active, whether or not they are marked as departed, as
+/// one list.
 fn departed(noted: &Registered, now: &Index) -> Tenants {
     let Registered { active, gone } = noted;
     let names: BTreeSet<&str> = active.column_names().chain(gone.column_names()).collect();

@@ -1,6 +1,6 @@
-//! Reads a job's rows, batch by batch, for the tools that compare or look up and write no value. They keep the
-//! bounds of runs: permits, memory, retries, breakers, and batches that are split until the tenants that
-//! fail are alone.
+//! Reads a job's rows batch by batch, for the tools that compare or look up values and write none. It keeps
+//! the bounds of runs: permits, memory, retries and breakers. It splits batches until the failing tenants are
+//! alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::engine::run::Runner;
 use crate::engine::run::limit::{BatchPermit, Priority, Room};
 use crate::engine::run::retry::{Patience, Refusal, Remedy};
 
-/// After so many tenants in a row that cannot be read even alone, where none could, the query itself
-/// is taken to be broken.
+/// If this many tenants in a row cannot be read even alone, and none could be read before, the query itself
+/// counts as broken.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
 /// Reads the rows of one job.
 pub(crate) struct JobReader {
     job: Arc<Job>,
-    /// Why no batch can be read.
+    /// Why no further batch can be read.
     given_up: Option<Refusal>,
     worked: bool,
     lone_failures: u32,
@@ -33,7 +33,7 @@ pub(crate) struct JobReader {
 }
 
 impl JobReader {
-    /// One that has read nothing yet.
+    /// A reader that has read nothing yet.
     pub(crate) fn new(job: Arc<Job>) -> Self {
         Self {
             job,
@@ -51,8 +51,8 @@ impl JobReader {
         &self.job
     }
 
-    /// The batches of these tenants of a list. A tenant whose dates are not known, for want of a time zone,
-    /// is in none, and counts as failed.
+    /// The batches of these tenants of a list. A tenant without a valid time zone, where the job has dates,
+    /// is in no batch and counts as failed.
     pub(crate) fn batches(
         &mut self,
         list: &Arc<Tenants>,
@@ -79,7 +79,7 @@ impl JobReader {
         batches(list, &positions, self.job.batch.get())
     }
 
-    /// The next part to read of those that are left. Where nothing can be read any more they all fail.
+    /// The next part to read of the batches in `left`. If nothing can be read any more, all of them fail.
     pub(crate) fn next(&mut self, left: &mut Vec<Batch>) -> Option<Batch> {
         while let Some(part) = left.pop() {
             let Some(cause) = self.given_up.clone() else { return Some(part) };
@@ -88,8 +88,8 @@ impl JobReader {
         None
     }
 
-    /// Takes note of what came of a part: one that was refused is split, or fails. A server that cannot
-    /// be reached is an error: it was asked often enough.
+    /// Records the result of reading a part: a refused part is split, or its tenants fail. If a server could
+    /// not be reached although all tries are used up, that is an error.
     pub(crate) fn ended(
         &mut self,
         part: Batch,
@@ -103,7 +103,7 @@ impl JobReader {
         match refusal.remedy {
             Remedy::Wait(_) | Remedy::StandBy(_) => return Err(refusal),
             Remedy::Fail => self.fail(&part, &refusal),
-            // The table is the job's: its other batches would wait as well.
+            // The whole job reads that table: its other batches would wait for the lock as well.
             Remedy::AwaitLock | Remedy::GiveUp => {
                 self.fail(&part, &refusal);
                 self.given_up = Some(refusal);
@@ -132,17 +132,18 @@ impl JobReader {
         self.tenants_failed += tenants;
     }
 
-    /// What could not be read since this was asked last, and of how many tenants nothing could.
+    /// The failures since the last call, and how many tenants could not be read at all.
     pub(crate) fn take_failures(&mut self) -> (Vec<Failure>, u64) {
         (std::mem::take(&mut self.failures), std::mem::take(&mut self.tenants_failed))
     }
 
-    /// How long it waited for permits since this was asked last.
+    /// How long it has waited for permits since the last call.
     pub(crate) fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
 
-    /// The rows of a part, within the permit that bounds them. None is held while it waits.
+    /// Reads the rows of a part, and returns them with the permit that bounds them. It holds no permit while
+    /// it waits for another try.
     pub(crate) async fn read(
         &mut self,
         runner: &Runner,
@@ -156,7 +157,7 @@ impl JobReader {
                 Ok(permit) => return Ok(permit),
                 Err(refusal) => refusal,
             };
-            // A batch can be split; one tenant cannot, so it gets the room of all batches.
+            // A batch can be split; one tenant cannot, so it gets the memory of all batches.
             let too_large = refusal.kind == FailureKind::TooManyRows && part.len() <= 1;
             if too_large && room == Room::Batch {
                 room = Room::Giant;
@@ -176,7 +177,7 @@ impl JobReader {
         let asked_at = runner.clock.monotonic();
         let mut permit = runner.limits.room_of(&self.job, Priority::Regular, room).await;
         self.waited += runner.clock.monotonic().saturating_sub(asked_at);
-        // Without the cache the rows would be read for nothing.
+        // Without the cache the rows would be read to no purpose.
         runner.cache_answers()?;
         let read = Read { batch: part, first_dates, timeout: self.job.timeout };
         let rows = permit.empty_rows(self.job.key_columns().len());

@@ -1,9 +1,9 @@
 //! Removes keys on request, so that nothing old comes back: the fences move first, then the keys go.
 //!
-//! A run that read before the fences moved sees that they did, reads again, and its old values are gone with
-//! the keys. So each fence moves once a request: what the request is about was committed before.
-//! Manifests keep the names of removed keys: a run that has read its manifest and writes later must find
-//! in it every name that it does not add itself.
+//! A run that read the data before the fences moved notices that they did, and reads again; its old values
+//! were removed with the keys. So each fence moves once a request: the data that the request is about was
+//! committed before. Manifests keep the names of removed keys: a run that has read its manifest and writes
+//! later must find in it every name that it does not add itself.
 
 pub(crate) mod census;
 pub(crate) mod job_reader;
@@ -37,13 +37,13 @@ pub struct Invalidator {
 }
 
 impl Invalidator {
-    /// One with the runner's servers and jobs.
+    /// An invalidator with the runner's servers and jobs.
     pub fn new(runner: Arc<Runner>) -> Self {
         Self { runner }
     }
 
-    /// Moves the fences and removes the keys. An error means that nothing was done; what failed later
-    /// is in the report.
+    /// Moves the fences and removes the keys. An error means that nothing was done; later failures are in the
+    /// report.
     pub async fn invalidate(
         &self,
         request: &InvalidateRequest,
@@ -53,7 +53,7 @@ impl Invalidator {
         let jobs = runner.jobs.get();
         let checked = request.check(&jobs)?;
         let census = census(runner, &jobs, &checked).await?;
-        // The tenants were read: what their ids may be is known.
+        // The tenants have been read, so the form of their ids is known.
         let layout = runner.layout();
         let report = InvalidateReport::of(request);
         let present = Present { jobs: &jobs, census: &census, layout: &layout };
@@ -71,7 +71,7 @@ fn tell(report: &InvalidateReport, metrics: &Metrics) {
     event::Invalidated { removed, failed, fences, by_job, failure }.emit(metrics);
 }
 
-/// The tenants that a request is about. Those of keys are found by the templates.
+/// The tenants that a request is about. For a key, they are found by the templates.
 async fn census(
     runner: &Arc<Runner>,
     jobs: &Jobs,
@@ -89,8 +89,8 @@ async fn census(
         }
         Some(_) | None => Census::all(runner).await?,
     };
-    // The keys of a departed tenant may need the columns that the registry has of it, and may be
-    // another's by now.
+    // For the keys of a departed tenant, the columns of the registry may be needed, and such a key may belong
+    // to another tenant by now.
     let needs_columns = |job: &Arc<Job>| {
         let of_zone = matches!(&job.dates, Some(Dates { zone: DateZone::TenantColumn(_), .. }));
         of_zone || job.keys.iter().any(|key| key.template.has_tenant_column())
@@ -104,7 +104,7 @@ async fn census(
     Ok(census)
 }
 
-/// The ids of tenants that keys may belong to; `None` where they may be anyone's.
+/// The ids of the tenants that the keys may belong to; `None` if a key may belong to any tenant.
 fn owners_of_all(jobs: &Jobs, layout: &Layout, keys: &[String]) -> Option<BTreeSet<TenantId>> {
     let mut ids = BTreeSet::new();
     for job in jobs.values().filter(|job| job.scope == Scope::Tenants) {

@@ -22,15 +22,15 @@ use crate::engine::ports::CacheError;
 use crate::engine::run::retry::Refusal;
 use crate::engine::run::{Runner, Stops};
 
-/// Keys that are removed, or fences that are moved, at once: others wait for the server meanwhile.
+/// How many keys are removed, or fences moved, at once: other clients wait for the server meanwhile.
 const SLICE: usize = 500;
-/// Tenants whose keys are put together at once.
+/// How many tenants' keys are computed at once.
 const TENANTS_AT_ONCE: usize = 100;
-/// The rest between two slices, at least; it is as long as the slice before took, so that at most half
-/// of the server's time goes into it.
+/// The shortest rest between two slices. A rest is as long as the slice before it took, so that a request
+/// takes at most half of the server's time.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
-/// What a request is held against.
+/// What a request is checked against.
 #[derive(Clone, Copy)]
 pub(super) struct Present<'a> {
     pub(super) jobs: &'a Jobs,
@@ -50,11 +50,11 @@ pub(super) struct Removal<'a> {
     done: Invalidated,
 }
 
-/// Why the rest of a request is left.
+/// Why the rest of a request is not done.
 enum Interrupted {
     Stopped,
     Cache(CacheError),
-    /// The shared keys of a job could not be told.
+    /// The shared keys of a job could not be found out.
     Unreadable(Failure),
 }
 
@@ -77,17 +77,17 @@ impl Interrupted {
     }
 }
 
-/// A key to remove, and its job where that is known.
+/// A key to remove, and its job if known.
 struct KeyToRemove {
     key: String,
     job: Option<JobName>,
 }
 
-/// The fences that some keys need moved.
+/// The fences that have to move before some keys are removed.
 #[derive(Default)]
 struct FencesToMove {
     some: BTreeSet<String>,
-    /// Those of all tenants as well.
+    /// Whether the fences of all tenants have to move as well.
     all: bool,
 }
 
@@ -99,7 +99,7 @@ enum KeyOwners {
 }
 
 impl<'a> Removal<'a> {
-    /// One that has done nothing yet, with the report of that.
+    /// A removal that has done nothing yet, with an empty report.
     pub(super) fn new(
         runner: &'a Runner,
         stops: &'a Stops,
@@ -111,7 +111,7 @@ impl<'a> Removal<'a> {
         Self { runner, stops, present, moved: HashSet::new(), rested_at, done }
     }
 
-    /// Does all of the request, or as much of it as it can; the report says which.
+    /// Does the whole request, or as much of it as it can; the report says how much.
     pub(super) async fn all(mut self, request: CheckedRequest) -> Invalidated {
         if let Err(interrupted) = self.each_part(request).await {
             self.done.report.fail(interrupted.failure());
@@ -146,7 +146,7 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    /// The keys of jobs and tenants.
+    /// Removes the keys of jobs and tenants.
     async fn jobs_and_tenants(&mut self, named: &JobsAndTenants) -> Result<(), Interrupted> {
         let (of_tenants, of_fleet): (Vec<_>, Vec<_>) =
             named.jobs.iter().partition(|job| job.scope == Scope::Tenants);
@@ -195,8 +195,7 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// The keys of a job for some tenants that are told without its query: the static ones, and those
-    /// that manifests name.
+    /// The keys of a job for some tenants that need no query: the static keys, and those that manifests name.
     async fn keys_of(
         &self,
         job: &Job,
@@ -224,8 +223,8 @@ impl<'a> Removal<'a> {
         Ok(keys.into_iter().map(of_job).collect())
     }
 
-    /// Whether a static key of a departed tenant is an active one's by now: both had the same text in
-    /// the column that the key names, as a web address.
+    /// Whether a static key of a departed tenant belongs to an active one by now: both have had the same text
+    /// in the column that the key names, such as a web address.
     fn has_moved(&self, job: &Job, tenant: Option<Tenant<'_>>, key: &str) -> bool {
         if tenant.is_none_or(|tenant| self.present.census.is_active(tenant.id())) {
             return false;
@@ -239,8 +238,9 @@ impl<'a> Removal<'a> {
         })
     }
 
-    /// Removes the shared keys of some tenants: those that their rows make now. The rows of one batch at a
-    /// time are in memory. Tenants whose rows cannot be read keep these keys, and the report says so.
+    /// Removes the shared keys of some tenants, as their present rows make them. Only the rows of one batch
+    /// are in memory at a time. If the rows of a tenant cannot be read, its shared keys stay, and the report
+    /// says so.
     async fn shared_keys(
         &mut self,
         reader: &mut JobReader,
@@ -248,14 +248,14 @@ impl<'a> Removal<'a> {
     ) -> Result<(), Interrupted> {
         let job = Arc::clone(reader.job());
         let checks = Checks::new(self.present.layout.clone(), &job);
-        // The query takes no text that cannot be an id; such a tenant has no rows.
+        // The query accepts no text that cannot be an id; such a tenant has no rows.
         let ids = self.runner.source.id_class();
         let list =
             Arc::new(self.present.census.list(tenants.iter().filter(|one| ids.fits(one.id()))));
         let all = list.iter().zip(0..).map(|(_, position)| position).collect();
         let mut left = reader.batches(&list, all, self.runner.clock.as_ref());
         let (mut without_zone, _) = reader.take_failures();
-        // Nobody knows the time zone of a tenant that was never noted, nor any key of it.
+        // For a tenant that was never registered, neither a time zone nor any key is known.
         without_zone.retain(|failure| self.is_of_active(failure));
         self.fail_shared_keys(&job, without_zone);
         while let Some(part) = reader.next(&mut left) {
@@ -293,7 +293,7 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// The shared keys of a part, by its rows as they are now.
+    /// The shared keys of a part, by its present rows.
     async fn read_shared_keys(
         &self,
         reader: &mut JobReader,
@@ -306,7 +306,7 @@ impl<'a> Removal<'a> {
         Ok(shared_keys(&job, checks, part, &first_dates, permit.rows()))
     }
 
-    /// All keys that match, slice by slice.
+    /// Removes all keys that match, slice by slice.
     async fn patterns(&mut self, patterns: &[String]) -> Result<(), Interrupted> {
         for pattern in patterns {
             let mut cursor = 0;
@@ -327,7 +327,7 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    /// Removes keys whose owners only their texts tell.
+    /// Removes keys whose owners follow from the keys' texts alone.
     async fn remove_found(&mut self, keys: Vec<String>) -> Result<(), Interrupted> {
         let mut fences = FencesToMove::default();
         let mut found = Vec::with_capacity(keys.len());
@@ -343,7 +343,7 @@ impl<'a> Removal<'a> {
         self.remove(found).await
     }
 
-    /// The job that writes a key; the fences of the tenants that it may belong to are added.
+    /// The job that writes a key; adds the fences of the tenants that the key may belong to.
     fn writer(&mut self, key: &str, fences: &mut FencesToMove) -> Option<JobName> {
         let (jobs, census) = (self.present.jobs, self.present.census);
         let mut writer = None;
@@ -394,13 +394,13 @@ impl<'a> Removal<'a> {
                 (Owner::Anyone, Scope::Tenants) => return Some(KeyOwners::Everyone),
             }
         }
-        // A tenant that became active just now, or that the registry has lost: a fence too many does no
-        // harm.
+        // A tenant may have become active just now, or be missing in the registry: moving one fence too many
+        // does no harm.
         let ids = if known.is_empty() { unknown } else { known };
         (!ids.is_empty()).then_some(KeyOwners::Tenants(ids))
     }
 
-    /// Moves those fences that did not move yet.
+    /// Moves the fences that have not been moved yet.
     async fn move_fences(
         &mut self,
         fences: impl IntoIterator<Item = String>,
@@ -419,7 +419,7 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    /// Removes keys whose fences moved.
+    /// Removes keys whose fences have moved.
     async fn remove(&mut self, keys: Vec<KeyToRemove>) -> Result<(), Interrupted> {
         let mut left = keys.into_iter().peekable();
         while left.peek().is_some() {
@@ -451,7 +451,7 @@ impl<'a> Removal<'a> {
         self.done.report.fail(Failure { key: Some(key), ..Failure::new(kind, None, message) });
     }
 
-    /// The rest between two slices; it is the place where the work stops.
+    /// Rests between two slices; a stop takes effect here.
     async fn rest(&mut self) -> Result<(), Interrupted> {
         let clock = &self.runner.clock;
         let took = clock.monotonic().saturating_sub(self.rested_at);
@@ -465,7 +465,7 @@ impl<'a> Removal<'a> {
     }
 }
 
-/// A failure to read a tenant's rows, in the words of the request.
+/// A failure to read a tenant's rows, worded for an invalidation.
 fn not_removed(job: &Job, failure: Failure) -> Failure {
     let message = format!(
         "the shared keys of job `{}` could not be told and were not removed: {}",

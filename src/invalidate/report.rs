@@ -10,7 +10,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::{Failure, MAX_FAILURES};
 use crate::domain::tenant::TenantId;
 
-/// What became of a request: a report, and the tenants to warm again.
+/// The result of a request: a report, and the tenants to warm again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Invalidated {
     /// What was removed.
@@ -22,57 +22,57 @@ pub struct Invalidated {
 /// What an invalidation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InvalidateReport {
-    /// Whether everything was done that was asked for.
+    /// Whether the whole request was done.
     pub complete: bool,
-    /// Keys that were there and are gone.
+    /// Keys that existed and were removed.
     pub removed: u64,
     /// Keys that the cache refused to remove.
     pub failed: u64,
     /// Fences that were moved.
     pub fences: u64,
-    /// The part of the request that named keys.
+    /// The part of the request that names keys.
     pub keys: Counted,
-    /// The part that gave patterns.
+    /// The part of the request that gives patterns.
     pub patterns: Scanned,
-    /// The part that named jobs or tenants.
+    /// The part of the request that names jobs or tenants.
     pub jobs_and_tenants: OfJobs,
-    /// The removed keys of each job, where the job is known.
+    /// How many keys of each job were removed, if the job is known.
     #[serde(serialize_with = "by_name")]
     pub by_job: BTreeMap<JobName, u64>,
     /// The first failures of different kinds.
     pub failures: Vec<Failure>,
 }
 
-/// How much was asked for and removed.
+/// How many keys were named and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counted {
     /// How many keys were named.
     pub asked: u64,
-    /// How many of them were there and are gone.
+    /// How many of them existed and were removed.
     pub removed: u64,
 }
 
-/// What patterns did.
+/// The result of the patterns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scanned {
-    /// How many patterns.
+    /// How many patterns were given.
     pub asked: u64,
-    /// The slices in which the cache was scanned.
+    /// In how many slices the cache was scanned.
     pub slices: u64,
-    /// Keys that matched and stayed, because they are preheat's own.
+    /// Matching keys that stayed, because they are preheat's own.
     pub kept: u64,
-    /// Keys that were there and are gone.
+    /// Keys that existed and were removed.
     pub removed: u64,
 }
 
-/// What jobs and tenants did.
+/// The result of naming jobs and tenants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OfJobs {
     /// How many jobs were named.
     pub jobs: u64,
-    /// How many tenants were.
+    /// How many tenants were named.
     pub tenants: u64,
-    /// Keys that were there and are gone.
+    /// Keys that existed and were removed.
     pub removed: u64,
 }
 
@@ -112,12 +112,12 @@ impl InvalidateReport {
 }
 
 impl Invalidated {
-    /// The request concerns all tenants of a job.
+    /// Records that the request concerns all tenants of a job.
     pub(super) fn touch_all(&mut self, job: &JobName) {
         self.touched.insert(job.clone(), Touched::All);
     }
 
-    /// The request concerns a tenant of a job.
+    /// Records that the request concerns a tenant of a job.
     pub(super) fn touch(&mut self, job: &JobName, tenant: &str) {
         let none = || Touched::Tenants(BTreeSet::new());
         let touched = self.touched.entry(job.clone()).or_insert_with(none);

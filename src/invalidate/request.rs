@@ -8,15 +8,15 @@ use crate::domain::spelling;
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::{CacheError, SourceError};
 
-/// The most keys, tenants or jobs that one request names. For more there are patterns, jobs and further
+/// How many keys, tenants or jobs one request may name. Larger requests use patterns, whole jobs, or several
 /// requests.
 pub const MAX_NAMED: usize = 1_000;
-/// The most patterns of one request: each scans every key of the cache.
+/// How many patterns one request may have: each scans every key of the cache.
 pub const MAX_PATTERNS: usize = 16;
-/// The most bytes of a key or a pattern; the keys of templates are far shorter.
+/// How many bytes a key or a pattern may have; the keys of templates are far shorter.
 pub const MAX_TEXT_BYTES: usize = 1_024;
 
-/// What is to be removed.
+/// What to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InvalidateRequest {
     /// These keys, without the cache's prefix.
@@ -27,7 +27,7 @@ pub struct InvalidateRequest {
     pub jobs: Vec<String>,
     /// All keys that match one of these globs.
     pub patterns: Vec<String>,
-    /// Says that a pattern which matches every key is meant.
+    /// Confirms that a pattern which matches every key is intended.
     pub all: bool,
     /// Whether the jobs run afterwards for the tenants that the request is about.
     pub rewarm: bool,
@@ -39,7 +39,7 @@ pub enum InvalidateError {
     /// Nothing is named.
     #[error("nothing is named to remove: name keys, patterns, jobs or tenants")]
     Nothing,
-    /// Too many of one kind are.
+    /// Too many things of one kind are named.
     #[error("at most {most} {what} can be named at once: these are {found}")]
     TooMany {
         /// The kind.
@@ -60,9 +60,9 @@ pub enum InvalidateError {
     /// There is no such job.
     #[error("there is no job `{name}`: {hint}")]
     UnknownJob {
-        /// What was named.
+        /// The name in the request.
         name: String,
-        /// What may have been meant.
+        /// Which job may be meant.
         hint: String,
     },
     /// Tenants were named for a job that has none.
@@ -90,7 +90,7 @@ pub enum InvalidateError {
     Draining,
 }
 
-/// A request that can be done.
+/// A request that was checked.
 #[derive(Debug)]
 pub(super) struct CheckedRequest {
     pub(super) keys: Vec<String>,
@@ -103,7 +103,7 @@ pub(super) struct CheckedRequest {
 pub(super) struct JobsAndTenants {
     /// Their jobs.
     pub(super) jobs: Vec<Arc<Job>>,
-    /// Their tenants; all where it is `None`.
+    /// Their tenants; all if it is `None`.
     pub(super) tenants: Option<Vec<TenantId>>,
 }
 
@@ -113,7 +113,7 @@ impl InvalidateRequest {
         self.check(jobs).map(drop)
     }
 
-    /// The request in terms of these jobs, if it makes sense with them.
+    /// The request in terms of these jobs, if it is valid.
     pub(super) fn check(&self, jobs: &Jobs) -> Result<CheckedRequest, InvalidateError> {
         let Self { keys, tenants, jobs: of_jobs, patterns, all, rewarm: _ } = self;
         if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {

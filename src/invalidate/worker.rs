@@ -1,4 +1,5 @@
-//! The invalidations of a worker: a few at once, warmed again by its runs, and none any more once it drains.
+//! The invalidations of a worker: a few at once; its runs warm the keys again. A draining worker accepts
+//! none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,31 +16,31 @@ use crate::domain::report::{Failure, FailureKind};
 use crate::engine::run::{Runner, Stops};
 use crate::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket};
 
-/// Invalidations that are under way at once: each loads the cache with at most one slice at a time.
+/// How many invalidations may be under way at once: each loads the cache with at most one slice at a time.
 const MAX_INVALIDATIONS: u32 = 16;
 
-/// Removes keys on request while a worker works.
+/// Removes keys on request in a worker.
 pub struct Invalidations {
     invalidator: Invalidator,
-    /// Through which the runs afterwards are asked for.
+    /// Requests the runs that warm the keys again.
     handle: Handle,
     stops: Stops,
-    /// One for each that may be under way.
+    /// One permit for each invalidation that may be under way.
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
-/// What became of a request to remove keys.
+/// The result of a request to remove keys.
 #[derive(Clone, Debug)]
 pub struct Invalidation {
     /// What was removed.
     pub report: InvalidateReport,
-    /// The runs that warm it again, where that was asked for.
+    /// The runs that warm the keys again, if the request asked for them.
     pub runs: Vec<Ticket>,
 }
 
 impl Invalidations {
-    /// Those of the worker that has this engine, until it stops.
+    /// The invalidations of the worker with this engine, until it stops.
     pub fn new(runner: Arc<Runner>, handle: Handle, stops: Stops) -> Arc<Self> {
         Arc::new(Self {
             invalidator: Invalidator::new(runner),
@@ -50,8 +51,8 @@ impl Invalidations {
         })
     }
 
-    /// Removes keys, and asks for the runs that warm them again where the request says so. It goes on
-    /// even if nobody waits for the answer any more.
+    /// Removes keys, and requests the runs that warm them again if the request says so. It goes on even if
+    /// the caller no longer waits for the answer.
     pub async fn invalidate(
         self: &Arc<Self>,
         request: InvalidateRequest,
@@ -71,14 +72,14 @@ impl Invalidations {
             drop(permit);
             done
         });
-        // A task that panicked has logged it, and the worker goes on.
+        // If the task panicked, that was logged, and the worker goes on.
         done.await.unwrap_or(Err(InvalidateError::Draining))
     }
 
-    /// Ends once the worker drains and nothing is under way any more: from then on there is no permit.
+    /// Ends once the worker drains and no invalidation is under way; from then on there are no permits.
     pub async fn drained(&self) {
         self.stops.requested().await;
-        // The semaphore is never closed, so this only waits; then it is never given back.
+        // The semaphore is never closed, so this call only waits; its permits are never returned.
         if let Ok(all) = self.permits.acquire_many(MAX_INVALIDATIONS).await {
             all.forget();
         }
@@ -95,7 +96,7 @@ impl Invalidations {
         Ok(Invalidation { report, runs })
     }
 
-    /// Asks for a run of each job for the tenants whose keys were removed.
+    /// Requests a run of each job for the tenants whose keys were removed.
     async fn warm_again(
         &self,
         touched: BTreeMap<JobName, Touched>,

@@ -1,11 +1,11 @@
 //! What the worker says about itself: one event is one log line and its metrics, in one place; every
 //! metric is declared once.
 //!
-//! - **A new metric** is one more line in `metric/mod.rs`: copy the line of a metric with the same
-//!   type and labels. `/metrics`, the list in `docs/metrics.md` and the series that begin and end
-//!   with a job follow from it. A new set of labels is a line in `metric/label.rs`.
-//! - **A new event** is one more `event!` in the file of its theme under `event/`: copy the one that
-//!   is most like it. What happens is emitted as `event::Name { … }.emit(&metrics)`.
+//! - **A new metric** is one more line in `metric/mod.rs`: copy the line of a metric with the same type and
+//!   labels. `/metrics`, the list in `docs/metrics.md` and the series that begin and end with a job follow
+//!   from it. A new set of labels is a line in `metric/label.rs`.
+//! - **A new event** is one more `event!` in the file of its theme under `event/`: copy a similar one. The
+//!   code emits it as `event::Name { … }.emit(&metrics)`.
 
 pub(crate) mod event;
 pub mod metric;

@@ -1,4 +1,4 @@
-//! The map of `lib.rs` as a test: which module may import what, and why.
+//! The map of `lib.rs` as a test: which module may import which, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 /// What one module may do.
 struct Rule {
     module: &'static str,
-    /// Which modules of the crate it may import; a module stands for all that is in it.
+    /// Which modules of the crate it may import; a module includes everything in it.
     imports: Imports,
-    /// Crates whose names must not stand in it.
+    /// Crates whose names must not occur in it.
     forbidden: &'static [&'static str],
     reason: &'static str,
 }
@@ -116,13 +116,13 @@ const RULES: [Rule; 13] = [
 
 /// The member of the workspace that starts servers.
 const SANDBOX: &str = "preheat_sandbox";
-/// The one module that may use it: no command that a team runs starts servers.
+/// The only module that may use it: no command that a team runs starts servers.
 const SANDBOX_USER: &str = "cli::demo";
 
-/// The modules that may log: everybody else emits an event, so that each event has one place.
+/// The modules that may log. All other code emits events, so that each event is declared in one place.
 const LOGGERS: [&str; 2] = ["observe", "telemetry"];
 
-/// Files that are no module of their own.
+/// Files that are not modules of their own.
 const ROOTS: [&str; 2] = ["main", "lib"];
 
 #[derive(Debug, PartialEq, Eq)]
@@ -202,8 +202,8 @@ fn a_circle_is_found_however_long_it_is() {
     assert_eq!(found(&[("a", "use crate::b;"), ("b", "// use crate::a;")]), [""; 0]);
 }
 
-/// The files that can reach each other over imports, in order; what a file and the folder that it is in
-/// import from each other counts for nothing.
+/// Groups of files that can reach each other through imports, in order. Imports between a file and its own
+/// folder do not count.
 fn circles(files: &BTreeMap<String, String>) -> BTreeSet<Vec<String>> {
     let imported: BTreeMap<&str, BTreeSet<&str>> = files
         .iter()
@@ -226,7 +226,7 @@ fn circles(files: &BTreeMap<String, String>) -> BTreeSet<Vec<String>> {
     reached.keys().map(circle).filter(|circle| circle.len() > 1).collect()
 }
 
-/// The file in which a path is.
+/// The file that contains a path.
 fn file_of<'f>(files: &'f BTreeMap<String, String>, path: &str) -> Option<&'f str> {
     let mut path = path;
     loop {
@@ -248,7 +248,7 @@ fn reachable<'f>(imported: &BTreeMap<&'f str, BTreeSet<&'f str>>, from: &str) ->
     reached
 }
 
-/// The rooms of the engine, from the ground up, and what it is for that none imports from a later one.
+/// The rooms of the engine, from the ground up, each with the reason why no room imports from a later one.
 const ROOMS: [(&str, &str); 5] = [
     ("ports", "what the engine needs of the world knows nothing of the engine"),
     ("registry", "who may have keys is asked by runs"),
@@ -280,7 +280,7 @@ fn an_import_from_a_later_room_is_found() {
     assert_eq!(upwards("engine::run", "use super::registry::Registry;").len(), 0);
 }
 
-/// The imports of a module of the engine from a later room.
+/// The imports of an engine module from a later room.
 fn upwards(module: &str, text: &str) -> Vec<String> {
     let place = |path: &str| {
         let room = path.strip_prefix("engine::")?.split("::").next()?;
@@ -405,19 +405,19 @@ fn check(module: &str, text: &str) -> Vec<Violation> {
     violations
 }
 
-/// A path in the crate, from its root.
+/// A path within the crate, from its root.
 #[derive(Debug)]
 struct Import {
     line: usize,
     path: String,
 }
 
-/// Every path of the crate that a text names: by `crate::`, `super::` or the crate's own name.
+/// Every path of the crate that a text names, through `crate::`, `super::` or the crate's own name.
 fn imports(module: &str, text: &str) -> Vec<Import> {
     let tokens = tokens(text);
     let file: Vec<_> = module.split("::").map(str::to_owned).collect();
     let mut imports = Vec::new();
-    // The modules that are open at a token, each with the depth of its braces.
+    // The inline modules around a token, each with the depth of its braces.
     let mut inline: Vec<(String, usize)> = Vec::new();
     let mut depth = 0;
     let mut index = 0;
@@ -455,12 +455,12 @@ fn imports(module: &str, text: &str) -> Vec<Import> {
         }
         index += 1;
     }
-    // A path that ends where it began names no module of the crate.
+    // A path that ends where it began names no module.
     imports.retain(|import| !import.path.is_empty());
     imports
 }
 
-/// The paths of a use tree that begins at a token; answers where it ends.
+/// The paths of a use tree that begins at a token; returns where it ends.
 fn tree(
     tokens: &[(usize, String)],
     at: usize,
@@ -503,7 +503,7 @@ fn tree(
     }
 }
 
-/// The first words of paths and imports, which may be names of crates.
+/// The first words of paths and imports, which may be the names of crates.
 fn crates(text: &str) -> Vec<(usize, String)> {
     let tokens = tokens(text);
     let word = |at: usize| tokens.get(at).map(|(_, word)| word.as_str()).unwrap_or_default();
@@ -524,7 +524,7 @@ fn is_name(word: &str) -> bool {
     word.starts_with(|char: char| char.is_alphabetic() || char == '_')
 }
 
-/// The words and signs of a text, each with its line, without comments and strings.
+/// The words and symbols of a text, each with its line, without comments and strings.
 fn tokens(text: &str) -> Vec<(usize, String)> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
@@ -563,14 +563,14 @@ fn tokens(text: &str) -> Vec<(usize, String)> {
     tokens
 }
 
-/// Where a text stands next; the end where it does not.
+/// The position of the text's next occurrence; the end if there is none.
 fn end(chars: &[char], from: usize, text: &str) -> usize {
     let text: Vec<char> = text.chars().collect();
     let rest = chars.get(from..).unwrap_or_default();
     rest.windows(text.len()).position(|window| window == text).map_or(chars.len(), |at| from + at)
 }
 
-/// What ends the raw string that begins here.
+/// The end marker of the raw string that begins here.
 fn raw_string(chars: &[char], at: usize) -> Option<String> {
     let is_word =
         |at: usize| chars.get(at).is_some_and(|char| char.is_alphanumeric() || *char == '_');
@@ -588,7 +588,7 @@ fn end_of_string(chars: &[char], mut at: usize) -> usize {
     at + 1
 }
 
-/// After a character, or after the tick of a lifetime.
+/// The position after a character literal, or after the tick of a lifetime.
 fn end_of_char(chars: &[char], at: usize) -> usize {
     match chars.get(at + 1) {
         Some('\\') => end(chars, at + 3, "'") + 1,

@@ -1,4 +1,4 @@
-//! Settings: layers, and everything that can be wrong with them at once.
+//! Settings: layers, and all problems at once.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -272,12 +272,12 @@ fn hazard_32_a_secret_is_never_shown() {
     assert!(!problems.contains("hunter2"), "{problems}");
 }
 
-/// What is wrong with the URL of a database, or nothing.
+/// The problem of a database's URL; empty if there is none.
 fn database(url: &str) -> String {
     load("", &[("DATABASE_URL", url)]).err().unwrap_or_default()
 }
 
-/// What is wrong with the URL of a cache, or nothing.
+/// The problem of a cache's URL; empty if there is none.
 fn cache(url: &str) -> String {
     load("", &[("REDIS_URL", url)]).err().unwrap_or_default()
 }
@@ -285,11 +285,12 @@ fn cache(url: &str) -> String {
 #[test]
 fn the_urls_that_services_and_libraries_hand_out_are_taken() {
     let urls = [
-        // Supabase: directly, its pooler, what its integrations add.
+        // Supabase: directly, through its pooler, and with the parameters that its integrations
+        // add.
         "postgresql://postgres:pass%40word@db.abcdefghijkl.supabase.co:5432/postgres",
         "postgresql://postgres.abcdefghijkl:pass@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true&connection_limit=1",
         "postgres://postgres.abc:pass@aws-0-us-east-1.pooler.supabase.com:6543/postgres?sslmode=require&supa=base-pooler.x",
-        // Neon: directly, its pooler, for clients that send no name with TLS.
+        // Neon: directly, through its pooler, and for clients that send no host name with TLS.
         "postgresql://app:pass@ep-cool-rain-123456.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
         "postgresql://app:pass@ep-cool-rain-123456-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&options=endpoint%3Dep-cool-rain-123456",
         // Heroku, RDS, Azure, DigitalOcean, Render, Fly, Railway, Aiven, Cloud SQL.
@@ -361,7 +362,7 @@ fn all_that_a_url_has_and_cannot_be_honoured_is_told_at_once() {
     "##);
 }
 
-/// URLs, what is wrong with each, and what to do.
+/// URLs, the problem of each, and the hint.
 const DATABASES: [(&str, &str, &str); 24] = [
     (
         "postgres://db/shop?sslmode=verfy-full",
@@ -477,7 +478,7 @@ const DATABASES: [(&str, &str, &str); 24] = [
     ),
 ];
 
-/// URLs, what is wrong with each, and what to do.
+/// URLs, the problem of each, and the hint.
 const CACHES: [(&str, &str, &str); 10] = [
     (
         "redis://db/0?ssl_cert_reqs=none",

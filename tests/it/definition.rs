@@ -1,4 +1,4 @@
-//! What a person sees of a job file that is wrong.
+//! What a person sees if a job file is wrong.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use preheat::domain::job::{DateZone, JobName, Scope};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::IdClass;
 
-/// A job file with which nothing is wrong.
+/// A job file without problems.
 const GOOD: &str = r#"schedule = "every 10m"
 ttl = "30m"
 
@@ -43,13 +43,13 @@ fn with(lines: &str) -> String {
     format!("{lines}\n{GOOD}")
 }
 
-/// The good file with a piece of it replaced.
+/// The good file with one piece replaced.
 fn instead(piece: &str, other: &str) -> String {
     assert!(GOOD.contains(piece), "{piece}");
     GOOD.replace(piece, other)
 }
 
-/// What is shown for each of the files, one after another.
+/// What the person sees for each of the files, one after another.
 fn shown(files: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let mut shown = String::new();
     for file in files {
@@ -314,7 +314,7 @@ fn two_jobs_that_can_write_one_key_are_refused() {
     check(&[("products.toml", GOOD), ("categories.toml", &disabled)]).unwrap();
 }
 
-/// What is shown of keys that ids of this class cannot tell apart.
+/// The report about keys that ids of this class cannot keep apart.
 fn conflicts(files: &JobFiles, ids: IdClass) -> String {
     Problems::new(files.conflicts(ids).into_iter().map(|(_, problem)| problem)).render(false)
 }

@@ -1,5 +1,5 @@
-//! The control plane over real connections, with a real engine behind it whose servers are memory
-//! and whose clock stands still.
+//! The control plane over real connections, with a real engine whose servers are in memory and
+//! whose clock stands still.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -132,14 +132,14 @@ impl History for MoodyHistory {
     }
 }
 
-/// A worker with its control plane on a port of its own.
+/// A worker, with its control plane on a port of its own.
 struct Worker {
     address: SocketAddr,
     clock: VirtualClock,
     cache: Arc<MemoryCache>,
     history: Arc<MoodyHistory>,
     metrics: Arc<Metrics>,
-    /// Reads of rows wait while it is closed.
+    /// Reads of rows wait while it is false.
     gate: watch::Sender<bool>,
     refreshes: Arc<AtomicU64>,
     stops: Stops,
@@ -215,7 +215,7 @@ impl Worker {
         get(self.address, path).await.unwrap()
     }
 
-    /// With the token.
+    /// Sends a request with the token.
     async fn post(&self, path: &str, body: &str) -> Answer {
         post(self.address, path, &[TOKEN], body).await.unwrap()
     }
@@ -235,7 +235,7 @@ impl Worker {
         last
     }
 
-    /// Until the job of that name runs.
+    /// Waits until the job of that name runs.
     async fn until_running(&self, job: &str) {
         let path = format!("/api/v1/jobs/{job}");
         eventually("the job runs", LONG, async || {
@@ -244,7 +244,7 @@ impl Worker {
         .await;
     }
 
-    /// Stops everything and waits for it.
+    /// Stops everything and waits for the end.
     async fn stop(mut self) {
         self.gate.send_replace(true);
         self.stops.drain.cancel();
@@ -254,7 +254,7 @@ impl Worker {
     }
 }
 
-/// Three tenants with a service each, behind a gate.
+/// Three tenants with one service each, behind a gate.
 fn source() -> (watch::Sender<bool>, MemorySource) {
     let mut tenants = Tenants::with_columns(["timezone"]);
     for id in ["a", "b", "c"] {
@@ -290,7 +290,7 @@ fn name(text: &str) -> JobName {
     JobName::parse(text).unwrap()
 }
 
-/// The code of an answer that is no, which must have the one form.
+/// The code of an error answer, which must have the usual form.
 #[track_caller]
 fn code(answer: &Answer) -> (u16, String) {
     assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
@@ -313,7 +313,7 @@ async fn hazard_22_health_turns_when_the_scheduler_is_silent() {
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     health(worker.address).await.unwrap();
 
-    // Nobody rings the bell here, and the loop goes round by itself.
+    // The bell is silent here, and the loop turns by itself.
     worker.clock.advance(Duration::from_secs(11)).await;
     let answer = worker.get("/healthz").await;
     assert_eq!(answer.status, 503);

@@ -1,4 +1,4 @@
-//! The links of the documents lead somewhere.
+//! The links in the documents lead to existing places.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ fn a_link_that_leads_nowhere_is_found() {
     assert_eq!(headings.into_iter().collect::<Vec<_>>(), ["a_b-and-c", "one-two", "one-two-1"]);
 }
 
-/// The documents of the repository: those at its root, and in the folders that people read.
+/// The repository's documents: those at its root, and those in folders for readers.
 fn documents(root: &Path) -> Vec<PathBuf> {
     let folders = [".", "docs", "jobs", "demo", "migrations", "deploy", "clients", "examples"];
     let files = folders.iter().filter_map(|folder| fs::read_dir(root.join(folder)).ok()).flatten();
@@ -38,7 +38,7 @@ fn documents(root: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect()
 }
 
-/// Where the links of a text lead within the repository.
+/// The links of a text within the repository.
 fn links(text: &str) -> Vec<String> {
     let prose = prose(text);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
@@ -75,7 +75,8 @@ fn leads_somewhere(from: &Path, link: &str) -> bool {
     }
 }
 
-/// The anchors of a text's headings, as forges make them: lower case, signs away, spaces as dashes.
+/// The anchors of a text's headings, as code hosts generate them: lower case, without symbols,
+/// dashes for spaces.
 fn headings(text: &str) -> BTreeSet<String> {
     let mut in_code = false;
     let mut found = BTreeSet::new();

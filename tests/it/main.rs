@@ -1,4 +1,4 @@
-//! All integration tests: one binary, since linking is what takes the time.
+//! All integration tests: one binary, since linking takes most of the time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

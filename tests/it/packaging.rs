@@ -1,5 +1,5 @@
-//! The image, the compose file and the settings file that go with the program. No container engine is
-//! asked: what can be wrong without one is checked.
+//! The image, the compose file and the settings file that come with the program. The tests use no container
+//! engine; they check what can be wrong without one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -244,7 +244,7 @@ fn children(id: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether there is such a process and it is not merely waiting to be buried.
+/// Whether the process exists and is not a zombie.
 fn runs(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))

@@ -1,4 +1,4 @@
-//! The bell that rings for a schedule is one that tokio-cron-scheduler can ring.
+//! tokio-cron-scheduler accepts the bell's pattern of every schedule.
 
 use chrono_tz::Tz;
 use preheat::domain::schedule::Schedule;

@@ -1,5 +1,5 @@
-//! The shipped jobs on the sample clinic: every key in the cache is what plain SQL, tenant by tenant,
-//! says that it is.
+//! The shipped jobs on the sample clinic: every key in the cache equals the result of plain SQL for its
+//! tenant.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::support::program::Preheat;
 use crate::support::{self, Database, LONG, eventually, preheat};
 
-/// What stands in a value as `drizzle-orm` reads it: `numeric` and `date` as text, moments as
-/// JavaScript writes them.
+/// How a value looks when `drizzle-orm` has read it: `numeric` and `date` as text, moments as JavaScript
+/// writes them.
 const MOMENT: &str = "to_char(date_trunc('milliseconds', {column}) at time zone 'UTC', \
      'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') as {column}";
 
@@ -27,7 +27,7 @@ struct Clinic {
     connection: PgConnection,
 }
 
-/// A tenant of the list, with its zone.
+/// A tenant of the list, with its time zone.
 #[derive(Debug, sqlx::FromRow)]
 struct Tenant {
     id: String,
@@ -61,7 +61,7 @@ impl Clinic {
         compact(&format!("[{}]", rows.join(",")))
     }
 
-    /// The seven dates from a zone's today.
+    /// The seven dates from today on in a time zone.
     async fn dates(&mut self, zone: &str) -> Vec<String> {
         let sql = format!(
             "select ((now() at time zone '{zone}')::date + day)::text from generate_series(0, 6) day"
@@ -77,7 +77,7 @@ impl Clinic {
         dates
     }
 
-    /// Every key that there should be, with its value.
+    /// Every key that should exist, with its value.
     async fn expected(&mut self) -> BTreeMap<String, String> {
         let mut keys = BTreeMap::new();
         for tenant in self.active().await {
@@ -86,7 +86,7 @@ impl Clinic {
         keys
     }
 
-    /// Those of one tenant, were it active.
+    /// The keys of one tenant, as if it were active.
     async fn expected_of(&mut self, tenant: &Tenant) -> BTreeMap<String, String> {
         let mut keys = BTreeMap::new();
         self.lists(&tenant.id, &mut keys).await;
@@ -164,8 +164,7 @@ impl Clinic {
         }
     }
 
-    /// Every key of the cache with its value and the time that it has left; not those that preheat
-    /// keeps for itself.
+    /// Every key of the cache with its value and remaining TTL, except preheat's own.
     async fn cached(&self) -> BTreeMap<String, (String, Duration)> {
         let mut cache = support::redis_connection(&self.redis).await;
         let mut keys: Vec<String> = cache.keys("*").await.unwrap();
@@ -173,7 +172,7 @@ impl Clinic {
         let mut cached = BTreeMap::new();
         for key in keys {
             let found = redis::pipe().atomic().get(&key).pttl(&key).query_async(&mut cache).await;
-            // One that is removed meanwhile has no value.
+            // A key that was removed meanwhile has no value.
             let (Some(value), left): (Option<String>, i64) = found.unwrap() else { continue };
             let left = Duration::from_millis(left.try_into().expect("every key has a TTL"));
             cached.insert(key, (value, left));
@@ -198,7 +197,7 @@ fn compact(json: &str) -> String {
     compact
 }
 
-/// Key, TTL and jitter as the contract has them.
+/// A key's TTL and jitter, by the contract.
 fn ttl(key: &str) -> Duration {
     let minutes = match key.split(':').next().unwrap() {
         "services" | "staff" => 60,
@@ -211,7 +210,7 @@ fn ttl(key: &str) -> Duration {
     Duration::from_mins(minutes)
 }
 
-/// How many tenants one query of a job reads: as its file says, else as the settings of the test do.
+/// How many tenants one query of a job reads: by its file, or else by the settings of the test.
 fn batch(job: &str) -> u64 {
     match job {
         "products" | "slots" => 50,
@@ -227,7 +226,8 @@ async fn every_key_is_what_plain_sql_says() {
         let started = std::time::Instant::now();
         let warm = clinic.preheat(["warm", "--json"]).env("PREHEAT_RUNNER__BATCH", "8");
         let report = warm.run().await.expect_code(0).json();
-        // Midnight somewhere makes one more date of that tenant: once more, into an empty cache.
+        // If midnight has passed in some time zone, its tenants have one more date: the test starts again
+        // with an empty cache.
         let dates_after = clinic.all_dates().await;
         if dates_after == dates {
             break (report, started);
@@ -281,7 +281,7 @@ async fn hazard_12_today_is_the_tenants_own() {
             cached.keys().filter_map(|key| key.strip_prefix(&format!("slots:{}:", tenant.id)));
         assert_eq!(dates.next(), Some(first.as_str()));
         assert_eq!(dates.count(), 6);
-        // From nine in the morning, on the clock of the place.
+        // From nine in the morning, by the clock of the place.
         let (value, _) = &cached[&format!("slots:{}:{first}", tenant.id)];
         let rows: Vec<Value> = serde_json::from_str(value).unwrap();
         for row in rows {
@@ -296,7 +296,7 @@ async fn hazard_12_today_is_the_tenants_own() {
     }
 }
 
-/// One that is switched off and has data of every kind.
+/// An inactive tenant with data of every kind.
 const OFF: &str = "select id::text, timezone from tenants t where status = 'suspended' \
     and exists (select from pets where tenant_id = t.id) \
     and exists (select from products where tenant_id = t.id and active) order by id limit 1";
@@ -320,7 +320,7 @@ async fn a_tenant_that_is_switched_on_has_all_its_keys_at_once() {
         clinic.database.execute(&switch).await;
         eventually(&format!("the cache knows that it is {status}"), LONG, async || {
             let cached = clinic.cached().await;
-            // Midnight may come to its place meanwhile.
+            // Midnight may pass in its time zone meanwhile.
             let mut expected = clinic.expected_of(&tenant).await.into_iter();
             expected.all(|(key, value)| match cached.get(&key) {
                 // A shared key ends by its TTL.

@@ -1,9 +1,9 @@
-//! The whole engine in a world that goes wrong at random, and what must hold in it all the same.
+//! The whole engine in a world with random faults, and the invariants that hold all the same.
 //!
-//! Everything follows from a seed: jobs, tenants, data, latencies, failures, requests, stalls and
-//! jumps of the clock. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it
-//! simulation` runs it alone, `PREHEAT_SEEDS=NUMBER` tries so many. What the simulation would catch
-//! is shown by breaking the world on purpose: see [`Sabotage`].
+//! A seed determines everything: jobs, tenants, data, latencies, failures, requests, stalls and jumps of the
+//! clock. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it simulation` runs it alone,
+//! and `PREHEAT_SEEDS=NUMBER` tries that many. Breaking the world on purpose shows what the simulation would
+//! catch: see [`Sabotage`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -36,15 +36,15 @@ use crate::support::dice::Dice;
 use crate::support::memory::MemoryCache;
 use crate::support::virtual_clock::VirtualClock;
 
-/// So many seeds, where nothing else is asked for.
+/// How many seeds are tried by default.
 const SEEDS: u64 = 1_000;
-/// Actions of a chaos.
+/// How many actions a period of chaos has.
 const ACTIONS: u64 = 30;
-/// No run takes longer.
+/// The longest that a run takes.
 const LONGEST_RUN: u64 = 6;
-/// No sweep rests for longer: nine times as long as it took.
+/// The longest rest after a sweep: nine times the sweep's duration.
 const LONGEST_REST: Duration = Duration::from_mins(5);
-/// No interval is longer.
+/// The longest interval of a schedule.
 const LONGEST_INTERVAL: u64 = 5;
 
 #[test]
@@ -71,18 +71,18 @@ fn hazard_29_in_a_world_that_goes_wrong_at_random_everything_holds() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// A way in which the world lies, so that an invariant must break.
+/// A way in which the world lies, so that an invariant must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sabotage {
-    /// A read that was cut off counts as complete.
+    /// An interrupted read counts as complete.
     CutReads,
-    /// The cache says that it wrote a key, and did not.
+    /// The cache reports that it wrote a key, and did not.
     LostWrites,
     /// The engine has one permit more than is allowed.
     OneBatchTooMany,
-    /// The engine is told of half the tenants.
+    /// The engine gets half of the tenants.
     HalfOfTheTenants,
-    /// The engine is dropped in the middle of things.
+    /// The engine is dropped in the middle of its work.
     Killed,
     /// The engine sleeps too long.
     Oversleeps,
@@ -114,7 +114,7 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
     })
 }
 
-/// What the simulated servers have in common.
+/// What the simulated servers share.
 struct Chaos {
     state: Mutex<State>,
     clock: VirtualClock,
@@ -127,16 +127,16 @@ struct Chaos {
 
 struct State {
     dice: Dice,
-    /// Nothing goes wrong any more.
+    /// Whether faults have stopped.
     calm: bool,
-    /// How often something goes wrong, in a hundred calls.
+    /// How many of a hundred calls go wrong.
     trouble: u64,
     tenants: Vec<String>,
     /// The rows of each job and tenant: their kinds and JSON.
     rows: BTreeMap<(String, String), Vec<(String, String)>>,
-    /// Every value that each key ever had to have.
+    /// Every value that each key ever should have had.
     true_values: BTreeMap<String, BTreeSet<String>>,
-    /// What did not hold.
+    /// The invariants that failed.
     problems: Vec<String>,
 }
 
@@ -149,7 +149,7 @@ impl Chaos {
         self.state().problems.push(problem);
     }
 
-    /// One more batch of a job is at a server, until the answer is dropped.
+    /// One more batch of a job is at a server, until the returned value is dropped.
     fn enter(&self, job: &str) -> super::engine::InFlight {
         let in_flight = self.gauge.enter(job);
         let (all, of_job) = (self.gauge.now(), self.gauge.now_of(job));
@@ -203,7 +203,7 @@ impl Chaos {
         }
     }
 
-    /// The keys of one tenant and their values, as the database says.
+    /// The keys of one tenant and their values, by the database.
     fn values(&self, state: &State, job: &str, tenant: &str) -> BTreeMap<String, String> {
         let list = |rows: &[&str]| format!("[{}]", rows.join(","));
         let rows = state.rows.get(&(job.to_owned(), tenant.to_owned()));
@@ -271,7 +271,7 @@ impl Chaos {
 #[derive(Clone, Copy)]
 enum ReadFate {
     Fails(SourceErrorKind),
-    /// After all rows came, and none of them counts.
+    /// It fails after all rows have come, and none of them counts.
     FailsAtItsEnd(SourceErrorKind),
     Hangs,
     Panics,
@@ -307,7 +307,7 @@ impl Source for ShakySource {
                 Some(ReadFate::Fails(kind) | ReadFate::FailsAtItsEnd(kind)) => {
                     return Err(refused(kind));
                 }
-                // A panic here prints its trace once for each run that waits for the list.
+                // A panic here would print its trace once for each run that waits for the list.
                 Some(ReadFate::Hangs | ReadFate::Panics) => std::future::pending().await,
             }
             let tenants = self.0.state().tenants.clone();
@@ -357,11 +357,11 @@ impl Source for ShakySource {
 /// How a call to the cache goes wrong.
 #[derive(Clone, Copy)]
 enum WriteFate {
-    /// Before anything was written.
+    /// It fails before anything was written.
     Fails(CacheErrorKind),
-    /// After a part was written.
+    /// It fails after a part was written.
     BreaksOff(CacheErrorKind),
-    /// For some of the keys.
+    /// It fails for some of the keys.
     Refuses(CacheErrorKind),
     Hangs,
     Panics,
@@ -381,7 +381,7 @@ const WRITE_FATES: [WriteFate; 8] = [
 struct ShakyCache(Arc<Chaos>);
 
 impl ShakyCache {
-    /// Whether what is written was true at some time, and lives as long as it may.
+    /// Checks that a written value was true at some time, and that its TTL is not too long.
     fn check(&self, entry: &Entry<'_>) {
         let value = String::from_utf8(entry.value.to_vec()).unwrap();
         let values = self.0.state().true_values.get(&entry.key).cloned();
@@ -416,7 +416,7 @@ fn job_of(key: &str) -> &str {
 }
 
 impl Rules for ShakyCache {
-    /// A call to the ledger takes its time and goes wrong now and then.
+    /// A call to the ledger takes time, and now and then goes wrong.
     fn on_ledger<'a, T: Send + 'a>(&'a self, _call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
         Box::pin(async move {
             let (latency, fate) = self.0.decide(&LEDGER_FATES);
@@ -440,7 +440,7 @@ impl Rules for ShakyCache {
         entries: &'a [Entry<'a>],
     ) -> Answer<'a, Vec<KeyResult>> {
         Box::pin(async move {
-            // A run that looks whether the cache takes writes has no batch in flight yet.
+            // A run that tests whether the cache accepts writes has no batch in flight yet.
             let is_probe = entries[0].key.starts_with("preheat:");
             let _in_flight = (!is_probe).then(|| self.0.enter(job_of(&entries[0].key)));
             let (latency, fate) = self.0.decide(&WRITE_FATES);
@@ -480,7 +480,7 @@ impl Rules for ShakyCache {
 #[derive(Clone, Copy)]
 enum LedgerFate {
     Fails(CacheErrorKind),
-    /// It was done, and the answer is lost.
+    /// The command is executed, and its answer is lost.
     IsLost,
     Hangs,
     Panics,
@@ -495,7 +495,7 @@ const LEDGER_FATES: [LedgerFate; 6] = [
     LedgerFate::Panics,
 ];
 
-/// Jobs that differ in all that the engine decides by.
+/// Jobs that differ in everything on which the engine's decisions depend.
 fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
     let one = |dice: &mut Dice, name: String| {
         let fleet = dice.chance(15);
@@ -506,7 +506,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
         let interval = Duration::from_secs(dice.between(2, LONGEST_INTERVAL + 1));
         let made = Job {
             schedule: Schedule::Every(interval),
-            // Longer than any chaos: what is compared at the end must not expire.
+            // Longer than any period of chaos: what is compared at the end must not expire.
             ttl: Duration::from_hours(12),
             ttl_jitter: Share::from_percent(dice.pick(&[0.0, 10.0, 100.0])).unwrap(),
             on_start: dice.chance(50),
@@ -526,7 +526,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
     (0..count).map(|number| one(dice, format!("job{number}"))).collect()
 }
 
-/// A world of one seed, and what was asked of it.
+/// The world of one seed, and the requests made of it.
 struct Simulation {
     world: World,
     chaos: Arc<Chaos>,
@@ -534,9 +534,9 @@ struct Simulation {
     history: Arc<Fickle>,
     dice: Dice,
     tickets: Vec<Ticket>,
-    /// Whether the clock on the wall jumps: then it says nothing about what overlaps.
+    /// Whether the wall clock jumps: then it cannot show which runs overlap.
     jumps: bool,
-    /// Whether jobs came and went: what a job wrote that is gone, nobody removes.
+    /// Whether jobs were removed and added: the keys of a removed job are not removed.
     reloaded: bool,
 }
 
@@ -649,7 +649,7 @@ impl Simulation {
         memory.remove(&keys).await.unwrap();
     }
 
-    /// The cache drops a key, or a fence.
+    /// The cache evicts a key, or a fence.
     fn evict(&mut self) {
         let memory = &self.cache.inner;
         let mut keys = memory.keys();
@@ -668,12 +668,12 @@ impl Simulation {
             let some = self.dice.between(0, 5);
             (0..some).map(|_| TenantId::new(format!("t{}", self.dice.between(0, 20)))).collect()
         });
-        // A refusal is an answer as well: it is bound by no promise.
+        // The request may be refused: a refusal promises nothing.
         let taken = self.world.handle.request(RunRequest { jobs, tenants }).await;
         self.tickets.extend(taken.unwrap_or_default());
     }
 
-    /// The job files change: some are gone, some are otherwise, and some of those come back.
+    /// The job files change: some are removed, some are changed, and some removed ones come back.
     async fn reload(&mut self) {
         self.reloaded = true;
         let mut jobs = BTreeMap::new();
@@ -704,7 +704,7 @@ impl Simulation {
         }
     }
 
-    /// Nothing goes wrong any more; answers since when every run must be right.
+    /// Ends all faults; returns from when on every run must be right.
     async fn calm_down(&mut self) -> Calm {
         self.chaos.state().calm = true;
         self.world.rings.store(true, Ordering::Relaxed);
@@ -713,7 +713,7 @@ impl Simulation {
         let jobs = jobs.map(|job| (job.name.clone(), Arc::new(job.clone()))).collect();
         self.world.handle.replace(jobs).await;
         let clock = self.world.clock.clone();
-        // What hangs ends with its run, and then the breakers close; or the history is tried again.
+        // A call that hangs ends with its run, and then the breakers close, or the history is tried again.
         let rest = (LONGEST_RUN + 5).max(10) + 1;
         clock.advance(Duration::from_secs(rest)).await;
         let since = clock.now();
@@ -747,8 +747,8 @@ impl Simulation {
         }
     }
 
-    /// A sweep that took long in the chaos makes the next one rest: what a run with an older list wrote
-    /// after it stays until then.
+    /// A sweep that took long during the chaos delays the next one. What a run with an older list wrote after
+    /// it stays until then.
     async fn let_sweeps_come(&self) {
         let tenants = self.chaos.state().tenants.clone();
         let of_gone = |key: &String| {
@@ -781,8 +781,8 @@ impl Simulation {
         };
         let mut jobs = self.chaos.jobs.values();
         let sees_tenants = jobs.any(|job| job.enabled && job.scope == Scope::Tenants);
-        // Nobody looks after keys of a job that is disabled, or was gone when its tenant went; and a
-        // clock that jumps ends the time in which a run with an older list may still write.
+        // No run looks after keys of a job that is disabled, or was removed when its tenant left. And a clock
+        // that jumps ends the time in which a run with an older list may still write.
         let is_looked_after = |key: &str| {
             let finds_gone = sees_tenants && !self.reloaded && !self.jumps;
             if is_gone(key) { finds_gone } else { self.chaos.jobs[job_of(key)].enabled }
@@ -804,7 +804,7 @@ impl Simulation {
         life_of(&self.chaos.jobs[job_of(key)], key)
     }
 
-    /// Oldest first.
+    /// The records, oldest first.
     async fn records(&self) -> Vec<RunRecord> {
         let mut records = self.history.memory.recent(None, usize::MAX).await.unwrap();
         records.reverse();
@@ -827,7 +827,7 @@ impl Simulation {
             }
         }
         for (name, job) in &self.chaos.jobs {
-            // A run for what changed goes beside the others.
+            // A run for changes goes beside the other runs.
             let began = |record: &&RunRecord| {
                 !was_cancelled_before_it_began(record) && record.trigger != Trigger::Change
             };
@@ -844,11 +844,11 @@ impl Simulation {
     }
 }
 
-/// The time in which nothing went wrong.
+/// The period without faults.
 struct Calm {
     since: DateTime<Utc>,
     until: DateTime<Utc>,
-    /// The runs that had ended before.
+    /// The runs that had ended before it.
     before: BTreeSet<RunId>,
 }
 
@@ -885,7 +885,7 @@ fn wrong_counts(record: &RunRecord) -> Option<&'static str> {
     }
 }
 
-/// Once nothing goes wrong, a job runs each time it is due, and asks no more than it has to.
+/// Without faults, a job runs each time it is due, and reads no more than it has to.
 fn check_calm(job: &Job, records: &[&RunRecord], calm: &Calm) -> Result<(), String> {
     let name = &job.name;
     let records: Vec<_> =

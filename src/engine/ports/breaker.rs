@@ -1,4 +1,4 @@
-//! What keeps a server that is down from being asked by every batch.
+//! A circuit breaker: while a server is down, batches do not ask it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 use super::Clock;
 use crate::domain::retry::Breaker;
 
-/// Failures in a row, of all batches, after which a server is not asked any more for a while. Fewer
-/// than a batch's tries with the default `retries`, so that its last try comes after the pause.
+/// Consecutive failures, counted over all batches, that open the breaker. The number is below the tries of a
+/// batch with the default `retries`, so that a batch's last try comes after the pause.
 const FAILURES_TO_OPEN: u32 = 3;
-/// How long it is left alone.
+/// How long an open breaker keeps callers away from the server.
 const BREAKER_PAUSE: Duration = Duration::from_secs(5);
 
 /// The breaker of one server, shared by all batches.
@@ -21,12 +21,12 @@ pub(crate) struct SharedBreaker {
     closed: Notify,
 }
 
-/// A breaker changed.
+/// How a breaker changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerChange {
-    /// The server is not asked any more for a while.
+    /// It opened: for a while, callers do not ask the server.
     Opened,
-    /// It answers again.
+    /// It closed: the server answers again.
     Closed,
 }
 
@@ -38,13 +38,13 @@ impl Default for SharedBreaker {
 }
 
 impl SharedBreaker {
-    /// Whether the server may be asked at the monotonic moment `now`; what comes of it must be
-    /// told to [`Self::note`].
+    /// Whether the caller may ask the server at the monotonic moment `now`. A caller that asks must pass the
+    /// outcome to [`Self::note`].
     pub(crate) fn try_start(&self, now: Duration) -> bool {
         self.lock().try_start(now)
     }
 
-    /// Takes note of whether the server could be reached; says if that changed the breaker.
+    /// Records whether the server could be reached; answers how that changed the breaker, if it did.
     pub(crate) fn note(&self, reached: bool, now: Duration) -> Option<BreakerChange> {
         let mut breaker = self.lock();
         let before = breaker.is_open();
@@ -63,12 +63,12 @@ impl SharedBreaker {
         }
     }
 
-    /// How long the server may not be asked, at the monotonic moment `now`; `None` where it may.
+    /// How long callers must not ask the server, from the monotonic moment `now` on; `None` if they may ask.
     pub(crate) fn pause_left(&self, now: Duration) -> Option<Duration> {
         self.lock().pause_left(now)
     }
 
-    /// How often the server was asked in vain while it counted as down, since ever.
+    /// How many questions to the server failed while it counted as down, since the worker started.
     pub(crate) fn in_vain(&self) -> u64 {
         self.lock().in_vain()
     }
@@ -78,10 +78,10 @@ impl SharedBreaker {
         self.lock().is_open()
     }
 
-    /// Ends when the server may be asked again, but not before `least` has passed while nobody found
-    /// it up.
+    /// Waits for `least`, or longer until callers may ask the server again. If an open breaker closes in the
+    /// meantime, the wait ends at once.
     pub(crate) async fn pause(&self, least: Duration, clock: &dyn Clock) {
-        // Made before the look at the breaker, so that its closing in between is not missed.
+        // Created before the breaker is read, so that a breaker that closes in between is noticed.
         let closed = self.closed.notified();
         let left = self.lock().pause_left(clock.monotonic());
         tokio::select! {

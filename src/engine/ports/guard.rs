@@ -1,5 +1,5 @@
-//! The ports that the engine is wired to, each server's behind its circuit breaker: a server that counts
-//! as down is not asked, whoever asks, and every answer tells the breaker whether the server is there.
+//! The ports that the engine uses, each server's behind one circuit breaker: no caller asks a server that
+//! counts as down, and every answer tells the breaker whether the server can be reached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +27,11 @@ use crate::observe::metric::Metrics;
 pub struct Ports {
     /// Where tenants and rows come from.
     pub source: Arc<dyn Source>,
-    /// The same for those who only look: its queries cannot write, whatever the settings say.
+    /// The same database for the tools that only read: its queries cannot write, whatever the settings say.
     pub reader: Arc<dyn Source>,
     /// Where entries go.
     pub cache: Arc<dyn Cache>,
-    /// What preheat keeps there for itself.
+    /// What preheat keeps in the cache for itself.
     pub ledger: Arc<dyn Ledger>,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -79,19 +79,19 @@ impl Ports {
         }
     }
 
-    /// The breaker of a server, for those who wait until it may be asked again.
+    /// A server's breaker, for callers that wait until they may ask the server again.
     pub(crate) fn breaker(&self, server: Server) -> &SharedBreaker {
         self.breakers.of(server)
     }
 
-    /// The refusal that a question to the cache would get while it is left alone: for those who would read
-    /// for nothing then.
+    /// The error that a question to the cache would get while its breaker is open: for callers that would
+    /// otherwise read rows that they cannot write.
     pub(crate) fn cache_answers(&self) -> Result<(), CacheError> {
         let left = self.breaker(Server::Cache).pause_left(self.clock.monotonic());
         if left.is_some() { Answer::left_alone(left_alone(Server::Cache)) } else { Ok(()) }
     }
 
-    /// Waits for `least`, or while the server counts as down until it may be asked again.
+    /// Waits for `least`; if the server counts as down, until callers may ask it again.
     pub(crate) async fn pause(&self, server: Server, least: Duration) {
         self.breaker(server).pause(least, self.clock.as_ref()).await;
     }
@@ -106,7 +106,7 @@ impl Breakers {
     }
 }
 
-/// A server's breaker, with what it takes to tell that it changed.
+/// A server's breaker, with what it needs to report that the breaker changed.
 struct Guard {
     server: Server,
     breaker: Arc<SharedBreaker>,
@@ -126,10 +126,10 @@ struct Guarded<P: ?Sized> {
 
 /// An answer that shows whether its server could be reached.
 trait Answer {
-    /// The answer where the server was not asked.
+    /// The answer to a caller if the server was not asked.
     fn left_alone(message: String) -> Self;
 
-    /// How the server could not be reached; `None` where it answered, be it with an error.
+    /// Why the server could not be reached; `None` if it answered, even with an error.
     fn unreachable(&self) -> Option<&str>;
 }
 
@@ -176,9 +176,9 @@ impl<T: Parts> Answer for Result<T, CacheError> {
     }
 }
 
-/// Answers to a pipeline: one that is no outage shows that the server is there.
+/// The answers to the commands of a pipeline: if one of them is not an outage, the server can be reached.
 trait Parts {
-    /// An outage, where every part is one.
+    /// An outage, if every answer is one.
     fn all_failed(&self) -> Option<&CacheError> {
         None
     }
@@ -202,7 +202,7 @@ impl Parts for Vec<Fence> {}
 impl Parts for Vec<Vec<Named>> {}
 impl Parts for Vec<(String, String)> {}
 
-/// An asked port's answer.
+/// The answer of a guarded port.
 type Asked<'a, T, E> = BoxFuture<'a, Result<T, E>>;
 
 impl Source for Guarded<dyn Source> {

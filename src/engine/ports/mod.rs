@@ -1,8 +1,8 @@
 //! What the engine needs of the world. Adapters stand behind these traits; one conformance suite
 //! runs against every adapter of a port, the in-memory one included.
 //!
-//! The traits hand out boxed futures so that the engine is compiled once, whatever it is wired to:
-//! a call is a batch, and a box a batch costs nothing.
+//! The traits return boxed futures, so that the engine is compiled once for all adapters. A call covers a
+//! whole batch, so one box a call costs nothing.
 
 mod breaker;
 mod guard;
@@ -28,17 +28,17 @@ pub trait Source: Send + Sync {
     /// The active tenants, complete, in the order of the tenant query.
     fn tenants(&self) -> BoxFuture<'_, Result<Tenants, SourceError>>;
 
-    /// Those of some tenants that are active, with the columns of the tenant query.
+    /// Which of these tenants are active, with the columns of the tenant query.
     fn tenants_among<'a>(
         &'a self,
         ids: &'a [TenantId],
     ) -> BoxFuture<'a, Result<Tenants, SourceError>>;
 
-    /// What the tenants' ids may be, as the last list had it; any text before the first.
+    /// Which characters the tenants' ids may have, by the last tenant list; any text before the first list.
     fn id_class(&self) -> IdClass;
 
-    /// Reads the rows of one batch into `rows`, which the caller has reset for the job's key
-    /// columns. On an error what `rows` holds is meaningless and must not be written.
+    /// Reads the rows of one batch into `rows`, which the caller has reset for the job's key columns. After
+    /// an error the content of `rows` is meaningless: the caller must not write it.
     fn read<'a>(
         &'a self,
         job: &'a Job,
@@ -50,7 +50,7 @@ pub trait Source: Send + Sync {
 /// Which rows to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Read<'a> {
-    /// Of which tenants; for a job without tenants the one slot without an id.
+    /// Which tenants to read; for a job without tenants, the one slot without an id.
     pub batch: &'a Batch,
     /// Each slot's "today" where the job has dates, and empty otherwise.
     pub first_dates: &'a [NaiveDate],
@@ -78,15 +78,15 @@ pub enum SourceErrorKind {
     /// The server gave up for a reason that passes (a deadlock, a serialization failure, an
     /// administrator): try again.
     Transient,
-    /// A lock was not to be had in time (`lock_timeout`): others hold the table. Try again.
+    /// Others hold a lock on the table for longer than `lock_timeout`: try again.
     Locked,
-    /// The statement took too long: with fewer tenants it may not.
+    /// The statement took too long: try with fewer tenants.
     Timeout,
     /// The query broke on data (a division by zero, an invalid cast): other tenants may be fine.
     Data,
-    /// A value has no JSON: other tenants may be fine.
+    /// A value cannot be written as JSON: other tenants may be fine.
     Encoding,
-    /// The rows are more than a batch may hold: fewer tenants have fewer.
+    /// The rows take more memory than a batch may: try with fewer tenants.
     TooLarge,
     /// A row belongs to a tenant that was not asked for: the whole batch is wrong.
     Foreign,
@@ -95,7 +95,7 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
-    /// Whether the query or its data is why, and not the server: then it fails again.
+    /// Whether the query or its data caused the error, and not the server: then a repeated read fails too.
     pub fn is_about_query(self) -> bool {
         match self {
             Self::Data | Self::Encoding | Self::TooLarge | Self::Foreign | Self::Definition => true,
@@ -123,41 +123,40 @@ impl SourceErrorKind {
 
 /// Where entries go.
 pub trait Cache: Send + Sync {
-    /// Writes the entries, each with its TTL; the answers are in their order. Large batches go out
-    /// in several pipelines, so an error of the whole may come after some were written: a repeated
-    /// write is harmless.
+    /// Writes the entries, each with its TTL; the answers are in their order. A large batch goes out in
+    /// several pipelines, so an error for the whole call may come after some entries were written. Writing
+    /// them again is harmless.
     fn write<'a>(
         &'a self,
         entries: &'a [Entry<'a>],
     ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>>;
 
-    /// Removes keys; the answers, whether there was such a key, are in their order.
+    /// Removes keys; the answers, in their order, say whether each key existed.
     fn remove<'a>(
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Result<bool, CacheError>>, CacheError>>;
 
-    /// Gives keys the rest of a life, longer or shorter than what they had; a key that is not there
-    /// stays away.
+    /// Sets the keys' TTLs, longer or shorter than they were; a key that does not exist is not created.
     fn expire<'a>(
         &'a self,
         keys: &'a [(String, Duration)],
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// What keys hold and how long they will, in their order; `None` where there is no such key. One
-    /// that holds no text, as an application's list, is an error of the whole.
-    /// The values of a call are in memory together: ask for a few megabytes at once.
+    /// The values and TTLs of keys, in their order; `None` for a key that does not exist. If a key holds
+    /// another type, such as an application's list, the whole call is an error. All values of a call are in
+    /// memory together: ask for a few megabytes at once.
     fn look<'a>(
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
-    /// How many of these keys there are, whatever they hold. It is one command: ask for some hundreds.
+    /// How many of these keys exist, of whatever type. It is one command: ask for some hundreds.
     fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>>;
 
-    /// A slice of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on, 0 being
-    /// the start: all kinds of keys, preheat's own too. The whole is seen when the next cursor is 0;
-    /// until then a slice may be empty, and a key may come more than once. Keys that are no UTF-8 are
+    /// One page of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on; 0 is the
+    /// start. It includes keys of all types, and preheat's own. The scan is complete when the next cursor is
+    /// 0; until then a page may be empty, and a key may appear more than once. Keys that are not UTF-8 are
     /// left out.
     fn scan<'a>(
         &'a self,
@@ -165,7 +164,7 @@ pub trait Cache: Send + Sync {
         cursor: u64,
     ) -> BoxFuture<'a, Result<Slice, CacheError>>;
 
-    /// What the server says of its memory and its use.
+    /// The server's figures about its memory and its use.
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>>;
 }
 
@@ -174,50 +173,50 @@ pub trait Cache: Send + Sync {
 pub struct Found {
     /// Its value.
     pub value: Vec<u8>,
-    /// What is left of its life; `None` where it never expires.
+    /// Its remaining TTL; `None` if it never expires.
     pub ttl: Option<Duration>,
 }
 
-/// A slice of a scan.
+/// One page of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
-    /// Where the next slice begins; 0 where this was the last.
+    /// The cursor of the next page; 0 if this is the last.
     pub next: u64,
     /// Its keys.
     pub keys: Vec<String>,
 }
 
-/// What preheat keeps in the cache for itself, beside the values: fences, manifests, and books in
-/// which it notes what it has to remember over a restart. Keys are without the cache's prefix.
+/// preheat's own data in the cache, besides the values: fences, manifests, and books with what preheat must
+/// remember over a restart (the registry). Keys are without the cache's prefix.
 pub trait Ledger: Send + Sync {
-    /// How fences stand, in their order.
+    /// The present values of fences, in their order.
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
 
-    /// Gives each of these fences a start: one that is missing is made with that number, one that is
-    /// there is raised by it. Answers how they stand then. `keys` come with how they stood; a fence
-    /// that somebody made meanwhile stays as it is. What stands in a fence's place and is no number
-    /// is replaced.
+    /// Makes sure that each of these fences has a value: creates a missing one with that number, and raises
+    /// an existing one by it. Answers the values afterwards. `keys` come with the values that the caller has
+    /// read; if another worker has created a fence since then, that fence stays as it is. A value that is not
+    /// a number is replaced.
     fn start_fences<'a>(
         &'a self,
         keys: &'a [(String, Fence)],
         number: i64,
     ) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
 
-    /// Moves fences; one that is missing, or is no number, is made with that number first.
+    /// Moves fences; one that is missing, or not a number, is created with that number first.
     fn move_fences<'a>(
         &'a self,
         keys: &'a [String],
         number: i64,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// The keys that each of these manifests names; none where there is no such manifest.
+    /// The keys that each of these manifests names; empty if there is no such manifest.
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>>;
 
-    /// Names keys in manifests as of `now`, those too that are named already, and lets each manifest
-    /// live for `ttl` from now; one that would be empty is not made.
+    /// Adds keys to manifests, or renews them, as of `now`, and sets each manifest's TTL to `ttl`. A manifest
+    /// without keys is not created.
     fn enlist<'a>(
         &'a self,
         manifests: &'a [Listing],
@@ -225,26 +224,25 @@ pub trait Ledger: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Takes the names out of manifests that were last named before that moment, to the millisecond;
-    /// a manifest that is empty then is gone.
+    /// Prunes manifests: removes the keys that were last renewed before that moment (in milliseconds). A
+    /// manifest that is empty then is gone.
     fn delist<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// All notes of a book, in no order: their names and texts.
+    /// The names and texts of all notes of a book, in no order.
     fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
 
-    /// Writes notes into a book, over those of the same name, and lets the book live for
-    /// [`BOOK_TTL`] from now.
+    /// Writes notes into a book, replaces those of the same name, and sets the book's TTL to [`BOOK_TTL`].
     fn note<'a>(
         &'a self,
         book: Book,
         notes: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Strikes notes out of a book.
+    /// Removes notes from a book.
     fn strike<'a>(
         &'a self,
         book: Book,
@@ -253,7 +251,7 @@ pub trait Ledger: Send + Sync {
 }
 
 impl dyn Ledger {
-    /// The keys that each of these manifests names, whenever that was.
+    /// The keys that each of these manifests names, whenever they were added.
     pub async fn names(&self, manifests: &[String]) -> Result<Vec<Vec<String>>, CacheError> {
         let keys = |named: Vec<Named>| named.into_iter().map(|named| named.key).collect();
         Ok(self.manifests(manifests).await?.into_iter().map(keys).collect())
@@ -265,14 +263,14 @@ impl dyn Ledger {
 pub struct Listing {
     /// The manifest.
     pub manifest: String,
-    /// Keys that it names, or will.
+    /// The keys to add or renew.
     pub keys: Vec<String>,
 }
 
-/// A book of notes.
+/// A book: a hash of notes by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Book {
-    /// The tenants that may have keys, with their columns.
+    /// The registry: the tenants that may have keys, with their columns.
     Tenants,
 }
 
@@ -285,47 +283,47 @@ impl Book {
     }
 }
 
-/// How long a book lives after the last note: longer than a worker is likely to be away.
+/// A book's TTL after the last note: longer than a worker is likely to be away.
 pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
 
-/// Fences that one command looks at. This and the next two say how many commands a question takes, for
-/// whoever has to know before it is asked.
+/// How many fences one command reads. This constant and the next two give the number of commands for a call,
+/// for callers that announce it before they ask.
 pub const FENCES_A_COMMAND: usize = 500;
 
-/// Names of a manifest, or notes of a book, in one command: the server does nothing else meanwhile.
+/// Names of a manifest, or notes of a book, in one command: while it runs, the server does nothing else.
 pub const NAMES_A_COMMAND: usize = 1_000;
 
-/// Commands in which the server says what [`Cache::stats`] answers.
+/// How many commands [`Cache::stats`] sends.
 pub const STATS_COMMANDS: usize = 4;
 
-/// What became of one key.
+/// The result of writing one key.
 pub type KeyResult = Result<(), CacheError>;
 
-/// A write failed, whole or of one key.
+/// A command failed, for all its keys or for one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CacheError {
-    /// What happened.
+    /// What kind of failure it is.
     pub kind: CacheErrorKind,
-    /// The same for people.
+    /// What happened, for people.
     pub message: String,
 }
 
-/// What happened to a write.
+/// Why the cache did not do a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheErrorKind {
     /// The server counts as down and was not asked.
     LeftAlone,
     /// No connection, it was lost, or no answer came in time: try again.
     Unavailable,
-    /// It is loading its data, or a failover is under way (`LOADING`, `TRYAGAIN`, `MASTERDOWN`,
+    /// The server is loading its data, or a failover is under way (`LOADING`, `TRYAGAIN`, `MASTERDOWN`,
     /// `CLUSTERDOWN`): try again.
     Transient,
     /// `OOM`: `maxmemory` is reached and nothing may be evicted.
     Full,
     /// `READONLY`: it is a replica.
     ReadOnly,
-    /// `MOVED` or `ASK`: it is a cluster's node and the key is another's.
+    /// `MOVED` or `ASK`: the server is a node of a cluster, and the key belongs to another node.
     Moved,
     /// `WRONGTYPE`.
     WrongType,
@@ -349,7 +347,7 @@ impl CacheErrorKind {
         }
     }
 
-    /// Whether the server refuses all writes alike, and not this one: each further one is asked in vain.
+    /// Whether the server refuses every write, and not only this one: then further writes fail as well.
     pub fn is_of_all_writes(self) -> bool {
         match self {
             Self::Full | Self::ReadOnly | Self::Moved => true,
@@ -376,48 +374,49 @@ impl CacheErrorKind {
     }
 }
 
-/// What the cache server says of itself; the counters are since its start.
+/// What the cache server reports about itself; the counters start with the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Which process of the server answered: after a restart, or a failover, another number. `None`
-    /// where it does not tell.
+    /// Identifies the server's process: the number changes with a restart or a failover. `None` if the server
+    /// does not report it.
     pub process: Option<u64>,
     /// Bytes in use.
     pub used_memory: u64,
-    /// The bound on them; 0 where there is none.
+    /// The limit of used memory; 0 if there is none.
     pub maxmemory: u64,
     /// Reads that found their key.
     pub hits: u64,
-    /// Reads that did not.
+    /// Reads that did not find their key.
     pub misses: u64,
-    /// Keys pushed out for want of memory.
+    /// Keys that the server evicted for lack of memory.
     pub evicted: u64,
-    /// Keys there are, of all databases and anybody's; `None` where it does not tell.
+    /// How many keys the server has, in all its databases, of all applications; `None` if it does not report
+    /// that.
     pub keys: Option<u64>,
 }
 
-/// Where one can listen for changes of the database.
+/// The source of the change feed.
 pub trait FeedSource: Send + Sync {
-    /// Begins to listen: every change that is committed after this has succeeded is heard of.
+    /// Begins to listen. The feed reports every change that is committed after this call has succeeded.
     fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Feed>, FeedError>>;
 }
 
 /// A connected stream of changes.
 pub trait Feed: Send {
-    /// The next changes, as soon as there are some; never none. It may be dropped while it waits,
-    /// and loses nothing by that. After an error the feed is of no more use, and anything may have
-    /// changed since; a connection that was lost is such an error, and never mended in silence.
+    /// Waits for the next changes and returns at least one. A caller may drop this future while it waits, and
+    /// loses no change. After an error the feed is unusable and any data may have changed; a lost connection
+    /// is such an error, and the feed never reconnects silently.
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Change>, FeedError>>;
 }
 
-/// Changes cannot be listened for, or not any more. The message never holds a password.
+/// The feed could not be connected, or it broke. The message never holds a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FeedError(pub String);
 
 /// Where runs that ended are kept.
 pub trait History: Send + Sync {
-    /// Keeps the records; one that is there already stays as it is.
+    /// Stores the records; a record that exists already stays as it is.
     fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>>;
 
     /// The newest records, newest first.
@@ -430,7 +429,7 @@ pub trait History: Send + Sync {
     /// One record.
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>>;
 
-    /// Removes records of runs that ended before that moment; answers how many.
+    /// Removes the records of runs that ended before that moment; answers how many there were.
     fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>>;
 }
 
@@ -441,13 +440,13 @@ pub struct HistoryError(pub String);
 
 /// The time.
 pub trait Clock: Send + Sync {
-    /// What a clock on the wall shows.
+    /// The wall clock's time.
     fn now(&self) -> DateTime<Utc>;
 
     /// Time since some fixed moment; it never goes back.
     fn monotonic(&self) -> Duration;
 
-    /// Ends after that time.
+    /// Ends after that duration.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 
     /// A uniform random number in `0.0..1.0`.

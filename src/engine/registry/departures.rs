@@ -1,4 +1,5 @@
-//! The tenants that left, shared by the lists that say so and the task that sweeps them.
+//! The tenants that left: tenant lists report them here, and the sweeping task takes them from
+//! here.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +10,16 @@ use tokio::sync::Notify;
 use super::registration::{Departed, Remembered};
 use crate::domain::tenant::Tenants;
 
-/// After a sweep, tenants that were swept once rest for so many times as long as it took: sweeping
-/// again is for the rare run with an older list and may not become the cache's main occupation.
+/// After a sweep, tenants that were swept once before wait for this many times the sweep's
+/// duration. Only the rare run with an older list needs a repeated sweep, so it may not become the
+/// cache's main load.
 const REST: u32 = 9;
 
-/// What lists leave to the task that sweeps.
+/// What the tenant lists hand to the sweeping task.
 #[derive(Default)]
 pub(crate) struct Departures {
     state: Mutex<State>,
-    /// Held while some tenants are swept, and by a list that gives tenants keys.
+    /// Held during a sweep of some tenants, and by a list while it registers tenants.
     turn: tokio::sync::Mutex<()>,
     taken: Notify,
 }
@@ -25,16 +27,16 @@ pub(crate) struct Departures {
 #[derive(Default)]
 struct State {
     remembered: Remembered,
-    /// The departed tenants that were never swept by this worker.
+    /// The departed tenants that this worker has never swept.
     unswept: HashSet<String>,
-    /// Until when, on the monotonic clock, the others are left alone.
+    /// Until when, on the monotonic clock, tenants that were swept before are not swept again.
     rests_until: Duration,
 }
 
-/// The tenants to sweep at a moment.
+/// The tenants to sweep at one moment.
 pub(crate) struct Due {
     pub(crate) ids: Vec<String>,
-    /// How many of them were never swept; they come first.
+    /// How many of them this worker has never swept; they come first.
     pub(crate) newly: usize,
 }
 
@@ -44,7 +46,8 @@ impl Departures {
         self.lock().remembered.clone()
     }
 
-    /// After a list: the active tenants, those that left with it, and those that had left before.
+    /// Replaces the state after a list: the active tenants, those that left with this list, and
+    /// those that had left before.
     pub(crate) fn set(&self, active: Arc<Tenants>, left: Vec<Departed>, before: Vec<Departed>) {
         let mut state = self.lock();
         state.unswept.extend(left.iter().map(|tenant| tenant.id.clone()));
@@ -54,7 +57,7 @@ impl Departures {
         state.remembered = Remembered { active, departed };
     }
 
-    /// A list was taken.
+    /// Wakes the sweeping task: a list was taken.
     pub(crate) fn wake(&self) {
         self.taken.notify_one();
     }
@@ -64,7 +67,7 @@ impl Departures {
         self.taken.notified().await;
     }
 
-    /// No tenant is swept, and none comes back, while this is held.
+    /// While the caller holds this, no tenant is swept and none comes back.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -82,7 +85,7 @@ impl Departures {
         Due { ids, newly }
     }
 
-    /// The active tenants, and those among some that are still departed.
+    /// The active tenants, and which of the given tenants are still departed.
     pub(crate) fn still(&self, ids: &[String]) -> (Arc<Tenants>, Vec<Departed>) {
         let state = self.lock();
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
@@ -91,7 +94,7 @@ impl Departures {
         (Arc::clone(active), departed.cloned().collect())
     }
 
-    /// All keys of these tenants were removed.
+    /// Records that all keys of these tenants were removed.
     pub(crate) fn were_swept(&self, tenants: &[Departed]) {
         let mut state = self.lock();
         for tenant in tenants {
@@ -99,14 +102,14 @@ impl Departures {
         }
     }
 
-    /// These tenants are not in the registry any more.
+    /// Records that these tenants are no longer in the registry.
     pub(crate) fn remove(&self, ids: &[String]) {
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
         let mut state = self.lock();
         state.remembered.departed.retain(|tenant| !ids.contains(tenant.id.as_str()));
     }
 
-    /// A sweep that took so long ended at this monotonic moment.
+    /// Records that a sweep of this duration ended at this monotonic moment.
     pub(crate) fn rest(&self, now: Duration, took: Duration) {
         self.lock().rests_until = now + took * REST;
     }

@@ -1,12 +1,13 @@
-//! Which tenants may have keys, and tenant lists that are not trusted.
+//! Which tenants may have keys, and which tenant lists preheat does not trust.
 //!
 //! Every complete tenant list is compared with the registry, a hash in the cache that names the tenants that
-//! may have keys. A tenant that the list lacks is marked with the moment, and `sweep.rs` removes its keys
-//! until no run can be under way that still has an older list. The registry outlives restarts; where the
-//! cache lost it, it is written anew, with the tenants that the worker remembers.
+//! may have keys. A tenant that is missing from the list is marked as departed at that moment, and `sweep.rs`
+//! removes its keys again and again until no run that still has an older list can be under way. The registry
+//! survives restarts of the worker; if the cache loses it, the worker writes it again with the tenants that
+//! it remembers.
 //!
-//! Too many missing at once look like a wrong database or a bad deploy. Nothing is marked or removed
-//! then, and no run goes by that list.
+//! Too many missing tenants at once look like a wrong database or a bad deploy. Then no tenant is marked, no
+//! key is removed, and no run uses that list.
 
 mod departures;
 mod registration;
@@ -31,31 +32,32 @@ use crate::engine::ports::Ports;
 use crate::engine::ports::{Book, CacheError, Ledger};
 use crate::observe::event;
 
-/// After this long the registry is looked at even if no tenant came or left: it may have been evicted, the
-/// cache may be another one, or another worker may have changed it.
+/// After this long the registry is read again even if no tenant came or left: the cache may have evicted it
+/// or be another server, or another worker may have changed it.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
-/// How much longer than the longest run a tenant is swept: a last write may still be on its way, and
+/// How much longer than the longest run's timeout a tenant is swept: a last write may still be in flight, and
 /// another worker's clock may differ.
 const MARGIN: TimeDelta = TimeDelta::minutes(1);
 
 /// Compares tenant lists with the tenants that may have keys.
 pub struct Registry {
     max_shrink: Share,
-    /// Lists take turns: held over awaits, since one list is compared after the other.
+    /// Lists take turns: the lock is held over awaits, since lists are compared one after the other.
     memory: Mutex<Memory>,
     /// The tenants that left, for the task that sweeps them.
     pub(crate) departures: Departures,
 }
 
-/// What is known of the last list, so that one that is the same asks nothing of the cache.
+/// What is known of the last list, so that an equal list needs no question to the cache.
 #[derive(Default)]
 struct Memory {
-    /// The newest list that had its turn.
+    /// The number of the newest list that was compared.
     newest: u64,
-    /// The last look at the registry; none where it failed or was cut off.
+    /// The last successful comparison with the registry; `None` if the last one failed or was cancelled.
     seen: Option<Seen>,
-    /// That the last list shrank, which was told: each run by the same list fails for it in short.
+    /// The last shrunken list, which was logged in full once: later runs that get the same list fail with the
+    /// short message.
     told: Option<Shrank>,
 }
 
@@ -63,7 +65,7 @@ struct Memory {
 struct Seen {
     digest: u64,
     at: Duration,
-    /// How often the cache server had been restarted by then.
+    /// How often the cache server had been restarted at that time.
     restarts: u64,
 }
 
@@ -83,7 +85,7 @@ pub(crate) struct Shrank {
 }
 
 impl Shrank {
-    /// The same in short, for each of the runs that could not go by the list.
+    /// The short message, for each of the runs that could not use the list.
     pub(crate) fn in_short(&self) -> String {
         let Self { gone, known, listed: _, max_shrink } = self;
         format!(
@@ -96,7 +98,7 @@ impl Shrank {
 /// A complete tenant list.
 pub(crate) struct ListRead<'a> {
     pub(crate) list: &'a Arc<Tenants>,
-    /// Lists that were begun later have larger numbers.
+    /// The sequence number of the reading: a list whose reading began later has a larger one.
     pub(crate) number: u64,
     /// The jobs at that moment.
     pub(crate) jobs: &'a Jobs,
@@ -104,18 +106,18 @@ pub(crate) struct ListRead<'a> {
     pub(crate) restarts: u64,
 }
 
-/// Why no run may go by a tenant list.
+/// Why no run may use a tenant list.
 #[derive(Clone, Debug)]
 pub(crate) enum Distrust {
     /// It lacks too many.
     Shrank(Shrank),
-    /// Its new tenants could not be registered: keys that are written now would be found by nobody once
-    /// their tenant is gone.
+    /// Its new tenants could not be registered. Keys that were written now could not be found once their
+    /// tenant has left.
     Unregistered(CacheError),
 }
 
 impl Registry {
-    /// One that trusts a list which lacks up to this share of the known tenants.
+    /// A registry that trusts a list in which up to this share of the known tenants is missing.
     pub fn new(max_shrink: Share) -> Self {
         Self { max_shrink, memory: Mutex::default(), departures: Departures::default() }
     }
@@ -125,12 +127,12 @@ impl Registry {
         Ok(Registered::read(ledger.notes(Book::Tenants).await?))
     }
 
-    /// The entries of all tenants of a list, as they are written where the cache has none yet.
+    /// The registry's entries for all tenants of a list, as they are written to a cache that has none yet.
     pub(crate) fn first_entries(list: &Tenants) -> Vec<(String, String)> {
         Changes::between(HashMap::new(), list).added
     }
 
-    /// Whether a list may say that `gone` of the `known` tenants are so.
+    /// Whether `gone` of the `known` tenants may be missing from a list.
     pub(crate) fn trust(&self, gone: usize, known: usize, listed: usize) -> Result<(), Shrank> {
         let max_shrink = self.max_shrink;
         if max_shrink.covers(gone, known) {
@@ -139,8 +141,8 @@ impl Registry {
         Err(Shrank { gone, known, listed, max_shrink })
     }
 
-    /// Takes a complete tenant list, and wakes the task that sweeps the tenants that left. One that was
-    /// begun before another that had its turn already says nothing new about who left.
+    /// Compares a complete tenant list with the registry, and wakes the task that sweeps departed tenants. A
+    /// list whose reading began before that of a list already compared changes nothing.
     pub(crate) async fn take(&self, ports: &Ports, read: ListRead<'_>) -> Result<(), Distrust> {
         let ListRead { list, number, jobs, restarts } = read;
         let mut memory = self.memory.lock().await;
@@ -189,15 +191,18 @@ impl Registry {
         }
         let Changes { known, mut added, back, left, departed } = Changes::between(registry, list);
         self.trust(left.len(), known, list.len()).map_err(Distrust::Shrank)?;
-        // What a tenant that came back, or has other columns now, gets from here on is not swept.
+        // New, returning and changed tenants are registered while no sweep runs, so that no sweep removes the
+        // keys that they get from here on.
         let turn = if added.is_empty() { None } else { Some(self.departures.turn().await) };
-        // A worker elsewhere that sweeps it at this moment may remove what is written from here on.
+        // A sweep of another worker that is under way may remove keys that are written from here on: moving
+        // the fence makes the run that writes them notice.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {
             let number = start_number(ports.clock.random());
             ledger.move_fences(&fences, number).await.map_err(unregistered)?;
         }
-        // Marked before it is swept: another worker may go on with what this one does not end.
+        // Marked before the sweep, so that another worker can continue the sweep if this one does not finish
+        // it.
         added.extend(left.iter().map(|tenant| tenant.mark(now)));
         ledger.note(Book::Tenants, &added).await.map_err(unregistered)?;
         drop(added);
@@ -208,21 +213,21 @@ impl Registry {
     }
 }
 
-/// How long after its tenant left a run with an older list may still write.
+/// How long after a tenant left a run with an older list may still write its keys.
 pub(crate) fn grace(jobs: &Jobs) -> TimeDelta {
     let longest = jobs.values().map(|job| job.timeout).max().unwrap_or_default();
     TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX / 2) + MARGIN
 }
 
 impl Seen {
-    /// Whether a list with this digest needs no look at the registry.
+    /// Whether this comparison is recent enough for a list with this digest.
     fn is_enough(self, digest: u64, now: Duration) -> bool {
         self.digest == digest && now.saturating_sub(self.at) < LOOK_AGAIN
     }
 }
 
-/// A number that two lists hardly have in common. The order of the tenants does not count: a query may
-/// leave it open.
+/// A hash of a list, in which two different lists hardly agree. It ignores the order of the tenants, which a
+/// query may leave open.
 fn digest(list: &Tenants) -> u64 {
     let names: Vec<&str> = list.column_names().collect();
     let of_one = |hash: &dyn Fn(&mut DefaultHasher)| {

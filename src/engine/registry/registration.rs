@@ -1,4 +1,4 @@
-//! What the registry says of a tenant, and what a tenant list changes in it. Pure.
+//! The registry's entry of a tenant, and what a tenant list changes in the registry. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::tenant::{Tenant, Tenants};
 
-/// What the registry says of one tenant. Of a text that cannot be read nothing but the tenant's id is
+/// What the registry says of one tenant. If the text of an entry cannot be read, only the tenant's id is
 /// known, and the tenant counts as active.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registration {
-    /// Its columns but those that are NULL, by name.
+    /// Its columns by name, without those that are NULL.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     columns: BTreeMap<String, String>,
-    /// Since when the tenant list does not have it.
+    /// Since when the tenant list lacks it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "ts_milliseconds_option")]
     gone_at: Option<DateTime<Utc>>,
 }
@@ -32,7 +32,7 @@ impl Registration {
     }
 
     fn text(&self) -> String {
-        // Text by text cannot fail to be JSON.
+        // A map of texts always has a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -41,31 +41,31 @@ impl Registration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Departed {
     pub(crate) id: String,
-    /// Since when, where the registry says so already.
+    /// Since when it is gone, if the registry has recorded that already.
     pub(crate) gone_at: Option<DateTime<Utc>>,
     columns: BTreeMap<String, String>,
 }
 
 impl Departed {
-    /// The entry that says that it is gone.
+    /// The entry that says that the tenant left at `now`.
     pub(crate) fn mark(&self, now: DateTime<Utc>) -> (String, String) {
         let entry = Registration { columns: self.columns.clone(), gone_at: Some(now) };
         (self.id.clone(), entry.text())
     }
 
-    /// The same, gone since a moment.
+    /// The same tenant, gone since this moment.
     pub(crate) fn since(&self, now: DateTime<Utc>) -> Self {
         Self { gone_at: Some(now), ..self.clone() }
     }
 
-    /// Some of them as a list with their columns.
+    /// These tenants as a list with their columns.
     pub(crate) fn list(some: &[Self]) -> Tenants {
         list(some.iter().map(|tenant| (tenant.id.as_str(), &tenant.columns)))
     }
 }
 
-/// What the registry said after the last list. The cache may lose it, and the tenants in it may have
-/// keys all the same: a run with an older list may write them after that.
+/// The registry's content after the last list. The cache may lose it while its tenants still have keys,
+/// because a run with an older list may write them later.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Remembered {
     pub(crate) active: Arc<Tenants>,
@@ -73,7 +73,8 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    /// The entries that the registry lacks. A tenant that was gone by `outdated` may have been removed from it.
+    /// The entries that the registry lacks. It may rightly lack a tenant that was gone by `outdated`, as such
+    /// a tenant is removed from it.
     pub(crate) fn lacking(
         &self,
         registry: &HashMap<String, String>,

@@ -1,5 +1,5 @@
-//! The batches of a run: each is read with one query and written with one pipeline (see `warm.rs`),
-//! and split where that helps to find the tenant that fails.
+//! The batches of a run. Each is read with one query and written with one pipeline (see `warm.rs`); a batch
+//! that fails is split where that helps to find the failing tenants.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -36,8 +36,8 @@ pub(crate) struct Deadline {
     pub(crate) passed: BoxFuture<'static, ()>,
 }
 
-/// After so many tenants in a row that fail even alone, where none worked yet, the query itself is
-/// taken to be broken: splitting every batch down to single tenants would only load the database.
+/// If this many tenants in a row fail even alone, and none could be read before, the query itself counts as
+/// broken: splitting every batch down to single tenants would only load the database.
 const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
 /// The batches of one run.
@@ -48,17 +48,17 @@ pub(crate) struct Work {
     /// When the run has to be over, on the monotonic clock.
     pub(crate) deadline_at: Duration,
     pub(crate) key_columns: usize,
-    /// What has to be looked at of its keys.
+    /// Which checks its keys need.
     pub(crate) checks: Checks,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
-    /// What the last read said that met a lock, while none has worked since.
+    /// The message of the last read that met a lock, unless a read has worked since.
     locked: Mutex<Option<String>>,
-    /// Some tenant could be read.
+    /// Whether some tenant could be read.
     worked: AtomicBool,
-    /// Tenants that failed alone since one could be read.
+    /// How many tenants have failed alone since the last successful read.
     lone_failures: AtomicU32,
-    /// Tenants that failed alone.
+    /// Hashes of the tenants that failed alone.
     alone: Mutex<Vec<u64>>,
 }
 
@@ -86,7 +86,7 @@ impl Work {
         })
     }
 
-    /// Does all batches, at most so many of them at once as the job may have in flight.
+    /// Does all batches, at most as many of them at once as the job may have in flight.
     pub(crate) async fn all(
         self: &Arc<Self>,
         mut pending: VecDeque<Batch>,
@@ -122,8 +122,8 @@ impl Work {
         }
     }
 
-    /// Stops the batches in flight. What they wrote is not counted, but that of those which had
-    /// ended is.
+    /// Stops the batches in flight. The report counts the batches that had ended by then, and nothing of the
+    /// others.
     async fn stop(&self, mut tasks: JoinSet<Report>, report: &mut Report) {
         tasks.abort_all();
         while let Some(ended) = tasks.join_next().await {
@@ -150,7 +150,7 @@ impl Work {
         })
     }
 
-    /// Warms a batch, split as far as it takes to warm all tenants that can be.
+    /// Warms a batch, and splits it until every tenant that can be warmed is warmed.
     async fn warm(&self, batch: Batch) -> Report {
         let mut report = Report::default();
         let mut parts = vec![batch];
@@ -184,8 +184,8 @@ impl Work {
         report
     }
 
-    /// A tenant that cannot be read even alone. That one which failed before fails again says nothing
-    /// about the query, unless it is too slow.
+    /// Fails a tenant that cannot be read even alone. If the same tenant failed alone in an earlier run too,
+    /// its failure says nothing about the query, unless the query is too slow.
     fn fail_alone(&self, alone: &Batch, refusal: Refusal, report: &mut Report) {
         fail_all(alone, refusal.kind, &refusal.message, report);
         let tenant = alone.tenant(0);
@@ -199,8 +199,8 @@ impl Work {
         }
     }
 
-    /// Remembers who failed alone, for the next runs; where the whole query fails it is of nobody's
-    /// making.
+    /// Remembers the tenants that failed alone, for the next runs; if the whole query fails, no single tenant
+    /// is to blame.
     pub(crate) fn note_broken(&self) {
         if self.given_up.get().is_none() {
             let alone = std::mem::take(&mut *self.alone());
@@ -212,17 +212,17 @@ impl Work {
         self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the rest of the run up where what some tenants failed of will fail all others too.
+    /// Gives up the rest of the run if the reason why some tenants failed will make all others fail too.
     pub(crate) fn give_up_after(&self, refusal: Refusal) {
         let gives_up = match refusal.remedy {
             Remedy::GiveUp => true,
-            // It was tried as often as it may be.
+            // Its retries are used up.
             Remedy::Wait(server) | Remedy::StandBy(server) => self.runner.breaker(server).is_open(),
             Remedy::AwaitLock | Remedy::Fail => false,
             Remedy::Split => {
                 let in_a_row = self.lone_failures.fetch_add(1, Ordering::Relaxed) + 1;
-                // The query worked for some; but a database that is too slow for sixteen tenants,
-                // one by one, is in trouble.
+                // The query worked for some tenants; but if the database is too slow even for sixteen tenants
+                // one by one, it is in trouble.
                 let query_is_good = self.worked.load(Ordering::Relaxed)
                     && refusal.kind != FailureKind::StatementTimeout;
                 in_a_row >= LONE_FAILURES_TO_GIVE_UP && !query_is_good
@@ -230,7 +230,7 @@ impl Work {
         };
         self.runner.cache_writes.note_failure(refusal.kind);
         if gives_up {
-            // Another batch may have come to the same at the same time.
+            // Another batch may have given up at the same time.
             self.given_up.get_or_init(|| refusal);
         }
     }
@@ -241,20 +241,20 @@ impl Work {
         event::BatchSplit { job, run, tenants, kind, message }.emit(&self.runner.metrics);
     }
 
-    /// Some tenants could be read.
+    /// Records that some tenants could be read.
     pub(crate) fn it_worked(&self) {
         self.worked.store(true, Ordering::Relaxed);
         self.lone_failures.store(0, Ordering::Relaxed);
         *self.locked() = None;
     }
 
-    /// What the last read said that met a lock, while none has worked since.
+    /// The message of the last read that met a lock, unless a read has worked since.
     pub(crate) fn locked(&self) -> MutexGuard<'_, Option<String>> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Nothing of a part could be written.
+/// Fails a part of which nothing could be written.
 pub(crate) fn fail_all(part: &Batch, kind: FailureKind, message: &str, report: &mut Report) {
     let first = part.tenant(0).map(|tenant| tenant.id().to_owned());
     let tenants = part.len().max(1) as u64;

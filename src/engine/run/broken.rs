@@ -1,5 +1,5 @@
-//! Tenants that could not be read even alone: the next runs read each of them apart, so that they cost a
-//! query each and the others' batches are not split to find them again.
+//! Tenants that could not be read even alone. The next runs read each of them apart: that costs one query a
+//! tenant, and the batches of the other tenants need not be split to find them again.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
@@ -9,15 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::job::JobName;
 use crate::domain::tenant::Tenants;
 
-/// So many of a job are remembered; others are found by splitting, as ever.
+/// How many tenants of a job are remembered; further ones are found by splitting.
 const MOST: usize = 10_000;
 
-/// The tenants that failed alone when they were read last, by job. The worker forgets them when it stops.
+/// By job, the tenants that failed alone at their last read. The worker forgets them when it stops.
 #[derive(Debug, Default)]
 pub struct BrokenTenants(Mutex<BTreeMap<JobName, HashSet<u64>>>);
 
 impl BrokenTenants {
-    /// These failed alone.
+    /// Records that these tenants failed alone.
     pub(crate) fn note(&self, job: &JobName, tenants: impl IntoIterator<Item = u64>) {
         let mut all = self.lock();
         let known = all.entry(job.clone()).or_default();
@@ -28,19 +28,19 @@ impl BrokenTenants {
         }
     }
 
-    /// This one was read.
+    /// Records that this tenant could be read.
     pub(crate) fn works(&self, job: &JobName, tenant: &str) {
         if let Some(known) = self.lock().get_mut(job) {
             known.remove(&hash(tenant));
         }
     }
 
-    /// Whether it failed alone when it was read last.
+    /// Whether this tenant failed alone at its last read.
     pub(crate) fn has(&self, job: &JobName, tenant: &str) -> bool {
         self.lock().get(job).is_some_and(|known| known.contains(&hash(tenant)))
     }
 
-    /// Parts some positions of a list: those to read together, and those to read apart.
+    /// Divides positions of a list into those to read together and those to read apart.
     pub(crate) fn part(
         &self,
         job: &JobName,
@@ -58,7 +58,7 @@ impl BrokenTenants {
         (together, apart)
     }
 
-    /// Forgets whoever is not in a complete list any more.
+    /// Forgets the tenants that a complete list no longer has.
     pub(crate) fn keep(&self, job: &JobName, list: &Tenants) {
         let mut all = self.lock();
         let Some(known) = all.get_mut(job).filter(|known| !known.is_empty()) else { return };
@@ -71,7 +71,7 @@ impl BrokenTenants {
     }
 }
 
-/// A number in the place of an id, which two tenants hardly have in common.
+/// A hash in the place of an id; two tenants hardly ever share one.
 pub(crate) fn hash(id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);

@@ -1,17 +1,17 @@
-//! A cache server that was restarted, failed over, replaced or emptied, and may have lost anything: keys,
-//! fences, manifests, books.
+//! Notices that the cache server was restarted, failed over, replaced or emptied, and so may have lost
+//! anything: keys, fences, manifests, the registry.
 //!
-//! With its stats the server says which process it is. Whoever asks for them takes note of that: a
-//! run when it begins and when it ends, a scrape of the metrics, and between all of these
-//! [`Runner::watch_cache`], which looks at the markers as well (see `marker.rs`). Where it is another
-//! process than before, or was emptied, the engine runs every job once, and the registry and the tenant list
-//! trust nothing that they remember of the cache.
+//! The server's stats say which process it is. Every caller that reads the stats records that: a run when it
+//! begins and when it ends, a scrape of the metrics, and in between [`Runner::watch_cache`], which also looks
+//! at the markers (see `marker.rs`). If another process answers than before, or the cache was emptied, the
+//! engine runs every job once, and the registry and the tenant list no longer trust what they remember of the
+//! cache.
 //!
-//! A process that ended never comes back: each start has a new id. If an id returns within
+//! A process that ended never comes back, as each start has a new id. If an id returns within
 //! [`RETURNS_WITHIN`], several servers answer behind one address (a load balancer, a name with several
-//! addresses), and a resync would follow a resync without end. This is told once, and neither a change of
-//! the process nor a missing marker is a reason for a resync until one server has answered alone for
-//! [`STEADY_FOR`]; then there is one resync, as that server may lack anything.
+//! addresses), and one resync would follow another without end. This is reported once. From then on neither a
+//! change of the process nor a missing marker causes a resync, until one server has answered alone for
+//! [`STEADY_FOR`]. Then there is one resync, as that server may lack anything.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -24,22 +24,22 @@ use crate::domain::fence::{FENCE_TTL, Fence, start_number};
 use crate::engine::ports::{CacheError, CacheStats, Ports};
 use crate::observe::event;
 
-/// How often the cache is asked which process it is. Until that shows, whoever reads finds an empty
-/// cache: seconds of that may be, minutes not. The question costs the server less than a read.
+/// How often the worker asks the cache which process it is. Until the worker notices a new process, readers
+/// find an empty cache: that may last seconds, not minutes. The question costs the server less than a read.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Evictions are told at most so often.
+/// The shortest time between two reports of evictions.
 const TELL_EVICTIONS_EVERY: Duration = Duration::from_mins(10);
 
-/// A process that answers again this soon after another one did was never gone. Failing back to a server
-/// that was failed over from takes longer, as a rule.
+/// A process that answers again this soon after another one has answered was never gone. Failing back to a
+/// former primary usually takes longer.
 pub const RETURNS_WITHIN: Duration = Duration::from_mins(10);
 
-/// Several servers answered, and the same one for this long since: it is the only one. By chance one of two
-/// is never asked for that long.
+/// If several servers answered, and then the same one for this long, it is the only one: the chance that a
+/// load balancer with two servers picks one of them for that long is negligible.
 pub const STEADY_FOR: Duration = Duration::from_mins(2);
 
-/// Processes that are remembered: more servers than stand behind any one address.
+/// How many processes are remembered: more than there are servers behind any one address.
 const MOST_REMEMBERED: usize = 32;
 
 /// Which process of the cache server answers, and how often it became another one or was emptied.
@@ -53,29 +53,29 @@ pub struct CacheProcess {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// None while the server has not told.
+    /// `None` while the server has not reported it.
     process: Option<u64>,
-    /// How often it was asked.
+    /// How many questions were asked.
     questions: u64,
-    /// The first question that was asked after this process was noted. Answers to earlier ones, which are
-    /// only noted now, may be those of the process before.
+    /// The number of the first question that was asked after this process was recorded. An answer to an
+    /// earlier question that arrives only now may come from the process before.
     since: u64,
-    /// Processes that answered before this one, and until when, the latest last.
+    /// The processes that answered before this one, and until when each did; the latest comes last.
     earlier: VecDeque<(u64, Duration)>,
-    /// While several servers answer: when another one did than the time before.
+    /// While several servers answer: when the answering server last changed.
     changed_at: Option<Duration>,
 }
 
-/// What an answer of the cache server shows.
+/// What an answer of the cache server shows about its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     /// Nothing new.
     Same,
     /// The server was restarted or replaced.
     Restarted,
-    /// Several servers answer.
+    /// Several servers answer behind one address.
     Several,
-    /// One server answers again, where several did.
+    /// Only one server answers, after several did.
     OneAgain,
 }
 
@@ -118,13 +118,13 @@ impl Seen {
 /// Evictions by the server's own counter.
 #[derive(Debug, Default)]
 struct Evictions {
-    /// How many had been told; none before the first answer.
+    /// The counter at the last report; `None` before the first answer.
     told: Option<u64>,
     told_at: Option<Duration>,
 }
 
 impl Evictions {
-    /// How many keys were evicted since that was told last, if it is to be told at this monotonic moment.
+    /// How many keys were evicted since the last report, if a report is due at this monotonic moment.
     fn newly(&mut self, evicted: u64, now: Duration) -> Option<u64> {
         // A server that was restarted counts from zero again.
         let told = self.told.filter(|told| *told <= evicted);
@@ -148,12 +148,12 @@ impl Default for CacheProcess {
 }
 
 impl CacheProcess {
-    /// How often another process than before answered, or the cache was emptied.
+    /// How often another process answered than before, or the cache was emptied.
     pub fn restarts(&self) -> u64 {
         *self.restarts.borrow()
     }
 
-    /// The same, again whenever it grows.
+    /// The same number, with a notice whenever it grows.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.restarts.subscribe()
     }
@@ -165,19 +165,19 @@ impl CacheProcess {
         seen.questions
     }
 
-    /// Takes note of an answer at a monotonic moment. One that does not tell its process shows nothing.
+    /// Records an answer at a monotonic moment. An answer without a process shows nothing.
     fn answered(&self, question: u64, process: Option<u64>, now: Duration) -> Shown {
         let Some(process) = process else { return Shown::Same };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = seen.note(question, process, now);
         if matches!(shown, Shown::Restarted | Shown::OneAgain) {
-            // Before anybody else can find the new process noted.
+            // Counted before any other caller can see the new process.
             self.restarts.send_modify(|restarts| *restarts += 1);
         }
         shown
     }
 
-    /// Whether several servers answer, so that nothing that one says holds for the next command.
+    /// Whether several servers answer, so that the answer of one says nothing about the next command.
     fn are_several(&self) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed_at.is_some()
     }
@@ -188,7 +188,7 @@ impl CacheProcess {
 }
 
 impl CacheProcess {
-    /// What the cache says of itself; whether it is still the same process is taken note of.
+    /// The cache's stats; records whether the process is still the same.
     pub async fn stats(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
         let question = self.ask();
         let stats = ports.cache.stats().await?;
@@ -213,8 +213,8 @@ impl CacheProcess {
         }
     }
 
-    /// The same, unless the cache counts as down or does not answer; whether it was emptied is taken
-    /// note of as well. One at a time looks.
+    /// The cache's stats, unless the cache counts as down or does not answer; also records whether the cache
+    /// was emptied. Only one caller at a time looks.
     pub async fn look(&self, ports: &Ports) -> Option<CacheStats> {
         self.look_at_markers(ports).await.ok()
     }
@@ -222,15 +222,15 @@ impl CacheProcess {
     async fn look_at_markers(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
         let markers = &self.markers;
         let (keys, restarts) = (marker_keys(), self.restarts());
-        // Before the stats: a server that lost them in between is another process by then, or tells
-        // the next time.
+        // Read before the stats: if the server lost the markers in between, the stats show another process,
+        // or the next look notices.
         let found = ports.ledger.fences(&keys).await;
         let stats = self.stats(ports).await?;
         if self.restarts() > restarts || self.are_several() {
             markers.forget();
             return Ok(stats);
         }
-        // Where they cannot be read, as nobody may, nothing is told by them.
+        // Without the right to read the markers, they say nothing.
         let Ok(mut found) = found else { return Ok(stats) };
         if markers.were_lost(&found, stats) {
             self.was_emptied();
@@ -241,7 +241,7 @@ impl CacheProcess {
         Ok(stats)
     }
 
-    /// Makes the markers that are missing. That it fails is no matter: the next look tries again.
+    /// Creates the missing markers. If that fails, the next look tries again.
     async fn make_markers(&self, ports: &Ports, keys: &[String], found: &mut [Fence]) {
         let missing = keys.iter().zip(found.iter()).filter(|(_, found)| **found == Fence::Missing);
         let missing: Vec<_> = missing.map(|(key, found)| (key.clone(), *found)).collect();
@@ -262,13 +262,13 @@ impl CacheProcess {
 mod tests {
     use super::*;
 
-    /// Asks, and notes the answer at once, at a second.
+    /// Asks and records the answer at once, both at the same second.
     fn noted(process: &CacheProcess, answer: Option<u64>, at: u64) -> Shown {
         let question = process.ask();
         process.answered(question, answer, Duration::from_secs(at))
     }
 
-    /// What each answer shows that comes so many seconds after the first one.
+    /// What each answer shows, given with the seconds since the first one.
     fn shown<const N: usize>(process: &CacheProcess, answers: [(u64, u64); N]) -> [Shown; N] {
         answers.map(|(at, answer)| noted(process, Some(answer), at))
     }

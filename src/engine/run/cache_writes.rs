@@ -1,8 +1,8 @@
-//! Whether the cache takes writes. One that is full, a replica, or another key's node of a cluster answers
-//! every read and refuses every write: what a run reads from the database for it is read for nothing.
+//! Whether the cache accepts writes. A cache that is full, is a replica, or is the wrong node of a cluster
+//! answers every read and refuses every write: a run would read rows from the database that it cannot write.
 //!
-//! A run finds that out with its first batch and gives up. From then on every run of every job tries one
-//! small write first, and asks the database only once that was taken.
+//! A run notices this with its first batch and gives up. From then on every run of every job first tries one
+//! small write, and asks the database only after the cache has accepted it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::engine::ports::{Cache, CacheError};
 
-/// The key that is written to find out, and how long it lives: it has served as soon as it was taken.
+/// The key of that small write, and its TTL: the key has no use once the cache has accepted it.
 const PROBE: &str = "preheat:probe";
 const PROBE_TTL: Duration = Duration::from_secs(10);
 
-/// Whether the cache refused all writes when it was last written to.
+/// Whether the cache refused every write at the last attempt.
 #[derive(Debug, Default)]
 pub struct CacheWrites {
     are_refused: AtomicBool,
 }
 
 impl CacheWrites {
-    /// Takes note of why something could not be done.
+    /// Records why something failed.
     pub(crate) fn note_failure(&self, kind: FailureKind) {
         use FailureKind::{CacheFull, CacheMoved, CacheReadOnly};
         if matches!(kind, CacheFull | CacheReadOnly | CacheMoved) {
@@ -32,13 +32,13 @@ impl CacheWrites {
         }
     }
 
-    /// A write was taken.
+    /// Records that the cache accepted a write.
     pub(crate) fn note_taken(&self) {
         self.are_refused.store(false, Ordering::Relaxed);
     }
 
-    /// An error where this cache refused all writes when it was last written to, and still does. Whether it
-    /// can be reached is not asked here: a run waits for a server that is away.
+    /// Returns an error if the cache refused every write at the last attempt and still does. It is no error
+    /// here if the cache cannot be reached: a run waits for a server that is away.
     pub(crate) async fn look(&self, cache: &dyn Cache) -> Result<(), CacheError> {
         if !self.are_refused.load(Ordering::Relaxed) {
             return Ok(());

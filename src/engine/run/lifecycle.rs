@@ -1,5 +1,5 @@
-//! How a run goes: tenants → batches → rows → entries → the cache, and what became of it. The
-//! batches themselves are in `batch.rs`.
+//! How a run goes: tenants → batches → rows → entries → the cache, and what is recorded of it. The batches
+//! themselves are in `batch.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::engine::ports::CacheStats;
 use crate::observe::event;
 
 impl Runner {
-    /// Does a run, from its start to a final outcome. It never fails: what failed is in the record.
+    /// Does a run, from its start to its outcome. It never returns an error: the record names what failed.
     pub async fn run(self: Arc<Self>, spec: RunSpec, stops: Stops) -> RunResult {
         let started_at = self.clock.now();
         let timeout = spec.job.timeout;
@@ -36,7 +36,7 @@ impl Runner {
 
         let spec = Arc::new(spec);
         let before = self.stats(&spec, &stops).await;
-        // One that showed by this came before anything was written.
+        // A restart that is noticed before this moment came before the run wrote anything.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
         let end = self.work(&spec, &stops, (started_at, deadline), &mut report).await;
@@ -57,7 +57,7 @@ impl Runner {
         RunResult { record, failed }
     }
 
-    /// Takes the tenants that failed out of a report, which names the first ones.
+    /// Takes the failed tenants out of a report, and emits an event for each of them.
     fn failed(&self, spec: &RunSpec, report: &mut Report) -> Failed {
         let tenants = std::mem::take(&mut report.failed);
         let is_complete =
@@ -70,7 +70,7 @@ impl Runner {
         Failed { tenants, is_complete }
     }
 
-    /// What is kept of a run that ended.
+    /// The record of a run that ended.
     pub(crate) fn record(
         &self,
         spec: &RunSpec,
@@ -110,14 +110,14 @@ impl Runner {
         let work = Work::new(Arc::clone(self), Arc::clone(spec), started_at, deadline.at);
         let end = work.all(planned, stops, deadline.passed, report).await;
         if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
-            // Why it did not end in time comes before that it did not.
+            // The reason why it did not end in time comes before the timeout itself.
             report.fail(Failure::new(FailureKind::Locked, None, message));
         }
         work.note_broken();
         end
     }
 
-    /// Cuts the run's tenants into batches; those that cannot be warmed are counted at once.
+    /// Divides the run's tenants into batches; tenants that cannot be warmed are counted as failed at once.
     async fn plan(
         self: &Arc<Self>,
         spec: &RunSpec,
@@ -165,12 +165,12 @@ impl Runner {
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
         let mut all = batches(&list, &together, job.batch.get());
-        // After the others: by then it is known whether the query works for anybody.
+        // Read after the others: by then it is known whether the query works for any tenant.
         all.extend(batches(&list, &apart, 1));
         all.into()
     }
 
-    /// The complete list, and whom of it the run is for.
+    /// The complete tenant list, and the positions of the tenants that this run covers.
     async fn listed(
         self: &Arc<Self>,
         spec: &RunSpec,
@@ -193,11 +193,11 @@ impl Runner {
         Ok((list, positions))
     }
 
-    /// The active ones among tenants whose data changed, with one small query. That others are not
-    /// active any more is no failure. Where it says of one of them what the last complete list did
-    /// not, a new one is read, so that the registry has who came before anything is written of it,
-    /// and who left is swept; then that list counts. By the small query a tenant that came and went
-    /// meanwhile would be written and registered nowhere, and one that went and came left as it was.
+    /// Reads with one small query which of the changed tenants are active; the others are no failure. If the
+    /// answer disagrees with the last complete list about one of them, the run reads a new complete list and
+    /// uses that: a new tenant must be registered before its keys are written, and a departed one must be
+    /// swept. The small query alone would leave a tenant that appeared and disappeared again unregistered,
+    /// and would not update one that disappeared and came back.
     async fn active_among(
         self: &Arc<Self>,
         changed: &[TenantId],
@@ -226,7 +226,7 @@ impl Runner {
         Ok(list.map_err(ListError::Source)?)
     }
 
-    /// The tenant list, read after the run was asked for: the present state.
+    /// The tenant list, read after the run was asked for, so that it is the present state.
     async fn tenants(
         self: &Arc<Self>,
         spec: &RunSpec,
@@ -247,8 +247,8 @@ impl Runner {
         }
     }
 
-    /// What the cache says of itself; that it does not tell is no failure. A run for a change does not
-    /// ask: it is small, and in a hurry.
+    /// The cache's stats; a cache that does not report them is no failure. A run for a change does not ask:
+    /// it is small and urgent.
     async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<CacheStats> {
         if spec.priority == Priority::Urgent {
             return None;
@@ -261,7 +261,7 @@ impl Runner {
         stats.ok()
     }
 
-    /// What can only be said once the run is over: keys pushed out while it went on, and whether it
+    /// Adds what is known only after the run: how many keys the cache evicted meanwhile, and whether the run
     /// came too late for keys that the run before it wrote.
     fn look_back(
         &self,
@@ -270,7 +270,7 @@ impl Runner {
         report: &mut Report,
     ) {
         let job = &spec.job;
-        // Another server has a counter of its own.
+        // Another server has its own counter.
         let same = stats.filter(|(before, after)| before.process == after.process);
         report.evicted =
             same.map_or(0, |(before, after)| after.evicted.saturating_sub(before.evicted));
@@ -284,7 +284,7 @@ impl Runner {
     }
 }
 
-/// A tenant that is not read at all.
+/// Counts a tenant as failed that is not read at all.
 fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &mut Report) {
     report.fail_tenant(tenant, kind, &message.as_str().into());
     report.fail(Failure::new(kind, tenant.map(str::to_owned), message));
@@ -307,8 +307,8 @@ fn say_why_it_ended(end: End, spec: &RunSpec, report: &mut Report) {
     report.fail(Failure::new(kind, None, message));
 }
 
-/// The cache server was restarted while a run went on: of no tenant is it known whether what was
-/// written of it came after that.
+/// The cache server was restarted during the run: of no tenant is it known whether its keys were written
+/// after the restart.
 fn say_that_it_may_be_lost(report: &mut Report) {
     let written = std::mem::take(&mut report.tenants.ok);
     if written == 0 {

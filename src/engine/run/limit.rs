@@ -1,4 +1,4 @@
-//! One bound over everything: batches in flight, and with them connections and bytes.
+//! One bound over all batches in flight, and with them over connections and bytes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -10,42 +10,43 @@ use tokio::sync::oneshot;
 use crate::domain::job::{Job, JobName};
 use crate::domain::row::{Limit, Rows};
 
-/// What the rows of one batch may take. A hundred tenants with a hundred products each take about
-/// half of it; what takes more is split.
+/// How many bytes the rows of one batch may take. A hundred tenants with a hundred products each take about
+/// half of it; a batch that needs more is split.
 pub const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Memory that a batch's rows leave for the next batch's: what most batches take. The rest goes back.
+/// How much memory a batch's rows keep allocated for the next batch: what most batches take. The rest is
+/// freed.
 const SPARE_BYTES: usize = BATCH_BYTES / 2;
 
-/// What the rows of one tenant alone may take, where nothing else is set. Such a tenant waits until no
-/// other batch is in flight but one for changes, so this and [`BATCH_BYTES`] are the bound on all rows
-/// together while it is read. A value of all these rows is copied three more times on its way to the cache:
-/// with this the worker stays within the memory limit of 128 MiB that README names.
+/// How many bytes the rows of one tenant alone may take, unless a setting says otherwise. Such a tenant waits
+/// until no other batch is in flight except one for changes, so while it is read all rows together take at
+/// most this and [`BATCH_BYTES`]. A value made of all these rows is copied three more times on its way to the
+/// cache. With this number the worker stays within the memory limit of 128 MiB that README names.
 pub const MAX_TENANT_BYTES: usize = 16 * 1024 * 1024;
 
-/// A job that has held all permits it may hold for this long, and gave none of them back, is told of.
+/// A job that holds all the permits it may hold, and has returned none for this long, is reported.
 const HELD_TOO_LONG: Duration = Duration::from_secs(10);
 
-/// Who gets a permit first.
+/// Which batches get a permit first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Priority {
-    /// In the order of asking.
+    /// In the order in which they ask.
     #[default]
     Regular,
-    /// Before all that are regular: data changed, and somebody may be reading what was.
+    /// Before all regular batches: data changed, and readers may still get the old values.
     Urgent,
 }
 
-/// So many urgent batches in a row go before the first regular one: a regular run gets on whatever
-/// changes, with at least every seventeenth permit.
+/// How many urgent batches in a row may overtake the first regular one: whatever changes, regular runs get at
+/// least every seventeenth permit.
 const MAX_OVERTAKES: u32 = 16;
 
-/// From so many permits on a worker keeps one for changes alone: with two, every other job would wait for
-/// the one that is left.
+/// With at least this many permits a worker keeps one of them for changes. With two permits, every other job
+/// would have to wait for the single one left.
 const PERMITS_TO_KEEP_ONE: u32 = 3;
 
-/// How many permits there are, and how many of them one job may hold: never the last one, so that a
-/// table that is slow or locked holds up the jobs that read it and no others.
+/// How many permits there are, and how many of them one job may hold: never the last one, so that a slow or
+/// locked table holds up only the jobs that read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     all: u32,
@@ -58,28 +59,28 @@ pub struct Shares {
 struct Most {
     /// Of regular priority.
     regular: usize,
-    /// Of both.
+    /// Of both priorities together.
     all: usize,
 }
 
 impl Shares {
-    /// Those of a command, which does what it was asked for and hears of no changes.
+    /// The shares of a command, which does the runs that it was started for and has no change feed.
     pub fn of_command(permits: u32) -> Self {
         Self { all: permits.max(1), changes: 0 }
     }
 
-    /// Those of a worker.
+    /// The shares of a worker.
     pub fn of_worker(permits: u32) -> Self {
         Self { changes: u32::from(permits >= PERMITS_TO_KEEP_ONE), ..Self::of_command(permits) }
     }
 
-    /// How many there are.
+    /// How many permits there are.
     pub fn all(self) -> u32 {
         self.all
     }
 
-    /// How many batches of a job may be in flight at once with a priority. What the job's file says may be all
-    /// of the permits but for that of changes.
+    /// How many batches of a job may be in flight at once with this priority. The job's file may ask for all
+    /// permits except the one for changes.
     pub fn of_job(self, job: &Job, priority: Priority) -> usize {
         let most = self.most(job.concurrency);
         match priority {
@@ -88,7 +89,7 @@ impl Shares {
         }
     }
 
-    /// The same by what the job's file says of it.
+    /// The same, from the number in the job's file.
     fn most(self, said: Option<NonZeroUsize>) -> Most {
         let all_but_one = |permits: u32| permits.saturating_sub(1).max(1) as usize;
         match said {
@@ -100,7 +101,8 @@ impl Shares {
         }
     }
 
-    /// What regular batches may hold; so much a giant needs, so that changes go on beside it.
+    /// How many permits regular batches may hold. A giant takes all of these, so that changes go on beside
+    /// it.
     fn regular(self) -> u32 {
         self.all - self.changes
     }
@@ -108,41 +110,40 @@ impl Shares {
 
 /// The batches in flight over all jobs.
 ///
-/// A batch holds its permit from before its query until after its last write, so the number of permits
-/// bounds the connections that are used, the pipelines that are open and, times [`BATCH_BYTES`],
-/// the memory that rows take.
+/// A batch holds its permit from before its query until after its last write. So the number of permits bounds
+/// the connections in use, the open pipelines and, times [`BATCH_BYTES`], the memory that rows take.
 #[derive(Debug)]
 pub struct Limits {
     queue: Mutex<Queue>,
-    /// Memory of batches that ended, for the next ones.
+    /// Memory of batches that have ended, for the next batches.
     spare: Mutex<Vec<Rows>>,
-    /// What the rows of one tenant may take.
+    /// How many bytes the rows of one tenant may take.
     max_tenant_bytes: usize,
 }
 
-/// Permits, and those who wait for some.
+/// The permits, and the callers that wait for them.
 #[derive(Debug)]
 struct Queue {
     shares: Shares,
-    /// The permits that are held, by priority.
+    /// How many permits are held, by priority.
     held_regular: u32,
     held_urgent: u32,
     urgent: VecDeque<Waiter>,
     regular: VecDeque<Waiter>,
     /// What each job has in flight.
     jobs: BTreeMap<JobName, InFlight>,
-    /// How many urgent ones went before the first regular one that waits.
+    /// How many urgent batches have overtaken the first regular one that waits.
     overtakes: u32,
 }
 
-/// Somebody who waits, until the other end is dropped.
+/// A caller that waits, until it drops the other end.
 #[derive(Debug)]
 struct Waiter {
     ask: Ask,
     grant: oneshot::Sender<Permits>,
 }
 
-/// What somebody asks for.
+/// What a caller asks for.
 #[derive(Clone, Debug)]
 struct Ask {
     priority: Priority,
@@ -150,17 +151,17 @@ struct Ask {
     job: Option<JobShare>,
 }
 
-/// How much of the room for rows a batch gets.
+/// How much of the memory for rows a batch gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// That of one batch.
+    /// The memory of one batch.
     Batch,
-    /// That of all, for one tenant that is too large for a batch. Nothing else is in flight but
-    /// changes on the permit that is theirs.
+    /// The memory of all batches, for one tenant that is too large for a batch. Nothing else is in flight
+    /// except changes on their own permit.
     Giant,
 }
 
-/// The part of the permits that a job may have.
+/// How many of the permits a job may hold.
 #[derive(Clone, Debug)]
 struct JobShare {
     name: JobName,
@@ -177,31 +178,31 @@ struct InFlight {
     hold: Hold,
 }
 
-/// For how long a job has held all that it may, and gave none of it back.
+/// How long a job has held all the permits it may hold, and returned none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
-    /// It does not, or has not been looked at since it does.
+    /// It does not hold all of them, or no look has found that yet.
     New,
-    /// It did at that look, on the monotonic clock.
+    /// It did at that look, by the monotonic clock.
     Since(Duration),
-    /// It was told.
+    /// It was reported.
     Told,
 }
 
-/// A job that has held all permits it may hold for long.
+/// A job that has held all the permits it may hold for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldLong {
     pub(crate) job: JobName,
     pub(crate) permits: u32,
-    /// How many others there are.
+    /// How many permits are left for other jobs.
     pub(crate) left: u32,
     pub(crate) held_for: Duration,
 }
 
-/// Somebody waits no more, whether it got what it waited for or not.
+/// On drop, hands free permits out again: a caller has stopped waiting, with or without a permit.
 struct Left<'a>(&'a Arc<Limits>);
 
-/// Some permits. They go back when they are dropped, even on their way to whom they were meant for.
+/// Some permits. They are returned on drop, even if the caller that they were sent to has gone.
 #[derive(Debug)]
 struct Permits {
     limits: Arc<Limits>,
@@ -209,7 +210,7 @@ struct Permits {
     ask: Ask,
 }
 
-/// The right to have one batch in flight, and memory for its rows. Both go back when it is dropped.
+/// The right to have one batch in flight, and memory for its rows. Both are returned on drop.
 #[derive(Debug)]
 pub struct BatchPermit {
     rows: Rows,
@@ -217,12 +218,12 @@ pub struct BatchPermit {
 }
 
 impl Limits {
-    /// At most so many batches in flight, of a command.
+    /// The bounds of a command: at most this many batches in flight.
     pub fn new(permits: u32) -> Arc<Self> {
         Self::with_tenants_of(MAX_TENANT_BYTES, permits)
     }
 
-    /// The same, where the rows of one tenant may take so many bytes.
+    /// The same, where the rows of one tenant may take this many bytes.
     pub fn with_tenants_of(max_tenant_bytes: usize, permits: u32) -> Arc<Self> {
         let queue = Queue {
             shares: Shares::of_command(permits),
@@ -236,30 +237,30 @@ impl Limits {
         Arc::new(Self { queue: Mutex::new(queue), spare: Mutex::default(), max_tenant_bytes })
     }
 
-    /// Other shares from now on; what is in flight stays.
+    /// Applies other shares from now on; batches in flight stay.
     pub fn set(self: &Arc<Self>, shares: Shares) {
         self.queue().shares = shares;
         self.hand_out();
     }
 
-    /// How many permits there are, and who may hold how many.
+    /// How many permits there are, and how many each caller may hold.
     pub fn shares(&self) -> Shares {
         self.queue().shares
     }
 
-    /// Waits for the right to have a batch in flight. Of one priority, the first to ask gets it first,
-    /// whatever its job; urgent batches go before regular ones.
+    /// Waits for the right to have a batch in flight. Within a priority, permits go in the order of asking,
+    /// whatever the job; urgent batches go before regular ones.
     pub async fn batch(self: &Arc<Self>, priority: Priority) -> BatchPermit {
         self.acquire(Ask { priority, room: Room::Batch, job: None }).await
     }
 
-    /// Waits until nothing else is in flight but changes on the permit that is theirs, for one tenant
-    /// that is too large for a batch.
+    /// Waits until nothing else is in flight except changes on their own permit, for one tenant that is too
+    /// large for a batch.
     pub async fn giant(self: &Arc<Self>, priority: Priority) -> BatchPermit {
         self.acquire(Ask { priority, room: Room::Giant, job: None }).await
     }
 
-    /// Waits for so much room for a job, which never has more batches in flight than it may.
+    /// Waits for this much room for a job, which never has more batches in flight than it may.
     pub(crate) async fn room_of(
         self: &Arc<Self>,
         job: &Job,
@@ -275,8 +276,8 @@ impl Limits {
         queue.jobs.iter().map(|(job, in_flight)| (job.clone(), in_flight.permits)).collect()
     }
 
-    /// Looks, about once a second, at who holds all that it may; answers the jobs that have done so for
-    /// long, each once until it gives something back.
+    /// Looks, about once a second, for jobs that hold all the permits they may hold. Answers those that have
+    /// done so for too long, each once until it returns a permit.
     pub(crate) fn look(&self, now: Duration) -> Vec<HeldLong> {
         let mut queue = self.queue();
         let all = queue.shares.all;
@@ -293,7 +294,7 @@ impl Limits {
     }
 
     async fn acquire(self: &Arc<Self>, ask: Ask) -> BatchPermit {
-        // Dropped last: by then whoever gives up does not stand in the way of those behind it.
+        // Dropped last, so that a caller that gives up no longer blocks those behind it.
         let _left = Left(self);
         let (grant, granted) = oneshot::channel();
         self.queue().waiters(ask.priority).push_back(Waiter { ask, grant });
@@ -303,12 +304,12 @@ impl Limits {
         BatchPermit { rows: spare.unwrap_or_default(), permits }
     }
 
-    /// Gives free permits to those whose turn it is.
+    /// Hands free permits to the callers whose turn it is.
     fn hand_out(self: &Arc<Self>) {
         loop {
             let next = self.queue().next();
             let Some((count, Waiter { ask, grant })) = next else { return };
-            // Whoever went away just now gives them back by this.
+            // If the caller has just gone, dropping the permits returns them.
             drop(grant.send(Permits { limits: Arc::clone(self), count, ask }));
         }
     }
@@ -326,9 +327,9 @@ impl Queue {
         }
     }
 
-    /// Takes out who is next, with how many permits it gets, if there are enough. One that waits for many
-    /// holds up those behind it, as it would never get them otherwise; but for a batch on the permit of
-    /// changes, which takes nothing from it.
+    /// Takes the next caller out of the queue, with the number of permits that it gets, if enough are free. A
+    /// caller that waits for many permits blocks those behind it, as it would never get them otherwise. A
+    /// batch on the permit for changes takes nothing from it and may pass.
     fn next(&mut self) -> Option<(u32, Waiter)> {
         for priority in [Priority::Urgent, Priority::Regular] {
             self.waiters(priority).retain(|waiter| !waiter.grant.is_closed());
@@ -385,7 +386,7 @@ impl Queue {
         }
     }
 
-    /// Whether its job may have one more batch in flight.
+    /// Whether the caller's job may have one more batch in flight.
     fn may_go(&self, Waiter { ask: Ask { priority, job, .. }, .. }: &Waiter) -> bool {
         let Some(JobShare { name, most }) = job else { return true };
         let Some(InFlight { regular, urgent, .. }) = self.jobs.get(name) else { return true };
@@ -429,7 +430,7 @@ impl InFlight {
         }
     }
 
-    /// For how long it has held all that it may, once that is to be told.
+    /// How long it has held all the permits it may hold, once that is to be reported.
     fn look(&mut self, now: Duration) -> Option<Duration> {
         let holds_all =
             self.regular >= self.most.regular || self.regular + self.urgent >= self.most.all;
@@ -459,7 +460,7 @@ impl Drop for Permits {
 }
 
 impl BatchPermit {
-    /// The memory for the batch's rows, empty for rows with so many key columns, and bounded.
+    /// Memory for the batch's rows, bounded and empty, for rows with this many key columns.
     pub fn empty_rows(&mut self, key_columns: usize) -> &mut Rows {
         let limit = self.limit();
         self.rows.reset(key_columns, limit);
@@ -498,7 +499,7 @@ mod tests {
     use futures::FutureExt;
     use futures::future::BoxFuture;
 
-    /// Asks for a permit and waits in the queue, if there is none at once.
+    /// Asks for a permit, and waits in the queue if none is free.
     fn ask(limits: &Arc<Limits>, priority: Priority) -> BoxFuture<'static, BatchPermit> {
         let limits = Arc::clone(limits);
         let mut asked = async move { limits.batch(priority).await }.boxed();
@@ -561,7 +562,7 @@ mod tests {
         assert_eq!(overtakes, MAX_OVERTAKES);
     }
 
-    /// Asks for a batch of a job that may have so many in flight.
+    /// Asks for a batch of a job that may have this many in flight.
     fn of(
         limits: &Arc<Limits>,
         name: &str,

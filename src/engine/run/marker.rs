@@ -1,11 +1,11 @@
-//! Keys that tell a cache that was emptied (`FLUSHALL`, `FLUSHDB`, `SWAPDB`, a script) from one that evicts.
+//! Marker keys show whether the cache was emptied (`FLUSHALL`, `FLUSHDB`, `SWAPDB`, a script) or evicts keys.
 //!
-//! [`MARKERS`] keys of preheat's own stand in the cache for nothing else. They are read every two seconds, so
-//! that a policy which evicts what was not used lately takes them last, and one that is missing is made
-//! again with another number. Where none of them stands as it did at the last look, the cache was emptied,
-//! unless evictions explain it: at least as many keys as there were markers, and half of all keys of the
-//! server, were evicted since then. As the markers are spread like all keys, less than that does not
-//! take all of them.
+//! preheat keeps [`MARKERS`] keys in the cache that serve only this purpose. It reads them every two seconds,
+//! so that an eviction policy which prefers long unused keys takes them last, and creates a missing one again
+//! with another number. If none of them is as it was at the last look, the cache was emptied, unless
+//! evictions explain it: since then the server has evicted at least as many keys as there were markers, and
+//! at least half of all its keys. As the markers are spread like all keys, fewer evictions do not take all of
+//! them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use std::time::Duration;
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::engine::ports::CacheStats;
 
-/// How many there are: were half of all keys evicted at once, by chance, all would be gone one time in
-/// two hundred and fifty.
+/// How many markers there are: if half of all keys were evicted at once, the chance that all markers are
+/// among them is one in two hundred and fifty.
 pub(crate) const MARKERS: usize = 8;
 
-/// How often they are given a new life of [`FENCE_TTL`].
+/// How often their TTL is set to [`FENCE_TTL`] again.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_hours(1);
 const _: () = assert!(RENEW_EVERY.as_secs() * 24 < FENCE_TTL.as_secs());
 
@@ -39,13 +39,13 @@ pub(crate) fn marker_keys() -> Vec<String> {
 }
 
 impl Markers {
-    /// Whether the cache was emptied since the last look, by how they stand now.
+    /// Whether the cache was emptied since the last look, judged by the present markers.
     pub(crate) fn were_lost(&self, now: &[Fence], stats: CacheStats) -> bool {
         let before = self.lock();
         let stood = before.markers.iter().filter(|marker| **marker != Fence::Missing);
         let stood = stood.count();
         let same = |(then, now): (&Fence, &Fence)| *then != Fence::Missing && then == now;
-        // Of a cache that takes no markers nothing can be told.
+        // A cache that accepts no markers shows nothing.
         if stood < MARKERS / 2 || before.markers.iter().zip(now).any(same) {
             return false;
         }
@@ -55,19 +55,19 @@ impl Markers {
         !may_be_evicted
     }
 
-    /// They stand like this from now on.
+    /// Records how the markers stand now.
     pub(crate) fn note(&self, markers: Vec<Fence>, stats: CacheStats) {
         let mut stood = self.lock();
         let renewed_at = stood.renewed_at;
         *stood = Stood { markers, evicted: stats.evicted, keys: stats.keys, renewed_at };
     }
 
-    /// Nothing is known of them any more.
+    /// Forgets the markers.
     pub(crate) fn forget(&self) {
         *self.lock() = Stood::default();
     }
 
-    /// Whether it is time to give them a new life, at this monotonic moment; then it is taken for done.
+    /// Whether to renew their TTL at this monotonic moment; it then counts as done.
     pub(crate) fn renews(&self, now: Duration) -> bool {
         let mut stood = self.lock();
         let is_due = stood.renewed_at.is_none_or(|at| now.saturating_sub(at) >= RENEW_EVERY);
@@ -90,7 +90,8 @@ mod tests {
         CacheStats { evicted, keys, ..CacheStats::default() }
     }
 
-    /// Whether it counts as emptied where these stood before 100 keys of so many were evicted.
+    /// Whether the cache counts as emptied, if it had the markers `before` and this number of `keys` at the
+    /// last look, and has evicted `evicted` keys since.
     fn lost(before: &[i64], keys: Option<u64>, evicted: u64, now: &[i64]) -> bool {
         let fences = |numbers: &[i64]| {
             let fence =

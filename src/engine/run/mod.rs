@@ -1,4 +1,4 @@
-//! How a run goes: from its specification over batches of tenants to its report.
+//! How a run goes: from its specification, through batches of tenants, to its report.
 
 mod batch;
 pub mod broken;

@@ -16,9 +16,9 @@ pub struct Progress {
 /// A [`Progress`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgressNow {
-    /// How many tenants the run is for; 0 while the list is not read yet.
+    /// How many tenants the run covers; 0 until the list is read.
     pub tenants_total: u64,
-    /// How many it is through with, whatever became of them.
+    /// How many tenants it is done with, whatever their outcome.
     pub tenants_done: u64,
     /// Keys written.
     pub keys: u64,
@@ -27,7 +27,7 @@ pub struct ProgressNow {
 }
 
 impl Progress {
-    /// The tenant list was read.
+    /// Sets how many tenants the run covers.
     pub fn expect(&self, tenants: u64) {
         self.tenants_total.store(tenants, Ordering::Relaxed);
     }

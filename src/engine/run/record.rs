@@ -1,4 +1,4 @@
-//! What is kept of runs that ended: handed to the history in the background, so that a history
+//! Records of runs that ended. The worker hands them to the history in the background, so that a history
 //! which cannot be written never fails or delays a run.
 
 use std::cmp::Reverse;
@@ -16,10 +16,10 @@ use crate::engine::ports::{Clock, History, HistoryError};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 
-/// Records that wait while the history cannot be written; the oldest are dropped above it. At a
-/// few kilobytes each they take a few megabytes.
+/// How many records wait while the history cannot be written; above that, the oldest are dropped. At a few
+/// kilobytes each, they take a few megabytes.
 const MAX_WAITING: usize = 1_000;
-/// Records written at once.
+/// How many records are written at once.
 const MAX_APPEND: usize = 100;
 /// How often old records are removed.
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
@@ -64,7 +64,7 @@ impl Records {
         self.arrived.notify_one();
     }
 
-    /// The newest records, newest first, those on their way among them.
+    /// The newest records, newest first, including those that are not written yet.
     pub async fn recent(
         &self,
         job: Option<&JobName>,
@@ -91,8 +91,8 @@ impl Records {
         self.history.get(id).await
     }
 
-    /// Hands records to the history until it is stopped, and removes old ones. When it is stopped it
-    /// tries once more to write what waits.
+    /// Writes records to the history and removes old ones, until it is stopped. Then it tries once more to
+    /// write the records that wait.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut failures = 0;
         let mut next_prune = Duration::ZERO;
@@ -119,7 +119,7 @@ impl Records {
         }
     }
 
-    /// What waits now will not be written any more.
+    /// Drops the records that still wait: they are not written any more.
     pub fn give_up(&self) {
         let lost = std::mem::take(&mut self.lock().records).len();
         if lost > 0 {
@@ -143,10 +143,10 @@ impl Records {
 
     async fn prune(&self) {
         let retention = chrono::TimeDelta::from_std(self.retention).ok();
-        // A retention that reaches beyond the calendar keeps everything.
+        // A retention that reaches beyond the calendar keeps all records.
         let before = retention.and_then(|all| self.clock.now().checked_sub_signed(all));
         let Some(before) = before else { return };
-        // A history that cannot be pruned now is pruned in an hour.
+        // If the history cannot be pruned now, the task tries again in an hour.
         if let Ok(runs @ 1..) = self.history.prune(before).await {
             event::HistoryPruned { runs }.emit(&self.metrics);
         }

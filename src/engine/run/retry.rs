@@ -1,8 +1,8 @@
-//! Trying again what failed for a reason that may pass.
+//! Retries what failed for a reason that may pass.
 //!
-//! A server that counts as down is asked by one at a time, and all others wait for what comes of that.
-//! It is no try of theirs. Each gives up where the server was asked in vain as often, by itself and by
-//! others while it waited, as it would have asked alone.
+//! While a server counts as down, only one caller at a time asks it, and all others wait for the result.
+//! Waiting uses up none of a caller's tries, but the failed questions of others count: each caller gives up
+//! after as many failed questions, by itself or by others while it waited, as it would have asked alone.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) enum Remedy {
     Wait(Server),
     /// Try again later: a table is locked by others, as by a migration.
     AwaitLock,
-    /// See what comes of the next question to this server, which counts as down and was not asked.
+    /// Wait for the result of the next question to this server, which counts as down and was not asked.
     StandBy(Server),
     /// Try with fewer tenants.
     Split,
@@ -65,7 +65,7 @@ impl From<CacheError> for Refusal {
             CacheErrorKind::Full | CacheErrorKind::ReadOnly | CacheErrorKind::Moved => {
                 Remedy::GiveUp
             }
-            // One tenant's manifest holds another type: the others go on without it.
+            // One tenant's manifest has another type: the other tenants go on without it.
             CacheErrorKind::WrongType => Remedy::Split,
             CacheErrorKind::Permission | CacheErrorKind::Refused => Remedy::Fail,
         };
@@ -73,30 +73,30 @@ impl From<CacheError> for Refusal {
     }
 }
 
-/// How often one thing may be tried again, and how long it waits for a server that counts as down.
+/// How many tries one operation has, and how long it waits for a server that counts as down.
 pub(crate) struct Patience {
     retries: u32,
-    /// Its own tries that failed.
+    /// Its own failed tries.
     own: u32,
-    /// Those of others, of the server that is down, while it waited for what came of them.
+    /// Failed questions of other callers to the server that is down, while this one waited.
     of_others: u64,
-    /// What the servers had been asked in vain at the last refusal.
+    /// How many questions had failed at each server at the last refusal.
     seen: Option<InVain>,
     locks: Locks,
     /// Tries that met a lock.
     locked: u32,
 }
 
-/// How long a lock is waited for.
+/// How long an operation waits for a lock.
 #[derive(Clone, Copy)]
 enum Locks {
-    /// For as many tries as of anything else.
+    /// For as many tries as for any other reason.
     Retries,
-    /// For ever: a run has a deadline, and what it would do instead is to fail.
+    /// Until the run's deadline: giving up earlier would only fail the run.
     Deadline,
 }
 
-/// How often each server had been asked in vain while it counted as down.
+/// How many questions to each server failed while it counted as down.
 #[derive(Clone, Copy)]
 struct InVain {
     database: u64,
@@ -105,20 +105,20 @@ struct InVain {
 
 /// What to do after a refusal.
 enum Next {
-    /// Try again, not before that time has passed.
+    /// Try again, but only after that time.
     Retry(Server, Duration),
     StandBy(Server),
     GiveUp,
 }
 
 impl Patience {
-    /// For something that may be tried again so often.
+    /// A budget for an operation that may be repeated this often.
     pub(crate) fn new(retries: u32) -> Self {
         let locks = Locks::Retries;
         Self { retries, own: 0, of_others: 0, seen: None, locks, locked: 0 }
     }
 
-    /// Waits until it is time for another try; says whether there is one.
+    /// Waits until another try is due; says whether there is one.
     pub(crate) async fn again(&mut self, ports: &Ports, refusal: &Refusal) -> bool {
         let next = self.next(ports, refusal);
         ports.wait(&next).await
@@ -141,14 +141,14 @@ impl Patience {
             Remedy::Split | Remedy::Fail | Remedy::GiveUp => return Next::GiveUp,
         };
         if !ports.breaker(server).is_open() {
-            // It has answered since.
+            // The server has answered since.
             self.of_others = 0;
         }
         let in_vain = u64::from(self.own) + self.of_others;
         if in_vain > u64::from(self.retries) { Next::GiveUp } else { next }
     }
 
-    /// That a table is locked says nothing about the server.
+    /// A locked table says nothing about the server.
     fn await_lock(&mut self, ports: &Ports) -> Next {
         let wait = backoff(self.locked, ports.clock.random());
         self.locked += 1;
@@ -168,7 +168,7 @@ impl InVain {
     }
 }
 
-/// The tries of one thing in a run, as many as its job allows.
+/// The tries of one operation of a run, as many as its job allows.
 pub(crate) struct Tries<'a> {
     ports: &'a Ports,
     spec: &'a RunSpec,
@@ -177,22 +177,22 @@ pub(crate) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    /// For something that concerns so many tenants.
+    /// The tries of an operation that concerns this many tenants.
     pub(crate) fn new(ports: &'a Ports, spec: &'a RunSpec, tenants: usize) -> Self {
         let patience = Patience { locks: Locks::Deadline, ..Patience::new(spec.job.retries) };
         Self { ports, spec, tenants, patience }
     }
 
-    /// Waits until it is time for another try; says whether there is one.
+    /// Waits until another try is due; says whether there is one.
     ///
-    /// Where the server counts as down, that is when it may be asked again: a run outlives a restart
-    /// of its servers, and asks one that stays away only a few times.
+    /// If the server counts as down, that is when callers may ask it again. So a run survives a restart of
+    /// its servers, and asks a server that stays away only a few times.
     pub(crate) async fn again(&mut self, refusal: &Refusal, report: &mut Report) -> bool {
         let Self { ports, spec, tenants, ref mut patience } = *self;
         let next = patience.next(ports, refusal);
         if let Next::Retry(server, wait) = next {
             report.retries += 1;
-            // A server that counts as down is left alone for longer.
+            // A server that counts as down is left alone for longer than the backoff.
             let left = ports.breaker(server).pause_left(ports.clock.monotonic());
             let wait = wait.max(left.unwrap_or_default());
             let (job, run) = (&spec.job.name, spec.id);
@@ -206,7 +206,7 @@ impl<'a> Tries<'a> {
 }
 
 impl Ports {
-    /// Waits as long as that takes; says whether there is another try.
+    /// Waits as long as `next` says; says whether there is another try.
     async fn wait(&self, next: &Next) -> bool {
         let (server, least) = match *next {
             Next::Retry(server, least) => (server, least),

@@ -1,4 +1,4 @@
-//! What runs share: the servers, the bounds, and what is remembered from run to run.
+//! What all runs share: the servers, the bounds, and what they remember from run to run.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,19 +21,20 @@ pub struct Runner {
     pub ports: Ports,
     /// Batches in flight over all jobs.
     pub limits: Arc<Limits>,
-    /// Tenants that failed alone when they were read last.
+    /// Tenants that failed alone at their last read.
     pub broken: BrokenTenants,
     /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: Arc<CacheProcess>,
-    /// Whether the cache takes writes.
+    /// Whether the cache accepts writes.
     pub cache_writes: CacheWrites,
     /// The tenant list that runs share.
     pub list: TenantList,
-    /// Rung when the coverage is to be looked at before its time.
+    /// Notified when the coverage is to be looked at early.
     pub(crate) coverage_wanted: Notify,
-    /// What complete lists are compared with: a tenant that left loses its keys.
+    /// The registry, with which complete tenant lists are compared: a departed tenant loses its
+    /// keys.
     pub registry: Arc<Registry>,
-    /// All jobs there are, those that are disabled among them.
+    /// All present jobs, including disabled ones.
     pub jobs: Arc<SharedJobs>,
     /// The name of this worker in records.
     pub replica: String,
@@ -48,7 +49,8 @@ impl Deref for Runner {
 }
 
 impl Runner {
-    /// Runs with these servers, within these bounds; `replica` is the worker's name in records.
+    /// A runner with these servers and within these bounds; `replica` is the worker's name in
+    /// records.
     pub fn new(ports: Ports, limits: Arc<Limits>, registry: Registry, replica: String) -> Self {
         let registry = Arc::new(registry);
         let cache_process: Arc<CacheProcess> = Arc::default();
@@ -73,7 +75,7 @@ impl Runner {
         }
     }
 
-    /// Which keys belong to which tenant, by the jobs as they are now.
+    /// Which keys belong to which tenant, by the present jobs.
     pub(crate) fn layout(&self) -> Layout {
         Layout::new(&self.jobs.get(), self.source.id_class())
     }

@@ -1,4 +1,4 @@
-//! What a run is to do, what comes of it, and how it is stopped.
+//! What a run is to do, its result, and how it is stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Clock;
 
-/// Failed tenants of a run that are named one by one: as many as a job's pending set holds.
+/// How many failed tenants of a run are named one by one: as many as a job's pending set holds.
 pub(crate) const MAX_FAILED: usize = 10_000;
 
 /// One run to do.
@@ -32,23 +32,23 @@ pub struct RunSpec {
     pub due_at: DateTime<Utc>,
     /// The same moment on the monotonic clock.
     pub asked_at: Duration,
-    /// The tenants to warm; all active ones where it is `None`.
+    /// The tenants to warm; all active ones if it is `None`.
     pub tenants: Option<Vec<TenantId>>,
-    /// When the job's last run that came to all tenants started, on the monotonic clock: what it
-    /// wrote may expire a TTL later.
+    /// When the job's last run over all tenants started, on the monotonic clock: the keys that it wrote may
+    /// expire one TTL later.
     pub last_written_at: Option<Duration>,
-    /// Where it says how far it is.
+    /// Where the run reports its progress.
     pub progress: Arc<Progress>,
     /// How its batches queue for their permits.
     pub priority: Priority,
-    /// How many tenants that failed are told one by one.
+    /// How many failed tenants are named one by one.
     pub most_failed: usize,
-    /// Where it hands its unverified tenants over.
+    /// Where the run hands over its unverified tenants.
     pub handover: Arc<Handover>,
 }
 
 impl RunSpec {
-    /// A run that somebody asks for at this moment, for these tenants or all.
+    /// A run that is requested at this moment, for these tenants or for all.
     pub fn on_request(clock: &dyn Clock, job: &Arc<Job>, tenants: Option<Vec<TenantId>>) -> Self {
         let now = clock.now();
         Self {
@@ -70,7 +70,7 @@ impl RunSpec {
 /// A run that ended.
 #[derive(Clone, Debug)]
 pub struct RunResult {
-    /// What is kept of it.
+    /// Its record.
     pub record: RunRecord,
     /// The tenants that failed.
     pub failed: Failed,
@@ -79,13 +79,13 @@ pub struct RunResult {
 /// The tenants of a run that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failed {
-    /// Each with its first failure, as many as the run's specification says.
+    /// Each tenant with its first failure, up to [`RunSpec::most_failed`].
     pub tenants: Vec<FailedTenant>,
-    /// Whether these are all, and the run came to every tenant.
+    /// Whether these are all failed tenants, and the run came to every tenant.
     pub is_complete: bool,
 }
 
-/// The tenants of a job whose keys were written and could not be verified.
+/// The tenants of a job whose keys were written but are not verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unverified {
     /// The tenants.
@@ -109,8 +109,8 @@ impl Unverified {
 
 /// Unverified tenants on their way from their run to the place that starts the follow-up.
 ///
-/// A run hands them over when their batch ends: their values live for the provisional TTL, and the run
-/// itself may go on for much longer. It holds each tenant of a run at most once.
+/// A run hands them over when their batch ends, since their values live only for the provisional TTL, and the
+/// run itself may go on for much longer. The handover holds each tenant of a run at most once.
 #[derive(Debug, Default)]
 pub struct Handover {
     unverified: Mutex<BTreeMap<(JobName, RunId), Unverified>>,
@@ -118,7 +118,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// One that rings this bell when something is in it.
+    /// A handover that rings this bell when something is put in.
     pub(crate) fn ringing(bell: Arc<Notify>) -> Self {
         Self { bell, ..Self::default() }
     }
@@ -136,7 +136,7 @@ impl Handover {
         }
     }
 
-    /// Takes out all that is in it, by job and run.
+    /// Takes everything out, by job and run.
     pub fn take(&self) -> BTreeMap<(JobName, RunId), Unverified> {
         std::mem::take(&mut *self.lock())
     }
@@ -151,12 +151,12 @@ impl Handover {
 pub struct Stops {
     /// Finish the batches in flight and begin no more.
     pub drain: CancellationToken,
-    /// Stop now. Keys are whole values all the same: each is written by one command.
+    /// Stop now. Keys still hold whole values, as one command writes each of them.
     pub abort: CancellationToken,
 }
 
 impl Stops {
-    /// Ends when either is asked for.
+    /// Ends when either is requested.
     pub async fn requested(&self) {
         tokio::select! {
             biased;
@@ -165,7 +165,7 @@ impl Stops {
         }
     }
 
-    /// Aborts what is in flight when it has had that time to drain; never ends.
+    /// Gives the batches in flight that long to drain, then aborts them; never ends.
     pub async fn abort_after(&self, clock: &dyn Clock, drain: Duration) {
         self.drain.cancelled().await;
         clock.sleep(drain).await;

@@ -1,4 +1,4 @@
-//! The tenant list as runs share it.
+//! The tenant list that all runs share.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +16,15 @@ use crate::domain::tenant::{TenantId, Tenants};
 use crate::engine::ports::{Ports, SourceError};
 use crate::engine::registry::{Distrust, ListRead, Registry};
 
-/// The positions of all tenants of a list. A tenant query with a join may name a tenant twice; its rows
-/// would be torn apart.
+/// The positions of all tenants of a list, each once. A tenant query with a join may name a tenant twice, and
+/// its rows would then be split over two slots.
 pub(crate) fn each_once(list: &Tenants) -> Vec<u32> {
     let mut seen = HashSet::with_capacity(list.len());
     let first = list.iter().zip(0..).filter(|(tenant, _)| seen.insert(tenant.id()));
     first.map(|(_, position)| position).collect()
 }
 
-/// The positions of some tenants, each once, and those of them that the list does not have.
+/// The positions of the wanted tenants, each once, and the wanted tenants that the list lacks.
 pub(crate) fn select<'w>(list: &Tenants, wanted: &'w [TenantId]) -> (Vec<u32>, Vec<&'w str>) {
     let mut left: HashSet<&str> = wanted.iter().map(TenantId::as_str).collect();
     let found = list.iter().zip(0..).filter(|(tenant, _)| left.remove(tenant.id()));
@@ -33,17 +33,17 @@ pub(crate) fn select<'w>(list: &Tenants, wanted: &'w [TenantId]) -> (Vec<u32>, V
     (found, wanted.filter(|id| left.remove(id)).collect())
 }
 
-/// A reading of the tenant list that takes longer is not joined any more: it may hang, and runs that
-/// wait for it would hang one after another.
+/// Runs no longer join a reading of the tenant list that takes longer than this: it may hang, and the runs
+/// that join it would hang one after another.
 const LONGEST_TO_JOIN: Duration = Duration::from_secs(5);
 
-/// The tenant list as runs share it: those that start together read it with one query.
+/// The tenant list that runs share: runs that start together read it with one query.
 ///
-/// A run may use only a list whose reading began after the run was asked for, or it would miss a
-/// tenant that the application created before it triggered the run.
+/// A run may use only a list whose reading began after the run was requested. An older list could lack a
+/// tenant that the application created just before it requested the run.
 pub struct TenantList(Arc<Shelf>);
 
-/// What a reading needs, which goes on when the run that began it is gone.
+/// What a reading needs. A reading continues even if the run that began it has ended.
 struct Shelf {
     ports: Ports,
     registry: Arc<Registry>,
@@ -53,12 +53,12 @@ struct Shelf {
     listed: Mutex<Option<Listed>>,
 }
 
-/// What the last complete list had.
+/// The last complete list.
 struct Listed {
     tenants: Arc<Tenants>,
     /// Hashes of their ids, in order.
     hashes: Vec<u64>,
-    /// How often the cache server had been restarted when the registry took them.
+    /// How often the cache server had been restarted when the registry took the list.
     restarts: u64,
     /// The sequence number of its reading.
     number: u64,
@@ -66,19 +66,19 @@ struct Listed {
 
 struct Reading {
     began: Duration,
-    /// Its sequence number: the registry takes lists in this order.
+    /// Its sequence number; the registry takes lists in this order.
     number: u64,
     future: WeakShared<ListFuture>,
 }
 
 pub(crate) type ListFuture = BoxFuture<'static, Result<Arc<Tenants>, ListError>>;
 
-/// Why there is no tenant list to go by.
+/// Why a run has no tenant list to use.
 #[derive(Clone, Debug)]
 pub(crate) enum ListError {
     /// It could not be read.
     Source(SourceError),
-    /// No run may go by it.
+    /// It is not trusted.
     Distrusted(Distrust),
 }
 
@@ -97,7 +97,7 @@ impl From<ListError> for Refusal {
 }
 
 impl TenantList {
-    /// A list that the registry takes each time that it is read.
+    /// A list that is handed to the registry each time that it is read.
     pub(crate) fn new(
         ports: Ports,
         registry: Arc<Registry>,
@@ -108,8 +108,8 @@ impl TenantList {
         Self(Arc::new(Shelf { ports, registry, cache_process, jobs, reading, listed }))
     }
 
-    /// A list whose reading began at or after the monotonic moment `since`: one that is being read,
-    /// or a new one.
+    /// A list whose reading began at or after the monotonic moment `since`: the reading under way, or a new
+    /// one.
     pub(crate) fn read(&self, since: Duration) -> Shared<ListFuture> {
         let list = &self.0;
         let mut reading = list.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,8 +125,8 @@ impl TenantList {
         shared
     }
 
-    /// Whether the last complete list had those among some tenants that are active, and not the
-    /// others, and the registry cannot have lost it.
+    /// Whether the last complete list agrees with `active` about each of the tenants in `some`, and the
+    /// registry cannot have lost that list.
     pub(crate) fn agrees(&self, some: &[TenantId], active: &Tenants) -> bool {
         let listed = self.0.listed.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(listed) =
@@ -149,8 +149,8 @@ impl TenantList {
 }
 
 impl Shelf {
-    /// A complete list was read, and the registry took it. Two readings may end in the other order than
-    /// they began; the one that began last counts.
+    /// Records a complete list that the registry took. Two readings may end in another order than they began;
+    /// the one that began last counts.
     fn note(&self, list: &Arc<Tenants>, restarts: u64, number: u64) {
         let mut hashes: Vec<u64> = list.iter().map(|tenant| hash(tenant.id())).collect();
         hashes.sort_unstable();
@@ -160,8 +160,8 @@ impl Shelf {
         }
     }
 
-    /// One query, whose result counts once for the breaker however many runs wait for it, and is compared
-    /// once with the tenants that may have keys.
+    /// Reads the list with one query. However many runs wait for the result, it counts once for the breaker
+    /// and is compared with the registry once.
     async fn read(self: Arc<Self>, number: u64) -> Result<Arc<Tenants>, ListError> {
         let list = Arc::new(self.ports.source.tenants().await.map_err(ListError::Source)?);
         let restarts = self.cache_process.restarts();

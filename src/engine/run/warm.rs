@@ -1,5 +1,5 @@
-//! Some tenants of a batch, from their fences to verified values. The protocol decides what comes next
-//! ([`Warm`]); here each step is done on the servers.
+//! Warms some tenants of a batch, from their fences to verified values. The protocol decides the next step
+//! ([`Warm`]); this file does each step on the servers.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
 use crate::engine::ports::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
 
-/// How much later than the run's deadline a server gives a query up: the deadline itself is to end
-/// the run, and not a query that failed a moment before.
+/// How much later than the run's deadline a server cancels a query: the deadline itself is to end the run,
+/// and not a query that failed a moment before.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
-/// Some tenants on their way through the protocol. However it ends, its unverified tenants are handed
-/// over, so that they are warmed again.
+/// Some tenants on their way through the protocol. However that ends, the unverified tenants are handed over
+/// for a follow-up.
 struct Warming<'w> {
     work: &'w Work,
     part: &'w Batch,
     warm: Warm<String>,
 }
 
-/// What was read of the tenants of a round before anything of theirs is written.
+/// What a round has read before it writes.
 struct Reading {
-    /// Holds their rows.
+    /// Holds the rows.
     permit: BatchPermit,
     first_dates: Vec<NaiveDate>,
     /// What each manifest names.
@@ -48,24 +48,24 @@ struct Round<'r> {
     open: &'r Batch,
     fences: &'r [String],
     writes: Vec<Entry<'r>>,
-    /// How long each entry lives once its tenant is verified.
+    /// Each entry's TTL once its tenant is verified.
     full: Vec<Duration>,
     results: Vec<KeyResult>,
-    /// What became of each place.
+    /// The result of each slot.
     tallies: Vec<Report>,
-    /// Places of which the last step was refused something.
+    /// Slots for which the last step was refused something.
     refused: Vec<usize>,
-    /// Whether something that was sent may still arrive.
+    /// Whether a sent command may still arrive.
     in_flight: bool,
-    /// The tries of the write, once one failed.
+    /// The tries of the write, once a try has failed.
     sent: Option<Tries<'r>>,
     /// Why the fences could not be read after the writes.
     unread: Option<Refusal>,
 }
 
 impl Work {
-    /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that
-    /// nothing of theirs was written.
+    /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
+    /// of these tenants was written.
     pub(crate) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
         let life = match self.spec.priority {
             Priority::Regular => Life::Full,
@@ -91,7 +91,7 @@ impl Work {
 }
 
 impl Warming<'_> {
-    /// One round; answers the first step of the next one. A refusal comes before anything is written.
+    /// One round; returns the first step of the next one. A refusal comes only before anything is written.
     async fn round(
         &mut self,
         open: &Batch,
@@ -126,7 +126,8 @@ impl Warming<'_> {
         }
     }
 
-    /// Reads until it works or may not be tried again. No permit is held while it waits: other jobs go on.
+    /// Reads until it succeeds or has no tries left. It holds no permit while it waits, so that other jobs go
+    /// on.
     async fn reading(
         &mut self,
         (open, fences): (&Batch, &[String]),
@@ -145,7 +146,7 @@ impl Warming<'_> {
             }
             let is_giant = refusal.kind == FailureKind::TooManyRows && open.len() <= 1;
             match room {
-                // A batch can be split; one tenant cannot, so it gets room of its own.
+                // A batch can be split; one tenant cannot, so it gets the memory of all batches.
                 Room::Batch if is_giant => room = Room::Giant,
                 Room::Batch | Room::Giant => {
                     if !tries.again(&refusal, report).await {
@@ -157,8 +158,8 @@ impl Warming<'_> {
         }
     }
 
-    /// The steps of a round up to its query. Fences and manifests come before the query: rows that cannot
-    /// be written afterwards would be read for nothing.
+    /// The steps of a round up to its query. Fences and manifests are read before the query: if that fails,
+    /// no rows are read that could not be written.
     async fn read_once(
         &mut self,
         (open, fences): (&Batch, &[String]),
@@ -166,7 +167,7 @@ impl Warming<'_> {
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
         let work = self.work;
-        // What an earlier round wrote may be old: that goes before others.
+        // The values of an earlier round may be old, so a later round goes before other batches.
         let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
         let limits = &work.runner.limits;
         let mut permit = limits.room_of(&work.spec.job, priority, room).await;
@@ -276,7 +277,7 @@ impl Work {
         Ok(first_dates)
     }
 
-    /// What the rows come to, beside what the manifests name.
+    /// What the rows yield, beside the keys that the manifests name.
     fn found(&self, open: &Batch, named: &[Vec<Named>], found: &Entries<'_>) -> Vec<Found<String>> {
         let (job, now) = (&self.spec.job, self.runner.clock.now());
         let mut all: Vec<Found<String>> =
@@ -336,8 +337,8 @@ impl<'r> Round<'r> {
         Tries::new(&self.work.runner, &self.work.spec, self.open.len())
     }
 
-    /// Before the first write a refusal means that nothing was written. Before a repeated one, which shares
-    /// its tries with that, the keys stay unwritten.
+    /// Before the first write, a refusal means that nothing was written. Before a repeated write, which
+    /// shares its tries with this step, the keys stay unwritten.
     async fn add_names(
         &mut self,
         names: Vec<(usize, Vec<String>)>,
@@ -371,7 +372,7 @@ impl<'r> Round<'r> {
         Ok(Reply::Done)
     }
 
-    /// Writes the entries. A repeated write is harmless, and may help.
+    /// Writes the entries. Repeating a write is harmless.
     async fn write(&mut self, (own, shared): (Life, Life), report: &mut Report) -> Reply<String> {
         for (entry, full) in self.writes.iter_mut().zip(&self.full) {
             let life = match entry.kind {
@@ -407,7 +408,7 @@ impl<'r> Round<'r> {
         self.sent_reply()
     }
 
-    /// Why the cache took none of the writes, where the next batch would fare no better.
+    /// The error with which the cache refused every write, if the next batch would be refused too.
     fn refused_all(&self) -> Option<&CacheError> {
         let refusals = self.results.iter().map(|result| result.as_ref().err());
         let refusals: Option<Vec<&CacheError>> =
@@ -458,7 +459,8 @@ impl<'r> Round<'r> {
         self.sent_reply()
     }
 
-    /// Comes after the removals: a job whose `ttl` was made shorter may have left keys under names that go.
+    /// Comes after the removals: if the job's `ttl` was shortened, keys whose manifest entries are pruned
+    /// here may still exist.
     async fn prune(&self, places: &[usize]) -> Reply<String> {
         let Work { runner, spec, .. } = self.work;
         let manifests = self.work.manifest_keys(self.open);
@@ -467,7 +469,7 @@ impl<'r> Round<'r> {
         let before = runner.clock.now() - life_of_names(&spec.job);
         match runner.ledger.delist(&manifests, before).await {
             Ok(()) => Reply::Done,
-            // Names too many do no harm, and the next run tries again.
+            // Entries that are too many do no harm, and the next run prunes again.
             Err(_) => Reply::Failed,
         }
     }
@@ -487,7 +489,7 @@ impl<'r> Round<'r> {
         }
     }
 
-    /// Gives what was written the life that its tenant's verdict asks for.
+    /// Sets the TTLs of what was written as the tenants' verdicts ask for.
     async fn set_ttls(&mut self, extend: &[usize], shorten: &[usize]) -> Reply<String> {
         let mut lives: Vec<(String, Duration)> = Vec::new();
         let entries = self.writes.iter().zip(&self.full).zip(&self.results);
@@ -503,7 +505,7 @@ impl<'r> Round<'r> {
             return Reply::Done;
         }
         let Err(error) = self.work.runner.cache.expire(&lives).await else { return Reply::Done };
-        // What is verified is gone in some seconds all the same.
+        // The values are verified, but they expire after the provisional TTL all the same.
         let refusal = Refusal::from(error);
         for place in extend {
             if let Some(tally) = self.tallies.get_mut(*place) {
@@ -513,7 +515,7 @@ impl<'r> Round<'r> {
         Reply::Failed
     }
 
-    /// Adds what became of the tenants whose rounds are over to the run's report.
+    /// Adds the results of the tenants whose rounds are over to the run's report.
     fn count(&mut self, verdicts: &[Verdict], report: &mut Report) {
         let tallies = std::mem::take(&mut self.tallies);
         for (place, (mut tally, verdict)) in tallies.into_iter().zip(verdicts).enumerate() {
@@ -537,7 +539,7 @@ impl<'r> Round<'r> {
     }
 }
 
-/// A tenant of which something failed, named by its first failure.
+/// Fails a tenant with its first failure.
 fn fail_tally(tally: &mut Report) {
     let Some(Failure { kind, tenant, message, .. }) = tally.failures.first().cloned() else {
         return;
@@ -556,7 +558,7 @@ fn fail_key(tallies: &mut [Report], slot: usize, failure: Failure) {
     }
 }
 
-/// A key that the cache refused.
+/// The failure of a key that the cache refused.
 fn refused(open: &Batch, slot: usize, key: &str, error: &CacheError) -> Failure {
     let kind = error.kind.failure_kind();
     Failure {
@@ -568,7 +570,7 @@ fn refused(open: &Batch, slot: usize, key: &str, error: &CacheError) -> Failure 
     }
 }
 
-/// A whole tenant that could not be verified.
+/// The failure of a whole tenant that could not be verified.
 fn failure_of(open: &Batch, slot: usize, refusal: &Refusal) -> Failure {
     Failure::new(refusal.kind, id(open, slot), refusal.message.clone())
 }

@@ -1,4 +1,4 @@
-//! The engine from outside: ask for runs, look at them, see how it is.
+//! The engine's interface for the rest of the worker: request runs, look at runs, read status and health.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::engine::ports::Clock;
 pub use crate::engine::ports::HistoryError;
 use crate::engine::run::record::Records;
 
-/// The engine from outside. Cheap to clone.
+/// The handle to the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
@@ -24,13 +24,13 @@ pub struct Handle {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// Runs that are asked for.
+/// A request for runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunRequest {
-    /// Of which jobs.
+    /// The jobs to run.
     pub jobs: JobSelection,
-    /// For which tenants; `None` for all active ones. Tenants that are not active are not warmed;
-    /// the report counts them as failed.
+    /// The tenants to warm; `None` for all active ones. A tenant that is not active is not warmed; the report
+    /// counts it as failed.
     pub tenants: Option<Vec<TenantId>>,
 }
 
@@ -43,7 +43,7 @@ pub enum JobSelection {
     One(JobName),
 }
 
-/// Why a request was not taken on. Nothing of it was.
+/// Why a request was refused. A refused request starts none of its runs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// There is no such job.
@@ -69,22 +69,22 @@ pub enum RequestError {
     Draining,
 }
 
-/// A run that was taken on.
+/// A run that the engine has accepted.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    /// The run as it was then.
+    /// The run as it was when the engine accepted it.
     pub run: ActiveRun,
     pub(crate) done: watch::Receiver<Option<Arc<RunRecord>>>,
 }
 
 impl Ticket {
-    /// The run's record, once it has ended; `None` where the engine stopped before.
+    /// The run's record once it has ended; `None` if the engine stopped before.
     pub async fn finished(mut self) -> Option<Arc<RunRecord>> {
         self.done.wait_for(Option::is_some).await.ok().and_then(|record| record.clone())
     }
 }
 
-/// A run, wherever it is in its life.
+/// A run, active or ended.
 #[derive(Clone, Debug)]
 pub enum RunView {
     /// It waits or is under way.
@@ -93,7 +93,7 @@ pub enum RunView {
     Finished(Arc<RunRecord>),
 }
 
-/// What the handle asks of the loop.
+/// A command from the handle to the loop.
 pub(crate) enum Command {
     Request {
         request: RunRequest,
@@ -104,14 +104,14 @@ pub(crate) enum Command {
     Replace {
         jobs: Jobs,
         rejections: Rejections,
-        /// Dropped when it is done.
+        /// Dropped when the jobs are replaced.
         done: oneshot::Sender<()>,
     },
 }
 
 impl Handle {
-    /// Asks for runs; they queue behind what is going on. A run of the same job for the same tenants
-    /// that waits already is the answer: it will read the same present state.
+    /// Requests runs; they queue behind the runs under way. If a run of the same job for the same tenants
+    /// waits already, the answer is that run: it will read the same present state.
     pub async fn request(&self, request: RunRequest) -> Result<Vec<Ticket>, RequestError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Request { request, trigger: Trigger::Request, reply };
@@ -122,22 +122,22 @@ impl Handle {
         }
     }
 
-    /// Data changed, and the fences of whose it is were moved: it is warmed again before anything
-    /// else. Waits while the engine is busy: no change is lost.
+    /// Reports changed data whose fences have been moved; the engine warms its keys before anything else.
+    /// Waits while the engine is busy: no change is lost.
     pub async fn changed(&self, changed: Changed) {
         // A worker that stops warms nothing any more.
         drop(self.commands.send(Command::Changed(changed)).await);
     }
 
-    /// These are the jobs from now on. One that stays the same goes on as if nothing had happened;
-    /// one that is new or changed runs once if it says `on_start`. A run under way ends as it began,
-    /// even where its job is gone; of a job that is gone or disabled, runs that wait are cancelled.
+    /// Replaces the jobs. A job that stays the same goes on unchanged; a job that is new or changed runs once
+    /// if its file says `on_start`. A run under way ends as it began, even if its job is gone. If a job is
+    /// gone or disabled, its waiting runs are cancelled.
     pub async fn replace(&self, jobs: Jobs) {
         drop(self.replaced(jobs, Rejections::default()).await);
     }
 
-    /// The same where files are rejected; jobs that are held are among the jobs, and disabled. Ends
-    /// when it is done.
+    /// The same, with rejected files. A held job is among the jobs, and disabled. Ends when the jobs are
+    /// replaced.
     pub async fn replace_but(&self, jobs: Jobs, rejections: Rejections) {
         drop(self.replaced(jobs, rejections).await.await);
     }
@@ -149,12 +149,12 @@ impl Handle {
         is_done
     }
 
-    /// Everything at this moment.
+    /// The present status.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status.borrow())
     }
 
-    /// Everything, again after each change.
+    /// The status, with a notice after each change.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
         self.status.clone()
     }
@@ -169,7 +169,7 @@ impl Handle {
         self.clock.now()
     }
 
-    /// A run by its id: one that has not ended, or one of the history.
+    /// A run by its id: an active one, or one of the history.
     pub async fn run(&self, id: RunId) -> Result<Option<RunView>, HistoryError> {
         let status = self.status();
         if let Some(run) = status.leaving.iter().find(|run| run.id == id) {

@@ -1,19 +1,19 @@
-//! The signs of life of the scheduler and of the loop.
+//! When the scheduler and the engine's loop last showed that they work.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::status::{Beat, Health};
 
-/// How long the scheduler may stay silent: it rings every second.
+/// How long the scheduler may be silent: it rings every second.
 const SCHEDULER_SILENCE: Duration = Duration::from_secs(10);
-/// How long the loop may take for a round: it waits for nothing but wake-ups, and one comes at
+/// How long one round of the loop may take: the loop waits only for wake-ups, and one comes at
 /// least every [`LONGEST_SLEEP`].
 const ENGINE_SILENCE: Duration = Duration::from_secs(10);
-/// A loop that was away for longer than this was stopped together with the whole process; the
-/// silence of the scheduler meanwhile says nothing about the scheduler.
+/// If the loop was away for longer than this, the whole process was stopped; then the scheduler's
+/// silence says nothing about the scheduler.
 const PROCESS_STOPPED: Duration = Duration::from_secs(3);
-/// The last signs of life, as milliseconds of the monotonic clock.
+/// When each was last seen at work, in milliseconds of the monotonic clock.
 #[derive(Debug)]
 pub struct Beats {
     scheduler: AtomicU64,
@@ -21,12 +21,12 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Both came just now.
+    /// Both start as seen just now.
     pub fn new(now: Duration) -> Self {
         Self { scheduler: AtomicU64::new(millis(now)), engine: AtomicU64::new(millis(now)) }
     }
 
-    /// The scheduler rang.
+    /// Records that the scheduler rang.
     pub fn scheduler_rang(&self, now: Duration) {
         self.scheduler.store(millis(now), Ordering::Relaxed);
     }
@@ -38,7 +38,7 @@ impl Beats {
         }
     }
 
-    /// How it looks at a moment of the monotonic clock.
+    /// The health at a moment of the monotonic clock.
     pub fn health(&self, now: Duration) -> Health {
         let beat = |last: &AtomicU64, limit| Beat {
             silent_for: now.saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed))),

@@ -17,36 +17,38 @@ use crate::engine::run::limit::Priority;
 use crate::engine::run::{RunSpec, Unverified};
 use crate::observe::event::SkipReason;
 
-/// Runs of one job that may wait for it. More would only repeat what these will do.
+/// How many runs of one job may wait. Further ones would only repeat what the waiting runs will do.
 pub(crate) const MAX_QUEUED: usize = 16;
-/// Runs of one job for changed tenants at once: what changes meanwhile is gathered for the next one.
+/// How many runs for changed tenants of one job go on at once: later changes are collected for the next run.
 pub(crate) const MAX_CHANGE_RUNS: usize = 1;
-/// Follow-ups of one job at once. Unverified values live for the provisional TTL, so a follow-up does not wait
-/// for one that takes long; with this many of them, those that are due next are gathered.
+/// How many follow-ups of one job go on at once. Unverified values live for the provisional TTL, so a
+/// follow-up does not wait for a slow one. With this many under way, further due tenants are collected for
+/// the next.
 pub(crate) const MAX_FOLLOW_UPS: usize = 4;
 
 /// A job between and during its runs.
 pub(crate) struct JobState {
     pub(crate) job: Arc<Job>,
     pub(crate) next_due_at: Option<DateTime<Utc>>,
-    /// The run under way, and the runs that wait for it in front of nothing else.
+    /// The regular run under way; the queue has the runs that wait for it.
     pub(crate) running: Option<QueuedRun>,
     pub(crate) queue: VecDeque<QueuedRun>,
     pub(crate) last_run: Option<Arc<RunRecord>>,
     pub(crate) last_success_at: Option<DateTime<Utc>>,
-    /// When the last run that came to all tenants started, on the monotonic clock.
+    /// When the last run over all tenants started, on the monotonic clock.
     pub(crate) last_written_at: Option<Duration>,
-    /// What is to be warmed again, and the runs for some of it, which go on beside the regular one.
+    /// The job's pending set. `beside` has the runs for some of its tenants, which go on beside the regular
+    /// run.
     pub(crate) changes: Changes,
     pub(crate) beside: Vec<QueuedRun>,
 }
 
-/// A run that was taken on, until its record exists.
+/// An accepted run, until its record exists.
 pub(crate) struct QueuedRun {
     pub(crate) spec: RunSpec,
     pub(crate) started: Option<Started>,
     pub(crate) done: watch::Sender<Option<Arc<RunRecord>>>,
-    /// The changes that it is for.
+    /// What the run took from the pending set.
     pub(crate) claim: Claim,
 }
 
@@ -77,7 +79,7 @@ impl QueuedRun {
         self.spec.tenants.is_none()
     }
 
-    /// Whether it is for some tenants that changed or are unverified, beside the other runs.
+    /// Whether the run is for changed or unverified tenants, beside the other runs.
     pub(crate) fn is_change_run(&self) -> bool {
         self.spec.priority == Priority::Urgent
     }
@@ -104,13 +106,13 @@ impl JobState {
         state
     }
 
-    /// Why a due time starts nothing, where it does not.
+    /// Why a due time starts no run, if so.
     pub(crate) fn skips_tick(&self) -> Option<SkipReason> {
         let running = self.running.as_ref()?;
         let one_waits = self.queue.iter().any(|taken| taken.spec.trigger == Trigger::Schedule);
         match self.job.overlap {
             _ if one_waits => Some(SkipReason::Overlap),
-            // A run for some tenants only does not do what is due: that waits for its end.
+            // A run for only some tenants does not replace the due run, which waits for its end.
             Overlap::Skip if running.is_for_all() => Some(SkipReason::Overlap),
             Overlap::Skip | Overlap::Queue => {
                 (self.queue.len() >= MAX_QUEUED).then_some(SkipReason::QueueFull)
@@ -118,7 +120,7 @@ impl JobState {
         }
     }
 
-    /// Takes note of data that changed.
+    /// Adds changed data to the pending set.
     pub(crate) fn note_change(&mut self, touched: Touched, heard_at: Duration, now: Duration) {
         match (self.job.scope, touched) {
             _ if !self.job.enabled => {}
@@ -134,7 +136,7 @@ impl JobState {
         }
     }
 
-    /// The same of everything, whose fences were moved at a moment.
+    /// Records that all data may have changed; the fences moved at `moved_at`.
     pub(crate) fn note_everything(&mut self, moved_at: Duration, now: Duration) {
         match self.job.scope {
             _ if !self.job.enabled => {}
@@ -143,7 +145,7 @@ impl JobState {
         }
     }
 
-    /// When the next run for changes may start, where one may.
+    /// When the next run for the pending set may start, if one may.
     pub(crate) fn next_change_at(&self) -> Option<Duration> {
         let causes = [Cause::Unverified, Cause::Change].into_iter();
         let some = causes.filter(|cause| self.has_room_beside(*cause));
@@ -160,20 +162,20 @@ impl JobState {
         self.beside.iter().filter(|taken| taken.claim.cause() == cause).count() < most
     }
 
-    /// Takes over the tenants that a run left unverified, which may have ended or be one of before.
+    /// Adds the tenants that a run left unverified. The run may have ended, or belong to an earlier
+    /// definition of the job.
     pub(crate) fn note_unverified(&mut self, run: RunId, unverified: Unverified, now: Duration) {
         let mut runs = self.running.iter_mut().chain(&mut self.beside);
         let claim = runs.find(|taken| taken.spec.id == run).map(|taken| &mut taken.claim);
         self.changes.handed_over(unverified, claim, now);
     }
 
-    /// The same of the next run for everybody; while the queue is full, the end of a run is waited
-    /// for.
+    /// When the next run for all tenants may start; while the queue is full, it waits for the end of a run.
     pub(crate) fn everything_at(&self) -> Option<Duration> {
         self.changes.everything_due_at().filter(|_| self.queue.len() < MAX_QUEUED)
     }
 
-    /// A run for all tenants that began, or will, after that moment: it reads what was there then.
+    /// A run for all tenants that began after that moment, or will begin: it reads the data of that moment.
     pub(crate) fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut QueuedRun> {
         let running = self.running.as_mut().filter(|taken| {
             let started = taken.started.map(|started| started.monotonic);
@@ -182,7 +184,7 @@ impl JobState {
         running.or_else(|| self.queue.iter_mut().find(|taken| taken.is_for_all()))
     }
 
-    /// The same job by another definition.
+    /// The same job with another definition.
     pub(crate) fn redefined(mut self, job: Arc<Job>, now: DateTime<Utc>) -> Self {
         let keeps_its_times = self.job.schedule == job.schedule && self.job.enabled == job.enabled;
         if self.job.scope != job.scope {
@@ -192,7 +194,7 @@ impl JobState {
         if !keeps_its_times {
             self.next_due_at = self.next_after(now);
         }
-        // What was written until now was other keys, or had another TTL.
+        // Until now the job wrote other keys, or the same keys with another TTL.
         self.last_written_at = None;
         for waiting in &mut self.queue {
             waiting.spec.job = Arc::clone(&self.job);
@@ -200,13 +202,13 @@ impl JobState {
         self
     }
 
-    /// Takes note of a run for all tenants.
+    /// Records the end of a run for all tenants.
     pub(crate) fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
         match record.outcome {
-            // It came to every tenant; for which of them it failed is said elsewhere.
+            // The run came to every tenant; the tenants that failed are handled elsewhere.
             Outcome::Ok | Outcome::Partial => {
                 let started = taken.started.filter(|_| Arc::ptr_eq(&taken.spec.job, &self.job));
                 self.last_written_at = started.map(|started| started.monotonic);

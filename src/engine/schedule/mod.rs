@@ -1,4 +1,5 @@
-//! When a job runs: the scheduler's loop, what it knows of each job, and its outside.
+//! When a job runs: the scheduler's loop, the state of each job, and the handle for the rest of the
+//! worker.
 
 pub mod handle;
 pub mod health;

@@ -1,5 +1,5 @@
-//! The pending set of a job: the tenants that have to be warmed again, because their data changed or because
-//! they are unverified, and from which moment on. It decides and does nothing.
+//! The pending set of a job: the tenants to warm again, because their data changed or because they are
+//! unverified, and from which moment on. It decides, and does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,76 +11,75 @@ use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
 use crate::engine::run::{Failed, MAX_FAILED, Unverified};
 
-/// The next run for somebody begins so long after the last one at the earliest, however many changes
-/// come: four reads a second of one tenant are what it may cost the database.
+/// The shortest time between the starts of two runs for the same tenant, however many changes come: one
+/// tenant costs the database at most four reads a second.
 pub(crate) const COOLDOWN: Duration = Duration::from_millis(250);
 
-/// How long after its batch an unverified tenant is tried again; the wait doubles each time.
+/// How long after its batch an unverified tenant is tried again; the wait doubles with each try.
 pub(crate) const FOLLOW_UP: Duration = Duration::from_secs(1);
-/// No wait for a follow-up is longer. It is shorter than [`PROVISIONAL_TTL`] with time for the run
-/// itself, so that a tenant that never stops writing stays cached all the same.
+/// The longest wait for a follow-up. It is shorter than [`PROVISIONAL_TTL`] and leaves time for the run
+/// itself, so that a tenant whose data never stops changing still stays cached.
 const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(5);
 const _: () = assert!(LONGEST_FOLLOW_UP.as_secs() < PROVISIONAL_TTL.as_secs());
 
-/// No wait after a failure is longer: each failure is a line of the log and of the history.
+/// The longest wait after a failure: each failure is a line in the log and a record in the history.
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(30);
-/// The same while the cache refuses all writes. Nothing that preheat does makes room in a full cache or a
-/// primary of a replica, so only somebody else's work ends this. A failover, which takes seconds, is met by
-/// the first waits.
+/// The longest wait while the cache refuses all writes. preheat cannot make room in a full cache or a primary
+/// of a replica, so waiting for somebody else's work is all that is left. The first, short waits cover a
+/// failover, which takes seconds.
 const LONGEST_WITHOUT_WRITES: Duration = Duration::from_mins(5);
-/// After so many failures that do not pass by waiting, the next change or the schedule is waited
-/// for.
+/// After this many failures that waiting does not help, the tenant waits for its next change or for the
+/// schedule.
 const MAX_FAILURES: u32 = 5;
 
-/// With more pending tenants than this none is remembered by itself: the job runs for all instead.
+/// With more pending tenants than this, none is remembered by itself: the job runs for all tenants instead.
 pub(crate) const MAX_PENDING: usize = MAX_FAILED;
-/// The next run for everybody begins so long after the last one began at the earliest: whatever asks
-/// for more of them asks for too much.
+/// The shortest time between the starts of two runs for all tenants, whatever asks for them.
 pub(crate) const EVERYTHING_COOLDOWN: Duration = Duration::from_secs(5);
 
-/// Whose keys: a tenant's, or those of the fleet of a job without tenants.
+/// The owner of keys: a tenant, or `None` for the fleet of a job without tenants.
 pub(crate) type Whose = Option<TenantId>;
 
-/// What is to be warmed again of one job.
+/// The pending set of one job.
 #[derive(Debug)]
 pub(crate) struct Changes {
     most: usize,
     wanted: HashMap<Whose, Wanted>,
-    /// Those that changed, by the moment they are due.
+    /// The owners with changed data, by the moment when they are due.
     changed_due: BTreeSet<(Duration, Whose)>,
-    /// The same of those that are unverified.
+    /// The unverified owners, by the moment when they are due.
     unverified_due: BTreeSet<(Duration, Whose)>,
-    /// Who may not be warmed again yet: whose last run began, or failed, just now. It has those of
-    /// the runs that began within the longest rest, each of at most [`MAX_PENDING`].
+    /// Cool-down for each owner whose last run has just begun or failed. It is bounded: it has only owners
+    /// whose runs began within the longest cool-down, at most [`MAX_PENDING`] for each run.
     rests: HashMap<Whose, Rest>,
     everything: Option<Everything>,
     everything_rests_until: Duration,
 }
 
-/// What a run beside the regular ones is for.
+/// The reason for a run beside the regular ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum Cause {
     /// Data changed.
     #[default]
     Change,
-    /// Tenants are unverified: their values live for [`PROVISIONAL_TTL`], so their follow-up waits for no run
-    /// for changes, and is no part of one, however long that takes.
+    /// Tenants are unverified. Their values live only for [`PROVISIONAL_TTL`], so their follow-up neither
+    /// waits for a run for changes nor is part of one, which may take long.
     Unverified,
 }
 
-/// Somebody's keys are to be warmed again.
+/// An owner whose keys are to be warmed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wanted {
-    /// From this moment on, as all here on the monotonic clock.
+    /// From which moment on. All moments here are on the monotonic clock.
     due_at: Duration,
-    /// When the first change was heard of that is not in the cache yet, if it was a change.
+    /// When the feed reported the first change that is not in the cache yet; `None` without a change.
     heard_at: Option<Duration>,
-    /// It is unverified: a run that begins before this moment does not settle it, as what the last
-    /// run sent may still be on its way to the cache.
+    /// For an unverified owner: a run that begins before this moment does not settle it, since commands of
+    /// the last run may still be on their way to the cache.
     repeat_at: Option<Duration>,
-    /// Runs in a row that left it unverified.
+    /// How many runs in a row left it unverified.
     unverified: u32,
-    /// Runs in a row in which it failed.
+    /// How many runs in a row failed for it.
     failed: u32,
 }
 
@@ -90,20 +89,20 @@ struct Rest {
     failed: u32,
 }
 
-/// Everybody's keys are to be warmed again.
+/// The keys of all tenants are to be warmed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Everything {
     due_at: Duration,
-    /// A run that begins later will do.
+    /// Any run that begins after this moment covers it.
     asked_at: Duration,
     failed: u32,
 }
 
-/// What a run was begun for; [`Changes::ended`] takes it back.
+/// What a run took from the pending set; [`Changes::ended`] settles it or puts it back.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     cause: Cause,
-    /// Without those that it handed over as unverified.
+    /// Without the tenants that the run has handed over as unverified.
     wanted: BTreeMap<Whose, Wanted>,
     everything: Option<Everything>,
 }
@@ -138,7 +137,7 @@ impl Everything {
 }
 
 impl Claim {
-    /// The tenants that the run is for, as an order has them.
+    /// The tenants that the run covers, as its specification has them.
     pub(crate) fn tenants(&self, scope: Scope) -> Option<Vec<TenantId>> {
         match scope {
             Scope::Tenants => Some(self.wanted.keys().filter_map(Option::clone).collect()),
@@ -146,17 +145,17 @@ impl Claim {
         }
     }
 
-    /// What the run is for.
+    /// The reason for the run.
     pub(crate) fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// The moment after which a run for everybody has to begin, or have begun.
+    /// The moment after which a run for all tenants must begin, or have begun.
     pub(crate) fn asked_at(&self) -> Option<Duration> {
         self.everything.map(|everything| everything.asked_at)
     }
 
-    /// The same run is for this as well.
+    /// Has the same run settle another claim as well.
     pub(crate) fn join(&mut self, other: Self) {
         for (whose, wanted) in other.wanted {
             let known = self.wanted.get(&whose).copied();
@@ -188,20 +187,20 @@ impl Changes {
         }
     }
 
-    /// Somebody's data changed; that was heard of at `heard_at`.
+    /// Adds an owner whose data changed; the feed reported that at `heard_at`.
     pub(crate) fn changed(&mut self, whose: Whose, heard_at: Duration, now: Duration) {
         let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
         let heard_at = Some(heard_at);
         self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
     }
 
-    /// Anybody's data may have changed; a run that began after `asked_at` has it.
+    /// Records that all data may have changed; any run that began after `asked_at` reads the changes.
     pub(crate) fn everything_changed(&mut self, asked_at: Duration, now: Duration) {
         self.want_everything(Everything { due_at: now, asked_at, failed: 0 });
     }
 
-    /// A run of the job left these tenants unverified. It may still go on, but does not come to them again.
-    /// `claim` is what it was begun for, where that is known.
+    /// Adds the tenants that a run of the job left unverified. The run may still go on, but does not come to
+    /// them again. `claim` is what the run took from this set, if known.
     pub(crate) fn handed_over(
         &mut self,
         unverified: Unverified,
@@ -215,8 +214,7 @@ impl Changes {
         }
     }
 
-    /// A run of the job has ended, which was begun for `claim`; answers how long the changes that it
-    /// settled took.
+    /// Settles the claim of a run that has ended; answers how long each of its changes waited for the cache.
     pub(crate) fn ended(
         &mut self,
         claim: Claim,
@@ -250,7 +248,7 @@ impl Changes {
     fn failed(&mut self, whose: Whose, wanted: Wanted, wait: Wait, now: Duration) {
         let until = now + wait.after(wanted.failed);
         let failed = wanted.failed + 1;
-        // Changes go on to be heard of; what fails again is not tried again sooner for that.
+        // Further changes of the same owner do not make a failing run come sooner.
         self.rests.insert(whose.clone(), Rest { until, failed });
         if wait.goes_on_after(failed) {
             self.want(whose, Wanted { due_at: until, failed, ..wanted });
@@ -274,7 +272,7 @@ impl Changes {
         }
     }
 
-    /// The moment from which on somebody is due for that cause, if anybody is at all.
+    /// The earliest moment when an owner is due for that cause.
     pub(crate) fn next_due_at(&self, cause: Cause) -> Option<Duration> {
         let due = match cause {
             Cause::Change => &self.changed_due,
@@ -290,12 +288,12 @@ impl Changes {
         }
     }
 
-    /// The moment from which on everybody is due.
+    /// The moment when a run for all tenants is due.
     pub(crate) fn everything_due_at(&self) -> Option<Duration> {
         self.everything.map(|everything| everything.due_at)
     }
 
-    /// Takes all tenants that are due for that cause, for a run that begins now; nothing where none is.
+    /// Takes all owners that are due for that cause, for a run that begins now; `None` if there are none.
     pub(crate) fn take_due(&mut self, cause: Cause, now: Duration) -> Option<Claim> {
         self.next_due_at(cause).filter(|due_at| *due_at <= now)?;
         self.rests.retain(|_, rest| rest.until > now);
@@ -315,13 +313,13 @@ impl Changes {
         Some(Claim { cause, wanted, everything: None })
     }
 
-    /// Takes everything, for a run that begins now or waits.
+    /// Takes the claim for all tenants, for a run that begins now or is queued.
     pub(crate) fn take_everything(&mut self, now: Duration) -> Claim {
         self.everything_rests_until = now + EVERYTHING_COOLDOWN;
         Claim { everything: self.everything.take(), ..Claim::default() }
     }
 
-    /// Forgets it all.
+    /// Empties the set.
     pub(crate) fn clear(&mut self) {
         *self = Self::with_room_for(self.most);
     }
@@ -332,7 +330,7 @@ impl Changes {
         }
         let known = self.wanted.get(&whose).copied();
         if known.is_none() && self.wanted.len() >= self.most {
-            // Whoever waits is part of everybody.
+            // Every waiting owner is covered by the run for all tenants.
             let repeat_at = self.wanted.values().chain([&wanted]).filter_map(|one| one.repeat_at);
             let due_at = repeat_at.max().map_or(wanted.due_at, |at| at.max(wanted.due_at));
             self.wanted.clear();
@@ -361,26 +359,26 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(longest)
 }
 
-/// For whom a run failed.
+/// The owners for which a run failed.
 pub(crate) struct Failures<'a> {
     who: Who<'a>,
     /// The longest of its failures' waits.
     wait: Wait,
 }
 
-/// Whether waiting helps against a failure, and how long.
+/// Whether waiting helps against a failure, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wait {
-    /// It does not: it is tried again [`MAX_FAILURES`] times in all.
+    /// Waiting does not help: it is tried [`MAX_FAILURES`] times in all.
     InVain,
-    /// A server is away.
+    /// A server cannot be reached.
     ForServer,
     /// The cache refuses all writes.
     ForWrites,
 }
 
 impl Wait {
-    /// How long to wait after so many failures in a row before this one.
+    /// How long to wait after a failure that comes after this many failures in a row.
     fn after(self, failures: u32) -> Duration {
         let longest = match self {
             Self::InVain | Self::ForServer => LONGEST_AFTER_FAILURE,
@@ -389,7 +387,7 @@ impl Wait {
         doubled(FOLLOW_UP, failures, longest)
     }
 
-    /// Whether it is tried again after so many failures in a row.
+    /// Whether there is another try after this many failures in a row.
     fn goes_on_after(self, failures: u32) -> bool {
         self != Self::InVain || failures < MAX_FAILURES
     }
@@ -397,13 +395,13 @@ impl Wait {
 
 enum Who<'a> {
     Nobody,
-    /// These, each with what failed first.
+    /// These tenants, each with its first failure.
     Tenants(HashMap<&'a str, FailureKind>),
     Anybody,
 }
 
 impl<'a> Failures<'a> {
-    /// Those of a run and of its tenants that failed.
+    /// The failures of a run and of its tenants.
     pub(crate) fn of(record: &RunRecord, failed: &'a Failed) -> Self {
         let waits = record.report.failures.iter().map(|failure| Wait::of(failure.kind));
         let wait = waits.max().unwrap_or(Wait::InVain);
@@ -422,7 +420,7 @@ impl<'a> Failures<'a> {
         Self { who, wait }
     }
 
-    /// Whether it failed for somebody; then, which wait helps.
+    /// Whether the run failed for this owner; if so, which wait helps.
     fn of_one(&self, whose: Option<&TenantId>) -> Option<Wait> {
         match (&self.who, whose) {
             (Who::Nobody, _) => None,
@@ -496,7 +494,7 @@ mod tests {
         tenants.iter().map(ToString::to_string).collect()
     }
 
-    /// A run that failed in that way: for these tenants, or nobody knows for whom.
+    /// A run that failed in that way, for these tenants; without any, for an unknown set of tenants.
     fn failing<'a>(kind: FailureKind, tenants: &[&'a str]) -> Failures<'a> {
         let who = match tenants {
             [] => Who::Anybody,
@@ -505,7 +503,7 @@ mod tests {
         Failures { who, wait: Wait::of(kind) }
     }
 
-    /// A run that ends at `now`, with all well.
+    /// Ends a run at `now` without failures.
     fn settle(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
         changes.ended(claim, &OK, now)
     }
@@ -713,7 +711,7 @@ mod tests {
         Wait(u64),
         Change(u8),
         Begin,
-        /// The run under way ends: for some it is unverified, and it may have failed.
+        /// The run under way ends: it leaves some tenants unverified, and it may have failed.
         End(BTreeSet<u8>, bool),
     }
 
@@ -728,13 +726,13 @@ mod tests {
         prop::collection::vec(step, 1..80)
     }
 
-    /// What must hold whatever comes: nobody is forgotten, nobody is warmed too often.
+    /// What must hold whatever happens: no owner is forgotten, none is warmed too often.
     struct Model {
         changes: Changes,
         now: Duration,
         running: Option<Claim>,
         began: HashMap<Whose, Duration>,
-        /// Who has to be in a run that is still to begin.
+        /// The owners that a later run must cover.
         stale: HashSet<Whose>,
     }
 

@@ -1,9 +1,8 @@
 //! The one loop that decides: run, queue or skip.
 //!
-//! tokio-cron-scheduler rings the bell and decides nothing: what is due comes from
-//! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing,
-//! catching up (at most one run for any number of missed ticks) and draining are decided here and
-//! nowhere else.
+//! tokio-cron-scheduler rings the bell and decides nothing: the due times come from
+//! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing, catching up
+//! (at most one run for any number of missed ticks) and draining are decided here and nowhere else.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -32,12 +31,12 @@ use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops};
 use crate::observe::event::{self, SkipReason};
 use crate::observe::metric::Metrics;
 
-/// Requests on their way to the loop, which takes each in microseconds.
+/// How many requests wait for the loop, which handles each in microseconds.
 const MAX_COMMANDS: usize = 64;
 
 /// The loop looks at the clock at least this often, bell or no bell.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// A wall clock that goes back by more than this was set, and due times are worked out anew.
+/// If the wall clock goes back by more than this, it was set, and all due times are computed again.
 const CLOCK_SET_BACK: TimeDelta = TimeDelta::seconds(2);
 
 /// What the engine is made of.
@@ -46,15 +45,15 @@ pub struct Parts {
     pub jobs: Jobs,
     /// Does the runs.
     pub runner: Arc<Runner>,
-    /// Keeps what became of them.
+    /// Keeps the runs' records.
     pub records: Arc<Records>,
-    /// Rung by the scheduler.
+    /// The scheduler rings it.
     pub bell: Arc<Notify>,
-    /// Signs of life.
+    /// When the scheduler and the loop were last seen at work.
     pub beats: Arc<Beats>,
 }
 
-/// The loop and what it knows.
+/// The loop and its state.
 pub struct Engine {
     jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
@@ -78,12 +77,12 @@ pub struct Engine {
     phase: Phase,
     looked_at: DateTime<Utc>,
     scheduler_silent: bool,
-    /// Something changed since the status was published.
+    /// Whether something changed since the status was published.
     changed: bool,
 }
 
 impl Engine {
-    /// An engine that begins to work with [`Self::run`], and the handle to it.
+    /// An engine, which begins to work with [`Self::run`], and the handle to it.
     pub fn new(parts: Parts, stops: Stops) -> (Self, Handle) {
         let Parts { jobs, runner, records, bell, beats } = parts;
         let (clock, metrics) = (Arc::clone(&runner.clock), Arc::clone(&runner.metrics));
@@ -128,7 +127,7 @@ impl Engine {
         (engine, handle)
     }
 
-    /// The same with jobs whose files are rejected.
+    /// The same, with jobs whose files are rejected.
     #[must_use]
     pub fn with_rejections(mut self, rejections: Rejections) -> Self {
         self.rejections = rejections;
@@ -137,7 +136,7 @@ impl Engine {
         self
     }
 
-    /// Works until it is told to drain and nothing is in flight any more.
+    /// Works until it is told to drain and no run is in flight any more.
     pub async fn run(mut self) {
         self.start(self.jobs.keys().cloned().collect());
         loop {
@@ -156,10 +155,10 @@ impl Engine {
                 biased;
                 () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
                 () = self.bell.notified() => {}
-                // Before the end of a run, after which the next one begins: that one comes late
-                // enough.
+                // Before the ends of runs: the run that begins after such an end then begins late enough to
+                // cover the restart.
                 Ok(()) = self.restarts.changed() => self.cache_was_restarted(),
-                // Before requests: however many of those come, only so many runs can end.
+                // Before requests: many requests may come, but the number of runs that can end is bounded.
                 Some(ended) = self.runs.join_next(), if !self.runs.is_empty() => self.ended(ended),
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = self.clock.sleep(nap) => {}
@@ -167,7 +166,7 @@ impl Engine {
         }
     }
 
-    /// The runs of jobs that the worker had not so far, or otherwise.
+    /// Starts the runs of new or changed jobs that say `on_start`.
     fn start(&mut self, jobs: Vec<JobName>) {
         let now = self.clock.now();
         for name in jobs {
@@ -204,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// One due time of a job: run, queue or skip.
+    /// Handles one due time of a job: run, queue or skip.
     fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
         let Some(state) = self.jobs.get(job) else { return };
         let skip = state.skips_tick();
@@ -216,7 +215,7 @@ impl Engine {
         }
     }
 
-    /// Takes a run on: it starts now or waits for the one under way.
+    /// Accepts a run: it starts now or waits for the one under way.
     fn take(
         &mut self,
         job: &JobName,
@@ -228,7 +227,7 @@ impl Engine {
         Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
     }
 
-    /// The specification of a run at this moment.
+    /// The specification of a run that is requested at this moment.
     fn spec(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
         let handover = Arc::clone(&self.handover);
         RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
@@ -244,7 +243,7 @@ impl Engine {
         ticket
     }
 
-    /// Starts the job's next run, where it has one and none is under way.
+    /// Starts the job's next run, if one waits and none is under way.
     fn start_next(&mut self, job: &JobName) {
         let Some(state) = self.jobs.get_mut(job) else { return };
         if state.running.is_some() {
@@ -262,7 +261,7 @@ impl Engine {
         self.runs.spawn(run_to_a_record(Arc::clone(&self.runner), spec, self.stops.clone()));
     }
 
-    /// Starts the runs for what changed and is due.
+    /// Starts the runs for pending tenants that are due.
     fn start_changes(&mut self) {
         if self.phase == Phase::Draining {
             return;
@@ -278,8 +277,8 @@ impl Engine {
         }
     }
 
-    /// A run for the tenants that are due for that cause, beside the job's other runs: a fence that moved
-    /// keeps what these read before from having the last word.
+    /// Starts a run for the tenants that are due for that cause, beside the job's other runs. If such a run
+    /// has read the data before the change, the moved fence keeps its values from having the last word.
     fn start_beside(&mut self, job: &JobName, cause: Cause, now: Duration) {
         let started = Started { at: self.clock.now(), monotonic: now };
         let Some(state) = self.jobs.get_mut(job) else { return };
@@ -297,7 +296,7 @@ impl Engine {
         }
     }
 
-    /// One run for everybody whose data may have changed: in its turn, as others.
+    /// Queues one run for all tenants, whose data may have changed; it takes its turn like any other run.
     fn start_everything(&mut self, name: &JobName, now: Duration) {
         let Some(state) = self.jobs.get_mut(name) else { return };
         if state.everything_at().is_none_or(|due_at| due_at > now) {
@@ -314,7 +313,7 @@ impl Engine {
     }
 
     fn ended(&mut self, ended: Result<RunResult, tokio::task::JoinError>) {
-        // A run's task neither panics (see `run_to_a_record`) nor is it aborted.
+        // A run's task does not panic (see `run_to_a_record`), and nothing aborts it.
         let Ok(RunResult { record, failed }) = ended else { return };
         self.note_unverified();
         let record = Arc::new(record);
@@ -335,12 +334,12 @@ impl Engine {
         }
         self.changed |= kept || taken.is_for_all();
         self.start_next(job);
-        // Who waits for the run finds it in the status as well.
+        // A caller that waits for the run then finds it in the status as well.
         self.publish();
         taken.done.send_replace(Some(record));
     }
 
-    /// Takes out a run under way.
+    /// Takes a run that was under way out of the state.
     fn take_running(&mut self, record: &RunRecord) -> Option<QueuedRun> {
         let is_it = |taken: &mut QueuedRun| taken.spec.id == record.id;
         if let Some(state) = self.jobs.get_mut(&record.job) {
@@ -352,7 +351,7 @@ impl Engine {
         leaving
     }
 
-    /// Takes over the tenants that runs left unverified, whether these have ended or go on.
+    /// Adds the tenants that runs left unverified, whether the runs have ended or go on.
     fn note_unverified(&mut self) {
         let now = self.clock.monotonic();
         for ((job, run), unverified) in self.handover.take() {
@@ -363,7 +362,7 @@ impl Engine {
         }
     }
 
-    /// What a run failed to do is to be done again.
+    /// Settles what a run took from the pending set; what failed goes back into the set.
     fn note_claim(&mut self, claim: Claim, record: &RunRecord, failed: &Failed) {
         let now = self.clock.monotonic();
         let Some(state) = self.jobs.get_mut(&record.job) else { return };
@@ -375,8 +374,8 @@ impl Engine {
         event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
-    /// Tells of a run that ended; answers whether its record is kept. Runs for some changes that are
-    /// `ok` are too many for that: they are only counted.
+    /// Reports a run that ended; answers whether its record is kept. Runs for some changed tenants that end
+    /// `ok` are too many to keep: they are only counted.
     fn keep(&self, record: &Arc<RunRecord>, taken: &QueuedRun) -> bool {
         let all_tenants = taken.is_for_all();
         let kept = !taken.is_change_run() || record.outcome != Outcome::Ok;
@@ -392,7 +391,7 @@ impl Engine {
             Command::Request { request, trigger, reply } => {
                 let answer = self.request(request, trigger);
                 self.publish();
-                // Whoever asked may have gone; the runs are on their way all the same.
+                // The caller may have gone; its runs go on all the same.
                 drop(reply.send(answer));
             }
             Command::Changed(changed) => self.note_changes(changed),
@@ -405,7 +404,7 @@ impl Engine {
         }
     }
 
-    /// Takes note of what is to be warmed again; the loop starts it.
+    /// Adds changes to the pending sets; the loop starts the runs.
     fn note_changes(&mut self, changed: Changed) {
         if self.phase == Phase::Draining {
             return;
@@ -427,7 +426,7 @@ impl Engine {
         }
     }
 
-    /// The cache server may have lost anything: every job runs for everybody, in its turn.
+    /// The cache server may have lost anything: every job runs for all tenants, in its turn.
     fn cache_was_restarted(&mut self) {
         if self.phase == Phase::Draining {
             return;
@@ -438,7 +437,7 @@ impl Engine {
         }
     }
 
-    /// Takes on all runs of a request, or none.
+    /// Accepts all runs of a request, or none.
     fn request(
         &mut self,
         request: RunRequest,
@@ -469,7 +468,7 @@ impl Engine {
         Ok(tickets.collect())
     }
 
-    /// A run that waits and will do the same: it has not read anything yet.
+    /// A waiting run that will do the same: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
         queue.iter().find(|taken| taken.spec.tenants.as_deref() == tenants).map(QueuedRun::ticket)
@@ -503,7 +502,7 @@ impl Engine {
         }
     }
 
-    /// No new runs. Those that wait end as cancelled; those in flight were told by the same token.
+    /// Starts no new runs. Waiting runs end as cancelled; the same token has told the runs in flight.
     fn drain(&mut self) {
         self.phase = Phase::Draining;
         self.changed = true;
@@ -513,7 +512,7 @@ impl Engine {
         self.cancel(waiting, "the worker stopped before the run began");
     }
 
-    /// These are the jobs from now on.
+    /// Replaces the jobs.
     fn replace(&mut self, jobs: Jobs) {
         if self.phase == Phase::Draining {
             return;
@@ -531,7 +530,7 @@ impl Engine {
                 }
                 None => {
                     changed.push(name.clone());
-                    // Its file may have been gone for so short a time that its runs still go on.
+                    // The job's file may have been gone so briefly that runs of the job still go on.
                     let (beside, mut regular): (Vec<_>, Vec<_>) =
                         self.take_leaving(&name).partition(QueuedRun::is_change_run);
                     JobState { running: regular.pop(), beside, ..JobState::new(job, now) }
@@ -554,7 +553,7 @@ impl Engine {
         self.changed = true;
     }
 
-    /// The runs under way of a job that was gone.
+    /// Takes out the runs under way of a job that was gone and is back.
     fn take_leaving(&mut self, job: &JobName) -> impl Iterator<Item = QueuedRun> {
         let is_of = |taken: &mut QueuedRun| taken.spec.job.name == *job;
         let of_job: Vec<QueuedRun> = self.leaving.extract_if(.., is_of).collect();
@@ -562,13 +561,13 @@ impl Engine {
         of_job.into_iter()
     }
 
-    /// The series of a job stand until its last run has ended.
+    /// A job's series exist until its last run has ended.
     fn register_jobs(&self) {
         let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
         self.metrics.register_jobs(self.jobs.keys().chain(leaving));
     }
 
-    /// Runs that waited do not begin any more.
+    /// Cancels waiting runs.
     fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
         let now = self.clock.now();
         for taken in waiting {
@@ -581,7 +580,7 @@ impl Engine {
         }
     }
 
-    /// How long nothing is due that the loop has to see to by itself.
+    /// How long the loop may sleep before it has to act by itself.
     fn nap(&self) -> Duration {
         let now = self.clock.monotonic();
         let due = self.jobs.values().filter_map(JobState::next_change_at).min();
@@ -626,7 +625,7 @@ impl Engine {
     }
 }
 
-/// A run whose task always ends with a record, even if preheat itself is at fault.
+/// Does a run. Its task always ends with a record, even if preheat itself is at fault.
 async fn run_to_a_record(runner: Arc<Runner>, spec: RunSpec, stops: Stops) -> RunResult {
     let started_at = runner.clock.now();
     let run = AssertUnwindSafe(Arc::clone(&runner).run(spec.clone(), stops)).catch_unwind();

@@ -1,4 +1,4 @@
-//! What the engine is doing, for those who look: jobs, runs, progress, health, readiness.
+//! What the engine is doing, for its observers: jobs, runs, progress, health, readiness.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 pub use crate::engine::run::progress::{Progress, ProgressNow};
 
-/// How far a worker is that has not begun to work: which servers it waits for.
+/// The progress of a worker that has not begun to work: which servers it waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Starting {
-    /// The servers that it needs, in the order in which they are shown.
+    /// The servers that it needs, in display order.
     pub servers: Vec<NeededServer>,
 }
 
@@ -24,11 +24,11 @@ pub struct NeededServer {
     pub role: &'static str,
     /// Where it is, without user and password.
     pub address: String,
-    /// Whether it is there.
+    /// Whether it can be reached.
     pub state: ServerState,
 }
 
-/// Whether a server is there.
+/// Whether a server can be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ServerState {
     /// The first try is under way.
@@ -39,12 +39,12 @@ pub enum ServerState {
         /// Why it failed.
         message: String,
     },
-    /// It is there.
+    /// The worker has reached it.
     Connected,
 }
 
 impl Starting {
-    /// The servers that were away when they were last tried.
+    /// The servers that could not be reached at the last try.
     pub fn away(&self) -> impl Iterator<Item = (&NeededServer, &str)> {
         self.servers.iter().filter_map(|server| match &server.state {
             ServerState::Away { message } => Some((server, message.as_str())),
@@ -53,38 +53,38 @@ impl Starting {
     }
 }
 
-/// Everything at one moment. A new one is published after each change.
+/// The whole status at one moment. The engine publishes a new one after each change.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// When the worker started.
     pub started_at: DateTime<Utc>,
-    /// Whether it still takes on runs.
+    /// Whether the worker still accepts runs.
     pub phase: Phase,
     /// The jobs, by name.
     pub jobs: BTreeMap<JobName, JobStatus>,
-    /// Runs under way of jobs that are gone.
+    /// Runs under way of jobs that no longer exist.
     pub leaving: Vec<ActiveRun>,
-    /// The jobs whose files are rejected, since the database refuses their queries.
+    /// The jobs whose files are rejected, because the database refuses their queries.
     pub rejections: Rejections,
 }
 
 /// Rejected job files, by their job.
 pub type Rejections = BTreeMap<JobName, Rejection>;
 
-/// A job's file is not in use as it is, since the database refuses its query.
+/// A job's file is not used as it is, because the database refuses its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// What is wrong; at least one.
     pub problems: Vec<RejectedFor>,
-    /// Whether an older version of the file, whose query works, is in use meanwhile. Otherwise the
-    /// job is held: nothing runs it.
+    /// Whether an older version of the file, with a query that works, is used meanwhile. If not, the job is
+    /// held and never runs.
     pub older_in_use: bool,
 }
 
 /// A reason why a file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedFor {
-    /// Where it was found: a job file, or the setting of the tenant query.
+    /// Where the problem was found: a job file, or the setting of the tenant query.
     pub file: String,
     /// In which line, from 1.
     pub line: Option<usize>,
@@ -94,12 +94,12 @@ pub struct RejectedFor {
     pub hint: Option<String>,
 }
 
-/// Whether the worker still takes on runs.
+/// Whether the worker still accepts runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// It does.
     Running,
-    /// It was told to stop and finishes what is in flight.
+    /// The worker was told to stop; it finishes the runs in flight.
     Draining,
 }
 
@@ -114,9 +114,9 @@ pub struct JobStatus {
     pub running: Option<ActiveRun>,
     /// Runs that wait for it, in order.
     pub queued: Vec<ActiveRun>,
-    /// The run that ended last, but for runs for a change that ended `ok`: there are many.
+    /// The run that ended last. Runs for changes that ended `ok` do not count: there are too many.
     pub last_run: Option<Arc<RunRecord>>,
-    /// When the last run that was `ok` ended.
+    /// When the last `ok` run ended.
     pub last_success_at: Option<DateTime<Utc>>,
 }
 
@@ -127,7 +127,7 @@ pub struct ActiveRun {
     pub id: RunId,
     /// Its job.
     pub job: JobName,
-    /// Why it is there.
+    /// Why it starts.
     pub trigger: Trigger,
     /// When it was due or asked for.
     pub due_at: DateTime<Utc>,
@@ -137,33 +137,33 @@ pub struct ActiveRun {
     pub progress: Arc<Progress>,
 }
 
-/// Whether the process works, from what happened: the scheduler ticked, the loop ran.
+/// Whether the process works: whether the scheduler ticks and the loop runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// How long ago the scheduler rang last.
     pub scheduler: Beat,
-    /// How long ago the engine's loop went round last.
+    /// How long ago the engine's loop last went round.
     pub engine: Beat,
 }
 
-/// A sign of life that comes again and again.
+/// A repeated sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// How long ago it came last.
     pub silent_for: Duration,
-    /// How long it may stay away.
+    /// How long it may be silent.
     pub limit: Duration,
 }
 
 impl Beat {
-    /// Whether it came recently enough.
+    /// Whether the last one is recent enough.
     pub fn is_alive(self) -> bool {
         self.silent_for <= self.limit
     }
 }
 
 impl Health {
-    /// Whether everything lives.
+    /// Whether both the scheduler and the loop are alive.
     pub fn is_alive(self) -> bool {
         self.scheduler.is_alive() && self.engine.is_alive()
     }
@@ -172,23 +172,23 @@ impl Health {
 /// Whether the application may send traffic that needs a warm cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Every required job succeeded once.
+    /// Every required job has succeeded once.
     Ready,
-    /// No job that runs is required, so that nothing was waited for.
+    /// No enabled job is required, so there was nothing to wait for.
     Unasked,
     /// These required jobs have not succeeded yet.
     Waiting {
         /// Their names.
         jobs: Vec<JobName>,
     },
-    /// The same, but `ready_within` has passed: ready all the same, since a cold cache is slow and
-    /// no worker at all is worse.
+    /// Required jobs have not succeeded, but `ready_within` has passed. The worker is ready all the same,
+    /// since a cold cache is slow and no worker at all is worse.
     GaveUp {
         /// Their names.
         jobs: Vec<JobName>,
     },
-    /// These jobs are held, as their files are rejected and no older version is in use. However long
-    /// that lasts, it is not ready: nothing ever warms their keys.
+    /// These jobs are held: their files are rejected, and no older version is in use. The worker is not ready
+    /// for as long as that lasts, since nothing warms their keys.
     Rejected {
         /// Their names.
         held: Vec<JobName>,

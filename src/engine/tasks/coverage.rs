@@ -1,5 +1,5 @@
-//! How much of what the active tenants should have is in the cache: some of their keys are looked for, every
-//! thirty seconds and after each run for all tenants, whatever the runs say they wrote.
+//! How many of the keys that the active tenants should have are in the cache. Every thirty seconds, and after
+//! each run for all tenants, the task looks for a sample of the keys, whatever the runs report as written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,18 @@ use crate::observe::event;
 
 /// How often it looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// However many runs end, it rests so long between two looks.
+/// The shortest pause between two looks, however many runs end.
 const REST: Duration = Duration::from_secs(1);
 
-/// Static keys of a job in one look, and as many data keys: one command asks for all of them.
+/// How many static keys of a job one look asks for, and how many data keys: one command asks for all of them.
 const MOST_KEYS: usize = 200;
 /// Tenants of a job whose static keys are looked for.
 const MOST_TENANTS: usize = 100;
 /// Tenants of a job whose manifests are read for data keys.
 const MOST_MANIFESTS: usize = 20;
 
-/// The commands of a look at a job with so many tenants: an `EXISTS`, and a `ZRANGE` a manifest.
+/// How many commands a look at a job with this many tenants needs: an `EXISTS`, and a `ZRANGE` for each
+/// manifest.
 pub(crate) fn commands(job: &Job, tenants: u64) -> u64 {
     let manifests = if job.has_manifests() { tenants.min(MOST_MANIFESTS as u64) } else { 0 };
     1 + manifests
@@ -52,7 +53,7 @@ impl Runner {
         }
     }
 
-    /// Of a cache that is away nothing is told: what was found last stands.
+    /// While the cache is unreachable, the figures of the last look stay.
     async fn look_at_coverage(&self) {
         let Some(list) = self.list.last() else { return };
         for job in self.jobs.get().values() {
@@ -61,7 +62,7 @@ impl Runner {
                 let Ok(looked) = self.coverage_of(job, &list).await else { continue };
                 found = looked;
             }
-            // The job may be gone, or another, by now.
+            // By now the job may have been removed or changed.
             if self.jobs.get().get(&job.name).is_some_and(|still| still == job) {
                 let Found { there, expected } = found;
                 event::CoverageMeasured { job: &job.name, there, expected }.emit(&self.metrics);
@@ -89,7 +90,7 @@ impl Runner {
     fn static_keys_of(&self, job: &Job, tenant: Option<Tenant<'_>>) -> Vec<String> {
         let now = self.clock.now();
         let dates = match &job.dates {
-            // A tenant without a time zone has no keys, and fails.
+            // A tenant without a time zone fails in runs and has no keys.
             Some(dates) => match date::today(dates, tenant, now) {
                 Ok(today) => today..=date::last(today, dates.days),
                 Err(_no_zone) => return Vec::new(),
@@ -99,8 +100,8 @@ impl Runner {
         static_keys(job, tenant, &dates)
     }
 
-    /// The data keys that some manifests name. A manifest names keys that have vanished as well, for a
-    /// while; those that its last naming left out are older than the others.
+    /// The data keys that some manifests name. For a while a manifest also names keys that have vanished;
+    /// these were not renewed by the last run, so they are older than the others.
     async fn data_keys(&self, job: &Job, list: &Tenants) -> Result<Vec<String>, CacheError> {
         if !job.has_manifests() {
             return Ok(Vec::new());
@@ -117,7 +118,7 @@ impl Runner {
         Ok(named.into_iter().flat_map(|named| last_named(named).take(each)).collect())
     }
 
-    /// So many tenants at most, from all parts of a list, others each time.
+    /// At most this many tenants, spread over the whole list, and other ones each time.
     fn some<'l>(
         &self,
         list: &'l Tenants,
@@ -136,14 +137,14 @@ impl Runner {
     }
 }
 
-/// What was looked for and found.
+/// How many keys were looked for, and how many exist.
 #[derive(Clone, Copy, Default)]
 struct Found {
     there: u64,
     expected: u64,
 }
 
-/// The keys that were named when their manifest was last added to.
+/// The keys that were added or renewed together with the newest of their manifest.
 fn last_named(named: Vec<Named>) -> impl Iterator<Item = String> {
     let last = named.iter().map(|named| named.named_at).max();
     named.into_iter().filter(move |named| Some(named.named_at) == last).map(|named| named.key)

@@ -1,10 +1,9 @@
-//! The change feed: what changes in the database is warmed again at once.
+//! The change feed: when data changes in the database, preheat warms its keys again at once.
 //!
-//! A change that is heard of first moves the fences of whose data it is, so that nobody who read
-//! before it has the last word. Then the shared keys that it took from a tenant are removed, and then
-//! the engine warms the tenants again. While nobody listened anything may
-//! have changed: each time that the feed is connected, all fences are moved, and every job with
-//! tables runs once.
+//! For each change, the fences of the affected tenants move first, so that no run that read before the change
+//! has the last word. Then the shared keys that the change took from a tenant are removed, and then the
+//! engine warms the tenants again. While the feed is disconnected, any data may change unnoticed: each time
+//! the feed connects, all fences move, and every job with tables runs once.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -28,20 +27,21 @@ use crate::engine::run::retry::{Refusal, Remedy};
 use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
 
-/// Changes that come so soon after the first are handled together with it: those of one transaction,
-/// and of those that commit at the same time.
+/// Changes that arrive this soon after the first one are handled together with it: those of one transaction,
+/// and of transactions that commit at the same time.
 const COALESCE: Duration = Duration::from_millis(5);
-/// Tenants whose changes wait together, for one job or for their fences; more are all tenants.
+/// How many tenants' changes are collected for one job or for its fences; with more of them, all tenants
+/// count as changed.
 const MAX_GATHERED: usize = 10_000;
-/// Shared keys that wait together to be removed; more are left to their TTL.
+/// How many shared keys are collected for removal; further ones live until their TTL.
 const MAX_GONE: usize = 10_000;
-/// Fences that are moved with one pipeline, or keys that are removed with one.
+/// How many fences one pipeline moves, and how many keys one removes.
 const AT_ONCE: usize = 1_000;
-/// No wait before another try is longer: a change may be waiting for it.
+/// The longest wait before another try: a change may be waiting for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long the first try may take.
 const BEGIN: Duration = Duration::from_secs(5);
-/// Triggers that no job has and that are told of.
+/// How many unknown triggers, which belong to no job, are reported.
 const MAX_UNKNOWN: usize = 100;
 
 /// Listens for changes and hands them to the engine.
@@ -59,13 +59,13 @@ enum Beginning {
     Nothing,
     /// It is connected.
     Connected(Box<dyn Feed>),
-    /// All fences are moved as well, at that monotonic moment.
+    /// All fences were moved as well, at that monotonic moment.
     FencesMoved(Box<dyn Feed>, Duration),
 }
 
 impl Feeder {
-    /// A feeder for the jobs of `runner`; `tenant_column` is what the tenant's id is called in a
-    /// table that says nothing.
+    /// A feeder for the jobs of `runner`. `tenant_column` is the name of the column with the tenant's id, for
+    /// tables whose job names none.
     pub fn new(
         source: Arc<dyn FeedSource>,
         handle: Handle,
@@ -75,8 +75,8 @@ impl Feeder {
         Self { source, handle, runner, tenant_column }
     }
 
-    /// Connects, if that works at the first try. Runs that begin later have read all that nobody
-    /// listened for, and need not be repeated.
+    /// Connects, if the first try succeeds. Runs that begin later then need no repetition: they read every
+    /// change that the feed has missed.
     pub async fn begin(&self) -> Begun {
         let first_try = async {
             let Ok(feed) = self.source.connect().await else { return Beginning::Nothing };
@@ -92,7 +92,7 @@ impl Feeder {
         })
     }
 
-    /// Listens until it is told to stop.
+    /// Listens until the worker stops.
     pub async fn run(self, begun: Begun, stop: CancellationToken) {
         tokio::select! {
             biased;
@@ -115,14 +115,14 @@ impl Feeder {
             let error = self.listen(feed, moved_at, &mut watched).await;
             event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
             is_told = true;
-            // One that breaks as soon as it is made is not made again and again without a pause.
+            // A connection that breaks soon after it was made is not made again without a pause.
             if self.runner.clock.monotonic().saturating_sub(connected_at) > LONGEST_WAIT {
                 tries = 0;
             }
         }
     }
 
-    /// Connects, at once where nothing was tried just now; that the feed is away is told once.
+    /// Connects, without a pause if no try has failed just now. A feed that is away is reported once.
     async fn connect(&self, tries: &mut u32, mut is_told: bool) -> Box<dyn Feed> {
         loop {
             if let Some(retry) = tries.checked_sub(1) {
@@ -140,8 +140,8 @@ impl Feeder {
         }
     }
 
-    /// Takes changes from the feed until it breaks, and hands them on meanwhile. What it has not
-    /// handed on by then is part of everything, which follows when the feed is back.
+    /// Takes changes from the feed until it breaks, and hands them on meanwhile. Changes that are not handed
+    /// on by then are covered by the resync that follows the next connection.
     async fn listen(
         &self,
         mut feed: Box<dyn Feed>,
@@ -187,14 +187,15 @@ impl Feeder {
             gathered.add(source, tenants);
             return;
         }
-        // From a trigger that is not, or not any more, what a job has. Moving a fence harms nobody.
+        // The trigger matches no present job. Moving one fence too many does no harm.
         if watched.is_news(&id) {
             event::ChangeUnknown { source: id.as_str() }.emit(&self.runner.metrics);
         }
         gathered.move_fences_of(tenants.into_iter().flatten().map(TenantId::new));
     }
 
-    /// What follows a time in which nobody listened.
+    /// Reports that any data may have changed while the feed was not connected; moves all fences first,
+    /// unless that was done at `moved_at`.
     async fn hand_on_everything(&self, moved_at: Option<Duration>) {
         let moved_at = if let Some(at) = moved_at {
             at
@@ -212,7 +213,7 @@ impl Feeder {
         self.handle.changed(Changed::Jobs { jobs, heard_at }).await;
     }
 
-    /// Moves fences, however long the servers are away.
+    /// Moves fences; it tries again for as long as the servers are away.
     async fn move_fences(&self, fences: &Fences) {
         let mut tries = 0;
         while let Err(refusal) = self.try_to_move(fences).await {
@@ -224,8 +225,9 @@ impl Feeder {
         }
     }
 
-    /// Removes shared keys that are gone, however long the cache is away. What it refuses to remove is left
-    /// to its TTL: it would refuse the next time too, and the changes would wait for ever.
+    /// Removes shared keys; it tries again for as long as the cache is away. If the cache refuses to remove a
+    /// key, the key lives until its TTL: another try would be refused too, and would hold up the changes for
+    /// ever.
     async fn remove(&self, mut keys: Vec<String>) {
         let mut tries = 0;
         while let Err(refusal) = self.try_to_remove(&mut keys).await {
@@ -246,7 +248,8 @@ impl Feeder {
         }
     }
 
-    /// Leaves those in `keys` that could not be removed; answers why the last one could not.
+    /// Removes keys, and leaves in `keys` those that could not be removed; answers why the last of them could
+    /// not.
     async fn try_to_remove(&self, keys: &mut Vec<String>) -> Result<(), Refusal> {
         let (mut left, mut refusal) = (Vec::new(), Ok(()));
         for some in keys.chunks(AT_ONCE) {
@@ -308,7 +311,7 @@ async fn whole(future: &mut Option<BoxFuture<'_, ()>>) {
 #[derive(Default)]
 struct WatchedNow {
     tables: WatchedTables,
-    /// What was told of that no job has.
+    /// The triggers without a job that were reported already.
     unknown: HashSet<ChangeSourceId>,
 }
 
@@ -329,7 +332,7 @@ impl WatchedNow {
 /// Changes that are handed on together.
 #[derive(Debug, Default)]
 struct Gathered {
-    /// When the first of them was heard of.
+    /// When the feed reported the first of them.
     heard_at: Duration,
     fences: Fences,
     /// Shared keys to remove.
@@ -340,7 +343,7 @@ struct Gathered {
 /// Which fences to move.
 #[derive(Debug, PartialEq, Eq)]
 enum Fences {
-    /// The fleet's and those of all active tenants.
+    /// The fleet's fence and those of all active tenants.
     All,
     Some {
         fleet: bool,
@@ -360,7 +363,7 @@ impl Gathered {
         jobs.is_empty() && gone.is_empty() && *fences == Fences::default()
     }
 
-    /// Shared keys that are gone from a tenant.
+    /// Adds shared keys that are gone from a tenant.
     fn remove(&mut self, gone: Vec<String>) {
         for key in gone {
             if self.gone.len() >= MAX_GONE {
@@ -370,7 +373,7 @@ impl Gathered {
         }
     }
 
-    /// A change of one of the tables that jobs watch.
+    /// Adds a change of one of the tables that jobs watch.
     fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>) {
         if tenants.as_ref().is_some_and(Vec::is_empty) {
             return;

@@ -1,4 +1,4 @@
-//! What goes on beside the runs, each as a task of its own until the worker stops.
+//! The work beside the runs, each as a task of its own until the worker stops.
 
 pub mod coverage;
 pub mod feed;

@@ -1,4 +1,5 @@
-//! Notices that the cache was replaced or emptied, also between runs: the scheduler then runs every job once.
+//! Notices, also between runs, that the cache was replaced or emptied; the scheduler then runs every job
+//! once.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use crate::engine::run::{Runner, Stops};
 use crate::observe::event::Server;
 
 impl Runner {
-    /// Looks at the cache every [`LOOK_EVERY`], and as soon as it is back, until the worker stops.
+    /// Looks at the cache every [`LOOK_EVERY`], and as soon as it can be reached again, until the worker
+    /// stops.
     pub async fn watch_cache(self: Arc<Self>, stops: Stops) {
         let for_ever = async {
             loop {

@@ -1,8 +1,8 @@
-//! Removing all keys of tenants that left, beside the runs: a task of its own, which every tenant list that
-//! was taken wakes.
+//! Removes all keys of departed tenants, beside the runs. This task wakes for every tenant list that the
+//! registry takes.
 //!
-//! A tenant is swept again with later lists until no run can be under way that still has an older list; then
-//! it is removed from the registry.
+//! A departed tenant is swept again with later lists, until no run that still has an older list can be under
+//! way; then it is removed from the registry.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::engine::registry::{Departed, Due, grace};
 use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
 
-/// Tenants whose keys are in memory at once. A list with new tenants waits for so many at most.
+/// How many tenants' keys are in memory at once. A list with new tenants waits for one such slice at most.
 const SLICE: usize = 200;
 
 impl Runner {
@@ -39,8 +39,8 @@ impl Runner {
         }
     }
 
-    /// Sweeps the tenants that left, except those that were swept a short while ago. What is cut off, or
-    /// refused, the next sweep does.
+    /// Sweeps the departed tenants, except those that were swept a short while ago. The next sweep does what
+    /// this one does not finish or the cache refuses.
     pub async fn sweep(&self) {
         let departures = &self.registry.departures;
         let began = self.clock.monotonic();
@@ -65,7 +65,7 @@ impl Runner {
         }
     }
 
-    /// Sweeps some tenants. A manifest that holds another type holds back its own tenant and no others.
+    /// Sweeps some tenants. If the key of a manifest holds another type, only its own tenant is held back.
     async fn sweep_or_part(
         &self,
         ids: &[String],
@@ -86,8 +86,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Sweeps those of some tenants that have not come back, and removes from the registry those that no
-    /// run can write for any more.
+    /// Sweeps those of the given tenants that have not come back. Removes tenants from the registry once no
+    /// run can write their keys any more.
     async fn sweep_some(
         &self,
         ids: &[String],
@@ -118,11 +118,11 @@ impl Runner {
     }
 }
 
-/// One sweep, at a moment.
+/// One sweep, at one moment.
 struct Sweep<'a> {
     runner: &'a Runner,
     jobs: &'a Jobs,
-    /// The tenants that are active, which keep what is theirs.
+    /// The active tenants, whose keys stay.
     active: &'a Tenants,
     now: DateTime<Utc>,
 }
@@ -130,7 +130,7 @@ struct Sweep<'a> {
 /// What a sweep did.
 #[derive(Debug, Default)]
 struct Swept {
-    /// How many keys of each job were there and are not any more.
+    /// How many existing keys of each job were removed.
     removed: BTreeMap<JobName, u64>,
     /// The first removal that was refused.
     refused: Option<CacheError>,
@@ -143,10 +143,10 @@ struct Owned<'j> {
 }
 
 impl<'a> Sweep<'a> {
-    /// Removes all keys of some tenants; says whether all are gone.
+    /// Removes all keys of some tenants; says whether all of them are gone.
     ///
-    /// Their fences move first, so that a batch with an older list that is in flight notices; what
-    /// such a batch writes all the same the next sweep finds.
+    /// Their fences move first, so that a batch in flight with an older list notices. If such a batch writes
+    /// all the same, the next sweep removes its keys.
     async fn remove_keys_of(
         &self,
         gone: &[Departed],
@@ -171,7 +171,7 @@ impl<'a> Sweep<'a> {
         self.jobs.values().map(AsRef::as_ref).filter(|job| job.scope == Scope::Tenants)
     }
 
-    /// The keys that are known without asking, but those that are another tenant's.
+    /// The tenants' static keys, except those that belong to another tenant.
     fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let of_tenant = |tenant: Tenant<'_>| {
@@ -182,9 +182,9 @@ impl<'a> Sweep<'a> {
         tenants.iter().flat_map(of_tenant).collect()
     }
 
-    /// The keys that the job's manifests name; those end by themselves, and until then the next sweep
-    /// needs them. Every job is asked for, as one that has no data column now may have had one.
-    /// What is another tenant's stays.
+    /// The keys that the job's manifests name. The manifests stay: they expire by themselves, and until then
+    /// the next sweep needs them. Every job is asked for, since a job without data keys may have had some
+    /// before. Keys that belong to another tenant stay.
     async fn listed(
         &self,
         job: &'a Job,
@@ -201,8 +201,8 @@ impl<'a> Sweep<'a> {
         Ok(keys.map(|key| Owned { job, key }).collect())
     }
 
-    /// The keys among these that an active tenant has as well: static keys without a tenant's id, where
-    /// what was one tenant's is another's now (a web address).
+    /// Which of these keys an active tenant has as well: static keys without a tenant's id, whose column
+    /// value (such as a web address) has passed from one tenant to another.
     fn static_keys_of_active(&self, job: &Job, owned: &[Owned<'_>]) -> HashSet<String> {
         let is_anonymous = |key: &Key| key.template.is_static() && !key.template.has_tenant();
         if owned.is_empty() || !job.keys.iter().any(is_anonymous) {

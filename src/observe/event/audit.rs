@@ -14,7 +14,7 @@ event! {
     log log_audit(audit);
 }
 
-/// Where no key was compared, the share stays as it was.
+/// If no key was compared, the share stays as it was.
 fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     let JobAudit { job, counts, .. } = audit;
     metrics.last_audit.of(job).set(unix_seconds(at));
@@ -27,7 +27,7 @@ fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     }
 }
 
-/// A finding is named by its key alone: values are data.
+/// Names a finding by its key alone, since values are private data.
 fn log_audit(audit: &JobAudit) {
     let JobAudit { job, tenants, counts, .. } = audit;
     let (expected, findings) = (counts.expected(), counts.findings());
@@ -52,7 +52,7 @@ fn log_audit(audit: &JobAudit) {
 }
 
 event! {
-    /// The verifier could not compare anything. Its last measurements stay, and grow old.
+    /// The verifier could not compare anything. Its last measurements stay and become outdated.
     AuditFailed<'a> { message: &'a str }
     log warn!("could not compare the cache with the database: {message}");
 }

@@ -25,10 +25,10 @@ event! {
     SeveralCaches;
     metrics |metrics| metrics.several_caches.set(1);
     log error!(
-        "several servers answer behind the cache's address: what one is told, another does not know, \
-         so that keys are missing or old for some readers; hint: preheat needs one server, so \
-         `cache.url` must name it and no load balancer or proxy that shares out commands or \
-         connections; until one answers alone, another one's answer starts no run"
+        "several servers answer behind the cache's address: each has only a part of the writes, so \
+         that keys are missing or old for some readers; hint: preheat needs one server, so \
+         `cache.url` must name it, and not a load balancer or proxy that distributes commands or \
+         connections; until one server answers alone, the change from one to another starts no run"
     );
 }
 
@@ -67,7 +67,7 @@ event! {
         used_memory,
         maxmemory,
         "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
-         {maxmemory} bytes are in use; what was evicted is missing until its job runs again; \
+         {maxmemory} bytes are in use; an evicted key is missing until its job runs again; \
          hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
     );
 }

@@ -8,14 +8,14 @@ use super::{counted, millis};
 use crate::domain::job::JobName;
 
 event! {
-    /// The worker hears of the database's changes from now on.
+    /// The change feed is connected: from now on the worker receives the database's changes.
     FeedConnected;
     metrics |metrics| metrics.set_feed_listens(true);
     log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
-    /// The worker does not hear of the database's changes; emitted once an outage.
+    /// The change feed is disconnected, and the worker receives no changes; emitted once an outage.
     FeedLost<'a> { message: &'a str }
     metrics |metrics| metrics.set_feed_listens(false);
     log warn!(
@@ -24,10 +24,10 @@ event! {
 }
 
 event! {
-    /// There is no change feed, or none any more; emitted once a reason.
+    /// There is no change feed, or no longer; emitted once a reason.
     FeedOff<'a> {
         reason: &'a str,
-        /// Whether the settings ask for one.
+        /// Whether the settings require one.
         is_fault: bool,
     }
     metrics |metrics| metrics.set_feed_listens(false);
@@ -42,16 +42,16 @@ event! {
 }
 
 event! {
-    /// The change feed does not hear of all changes; emitted once for the same tables.
+    /// The change feed does not receive all changes; emitted once for the same tables.
     FeedLacks<'a> {
-        /// The changes that it does not hear of.
+        /// The changes that it does not receive.
         what: &'a str,
     }
     log warn!("the change feed does not hear of {what}; hint: run `preheat changes install`");
 }
 
 event! {
-    /// The feed may have missed changes of some tables, so that their jobs run once.
+    /// The feed may have missed changes of some tables; their jobs run once.
     ChangesMissed<'a> { tables: &'a str }
     log info!(
         "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
@@ -60,8 +60,8 @@ event! {
 }
 
 event! {
-    /// A trigger could not tell the tenants of changed rows, so that all tenants are warmed; emitted
-    /// once a table and reason.
+    /// A trigger could not find the tenants of changed rows, so all tenants are warmed; emitted once a table
+    /// and reason.
     TriggerBlind<'a> {
         table: &'a str,
         /// The SQLSTATE of the trigger's error.

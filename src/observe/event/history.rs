@@ -10,7 +10,7 @@ event! {
         message: &'a str,
         /// Records that wait to be written.
         buffered: usize,
-        /// Records that were given up with this failure.
+        /// Records that were dropped with this failure.
         dropped: u64,
     }
     metrics |metrics| metrics.history_dropped.inc_by(dropped);
@@ -23,7 +23,7 @@ event! {
 }
 
 event! {
-    /// Further records were given up in the same outage.
+    /// Further records were dropped in the same outage.
     HistoryDropped { dropped: u64 }
     metrics |metrics| metrics.history_dropped.inc_by(dropped);
     log {
@@ -33,7 +33,7 @@ event! {
 }
 
 event! {
-    /// Records could not be written until the worker had to end.
+    /// The worker had to end before all records could be written.
     HistoryLost { lost: u64 }
     metrics |metrics| metrics.history_dropped.inc_by(lost);
     log {
@@ -49,7 +49,7 @@ event! {
 }
 
 event! {
-    /// The worker goes on without a history.
+    /// The worker works without a history.
     HistoryDisabled<'a> {
         reason: &'a str,
         /// What an administrator can run to get one.

@@ -17,7 +17,7 @@ event! {
 }
 
 event! {
-    /// A scrape did not wait any longer for the figures of the database or the cache.
+    /// A scrape stopped waiting for the figures of the database or the cache.
     ScrapeOutdated;
     log debug!("a scrape shows older figures of the servers: one did not answer");
 }

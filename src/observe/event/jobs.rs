@@ -38,7 +38,7 @@ event! {
         problems: &'a str,
         /// Jobs that do not run.
         held: usize,
-        /// Jobs that go on with the last good version of their file.
+        /// Jobs that use the last good version of their file.
         older: usize,
     }
     metrics |metrics| metrics.jobs_rejected.set(1);
@@ -64,7 +64,8 @@ event! {
 }
 
 event! {
-    /// Queries could not be checked; the job files are in use as they are, and checked again.
+    /// Queries could not be checked; the worker uses the job files as they are, and checks again
+    /// later.
     QueriesUnchecked<'a> {
         /// Of how many jobs.
         jobs: usize,

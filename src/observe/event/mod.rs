@@ -17,9 +17,9 @@ use std::time::Duration;
 /// }
 /// ```
 ///
-/// The event is a struct, and `emit(&metrics)` tells it. All events are emitted in this one way, so
-/// that an event can gain a metric without a change where it happens. One that moves no metric has
-/// `log()` as well, for places that have no metrics.
+/// The event is a struct, and `emit(&metrics)` writes its log line and moves its metrics. All events are
+/// emitted in this one way, so that an event can gain a metric without a change at the place that emits it.
+/// An event that moves no metric has `log()` as well, for places that have no metrics.
 macro_rules! event {
     ($(#[$doc:meta])* $name:ident; $($tells:tt)*) => {
         $(#[$doc])*
@@ -120,7 +120,7 @@ mod testing {
         }
     }
 
-    /// What the log shows of what `emit` does.
+    /// The log lines of what `emit` does.
     pub(super) fn logged(emit: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();

@@ -14,7 +14,7 @@ use crate::observe::Metrics;
 use crate::observe::metric::{OfRun, OfSkip, PerJob, unix_seconds};
 
 event! {
-    /// A job has another due time; none where it is disabled or never due again.
+    /// A job has another due time; `None` if it is disabled or never due again.
     NextRun<'a> { job: &'a JobName, at: Option<DateTime<Utc>> }
     metrics |metrics| metrics.next_run.of(job).set(at.map_or(0.0, unix_seconds));
 }
@@ -35,7 +35,7 @@ event! {
         run: RunId,
         job: &'a JobName,
         trigger: Trigger,
-        /// How long after its due time it starts; none where its schedule did not start it.
+        /// How long after its due time it starts; `None` if its schedule did not start it.
         lag: Option<Duration>,
     }
     metrics |metrics| if let Some(lag) = lag {
@@ -51,9 +51,11 @@ event! {
     /// A run ended.
     RunFinished<'a> {
         record: &'a RunRecord,
-        /// Whether it was for all active tenants: only such a run says how much of the job is warm.
+        /// Whether it was for all active tenants: only such a run shows how much of the job is
+        /// warm.
         all_tenants: bool,
-        /// Whether its record is kept. One that is not is one of many, and logged at `debug`.
+        /// Whether its record is kept. A run without a kept record is one of many, and logged at
+        /// `debug`.
         kept: bool,
     }
     metrics |metrics| count_run(metrics, record, all_tenants);
@@ -157,7 +159,7 @@ event! {
         job: &'a JobName,
         run: RunId,
         tenant: &'a str,
-        /// The first failure.
+        /// The kind of the first failure.
         kind: FailureKind,
         message: &'a str,
     }
@@ -175,11 +177,11 @@ event! {
     BatchRetried<'a> {
         job: &'a JobName,
         run: RunId,
-        /// How many tenants it is for.
+        /// How many tenants the batch has.
         tenants: usize,
         /// The number of this retry, from 1.
         retry: u32,
-        /// How long until then.
+        /// How long the batch waits before that retry.
         wait: Duration,
         kind: FailureKind,
         message: &'a str,
@@ -192,11 +194,11 @@ event! {
 }
 
 event! {
-    /// A batch failed on its data and is cut in two, to find the tenant.
+    /// A batch failed on its data and is split in two, to find the tenant.
     BatchSplit<'a> {
         job: &'a JobName,
         run: RunId,
-        /// How many tenants it was for.
+        /// How many tenants the batch had.
         tenants: usize,
         kind: FailureKind,
         message: &'a str,
@@ -209,8 +211,8 @@ event! {
 }
 
 event! {
-    /// For long a job has held all permits that it may hold and has given none back; emitted once
-    /// until it does.
+    /// A job has long held all the permits that it may hold, and has returned none; emitted once
+    /// until it returns one.
     PermitsHeld<'a> {
         job: &'a JobName,
         /// How many it holds.

@@ -1,4 +1,4 @@
-//! The servers: whether they can be reached, and what is special about them.
+//! The servers: whether they can be reached, and what an operator must know about them.
 
 use tracing::{error, info, warn};
 
@@ -24,11 +24,11 @@ event! {
 }
 
 event! {
-    /// At its start the worker cannot reach a server, or not for another reason than before.
+    /// At its start the worker cannot reach a server; emitted once a reason.
     ServerAwaited<'a> {
         /// What the worker calls it: `database`, `cache` or `history`.
         role: &'a str,
-        /// The same, if runs need it.
+        /// The same server, if runs need it.
         server: Option<Server>,
         message: &'a str,
     }
@@ -46,7 +46,7 @@ event! {
     ServerReached<'a> {
         /// What the worker calls it: `database`, `cache` or `history`.
         role: &'a str,
-        /// The same, if runs need it.
+        /// The same server, if runs need it.
         server: Option<Server>,
         address: &'a str,
     }
@@ -70,7 +70,7 @@ event! {
 }
 
 event! {
-    /// A setting is there that has no effect any more.
+    /// The settings contain one that no longer has an effect.
     PgbouncerIsSet;
     log info!(
         "`database.pgbouncer` has no effect any more and can be left out: queries are right \

@@ -15,10 +15,9 @@ event! {
 }
 
 event! {
-    /// A tenant list lacks so many tenants that no run uses it. The runs that fail for it are
-    /// counted.
+    /// A tenant list lacks so many tenants that no run uses it. The runs that fail because of it are counted.
     TenantsShrank<'a> {
-        /// How many, and what to do.
+        /// How many are missing, and what to do.
         message: &'a str,
     }
     log error!("{message}");
@@ -27,9 +26,9 @@ event! {
 event! {
     /// Keys of tenants that are not active any more were removed.
     TenantsSwept<'a> {
-        /// How many tenants are gone since the last list.
+        /// How many tenants have left since the last list.
         newly: usize,
-        /// How many that were gone before were swept again.
+        /// How many tenants that had left before were swept again.
         again: usize,
         /// How many keys of each job were removed.
         removed: &'a BTreeMap<JobName, u64>,
@@ -38,12 +37,11 @@ event! {
         metrics.count_keys(job, KeyCounts { removed: *count, ..KeyCounts::default() });
     };
     log match (newly, removed.values().sum::<u64>()) {
-        (0, 0) => debug!(again, "no run wrote keys of tenants that are not active any more"),
+        (0, 0) => debug!(again, "no run wrote keys of departed tenants"),
         (0, keys) => info!(
             again,
             keys,
-            "removed {} that runs with an older tenant list wrote of tenants that are not active \
-             any more",
+            "removed {} that runs with an older tenant list had written for departed tenants",
             counted(keys, "key", "keys")
         ),
         (newly, keys) => info!(

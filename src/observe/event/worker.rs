@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::{counted, millis};
 
 event! {
-    /// Settings that are allowed, and of which the operator should know.
+    /// Settings that are allowed, but that the operator should know about.
     SettingsNotice<'a> {
         /// One sentence, without a full stop.
         text: &'a str,
@@ -68,7 +68,7 @@ event! {
 }
 
 event! {
-    /// The scheduler's bell was silent, and was started anew.
+    /// The scheduler's bell was silent, and was started again.
     BellStartedAnew { silent_for: Duration }
     log warn!(
         silent_for_ms = millis(silent_for),
@@ -77,7 +77,7 @@ event! {
 }
 
 event! {
-    /// The bell could not be started, or does not ring for the jobs there are.
+    /// The bell could not be started, or does not ring for all jobs.
     BellFailed<'a> { message: &'a str }
     log warn!("the scheduler fails, and the watchdog runs the jobs: {message}");
 }

@@ -1,4 +1,4 @@
-//! How a metric is declared: [`metrics!`], and what follows from the type of its field.
+//! How a metric is declared: [`metrics!`], and what the type of its field decides.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::label::{Labels, OfJob};
 use crate::domain::job::JobName;
 
-/// What is declared of a metric.
+/// The declaration of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Declaration {
     /// Its name, as it is scraped.
@@ -77,11 +77,11 @@ impl Declaration {
 /// }
 /// ```
 ///
-/// A field begins as its type's default; `= …` after the type says otherwise. The series of a job
-/// begin with the job; `once measured` after the name leaves them out until there is a value.
+/// A field begins with its type's default, or with the value after `= …`. The series of a job begin with the
+/// job; `once measured` after the name leaves them out until there is a value.
 ///
-/// From this follow [`DECLARED`](super::DECLARED) and [`Metrics`](super::Metrics): its fields, their
-/// registration, and the series that come and go with a job.
+/// The macro generates [`DECLARED`](super::DECLARED) and [`Metrics`](super::Metrics): its fields, their
+/// registration, and the series that begin and end with a job.
 macro_rules! metrics {
     ($(
         $field:ident: $type:ty $(= $start:expr)?,
@@ -124,15 +124,15 @@ macro_rules! metrics {
     (@add $metric:expr, $job:ident, measured) => {};
 }
 
-/// What follows from the type of a metric's field.
+/// What the type of a metric's field decides.
 pub(super) trait Declared: Metric + Clone {
     const KIND: Kind;
     const LABELS: &'static [&'static str] = &[];
 
-    /// All series of a job stand from here on.
+    /// Begins all series of a job.
     fn add_job(&self, _job: &JobName) {}
 
-    /// The gauges of a job that is gone go with it.
+    /// Removes the gauges of a job that no longer exists.
     fn remove_job(&self, _job: &JobName) {}
 }
 
@@ -166,7 +166,7 @@ where
         L::of_job(job, &mut |labels| drop(self.get_or_create(labels)));
     }
 
-    /// A counter stays, as it counted what happened.
+    /// A counter stays, since it counts past events.
     fn remove_job(&self, job: &JobName) {
         if M::KIND == Kind::Gauge {
             L::of_job(job, &mut |labels| {
@@ -188,10 +188,10 @@ impl MetricConstructor<Histogram> for Buckets {
 
 /// The metric of a job.
 pub(in crate::observe) trait PerJob<M> {
-    /// The series of this job, which stands from now on.
+    /// The series of this job, which begins now if it did not exist.
     fn of(&self, job: &JobName) -> M;
 
-    /// There is no such series any more.
+    /// Removes the series of this job.
     fn forget(&self, job: &JobName);
 }
 
@@ -205,8 +205,8 @@ impl<M: Clone, C: MetricConstructor<M>> PerJob<M> for Family<OfJob, M, C> {
     }
 }
 
-/// A counter that another server keeps: each scrape shows what that server said last, and nothing
-/// before it said anything.
+/// A counter that another server keeps: each scrape shows that server's last report, and nothing before the
+/// first one.
 #[derive(Clone, Debug, Default)]
 pub(in crate::observe) struct ForeignCounter(Arc<Mutex<Option<u64>>>);
 

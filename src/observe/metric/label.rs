@@ -15,12 +15,13 @@ pub(in crate::observe) trait Labels: Clone + Eq + Hash {
     /// Their names.
     const NAMES: &'static [&'static str];
 
-    /// Visits the labels of every series that one job has; none where `job` is no label.
+    /// Visits the labels of every series that one job has; none if `job` is not a label.
     fn of_job(job: &JobName, visit: &mut impl FnMut(&Self));
 }
 
-/// Declares a set of labels. One that begins with `job` has a series for each job and each value of
-/// the other labels, whose types list their values as `ALL` and stand in `encode_as_str!` below:
+/// Declares a set of labels. A set that begins with `job` has a series for each job and each value
+/// of the other labels. The types of those list their values as `ALL` and are in `encode_as_str!`
+/// below:
 ///
 /// ```ignore
 /// labels!(OfSkip { job, reason: SkipReason });
@@ -48,7 +49,7 @@ macro_rules! labels {
             fn of_job($job: &JobName, $visit: &mut impl FnMut(&Self)) $visits
         }
     };
-    // One loop a label, each within the one before.
+    // One loop a label, each inside the one before.
     (@each [] $visits:expr) => { $visits };
     (@each [$label:ident: $type:ty $(, $others:ident: $types:ty)*] $visits:expr) => {
         for $label in <$type>::ALL {
@@ -67,7 +68,7 @@ labels!(OfServer { server: Server });
 labels!(OfConnections { state: &'static str });
 labels!(OfBuild { version: &'static str });
 
-/// Declares the values of a label that only metrics have.
+/// Declares the values of a label that only metrics use.
 macro_rules! values {
     ($(#[$doc:meta])* $name:ident { $($value:ident = $text:literal),* }) => {
         $(#[$doc])*
@@ -85,11 +86,11 @@ macro_rules! values {
 }
 
 values! {
-    /// What becomes of a tenant in a run.
+    /// The outcomes of a tenant in a run.
     TenantOutcome { Ok = "ok", Failed = "failed", Fenced = "fenced" }
 }
 values! {
-    /// What becomes of a key in a run.
+    /// The outcomes of a key in a run.
     KeyOutcome { Written = "written", Removed = "removed", Failed = "failed", Fenced = "fenced" }
 }
 

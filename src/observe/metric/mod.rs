@@ -29,15 +29,16 @@ use crate::domain::server::Server;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// From a job of one small tenant to one that nearly fills an hour, in seconds.
+/// In seconds: from a job with one small tenant to one that nearly fills an hour.
 const DURATIONS: Buckets = Buckets(&[
     0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
 ]);
-/// The scheduler looks twice a second: up to about a second is usual, more is a queue or a stall.
+/// The scheduler looks twice a second: a lag of up to about a second is usual, and a longer one is
+/// a queue or a stall.
 const FIRE_LAGS: Buckets =
     Buckets(&[0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]);
-/// A change is in the cache within milliseconds; what takes seconds waits for a server, or keeps
-/// changing.
+/// A change is usually in the cache within milliseconds. If it takes seconds, it waits for a
+/// server, or the data keeps changing.
 const CHANGE_LAGS: Buckets =
     Buckets(&[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]);
 
@@ -126,34 +127,34 @@ metrics! {
         "Always 1; the label is the version that is running";
 }
 
-/// What [`Metrics`] knows beside the values that are scraped.
+/// What [`Metrics`] keeps besides the values that are scraped.
 #[derive(Debug, Default)]
 struct State {
-    /// Whose series stand.
+    /// The jobs that have series.
     jobs: Mutex<BTreeSet<JobName>>,
     feed: Mutex<FeedState>,
 }
 
-/// What the gauges of the change feed are made from.
+/// What the gauges of the change feed are computed from.
 #[derive(Debug, Default)]
 struct FeedState {
     listens: bool,
     lacking: usize,
 }
 
-/// What the cache server counted, since its start.
+/// The cache server's counters since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheCounts {
     /// Reads that found their key.
     pub hits: u64,
-    /// Reads that did not.
+    /// Reads that did not find their key.
     pub misses: u64,
     /// Keys evicted for lack of memory.
     pub evicted: u64,
 }
 
 impl Metrics {
-    /// All metrics; those without a job stand at once.
+    /// All metrics; those without a job have series at once.
     pub fn new() -> Arc<Self> {
         let metrics = Self::registered();
         for server in Server::ALL {
@@ -163,9 +164,9 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// These are the jobs now. Each one's series stand from here on, with 0 until something
-    /// happens. Of a job that is gone the gauges go, since an alert on its last success would never
-    /// end; its counters stay, as they counted what happened.
+    /// Sets the present jobs. The series of each job exist from here on, with 0 until something
+    /// happens. If a job no longer exists, its gauges are removed, since an alert on its last
+    /// success would never end; its counters stay, since they count past events.
     pub fn register_jobs<'a>(&self, names: impl Iterator<Item = &'a JobName>) {
         let now: BTreeSet<_> = names.cloned().collect();
         let mut known = self.state.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,26 +179,26 @@ impl Metrics {
         *known = now;
     }
 
-    /// The connections to the database at this moment.
+    /// Sets the number of connections to the database.
     pub fn set_db_connections(&self, idle: u32, in_use: u32, max: u32) {
         for (state, count) in [("idle", idle), ("in_use", in_use), ("max", max)] {
             self.db_connections.get_or_create(&OfConnections { state }).set(i64::from(count));
         }
     }
 
-    /// The permits that jobs hold at this moment; a job that is not among them holds none.
+    /// Sets the permits that jobs hold; a job that is not in the map holds none.
     pub fn set_permits(&self, held: &BTreeMap<JobName, u32>) {
         for job in self.state.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             self.permits.of(job).set(held.get(job).copied().unwrap_or_default().into());
         }
     }
 
-    /// How many tables lack triggers of the change feed.
+    /// Sets how many tables lack triggers of the change feed.
     pub fn set_feed_lacking(&self, tables: usize) {
         self.set_feed(|feed| feed.lacking = tables);
     }
 
-    /// Whether the change feed listens.
+    /// Sets whether the change feed listens.
     pub(super) fn set_feed_listens(&self, listens: bool) {
         self.set_feed(|feed| feed.listens = listens);
     }
@@ -210,7 +211,7 @@ impl Metrics {
         self.change_feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
     }
 
-    /// The cache server's own counters. They start again when the server does.
+    /// Sets the cache server's own counters, which start again when the server does.
     pub fn set_cache_counters(&self, counts: CacheCounts) {
         let CacheCounts { hits, misses, evicted } = counts;
         self.cache_hits.set(hits);
@@ -269,7 +270,7 @@ impl Metrics {
     }
 }
 
-/// The one difference between the formats that concerns these metrics: OpenMetrics describes a
+/// The only difference between the formats that matters for these metrics: OpenMetrics describes a
 /// counter without its `_total`, the older format with it.
 fn comment_with_full_name(line: &str) -> Cow<'_, str> {
     let comment = ["# HELP ", "# TYPE "].into_iter().find_map(|start| {

@@ -1,4 +1,4 @@
-//! The audit on ports in memory that let nothing be written, and on a clock that the test moves.
+//! The audit, with ports in memory that accept no writes, and with a clock that the test moves.
 
 mod orphans;
 mod verifier;
@@ -31,10 +31,10 @@ use crate::engine::{
 use crate::support::memory::{MemoryCache, MemoryRow};
 use crate::support::virtual_clock::VirtualClock;
 
-/// The cache and the ledger as an audit may use them: whoever writes fails the test.
+/// The cache and the ledger as an audit may use them: a write fails the test.
 #[derive(Default)]
 struct ReadOnly {
-    /// How many keys and bytes each call looked at.
+    /// How many keys and bytes each call has read.
     looks: Mutex<Vec<(usize, usize)>>,
     before_look: Mutex<Option<LookHook>>,
     in_flight: Gauge,
@@ -105,7 +105,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// Warms these jobs for so many tenants.
+    /// Warms these jobs for this many tenants.
     async fn warm(jobs: impl IntoIterator<Item = Job>, rows: &[(&str, Vec<MemoryRow>)]) -> Self {
         Self::warm_for(jobs, rows, 3).await
     }
@@ -127,7 +127,7 @@ impl Lab {
         Self::around(world, jobs)
     }
 
-    /// An auditor beside a world that is warm already.
+    /// An auditor for a world that is warm already.
     fn around(world: World, jobs: Vec<Job>) -> Self {
         let read_only = Around::with(Arc::clone(&world.cache), ReadOnly::default());
         let servers = Unguarded {
@@ -158,7 +158,7 @@ impl Lab {
         self.finish(async move { auditor.audit(&order).await }).await
     }
 
-    /// The audit of the only job.
+    /// The audit of the world's only job.
     async fn audit(&self) -> JobAudit {
         self.try_audit(self.order()).await.unwrap().remove(0)
     }
@@ -169,7 +169,7 @@ impl Lab {
         self.finish(async move { auditor.explain(&jobs, &key, true).await }).await.unwrap()
     }
 
-    /// Moves time on until it is done.
+    /// Moves time on until the future is done.
     async fn finish<T>(&self, future: impl Future<Output = T>) -> T {
         tokio::pin!(future);
         for _ in 0..100_000 {
@@ -182,7 +182,7 @@ impl Lab {
         panic!("it never ends");
     }
 
-    /// Does that when so much time has passed.
+    /// Runs `act` once that much time has passed.
     fn after(&self, wait: Duration, act: impl Future<Output = ()> + Send + 'static) {
         let asleep = self.world.clock.sleep(wait);
         tokio::spawn(async move {
@@ -199,24 +199,24 @@ impl Lab {
         self.world.clock.monotonic().saturating_sub(began)
     }
 
-    /// The times at which the source was asked for rows so far.
+    /// How many times the source was asked for rows so far.
     fn reads(&self) -> usize {
         self.world.source.reads().len()
     }
 }
 
-/// A value of somebody else, with a life.
+/// Writes a value with a TTL, as another program does.
 async fn put(cache: &MemoryCache, key: &str, value: &str, ttl: Duration) {
     cache.set(key, value);
     cache.expire(&[(key.to_owned(), ttl)]).await.unwrap();
 }
 
-/// A job that is not due while a test goes on.
+/// A job that is not due during a test.
 fn quiet(name: &str) -> Job {
     Job { schedule: Schedule::Every(Duration::from_hours(24)), ..job(name) }
 }
 
-/// The same with a key a category besides its known one.
+/// The same with one key for each category, besides the static one.
 fn listed() -> Job {
     Job { keys: vec![key("list:{tenant_id}"), key("list:{tenant_id}:{category}")], ..quiet("list") }
 }
@@ -225,7 +225,7 @@ fn priced(price: &str, at: &str) -> String {
     format!("{{\"price\":{price},\"updated_at\":\"{at}\"}}")
 }
 
-/// One row of each tenant, in category `a`.
+/// One row for each tenant, in category `a`.
 fn rows_of(count: usize, json: &str) -> Vec<MemoryRow> {
     ids(0..count).iter().map(|id| MemoryRow::new(id, json, [("category", "a")])).collect()
 }
@@ -262,7 +262,7 @@ async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
     let keys = vec!["list:t4:gone".to_owned(), "list:t4:never".to_owned()];
     cache.enlist(&[Listing { manifest, keys }], lab.world.clock.now(), life).await.unwrap();
     lab.put("list:t4:gone", "[1]", life).await;
-    // An application that caches with another JSON of the same value.
+    // An application caches the same value as different JSON.
     let spaced = format!("[ {{ \"updated_at\" : \"{NEW}\" , \"price\" : 12.5 }} ]");
     lab.put("list:t5", &spaced, life).await;
 
@@ -324,8 +324,9 @@ async fn without_looking_again_a_write_in_flight_is_a_finding() {
 #[tokio::test]
 async fn hazard_03_an_application_that_deletes_without_the_fence_is_seen() {
     let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, &priced("1", OLD)))]).await;
-    // It commits and deletes while the warmer is between its query and its writes, and nobody moves
-    // the fence: the warmer has the last word, with what was, and cannot know.
+    // The application commits and deletes the key while the warmer is between its query and its
+    // writes, and does not move the fence. So the warmer writes the old value last, and cannot know
+    // that.
     let (source, cache) = (Arc::clone(&lab.world.source), Arc::clone(&lab.world.cache));
     lab.world.cache.before_write(move |_| {
         source.set_rows(&JobName::parse("list").unwrap(), rows_of(3, &priced("2", NEW)));
@@ -362,7 +363,7 @@ async fn a_key_that_expires_between_the_reads_and_comes_back_is_no_finding() {
     assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([0, 0, 3, 0], 0));
 }
 
-/// Tenant `t0`'s value, in the database and in the cache, at each look.
+/// Tenant `t0`'s value in the database and in the cache, at each look.
 async fn looks_at(values: &'static [(&str, &str)]) -> JobAudit {
     let lab = Lab::warm([quiet("list")], &[("list", rows_of(3, "1"))]).await;
     let (source, cache) = (Arc::clone(&lab.world.source), Arc::clone(&lab.world.cache));
@@ -384,17 +385,17 @@ async fn looks_at(values: &'static [(&str, &str)]) -> JobAudit {
 
 #[tokio::test]
 async fn a_key_that_is_rewritten_all_the_time_is_no_finding_and_an_old_one_is() {
-    // One write behind at each look, and each time another.
+    // The cache is one write behind at each look, by another write each time.
     let audit = looks_at(&[("2", "1"), ("3", "2"), ("4", "3"), ("5", "4")]).await;
     assert_eq!((audit.counts.changing, audit.counts.findings()), (1, 0));
     assert_eq!(audit.counts.expected(), 2, "it is not judged");
-    // The cache keeps the same old value while the database moves on.
+    // The cache keeps the same old value while the database's changes.
     let audit = looks_at(&[("2", "1"), ("3", "1"), ("4", "1"), ("5", "1")]).await;
     assert_eq!((audit.counts.changing, audit.counts.stale), (0, 1));
-    // The database is at rest and somebody writes one wrong value after the other.
+    // The database's value stays the same, and an application writes one wrong value after another.
     let audit = looks_at(&[("9", "1"), ("9", "2"), ("9", "3"), ("9", "4")]).await;
     assert_eq!((audit.counts.changing, audit.counts.stale), (0, 1));
-    // It was in order once in between: whatever came after is another difference.
+    // The value was equal once in between: a later difference is a new one.
     let audit = looks_at(&[("2", "1"), ("2", "2"), ("3", "2")]).await;
     assert_eq!((audit.counts.equal_within, audit.counts.findings()), ([2, 1, 0, 0], 0));
 }
@@ -402,7 +403,7 @@ async fn a_key_that_is_rewritten_all_the_time_is_no_finding_and_an_old_one_is() 
 #[tokio::test]
 async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
     let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
-    // What a sweep does to it, before the list says so to the audit.
+    // What a sweep does to the tenant, before the tenant list tells the audit.
     for key in ["list:t2", "list:t2:a"] {
         lab.world.cache.evict(key);
     }
@@ -412,7 +413,7 @@ async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
     assert_eq!((audit.counts.findings(), audit.counts.expected()), (0, 4), "{audit:?}");
 }
 
-/// A job with one key a day for three days, due every hour.
+/// A job with one key for each of three days, due every hour.
 fn dated() -> Job {
     let dates = Dates { days: 3, zone: DateZone::Fixed(chrono_tz::UTC) };
     Job {
@@ -437,7 +438,7 @@ async fn hazard_12_the_hour_after_midnight_is_no_finding_and_the_next_is() {
     let audit = lab.audit().await;
     assert_eq!((audit.counts.expected(), audit.counts.findings()), (6, 0), "{audit:?}");
 
-    // No run comes from now on, as if the worker were away.
+    // No runs start from now on, as if the worker were away.
     lab.world.stops.drain.cancel();
     lab.world.ended().await;
     lab.world.clock.advance(3 * MINUTE).await;
@@ -497,7 +498,7 @@ async fn one_batch_is_in_hand_at_a_time_and_looks_are_bounded() {
             Ok(())
         })
     });
-    // One of the two permits is somebody else's all the time.
+    // One of the two permits is taken all the time.
     let other = lab.runner.limits.batch(Priority::Regular).await;
     let audits = lab.try_audit(lab.order()).await.unwrap();
     drop(other);
@@ -535,7 +536,7 @@ async fn looking_again_goes_on_beside_the_rest_of_the_work() {
     let audit = lab.audit().await;
     assert_eq!(audit.counts.missing, 100);
     let took = lab.since(began);
-    // Four looks of half a second each at every tenant, and a minute after the last.
+    // Four looks at every tenant, half a second each, and a minute after the last.
     assert!(took < Duration::from_secs(200 + 75), "{took:?}");
 }
 
@@ -545,7 +546,7 @@ async fn of_too_many_suspects_the_rest_is_counted_only() {
     let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(count, "1"))], count).await;
     lab.world.cache.restart();
     let cache = Arc::clone(&lab.world.cache);
-    // One of those that are looked at again comes back, and one of the others, which nobody sees.
+    // Two keys come back: one that the audit looks at again, and one that it only counts.
     lab.after(SECOND / 2, async move {
         for key in ["list:t0".to_owned(), format!("list:t{}", MAX_SUSPECTS + 49)] {
             put(&cache, &key, "[1]", 30 * MINUTE).await;

@@ -1,4 +1,4 @@
-//! Keys that no job writes any more, as an audit of everything finds them.
+//! Orphans, the keys that no job writes any more: an audit of all jobs and tenants finds them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use preheat::engine::ports::Clock;
 use super::{Lab, found, listed, quiet, rows_of};
 use crate::engine::{MINUTE, SECOND, job, key, many, tenants};
 
-/// A lab whose job `old` is gone, and tenant `t3`, with all their keys still there.
+/// A lab without its job `old` and tenant `t3`, whose keys are all still in the cache.
 async fn with_gone() -> Lab {
     let old = Job {
         keys: vec![key("old:{tenant_id}"), key("old:{tenant_id}:{category}")],
@@ -40,13 +40,13 @@ async fn keys_of_what_is_gone_are_orphans_of_a_whole_audit() {
     let of_tenant = [("list:t3", Kind::Orphaned), ("list:t3:a", Kind::Orphaned)];
     assert_eq!(found(list), BTreeSet::from(of_tenant));
     assert!(list.findings.iter().all(|one| one.tenant.as_deref() == Some("t3")));
-    // Nothing notes the static keys of a job that is gone: they end by their TTL.
+    // preheat keeps no record of the static keys of a removed job: they expire by their TTL.
     assert_eq!(found(old), BTreeSet::from([("old:t0:a", Kind::Orphaned)]));
     assert_eq!((old.counts.orphaned, old.counts.expected()), (1, 0));
     assert!(!old.is_within(Share::NONE));
     assert_eq!(lab.audit().await.counts.findings(), 0, "a part of an audit says nothing of them");
 
-    // What goes away within the minute is none.
+    // A key that disappears within the minute is no orphan.
     let cache = Arc::clone(&lab.world.cache);
     lab.after(30 * SECOND, async move {
         for key in cache.keys() {
@@ -85,7 +85,7 @@ async fn hazard_07_an_audit_compares_shared_keys_and_does_not_look_for_their_orp
         assert_eq!(answer.state, KeyState::Equal);
         assert_eq!(answer.owner.unwrap().1.as_deref(), Some("t2"));
 
-        // Its data is gone, and its TTL will end it.
+        // Its row is gone, and its TTL will end it.
         lab.world.set_rows("list", vec![pet("t0", "8"), pet("t1", "9")]);
         let counts = lab.audit().await.counts;
         assert_eq!((counts.expected(), counts.all_equal(), counts.orphaned), (2, 2, 0));

@@ -10,7 +10,7 @@ use preheat::engine::ports::{Clock, SourceErrorKind};
 use super::{Lab, quiet, rows_of};
 use crate::engine::{Count, MINUTE, SECOND, many, refused};
 
-/// A verifier at work beside the lab's world.
+/// Starts a verifier beside the lab's world.
 fn verify(lab: &Lab, interval: Duration, sample: usize) {
     let verifier = Verifier::new(Arc::clone(&lab.runner), interval, many(sample));
     tokio::spawn(verifier.run(lab.world.stops.clone()));
@@ -40,7 +40,7 @@ async fn the_verifier_measures_and_shows_what_it_found() {
     ] {
         assert!(metric(line), "{line} in\n{}", lab.world.metrics.encode());
     }
-    // A warm later it is all well again, at the next measurement.
+    // After a run all is in order again, at the next measurement.
     lab.world.warm("list").await;
     lab.world.clock.advance(11 * MINUTE).await;
     assert!(metric("preheat_audit_findings{job=\"list\",kind=\"missing\"} 0"));
@@ -89,7 +89,7 @@ async fn the_verifier_follows_the_jobs_there_are_and_stops_with_the_worker() {
     assert!(measured("list") && !measured("off"), "a disabled job is left alone");
     set(vec![off, quiet("new")]);
     lab.world.clock.advance(10 * MINUTE).await;
-    // Its keys were never written, which takes a minute to be sure of.
+    // Its keys were never written; the verifier needs a minute to be sure of that.
     assert!(measured("new"));
 
     let read = lab.reads();

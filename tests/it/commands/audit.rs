@@ -17,7 +17,7 @@ async fn warm_clinic() -> Servers {
     servers
 }
 
-/// Looks once.
+/// Audits with `--quick`.
 async fn quick(servers: &Servers, arguments: &[&str]) -> Output {
     let all = ["audit", "--quick"].iter().chain(arguments).copied();
     servers.preheat(all).shipped_jobs().run().await
@@ -51,7 +51,7 @@ fn sum(report: &Value, count: &str) -> u64 {
 #[tokio::test]
 async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     let servers = warm_clinic().await;
-    // Not `--quick`: where nothing differs there is nothing to wait for.
+    // Not `--quick`: without differences there is nothing to wait for.
     let report = servers.preheat(["audit", "--json"]).shipped_jobs().run().await;
     let report = report.expect_code(0).json();
     assert_eq!(findings(&report), BTreeSet::new());
@@ -78,7 +78,7 @@ async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     let manifest = format!("preheat:manifest:products:{tenant}");
     let () = cache.zadd(&manifest, &orphaned, 1).await.unwrap();
     let () = cache.set_ex(&orphaned, "[]", 1800).await.unwrap();
-    // An application that caches the same rows with other JSON.
+    // An application caches the same rows as different JSON.
     let (spaced, _) = some_key(&servers, "slots").await;
     let same: String = cache.get(&spaced).await.unwrap();
     let same = same.replace(',', " , ").replace("\":", "\" : ");
@@ -96,7 +96,7 @@ async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     assert_eq!(findings(&report), BTreeSet::from(expected));
     let products = &report["jobs"][2];
     assert_eq!((&products["job"], &products["stale"]), (&json!("products"), &json!(1)));
-    // A century less a few leap days.
+    // A century, less a few leap days.
     assert!(products["behind_seconds"].as_f64().unwrap() > 3e9, "{products}");
 
     let explained = async |key: &str| {
@@ -110,7 +110,8 @@ async fn a_warm_clinic_is_all_equal_and_each_kind_of_damage_is_found() {
     assert_eq!(explained(&spaced).await, (Some(0), "equal".to_owned()));
     assert_eq!(explained("no such key").await, (Some(0), "nowhere".to_owned()));
 
-    // A warm mends all that it knows of; what somebody else listed is vanished data to it.
+    // A run corrects all keys that it knows. A key that another program added to a manifest counts
+    // as vanished data.
     servers.preheat(["warm"]).shipped_jobs().run().await.expect_code(0);
     quick(&servers, &["--threshold", "100%"]).await.expect_code(0);
 }
@@ -122,7 +123,7 @@ async fn an_audit_says_that_it_does_not_look_for_orphans_of_shared_keys() {
         servers.preheat(arguments.iter().copied()).job("pets", PETS).job("services", SERVICES)
     };
     program(&["warm"]).run().await.expect_code(0);
-    // The pets' data is gone, and their keys end by their TTL.
+    // The pets' rows are gone, and their keys expire by their TTL.
     servers.database.execute("delete from pets").await;
     let said = program(&["audit", "--quick"]).run().await.expect_code(0).stdout;
     let told = "  orphans of `pet:{id}` are not looked for: such a key ends by its TTL\n";
@@ -132,7 +133,8 @@ async fn an_audit_says_that_it_does_not_look_for_orphans_of_shared_keys() {
     assert_eq!((of(0), of(1)), (&json!(["pet:{id}"]), &json!([])));
 }
 
-/// A job of one key a tenant and one of the fleet, warm, with two keys damaged.
+/// A job with one key for each tenant and a job with one key for the fleet, both warm, with two
+/// damaged keys.
 async fn damaged() -> (Servers, Vec<String>) {
     let servers = servers().await;
     jobs(servers.preheat(["warm"])).run().await.expect_code(0);
@@ -152,7 +154,7 @@ fn jobs(preheat: Preheat) -> Preheat {
     preheat.job("services", SERVICES).job("fleet", FLEET)
 }
 
-/// With tenants in the place of their ids.
+/// Replaces the tenants' ids by names.
 fn named(text: &str, tenants: &[String]) -> String {
     tenants
         .iter()
@@ -165,7 +167,7 @@ async fn the_report_is_a_table_and_what_was_found() {
     let (servers, tenants) = damaged().await;
     let output = jobs(servers.preheat(["audit", "--quick"])).run().await.expect_code(1);
     assert_eq!(output.stderr, "");
-    // Which of the two comes first is for their places in the list to say.
+    // Their positions in the list decide which of the two comes first.
     let mut lines: Vec<String> =
         named(&output.stdout, &tenants).lines().map(str::to_owned).collect();
     for line in &mut lines {
@@ -209,7 +211,7 @@ async fn the_threshold_decides_the_exit_code() {
         let arguments = ["audit", "--quick", "--threshold", threshold];
         jobs(servers.preheat(arguments)).run()
     };
-    // Two of 21 keys.
+    // Two of 21 keys are wrong.
     audit("90%").await.expect_code(0);
     audit("91 %").await.expect_code(1);
     let sign = "a share needs its `%`";
@@ -247,7 +249,7 @@ async fn what_was_written_meanwhile_is_in_order_a_second_later() {
     let () = cache.set_ex(&key, "[]", 3600).await.unwrap();
     let audit = servers.preheat(["audit", "services", "--json"]).shipped_jobs();
     let audit = audit.start();
-    // Its look is the first read of that key from here on.
+    // The audit's look is the first read of that key from here on.
     support::eventually("the audit looks", support::LONG, async || {
         let stats: String =
             redis::cmd("INFO").arg("commandstats").query_async(&mut cache).await.unwrap();

@@ -1,9 +1,9 @@
-//! `preheat changes`: the triggers, as people and migration tools get them.
+//! `preheat changes`: the triggers, for people and for migration tools.
 
 use super::{FLEET, SERVICES, Servers, servers};
 use crate::support::preheat;
 
-/// What the job of [`SERVICES`] watches.
+/// The tables that the job of [`SERVICES`] watches.
 const WATCHING: &str = "tables = [\"services\", { name = \"tenants\", tenant = \"id\" }]";
 
 fn watching(tables: &str) -> String {

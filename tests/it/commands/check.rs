@@ -21,7 +21,7 @@ async fn good_jobs_are_good_with_and_without_the_database() {
     assert!(servers.values().await.is_empty());
 }
 
-/// What a person sees of a job with this query.
+/// What a person sees for a job with this query.
 async fn problems(sql: &str, rest: &str) -> String {
     let servers = servers().await;
     let job = format!(

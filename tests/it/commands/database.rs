@@ -1,12 +1,11 @@
-//! What a database does to queries besides answering them: it refuses their writes, hides rows, and
-//! computes with a time zone.
+//! Queries on a database that refuses writes, hides rows by policies, or computes with a time zone.
 
 use serde_json::Value;
 
 use super::{SERVICES, Servers, servers};
 use crate::support::program::Preheat;
 
-/// A job by a query.
+/// A job with a query.
 fn by(sql: &str) -> String {
     format!(
         "schedule = \"every 15m\"\nttl = \"1h\"\n[query]\nsql = \"\"\"{sql}\"\"\"\n[[keys]]\n\
@@ -16,7 +15,7 @@ fn by(sql: &str) -> String {
 
 const DELETES: &str = "delete from products where tenant_id = any($1) returning tenant_id, name";
 
-/// A query that only reads, by all that can be seen of it.
+/// A query that seems to only read.
 const NOTES: &str = "select id as tenant_id, note(id::text) as noted from unnest($1) id";
 
 async fn count(servers: &Servers, table: &str) -> String {
@@ -56,7 +55,7 @@ async fn hazard_41_who_only_looks_writes_nothing_whatever_the_settings_say() {
     assert_eq!(count(&servers, "products").await, products);
     assert_eq!(count(&servers, "notes").await, "0");
 
-    // A run may, where the settings let it.
+    // A run may write, if the settings allow it.
     writing(&["warm"], NOTES).run().await.expect_code(0);
     assert_ne!(count(&servers, "notes").await, "0");
     let denied = servers.preheat(["warm"]).job("own", &by(DELETES)).run().await.expect_code(1);
@@ -64,8 +63,8 @@ async fn hazard_41_who_only_looks_writes_nothing_whatever_the_settings_say() {
     assert_eq!(count(&servers, "products").await, products);
 }
 
-/// The URL of another role that reads all tables, behind a policy that shows it no service unless
-/// somebody says of which tenant.
+/// The URL of another role that reads all tables. A policy shows it no service unless a setting
+/// names the tenant.
 pub(super) async fn with_a_policy(servers: &Servers, role: &str) -> String {
     servers
         .database
@@ -101,7 +100,7 @@ async fn hazard_35_a_policy_that_hides_rows_is_refused_and_old_keys_stay() {
     explains(&behind(&["plan"]).run().await.expect_code(2).stderr);
     assert_eq!(servers.values().await, old);
 
-    // The tenant query as well.
+    // The same for the tenant query.
     servers
         .database
         .execute(
@@ -138,7 +137,7 @@ async fn policies_that_show_every_row_are_accepted_and_that_is_said() {
     servers.database.execute("drop owned by shown; drop role shown").await;
 }
 
-/// What a query makes of a moment and a duration by the settings of its session.
+/// What a query makes of a moment and a duration with the settings of its session.
 const LOCAL: &str = "select id as tenant_id, at::date::text as day, to_char(at, 'HH24:MI') as time, \
      at::text as text, interval '1 day 2 hours'::text as long \
      from unnest($1) id, (select timestamptz '2026-03-01 23:30:00+00') moment (at)";
@@ -174,7 +173,7 @@ async fn queries_compute_with_the_zone_that_the_role_and_the_database_set() {
     let lima = ["01/03/2026", "18:30", "01/03/2026 18:30:00 -05", "P1DT2H"];
     assert_eq!(warm(&role).await, lima);
 
-    // The role in this database comes first, and what the settings say before everything.
+    // The role's setting in this database comes first, and preheat's settings before everything.
     set("alter role local_zone in database \"{name}\" set timezone = 'Asia/Kolkata'").await;
     assert_eq!(warm(&role).await[1], "05:00");
     let said = [role[0], ("PREHEAT_DATABASE__TIME_ZONE", "Europe/Berlin")];

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use crate::support::program::{Output, Preheat};
 use crate::support::{LONG, eventually, http, preheat, skipped};
 
-/// A folder for temporary files that any user can reach, as the servers of root run as another one.
+/// A folder for temporary files that every user can reach, since root runs the servers as another
+/// user.
 fn temporary() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::Builder::new().prefix("pd-").tempdir_in("/tmp").unwrap();
@@ -21,7 +22,7 @@ fn demo(arguments: &[&str], temporary: &TempDir) -> Preheat {
     preheat.env("TMPDIR", temporary.path().to_str().unwrap())
 }
 
-/// No file is left, and no process that was started with one.
+/// No file is left, and no process that was started with one of them.
 async fn nothing_is_left(folder: &Path) {
     let named = folder.to_str().unwrap();
     eventually("no server runs", LONG, async || processes_with(named).is_empty()).await;
@@ -30,7 +31,7 @@ async fn nothing_is_left(folder: &Path) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// The command lines that have this in them; none where there is no `/proc`.
+/// The command lines that contain this text; empty without `/proc`.
 fn processes_with(text: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
@@ -41,7 +42,7 @@ fn processes_with(text: &str) -> Vec<String> {
 #[tokio::test]
 async fn once_shows_a_table_and_three_keys_and_leaves_nothing() {
     let folder = temporary();
-    // What the settings say of servers is not for the demo: these are nobody's.
+    // The demo ignores the servers in the settings: these do not exist.
     let demo = demo(&["demo", "--once", "--tenants", "12"], &folder)
         .database("postgres://app:hush-hush@127.0.0.1:1/shop")
         .cache("redis://:hush-hush@127.0.0.1:1/0")

@@ -35,8 +35,8 @@ async fn the_schema_is_that_of_every_shipped_job() {
     "#);
 }
 
-/// The part of JSON Schema that the schema of a job file uses. A word that is not known here fails the
-/// test, so that none is passed over.
+/// Validates against the part of JSON Schema that the schema of job files uses. An unknown keyword fails the
+/// test, so that none is ignored.
 fn validate(schema: &Value, value: &Value, at: &str, problems: &mut Vec<String>) {
     for (word, rule) in schema.as_object().unwrap() {
         let fits = match word.as_str() {
@@ -69,7 +69,7 @@ fn validate(schema: &Value, value: &Value, at: &str, problems: &mut Vec<String>)
                 }
                 true
             }
-            // What people read, and a pattern, which is for editors.
+            // Texts for people, and a pattern for editors.
             "$schema" | "title" | "description" | "default" | "examples" | "pattern" => true,
             other => panic!("this test knows no `{other}`, at {at}"),
         };
@@ -79,7 +79,7 @@ fn validate(schema: &Value, value: &Value, at: &str, problems: &mut Vec<String>)
     }
 }
 
-/// The members of an object: those that are known, or the others.
+/// The known members of an object, or the others.
 fn members(word: &str, schema: &Value, value: &Value, at: &str, problems: &mut Vec<String>) {
     for (name, member) in value.as_object().into_iter().flatten() {
         let at = format!("{at}/{name}");
@@ -112,7 +112,7 @@ async fn completions_are_scripts_that_their_shells_take() {
             let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
             assert!(output.stdout.contains(word), "{shell}: {word}");
         }
-        // Not every machine has every shell.
+        // Some machines lack some shells.
         let Ok(mut running) = Command::new(shell)
             .args(["-n", "/dev/stdin"])
             .stdin(std::process::Stdio::piped())

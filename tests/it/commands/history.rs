@@ -1,12 +1,12 @@
-//! Commands that keep run records or ask a worker: `migrate`, `health`, and `warm` and `serve` where
-//! they may not write.
+//! Commands that use run records or ask a worker: `migrate`, `health`, and `warm` and `serve` without the
+//! right to write records.
 
 use rustix::process::Signal;
 
 use super::{SERVICES, Servers, servers};
 use crate::support::preheat;
 
-/// The URL of a role that may read the clinic and nothing else.
+/// The URL of a role that may only read the clinic.
 async fn reader(servers: &Servers) -> String {
     let role = format!("reader_of_{}", servers.database.name());
     let make = format!(
@@ -109,7 +109,7 @@ async fn health_is_that_of_a_running_worker() {
       caused by: Connection refused (os error 111)
     ");
 
-    // Somebody listens there who never says a word.
+    // A server that accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let said = ask(&address).await.expect_code(1).stderr.replace(&address, "[address]");

@@ -208,7 +208,7 @@ async fn hazard_09_a_pet_that_moved_keeps_its_key_when_its_former_clinic_is_inva
     assert!(keys.contains_key(&moved) && !left.iter().any(|pet| keys.contains_key(pet)));
     servers.invalidate(&["--job", "pets", "--tenant", new]).await.expect_code(0);
     assert!(!servers.values().await.contains_key(&moved), "it is the new clinic's to lose");
-    // Texts that no id can be, and tenants that never were, have no rows.
+    // Texts that cannot be ids, and tenants that never existed, have no rows.
     let never = "00000000-0000-4000-8000-000000000000";
     servers.invalidate(&["--tenant", "seven", "--tenant", never]).await.expect_code(0);
 }
@@ -246,7 +246,7 @@ async fn hazard_13_warming_never_clears_before_it_loads() {
     assert!(called["set"] >= before.len() as u64);
     for never in ["unlink", "del", "getdel", "rename", "flushdb", "flushall", "scan", "keys"] {
         let called = called.get(never);
-        // This test itself asks for the keys once.
+        // This test itself runs `KEYS` once.
         let own = if never == "keys" { Some(&1) } else { None };
         assert_eq!(called, own, "{never}");
     }

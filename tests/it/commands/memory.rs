@@ -1,4 +1,4 @@
-//! The model by which `preheat plan` counts memory, against a real server.
+//! The model with which `preheat plan` computes memory, compared with a real server.
 
 use preheat::estimate::footprint;
 use preheat_sandbox::Redis;
@@ -7,12 +7,12 @@ use redis::Cmd;
 use super::plan::info;
 use crate::support::{self, LONG, eventually};
 
-/// Many enough that what else a server allocates meanwhile does not count.
+/// So many that the server's other allocations do not matter.
 const KEYS: usize = 20_000;
 const BYTES: usize = 20_000_000;
 
-/// Fails the test where commands on an empty cache take more than a twelfth more or less than planned:
-/// a table has one to two buckets an entry, and the model has one and a half.
+/// Fails the test if commands on an empty cache take over a twelfth more or less memory than planned: a table
+/// has one to two buckets an entry, and the model assumes one and a half.
 async fn check(redis: &Redis, what: &str, planned: u64, fill: Vec<Cmd>) {
     let mut cache = support::redis_connection(redis).await;
     let () = redis::cmd("FLUSHALL").arg("SYNC").query_async(&mut cache).await.unwrap();
@@ -26,7 +26,7 @@ async fn check(redis: &Redis, what: &str, planned: u64, fill: Vec<Cmd>) {
         let () = pipeline.query_async(&mut filling).await.unwrap();
     }
     drop(filling);
-    // Its buffers are memory too.
+    // Its buffers use memory too.
     eventually("the other connection is gone", LONG, async || {
         info(&mut cache, "connected_clients").await == 1
     })
@@ -35,7 +35,7 @@ async fn check(redis: &Redis, what: &str, planned: u64, fill: Vec<Cmd>) {
     assert!(planned.abs_diff(taken) * 12 < taken, "{what}: {planned} for {taken}");
 }
 
-/// A command and the end of its key's life.
+/// A command, and one that sets its key's TTL.
 fn expiring(command: Cmd, key: &str) -> [Cmd; 2] {
     [command, redis::cmd("PEXPIRE").arg(key).arg(1_000_000).to_owned()]
 }

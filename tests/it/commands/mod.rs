@@ -1,5 +1,5 @@
-//! Every command as people and programs see it: the real program, real servers, exit codes, and what
-//! it says where.
+//! Every command as people and programs see it: the real program with real servers, its exit codes and its
+//! output.
 
 mod audit;
 mod changes;
@@ -27,7 +27,7 @@ use sqlx::AssertSqlSafe;
 use crate::support::program::Preheat;
 use crate::support::{self, Database, preheat};
 
-/// A job of one key a tenant.
+/// A job with one key for each tenant.
 const SERVICES: &str = r#"
 description = "What a clinic offers."
 schedule = "every 15m"
@@ -41,7 +41,7 @@ key = "services:{tenant_id}"
 omit = ["tenant_id"]
 "#;
 
-/// Each pet by its id alone: its key goes from tenant to tenant with it.
+/// Each pet's key has only its id, so it goes to another tenant together with the pet.
 const PETS: &str = r#"
 schedule = "every 15m"
 ttl = "1h"
@@ -66,7 +66,7 @@ key = "fleet"
 shape = "object"
 "#;
 
-/// A job that takes a fifth of a second a tenant, one after another.
+/// A job that takes a fifth of a second for each tenant, one after another.
 const SLOW: &str = r#"
 description = "Takes its time."
 schedule = "every 15m"
@@ -79,7 +79,7 @@ sql = "select t.id as tenant_id, t.name, pg_sleep(0.2)::text as slept from tenan
 key = "slow:{tenant_id}"
 "#;
 
-/// A sample clinic and a cache of a test's own.
+/// A sample clinic and a cache for one test.
 struct Servers {
     database: Database,
     redis: Redis,
@@ -90,7 +90,7 @@ async fn servers() -> Servers {
 }
 
 impl Servers {
-    /// The program with both servers; no job yet.
+    /// The program with both servers, without a job yet.
     fn preheat<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
         preheat(arguments).database(self.database.url()).cache(self.redis.url())
     }
@@ -110,14 +110,14 @@ impl Servers {
         self.texts(sql).await
     }
 
-    /// The one column of a query.
+    /// The values of a query's only column.
     async fn texts(&self, sql: &str) -> Vec<String> {
         let mut connection = self.database.connect().await;
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap()
     }
 }
 
-/// All keys of a cache with their values; not those that preheat keeps for itself.
+/// All keys of a cache with their values, except preheat's own keys.
 async fn values(cache: &mut MultiplexedConnection) -> BTreeMap<String, String> {
     let mut keys: Vec<String> = cache.keys("*").await.unwrap();
     keys.retain(|key| !key.contains("preheat:"));
@@ -129,7 +129,7 @@ async fn values(cache: &mut MultiplexedConnection) -> BTreeMap<String, String> {
     values
 }
 
-/// What is said, with what differs from run to run taken out.
+/// The output, without what differs from run to run.
 fn steady(text: &str) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for line in &mut lines {

@@ -118,21 +118,21 @@ async fn due_times_are_the_next_five_and_a_five_field_cron_is_to_the_minute() {
     assert_eq!(plan["jobs"][0]["job"]["encode"], encode);
 }
 
-/// A clinic that is large enough for its bytes to count, and an empty cache.
+/// A clinic that is large enough for its bytes to matter, and an empty cache.
 async fn large_clinic(settings: &[(&str, &str)]) -> Servers {
     let database = support::database().await;
     Clinic::demo(200).load(&database.url()).await.unwrap();
     Servers { database, redis: support::redis_with(settings) }
 }
 
-/// A number that the server says of itself.
+/// A number from the server's `INFO`.
 pub(super) async fn info(cache: &mut MultiplexedConnection, name: &str) -> u64 {
     let text: String = redis::cmd("INFO").query_async(cache).await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.unwrap().trim().parse().unwrap()
 }
 
-/// How often the server did each command since it was asked last; not those that make a connection.
+/// How often the server has run each command since the last call, without the commands of connecting.
 async fn commands(servers: &Servers) -> BTreeMap<String, u64> {
     let mut cache = servers.cache().await;
     let mut calls = support::commands(&mut cache).await;
@@ -157,7 +157,7 @@ async fn hazard_21_the_bytes_are_those_that_the_cache_takes() {
         plan["jobs"].as_array().unwrap().iter().map(|job| job["memory"].as_u64().unwrap()).sum();
     assert_eq!(memory["keys"], jobs);
 
-    // Warming again writes over what is there.
+    // Warming again overwrites the existing keys.
     let again = shipped(&servers, &["plan", "--json"]).run().await.expect_code(0).json();
     let present = again["memory"]["present"].as_u64().unwrap();
     assert!(present.abs_diff(planned) * 20 < planned, "{present} of {planned}: {again:#}");
@@ -168,8 +168,8 @@ async fn hazard_21_the_bytes_are_those_that_the_cache_takes() {
 
 #[tokio::test]
 async fn hazard_21_the_commands_are_those_that_are_sent() {
-    /// Of a program that warms once: it looks at the registry, at the server and its markers before and
-    /// after, and gives the markers a new life.
+    /// Commands of a program that warms once: it reads the registry, reads the server's stats and the markers
+    /// before and after, and renews the markers' TTL.
     const LOOK_AT_REGISTRY: u64 = 2;
     const LOOKS_AT_CACHE: u64 = 2 * (STATS_COMMANDS as u64 + 1) + 8;
     let servers = servers().await;
@@ -228,7 +228,7 @@ async fn hazard_21_what_does_not_fit_is_said_and_what_is_in_the_cache_counts() {
     assert_eq!(json["fits"], false);
     assert!(json["share_of_maxmemory"].as_f64().unwrap() > 1.0, "{json:#}");
 
-    // Somebody else's keys take their part.
+    // Keys of another application take up memory.
     bound(warm * 10 / 9).await;
     let () = cache.set("sessions", vec![b'x'; usize::try_from(warm / 5).unwrap()]).await.unwrap();
     plan(&["plan"]).await.expect_code(1);
@@ -268,7 +268,7 @@ async fn a_plan_gives_up_on_finding_every_one_of_many_broken_tenants() {
     let sql = "insert into tenants (id, name, timezone, status)
       select gen_random_uuid(), 'n' || n, 'UTC', 'active' from generate_series(1, 270) n";
     servers.database.execute(sql).await;
-    // Every second tenant breaks.
+    // The query fails for every second tenant.
     let job = SERVICES.replace(
         "select tenant_id, id, name, price from services where tenant_id = any($1) order by name, id",
         "select id as tenant_id, 1 / (('x' || substr(md5(id::text), 1, 2))::bit(8)::int % 2) as n \

@@ -1,4 +1,4 @@
-//! A user of the cache who may do no more than preheat needs.
+//! A cache user with only the rights that preheat needs.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{PETS, SERVICES, Servers, servers};
 use crate::support::program::SECRET;
 use crate::support::{self};
 
-/// A server with this user beside the one that may do everything.
+/// A server with this user besides the default user, which may do everything.
 async fn with_user(rights: &str) -> (Servers, String) {
     let mut servers = servers().await;
     servers.redis = support::redis_with(&[("user", &format!("warmer on >{SECRET} {rights}"))]);
@@ -18,7 +18,8 @@ async fn with_user(rights: &str) -> (Servers, String) {
     (servers, format!("redis://warmer:{SECRET}@127.0.0.1:{port}"))
 }
 
-/// What the user was refused; but for the client's name, which a server may well not take.
+/// The commands that the server refused to the user, except the client's name, which a server may
+/// refuse.
 async fn refusals(cache: &mut MultiplexedConnection) -> Vec<String> {
     let entries: Vec<HashMap<String, redis::Value>> =
         redis::cmd("ACL").arg("LOG").query_async(cache).await.unwrap();
@@ -55,7 +56,7 @@ async fn a_user_with_the_least_rights_warms_serves_audits_and_invalidates() {
     let said = serve.ended().await.expect_code(0).stderr;
     assert!(!said.contains("NOPERM") && !said.contains("WARN"), "{said}");
     assert_eq!(refusals(&mut servers.cache().await).await, Vec::<String>::new());
-    // The log does tell what was refused.
+    // The server's log does name refused commands.
     let wants = redis::cmd("KEYS").arg("*").to_owned();
     let user = redis::Client::open(url).unwrap();
     let mut user = user.get_multiplexed_async_connection().await.unwrap();

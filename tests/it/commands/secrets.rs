@@ -1,11 +1,11 @@
-//! Secrets in every part of a URL, looked for in all that the program says.
+//! Secrets in every part of a URL never appear in the program's output.
 
 use super::{FLEET, servers};
 use crate::support::program::SECRET;
 use crate::support::{self, preheat};
 
-/// The end of every program that a test runs looks through what it said: see [`SECRET`]. Here all that
-/// any library logs is said.
+/// Every program that a test runs is searched for the secret when it has ended: see [`SECRET`]. Here the
+/// program logs all that any library can log.
 #[tokio::test]
 async fn hazard_32_no_value_of_a_parameter_reaches_a_log_in_text_or_json() {
     let mut servers = servers().await;

@@ -1,4 +1,4 @@
-//! Settings as the program takes them: layers, prefixes, users, databases, TLS, poolers, secrets.
+//! Settings as the program reads them: layers, prefixes, users, databases, TLS, poolers, secrets.
 
 use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
@@ -26,7 +26,8 @@ async fn a_variable_goes_over_the_file_and_the_file_over_the_default() {
     }
     assert_eq!(servers.values().await.len(), 3);
 
-    // Its own name goes over the conventional one, a file over neither.
+    // The variable with preheat's own name overrides the conventional one, and a file overrides
+    // neither.
     let nobody = "postgres://127.0.0.1:1/shop";
     let warm = servers.preheat(["warm"]).job("fleet", FLEET);
     let warm = warm.settings(&format!("[database]\nurl = \"{nobody}\"\n"));
@@ -34,7 +35,7 @@ async fn a_variable_goes_over_the_file_and_the_file_over_the_default() {
     let warm = servers.preheat(["warm"]).job("fleet", FLEET);
     warm.env("PREHEAT_DATABASE__URL", nobody).run().await.expect_code(3);
 
-    // A flag goes over all.
+    // A flag overrides everything.
     let warm = servers.preheat(["warm", "--config", "other.toml"]).job("fleet", FLEET);
     let warm = warm.env("PREHEAT_CONFIG", "no-such.toml");
     warm.file("other.toml", "[cache]\nprefix = \"flag:\"\n").run().await.expect_code(0);
@@ -55,14 +56,14 @@ async fn a_user_of_the_cache_and_a_database_number_are_used() {
     let () = redis::cmd("SELECT").arg(3).query_async(&mut cache).await.unwrap();
     assert_eq!(values(&mut cache).await.into_keys().collect::<Vec<_>>(), ["mine:fleet"]);
 
-    // A key that the user may not write is a failure with that name.
+    // A key that the user may not write is a failure that names the key.
     let warm = servers.preheat(["warm"]).job("fleet", FLEET).cache(&url).run().await;
     let said = warm.expect_code(1).stdout;
     assert!(said.contains("cache_permission, 1 in all: "), "{said}");
 }
 
-/// Every program that any test runs is looked through for the secret when it has ended: see
-/// [`SECRET`]. Here every command meets it, saying all that it can, where it works and where not.
+/// Every program that any test runs is searched for the secret when it has ended: see [`SECRET`].
+/// Here every command gets it, with the most detailed output, both when it works and when it fails.
 #[tokio::test]
 async fn hazard_32_no_command_ever_says_a_secret() {
     let mut servers = servers().await;
@@ -71,7 +72,7 @@ async fn hazard_32_no_command_ever_says_a_secret() {
     let cache = format!("redis://app:{SECRET}@127.0.0.1:{port}");
     let host = support::postgres().tcp_port().unwrap();
     let name = servers.database.name();
-    // Who asks for no password takes any.
+    // A server that asks for no password accepts any.
     let database = format!("postgres://postgres:{SECRET}@127.0.0.1:{host}/{name}");
     let gone = format!("postgres://app:{SECRET}@127.0.0.1:1/shop?password={SECRET}");
     let unreadable = format!("postgres//app:{SECRET}@127.0.0.1/shop");
@@ -161,7 +162,7 @@ async fn everything_works_behind_a_pooler_in_transaction_mode() {
     servers.preheat(["warm"]).shipped_jobs().run().await.expect_code(0);
     assert!(through == servers.values().await, "the same values as without it");
 
-    // What it needed once is taken, and said to be needed no more.
+    // The former setting is accepted, and the log says that it has no effect any more.
     let set = behind(&["warm"]).env("PREHEAT_DATABASE__PGBOUNCER", "true").run().await;
     let said = set.expect_code(0).stderr;
     assert_eq!(said.matches("`database.pgbouncer` has no effect any more").count(), 1, "{said}");

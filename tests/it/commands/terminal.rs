@@ -1,4 +1,4 @@
-//! What comes from data never reaches a terminal, or a pipe, as anything but text in its line.
+//! Text from data reaches a terminal or a pipe only as plain text within its line.
 
 use sqlx::AssertSqlSafe;
 
@@ -6,8 +6,8 @@ use super::Servers;
 use crate::support;
 use crate::support::program::{Output, Preheat};
 
-/// Ids of tenants that colour the screen, clear it, name the window, begin a line, and turn the writing
-/// round.
+/// Ids of tenants that colour the screen, clear it, set the window's title, begin a new line, and reverse the
+/// direction of text.
 const IDS: [&str; 5] =
     ["\u{1b}[31mRED\u{1b}[0m", "a\nforged: ok", "\u{9b}2J", "\u{1b}]0;title\u{7}", "x\u{202e}y"];
 
@@ -20,7 +20,7 @@ sql = "select tenant_id, fails(tenant_id) as n from items where tenant_id = any(
 key = "items:{tenant_id}"
 "#;
 
-/// A database of such tenants; the query fails for those that stand in `broken`.
+/// A database with such tenants; the query fails for those in `broken`.
 async fn hostile() -> Servers {
     let database = support::database().await;
     let setup = "create table tenants (id text primary key);
@@ -44,13 +44,14 @@ async fn hostile() -> Servers {
     Servers { database, redis: support::redis() }
 }
 
-/// The program with that database's tenants and the job over them.
+/// The program with that database's tenants and a job for them.
 fn with_items<'a>(servers: &Servers, arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
     let tenants = "[tenants]\nsql = \"select id from tenants order by 1\"\n";
     servers.preheat(arguments).settings(tenants).job("items", JOB)
 }
 
-/// Nothing in it that a terminal obeys, and no line that data began: further lines of a message are indented.
+/// Fails if the output has a control character that a terminal obeys, or a line that data began: further
+/// lines of a message are indented.
 fn assert_plain(what: &str, output: &Output) {
     for text in [&output.stdout, &output.stderr] {
         let is_obeyed = |char: char| (char.is_control() && char != '\n') || char == '\u{202e}';
@@ -97,7 +98,7 @@ async fn whatever_ids_and_messages_hold_every_command_prints_text() {
         run(&arguments).await.json();
     }
 
-    // Every tenant is broken, and then the tenant list.
+    // First every tenant fails, and then the tenant list.
     hostile.database.execute(&format!("{breaks} on conflict do nothing")).await;
     run(&["plan"]).await.expect_code(2);
     let sql = "[tenants]\nsql = \"select fails(id)::text from tenants\"\n";

@@ -373,7 +373,7 @@ async fn a_deadline_lets_the_batches_in_flight_end() {
     whole(&servers, written).await;
 }
 
-/// Moves the fence of a tenant, as one does that never stops writing, until `rests` says so.
+/// Keeps moving the fence of a tenant, as if its data never stopped changing, until `rests` returns true.
 async fn keeps_changing(
     servers: &Servers,
     tenant: &str,
@@ -393,9 +393,10 @@ async fn life_of(cache: &mut MultiplexedConnection, tenant: &str) -> i64 {
 async fn hazard_01_a_tenant_that_never_stops_writing_is_fenced_and_no_failure() {
     let servers = servers().await;
     let busy = servers.active().await.remove(0);
-    // Five follow-ups, a second apart, take longer: the deadline ends them, and is not missed by that.
+    // Five follow-ups, a second apart, take longer than this: the deadline ends them, but does not count as
+    // missed.
     let arguments = ["warm", "--json", "--deadline", "4s"];
-    // Each read is long enough for a change to come, however busy the machine is.
+    // Each read lasts long enough for a change to come, even on a busy machine.
     let sleeps = "with slept as materialized (select pg_sleep(0.3)) select tenant_id,";
     let slow = SERVICES
         .replace("select tenant_id,", sleeps)
@@ -419,7 +420,7 @@ async fn hazard_01_a_tenant_that_never_stops_writing_is_fenced_and_no_failure() 
 async fn a_tenant_that_stops_writing_meanwhile_is_warm_in_the_end() {
     let servers = servers().await;
     let busy = servers.active().await.remove(0);
-    // Until its key is there, unproven.
+    // Until its key exists, unverified.
     let rests = async |cache: &mut MultiplexedConnection| life_of(cache, &busy).await > 0;
     let pass = servers.preheat(["warm", "--json"]).job("services", SERVICES);
     let until_it_rests = async {
@@ -501,7 +502,7 @@ async fn jobs_come_from_another_folder_where_one_is_named() {
     assert!(output.stdout.starts_with("services: ok: "), "{}", output.stdout);
 }
 
-/// So many keys are there, each with a whole value.
+/// Checks that this many keys exist, each with a whole value.
 async fn whole(servers: &Servers, keys: u64) {
     let values = servers.values().await;
     assert_eq!(values.len() as u64, keys, "{values:?}");
@@ -518,7 +519,7 @@ async fn sleepers(servers: &Servers) -> usize {
     servers.texts(sql).await.len()
 }
 
-/// The database does not go on with a query that nobody waits for.
+/// Checks that the database has stopped the queries for which no client waits any more.
 async fn nobody_sleeps(servers: &Servers) {
     eventually("the query has ended", LONG, async || sleepers(servers).await == 0).await;
 }

@@ -1,4 +1,4 @@
-//! What every cache does.
+//! The conformance suite of caches.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use super::redis::settings;
 use crate::support;
 use crate::support::memory::MemoryCache;
 
-/// With everything that means something in a glob.
+/// A prefix with all characters that are special in a glob.
 const PREFIX: &str = "rel*[7-9]?\\:";
 
-/// Texts that stand in keys and must not mean anything there.
+/// Texts that occur in keys and must have no special meaning there.
 pub(super) const ODD: [&str; 9] =
     ["a*b", "a?b", "[a-c]", "{a}", "a\nb\r\n", "\"'`", "\\*", "ä€😀\u{2028}", " \0 "];
 
-/// The cache past its adapter, as an application meets it.
+/// Direct access to the cache, without the adapter, as an application has it.
 pub(super) enum Past<'c> {
     Memory(&'c MemoryCache),
     Redis(MultiplexedConnection),
@@ -76,7 +76,7 @@ impl Past<'_> {
         }
     }
 
-    /// What is about to be left of a key's life; `None` for one that is not there or never expires.
+    /// A key's remaining TTL, rounded; `None` if the key does not exist or never expires.
     pub(super) async fn ttl(&mut self, key: &str) -> Option<Duration> {
         match self {
             Self::Memory(cache) => cache.ttl(key),
@@ -87,7 +87,7 @@ impl Past<'_> {
         }
     }
 
-    /// Fails unless a key was just given that TTL.
+    /// Fails unless the key was given that TTL just now.
     #[track_caller]
     pub(super) fn lives(left: Option<Duration>, ttl: Duration) {
         let left = left.unwrap();
@@ -99,8 +99,9 @@ pub(super) fn in_memory() -> MemoryCache {
     MemoryCache::new(Arc::new(SystemClock::new()))
 }
 
-/// A cache on a database number and with a prefix, and the way past it. Beside it are keys that are
-/// not its own: of no prefix, of one that a glob would take for it, and of another database.
+/// A cache with a database number and a prefix, and direct access to the same server. The server
+/// also has keys that are not the cache's own: without a prefix, with a prefix that a glob would
+/// match, and in another database.
 pub(super) async fn on_redis(server: &Redis, url: &str) -> (RedisCache, MultiplexedConnection) {
     let settings = CacheSettings { prefix: PREFIX.to_owned(), ..settings(url) };
     let cache = RedisCache::connect(settings).await.unwrap();
@@ -118,7 +119,7 @@ pub(super) fn strings<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<Strin
     texts.into_iter().map(str::to_owned).collect()
 }
 
-/// All that a scan finds, and in how many slices.
+/// All keys that a scan finds, and the number of its pages.
 pub(super) async fn scan(cache: &impl Cache, pattern: &str) -> (BTreeSet<String>, usize) {
     let (mut found, mut slices, mut cursor) = (BTreeSet::new(), 0, 0);
     loop {
@@ -147,7 +148,7 @@ async fn writes_and_removes(cache: &impl Cache, past: &mut Past<'_>) {
     assert_eq!(cache.write(&[]).await, Ok(Vec::new()));
     assert_eq!(cache.remove(&[]).await, Ok(Vec::new()));
 
-    // Values from a byte to megabytes, and keys with everything that may stand in an id.
+    // Values from one byte to megabytes, and keys with every character that an id may have.
     let large = format!("\"{}\"", "x".repeat(3 * 1024 * 1024));
     let pairs = [("a", "1"), ("ä:*?[{\r\n}]\0\"", "\"\\u0000\u{2028}\""), ("b", &large)];
     let ttl = Duration::from_millis(90_500);
@@ -158,7 +159,7 @@ async fn writes_and_removes(cache: &impl Cache, past: &mut Past<'_>) {
         Past::lives(past.ttl(key).await, ttl);
     }
 
-    // A write is a refresh: value and TTL.
+    // A write refreshes both the value and the TTL.
     let year = Duration::from_hours(24 * 365);
     let values = Values::new([("a", "2")]).ttl(year);
     assert_eq!(cache.write(&values.entries()).await, Ok(vec![Ok(())]));
@@ -169,7 +170,7 @@ async fn writes_and_removes(cache: &impl Cache, past: &mut Past<'_>) {
     assert_eq!(cache.remove(&keys).await, Ok(vec![Ok(true), Ok(false), Ok(true)]));
     assert_eq!(past.get("a").await, None);
 
-    // What expires is gone.
+    // An expired key does not exist.
     write(cache, ["a"], Duration::from_millis(1)).await;
     let gone = async || past.get("a").await.is_none();
     support::eventually("the key expired", support::LONG, gone).await;
@@ -198,7 +199,7 @@ async fn expires(cache: &impl Cache, past: &mut Past<'_>) {
     }
     assert_eq!(past.get("no such key").await, None);
     Past::lives(past.ttl("as it was").await, short);
-    // No life at all ends at once, and not never.
+    // A TTL of zero ends the key at once, and does not make it permanent.
     cache.expire(&[("longer".to_owned(), Duration::ZERO)]).await.unwrap();
     let gone = async || past.get("longer").await.is_none();
     support::eventually("the key expired", support::LONG, gone).await;
@@ -239,7 +240,7 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     assert_eq!(cache.exist(&[]).await, Ok(0));
     let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
     assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
-    // For a write it is a key like any other.
+    // A write treats it like any other key.
     write(cache, ["hash"], hour).await;
     assert!(cache.look(&strings(["hash"])).await.unwrap()[0].is_some());
 }
@@ -258,7 +259,7 @@ async fn scans(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
         assert_eq!(scan(cache, &glob::escaped(key)).await.0, [key.to_owned()].into(), "{key}");
     }
 
-    // What preheat keeps for itself is found as well, and is removed like any other key.
+    // preheat's own keys are found as well, and can be removed like any other key.
     let fence = strings(["preheat:fence:7"]);
     let listing = Listing { manifest: "preheat:manifest:pets:7".to_owned(), keys: strings(["a"]) };
     cache.move_fences(&fence, 1 << 41).await.unwrap();
@@ -274,7 +275,7 @@ async fn scans(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     clear(cache).await;
 }
 
-/// Each glob with those of the keys that it stands for.
+/// Each glob with the keys that it matches.
 async fn means_by_globs_what_redis_means(cache: &impl Cache) {
     let keys = [
         "slots:1",
@@ -362,7 +363,7 @@ async fn redis_conforms_with_a_prefix_and_a_database_number() {
     }
 }
 
-/// The texts of a seed over what means something in a glob.
+/// Texts from a seed, made of characters that are special in a glob.
 fn random_texts(seed: u64, letters: &[&str], count: usize) -> Vec<String> {
     let mut state = seed;
     let mut next = |below: usize| {

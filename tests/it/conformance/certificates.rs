@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, by the openssl program.
+//! A certificate authority for one test, made with the openssl program.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use preheat_sandbox::Tls;
 use tempfile::TempDir;
 
-/// An authority, and what it signed: a certificate for `localhost`.
+/// An authority, and a certificate for `localhost` that it has signed.
 pub(crate) struct Certificates {
     folder: TempDir,
 }
@@ -36,7 +36,7 @@ impl Certificates {
         self.path("ca.pem")
     }
 
-    /// What a server needs whose certificate signed itself, for a name that is nobody's.
+    /// A self-signed certificate for a host name that does not exist.
     pub(crate) fn self_signed(&self) -> Tls {
         self.openssl(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
@@ -45,7 +45,7 @@ impl Certificates {
         Tls { certificate: self.path("own.pem"), key: self.path("own.key") }
     }
 
-    /// What a server needs.
+    /// The server's certificate and key.
     pub(crate) fn server(&self) -> Tls {
         Tls { certificate: self.path("server.pem"), key: self.path("server.key") }
     }

@@ -1,4 +1,4 @@
-//! The triggers of the change feed, and listening to them, on a real server.
+//! The change feed on a real server: its triggers, and the listener.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -47,7 +47,7 @@ pub(super) const TABLES: &str = "
   create table items (id int primary key, tenant_id bigint, n int not null default 0);
 ";
 
-/// One job for each of these watched tables.
+/// The sources of one job for each of these watched tables.
 pub(super) fn sources(tables: &[Table]) -> Vec<ChangeSource> {
     sources_of(tables.iter().map(|table| job_with(table.clone())))
 }
@@ -79,7 +79,7 @@ pub(super) fn by_sql(name: &str, sql: &str) -> Table {
     Table { sql: Some(sql.to_owned()), ..plain(name) }
 }
 
-/// A database with triggers for some tables, and somebody who listens.
+/// A database with triggers for some tables, and a connected feed.
 pub(super) struct Watch {
     pub(super) server: support::Database,
     pub(super) database: Arc<Database>,
@@ -90,7 +90,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// With these tables and one job for each of the watched ones.
+    /// Creates these tables, and triggers for one job for each of the watched ones.
     pub(super) async fn new(tables: &str, watched: &[Table]) -> Self {
         Self::of(tables, sources(watched), TENANTS).await
     }
@@ -131,7 +131,7 @@ impl Watch {
         self.server.execute(sql).await;
     }
 
-    /// Everything that is told until a last word of ours, in order.
+    /// All notifications up to a final one of our own, in order.
     pub(super) async fn told(&mut self) -> Vec<Change> {
         const LAST: &str = r#"{"source":"last-word"}"#;
         self.execute(&format!("select pg_notify('preheat_changes', '{LAST}')")).await;
@@ -148,13 +148,13 @@ impl Watch {
         }
     }
 
-    /// What a statement, or several in one transaction, tell.
+    /// The notifications of a statement, or of several in one transaction.
     pub(super) async fn tells(&mut self, sql: &str) -> Vec<Change> {
         self.execute(sql).await;
         self.told().await
     }
 
-    /// The ids that a statement tells of, for the only watched table, each list sorted as it came.
+    /// The ids in a statement's notifications, for the only watched table; each list is sorted.
     pub(super) async fn ids(&mut self, sql: &str) -> Vec<Option<Vec<String>>> {
         let source = self.sources[0].id.clone();
         let told = self.tells(sql).await;
@@ -175,7 +175,7 @@ pub(super) fn whole(table: &str) -> Standing {
     Standing { whole: vec![table.to_owned()], ..Standing::default() }
 }
 
-/// Every trigger and function of ours in a database.
+/// All our triggers and functions in a database.
 async fn ours(server: &support::Database) -> Vec<String> {
     let sql = "select t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' \
                  || pg_get_triggerdef(t.oid) from pg_trigger t where t.tgname like 'preheat%' \
@@ -291,7 +291,7 @@ async fn an_id_too_large_for_a_notification_is_any_tenant() {
     let tables = "create table tenants (id text); create table items (tenant_id text)";
     let mut watch = Watch::of(tables, sources(&[plain("items")]), TENANTS).await;
     assert_eq!(watch.ids("insert into items values (repeat('x', 9000))").await, [None]);
-    // Each character is six in JSON.
+    // Each character takes six bytes in JSON.
     assert_eq!(watch.ids("insert into items values (repeat(chr(1), 1500))").await, [None]);
     let told = watch.ids("insert into items values (repeat('x', 7800)), ('y')").await;
     assert_eq!(told, [of(&[&"x".repeat(7800), "y"])]);
@@ -335,7 +335,7 @@ async fn tenants_may_be_found_by_a_query() {
         let mut watch = Watch::of(STAFF, watched, &format!("{TENANTS}{end}")).await;
         let told = watch.ids("insert into slots values (1, 1), (2, 1), (3, 2)").await;
         assert_eq!(told, [of(&["10", "20"])]);
-        // The row before and the row after.
+        // Both the old row and the new row count.
         assert_eq!(
             watch.ids("update slots set staff_id = 2 where id = 1").await,
             [of(&["10", "20"])]
@@ -346,7 +346,7 @@ async fn tenants_may_be_found_by_a_query() {
     }
 }
 
-/// As the docs have it, for tenants that the application keeps writing to.
+/// The example of the docs, for tenants to which the application keeps writing.
 const WHAT_MATTERS: &str = "select id from changed group by id \
                             having count(*) = 1 or count(distinct (status, timezone)) > 1";
 
@@ -415,7 +415,7 @@ async fn a_table_may_be_watched_in_several_ways() {
     }
 }
 
-/// A role that may write to the tables and has no other right, as an application's.
+/// A role with no right but to write to the tables, like an application's.
 pub(super) async fn writer(server: &support::Database, tables: &str) -> String {
     let role = format!("writer_of_{}", server.name());
     server
@@ -450,7 +450,7 @@ async fn a_write_never_fails_for_the_feed() {
         Watch::new(STAFF, &[by_sql("slots", BY_STAFF.split_once(';').unwrap().0)]).await;
     let source = watch.id("slots");
     let role = writer(&watch.server, "slots").await;
-    // It may not read `staff`.
+    // The role may not read `staff`.
     assert_eq!(
         watch.ids(&format!("set role {role}; insert into slots values (1, 1)")).await,
         [None]
@@ -482,7 +482,7 @@ async fn partitions_are_watched_whoever_they_are_written_through() {
     assert_eq!(watch.ids("insert into events values (1, 1), (2, 10)").await, [of(&["1", "2"])]);
     assert_eq!(watch.ids("insert into events_2 values (3, 10)").await, [of(&["3"])]);
     assert_eq!(watch.ids("insert into events_2_10 values (4, 10)").await, [of(&["4"])]);
-    // From one partition to another.
+    // A row moves from one partition to another.
     assert_eq!(watch.ids("update events set day = 10 where tenant_id = 1").await, [of(&["1"])]);
     assert_eq!(watch.ids("truncate events_1").await, [None]);
     assert_eq!(watch.ids("truncate events").await, [None]);
@@ -500,7 +500,7 @@ async fn partitions_are_watched_whoever_they_are_written_through() {
     assert_eq!(watch.ids("insert into events_3 values (7, 20)").await, [of(&["7"])]);
     assert_eq!(standing(&watch.database, &watch.sources).await, whole("events"));
 
-    // One that leaves is none of ours any more.
+    // A detached partition is no longer watched.
     watch.execute("alter table events detach partition events_3").await;
     let (installed, removed) = install(&watch.database, &watch.sources, TENANTS).await.unwrap();
     assert_eq!((installed[0].relations, removed.triggers), (4, 4));
@@ -652,7 +652,7 @@ async fn problems(tables: &str, watched: &[Table], tenants: &str) -> Vec<String>
     server.execute(tables).await;
     let database = Database::connect(settings(&server.url())).await.unwrap();
     let mut watched = watched.to_vec();
-    // One that is right does not go in alone.
+    // A valid table is not installed alone.
     watched.push(plain("good"));
     let error = install(&database, &sources(&watched), tenants).await.unwrap_err();
     assert!(ours(&server).await.is_empty());
@@ -715,7 +715,7 @@ async fn who_may_not_is_told_and_nothing_is_done() {
     let lacking = Standing { lacking: vec!["items".to_owned()], ..Standing::default() };
     assert_eq!(standing(&database, &sources).await, lacking);
 
-    // Whoever may read sees that the owner has installed them.
+    // Any role that may read sees that the owner has installed them.
     server.execute(&install_sql(&sources)).await;
     assert_eq!(standing(&database, &sources).await, whole("items"));
     let (done, _) = install(&database, &sources, TENANTS).await.unwrap();
@@ -763,7 +763,7 @@ async fn a_listener_takes_one_of_the_connections() {
     };
     for direct in [None, Some(two.clone())] {
         let database = Arc::new(Database::connect(two.clone()).await.unwrap());
-        // Both of the pool's connections are open, and idle.
+        // Both of the pool's connections are open and idle.
         let both = (0..2).map(|_| standing(&database, &[]));
         futures::future::join_all(both).await;
         let note: TroubleNote = Arc::new(|_, _| {});
@@ -870,12 +870,12 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let told = feed.next().await.unwrap();
     assert_eq!(told, [Change::new(sources[0].id.clone(), of(&["7"]))]);
 
-    // A session is not to be had here, and there nothing would be heard.
+    // The listener gets no session of its own here, and would receive nothing.
     let error = source(&database, None).connect().await.err().unwrap();
     assert!(error.to_string().contains("set `[changes] url`"), "{error}");
     let mut neighbour = bouncer.neighbour(server.name()).await;
     let heard = "select count(*) from pg_listening_channels()";
-    // Without a named statement: the next one of this client may go over another session.
+    // No named statement: this client's next one may run in another session.
     let heard = sqlx::raw_sql(heard).fetch_one(&mut neighbour).await.unwrap();
     assert_eq!(heard.get::<i64, _>(0), 0);
     let other = support::database().await;

@@ -1,4 +1,4 @@
-//! What is wrong with a query, told before it runs.
+//! What is wrong with a query, found before it runs.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ async fn clinic() -> (support::Database, PostgresSource) {
     (server, source)
 }
 
-/// Each problem in a line: what it is about, what is wrong, and what to do.
+/// Each problem as one line: its subject, the problem, and the hint.
 async fn problems(source: &PostgresSource, job: &Job) -> Vec<String> {
     lines(&job.query.sql, source.describe(job).await.unwrap().problems)
 }
@@ -145,7 +145,7 @@ async fn a_tenant_query_that_cannot_work_says_why() {
     for (sql, expected) in cases {
         let source = connect(settings(&server.url()), sql).await;
         assert_eq!(lines(sql, source.describe_tenants().await.unwrap().problems), [expected]);
-        // It shows once, and not again at each job.
+        // It is reported once, and not again for each job.
         let fine = job("select id as tenant_id, 1 as one from unnest($1) id", &["k:{tenant_id}"]);
         if expected.starts_with("query at") {
             assert_eq!(problems(&source, &fine).await, [""; 0]);
@@ -162,7 +162,7 @@ async fn a_server_that_is_gone_is_no_problem_of_a_query() {
     assert_eq!(error.kind, preheat::engine::ports::SourceErrorKind::Unavailable);
 }
 
-/// What a job's query reads, a relation a line: those that `tables` does not name have a `!`.
+/// The relations that a job's query reads, one a line; `!` marks those that `tables` does not name.
 async fn reads(source: &PostgresSource, job: &Job) -> Vec<String> {
     let line = |relation: preheat::adapter::postgres::ReadRelation| {
         let watched = if relation.is_watched { "" } else { "!" };
@@ -203,8 +203,8 @@ const RELATIONS: &str = "create schema app;
              create function hidden() returns bigint language plpgsql stable
                as 'begin return (select count(*) from staff); end';";
 
-/// A query, what the job names in `tables`, and the relations that it reads: `!` before one that
-/// nothing of `tables` watches.
+/// A query, the job's `tables`, and the relations that the query reads; `!` marks those that no
+/// entry of `tables` watches.
 const READS: &[(&str, &[&str], &[&str])] = &[
     (
         "select tenant_id from services where tenant_id = any($1)",
@@ -378,7 +378,7 @@ async fn columns_that_the_driver_does_not_know_are_named_with_their_cast() {
              (cast it to text in the query: `days::text as days`)",
         ]
     );
-    // One of its labels is what the driver takes for no label.
+    // The driver cannot read one of its labels.
     let odd = "select tenant_id, 'a,b'::odd as mood, 'free'::calm as calm, array['a,b']::odd[] as moods, \
                'ä '::fine as fine \
                from products where tenant_id = any($1)";
@@ -399,7 +399,7 @@ async fn columns_that_the_driver_does_not_know_are_named_with_their_cast() {
         ["query: the column `off` is int4multirange, which the driver cannot read \
           (cast it to text in the query: `off::text as off`)"]
     );
-    // It shows there, and not at each job.
+    // It is reported there, and not for each job.
     let fine = job("select id as tenant_id from unnest($1) id", &["k:{tenant_id}"]);
     assert_eq!(problems(&tenants, &fine).await, [""; 0]);
 }
@@ -476,7 +476,7 @@ async fn a_limit_over_the_whole_batch_is_refused_and_one_for_each_tenant_is_not(
         assert_eq!(found.len(), 1, "{sql}");
         let message = "query: `limit` or `offset` cuts off rows of the whole batch";
         assert!(found[0].starts_with(message), "{found:?}");
-        // One tenant a batch is the same as one for each tenant.
+        // Batches of one tenant read each tenant alone anyway.
         assert_eq!(problems(&source, &job(sql, &["k:{tenant_id}"])).await, [""; 0], "{sql}");
     }
     for sql in [
@@ -518,7 +518,7 @@ async fn items() -> (support::Database, PostgresSource) {
     (server, source)
 }
 
-/// What a try on a few tenants shows: problems, and warnings with a `!`.
+/// The result of trying a few tenants: problems, and warnings marked with `!`.
 async fn tried(source: &PostgresSource, job: &Job) -> Vec<String> {
     let tenants = Arc::new(source.tenants().await.unwrap());
     let now = "2026-03-01T12:00:00Z".parse().unwrap();
@@ -560,7 +560,7 @@ async fn a_query_that_computes_with_the_zone_asks_for_it_where_nothing_says_one(
     let fleet = fleet_job("select max(at)::date::text as newest from items", &["newest"]);
     assert_eq!(tried(&source, &fleet).await, [asks]);
 
-    // Where something says the zone, that is the one.
+    // If a setting gives the time zone, that one counts.
     let zone = Some(chrono_tz::UTC);
     let said = DatabaseSettings { time_zone: zone, ..settings(&server.url()) };
     let said = connect(said, source.tenants_sql()).await;
@@ -590,7 +590,7 @@ async fn queries_that_are_one_of_each_tenant_pass_the_sample() {
         let job = by_batches(sql, &["k:{tenant_id}", "k:{tenant_id}:{category}"]);
         assert_eq!(tried(&source, &job).await, [""; 0], "{sql}");
     }
-    // Each row has a key of its own: no value has an order.
+    // Each row has a key of its own, so no value has an order.
     let unordered = by_batches(
         "select tenant_id, n from items where tenant_id = any($1) \
          order by (cardinality($1) > 1) = (n > 2), n",
@@ -606,7 +606,7 @@ async fn queries_that_are_one_of_each_tenant_pass_the_sample() {
         Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC) },
     );
     assert_eq!(tried(&source, &dated).await, [""; 0]);
-    // One tenant a batch: there is nothing together.
+    // Batches of one tenant have nothing to compare.
     let one =
         job("select tenant_id, n from items where tenant_id = any($1) limit 2", &["k:{tenant_id}"]);
     assert_eq!(tried(&source, &one).await, [""; 0]);

@@ -1,4 +1,4 @@
-//! What every clock does.
+//! The conformance suite of clocks.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ const PETS: &str = "
   create table pets (id int primary key, tenant_id bigint, n int not null default 0);
 ";
 
-/// A table whose column stands in shared keys.
+/// A table with a column that is part of shared keys.
 fn with_key(table: Table, column: &str) -> Table {
     Table { key: Some(column.to_owned()), ..table }
 }
@@ -29,7 +29,8 @@ fn pets() -> Table {
     with_key(plain("pets"), "id")
 }
 
-/// The values of the only column that a statement names as gone, sorted. Whose data changed is told before.
+/// The values of the only column that a statement names as gone, sorted. The notification of the tenants
+/// comes first.
 async fn gone(watch: &mut Watch, sql: &str) -> Vec<String> {
     let told = watch.tells(sql).await;
     let mut tenants = false;
@@ -65,7 +66,7 @@ async fn keys_of_rows_that_are_gone_from_a_tenant_are_named() {
         ("update pets set id = id + 100 where id between 5 and 7", &["5", "6", "7"]),
         ("update pets set tenant_id = null where id = 8", &["8"]),
         ("delete from pets where id = 8", &[]),
-        // Two swap their tenants.
+        // Two rows swap their tenants.
         (
             "update pets set tenant_id = case id when 2 then 1 else 70 end where id in (2, 40)",
             &["2", "40"],
@@ -119,7 +120,7 @@ async fn keys_are_named_in_pieces_up_to_a_bound() {
     assert_eq!(gone(&mut watch, some).await.len(), 300);
 }
 
-/// The key columns' texts of a query's rows, as preheat reads them.
+/// The texts of a query's key columns, as preheat reads them.
 async fn as_preheat_reads(database: &Arc<Database>) -> Vec<String> {
     let source = source(Arc::clone(database), TENANTS);
     let job = job("select tenant_id, id from pets where tenant_id = any($1)", &["pet:{id}"]);
@@ -157,7 +158,7 @@ async fn values_are_named_as_preheat_writes_them_into_keys() {
         let mut watch = Watch::new(&tables, &[pets()]).await;
         for value in &values {
             let value = value.replace("$odd$", &format!("$odd${odd}$odd$"));
-            // A session of the application may write some types in its own way.
+            // An application's session may write some types in another form.
             let sql = format!("set bytea_output = escape; insert into pets values ({value}, 7)");
             watch.execute(&sql).await;
         }
@@ -245,7 +246,7 @@ async fn rows_of_partitions_are_named_whoever_they_are_written_through() {
         ("delete from pets where id in (1, 11)", vec!["1", "11"]),
         ("delete from pets_1 where id = 2", vec!["2"]),
         ("update pets_2 set tenant_id = 70 where id = 12", vec!["12"]),
-        // From one partition to another: with its tenant, and without.
+        // From one partition to another: with the same tenant, and with another.
         ("update pets set day = 15 where id = 3", vec![]),
         ("update pets set day = 15, tenant_id = 70 where id in (4, 13)", vec!["13", "4"]),
         ("truncate pets_2", vec![]),
@@ -289,7 +290,7 @@ async fn triggers_that_name_no_keys_are_noticed_and_upgraded() {
     assert_eq!(standing(&watch.database, &without).await, whole("pets"), "more is no fault");
     assert_eq!(gone(&mut watch, "delete from pets where id = 2").await, ["2"]);
 
-    // The same as a migration has it.
+    // The same triggers, from the script for migrations.
     watch.execute(&uninstall_sql()).await;
     watch.execute(&install_sql(&with)).await;
     watch.execute(&install_sql(&with)).await;

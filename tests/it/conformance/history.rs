@@ -1,4 +1,4 @@
-//! What every history does.
+//! The conformance suite of histories.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

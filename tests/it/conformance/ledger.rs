@@ -1,4 +1,4 @@
-//! What every ledger does.
+//! The conformance suite of ledgers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use preheat::engine::ports::{BOOK_TTL, Book, Cache, CacheErrorKind, Ledger, List
 use super::cache::{ODD, Past, in_memory, on_redis, scan, strings};
 use crate::support;
 
-/// What fences are started with.
+/// The number with which fences are started.
 const START: i64 = 1 << 41;
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// What an application may leave in a fence's place: `INCR` refuses all of it.
+/// Values that an application may leave under a fence's key; `INCR` refuses all of them.
 const BROKEN: [&[u8]; 9] =
     [b"now", b"", b" 7", b"+7", b"007", b"-0", b"7.0", b"9223372036854775808", b"\xff\x00"];
 
@@ -42,15 +42,15 @@ async fn keeps_fences(cache: &impl Ledger, past: &mut Past<'_>) {
     step(cache, &[]).await;
     assert_eq!(at(cache, &["a", FLEET]).await, [Missing, Missing], "looking makes none");
 
-    // One that is missing is made, and expires after longer than any run.
+    // A missing fence is created, and expires after longer than any run.
     assert_eq!(start(cache, &[("a", Missing), (FLEET, Missing)]).await, [At(START), At(START)]);
     Past::lives(past.ttl("a").await, FENCE_TTL);
-    // An application moves it, and it keeps its life.
+    // An application moves it, and its TTL stays.
     assert_eq!(past.incr("a").await, START + 1);
     Past::lives(past.ttl("a").await, FENCE_TTL);
     assert_eq!(at(cache, &["b", "a", FLEET]).await, [Missing, At(START + 1), At(START)]);
 
-    // A bare `INCR` made one: its number is raised, whatever else happens to it, and it may expire.
+    // A bare `INCR` created one: its number is raised, and its expiry does not matter.
     assert_eq!(past.incr("b").await, 1);
     assert_eq!(past.ttl("b").await, None);
     assert_eq!(past.incr("b").await, 2);
@@ -58,14 +58,14 @@ async fn keeps_fences(cache: &impl Ledger, past: &mut Past<'_>) {
     Past::lives(past.ttl("b").await, FENCE_TTL);
     assert_eq!(start(cache, &[("b", At(1))]).await, [At(2 * START + 2)], "by another warmer");
 
-    // Between the look and the start an application made one, or it was evicted.
+    // Between the read and the start an application created a fence, or the fence was evicted.
     assert_eq!(past.incr("c").await, 1);
     past.evict("a").await;
     let seen = [("c", Missing), ("a", At(7)), ("d", Missing), ("d", Missing)];
     assert_eq!(start(cache, &seen).await, [At(1), At(START), At(START), At(START)]);
     Past::lives(past.ttl("a").await, FENCE_TTL);
 
-    // Moving makes what is missing, and leaves a life as it is.
+    // Moving creates what is missing, and keeps the TTL.
     step(cache, &["a", "c", "e", "e"]).await;
     assert_eq!(at(cache, &["a", "c", "e"]).await, [At(START + 1), At(2), At(START + 2)]);
     Past::lives(past.ttl("e").await, FENCE_TTL);
@@ -97,7 +97,7 @@ async fn mends_fences(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
         let started = start(cache, &[("broken", Missing), ("whole", Missing)]).await;
         assert_eq!(started, [At(START), At(START)], "{name:?}");
         plant().await;
-        // It was a number when it was looked at.
+        // It was a number when it was read.
         assert_eq!(start(cache, &[("broken", At(3))]).await, [At(START)], "{name:?}");
         plant().await;
         past.evict("whole").await;
@@ -109,7 +109,7 @@ async fn mends_fences(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
         past.evict("whole").await;
         start(cache, &[("whole", Missing)]).await;
     }
-    // A number that cannot be raised any more.
+    // A number that cannot be raised any further.
     past.set("broken", i64::MAX.to_string().as_bytes()).await;
     assert_eq!(at(cache, &["broken"]).await, [At(i64::MAX)]);
     step(cache, &["broken"]).await;
@@ -127,12 +127,12 @@ async fn takes_thousands_of_fences(cache: &impl Ledger) {
     assert!(fences[1..].iter().all(|fence| *fence == Fence::At(START + 1)));
 }
 
-/// A manifest with these keys, as it is enlisted.
+/// A manifest with these keys, as a call adds them.
 fn listing<'k>(manifest: &str, keys: impl IntoIterator<Item = &'k str>) -> Listing {
     Listing { manifest: manifest.to_owned(), keys: strings(keys) }
 }
 
-/// Some moment, so many minutes later.
+/// A fixed moment, plus this many minutes.
 fn at_minute(minutes: u64) -> DateTime<Utc> {
     let start: DateTime<Utc> = "2026-03-01T00:00:00.123Z".parse().unwrap();
     start + Duration::from_mins(minutes)
@@ -159,7 +159,8 @@ async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
         keys.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect::<BTreeMap<_, _>>()
     };
 
-    // An empty one is not made; names come to those that are there, and are named anew.
+    // An empty manifest is not created. Keys are added to existing manifests, and existing entries
+    // are renewed.
     cache.enlist(&[listing(&seven, [])], first, HOUR).await.unwrap();
     assert!(scan(cache, "preheat:manifest:*").await.0.is_empty());
     let both = [listing(&seven, ["a", "b", "a"]), listing(&fleet, ODD.into_iter().chain([""]))];
@@ -172,7 +173,7 @@ async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     let odd: Vec<_> = ODD.into_iter().chain([""]).map(|key| (key, first)).collect();
     assert_eq!(named(cache, &fleet).await, set(&odd));
 
-    // Its life is renewed with or without new names, and by nothing else.
+    // Every call renews its TTL, with or without new keys; nothing else does.
     cache.enlist(&[listing(&seven, [])], later, 2 * HOUR).await.unwrap();
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
     Past::lives(past.ttl(&fleet).await, HOUR);
@@ -183,7 +184,7 @@ async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
     assert_eq!(named(cache, &seven).await, set(&[("b", later), ("c", later)]));
 
-    // An empty one is gone, and so is one that expired: neither comes back by being renewed.
+    // A manifest that is empty or expired is gone, and renewing does not bring it back.
     cache.delist(&all, later + Duration::from_millis(1)).await.unwrap();
     cache.enlist(&[listing(&seven, [])], later, HOUR).await.unwrap();
     let moment = Duration::from_millis(1);
@@ -243,7 +244,7 @@ async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     assert_eq!(notes(cache, tenants).await, some.iter().cloned().collect());
     Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
 
-    // A later note is written over an earlier one, and any note renews the book.
+    // A later note replaces an earlier one, and any note renews the book's TTL.
     cache.expire(&[(tenants.key().to_owned(), HOUR)]).await.unwrap();
     cache.note(tenants, &[pair(("", "first")), pair(("", "second"))]).await.unwrap();
     assert_eq!(notes(cache, tenants).await[""], "second");
@@ -313,7 +314,7 @@ async fn the_ledger_on_redis_conforms_with_a_prefix_and_a_database_number() {
     let (cache, past) = on_redis(&server, &format!("{}?db=3", server.url())).await;
     conforms(&cache, &mut Past::Redis(past)).await;
 
-    // Nothing of another prefix or database was touched.
+    // Keys with another prefix or in another database are untouched.
     let mut past = support::redis_connection(&server).await;
     let there: usize = redis::cmd("DBSIZE").query_async(&mut past).await.unwrap();
     let mut pipe = redis::pipe();

@@ -1,4 +1,4 @@
-//! What the change feed may have missed: a look notices it, and `install` tells of it.
+//! Changes that the feed may have missed: a look notices that, and `install` reports it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ async fn hazard_39_a_look_notices_triggers_that_were_away_and_another_table_of_t
     let replica = format!("alter table items enable replica trigger preheat_{id}_update");
     let always = format!("alter table items enable always trigger preheat_{id}_update");
     let swap = "alter table items rename to old; create table items (like old)";
-    // Whether all triggers are there then, and whether changes may have been missed.
+    // For each case: whether all triggers exist afterwards, and whether changes may have been
+    // missed.
     let cases: [(&[&str], bool, bool); 11] = [
         (&["insert into items values (1, 7)", "analyze items", "vacuum full items"], true, false),
         (&["alter table items add more int; create index on items (n)"], true, false),
@@ -105,7 +106,7 @@ async fn who_listens_hears_of_sources_whose_changes_may_have_been_missed() {
         expected.sort_by(|one, other| one.source.cmp(&other.source));
         assert_eq!(heard, expected);
     }
-    // Whoever connects anew is told of everything anyway.
+    // A new connection reports all data as changed anyway.
     watch.source.may_have_missed(all);
     watch.feed = watch.source.connect().await.unwrap();
     assert!(watch.told().await.is_empty());
@@ -122,7 +123,7 @@ async fn a_listener_outlives_the_timeout_of_idle_sessions() {
     install(&database, &watched, TENANTS).await.unwrap();
     let source = PostgresFeedSource::new(database, None, Arc::new(|_, _| {})).unwrap();
     let mut feed = source.connect().await.unwrap();
-    // One that came later and was idle for as long has ended by now.
+    // A session that began later and was idle for as long has ended by now.
     let mut idle = server.connect().await;
     let id: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut idle).await.unwrap();
     let sql = "select count(*) from pg_stat_activity where pid = $1";

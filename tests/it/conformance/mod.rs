@@ -1,4 +1,5 @@
-//! One suite a port, run against every adapter of it; beside them, what only one server can do.
+//! One suite for each port, run against every adapter of it. The other files test what only one
+//! server can do.
 
 mod cache;
 mod certificates;
@@ -40,7 +41,7 @@ pub(crate) fn key(template: &str) -> Key {
     Key { template, shape: Shape::List, unique: None }
 }
 
-/// A tenant job with this query and these keys.
+/// A job with this query and these keys, for tenants.
 pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
     Job {
         name: name("products"),
@@ -91,7 +92,7 @@ pub(crate) fn batch(ids: &[&str]) -> Batch {
     Batch::new(Arc::new(list), (0..).take(ids.len()).collect())
 }
 
-/// Rows as they were read: each with its slot, its JSON and its key columns.
+/// Rows that were read: each with its slot, its JSON and its key columns.
 pub(crate) type Found = Vec<(usize, String, Vec<Option<String>>)>;
 
 pub(crate) async fn read(

@@ -1,5 +1,5 @@
-//! Behind `PgBouncer`, where another transaction may be another session, and a session another
-//! client's.
+//! Behind `PgBouncer`, where each transaction may run in another session, and another client may use the
+//! session next.
 
 use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt;
@@ -20,39 +20,39 @@ use super::postgres::{among, settings, source};
 use super::{batch, job, read};
 use crate::support::{self, LONG, eventually};
 
-/// A `PgBouncer` before the server.
+/// A `PgBouncer` in front of the server.
 pub(crate) struct Bouncer {
     child: Child,
     folder: TempDir,
 }
 
-/// How it is set up.
+/// Its configuration.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     mode: &'static str,
     /// How many connections to the server there are for one database.
     connections: u32,
-    /// Which parameters it drops; it refuses those that it does not know.
+    /// Which parameters it ignores; it refuses unknown ones.
     drops: &'static str,
 }
 
-/// As it comes, with two connections to the server.
+/// The default configuration, with two connections to the server.
 const PLAIN: Setup = Setup { mode: "transaction", connections: 2, drops: "" };
 
-/// What people write where a driver is refused.
+/// What people configure when a driver is refused.
 const DROPS: &str = "extra_float_digits,options";
 
-/// Both modes, with enough connections that statements meet in them.
+/// Both modes, with so few connections that clients share sessions.
 const POOLERS: [Setup; 2] = [
     Setup { mode: "transaction", connections: 3, drops: DROPS },
     Setup { mode: "session", connections: 20, drops: DROPS },
 ];
 
-/// Nobody: `PgBouncer` refuses to run as root.
+/// The user `nobody`: `PgBouncer` refuses to run as root.
 const NOBODY: u32 = 65534;
 
 impl Bouncer {
-    /// `None` where the program is not installed: then there is nothing to test.
+    /// `None` if the program is not installed: then the test is skipped.
     pub(crate) async fn start() -> Option<Self> {
         Self::with(PLAIN).await
     }
@@ -98,7 +98,7 @@ impl Bouncer {
         format!("postgres:///{database}?host={folder}&port=6432&user=postgres")
     }
 
-    /// A client of another program.
+    /// A client that belongs to another program.
     pub(crate) async fn neighbour(&self, database: &str) -> PgConnection {
         let options: PgConnectOptions = self.url(database).parse().unwrap();
         PgConnection::connect_with(&options.extra_float_digits(None)).await.unwrap()
@@ -112,7 +112,7 @@ impl Drop for Bouncer {
     }
 }
 
-/// What a session has and what a transaction of ours would leave in it.
+/// What a session has, and what one of our transactions would leave in it.
 const SESSION: &str = "select concat_ws(' ', current_setting('statement_timeout'), \
      current_setting('lock_timeout'), current_setting('row_security'), current_setting('jit'), \
      current_setting('default_transaction_read_only'), current_setting('TimeZone'), \
@@ -133,7 +133,7 @@ async fn hazard_34_no_job_gets_the_rows_of_another_one_behind_a_pooler() {
         }
         let list = Arc::new(sources[0].tenants().await.unwrap());
         let all = &Batch::new(list, (0..10).collect());
-        // One shape of columns, so that nothing but the values would show it.
+        // All tables have the same column types, so that only the values would show a mix-up.
         let jobs = TABLES.map(|table| {
             let sql = "select tenant_id, 'TABLE' as name from TABLE where tenant_id = any($1)";
             (
@@ -141,7 +141,7 @@ async fn hazard_34_no_job_gets_the_rows_of_another_one_behind_a_pooler() {
                 format!("{{\"name\":\"{table}\"}}"),
             )
         });
-        // Each keeps statements by the names that a driver gives them.
+        // Each client has named statements like those of a driver.
         let mut neighbours = Vec::new();
         for _ in 0..2 {
             let mut neighbour = bouncer.neighbour(server.name()).await;
@@ -218,7 +218,7 @@ async fn hazard_34_a_transactions_settings_hold_behind_a_pooler_and_reach_no_nei
         assert!(error.message.contains("hint: somebody holds a lock on a table"), "{error}");
         writer.rollback().await.unwrap();
 
-        // The neighbour has met every session, and is as it was.
+        // The neighbour has used every session, and its settings are unchanged.
         for _ in 0..20 {
             let now: String =
                 sqlx::raw_sql(SESSION).fetch_one(&mut neighbour).await.unwrap().get(0);
@@ -257,7 +257,7 @@ async fn everything_works_behind_pgbouncer_in_transaction_mode() {
         &["k:{tenant_id}"],
     );
 
-    // More clients than connections, whose statements meet in the same sessions.
+    // More clients than connections, whose statements use the same sessions.
     for _ in 0..3 {
         let reads = sources.iter().flat_map(|source| {
             jobs.iter().flat_map(|job| [job; 3]).map(|job| read(source, job, &all, &[]))
@@ -273,7 +273,7 @@ async fn everything_works_behind_pgbouncer_in_transaction_mode() {
         let error = read(&sources[0], &broken, &all, &[]).await.unwrap_err();
         assert_eq!(error.kind, SourceErrorKind::Data, "{error}");
     }
-    // The query for some tenants is another one on each connection, and may break in its transaction.
+    // The query for some tenants differs on each connection, and may fail within its transaction.
     let whole = source(behind().await, "select id, '; -- ' as timezone from tenants order by id");
     let ids: Vec<_> = [2, 0].map(|position| list.get(position).unwrap().id()).into();
     for source in [&sources[0], &whole, &sources[1], &whole, &sources[0]] {

@@ -1,4 +1,4 @@
-//! The source on real Postgres servers that refuse, break, hang and come back.
+//! The source on real Postgres servers that refuse, fail, hang and recover.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ async fn numbered(server: &support::Database) -> PostgresSource {
 
 const NUMBERS: &str = "select n from generate_series(1, 9) n";
 
-/// One row a tenant, made of nothing.
+/// One row for each tenant, without any table.
 const ONE_EACH: &str = "select id as tenant_id, 1 as one from unnest($1) id";
 
 async fn fails(source: &PostgresSource, sql: &str, ids: &[&str]) -> SourceError {
@@ -60,20 +60,20 @@ fn tenant_ids(ids: &[&str]) -> Vec<TenantId> {
     ids.iter().map(TenantId::new).collect()
 }
 
-/// The ids of those of these tenants that are active.
+/// Which of these tenants are active.
 pub(crate) async fn among(source: &PostgresSource, ids: &[&str]) -> Vec<String> {
     let tenants = source.tenants_among(&tenant_ids(ids)).await.unwrap();
     tenants.iter().map(|tenant| tenant.id().to_owned()).collect()
 }
 
-/// How many queries of ours the server is at.
+/// How many of our queries the server is running.
 async fn active(past: &mut PgConnection) -> i64 {
     let sql = "select count(*) from pg_stat_activity where application_name = 'preheat' \
                and state = 'active' and datname = current_database()";
     sqlx::query_scalar(sql).fetch_one(past).await.unwrap()
 }
 
-/// Waits until the server is at none.
+/// Waits until the server runs none of them.
 async fn ended(past: &mut PgConnection) {
     eventually("the server is not at it any more", LONG, async || active(past).await == 0).await;
 }
@@ -127,7 +127,7 @@ async fn ids_of_every_type_are_asked_for_and_found() {
         let slots: Vec<_> = found.iter().map(|(slot, json, _)| (*slot, json.as_str())).collect();
         assert_eq!(slots, [(1, "{\"n\":1}"), (0, "{\"n\":2}")], "{ty}");
 
-        // What is no such id, or another way to write one, is not among them.
+        // A text that is no such id, or another spelling of one, is not among them.
         let odd = ["nobody", "7", "+12", "012", "aBC", "9223372036854775808", "a\0b", "{}", "ab"];
         let upper = one.to_uppercase();
         let upper = (upper != one).then_some(upper.as_str());
@@ -318,10 +318,10 @@ async fn a_statement_timeout_ends_the_query_in_the_server() {
         error.message.ends_with("canceling statement due to statement timeout (57014)"),
         "{error}"
     );
-    // It may take a moment from its answer until it says that it is idle.
+    // After its answer, the server may take a moment to report that it is idle.
     ended(&mut past).await;
 
-    // A read's own bound reaches the server too.
+    // A read's own timeout reaches the server too.
     let source = numbered(&server).await;
     let mut rows = Rows::default();
     rows.reset(0, usize::MAX);
@@ -705,7 +705,7 @@ async fn some_tenants_are_read_by_the_index_of_their_ids() {
                    where relname = 'tenants'";
         sqlx::query_as(sql).fetch_one(past).await.unwrap()
     };
-    // What a session did is counted for all when it ends.
+    // The server adds up a session's statistics when the session ends.
     sqlx::Connection::close(past).await.unwrap();
     let mut past = server.connect().await;
     let mut before = read(&mut past).await;
@@ -736,7 +736,8 @@ async fn some_tenants_are_found_whatever_the_tenant_query_looks_like() {
         "select id, zone from t /* one */ ; ; /* two */\n -- three",
         "select id, zone from t -- no end of line",
         "select id, ';' as zone from t",
-        // What looks like an end is a text; what is an end is not seen. Both are read whole.
+        // A text that looks like an end is text, and an end may be hidden. Both queries are read
+        // whole.
         "select id, '; -- ' as zone from t",
         "select id, zone from t; /* one /* two */ three */",
         "table t",
@@ -810,7 +811,7 @@ async fn some_tenants_of_a_table_that_changes_are_read_as_it_is_now() {
         ("alter table tenants alter id type text", "3000000000", vec!["region"]),
         ("insert into tenants values ('x')", "x", vec!["region"]),
     ];
-    // With a connection that knows the query alone, and with one that knows both ways to ask.
+    // With a connection that knows only this query, and with one that knows both kinds of query.
     for knows_both in [false, true] {
         let source = connect(one.clone(), sql).await;
         assert_eq!(source.tenants().await.unwrap().len(), 1);

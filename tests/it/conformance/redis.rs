@@ -1,4 +1,4 @@
-//! The cache on real Redis servers that refuse, break, hang and come back.
+//! The cache on real Redis servers that refuse, fail, hang and recover.
 
 use std::time::Duration;
 
@@ -201,7 +201,7 @@ async fn a_server_that_became_a_replica_is_left_with_both_connections() {
     let cache = connect(&proxy.redis_url()).await;
     assert_eq!(proxy.accepted(), 2);
     assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
-    // Where the name leads now is asked anew for questions as well as for values.
+    // The name is resolved again for the second connection as well.
     assert_eq!(cache.fences(&["f:a".to_owned()]).await, Ok(vec![Fence::Missing]));
     assert_eq!(proxy.accepted(), 3);
     assert_eq!(kinds(&cache, &one()).await, [Some(CacheErrorKind::ReadOnly)]);
@@ -213,7 +213,7 @@ async fn one_reconnect_serves_all_who_wait() {
     let server = support::redis();
     let proxy = Proxy::redis(&server).await;
     let cache = connect(&proxy.redis_url()).await;
-    // One for values and one for questions.
+    // One for values and one for small questions.
     assert_eq!(proxy.accepted(), 2);
     proxy.cut();
     let values = one();
@@ -224,7 +224,7 @@ async fn one_reconnect_serves_all_who_wait() {
     let (written, seen) = both.await;
     assert!(written.iter().all(|result| *result == Ok(vec![Ok(())])), "{written:?}");
     assert!(seen.iter().all(|fences| *fences == Ok(vec![Fence::Missing])), "{seen:?}");
-    // Whoever finds that it was cut makes a new one, and so may one who found the same a moment later.
+    // A caller that finds the connection cut makes a new one, and so may another caller a moment later.
     assert!(proxy.accepted() <= 6, "{} connections", proxy.accepted());
 }
 
@@ -350,7 +350,7 @@ async fn a_server_that_is_not_there_is_unreachable() {
     assert!(!error.message.contains("hush"), "{error}");
 }
 
-/// What every call but a write says of a few keys, by its name.
+/// The result of every call except writes for a few keys, by the call's name.
 async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheError>)> {
     let hour = Duration::from_hours(1);
     let keys = ["a", "b", "c"].map(str::to_owned);
@@ -398,7 +398,7 @@ async fn a_user_who_may_nothing_is_told_so_by_every_call() {
     let cache = connect(&format!("redis://none:hush@127.0.0.1:{port}")).await;
     all_fail(&cache, CacheErrorKind::Permission).await;
 
-    // Of some keys it may not.
+    // This user may use only some keys.
     let cache = connect(&format!("redis://some:hush@127.0.0.1:{port}")).await;
     let [mine, both] = [&["f:a"][..], &["f:a", "f:b"]]
         .map(|keys| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>());
@@ -435,7 +435,7 @@ async fn every_call_outlives_a_connection_that_is_cut_and_ends_where_there_is_no
     let server = support::redis();
     let proxy = Proxy::redis(&server).await;
     let cache = connect(&proxy.redis_url()).await;
-    // Each of them at another place: within a command, between two, within an answer.
+    // Each cut comes at another place: within a command, between two, within an answer.
     for direction in [Direction::ToServer, Direction::ToClient] {
         for bytes in [1, 40, 150, 300] {
             proxy.cut_after(direction, bytes);
@@ -468,7 +468,7 @@ async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
     proxy.cut_after(Direction::ToClient, 5_000);
     cache.move_fences(&keys, start).await.unwrap();
     let fences = cache.fences(&keys).await.unwrap();
-    // Those whose answers were lost moved once more, which is a move like any other.
+    // The fences whose answers were lost moved once more, which does no harm.
     let moved =
         |fence: &Fence| matches!(fence, Fence::At(at) if (start + 2..=start + 4).contains(at));
     assert!(fences.iter().all(moved), "{fences:?}");

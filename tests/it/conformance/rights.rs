@@ -1,4 +1,4 @@
-//! What the query of a trigger may read: policies of row-level security, and tables that nobody
+//! What the query of a trigger may read: tables with row-level security, and tables that no trigger
 //! watches.
 
 use preheat::adapter::postgres::{ChangesError, Database, Done, Security, install, install_sql};
@@ -29,7 +29,7 @@ const POLICY: &str = "
 const BY_STAFF: &str =
     "select staff.tenant_id from changed join staff on staff.id = changed.staff_id";
 
-/// One job that watches slots by a query over this relation, and these.
+/// One job that watches slots by a query over this relation, and these other tables.
 fn slots_by(relation: &str, others: &[&str]) -> Vec<ChangeSource> {
     let query = BY_STAFF.replace("staff.", &format!("{relation}."));
     let query = query.replace("join staff", &format!("join {relation}"));
@@ -76,7 +76,7 @@ async fn hazard_35_a_query_that_policies_may_filter_is_refused_unless_its_functi
     let told = watch.told().await;
     assert_eq!(told.len(), 1);
     assert_eq!((&told[0].source, &told[0].tenants), (&id, &of(&["10", "20"])));
-    // Once it is so it stays, whoever installs again.
+    // Once a function has these rights, it keeps them, whoever installs again.
     for security in [Security::Invoker, Security::Definer] {
         let (again, _) = install(&watch.database, &watch.sources, TENANTS, security).await.unwrap();
         assert!(again.iter().all(|source| source.done == Done::AsItWas), "{again:?}");
@@ -174,7 +174,7 @@ async fn tables_that_a_triggers_query_reads_and_no_entry_names_are_told() {
         (slots_by("staff", &[]), ["staff"].as_slice()),
         (slots_by("people", &[]), &["staff"]),
         (slots_by("staff", &["staff"]), &[]),
-        // Another job's entry does not warm this one.
+        // Another job's entry does not warm this job.
         (sources_of(both), &["staff"]),
         (sources(&[by_sql("slots", "select id::bigint from changed")]), &[]),
     ];

@@ -1,4 +1,4 @@
-//! What every source does.
+//! The conformance suite of sources.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ fn dated() -> Job {
     with_dates(dated, Dates { days: 2, zone: DateZone::Fixed(chrono_tz::Tz::UTC) })
 }
 
-/// The tenants of a list, as [`TENANTS`] has them.
+/// The tenants of a list, in the form of [`TENANTS`].
 fn listed(tenants: &Tenants) -> Vec<(&str, Option<&str>, Option<&str>)> {
     fn columns(tenant: Tenant<'_>) -> (&str, Option<&str>, Option<&str>) {
         (tenant.id(), tenant.column("timezone"), tenant.column("plan"))
@@ -53,7 +53,7 @@ fn listed(tenants: &Tenants) -> Vec<(&str, Option<&str>, Option<&str>)> {
 async fn conforms(source: &dyn Source) {
     assert_eq!(listed(&source.tenants().await.unwrap()), TENANTS);
 
-    // Some of them: those that there are, in the order of the query, each once.
+    // Some tenants: the existing ones, in the query's order, each once.
     let among = async |ids: &[&str]| {
         let ids: Vec<TenantId> = ids.iter().map(TenantId::new).collect();
         source.tenants_among(&ids).await.unwrap()
@@ -83,7 +83,7 @@ async fn conforms(source: &dyn Source) {
     assert_eq!(read(source, &job, &other, &[]).await, Ok(vec![row(0, 4, Some("toys:é"))]));
     assert_eq!(read(source, &job, &batch(&["nobody"]), &[]).await, Ok(Vec::new()));
 
-    // Each tenant's own days, and only those.
+    // Each tenant gets its own days, and no others.
     let date = |text: &str| text.parse::<NaiveDate>().unwrap();
     let dated = dated();
     let days = [date("2026-03-02"), date("2026-03-01")];
@@ -99,7 +99,7 @@ async fn conforms(source: &dyn Source) {
     assert_eq!(all.len(), ROWS.len());
     assert!(all.iter().all(|(slot, ..)| *slot == 0));
 
-    // More than a batch may hold.
+    // More rows than a batch may hold.
     let mut rows = Rows::default();
     rows.reset(job.key_columns().len(), 60);
     let bounds = Read { batch: &some, first_dates: &[], timeout: LONG };

@@ -16,7 +16,7 @@ use super::postgres::{settings, source};
 use super::{batch, job, read};
 use crate::support::{self, LONG, Proxy, eventually};
 
-/// The port of the server that answers.
+/// Reads the port of the server that answers.
 const PORT: &str = "select current_setting('port')";
 
 async fn connect(url: &str) -> Arc<Database> {
@@ -27,7 +27,7 @@ async fn refused(url: &str) -> String {
     Database::connect(settings(url)).await.expect_err(url).message
 }
 
-/// The first column of a query's rows, as the tenant list reads it.
+/// The first column of a query's rows, read like the tenant list.
 async fn column(database: &Arc<Database>, sql: &str) -> Result<Vec<String>, String> {
     let tenants = source(Arc::clone(database), sql).tenants().await;
     let tenants = tenants.map_err(|error| error.message)?;
@@ -36,7 +36,7 @@ async fn column(database: &Arc<Database>, sql: &str) -> Result<Vec<String>, Stri
     Ok(ids.collect())
 }
 
-/// A primary and its standby; none where nothing copies a server.
+/// A primary and its standby; `None` if no program here can copy a server.
 fn primary_and_standby() -> Option<(Postgres, Postgres)> {
     let settings = [("wal_level", "replica"), ("max_wal_senders", "4"), ("hot_standby", "on")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
@@ -179,7 +179,7 @@ async fn target_session_attrs_chooses_among_a_primary_and_its_standby_also_after
         column(&writable, PORT).await.is_ok_and(|found| found == [at_standby.as_str()])
     })
     .await;
-    // The connection is the same as before, to a server that is no standby any more.
+    // The connection is the same as before, to a server that is no longer a standby.
     let error = column(&only, PORT).await.unwrap_err();
     assert!(error.contains(&format!("`127.0.0.1:{at_standby}`: it is no standby")), "{error}");
 }
@@ -284,7 +284,7 @@ async fn failures_of_tls_name_what_to_set_in_the_url() {
         "sslmode=allow".to_owned(),
         "sslaccept=accept_invalid_certs".to_owned(),
         format!("{ca}&ssl=true"),
-        // Raised to `verify-full`, which this name has.
+        // preheat raises this to `verify-full`, and the certificate has this name.
         format!("sslmode=verify-ca&channel_binding=require&{ca}"),
     ] {
         connect(&at("localhost", &rest)).await;
@@ -309,7 +309,7 @@ async fn failures_of_tls_name_what_to_set_in_the_url() {
         let error = refused(&at(host, &rest)).await;
         assert!(error.contains("; hint: ") && error.contains(part), "{rest}: {error}");
     }
-    // As libpq: a root beside `require` is looked at, if not the name.
+    // As in libpq: a root certificate with `require` is checked, but not the name.
     let other = Certificates::new();
     let other = format!("sslmode=require&sslrootcert={}", other.ca().display());
     assert!(refused(&at("localhost", &other)).await.contains("certificate"));
@@ -324,7 +324,7 @@ async fn failures_of_tls_name_what_to_set_in_the_url() {
     let plain = support::database().await.tcp_url() + "?sslmode=require";
     let error = refused(&plain).await;
     assert!(error.contains("hint: the server has no TLS: write `sslmode=prefer`"), "{error}");
-    // Who is at a socket is on this machine.
+    // A server behind a Unix socket is on the same machine.
     connect(&(support::database().await.url() + "&sslmode=verify-full")).await;
 }
 

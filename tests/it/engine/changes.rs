@@ -1,4 +1,5 @@
-//! Data that changes: heard of through a feed, warmed again at once, and never lost.
+//! Data that changes: a feed reports the change, the engine warms it again at once, and no change
+//! is lost.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,24 +28,24 @@ use super::{
 };
 use crate::support::memory::MemoryRow;
 
-/// The next run for a tenant begins no sooner after the last one began.
+/// The shortest time between the starts of two runs for a tenant.
 const COOLDOWN: Duration = Duration::from_millis(250);
-/// A change that nothing stands in the way of is in the cache within this, on a clock on which only
-/// waiting takes time.
+/// How soon a change is in the cache if nothing delays it, on a clock on which only waiting takes
+/// time.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// A table that jobs watch, by its name and with nothing else said.
+/// A watched table, with nothing but its name.
 fn table(name: &str) -> Table {
     Table::named(name)
 }
 
-/// A job that watches the table of its own name, and whose schedule does not matter.
+/// A job that watches the table with the job's own name, and whose schedule does not matter.
 pub(super) fn watching(name: &str) -> Job {
     let schedule = Schedule::Every(Duration::from_hours(24));
     Job { schedule, tables: vec![table(name)], ..job(name) }
 }
 
-/// What a test has in the place of Postgres: it says what changed, and goes away.
+/// A feed in place of Postgres: a test sends changes through it and disconnects it.
 #[derive(Default)]
 struct Notifier {
     away: AtomicBool,
@@ -83,7 +84,7 @@ impl Feed for Listener {
 impl Notifier {
     fn say(&self, said: Said) {
         if let Some(listener) = self.listener.lock().unwrap().as_ref() {
-            // Nobody listens any more where it has broken before.
+            // Where the feed broke before, nothing listens any more.
             drop(listener.try_send(said));
         }
     }
@@ -97,7 +98,7 @@ impl Notifier {
     }
 }
 
-/// A world in which changes are heard of.
+/// A world with a change feed.
 pub(super) struct Fed {
     world: World,
     notifier: Arc<Notifier>,
@@ -112,7 +113,7 @@ impl std::ops::Deref for Fed {
 }
 
 impl Fed {
-    /// A world whose engine and feed are at work, and where nothing is left to do.
+    /// A world whose engine and feed are running and have nothing left to do.
     pub(super) async fn of(setup: Setup) -> Self {
         let fed = Self::begin(setup, Arc::default()).await;
         fed.rests().await;
@@ -125,7 +126,7 @@ impl Fed {
         let source = Arc::clone(&notifier) as Arc<dyn FeedSource>;
         let feeder = Feeder::new(source, handle, runner, "tenant_id".to_owned());
         let begun = feeder.begin().await;
-        // As much as a worker takes from there to its first run.
+        // About as long as a worker takes from there to its first run.
         world.clock.stall(Duration::from_millis(1)).await;
         let ended = world.engine_ended.clone();
         world.tasks.spawn(async move {
@@ -136,12 +137,12 @@ impl Fed {
         Self { world, notifier }
     }
 
-    /// Waits until all that is to be done at once is done.
+    /// Waits until everything that is due at once is done.
     async fn rests(&self) {
         self.clock.advance(AT_ONCE).await;
     }
 
-    /// Says that a table changed for these tenants; for any where there are none.
+    /// Reports that a table changed for these tenants; for any tenant if there are none.
     pub(super) fn tell(&self, table: &str, tenants: &[&str]) {
         self.tell_all(table, Some(tenants.iter().map(|id| (*id).to_owned()).collect()));
     }
@@ -151,7 +152,7 @@ impl Fed {
         self.notifier.say(Ok(vec![Change::new(source, tenants)]));
     }
 
-    /// Says that these values of a table's column are gone from shared keys of these tenants.
+    /// Reports that these values of a table's column are gone from shared keys of these tenants.
     pub(super) fn tell_gone(&self, table: &str, tenants: &[&str], column: &str, values: &[&str]) {
         let source = source_of(&self.runner.jobs.get(), table).id;
         let texts =
@@ -162,13 +163,13 @@ impl Fed {
             .say(Ok(vec![first, Change { gone, ..Change::new(source, Some(Vec::new())) }]));
     }
 
-    /// Commits: the rows of a job from now on.
+    /// Commits new rows of a job.
     pub(super) fn commit(&self, job: &str, version: u32, tenants: &[&str]) {
         let row = |tenant: &&str| MemoryRow::new(tenant, &version.to_string(), []);
         self.set_rows(job, tenants.iter().map(row).collect());
     }
 
-    /// How many runs for changes ended so.
+    /// How many runs for changes have ended with that outcome.
     fn change_runs(&self, job: &str, outcome: &str) -> u32 {
         let labels = format!("{{job=\"{job}\",trigger=\"change\",outcome=\"{outcome}\"}}");
         self.metric(&format!("preheat_runs_total{labels}"))
@@ -375,7 +376,7 @@ async fn hazard_02_an_older_run_that_writes_later_does_not_have_the_last_word() 
 async fn hazard_03_an_application_that_knows_no_fences_is_helped_by_the_feed() {
     let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
     world.commit("list", 1, &["t0"]);
-    // Between the read and the write of a run the application commits and deletes the key.
+    // Between a run's read and its write, the application commits and deletes the key.
     let (source, cache) = (Arc::clone(&world.source), Arc::clone(&world.cache));
     let (notifier, first) = (Arc::clone(&world.notifier), Arc::new(AtomicBool::new(true)));
     let (told, clock) = (source_of(&world.runner.jobs.get(), "list").id, world.clock.clone());
@@ -673,7 +674,7 @@ async fn a_tenant_that_came_with_its_change_is_warmed_and_one_that_went_is_no_fa
 #[tokio::test]
 async fn hazard_09_who_comes_and_goes_while_a_change_is_looked_up_is_as_the_noted_list_has_it() {
     let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
-    // What the small query reads, and then what the complete list has.
+    // The answer to the small query, and then the complete list.
     let answers: Arc<Mutex<Vec<Tenants>>> = Arc::default();
     let (of_hook, source) = (Arc::clone(&answers), Arc::downgrade(&world.source));
     world.source.before_tenants(move || {
@@ -715,7 +716,7 @@ async fn two_tenants_that_fail_in_one_way_are_no_reason_to_read_all_others_again
         let fails = tenants.iter().any(|id| id == "t1" || id == "t2");
         if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
     });
-    // From now on it is known that these two fail, and they are read apart from the others.
+    // From now on it is known that these two fail, and runs read them apart from the others.
     world.warm("list").await;
     let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
     let before = ["t1", "t3"].map(reads_of);

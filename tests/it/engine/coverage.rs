@@ -1,4 +1,4 @@
-//! How much of what should be there is in the cache, by looking for it.
+//! The coverage: the share of expected keys that a look finds in the cache.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use preheat::engine::ports::Clock;
 use super::{MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, tenants};
 use crate::support::memory::MemoryRow;
 
-/// A world that looks at its coverage, with all jobs warm but those that are disabled.
+/// A world that measures its coverage. All jobs are warm, except disabled ones.
 async fn watched(jobs: impl IntoIterator<Item = Job>, count: usize) -> World {
     let mut world = Setup::new(jobs, tenants(count)).start();
     world.tasks.spawn(Arc::clone(&world.runner).watch_coverage(world.stops.clone()));

@@ -1,5 +1,5 @@
-//! Shared keys that the change feed names as gone: removed after the fences moved and before anything is
-//! warmed.
+//! Shared keys that the change feed names as gone: they are removed after the fences have moved and before
+//! any tenant is warmed.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{SECOND, Setup, cache_error, key, tenants};
 use crate::support::memory::{MemoryCache, MemoryRow};
 
-/// Notes what is asked of the cache, and refuses removals where it is told to.
+/// Records the commands to the cache, and refuses removals on request.
 #[derive(Default)]
 struct Noted {
     calls: Mutex<Vec<String>>,
@@ -90,14 +90,14 @@ fn pet_of(tenant: &str, id: &str, version: u32) -> MemoryRow {
     MemoryRow::new(tenant, &version.to_string(), [("category", id)])
 }
 
-/// The last warming and what came before it.
+/// Within this time, the keys that are gone are removed and the tenants are warmed.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
 #[tokio::test]
 async fn hazard_07_a_shared_key_that_is_gone_is_removed_after_the_fences_moved_and_before_warming()
 {
     let (fed, cache) = pets().await;
-    // One is deleted, and one goes to the other tenant.
+    // One pet is deleted, and one goes to the other tenant.
     fed.set_rows("pets", vec![pet_of("t1", "8", 2), pet_of("t1", "9", 1)]);
     fed.tell_gone("pets", &["t0", "t1"], "id", &["7", "8"]);
     fed.clock.advance(AT_ONCE).await;

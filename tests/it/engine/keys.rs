@@ -1,4 +1,4 @@
-//! Keys that could be those of two tenants, over batches, runs and jobs.
+//! Keys that two tenants could both have, in batches, runs and jobs.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ fn row(tenant: &str, kind: &str) -> MemoryRow {
 }
 
 impl World {
-    /// Each key of jobs with its value.
+    /// Each key of the jobs with its value.
     fn values(&self) -> BTreeMap<String, String> {
         let keys = self.cache.keys().into_iter().filter(|key| !key.starts_with("preheat:"));
         keys.map(|key| (key.clone(), self.value(&key).unwrap())).collect()
@@ -41,10 +41,10 @@ fn values(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
     expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// A failure of a run: what failed, the first tenant, and how often.
+/// A failure of a run: its kind, the first tenant, and its count.
 type Failed<'r> = (FailureKind, Option<&'r str>, u64);
 
-/// How a run ended, and why.
+/// A run's outcome and failures.
 fn ended(record: &RunRecord) -> (Outcome, Vec<Failed<'_>>) {
     let failures = record.report.failures.iter();
     let failures = failures.map(|one| (one.kind, one.tenant.as_deref(), one.count));
@@ -84,11 +84,11 @@ async fn hazard_37_a_category_that_has_vanished_takes_no_other_tenants_key_with_
     assert_eq!(ended(&record), (Outcome::Partial, failures));
     let expected = values(&[("p:a:all", "[\"a\",\"a\"]"), ("p:a:b:x", "[\"a\"]")]);
     assert_eq!(world.values(), expected);
-    // What the other tenant has under the same text vanishes, and comes back.
+    // What the other tenant has under the same text disappears and comes back.
     world.set_rows("lists", vec![row("a", "b:x"), row("a", "all")]);
     world.warm_some("lists", &["a:b"]).await;
     assert_eq!(world.values(), expected);
-    // The category `all` vanishes; the list of all products is not its key.
+    // The category `all` disappears; the list of all products is not its key.
     world.set_rows("lists", vec![row("a", "b:x")]);
     world.warm_some("lists", &["a"]).await;
     assert_eq!(world.values(), values(&[("p:a:all", "[\"a\"]"), ("p:a:b:x", "[\"a\"]")]));

@@ -1,4 +1,4 @@
-//! A cache and a ledger that do what a test says.
+//! A cache and a ledger whose answers a test decides.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,11 +41,11 @@ pub(crate) enum CacheCall<'a> {
     Stats,
 }
 
-/// What comes of a call.
+/// The future result of a call.
 pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, CacheError>>;
 
-/// How the calls to a server go. What is left out goes as in memory; `then` is what comes of a call
-/// there, which happens only where somebody awaits it.
+/// How the calls to a server behave. Calls without a rule go to the memory; `then` is the call to the memory,
+/// which runs only if the rule awaits it.
 pub(crate) trait Rules: Send + Sync + 'static {
     fn on_ledger<'a, T: Send + 'a>(&'a self, _call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
         then
@@ -80,8 +80,8 @@ pub(crate) trait Rules: Send + Sync + 'static {
     }
 }
 
-/// Cache and ledger in memory, with rules of a test around them. The ports are implemented here, and
-/// nowhere else in the tests.
+/// Cache and ledger in memory, with the rules of a test around them. The tests implement the two ports only
+/// here.
 pub(crate) struct Around<R> {
     pub(crate) inner: Arc<MemoryCache>,
     rules: R,
@@ -101,7 +101,7 @@ impl<R> Deref for Around<R> {
     }
 }
 
-/// A hook before every call to the ledger that may wait or fail it.
+/// A hook before every call to the ledger, which may delay or fail the call.
 pub(crate) struct BeforeLedger(Mutex<Hook>);
 
 type Hook = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync>;

@@ -1,4 +1,4 @@
-//! Jobs share the permits: one that is slow or meets a lock holds up nobody else.
+//! Jobs share the permits: a job that is slow or meets a lock holds up no other job.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use preheat::engine::run::limit::Shares;
 use super::changes::{Fed, watching};
 use super::{Count, MINUTE, SECOND, Setup, job, many, refused, tenants};
 
-/// A job of which nothing says how many batches it may have in flight.
+/// A job whose file does not bound its batches in flight.
 fn greedy(job: Job) -> Job {
     Job { batch: many(1), concurrency: None, ..job }
 }

@@ -1,5 +1,5 @@
-//! The engine on ports in memory and a clock that tests move: when runs happen, how they go, and
-//! what is kept of them.
+//! The engine with ports in memory and a clock that tests move: when runs start, how they go, and
+//! what is recorded of them.
 
 mod changes;
 mod coverage;
@@ -58,10 +58,10 @@ use crate::support::virtual_clock::VirtualClock;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 
-/// More steps of the clock than any of these tests takes: one that waits this long has failed.
+/// More steps of the clock than any of these tests needs: a test that takes this many has failed.
 const MANY_STEPS: usize = 20_000;
 
-/// When the clocks of tests start: midnight, so that all schedules are on their grid.
+/// When the clocks of tests start: at midnight, so that all schedules are on their grid.
 pub(crate) fn start() -> DateTime<Utc> {
     at("2026-03-01T00:00:00Z")
 }
@@ -70,7 +70,8 @@ pub(crate) fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// A job that is due every ten minutes and writes `NAME:{tenant_id}`, a list that lives for thirty.
+/// A job that is due every ten minutes. It writes `NAME:{tenant_id}`, a list with a TTL of thirty
+/// minutes.
 pub(crate) fn job(name: &str) -> Job {
     Job {
         name: JobName::parse(name).unwrap(),
@@ -123,7 +124,7 @@ pub(crate) fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| format!("t{number}")).collect()
 }
 
-/// One row for each of the tenants `t0`, `t1`, …: its number.
+/// One row for each of the tenants `t0`, `t1`, …: the tenant's number.
 pub(crate) fn a_row_each(count: usize) -> Vec<MemoryRow> {
     let row = |(number, id): (usize, String)| MemoryRow::new(&id, &number.to_string(), []);
     ids(0..count).into_iter().enumerate().map(row).collect()
@@ -137,7 +138,7 @@ pub(crate) fn cache_error(kind: CacheErrorKind) -> CacheError {
     CacheError { kind, message: format!("the write failed: {kind:?}") }
 }
 
-/// What a world is made of before it turns.
+/// The parts of a world before it starts.
 pub(crate) struct Setup {
     pub(crate) jobs: Vec<Job>,
     pub(crate) tenants: Tenants,
@@ -146,13 +147,13 @@ pub(crate) struct Setup {
     pub(crate) clock: VirtualClock,
     pub(crate) history: Arc<dyn History>,
     pub(crate) retention: Duration,
-    /// In the place of the source in memory.
+    /// Replaces the source in memory.
     pub(crate) source: Option<Arc<dyn Source>>,
-    /// In the place of the cache in memory.
+    /// Replaces the cache in memory.
     pub(crate) cache: Option<Arc<dyn Cache>>,
-    /// In the place of the ledger in memory.
+    /// Replaces the ledger in memory.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
-    /// The share of the tenants that a list may lack.
+    /// The share of the tenants that may be missing from a list.
     pub(crate) max_shrink: Share,
 }
 
@@ -172,7 +173,7 @@ impl Setup {
         }
     }
 
-    /// The world, and its engine, which does nothing yet.
+    /// The world, and its engine, which is not running yet.
     pub(crate) fn build(self) -> (World, Engine) {
         let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
         let Self { source: other, cache, ledger, max_shrink, .. } = self;
@@ -232,7 +233,7 @@ impl Setup {
         (world, engine)
     }
 
-    /// The world with its engine at work.
+    /// The world with its engine running.
     pub(crate) fn start(self) -> World {
         let (mut world, engine) = self.build();
         let ended = world.engine_ended.clone();
@@ -245,7 +246,7 @@ impl Setup {
     }
 }
 
-/// The bell in the place of tokio-cron-scheduler: each second, while it is told to.
+/// Rings the bell each second in place of tokio-cron-scheduler, while `rings` is true.
 async fn ring(clock: VirtualClock, bell: Arc<Notify>, beats: Arc<Beats>, rings: Arc<AtomicBool>) {
     loop {
         clock.sleep(SECOND).await;
@@ -256,7 +257,7 @@ async fn ring(clock: VirtualClock, bell: Arc<Notify>, beats: Arc<Beats>, rings: 
     }
 }
 
-/// An engine and all that is around it.
+/// An engine and its surroundings.
 pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) source: Arc<MemorySource>,
@@ -275,7 +276,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Moves time on, step by step, until that is so.
+    /// Moves time on, step by step, until the condition holds.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..MANY_STEPS {
             if is_so(self) {
@@ -286,7 +287,7 @@ impl World {
         panic!("never: {what}");
     }
 
-    /// Lets everything that is due at this moment happen.
+    /// Lets everything happen that is due now.
     pub(crate) async fn settle(&self) {
         self.clock.advance(Duration::ZERO).await;
     }
@@ -313,7 +314,7 @@ impl World {
         panic!("the run never ended");
     }
 
-    /// Asks for a run of one job.
+    /// Requests a run of one job.
     pub(crate) async fn ask(&self, name: &str) -> Ticket {
         self.ask_for(name, None).await
     }
@@ -353,7 +354,7 @@ impl World {
         value.trim().parse().unwrap()
     }
 
-    /// Whether the metrics have a line like this.
+    /// Whether the metrics contain this line.
     pub(crate) fn shows(&self, line: &str) -> bool {
         self.metrics.encode().lines().any(|found| found == line)
     }
@@ -363,7 +364,7 @@ impl World {
         self.source.reads().into_iter().map(|read| read.tenants).collect()
     }
 
-    /// Fails reads for as long as the answer is an error.
+    /// Calls `decide` for each read; the read fails if it returns an error.
     pub(crate) fn on_read<F>(&self, decide: F)
     where
         F: Fn(&[String]) -> Result<(), SourceError> + Send + Sync + 'static,
@@ -380,7 +381,7 @@ pub(crate) fn request(name: &str, tenants: Option<&[&str]>) -> RunRequest {
     RunRequest { jobs: JobSelection::One(JobName::parse(name).unwrap()), tenants }
 }
 
-/// Counts what is in flight at once, by name and all together.
+/// Counts what is in flight at the same time, by name and in total.
 #[derive(Clone, Default)]
 pub(crate) struct Gauge {
     now: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -388,7 +389,7 @@ pub(crate) struct Gauge {
 }
 
 impl Gauge {
-    /// One of that name is in flight until the answer is dropped.
+    /// One more of that name is in flight until the returned value is dropped.
     pub(crate) fn enter(&self, name: &str) -> InFlight {
         let mut now = self.now.lock().unwrap();
         *now.entry(name.to_owned()).or_default() += 1;
@@ -400,7 +401,7 @@ impl Gauge {
         InFlight { gauge: self.clone(), name: name.to_owned() }
     }
 
-    /// How many are in flight, all together.
+    /// How many are in flight, in total.
     pub(crate) fn now(&self) -> usize {
         self.now.lock().unwrap().values().sum()
     }
@@ -409,7 +410,7 @@ impl Gauge {
         self.now.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 
-    /// The most of that name that were in flight at once; of all where it is empty.
+    /// The maximum in flight at the same time, for that name; in total if the name is empty.
     pub(crate) fn most(&self, name: &str) -> usize {
         self.most.lock().unwrap().get(name).copied().unwrap_or_default()
     }
@@ -426,7 +427,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts up, and says what it was before.
+/// A counter that returns its former value when it counts up.
 #[derive(Clone, Default)]
 pub(crate) struct Count(Arc<AtomicUsize>);
 
@@ -440,7 +441,7 @@ impl Count {
     }
 }
 
-/// Delays every read by so much.
+/// Delays every read by this long.
 pub(crate) fn slow_reads(world: &World, by: Duration) {
     let clock = world.clock.clone();
     world.source.before_read(move |_seen| {
@@ -456,12 +457,12 @@ pub(crate) fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
     Box::pin(async move { value })
 }
 
-/// What the log says on this thread.
+/// The log lines of this thread.
 #[derive(Clone, Default)]
 pub(crate) struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl Said {
-    /// Hears it until the answer is dropped.
+    /// Records log lines until the returned value is dropped.
     pub(crate) fn hear(&self) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()

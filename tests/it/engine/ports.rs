@@ -1,4 +1,4 @@
-//! Each server stands behind one breaker, whoever asks.
+//! Each server is behind one circuit breaker, for all callers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use super::ledger::{Answer, Around, CacheCall, Call, Rules};
 use super::{SECOND, VirtualClock, cache_error, job, ready, refused, start, tenants};
 use crate::support::memory::{MemoryCache, MemorySource};
 
-/// Longer than a breaker leaves its server alone.
+/// Longer than an open breaker keeps callers away from its server.
 const PAUSE: Duration = Duration::from_secs(6);
 
-/// Counts what reaches the server, which may be away.
+/// Counts the calls that reach the server, which may be away.
 #[derive(Default)]
 struct Counted {
     asked: AtomicUsize,
@@ -83,7 +83,7 @@ impl Lab {
         Self { ports, clock, source, cache }
     }
 
-    /// Every command of the cache once, each with how it failed.
+    /// Calls every command of the cache once; returns how each failed.
     async fn ask_all_of_the_cache(&self) -> Vec<Option<CacheErrorKind>> {
         let Ports { cache, ledger, .. } = &self.ports;
         let (keys, manifests) = (["k".to_owned()], ["m".to_owned()]);

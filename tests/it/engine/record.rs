@@ -1,4 +1,4 @@
-//! What is kept of runs, and that a history which cannot be written never holds one up.
+//! Run records: what they contain, and that a history which cannot be written never delays a run.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,11 +14,11 @@ use preheat::engine::ports::{Clock, History, HistoryError};
 
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 
-/// A history in memory that can be away, and says what was asked of it.
+/// A history in memory that can be away and counts its calls.
 pub(crate) struct Fickle {
     pub(crate) memory: MemoryHistory,
     pub(crate) away: AtomicBool,
-    /// What the next append waits for.
+    /// The next append waits for this.
     held: Mutex<Option<BoxFuture<'static, ()>>>,
     appends: AtomicUsize,
     largest: AtomicUsize,
@@ -148,7 +148,7 @@ async fn a_record_is_forgotten_only_when_it_was_written_however_many_are_given_u
     let dropped = world.metric("preheat_history_dropped_total");
     assert!(dropped > 90, "{dropped}");
     let kept = history.kept().await;
-    // The first was given up while it was being written.
+    // The first one was dropped while it was being written.
     assert_eq!(kept + dropped as usize, 1_105 + 1);
 }
 

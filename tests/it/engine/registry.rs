@@ -1,4 +1,4 @@
-//! Tenants that are gone, and tenant lists that are not trusted.
+//! Departed tenants, and tenant lists that preheat does not trust.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,14 +23,14 @@ use super::{
 use crate::support::memory::{MemoryCache, MemoryRow};
 use crate::support::virtual_clock::VirtualClock;
 
-/// A cache that outlives its worlds, whose books may be away and whose removals may be slow.
+/// A cache that outlives its worlds. Its registry may be unreachable, and its removals may be slow.
 struct Kept {
     memory: Arc<MemoryCache>,
     ledger: Arc<HookedLedger>,
     clock: VirtualClock,
-    /// The books cannot be reached.
+    /// Whether the registry is unreachable.
     away: Arc<AtomicBool>,
-    /// How often anything was asked of the books.
+    /// How often the registry was read or written.
     asked: Count,
     removals: Arc<Around<SlowRemovals>>,
 }
@@ -79,24 +79,24 @@ impl Kept {
         Registry::new(Share::NONE).known(ledger).await.unwrap()
     }
 
-    /// The ids of those that are noted as active, and as gone.
+    /// The ids that the registry has as active, and those it has as gone.
     async fn noted_ids(&self) -> (Vec<String>, Vec<String>) {
         let Registered { active, gone } = self.noted().await;
         (ids_of(&active), ids_of(&gone))
     }
 
-    /// What a job's manifest of a tenant names.
+    /// The keys in a job's manifest of a tenant.
     async fn manifest(&self, job: &Job, tenant: &str) -> Vec<String> {
         let key = manifest_key(&job.name, Some(tenant));
         names(&self.memory, key).await
     }
 }
 
-/// Removals take their time.
+/// Slow removals.
 struct SlowRemovals {
     clock: VirtualClock,
     takes: Mutex<Duration>,
-    /// The most keys that were removed at once.
+    /// The maximum number of keys that were removed at once.
     most: AtomicUsize,
     times: AtomicUsize,
 }
@@ -118,7 +118,7 @@ impl Rules for SlowRemovals {
     }
 }
 
-/// Runs a job, and lets the tenants that left be swept.
+/// Runs a job, and lets the departed tenants be swept.
 async fn warm(world: &World, job: &str) -> Arc<RunRecord> {
     let record = world.warm(job).await;
     world.settle().await;
@@ -129,12 +129,12 @@ fn ids_of(list: &Tenants) -> Vec<String> {
     list.iter().map(|tenant| tenant.id().to_owned()).collect()
 }
 
-/// Those of so many tenants that are left without these.
+/// This many tenants, without those in `gone`.
 fn without(count: usize, gone: &[&str]) -> Tenants {
     tenants(count).only(|tenant| !gone.contains(&tenant.id()))
 }
 
-/// A job of keys that are known, with dates and of data.
+/// A job with static keys, with and without dates, and with data keys.
 fn of_all_kinds() -> Job {
     let zone = DateZone::Fixed(chrono_tz::UTC);
     Job {
@@ -151,7 +151,7 @@ fn rows_of_kinds(count: usize) -> Vec<MemoryRow> {
     ids(0..count).iter().map(|id| MemoryRow::new(id, "1", columns)).collect()
 }
 
-/// The keys that have a tenant in them.
+/// The keys that contain the tenant's id.
 fn keys_of(kept: &Kept, tenant: &str) -> Vec<String> {
     let has = |key: &String| key.split(':').any(|part| part == tenant);
     kept.keys().into_iter().filter(has).collect()
@@ -161,8 +161,8 @@ fn first_kind(record: &RunRecord) -> Option<FailureKind> {
     record.report.failures.first().map(|failure| failure.kind)
 }
 
-/// Jobs that keep their keys for two days, and the worlds of two days in one cache: in the first all
-/// jobs run for four tenants, in the second `off` is disabled.
+/// Jobs whose keys live for two days, and the worlds of two days with one cache. In the first, all jobs run
+/// for four tenants; in the second, `off` is disabled.
 async fn second_day(kept: &Arc<Kept>) -> (Job, World) {
     const DAYS: Duration = Duration::from_hours(48);
     let kinds = Job { ttl: DAYS, ..of_all_kinds() };
@@ -189,7 +189,7 @@ async fn hazard_09_a_tenant_that_is_gone_loses_all_its_keys_at_the_next_list() {
     let kept = Kept::new();
     let (kinds, world) = second_day(&kept).await;
     assert_eq!(warm(&world, "kinds").await.outcome, Outcome::Ok);
-    // `list`, `off`, `all`, a day behind and three ahead, and the kind.
+    // The keys of `list`, of `off`, of `all`, of one day behind and three ahead, and of the kind.
     assert_eq!(keys_of(&kept, "t1").len(), 1 + 1 + 1 + 4 + 1, "{:?}", keys_of(&kept, "t1"));
     assert_eq!(kept.manifest(&kinds, "t1").await, ["kind:t1:cat"]);
     let fence = kept.memory.fences(&[fence_key("t1")]).await.unwrap();
@@ -217,7 +217,7 @@ async fn hazard_09_a_tenant_that_went_while_no_worker_ran_loses_its_keys_at_the_
     world.settle().await;
     for gone in ["t0", "t3"] {
         assert_eq!(keys_of(&kept, gone), [""; 0]);
-        // A run that read before may still write what is named.
+        // A run that read before may still write the keys that the manifest names.
         assert_eq!(kept.manifest(&kinds, gone).await, [format!("kind:{gone}:cat")]);
     }
     assert_eq!(keys_of(&kept, "t2").len(), 7, "a run for one tenant leaves the others alone");
@@ -271,7 +271,7 @@ async fn a_list_that_was_begun_before_another_says_nothing_new() {
             (clock.sleep(if first { 20 * SECOND } else { SECOND }), source.clone());
         Box::pin(async move {
             asleep.await;
-            // What the database said when the reading began.
+            // What the database returned when the reading began.
             let list = if first { tenants(3) } else { without(3, &["t1"]) };
             source.upgrade().unwrap().set_tenants(list);
             Ok(())
@@ -381,7 +381,7 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
     let world = kept.setup([job("list")], tenants(4)).start();
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     kept.memory.evict(Book::Tenants.key());
-    // Nothing shows it but the book: that it is looked at in time is enough.
+    // Only the registry shows it: it is enough if it is read in time.
     kept.clock.stall(10 * MINUTE).await;
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     assert_eq!(kept.noted_ids().await.0, ids(0..4));
@@ -457,7 +457,7 @@ async fn hazard_09_a_tenant_that_comes_back_before_its_turn_is_not_swept() {
     world.source.set_tenants(tenants(500));
     *kept.removals.takes.lock().unwrap() = 10 * SECOND;
     warm(&world, "other").await;
-    // Three slices of two hundred, in any order; nine tenants come back while the first one is swept.
+    // Three slices of two hundred, in any order; nine tenants come back while the first slice is swept.
     let mut list = tenants(500);
     let back = ["t500", "t555", "t600", "t666", "t700", "t777", "t800", "t888", "t999"];
     for id in back {
@@ -558,7 +558,7 @@ async fn thousands_of_tenants_are_swept_in_slices() {
     assert_eq!(warm(&world, "kinds").await.outcome, Outcome::Ok);
     assert_eq!(kept.keys().len(), 2_500 * 5);
     assert_eq!(kept.noted_ids().await.1.len(), 2_500);
-    // The dates that are possible are more than those that there are.
+    // There are more possible dates than dates with keys.
     let most = kept.removals.most.load(Ordering::Relaxed);
     assert!((200..=200 * 9).contains(&most), "{most} keys at once");
     kept.clock.stall(10 * MINUTE).await;
@@ -620,13 +620,13 @@ async fn hazard_09_what_is_another_tenants_now_stays() {
     warm(&world, "sites").await;
     warm(&world, "pets").await;
 
-    // `b` takes over the first pet while `a` is still there, and its web address when it goes.
+    // `b` takes over the first pet while `a` is still active, and its web address when `a` leaves.
     world.set_rows("pets", vec![pet("b", "1"), pet("b", "3"), pet("c", "4")]);
     assert_eq!(world.warm_some("pets", &["b"]).await.outcome, Outcome::Ok);
     world.source.set_tenants(list(&[("b", "paws"), ("c", "fins")]));
     assert_eq!(world.warm_some("pets", &["c"]).await.outcome, Outcome::Ok);
     world.settle().await;
-    // A shared key ends by its TTL, whether its tenant is gone or not.
+    // A shared key expires by its TTL, whether or not its tenant has left.
     let expected = ["pet:1", "pet:2", "pet:3", "pet:4", "site:fins", "site:paws", "site:tails"];
     assert_eq!(kept.keys(), expected.map(str::to_owned).into());
 }

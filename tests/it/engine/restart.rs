@@ -1,4 +1,4 @@
-//! A cache server that was restarted: it lost everything, and all is warm again within seconds.
+//! A restarted cache server has lost everything, and all keys are warm again within seconds.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,24 +20,24 @@ use super::{
 use crate::support::memory::MemoryCache;
 
 const RESTARTS: &str = "preheat_cache_restarts_total";
-/// Between two full runs of a job for something other than its schedule.
+/// The shortest time between two full runs of a job that its schedule did not start.
 const COOLDOWN: Duration = Duration::from_secs(5);
 
-/// How the server answers.
+/// How the server identifies itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mood {
     Well,
-    /// It does not tell which process it is.
+    /// It does not report its process.
     Discreet,
     Away,
-    /// So many servers answer in turn.
+    /// This many servers answer in turn.
     Several(u64),
 }
 
-/// The server has moods.
+/// A server whose behaviour a test changes.
 struct Moody {
     mood: Mutex<Mood>,
-    /// How often it was asked for its stats.
+    /// How often its stats were read.
     asked: AtomicU64,
 }
 
@@ -86,7 +86,7 @@ impl Rules for Moody {
     }
 }
 
-/// A job whose next due time no test lives to see.
+/// A job whose next due time is after the end of every test.
 fn daily(name: &str) -> Job {
     let schedule = Schedule::Every(Duration::from_hours(24));
     Job { schedule, ttl: Duration::from_hours(72), ..job(name) }
@@ -113,11 +113,11 @@ async fn warm(world: &World, count: usize) {
             assert_eq!(record.outcome, Outcome::Ok, "{record:?}");
         }
     }
-    // The history has runs of one moment in no order.
+    // The history does not order runs of the same moment.
     world.clock.advance(SECOND).await;
 }
 
-/// The runs that ended, the newest first.
+/// The runs that have ended, newest first.
 async fn history(world: &World, job: &str) -> Vec<(Trigger, Outcome)> {
     let name = JobName::parse(job).unwrap();
     let runs = world.handle.recent_runs(Some(&name), 1_000).await.unwrap();

@@ -1,4 +1,5 @@
-//! Fences and manifests: data that changes while it is read and written, and data that is gone.
+//! Fences and manifests: data that changes while a run reads and writes it, and data that is
+//! deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +33,7 @@ struct Run {
     unverified: Unverified,
 }
 
-/// A world whose job `list` has, besides its known key, one key a category.
+/// A world whose job `list` has a static key and one key for each category.
 fn world_with_categories() -> World {
     let listed = key("list:{tenant_id}:{category}");
     let schedule = Schedule::Every(Duration::from_hours(24));
@@ -40,7 +41,7 @@ fn world_with_categories() -> World {
     Setup::new([job], tenants(3)).start()
 }
 
-/// One row of each tenant and category, with a version.
+/// One row for each tenant and category, with a version.
 fn rows(version: u32, categories: &[(&str, &str)]) -> Vec<MemoryRow> {
     let row = |(tenant, category): &(&str, &str)| {
         MemoryRow::new(tenant, &version.to_string(), [("category", *category)])
@@ -48,7 +49,7 @@ fn rows(version: u32, categories: &[(&str, &str)]) -> Vec<MemoryRow> {
     categories.iter().map(row).collect()
 }
 
-/// What an application does: it commits, moves the fence and deletes the key.
+/// An application that commits, moves the fence and deletes the key.
 #[derive(Clone)]
 struct Application {
     source: Arc<MemorySource>,
@@ -73,7 +74,7 @@ impl Application {
     }
 }
 
-/// Before the first writes, when rows have been read, and only then.
+/// Calls `act` before the first writes only, when the rows have been read.
 fn between_read_and_write<F>(world: &World, act: F)
 where
     F: Fn(Application) -> BoxFuture<'static, ()> + Send + Sync + 'static,
@@ -92,7 +93,7 @@ where
 }
 
 impl World {
-    /// A run past the scheduler.
+    /// Does a run without the scheduler.
     async fn run(&self, job: &str, priority: Priority) -> Run {
         let job = Arc::clone(&self.runner.jobs.get()[&JobName::parse(job).unwrap()]);
         let spec = RunSpec { priority, ..RunSpec::on_request(&self.clock, &job, None) };
@@ -177,7 +178,7 @@ async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_
     for bare_incr in [false, true] {
         let world = Setup::new([job("list")], tenants(1)).start();
         world.set_rows("list", rows(1, &[("t0", "")]));
-        // The application has moved the fence once, long ago, with nothing but `INCR`.
+        // Long ago the application moved the fence once, with nothing but `INCR`.
         world.cache.move_fences(&[fence_key("t0")], 0).await.unwrap();
         assert_eq!(world.fence("t0").await, Fence::At(1));
         between_read_and_write(&world, move |application| {
@@ -300,7 +301,7 @@ async fn a_run_that_is_cut_off_between_write_and_look_leaves_its_tenants_unverif
     let calls = Count::default();
     let count = calls.clone();
     world.ledger.before(move |call| {
-        // The second look of the second batch never ends.
+        // The second read of the second batch's fences never ends.
         if call == Call::Fences && count.up() == 3 {
             return Box::pin(std::future::pending());
         }
@@ -339,12 +340,12 @@ async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_
     world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None);
 
-    // Another run has read when there was food, and writes now; then it is killed.
+    // Another run read while there was food, writes now, and is then killed.
     world.cache.set("list:t0:food", "[1]");
     world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t0:food"), None, "its name is still there");
 
-    // A name ends when its key cannot exist any more; those that are renewed stay.
+    // An entry is pruned once its key cannot exist any more; renewed entries stay.
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
     for _ in 0..3 {
         world.clock.advance(25 * MINUTE).await;
@@ -391,7 +392,7 @@ async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_it
         assert_eq!((ended.record.report.tenants.ok, world.reads().len()), (2, day + 1));
         world.clock.advance(25 * MINUTE).await;
     }
-    // Names live for twice the TTL, and the longest run.
+    // Entries live for twice the TTL plus the longest run.
     for tenant in ["t1", "t2"] {
         let listed = world.listed(tenant).await;
         assert!(listed.len() <= 3, "{tenant}: {listed:?}");
@@ -419,7 +420,8 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
     });
     world.run("list", Priority::Regular).await;
 
-    // The key cannot be removed: it stays, and named, and the run says so.
+    // The key cannot be removed: it stays in the cache and in the manifest, and the run reports
+    // that.
     world.set_rows("list", Vec::new());
     world.cache.before_write(|_| ready(Ok(())));
     world
@@ -457,7 +459,7 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
     let world = world_with_categories();
     world.set_rows("list", rows(1, &[("t0", "food")]));
     world.run("list", Priority::Regular).await;
-    // Twice the TTL, and the longest run.
+    // Twice the TTL plus the longest run.
     world.clock.advance(65 * MINUTE).await;
     assert_eq!(world.cache.keys(), Vec::<String>::new());
     assert_eq!(world.listed("t0").await, ["list:t0:food"]);
@@ -473,7 +475,7 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
     let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     world.ledger.before(move |call| {
-        // The book of tenants is looked at by the run, not by its batches.
+        // The run reads the registry, its batches do not.
         if !matches!(call, Call::Notes | Call::Note) {
             seen.lock().unwrap().push(call);
         }
@@ -495,7 +497,7 @@ fn pets(batch: usize) -> Job {
     Job { keys: vec![pet], batch: many(batch), concurrency: Some(many(1)), ..job("list") }
 }
 
-/// Tenants of `owner` have the pet; nobody where there is none.
+/// The pet's row for tenant `owner`; no row without an owner.
 fn pet_of(version: u32, owner: Option<&str>) -> Vec<MemoryRow> {
     owner.map(|tenant| rows(version, &[(tenant, "7")])).unwrap_or_default()
 }
@@ -510,7 +512,7 @@ async fn hazard_07_a_shared_key_that_goes_to_and_fro_is_right_and_ends_by_its_tt
             let mut last = None;
             for (version, owner) in (1..).zip(owners) {
                 world.set_rows("list", pet_of(version, owner));
-                // The former and the present owner are warmed, but not together.
+                // The former and the present owner are warmed, in separate runs.
                 for tenant in spec {
                     world.warm_some("list", &[tenant]).await;
                 }
@@ -548,7 +550,7 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
     let world = world_with_categories();
     let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t0"));
     let food = "list:t0:food".to_owned();
-    // The job's `ttl` was five hours until now.
+    // Until now the job's `ttl` was five hours.
     let listing = Listing { manifest, keys: vec![food.clone()] };
     let (life, now) = (Duration::from_hours(5), world.clock.now());
     world.cache.enlist(&[listing], now, life).await.unwrap();
@@ -589,7 +591,7 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unve
     });
     let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
-    // Another run that is proven may give it its whole life meanwhile, as it wrote there as well.
+    // Another, verified run may meanwhile set its full TTL, as that run wrote there as well.
     assert_eq!(ended.unverified, unverified(&["t1"]));
     let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.tenants.failed, 1);
@@ -603,7 +605,7 @@ async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_i
     let world = Setup::new([job], tenants(1)).start();
     world.set_rows("list", rows(1, &[("t0", "food")]));
     world.run("list", Priority::Regular).await;
-    // The key that is named has become too large, and another one comes.
+    // The key in the manifest has become too large, and another key is new.
     let row = |json, category| MemoryRow::new("t0", json, [("category", category)]);
     world.set_rows("list", vec![row("1234567890", "food"), row("2", "toys")]);
     let ended = world.run("list", Priority::Regular).await;
@@ -612,8 +614,7 @@ async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_i
     assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
 }
 
-/// A world whose keys are named for long enough, and what its cache does before each of the next
-/// writes: it is restarted before the first.
+/// Restarts the cache before the next write, and calls `then` before that write and each later one.
 fn restarted_before_a_write<F>(world: &World, then: F)
 where
     F: Fn(usize, Application) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync + 'static,
@@ -663,7 +664,7 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
             application
                 .cache
                 .refuse(move |key| (key == food).then(|| cache_error(CacheErrorKind::Permission)));
-            // That it was written all the same is what the adapter hides.
+            // The key was written all the same, which the adapter does not show.
             application.cache.set(food, "[1]");
         }
         ready(Ok(()))

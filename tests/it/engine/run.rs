@@ -22,7 +22,7 @@ use super::{
 use crate::support::memory::{MemoryCache, MemoryRow};
 use crate::support::virtual_clock::VirtualClock;
 
-/// A world with one job over so many tenants with a row each.
+/// A world with one job for this many tenants with one row each.
 fn world_of(job: Job, count: usize) -> World {
     let name = job.name.to_string();
     let world = Setup::new([job], tenants(count)).start();
@@ -43,7 +43,7 @@ async fn a_list_that_was_begun_before_another_one_and_ends_after_it_is_of_the_pa
     let (lists, clock) = (Count::default(), world.clock.clone());
     let count = lists.clone();
     world.source.before_tenants(move || {
-        // The first one takes so long that the next run begins one of its own.
+        // The first reading takes so long that the next run begins its own.
         let asleep = (count.up() == 0).then(|| clock.sleep(10 * SECOND));
         Box::pin(async move {
             if let Some(asleep) = asleep {
@@ -258,7 +258,7 @@ async fn hazard_20_a_giant_is_split_off_and_read_alone_with_all_the_room() {
     assert_eq!(record.outcome, Outcome::Ok, "{:?}", record.report.failures);
     assert_eq!(record.report.keys.written, 100);
     assert_eq!(world.value("list:t42").unwrap().len(), 10 * (megabyte.len() + 1) + 4);
-    // The read that ran out of room went beside others, the one that had all of it did not.
+    // The read that ran out of room went beside others; the read with all the room did not.
     assert_eq!(beside.lock().unwrap().last(), Some(&1));
     assert!(gauge.most("") > 1);
     assert_eq!(world.finish(other).await.outcome, Outcome::Ok);
@@ -313,7 +313,7 @@ async fn a_batch_that_waits_to_be_tried_again_keeps_no_other_from_the_database()
     assert_eq!(world.finish(broken).await.outcome, Outcome::Failed);
 }
 
-/// The database is away for so long.
+/// The database is away until this moment.
 fn away_until(world: &World, back: Duration) {
     let clock = world.clock.clone();
     world.on_read(move |_| {
@@ -357,7 +357,7 @@ async fn the_first_answer_of_a_database_that_is_back_wakes_all_who_wait() {
     });
     let record = world.warm("list").await;
     assert_eq!((record.outcome, record.report.queries), (Outcome::Ok, 3 + 3));
-    // The pause, one try, and then all others at once: not another pause.
+    // The pause, one try, and then all others at once, without another pause.
     assert!(record.duration() < 8 * SECOND, "{:?}", record.duration());
 }
 
@@ -377,9 +377,9 @@ async fn a_run_gives_up_a_database_that_stays_away_and_the_next_one_finds_it_bac
     assert!(world.shows(CLOSED));
 }
 
-/// A world in which the three batches of job `first` have all permits for a second, and the database
-/// is then found down by them; a hundred batches of job `list` wait behind them and have asked nothing.
-/// After so many more questions the database is back.
+/// A world in which the three batches of job `first` hold all permits for a second and then find the database
+/// down. A hundred batches of job `list` wait behind them and have asked nothing. After this many more
+/// questions the database is back.
 async fn a_hundred_left_alone(retries: u32, in_vain: usize) -> (World, Ticket) {
     let first = Job { batch: many(1), concurrency: Some(many(3)), retries: 0, ..job("first") };
     let list = Job { batch: many(1), concurrency: Some(many(100)), retries, ..job("list") };
@@ -749,7 +749,7 @@ async fn hazard_26_a_reading_of_the_tenant_list_that_hangs_takes_no_later_run_wi
     world.clock.advance(SECOND).await;
     let hangs = world.ask("hangs").await;
     assert_eq!(world.finish(busy).await.outcome, Outcome::Ok);
-    // Asked for before that reading began, and started while it hangs.
+    // It was requested before that reading began, and started while the reading hangs.
     assert_eq!(world.finish(queued).await.outcome, Outcome::Ok);
     assert_eq!(world.finish(hangs).await.outcome, Outcome::Timeout);
 }
@@ -832,7 +832,7 @@ async fn a_run_after_partial_ones_is_not_late() {
     }
 }
 
-/// The cache pushes out keys whenever it is written to.
+/// A cache that evicts keys at every write.
 struct Evicting {
     evicted: AtomicU64,
     silent: AtomicBool,
@@ -920,7 +920,7 @@ async fn tenants_that_failed_are_read_apart_the_next_time_until_they_work_again(
     let all_ids: BTreeSet<String> = named.tenants.iter().cloned().collect();
     assert_eq!((&all_ids, named.more), (&*broken.lock().unwrap(), 0), "all of them, by name");
 
-    // One of them alone is no proof that the query is broken for all.
+    // One of them alone does not prove that the query fails for all.
     let some: Vec<&str> = named.tenants.iter().map(String::as_str).take(40).collect();
     let third = world.warm_some("list", &some).await;
     assert_eq!((third.report.tenants.failed, third.report.queries), (40, 40));

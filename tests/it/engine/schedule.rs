@@ -1,4 +1,4 @@
-//! When runs happen, when they do not, and how the engine stops.
+//! When runs start, when they do not, and how the engine stops.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -490,7 +490,7 @@ async fn a_flood_of_requests_keeps_no_run_from_ending() {
     flood.join_all().await;
 }
 
-/// Replaces the jobs by these.
+/// Replaces the jobs.
 async fn reload(world: &World, jobs: impl IntoIterator<Item = Job>) {
     let jobs = jobs.into_iter().map(|job| (job.name.clone(), Arc::new(job))).collect();
     world.handle.replace(jobs).await;

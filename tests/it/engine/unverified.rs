@@ -1,5 +1,5 @@
-//! Tenants that a run left unverified: their values live for the provisional TTL, and their follow-ups come
-//! before that ends, however long the runs of their job take.
+//! Tenants that a run left unverified. Their values live for the provisional TTL, and their follow-ups come
+//! before it ends, however long the runs of their job take.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,14 +18,14 @@ use super::ledger::{Answer, Around, Rules};
 use super::{Count, MINUTE, SECOND, Setup, World, a_row_each, ids, job, many, tenants};
 use crate::support::memory::MemoryCache;
 
-/// A job whose batches, of one tenant each, come one after the other, and whose schedule does not matter.
+/// A job with batches of one tenant, done one after another, and whose schedule does not matter.
 fn slow(job: Job) -> Job {
     let schedule = Schedule::Every(Duration::from_hours(24));
     Job { schedule, batch: many(1), concurrency: Some(many(1)), ..job }
 }
 
-/// From now on each read takes a second, and while this tenant is read its data changes: its fence moves.
-/// It rests as soon as the answer says so.
+/// From now on each read takes a second, and while this tenant is read its data changes: its fence moves. The
+/// changes stop once the returned flag is set.
 fn keep_busy(world: &World, tenant: &'static str) -> Arc<AtomicBool> {
     let (clock, cache) = (world.clock.clone(), Arc::clone(&world.cache));
     let rests = Arc::new(AtomicBool::new(false));
@@ -45,7 +45,7 @@ fn keep_busy(world: &World, tenant: &'static str) -> Arc<AtomicBool> {
     rests
 }
 
-/// Lets so many seconds pass, at each of which the key is there.
+/// Lets this many seconds pass, and checks after each that the key exists.
 async fn stays(world: &World, cache: &MemoryCache, key: &str, seconds: u32) {
     for second in 0..seconds {
         world.clock.advance(SECOND).await;
@@ -118,7 +118,7 @@ async fn hazard_01_a_busy_tenant_stays_cached_when_the_run_that_left_it_does_not
     stays(&world, &world.cache, "list:t0", 30).await;
 }
 
-/// The second run that looks back at the cache finds a defect of preheat.
+/// The second run that reads the cache's stats at its end meets a defect of preheat.
 #[derive(Default)]
 struct Defect(Count);
 
@@ -145,7 +145,7 @@ async fn hazard_01_a_run_that_panics_leaves_no_tenant_to_expire() {
     assert_eq!(cache.inner.ttl("list:t2"), Some(30 * MINUTE));
 }
 
-/// A pass of a command over `list`, which goes on as time does, and what came of it.
+/// A pass of a command over `list`, which goes on as time moves, and its result.
 fn pass(world: &mut World, stops: Stops) -> Arc<Mutex<Option<Warmed>>> {
     let job = Arc::clone(&world.runner.jobs.get()[&JobName::parse("list").unwrap()]);
     let spec = RunSpec::on_request(&world.clock, &job, None);

@@ -1,4 +1,4 @@
-//! A cache that answers every read and refuses every write: the database is not read for nothing.
+//! A cache that answers every read and refuses every write: runs then do not read the database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use super::{
 /// The longest wait for the next run while the cache refuses all writes.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-/// Refuses every write from now on, while the answer says so.
+/// Refuses every write from now on, while the returned flag is set.
 fn refuse_writes(world: &World, kind: CacheErrorKind) -> Arc<AtomicBool> {
     let refuses = Arc::new(AtomicBool::new(true));
     let told = Arc::clone(&refuses);
@@ -45,7 +45,7 @@ async fn a_cache_that_refuses_all_writes_is_no_reason_to_read_the_database_again
         assert_eq!(world.warm("list").await.outcome, Outcome::Ok);
         world.clock.advance(SECOND).await;
 
-        // All jobs are to run for all tenants, at once and by their schedules.
+        // All jobs are due for all tenants, at once and by their schedules.
         let (refuses, lists, reads) =
             (refuse_writes(&world, kind), count_lists(&world), world.reads().len());
         world.cache.restart();

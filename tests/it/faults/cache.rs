@@ -1,4 +1,4 @@
-//! The cache is gone, hangs, is full, or takes no writes.
+//! The cache is away, hangs, is full, or refuses writes.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ async fn configure(shop: &Shop, command: &[&str]) {
     let () = set.query_async(&mut shop.cache().await).await.unwrap();
 }
 
-/// Asks for runs until one is `ok`.
+/// Requests runs until one is `ok`.
 pub(super) async fn recovers(worker: &Running, shop: &Shop) {
     eventually("a run is ok", LONG, async || worker.warm("items").await["outcome"] == "ok").await;
     shop.assert_warm().await;
@@ -40,7 +40,7 @@ async fn a_run_outlives_a_restart_of_the_cache() {
         drop(holder);
     };
     let (run, ()) = tokio::join!(worker.warm("items"), release);
-    // It came to its end; what it wrote before the restart is gone, and it says so.
+    // The run reached its end and reports that what it wrote before the restart is gone.
     assert_eq!(
         (&run["outcome"], failure_kinds(&run)),
         (&json!("partial"), vec!["cache_restarted"])
@@ -147,7 +147,7 @@ async fn hazard_26_a_cache_that_hangs_fails_the_run_in_time_and_is_used_again_wh
     reader.stop().await;
 }
 
-/// A shop whose values take several megabytes, and a cache that has room for three in all.
+/// A shop whose values take several megabytes in total, and a cache with room for three.
 async fn too_large(policy: &str) -> Shop {
     let small = support::redis_with(&[("maxmemory", "3mb"), ("maxmemory-policy", policy)]);
     let shop = Shop::open(200).await.with_redis(small);
@@ -201,7 +201,7 @@ async fn hazard_21_a_cache_that_comes_back_full_does_not_have_the_database_read_
 
     shop.change().await;
     configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
-    // The run that does it may be one for some tenants, which is not kept where it is ok.
+    // The run that does it may be one for some tenants, which the history does not keep if it is `ok`.
     eventually("the cache is warm again", LONG, async || shop.is_warm().await).await;
 }
 
@@ -215,7 +215,7 @@ async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of(
     assert!(evicted > 10, "{run}");
     worker.says("keys, anybody's, for want of memory").await;
     assert!((shop.cached().await.len() as u64) < 200);
-    // The markers are evicted as well, now and then, and so is everything of this run's.
+    // Now and then the server evicts the markers as well, and everything of this run.
     for _ in 0..3 {
         worker.warm("items").await;
     }
@@ -250,7 +250,7 @@ async fn a_cache_that_is_a_replica_is_named_and_used_again_once_it_is_the_primar
     shop.assert_warm().await;
 }
 
-/// Of each tenant's items one key each.
+/// One key for each of a tenant's items.
 fn items_one_by_one(lines: &str) -> String {
     items(lines).replace("\"items:{tenant_id}\"", "\"items:{tenant_id}:{id}\"")
 }
@@ -268,7 +268,7 @@ async fn a_key_of_another_type_holds_back_neither_other_removals_nor_other_tenan
     };
     assert_eq!(keys("items:*:3").await, 39);
 
-    // Among the keys that vanish is one that somebody made a list.
+    // Among the keys to remove is one that an application has replaced by a list.
     let () = cache.del("items:7:3").await.unwrap();
     let () = cache.lpush("items:7:3", "theirs").await.unwrap();
     shop.execute("delete from items where id = 3").await;
@@ -276,7 +276,7 @@ async fn a_key_of_another_type_holds_back_neither_other_removals_nor_other_tenan
     assert_eq!((&run["outcome"], &run["report"]["keys"]["removed"]), (&json!("ok"), &json!(39)));
     assert_eq!(keys("items:*:3").await, 0);
 
-    // A manifest that is a text fails its own tenant, also when its keys are to be removed for good.
+    // A manifest key that holds a string fails its own tenant, also when its keys are removed for good.
     let () = cache.set("preheat:manifest:items:9", "theirs").await.unwrap();
     shop.execute("delete from items where id = 4").await;
     let run = worker.warm("items").await;
@@ -306,7 +306,7 @@ async fn several_servers_behind_one_address_are_told_once_and_no_reason_for_runs
     let worker = shop.serve().cache(proxy.redis_url()).job("items", &job).start();
     worker.answers("/readyz", 200).await;
     shop.assert_warm().await;
-    // A load balancer leads each new connection to the server whose turn it is.
+    // A load balancer leads each new connection to the next server.
     let turn = async |server: &Redis| {
         proxy.lead_to(server);
         let mut connection = support::redis_connection(server).await;

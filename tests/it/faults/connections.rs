@@ -10,7 +10,7 @@ use crate::support::program::Running;
 use crate::support::proxy::{Direction, Mode, Proxy};
 use crate::support::shop::{Shop, failure_kinds, items};
 
-/// A shop whose worker reaches both servers through proxies.
+/// A shop whose worker reaches each server through a proxy.
 struct Apart {
     shop: Shop,
     database: Proxy,
@@ -40,8 +40,8 @@ impl Apart {
         [("database", &self.database), ("cache", &self.cache)]
     }
 
-    /// What was reported is what happened: a run that is `ok` left the cache as the database is, any
-    /// other names a connection.
+    /// Checks that the report is true: after an `ok` run the cache equals the database; any other run names a
+    /// connection.
     async fn check(&self, run: &Value, fault: &str) {
         if run["outcome"] == "ok" {
             self.shop.assert_warm().await;
@@ -62,8 +62,8 @@ impl Apart {
     }
 }
 
-/// Where in a run's bytes a fault comes: in the first answer, in the middle of a value, near the end
-/// of what a run sends or gets; some lie beyond what goes that way.
+/// After how many bytes of a run a fault comes: in the first answer, in the middle of a value, near the end
+/// of what a run sends or receives. Some offsets are beyond the end of a direction.
 const OFFSETS: [u32; 8] = [0, 1, 60, 700, 2_500, 9_000, 25_000, 40_000];
 
 #[tokio::test]

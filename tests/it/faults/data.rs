@@ -1,11 +1,11 @@
-//! The data break the query, are not whose they should be, or look like something else.
+//! The data break the query, belong to another tenant, or resemble something else.
 
 use serde_json::json;
 
 use crate::support::shop::{QUERY, Shop, failure_kinds, items, items_by};
 use crate::support::{LONG, eventually};
 
-/// The query with a name that only tenant 7 has.
+/// The query, with a name that only tenant 7 has.
 fn of_seven(name: &str) -> String {
     QUERY.replace("name", &format!("case when tenant_id = 7 then {name} else name end as name"))
 }
@@ -156,7 +156,7 @@ async fn hazard_19_a_value_that_has_become_too_large_is_removed_and_named() {
     shop.assert_warm().await;
 }
 
-/// Ids that mean something to somebody: to keys, patterns, templates, lines, SQL, JSON, shells.
+/// Ids with special characters for keys, patterns, templates, lines, SQL, JSON and shells.
 const HOSTILE: [&str; 18] = [
     "a:b",
     "*",

@@ -1,4 +1,4 @@
-//! The database is gone, hangs, or comes back.
+//! The database is away, hangs, or comes back.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ async fn hazard_04_a_replica_is_read_and_warned_of() {
     };
     let output = warm().run().await.expect_code(0);
     assert!(!output.stderr.contains("is a replica"), "{}", output.stderr);
-    // With this file a server follows another one, here one that says nothing new.
+    // This file makes a server a standby, here of a primary that sends nothing new.
     let signal = postgres.socket().with_file_name("data").join("standby.signal");
     std::fs::write(&signal, "").unwrap();
     std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -87,7 +87,7 @@ async fn a_database_that_is_gone_takes_nothing_out_of_the_cache() {
     let failed: Vec<&Value> = failed.collect();
     assert!(!failed.is_empty(), "the outage is in the history: {runs:?}");
     for run in failed {
-        // The list of tenants is what a run reads first.
+        // A run reads the tenant list first.
         let kinds = failure_kinds(run);
         assert!(kinds == ["tenants"] || kinds == ["database_unavailable"], "{run}");
     }
@@ -132,7 +132,8 @@ async fn hazard_26_a_database_that_hangs_counts_as_down_and_holds_no_end_up() {
     let holder = shop.hold().await;
     let answer = worker.post("/api/v1/jobs/items/runs", &json!({})).await;
     assert_eq!(answer.status, 202);
-    // The job leaves a permit to other jobs and one to changes, and the listener has a connection.
+    // The job leaves one permit to other jobs and one to changes, and the listener holds one
+    // connection.
     shop.held(1).await;
     postgres.freeze();
     worker.metric_becomes(BREAKER, |open| open > 0.5).await;

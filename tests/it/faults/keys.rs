@@ -1,4 +1,4 @@
-//! Tenants whose ids, or values, hold the text that their keys are put together with.
+//! Tenants whose ids or values contain the text that separates the parts of their keys.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::program::Preheat;
 use crate::support::shop::{Shop, TOKEN, failure_kinds};
 
-/// Each shop has a list of all its products and one a category.
+/// Each shop has a list of all its products, and one for each category.
 const PRODUCTS: &str = r#"
 schedule = "every 1h"
 ttl = "3h"
@@ -24,8 +24,8 @@ key = "items:{tenant_id}:{category}"
 omit = ["category"]
 "#;
 
-/// Tenants `a`, `a:b` and `c`. What `a` has in the category `b:x`, and what `a:b` has in `x`, have one
-/// key; so have all products of `a:b` and those of `a` in `b:all`.
+/// Tenants `a`, `a:b` and `c`. The category `b:x` of `a` and the category `x` of `a:b` have the same key. So
+/// have all products of `a:b` and the category `b:all` of `a`.
 async fn shop() -> Shop {
     let shop = Shop::open(1).await;
     shop.execute(
@@ -47,7 +47,7 @@ fn tool(shop: &Shop, arguments: &[&str]) -> Preheat {
         .job("products", PRODUCTS)
 }
 
-/// Fails the test where a key holds rows of two tenants, or of another than the one whose it is.
+/// Fails the test if a key holds rows of two tenants, or of a tenant that does not own it.
 async fn assert_own_rows(shop: &Shop, owners: &[(&str, &str)]) {
     let cached = shop.cached().await;
     let owner = |value: &Value| -> Vec<String> {
@@ -65,8 +65,8 @@ async fn assert_own_rows(shop: &Shop, owners: &[(&str, &str)]) {
     }
 }
 
-/// The keys that nobody can mistake. `items:a:b:x` reads as that of `a`, since no id of a tenant ends
-/// later than it must; `items:a:b:all` may be that of either, and is nobody's.
+/// The unambiguous keys. `items:a:b:x` belongs to `a`, since an id ends as early as it can; `items:a:b:all`
+/// could be either tenant's, and belongs to none.
 const OF_A: [(&str, &str); 3] = [("items:a:all", "a"), ("items:a:x", "a"), ("items:a:b:x", "a")];
 const OF_C: [(&str, &str); 2] = [("items:c:all", "c"), ("items:c:x", "c")];
 
@@ -84,7 +84,7 @@ async fn hazard_37_a_key_never_holds_another_tenants_rows_in_any_batch_or_run() 
         );
         assert_eq!(failure_kinds(&run), ["ambiguous_key"]);
         assert_own_rows(&shop, &[&OF_A[..], &OF_C[..]].concat()).await;
-        // Each of them alone, the other way round: each is a run of its own.
+        // Each alone and in the other order: each is a run of its own.
         for tenant in ["a:b", "a", "a:b"] {
             let request = json!({"tenants": [tenant], "wait": true});
             let run = worker.post("/api/v1/jobs/products/runs", &request).await.json();
@@ -103,13 +103,13 @@ async fn hazard_37_a_tenants_keys_are_removed_without_those_of_another() {
     let shop = shop().await;
     tool(&shop, &["warm"]).run().await.expect_code(1);
     assert_own_rows(&shop, &[&OF_A[..], &OF_C[..]].concat()).await;
-    // It has none that is its own alone.
+    // The tenant has no key that is only its own.
     tool(&shop, &["invalidate", "--tenant", "a:b"]).run().await.expect_code(0);
     assert_own_rows(&shop, &[&OF_A[..], &OF_C[..]].concat()).await;
     let audit = tool(&shop, &["audit", "--quick", "--json"]).run().await.json();
     assert_eq!(audit["jobs"][0]["orphaned"], 0, "{audit}");
 
-    // The sweep of one that is gone.
+    // The sweep of a departed tenant.
     shop.execute("update tenants set status = 'gone' where id = 'a:b'").await;
     let sweep = tool(&shop, &["warm"]).env("PREHEAT_TENANTS__MAX_SHRINK", "100%");
     sweep.run().await.expect_code(1);
@@ -121,7 +121,7 @@ async fn hazard_37_a_tenants_keys_are_removed_without_those_of_another() {
 #[tokio::test]
 async fn hazard_37_what_stands_in_a_place_of_two_tenants_is_touched_by_neither() {
     let shop = shop().await;
-    // As an earlier version left it: the other tenant's manifest names it.
+    // The state that an earlier version left: the other tenant's manifest names the key.
     let mut cache = shop.cache().await;
     let theirs = "[{\"tenant_id\":\"a\",\"name\":\"a2\"}]";
     let () = redis::cmd("SET")

@@ -60,7 +60,7 @@ async fn hazard_14_whatever_comes_at_once_takes_no_more_connections_than_allowed
     assert_eq!(worker.metric("preheat_db_connections{state=\"max\"}").await, Some(2.0));
 }
 
-/// The most memory that a process ever had, in KiB.
+/// The most memory that a process has ever used, in KiB.
 fn peak(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -88,7 +88,7 @@ async fn hazard_20_a_giant_tenant_is_warmed_within_bounded_memory() {
     assert!(peak < 120 * 1024, "{peak} KiB");
 }
 
-/// The memory limit of README's deployment, in KiB.
+/// The memory limit of the README's deployment, in KiB.
 fn documented_limit() -> u64 {
     let readme = include_str!("../../../README.md");
     let limit = readme.split("limits: { memory: ").nth(1).unwrap();
@@ -100,7 +100,7 @@ fn documented_limit() -> u64 {
 async fn hazard_20_the_largest_tenant_fits_into_the_documented_memory_and_a_larger_one_fails_alone()
 {
     let shop = Shop::open(200).await;
-    // Rows of 13 kB: a bit less than 16 MiB, and a bit more.
+    // Rows of 13 kB: slightly less than 16 MiB, and slightly more.
     shop.execute(
         "update items set name = repeat('x', 2500) || id;
          insert into items select 5, i, repeat('g', 13000) from generate_series(21, 1280) i;
@@ -159,7 +159,7 @@ async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_th
     let worker = with_jobs(shop.serve()).start();
     worker.answers("/readyz", 200).await;
     worker.metric_becomes("preheat_change_feed_connected", |value| value > 0.0).await;
-    // Changes of the table that wait for the lock, and a run of its job.
+    // Changes of the table wait for the lock, and so does a run of its job.
     shop.change().await;
     let holder = shop.hold().await;
     let run = worker.post("/api/v1/jobs/items/runs", &json!({})).await;

@@ -1,23 +1,22 @@
-//! The protocol of fences and manifests, in a world so small that its interleavings can be tried by the
-//! million: two tenants with three keys each and two shared keys, two warmers, writers and a reader of the
-//! application, the change feed, and everything that may go wrong, one atomic step at a time.
+//! A model of the protocol of fences and manifests, in a world so small that millions of its interleavings
+//! can be tried: two tenants with three keys each and two shared keys, two warmers, writers and a reader of
+//! the application, the change feed, and every fault that may happen, one atomic step at a time.
 //!
-//! In reading order: `world` is the database and the cache, and what one command does; `warmer` does the
-//! steps of the machine that decides in the worker as well ([`preheat::domain::protocol`]); `others` are
-//! those who change data and say so; `schedule` decides who has the next step, and says what must hold when
-//! all has come to rest: nothing in the cache is old, nothing whose data is gone is left, nothing is missing
-//! that nobody took away, and every data key is in its manifest. A shared key may be missing where another
-//! tenant's run wrote over it or set its TTL, and it may be old only where something was lost or cut off: then
-//! it ends by its TTL, and nobody renews it.
+//! In reading order: `world` is the database and the cache, and the effect of each command. `warmer` does the
+//! steps of the machine that decides in the worker as well ([`preheat::domain::protocol`]). `others` are the
+//! actors that change data and report it. `schedule` decides which actor has the next step, and says what
+//! must hold when all actors have finished: nothing in the cache is old, no key is left whose data are gone,
+//! no key is missing that nothing removed, and every data key is in its manifest. A shared key may be missing
+//! if another tenant's run wrote over it or set its TTL. It may be old only if something was lost or
+//! interrupted; then it expires by its TTL, and no run renews it.
 //!
-//! There is no time: a name may end by age at any moment when its key is not there and no run is left of those
-//! that were under way when it was added, or that relied on it; and a run may find any name that it read young
-//! enough to rely on.
+//! There is no time. A manifest entry may be pruned at any moment when its key does not exist and all runs
+//! have ended that were under way when it was added, or that relied on it. A run may consider any entry that
+//! it has read fresh enough to rely on.
 //!
-//! A schedule follows from its seed. One that fails is printed step by step;
-//! `PREHEAT_SCHEDULE=SEED cargo test --test it interleavings` prints it again, and
-//! `PREHEAT_SCHEDULES=10000000` tries so many. What the model would catch is shown by breaking the protocol,
-//! or what is around it, in all the ways of [`Harm`].
+//! A seed determines a schedule. A schedule that fails is printed step by step; `PREHEAT_SCHEDULE=SEED cargo
+//! test --test it interleavings` prints it again, and `PREHEAT_SCHEDULES=10000000` tries that many. Breaking
+//! the protocol, or its surroundings, in all the ways of [`Harm`] shows what the model would catch.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -35,9 +34,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use preheat::domain::protocol::Sabotage;
 use schedule::{Harm, Problem, Schedule, Situation, Sum};
 
-/// So many schedules, where nothing else is asked for.
+/// How many schedules are tried by default.
 const SCHEDULES: u64 = 1_000_000;
-/// Each harm shows in one of so many.
+/// Each harm shows in one of this many schedules.
 const UNTIL_FOUND: u64 = 2_000_000;
 
 #[test]
@@ -119,14 +118,14 @@ fn end_with_an_old_value(harms: &[Harm]) {
     }
 }
 
-/// Some schedule ends in such a way where the protocol is broken like this.
+/// Checks that some schedule ends in such a way if the protocol is broken like this.
 fn ends(harm: Harm, is_wanted: impl Fn(Problem) -> bool + Sync) {
     let (failure, _) = explore(UNTIL_FOUND, Some(harm), is_wanted);
     let failure = failure.unwrap_or_else(|| panic!("{harm:?} does no harm"));
     say(&format!("{harm:?}: {failure}\n"));
 }
 
-/// For whoever runs the tests with `--nocapture`.
+/// Prints for a person who runs the tests with `--nocapture`.
 #[expect(clippy::print_stdout, reason = "a trace is there to be read")]
 fn say(text: &str) {
     println!("{text}");
@@ -153,7 +152,7 @@ fn replay(seed: u64, harm: Option<Harm>) -> (Option<Problem>, String) {
     (problem, schedule.trace())
 }
 
-/// Tries so many schedules on all cores; answers the first one that ends in such a way.
+/// Tries this many schedules on all cores; returns the first one that ends in such a way.
 fn explore(
     schedules: u64,
     harm: Option<Harm>,

@@ -9,16 +9,16 @@ use super::schedule::{Harm, Situation, World};
 use super::warmer::{Call, Kind, Run};
 use super::world::{CATEGORIES, Change, Command, Place, Reply, Some8, TENANTS, is_shared};
 
-/// A worker, or another replica: what it remembers is gone when it crashes.
+/// A worker, or another replica; it loses its memory when it crashes.
 #[derive(Clone, Default)]
 pub(super) struct Process {
     pub(super) is_up: bool,
     pub(super) feed: Feed,
-    /// A run over all tenants has to be done.
+    /// Whether a run over all tenants is to be done.
     pub(super) full_due: bool,
-    /// Tenants that the feed found changed: to warm again.
+    /// Tenants that the feed reported as changed and that are to be warmed again.
     pub(super) changed: Some8,
-    /// Unverified tenants: to warm again.
+    /// Unverified tenants that are to be warmed again.
     pub(super) unverified: Some8,
 }
 
@@ -27,13 +27,13 @@ impl Process {
         *self = Self::default();
     }
 
-    /// It is started; where there is a change feed, that begins with a run of its own.
+    /// Starts the process; with a change feed, the feed begins with a run of its own.
     pub(super) fn start(&mut self, has_feed: bool) {
         self.is_up = true;
         self.full_due = !has_feed;
     }
 
-    /// A run ended, came to its deadline or failed.
+    /// Records that a run ended, reached its deadline or failed.
     pub(super) fn note(&mut self, run: &Run) {
         self.unverified.add(run.unverified());
         match run.kind {
@@ -47,19 +47,19 @@ impl Process {
 #[derive(Clone, Default)]
 pub(super) struct Feed {
     pub(super) link: Link,
-    /// What was notified and not taken yet, in the order of the commits.
+    /// Notifications that were not taken yet, in the order of the commits.
     queue: VecDeque<Notice>,
-    /// What it is about to tell.
+    /// The notification that it is handing on.
     current: Notice,
     call: Call,
 }
 
-/// Where the feed's connection is.
+/// The state of the feed's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum Link {
     #[default]
     Down,
-    /// It listens, and moves all fences: what it missed may be anything.
+    /// It listens, and moves all fences, since it may have missed any change.
     CatchingUp,
     Listening,
 }
@@ -79,7 +79,7 @@ impl Feed {
         self.link != Link::Listening || !self.queue.is_empty() || !self.current.tenants.is_empty()
     }
 
-    /// One thing; answers the tenants to warm again.
+    /// Does one step; returns the tenants to warm again.
     pub(super) fn step(&mut self, name: usize, world: &mut World) -> Outcome {
         if self.link == Link::Down {
             world.say(name, || "the feed listens".to_owned());
@@ -88,7 +88,7 @@ impl Feed {
             return Outcome::Nothing;
         }
         if self.current.tenants.is_empty() {
-            // What came within a few milliseconds is taken together.
+            // Notifications that come within a few milliseconds are taken together.
             let count = 1 + world.dice.below(self.queue.len());
             let mut all = Notice::default();
             for Notice { tenants, gone } in self.queue.drain(..count) {
@@ -111,7 +111,7 @@ impl Feed {
         self.go_on()
     }
 
-    /// Moves the fences first; a run that reads before that and writes after the removal is unverified then.
+    /// Moves the fences first: a run that reads before that and writes after the removal is then unverified.
     fn tell(&mut self, notice: Notice, world: &mut World) {
         self.current = notice;
         let (number, harm) = (world.start_number(), world.harm);
@@ -130,8 +130,8 @@ impl Feed {
         }
     }
 
-    /// Only when the fences are moved are tenants warmed again: whoever read before the move will
-    /// see that it did.
+    /// Tenants are warmed again only after the fences have moved: a run that read before the move will notice
+    /// it.
     fn go_on(&mut self) -> Outcome {
         if self.call.ended() != Some(Ok(())) {
             return Outcome::Nothing;
@@ -144,7 +144,7 @@ impl Feed {
     }
 }
 
-/// What the triggers say of a commit.
+/// What the triggers report about a commit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Notice {
     /// The tenants that it touched.
@@ -153,7 +153,7 @@ pub(super) struct Notice {
     pub(super) gone: Some8,
 }
 
-/// What the feed wants warmed.
+/// What the feed asks to warm.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
     Nothing,
@@ -161,8 +161,8 @@ pub(super) enum Outcome {
     Everything,
 }
 
-/// A writer of the application: it commits, and where it follows the contract it moves the fences of
-/// the tenants that it touched and then deletes the keys that it changed.
+/// A writer of the application. It commits; if it follows the contract, it then moves the fences of the
+/// tenants that it touched and deletes the keys that it changed.
 #[derive(Clone)]
 pub(super) struct Writer {
     /// Whether it knows of fences.
@@ -194,7 +194,7 @@ impl Writer {
             (tenants, changed, Some8::NONE)
         };
         let is_heard = world.processes.iter().any(|process| process.feed.link != Link::Down);
-        // A shared key whose end nobody heard of ends by its TTL.
+        // A shared key whose end was not reported expires by its TTL.
         world.is_troubled |= !gone.is_empty() && !is_heard && !self.is_fenced;
         for process in &mut world.processes {
             process.feed.notify(Notice { tenants, gone });
@@ -211,7 +211,7 @@ impl Writer {
         }
     }
 
-    /// Commits something; answers the tenants that it touched and the keys that it changed.
+    /// Commits a change; returns the tenants that it touched and the keys that it changed.
     fn change(name: usize, world: &mut World) -> (Some8, Some8) {
         let tenants = match world.dice.below(5) {
             0 => Some8::TENANTS,
@@ -231,7 +231,7 @@ impl Writer {
         (tenants, changed)
     }
 
-    /// The same of the data of a shared key: it is another tenant's now, or new, or gone. Answers also the
+    /// The same for a shared key: its data go to another tenant, or are new, or deleted. Also returns the
     /// keys that are gone from a tenant.
     fn hand_over(shared: usize, name: usize, world: &mut World) -> (Some8, Some8, Some8) {
         let to = world.dice.below(TENANTS + 1);
@@ -252,20 +252,20 @@ impl Writer {
     }
 }
 
-/// A reader of the application that fills a static key which it misses. It follows the fence as well:
-/// it writes provisionally, looks whether the fence stood still, and only then lets the value live; a
-/// fence that may come back to the same number is none to rely on, so that it writes nothing. It may
-/// go away at any moment but one: from its write it comes to the look, and to the `DEL` where the
-/// fence moved. Meanwhile a warmer that has verified its own value may give what is there its full
-/// life, and nobody would come back for it.
+/// A reader of the application that fills a missing static key. It follows the fence as well: it writes the
+/// value with the provisional TTL, reads the fence again, and sets the full TTL only if the fence has not
+/// moved. If a fence could return to the same number, the reader cannot rely on it and writes nothing. The
+/// reader may stop at any moment, with one exception: once it has written, it reads the fence again, and
+/// deletes the key if the fence has moved. Otherwise a warmer that has verified its own value could give the
+/// reader's value its full TTL, and nothing would correct that.
 ///
-/// Keys with data columns it must not fill, since it does not name them in a manifest; and one that
-/// fills without looking at the fence may well leave an old value: that is what fences are for.
+/// The reader must not fill keys with data columns, as it does not add them to a manifest. A reader that
+/// ignores the fence may leave an old value: fences exist to prevent that.
 #[derive(Clone, Default)]
 pub(super) struct Reader {
     reads_left: usize,
     at: At,
-    /// Whose static key it reads.
+    /// The tenant whose static key it reads.
     tenant: usize,
     fence: Fence,
     version: u16,

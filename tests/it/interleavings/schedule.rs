@@ -1,5 +1,5 @@
-//! One schedule: a world made by a seed, who does the next step until nobody has anything left to do,
-//! and what must hold then.
+//! One schedule: a seed creates a world and decides which actor does the next step, until no actor has a step
+//! left; then the invariants must hold.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,19 +15,20 @@ use super::world::{
 };
 use crate::support::dice::Dice;
 
-/// Warmers; each is the whole of a process, or both are lanes of one.
+/// Warmers; each is a process, or both are part of one.
 const WARMERS: usize = 2;
-/// A schedule that goes on for longer will not come to rest.
+/// A schedule with more steps does not come to rest.
 const MOST_STEPS: u32 = 5_000;
 
-/// A way to break the protocol, or what is around it, so that something must go wrong.
+/// A way to break the protocol or its surroundings, so that something must go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Harm {
     /// A switch of the warmer's machine.
     Protocol(Sabotage),
-    /// A fence is relied on though it could not be given a start: somebody made it meanwhile.
+    /// The warmer relies on a fence although it could not be started, because another actor created it
+    /// meanwhile.
     BareFencesRelied,
-    /// The feed warms again, and moves no fence.
+    /// The feed has tenants warmed again, but moves no fence.
     FeedWithoutFence,
     /// The feed removes the keys that are gone before it moves the fences.
     DropsBeforeMoving,
@@ -37,23 +38,23 @@ pub(super) enum Harm {
     DeletesBeforeMoving,
     /// Unverified tenants are not warmed again.
     NoFollowUps,
-    /// Names are taken out of the manifest by the run that removed their keys and is verified, though
-    /// another one may still be about to write them, or may have written them anew.
+    /// A verified run that removed keys takes them out of the manifest at once, although another run may
+    /// still be about to write them, or may have written them again.
     DelistedAtOnce,
-    /// Keys are taken out of the manifest before they are removed.
+    /// The manifest entries are removed before the keys.
     DelistedBeforeRemoval,
-    /// Fences live for less time than a run takes.
+    /// Fences expire sooner than a run ends.
     ShortFences,
-    /// A run is repeated at once though commands of a lost connection may still be executed.
+    /// A run is repeated at once although commands of a lost connection may still be executed.
     NoPauseAfterLoss,
-    /// A worker that crashed is started without a run over everything.
+    /// A crashed worker restarts without a run over all tenants.
     NoRunAfterCrash,
-    /// The feed is back, and asks for no run over everything.
+    /// The feed reconnects without asking for a run over all tenants.
     NoRunAfterLoss,
 }
 
 impl Harm {
-    /// The switch of the warmer's machine, where it is one.
+    /// The switch of the warmer's machine, if it is one.
     pub(super) fn of_protocol(self) -> Option<Sabotage> {
         match self {
             Self::Protocol(sabotage) => Some(sabotage),
@@ -62,32 +63,32 @@ impl Harm {
     }
 }
 
-/// What schedules have to come to for their number to mean anything.
+/// Situations that schedules must reach; otherwise their number means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Situation {
     /// Two runs of the same tenant go on at once.
     Overlap,
-    /// A fence moved between the query and the look after the writes.
+    /// A fence moved between the query and the read after the writes.
     Moved,
     /// A tenant was still unverified after the last round.
     Fenced,
     /// A round after the first one verified a tenant.
     VerifiedLater,
-    /// A tenant was warmed again since it was unverified.
+    /// A tenant was warmed again because it was unverified.
     FollowedUp,
-    /// A key was removed since its data was gone.
+    /// A key was removed because its data were gone.
     Vanished,
-    /// A name ended by its age.
+    /// A manifest entry was pruned by its age.
     Delisted,
-    /// A fence was missing, or made by a bare `INCR`, after it had been given a start.
+    /// A fence was missing, or created by a bare `INCR`, after it had been started.
     StartLost,
-    /// The server did commands of a lost connection later.
+    /// The server executed commands of a lost connection late.
     Late,
-    /// At rest a key was left whose name was lost with an evicted manifest.
+    /// At rest, a key was left whose manifest entry was lost when the manifest was evicted.
     Orphaned,
     /// A process crashed in the middle of its writes.
     CrashedWriting,
-    /// A reader of the application verified what it filled.
+    /// A reader of the application verified the value that it filled in.
     Filled,
     /// The data of a key went from one tenant to another while a run was under way.
     ChangedHands,
@@ -95,12 +96,12 @@ pub(super) enum Situation {
     WrittenOver,
     /// The feed removed a shared key that was gone from a tenant.
     Dropped,
-    /// A shared key was left at rest whose data is gone, and which its TTL will end.
+    /// At rest, a shared key was left whose data are gone; its TTL will end it.
     LeftToTtl,
 }
 
 impl Situation {
-    /// All of them.
+    /// All situations.
     pub(super) const ALL: [Self; 16] = [
         Self::Overlap,
         Self::Moved,
@@ -121,18 +122,18 @@ impl Situation {
     ];
 }
 
-/// What does not hold at rest.
+/// An invariant that does not hold at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     /// A key holds an old version, or its data is gone.
     Stale { key: usize, found: u16, expected: u16 },
-    /// A key with a data column is in no manifest, so that nobody would remove it.
+    /// A key with a data column is in no manifest, so no run would remove it.
     Unnamed { key: usize },
-    /// A key is not there, and nothing took it away that may.
+    /// A key is missing, and it was not removed in a permitted way.
     Missing { key: usize, gone: Gone },
-    /// A key was renewed by somebody who had seen that its data is gone.
+    /// A key's TTL was renewed by an actor that had seen that its data are gone.
     Renewed { key: usize },
-    /// It does not come to rest.
+    /// The schedule does not come to rest.
     Restless,
 }
 
@@ -150,7 +151,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// For how long something sleeps.
+/// For how many steps an actor sleeps.
 fn steps(dice: &mut Dice, most: usize) -> u32 {
     u32::try_from(dice.below(most)).unwrap()
 }
@@ -160,10 +161,10 @@ fn one_of(dice: &mut Dice, some: Some8) -> Option<usize> {
     (count > 0).then(|| dice.below(count)).and_then(|nth| some.iter().nth(nth))
 }
 
-/// How often things may still go wrong.
+/// How many more faults of each kind may happen.
 #[derive(Clone, Copy, Default)]
 struct Troubles {
-    /// Lost connections, failed queries, readers that go away.
+    /// Lost connections, failed queries, readers that stop.
     losses: usize,
     /// Commands that the cache refuses.
     refusals: usize,
@@ -175,7 +176,7 @@ struct Troubles {
     expiries: usize,
 }
 
-/// All that is shared.
+/// The state that all actors share.
 pub(super) struct World {
     pub(super) step: u32,
     pub(super) dice: Dice,
@@ -185,14 +186,14 @@ pub(super) struct World {
     pub(super) harm: Option<Harm>,
     pub(super) renewed_without_data: Option<usize>,
     troubles: Troubles,
-    /// Something was lost, or cut off: what a run wrote may not have been shortened.
+    /// Whether something was lost or interrupted: then a run may not have shortened the TTL of what it wrote.
     pub(super) is_troubled: bool,
-    /// All commits are about one shared key.
+    /// All commits concern one shared key.
     is_about_one_key: bool,
-    /// Commands of lost connections that the server has still to do.
+    /// Commands of lost connections that the server will still execute.
     late: VecDeque<Command>,
     starts: u32,
-    /// When the runs in flight began.
+    /// The steps at which the runs in flight began.
     began: [u32; WARMERS],
     met: u32,
     trace: Option<Vec<String>>,
@@ -217,7 +218,7 @@ impl World {
         self.cache.execute(command, self.step)
     }
 
-    /// The same of a lost connection.
+    /// Executes a command of a lost connection.
     fn execute_late(&mut self, command: Command) {
         if let Some(key) = replaced(command) {
             return self.take_away(key, |cache, step| cache.execute_late(command, step));
@@ -225,8 +226,8 @@ impl World {
         self.cache.execute_late(command, self.step);
     }
 
-    /// Takes a value away, or writes over it. Where it was not what its key has to hold, nobody misses
-    /// it that did not before.
+    /// Removes or overwrites a value. If the value was wrong before, its loss is not recorded: the true value
+    /// was missing already.
     fn take_away<T>(&mut self, key: usize, act: impl FnOnce(&mut Cache, u32) -> T) -> T {
         if !is_shared(key) {
             return act(&mut self.cache, self.step);
@@ -262,7 +263,7 @@ impl World {
         refused
     }
 
-    /// The rest of a pipeline whose connection was lost: the server never sees it, or does it later.
+    /// The rest of a pipeline whose connection was lost: the server never receives it, or executes it later.
     pub(super) fn leave(&mut self, rest: &[Command]) {
         if self.is_about_one_key || self.dice.one_in(2) {
             self.late.extend(rest);
@@ -274,12 +275,12 @@ impl World {
         start_number(f64::from(self.starts) / STARTS)
     }
 
-    /// Whether what failed is tried once more.
+    /// Whether a failed operation is tried once more.
     pub(super) fn tries_again(&mut self) -> bool {
         self.dice.one_in(2)
     }
 
-    /// A fence as the warmer's machine is told of it.
+    /// The value of a fence, as the warmer's machine gets it.
     pub(super) fn taken_for(&self, fence: Fence) -> Fence {
         const RELIABLE: i64 = 1 << 51;
         let is_relied_on = matches!(
@@ -295,17 +296,17 @@ impl World {
         }
     }
 
-    /// This schedule came to something that not every one comes to.
+    /// Records that this schedule reached a situation.
     pub(super) fn meet(&mut self, situation: Situation) {
         self.met |= 1 << situation as u32;
     }
 
-    /// Whether so much time has passed since something that no run of then is left.
+    /// Whether enough time has passed that all runs of an earlier moment have ended.
     pub(super) fn has_time_passed(&mut self) -> bool {
         self.dice.one_in(4)
     }
 
-    /// Whether these names were given so lately that a run need not give them again.
+    /// Whether these manifest entries are fresh enough that a run need not renew them.
     pub(super) fn finds_fresh(&mut self, tenant: usize, names: Some8) -> bool {
         !names.is_empty()
             && self.dice.one_in(2)
@@ -317,7 +318,7 @@ impl World {
         self.began.iter().any(|began| *began != u32::MAX)
     }
 
-    /// Which shared key a writer hands over, where it does.
+    /// The shared key that a writer hands over, if it does.
     pub(super) fn hands_over(&mut self) -> Option<usize> {
         if self.is_about_one_key {
             return Some(0);
@@ -325,8 +326,8 @@ impl World {
         (self.dice.one_in(3)).then(|| self.dice.below(SHARED))
     }
 
-    /// When the oldest run began that may still write: what was named before and is not there cannot
-    /// come any more, and may be taken for as old as can be.
+    /// The step at which the oldest run began that may still write. If an entry is older than that and its
+    /// key does not exist, the key cannot be written any more, and the entry may be of any age.
     pub(super) fn oldest_run(&self) -> u32 {
         if !self.late.is_empty() {
             return 0;
@@ -335,7 +336,7 @@ impl World {
     }
 }
 
-/// The key whose value a command replaces or takes away.
+/// The key whose value a command replaces or removes.
 fn replaced(command: Command) -> Option<usize> {
     match command {
         Command::Set(place, ..) | Command::Unlink(place) => Some(place.key()),
@@ -354,7 +355,7 @@ const READER: usize = 6;
 const SERVER: usize = 7;
 const CHAOS: usize = 8;
 
-/// What may go wrong at a step.
+/// The faults that may happen at a step.
 #[derive(Clone, Copy)]
 enum Trouble {
     EvictValue(usize),
@@ -366,19 +367,19 @@ enum Trouble {
     Expiry(usize),
 }
 
-/// What a schedule came to that ended well.
+/// The figures of a schedule that ended well.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Course {
     steps: u32,
     met: u32,
 }
 
-/// The same of many.
+/// The figures of many schedules.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sum {
     pub(super) schedules: u64,
     pub(super) steps: u64,
-    /// How many schedules met each situation.
+    /// How many schedules reached each situation.
     pub(super) met: [u64; Situation::ALL.len()],
 }
 
@@ -401,20 +402,20 @@ impl Sum {
     }
 }
 
-/// A schedule as it goes.
+/// A schedule under way.
 pub(super) struct Schedule {
     world: World,
     runs: [Option<Run>; WARMERS],
-    /// Whose process each warmer is part of.
+    /// The process of each warmer.
     process_of: [usize; WARMERS],
     processes: usize,
     has_feed: bool,
-    /// Scheduled runs that will still come.
+    /// How many scheduled runs are still to come.
     scheduled: usize,
     writers: [Writer; 2],
     reader: Reader,
     sleeps_until: [u32; ACTORS],
-    /// How likely it is that another actor has the next step: one in so many.
+    /// The probability that another actor has the next step: one in this many.
     switch: usize,
     last: usize,
 }
@@ -434,7 +435,7 @@ impl Schedule {
         let mut rows: [Row; TENANTS] = std::array::from_fn(|_| {
             std::array::from_fn(|nth| u16::from(nth == 0 || dice.one_in(2)))
         });
-        // Nothing is of two tenants.
+        // No value belongs to two tenants.
         for shared in 1..=SHARED {
             rows[dice.below(TENANTS)][OF_TENANT - shared] = 0;
         }
@@ -481,8 +482,8 @@ impl Schedule {
         schedule
     }
 
-    /// Either the workers are just started and nothing is in the cache, or all has been at rest for a
-    /// while.
+    /// The start: either the workers have just started and the cache is empty, or everything has been at rest
+    /// for a while.
     fn set_out(&mut self, is_cold: bool) {
         let world = &mut self.world;
         let rows = world.database.rows;
@@ -522,7 +523,7 @@ impl Schedule {
         self.world.say(CHAOS, || text);
     }
 
-    /// Goes on until everything has come to rest.
+    /// Continues until everything is at rest.
     pub(super) fn run(&mut self) -> Result<Course, Problem> {
         while let Some(actor) = self.choose() {
             self.world.step += 1;
@@ -542,7 +543,7 @@ impl Schedule {
         self.world.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Who has the next step; nobody where all is at rest.
+    /// The actor with the next step; `None` if all is at rest.
     fn choose(&mut self) -> Option<usize> {
         let mut able = 0_u16;
         for actor in 0..CHAOS {
@@ -564,7 +565,7 @@ impl Schedule {
             let nth = self.world.dice.below(choice.count_ones() as usize);
             self.last = (0..ACTORS).filter(|actor| choice >> actor & 1 == 1).nth(nth)?;
         }
-        // Whoever stops in the middle of things for long meets what others did meanwhile.
+        // An actor that pauses in the middle of its work for long meets the changes of other actors.
         if self.world.dice.one_in(if self.last == CHAOS { 1 } else { 12 }) {
             self.sleeps_until[self.last] = self.world.step + steps(&mut self.world.dice, 60);
         }
@@ -586,7 +587,7 @@ impl Schedule {
             FEEDS..WRITERS => {
                 let process = actor - FEEDS;
                 let state = &self.world.processes[process];
-                // One that is down is started again by whoever watches it.
+                // A process that is down is restarted from outside.
                 process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
             }
             WRITERS..READER => self.writers[actor - WRITERS].has_work(),
@@ -596,8 +597,8 @@ impl Schedule {
         }
     }
 
-    /// Whether nothing that was sent and not answered can still come; whoever has to wait for that
-    /// does, but for a sabotage.
+    /// Whether no command that was sent and not answered can still arrive. An actor that must wait for that
+    /// does so, except under a sabotage.
     fn is_quiet(&self, unless: Harm) -> bool {
         self.world.late.is_empty() || self.world.harm == Some(unless)
     }
@@ -666,7 +667,7 @@ impl Schedule {
         self.runs[warmer] = Some(run);
     }
 
-    /// A run ended, by itself or otherwise.
+    /// Records that a run ended, by itself or otherwise.
     fn end(&mut self, warmer: usize, process: usize, how: &str) {
         self.world.began[warmer] = u32::MAX;
         let Some(run) = self.runs[warmer].take() else { return };
@@ -776,7 +777,7 @@ impl Schedule {
             .and_then(|nth| choices.into_iter().flatten().nth(nth))
     }
 
-    /// All that a process knows is gone.
+    /// A process loses all its memory.
     fn crash(&mut self, process: usize) {
         self.world.say(CHAOS, || format!("process {process} crashes"));
         for warmer in 0..WARMERS {
@@ -815,7 +816,7 @@ impl Schedule {
         self.world.say(CHAOS, || format!("the provisional TTL of {} ends", Named(key)));
     }
 
-    /// What must hold when all is at rest.
+    /// Checks the invariants at rest.
     fn check(&mut self) -> Result<(), Problem> {
         for key in self.world.cache.provisional() {
             self.expire(key);
@@ -825,16 +826,16 @@ impl Schedule {
             let place = database.place(key);
             let expected = place.map_or(0, |(_, version)| version);
             match (cache.values[key], place) {
-                // A shared key that nobody renews ends by its TTL. Where nothing was lost, it is gone at
-                // once, or was given the provisional one.
+                // A shared key that no run renews expires by its TTL. If nothing was lost, it is gone at
+                // once, or has the provisional TTL.
                 (Some(Value { version: found, .. }), _)
                     if found != expected && is_shared(key) && *is_troubled =>
                 {
                     *met |= 1 << Situation::LeftToTtl as u32;
                 }
                 (Some(Value { version: found, .. }), _) if found != expected => {
-                    // The one excuse: it was named, its manifest was evicted, and its data went
-                    // before the next run could name it again. Nobody renews it.
+                    // The only exception: the key had an entry, its manifest was evicted, and its data went
+                    // before the next run could add the entry again. No run renews the key.
                     if expected != 0 || !cache.is_orphan(key) {
                         return Err(Problem::Stale { key, found, expected });
                     }
@@ -863,7 +864,7 @@ impl Troubles {
     }
 }
 
-/// Most schedules have some of them: with all at once nothing would ever be written.
+/// Most schedules have some of them: with all of them at once, nothing would ever be written.
 fn troubles(dice: &mut Dice) -> Troubles {
     let mut some = |of: usize, most: usize| {
         if dice.one_in(of) { 1 + dice.below(most) } else { 0 }

@@ -1,5 +1,5 @@
-//! A warmer: one run after another. What it does next is decided by the machine that decides in the worker
-//! ([`Warm`]); here each step is some commands, done one at a time, with those of others in between.
+//! A warmer does one run after another. The machine that decides in the worker decides here too ([`Warm`]).
+//! Each step is a few commands, done one at a time, with the commands of other actors in between.
 
 use preheat::domain::fence::Fence;
 use preheat::domain::protocol::{Found, Life, Reply, Sabotage, Step, Verdict, Warm};
@@ -7,28 +7,28 @@ use preheat::domain::protocol::{Found, Life, Reply, Sabotage, Step, Verdict, War
 use super::schedule::{Harm, Situation, World};
 use super::world::{self, CATEGORIES, Command, Manifest, OF_TENANT, Place, Row, Some8, TENANTS};
 
-/// Why a run is done.
+/// Why a run starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Its schedule: nobody misses it if it fails before it has written anything.
+    /// Its schedule: if it fails before it has written anything, it is not repeated.
     Scheduled,
-    /// The worker started, or the feed is back after it missed something: it has to come to an end.
+    /// The worker started, or the feed is back after it missed something: this run must succeed in the end.
     Full,
     /// Tenants whose data changed, or that are unverified.
     Change,
 }
 
-/// Commands that go out together; others' come in between.
+/// Commands that are sent together; commands of other actors come in between.
 #[derive(Clone, Default)]
 pub(super) struct Call {
     commands: Vec<Command>,
     done: usize,
-    /// The connection is lost after so many commands were done.
+    /// The connection is lost after this many commands.
     lost_after: Option<usize>,
 }
 
 impl Call {
-    /// A pipeline; the dice say whether it comes through.
+    /// Sends a pipeline; the dice decide whether it gets through.
     pub(super) fn set(&mut self, commands: impl IntoIterator<Item = Command>, world: &mut World) {
         self.commands.clear();
         self.commands.extend(commands);
@@ -37,7 +37,7 @@ impl Call {
         self.lost_after = (count > 0 && world.goes_wrong()).then(|| world.dice.below(count + 1));
     }
 
-    /// The next command, where there is one and the connection holds.
+    /// The next command, if there is one and the connection holds.
     pub(super) fn next(&mut self) -> Option<Command> {
         if self.lost_after == Some(self.done) {
             return None;
@@ -47,7 +47,7 @@ impl Call {
         Some(command)
     }
 
-    /// Whether it has ended, and how; what was not done yet may be on its way to the server.
+    /// Whether and how it has ended; commands that were not executed may still be on their way to the server.
     pub(super) fn ended(&self) -> Option<Result<(), Lost>> {
         if self.lost_after == Some(self.done) {
             return Some(Err(Lost));
@@ -55,13 +55,13 @@ impl Call {
         (self.done == self.commands.len()).then_some(Ok(()))
     }
 
-    /// What was sent and is not done yet.
+    /// The commands that were sent and not executed.
     pub(super) fn rest(&self) -> &[Command] {
         &self.commands[self.done..]
     }
 }
 
-/// A pipeline was not answered: it was done, or not, or in part.
+/// A pipeline was not answered: it was executed, or not, or in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost;
 
@@ -77,20 +77,20 @@ pub(super) struct Run {
     warm: Warm<u8>,
     step: Step<u8>,
     call: Call,
-    /// How the fences stood that the step asked for.
+    /// The values of the fences that the step read.
     fences: [Fence; TENANTS],
     /// Whether fences that could not be started are being replaced.
     is_replacing: bool,
     manifests: [Manifest; TENANTS],
-    /// What the query found.
+    /// What the query returned.
     rows: [Row; TENANTS],
-    /// Names up to this step cannot be of keys that exist; 0 where none is so old.
+    /// Entries up to this step cannot belong to existing keys; 0 if no entry is that old.
     outdated: u32,
-    /// The lives with which own and shared keys were written.
+    /// The TTLs with which own keys and shared keys were written.
     lives: (Life, Life),
-    /// Keys that are not known to be written.
+    /// Keys that may not have been written.
     unwritten: Some8,
-    /// Tenants of this round for which something was refused or lost.
+    /// Tenants of this round for which a command was refused or lost.
     refused: Some8,
     /// Whether something that this round sent may still arrive.
     in_flight: bool,
@@ -99,7 +99,7 @@ pub(super) struct Run {
     is_repeated: bool,
     /// Whether the commands of this step were sent before.
     is_resent: bool,
-    /// Tenants that it has not come to an end with.
+    /// Tenants that the run has not finished.
     pub(super) left: Some8,
 }
 
@@ -137,7 +137,7 @@ impl Run {
         run
     }
 
-    /// Does one thing; answers whether the run goes on.
+    /// Does one step; returns whether the run goes on.
     pub(super) fn step(&mut self, name: usize, world: &mut World) -> bool {
         if self.step == Step::Query {
             return self.query(name, world);
@@ -177,13 +177,13 @@ impl Run {
         format!("{:?} run since {}, round {}", self.kind, self.began, self.warm.round())
     }
 
-    /// The tenants of this round, in the order of its places.
+    /// The tenants of this round, by slot.
     fn open(&self) -> Vec<usize> {
         self.warm.open().map(|slot| self.batch[slot]).collect()
     }
 
-    /// A fence that is missing although it was started holds something else, with which nobody can count:
-    /// it is replaced.
+    /// If a fence is missing although it was started, its key holds something else, which no `INCR` can count
+    /// up: the fence is replaced.
     fn has_to_replace(&mut self, world: &mut World) -> bool {
         let Step::StartFences(places) = &self.step else { return false };
         let open = self.open();
@@ -228,7 +228,7 @@ impl Run {
         }
     }
 
-    /// Nobody may renew a key whose data was gone when he read.
+    /// No actor may renew a key whose data were gone when it read.
     fn check_renewal(&self, command: Command, world: &mut World) {
         let (Command::Set(place, ..) | Command::Expire(place, ..)) = command else { return };
         if place.version(&self.rows) == 0 {
@@ -329,7 +329,7 @@ impl Run {
         written.map(|place| Command::Expire(place, life)).collect()
     }
 
-    /// What a sabotage does at the end of a round: it takes the names out whose keys it removed.
+    /// A sabotage at the end of a round: it takes the keys that it removed out of the manifest.
     fn take_out(&self, verdicts: &[Verdict], open: &[usize], world: &World) -> Vec<Command> {
         if world.harm != Some(Harm::DelistedAtOnce) || self.in_flight {
             return Vec::new();
@@ -381,12 +381,12 @@ impl Run {
         }
     }
 
-    /// The reply to a step whose connection was lost, where it is not simply sent again.
+    /// The reply to a step whose connection was lost, unless the step is simply sent again.
     fn reply_of_lost(&mut self, world: &mut World) -> Option<Reply<u8>> {
         let open = self.open();
         match &self.step {
             Step::Write { .. } => {
-                // It may come later: even if the fences stand still, nothing is verified.
+                // The commands may arrive later: even if the fences stand still, nothing is verified.
                 self.in_flight = true;
                 let is_last = std::mem::replace(&mut self.is_repeated, true);
                 Some(if is_last { Reply::Failed } else { Reply::Again })
@@ -407,8 +407,8 @@ impl Run {
         }
     }
 
-    /// Where the cache refused something, it depends on why the run is done whether its tenant is warmed
-    /// again for it.
+    /// If the cache refused a command, the reason of the run decides whether its tenant is warmed again for
+    /// that.
     fn count(&mut self, verdicts: &[Verdict], open: &[usize], world: &mut World) {
         for (tenant, verdict) in open.iter().zip(verdicts) {
             match verdict {
@@ -428,8 +428,8 @@ impl Run {
         self.has_written = false;
     }
 
-    /// One statement for the whole batch: it sees one state of the database. Where it fails, nothing is
-    /// written and nothing removed.
+    /// One statement for the whole batch, which reads one state of the database. If it fails, nothing is
+    /// written and nothing is removed.
     fn query(&mut self, name: usize, world: &mut World) -> bool {
         if world.goes_wrong() {
             world.say(name, || format!("{}: the query fails", self.title()));
@@ -454,7 +454,7 @@ impl Run {
         self.advance(Reply::Rows(found), world)
     }
 
-    /// Goes on to the next step; answers whether there is one.
+    /// Goes on to the next step; returns whether there is one.
     fn advance(&mut self, mut reply: Reply<u8>, world: &mut World) -> bool {
         loop {
             self.step = self.warm.next(reply);
@@ -465,7 +465,7 @@ impl Run {
                 Step::Query => return true,
                 _ => {}
             }
-            // A pipeline of nothing has ended already.
+            // An empty pipeline has ended already.
             if self.call.ended() != Some(Ok(())) {
                 return true;
             }
@@ -473,7 +473,7 @@ impl Run {
         }
     }
 
-    /// What was sent and is not done yet.
+    /// The commands that were sent and not executed.
     pub(super) fn rest(&self) -> &[Command] {
         self.call.rest()
     }
@@ -484,7 +484,7 @@ impl Run {
         some(self.warm.unverified().iter().map(|slot| self.batch[*slot]))
     }
 
-    /// Whether it has written a key of a tenant and is about to say how long it lives.
+    /// Whether it has written a key of a tenant and is about to set the key's TTL.
     pub(super) fn is_about_to_verify(&self, place: Place) -> bool {
         self.unverified().has(place.tenant)
     }
@@ -502,7 +502,7 @@ fn bytes(some: Some8) -> Vec<u8> {
     some.iter().map(|one| u8::try_from(one).unwrap()).collect()
 }
 
-/// The categories that a row has.
+/// The categories in a row.
 fn present(row: Row) -> Some8 {
     some((0..CATEGORIES).filter(|name| row[1 + name] != 0))
 }

@@ -1,4 +1,4 @@
-//! The database and the cache, as small as they can be: what is in them, and what one command does.
+//! The database and the cache, as small as possible: their contents, and the effect of one command.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use preheat::domain::protocol::Life;
 pub(super) const TENANTS: usize = 2;
 /// Categories that a tenant may have: each is a key with a data column.
 pub(super) const CATEGORIES: usize = 2;
-/// Shared keys: the data of each is one tenant's, or nobody's.
+/// Shared keys: the data of each belong to one tenant, or do not exist.
 pub(super) const SHARED: usize = 2;
 /// Keys that a tenant may have: the static one first, then its categories, then the shared ones.
 pub(super) const OF_TENANT: usize = 1 + CATEGORIES + SHARED;
-/// Those of them that no other tenant can have.
+/// How many of them no other tenant can have.
 const OWN: usize = 1 + CATEGORIES;
 /// All keys: each tenant's own, then the shared ones.
 pub(super) const KEYS: usize = TENANTS * OWN + SHARED;
 
-/// Fences are given starts so far apart.
+/// The distance between the numbers with which fences are started.
 pub(super) const STARTS: f64 = 4096.0;
 
-/// Some of few: of tenants, of categories, of keys.
+/// A small set of tenants, categories or keys.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Some8(pub(super) u8);
 
@@ -71,7 +71,7 @@ impl IntoIterator for Some8 {
     }
 }
 
-/// What is in a [`Some8`], in order.
+/// The members of a [`Some8`], in order.
 pub(super) struct Members(u8);
 
 impl Iterator for Members {
@@ -90,7 +90,7 @@ impl fmt::Debug for Some8 {
     }
 }
 
-/// A key as one tenant has it: the tenant, and its position among the tenant's keys.
+/// A tenant's key: the tenant, and the key's position among the tenant's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) tenant: usize,
@@ -108,12 +108,12 @@ impl Place {
         Self { tenant, nth: 1 + name }
     }
 
-    /// All that a tenant may have.
+    /// All keys that a tenant may have.
     pub(super) fn all(tenant: usize) -> impl Iterator<Item = Self> {
         (0..OF_TENANT).map(move |nth| Self { tenant, nth })
     }
 
-    /// The places of a key: one, or of a shared key one for each tenant.
+    /// The places of a key: one, or one for each tenant if the key is shared.
     pub(super) fn of(key: usize) -> impl Iterator<Item = Self> {
         let (tenants, nth) = match key.checked_sub(TENANTS * OWN) {
             Some(shared) => (0..TENANTS, OWN + shared),
@@ -130,12 +130,12 @@ impl Place {
         }
     }
 
-    /// As what the tenant's manifest names it, where it does.
+    /// The key's name in the tenant's manifest, if it has one.
     pub(super) fn name(self) -> Option<usize> {
         self.nth.checked_sub(1).filter(|name| *name < CATEGORIES)
     }
 
-    /// What a row holds of it.
+    /// Its version in the rows.
     pub(super) fn version(self, rows: &[Row; TENANTS]) -> u16 {
         rows[self.tenant][self.nth]
     }
@@ -155,7 +155,7 @@ fn letter(name: usize) -> char {
     ['a', 'b', 'm', 'n'][name]
 }
 
-/// A key as a person reads it.
+/// A key in readable form.
 pub(super) struct Named(pub(super) usize);
 
 impl fmt::Display for Named {
@@ -169,25 +169,25 @@ impl fmt::Display for Named {
     }
 }
 
-/// The versions of what some tenant has; 0 where it has not such a thing.
+/// The versions of a tenant's data; 0 if the tenant has no such data.
 pub(super) type Row = [u16; OF_TENANT];
 
-/// What every key has to hold. A transaction is one assignment; a query reads one of its states.
+/// The true values of all keys. A transaction is one assignment; a query reads one state.
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) rows: [Row; TENANTS],
-    /// Every change has its own number, so that a version tells whose it is as well.
+    /// Every change has its own number, so a version also shows its owner.
     newest: u16,
 }
 
 /// What a transaction does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
-    /// A row of the tenant's static key alone.
+    /// It changes a row of the tenant's static key only.
     Other,
-    /// A category is made, or one of its rows changed.
+    /// It creates a category, or changes one of its rows.
     Put(usize),
-    /// A category's last row is gone.
+    /// It deletes a category's last row.
     Remove(usize),
 }
 
@@ -196,7 +196,7 @@ impl Database {
         Self { rows, newest: 1 }
     }
 
-    /// Commits; answers the keys whose value is another one now.
+    /// Commits; returns the keys whose value has changed.
     pub(super) fn commit(&mut self, tenant: usize, change: Change) -> Some8 {
         self.newest += 1;
         let row = &mut self.rows[tenant];
@@ -216,8 +216,8 @@ impl Database {
         changed
     }
 
-    /// Commits that the data of a shared key is this tenant's from now on, or nobody's; answers the tenants
-    /// that it touched, and the keys whose value is another one now.
+    /// Commits that the data of a shared key belong to this tenant from now on, or are deleted. Returns the
+    /// tenants that it touched, and the keys whose value has changed.
     pub(super) fn hand_over(&mut self, shared: usize, to: Option<usize>) -> (Some8, Some8) {
         self.newest += 1;
         let (mut touched, mut changed) = (Some8::NONE, Some8::NONE);
@@ -236,22 +236,21 @@ impl Database {
         (touched, changed)
     }
 
-    /// What a key has to hold, and whose it is; `None` where there must be none.
+    /// The value that a key must hold, and its owner; `None` if the key must not exist.
     pub(super) fn place(&self, key: usize) -> Option<(Place, u16)> {
         let versions = Place::of(key).map(|place| (place, place.version(&self.rows)));
         versions.into_iter().find(|(_, version)| *version != 0)
     }
 }
 
-/// One command, as atomic as Redis does it; a pipeline is several of them, with those of others in
-/// between.
+/// One command, as atomic as in Redis; a pipeline is several commands, with commands of others in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     /// `MGET` of the fences of some tenants.
     Fences(Some8),
     /// `SET … NX` of a fence.
     MakeFence(usize, i64),
-    /// `SET` of a fence, whatever is there.
+    /// `SET` of a fence, whatever its key holds.
     ReplaceFence(usize, i64),
     /// `INCRBY` of a fence.
     RaiseFence(usize, i64),
@@ -259,13 +258,13 @@ pub(super) enum Command {
     MoveFence(usize),
     /// `ZRANGE` of a tenant's manifest.
     Manifest(usize),
-    /// `ZADD` of names in a tenant's manifest, as of now.
+    /// `ZADD` of entries in a tenant's manifest, as of now.
     Enlist(usize, Some8),
-    /// `ZREMRANGEBYSCORE` of a tenant's manifest, up to that step: takes out what was named so long
-    /// ago that its key cannot exist any more. Steps do not tell for how long a key lives; so what the
-    /// tenant wrote and is there was not written long enough ago, and its name stays.
+    /// `ZREMRANGEBYSCORE` of a tenant's manifest, up to that step: prunes the entries that are so old that
+    /// their keys cannot exist any more. Steps do not measure a key's TTL, so the entry of an existing key
+    /// that the tenant wrote stays.
     Delist(usize, u32),
-    /// `ZREM` of names, which nothing but a sabotage does.
+    /// `ZREM` of entries, which only a sabotage does.
     TakeOut(usize, Some8),
     /// `SET … PX` of a key.
     Set(Place, u16, Life),
@@ -273,7 +272,7 @@ pub(super) enum Command {
     Fill(usize, u16),
     /// `UNLINK` of a key by a warmer.
     Unlink(Place),
-    /// `UNLINK` of a shared key by the change feed, which heard that it is gone from a tenant.
+    /// `UNLINK` of a shared key by the change feed, after a report that it is gone from a tenant.
     Drop(usize),
     /// `DEL` of a key by the application.
     Delete(usize),
@@ -321,7 +320,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// What a command answers; most say nothing that matters.
+/// What a command answers; for most commands the answer does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     Done,
@@ -347,7 +346,7 @@ impl fmt::Display for Reply {
     }
 }
 
-/// A fence's number: the start that it was given, and how often it was moved since.
+/// A fence's number: the number that it was started with, and how often it has moved since.
 struct Number(i64);
 
 impl fmt::Display for Number {
@@ -363,7 +362,7 @@ impl fmt::Display for Number {
     }
 }
 
-/// Names as a person reads them.
+/// Names in readable form.
 struct Letters(Some8);
 
 impl fmt::Display for Letters {
@@ -375,7 +374,7 @@ impl fmt::Display for Letters {
     }
 }
 
-/// What a manifest names, and when each name was given last; 0 where there is none.
+/// The entries of a manifest, and when each was last added or renewed; 0 if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Manifest(pub(super) [u32; CATEGORIES]);
 
@@ -396,7 +395,7 @@ impl Manifest {
 pub(super) struct Value {
     pub(super) version: u16,
     pub(super) life: Life,
-    /// The application put it there.
+    /// Whether the application wrote it.
     is_filled: bool,
     /// Tenants whose runs wrote it, or set its TTL.
     by: Some8,
@@ -409,31 +408,31 @@ impl Value {
     }
 }
 
-/// Who took a key away that is not there.
+/// What removed a key that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gone {
-    /// Nobody: it was never there.
+    /// The key never existed.
     Never,
     /// The application's `DEL`.
     Application,
-    /// The server, for want of memory.
+    /// The server, for lack of memory.
     Evicted,
-    /// A warmer that found its data gone.
+    /// A warmer that found that its data are gone.
     Warmer,
-    /// The change feed, which had heard that it is gone from a tenant; `late` where the command of a lost
+    /// The change feed, after a report that the key is gone from a tenant; `late` if the command of a lost
     /// connection was executed later.
     Feed { late: bool },
     /// A run of another tenant wrote over it.
     WrittenOver,
-    /// Its provisional TTL ended; `early` for these tenants: while their runs, or a reader, were still about to
-    /// verify it (a pause of [`preheat::domain::fence::PROVISIONAL_TTL`] between two commands), or since
-    /// another tenant's run had set the TTL.
+    /// Its provisional TTL ended. For the tenants in `early` it ended too soon: while their runs, or a
+    /// reader, were still about to verify it (a pause of [`preheat::domain::fence::PROVISIONAL_TTL`] between
+    /// two commands), or after another tenant's run had set the TTL.
     Provisional { early: Some8 },
 }
 
 impl Gone {
-    /// Whether a tenant's key may stay away that was taken away like this: everything else is made
-    /// good by whoever did it, or by the run after it.
+    /// Whether a tenant's key may stay missing after such a removal: every other removal is repaired by the
+    /// actor that caused it, or by the next run.
     pub(super) fn is_fair(self, tenant: usize) -> bool {
         match self {
             Self::Application | Self::Evicted | Self::WrittenOver | Self::Feed { late: true } => {
@@ -445,14 +444,14 @@ impl Gone {
     }
 }
 
-/// What is in the cache.
+/// The content of the cache.
 #[derive(Clone)]
 pub(super) struct Cache {
     pub(super) values: [Option<Value>; KEYS],
     pub(super) gone: [Gone; KEYS],
     pub(super) fences: [Option<i64>; TENANTS],
     manifests: [Manifest; TENANTS],
-    /// Names that each tenant lost by the eviction of its manifest, and that no run has given since.
+    /// Names that each tenant lost when its manifest was evicted, and that no run has added again.
     orphans: [Some8; TENANTS],
     /// Keys whose last write by a scheduled run was refused: such a run is not repeated for that.
     pub(super) refused: Some8,
@@ -470,9 +469,9 @@ impl Cache {
         }
     }
 
-    /// Names that a run relies on without giving them again end so late that what it writes has
-    /// expired then: as if it had given them at this step. Says whether it can rely on them: whatever
-    /// is not there any more was evicted, for it was too young to end.
+    /// If a run relies on entries without renewing them, they end only after the values that the run writes
+    /// have expired, as if the run had renewed them at this step. Returns whether the run can rely on them: a
+    /// missing entry was evicted, since it was too fresh to be pruned.
     pub(super) fn rely_on(&mut self, tenant: usize, names: Some8, step: u32) -> bool {
         let there = self.manifests[tenant].names();
         let can = names.without(there).without(self.orphans[tenant]).is_empty();
@@ -484,14 +483,14 @@ impl Cache {
         can
     }
 
-    /// Whether a manifest names a key, where one has to.
+    /// Whether a manifest names a key, if one must.
     pub(super) fn is_named(&self, key: usize) -> bool {
         let mut places = Place::of(key);
         places
             .any(|place| place.name().is_none_or(|name| self.manifests[place.tenant].0[name] != 0))
     }
 
-    /// Whether its name was lost with a manifest that was evicted.
+    /// Whether the key's entry was lost when its manifest was evicted.
     pub(super) fn is_orphan(&self, key: usize) -> bool {
         let lost = |place: Place| place.name().map(|name| self.orphans[place.tenant].has(name));
         Place::of(key).filter_map(lost).any(|is_lost| is_lost)
@@ -501,7 +500,7 @@ impl Cache {
         self.fences[tenant].map_or(Fence::Missing, Fence::At)
     }
 
-    /// Does a command at a step.
+    /// Executes a command at a step.
     pub(super) fn execute(&mut self, command: Command, step: u32) -> Reply {
         match command {
             Command::Fences(tenants) => {
@@ -541,8 +540,8 @@ impl Cache {
             }
             Command::Unlink(place) => self.remove(place.key(), Gone::Warmer),
             Command::Drop(key) => self.remove(key, Gone::Feed { late: false }),
-            // The application takes a key away whether it is there or not: whoever writes it
-            // afterwards does so without a promise.
+            // The application deletes a key whether or not it exists: an actor that writes it afterwards has
+            // no promise that it stays.
             Command::Delete(key) => {
                 self.values[key] = None;
                 self.gone[key] = Gone::Application;
@@ -557,8 +556,8 @@ impl Cache {
         Reply::Done
     }
 
-    /// Does a command of a lost connection: whoever sent it knows nothing of what it does now, so that
-    /// a name that it brings back is found by the next run only.
+    /// Executes a command of a lost connection. Its sender does not know that, so an entry that it restores
+    /// is only found by the next run.
     pub(super) fn execute_late(&mut self, command: Command, step: u32) {
         let orphans = self.orphans;
         match command {
@@ -589,12 +588,12 @@ impl Cache {
         }
     }
 
-    /// The server pushes a value out.
+    /// The server evicts a value.
     pub(super) fn evict_value(&mut self, key: usize) {
         self.remove(key, Gone::Evicted);
     }
 
-    /// The server pushes a manifest out.
+    /// The server evicts a manifest.
     pub(super) fn evict_manifest(&mut self, tenant: usize) {
         let names = std::mem::take(&mut self.manifests[tenant]).names();
         self.orphans[tenant].add(names);

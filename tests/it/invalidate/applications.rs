@@ -1,5 +1,5 @@
-//! Applications that change data while warmers are at work: the contract of `docs/invalidation.md` with its
-//! own helpers, real clients and real servers.
+//! Applications that change data while warmers work: the contract of `docs/invalidation.md` with its own
+//! helpers, real clients and real servers.
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -10,13 +10,12 @@ use crate::support::program::Running;
 use crate::support::shop::{Shop, items_by};
 use crate::support::{LONG, eventually};
 
-/// Reads all items as they were when it began, and waits before it answers while somebody holds the
-/// gate.
+/// Reads all items as they were when the query began, and delays the answer while the gate is locked.
 const GATED: &str = "select i.tenant_id, i.id, i.name, i.version \
      from pg_advisory_xact_lock_shared(42) gate cross join items i \
      where i.tenant_id = any($1) order by i.id";
 
-/// The TypeScript of the docs that imports from that package.
+/// The TypeScript code in the docs that imports from that package.
 fn helper(package: &str) -> String {
     let page = include_str!("../../../docs/invalidation.md");
     let blocks = page.split("```ts\n").skip(1).filter_map(|rest| rest.split("```").next());
@@ -28,7 +27,7 @@ fn helper(package: &str) -> String {
     found[0].to_owned()
 }
 
-/// Calls the helper for a package with its real client.
+/// Calls the helper for a package with the package's real client.
 fn call(node: &Node, package: &str, shop: &Shop, calls: &Value) {
     let redis = json!({ "host": "127.0.0.1", "port": shop.redis.tcp_port().unwrap() });
     let code = helper(package);
@@ -37,7 +36,7 @@ fn call(node: &Node, package: &str, shop: &Shop, calls: &Value) {
     assert_eq!(said, [json!({ "calls": calls.as_array().unwrap().len() })]);
 }
 
-/// A worker whose run has read the items of all tenants and not written them yet.
+/// A worker whose run has read all tenants' items and has not written them yet.
 struct AtWork {
     shop: Shop,
     worker: Running,
@@ -61,7 +60,7 @@ impl AtWork {
         Self { shop, worker, gate, run }
     }
 
-    /// Lets the run go on to its end.
+    /// Lets the run continue to its end.
     async fn go_on(self) -> (Shop, Running) {
         let Self { shop, worker, gate, run } = self;
         gate.close().await.unwrap();

@@ -1,4 +1,4 @@
-//! Keys that are removed on request.
+//! Removing keys on request.
 
 mod applications;
 mod shared;
@@ -47,14 +47,14 @@ impl World {
         done.report
     }
 
-    /// How all fences stand: of the fleet first, then of the tenants `t0`, `t1`, ….
+    /// The values of all fences: first the fleet's, then those of the tenants `t0`, `t1`, ….
     async fn fences(&self) -> Vec<preheat::domain::fence::Fence> {
         let tenants = ids(0..4).into_iter().map(|id| fence_key(&id));
         let keys: Vec<String> = std::iter::once(FLEET.to_owned()).chain(tenants).collect();
         self.cache.fences(&keys).await.unwrap()
     }
 
-    /// Whose fences a request moves, in the words of [`Self::fences`].
+    /// Which fences a request moves, named in the order of [`Self::fences`].
     async fn moved_by(&self, request: InvalidateRequest) -> (InvalidateReport, Vec<&'static str>) {
         let before = self.fences().await;
         let report = self.report(request).await;
@@ -117,8 +117,9 @@ fn fleet() -> Job {
     Job { scope: Scope::Fleet, keys: vec![key("menu"), key("menu:{dish}")], ..job("menu") }
 }
 
-/// Four tenants; `list` has a key each and one a category (`dog` each, `cat` of `t1`), `pets` one pet
-/// each (`p0` of `t0`, …), `menu` one key of the fleet and one a dish.
+/// Four tenants. `list` has one key for each tenant and one for each category (`dog` for all, `cat` for
+/// `t1`), `pets` one pet for each tenant (`p0` for `t0`, …), `menu` one key for the fleet and one for each
+/// dish.
 async fn world() -> World {
     let world = Setup::new([category("list"), pets("pets"), fleet()], tenants(4)).start();
     set_rows(&world, "list", "pets");
@@ -316,7 +317,7 @@ async fn hazard_01_a_run_at_work_does_not_bring_back_what_was_removed() {
     world.set_rows("list", a_row_each(2));
     slow_reads(&world, SECOND);
     world.warm("list").await;
-    // It has read by now, and is to write.
+    // The run has read by now, and is about to write.
     let (cache, written) = (Arc::clone(&world.cache), Arc::new(Mutex::new(false)));
     let clock = world.clock.clone();
     let first = Arc::clone(&written);

@@ -1,4 +1,4 @@
-//! Shared keys: their text names no tenant, so whose one is follows from the rows alone.
+//! Shared keys: their text names no tenant, so only the rows show their owner.
 
 use crate::support::memory::MemoryRow;
 use preheat::domain::job::{DateZone, Dates, Job, Key};
@@ -16,7 +16,7 @@ fn pet(tenant: &str, id: &str) -> MemoryRow {
     MemoryRow::new(tenant, "3", [("id", id)])
 }
 
-/// The pets that are in the cache.
+/// The pets in the cache.
 fn cached(world: &World) -> String {
     let pets = world.cache.keys().into_iter();
     pets.filter(|key| key.starts_with("pet:")).collect::<Vec<_>>().join(" ")
@@ -34,7 +34,7 @@ async fn hazard_09_a_key_that_moved_to_another_tenant_stays_when_its_former_tena
     assert_eq!(cached(&world), "pet:p0 pet:p1 pet:p2 pet:p3");
     let both = InvalidateRequest { jobs: texts(&["pets"]), ..of_tenants(&["t1"]) };
     assert_eq!(world.report(both).await.removed, 0);
-    // It is its present tenant's to lose.
+    // It belongs to its present tenant.
     let report = world.report(of_tenants(&["t2"])).await;
     assert_eq!((report.by_job[&pets("pets").name], cached(&world).as_str()), (2, "pet:p0 pet:p3"));
 }
@@ -100,7 +100,7 @@ async fn hazard_09_names_of_shared_keys_in_old_manifests_mean_nothing() {
     let world = Setup::new([job.clone()], tenants(2)).start();
     world.set_rows("pets", vec![pet("t0", "p0"), pet("t1", "p1")]);
     world.warm("pets").await;
-    // An earlier version named shared keys too.
+    // An earlier version added shared keys to manifests too.
     let manifest = manifest_key(&job.name, Some("t0"));
     let old = Listing { manifest, keys: texts(&["pet:p0", "pet:p1"]) };
     world.cache.enlist(&[old], world.clock.now(), 30 * MINUTE).await.unwrap();
@@ -127,7 +127,7 @@ async fn where_the_rows_cannot_be_read_the_report_says_which_keys_stay() {
     assert_eq!((failure.kind, failure.tenant.as_deref()), (FailureKind::Query, Some("t1")));
     let expected = "the shared keys of job `pets` could not be told and were not removed: ";
     assert!(failure.message.starts_with(expected), "{failure:?}");
-    // What the report says was removed, was.
+    // The report's numbers are true.
     assert_eq!(report.removed, 2 + 3 + 1);
 }
 
@@ -198,7 +198,7 @@ async fn shared_keys_with_dates_are_those_of_the_tenants_dates() {
     assert_eq!(cached(&world), "pet:p0:2026-03-01 pet:p1:2026-03-02");
     assert_eq!(world.report(of_tenants(&["t1"])).await.removed, 1);
     assert_eq!(cached(&world), "pet:p0:2026-03-01");
-    // Nobody knows the time zone of a tenant that never was: it has no keys either.
+    // A tenant that never existed has no known time zone, and no keys.
     world.source.set_id_class(IdClass::Text);
     assert!(world.report(of_tenants(&["nobody"])).await.complete);
 }

@@ -1,4 +1,4 @@
-//! The invalidations of a worker: a bounded number at once, and none any more once it drains.
+//! The invalidations of a worker: a bounded number at once, and no new ones once it drains.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! The worker among everybody who lives with it: writers who never rest, tenants that come and go, a
-//! cache that loses everything, a feed that is cut off. When all has come to rest, the cache is what
-//! is in the database, key for key.
+//! The worker among all its neighbours: writers that never pause, tenants that come and go, a cache that
+//! loses everything, a feed that is cut. When all of them have stopped, the cache equals the database, key
+//! for key.
 //!
-//! Two jobs are due once an hour only: of them nothing but the change feed keeps what changes right.
+//! Two jobs are due only once an hour: only the change feed keeps their changed data correct.
 
 mod writer;
 
@@ -25,16 +25,16 @@ use crate::support::program::{Preheat, Running};
 use crate::support::shop::TOKEN;
 use crate::support::{LONG, eventually, http, own_postgres, preheat, redis, redis_connection};
 
-/// Due every second.
+/// Jobs that are due every second.
 const BUSY: [&str; 4] = ["content", "products", "slots", "staff"];
-/// Due once an hour.
+/// Jobs that are due once an hour.
 const LAZY: [&str; 2] = ["pets", "services"];
 
-/// What waits to be warmed again waits five seconds at most, and ten before that where it is a key that
-/// moves and was written in vain; where nothing happened for so long, nothing waits.
+/// A pending tenant waits five seconds at most, and ten before that if it has a shared key that was written
+/// in vain. So if nothing has happened for this long, nothing is pending.
 const LONGER_THAN_ANY_WAIT: Duration = Duration::from_secs(16);
 
-/// Keys that are wrong of which a failure tells all, of each kind.
+/// How many wrong keys of each kind a failure shows.
 const TOLD: usize = 10;
 
 const CONNECTED: &str = "preheat_change_feed_connected";
@@ -64,7 +64,7 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     stop.cancel();
     let read = within("those who look on end", LONG, watches.end()).await;
 
-    // Before the audit, during which something may be mended.
+    // Before the audit, since runs may correct a key during the audit.
     let wrong = within("all keys are read", LONG, clinic.wrong(heard_since)).await;
     let report = clinic.audit().await;
     tell(&worker, &written, (read, cuts)).await;
@@ -77,8 +77,8 @@ async fn after_a_minute_of_everything_at_once_the_cache_is_the_database() {
     }
 }
 
-/// Runs for all tenants, one after another, beside those for changes: an older read that has the last
-/// word would stay. In the last quarter there is only the feed, and nothing mends what it missed.
+/// Requests runs for all tenants, one after another, beside those for changes: an older read that has the
+/// last word would stay. In the last quarter only the feed is left, and nothing corrects what it missed.
 async fn ask_again_and_again(worker: &Running, until: Instant) {
     let ask = async |job: &str| {
         while Instant::now() < until {
@@ -89,7 +89,7 @@ async fn ask_again_and_again(worker: &Running, until: Instant) {
     tokio::join!(ask(LAZY[0]), ask(LAZY[1]));
 }
 
-/// What hangs is a failure that says where.
+/// Fails with a message if the future hangs.
 async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(limit, future).await;
     done.unwrap_or_else(|_elapsed| panic!("waited {limit:?} in vain until {what}"))
@@ -100,7 +100,7 @@ fn seconds() -> u64 {
     std::env::var("PREHEAT_LIVE_SECONDS").map_or(60, |seconds| seconds.parse().unwrap())
 }
 
-/// Notes when a pet went.
+/// Records when a pet was deleted.
 const BURIALS: &str =
     "create table burials (pet uuid, at timestamptz not null default clock_timestamp());
     create function bury() returns trigger language plpgsql as
@@ -108,7 +108,7 @@ const BURIALS: &str =
     create trigger bury after delete on pets referencing old table as gone
       for each statement execute function bury()";
 
-/// A chain of clinics, all of its own.
+/// A chain of clinics with servers of its own.
 struct LiveClinic {
     postgres: Postgres,
     redis: Arc<Redis>,
@@ -143,7 +143,7 @@ impl LiveClinic {
         jobs.fold(program, |program, (name, text)| program.job(name, &text))
     }
 
-    /// A worker whose feed is connected and whose first runs are done.
+    /// A worker whose feed is connected and whose first runs have ended.
     async fn serve(&self) -> Running {
         self.preheat(["check"]).run().await.expect_code(0);
         self.preheat(["changes", "install"]).run().await.expect_code(0);
@@ -154,7 +154,7 @@ impl LiveClinic {
         worker
     }
 
-    /// Four of them begin to write.
+    /// Starts four writers.
     async fn writers(&self, lasts: Duration) -> JoinSet<Written> {
         let mut connection = self.connect().await;
         let tenants = sqlx::query_scalar("select id from tenants order by created_at, id");
@@ -171,7 +171,7 @@ impl LiveClinic {
         writers
     }
 
-    /// Cuts the feed off three times and empties the cache once, all of it in the first half.
+    /// Cuts the feed three times and empties the cache once, all within the first half.
     async fn disturb(&self, worker: &Running, began: Instant, lasts: Duration) -> usize {
         let mut cuts = 0;
         for (at, restarts) in [(0.1, false), (0.25, true), (0.4, false), (0.5, false)] {
@@ -186,15 +186,16 @@ impl LiveClinic {
         cuts
     }
 
-    /// A cache that comes back empty.
+    /// Restarts the cache, which is then empty.
     async fn restart_redis(&self) {
         let redis = Arc::clone(&self.redis);
         tokio::task::spawn_blocking(move || redis.restart().unwrap()).await.unwrap();
     }
 
-    /// Ends the listener's session, for the `cut`th time, and waits until the worker has another.
+    /// Ends the listener's session, for the `cut`th time, and waits until the worker has a new one.
     async fn cut_the_feed_off(&self, worker: &Running, cut: usize) {
-        // Its last word is one of these: it listens, and later asks whether the server is there.
+        // The listener's last statement is one of these: first it listens, later it checks that the server is
+        // there.
         let terminate = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
             where application_name = 'preheat' and datname = current_database() \
               and (query ilike 'listen%' or query ilike 'unlisten%' or query = 'select 1')";
@@ -208,8 +209,8 @@ impl LiveClinic {
         worker.metric_becomes(CONNECTED, |value| value > 0.0).await;
     }
 
-    /// Waits until nothing is to be done any more but what is due: the feed is heard, no change came
-    /// and none waits, and each job that is due every second has seen the tenants as they are now, twice.
+    /// Waits until only due runs are left: the feed is connected, no change came and none is pending, and
+    /// each job that is due every second has run twice with the present tenants.
     async fn rest(&self, worker: &Running, stopped: chrono::DateTime<chrono::Utc>) {
         for job in BUSY {
             eventually(&format!("`{job}` ran twice"), LONG, async || {
@@ -236,7 +237,7 @@ impl LiveClinic {
         }
     }
 
-    /// What all sessions of the database do.
+    /// What all sessions of the database are doing.
     async fn sessions(&self) -> Vec<String> {
         let sessions = "select concat_ws(' ', pid, pg_blocking_pids(pid), application_name, state, \
             wait_event, clock_timestamp() - state_change, left(query, 80)) \
@@ -245,7 +246,7 @@ impl LiveClinic {
         sqlx::query_scalar(sessions).fetch_all(&mut connection).await.unwrap()
     }
 
-    /// What the program says of the cache, each suspect looked at four times.
+    /// The program's audit of the cache, with four looks at each suspect.
     async fn audit(&self) -> Value {
         let audit = self.preheat(["audit", "--json", "--threshold", "100%"]).start();
         let output = audit.ended_within(3 * LONG).await;
@@ -258,10 +259,10 @@ impl LiveClinic {
         report
     }
 
-    /// Keys without a row or an active tenant, and rows without a key, each with what may tell why. An
-    /// audit finds only such keys without data as preheat noted.
+    /// Keys without a row or an active tenant, and rows without a key, each with details that may explain it.
+    /// An audit finds only those keys without data that preheat has recorded.
     ///
-    /// A pet's key ends by its TTL where its tenant is not active any more, and where it went before
+    /// A pet's key expires by its TTL if its tenant is no longer active, or if the pet was deleted before
     /// `heard_since`, when the feed may have been away.
     async fn wrong(&self, heard_since: chrono::DateTime<chrono::Utc>) -> Vec<String> {
         let expected = "with active as (select id from tenants where status = 'active') \
@@ -309,7 +310,7 @@ impl LiveClinic {
         wrong
     }
 
-    /// Whose pet it is, if it is one and is there, and what becomes of that tenant.
+    /// The owner of the pet with this key, if it exists, and the owner's state.
     async fn owner(&self, connection: &mut PgConnection, key: &str) -> Option<String> {
         let pet: uuid::Uuid = key.strip_prefix("pet:")?.parse().unwrap();
         let owner = "select tenants.id || ' ' || status from pets join tenants on tenants.id = tenant_id \
@@ -318,7 +319,7 @@ impl LiveClinic {
     }
 }
 
-/// Everything that should be in the cache is there, as it is in the database, and nothing else.
+/// Checks that the cache has everything that it should, as it is in the database, and nothing else.
 fn assert_true(report: &Value) {
     let jobs = report["jobs"].as_array().unwrap();
     for job in jobs {
@@ -334,7 +335,7 @@ fn assert_true(report: &Value) {
     assert_eq!(report["within_threshold"], true);
 }
 
-/// The manifests that name each key, and how many milliseconds ago they did.
+/// The manifests that name each key, and the age of the entries in milliseconds.
 async fn names(cache: &mut MultiplexedConnection) -> HashMap<String, Vec<(String, i64)>> {
     let mut names: HashMap<String, Vec<_>> = HashMap::new();
     let manifests: Vec<String> = cache.keys("preheat:manifest:*").await.unwrap();
@@ -371,7 +372,7 @@ fn shipped(name: &str, change: impl Fn(&str) -> String) -> String {
     text.lines().map(change).collect::<Vec<_>>().join("\n")
 }
 
-/// Those who look on all the time.
+/// Readers and checks that run all the time.
 struct Watches {
     reader: tokio::task::JoinHandle<u64>,
     health: tokio::task::JoinHandle<()>,
@@ -393,7 +394,7 @@ impl Watches {
     }
 }
 
-/// Reads keys by chance; each value is whole.
+/// Reads random keys, and checks that each value is whole.
 async fn read_on(url: String, stop: CancellationToken) -> u64 {
     let client = redis::Client::open(url).unwrap();
     let (mut read, mut connection) = (0, None);
@@ -428,7 +429,7 @@ async fn random_value(
     Ok(value.map(|value| (key, value)))
 }
 
-/// The worker says all the time that it is well.
+/// Checks all the time that the worker reports itself healthy.
 async fn is_healthy(address: std::net::SocketAddr, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let answer = http::get(address, "/healthz").await.unwrap();
@@ -437,7 +438,7 @@ async fn is_healthy(address: std::net::SocketAddr, stop: CancellationToken) {
     }
 }
 
-/// The worker's metrics at a moment.
+/// The worker's metrics at one moment.
 struct Page(String);
 
 impl Page {
@@ -452,7 +453,7 @@ impl Page {
         series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// What was heard of, what was done for it, and what was left to be repeated.
+    /// The number of notifications, of runs for changes, and of tenants that a run left unverified.
     fn changes(&self) -> [u64; 3] {
         [
             self.sum("preheat_change_notifications_total", ""),
@@ -471,7 +472,7 @@ impl Page {
     }
 }
 
-/// One line about all that went on.
+/// One line about everything that went on.
 #[expect(clippy::print_stderr, reason = "whoever runs the test sees how much it tried")]
 async fn tell(worker: &Running, written: &Written, (read, cuts): (u64, usize)) {
     let page = Page::of(worker).await;

@@ -1,4 +1,4 @@
-//! The application: writes as fast as it can, in transactions of all kinds.
+//! The application: it writes as fast as it can, in transactions of all kinds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::support::dice::Dice;
 
-/// Statements over some tenants (`$1`), each of which touches about so many rows (`$2`).
+/// Statements for some tenants (`$1`), each of which changes about this many rows (`$2`).
 const CHANGES: [&str; 19] = [
     "update services set price = 10 + random() * 90, active = random() < 0.9, updated_at = clock_timestamp() \
      where id in (select id from services where tenant_id = any($1) order by random() limit $2)",
@@ -23,7 +23,7 @@ const CHANGES: [&str; 19] = [
     "update products set price = 10 + random() * 90, stock = random() * 99, active = random() < 0.9, \
        updated_at = clock_timestamp() \
      where id in (select id from products where tenant_id = any($1) order by random() limit $2)",
-    // Categories come and go.
+    // Categories appear and disappear.
     "update products set category = 'category ' || floor(random() * 9) \
      where id in (select id from products where tenant_id = any($1) order by random() limit $2)",
     "insert into products (id, tenant_id, category, sku, name, price, stock) \
@@ -65,7 +65,7 @@ const CHANGES: [&str; 19] = [
      where id in (select id from pages where tenant_id = any($1) order by random() limit $2)",
 ];
 
-/// Pets of some tenants go to another one (`$3`), which may be one that is switched off.
+/// Moves pets of some tenants to another one (`$3`), which may be inactive.
 const MOVE: &str = "update pets set tenant_id = $3, updated_at = clock_timestamp() \
      where id in (select id from pets where tenant_id = any($1) order by random() limit $2) \
      returning id";
@@ -74,21 +74,21 @@ const SWITCH: &str = "update tenants \
     set status = case status when 'active' then 'suspended' else 'active' end \
     where id = any($1) and $2 = 0";
 
-/// One tenant in so many is switched on and off: fewer than a list may shrink by.
+/// One tenant in this many is switched on and off: fewer than may be missing from a list.
 const SWITCHED_EVERY: usize = 5;
-/// Tenants that nearly all changes of a moment are of. They are others later and never again, so that of
-/// most tenants the last change is long before the end, and nothing mends what it left wrong.
+/// Nearly all changes of a period concern this many tenants. Later periods have other tenants and never these
+/// again. So most tenants' last change is long before the end, and nothing corrects what it left wrong.
 const HOT: usize = 20;
 
-/// What a writer does besides writing.
+/// What a writer does after a commit.
 pub(super) enum Manners {
-    /// After each commit it moves the fences and deletes keys.
+    /// It moves the fences and deletes keys.
     FollowsTheFence { redis: String },
     /// Nothing.
     KnowsNothing,
 }
 
-/// What was written.
+/// What a writer wrote.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) transactions: u64,
@@ -134,7 +134,7 @@ impl Touched {
 }
 
 impl Statement {
-    /// What it touched, so far as nobody knows already.
+    /// Executes the statement; returns which tenants it touched, unless that is known already.
     async fn execute(self, connection: &mut PgConnection) -> sqlx::Result<Touched> {
         match self {
             Self::Change { sql, tenants, most } => {
@@ -151,7 +151,7 @@ impl Statement {
     }
 }
 
-/// One of the application's processes.
+/// One process of the application.
 pub(super) struct Writer {
     dice: Dice,
     connection: PgConnection,
@@ -185,7 +185,7 @@ impl Writer {
 
     pub(super) async fn write_for(mut self, lasts: Duration) -> Written {
         (self.began, self.lasts) = (Instant::now(), lasts);
-        // Those that meet in the other order do not wait for each other for a second.
+        // Transactions that lock in opposite orders need not wait a second for each other.
         sqlx::raw_sql("set deadlock_timeout = '10ms'").execute(&mut self.connection).await.unwrap();
         while self.done() < 1.0 {
             if let Some(touched) = self.transaction().await {
@@ -200,7 +200,7 @@ impl Writer {
         self.began.elapsed().as_secs_f64() / self.lasts.as_secs_f64()
     }
 
-    /// One transaction; answers what it touched if it was committed.
+    /// Does one transaction; returns what it touched if it was committed.
     async fn transaction(&mut self) -> Option<Touched> {
         let all_at_once = self.done() < 0.5 && self.dice.one_in(100);
         let (tenants, most) =
@@ -230,7 +230,7 @@ impl Writer {
         Some(touched)
     }
 
-    /// One to four changes, and now and then pets that move, and tenants that come or go.
+    /// One to four changes, and now and then moved pets, and tenants that come or go.
     fn statements(&mut self, tenants: &[Uuid], most: usize) -> Vec<Statement> {
         let dice = &mut self.dice;
         let mut statements: Vec<Statement> = (0..=dice.below(4))
@@ -254,7 +254,7 @@ impl Writer {
         statements
     }
 
-    /// One to three of them, most of the time such as are hot.
+    /// One to three tenants, mostly of the hot ones.
     fn some_tenants(&mut self) -> Vec<Uuid> {
         let all = self.tenants.len();
         let passed = self.began.elapsed().as_millis() * all as u128 / self.lasts.as_millis();
@@ -271,8 +271,8 @@ impl Writer {
         some
     }
 
-    /// What an application with manners does after its commit. Its cache may be away, as it is while it
-    /// restarts; then the change feed alone knows.
+    /// What an application that follows the contract does after its commit. Its cache may be away while it
+    /// restarts; then only the change feed reports the change.
     async fn invalidate(&mut self, touched: &Touched) {
         let Manners::FollowsTheFence { redis } = &self.manners else { return };
         let mut pipeline = redis::pipe();
@@ -282,7 +282,8 @@ impl Writer {
         for tenant in &touched.tenants {
             pipeline.del(keys(*tenant)).ignore();
         }
-        // As long as runs for all follow, which bring back what is deleted after its warmer is done.
+        // Only while runs for all tenants follow, which bring back a key that is deleted after its warmer has
+        // ended.
         if self.done() < 0.5 {
             for pet in &touched.moved {
                 pipeline.del(format!("pet:{pet}")).ignore();
@@ -300,8 +301,8 @@ impl Writer {
     }
 }
 
-/// The keys that the application knows of: those of the jobs that are due every second. A key that is
-/// deleted after its warmer is done is away until its job is due.
+/// The keys that the application knows: those of the jobs that are due every second. If a key is deleted
+/// after its warmer has ended, it is missing until its job is due.
 fn keys(tenant: Uuid) -> Vec<String> {
     let mut keys: Vec<String> = ["content", "staff"].map(|job| format!("{job}:{tenant}")).to_vec();
     keys.push(format!("products:{tenant}:all"));

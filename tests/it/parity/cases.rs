@@ -2,11 +2,11 @@
 
 use preheat::domain::json::ColumnType;
 
-/// A type and values of it.
+/// A type and some of its values.
 pub(crate) struct Case {
     /// The name of its tables, and of its column in the npm packages' schema.
     pub(crate) name: &'static str,
-    /// What SQL calls it.
+    /// Its name in SQL.
     pub(crate) sql: &'static str,
     pub(crate) ty: ColumnType,
     pub(crate) values: Vec<String>,
@@ -17,7 +17,7 @@ fn case<V: Into<String>>(name: &'static str, values: impl IntoIterator<Item = V>
     Case { name, sql: name, ty: ColumnType::from_name(name), values }
 }
 
-/// What must be there before the tables.
+/// What must exist before the tables.
 pub(crate) const SETUP: &str = r#"
     create type mood as enum ('sad', 'it''s "ok"', 'back\slash', 'null', 'a b', 'ünï', '');
     create domain positive as int4 check (value > 0);
@@ -36,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Of the extension, where it is installed.
+/// The type of the extension, if it is installed.
 pub(crate) fn citext() -> Case {
     case("citext", ["", "MiXed", "a\"b\\c", "null", "x,y", "{}", "it's \u{1F600}"])
 }
@@ -115,7 +115,7 @@ fn texts() -> Vec<Case> {
     .to_vec();
     hostile.push((1..=0x200).filter_map(char::from_u32).collect());
     for length in 0..40 {
-        // An escape at every place of the words that the encoder reads at once.
+        // An escape at every position of the words that the encoder reads at once.
         hostile.push(format!("{}\n{}", "x".repeat(length), "y".repeat(40 - length)));
         hostile.push(format!("{}é{}", "x".repeat(length), "y".repeat(40 - length)));
         hostile.push("z".repeat(length));
@@ -167,7 +167,7 @@ fn times() -> Vec<Case> {
         " 04:05:06.789012",
         " 23:59:59.0005",
     ];
-    // With every date every time of day, the era last.
+    // Every date with every time of day, the era last.
     let moments = dates
         .iter()
         .flat_map(|date| {
@@ -178,8 +178,8 @@ fn times() -> Vec<Case> {
         .chain(["294276-12-31 23:59:59.999999".to_owned(), "275760-09-13 00:00:00.001".to_owned()])
         .collect::<Vec<_>>();
     let mut random = Random(11);
-    // Every month of the first thousand years, in which drizzle-orm's dates are strange, and moments
-    // from year 1 to 9999.
+    // Every month of the first thousand years, in which drizzle-orm's dates are strange, and moments from
+    // year 1 to 9999.
     let months = (0..12_000)
         .map(|month| format!("{:04}-{:02}-{:02}", month / 12 + 1, month % 12 + 1, month % 28 + 1));
     let moments: Vec<String> =
@@ -250,7 +250,7 @@ fn json_values() -> Vec<String> {
         "[\"\\\\\", -0]",
         "[\"\\\\\\\"\", -0, \"\"]",
         "\"\u{1F600}\u{2028}é\"",
-        // Strings that hold JSON, which drizzle-orm parses once more.
+        // Strings that contain JSON, which drizzle-orm parses once more.
         "\"1\"",
         "\"-0\"",
         "\"1e400\"",

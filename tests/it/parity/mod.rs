@@ -1,5 +1,5 @@
-//! Our JSON equals that of the npm packages `pg` and `drizzle-orm`, and of `row_to_json`: for every
-//! type, with hostile values, compared in Node after `JSON.parse`.
+//! preheat's JSON equals that of the npm packages `pg` and `drizzle-orm`, and of `row_to_json`: for
+//! every type, with hostile values, compared in Node after `JSON.parse`.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -92,7 +92,7 @@ async fn the_text_of_every_type_is_postgres_own() {
     assert!(compared > 10_000, "{compared}");
 }
 
-/// One row after another, each an object with the one member `value`.
+/// The JSON of each row, an object with the only member `value`.
 async fn encode(connection: &mut PgConnection, table: &Table, profile: Profile) -> Vec<String> {
     let encoder = encoder(&table.ty, profile);
     let sql = format!("select value from {} order by id", table.name);
@@ -128,7 +128,7 @@ fn encoder(ty: &ColumnType, profile: Profile) -> RowEncoder {
     RowEncoder::new(&encoding, &[column]).unwrap()
 }
 
-/// For every type a table of values and tables of arrays of them.
+/// For every type, a table of values and tables of arrays of them.
 async fn create_tables(database: &Database, connection: &mut PgConnection) -> Vec<Table> {
     database.execute(cases::SETUP).await;
     let mut cases = cases::cases();
@@ -139,7 +139,7 @@ async fn create_tables(database: &Database, connection: &mut PgConnection) -> Ve
     } else {
         support::skipped("the extension citext is not installed: the type is not compared");
     }
-    // The driver asks for the types that it does not know when it first meets them.
+    // The driver looks up unknown types when it first meets them.
     connection.clear_cached_statements().await.unwrap();
     let mut tables = Vec::new();
     for case in cases {
@@ -164,8 +164,8 @@ async fn create_scalars(connection: &mut PgConnection, case: &cases::Case) -> Ta
     Table { name, scalar: case.name, dimensions: 0, ty: case.ty.clone(), profiles: &PROFILES }
 }
 
-/// Arrays of the values of a type: each alone and all together, with NULL, in two dimensions, and
-/// with lower bounds that are not 1.
+/// Arrays of the values of a type: each value alone and all together, with NULL, in two dimensions,
+/// and with lower bounds other than 1.
 async fn create_arrays(connection: &mut PgConnection, case: &cases::Case) -> Vec<Table> {
     let (of, sql) = (format!("a_{}", case.name), case.sql);
     let flat = format!(
@@ -185,7 +185,7 @@ async fn create_arrays(connection: &mut PgConnection, case: &cases::Case) -> Vec
          select array_fill(value, '{{2}}', '{{-3}}')::{sql}[] from v \
          union all select array_fill(value, '{{1,2}}', '{{0,1}}')::{sql}[] from v"
     );
-    // What `drizzle-orm` makes of these is an exception, or what no schema can mean: docs/json.md.
+    // For these, `drizzle-orm` throws or returns what no schema can mean: see docs/json.md.
     let not_drizzle = PROFILES.get(1..).unwrap_or_default();
     let throws = case.ty == ColumnType::Point;
     let kinds: [(&str, String, usize, &'static [_]); 4] = [

@@ -1,4 +1,4 @@
-//! The table of types in `docs/json.md`, made by the encoder from real values.
+//! The table of types in `docs/json.md`, which the encoder generates from real values.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::{PROFILES, encode_value};
 use crate::support::{self, document};
 
-/// What SQL calls a type, and a value of it.
+/// A type's name in SQL, and a value of it.
 const VALUES: &[(&str, &str)] = &[
     ("bool", "true"),
     ("int2", "7"),
@@ -69,7 +69,7 @@ async fn docs_the_table_of_types_is_what_the_encoder_writes() {
          | --- | --- | --- | --- | --- |\n",
     );
     for (sql, value) in VALUES {
-        // The text of `citext` is on the wire as that of `text` is, and the extension may be missing.
+        // `citext` has the same text on the wire as `text`, and the extension may be missing.
         let cast = if *sql == "citext" { "text" } else { sql };
         let query = format!("select '{value}'::{cast}");
         let row = sqlx::query(AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap();
@@ -101,7 +101,7 @@ async fn docs_the_table_of_types_is_what_the_encoder_writes() {
     document::compare(file, &format!("{before}{open}{table}{close}{after}"));
 }
 
-/// As code within a table.
+/// Formats text as code within a table.
 fn code(text: &str) -> String {
     format!("`{}`", text.replace('|', "\\|"))
 }

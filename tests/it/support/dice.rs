@@ -1,4 +1,4 @@
-//! Random numbers that follow from a seed.
+//! Random numbers that are determined by a seed.
 
 /// `SplitMix64` (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
@@ -32,12 +32,12 @@ impl Dice {
         self.size(0, high)
     }
 
-    /// Whether one of so many equally likely things happens.
+    /// True with a probability of one in `many`.
     pub(crate) fn one_in(&mut self, many: usize) -> bool {
         self.below(many) == 0
     }
 
-    /// Whether something of so many per cent happens.
+    /// True with a probability of `percent` per cent.
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.between(0, 100) < percent
     }

@@ -1,9 +1,9 @@
-//! Documents that are made from the code.
+//! Documents that are generated from the code.
 
 use std::path::Path;
 
-/// Fails where the file in the repository is not `expected`; with `PREHEAT_BLESS` set it is written
-/// instead.
+/// Fails if the file in the repository differs from `expected`; with `PREHEAT_BLESS` set, writes
+/// the file instead.
 #[track_caller]
 pub(crate) fn compare(file: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);

@@ -22,7 +22,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error} in answer {self:?}"))
     }
 
-    /// The first header of that name, which is in lower case.
+    /// The first header of that name, given in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }

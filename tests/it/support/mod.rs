@@ -1,9 +1,9 @@
 //! What the tests share: real servers, a database or cache of a test's own, connections that break,
 //! and the real program.
 //!
-//! One Postgres serves the whole test process, each test has a database of its own in it; a test that
-//! stops, freezes or configures a server starts one for itself. All of them end with the process:
-//! see `preheat_sandbox`.
+//! One Postgres serves the whole test process, and each test has its own database in it. A test that stops,
+//! suspends or configures a server starts one for itself. All servers end with the process: see
+//! `preheat_sandbox`.
 #![allow(dead_code, unused_imports, reason = "not every test needs every part")]
 
 pub(crate) mod dice;
@@ -43,13 +43,13 @@ pub(crate) fn postgres() -> &'static Postgres {
     })
 }
 
-/// A Postgres of the test's own, for a test that stops or freezes it.
+/// A Postgres for one test, which may stop or suspend it.
 pub(crate) fn own_postgres() -> Postgres {
     Postgres::start(&PostgresOptions { tcp: true, ..PostgresOptions::default() })
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A Redis of the test's own, on a Unix socket and a TCP port.
+/// A Redis for one test, on a Unix socket and a TCP port.
 pub(crate) fn redis() -> Redis {
     redis_with(&[])
 }
@@ -67,7 +67,7 @@ pub(crate) async fn redis_connection(redis: &Redis) -> redis::aio::MultiplexedCo
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// A database of a test's own in [`postgres`].
+/// A database for one test in [`postgres`].
 pub(crate) struct Database {
     name: String,
 }
@@ -147,7 +147,7 @@ impl Drop for Database {
     }
 }
 
-/// Whether this machine has an IPv6 address of its own; where it has none a test has to do without.
+/// Whether this machine has an IPv6 address of its own; tests that need one are skipped otherwise.
 pub(crate) fn has_ipv6() -> bool {
     let is_there = std::net::TcpListener::bind("[::1]:0").is_ok();
     if !is_there {
@@ -156,13 +156,13 @@ pub(crate) fn has_ipv6() -> bool {
     is_there
 }
 
-/// Says that a test was not run, and why.
+/// Reports that a test was skipped, and why.
 #[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
 pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// How often a cache did each command since it was made to forget.
+/// How often a cache has run each command since its statistics were reset.
 pub(crate) async fn commands(cache: &mut MultiplexedConnection) -> BTreeMap<String, u64> {
     let text: String = redis::cmd("INFO").arg("commandstats").query_async(cache).await.unwrap();
     let stats = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
@@ -177,7 +177,7 @@ pub(crate) async fn forget_commands(cache: &mut MultiplexedConnection) {
     let () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(cache).await.unwrap();
 }
 
-/// Waits until `check` says yes; fails the test, naming what it waited for, after `limit`.
+/// Waits until `check` returns true; after `limit` it fails the test and names `what`.
 pub(crate) async fn eventually(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !check().await {

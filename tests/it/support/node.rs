@@ -12,7 +12,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Installs the packages where they are not; `None`, having said so, where there is no Node.
+    /// Installs the packages if they are missing; without Node, reports that and returns `None`.
     pub(crate) fn find() -> Option<Self> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _installing = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ impl Node {
         Some(Self { folder })
     }
 
-    /// Runs a script of the folder with that input, and answers the lines that it printed.
+    /// Runs a script of the folder with that input; returns the lines that it printed.
     pub(crate) fn run(&self, script: &str, input: &Value) -> Vec<Value> {
         let file = tempfile::NamedTempFile::new().unwrap();
         serde_json::to_writer(&file, input).unwrap();

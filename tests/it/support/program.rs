@@ -15,11 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::{LONG, eventually};
 
-/// A password or token of the tests. No program may say it, in whatever it does: each is looked
-/// through when it has ended.
+/// A password or token of the tests. No program may print it: the output of each program is searched for it
+/// when the program has ended.
 pub(crate) const SECRET: &str = "hush-hush";
 
-/// `preheat` with these arguments; it knows of no server and no job yet.
+/// `preheat` with these arguments, without any server or job yet.
 pub(crate) fn preheat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Preheat {
     let folder = tempfile::Builder::new().prefix("preheat-it-").tempdir().unwrap();
     std::fs::create_dir(folder.path().join("jobs")).unwrap();
@@ -39,7 +39,7 @@ pub(crate) fn preheat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Prehe
     Preheat { folder, address, command }
 }
 
-/// A program that has not started yet.
+/// A program that has not been started.
 pub(crate) struct Preheat {
     folder: TempDir,
     address: SocketAddr,
@@ -93,7 +93,7 @@ impl Preheat {
         self.folder.path()
     }
 
-    /// The same with a bound on the files that it may have open.
+    /// The same, with a limit on its open files.
     pub(crate) fn files(self, most: u32) -> Self {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
@@ -102,7 +102,7 @@ impl Preheat {
         self.by(command)
     }
 
-    /// The same, started by another command: in its folder, with its environment and its pipes.
+    /// The same, started by another command, in its folder and with its environment and its pipes.
     fn by(mut self, mut command: Command) -> Self {
         let environment = self.command.as_std().get_envs();
         command
@@ -117,24 +117,24 @@ impl Preheat {
         self
     }
 
-    /// The same on a terminal of so many columns, whose text is its standard output; none where nothing
-    /// can make one.
+    /// The same on a terminal with this many columns, whose text becomes its standard output; `None` if no
+    /// program here can create a terminal.
     pub(crate) fn on_terminal(self, columns: u16) -> Option<Self> {
         let plain = self.command.as_std();
         let words = std::iter::once(plain.get_program()).chain(plain.get_args());
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let line = words.map(quoted).collect::<Vec<_>>().join(" ");
         let mut command = Command::new("script");
-        // Below `nohup` SIGHUP is ignored, and the program would outlive its terminal.
+        // `nohup` ignores SIGHUP, and the program would outlive its terminal.
         let line = format!("stty cols {columns}; exec env --default-signal=HUP {line}");
         command.args(["-qec", &line, "/dev/null"]);
         let there = std::process::Command::new("script").arg("--version").output();
-        // Others than that of util-linux take other arguments.
+        // Versions other than util-linux's take other arguments.
         let there = there.is_ok_and(|run| run.stdout.windows(10).any(|text| text == b"util-linux"));
         there.then(|| self.by(command).env("TERM", "xterm").env("SHELL", "/bin/sh"))
     }
 
-    /// Runs it to its end.
+    /// Runs it until it ends.
     pub(crate) async fn run(self) -> Output {
         self.start().ended().await
     }
@@ -148,7 +148,7 @@ impl Preheat {
     }
 }
 
-/// What a program left.
+/// The result of a program that has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) status: ExitStatus,
@@ -162,7 +162,7 @@ impl Output {
         self.status.code()
     }
 
-    /// Fails the test, showing all that was said, if the exit code is another.
+    /// Fails the test with all output, if the exit code differs.
     #[track_caller]
     pub(crate) fn expect_code(self, code: i32) -> Self {
         let Self { status, stdout, stderr } = &self;
@@ -181,7 +181,7 @@ impl Output {
     }
 }
 
-/// A program that runs; killed when dropped.
+/// A running program; it is killed on drop.
 pub(crate) struct Running {
     child: Child,
     stdout: Captured,
@@ -191,7 +191,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Where it serves HTTP.
+    /// The address of its HTTP server.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -210,7 +210,7 @@ impl Running {
         kill_process(id, signal).unwrap();
     }
 
-    /// From now on nobody reads its standard error.
+    /// Closes the reading end of its standard error.
     pub(crate) async fn log_is_closed(&mut self) {
         self.stderr.reading.abort();
         eventually("nobody reads", LONG, async || self.stderr.is_complete()).await;
@@ -226,7 +226,7 @@ impl Running {
         self.stderr.text()
     }
 
-    /// Waits until standard error has that text.
+    /// Waits until standard error contains that text.
     pub(crate) async fn says(&mut self, text: &str) {
         eventually(&format!("standard error has {text:?}"), LONG, async || {
             let ended = self.child.try_wait().unwrap().is_some();
@@ -240,7 +240,7 @@ impl Running {
         .await;
     }
 
-    /// Waits until standard output has that text.
+    /// Waits until standard output contains that text.
     pub(crate) async fn prints(&self, text: &str) {
         eventually(&format!("standard output has {text:?}"), LONG, async || {
             self.stdout().contains(text)
@@ -257,7 +257,7 @@ impl Running {
         .await;
     }
 
-    /// Waits until it is a worker that has reached its servers and works.
+    /// Waits until the worker has reached its servers and works.
     pub(crate) async fn works(&self) {
         eventually(&format!("the worker works:\n{}", self.stderr()), LONG, async || {
             assert!(!self.stderr.is_complete(), "ended:\n{}", self.stderr());
@@ -267,12 +267,12 @@ impl Running {
         .await;
     }
 
-    /// Waits for its end, within [`LONG`].
+    /// Waits until it ends, for at most [`LONG`].
     pub(crate) async fn ended(self) -> Output {
         self.ended_within(LONG).await
     }
 
-    /// The same of a program that takes its time.
+    /// The same, with another limit.
     pub(crate) async fn ended_within(mut self, limit: Duration) -> Output {
         let Ok(status) = tokio::time::timeout(limit, self.child.wait()).await else {
             panic!("still runs after {limit:?}:\n{}\n{}", self.stdout(), self.stderr());
@@ -287,7 +287,7 @@ impl Running {
     }
 }
 
-/// What a program says, as it says it.
+/// What a program prints, while it prints it.
 struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
     reading: JoinHandle<()>,
@@ -312,12 +312,12 @@ impl Captured {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Whether the program has closed its end.
+    /// Whether the program has closed this output.
     fn is_complete(&self) -> bool {
         self.reading.is_finished()
     }
 
-    /// Waits until the program has closed its end.
+    /// Waits until the program has closed this output.
     async fn complete(&mut self) {
         if !self.reading.is_finished() {
             (&mut self.reading).await.unwrap();

@@ -1,4 +1,4 @@
-//! A proxy in front of a server that cuts, stalls and slows connections when it is told to.
+//! A proxy in front of a server, which cuts, stalls and slows connections on request.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,27 +12,27 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// What happens to bytes.
+/// What the proxy does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// They go through.
+    /// It passes them on.
     Pass,
-    /// Connections are closed, new ones at once.
+    /// It closes all connections, including new ones.
     Refuse,
-    /// Connections stand and nothing goes through: a black hole.
+    /// Connections stay open and no byte passes: a black hole.
     Stall,
-    /// Each chunk waits this long.
+    /// It delays each chunk by this long.
     Slow(Duration),
 }
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     ToServer,
     ToClient,
 }
 
-/// Listens on a free port of 127.0.0.1 until it is dropped.
+/// Listens on a free port of 127.0.0.1 until dropped.
 pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ struct Shared {
     accepted: AtomicUsize,
     to_server: AtomicI64,
     to_client: AtomicI64,
-    /// What comes after those bytes: nothing at all, in place of the end.
+    /// What happens once those bytes have passed: connections stall if true, and are cut otherwise.
     stalls: AtomicBool,
 }
 
@@ -57,12 +57,12 @@ struct State {
 }
 
 impl Proxy {
-    /// A proxy to that server.
+    /// A proxy in front of that server.
     pub(crate) async fn postgres(server: &Postgres) -> Self {
         Self::start(server.socket()).await
     }
 
-    /// A proxy to that server.
+    /// A proxy in front of that server.
     pub(crate) async fn redis(server: &Redis) -> Self {
         Self::start(server.socket()).await
     }
@@ -90,35 +90,35 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// From now on, for old and new connections.
+    /// Sets the mode of old and new connections.
     pub(crate) fn set(&self, mode: Mode) {
         self.shared.state.send_modify(|state| state.mode = mode);
     }
 
-    /// Closes all connections; new ones lead to that server.
+    /// Closes all connections; new ones go to that server.
     pub(crate) fn lead_to(&self, server: &Redis) {
         *self.shared.server.lock().unwrap() = server.socket();
         self.cut();
     }
 
-    /// Closes all connections; new ones are welcome.
+    /// Closes all connections; new ones are accepted.
     pub(crate) fn cut(&self) {
         self.shared.cut();
     }
 
-    /// Cuts once, as soon as that many more bytes have gone that way.
+    /// Cuts all connections once, after that many more bytes have passed in that direction.
     pub(crate) fn cut_after(&self, direction: Direction, bytes: u32) {
         self.shared.stalls.store(false, Ordering::SeqCst);
         self.shared.left(direction).store(i64::from(bytes), Ordering::SeqCst);
     }
 
-    /// Stalls, as soon as that many more bytes have gone that way.
+    /// Stalls after that many more bytes have passed in that direction.
     pub(crate) fn stall_after(&self, direction: Direction, bytes: u32) {
         self.shared.stalls.store(true, Ordering::SeqCst);
         self.shared.left(direction).store(i64::from(bytes), Ordering::SeqCst);
     }
 
-    /// From now on everything goes through, whatever it was told before.
+    /// Passes everything on from now on, whatever was set before.
     pub(crate) fn heal(&self) {
         for direction in [Direction::ToServer, Direction::ToClient] {
             self.shared.left(direction).store(i64::MAX, Ordering::SeqCst);
@@ -126,7 +126,7 @@ impl Proxy {
         self.set(Mode::Pass);
     }
 
-    /// How many connections there were so far.
+    /// How many connections it has accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
@@ -182,7 +182,7 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Ends with the first of the two directions: a half-closed connection is of no use to either server.
+/// Ends when either direction ends: neither server can use a half-closed connection.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

@@ -1,7 +1,7 @@
-//! A small shop: tenants with items, a cache of its own, and the worker that keeps it warm.
+//! A small shop: tenants with items, its own cache, and the worker that keeps the cache warm.
 //!
-//! The values say by themselves whether they are whole: all items of a tenant change their version
-//! with one statement, and there are always equally many.
+//! The values themselves show whether they are whole: one statement changes the version of all items of a
+//! tenant, and the number of items is constant.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,23 @@ use super::http::{self, Answer};
 use super::program::{Preheat, Running, preheat};
 use super::{Database, LONG, Proxy, eventually};
 
-/// What a request that changes something carries.
+/// The token of requests that change something.
 pub(crate) const TOKEN: &str = "open-sesame";
 
-/// Items of each tenant but the first, which has none.
+/// Items of each tenant except the first, which has none.
 const ITEMS: usize = 20;
 
 /// Reads all items of a tenant.
 pub(crate) const QUERY: &str =
     "select tenant_id, id, name, version from items where tenant_id = any($1) order by id";
 
-/// A job file with these lines of its own before `[query]`; it is due once an hour unless they say
+/// A job file with these additional lines before `[query]`. It is due once an hour unless the lines say
 /// otherwise.
 pub(crate) fn items(lines: &str) -> String {
     items_by(lines, QUERY)
 }
 
-/// The same by another query.
+/// The same with another query.
 pub(crate) fn items_by(lines: &str, query: &str) -> String {
     let usual = [("schedule", "every 1h"), ("ttl", "3h"), ("ttl_jitter", "0%"), ("timeout", "1m")]
         .iter()
@@ -54,7 +54,7 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// One with so many tenants, in the Postgres that all tests share.
+    /// A shop with this many tenants, in the Postgres that all tests share.
     pub(crate) async fn open(tenants: u32) -> Self {
         let database = super::database().await;
         let (url, name) = (database.url(), database.name().to_owned());
@@ -63,7 +63,7 @@ impl Shop {
         shop
     }
 
-    /// One in a Postgres of the test's own.
+    /// A shop in a Postgres of the test's own.
     pub(crate) async fn open_in(postgres: &Postgres, tenants: u32) -> Self {
         let name = "shop".to_owned();
         postgres.create_database(&name, None).await.unwrap();
@@ -92,12 +92,12 @@ impl Shop {
         .await;
     }
 
-    /// Its database past every proxy.
+    /// Its database's URL without a proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its database through a proxy.
+    /// Its database's URL through a proxy.
     pub(crate) fn url_through(&self, proxy: &Proxy) -> String {
         format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address(), self.name)
     }
@@ -112,7 +112,7 @@ impl Shop {
         connection.close().await.unwrap();
     }
 
-    /// The first column of a query's only row.
+    /// The first column of a query's only row, as a number.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let mut connection = self.connect().await;
         let number = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await;
@@ -120,12 +120,12 @@ impl Shop {
         number.unwrap()
     }
 
-    /// All items change.
+    /// Changes all items.
     pub(crate) async fn change(&self) {
         self.execute("update items set version = version + 1").await;
     }
 
-    /// Nobody can read items until the connection is dropped.
+    /// Keeps all other sessions from reading items until the connection is dropped.
     pub(crate) async fn hold(&self) -> PgConnection {
         let mut holder = self.connect().await;
         let lock = "begin; lock table items in access exclusive mode";
@@ -133,7 +133,7 @@ impl Shop {
         holder
     }
 
-    /// Waits until so many queries of the worker wait for [`Self::hold`].
+    /// Waits until this many queries of the worker wait for [`Self::hold`].
     pub(crate) async fn held(&self, queries: i64) {
         let sql = "select count(*) from pg_stat_activity where application_name = 'preheat' \
                    and datname = current_database() and wait_event_type = 'Lock'";
@@ -141,7 +141,7 @@ impl Shop {
             .await;
     }
 
-    /// How many queries of the worker the database is at.
+    /// How many queries of the worker the database is running.
     pub(crate) async fn active_queries(&self) -> i64 {
         self.number(
             "select count(*) from pg_stat_activity where application_name = 'preheat' \
@@ -159,8 +159,8 @@ impl Shop {
         self.cache().await.get(key).await.unwrap()
     }
 
-    /// Every key of items with its value. A value that is no JSON, or a key that would stay for ever, fails
-    /// the test.
+    /// Every key of items with its value. A value that is not JSON, or a key that never expires, fails the
+    /// test.
     pub(crate) async fn cached(&self) -> BTreeMap<String, Value> {
         let mut cache = self.cache().await;
         let keys: Vec<String> = cache.keys("items:*").await.unwrap();
@@ -177,7 +177,7 @@ impl Shop {
         cached
     }
 
-    /// Every key with its value, as the database says they should be.
+    /// Every key with its value, as the database's data require.
     pub(crate) async fn expected(&self) -> BTreeMap<String, Value> {
         let sql = "select 'items:' || t.id, coalesce(
                (select json_agg(json_build_object('id', i.id, 'name', i.name, 'version', i.version)
@@ -195,7 +195,7 @@ impl Shop {
         self.cached().await == self.expected().await
     }
 
-    /// Fails the test, naming the keys, where the cache does not equal the database.
+    /// Fails the test and names the keys if the cache does not equal the database.
     pub(crate) async fn assert_warm(&self) {
         let (cached, expected) = (self.cached().await, self.expected().await);
         let mut wrong: Vec<_> = expected.keys().chain(cached.keys()).collect();
@@ -203,14 +203,14 @@ impl Shop {
         assert!(wrong.is_empty(), "not as in the database: {wrong:?}");
     }
 
-    /// Reads all values from now on, again and again, whatever happens to the cache.
+    /// Starts to read all values again and again, whatever happens to the cache.
     pub(crate) fn reader(&self) -> Reader {
         let stop = CancellationToken::new();
         let task = tokio::spawn(read_on(self.redis.url(), stop.clone()));
         Reader { stop, task }
     }
 
-    /// Its worker, which has no job yet.
+    /// Its worker, without a job yet.
     pub(crate) fn serve(&self) -> Preheat {
         preheat(["serve"])
             .database(&self.url)
@@ -226,7 +226,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Fails the test if a value that it saw was not whole, or if it saw none.
+    /// Stops. Fails the test if it has seen a value that was not whole, or no value at all.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         let seen = self.task.await.unwrap_or_else(|error| panic!("a reader saw: {error}"));
@@ -268,7 +268,7 @@ async fn read_all(connection: &mut redis::aio::MultiplexedConnection) -> redis::
     Ok(seen)
 }
 
-/// All items of the tenant, of one version.
+/// Checks that a value has all items of the tenant, in one version.
 fn check_whole(key: &str, value: &str) {
     let items: Vec<Value> = serde_json::from_str(value)
         .unwrap_or_else(|error| panic!("`{key}` is not whole: {error} in {value:?}"));
@@ -278,7 +278,7 @@ fn check_whole(key: &str, value: &str) {
     assert!(same, "`{key}` is of two versions: {value}");
 }
 
-/// What the worker says over HTTP.
+/// The worker's HTTP interface.
 impl Running {
     pub(crate) async fn get(&self, path: &str) -> Answer {
         http::get(self.address(), path)
@@ -286,7 +286,7 @@ impl Running {
             .unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.stderr()))
     }
 
-    /// A request with the token.
+    /// A `POST` with the token.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let token = format!("Bearer {TOKEN}");
         let headers = [("authorization", token.as_str())];
@@ -295,14 +295,14 @@ impl Running {
             .unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.stderr()))
     }
 
-    /// Asks for a run of a job and waits for its end.
+    /// Requests a run of a job and waits for its end.
     pub(crate) async fn warm(&self, job: &str) -> Value {
         let answer = self.post(&format!("/api/v1/jobs/{job}/runs"), &json!({"wait": true})).await;
         assert_eq!(answer.status, 200, "{answer:?}\n{}", self.stderr());
         answer.json()
     }
 
-    /// The job's runs that have ended, newest first.
+    /// The job's ended runs, newest first.
     pub(crate) async fn runs(&self, job: &str) -> Vec<Value> {
         let answer = self.get(&format!("/api/v1/runs?job={job}&limit=500")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -310,14 +310,14 @@ impl Running {
         serde_json::from_value(answer["runs"].take()).unwrap()
     }
 
-    /// A series' value: the name with its labels, as on the page.
+    /// The value of a series: the name with its labels, as on the page.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let page = self.get("/metrics").await.body;
         let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map(|value| value.parse().unwrap())
     }
 
-    /// Waits until a series has such a value.
+    /// Waits until the value of a series satisfies `is_so`.
     pub(crate) async fn metric_becomes(&self, series: &str, is_so: impl Fn(f64) -> bool) {
         eventually(&format!("`{series}` is as it should be"), LONG, async || {
             self.metric(series).await.is_some_and(&is_so)
@@ -326,7 +326,7 @@ impl Running {
     }
 }
 
-/// Of a program that runs, a file in its folder.
+/// Files in the folder of a running program.
 impl Running {
     pub(crate) fn write(&self, path: &str, text: &str) {
         std::fs::write(self.folder().join(path), text).unwrap();

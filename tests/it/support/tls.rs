@@ -1,5 +1,5 @@
-//! Servers with TLS. Not every build of them has it (the wheels that stand in where nobody may install
-//! packages do not), and certificates need `openssl`; where one is missing a test has to do without.
+//! Servers with TLS. Not every build of the servers supports TLS, and certificates need the program
+//! `openssl`. If one of them is missing, the test is skipped.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,12 +9,12 @@ use tempfile::TempDir;
 
 use super::skipped;
 
-/// An authority of our own, and a certificate of its for `localhost` and 127.0.0.1.
+/// An authority for tests, and its certificate for `localhost` and 127.0.0.1.
 pub(crate) struct Certificates {
     folder: TempDir,
 }
 
-/// Makes them; none where there is no `openssl`.
+/// Creates them; `None` without `openssl`.
 pub(crate) fn certificates() -> Option<Certificates> {
     let folder = tempfile::Builder::new().prefix("preheat-tls-").tempdir().unwrap();
     let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
@@ -48,7 +48,7 @@ pub(crate) fn certificates() -> Option<Certificates> {
 }
 
 impl Certificates {
-    /// What a client has to trust.
+    /// The certificate that a client must trust.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.crt")
     }
@@ -58,13 +58,13 @@ impl Certificates {
         Tls { certificate: folder.join("server.crt"), key: folder.join("server.key") }
     }
 
-    /// A Postgres of the test's own with TLS on its TCP port; none where its build has none.
+    /// A Postgres for one test with TLS on its TCP port; `None` if its build lacks TLS.
     pub(crate) fn postgres(&self) -> Option<Postgres> {
         let options = PostgresOptions { tcp: true, tls: Some(self.server()), ..Default::default() };
         supported(Postgres::start(&options), "SSL is not supported")
     }
 
-    /// A Redis of the test's own with TLS; none where its build has none.
+    /// A Redis for one test with TLS; `None` if its build lacks TLS.
     pub(crate) fn redis(&self) -> Option<Redis> {
         let options = RedisOptions { tls: Some(self.server()), ..Default::default() };
         supported(Redis::start(&options), "tls-port")

@@ -1,4 +1,4 @@
-//! The time as tests move it.
+//! A clock that tests move.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::dice::Dice;
 
 /// A clock that stands still until a test moves it.
 ///
-/// Its random numbers come from a seed, so that a run on one thread is the same each time.
+/// Its random numbers come from a seed, so that a run on one thread is the same every time.
 #[derive(Clone, Debug)]
 pub(crate) struct VirtualClock {
     shared: Arc<Shared>,
@@ -24,38 +24,38 @@ struct Shared {
     start: DateTime<Utc>,
     state: Mutex<State>,
     dice: Mutex<Dice>,
-    /// How many sleep, for tests that wait until somebody does.
+    /// How many tasks sleep, for tests that wait for sleeping tasks.
     sleeping: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     elapsed: Duration,
-    /// By how much the wall clock was set, all together.
+    /// The sum of all changes of the wall clock.
     set_by: TimeDelta,
     asleep: u64,
-    /// How often anybody looked at the clock or went to sleep by it.
+    /// How often tasks have read the clock or begun to sleep.
     asked: u64,
-    /// By when they wake, then by who went to sleep first.
+    /// The sleepers, by the time when they wake and then by the order in which they began to sleep.
     sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
 }
 
-/// Time goes on when all tasks had so many turns, on a runtime of one thread, in which none asked
-/// for the time: enough for a chain of tasks, each of which wakes the next.
+/// Time moves on once all tasks have had this many turns, on a runtime with one thread, in which
+/// none has used the clock: enough for a chain of tasks, each of which wakes the next.
 const QUIET_TURNS: usize = 12;
-/// Time goes on after so many turns in any case.
+/// Time moves on after this many turns in any case.
 const MOST_TURNS: usize = 4096;
 
 impl VirtualClock {
-    /// A clock that shows `start`, and whose random numbers follow from `seed`.
+    /// A clock that shows `start`; `seed` determines its random numbers.
     pub(crate) fn new(start: DateTime<Utc>, seed: u64) -> Self {
         let (sleeping, _) = watch::channel(0);
         let (state, dice) = (Mutex::default(), Mutex::new(Dice::new(seed)));
         Self { shared: Arc::new(Shared { start, state, dice, sleeping }) }
     }
 
-    /// Moves time on. Sleepers wake in order, each at its moment; what it then does, and the sleeps
-    /// it begins, come before the next one, where all run on a runtime of one thread.
+    /// Moves time on. Sleepers wake in order, each at its time. On a runtime with one thread, what
+    /// a sleeper then does, and the sleeps that it begins, come before the next sleeper.
     pub(crate) async fn advance(&self, by: Duration) {
         let until = self.state().elapsed + by;
         self.settle().await;
@@ -65,8 +65,8 @@ impl VirtualClock {
         self.state().elapsed = until;
     }
 
-    /// Moves time on at once, as when the whole process was stopped: all whose time has come
-    /// wake together and late.
+    /// Moves time on at once, as if the whole process had been suspended: all sleepers whose time
+    /// has come wake together and late.
     pub(crate) async fn stall(&self, by: Duration) {
         let until = {
             let mut state = self.state();
@@ -77,13 +77,13 @@ impl VirtualClock {
         self.settle().await;
     }
 
-    /// Sets the clock on the wall forward, or back; nobody wakes by that.
+    /// Sets the wall clock forward or back; no sleeper wakes because of that.
     pub(crate) fn set_by(&self, by: TimeDelta) {
         let mut state = self.state();
         state.set_by += by;
     }
 
-    /// Moves time on to the next sleeper's moment; answers whether there was one.
+    /// Moves time on to the next sleeper's time; returns whether there was a sleeper.
     pub(crate) async fn step(&self) -> bool {
         self.settle().await;
         let Some(at) = self.next_wake() else { return false };
@@ -92,17 +92,17 @@ impl VirtualClock {
         true
     }
 
-    /// The moment, as [`Clock::monotonic`] counts, at which the next sleeper wakes.
+    /// When the next sleeper wakes, in the terms of [`Clock::monotonic`].
     pub(crate) fn next_wake(&self) -> Option<Duration> {
         let mut state = self.state();
         state.sleepers.retain(|_, sleeper| !sleeper.is_closed());
         state.sleepers.keys().next().map(|(at, _)| *at)
     }
 
-    /// Ends when at least so many sleep.
+    /// Ends when at least this many tasks sleep.
     pub(crate) async fn until_sleeping(&self, count: usize) {
         let mut sleeping = self.shared.sleeping.subscribe();
-        // The sender lives as long as `self`: there is always an answer.
+        // The sender lives as long as `self`, so the wait never fails.
         drop(sleeping.wait_for(|now| *now >= count).await);
     }
 
@@ -119,8 +119,7 @@ impl VirtualClock {
         }
     }
 
-    /// Wakes the first sleeper whose moment is not later than `until`; answers whether there was
-    /// one.
+    /// Wakes the first sleeper whose time is not later than `until`; returns whether there was one.
     fn wake_next(&self, until: Duration) -> bool {
         let mut state = self.state();
         while let Some(first) = state.sleepers.first_entry() {
@@ -130,7 +129,7 @@ impl VirtualClock {
             }
             let sleeper = first.remove();
             state.elapsed = state.elapsed.max(at);
-            // One that is gone needs no waking.
+            // A sleeper that was dropped needs no waking.
             if sleeper.send(()).is_ok() {
                 return true;
             }
@@ -171,7 +170,7 @@ impl Clock for VirtualClock {
         }
         let asleep = Asleep::new(Arc::clone(&self.shared));
         Box::pin(async move {
-            // The other end is in the clock, which `asleep` keeps.
+            // The other end is in the clock, which `asleep` keeps alive.
             drop(woken.await);
             drop(asleep);
         })

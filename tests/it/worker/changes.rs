@@ -8,7 +8,7 @@ use crate::support::proxy::Mode;
 use crate::support::shop::{Shop, items, items_by};
 use crate::support::{LONG, Proxy, Running, eventually, postgres, preheat};
 
-/// No schedule of these tests is due within one.
+/// A job whose schedule is not due during a test.
 fn watching() -> String {
     items("on_start = false\ntables = [\"items\"]")
 }
@@ -33,7 +33,7 @@ async fn hazard_03_what_is_committed_without_a_fence_is_in_the_cache_at_once() {
     install(&shop).await;
     let worker = shop.serve().job("items", &watching()).start();
     listens(&worker).await;
-    // While nobody listened anything may have changed.
+    // Anything may have changed while the feed was disconnected.
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     for _ in 0..3 {
         shop.change().await;
@@ -65,7 +65,7 @@ async fn triggers_that_come_later_are_found_and_said_to_lack_once() {
     assert_eq!(worker.stderr().matches("there is no change feed").count(), 1);
     assert!(worker.stderr().contains("hint: `preheat changes install`"), "{}", worker.stderr());
 
-    // A table that is made anew has lost its triggers; one that no job names needs none.
+    // A table that is created again has lost its triggers; a table that no job names needs none.
     shop.execute("alter table items rename to old; create table items (like old)").await;
     worker.signal(Signal::HUP);
     worker.says("the change feed does not hear of any table").await;
@@ -86,7 +86,7 @@ async fn a_lost_connection_loses_no_change() {
     listens(&worker).await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     for _ in 0..3 {
-        // The listener is gone, and the change comes before it can be back.
+        // The listener's session ends, and the change comes before there can be a new one.
         shop.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
              and datname = current_database() and pid <> pg_backend_pid(); \
@@ -151,7 +151,7 @@ async fn hazard_39_a_table_that_was_swapped_is_said_to_lack_triggers_and_warmed_
          alter table items rename to stale; alter table fresh rename to items",
     )
     .await;
-    // Another table has the name: what is in it is warmed, though nobody hears of its changes.
+    // Another table has the name: its data are warmed, although its changes are not reported.
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     worker.metric_becomes(LACKING, |value| value > 0.0).await;
     assert_eq!(worker.metric(CONNECTED).await, Some(0.0));
@@ -210,7 +210,7 @@ async fn neither_the_jobs_nor_the_feed_wait_for_a_table_that_a_migration_has_loc
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }
 
-/// Pets, whose keys have no tenant in them.
+/// Pets, whose keys are shared.
 const PETS: &str = "schedule = \"every 1h\"\nttl = \"3h\"\ntimeout = \"1m\"\non_start = false\n\
     tables = [{ name = \"pets\", key = \"number\" }]\n[query]\nsql = \"select tenant_id, number as id, name \
     from pets where tenant_id = any($1)\"\n[[keys]]\nkey = \"pet:{id}\"\nshape = \"object\"\nunique = \"id\"\n";
@@ -243,7 +243,7 @@ async fn hazard_07_a_pet_that_is_deleted_or_moved_leaves_no_key() {
     becomes("pet:1", &|value| value.is_none()).await;
     shop.execute("delete from pets where number like 'a%'").await;
     becomes("pet:a b:{%41}", &|value| value.is_none()).await;
-    // The other tenant is not active, so that nobody writes the key.
+    // The other tenant is not active, so no run writes the key.
     shop.execute("update pets set tenant_id = 3 where number = '2'").await;
     becomes("pet:2", &|value| value.is_none()).await;
     shop.execute("update pets set tenant_id = 2, name = 'moved' where number = '3'").await;
@@ -272,13 +272,13 @@ async fn triggers_of_before_keys_are_said_to_name_none() {
     worker.says("does not hear of shared keys that are gone from `pets`").await;
 }
 
-/// A job that reads a table which nobody watches.
+/// A job that reads a table without triggers.
 fn prices() -> String {
     let query = "select tenant_id, 1 as price from prices where tenant_id = any($1)";
     items_by("on_start = true", query).replace("items:", "prices:")
 }
 
-/// Waits until a job's keys are there; the worker is healthy all the time.
+/// Waits until a job's keys exist; the worker is healthy all the time.
 async fn works_meanwhile(shop: &Shop, worker: &Running) {
     eventually("the other job's keys are there", LONG, async || {
         worker.answers("/healthz", 200).await;
@@ -288,7 +288,7 @@ async fn works_meanwhile(shop: &Shop, worker: &Running) {
     .await;
 }
 
-/// A shop with triggers, and the worker that has to listen to them.
+/// A shop with triggers, and a worker that requires the feed.
 async fn strict() -> (Shop, crate::support::program::Preheat) {
     let shop = Shop::open(3).await;
     shop.execute("create table prices (tenant_id int)").await;

@@ -1,4 +1,4 @@
-//! Clients that take connections and send nothing keep no probe from its answer.
+//! Clients that open connections and send nothing do not keep a probe from its answer.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::support::http;
 use crate::support::shop::{Shop, items};
 use crate::support::{LONG, Running, eventually, preheat};
 
-/// More than a worker takes.
+/// More connections than a worker accepts.
 const MANY: usize = 300;
-/// What a probe may take on a slow machine whose queue of new connections overflows at first.
+/// How long a probe may take on a slow machine whose queue of new connections overflows at first.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// Opens connections that send half a head each, and opens each again as soon as it is closed.
+/// Opens connections that send half a request head each, and opens each again when it is closed.
 fn half_heads(address: SocketAddr) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     for _ in 0..MANY {
@@ -26,7 +26,7 @@ fn half_heads(address: SocketAddr) -> JoinSet<()> {
                     let sent = stream.write_all(b"GET /healthz HTTP/1.1\r\nHo").await;
                     let mut rest = Vec::new();
                     if sent.is_ok() {
-                        // Until the other side closes it.
+                        // Until the worker closes it.
                         stream.read_to_end(&mut rest).await.ok();
                     }
                 }
@@ -66,7 +66,7 @@ async fn half_open_connections_never_take_healthz_away() {
     let ask = preheat(["health"]).env("PREHEAT_HTTP__LISTEN", worker.address().to_string());
     ask.run().await.expect_code(0);
     assert!(!worker.stderr().contains("could not accept"), "{}", worker.stderr());
-    // A run that is waited for holds its connection meanwhile.
+    // A client that waits for a run holds its connection meanwhile.
     assert_eq!(worker.warm("items").await["outcome"], "ok");
 }
 
@@ -103,7 +103,7 @@ async fn a_worker_that_may_open_few_files_keeps_some_for_its_servers_and_says_li
 #[tokio::test]
 async fn a_worker_without_a_free_file_says_so_once_and_recovers() {
     let shop = Shop::open(2).await;
-    // So few that the least number of connections is too many.
+    // So few that even the smallest number of connections is too many.
     let serve = shop.serve().files(24).job("items", &items("required = true"));
     let mut worker = serve.start();
     worker.answers("/readyz", 200).await;

@@ -1,4 +1,4 @@
-//! What is kept of runs, and where that cannot be kept.
+//! Run records, and a worker that cannot write them.
 
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ async fn records_that_cannot_be_written_do_not_hold_up_the_end_and_are_said_to_b
     assert!(output.stderr.contains("2 run records are lost"), "{}", output.stderr);
 }
 
-/// Keeps everybody from the history until it is dropped.
+/// Locks the history until the connection is dropped.
 async fn lock(shop: &Shop) -> PgConnection {
     let mut lock = shop.connect().await;
     let sql = "begin; lock table preheat.runs in access exclusive mode";

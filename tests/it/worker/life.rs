@@ -1,4 +1,4 @@
-//! From its start until it is asked for runs.
+//! The worker's life from its start until runs are requested.
 
 use std::collections::BTreeSet;
 
@@ -146,7 +146,7 @@ fn code(answer: &Answer) -> (u16, String) {
     (answer.status, answer.json()["error"]["code"].as_str().unwrap().to_owned())
 }
 
-/// A worker with a job of tenants, one for the fleet and one that is disabled, all of them idle.
+/// A worker with a job for tenants, one for the fleet and a disabled one, all of them idle.
 async fn idle_worker(shop: &Shop) -> Running {
     let fleet = "schedule = \"every 1h\"\nttl = \"3h\"\ntenants = false\non_start = false\n\
                  [query]\nsql = \"select count(*)::int as tenants from tenants\"\n\

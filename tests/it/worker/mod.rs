@@ -1,4 +1,4 @@
-//! The worker as it lives: the real program, with real servers.
+//! The worker in real life: the real program with real servers.
 
 mod changes;
 mod connections;

@@ -23,7 +23,7 @@ async fn job(worker: &Running, name: &str) -> Value {
     worker.get(&format!("/api/v1/jobs/{name}")).await.json()
 }
 
-/// What `/readyz` says of rejected files.
+/// What `/readyz` reports about rejected files.
 async fn rejected(worker: &Running) -> Value {
     worker.get("/readyz").await.json()["rejected"].take()
 }
@@ -39,7 +39,7 @@ async fn a_job_is_held_from_the_start_until_the_database_is_migrated() {
         .start();
     worker.works().await;
     eventually("the others go on", LONG, async || shop.is_warm().await).await;
-    // However long one waits.
+    // However long the test waits.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ready = worker.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("rejected")));
@@ -150,7 +150,7 @@ async fn a_database_that_cannot_be_asked_rejects_nothing() {
     assert_eq!(rejected(&worker).await, json!([]));
     assert_eq!(worker.metric(REJECTED).await, Some(0.0));
     proxy.set(Mode::Pass);
-    // It is checked when it can be.
+    // It is checked once that is possible.
     worker.metric_becomes(REJECTED, |value| value > 0.5).await;
     assert_eq!(rejected(&worker).await[0]["job"], "orders");
     assert_eq!(job(&worker, "items").await["rejected_for"], json!([]));

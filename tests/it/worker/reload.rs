@@ -1,4 +1,4 @@
-//! SIGHUP: the job files are read again.
+//! SIGHUP: the worker reads the job files again.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::support::program::Running;
 use crate::support::shop::{Shop, failure_kinds, items};
 use crate::support::{LONG, eventually};
 
-/// A job of the same items under keys of its own.
+/// A job with the same items under its own keys.
 fn job(name: &str, lines: &str) -> String {
     items(lines).replace("items:", &format!("{name}:"))
 }
@@ -45,7 +45,7 @@ async fn jobs_that_stay_go_on_and_those_that_are_new_or_changed_begin() {
     let lines = "required = true";
     let mut worker = shop
         .serve()
-        // More than the runs that are held, so that their records can be looked at meanwhile.
+        // More than the runs that are held, so that their records can be read meanwhile.
         .env("PREHEAT_DATABASE__MAX_CONNECTIONS", "8")
         .job("stays", &job("stays", lines))
         .job("changes", &job("changes", lines))
@@ -179,7 +179,7 @@ async fn a_job_whose_file_comes_back_while_its_run_goes_on_does_not_run_twice_at
     assert!(runs[1]["finished_at"].as_str() <= runs[0]["started_at"].as_str(), "{runs:?}");
 }
 
-/// Points `..data` to the files of another version, as the kubelet does it.
+/// Points `..data` to the files of another version, as the kubelet does.
 fn publish(jobs: &Path, version: &str, text: &str) {
     std::fs::create_dir(jobs.join(version)).unwrap();
     std::fs::write(jobs.join(version).join("items.toml"), text).unwrap();

@@ -1,4 +1,4 @@
-//! A cache server that is restarted, empty, or emptied, while nothing is due.
+//! A cache server that is restarted or emptied while no run is due.
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -53,7 +53,7 @@ async fn hazard_42_a_cache_that_is_emptied_is_warm_again_within_seconds() {
     for (flushes, command) in [(1, "FLUSHALL"), (2, "FLUSHDB")] {
         eventually("the markers stand", LONG, async || marked(&mut cache.clone()).await).await;
         let () = redis::cmd(command).query_async(&mut cache).await.unwrap();
-        // Other applications of the database go on.
+        // Other applications of that Redis go on.
         let () = cache.set("theirs", "value").await.unwrap();
         worker.metric_becomes(FLUSHES, |value| value >= f64::from(flushes)).await;
         eventually("all is warm", LONG, async || shop.is_warm().await).await;

@@ -1,4 +1,4 @@
-//! Schedules by the real clock.
+//! Schedules with the real clock.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::program::Running;
 use crate::support::shop::{Shop, items};
 use crate::support::{LONG, eventually, skipped};
 
-/// Lines of a job that is due as often as that.
+/// The lines of a job with this schedule.
 fn due(schedule: &str) -> String {
     format!("schedule = \"{schedule}\"\nttl = \"1m\"\ntimeout = \"10s\"\non_start = false")
 }
@@ -19,7 +19,7 @@ fn moment(run: &Value, field: &str) -> DateTime<Utc> {
     run[field].as_str().unwrap().parse().unwrap()
 }
 
-/// When the job's runs that were due after that moment were due, newest first.
+/// The due times, after that moment, of the job's scheduled runs, newest first.
 async fn due_after(worker: &Running, job: &str, after: DateTime<Utc>) -> Vec<DateTime<Utc>> {
     let runs = worker.runs(job).await;
     let due = runs.iter().filter(|run| run["trigger"] == "schedule");
@@ -94,8 +94,8 @@ async fn hazard_22_more_jobs_at_once_than_the_scheduler_was_made_for_all_run() {
     .await;
 }
 
-/// Longer than every interval, than the five seconds after which jobs of the scheduler's crate die,
-/// and than a scheduler may be silent.
+/// Longer than every interval, than the five seconds after which jobs of the scheduler's crate stop
+/// for good, and than a scheduler may be silent.
 const STOPPED: Duration = Duration::from_secs(11);
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
         let mut missed = due_after(&worker, job, stopped_at).await;
         missed.retain(|due| *due < continued_at);
         assert!(missed.len() <= 1, "{job} caught up more than once: {missed:?}");
-        // None caught up where the stop came in the middle of a run: its tick met that run.
+        // There is no catch-up run if the stop came during a run: the run's tick covers it.
         if missed.is_empty() {
             let skipped = "preheat_runs_skipped_total";
             let skipped = format!("{skipped}{{job=\"{job}\",reason=\"overlap\"}}");
@@ -143,7 +143,7 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
     assert!(!worker.stderr().contains("has not rung"), "{}", worker.stderr());
 }
 
-/// Sets the clock of a program back by three hours as soon as a file is there.
+/// Sets a program's clock back by three hours once a file exists.
 const CLOCK: &str = r#"
 #include <stdlib.h>
 #include <sys/syscall.h>

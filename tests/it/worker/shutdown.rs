@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::shop::{Shop, failure_kinds, items, items_by};
 use crate::support::{LONG, eventually};
 
-/// What the worker may take to end beyond its drain: its last words, on a slow machine.
+/// How much longer than its drain the worker may take to end, on a slow machine.
 const SLACK: Duration = Duration::from_secs(10);
 
 async fn outcomes(shop: &Shop) -> Vec<(String, i64, i64)> {

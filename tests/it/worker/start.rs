@@ -1,4 +1,4 @@
-//! A worker whose servers come later than it does, or never.
+//! A worker whose servers come up later than it does, or never.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use crate::support::proxy::Mode;
 use crate::support::shop::{Shop, items};
 use crate::support::{LONG, Proxy, Running, eventually, own_postgres, preheat, redis_with};
 
-/// What `/readyz` says of a server; nothing where it does not answer yet, or does not need it yet.
+/// What `/readyz` reports about a server; null if it does not answer yet, or does not need the
+/// server yet.
 async fn server(worker: &Running, role: &str) -> Value {
     let body = http::get(worker.address(), "/readyz").await.map(|answer| answer.json());
     let servers = body.map(|mut body| body["servers"].take()).unwrap_or_default();
@@ -21,7 +22,7 @@ async fn server(worker: &Running, role: &str) -> Value {
     servers.find(|server| server["server"] == role).cloned().unwrap_or_default()
 }
 
-/// Waits until the worker has found out that a server is away, for such a reason.
+/// Waits until the worker has found that a server is away, for such a reason.
 async fn is_away(worker: &Running, role: &str, reason: &str) {
     eventually(&format!("the {role} is away: {reason}"), LONG, async || {
         server(worker, role).await["message"].as_str().is_some_and(|said| said.contains(reason))
@@ -34,7 +35,7 @@ fn code(answer: &Answer) -> (u16, String) {
     (answer.status, answer.json()["error"]["code"].as_str().unwrap().to_owned())
 }
 
-/// Accepts connections and never says a word.
+/// Accepts connections and never answers.
 async fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -61,7 +62,7 @@ async fn a_worker_whose_servers_come_later_says_what_it_waits_for_and_begins_whe
     assert!(asked.header("retry-after").is_some(), "{asked:?}");
     assert_eq!(worker.get("/nowhere").await.status, 404);
 
-    // What is not known is absent; what is known is that both are away.
+    // Unknown metrics are absent; both servers are known to be away.
     for unknown in
         ["preheat_db_connections{state=\"max\"}", "preheat_coverage_ratio{job=\"items\"}"]
     {
@@ -102,7 +103,7 @@ async fn a_server_that_is_away_is_told_once_a_reason_and_not_once_a_try() {
             eventually(&what, LONG, async || proxy.accepted() >= before + at_least).await;
         }
     };
-    // Each try has two connections. A connection that is closed at once breaks in one of few ways.
+    // Each try has two connections. A connection that is closed at once fails in one of a few ways.
     tries(14).await;
     let each_once = |worker: &Running| {
         let told = "the worker waits for the cache and tries again until it is there: ";

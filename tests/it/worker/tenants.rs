@@ -16,7 +16,7 @@ fn items() -> String {
     )
 }
 
-/// Everything in the cache that is of a tenant, but its fence.
+/// All keys of a tenant in the cache, except its fence.
 async fn keys_of(shop: &Shop, tenant: u32) -> Vec<String> {
     let all: Vec<String> = shop.cache().await.keys("*").await.unwrap();
     let (whole, each) = (format!("items:{tenant}"), format!("item:{tenant}:"));

@@ -21,41 +21,42 @@ use super::super::{
 use super::sql::CHANNEL;
 use crate::adapter::ConnectError;
 
-/// How often the server is asked whether it is still there: a connection that died without a word
-/// brings no error, only silence.
+/// How often the feed asks the server whether it is still there: a connection that died silently brings no
+/// error.
 const CHECK_EVERY: Duration = Duration::from_secs(15);
-/// The longest that any answer takes; a server that is there needs milliseconds.
+/// The longest wait for any answer; a server that is up needs milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A listener is idle most of the time. Servers before version 14 have no such timeout.
+/// Keeps the session open, as a listener is idle most of the time. Servers before version 14 have no such
+/// timeout.
 const STAY: &str = "select set_config('idle_session_timeout', '0', false) \
                     where current_setting('idle_session_timeout', true) is not null";
-/// So many notifications are handed on at once.
+/// How many notifications are handed on at once.
 const AT_ONCE: usize = 1_000;
 
-/// Told when a trigger could not tell the tenants: by which source, and the SQLSTATE why.
+/// Called when a trigger could not find the tenants, with its source and the SQLSTATE of the error.
 pub type TroubleNote = Arc<dyn Fn(&ChangeSourceId, &str) + Send + Sync>;
 
-/// Where the triggers' notifications are heard.
+/// Receives the triggers' notifications.
 pub struct PostgresFeedSource {
     database: Arc<Database>,
-    /// Past what stands between us and the server, where it is another way than the database's.
+    /// A direct way to the server, if the database's URL leads through a pooler.
     direct: Option<DatabaseSettings>,
-    /// Once it has listened, one of the database's connections is the listener's for good: a pool
-    /// that had it in between would have to close another in time.
+    /// From the first listening on, one of the database's connections belongs to the listener for good: if
+    /// the pool took it back in between, the pool would have to close another one in time.
     ceded: OnceCell<()>,
     /// Connected by [`PostgresFeedSource::prepare`].
     prepared: Mutex<Option<PostgresFeed>>,
     ears: Ears,
 }
 
-/// What a connection that listens shares with its source.
+/// What a listening connection shares with its source.
 #[derive(Clone)]
 struct Ears {
-    /// The sources of the jobs as they are now.
+    /// The sources of the present jobs.
     watched: Arc<Mutex<Vec<ChangeSourceId>>>,
-    /// Sources of which changes may have been missed, on their way to the engine.
+    /// Sources whose changes the feed may have missed, on their way to the engine.
     missed: Arc<SourceQueue>,
-    /// Sources that somebody installed or mended.
+    /// Sources whose triggers were just installed or mended.
     installed: Arc<SourceQueue>,
     trouble: TroubleNote,
 }
@@ -82,8 +83,8 @@ impl SourceQueue {
 }
 
 impl PostgresFeedSource {
-    /// Listens with a connection of its own, which counts among those of `database`; `direct` leads
-    /// to the same server where `database` does not lead there without a pooler.
+    /// Listens with a connection of its own, which counts among those of `database`. If `database` leads
+    /// through a pooler, `direct` leads to the same server without it.
     pub fn new(
         database: Arc<Database>,
         direct: Option<DatabaseSettings>,
@@ -97,45 +98,45 @@ impl PostgresFeedSource {
         Ok(Self { database, direct, ceded: OnceCell::new(), prepared: Mutex::default(), ears })
     }
 
-    /// These are the sources from now on: a notification that nobody understands is a change of
-    /// each of them.
+    /// Replaces the sources. A notification that cannot be read counts as a change of each of them.
     pub fn watch(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
         let sources = sources.into_iter().collect();
         *self.ears.watched.lock().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
-    /// Changes of these sources may have been missed: whoever listens hears that any tenant of theirs
-    /// may have changed. While nobody listens it says nothing new.
+    /// Records that changes of these sources may have been missed: the listening feed then reports that any
+    /// of their tenants may have changed. Without a listening feed this adds nothing, since the next
+    /// connection covers everything.
     pub fn may_have_missed(&self, sources: impl IntoIterator<Item = ChangeSourceId>) {
         self.ears.missed.add(sources);
     }
 
-    /// Waits until somebody installs or mends triggers.
+    /// Waits until triggers are installed or mended.
     pub async fn somebody_installed(&self) {
         self.ears.installed.more.notified().await;
     }
 
-    /// The sources that were installed or mended since the last call.
+    /// The sources whose triggers were installed or mended since the last call.
     pub fn take_installed(&self) -> BTreeSet<ChangeSourceId> {
         self.ears.installed.take()
     }
 
-    /// Why it cannot listen with these settings, whatever the servers do.
+    /// Why it cannot listen with these settings, whatever state the servers are in.
     pub fn impossible(&self) -> Option<&'static str> {
         (self.database.settings.max_connections.get() < 2).then_some(
             "listening takes a connection of its own, and `database.max_connections` is 1",
         )
     }
 
-    /// Connects once, so that it shows whether one can listen; what comes meanwhile is kept for
-    /// whoever connects next.
+    /// Connects once, to find out whether it can listen. Notifications that arrive meanwhile are kept for the
+    /// next caller of `connect`.
     pub async fn prepare(&self) -> Result<(), FeedError> {
         let feed = self.listen().await?;
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(feed);
         Ok(())
     }
 
-    /// Nothing is awaited between the connection's leaving the pool and its being noted.
+    /// It awaits nothing between taking the connection out of the pool and recording that.
     async fn cede(&self) -> Result<(), FeedError> {
         let mut ceded = None;
         let cede = async {
@@ -145,7 +146,7 @@ impl PostgresFeedSource {
         let done: Result<&(), SourceError> = self.ceded.get_or_try_init(|| cede).await;
         done.map_err(|error| FeedError(error.message))?;
         if let Some(connection) = ceded {
-            // It is of no more use, whether or not the server hears that.
+            // The connection is no longer needed, whether or not the server receives the close.
             drop(timeout(ANSWER_WITHIN, connection.close()).await);
         }
         Ok(())
@@ -163,14 +164,14 @@ impl PostgresFeedSource {
         if self.direct.is_none() {
             self.own_session(&mut listener).await?;
         }
-        // A connection that is lost has lost what came meanwhile: see `Feed::next`.
+        // A lost connection has lost the notifications of the meantime: see `Feed::next`.
         listener.eager_reconnect(false);
         let server = direct.server().to_owned();
         answered(&server, listener.listen(CHANNEL)).await?;
         let mut check = interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check.reset();
-        // Whoever connects anew is told that anything may have changed.
+        // A new connection counts as a change of everything, which covers these.
         self.ears.missed.take();
         let (unread, ears) = (Vec::new(), self.ears.clone());
         let mut feed = PostgresFeed { listener, server, unread, check, ears };
@@ -178,8 +179,8 @@ impl PostgresFeedSource {
         Ok(feed)
     }
 
-    /// Refuses to listen in a session that is not the listener's own: a pooler would hand the
-    /// session, and what it listens to, to its next client.
+    /// Refuses to listen in a session that is not the listener's own: a pooler would give the session, and
+    /// its notifications, to its next client.
     async fn own_session(&self, listener: &mut PgListener) -> Result<(), FeedError> {
         let server = self.database.server();
         let session = || sqlx::raw_sql("select pg_backend_pid()::text");
@@ -188,7 +189,7 @@ impl PostgresFeedSource {
         let begin = Begin::reading(Access::ReadOnly, ANSWER_WITHIN);
         let mut other =
             self.database.begin(begin).await.map_err(|error| FeedError(error.message))?;
-        // While a transaction is in the session that it takes first, the listener gets another one.
+        // While a transaction occupies the session that this one takes first, the listener gets another one.
         let others = answered(server, other.fetch_one(session())).await?;
         let now = answered(server, listener.fetch_one(session())).await?;
         answered(server, other.end()).await?;
@@ -202,8 +203,8 @@ impl PostgresFeedSource {
         )))
     }
 
-    /// Sends a word to the listener by the way of every other statement: one that is connected to
-    /// another database, or through a pooler that nobody told us of, would hear nothing for ever.
+    /// Sends a notification to the listener on the same way as every other statement. A listener that is
+    /// connected to another database, or through an unknown pooler, would otherwise receive nothing for ever.
     async fn hear_ourselves(&self, feed: &mut PostgresFeed) -> Result<(), FeedError> {
         let id = uuid::Uuid::now_v7().simple();
         let channel = format!("preheat_probe_{id}");
@@ -233,7 +234,8 @@ impl PostgresFeedSource {
             )));
         };
         heard?;
-        // The session is its own, as it has just shown: nobody else gets what is set for it.
+        // The session is the listener's own, as the check has just shown: no other client inherits the
+        // setting.
         answered(&feed.server, feed.listener.execute(sqlx::raw_sql(STAY))).await?;
         answered(&feed.server, feed.listener.unlisten(&channel)).await
     }
@@ -252,7 +254,7 @@ impl FeedSource for PostgresFeedSource {
     }
 }
 
-/// The pool only says that it waited; asking past it says for what.
+/// The pool's error only says that it waited; a direct connection says why.
 async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
     if !direct.route.is_plain() {
         let found = direct.try_connection().await;
@@ -286,11 +288,11 @@ async fn answered<T>(
     }
 }
 
-/// A connection that listens.
+/// A listening connection.
 struct PostgresFeed {
     listener: PgListener,
     server: String,
-    /// Payloads that were heard and not handed on yet.
+    /// Payloads that were received and not handed on yet.
     unread: Vec<String>,
     check: Interval,
     ears: Ears,
@@ -322,7 +324,8 @@ impl PostgresFeed {
         }
     }
 
-    /// Takes what has arrived already. Nothing is awaited, so that nothing can be dropped half way.
+    /// Takes the notifications that have arrived already. It awaits nothing, so it cannot be dropped half
+    /// way.
     fn hear_what_is_there(&mut self) -> Result<(), FeedError> {
         while self.unread.len() < AT_ONCE {
             let Some(heard) = self.listener.try_recv().now_or_never() else { break };
@@ -350,7 +353,7 @@ impl PostgresFeed {
         FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
     }
 
-    /// The driver keeps the server's last words to itself where nothing was asked.
+    /// Without an open question, the driver does not pass on the server's last message.
     fn gone(&self) -> FeedError {
         let server = &self.server;
         FeedError(format!(
@@ -382,21 +385,21 @@ impl Feed for PostgresFeed {
     }
 }
 
-/// What a trigger tells: see `sql::body`; or `install`: see `sql::tell_installed`.
+/// The payload of a trigger's notification (see `sql::body`) or of `install` (see `sql::tell_installed`).
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Payload {
     source: String,
     tenants: Option<Vec<String>>,
     #[serde(default)]
     gone: GoneValues,
-    /// The SQLSTATE of what went wrong while tenants were looked for.
+    /// The SQLSTATE of an error while the trigger looked for tenants.
     error: Option<String>,
-    /// Nothing was written: the triggers are new or mended.
+    /// No row was written: the triggers are new or mended.
     installed: Option<bool>,
 }
 
 impl Payload {
-    /// What else a trigger of another version says of its source, we take as any tenant's change.
+    /// If a trigger of another version reports more than this, the payload counts as a change of any tenant.
     fn read(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Source {

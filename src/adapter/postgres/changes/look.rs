@@ -1,5 +1,5 @@
-//! The regular look at the triggers, which locks no table and finds out what the feed cannot have
-//! heard of.
+//! The regular look at the triggers. It locks no table, and finds out which changes the feed may
+//! have missed.
 
 use std::collections::BTreeMap;
 
@@ -13,43 +13,43 @@ use super::{ChangesError, Refused, TableProblem, begin_look};
 
 const LOOKING: &str = "could not look for the triggers of the change feed";
 
-/// What a look shows.
+/// The result of a look.
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
-    /// What of the triggers is there.
+    /// How complete the triggers are.
     pub standing: Standing,
-    /// Which triggers these are.
+    /// The versions of the triggers.
     pub versions: Versions,
 }
 
-/// What of the triggers is there, each table in one of the first three lists.
+/// How complete the triggers are; each table is in one of the first three lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Every change is told.
+    /// The feed receives every change.
     pub whole: Vec<String>,
-    /// Changes are told, but for what is written to some partitions or children directly.
+    /// The feed receives the changes, except those written directly to some partitions or children.
     pub partly: Vec<String>,
-    /// No change is told, or not in every way that jobs need.
+    /// The feed receives no change, or not in every way that jobs need.
     pub lacking: Vec<String>,
-    /// Of the first two lists, those whose triggers do not name the shared keys that are gone.
+    /// Tables of the first two lists whose triggers do not name the shared keys that are gone.
     pub without_keys: Vec<String>,
 }
 
-/// Which relations and triggers each source has, so that two looks can be compared.
+/// The relations and triggers of each source, for a comparison of two looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions(BTreeMap<ChangeSourceId, Version>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
-    /// The table and all below it, by `oid`.
+    /// The table and all its partitions or children, by `oid`.
     relations: Vec<u32>,
-    /// None while the table itself lacks some.
+    /// `None` while the table itself lacks some.
     triggers: Option<Vec<TriggerVersion>>,
 }
 
 impl Versions {
-    /// The sources of which the feed may have missed changes between an earlier look and this one:
-    /// their triggers were missing or switched off in between, or another table has the name now.
+    /// The sources whose changes the feed may have missed between an earlier look and this one: in
+    /// between their triggers were missing or switched off, or another table has taken the name.
     pub fn missed_since(&self, earlier: &Self) -> Vec<ChangeSourceId> {
         let may_have_missed = |(id, now): &(&ChangeSourceId, &Version)| {
             let before = earlier.0.get(*id);
@@ -63,7 +63,7 @@ impl Versions {
     }
 }
 
-/// Looks whether these sources have their triggers; changes nothing.
+/// Looks whether these sources have their triggers; it changes nothing.
 pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looked, ChangesError> {
     let looking = async {
         let mut transaction = begin_look(database).await?;
@@ -75,8 +75,8 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
     Ok(Looked { standing: standing(&found), versions: versions(&found) })
 }
 
-/// Why what these sources tell, or would tell, is of no use. Asking waits a moment for tables that
-/// somebody has locked, and then fails.
+/// Why the notifications of these sources are, or would be, useless. It waits a moment for locked
+/// tables, and then fails.
 pub async fn table_problems(
     database: &Database,
     sources: &[ChangeSource],
@@ -92,7 +92,7 @@ pub async fn table_problems(
     in_time(database, looking).await
 }
 
-/// Waits a little longer than the server does.
+/// Waits a little longer than the server's own timeout.
 async fn in_time<T>(
     database: &Database,
     looking: impl Future<Output = Result<T, Refused>>,
@@ -108,7 +108,7 @@ async fn in_time<T>(
 
 fn standing(found: &[Triggers<'_>]) -> Standing {
     let mut standing = Standing::default();
-    // A table that is watched in several ways stands there several times, one after another.
+    // A table that is watched in several ways is there several times, one after another.
     for ways in found.chunk_by(|one, other| one.source.table == other.source.table) {
         let list = if !ways.iter().all(Triggers::is_installed) {
             &mut standing.lacking

@@ -1,4 +1,5 @@
-//! The change feed's triggers in Postgres: what they must be, what is there, and the way between.
+//! The change feed's triggers in Postgres: which ones there must be, which ones there are, and the
+//! statements that lead from these to those.
 
 mod listen;
 mod look;
@@ -24,24 +25,25 @@ pub use self::rights::Security;
 pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{install_sql, uninstall_sql};
 
-/// How long a statement waits for a table that somebody writes to. While it waits, it holds up all
-/// that want the table after it, and all that want the tables that it has already.
+/// How long a statement waits for a table that others write to. While it waits, it holds up all
+/// later statements on that table, and all on the tables that it has locked already.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
-/// How often everything is tried when a table was not to be had.
+/// How often the whole is tried if a table is locked.
 const LOCK_TRIES: u32 = 5;
-/// How long others have the tables in between.
+/// How long it leaves the tables to others between two tries.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// One installs, the others wait for it: any number that is not likely another program's.
+/// The advisory lock that one `install` holds while others wait: a number that another program
+/// hardly uses.
 const LOCK: i64 = 0x7072_6568_6561_7402;
 
-/// The triggers could not be installed, removed or looked at. Nothing was changed.
+/// The triggers could not be installed, removed or read. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangesError {
-    /// Some tables cannot have them.
+    /// Some tables cannot have triggers.
     #[error("{}", listed(.0))]
     Tables(Vec<TableProblem>),
-    /// The role may not, or the server takes no writes.
+    /// The role lacks a right, or the server accepts no writes.
     #[error("{0}")]
     NotAllowed(String),
     /// The server is too old.
@@ -56,7 +58,7 @@ pub enum ChangesError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}; hint: {hint}")]
 pub struct TableProblem {
-    /// The jobs that want it; none where it is about all of them.
+    /// The jobs that watch the table; empty if the problem concerns all jobs.
     pub jobs: Vec<JobName>,
     /// What is wrong.
     pub message: String,
@@ -79,21 +81,21 @@ fn listed(problems: &[TableProblem]) -> String {
     lines.join("\n")
 }
 
-/// What became of one source.
+/// The result for one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// The table, as the job files have it.
+    /// The table, as the job files write it.
     pub table: String,
     /// How the tenants of its rows are found.
     pub tenants: TouchedTenants,
-    /// The columns that stand in shared keys.
+    /// The columns whose values are in shared keys.
     pub keys: Vec<String>,
-    /// On how many relations there are triggers: the table, and its partitions or children.
+    /// How many relations have triggers: the table, and its partitions or children.
     pub relations: usize,
-    /// Whose rights its function has.
+    /// With whose rights its function runs.
     pub security: Security,
-    /// The tables that its query reads and that a job does not watch: rows that are deleted after
-    /// theirs are not found.
+    /// The tables that its query reads and that a job does not watch, with that job. If a row of
+    /// such a table is deleted first, the query no longer finds the tenant.
     pub unwatched: Vec<(JobName, String)>,
     /// What was done.
     pub done: Done,
@@ -102,9 +104,10 @@ pub struct Installed {
 /// What was done for a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// It was not there.
+    /// The source was new.
     New,
-    /// It was there, and not as it must be now: of another version, or without some triggers.
+    /// It existed, but not as it must be now: its version was another one, or triggers were
+    /// missing.
     Mended,
     /// Nothing.
     AsItWas,
@@ -115,16 +118,16 @@ pub enum Done {
 pub struct Removed {
     /// How many triggers.
     pub triggers: usize,
-    /// The functions, each by what it said of itself.
+    /// The functions, each by its comment.
     pub functions: Vec<String>,
 }
 
-/// Makes the triggers of the database those that these sources need, in one transaction: makes what
-/// is missing, mends what is different, removes what no source needs. `tenants` is the query of the
-/// tenants. Tables that are as they must be are not locked.
+/// Brings the database's triggers into the state that these sources need, in one transaction: it
+/// creates what is missing, mends what is different, and removes what no source needs. `tenants` is
+/// the tenant query. It locks no table that is already in order.
 ///
-/// A function that reads tables with row-level security becomes what `security` says; one that is
-/// [`Security::Definer`] stays it.
+/// A function that reads tables with row-level security gets the rights that `security` says; one
+/// that is [`Security::Definer`] already stays so.
 pub async fn install(
     database: &Database,
     sources: &[ChangeSource],
@@ -141,10 +144,11 @@ pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
     Ok(removed(&survey))
 }
 
-/// Lets a transaction see every table: it reads no row, so that policies do not matter.
+/// Lets a transaction read the catalogue of every table: it reads no rows, so policies do not
+/// matter.
 const ALL_TABLES: &str = "set local row_security = on";
 
-/// Begins a look: it reads, and waits for no lock for long.
+/// Begins a look, which only reads and never waits long for a lock.
 async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
     let longest = database.settings.statement_timeout;
     let begin = Begin::reading(Access::ReadOnly, longest);
@@ -156,7 +160,7 @@ async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
 /// Why a transaction ended.
 enum Refused {
     Sql(sqlx::Error),
-    /// There was no connection to begin it on.
+    /// No connection was available to begin it.
     Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
@@ -193,12 +197,13 @@ impl Refused {
     }
 }
 
-/// No right to it or not the owner (42501), or a server that takes no writes (25006).
+/// The role lacks the right or does not own the table (42501), or the server accepts no writes
+/// (25006).
 fn is_not_allowed(error: &sqlx::Error) -> bool {
     matches!(error::code(error), Some("42501" | "25006"))
 }
 
-/// Looks, decides and changes, in one transaction; tries again while somebody holds a table.
+/// Looks, decides and changes, in one transaction; it tries again while others hold a table.
 async fn change_triggers<'s>(
     database: &Database,
     sources: &'s [ChangeSource],
@@ -243,7 +248,7 @@ async fn change_once<'s>(
     Ok(survey)
 }
 
-/// What leads from what was found to what must be.
+/// The statements that lead from the present state to the needed one.
 fn statements(survey: &Survey<'_>) -> Vec<String> {
     let mut statements = Vec::new();
     if !survey.has_schema && !survey.sources.is_empty() {

@@ -1,5 +1,5 @@
-//! Whose rights a trigger's query needs: one that a policy of row-level security filters would find
-//! nobody, and say nothing.
+//! Whose rights a trigger's query needs. If a policy of row-level security filters the query, it
+//! finds no tenant and reports no error.
 
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -11,34 +11,34 @@ use super::TableProblem;
 use super::sql;
 use super::survey::FoundFunction;
 
-/// Whose rights the function of a source has whose tenants are found by a query.
+/// With whose rights the function of a source runs, if a query finds the source's tenants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// Those of the role that writes.
+    /// The rights of the role that writes.
     Invoker,
-    /// Those of the function's owner, who is the role that installed it.
+    /// The rights of the function's owner, which is the role that installed it.
     Definer,
 }
 
 /// What a source's query reads.
 pub(super) struct Reads {
     tables: Vec<Read>,
-    /// The owner that its function has, or would have.
+    /// The owner of its function, present or future.
     owner: String,
 }
 
 struct Read {
     oid: Oid,
-    /// As SQL has it.
+    /// In SQL's spelling.
     name: String,
-    /// Whether a policy may hide rows from the role that writes.
+    /// Whether a policy may hide rows from the writing role.
     may_hide: bool,
-    /// Whether it hides them from the function's owner.
+    /// Whether a policy hides them from the function's owner.
     hides_from_owner: bool,
 }
 
 impl Reads {
-    /// The tables that are not among these.
+    /// The tables that are not in `watched`.
     pub(super) fn outside(&self, watched: &[Oid]) -> Vec<String> {
         let outside = self.tables.iter().filter(|read| !watched.contains(&read.oid));
         outside.map(|read| read.name.clone()).collect()
@@ -51,9 +51,9 @@ impl Reads {
     }
 }
 
-/// The tables that the query of a source reads, those of its views included; none where it has no
-/// query. The server itself tells, of a view that is gone before anybody can see it: in a plan a
-/// table may be missing that the planner does not need today.
+/// The tables that the query of a source reads, including those of its views; nothing for a source
+/// without a query. The server itself answers this about a view that is dropped before anybody can
+/// see it. A plan would not do: it may lack a table that the planner does not need today.
 pub(super) async fn reads(
     connection: &mut PgConnection,
     source: &ChangeSource,
@@ -79,8 +79,8 @@ pub(super) async fn reads(
     Ok(Some(Reads { tables: rows.into_iter().map(read).collect(), owner }))
 }
 
-/// What the function of a source has to be, which is `now` what it is, where `wanted` is what
-/// functions become that need it; or why it cannot be.
+/// Which rights the function of a source must have, or why it cannot work. `now` is what it has,
+/// and `wanted` is what functions get that need a change.
 pub(super) async fn security(
     connection: &mut PgConnection,
     source: &ChangeSource,
@@ -134,7 +134,7 @@ pub(super) async fn security(
     }
 }
 
-/// The schemas of the search path in which every role may create something.
+/// The schemas of the search path in which every role may create objects.
 async fn open_schemas(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(sql::OPEN_SCHEMAS).persistent(false).fetch_one(connection).await
 }

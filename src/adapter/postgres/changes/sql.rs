@@ -1,9 +1,9 @@
 //! The statements of the change feed: a pure function from the watched tables.
 //!
-//! For each source there is one trigger function, and on its table four statement-level triggers
-//! that call it: a trigger with transition tables is for one event, and `TRUNCATE` has none. A
-//! function asks for no right of whoever writes: transition tables need none, and it looks nothing
-//! up in schema `preheat`.
+//! Each source has one trigger function, and its table has four statement-level triggers that call the
+//! function: a trigger with transition tables is for a single event, and `TRUNCATE` has none. A function
+//! needs no rights of the writing role: transition tables need none, and it reads nothing in schema
+//! `preheat`.
 
 use std::fmt::Write;
 
@@ -13,26 +13,26 @@ use crate::domain::job::JobName;
 use super::super::describe;
 use super::rights::Security;
 
-/// Where changes are told. It stands in the databases' triggers, so that it never changes.
+/// The channel of the notifications. The triggers in databases contain it, so it never changes.
 pub(super) const CHANNEL: &str = "preheat_changes";
 
-/// The most bytes of tenant ids in one notification: Postgres takes less than 8000 bytes, and the
+/// How many bytes of tenant ids one notification has at most: Postgres accepts less than 8000 bytes, and the
 /// rest of the payload needs less than a hundred.
 const PIECE_BYTES: usize = 7900;
 
-/// The most shared keys that one statement names as gone; the rest is left to its TTL.
+/// How many shared keys one statement names as gone; further ones live until their TTL.
 const MOST_GONE: usize = 1_000;
 
-/// The bytes of key values in one notification, besides those of the first one.
+/// How many bytes of key values one notification has, besides those of the first value.
 const GONE_PIECE_BYTES: usize = 6_000;
 
-/// A key value with more bytes as JSON is not named: its key is left to its TTL.
+/// A key value with more bytes as JSON is not named: its key lives until its TTL.
 const LONGEST_GONE: usize = 1_000;
 
-/// What the names of our functions match, for finding them again whatever the jobs are now.
+/// A pattern that the names of our functions match: with it they are found again, whatever the jobs are now.
 pub(super) const FUNCTIONS: &str = "^changed_[0-9a-f]{16}$";
 
-/// What a trigger is for.
+/// The event that a trigger is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Insert,
@@ -53,8 +53,8 @@ impl Event {
         }
     }
 
-    /// The transition tables: the old rows and the new ones. `changed` is what a source's query
-    /// calls its rows; an update has two, which the function puts together.
+    /// The transition tables of the old and the new rows. A source's query reads its rows as `changed`; an
+    /// update has two tables, which the function combines.
     pub(super) fn transition_tables(self) -> (Option<&'static str>, Option<&'static str>) {
         match self {
             Self::Insert => (None, Some("changed")),
@@ -85,18 +85,18 @@ pub(super) fn trigger_name(id: &ChangeSourceId, event: Event) -> String {
     format!("preheat_{id}_{}", event.word())
 }
 
-/// A name as SQL has it, whatever is in it.
+/// Any name, quoted for SQL.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A table's name, with or without its schema's, as SQL has it.
+/// A table's name, with or without its schema, quoted for SQL.
 pub(in super::super) fn table(name: &str) -> String {
     let parts: Vec<_> = name.split('.').map(quoted).collect();
     parts.join(".")
 }
 
-/// Text between dollars that do not stand in it.
+/// A dollar-quoted text, with a tag that the text does not contain.
 fn dollar_quoted(text: &str) -> String {
     let mut tag = "$preheat$".to_owned();
     let mut number = 0;
@@ -107,12 +107,13 @@ fn dollar_quoted(text: &str) -> String {
     format!("{tag}{text}{tag}")
 }
 
-/// A query as a part of another.
+/// A query without its final semicolon, so that it can be part of another.
 pub(super) fn nested(query: &str) -> &str {
     describe::statement(query).trim()
 }
 
-/// The query over the relation `changed` whose first column is the tenant's id; the fleet has none.
+/// The query over the relation `changed` whose first column is the tenant's id; a source for the fleet has
+/// none.
 fn touched(source: &ChangeSource) -> Option<String> {
     match &source.tenants {
         TouchedTenants::Column(column) => {
@@ -123,8 +124,7 @@ fn touched(source: &ChangeSource) -> Option<String> {
     }
 }
 
-/// The same query on a relation without a row: it fails where the table or the source's own query
-/// is not as they must be.
+/// The same query on an empty relation: it fails if the table or the source's own query is not as it must be.
 pub(super) fn probe(source: &ChangeSource) -> Option<String> {
     let (query, table) = (touched(source)?, table(&source.table));
     Some(format!(
@@ -133,8 +133,8 @@ pub(super) fn probe(source: &ChangeSource) -> Option<String> {
     ))
 }
 
-/// Queries without a row that fail where a column that stands in shared keys is not there; each with the
-/// column's name.
+/// Queries on an empty relation, each of which fails if a column that is part of shared keys does not exist;
+/// each with the column's name.
 pub(super) fn key_probes(source: &ChangeSource) -> impl Iterator<Item = (&str, String)> {
     let table = table(&source.table);
     let probe = move |column: &str| {
@@ -143,13 +143,13 @@ pub(super) fn key_probes(source: &ChangeSource) -> impl Iterator<Item = (&str, S
     source.keys.keys().map(move |column| (column.as_str(), probe(column)))
 }
 
-/// Whether its function reads tables, those of its query, beside the changed rows.
+/// Whether its function reads tables (those of its query) besides the changed rows.
 pub(super) fn reads_tables(source: &ChangeSource) -> bool {
     matches!(source.tenants, TouchedTenants::Sql(_))
 }
 
-/// Makes a view that reads what the query of a source reads; a source without a query has none. The
-/// changed rows are those of a temporary table, since a trigger does not read the table for them.
+/// Creates a view that reads what the query of a source reads; a source without a query has none. The changed
+/// rows are those of a temporary table, since a trigger does not read them from the table either.
 pub(super) fn reading_view(source: &ChangeSource) -> Option<String> {
     let query = touched(source).filter(|_| reads_tables(source))?;
     let table = table(&source.table);
@@ -160,12 +160,12 @@ pub(super) fn reading_view(source: &ChangeSource) -> Option<String> {
     ))
 }
 
-/// The tables that the view of [`reading_view`] reads: the `oid`, the name as SQL has it, whether a
-/// policy may hide rows from the role that writes, and whether it hides some from `owner`, without
-/// whom it is the current role.
+/// The tables that the view of [`reading_view`] reads, each with its `oid`, its quoted name, whether a policy
+/// may hide rows from the writing role, and whether a policy hides rows from `owner` (from the current role
+/// if `owner` is null).
 ///
-/// A view reads as its owner, unless it says that it reads as its user; a policy does not count for a
-/// superuser, a role with `BYPASSRLS`, and the table's owner where it is not forced on that one.
+/// A view reads with its owner's rights, unless it is declared to use the caller's. A policy does not apply
+/// to a superuser, to a role with `BYPASSRLS`, or to the table's owner unless it is forced on the owner.
 pub(super) fn reads(owner: &str) -> String {
     let sees_all = |role: &str| {
         format!(
@@ -199,17 +199,16 @@ pub(super) fn reads(owner: &str) -> String {
     )
 }
 
-/// The schemas of the search path in which every role may create something, as one text.
+/// The schemas of the search path in which every role may create objects, as one text.
 pub(super) const OPEN_SCHEMAS: &str = "select string_agg(quote_ident(name), ', ')
     from unnest(current_schemas(false)) name where has_schema_privilege('public', name, 'create')";
 
-/// The notification that a source's triggers are new or mended: anything that happened before may
-/// have been missed.
+/// The notification that a source's triggers are new or mended: the feed may have missed any earlier change.
 pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
     format!("select pg_notify('{CHANNEL}', '{{\"source\":\"{id}\",\"installed\":true}}')")
 }
 
-/// What the function of a source does, as `pg_proc.prosrc` has it.
+/// The body of a source's function, as `pg_proc.prosrc` has it.
 pub(super) fn body(source: &ChangeSource) -> String {
     let any = notify(&format!("'{{\"source\":\"{}\"}}'", source.id));
     match touched(source) {
@@ -239,9 +238,9 @@ end
     )
 }
 
-/// `concat` writes an id as its type does, which is how preheat reads it; a cast to text would cut
-/// the blanks of `char(n)`. Whatever goes wrong while tenants are looked for, the statement that
-/// changed the rows must not fail: then any tenant may have changed.
+/// `concat` writes an id in its type's own form, which is how preheat reads it; a cast to text would cut the
+/// blanks of `char(n)`. If anything fails while the function looks for tenants, the statement that changed
+/// the rows must not fail: the function then reports that any tenant may have changed.
 fn tenants_body(source: &ChangeSource, any: &str, query: &str) -> String {
     let id = &source.id;
     let gone: String = source.keys.keys().map(|column| name_gone(source, column)).collect();
@@ -302,19 +301,19 @@ end
     )
 }
 
-/// Names the values of a column that stood in a tenant's shared keys and do not any more: those of rows
-/// that were deleted, that went to another tenant, and that have another value now. Where a query finds
-/// the tenant, a row that went to another one is not noticed.
+/// Names the values of a column that were in a tenant's shared keys and are no longer: those of deleted rows,
+/// of rows that went to another tenant, and of rows whose value has changed. If a query finds the tenant, the
+/// function does not notice a row that went to another tenant.
 ///
-/// It comes after the tenants, whose fences have to move first. A worker that does not know of keys takes it
-/// for a change of nobody. Where it fails, the keys live until their TTL.
+/// This comes after the notification of the tenants, whose fences have to move first. A worker that does not
+/// know shared keys takes it for a change of no tenant. If it fails, the keys live until their TTL.
 fn name_gone(source: &ChangeSource, column: &str) -> String {
     let tenant = match &source.tenants {
         TouchedTenants::Column(tenant) => Some(tenant.as_str()),
         TouchedTenants::Sql(_) | TouchedTenants::Fleet => None,
     };
     let columns: Vec<_> = [column].into_iter().chain(tenant).map(quoted).collect();
-    // By their texts: those are what stands in keys, whatever the type takes for equal.
+    // Compares texts: keys contain the text, whatever values the type considers equal.
     let texts = |rows: &str| {
         let text = |name: &String| format!("concat({rows}.{name}) collate \"C\"");
         let texts = columns.iter().map(text).collect::<Vec<_>>().join(", ");
@@ -360,8 +359,8 @@ fn name_gone(source: &ChangeSource, column: &str) -> String {
     )
 }
 
-/// Makes a source's function what it must be. With `row_security = off` a query that a policy would
-/// filter fails, and then any tenant may have changed: filtered, it would find nobody.
+/// Creates or replaces a source's function. With `row_security = off`, a query that a policy would filter
+/// fails, and the function reports that any tenant may have changed. A filtered query would find no tenant.
 pub(super) fn create_function(source: &ChangeSource, security: Security) -> String {
     let name = function_name(&source.id);
     let (body, comment) = (dollar_quoted(&body(source)), literal(&comment(source)));
@@ -394,10 +393,10 @@ pub(super) fn create_function(source: &ChangeSource, security: Security) -> Stri
     sql
 }
 
-/// Before what a function says of itself.
+/// The beginning of each function's comment.
 pub(super) const COMMENT: &str = "preheat's change feed: ";
 
-/// What a person who meets the function is told.
+/// A comment on the function, for people who find it in the database.
 fn comment(source: &ChangeSource) -> String {
     let table = &source.table;
     let how = match &source.tenants {
@@ -411,11 +410,11 @@ fn comment(source: &ChangeSource) -> String {
 }
 
 fn literal(text: &str) -> String {
-    // A backslash means something in a literal only with an E before it.
+    // A backslash is special in a literal only after an E.
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Makes one of a source's triggers on a relation, whose name is quoted already.
+/// Creates one of a source's triggers on a relation, whose name is already quoted.
 pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) -> String {
     let (trigger, word) = (trigger_name(id, event), event.word());
     let referencing = match event.transition_tables() {
@@ -431,9 +430,8 @@ pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) 
     )
 }
 
-/// Everything that the sources need, as statements for a migration: they may be run again, and
-/// remove what these sources do not need any more. `security` is that of the functions that read
-/// tables.
+/// All statements that the sources need, for a migration. The script may be run again, and removes what these
+/// sources do not need any more. `security` applies to the functions that read tables.
 pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
     let mut sql = String::from(
         "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
@@ -471,8 +469,8 @@ pub fn uninstall_sql() -> String {
     head.to_owned() + &remove_others(&[])
 }
 
-/// A statement on a partition itself fires no trigger of its parent. The same block ends a script
-/// whose source cannot work.
+/// A statement on a partition itself fires none of its parent's triggers. The same block stops a script whose
+/// source cannot work.
 fn on_partitions(source: &ChangeSource) -> String {
     let mut block = String::from(
         "\n#variable_conflict use_column\ndeclare\n  preheat_partition regclass;\nbegin\n",
@@ -508,7 +506,7 @@ fn on_partitions(source: &ChangeSource) -> String {
     format!("do {};\n", dollar_quoted(&block))
 }
 
-/// Ends a script whose function would not see every row that its query needs.
+/// Stops a script whose function would not see every row that its query needs.
 fn sees_every_row(source: &ChangeSource, security: Security) -> String {
     let Some(view) = reading_view(source) else { return String::new() };
     let reads = reads(&format!(
@@ -562,7 +560,7 @@ begin
     )
 }
 
-/// Removes every function of ours but those of these sources, and the triggers that call them.
+/// Removes every function of ours except those of these sources, and the triggers that call them.
 fn remove_others(ids: &[&ChangeSourceId]) -> String {
     let names: Vec<_> = ids.iter().map(|id| literal(&function_name(id))).collect();
     let ours = format!(
@@ -634,7 +632,7 @@ mod tests {
         let around = "{\"source\":\"\",\"tenants\":[]}".len() + column.id.as_str().len();
         assert!(body.contains(&format!("< {PIECE_BYTES} then")));
         assert!(PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);
-        // A column's name has 63 bytes, of which each may be six in JSON.
+        // A column's name has up to 63 bytes, each of which may take six in JSON.
         let around = around + "\"gone\":{[]}".len() + 63 * 6;
         assert!(LONGEST_GONE + GONE_PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);
     }
@@ -649,7 +647,7 @@ mod tests {
              referencing old table as preheat_old new table as preheat_new\n  \
              for each statement execute function preheat.changed_00000000000000aa()"
         );
-        // Longer names are cut by Postgres.
+        // Postgres truncates longer names.
         assert!(Event::ALL.iter().all(|event| trigger_name(&id, *event).len() < 64));
     }
 }

@@ -1,4 +1,4 @@
-//! What of the change feed is in the database, against what the jobs need.
+//! Compares the change feed's objects in the database with those that the jobs need.
 
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
@@ -12,62 +12,62 @@ use super::rights::{self, Reads, Security};
 use super::sql::{self, Event};
 use super::{Refused, TableProblem};
 
-/// The first version whose triggers can be replaced.
+/// The first server version that can replace triggers.
 const LEAST_VERSION: i32 = 140_000;
 
-/// Everything that was found, in the order of the sources.
+/// The findings, in the order of the sources.
 pub(super) struct Survey<'s> {
     pub(super) sources: Vec<Surveyed<'s>>,
     pub(super) has_schema: bool,
-    /// Triggers that call a function of ours and that no source needs.
+    /// Triggers that call one of our functions and that no source needs.
     pub(super) spare_triggers: Vec<SpareTrigger>,
-    /// Functions of ours that no source needs.
+    /// Our functions that no source needs.
     pub(super) spare_functions: Vec<SpareFunction>,
     /// Why some sources cannot work.
     pub(super) problems: Vec<TableProblem>,
 }
 
-/// One source, and what it has.
+/// One source, and its objects.
 pub(super) struct Surveyed<'s> {
     pub(super) triggers: Triggers<'s>,
     pub(super) function: FunctionState,
-    /// What its function has to be.
+    /// With whose rights its function must run.
     pub(super) security: Security,
-    /// The tables that its query reads and that a job of its does not watch.
+    /// The tables that its query reads and that one of its jobs does not watch.
     pub(super) unwatched: Vec<(JobName, String)>,
 }
 
-/// What a source has of its triggers.
+/// The triggers of a source.
 pub(super) struct Triggers<'s> {
     pub(super) source: &'s ChangeSource,
-    /// Its table, first, and all partitions or children; none where there is no such table.
+    /// Its table, first, and all partitions or children; empty if there is no such table.
     pub(super) relations: Vec<Relation>,
-    /// Whether its function names the shared keys that are gone; so where there is none to name.
+    /// Whether its function names the shared keys that are gone; true if there are none to name.
     pub(super) names_keys: bool,
 }
 
-/// What a source has of its function.
+/// The state of a source's function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FunctionState {
     Missing,
-    /// It does not do what it would if it were made now.
+    /// It does not do what a new one would do.
     Different,
     AsItMustBe,
 }
 
-/// A relation on which there have to be triggers.
+/// A relation that must have triggers.
 pub(super) struct Relation {
     pub(super) oid: Oid,
-    /// As SQL has it.
+    /// In SQL's spelling.
     pub(super) name: String,
     kind: String,
     pub(super) lacking: Vec<(Event, Lack)>,
-    /// Of the source's triggers that are on it.
+    /// The versions of the source's triggers on it.
     pub(super) versions: Vec<TriggerVersion>,
 }
 
-/// Which version of a trigger and of its function this is, by `oid` and `xmin` of both: it is
-/// another one after each `alter table … disable trigger` or `enable trigger`.
+/// The version of a trigger and of its function, by `oid` and `xmin` of both; it changes with each `alter
+/// table … disable trigger` or `enable trigger`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TriggerVersion {
     trigger: (u32, String),
@@ -77,16 +77,16 @@ pub(super) struct TriggerVersion {
 /// What is wrong with a trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// It is not there, or is not what it must be.
+    /// It does not exist, or is not what it must be.
     Trigger,
-    /// It is there, and somebody switched it off.
+    /// It exists, and somebody has disabled it.
     Switch,
 }
 
 /// A trigger that no source needs.
 pub(super) struct SpareTrigger {
     pub(super) name: String,
-    /// As SQL has it.
+    /// In SQL's spelling.
     pub(super) relation: String,
 }
 
@@ -102,18 +102,19 @@ impl<'s> Triggers<'s> {
         Self { source, relations: Vec::new(), names_keys: true }
     }
 
-    /// Whether changes of its table itself are told; those of a partition may not be.
+    /// Whether the feed receives changes of the table itself; those of a partition may be missing.
     pub(super) fn is_installed(&self) -> bool {
         self.relations.first().is_some_and(|table| table.lacking.is_empty())
     }
 
-    /// Whether changes of its partitions or children are told too, whoever writes to them.
+    /// Whether the feed receives changes of its partitions or children too, even if they are written
+    /// directly.
     pub(super) fn has_all_triggers(&self) -> bool {
         self.relations.iter().all(|relation| relation.lacking.is_empty())
     }
 }
 
-/// A trigger as it was found.
+/// A trigger in the database.
 pub(super) struct FoundTrigger {
     relation: Oid,
     relation_name: String,
@@ -125,19 +126,18 @@ pub(super) struct FoundTrigger {
     version: TriggerVersion,
 }
 
-/// A function as it was found.
+/// A function in the database.
 pub(super) struct FoundFunction {
     name: String,
     body: String,
-    /// Its settings, as the catalogue has them.
+    /// Its settings, in the catalogue's form.
     settings: Vec<String>,
     pub(super) security: Security,
     pub(super) owner: Oid,
     comment: Option<String>,
 }
 
-/// Looks at everything, within an open transaction that may write; `tenants` is the query of the
-/// tenants.
+/// Surveys all sources, within an open transaction that may write; `tenants` is the tenant query.
 pub(super) async fn survey<'s>(
     connection: &mut PgConnection,
     sources: &'s [ChangeSource],
@@ -150,7 +150,7 @@ pub(super) async fn survey<'s>(
     let found = triggers(connection, sources, &all).await?;
     let mut problems = problems(connection, &found, tenants).await?;
     let mut examined = Vec::new();
-    // What a query reads can be asked where the server takes the query.
+    // The server can only say what a query reads if it accepts the query.
     let is_sound = problems.is_empty();
     for Triggers { source, .. } in &found {
         let function = function_of(source, &functions);
@@ -180,7 +180,7 @@ pub(super) async fn survey<'s>(
     Ok(Survey { sources, has_schema, spare_triggers, spare_functions, problems })
 }
 
-/// The tables that the query of a source reads and that a job of its does not watch.
+/// The tables that the query of a source reads and that one of its jobs does not watch.
 fn unwatched(source: &ChangeSource, reads: &Reads, all: &[Triggers<'_>]) -> Vec<(JobName, String)> {
     let of_job = |job: &JobName| {
         let watched = all.iter().filter(|triggers| triggers.source.jobs.contains(job));
@@ -192,7 +192,7 @@ fn unwatched(source: &ChangeSource, reads: &Reads, all: &[Triggers<'_>]) -> Vec<
     source.jobs.iter().flat_map(of_job).collect()
 }
 
-/// What these sources have of their triggers; locks no table.
+/// The triggers of these sources; locks no table.
 pub(super) async fn look<'s>(
     connection: &mut PgConnection,
     sources: &'s [ChangeSource],
@@ -212,7 +212,7 @@ pub(super) async fn look<'s>(
     Ok(found)
 }
 
-/// The names of those functions of these sources that do what they would if they were made now.
+/// The names of those functions of these sources that do what new ones would do.
 async fn functions_as_they_must_be(
     connection: &mut PgConnection,
     sources: &[&ChangeSource],
@@ -245,8 +245,7 @@ async fn triggers<'s>(
     Ok(found)
 }
 
-/// Why what these sources tell, or would tell, is of no use. Asking waits for tables that somebody
-/// has locked.
+/// Why the notifications of these sources are, or would be, useless. It waits for locked tables.
 pub(super) async fn problems(
     connection: &mut PgConnection,
     found: &[Triggers<'_>],
@@ -336,7 +335,7 @@ async fn found_functions(connection: &mut PgConnection) -> Result<Vec<FoundFunct
     Ok(rows.into_iter().map(found).collect())
 }
 
-/// The table of each source and everything below it, the table first, with the source's place.
+/// The table of each source and all its partitions or children, the table first, with the source's position.
 async fn relations(
     connection: &mut PgConnection,
     sources: &[ChangeSource],
@@ -399,26 +398,26 @@ fn check_relations(
     }
 }
 
-/// The type of an expression, in the words of the catalog.
+/// The type of an expression, in the catalogue's terms.
 struct IdColumn {
-    /// As people write it.
+    /// Its usual spelling.
     name: String,
     class: Option<IdClass>,
     /// Whether a value's text is the same in every session.
     has_one_text: bool,
 }
 
-/// Types whose ids are the same text where they are the same id.
+/// Types for which equal ids have equal texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IdClass {
     Uuid,
     Integer,
     Text,
-    /// With blanks at the end.
+    /// With trailing blanks.
     Char,
 }
 
-/// The type of the tenants' ids. One that is not to be had is a problem of every source.
+/// The type of the tenants' ids. If it cannot be found out, that is a problem of every source.
 async fn tenants_id(
     connection: &mut PgConnection,
     tenants: &str,
@@ -436,7 +435,7 @@ async fn tenants_id(
     }
 }
 
-/// Whether the tenants of changed rows can be told.
+/// Checks that the tenants of changed rows can be found.
 async fn check_tenants(
     connection: &mut PgConnection,
     source: &ChangeSource,
@@ -454,7 +453,7 @@ async fn check_tenants(
     let Some(id) = id else { return Ok(()) };
     let is_same_text = match (found.class, id.class) {
         (Some(found), Some(id)) => found == id,
-        // Of a type whose ids have several texts only the tenants' own will do.
+        // If a type has several texts for one id, the source's type must be that of the tenants' ids.
         (None, None) => matches!(source.tenants, TouchedTenants::Sql(_)) && found.name == id.name,
         (Some(_), None) | (None, Some(_)) => false,
     };
@@ -464,8 +463,7 @@ async fn check_tenants(
     Ok(())
 }
 
-/// Whether the columns that stand in shared keys are there, and of types whose text is the same in every
-/// session.
+/// Checks that the columns in shared keys exist, and that their types have the same text in every session.
 async fn check_keys(
     connection: &mut PgConnection,
     source: &ChangeSource,
@@ -542,7 +540,7 @@ fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
     }
 }
 
-/// What the server has against a query, without the place: that is one of the query around it.
+/// The server's message about a query, without the position, which is that in a larger query.
 fn words(error: &sqlx::Error) -> String {
     const PROTOCOL_VIOLATION: &str = "08P01";
     match error::database(error) {
@@ -554,8 +552,8 @@ fn words(error: &sqlx::Error) -> String {
     }
 }
 
-/// The type of a query's only column, without a row of it; or what the server has against it, which
-/// leaves the transaction as it was. A right that is missing is no fault of the query.
+/// The type of a query's only column, without reading a row, or the server's message about the query; such an
+/// error leaves the transaction as it was. A missing right is no fault of the query.
 async fn first_column(
     connection: &mut PgConnection,
     query: &str,
@@ -577,7 +575,7 @@ async fn first_column(
         Ok(rows) => rows,
         Err(error) if error::database(&error).is_some() => {
             connection.execute(sqlx::raw_sql("rollback to savepoint preheat_probe")).await?;
-            // Nor is a table that somebody has locked, nor a server that is slow.
+            // Neither is a locked table or a slow server.
             if matches!(error::code(&error), Some(NOT_ALLOWED | "55P03" | "40P01" | "57014")) {
                 return Err(error.into());
             }
@@ -649,7 +647,7 @@ fn function_state(
     }
 }
 
-/// What of all that was found belongs to no source.
+/// The objects that belong to no source.
 fn spare(
     sources: &[Triggers<'_>],
     triggers: Vec<FoundTrigger>,

@@ -1,4 +1,4 @@
-//! Keys that expire by a clock.
+//! A cache in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,23 +15,23 @@ use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
 };
 
-/// Before the keys that preheat keeps for itself.
+/// The beginning of the keys that preheat keeps for itself.
 const OWN: &str = "preheat:";
 
 /// A TTL that never ends.
 const NEVER: Duration = Duration::MAX;
 
-/// Keys in memory, which expire by a clock.
+/// A cache in memory, whose keys expire by a clock.
 pub(crate) struct MemoryCache {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) state: Mutex<CacheState>,
 }
 
-/// What a server holds, of which one key is like any other.
+/// What a server holds; preheat's own keys are keys like any other.
 #[derive(Default)]
 pub(super) struct CacheState {
     keys: BTreeMap<String, Kept>,
-    /// Another one after each restart.
+    /// Changes with each restart.
     process: u64,
     maxmemory: usize,
     hits: u64,
@@ -41,7 +41,7 @@ pub(super) struct CacheState {
     refuse: Option<RefuseHook>,
 }
 
-/// A key's content, and until when it is kept.
+/// A key's content, and when it expires.
 struct Kept {
     what: What,
     ttl: Duration,
@@ -66,7 +66,7 @@ impl MemoryCache {
         Self { clock, state: Mutex::default() }
     }
 
-    /// A key's value, while it lives.
+    /// A key's value, if it exists.
     pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
@@ -76,14 +76,14 @@ impl MemoryCache {
         value
     }
 
-    /// The TTL that a key was last given, while it lives; `None` for one that never expires.
+    /// The TTL that a key was last given, if it exists; `None` for one that never expires.
     pub(crate) fn ttl(&self, key: &str) -> Option<Duration> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
         state.kept(key, now).map(|kept| kept.ttl).filter(|ttl| *ttl < NEVER)
     }
 
-    /// The keys that live, in order, without those that preheat keeps for itself.
+    /// The existing keys, in order, without preheat's own.
     pub(crate) fn keys(&self) -> Vec<String> {
         let now = self.clock.monotonic();
         let mut state = lock(&self.state);
@@ -91,30 +91,30 @@ impl MemoryCache {
         state.keys.keys().filter(|key| !key.starts_with(OWN)).cloned().collect()
     }
 
-    /// Writes a key as another program may: it never expires.
+    /// Writes a key as another program might: it never expires.
     pub(crate) fn set(&self, key: &str, value: impl Into<Vec<u8>>) {
         let now = self.clock.monotonic();
         lock(&self.state).put(key, value.into(), NEVER, now);
     }
 
-    /// `INCR`, as an application moves a fence: one that is missing begins with 1 and never expires.
+    /// `INCR`, as an application moves a fence: a missing one starts at 1 and never expires.
     pub(crate) fn incr(&self, key: &str) -> Result<i64, CacheError> {
         let now = self.clock.monotonic();
         lock(&self.state).add(key, 1, now)
     }
 
-    /// Drops a key, whatever it holds, as a server does that is short of memory.
+    /// Removes a key of any type, as a server does that is short of memory.
     pub(crate) fn evict(&self, key: &str) {
         let mut state = lock(&self.state);
         state.evicted += u64::from(state.keys.remove(key).is_some());
     }
 
-    /// Drops everything, as `FLUSHALL` does.
+    /// Removes all keys, as `FLUSHALL` does.
     pub(crate) fn flush(&self) {
         lock(&self.state).keys.clear();
     }
 
-    /// Drops everything, as a server does that saves nothing and was restarted.
+    /// Removes all keys and becomes another process, as a restarted server does that saves nothing.
     pub(crate) fn restart(&self) {
         let mut state = lock(&self.state);
         state.keys.clear();
@@ -122,13 +122,13 @@ impl MemoryCache {
         (state.hits, state.misses, state.evicted) = (0, 0, 0);
     }
 
-    /// Refuses writes beyond so many bytes of values, as a server without eviction does; 0 is no
-    /// bound. What preheat keeps for itself does not count.
+    /// Refuses writes above this many bytes of values, as a server without eviction does; 0 is no bound.
+    /// preheat's own keys do not count.
     pub(crate) fn set_maxmemory(&self, bytes: usize) {
         lock(&self.state).maxmemory = bytes;
     }
 
-    /// Comes before every write, with its keys: it may wait or fail the whole of it.
+    /// Calls the hook before every write, with the write's keys: the hook may wait, or fail the whole write.
     pub(crate) fn before_write<F>(&self, hook: F)
     where
         F: Fn(Vec<String>) -> BoxFuture<'static, Result<(), CacheError>> + Send + Sync + 'static,
@@ -136,7 +136,7 @@ impl MemoryCache {
         lock(&self.state).before_write = Some(Arc::new(hook));
     }
 
-    /// Is asked for every key that is written or removed, and may refuse it.
+    /// Calls the hook for every key that is written or removed: the hook may refuse it.
     pub(crate) fn refuse<F>(&self, hook: F)
     where
         F: Fn(&str) -> Option<CacheError> + Send + Sync + 'static,
@@ -163,7 +163,7 @@ impl CacheState {
         self.keys.retain(|_, kept| kept.until > now);
     }
 
-    /// What a key holds, while it lives.
+    /// The content of a key, if it exists.
     fn kept(&mut self, key: &str, now: Duration) -> Option<&mut Kept> {
         if self.keys.get(key).is_some_and(|kept| kept.until <= now) {
             self.keys.remove(key);
@@ -184,7 +184,7 @@ impl CacheState {
         }
     }
 
-    /// How a fence stands.
+    /// The value of a fence.
     pub(super) fn fence(&mut self, key: &str, now: Duration) -> Fence {
         let value = self.kept(key, now).and_then(|kept| kept.text());
         value.map_or(Fence::Missing, Fence::of)
@@ -206,7 +206,7 @@ impl CacheState {
         Ok(sum)
     }
 
-    /// A hash, which is made where there is none.
+    /// The hash under a key, which is created if it is missing.
     pub(super) fn make_hash(
         &mut self,
         key: &str,
@@ -220,7 +220,7 @@ impl CacheState {
         }
     }
 
-    /// The fields of a hash; none where there is no such key.
+    /// The fields of a hash; empty if there is no such key.
     pub(super) fn hash(&mut self, key: &str, now: Duration) -> Result<Fields, CacheError> {
         match self.kept(key, now).map(|kept| &kept.what) {
             Some(What::Hash(fields)) => Ok(fields.clone()),
@@ -229,7 +229,7 @@ impl CacheState {
         }
     }
 
-    /// `HDEL`: an empty hash is gone.
+    /// `HDEL`: a hash without fields is removed.
     pub(super) fn take_out(
         &mut self,
         key: &str,
@@ -356,7 +356,7 @@ impl Cache for MemoryCache {
         })
     }
 
-    /// All in one slice.
+    /// The whole scan in one page.
     fn scan<'a>(
         &'a self,
         pattern: &'a str,

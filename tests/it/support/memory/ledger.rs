@@ -1,4 +1,4 @@
-//! Fences, manifests and books: numbers and hashes, as on a server.
+//! Fences, manifests and the registry: numbers and hashes, as on a server.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use preheat::domain::manifest::Named;
 use preheat::engine::ports::{BOOK_TTL, Book, CacheError, Ledger, Listing};
 
 impl MemoryCache {
-    /// What an operation does at this moment.
+    /// Runs an operation at the present moment.
     fn at_once<'a, T: Send + 'a>(
         &'a self,
         operation: impl FnOnce(&mut CacheState, Duration) -> T + Send + 'a,

@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) use cache::MemoryCache;
 pub(crate) use source::{MemoryRow, MemorySource, ReadSeen};
 
-/// What a hook that panicked left behind is whole: nothing here breaks off halfway.
+/// The lock may be poisoned by a hook that panicked; the data are complete, since no operation here
+/// stops halfway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Tenants and rows.
+//! Tenants and rows in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,7 +15,7 @@ use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::tenant::{IdClass, TenantId, Tenants};
 use preheat::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
-/// Tenants and rows in memory; failures and delays come from hooks.
+/// Tenants and rows in memory; hooks add failures and delays.
 #[derive(Default)]
 pub(crate) struct MemorySource {
     state: Mutex<SourceState>,
@@ -37,16 +37,16 @@ type ReadHook = Arc<dyn Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceErro
 /// A row of a job's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryRow {
-    /// The id of its tenant; for a job without tenants it is not looked at.
+    /// The id of its tenant; ignored for a job without tenants.
     pub(crate) tenant: String,
     /// Its JSON.
     pub(crate) json: String,
-    /// The text of its columns that keys may name, `date` among them; one that is missing is NULL.
+    /// The texts of the columns that keys may name, including `date`; a missing one is NULL.
     pub(crate) columns: BTreeMap<String, String>,
 }
 
 impl MemoryRow {
-    /// A row with these columns for keys.
+    /// A row with these columns for its keys.
     pub(crate) fn new<'c>(
         tenant: &str,
         json: &str,
@@ -58,16 +58,16 @@ impl MemoryRow {
     }
 }
 
-/// A read as it was asked for.
+/// A read, as the engine asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReadSeen {
-    /// Of which job.
+    /// The job.
     pub(crate) job: JobName,
-    /// Of which tenants, in slot order.
+    /// The tenants, in slot order.
     pub(crate) tenants: Vec<String>,
     /// Each slot's first date.
     pub(crate) first_dates: Vec<NaiveDate>,
-    /// Its bound.
+    /// The longest time that it may take.
     pub(crate) timeout: Duration,
 }
 
@@ -83,7 +83,7 @@ impl MemorySource {
         lock(&self.state).tenants = tenants;
     }
 
-    /// Says what the tenants' ids may be; any text otherwise.
+    /// Sets the kind of the tenants' ids; without it, any text.
     pub(crate) fn set_id_class(&self, ids: IdClass) {
         lock(&self.state).id_class = ids;
     }
@@ -93,7 +93,8 @@ impl MemorySource {
         lock(&self.state).tables.insert(job.clone(), rows);
     }
 
-    /// Comes before every read of the tenant list: it may wait, fail or change this source.
+    /// Calls the hook before every read of the tenant list: it may wait, fail or change this
+    /// source.
     pub(crate) fn before_tenants<F>(&self, hook: F)
     where
         F: Fn() -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
@@ -101,7 +102,7 @@ impl MemorySource {
         lock(&self.state).before_tenants = Some(Arc::new(hook));
     }
 
-    /// Comes before every read of rows: it may wait, fail or change this source.
+    /// Calls the hook before every read of rows: it may wait, fail or change this source.
     pub(crate) fn before_read<F>(&self, hook: F)
     where
         F: Fn(ReadSeen) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
@@ -109,7 +110,7 @@ impl MemorySource {
         lock(&self.state).before_read = Some(Arc::new(hook));
     }
 
-    /// All reads of rows so far, those that failed among them.
+    /// All reads of rows so far, including failed ones.
     pub(crate) fn reads(&self) -> Vec<ReadSeen> {
         lock(&self.state).reads.clone()
     }
@@ -174,7 +175,7 @@ impl Source for MemorySource {
     }
 }
 
-/// Pushes the rows of a table that the read asks for.
+/// Adds the rows of a table that the read asks for.
 fn push_matching(
     job: &Job,
     seen: &ReadSeen,
@@ -214,7 +215,7 @@ fn push_matching(
     Ok(())
 }
 
-/// Whether a row is of one of its tenant's dates, where the job has dates.
+/// Whether a row has one of its tenant's dates, if the job has dates.
 fn is_of_dates(job: &Job, first: Option<NaiveDate>, row: &MemoryRow) -> bool {
     let (Some(dates), Some(first)) = (&job.dates, first) else { return true };
     let Some(date) = row.columns.get(DATE_COLUMN) else { return true };
