@@ -22,6 +22,7 @@ use crate::domain::spelling::listed;
 use crate::engine::run::Runner;
 use crate::engine::schedule::handle::Handle;
 use crate::engine::tasks::feed::{Begun, Feeder};
+use crate::engine::tasks::supervisor::Supervisor;
 use crate::observe::event;
 
 /// How soon the supervisor notices that triggers were installed or removed. A look is two or three
@@ -95,6 +96,18 @@ enum Look {
     Failed(String),
 }
 
+/// A supervisor that was started.
+struct AtWork {
+    supervisor: FeedSupervisor,
+    handle: Handle,
+    /// Cancelled after the first attempt.
+    begun: CancellationToken,
+    /// Receives the error if the settings require the feed and it cannot work; `None` once that is decided.
+    refuse: Option<oneshot::Sender<AppError>>,
+    listening: Option<Listening>,
+    stop: CancellationToken,
+}
+
 /// A feed that listens, and its tasks.
 struct Listening {
     tasks: JoinSet<()>,
@@ -144,7 +157,15 @@ impl FeedSupervisor {
         let clock = Arc::clone(&supervisor.runner.clock);
         let begun = CancellationToken::new();
         let (refuse, refused) = oneshot::channel();
-        tasks.spawn(supervisor.run(handle, (begun.clone(), refuse), stop));
+        let at_work = AtWork {
+            supervisor,
+            handle,
+            begun: begun.clone(),
+            refuse: Some(refuse),
+            listening: None,
+            stop,
+        };
+        tasks.spawn(at_work.run());
         let head_start = async move {
             tokio::select! {
                 () = begun.cancelled() => {}
@@ -158,37 +179,6 @@ impl FeedSupervisor {
             }
         };
         Supervised { head_start: head_start.boxed(), refused: refused.boxed() }
-    }
-
-    /// Keeps the feed going until `stop`. After the first attempt it cancels `begun`. If the
-    /// settings require the feed and it cannot work, it sends the error to `refuse`.
-    async fn run(
-        mut self,
-        handle: Handle,
-        (begun, refuse): (CancellationToken, oneshot::Sender<AppError>),
-        stop: CancellationToken,
-    ) {
-        let mut listening = None;
-        let keeping = async {
-            let first = match self.first_look().await {
-                Ok(first) => first,
-                Err(error) => {
-                    // If the worker has stopped already, nobody receives the error.
-                    drop(refuse.send(error));
-                    return;
-                }
-            };
-            drop(refuse);
-            self.keep(first, &mut listening, (&handle, &begun, &stop)).await;
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = keeping => {}
-        }
-        if let Some(listening) = listening {
-            listening.end().await;
-        }
     }
 
     /// If the settings require the feed: the look that decides whether it can work. It fails if the
@@ -209,41 +199,6 @@ impl FeedSupervisor {
         };
         required(&look, self.problems())?;
         Ok(Some(look))
-    }
-
-    /// Starts the feed when its triggers are there, stops it when no job wants it any more, and
-    /// reports changes that it may have missed. Never returns.
-    async fn keep(
-        &mut self,
-        mut first: Option<Look>,
-        listening: &mut Option<Listening>,
-        (handle, begun, stop): (&Handle, &CancellationToken, &CancellationToken),
-    ) {
-        loop {
-            let look = match first.take() {
-                Some(look) => look,
-                None => self.look(listening.is_some()).await,
-            };
-            match &look {
-                Look::Ready(_) if listening.is_none() => {
-                    let feeder = self.feeder(handle);
-                    let begun = feeder.begin().await;
-                    *listening = Some(Listening::start(feeder, begun, stop));
-                }
-                Look::NotWanted => {
-                    if let Some(listening) = listening.take() {
-                        listening.end().await;
-                    }
-                }
-                // A feed that listens goes on, whatever a look finds: what is missing may come back
-                // at any moment.
-                Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) | Look::Failed(_) => {}
-            }
-            begun.cancel();
-            self.examine(&look).await;
-            self.tell(&look, listening.is_some());
-            self.wait().await;
-        }
     }
 
     /// Waits until it is time to look, the jobs have changed, or somebody has installed triggers.
@@ -383,11 +338,77 @@ impl FeedSupervisor {
     }
 }
 
+impl AtWork {
+    /// Keeps the feed going until the worker stops. After a panic it goes on, and a feed that listens is not
+    /// disturbed by it.
+    async fn run(mut self) {
+        let stop = self.stop.clone();
+        let supervisor = Supervisor::new(&self.supervisor.runner.ports, stop.clone());
+        let keeping = supervisor
+            .keep_running("change feed supervisor", &mut self, |at_work| at_work.keep().boxed());
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = keeping => {}
+        }
+        if let Some(listening) = self.listening {
+            listening.end().await;
+        }
+    }
+
+    /// Starts the feed when its triggers are there, stops it when no job wants it any more, and
+    /// reports changes that it may have missed. Returns only if there has to be a feed and it cannot work.
+    async fn keep(&mut self) {
+        let mut first = None;
+        if self.refuse.is_some() {
+            match (self.supervisor.first_look().await, self.refuse.take()) {
+                (Ok(look), _) => first = look,
+                (Err(error), refuse) => {
+                    // If the worker has stopped already, nobody receives the error.
+                    drop(refuse.map(|refuse| refuse.send(error)));
+                    return;
+                }
+            }
+        }
+        loop {
+            let look = match first.take() {
+                Some(look) => look,
+                None => self.supervisor.look(self.listening.is_some()).await,
+            };
+            match &look {
+                Look::Ready(_) if self.listening.is_none() => {
+                    let feeder = self.supervisor.feeder(&self.handle);
+                    let begun = feeder.begin().await;
+                    let ports = &self.supervisor.runner.ports;
+                    let supervisor = Supervisor::new(ports, self.stop.child_token());
+                    self.listening = Some(Listening::start(feeder, begun, supervisor));
+                }
+                Look::NotWanted => {
+                    if let Some(listening) = self.listening.take() {
+                        listening.end().await;
+                    }
+                }
+                // A feed that listens goes on, whatever a look finds: what is missing may come back
+                // at any moment.
+                Look::NotInstalled(_) | Look::Ready(_) | Look::Impossible(_) | Look::Failed(_) => {}
+            }
+            self.begun.cancel();
+            self.supervisor.examine(&look).await;
+            self.supervisor.tell(&look, self.listening.is_some());
+            self.supervisor.wait().await;
+        }
+    }
+}
+
 impl Listening {
-    fn start(feeder: Feeder, begun: Begun, stop: &CancellationToken) -> Self {
-        let stop = stop.child_token();
+    /// After a panic the feeder connects anew, and hands on that anything may have changed.
+    fn start(feeder: Feeder, begun: Begun, supervisor: Supervisor) -> Self {
+        let stop = supervisor.stop().clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(feeder.run(begun, stop.clone()));
+        let state = (feeder, begun, stop.clone());
+        tasks.spawn(supervisor.keep_running("change feed", state, |(feeder, begun, stop)| {
+            feeder.run(std::mem::take(begun), stop.clone()).boxed()
+        }));
         Self { tasks, stop }
     }
 

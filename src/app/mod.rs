@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -49,6 +50,7 @@ use crate::engine::run::record::Records;
 use crate::engine::run::{Runner, Stops};
 use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::scheduler::{Engine, Parts};
+use crate::engine::tasks::supervisor::Supervisor;
 use crate::http::{Control, Refresh};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
@@ -187,13 +189,8 @@ impl App {
         let invalidations =
             Invalidations::new(Arc::clone(&self.runner), handle.clone(), stops.clone());
         let background = front.shutdown.clone();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&records).run(background.clone()));
-        look_after(&self.runner, &stops, &mut tasks);
-        if let Some(interval) = settings.audit.interval {
-            let verifier = Verifier::new(Arc::clone(&self.runner), interval, settings.audit.sample);
-            tasks.spawn(verifier.run(stops.clone()));
-        }
+        let supervisor = Supervisor::new(&self.runner.ports, background.clone());
+        let mut tasks = look_after(settings, &self.runner, &records, &stops, &supervisor);
         front.works(Control {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
@@ -355,11 +352,39 @@ pub async fn serve(
     }
 }
 
-/// Starts the background tasks that every worker has, whatever its settings.
-fn look_after(runner: &Arc<Runner>, stops: &Stops, tasks: &mut JoinSet<()>) {
-    tasks.spawn(Arc::clone(runner).watch_cache(stops.clone()));
-    tasks.spawn(Arc::clone(runner).watch_coverage(stops.clone()));
-    tasks.spawn(Arc::clone(runner).sweep_departed(stops.clone()));
+/// Starts the background tasks of a worker, except its change feed.
+fn look_after(
+    settings: &Settings,
+    runner: &Arc<Runner>,
+    records: &Arc<Records>,
+    stops: &Stops,
+    supervisor: &Supervisor,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let state = (Arc::clone(records), supervisor.stop().clone());
+    tasks.spawn(supervisor.clone().keep_running("run records", state, |(records, stop)| {
+        Arc::clone(records).run(stop.clone()).boxed()
+    }));
+    type Start = fn(Arc<Runner>, Stops) -> BoxFuture<'static, ()>;
+    let of_every_worker: [(&str, Start); 3] = [
+        ("cache watch", |runner, stops| runner.watch_cache(stops).boxed()),
+        ("coverage", |runner, stops| runner.watch_coverage(stops).boxed()),
+        ("sweep", |runner, stops| runner.sweep_departed(stops).boxed()),
+    ];
+    for (name, start) in of_every_worker {
+        let state = (Arc::clone(runner), stops.clone());
+        tasks.spawn(supervisor.clone().keep_running(name, state, move |(runner, stops)| {
+            start(Arc::clone(runner), stops.clone())
+        }));
+    }
+    if let Some(interval) = settings.audit.interval {
+        let verifier = Verifier::new(Arc::clone(runner), interval, settings.audit.sample);
+        let state = (verifier, stops.clone());
+        tasks.spawn(supervisor.clone().keep_running("verifier", state, |(verifier, stops)| {
+            verifier.run(stops.clone()).boxed()
+        }));
+    }
+    tasks
 }
 
 /// Wakes the engine at each ring, and records that the bell is alive.

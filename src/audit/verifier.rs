@@ -1,11 +1,8 @@
 //! The verifier of a worker: audits some tenants of every job, again and again.
 
 use std::num::NonZeroUsize;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-
-use futures::FutureExt;
 
 use super::{AuditOrder, Auditor, Pace};
 use crate::domain::job::Job;
@@ -28,7 +25,7 @@ impl Verifier {
     }
 
     /// Works until the worker stops; an audit under way is dropped then.
-    pub async fn run(self, stops: Stops) {
+    pub async fn run(&self, stops: Stops) {
         let clock = Arc::clone(&self.auditor.runner.clock);
         // Not on all replicas at once, and not before the startup runs have ended.
         let mut pause = self.interval.mul_f64(0.5 + clock.random() / 2.0);
@@ -42,18 +39,9 @@ impl Verifier {
             tokio::select! {
                 biased;
                 () = stops.requested() => return,
-                () = self.verify_or_say() => {}
+                () = self.verify() => {}
             }
             pause = (began + self.interval).saturating_sub(clock.monotonic());
-        }
-    }
-
-    /// Audits, and logs a panic: that is a defect of preheat, and the worker goes on.
-    async fn verify_or_say(&self) {
-        let verified = AssertUnwindSafe(self.verify()).catch_unwind().await;
-        if verified.is_err() {
-            let message = "it panicked: this is a defect of preheat";
-            event::AuditFailed { message }.emit(&self.auditor.runner.metrics);
         }
     }
 

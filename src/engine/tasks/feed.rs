@@ -53,9 +53,12 @@ pub struct Feeder {
 }
 
 /// How far [`Feeder::begin`] came.
+#[derive(Default)]
 pub struct Begun(Beginning);
 
+#[derive(Default)]
 enum Beginning {
+    #[default]
     Nothing,
     /// It is connected.
     Connected(Box<dyn Feed>),
@@ -93,7 +96,7 @@ impl Feeder {
     }
 
     /// Listens until the worker stops.
-    pub async fn run(self, begun: Begun, stop: CancellationToken) {
+    pub async fn run(&self, begun: Begun, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -105,7 +108,7 @@ impl Feeder {
         let mut watched = WatchedNow::default();
         let (mut tries, mut is_told) = (0, false);
         loop {
-            let (feed, moved_at) = match std::mem::replace(&mut begun, Beginning::Nothing) {
+            let (feed, moved_at) = match std::mem::take(&mut begun) {
                 Beginning::FencesMoved(feed, at) => (feed, Some(at)),
                 Beginning::Connected(feed) => (feed, None),
                 Beginning::Nothing => (self.connect(&mut tries, is_told).await, None),

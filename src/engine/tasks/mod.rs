@@ -3,4 +3,5 @@
 pub mod coverage;
 pub mod feed;
 pub mod resync;
+pub mod supervisor;
 pub mod sweep;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -22,6 +23,11 @@ use crate::observe::event;
 
 /// How many tenants' keys are in memory at once. A list with new tenants waits for one such slice at most.
 const SLICE: usize = 200;
+/// Keys that are removed with one call to the cache.
+const KEYS_AT_ONCE: usize = 1_000;
+/// The longest that the sweep waits for the answer to one call: a list with new tenants, and every run that
+/// waits for this list, waits for the sweep.
+const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 impl Runner {
     /// Sweeps the tenants that left after each list that was taken, until the worker stops.
@@ -111,10 +117,25 @@ impl Runner {
         let over: Vec<String> =
             departed.iter().filter(is_over).map(|tenant| tenant.id.clone()).collect();
         if !over.is_empty() {
-            self.ledger.strike(Book::Tenants, &over).await?;
+            self.in_time(self.ledger.strike(Book::Tenants, &over)).await?;
             departures.remove(&over);
         }
         Ok(())
+    }
+
+    /// The answer to a call to the cache, or an error if the answer does not come in time.
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, CacheError>>,
+    ) -> Result<T, CacheError> {
+        tokio::select! {
+            biased;
+            answer = call => answer,
+            () = self.clock.sleep(LONGEST_CALL) => Err(CacheError {
+                kind: CacheErrorKind::Unavailable,
+                message: format!("the cache did not answer within {LONGEST_CALL:?}"),
+            }),
+        }
     }
 }
 
@@ -152,10 +173,11 @@ impl<'a> Sweep<'a> {
         gone: &[Departed],
         swept: &mut Swept,
     ) -> Result<bool, CacheError> {
-        let ledger = &self.runner.ledger;
+        let runner = self.runner;
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
-        ledger.move_fences(&fences, start_number(self.runner.clock.random())).await?;
-        let (tenants, layout) = (Departed::list(gone), self.runner.layout());
+        let number = start_number(runner.clock.random());
+        runner.in_time(runner.ledger.move_fences(&fences, number)).await?;
+        let (tenants, layout) = (Departed::list(gone), runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
             let mut of_job = self.known(job, &layout, &tenants);
@@ -164,7 +186,7 @@ impl<'a> Sweep<'a> {
             of_job.retain(|one| !active.contains(&one.key));
             owned.extend(of_job);
         }
-        self.remove(owned, swept).await
+        self.remove(&owned, swept).await
     }
 
     fn tenant_jobs(&self) -> impl Iterator<Item = &'a Job> + use<'a> {
@@ -191,7 +213,8 @@ impl<'a> Sweep<'a> {
         layout: &Layout,
         tenants: &Tenants,
     ) -> Result<Vec<Owned<'a>>, CacheError> {
-        let named = self.runner.ledger.manifests(&manifests_of(job, tenants.iter())).await?;
+        let (runner, manifests) = (self.runner, manifests_of(job, tenants.iter()));
+        let named = runner.in_time(runner.ledger.manifests(&manifests)).await?;
         let own = |(tenant, named): (Tenant<'_>, Vec<Named>)| {
             let id = Some(tenant.id());
             let keys = named.into_iter().map(|Named { key, named_at: _ }| key);
@@ -215,21 +238,20 @@ impl<'a> Sweep<'a> {
     }
 
     /// Removes the keys, and says whether all of them are gone.
-    async fn remove(&self, owned: Vec<Owned<'a>>, swept: &mut Swept) -> Result<bool, CacheError> {
-        if owned.is_empty() {
-            return Ok(true);
-        }
-        let keys: Vec<String> = owned.iter().map(|owned| owned.key.clone()).collect();
-        let results = self.runner.cache.remove(&keys).await;
+    async fn remove(&self, owned: &[Owned<'a>], swept: &mut Swept) -> Result<bool, CacheError> {
         let mut complete = true;
-        for (Owned { job, key: _ }, result) in owned.into_iter().zip(results?) {
-            match result {
-                Ok(existed) => {
-                    *swept.removed.entry(job.name.clone()).or_default() += u64::from(existed);
-                }
-                Err(error) => {
-                    complete = false;
-                    swept.refused.get_or_insert(error);
+        for some in owned.chunks(KEYS_AT_ONCE) {
+            let keys: Vec<String> = some.iter().map(|owned| owned.key.clone()).collect();
+            let results = self.runner.in_time(self.runner.cache.remove(&keys)).await?;
+            for (Owned { job, key: _ }, result) in some.iter().zip(results) {
+                match result {
+                    Ok(existed) => {
+                        *swept.removed.entry(job.name.clone()).or_default() += u64::from(existed);
+                    }
+                    Err(error) => {
+                        complete = false;
+                        swept.refused.get_or_insert(error);
+                    }
                 }
             }
         }

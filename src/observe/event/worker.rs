@@ -50,6 +50,16 @@ event! {
 }
 
 event! {
+    /// A background task panicked, and starts again after a pause.
+    TaskPanicked<'a> { task: &'a str, pause: Duration }
+    log error!(
+        task,
+        pause_ms = millis(pause),
+        "the background task `{task}` panicked: this is a defect of preheat; it starts again in {pause:.1?}"
+    );
+}
+
+event! {
     /// The scheduler has not rung for too long; the watchdog wakes the jobs instead.
     SchedulerSilent { silent_for: Duration }
     metrics |metrics| metrics.scheduler_silent.set(1);

@@ -13,7 +13,8 @@ use crate::engine::{Count, MINUTE, SECOND, many, refused};
 /// Starts a verifier beside the lab's world.
 fn verify(lab: &Lab, interval: Duration, sample: usize) {
     let verifier = Verifier::new(Arc::clone(&lab.runner), interval, many(sample));
-    tokio::spawn(verifier.run(lab.world.stops.clone()));
+    let stops = lab.world.stops.clone();
+    tokio::spawn(async move { verifier.run(stops).await });
 }
 
 #[tokio::test]

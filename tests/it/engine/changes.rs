@@ -2,6 +2,7 @@
 //! is lost.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use preheat::engine::ports::{
     CacheErrorKind, Clock, Feed, FeedError, FeedSource, Ledger, SourceErrorKind,
 };
 use preheat::engine::tasks::feed::Feeder;
+use preheat::engine::tasks::supervisor::Supervisor;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -133,7 +135,13 @@ impl Fed {
             engine.run().await;
             ended.cancel();
         });
-        world.tasks.spawn(feeder.run(begun, CancellationToken::new()));
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor::new(&world.runner.ports, stop.clone());
+        let state = (feeder, begun, stop);
+        let listening = supervisor.keep_running("change feed", state, |(feeder, begun, stop)| {
+            Box::pin(feeder.run(std::mem::take(begun), stop.clone()))
+        });
+        world.tasks.spawn(listening);
         Self { world, notifier }
     }
 
@@ -522,6 +530,27 @@ async fn a_cache_that_is_away_for_a_while_loses_no_change() {
     away.store(false, Ordering::Relaxed);
     world.clock.advance(SECOND * 12).await;
     assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
+}
+
+#[tokio::test]
+async fn a_feed_that_panics_connects_anew_and_loses_no_change() {
+    let fed = Fed::of(Setup::new([watching("list")], tenants(2))).await;
+    fed.commit("list", 2, &["t1"]);
+    let connects = fed.notifier.connects.now();
+    let calls = Count::default();
+    fed.ledger.before(move |call| {
+        if call == Call::MoveFences && calls.up() == 0 {
+            resume_unwind(Box::new("a defect, on purpose"));
+        }
+        ready(Ok(()))
+    });
+    fed.tell("list", &["t1"]);
+    fed.rests().await;
+    assert!(!fed.is("list:t1", "[2]"), "the feed panicked");
+    // Everything was warmed when the feed connected first, and is not warmed again at once.
+    fed.clock.advance(SECOND * 6).await;
+    assert!(fed.is("list:t1", "[2]"));
+    assert_eq!(fed.notifier.connects.now(), connects + 1);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod restart;
 mod rounds;
 mod run;
 mod schedule;
+mod supervisor;
 mod unverified;
 mod writes;
 
@@ -44,6 +45,7 @@ use preheat::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket
 use preheat::engine::schedule::health::Beats;
 use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::engine::schedule::status::JobStatus;
+use preheat::engine::tasks::supervisor::Supervisor;
 use preheat::invalidate::Invalidations;
 use preheat::observe::metric::Metrics;
 use tokio::sync::Notify;
@@ -213,7 +215,11 @@ impl Setup {
         let stop_records = CancellationToken::new();
         tasks.spawn(records.run(stop_records.clone()));
         tasks.spawn(ring(clock.clone(), bell, beats, Arc::clone(&rings)));
-        tasks.spawn(Arc::clone(&runner).sweep_departed(stops.clone()));
+        let supervisor = Supervisor::new(&runner.ports, CancellationToken::new());
+        let state = (Arc::clone(&runner), stops.clone());
+        tasks.spawn(supervisor.keep_running("sweep", state, |(runner, stops)| {
+            Box::pin(Arc::clone(runner).sweep_departed(stops.clone()))
+        }));
         let engine_ended = CancellationToken::new();
         let world = World {
             clock,

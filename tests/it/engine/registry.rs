@@ -1,6 +1,8 @@
 //! Departed tenants, and tenant lists that preheat does not trust.
 
 use std::collections::BTreeSet;
+use std::future::pending;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -431,7 +433,7 @@ async fn hazard_09_a_tenant_that_comes_back_during_its_sweep_keeps_what_is_writt
     world.set_rows("list", a_row_each(3));
     warm(&world, "list").await;
     world.source.set_tenants(without(3, &["t1"]));
-    *kept.removals.takes.lock().unwrap() = 10 * SECOND;
+    *kept.removals.takes.lock().unwrap() = 5 * SECOND;
     warm(&world, "other").await;
     let waits = || kept.removals.most.load(Ordering::Relaxed) > 0;
     world.until("the sweep removes", |_| waits()).await;
@@ -455,7 +457,7 @@ async fn hazard_09_a_tenant_that_comes_back_before_its_turn_is_not_swept() {
     world.set_rows("list", a_row_each(1_000));
     warm(&world, "list").await;
     world.source.set_tenants(tenants(500));
-    *kept.removals.takes.lock().unwrap() = 10 * SECOND;
+    *kept.removals.takes.lock().unwrap() = 5 * SECOND;
     warm(&world, "other").await;
     // Three slices of two hundred, in any order; nine tenants come back while the first slice is swept.
     let mut list = tenants(500);
@@ -478,7 +480,7 @@ async fn slow_removals_of_many_tenants_that_left_hold_up_no_run() {
     world.set_rows("list", a_row_each(2_000));
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     world.source.set_tenants(tenants(1_000));
-    *kept.removals.takes.lock().unwrap() = 10 * SECOND;
+    *kept.removals.takes.lock().unwrap() = 5 * SECOND;
     for name in ["list", "other", "list"] {
         let before = kept.clock.monotonic();
         let record = world.warm(name).await;
@@ -523,6 +525,56 @@ async fn hazard_09_a_sweep_that_is_cut_off_goes_on_with_the_next_workers_list() 
     let world = kept.setup([job("list")], without(3, &["t1"])).start();
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+}
+
+#[tokio::test]
+async fn hazard_09_a_sweep_that_panics_goes_on_with_the_next_list() {
+    let kept = Kept::new();
+    let world = kept.setup([job("list")], tenants(3)).start();
+    warm(&world, "list").await;
+    let said = Said::default();
+    let heard = said.hear();
+    kept.ledger.before(|call| match call {
+        Call::MoveFences => resume_unwind(Box::new("a defect, on purpose")),
+        _ => ready(Ok(())),
+    });
+    world.source.set_tenants(without(3, &["t1"]));
+    assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
+    drop(heard);
+    assert!(kept.has("list:t1"), "it was not swept");
+    let logged = said.text();
+    assert_eq!(logged.matches("the background task `sweep` panicked").count(), 1, "{logged}");
+
+    kept.ledger.before(|_| ready(Ok(())));
+    kept.clock.advance(SECOND).await;
+    assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
+    assert_eq!(keys_of(&kept, "t1"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_list_with_a_new_tenant_does_not_wait_for_ever_for_a_sweep_that_gets_no_answer() {
+    for silent in [Call::MoveFences, Call::Manifests] {
+        let kept = Kept::new();
+        let world = kept.setup([job("list"), job("other")], tenants(3)).start();
+        warm(&world, "list").await;
+        let calls = Count::default();
+        let count = calls.clone();
+        kept.ledger.before(move |call| {
+            let is_silent = call == silent && count.up() == 0;
+            if is_silent { Box::pin(pending()) } else { ready(Ok(())) }
+        });
+        world.source.set_tenants(without(3, &["t1"]));
+        assert_eq!(warm(&world, "other").await.outcome, Outcome::Ok);
+        assert_eq!(calls.now(), 1, "the sweep waits for {silent:?}");
+        let mut with_new = without(3, &["t1"]);
+        with_new.push("new", [Some("UTC")]);
+        world.source.set_tenants(with_new);
+        let record = warm(&world, "list").await;
+        assert_eq!(record.outcome, Outcome::Ok, "{silent:?}: {record:?}");
+        assert!(kept.has("list:new"));
+        warm(&world, "list").await;
+        assert_eq!(keys_of(&kept, "t1"), [""; 0], "{silent:?}");
+    }
 }
 
 #[tokio::test]
