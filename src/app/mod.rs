@@ -352,6 +352,9 @@ pub async fn serve(
     }
 }
 
+/// Starts a background task of the runner.
+type RunnerTask = fn(Arc<Runner>, Stops) -> BoxFuture<'static, ()>;
+
 /// Starts the background tasks of a worker, except its change feed.
 fn look_after(
     settings: &Settings,
@@ -365,8 +368,7 @@ fn look_after(
     tasks.spawn(supervisor.clone().keep_running("run records", state, |(records, stop)| {
         Arc::clone(records).run(stop.clone()).boxed()
     }));
-    type Start = fn(Arc<Runner>, Stops) -> BoxFuture<'static, ()>;
-    let of_every_worker: [(&str, Start); 3] = [
+    let of_every_worker: [(&str, RunnerTask); 3] = [
         ("cache watch", |runner, stops| runner.watch_cache(stops).boxed()),
         ("coverage", |runner, stops| runner.watch_coverage(stops).boxed()),
         ("sweep", |runner, stops| runner.sweep_departed(stops).boxed()),
