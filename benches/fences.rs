@@ -2,7 +2,7 @@
 //!
 //! The same warm, in one process and in turn, with the cache's fences and without: without, they are
 //! answered at once, always the same, and nobody asks the cache. All else is as in the program:
-//! manifests, the tenants' book, values.
+//! manifests, the registry, values.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,9 +27,9 @@ use preheat::config::{Overrides, Settings};
 use preheat::definition;
 use preheat::domain::fence::Fence;
 use preheat::domain::job::Job;
-use preheat::domain::manifest::Named;
+use preheat::domain::manifest::ManifestEntry;
 use preheat::domain::run::Outcome;
-use preheat::engine::ports::{Book, CacheError, Ledger, Listing};
+use preheat::engine::ports::{CacheError, Ledger, ManifestEntries};
 use preheat::engine::run::{RunSpec, Stops};
 use preheat_sandbox::{Clinic, Options, Sandbox};
 
@@ -212,44 +212,39 @@ impl Ledger for NoFences {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<ManifestEntry>>, CacheError>> {
         self.0.manifests(keys)
     }
 
-    fn enlist<'a>(
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.0.enlist(manifests, now, ttl)
+        self.0.add_entries(manifests, now, ttl)
     }
 
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.0.delist(manifests, before)
+        self.0.prune(manifests, before)
     }
 
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.0.notes(book)
+    fn registry(&self) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.0.registry()
     }
 
-    fn note<'a>(
+    fn register<'a>(
         &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
+        entries: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.0.note(book, notes)
+        self.0.register(entries)
     }
 
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.0.strike(book, names)
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.deregister(tenants)
     }
 }

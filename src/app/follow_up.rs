@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follow_ups_settle_counts_as_warm_and_the_rest_stays_fenced() {
+    fn what_follow_ups_verify_counts_as_warm_and_the_rest_stays_fenced() {
         let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
         let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
         assert_eq!(after(&mut first, (3, follow_up)), ((9, 0, 1), (18, 2)));
@@ -258,8 +258,8 @@ mod tests {
         let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
         let again_fenced = record(Outcome::Ok, (0, 0, 1), (0, 2));
         assert_eq!(after(&mut first, (1, again_fenced)), ((7, 0, 3), (14, 6)));
-        let settled = record(Outcome::Ok, (2, 0, 0), (4, 0));
-        assert_eq!(after(&mut first, (2, settled)), ((9, 0, 1), (18, 2)));
+        let verified = record(Outcome::Ok, (2, 0, 0), (4, 0));
+        assert_eq!(after(&mut first, (2, verified)), ((9, 0, 1), (18, 2)));
     }
 
     #[test]

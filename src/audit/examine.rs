@@ -180,7 +180,7 @@ impl Examiner {
         };
         let mut patience = Patience::new(job.retries);
         loop {
-            let read = runner.ledger.names(&manifests).await.map_err(Refusal::from);
+            let read = runner.ledger.manifest_keys(&manifests).await.map_err(Refusal::from);
             let Err(refusal) = read else { return read };
             if !patience.again(runner, &refusal).await {
                 return Err(refusal);

@@ -149,7 +149,7 @@ impl Search {
             })
             .collect();
         let keys: Vec<String> = stale.iter().map(|(manifest, ..)| (*manifest).clone()).collect();
-        let named = self.runner.ledger.names(&keys).await?;
+        let named = self.runner.ledger.manifest_keys(&keys).await?;
         let mut found = Vec::new();
         for ((_, job, tenant), names) in stale.iter().zip(named) {
             let tenant = tenant.map(TenantId::new);
@@ -289,7 +289,7 @@ impl Search {
         let (manifests, keys): (Vec<String>, Vec<Vec<&str>>) = if_named.into_iter().unzip();
         let mut keys = keys.into_iter();
         for some in manifests.chunks(SLICE) {
-            for names in self.runner.ledger.names(some).await? {
+            for names in self.runner.ledger.manifest_keys(some).await? {
                 let names: HashSet<String> = names.into_iter().collect();
                 let keys = keys.next().unwrap_or_default();
                 written.extend(

@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn hazard_06_a_known_key_without_rows_is_written_empty_and_others_are_not() {
+    fn hazard_06_a_static_key_without_rows_is_written_empty_and_others_are_not() {
         let job = lists(&["p:{tenant_id}:all", "p:{tenant_id}:{category}"]);
         let none = rows(&[]);
         let found = entries(&job, &batch(&["a", "b"]), &[], &none);
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_one_row_and_null_where_a_known_key_has_none() {
+    fn an_object_is_one_row_and_null_where_a_static_key_has_none() {
         let job = job(&[("clinic:{tenant_id}", Shape::Object)]);
         let rows = rows(&[(0, "{\"n\":1}", &[]), (2, "{}", &[]), (2, "{}", &[])]);
         let found = entries(&job, &batch(&["a", "b", "c"]), &[], &rows);

@@ -54,11 +54,11 @@ pub fn read_manifest_key(key: &str) -> Option<(JobName, Option<&str>)> {
 
 /// An entry of a manifest: a key, and when the entry was added or renewed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct ManifestEntry {
     /// The key, without the cache's prefix.
     pub key: String,
     /// When a run last added or renewed the entry, which is right before it wrote the key.
-    pub named_at: DateTime<Utc>,
+    pub renewed_at: DateTime<Utc>,
 }
 
 /// The keys of `named` that are not in `present`, so that their data is gone: sorted, each once.
@@ -79,13 +79,13 @@ pub fn vanished<'k, K: Ord + Hash + 'k>(
 /// How old an entry becomes before it is pruned. A run does not renew an entry that is younger than the
 /// job's TTL (see [`is_young`]). Even if such a run writes at the end of its `timeout`, the key has
 /// expired before the entry is this old.
-pub fn life_of_names(job: &Job) -> Duration {
+pub fn entry_life(job: &Job) -> Duration {
     job.ttl.saturating_mul(2).saturating_add(job.timeout).saturating_add(MARGIN)
 }
 
 /// Whether an entry is so young that a run which writes its key need not renew the entry.
-pub fn is_young(job: &Job, named_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    named_at + job.ttl >= now
+pub fn is_young(job: &Job, renewed_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    renewed_at + job.ttl >= now
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{
-    FENCES_A_COMMAND, NAMES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
+    ENTRIES_A_COMMAND, FENCES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
 };
 use crate::engine::run::limit::{BatchPermit, Priority};
 use crate::engine::run::{Runner, each_once};
@@ -184,19 +184,19 @@ impl Estimator<'_> {
         tally.sampled += part.len().max(1) as u64;
         tally.keys += writes.len() as u64;
         tally.removals += removals.len() as u64;
-        let mut listed: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        let mut named: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for entry in &writes {
             tally.bytes += (entry.key.len() + entry.value.len()) as u64;
             tally.memory += self.footprint(&entry.key, entry.value.len());
             if entry.kind == KeyKind::Data {
-                listed.entry(entry.slot).or_default().push(entry.key.len() as u64);
+                named.entry(entry.slot).or_default().push(entry.key.len() as u64);
             }
         }
-        for (slot, names) in listed {
+        for (slot, names) in named {
             let manifest = manifest_key(&job.name, part.tenant(slot).map(|tenant| tenant.id()));
             tally.memory += footprint::sorted_set(self.length(&manifest), &names);
             // The commands that add the names, and one that sets the manifest's TTL.
-            tally.naming += names.len().div_ceil(NAMES_A_COMMAND) as u64 + 1;
+            tally.naming += names.len().div_ceil(ENTRIES_A_COMMAND) as u64 + 1;
         }
         let small = |entry: &&Entry<'_>| entry.value.len() <= LOOKED_FOR_BYTES;
         let step = writes.len() / LOOKED_FOR + 1;

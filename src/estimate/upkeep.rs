@@ -9,7 +9,7 @@ use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
 use crate::domain::fence::{FLEET, Fence, fence_key};
 use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::Tenants;
-use crate::engine::ports::{Book, NAMES_A_COMMAND, STATS_COMMANDS};
+use crate::engine::ports::{ENTRIES_A_COMMAND, REGISTRY_KEY, STATS_COMMANDS};
 use crate::engine::registry::{self, Registry};
 use crate::engine::run::cache_process;
 use crate::engine::run::each_once;
@@ -60,11 +60,11 @@ impl Estimator<'_> {
     ) -> Upkeep {
         let fences = self.fences(jobs).await;
         let registry = self.registry().await;
-        let notes = (self.list.len() as u64).div_ceil(NAMES_A_COMMAND as u64);
+        let entries = (self.list.len() as u64).div_ceil(ENTRIES_A_COMMAND as u64);
         Upkeep {
             memory: fences.memory + registry.memory,
             present: fences.present + registry.present,
-            first_commands: self.starts_of_fences(jobs) + MAKE_MARKERS + LOOK_AT_REGISTRY + notes,
+            first_commands: self.starts_of_fences(jobs) + MAKE_MARKERS + LOOK_AT_REGISTRY + entries,
             day_commands: day_commands(self.list, jobs, verification),
         }
     }
@@ -94,20 +94,20 @@ impl Estimator<'_> {
 
     /// The registry as it will be once it has every tenant of the list.
     async fn registry(&self) -> Stock {
-        let mut notes = self.runner.ledger.notes(Book::Tenants).await.unwrap_or_default();
-        let present = self.size_of_registry(&notes);
-        let known: HashSet<String> = notes.iter().map(|(name, _)| name.clone()).collect();
+        let mut entries = self.runner.ledger.registry().await.unwrap_or_default();
+        let present = self.size_of_registry(&entries);
+        let known: HashSet<String> = entries.iter().map(|(id, _)| id.clone()).collect();
         let new = Registry::first_entries(self.list).into_iter();
-        notes.extend(new.filter(|(name, _)| !known.contains(name)));
-        Stock { memory: self.size_of_registry(&notes), present }
+        entries.extend(new.filter(|(id, _)| !known.contains(id)));
+        Stock { memory: self.size_of_registry(&entries), present }
     }
 
-    fn size_of_registry(&self, notes: &[(String, String)]) -> u64 {
-        if notes.is_empty() {
+    fn size_of_registry(&self, entries: &[(String, String)]) -> u64 {
+        if entries.is_empty() {
             return 0;
         }
-        let lengths = notes.iter().map(|(name, text)| (name.len() as u64, text.len() as u64));
-        footprint::hash(self.length(Book::Tenants.key()), &lengths.collect::<Vec<_>>())
+        let lengths = entries.iter().map(|(id, text)| (id.len() as u64, text.len() as u64));
+        footprint::hash(self.length(REGISTRY_KEY), &lengths.collect::<Vec<_>>())
     }
 
     /// The first run that needs a fence creates it and then reads it again.
@@ -140,7 +140,7 @@ fn day_commands(
         + times_a_day(RENEW_EVERY) * MARKERS as u64;
     let covered = jobs.iter().map(|(job, found)| coverage::commands(job, found.tenants));
     let covered = times_a_day(coverage::LOOK_EVERY).saturating_mul(covered.sum());
-    let further_slices = (list.len() as u64).div_ceil(NAMES_A_COMMAND as u64).saturating_sub(1);
+    let further_slices = (list.len() as u64).div_ceil(ENTRIES_A_COMMAND as u64).saturating_sub(1);
     let registry = times_a_day(registry::LOOK_AGAIN) * (LOOK_AT_REGISTRY + further_slices);
     let verified = verification.map_or(0, |Verification { interval, sample }| {
         let of_job = |(job, found): &(Arc<Job>, &Estimate)| {

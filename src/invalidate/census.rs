@@ -29,11 +29,11 @@ impl Census {
     /// All tenants. It only reads: it changes nothing in the registry.
     pub(crate) async fn all(runner: &Runner) -> Result<Self, CensusError> {
         let active = Index::new(runner.source.tenants().await?);
-        let noted = runner.registry.known(runner.ledger.as_ref()).await?;
-        let missing = noted.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
-        let (missing, known) = (missing.count(), noted.active.len());
+        let registered = runner.registry.known(runner.ledger.as_ref()).await?;
+        let missing = registered.active.iter().filter(|tenant| active.get(tenant.id()).is_none());
+        let (missing, known) = (missing.count(), registered.active.len());
         let shrank = runner.registry.trust(missing, known, active.list.len()).err();
-        let departed = Index::new(departed(&noted, &active));
+        let departed = Index::new(departed(&registered, &active));
         Ok(Self { active, departed, shrank })
     }
 
@@ -145,8 +145,8 @@ impl Index {
 
 /// The tenants of the registry that are not active, whether or not they are marked as departed, as
 /// one list.
-fn departed(noted: &Registered, now: &Index) -> Tenants {
-    let Registered { active, gone } = noted;
+fn departed(registered: &Registered, now: &Index) -> Tenants {
+    let Registered { active, gone } = registered;
     let names: BTreeSet<&str> = active.column_names().chain(gone.column_names()).collect();
     let mut list = Tenants::with_columns(names.iter().copied());
     let all = active.iter().chain(gone.iter());

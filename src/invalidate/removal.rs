@@ -212,7 +212,7 @@ impl<'a> Removal<'a> {
             let manifest =
                 |tenant: &Option<Tenant<'_>>| manifest_key(&job.name, tenant.map(|t| t.id()));
             let manifests: Vec<String> = tenants.iter().map(manifest).collect();
-            let named = self.runner.ledger.names(&manifests).await?;
+            let named = self.runner.ledger.manifest_keys(&manifests).await?;
             for (tenant, names) in tenants.iter().zip(named) {
                 let tenant = tenant.map(|tenant| tenant.id());
                 let own = |name: &String| !self.present.layout.is_anothers(job, tenant, name);

@@ -771,7 +771,7 @@ impl Simulation {
             if memory.ttl(key).is_some_and(|ttl| ttl <= PROVISIONAL_TTL)
                 && self.life_of(key) > PROVISIONAL_TTL
             {
-                return Err(format!("`{key}` stays on probation"));
+                return Err(format!("`{key}` keeps its provisional TTL"));
             }
         }
         let tenants = self.chaos.state().tenants.clone();

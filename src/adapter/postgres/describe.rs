@@ -4,7 +4,7 @@ use sqlx::postgres::{PgArguments, PgColumn};
 use sqlx::{Arguments, AssertSqlSafe, Row};
 
 use super::Transaction;
-use super::source::{ReadError, refused};
+use super::read_error::{ReadError, refused};
 
 /// The driver reports a statement's columns together with its rows, unless it keeps the statement
 /// under a name. So the query is joined to one empty row on a condition that is never true: the

@@ -1,5 +1,5 @@
 //! What preheat keeps in Redis for itself: fences are strings, manifests are sorted sets, the
-//! registry's books are hashes.
+//! registry is a hash.
 //!
 //! The score of a manifest's entry is the time of its last renewal, in milliseconds. Renewing an
 //! entry and pruning the old ones are single commands, so neither can undo the other.
@@ -13,9 +13,10 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::{RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
-use crate::domain::manifest::Named;
+use crate::domain::manifest::ManifestEntry;
 use crate::engine::ports::{
-    BOOK_TTL, Book, CacheError, CacheErrorKind, FENCES_A_COMMAND, Ledger, Listing, NAMES_A_COMMAND,
+    CacheError, CacheErrorKind, ENTRIES_A_COMMAND, FENCES_A_COMMAND, Ledger, ManifestEntries,
+    REGISTRY_KEY, REGISTRY_TTL,
 };
 
 impl RedisCache {
@@ -101,20 +102,20 @@ impl RedisCache {
         self.ask(replacements).await.map(drop)
     }
 
-    async fn read_book(&self, book: Book) -> Result<Vec<(String, String)>, CacheError> {
+    async fn read_registry(&self) -> Result<Vec<(String, String)>, CacheError> {
         // `HSCAN` may return a field more than once.
-        let mut notes = HashMap::new();
+        let mut entries = HashMap::new();
         let mut cursor = 0;
         loop {
-            let mut command = self.on("HSCAN", book.key());
-            command.arg(cursor).arg("COUNT").arg(NAMES_A_COMMAND);
+            let mut command = self.on("HSCAN", REGISTRY_KEY);
+            command.arg(cursor).arg("COUNT").arg(ENTRIES_A_COMMAND);
             for reply in self.ask(vec![command]).await? {
                 let (next, pairs) = reply::slice(reply)?;
                 cursor = next;
-                notes.extend(reply::pairs(pairs)?);
+                entries.extend(reply::pairs(pairs)?);
             }
             if cursor == 0 {
-                return Ok(notes.into_iter().collect());
+                return Ok(entries.into_iter().collect());
             }
         }
     }
@@ -171,7 +172,7 @@ impl Ledger for RedisCache {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<ManifestEntry>>, CacheError>> {
         Box::pin(async move {
             let all = keys.iter().map(|key| {
                 let mut command = self.on("ZRANGE", key);
@@ -179,33 +180,33 @@ impl Ledger for RedisCache {
                 command
             });
             let replies = self.ask(all.collect()).await?;
-            replies.into_iter().map(reply::named).collect()
+            replies.into_iter().map(reply::manifest_entries).collect()
         })
     }
 
-    fn enlist<'a>(
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
             let now = now.timestamp_millis();
-            let commands = manifests.iter().flat_map(|Listing { manifest, keys }| {
-                let names = keys.chunks(NAMES_A_COMMAND).map(move |some| {
-                    let mut names = self.on("ZADD", manifest);
+            let commands = manifests.iter().flat_map(|ManifestEntries { manifest, keys }| {
+                let entries = keys.chunks(ENTRIES_A_COMMAND).map(move |some| {
+                    let mut entries = self.on("ZADD", manifest);
                     for key in some {
-                        names.arg(now).arg(key);
+                        entries.arg(now).arg(key);
                     }
-                    names
+                    entries
                 });
-                names.chain([self.expire_after(manifest, ttl)])
+                entries.chain([self.expire_after(manifest, ttl)])
             });
             self.ask(commands.collect()).await.map(drop)
         })
     }
 
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
@@ -220,36 +221,31 @@ impl Ledger for RedisCache {
         })
     }
 
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        Box::pin(self.read_book(book))
+    fn registry(&self) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        Box::pin(self.read_registry())
     }
 
-    fn note<'a>(
+    fn register<'a>(
         &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
+        entries: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let writes = notes.chunks(NAMES_A_COMMAND).map(|some| {
-                let mut command = self.on("HSET", book.key());
-                for (name, text) in some {
-                    command.arg(name).arg(text);
+            let writes = entries.chunks(ENTRIES_A_COMMAND).map(|some| {
+                let mut command = self.on("HSET", REGISTRY_KEY);
+                for (tenant, text) in some {
+                    command.arg(tenant).arg(text);
                 }
                 command
             });
-            let renewal = self.expire_after(book.key(), BOOK_TTL);
+            let renewal = self.expire_after(REGISTRY_KEY, REGISTRY_TTL);
             self.ask(writes.chain([renewal]).collect()).await.map(drop)
         })
     }
 
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
-            let commands = names.chunks(NAMES_A_COMMAND).map(|some| {
-                let mut command = self.on("HDEL", book.key());
+            let commands = tenants.chunks(ENTRIES_A_COMMAND).map(|some| {
+                let mut command = self.on("HDEL", REGISTRY_KEY);
                 command.arg(some);
                 command
             });

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use crate::domain::fence::Fence;
-use crate::domain::manifest::Named;
+use crate::domain::manifest::ManifestEntry;
 use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
 
 /// The reply to a `SET`.
@@ -75,14 +75,13 @@ pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
     Ok(pairs.filter_map(pair).collect())
 }
 
-/// The reply to a `ZRANGE … WITHSCORES`: a manifest's keys, and the time at which each was added or
-/// last renewed.
-pub(super) fn named(reply: Value) -> Result<Vec<Named>, CacheError> {
+/// The reply to a `ZRANGE … WITHSCORES`: the entries of a manifest.
+pub(super) fn manifest_entries(reply: Value) -> Result<Vec<ManifestEntry>, CacheError> {
     let mut parts = array(reply)?.into_iter();
     let mut all = Vec::with_capacity(parts.len() / 2);
     while let (Some(key), Some(score)) = (parts.next(), parts.next()) {
         let Ok(key) = redis::from_redis_value(key) else { continue };
-        all.push(Named { key, named_at: moment(&score)? });
+        all.push(ManifestEntry { key, renewed_at: moment(&score)? });
     }
     Ok(all)
 }

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_is_filled_from_its_tenant() {
+    fn a_static_key_is_filled_from_its_tenant() {
         let mut list = Tenants::with_columns(["plan", "region"]);
         list.push("t1", [Some("free"), None]);
         let (tenant, date) = (list.get(0), NaiveDate::from_ymd_opt(2026, 3, 1));

@@ -277,11 +277,11 @@ impl<K: Clone + Ord + Hash> Warm<K> {
             (Stage::Prune, _) => self.read_fences_after(),
             (Stage::FencesAfter, Reply::Fences(fences)) => self.judge(&fences),
             (Stage::FencesAfter, _) => self.count(|_| Verdict::Unknown),
-            (Stage::SetTtls, Reply::Done) => self.settle(),
+            (Stage::SetTtls, Reply::Done) => self.record_verdicts(),
             (Stage::SetTtls, _) => {
                 // The server may execute the command later, and change the TTL of a later value.
                 self.in_flight.extend(self.open.iter().map(|open| open.slot));
-                self.settle()
+                self.record_verdicts()
             }
             (Stage::Count, Reply::Done) => self.end_round(),
             (
@@ -490,13 +490,13 @@ impl<K: Clone + Ord + Hash> Warm<K> {
             extend.clear();
         }
         if extend.is_empty() && shorten.is_empty() {
-            return self.settle();
+            return self.record_verdicts();
         }
         self.at(Stage::SetTtls, Step::SetTtls { extend, shorten })
     }
 
     /// Records which slots are verified, and for the others which data keys the round wrote.
-    fn settle(&mut self) -> Step<K> {
+    fn record_verdicts(&mut self) -> Step<K> {
         for (open, verdict) in self.open.iter().zip(&self.verdicts) {
             let Open { slot, is_refused, was_unverified, .. } = *open;
             // If the cache refused a key in this round, the key may hold an earlier round's unverified

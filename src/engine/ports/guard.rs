@@ -10,13 +10,13 @@ use futures::future::BoxFuture;
 
 use super::breaker::{BreakerChange, SharedBreaker};
 use super::{
-    Book, Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger, Listing,
-    Read, Slice, Source, SourceError, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger,
+    ManifestEntries, Read, Slice, Source, SourceError, SourceErrorKind,
 };
 use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
 use crate::domain::job::Job;
-use crate::domain::manifest::Named;
+use crate::domain::manifest::ManifestEntry;
 use crate::domain::row::Rows;
 use crate::domain::tenant::{IdClass, TenantId, Tenants};
 use crate::observe::event::{self, Server};
@@ -199,7 +199,7 @@ impl Parts for Slice {}
 impl Parts for CacheStats {}
 impl Parts for Vec<Option<Found>> {}
 impl Parts for Vec<Fence> {}
-impl Parts for Vec<Vec<Named>> {}
+impl Parts for Vec<Vec<ManifestEntry>> {}
 impl Parts for Vec<(String, String)> {}
 
 /// The answer of a guarded port.
@@ -278,36 +278,39 @@ impl Ledger for Guarded<dyn Ledger> {
         self.guard.ask(self.inner.move_fences(keys, number)).boxed()
     }
 
-    fn manifests<'a>(&'a self, keys: &'a [String]) -> Asked<'a, Vec<Vec<Named>>, CacheError> {
+    fn manifests<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> Asked<'a, Vec<Vec<ManifestEntry>>, CacheError> {
         self.guard.ask(self.inner.manifests(keys)).boxed()
     }
 
-    fn enlist<'a>(
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> Asked<'a, (), CacheError> {
-        self.guard.ask(self.inner.enlist(manifests, now, ttl)).boxed()
+        self.guard.ask(self.inner.add_entries(manifests, now, ttl)).boxed()
     }
 
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> Asked<'a, (), CacheError> {
-        self.guard.ask(self.inner.delist(manifests, before)).boxed()
+        self.guard.ask(self.inner.prune(manifests, before)).boxed()
     }
 
-    fn notes(&self, book: Book) -> Asked<'_, Vec<(String, String)>, CacheError> {
-        self.guard.ask(self.inner.notes(book)).boxed()
+    fn registry(&self) -> Asked<'_, Vec<(String, String)>, CacheError> {
+        self.guard.ask(self.inner.registry()).boxed()
     }
 
-    fn note<'a>(&'a self, book: Book, notes: &'a [(String, String)]) -> Asked<'a, (), CacheError> {
-        self.guard.ask(self.inner.note(book, notes)).boxed()
+    fn register<'a>(&'a self, entries: &'a [(String, String)]) -> Asked<'a, (), CacheError> {
+        self.guard.ask(self.inner.register(entries)).boxed()
     }
 
-    fn strike<'a>(&'a self, book: Book, names: &'a [String]) -> Asked<'a, (), CacheError> {
-        self.guard.ask(self.inner.strike(book, names)).boxed()
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> Asked<'a, (), CacheError> {
+        self.guard.ask(self.inner.deregister(tenants)).boxed()
     }
 }

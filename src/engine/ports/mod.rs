@@ -17,7 +17,7 @@ use crate::domain::change::Change;
 use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
 use crate::domain::job::{Job, JobName};
-use crate::domain::manifest::Named;
+use crate::domain::manifest::ManifestEntry;
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunId, RunRecord};
@@ -186,8 +186,8 @@ pub struct Slice {
     pub keys: Vec<String>,
 }
 
-/// preheat's own data in the cache, besides the values: fences, manifests, and books with what preheat must
-/// remember over a restart (the registry). Keys are without the cache's prefix.
+/// preheat's own data in the cache, besides the values: fences, manifests, and the registry, which preheat must
+/// remember over a restart. Keys are without the cache's prefix.
 pub trait Ledger: Send + Sync {
     /// The present values of fences, in their order.
     fn fences<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<Fence>, CacheError>>;
@@ -209,89 +209,76 @@ pub trait Ledger: Send + Sync {
         number: i64,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// The keys that each of these manifests names; empty if there is no such manifest.
+    /// The entries of each of these manifests; empty if there is no such manifest.
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>>;
+    ) -> BoxFuture<'a, Result<Vec<Vec<ManifestEntry>>, CacheError>>;
 
-    /// Adds keys to manifests, or renews them, as of `now`, and sets each manifest's TTL to `ttl`. A manifest
-    /// without keys is not created.
-    fn enlist<'a>(
+    /// Adds entries to manifests, or renews them, as of `now`, and sets each manifest's TTL to `ttl`. A
+    /// manifest without entries is not created.
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Prunes manifests: removes the keys that were last renewed before that moment (in milliseconds). A
+    /// Prunes manifests: removes the entries that were last renewed before that moment (in milliseconds). A
     /// manifest that is empty then is gone.
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// The names and texts of all notes of a book, in no order.
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
+    /// All entries of the registry, in no order: each a tenant's id and the text that is kept of it.
+    fn registry(&self) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>>;
 
-    /// Writes notes into a book, replaces those of the same name, and sets the book's TTL to [`BOOK_TTL`].
-    fn note<'a>(
+    /// Adds entries to the registry, replaces those of the same tenants, and sets the registry's TTL to
+    /// [`REGISTRY_TTL`].
+    fn register<'a>(
         &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
+        entries: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Removes notes from a book.
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>>;
+    /// Removes tenants from the registry.
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>>;
 }
 
 impl dyn Ledger {
     /// The keys that each of these manifests names, whenever they were added.
-    pub async fn names(&self, manifests: &[String]) -> Result<Vec<Vec<String>>, CacheError> {
-        let keys = |named: Vec<Named>| named.into_iter().map(|named| named.key).collect();
+    pub async fn manifest_keys(
+        &self,
+        manifests: &[String],
+    ) -> Result<Vec<Vec<String>>, CacheError> {
+        let keys =
+            |entries: Vec<ManifestEntry>| entries.into_iter().map(|entry| entry.key).collect();
         Ok(self.manifests(manifests).await?.into_iter().map(keys).collect())
     }
 }
 
-/// Keys of one manifest.
+/// Entries to add to one manifest, or to renew.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub struct ManifestEntries {
     /// The manifest.
     pub manifest: String,
     /// The keys to add or renew.
     pub keys: Vec<String>,
 }
 
-/// A book: a hash of notes by their names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Book {
-    /// The registry: the tenants that may have keys, with their columns.
-    Tenants,
-}
+/// The registry's key: a hash of the tenants that may have keys, with their columns.
+pub const REGISTRY_KEY: &str = "preheat:tenants";
 
-impl Book {
-    /// Its key.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Tenants => "preheat:tenants",
-        }
-    }
-}
-
-/// A book's TTL after the last note: longer than a worker is likely to be away.
-pub const BOOK_TTL: Duration = Duration::from_hours(30 * 24);
+/// The registry's TTL after its last change: longer than a worker is likely to be away.
+pub const REGISTRY_TTL: Duration = Duration::from_hours(30 * 24);
 
 /// How many fences one command reads. This constant and the next two give the number of commands for a call,
 /// for callers that announce it before they ask.
 pub const FENCES_A_COMMAND: usize = 500;
 
-/// Names of a manifest, or notes of a book, in one command: while it runs, the server does nothing else.
-pub const NAMES_A_COMMAND: usize = 1_000;
+/// Entries of a manifest, or of the registry, in one command: while it runs, the server does nothing else.
+pub const ENTRIES_A_COMMAND: usize = 1_000;
 
 /// How many commands [`Cache::stats`] sends.
 pub const STATS_COMMANDS: usize = 4;

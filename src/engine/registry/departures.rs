@@ -21,7 +21,8 @@ pub(crate) struct Departures {
     state: Mutex<State>,
     /// Held during a sweep of some tenants, and by a list while it registers tenants.
     turn: tokio::sync::Mutex<()>,
-    taken: Notify,
+    /// Wakes the task that sweeps.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -57,14 +58,14 @@ impl Departures {
         state.remembered = Remembered { active, departed };
     }
 
-    /// Wakes the sweeping task: a list was taken.
+    /// Wakes the sweeping task: the registry was compared with a list.
     pub(crate) fn wake(&self) {
-        self.taken.notify_one();
+        self.news.notify_one();
     }
 
-    /// Waits until a list was taken.
-    pub(crate) async fn taken(&self) {
-        self.taken.notified().await;
+    /// Waits for [`Self::wake`].
+    pub(crate) async fn wait(&self) {
+        self.news.notified().await;
     }
 
     /// While the caller holds this, no tenant is swept and none comes back.

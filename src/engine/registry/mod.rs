@@ -28,8 +28,7 @@ pub use self::registration::Registered;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
-use crate::engine::ports::Ports;
-use crate::engine::ports::{Book, CacheError, Ledger};
+use crate::engine::ports::{CacheError, Ledger, Ports};
 use crate::observe::event;
 
 /// After this long the registry is read again even if no tenant came or left: the cache may have evicted it
@@ -124,7 +123,7 @@ impl Registry {
 
     /// All tenants that may have keys, with their columns.
     pub async fn known(&self, ledger: &dyn Ledger) -> Result<Registered, CacheError> {
-        Ok(Registered::read(ledger.notes(Book::Tenants).await?))
+        Ok(Registered::read(ledger.registry().await?))
     }
 
     /// The registry's entries for all tenants of a list, as they are written to a cache that has none yet.
@@ -181,12 +180,12 @@ impl Registry {
     ) -> Result<(), Distrust> {
         let ledger = ports.ledger.as_ref();
         let unregistered = Distrust::Unregistered;
-        let registry = ledger.notes(Book::Tenants).await.map_err(unregistered)?;
+        let registry = ledger.registry().await.map_err(unregistered)?;
         let mut registry: HashMap<String, String> = registry.into_iter().collect();
         let now = ports.clock.now();
         let lacking = self.departures.remembered().lacking(&registry, now - grace(jobs));
         if !lacking.is_empty() {
-            ledger.note(Book::Tenants, &lacking).await.map_err(unregistered)?;
+            ledger.register(&lacking).await.map_err(unregistered)?;
             registry.extend(lacking);
         }
         let Changes { known, mut added, back, left, departed } = Changes::between(registry, list);
@@ -204,7 +203,7 @@ impl Registry {
         // Marked before the sweep, so that another worker can continue the sweep if this one does not finish
         // it.
         added.extend(left.iter().map(|tenant| tenant.mark(now)));
-        ledger.note(Book::Tenants, &added).await.map_err(unregistered)?;
+        ledger.register(&added).await.map_err(unregistered)?;
         drop(added);
         let left: Vec<Departed> = left.iter().map(|tenant| tenant.since(now)).collect();
         self.departures.set(Arc::clone(list), left, departed);

@@ -33,7 +33,7 @@ impl CacheWrites {
     }
 
     /// Records that the cache accepted a write.
-    pub(crate) fn note_taken(&self) {
+    pub(crate) fn note_accepted(&self) {
         self.are_refused.store(false, Ordering::Relaxed);
     }
 
@@ -46,7 +46,7 @@ impl CacheWrites {
         match probe(cache).await {
             Err(error) if error.kind.is_of_all_writes() => Err(error),
             Ok(()) => {
-                self.note_taken();
+                self.note_accepted();
                 Ok(())
             }
             Err(_) => Ok(()),

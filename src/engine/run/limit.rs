@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_has_no_more_in_flight_than_it_may_whatever_the_lane() {
+    async fn a_job_has_no_more_in_flight_than_it_may_whatever_the_priority() {
         let limits = Limits::new(4);
         let of = |name, priority| of(&limits, name, Most { regular: 2, all: 2 }, priority);
         let regular = of("a", Priority::Regular).await;

@@ -15,11 +15,13 @@ use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
 use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key, start_number};
 use crate::domain::job::{KeyKind, Scope};
-use crate::domain::manifest::{Named, is_young, life_of_names, manifest_key};
+use crate::domain::manifest::{ManifestEntry, entry_life, is_young, manifest_key};
 use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
-use crate::engine::ports::{CacheError, CacheErrorKind, KeyResult, Listing, Read, SourceErrorKind};
+use crate::engine::ports::{
+    CacheError, CacheErrorKind, KeyResult, ManifestEntries, Read, SourceErrorKind,
+};
 
 /// How much later than the run's deadline a server cancels a query: the deadline itself is to end the run,
 /// and not a query that failed a moment before.
@@ -39,7 +41,7 @@ struct Reading {
     permit: BatchPermit,
     first_dates: Vec<NaiveDate>,
     /// What each manifest names.
-    named: Vec<Vec<Named>>,
+    named: Vec<Vec<ManifestEntry>>,
 }
 
 /// A round from its rows on.
@@ -180,8 +182,9 @@ impl Warming<'_> {
                 }
                 Step::ReadManifests => {
                     named = work.manifests(open).await?;
-                    let keys =
-                        |named: &Vec<Named>| named.iter().map(|one| one.key.clone()).collect();
+                    let keys = |named: &Vec<ManifestEntry>| {
+                        named.iter().map(|one| one.key.clone()).collect()
+                    };
                     Reply::Manifests(named.iter().map(keys).collect())
                 }
                 Step::Query => break,
@@ -250,7 +253,7 @@ impl Work {
         Ok(self.runner.ledger.start_fences(&keys, number).await?)
     }
 
-    async fn manifests(&self, open: &Batch) -> Result<Vec<Vec<Named>>, Refusal> {
+    async fn manifests(&self, open: &Batch) -> Result<Vec<Vec<ManifestEntry>>, Refusal> {
         Ok(self.runner.ledger.manifests(&self.manifest_keys(open)).await?)
     }
 
@@ -278,7 +281,12 @@ impl Work {
     }
 
     /// What the rows yield, beside the keys that the manifests name.
-    fn found(&self, open: &Batch, named: &[Vec<Named>], found: &Entries<'_>) -> Vec<Found<String>> {
+    fn found(
+        &self,
+        open: &Batch,
+        named: &[Vec<ManifestEntry>],
+        found: &Entries<'_>,
+    ) -> Vec<Found<String>> {
         let (job, now) = (&self.spec.job, self.runner.clock.now());
         let mut all: Vec<Found<String>> =
             (0..open.len().max(1)).map(|_| Found::default()).collect();
@@ -294,16 +302,16 @@ impl Work {
         }
         let failed: Vec<&str> = found.failed_keys().collect();
         let layout = self.checks.layout();
-        let prunable = now - life_of_names(job);
+        let prunable = now - entry_life(job);
         for (slot, (place, named)) in all.iter_mut().zip(named).enumerate() {
             let tenant = open.tenant(slot).map(|tenant| tenant.id());
             let others = named.iter().filter(|one| layout.is_anothers(job, tenant, &one.key));
             let kept = others.map(|one| one.key.as_str()).chain(failed.iter().copied());
             place.unwritable = kept.map(str::to_owned).collect();
-            let young = named.iter().filter(|one| is_young(job, one.named_at, now));
+            let young = named.iter().filter(|one| is_young(job, one.renewed_at, now));
             let young: HashSet<&str, RandomState> = young.map(|one| one.key.as_str()).collect();
             place.is_renewed = place.present.iter().all(|key| young.contains(key.as_str()));
-            place.is_prunable = named.iter().any(|one| one.named_at < prunable);
+            place.is_prunable = named.iter().any(|one| one.renewed_at < prunable);
         }
         all
     }
@@ -345,16 +353,16 @@ impl<'r> Round<'r> {
         report: &mut Report,
     ) -> Result<Reply<String>, Refusal> {
         let manifests = self.work.manifest_keys(self.open);
-        let listing = |(place, keys): (usize, Vec<String>)| {
-            Some(Listing { manifest: manifests.get(place)?.clone(), keys })
+        let entries = |(place, keys): (usize, Vec<String>)| {
+            Some(ManifestEntries { manifest: manifests.get(place)?.clone(), keys })
         };
-        let listings: Vec<Listing> = names.into_iter().filter_map(listing).collect();
+        let entries: Vec<ManifestEntries> = names.into_iter().filter_map(entries).collect();
         let mut tries = self.sent.take().unwrap_or_else(|| self.tries());
         let is_repeated = !self.results.is_empty();
         loop {
             let runner = &self.work.runner;
-            let life = life_of_names(&self.work.spec.job);
-            let added = runner.ledger.enlist(&listings, runner.clock.now(), life).await;
+            let life = entry_life(&self.work.spec.job);
+            let added = runner.ledger.add_entries(&entries, runner.clock.now(), life).await;
             let refusal = match added {
                 Ok(()) => break,
                 Err(error) => Refusal::from(error),
@@ -402,7 +410,7 @@ impl<'r> Round<'r> {
         } else if let Some(error) = self.refused_all() {
             self.work.give_up_after(Refusal::from(error.clone()));
         } else if self.results.iter().any(Result::is_ok) {
-            self.work.runner.cache_writes.note_taken();
+            self.work.runner.cache_writes.note_accepted();
         }
         self.tally_writes();
         self.sent_reply()
@@ -466,8 +474,8 @@ impl<'r> Round<'r> {
         let manifests = self.work.manifest_keys(self.open);
         let manifests = places.iter().filter_map(|place| manifests.get(*place).cloned());
         let manifests: Vec<String> = manifests.collect();
-        let before = runner.clock.now() - life_of_names(&spec.job);
-        match runner.ledger.delist(&manifests, before).await {
+        let before = runner.clock.now() - entry_life(&spec.job);
+        match runner.ledger.prune(&manifests, before).await {
             Ok(()) => Reply::Done,
             // Entries that are too many do no harm, and the next run prunes again.
             Err(_) => Reply::Failed,

@@ -74,7 +74,7 @@ struct Wanted {
     due_at: Duration,
     /// When the feed reported the first change that is not in the cache yet; `None` without a change.
     heard_at: Option<Duration>,
-    /// For an unverified owner: a run that begins before this moment does not settle it, since commands of
+    /// For an unverified owner: a run that begins before this moment does not complete it, since commands of
     /// the last run may still be on their way to the cache.
     repeat_at: Option<Duration>,
     /// How many runs in a row left it unverified.
@@ -98,7 +98,7 @@ struct Everything {
     failed: u32,
 }
 
-/// What a run took from the pending set; [`Changes::ended`] settles it or puts it back.
+/// What a run took from the pending set; [`Changes::ended`] completes it or puts it back.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     cause: Cause,
@@ -155,7 +155,7 @@ impl Claim {
         self.everything.map(|everything| everything.asked_at)
     }
 
-    /// Has the same run settle another claim as well.
+    /// Has the same run complete another claim as well.
     pub(crate) fn join(&mut self, other: Self) {
         for (whose, wanted) in other.wanted {
             let known = self.wanted.get(&whose).copied();
@@ -504,7 +504,7 @@ mod tests {
     }
 
     /// Ends a run at `now` without failures.
-    fn settle(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
+    fn complete(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
         changes.ended(claim, &OK, now)
     }
 
@@ -531,17 +531,21 @@ mod tests {
         changes.changed(tenant("a"), ms(1010), ms(1010));
         changes.changed(tenant("a"), ms(1020), ms(1020));
         changes.changed(tenant("b"), ms(1020), ms(1020));
-        assert_eq!(settle(&mut changes, claim, ms(1030)), [ms(40)]);
+        assert_eq!(complete(&mut changes, claim, ms(1030)), [ms(40)]);
         assert_eq!(names(take(&mut changes, ms(1030)).as_ref()), ["b"]);
         assert_eq!(next_due_at(&changes), Some(SECOND + COOLDOWN));
         let claim = take(&mut changes, SECOND + COOLDOWN).unwrap();
         assert_eq!(names(Some(&claim)), ["a"]);
-        assert_eq!(settle(&mut changes, claim, ms(1300)), [ms(290)], "since the first of the two");
+        assert_eq!(
+            complete(&mut changes, claim, ms(1300)),
+            [ms(290)],
+            "since the first of the two"
+        );
         assert_eq!(next_due_at(&changes), None);
     }
 
     #[test]
-    fn whoever_never_settles_is_tried_again_at_longer_and_longer_intervals() {
+    fn a_tenant_that_stays_unverified_is_tried_again_at_longer_and_longer_intervals() {
         let mut changes = Changes::default();
         changes.handed_over(unverified(&["a"]), None, ZERO);
         let mut now = ZERO;
@@ -552,21 +556,21 @@ mod tests {
             now = due_at;
             let mut claim = take_unverified(&mut changes, now).unwrap();
             changes.handed_over(unverified(&["a"]), Some(&mut claim), now);
-            assert!(settle(&mut changes, claim, now).is_empty());
+            assert!(complete(&mut changes, claim, now).is_empty());
         }
         assert_eq!(waits, [1, 2, 4, 5, 5]);
     }
 
     #[test]
-    fn a_change_hurries_a_run_but_does_not_settle_what_may_still_be_on_its_way() {
+    fn a_change_hurries_a_run_but_does_not_complete_what_may_still_be_on_its_way() {
         let mut changes = Changes::default();
         changes.handed_over(unverified(&["a"]), None, ZERO);
         changes.changed(tenant("a"), ms(100), ms(100));
         let claim = take_unverified(&mut changes, ms(100)).unwrap();
-        assert_eq!(settle(&mut changes, claim, ms(110)), [ms(10)]);
+        assert_eq!(complete(&mut changes, claim, ms(110)), [ms(10)]);
         assert_eq!(next_due_at(&changes), Some(SECOND));
         let claim = take_unverified(&mut changes, SECOND).unwrap();
-        assert!(settle(&mut changes, claim, SECOND).is_empty());
+        assert!(complete(&mut changes, claim, SECOND).is_empty());
         assert_eq!(next_due_at(&changes), None);
     }
 
@@ -583,7 +587,7 @@ mod tests {
         assert_eq!(names(Some(&long)), ["b"], "it does not come to `a` again");
         assert_eq!(names(take_unverified(&mut changes, SECOND).as_ref()), ["a"]);
         assert_eq!(names(take(&mut changes, SECOND).as_ref()), ["c"]);
-        assert_eq!(settle(&mut changes, long, SECOND * 2), [SECOND * 2]);
+        assert_eq!(complete(&mut changes, long, SECOND * 2), [SECOND * 2]);
     }
 
     #[test]
@@ -622,7 +626,7 @@ mod tests {
             now = due_at;
         }
         let claim = take(&mut changes, now).unwrap();
-        assert_eq!(settle(&mut changes, claim, now), [now]);
+        assert_eq!(complete(&mut changes, claim, now), [now]);
     }
 
     #[test]
@@ -637,7 +641,7 @@ mod tests {
             now = due_at;
             let claim = take(&mut changes, now).unwrap();
             let lags = changes.ended(claim, &failures, now);
-            assert_eq!(lags.len(), usize::from(runs == 0), "`b` is settled with the first run");
+            assert_eq!(lags.len(), usize::from(runs == 0), "`b` is done with the first run");
             runs += 1;
             if next_due_at(&changes).is_some() {
                 changes.changed(tenant("a"), now, now);
@@ -649,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn several_that_fail_in_one_way_leave_the_others_of_their_run_settled() {
+    fn several_that_fail_in_one_way_leave_the_others_of_their_run_done() {
         let mut changes = Changes::default();
         for name in ["a", "b", "c", "d"] {
             changes.changed(tenant(name), ZERO, ZERO);
@@ -685,7 +689,7 @@ mod tests {
         assert_eq!(changes.everything_due_at(), None);
         changes.everything_changed(ms(6), ms(6));
         assert_eq!(changes.everything_due_at(), Some(ms(5) + EVERYTHING_COOLDOWN));
-        assert!(settle(&mut changes, claim, ms(7)).is_empty());
+        assert!(complete(&mut changes, claim, ms(7)).is_empty());
     }
 
     #[test]
@@ -763,7 +767,7 @@ mod tests {
             if self.changes.everything_due_at().is_some_and(|due_at| due_at <= self.now) {
                 self.stale.clear();
                 let claim = self.changes.take_everything(self.now);
-                settle(&mut self.changes, claim, self.now);
+                complete(&mut self.changes, claim, self.now);
             }
             let unverified = take_unverified(&mut self.changes, self.now);
             let claim = unverified.or_else(|| take(&mut self.changes, self.now));

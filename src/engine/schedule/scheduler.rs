@@ -371,7 +371,7 @@ impl Engine {
         }
         let failures = Failures::of(record, failed);
         let lags = state.changes.ended(claim, &failures, now);
-        event::ChangesSettled { job: &record.job, lags: &lags }.emit(&self.metrics);
+        event::ChangesWarmed { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
     /// Reports a run that ended; answers whether its record is kept. Runs for some changed tenants that end

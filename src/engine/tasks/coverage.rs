@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::domain::date;
 use crate::domain::job::{Job, Scope};
-use crate::domain::manifest::{Named, manifest_key};
+use crate::domain::manifest::{ManifestEntry, manifest_key};
 use crate::domain::owned::static_keys;
 use crate::domain::tenant::{Tenant, Tenants};
 use crate::engine::ports::CacheError;
@@ -114,8 +114,8 @@ impl Runner {
             }
         };
         let each = MOST_KEYS / manifests.len().max(1);
-        let named = self.ledger.manifests(&manifests).await?;
-        Ok(named.into_iter().flat_map(|named| last_named(named).take(each)).collect())
+        let entries = self.ledger.manifests(&manifests).await?;
+        Ok(entries.into_iter().flat_map(|entries| newest_keys(entries).take(each)).collect())
     }
 
     /// At most this many tenants, spread over the whole list, and other ones each time.
@@ -145,7 +145,7 @@ struct Found {
 }
 
 /// The keys that were added or renewed together with the newest of their manifest.
-fn last_named(named: Vec<Named>) -> impl Iterator<Item = String> {
-    let last = named.iter().map(|named| named.named_at).max();
-    named.into_iter().filter(move |named| Some(named.named_at) == last).map(|named| named.key)
+fn newest_keys(entries: Vec<ManifestEntry>) -> impl Iterator<Item = String> {
+    let last = entries.iter().map(|entry| entry.renewed_at).max();
+    entries.into_iter().filter(move |entry| Some(entry.renewed_at) == last).map(|entry| entry.key)
 }

@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
 use crate::domain::layout::Layout;
-use crate::domain::manifest::{Named, manifest_key};
+use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::tenant::{Tenant, Tenants};
-use crate::engine::ports::{Book, CacheError, CacheErrorKind};
+use crate::engine::ports::{CacheError, CacheErrorKind};
 use crate::engine::registry::{Departed, Due, grace};
 use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
@@ -30,11 +30,11 @@ const KEYS_AT_ONCE: usize = 1_000;
 const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 impl Runner {
-    /// Sweeps the tenants that left after each list that was taken, until the worker stops.
+    /// Sweeps the tenants that left after each tenant list, until the worker stops.
     pub async fn sweep_departed(self: Arc<Self>, stops: Stops) {
         let for_ever = async {
             loop {
-                self.registry.departures.taken().await;
+                self.registry.departures.wait().await;
                 self.sweep().await;
             }
         };
@@ -117,7 +117,7 @@ impl Runner {
         let over: Vec<String> =
             departed.iter().filter(is_over).map(|tenant| tenant.id.clone()).collect();
         if !over.is_empty() {
-            self.in_time(self.ledger.strike(Book::Tenants, &over)).await?;
+            self.in_time(self.ledger.deregister(&over)).await?;
             departures.remove(&over);
         }
         Ok(())
@@ -180,8 +180,8 @@ impl<'a> Sweep<'a> {
         let (tenants, layout) = (Departed::list(gone), runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
-            let mut of_job = self.known(job, &layout, &tenants);
-            of_job.extend(self.listed(job, &layout, &tenants).await?);
+            let mut of_job = self.static_keys(job, &layout, &tenants);
+            of_job.extend(self.manifest_keys(job, &layout, &tenants).await?);
             let active = self.static_keys_of_active(job, &of_job);
             of_job.retain(|one| !active.contains(&one.key));
             owned.extend(of_job);
@@ -194,7 +194,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// The tenants' static keys, except those that belong to another tenant.
-    fn known(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
+    fn static_keys(&self, job: &'a Job, layout: &Layout, tenants: &Tenants) -> Vec<Owned<'a>> {
         let dates = possible_dates(job, self.now);
         let of_tenant = |tenant: Tenant<'_>| {
             let keys = static_keys(job, Some(tenant), &dates).into_iter();
@@ -207,20 +207,20 @@ impl<'a> Sweep<'a> {
     /// The keys that the job's manifests name. The manifests stay: they expire by themselves, and until then
     /// the next sweep needs them. Every job is asked for, since a job without data keys may have had some
     /// before. Keys that belong to another tenant stay.
-    async fn listed(
+    async fn manifest_keys(
         &self,
         job: &'a Job,
         layout: &Layout,
         tenants: &Tenants,
     ) -> Result<Vec<Owned<'a>>, CacheError> {
         let (runner, manifests) = (self.runner, manifests_of(job, tenants.iter()));
-        let named = runner.in_time(runner.ledger.manifests(&manifests)).await?;
-        let own = |(tenant, named): (Tenant<'_>, Vec<Named>)| {
+        let manifests = runner.in_time(runner.ledger.manifest_keys(&manifests)).await?;
+        let own = |(tenant, keys): (Tenant<'_>, Vec<String>)| {
             let id = Some(tenant.id());
-            let keys = named.into_iter().map(|Named { key, named_at: _ }| key);
+            let keys = keys.into_iter();
             keys.filter(|key| !layout.is_anothers(job, id, key)).collect::<Vec<_>>()
         };
-        let keys = tenants.iter().zip(named).flat_map(own);
+        let keys = tenants.iter().zip(manifests).flat_map(own);
         Ok(keys.map(|key| Owned { job, key }).collect())
     }
 

@@ -118,7 +118,7 @@ event! {
 
 event! {
     /// A run has written the data of changes to the cache.
-    ChangesSettled<'a> {
+    ChangesWarmed<'a> {
         job: &'a JobName,
         /// How long ago the feed received each.
         lags: &'a [Duration],

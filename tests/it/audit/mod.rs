@@ -16,7 +16,7 @@ use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
 use preheat::engine::ports::{
-    Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, Listing, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, ManifestEntries, SourceErrorKind,
 };
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
@@ -54,13 +54,13 @@ impl ReadOnly {
 impl Rules for ReadOnly {
     fn on_ledger<'a, T: Send + 'a>(&'a self, call: Call, then: Answer<'a, T>) -> Answer<'a, T> {
         match call {
-            Call::Fences | Call::Manifests | Call::Notes => then,
+            Call::Fences | Call::Manifests | Call::ReadRegistry => then,
             Call::StartFences
             | Call::MoveFences
-            | Call::Enlist
-            | Call::Delist
-            | Call::Note
-            | Call::Strike => panic!("an audit writes into the ledger: {call:?}"),
+            | Call::AddEntries
+            | Call::Prune
+            | Call::Register
+            | Call::Deregister => panic!("an audit writes into the ledger: {call:?}"),
         }
     }
 
@@ -217,7 +217,7 @@ fn quiet(name: &str) -> Job {
 }
 
 /// The same with one key for each category, besides the static one.
-fn listed() -> Job {
+fn with_data_keys() -> Job {
     Job { keys: vec![key("list:{tenant_id}"), key("list:{tenant_id}:{category}")], ..quiet("list") }
 }
 
@@ -239,7 +239,7 @@ const NEW: &str = "2026-03-01T00:00:12.500Z";
 
 #[tokio::test]
 async fn a_warm_cache_is_as_in_the_database() {
-    let lab = Lab::warm([listed()], &[("list", rows_of(3, &priced("1.50", OLD)))]).await;
+    let lab = Lab::warm([with_data_keys()], &[("list", rows_of(3, &priced("1.50", OLD)))]).await;
     let began = lab.world.clock.monotonic();
     let audit = lab.audit().await;
     assert_eq!((audit.tenants, audit.counts.expected(), audit.counts.findings()), (3, 6, 0));
@@ -252,7 +252,8 @@ async fn a_warm_cache_is_as_in_the_database() {
 
 #[tokio::test]
 async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
-    let lab = Lab::warm_for([listed()], &[("list", rows_of(6, &priced("12.50", NEW)))], 6).await;
+    let lab =
+        Lab::warm_for([with_data_keys()], &[("list", rows_of(6, &priced("12.50", NEW)))], 6).await;
     let (cache, life) = (&lab.world.cache, 30 * MINUTE);
     cache.evict("list:t0");
     lab.put("list:t1", &format!("[{}]", priced("13.00", OLD)), life).await;
@@ -260,7 +261,10 @@ async fn each_kind_of_damage_is_found_when_it_is_still_there_after_a_minute() {
     cache.set("list:t3", format!("[{}]", priced("12.50", NEW)));
     let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t4"));
     let keys = vec!["list:t4:gone".to_owned(), "list:t4:never".to_owned()];
-    cache.enlist(&[Listing { manifest, keys }], lab.world.clock.now(), life).await.unwrap();
+    cache
+        .add_entries(&[ManifestEntries { manifest, keys }], lab.world.clock.now(), life)
+        .await
+        .unwrap();
     lab.put("list:t4:gone", "[1]", life).await;
     // An application caches the same value as different JSON.
     let spaced = format!("[ {{ \"updated_at\" : \"{NEW}\" , \"price\" : 12.5 }} ]");
@@ -402,7 +406,7 @@ async fn a_key_that_is_rewritten_all_the_time_is_no_finding_and_an_old_one_is() 
 
 #[tokio::test]
 async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
-    let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
+    let lab = Lab::warm([with_data_keys()], &[("list", rows_of(3, "1"))]).await;
     // What a sweep does to the tenant, before the tenant list tells the audit.
     for key in ["list:t2", "list:t2:a"] {
         lab.world.cache.evict(key);
@@ -622,7 +626,7 @@ async fn a_server_that_stays_away_ends_the_audit() {
 
 #[tokio::test]
 async fn what_fails_for_a_moment_is_tried_again() {
-    let lab = Lab::warm([listed()], &[("list", rows_of(3, "1"))]).await;
+    let lab = Lab::warm([with_data_keys()], &[("list", rows_of(3, "1"))]).await;
     let (reads, looks, lists) = (Count::default(), Count::default(), Count::default());
     lab.world.on_read(move |_| match reads.up() {
         0 => Err(refused(SourceErrorKind::Transient)),
@@ -692,7 +696,7 @@ async fn one_key_is_explained_whose_ever_it_is() {
         MemoryRow::new(&tenant, &format!("{{\"id\":{number}}}"), [("id", id.as_str())])
     };
     let rows = [("list", rows_of(3, &priced("12.50", NEW))), ("pets", (0..3).map(pet).collect())];
-    let lab = Lab::warm([listed(), pets], &rows).await;
+    let lab = Lab::warm([with_data_keys(), pets], &rows).await;
     let owner = |job: &str, tenant: &str| Some((job.to_owned(), Some(tenant.to_owned())));
     let explained = async |key: &str| {
         let KeyAnswer { owner, state, after, failures } = lab.explain(key).await;

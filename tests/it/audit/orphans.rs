@@ -10,7 +10,7 @@ use preheat::domain::job::{Job, Key, Share};
 use preheat::domain::report::FailureKind;
 use preheat::engine::ports::Clock;
 
-use super::{Lab, found, listed, quiet, rows_of};
+use super::{Lab, found, quiet, rows_of, with_data_keys};
 use crate::engine::{MINUTE, SECOND, job, key, many, tenants};
 
 /// A lab without its job `old` and tenant `t3`, whose keys are all still in the cache.
@@ -20,7 +20,7 @@ async fn with_gone() -> Lab {
         ..quiet("old")
     };
     let rows = [("list", rows_of(4, "1")), ("old", rows_of(1, "1"))];
-    let mut lab = Lab::warm_for([listed(), old], &rows, 4).await;
+    let mut lab = Lab::warm_for([with_data_keys(), old], &rows, 4).await;
     lab.jobs.truncate(1);
     let list = Arc::clone(&lab.jobs[0]);
     lab.runner.jobs.set(BTreeMap::from([(list.name.clone(), list)]));

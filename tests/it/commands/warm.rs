@@ -413,7 +413,7 @@ async fn hazard_01_a_tenant_that_never_stops_writing_is_fenced_and_no_failure() 
     assert_eq!((&report["outcome"], &counted["tenants"]), (&json!("ok"), &tenants));
     assert_eq!((&counted["keys"]["written"], &counted["keys"]["fenced"]), (&json!(20), &json!(1)));
     let life = life_of(&mut servers.cache().await, &busy).await;
-    assert!((1..=10_000).contains(&life), "what is not proven lives for {life} ms");
+    assert!((1..=10_000).contains(&life), "an unverified value lives for {life} ms");
 }
 
 #[tokio::test]
@@ -435,7 +435,7 @@ async fn a_tenant_that_stops_writing_meanwhile_is_warm_in_the_end() {
     let tenants = json!({"total": 21, "ok": 21, "failed": 0, "fenced": 0});
     assert_eq!(report["jobs"][0]["report"]["tenants"], tenants);
     let life = life_of(&mut servers.cache().await, &busy).await;
-    assert!(life > 10_000, "it is proven, and lives for {life} ms");
+    assert!(life > 10_000, "it is verified, and lives for {life} ms");
 }
 
 #[tokio::test]
@@ -525,7 +525,7 @@ async fn nobody_sleeps(servers: &Servers) {
 }
 
 #[tokio::test]
-async fn hazard_07_a_key_that_was_taken_from_its_new_owner_is_there_when_the_pass_ends() {
+async fn hazard_07_a_key_that_was_removed_from_its_new_owner_is_there_when_the_pass_ends() {
     let servers = servers().await;
     let warm =
         |arguments: &[&str]| servers.preheat(arguments.iter().copied()).job("pets", PETS).run();

@@ -9,7 +9,7 @@ use chrono::Utc;
 use preheat::adapter::clock::SystemClock;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::glob;
-use preheat::engine::ports::{Cache, CacheErrorKind, Found, Ledger, Listing};
+use preheat::engine::ports::{Cache, CacheErrorKind, Found, Ledger, ManifestEntries};
 use preheat_sandbox::Redis;
 use redis::aio::MultiplexedConnection;
 
@@ -229,8 +229,8 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     let gone = async || cache.look(&soon).await == Ok(vec![None]);
     support::eventually("the key expired", support::LONG, gone).await;
 
-    let hash = Listing { manifest: "hash".to_owned(), keys: strings(["a"]) };
-    cache.enlist(&[hash], Utc::now(), hour).await.unwrap();
+    let hash = ManifestEntries { manifest: "hash".to_owned(), keys: strings(["a"]) };
+    cache.add_entries(&[hash], Utc::now(), hour).await.unwrap();
     let each = [("binary", 1), ("soon", 0), ("hash", 1), ("empty", 1), ("no such key", 0)];
     for (key, there) in each {
         assert_eq!(cache.exist(&strings([key])).await, Ok(there), "{key}, whatever it holds");
@@ -261,9 +261,10 @@ async fn scans(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
 
     // preheat's own keys are found as well, and can be removed like any other key.
     let fence = strings(["preheat:fence:7"]);
-    let listing = Listing { manifest: "preheat:manifest:pets:7".to_owned(), keys: strings(["a"]) };
+    let listing =
+        ManifestEntries { manifest: "preheat:manifest:pets:7".to_owned(), keys: strings(["a"]) };
     cache.move_fences(&fence, 1 << 41).await.unwrap();
-    cache.enlist(&[listing], Utc::now(), hour).await.unwrap();
+    cache.add_entries(&[listing], Utc::now(), hour).await.unwrap();
     let own = ["preheat:fence:7", "preheat:manifest:pets:7"].map(str::to_owned);
     assert_eq!(scan(cache, "preheat:*").await.0, own.clone().into());
     assert_eq!(cache.remove(&own).await, Ok(vec![Ok(true); 2]));

@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
 use preheat::domain::job::JobName;
 use preheat::domain::manifest::manifest_key;
-use preheat::engine::ports::{BOOK_TTL, Book, Cache, CacheErrorKind, Ledger, Listing};
+use preheat::engine::ports::{
+    Cache, CacheErrorKind, Ledger, ManifestEntries, REGISTRY_KEY, REGISTRY_TTL,
+};
 
 use super::cache::{ODD, Past, in_memory, on_redis, scan, strings};
 use crate::support;
@@ -80,7 +82,7 @@ async fn keeps_fences(cache: &impl Ledger, past: &mut Past<'_>) {
 
 async fn mends_fences(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     use Fence::{At, Missing};
-    let hash = Listing { manifest: "broken".to_owned(), keys: strings(["a"]) };
+    let hash = ManifestEntries { manifest: "broken".to_owned(), keys: strings(["a"]) };
     start(cache, &[("whole", Missing)]).await;
     for broken in BROKEN.map(Some).into_iter().chain([None]) {
         let name = broken.map(String::from_utf8_lossy);
@@ -89,7 +91,7 @@ async fn mends_fences(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
             if let Some(value) = broken {
                 past.set("broken", value).await;
             } else {
-                cache.enlist(std::slice::from_ref(&hash), at_minute(0), HOUR).await.unwrap();
+                cache.add_entries(std::slice::from_ref(&hash), at_minute(0), HOUR).await.unwrap();
             }
         };
         plant().await;
@@ -128,8 +130,8 @@ async fn takes_thousands_of_fences(cache: &impl Ledger) {
 }
 
 /// A manifest with these keys, as a call adds them.
-fn listing<'k>(manifest: &str, keys: impl IntoIterator<Item = &'k str>) -> Listing {
-    Listing { manifest: manifest.to_owned(), keys: strings(keys) }
+fn entries_of<'k>(manifest: &str, keys: impl IntoIterator<Item = &'k str>) -> ManifestEntries {
+    ManifestEntries { manifest: manifest.to_owned(), keys: strings(keys) }
 }
 
 /// A fixed moment, plus this many minutes.
@@ -138,13 +140,13 @@ fn at_minute(minutes: u64) -> DateTime<Utc> {
     start + Duration::from_mins(minutes)
 }
 
-async fn named(cache: &impl Ledger, manifest: &str) -> BTreeMap<String, DateTime<Utc>> {
+async fn renewals(cache: &impl Ledger, manifest: &str) -> BTreeMap<String, DateTime<Utc>> {
     let manifests = cache.manifests(&strings([manifest])).await.unwrap();
     assert_eq!(manifests.len(), 1);
-    let names = manifests[0].len();
+    let entries = manifests[0].len();
     let all = manifests.into_iter().flatten();
-    let map: BTreeMap<_, _> = all.map(|named| (named.key, named.named_at)).collect();
-    assert_eq!(map.len(), names, "a name came twice");
+    let map: BTreeMap<_, _> = all.map(|entry| (entry.key, entry.renewed_at)).collect();
+    assert_eq!(map.len(), entries, "an entry came twice");
     map
 }
 
@@ -153,138 +155,142 @@ async fn keeps_manifests(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     let [seven, fleet] = [manifest_key(&job, Some("7")), manifest_key(&job, None)];
     let (first, later) = (at_minute(0), at_minute(1));
     assert_eq!(cache.manifests(&[]).await, Ok(Vec::new()));
-    cache.enlist(&[], first, HOUR).await.unwrap();
-    cache.delist(&[], later).await.unwrap();
+    cache.add_entries(&[], first, HOUR).await.unwrap();
+    cache.prune(&[], later).await.unwrap();
     let set = |keys: &[(&str, DateTime<Utc>)]| {
         keys.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect::<BTreeMap<_, _>>()
     };
 
     // An empty manifest is not created. Keys are added to existing manifests, and existing entries
     // are renewed.
-    cache.enlist(&[listing(&seven, [])], first, HOUR).await.unwrap();
+    cache.add_entries(&[entries_of(&seven, [])], first, HOUR).await.unwrap();
     assert!(scan(cache, "preheat:manifest:*").await.0.is_empty());
-    let both = [listing(&seven, ["a", "b", "a"]), listing(&fleet, ODD.into_iter().chain([""]))];
-    cache.enlist(&both, first, HOUR).await.unwrap();
-    cache.enlist(&[listing(&seven, ["b", "c"])], later, HOUR).await.unwrap();
-    assert_eq!(named(cache, &seven).await, set(&[("a", first), ("b", later), ("c", later)]));
+    let both =
+        [entries_of(&seven, ["a", "b", "a"]), entries_of(&fleet, ODD.into_iter().chain([""]))];
+    cache.add_entries(&both, first, HOUR).await.unwrap();
+    cache.add_entries(&[entries_of(&seven, ["b", "c"])], later, HOUR).await.unwrap();
+    assert_eq!(renewals(cache, &seven).await, set(&[("a", first), ("b", later), ("c", later)]));
     let manifests = cache.manifests(&[fleet.clone(), "none".to_owned(), seven.clone()]).await;
     let manifests = manifests.unwrap();
     assert_eq!((manifests[0].len(), manifests[1].len(), manifests[2].len()), (10, 0, 3));
     let odd: Vec<_> = ODD.into_iter().chain([""]).map(|key| (key, first)).collect();
-    assert_eq!(named(cache, &fleet).await, set(&odd));
+    assert_eq!(renewals(cache, &fleet).await, set(&odd));
 
     // Every call renews its TTL, with or without new keys; nothing else does.
-    cache.enlist(&[listing(&seven, [])], later, 2 * HOUR).await.unwrap();
+    cache.add_entries(&[entries_of(&seven, [])], later, 2 * HOUR).await.unwrap();
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
     Past::lives(past.ttl(&fleet).await, HOUR);
     let all = [seven.clone(), "none".to_owned(), fleet.clone()];
-    cache.delist(&all, first).await.unwrap();
-    assert_eq!(named(cache, &seven).await.len(), 3, "only what was named before that moment");
-    cache.delist(&all, later).await.unwrap();
+    cache.prune(&all, first).await.unwrap();
+    assert_eq!(
+        renewals(cache, &seven).await.len(),
+        3,
+        "only what was last renewed before that moment"
+    );
+    cache.prune(&all, later).await.unwrap();
     Past::lives(past.ttl(&seven).await, 2 * HOUR);
-    assert_eq!(named(cache, &seven).await, set(&[("b", later), ("c", later)]));
+    assert_eq!(renewals(cache, &seven).await, set(&[("b", later), ("c", later)]));
 
     // A manifest that is empty or expired is gone, and renewing does not bring it back.
-    cache.delist(&all, later + Duration::from_millis(1)).await.unwrap();
-    cache.enlist(&[listing(&seven, [])], later, HOUR).await.unwrap();
+    cache.prune(&all, later + Duration::from_millis(1)).await.unwrap();
+    cache.add_entries(&[entries_of(&seven, [])], later, HOUR).await.unwrap();
     let moment = Duration::from_millis(1);
-    cache.enlist(&[listing(&fleet, ["x"])], later, moment).await.unwrap();
-    let gone = async || named(cache, &fleet).await.is_empty();
+    cache.add_entries(&[entries_of(&fleet, ["x"])], later, moment).await.unwrap();
+    let gone = async || renewals(cache, &fleet).await.is_empty();
     support::eventually("the manifest expired", support::LONG, gone).await;
-    cache.enlist(&[listing(&fleet, [])], later, HOUR).await.unwrap();
+    cache.add_entries(&[entries_of(&fleet, [])], later, HOUR).await.unwrap();
     assert!(scan(cache, "preheat:manifest:*").await.0.is_empty());
-    cache.enlist(&[listing(&fleet, ["y"])], later, HOUR).await.unwrap();
-    assert_eq!(named(cache, &fleet).await, set(&[("y", later)]));
+    cache.add_entries(&[entries_of(&fleet, ["y"])], later, HOUR).await.unwrap();
+    assert_eq!(renewals(cache, &fleet).await, set(&[("y", later)]));
     Past::lives(past.ttl(&fleet).await, HOUR);
 
     for key in ODD.map(|tenant| manifest_key(&job, Some(tenant))) {
-        cache.enlist(&[listing(&key, [key.as_str()])], first, HOUR).await.unwrap();
-        assert_eq!(named(cache, &key).await, set(&[(&key, first)]), "{key}");
+        cache.add_entries(&[entries_of(&key, [key.as_str()])], first, HOUR).await.unwrap();
+        assert_eq!(renewals(cache, &key).await, set(&[(&key, first)]), "{key}");
     }
 }
 
 async fn takes_large_manifests(cache: &impl Ledger) {
     let keys: Vec<String> = (0..5_000).map(|key| format!("pet:{key:0>100}")).collect();
-    let large = Listing { manifest: "large".to_owned(), keys: keys.clone() };
-    let small = (0..1_200).map(|number| listing(&format!("small-{number}"), ["a", "b"]));
-    let all: Vec<Listing> = [large].into_iter().chain(small).collect();
-    cache.enlist(&all, at_minute(0), HOUR).await.unwrap();
-    let found = named(cache, "large").await;
+    let large = ManifestEntries { manifest: "large".to_owned(), keys: keys.clone() };
+    let small = (0..1_200).map(|number| entries_of(&format!("small-{number}"), ["a", "b"]));
+    let all: Vec<ManifestEntries> = [large].into_iter().chain(small).collect();
+    cache.add_entries(&all, at_minute(0), HOUR).await.unwrap();
+    let found = renewals(cache, "large").await;
     assert!(found.keys().eq(&keys) && found.values().all(|at| *at == at_minute(0)));
-    let names: Vec<String> = all.iter().map(|listing| listing.manifest.clone()).collect();
+    let names: Vec<String> = all.iter().map(|entries| entries.manifest.clone()).collect();
     let found = cache.manifests(&names).await.unwrap();
     assert!(found[1..].iter().all(|keys| keys.len() == 2));
-    let one = Listing { manifest: "large".to_owned(), keys: keys[..1].to_vec() };
-    cache.enlist(&[one], at_minute(1), HOUR).await.unwrap();
-    cache.delist(&names, at_minute(1)).await.unwrap();
-    assert!(named(cache, "large").await.keys().eq(&keys[..1]));
+    let one = ManifestEntries { manifest: "large".to_owned(), keys: keys[..1].to_vec() };
+    cache.add_entries(&[one], at_minute(1), HOUR).await.unwrap();
+    cache.prune(&names, at_minute(1)).await.unwrap();
+    assert!(renewals(cache, "large").await.keys().eq(&keys[..1]));
 }
 
-async fn notes(cache: &impl Ledger, book: Book) -> BTreeMap<String, String> {
-    let notes = cache.notes(book).await.unwrap();
-    let count = notes.len();
-    let notes: BTreeMap<_, _> = notes.into_iter().collect();
-    assert_eq!(notes.len(), count, "a note came twice");
-    notes
+async fn registry(cache: &impl Ledger) -> BTreeMap<String, String> {
+    let entries = cache.registry().await.unwrap();
+    let count = entries.len();
+    let entries: BTreeMap<_, _> = entries.into_iter().collect();
+    assert_eq!(entries.len(), count, "an entry came twice");
+    entries
 }
 
-async fn keeps_books(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
-    let tenants = Book::Tenants;
+async fn keeps_the_registry(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     let pair = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
-    assert_eq!(notes(cache, tenants).await, BTreeMap::new());
-    cache.note(tenants, &[]).await.unwrap();
-    cache.strike(tenants, &[]).await.unwrap();
-    assert_eq!(scan(cache, tenants.key()).await.0, BTreeSet::new(), "an empty one is not made");
+    assert_eq!(registry(cache).await, BTreeMap::new());
+    cache.register(&[]).await.unwrap();
+    cache.deregister(&[]).await.unwrap();
+    assert_eq!(scan(cache, REGISTRY_KEY).await.0, BTreeSet::new(), "an empty one is not made");
 
     let large = "x".repeat(400_000);
     let some = ODD.map(|odd| pair((odd, odd))).into_iter();
     let some: Vec<_> =
         some.chain([("", "empty"), ("empty", ""), ("l", &large)].map(pair)).collect();
-    cache.note(tenants, &some).await.unwrap();
-    assert_eq!(notes(cache, tenants).await, some.iter().cloned().collect());
-    Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
+    cache.register(&some).await.unwrap();
+    assert_eq!(registry(cache).await, some.iter().cloned().collect());
+    Past::lives(past.ttl(REGISTRY_KEY).await, REGISTRY_TTL);
 
-    // A later note replaces an earlier one, and any note renews the book's TTL.
-    cache.expire(&[(tenants.key().to_owned(), HOUR)]).await.unwrap();
-    cache.note(tenants, &[pair(("", "first")), pair(("", "second"))]).await.unwrap();
-    assert_eq!(notes(cache, tenants).await[""], "second");
-    Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
-    cache.expire(&[(tenants.key().to_owned(), HOUR)]).await.unwrap();
-    cache.note(tenants, &[]).await.unwrap();
-    Past::lives(past.ttl(tenants.key()).await, BOOK_TTL);
+    // A later entry replaces an earlier one of the same tenant, and each call renews the registry's TTL.
+    cache.expire(&[(REGISTRY_KEY.to_owned(), HOUR)]).await.unwrap();
+    cache.register(&[pair(("", "first")), pair(("", "second"))]).await.unwrap();
+    assert_eq!(registry(cache).await[""], "second");
+    Past::lives(past.ttl(REGISTRY_KEY).await, REGISTRY_TTL);
+    cache.expire(&[(REGISTRY_KEY.to_owned(), HOUR)]).await.unwrap();
+    cache.register(&[]).await.unwrap();
+    Past::lives(past.ttl(REGISTRY_KEY).await, REGISTRY_TTL);
 
-    let names: Vec<String> = some.iter().map(|(name, _)| name.clone()).collect();
-    cache.strike(tenants, &strings(["no such note"])).await.unwrap();
-    cache.strike(tenants, &names[1..]).await.unwrap();
-    assert_eq!(notes(cache, tenants).await, some[..1].iter().cloned().collect());
-    cache.strike(tenants, &names).await.unwrap();
-    assert_eq!(notes(cache, tenants).await, BTreeMap::new());
-    assert_eq!(scan(cache, tenants.key()).await.0, BTreeSet::new(), "an empty one is gone");
+    let ids: Vec<String> = some.iter().map(|(id, _)| id.clone()).collect();
+    cache.deregister(&strings(["no such tenant"])).await.unwrap();
+    cache.deregister(&ids[1..]).await.unwrap();
+    assert_eq!(registry(cache).await, some[..1].iter().cloned().collect());
+    cache.deregister(&ids).await.unwrap();
+    assert_eq!(registry(cache).await, BTreeMap::new());
+    assert_eq!(scan(cache, REGISTRY_KEY).await.0, BTreeSet::new(), "an empty one is gone");
 }
 
-async fn takes_thick_books(cache: &impl Ledger) {
+async fn takes_a_large_registry(cache: &impl Ledger) {
     let many: Vec<_> =
         (0..5_000).map(|n| (format!("tenant {n}"), format!("{{\"n\":{n}}}"))).collect();
-    cache.note(Book::Tenants, &many).await.unwrap();
-    assert_eq!(notes(cache, Book::Tenants).await, many.iter().cloned().collect());
-    let names: Vec<String> = many[2..].iter().map(|(name, _)| name.clone()).collect();
-    cache.strike(Book::Tenants, &names).await.unwrap();
-    assert_eq!(notes(cache, Book::Tenants).await, many[..2].iter().cloned().collect());
+    cache.register(&many).await.unwrap();
+    assert_eq!(registry(cache).await, many.iter().cloned().collect());
+    let ids: Vec<String> = many[2..].iter().map(|(id, _)| id.clone()).collect();
+    cache.deregister(&ids).await.unwrap();
+    assert_eq!(registry(cache).await, many[..2].iter().cloned().collect());
 }
 
 async fn refuses_what_is_of_another_type(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
-    let manifests = [listing("text", ["a"])];
-    let note = [("a".to_owned(), "b".to_owned())];
+    let manifests = [entries_of("text", ["a"])];
+    let entry = [("a".to_owned(), "b".to_owned())];
     past.set("text", b"1").await;
-    past.evict(Book::Tenants.key()).await;
-    past.set(Book::Tenants.key(), b"1").await;
+    past.evict(REGISTRY_KEY).await;
+    past.set(REGISTRY_KEY, b"1").await;
     let errors = [
         cache.manifests(&strings(["none", "text"])).await.map(drop),
-        cache.enlist(&manifests, at_minute(0), HOUR).await,
-        cache.delist(&strings(["text"]), at_minute(0)).await,
-        cache.notes(Book::Tenants).await.map(drop),
-        cache.note(Book::Tenants, &note).await,
-        cache.strike(Book::Tenants, &strings(["a"])).await,
+        cache.add_entries(&manifests, at_minute(0), HOUR).await,
+        cache.prune(&strings(["text"]), at_minute(0)).await,
+        cache.registry().await.map(drop),
+        cache.register(&entry).await,
+        cache.deregister(&strings(["a"])).await,
     ];
     for error in errors {
         assert_eq!(error.unwrap_err().kind, CacheErrorKind::WrongType);
@@ -297,8 +303,8 @@ async fn conforms(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     takes_thousands_of_fences(cache).await;
     keeps_manifests(cache, past).await;
     takes_large_manifests(cache).await;
-    keeps_books(cache, past).await;
-    takes_thick_books(cache).await;
+    keeps_the_registry(cache, past).await;
+    takes_a_large_registry(cache).await;
     refuses_what_is_of_another_type(cache, past).await;
 }
 

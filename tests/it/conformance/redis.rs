@@ -8,7 +8,9 @@ use futures::future::join_all;
 use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::fence::Fence;
-use preheat::engine::ports::{Book, Cache, CacheError, CacheErrorKind, Ledger, Listing};
+use preheat::engine::ports::{
+    Cache, CacheError, CacheErrorKind, Ledger, ManifestEntries, REGISTRY_KEY,
+};
 use preheat_sandbox::{Redis, RedisOptions};
 use secrecy::SecretString;
 
@@ -355,8 +357,8 @@ async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheErr
     let hour = Duration::from_hours(1);
     let keys = ["a", "b", "c"].map(str::to_owned);
     let lives = keys.clone().map(|key| (key, hour));
-    let listing = [Listing { manifest: "manifest".to_owned(), keys: keys.to_vec() }];
-    let notes = keys.clone().map(|key| (key, "note".to_owned()));
+    let entry_lists = [ManifestEntries { manifest: "manifest".to_owned(), keys: keys.to_vec() }];
+    let entries = keys.clone().map(|key| (key, "note".to_owned()));
     let fences = ["f:a", "f:b"].map(str::to_owned);
     let seen = [(fences[0].clone(), Fence::Missing), (fences[1].clone(), Fence::At(1))];
     let removed = async {
@@ -370,12 +372,12 @@ async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheErr
         ("fences", cache.fences(&fences).await.map(drop)),
         ("start_fences", cache.start_fences(&seen, 1 << 41).await.map(drop)),
         ("move_fences", cache.move_fences(&fences, 1 << 41).await),
-        ("enlist", cache.enlist(&listing, Utc::now(), hour).await),
+        ("add_entries", cache.add_entries(&entry_lists, Utc::now(), hour).await),
         ("manifests", cache.manifests(&keys).await.map(drop)),
-        ("delist", cache.delist(&keys, Utc::now()).await),
-        ("note", cache.note(Book::Tenants, &notes).await),
-        ("notes", cache.notes(Book::Tenants).await.map(drop)),
-        ("strike", cache.strike(Book::Tenants, &keys).await),
+        ("prune", cache.prune(&keys, Utc::now()).await),
+        ("register", cache.register(&entries).await),
+        ("registry", cache.registry().await.map(drop)),
+        ("deregister", cache.deregister(&keys).await),
         ("remove", removed.await),
         ("stats", cache.stats().await.map(drop)),
     ]
@@ -459,8 +461,8 @@ async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
     let proxy = Proxy::redis(&server).await;
     let cache = connect(&proxy.redis_url()).await;
     let keys: Vec<String> = (0..3_000).map(|number| format!("preheat:fence:{number}")).collect();
-    let listing = [Listing { manifest: "manifest".to_owned(), keys: keys.clone() }];
-    let notes: Vec<_> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
+    let entry_lists = [ManifestEntries { manifest: "manifest".to_owned(), keys: keys.clone() }];
+    let entries: Vec<_> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
     let start = 1 << 41;
 
     proxy.cut_after(Direction::ToServer, 100_000);
@@ -474,30 +476,30 @@ async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
     assert!(fences.iter().all(moved), "{fences:?}");
 
     proxy.cut_after(Direction::ToServer, 50_000);
-    cache.enlist(&listing, Utc::now(), Duration::from_hours(1)).await.unwrap();
+    cache.add_entries(&entry_lists, Utc::now(), Duration::from_hours(1)).await.unwrap();
     proxy.cut_after(Direction::ToClient, 50_000);
     assert_eq!(cache.manifests(&["manifest".to_owned()]).await.unwrap()[0].len(), keys.len());
     proxy.cut_after(Direction::ToServer, 50_000);
-    cache.note(Book::Tenants, &notes).await.unwrap();
+    cache.register(&entries).await.unwrap();
     proxy.cut_after(Direction::ToClient, 100_000);
-    let mut found = cache.notes(Book::Tenants).await.unwrap();
+    let mut found = cache.registry().await.unwrap();
     found.sort();
-    let mut notes = notes;
-    notes.sort();
-    assert_eq!(found, notes);
+    let mut entries = entries;
+    entries.sort();
+    assert_eq!(found, entries);
     assert!(proxy.accepted() >= 6, "it was cut {} times", proxy.accepted());
 }
 
 #[tokio::test]
-async fn large_books_and_scans_come_in_several_slices() {
+async fn a_large_registry_and_large_scans_come_in_several_slices() {
     let server = support::redis();
     let cache = connect(&server.url()).await;
-    let notes: Vec<_> = (0..5_000).map(|number| (number.to_string(), String::new())).collect();
-    cache.note(Book::Tenants, &notes).await.unwrap();
+    let entries: Vec<_> = (0..5_000).map(|number| (number.to_string(), String::new())).collect();
+    cache.register(&entries).await.unwrap();
     let keys: Vec<String> = (0..5_000).map(|number| format!("k{number}")).collect();
     let values = Values::new(keys.iter().map(|key| (key.as_str(), "1")));
     cache.write(&values.entries()).await.unwrap();
-    assert_eq!(cache.notes(Book::Tenants).await.unwrap().len(), notes.len());
+    assert_eq!(cache.registry().await.unwrap().len(), entries.len());
     let (found, slices) = super::cache::scan(&cache, "k*").await;
     assert!(found.len() == keys.len() && slices >= 5, "{} in {slices}", found.len());
 
@@ -509,17 +511,23 @@ async fn large_books_and_scans_come_in_several_slices() {
 }
 
 #[tokio::test]
-async fn a_key_and_a_note_that_are_no_text_are_left_out() {
+async fn a_key_and_a_registry_entry_that_are_no_text_are_left_out() {
     let server = support::redis();
     let cache = connect(&server.url()).await;
     let mut past = support::redis_connection(&server).await;
-    let book = Book::Tenants.key();
     let mut pipe = redis::pipe();
     pipe.cmd("SET").arg(b"k\xff").arg(1).cmd("SET").arg("k").arg(1);
-    pipe.cmd("HSET").arg(book).arg("a").arg(b"\xff").arg(b"\xff").arg("b").arg("c").arg("d");
+    pipe.cmd("HSET")
+        .arg(REGISTRY_KEY)
+        .arg("a")
+        .arg(b"\xff")
+        .arg(b"\xff")
+        .arg("b")
+        .arg("c")
+        .arg("d");
     let () = pipe.query_async(&mut past).await.unwrap();
     assert_eq!(super::cache::scan(&cache, "k*").await.0, ["k".to_owned()].into());
-    assert_eq!(cache.notes(Book::Tenants).await, Ok(vec![("c".to_owned(), "d".to_owned())]));
+    assert_eq!(cache.registry().await, Ok(vec![("c".to_owned(), "d".to_owned())]));
 }
 
 #[tokio::test]

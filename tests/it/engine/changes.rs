@@ -257,7 +257,7 @@ async fn a_change_is_in_the_cache_at_once_and_nobody_else_is_read() {
     world.rests().await;
     assert_ne!(world.fence(&fence_key("t1")).await, fence, "older reads do not have the last word");
     assert_eq!(world.reads()[reads..], [["t1"]]);
-    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "it is proven");
+    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "it is verified");
 
     assert_eq!((world.change_runs("list", "ok"), world.change_runs("other", "ok")), (2, 1));
     assert_eq!(world.metric("preheat_change_lag_seconds_count"), 1);
@@ -411,7 +411,7 @@ async fn hazard_03_an_application_that_knows_no_fences_is_helped_by_the_feed() {
 }
 
 #[tokio::test]
-async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_settles_once_it_rests() {
+async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_is_verified_once_it_rests() {
     let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
     world.commit("list", 1, &["t0", "t1"]);
     let (cache, writes) = (Arc::clone(&world.cache), Arc::new(AtomicBool::new(true)));
@@ -442,7 +442,7 @@ async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_settles_on
     assert!((12..=18).contains(&runs), "at a bounded rate: {runs}");
     writes.store(false, Ordering::Relaxed);
     world.clock.advance(SECOND * 6).await;
-    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE), "proven at last");
+    assert_eq!(world.cache.ttl("list:t0"), Some(30 * MINUTE), "verified at last");
     let reads = world.reads().len();
     world.clock.advance(MINUTE).await;
     assert_eq!(world.reads().len(), reads, "and at rest");
@@ -701,7 +701,8 @@ async fn a_tenant_that_came_with_its_change_is_warmed_and_one_that_went_is_no_fa
 }
 
 #[tokio::test]
-async fn hazard_09_who_comes_and_goes_while_a_change_is_looked_up_is_as_the_noted_list_has_it() {
+async fn hazard_09_a_tenant_that_comes_or_goes_while_a_change_is_looked_up_is_as_the_registry_has_it()
+ {
     let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
     // The answer to the small query, and then the complete list.
     let answers: Arc<Mutex<Vec<Tenants>>> = Arc::default();
@@ -717,7 +718,7 @@ async fn hazard_09_who_comes_and_goes_while_a_change_is_looked_up_is_as_the_note
     world.tell("list", &["t0", "t2"]);
     world.rests().await;
     assert!(world.is("list:t0", "[2]"));
-    assert_eq!(world.value("list:t2"), None, "it is noted nowhere: nobody would remove it");
+    assert_eq!(world.value("list:t2"), None, "it is not registered: nobody would remove its keys");
 
     *answers.lock().unwrap() = vec![tenants(2), tenants(1)];
     world.tell("list", &["t1"]);

@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
-use preheat::domain::manifest::Named;
+use preheat::domain::manifest::ManifestEntry;
 use preheat::engine::ports::{
-    Book, Cache, CacheError, CacheStats, Found, KeyResult, Ledger, Listing, Slice,
+    Cache, CacheError, CacheStats, Found, KeyResult, Ledger, ManifestEntries, Slice,
 };
 
 use super::ready;
@@ -23,11 +23,11 @@ pub(crate) enum Call {
     StartFences,
     MoveFences,
     Manifests,
-    Enlist,
-    Delist,
-    Notes,
-    Note,
-    Strike,
+    AddEntries,
+    Prune,
+    ReadRegistry,
+    Register,
+    Deregister,
 }
 
 /// A call to the cache.
@@ -188,50 +188,45 @@ impl<R: Rules> Ledger for Around<R> {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<ManifestEntry>>, CacheError>> {
         self.rules.on_ledger(Call::Manifests, self.inner.manifests(keys))
     }
 
-    fn enlist<'a>(
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         now: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.rules.on_ledger(Call::Enlist, self.inner.enlist(manifests, now, ttl))
+        self.rules.on_ledger(Call::AddEntries, self.inner.add_entries(manifests, now, ttl))
     }
 
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.rules.on_ledger(Call::Delist, self.inner.delist(manifests, before))
+        self.rules.on_ledger(Call::Prune, self.inner.prune(manifests, before))
     }
 
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.rules.on_ledger(Call::Notes, self.inner.notes(book))
+    fn registry(&self) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.rules.on_ledger(Call::ReadRegistry, self.inner.registry())
     }
 
-    fn note<'a>(
+    fn register<'a>(
         &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
+        entries: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.rules.on_ledger(Call::Note, self.inner.note(book, notes))
+        self.rules.on_ledger(Call::Register, self.inner.register(entries))
     }
 
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.rules.on_ledger(Call::Strike, self.inner.strike(book, names))
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.rules.on_ledger(Call::Deregister, self.inner.deregister(tenants))
     }
 }
 
 /// The keys that a manifest names.
 pub(crate) async fn names(cache: &MemoryCache, manifest: String) -> Vec<String> {
     let ledger: &dyn Ledger = cache;
-    ledger.names(&[manifest]).await.unwrap().remove(0)
+    ledger.manifest_keys(&[manifest]).await.unwrap().remove(0)
 }

@@ -8,7 +8,7 @@ use chrono::Utc;
 use preheat::domain::fence::Fence;
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, TenantId};
-use preheat::engine::ports::{Book, CacheErrorKind, Listing, Read, SourceError, SourceErrorKind};
+use preheat::engine::ports::{CacheErrorKind, ManifestEntries, Read, SourceError, SourceErrorKind};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::observe::metric::Metrics;
 
@@ -89,8 +89,8 @@ impl Lab {
         let (keys, manifests) = (["k".to_owned()], ["m".to_owned()]);
         let fences = [("k".to_owned(), Fence::Missing)];
         let lives = [("k".to_owned(), SECOND)];
-        let listings = [Listing { manifest: "m".to_owned(), keys: keys.to_vec() }];
-        let notes = [("t".to_owned(), "x".to_owned())];
+        let entry_lists = [ManifestEntries { manifest: "m".to_owned(), keys: keys.to_vec() }];
+        let entries = [("t".to_owned(), "x".to_owned())];
         let results = [
             cache.write(&[]).await.err(),
             cache.remove(&keys).await.err(),
@@ -103,11 +103,11 @@ impl Lab {
             ledger.start_fences(&fences, 7).await.err(),
             ledger.move_fences(&keys, 7).await.err(),
             ledger.manifests(&manifests).await.err(),
-            ledger.enlist(&listings, Utc::now(), SECOND).await.err(),
-            ledger.delist(&manifests, Utc::now()).await.err(),
-            ledger.notes(Book::Tenants).await.err(),
-            ledger.note(Book::Tenants, &notes).await.err(),
-            ledger.strike(Book::Tenants, &keys).await.err(),
+            ledger.add_entries(&entry_lists, Utc::now(), SECOND).await.err(),
+            ledger.prune(&manifests, Utc::now()).await.err(),
+            ledger.registry().await.err(),
+            ledger.register(&entries).await.err(),
+            ledger.deregister(&keys).await.err(),
         ];
         results.into_iter().map(|error| error.map(|error| error.kind)).collect()
     }

@@ -13,7 +13,7 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{Book, CacheErrorKind, Clock, Ledger};
+use preheat::engine::ports::{CacheErrorKind, Clock, Ledger, REGISTRY_KEY};
 use preheat::engine::registry::{Registered, Registry};
 use preheat::engine::schedule::handle::{JobSelection, RunRequest};
 
@@ -45,7 +45,7 @@ impl Kept {
         let (away, asked) = (Arc::new(AtomicBool::new(false)), Count::default());
         let (is_away, count) = (Arc::clone(&away), asked.clone());
         ledger.before(move |call| {
-            if !matches!(call, Call::Notes | Call::Note | Call::Strike) {
+            if !matches!(call, Call::ReadRegistry | Call::Register | Call::Deregister) {
                 return ready(Ok(()));
             }
             count.up();
@@ -76,14 +76,14 @@ impl Kept {
         self.keys().contains(key)
     }
 
-    async fn noted(&self) -> Registered {
+    async fn registered(&self) -> Registered {
         let ledger: &dyn Ledger = self.memory.as_ref();
         Registry::new(Share::NONE).known(ledger).await.unwrap()
     }
 
     /// The ids that the registry has as active, and those it has as gone.
-    async fn noted_ids(&self) -> (Vec<String>, Vec<String>) {
-        let Registered { active, gone } = self.noted().await;
+    async fn registered_ids(&self) -> (Vec<String>, Vec<String>) {
+        let Registered { active, gone } = self.registered().await;
         (ids_of(&active), ids_of(&gone))
     }
 
@@ -247,14 +247,14 @@ async fn hazard_09_what_a_run_with_an_older_list_writes_later_is_removed_too() {
     assert_eq!(world.finish(older).await.outcome, Outcome::Ok);
     let wrote = keys_of(&kept, "t1");
     assert_eq!(wrote.len(), 5, "the older run did not know: {wrote:?}");
-    assert_eq!(kept.noted_ids().await, (vec!["t0".into(), "t2".into()], vec!["t1".into()]));
+    assert_eq!(kept.registered_ids().await, (vec!["t0".into(), "t2".into()], vec!["t1".into()]));
 
     warm(&world, "list").await;
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
-    assert_eq!(kept.noted_ids().await.1, ["t1"], "another such run may still be under way");
+    assert_eq!(kept.registered_ids().await.1, ["t1"], "another such run may still be under way");
     kept.clock.stall(6 * MINUTE).await;
     warm(&world, "list").await;
-    assert_eq!(kept.noted_ids().await, (vec!["t0".into(), "t2".into()], vec![]));
+    assert_eq!(kept.registered_ids().await, (vec!["t0".into(), "t2".into()], vec![]));
     let asked = kept.asked.now();
     warm(&world, "list").await;
     assert_eq!(kept.asked.now(), asked, "there is nobody left to sweep");
@@ -282,10 +282,10 @@ async fn a_list_that_was_begun_before_another_says_nothing_new() {
     let older = world.ask("list").await;
     kept.clock.advance(10 * SECOND).await;
     assert_eq!(warm(&world, "other").await.report.tenants.total, 2);
-    assert_eq!(kept.noted_ids().await.1, ["t1"]);
+    assert_eq!(kept.registered_ids().await.1, ["t1"]);
     let older = world.finish(older).await;
     assert_eq!((older.outcome, older.report.tenants.total), (Outcome::Ok, 3));
-    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is as gone as before");
+    assert_eq!(kept.registered_ids().await.1, ["t1"], "it is as gone as before");
     warm(&world, "other").await;
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
 }
@@ -320,7 +320,7 @@ async fn hazard_08_a_list_that_shrank_by_more_than_it_may_is_not_trusted() {
         } else {
             assert_eq!(record.outcome, Outcome::Failed, "{what}");
             assert_eq!(first_kind(&record), Some(FailureKind::TenantsShrank), "{what}");
-            assert_eq!(kept.noted_ids().await.1, [""; 0], "{what}");
+            assert_eq!(kept.registered_ids().await.1, [""; 0], "{what}");
         }
     }
 }
@@ -363,7 +363,7 @@ async fn hazard_08_every_run_by_such_a_list_fails_at_once_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn hazard_08_a_list_that_is_right_is_trusted_once_it_was_taken_with_100_per_cent() {
+async fn hazard_08_a_list_that_is_right_is_trusted_once_it_was_accepted_with_100_per_cent() {
     let kept = Kept::new();
     let worker = kept.setup([job("list")], tenants(8)).start();
     worker.warm("list").await;
@@ -382,11 +382,11 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(4)).start();
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
-    kept.memory.evict(Book::Tenants.key());
+    kept.memory.evict(REGISTRY_KEY);
     // Only the registry shows it: it is enough if it is read in time.
     kept.clock.stall(10 * MINUTE).await;
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
-    assert_eq!(kept.noted_ids().await.0, ids(0..4));
+    assert_eq!(kept.registered_ids().await.0, ids(0..4));
     world.source.set_tenants(without(4, &["t1"]));
     warm(&world, "list").await;
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
@@ -401,7 +401,7 @@ async fn hazard_08_a_cache_that_was_flushed_knows_nobody_and_learns_it_again() {
 }
 
 #[tokio::test]
-async fn hazard_09_who_went_when_the_cache_lost_the_book_is_remembered_by_the_worker() {
+async fn hazard_09_a_worker_remembers_who_left_when_the_cache_lost_the_registry() {
     let kept = Kept::new();
     let world = kept.setup([job("list"), job("other")], tenants(4)).start();
     world.set_rows("list", a_row_each(4));
@@ -419,7 +419,7 @@ async fn hazard_09_who_went_when_the_cache_lost_the_book_is_remembered_by_the_wo
     kept.memory.restart();
     world.source.set_tenants(without(4, &["t1"]));
     warm(&world, "other").await;
-    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is noted as gone");
+    assert_eq!(kept.registered_ids().await.1, ["t1"], "it is registered as gone");
     world.finish(older).await;
     kept.clock.stall(MINUTE).await;
     warm(&world, "other").await;
@@ -444,7 +444,7 @@ async fn hazard_09_a_tenant_that_comes_back_during_its_sweep_keeps_what_is_writt
     assert_eq!(world.finish(back).await.outcome, Outcome::Ok);
     assert!(kept.has("list:t1"));
     assert_ne!(kept.memory.fences(&[fence_key("t1")]).await.unwrap(), fence);
-    assert_eq!(kept.noted_ids().await, (ids(0..3), vec![]));
+    assert_eq!(kept.registered_ids().await, (ids(0..3), vec![]));
     kept.clock.stall(15 * MINUTE).await;
     warm(&world, "other").await;
     assert!(kept.has("list:t1"), "nothing of it is removed from then on");
@@ -496,7 +496,7 @@ async fn slow_removals_of_many_tenants_that_left_hold_up_no_run() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_noted_is_not_gone_by_and_the_next_one_does_it() {
+async fn no_run_uses_a_list_that_cannot_be_registered_and_the_next_list_is_registered() {
     let kept = Kept::new();
     let world = kept.setup([job("list")], tenants(3)).start();
     warm(&world, "list").await;
@@ -519,7 +519,7 @@ async fn hazard_09_a_sweep_that_is_cut_off_goes_on_with_the_next_workers_list() 
     *kept.removals.takes.lock().unwrap() = 10 * MINUTE;
     assert_eq!(warm(&world, "list").await.outcome, Outcome::Ok);
     assert!(kept.has("list:t1"));
-    assert_eq!(kept.noted_ids().await.1, ["t1"]);
+    assert_eq!(kept.registered_ids().await.1, ["t1"]);
     drop(world);
     *kept.removals.takes.lock().unwrap() = Duration::ZERO;
     let world = kept.setup([job("list")], without(3, &["t1"])).start();
@@ -594,11 +594,11 @@ async fn a_key_whose_removal_is_refused_is_removed_as_soon_as_it_may_be() {
     warm(&world, "kinds").await;
     assert_eq!(keys_of(&kept, "t1"), ["kind:t1:cat"], "all others are gone");
     assert_eq!(kept.manifest(&kinds, "t1").await, ["kind:t1:cat"]);
-    assert_eq!(kept.noted_ids().await.1, ["t1"], "it is not done with");
+    assert_eq!(kept.registered_ids().await.1, ["t1"], "it is not done with");
     kept.memory.refuse(|_| None);
     warm(&world, "kinds").await;
     assert_eq!(keys_of(&kept, "t1"), [""; 0]);
-    assert_eq!(kept.noted_ids().await.1, [""; 0]);
+    assert_eq!(kept.registered_ids().await.1, [""; 0]);
 }
 
 #[tokio::test]
@@ -611,13 +611,13 @@ async fn thousands_of_tenants_are_swept_in_slices() {
     world.source.set_tenants(tenants(2_500));
     assert_eq!(warm(&world, "kinds").await.outcome, Outcome::Ok);
     assert_eq!(kept.keys().len(), 2_500 * 5);
-    assert_eq!(kept.noted_ids().await.1.len(), 2_500);
+    assert_eq!(kept.registered_ids().await.1.len(), 2_500);
     // There are more possible dates than dates with keys.
     let most = kept.removals.most.load(Ordering::Relaxed);
     assert!((200..=200 * 9).contains(&most), "{most} keys at once");
     kept.clock.stall(10 * MINUTE).await;
     warm(&world, "kinds").await;
-    assert_eq!(kept.noted_ids().await.1.len(), 0);
+    assert_eq!(kept.registered_ids().await.1.len(), 0);
 }
 
 #[tokio::test]

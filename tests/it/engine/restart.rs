@@ -146,7 +146,7 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
     world.clock.advance(LOOK_EVERY + SECOND).await;
     assert_eq!(world.cache.keys(), keys);
     let known = world.runner.registry.known(world.ledger.as_ref()).await.unwrap();
-    assert_eq!(known.active.len(), 3, "the book is written anew");
+    assert_eq!(known.active.len(), 3, "the registry is written anew");
     world.clock.advance(10 * MINUTE).await;
     for name in ["list", "with_tables", "fleet"] {
         assert_eq!(history(&world, name).await, ONCE_MORE, "{name}");
@@ -382,7 +382,7 @@ async fn hazard_42_a_cache_that_was_emptied_has_every_enabled_job_run_once() {
     world.clock.advance(LOOK_EVERY + SECOND).await;
     assert_eq!(world.cache.keys(), keys);
     let known = world.runner.registry.known(world.ledger.as_ref()).await.unwrap();
-    assert_eq!(known.active.len(), 3, "the book is written anew");
+    assert_eq!(known.active.len(), 3, "the registry is written anew");
     world.clock.advance(10 * MINUTE).await;
     for name in ["list", "other"] {
         assert_eq!(history(&world, name).await, ONCE_MORE, "{name}");

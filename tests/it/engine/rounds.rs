@@ -16,7 +16,7 @@ use preheat::domain::run::{Outcome, RunRecord};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::ports::{
-    Cache, CacheError, CacheErrorKind, Clock, Ledger, Listing, SourceErrorKind,
+    Cache, CacheError, CacheErrorKind, Clock, Ledger, ManifestEntries, SourceErrorKind,
 };
 use preheat::engine::run::limit::Priority;
 use preheat::engine::run::{RunResult, RunSpec, Stops, Unverified};
@@ -35,9 +35,9 @@ struct Run {
 
 /// A world whose job `list` has a static key and one key for each category.
 fn world_with_categories() -> World {
-    let listed = key("list:{tenant_id}:{category}");
+    let by_category = key("list:{tenant_id}:{category}");
     let schedule = Schedule::Every(Duration::from_hours(24));
-    let job = Job { schedule, keys: vec![key("list:{tenant_id}"), listed], ..job("list") };
+    let job = Job { schedule, keys: vec![key("list:{tenant_id}"), by_category], ..job("list") };
     Setup::new([job], tenants(3)).start()
 }
 
@@ -117,7 +117,7 @@ impl World {
         self.cache.fences(&[fence_key(tenant)]).await.unwrap()[0]
     }
 
-    async fn listed(&self, tenant: &str) -> Vec<String> {
+    async fn manifest_keys(&self, tenant: &str) -> Vec<String> {
         let key = manifest_key(&JobName::parse("list").unwrap(), Some(tenant));
         names(&self.cache, key).await
     }
@@ -140,7 +140,11 @@ async fn hazard_01_a_value_that_was_read_before_a_change_does_not_outlive_it() {
     });
     let ended = world.run("list", Priority::Regular).await;
     assert_eq!(world.value("list:t1").as_deref(), Some("[2]"));
-    assert_eq!(world.cache.ttl("list:t1"), Some(30 * MINUTE), "once proven it lives in full");
+    assert_eq!(
+        world.cache.ttl("list:t1"),
+        Some(30 * MINUTE),
+        "once verified it lives for its whole TTL"
+    );
     assert_eq!(world.value("list:t0").as_deref(), Some("[1]"), "nobody said that it changed");
     assert_eq!(world.reads(), [vec!["t0", "t1", "t2"], vec!["t1"]]);
     let report = &ended.record.report;
@@ -226,7 +230,7 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_proven() {
+async fn what_is_written_while_data_changes_lives_for_seconds_until_it_is_verified() {
     let world = Setup::new([job("list")], tenants(1)).start();
     let (cache, seen) = (Arc::clone(&world.cache), Count::default());
     let count = seen.clone();
@@ -318,7 +322,7 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
     let all = [("t0", "food"), ("t0", "toys"), ("t1", "food")];
     world.set_rows("list", rows(1, &all));
     world.run("list", Priority::Regular).await;
-    assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:food", "list:t0:toys"]);
 
     world.set_rows("list", rows(2, &[("t0", "toys"), ("t0", "care"), ("t1", "food")]));
     let ended = world.run("list", Priority::Regular).await;
@@ -328,7 +332,7 @@ async fn hazard_07_a_key_whose_data_is_gone_goes_at_the_next_complete_run() {
 
     world.set_rows("list", Vec::new());
     world.run("list", Priority::Regular).await;
-    assert_eq!(world.cache.keys(), ["list:t0", "list:t1", "list:t2"], "known keys stay: `[]`");
+    assert_eq!(world.cache.keys(), ["list:t0", "list:t1", "list:t2"], "static keys stay: `[]`");
 }
 
 #[tokio::test]
@@ -346,12 +350,12 @@ async fn hazard_07_a_run_that_read_before_may_write_a_key_again_and_it_goes_all_
     assert_eq!(world.value("list:t0:food"), None, "its name is still there");
 
     // An entry is pruned once its key cannot exist any more; renewed entries stay.
-    assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:food", "list:t0:toys"]);
     for _ in 0..3 {
         world.clock.advance(25 * MINUTE).await;
         world.run("list", Priority::Regular).await;
     }
-    assert_eq!(world.listed("t0").await, ["list:t0:toys"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:toys"]);
 }
 
 #[tokio::test]
@@ -370,15 +374,15 @@ async fn hazard_05_a_read_that_fails_writes_nothing_and_removes_nothing() {
     assert_eq!(world.cache.keys(), before);
     assert_eq!(world.value("list:t0:food").as_deref(), Some("[1]"));
     assert_eq!(world.value("list:t1:food").as_deref(), Some("[2]"));
-    assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:food"]);
 }
 
 #[tokio::test]
 async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_its_batch_grow() {
-    let listed = key("list:{tenant_id}:{category}");
+    let by_category = key("list:{tenant_id}:{category}");
     let encoding = Encoding { max_bytes: 10, ..job("list").encoding };
     let schedule = Schedule::Every(Duration::from_hours(1_000));
-    let job = Job { schedule, encoding, keys: vec![listed], ..job("list") };
+    let job = Job { schedule, encoding, keys: vec![by_category], ..job("list") };
     let world = Setup::new([job], tenants(3)).start();
     let large = "\"a value of more than ten bytes\"";
     for day in 0..20 {
@@ -394,10 +398,10 @@ async fn hazard_07_a_tenant_that_fails_for_good_does_not_let_the_manifests_of_it
     }
     // Entries live for twice the TTL plus the longest run.
     for tenant in ["t1", "t2"] {
-        let listed = world.listed(tenant).await;
+        let listed = world.manifest_keys(tenant).await;
         assert!(listed.len() <= 3, "{tenant}: {listed:?}");
     }
-    assert!(world.listed("t0").await.is_empty());
+    assert!(world.manifest_keys("t0").await.is_empty());
 }
 
 #[tokio::test]
@@ -437,7 +441,7 @@ async fn a_manifest_names_a_key_before_the_key_is_written_and_until_it_is_remove
 }
 
 #[tokio::test]
-async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away() {
+async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_removed() {
     for (batch, from, to) in [(10, "t0", "t1"), (1, "t0", "t1"), (1, "t1", "t0")] {
         let world = Setup::new([pets(batch)], tenants(2)).start();
         world.set_rows("list", rows(1, &[(from, "7")]));
@@ -446,7 +450,7 @@ async fn hazard_07_a_shared_key_that_went_to_another_tenant_is_never_taken_away(
         world.set_rows("list", rows(2, &[(to, "7")]));
         world.run("list", Priority::Regular).await;
         assert_eq!(world.value("pet:7").as_deref(), Some("[2]"), "{batch} {from} {to}");
-        assert!(world.listed(to).await.is_empty(), "no manifest names a shared key");
+        assert!(world.manifest_keys(to).await.is_empty(), "no manifest names a shared key");
         // Its former tenant is warmed alone.
         world.clock.advance(MINUTE).await;
         world.warm_some("list", &[from]).await;
@@ -462,9 +466,9 @@ async fn a_manifest_outlives_its_keys_and_goes_when_nobody_renews_it() {
     // Twice the TTL plus the longest run.
     world.clock.advance(65 * MINUTE).await;
     assert_eq!(world.cache.keys(), Vec::<String>::new());
-    assert_eq!(world.listed("t0").await, ["list:t0:food"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:food"]);
     world.clock.advance(MINUTE + SECOND).await;
-    assert!(world.listed("t0").await.is_empty());
+    assert!(world.manifest_keys("t0").await.is_empty());
 }
 
 #[tokio::test]
@@ -476,7 +480,7 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
     let seen = Arc::clone(&calls);
     world.ledger.before(move |call| {
         // The run reads the registry, its batches do not.
-        if !matches!(call, Call::Notes | Call::Note) {
+        if !matches!(call, Call::ReadRegistry | Call::Register) {
             seen.lock().unwrap().push(call);
         }
         ready(Ok(()))
@@ -487,7 +491,7 @@ async fn fences_cost_two_questions_a_batch_and_manifests_one_and_now_and_then_a_
     assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), expected);
     world.clock.advance(31 * MINUTE).await;
     world.run("list", Priority::Regular).await;
-    let expected = [Call::Fences, Call::Manifests, Call::Enlist, Call::Fences];
+    let expected = [Call::Fences, Call::Manifests, Call::AddEntries, Call::Fences];
     assert_eq!(*calls.lock().unwrap(), expected);
 }
 
@@ -551,9 +555,9 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
     let manifest = manifest_key(&JobName::parse("list").unwrap(), Some("t0"));
     let food = "list:t0:food".to_owned();
     // Until now the job's `ttl` was five hours.
-    let listing = Listing { manifest, keys: vec![food.clone()] };
+    let listing = ManifestEntries { manifest, keys: vec![food.clone()] };
     let (life, now) = (Duration::from_hours(5), world.clock.now());
-    world.cache.enlist(&[listing], now, life).await.unwrap();
+    world.cache.add_entries(&[listing], now, life).await.unwrap();
     world.cache.set(&food, "[1]");
     world.cache.expire(&[(food.clone(), life)]).await.unwrap();
     world.clock.advance(Duration::from_hours(2)).await;
@@ -562,11 +566,11 @@ async fn hazard_07_a_key_that_outlives_its_name_is_removed_before_the_name_is() 
         .cache
         .refuse(|key| (key == "list:t0:food").then(|| cache_error(CacheErrorKind::Permission)));
     world.run("list", Priority::Regular).await;
-    assert_eq!(world.listed("t0").await, [food.as_str()], "it is still there");
+    assert_eq!(world.manifest_keys("t0").await, [food.as_str()], "it is still there");
     world.cache.refuse(|_| None);
     world.run("list", Priority::Regular).await;
     assert_eq!(world.value(&food), None);
-    assert_eq!(world.listed("t0").await, [""; 0]);
+    assert_eq!(world.manifest_keys("t0").await, [""; 0]);
 }
 
 #[tokio::test]
@@ -590,7 +594,7 @@ async fn hazard_01_what_was_written_in_one_round_and_refused_in_the_next_is_unve
         })
     });
     let ended = world.run("list", Priority::Regular).await;
-    assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "on probation");
+    assert_eq!(world.value("list:t1").as_deref(), Some("[1]"), "unverified");
     // Another, verified run may meanwhile set its full TTL, as that run wrote there as well.
     assert_eq!(ended.unverified, unverified(&["t1"]));
     let ended = world.run("list", Priority::Regular).await;
@@ -611,7 +615,7 @@ async fn hazard_07_a_key_that_could_not_be_made_does_not_stand_in_for_one_that_i
     let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::ValueTooLarge);
     assert_eq!(world.value("list:t0:toys").as_deref(), Some("[2]"));
-    assert_eq!(world.listed("t0").await, ["list:t0:food", "list:t0:toys"]);
+    assert_eq!(world.manifest_keys("t0").await, ["list:t0:food", "list:t0:toys"]);
 }
 
 /// Restarts the cache before the next write, and calls `then` before that write and each later one.
@@ -672,7 +676,7 @@ async fn hazard_07_what_was_written_to_a_cache_that_had_lost_its_name_goes_with_
     let ended = world.run("list", Priority::Regular).await;
     assert_eq!(ended.record.report.failures[0].kind, FailureKind::CachePermission);
     assert!(world.value(food).is_some());
-    assert_eq!(world.listed("t0").await, [food, "list:t0:toys"], "it is named anew");
+    assert_eq!(world.manifest_keys("t0").await, [food, "list:t0:toys"], "it is named anew");
     world.cache.refuse(|_| None);
     world.run("list", Priority::Regular).await;
     assert_eq!(world.value(food), None);

@@ -10,8 +10,8 @@ use preheat::domain::protocol::{Life, Sabotage};
 use super::others::{Link, Outcome, Process, Reader, Writer};
 use super::warmer::{Kind, Run};
 use super::world::{
-    CATEGORIES, Cache, Command, Database, Gone, KEYS, Named, OF_TENANT, Place, Reply, Row, SHARED,
-    STARTS, Some8, TENANTS, Value, is_shared,
+    CATEGORIES, Cache, Command, Database, Gone, KEYS, KeyName, OF_TENANT, Place, Reply, Row,
+    SHARED, STARTS, Some8, TENANTS, Value, is_shared,
 };
 use crate::support::dice::Dice;
 
@@ -141,11 +141,11 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Stale { key, found, expected } => {
-                write!(f, "{} holds v{found} and not v{expected}", Named(key))
+                write!(f, "{} holds v{found} and not v{expected}", KeyName(key))
             }
-            Self::Unnamed { key } => write!(f, "{} is there and in no manifest", Named(key)),
-            Self::Missing { key, gone } => write!(f, "{} is not there: {gone:?}", Named(key)),
-            Self::Renewed { key } => write!(f, "{} is renewed, its data is gone", Named(key)),
+            Self::Unnamed { key } => write!(f, "{} is there and in no manifest", KeyName(key)),
+            Self::Missing { key, gone } => write!(f, "{} is not there: {gone:?}", KeyName(key)),
+            Self::Renewed { key } => write!(f, "{} is renewed, its data is gone", KeyName(key)),
             Self::Restless => write!(f, "it does not come to rest"),
         }
     }
@@ -281,7 +281,7 @@ impl World {
     }
 
     /// The value of a fence, as the warmer's machine gets it.
-    pub(super) fn taken_for(&self, fence: Fence) -> Fence {
+    pub(super) fn as_told(&self, fence: Fence) -> Fence {
         const RELIABLE: i64 = 1 << 51;
         let is_relied_on = matches!(
             self.harm,
@@ -505,7 +505,7 @@ impl Schedule {
                     if let Some(name) = place.name()
                         && (version != 0 || was_there)
                     {
-                        world.execute(Command::Enlist(tenant, Some8::one(name)));
+                        world.execute(Command::AddEntries(tenant, Some8::one(name)));
                     }
                     if version != 0 {
                         world.execute(Command::Set(place, version, Life::Full));
@@ -709,7 +709,7 @@ impl Schedule {
             Trouble::EvictValue(key) => {
                 troubles.evictions -= 1;
                 self.world.take_away(key, |cache, _| cache.evict_value(key));
-                self.world.say(CHAOS, || format!("{} is evicted", Named(key)));
+                self.world.say(CHAOS, || format!("{} is evicted", KeyName(key)));
             }
             Trouble::EvictFence(tenant) => {
                 troubles.evictions -= 1;
@@ -813,7 +813,7 @@ impl Schedule {
             }
         }
         self.world.take_away(key, |cache, _| cache.expire_now(key, early));
-        self.world.say(CHAOS, || format!("the provisional TTL of {} ends", Named(key)));
+        self.world.say(CHAOS, || format!("the provisional TTL of {} ends", KeyName(key)));
     }
 
     /// Checks the invariants at rest.

@@ -210,7 +210,7 @@ impl Run {
                 self.manifests[tenant] = manifest;
             }
             (Command::Unlink(_), _) => world.meet(Situation::Vanished),
-            (Command::Delist(..), world::Reply::Names(out)) if !out.is_empty() => {
+            (Command::Prune(..), world::Reply::Names(out)) if !out.is_empty() => {
                 world.meet(Situation::Delisted);
             }
             _ => {}
@@ -271,7 +271,7 @@ impl Run {
             }
             Step::AddNames(names) => {
                 let of_place = |(place, names): (usize, Vec<u8>)| {
-                    Command::Enlist(open[place], some(names.into_iter().map(usize::from)))
+                    Command::AddEntries(open[place], some(names.into_iter().map(usize::from)))
                 };
                 names.into_iter().map(of_place).collect()
             }
@@ -295,7 +295,7 @@ impl Run {
                 out.filter(|_| is_early).chain(unlinks).collect()
             }
             Step::Prune(places) => {
-                let prune = |place: usize| Command::Delist(open[place], self.outdated);
+                let prune = |place: usize| Command::Prune(open[place], self.outdated);
                 places.into_iter().map(prune).collect()
             }
             Step::SetTtls { extend, shorten } => {
@@ -352,13 +352,12 @@ impl Run {
                 let is_bare = world.harm == Some(Harm::BareFencesRelied) && !self.has_written;
                 let fence = |tenant: &usize| match self.fences[*tenant] {
                     fence if is_bare => fence,
-                    fence => world.taken_for(fence),
+                    fence => world.as_told(fence),
                 };
                 Reply::Fences(open.iter().map(fence).collect())
             }
             Step::StartFences(places) => {
-                let fence =
-                    |(place, _): &(usize, Fence)| world.taken_for(self.fences[open[*place]]);
+                let fence = |(place, _): &(usize, Fence)| world.as_told(self.fences[open[*place]]);
                 Reply::Fences(places.iter().map(fence).collect())
             }
             Step::ReadManifests => {

@@ -156,9 +156,9 @@ fn letter(name: usize) -> char {
 }
 
 /// A key in readable form.
-pub(super) struct Named(pub(super) usize);
+pub(super) struct KeyName(pub(super) usize);
 
-impl fmt::Display for Named {
+impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(place) = Place::of(self.0).next() else { return Err(fmt::Error) };
         match place.name() {
@@ -259,11 +259,11 @@ pub(super) enum Command {
     /// `ZRANGE` of a tenant's manifest.
     Manifest(usize),
     /// `ZADD` of entries in a tenant's manifest, as of now.
-    Enlist(usize, Some8),
+    AddEntries(usize, Some8),
     /// `ZREMRANGEBYSCORE` of a tenant's manifest, up to that step: prunes the entries that are so old that
     /// their keys cannot exist any more. Steps do not measure a key's TTL, so the entry of an existing key
     /// that the tenant wrote stays.
-    Delist(usize, u32),
+    Prune(usize, u32),
     /// `ZREM` of entries, which only a sabotage does.
     TakeOut(usize, Some8),
     /// `SET … PX` of a key.
@@ -297,25 +297,27 @@ impl fmt::Display for Command {
             Self::RaiseFence(tenant, by) => write!(f, "INCRBY fence {tenant} {}", Number(by)),
             Self::MoveFence(tenant) => write!(f, "INCR fence {tenant}"),
             Self::Manifest(tenant) => write!(f, "ZRANGE manifest {tenant}"),
-            Self::Enlist(tenant, names) => {
+            Self::AddEntries(tenant, names) => {
                 write!(f, "names {} in manifest {tenant}", Letters(names))
             }
-            Self::Delist(tenant, before) => {
+            Self::Prune(tenant, before) => {
                 write!(f, "takes out of manifest {tenant} what was named before {before}")
             }
             Self::TakeOut(tenant, names) => {
                 write!(f, "takes {} out of manifest {tenant}", Letters(names))
             }
             Self::Set(place, version, l) => {
-                write!(f, "SET {} = v{version} {}", Named(place.key()), life(l))
+                write!(f, "SET {} = v{version} {}", KeyName(place.key()), life(l))
             }
-            Self::Fill(key, version) => write!(f, "SET {} = v{version} provisionally", Named(key)),
+            Self::Fill(key, version) => {
+                write!(f, "SET {} = v{version} provisionally", KeyName(key))
+            }
             Self::Unlink(place) => {
-                write!(f, "UNLINK {} for tenant {}", Named(place.key()), place.tenant)
+                write!(f, "UNLINK {} for tenant {}", KeyName(place.key()), place.tenant)
             }
-            Self::Drop(key) => write!(f, "UNLINK {}", Named(key)),
-            Self::Delete(key) => write!(f, "DEL {}", Named(key)),
-            Self::Expire(place, l) => write!(f, "PEXPIRE {} {}", Named(place.key()), life(l)),
+            Self::Drop(key) => write!(f, "UNLINK {}", KeyName(key)),
+            Self::Delete(key) => write!(f, "DEL {}", KeyName(key)),
+            Self::Expire(place, l) => write!(f, "PEXPIRE {} {}", KeyName(place.key()), life(l)),
         }
     }
 }
@@ -517,13 +519,13 @@ impl Cache {
             Command::ReplaceFence(tenant, start) => self.fences[tenant] = Some(start),
             Command::RaiseFence(tenant, by) => *self.fences[tenant].get_or_insert(0) += by,
             Command::MoveFence(tenant) => *self.fences[tenant].get_or_insert(0) += 1,
-            Command::Enlist(tenant, names) => {
+            Command::AddEntries(tenant, names) => {
                 for name in names {
                     self.manifests[tenant].0[name] = step;
                 }
                 self.orphans[tenant].remove(names);
             }
-            Command::Delist(tenant, before) => return Reply::Names(self.delist(tenant, before)),
+            Command::Prune(tenant, before) => return Reply::Names(self.prune(tenant, before)),
             Command::TakeOut(tenant, names) => {
                 for name in names {
                     self.manifests[tenant].0[name] = 0;
@@ -569,13 +571,13 @@ impl Cache {
         }
     }
 
-    fn delist(&mut self, tenant: usize, before: u32) -> Some8 {
+    fn prune(&mut self, tenant: usize, before: u32) -> Some8 {
         let mut out = Some8::NONE;
         for name in self.manifests[tenant].names() {
             let is_there = self.values[Place::category(tenant, name).key()].is_some();
-            let named_at = &mut self.manifests[tenant].0[name];
-            if *named_at < before && !is_there {
-                *named_at = 0;
+            let renewed_at = &mut self.manifests[tenant].0[name];
+            if *renewed_at < before && !is_there {
+                *renewed_at = 0;
                 out.add(Some8::one(name));
             }
         }

@@ -6,7 +6,7 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::{IdClass, Tenants};
-use preheat::engine::ports::{Clock, Ledger, Listing, SourceErrorKind};
+use preheat::engine::ports::{Clock, Ledger, ManifestEntries, SourceErrorKind};
 use preheat::invalidate::InvalidateRequest;
 
 use super::{jobs, keys, of_tenants, pets, texts, world};
@@ -102,8 +102,8 @@ async fn hazard_09_names_of_shared_keys_in_old_manifests_mean_nothing() {
     world.warm("pets").await;
     // An earlier version added shared keys to manifests too.
     let manifest = manifest_key(&job.name, Some("t0"));
-    let old = Listing { manifest, keys: texts(&["pet:p0", "pet:p1"]) };
-    world.cache.enlist(&[old], world.clock.now(), 30 * MINUTE).await.unwrap();
+    let old = ManifestEntries { manifest, keys: texts(&["pet:p0", "pet:p1"]) };
+    world.cache.add_entries(&[old], world.clock.now(), 30 * MINUTE).await.unwrap();
     world.set_rows("pets", vec![pet("t1", "p1")]);
     assert_eq!(world.warm("pets").await.outcome, Outcome::Ok);
     assert_eq!(cached(&world), "pet:p0 pet:p1", "no run removes one");

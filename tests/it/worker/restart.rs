@@ -26,12 +26,12 @@ async fn a_job_of_once_a_day_is_warm_again_within_seconds() {
             (&last["trigger"], &last["outcome"]) == (&json!("change"), &json!("ok"))
         };
         eventually("its run is told", LONG, is_change).await;
-        let noted: usize = redis::cmd("HLEN")
+        let registered: usize = redis::cmd("HLEN")
             .arg("preheat:tenants")
             .query_async(&mut shop.cache().await)
             .await
             .unwrap();
-        assert_eq!(noted, 30, "the tenants are noted again");
+        assert_eq!(registered, 30, "the tenants are registered again");
     }
     assert_eq!(worker.runs("items").await.len(), 3, "each restart is one run");
     worker.says("the cache server is another process than before").await;
@@ -57,8 +57,8 @@ async fn hazard_42_a_cache_that_is_emptied_is_warm_again_within_seconds() {
         let () = cache.set("theirs", "value").await.unwrap();
         worker.metric_becomes(FLUSHES, |value| value >= f64::from(flushes)).await;
         eventually("all is warm", LONG, async || shop.is_warm().await).await;
-        let noted = redis::cmd("HLEN").arg("preheat:tenants").query_async(&mut cache).await;
-        assert_eq!(noted, Ok(30), "the tenants are noted again");
+        let registered = redis::cmd("HLEN").arg("preheat:tenants").query_async(&mut cache).await;
+        assert_eq!(registered, Ok(30), "the tenants are registered again");
     }
     worker.says("the cache was emptied").await;
     eventually("each is one run", LONG, async || worker.runs("items").await.len() == 3).await;

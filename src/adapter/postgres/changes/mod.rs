@@ -21,9 +21,8 @@ use super::{Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
 pub use self::look::{Looked, Standing, Versions, look, table_problems};
-pub use self::rights::Security;
 pub(super) use self::sql::table as quoted_table;
-pub use self::sql::{install_sql, uninstall_sql};
+pub use self::sql::{Security, install_sql, uninstall_sql};
 
 /// How long a statement waits for a table that others write to. While it waits, it holds up all
 /// later statements on that table, and all on the tables that it has locked already.

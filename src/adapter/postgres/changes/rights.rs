@@ -8,17 +8,7 @@ use crate::domain::change::ChangeSource;
 use crate::domain::spelling::listed;
 
 use super::TableProblem;
-use super::sql;
-use super::survey::FoundFunction;
-
-/// With whose rights the function of a source runs, if a query finds the source's tenants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// The rights of the role that writes.
-    Invoker,
-    /// The rights of the function's owner, which is the role that installed it.
-    Definer,
-}
+use super::sql::{self, Security};
 
 /// What a source's query reads.
 pub(super) struct Reads {
@@ -52,17 +42,16 @@ impl Reads {
 }
 
 /// The tables that the query of a source reads, including those of its views; nothing for a source
-/// without a query. The server itself answers this about a view that is dropped before anybody can
+/// without a query. `owner` owns the source's function, if there is one. The server itself answers this about a view that is dropped before anybody can
 /// see it. A plan would not do: it may lack a table that the planner does not need today.
 pub(super) async fn reads(
     connection: &mut PgConnection,
     source: &ChangeSource,
-    function: Option<&FoundFunction>,
+    owner: Option<Oid>,
 ) -> Result<Option<Reads>, sqlx::Error> {
     let Some(view) = sql::reading_view(source) else { return Ok(None) };
     connection.execute(sqlx::raw_sql("savepoint preheat_reads")).await?;
     connection.execute(sqlx::raw_sql(AssertSqlSafe(view))).await?;
-    let owner = function.map(|function| function.owner);
     let rows: Vec<(Oid, String, bool, bool)> = sqlx::query_as(AssertSqlSafe(sql::reads("$1")))
         .bind(owner)
         .persistent(false)

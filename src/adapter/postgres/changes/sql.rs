@@ -11,7 +11,6 @@ use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
 use super::super::describe;
-use super::rights::Security;
 
 /// The channel of the notifications. The triggers in databases contain it, so it never changes.
 pub(super) const CHANNEL: &str = "preheat_changes";
@@ -31,6 +30,15 @@ const LONGEST_GONE: usize = 1_000;
 
 /// A pattern that the names of our functions match: with it they are found again, whatever the jobs are now.
 pub(super) const FUNCTIONS: &str = "^changed_[0-9a-f]{16}$";
+
+/// With whose rights the function of a source runs, if a query finds the source's tenants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// The rights of the role that writes.
+    Invoker,
+    /// The rights of the function's owner, which is the role that installed it.
+    Definer,
+}
 
 /// The event that a trigger is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

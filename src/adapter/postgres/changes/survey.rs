@@ -8,8 +8,8 @@ use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
 use super::super::error;
-use super::rights::{self, Reads, Security};
-use super::sql::{self, Event};
+use super::rights::{self, Reads};
+use super::sql::{self, Event, Security};
 use super::{Refused, TableProblem};
 
 /// The first server version that can replace triggers.
@@ -154,8 +154,8 @@ pub(super) async fn survey<'s>(
     let is_sound = problems.is_empty();
     for Triggers { source, .. } in &found {
         let function = function_of(source, &functions);
-        let reads =
-            if is_sound { rights::reads(connection, source, function).await? } else { None };
+        let owner = function.map(|function| function.owner);
+        let reads = if is_sound { rights::reads(connection, source, owner).await? } else { None };
         let now = function.map_or(Security::Invoker, |function| function.security);
         let security = match &reads {
             Some(reads) => rights::security(connection, source, reads, (now, security)).await?,

@@ -9,7 +9,8 @@ use crate::domain::json::{Column, ColumnProblem, ColumnType};
 use crate::domain::key::Placeholder;
 use crate::domain::spelling;
 
-use super::super::source::{ReadError, TenantsShape};
+use super::super::read_error::ReadError;
+use super::super::source::TenantsShape;
 use super::super::{Transaction, column, describe, error};
 use super::{QueryPlace, QueryProblem, plan, problem};
 

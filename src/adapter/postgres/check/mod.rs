@@ -20,10 +20,8 @@ use crate::engine::ports::{Read, SourceError};
 use self::plan::Plan;
 use super::changes::{self, ChangesError, TableProblem, quoted_table};
 use super::id::IdType;
-use super::source::{
-    PostgresSource, ReadError, arguments, finish, in_time, learns_types, too_many_parameters,
-    wrong_tenant_column,
-};
+use super::read_error::{ReadError, in_time, too_many_parameters};
+use super::source::{PostgresSource, arguments, finish, learns_types, wrong_tenant_column};
 use super::{Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};

@@ -14,7 +14,8 @@ use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 
-use super::super::source::{PostgresSource, ReadError, finish};
+use super::super::read_error::ReadError;
+use super::super::source::{PostgresSource, finish};
 use super::super::{Access, Transaction};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use super::cache::{CacheState, MemoryCache};
 use super::lock;
 use preheat::domain::fence::{FENCE_TTL, Fence};
-use preheat::domain::manifest::Named;
-use preheat::engine::ports::{BOOK_TTL, Book, CacheError, Ledger, Listing};
+use preheat::domain::manifest::ManifestEntry;
+use preheat::engine::ports::{CacheError, Ledger, ManifestEntries, REGISTRY_KEY, REGISTRY_TTL};
 
 impl MemoryCache {
     /// Runs an operation at the present moment.
@@ -47,9 +47,9 @@ impl CacheState {
     }
 }
 
-fn named((key, at): (String, String)) -> Named {
+fn manifest_entry((key, at): (String, String)) -> ManifestEntry {
     let at = at.parse().ok().and_then(DateTime::from_timestamp_millis);
-    Named { key, named_at: at.unwrap_or_default() }
+    ManifestEntry { key, renewed_at: at.unwrap_or_default() }
 }
 
 impl Ledger for MemoryCache {
@@ -84,23 +84,23 @@ impl Ledger for MemoryCache {
     fn manifests<'a>(
         &'a self,
         keys: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Named>>, CacheError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<ManifestEntry>>, CacheError>> {
         self.at_once(|state, now| {
             let manifest =
-                |key: &String| Ok(state.hash(key, now)?.into_iter().map(named).collect());
+                |key: &String| Ok(state.hash(key, now)?.into_iter().map(manifest_entry).collect());
             keys.iter().map(manifest).collect()
         })
     }
 
-    fn enlist<'a>(
+    fn add_entries<'a>(
         &'a self,
-        manifests: &'a [Listing],
+        manifests: &'a [ManifestEntries],
         at: DateTime<Utc>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         self.at_once(move |state, now| {
             let at = at.timestamp_millis().to_string();
-            for Listing { manifest, keys } in manifests {
+            for ManifestEntries { manifest, keys } in manifests {
                 if !keys.is_empty() {
                     let names = keys.iter().map(|key| (key.clone(), at.clone()));
                     state.make_hash(manifest, now)?.extend(names);
@@ -111,7 +111,7 @@ impl Ledger for MemoryCache {
         })
     }
 
-    fn delist<'a>(
+    fn prune<'a>(
         &'a self,
         manifests: &'a [String],
         before: DateTime<Utc>,
@@ -119,38 +119,33 @@ impl Ledger for MemoryCache {
         self.at_once(move |state, now| {
             let before = before.timestamp_millis();
             for manifest in manifests {
-                let all = state.hash(manifest, now)?.into_iter().map(named);
-                let old = all.filter(|named| named.named_at.timestamp_millis() < before);
-                let old: Vec<String> = old.map(|named| named.key).collect();
+                let all = state.hash(manifest, now)?.into_iter().map(manifest_entry);
+                let old = all.filter(|entry| entry.renewed_at.timestamp_millis() < before);
+                let old: Vec<String> = old.map(|entry| entry.key).collect();
                 state.take_out(manifest, &old, now)?;
             }
             Ok(())
         })
     }
 
-    fn notes(&self, book: Book) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
-        self.at_once(move |state, now| Ok(state.hash(book.key(), now)?.into_iter().collect()))
+    fn registry(&self) -> BoxFuture<'_, Result<Vec<(String, String)>, CacheError>> {
+        self.at_once(move |state, now| Ok(state.hash(REGISTRY_KEY, now)?.into_iter().collect()))
     }
 
-    fn note<'a>(
+    fn register<'a>(
         &'a self,
-        book: Book,
-        notes: &'a [(String, String)],
+        entries: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         self.at_once(move |state, now| {
-            if !notes.is_empty() {
-                state.make_hash(book.key(), now)?.extend(notes.iter().cloned());
+            if !entries.is_empty() {
+                state.make_hash(REGISTRY_KEY, now)?.extend(entries.iter().cloned());
             }
-            state.renew(book.key(), BOOK_TTL, now);
+            state.renew(REGISTRY_KEY, REGISTRY_TTL, now);
             Ok(())
         })
     }
 
-    fn strike<'a>(
-        &'a self,
-        book: Book,
-        names: &'a [String],
-    ) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.at_once(move |state, now| state.take_out(book.key(), names, now))
+    fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.at_once(move |state, now| state.take_out(REGISTRY_KEY, tenants, now))
     }
 }
