@@ -1,5 +1,5 @@
 //! A job file as it is written. The reader fills these types, and the JSON Schema and the reference
-//! are generated from them. [`super::check`] decides whether what they say makes sense.
+//! are generated from them. [`super::check()`] decides whether what they say makes sense.
 
 use std::collections::BTreeMap;
 

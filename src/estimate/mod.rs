@@ -283,7 +283,7 @@ pub struct RunsADay {
     /// Its runs.
     pub runs: u32,
     /// How many of them find manifest entries that are no longer fresh (see
-    /// [`crate::domain::manifest::is_fresh`]), and renew them.
+    /// [`crate::domain::manifest::is_young`]), and renew them.
     pub naming: u32,
 }
 

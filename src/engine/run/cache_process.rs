@@ -2,7 +2,7 @@
 //! anything: keys, fences, manifests, the registry.
 //!
 //! The server's stats say which process it is. Every caller that reads the stats records that: a run when it
-//! begins and when it ends, a scrape of the metrics, and in between [`Runner::watch_cache`], which also looks
+//! begins and when it ends, a scrape of the metrics, and in between `Runner::watch_cache`, which also looks
 //! at the markers (see `marker.rs`). If another process answers than before, or the cache was emptied, the
 //! engine runs every job once, and the registry and the tenant list no longer trust what they remember of the
 //! cache.

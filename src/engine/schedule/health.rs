@@ -8,7 +8,7 @@ use super::status::{Beat, Health};
 /// How long the scheduler may be silent: it rings every second.
 const SCHEDULER_SILENCE: Duration = Duration::from_secs(10);
 /// How long one round of the loop may take: the loop waits only for wake-ups, and one comes at
-/// least every [`LONGEST_SLEEP`].
+/// least every second.
 const ENGINE_SILENCE: Duration = Duration::from_secs(10);
 /// If the loop was away for longer than this, the whole process was stopped; then the scheduler's
 /// silence says nothing about the scheduler.

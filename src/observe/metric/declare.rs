@@ -1,4 +1,4 @@
-//! How a metric is declared: [`metrics!`], and what the type of its field decides.
+//! How a metric is declared: `metrics!`, and what the type of its field decides.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
