@@ -294,6 +294,43 @@ fn upwards(module: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// A file with more lines is split by what it is about, unless its first line gives a reason with [`REASON`].
+const MOST_LINES: usize = 750;
+const REASON: &str = "longer than most:";
+
+#[test]
+fn no_file_is_long_without_a_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "benches", "sandbox"];
+    let files: Vec<_> = folders.iter().flat_map(|folder| sources(&root.join(folder))).collect();
+    let long: Vec<_> = files
+        .iter()
+        .filter(|path| is_too_long(&fs::read_to_string(path).unwrap()))
+        .map(|path| path.strip_prefix(root).unwrap().display().to_string())
+        .collect();
+    assert!(
+        long.is_empty(),
+        "these files have more than {MOST_LINES} lines; split them, or say in the first line why each is \
+         `{REASON} …`:\n{}",
+        long.join("\n")
+    );
+}
+
+#[test]
+fn a_long_file_is_found_unless_it_says_why() {
+    assert!(!is_too_long(&"\n".repeat(MOST_LINES)));
+    assert!(is_too_long(&"\n".repeat(MOST_LINES + 1)));
+    let late = format!("//! A table.\n//! {REASON} one table{}", "\n".repeat(MOST_LINES));
+    assert!(is_too_long(&late));
+    let reason = format!("//! A table, {REASON} one table{}", "\n".repeat(MOST_LINES + 1));
+    assert!(!is_too_long(&reason));
+}
+
+fn is_too_long(text: &str) -> bool {
+    let first = text.lines().next().unwrap_or_default();
+    text.lines().count() > MOST_LINES && !first.contains(REASON)
+}
+
 #[test]
 fn every_module_has_a_rule() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,4 +1,5 @@
-//! The whole engine in a world with random faults, and the invariants that hold all the same.
+//! The whole engine in a world with random faults (longer than most: its parts share one state), and
+//! the invariants that hold all the same.
 //!
 //! A seed determines everything: jobs, tenants, data, latencies, failures, requests, stalls and jumps of the
 //! clock. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it simulation` runs it alone,

@@ -24,6 +24,7 @@
 )]
 
 mod others;
+mod problem;
 mod schedule;
 mod warmer;
 mod world;
@@ -32,7 +33,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use preheat::domain::protocol::Sabotage;
-use schedule::{Harm, Problem, Schedule, Situation, Sum};
+use problem::{Harm, Problem, Situation, Sum};
+use schedule::Schedule;
 
 /// How many schedules are tried by default.
 const SCHEDULES: u64 = 1_000_000;
@@ -98,7 +100,7 @@ fn hazard_07_a_manifest_that_names_too_little_leaves_keys_whose_data_is_gone() {
         Harm::Protocol(Sabotage::NamesAfterKeys),
         Harm::Protocol(Sabotage::OnlyNewNamed),
         Harm::DelistedBeforeRemoval,
-        Harm::DelistedAtOnce,
+        Harm::PrunedAtOnce,
     ]);
 }
 

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use preheat::domain::fence::Fence;
 use preheat::domain::protocol::{Life, Sabotage};
 
-use super::schedule::{Harm, Situation, World};
+use super::problem::{Harm, Situation};
+use super::schedule::World;
 use super::warmer::{Call, Kind, Run};
 use super::world::{CATEGORIES, Change, Command, Place, Reply, Some8, TENANTS, is_shared};
 

@@ -4,7 +4,8 @@
 use preheat::domain::fence::Fence;
 use preheat::domain::protocol::{Found, Life, Reply, Sabotage, Step, Verdict, Warm};
 
-use super::schedule::{Harm, Situation, World};
+use super::problem::{Harm, Situation};
+use super::schedule::World;
 use super::world::{self, CATEGORIES, Command, Manifest, OF_TENANT, Place, Row, Some8, TENANTS};
 
 /// Why a run starts.
@@ -331,7 +332,7 @@ impl Run {
 
     /// A sabotage at the end of a round: it takes the keys that it removed out of the manifest.
     fn take_out(&self, verdicts: &[Verdict], open: &[usize], world: &World) -> Vec<Command> {
-        if world.harm != Some(Harm::DelistedAtOnce) || self.in_flight {
+        if world.harm != Some(Harm::PrunedAtOnce) || self.in_flight {
             return Vec::new();
         }
         let verified = open.iter().zip(verdicts).filter(|(tenant, verdict)| {

@@ -1,6 +1,9 @@
 //! Data that changes: a feed reports the change, the engine warms it again at once, and no change
 //! is lost.
 
+mod failing;
+mod feed;
+
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +14,10 @@ use futures::future::BoxFuture;
 use preheat::domain::change::{Change, ChangeSource, GoneValues, TouchedTenants, change_sources};
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
-use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{
-    CacheErrorKind, Clock, Feed, FeedError, FeedSource, Ledger, SourceErrorKind,
-};
+use preheat::engine::ports::{Clock, Feed, FeedError, FeedSource, Ledger};
 use preheat::engine::tasks::feed::Feeder;
 use preheat::engine::tasks::supervisor::Supervisor;
 use tokio::sync::mpsc;
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Call;
 use super::{
-    Count, MINUTE, SECOND, Setup, World, a_row_each, cache_error, ids, job, key, many, ready,
-    refused, slow_reads, tenants,
+    Count, MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, many, ready, slow_reads,
+    tenants,
 };
 use crate::support::memory::MemoryRow;
 
@@ -449,43 +449,6 @@ async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_is_verifie
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_for_a_while_loses_no_change() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
-    world.on_read(|_| Err(refused(SourceErrorKind::Unavailable)));
-    world.commit("list", 2, &["t0"]);
-    world.tell("list", &["t0"]);
-    world.clock.advance(SECOND * 30).await;
-    assert!(!world.is("list:t0", "[2]"));
-    assert!(world.change_runs("list", "failed") > 0);
-    let last = world.status("list").last_run.unwrap();
-    assert_eq!((last.trigger, last.outcome), (Trigger::Change, Outcome::Failed), "it is shown");
-    assert_eq!(last.report.failures[0].kind, FailureKind::DatabaseUnavailable);
-    assert!(world.history("list").await.contains(&(Trigger::Change, Outcome::Failed)));
-    world.on_read(|_| Ok(()));
-    world.clock.advance(SECOND * 60).await;
-    assert!(world.is("list:t0", "[2]"));
-}
-
-#[tokio::test]
-async fn a_tenant_that_fails_for_good_is_given_up_until_its_data_changes_again() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(3))).await;
-    world.on_read(|tenants| {
-        let fails = tenants.iter().any(|id| id == "t0");
-        if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
-    });
-    world.commit("list", 2, &["t0", "t1"]);
-    world.tell("list", &["t0", "t1"]);
-    world.clock.advance(MINUTE * 10).await;
-    assert!(world.is("list:t1", "[2]"));
-    assert_eq!(world.change_runs("list", "partial"), 1, "the other one is not read again with it");
-    assert_eq!(world.change_runs("list", "failed"), 4);
-    world.on_read(|_| Ok(()));
-    world.tell("list", &["t0"]);
-    world.rests().await;
-    assert!(world.is("list:t0", "[2]"));
-}
-
-#[tokio::test]
 async fn the_fences_are_moved_before_anything_is_read_again() {
     let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
     let (moved, clock) = (Arc::new(AtomicBool::new(false)), world.clock.clone());
@@ -512,27 +475,6 @@ async fn the_fences_are_moved_before_anything_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_away_for_a_while_loses_no_change() {
-    let world = Fed::of(Setup::new([watching("list"), watching("other")], tenants(2))).await;
-    let away = Arc::new(AtomicBool::new(true));
-    let is_away = Arc::clone(&away);
-    world.ledger.before(move |call| {
-        let fails = call == Call::MoveFences && is_away.load(Ordering::Relaxed);
-        ready(if fails { Err(cache_error(CacheErrorKind::Unavailable)) } else { Ok(()) })
-    });
-    world.commit("list", 2, &["t0"]);
-    world.commit("other", 3, &["t1"]);
-    world.tell("list", &["t0"]);
-    world.clock.advance(SECOND * 20).await;
-    world.tell("other", &["t1"]);
-    world.clock.advance(SECOND * 20).await;
-    assert!(!world.is("list:t0", "[2]"), "without its fence moved nothing is written");
-    away.store(false, Ordering::Relaxed);
-    world.clock.advance(SECOND * 12).await;
-    assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
-}
-
-#[tokio::test]
 async fn a_feed_that_panics_connects_anew_and_loses_no_change() {
     let fed = Fed::of(Setup::new([watching("list")], tenants(2))).await;
     fed.commit("list", 2, &["t1"]);
@@ -551,124 +493,6 @@ async fn a_feed_that_panics_connects_anew_and_loses_no_change() {
     fed.clock.advance(SECOND * 6).await;
     assert!(fed.is("list:t1", "[2]"));
     assert_eq!(fed.notifier.connects.now(), connects + 1);
-}
-
-#[tokio::test]
-async fn a_worker_that_starts_runs_every_job_with_tables_once() {
-    let on_start = Job { on_start: true, ..watching("first") };
-    let off = Job { enabled: false, ..watching("off") };
-    let jobs = [on_start, watching("list"), off, job("without")];
-    let fed = Fed::begin(Setup::new(jobs, tenants(2)), Arc::default()).await;
-    fed.clock.advance(MINUTE).await;
-    assert_eq!(fed.history("first").await, [(Trigger::Startup, Outcome::Ok)], "that one will do");
-    assert_eq!(fed.history("list").await, [(Trigger::Change, Outcome::Ok)]);
-    assert!(fed.history("off").await.is_empty() && fed.history("without").await.is_empty());
-    assert!(fed.shows("preheat_change_feed_connected 1"));
-}
-
-#[tokio::test]
-async fn after_a_reconnect_every_job_with_tables_runs_once_and_nothing_before_has_the_last_word() {
-    let jobs = [watching("list"), watching("other"), job("without")];
-    let world = Fed::of(Setup::new(jobs, tenants(2))).await;
-    let fences = [world.fence(&fence_key("t0")).await, world.fence(FLEET).await];
-    world.notifier.set_away(true);
-    world.notifier.break_off();
-    world.clock.advance(SECOND * 20).await;
-    assert!(world.shows("preheat_change_feed_connected 0"));
-    let tries = world.notifier.connects.now();
-    assert!((5..20).contains(&tries), "{tries} tries");
-    world.commit("list", 2, &["t0"]);
-    world.commit("other", 3, &["t1"]);
-    world.clock.advance(SECOND).await;
-    assert!(!world.is("list:t0", "[2]"), "nobody heard of it");
-    world.notifier.set_away(false);
-    world.clock.advance(SECOND * 6).await;
-    assert!(world.shows("preheat_change_feed_connected 1"));
-    assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
-    assert_ne!(world.fence(&fence_key("t0")).await, fences[0]);
-    assert_ne!(world.fence(FLEET).await, fences[1]);
-    for name in ["list", "other"] {
-        assert_eq!(world.history(name).await, [(Trigger::Change, Outcome::Ok); 2]);
-    }
-    assert!(world.history("without").await.is_empty());
-    world.commit("list", 4, &["t0"]);
-    world.tell("list", &["t0"]);
-    world.rests().await;
-    assert!(world.is("list:t0", "[4]"), "and the feed goes on");
-}
-
-#[tokio::test]
-async fn a_feed_that_breaks_as_soon_as_it_is_there_does_not_keep_the_jobs_running() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
-    for _ in 0..600 {
-        world.notifier.break_off();
-        world.clock.advance(SECOND / 10).await;
-    }
-    let connects = world.notifier.connects.now();
-    assert!(connects < 60, "{connects} connects in a minute");
-    let runs = world.history("list").await.len();
-    assert!((2..=13).contains(&runs), "{runs} runs in a minute");
-}
-
-#[tokio::test]
-async fn a_worker_starts_without_its_feed_and_gets_it_later() {
-    let notifier = Arc::new(Notifier::default());
-    notifier.set_away(true);
-    let jobs = [watching("list"), Job { on_start: true, ..job("without") }];
-    let fed = Fed::begin(Setup::new(jobs, tenants(2)), notifier).await;
-    fed.rests().await;
-    assert!(fed.value("without:t0").is_some() && fed.value("list:t0").is_none());
-    assert!(fed.shows("preheat_change_feed_connected 0"));
-    fed.notifier.set_away(false);
-    fed.clock.advance(SECOND * 6).await;
-    assert!(fed.value("list:t0").is_some());
-}
-
-#[tokio::test]
-async fn a_worker_that_drains_begins_nothing_for_changes() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(2))).await;
-    slow_reads(&world, SECOND);
-    world.commit("list", 2, &["t0", "t1"]);
-    world.tell("list", &["t0"]);
-    world.clock.advance(SECOND / 2).await;
-    world.tell("list", &["t1"]);
-    world.rests().await;
-    let reads = world.reads().len();
-    world.stops.drain.cancel();
-    world.rests().await;
-    world.tell("list", &["t1"]);
-    world.ended().await;
-    assert_eq!(world.reads().len(), reads, "nothing new begins");
-    assert!(world.is("list:t0", "[2]"), "what was under way is finished");
-}
-
-#[tokio::test]
-async fn a_reload_keeps_what_is_pending_of_a_changed_job_and_drops_that_of_one_that_is_gone() {
-    let world = Fed::of(Setup::new([watching("list"), watching("gone")], tenants(2))).await;
-    slow_reads(&world, SECOND);
-    for name in ["list", "gone"] {
-        world.commit(name, 2, &["t0", "t1"]);
-        world.tell(name, &["t0"]);
-    }
-    world.clock.advance(SECOND / 2).await;
-    for name in ["list", "gone"] {
-        world.tell(name, &["t1"]);
-    }
-    world.rests().await;
-    let changed = Job { ttl: 20 * MINUTE, ..watching("list") };
-    world.handle.replace(Jobs::from([(changed.name.clone(), Arc::new(changed))])).await;
-    world.clock.advance(SECOND * 3).await;
-    assert!(world.is("list:t1", "[2]"));
-    assert_eq!(world.cache.ttl("list:t1"), Some(20 * MINUTE), "as the job is now");
-    assert!(world.is("gone:t0", "[2]"), "a run that was under way ends");
-    assert!(!world.is("gone:t1", "[2]"));
-
-    let disabled = Job { enabled: false, ..watching("list") };
-    world.handle.replace(Jobs::from([(disabled.name.clone(), Arc::new(disabled))])).await;
-    let reads = world.reads().len();
-    world.tell("list", &["t1"]);
-    world.clock.advance(MINUTE).await;
-    assert_eq!(world.reads().len(), reads, "a job that is disabled has no changes");
 }
 
 #[tokio::test]
@@ -737,44 +561,4 @@ async fn a_change_of_a_trigger_that_no_job_has_moves_the_fence_and_warms_nothing
     world.rests().await;
     assert_ne!(world.fence(&fence_key("t0")).await, fence);
     assert_eq!(world.reads().len(), reads);
-}
-
-#[tokio::test]
-async fn two_tenants_that_fail_in_one_way_are_no_reason_to_read_all_others_again() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
-    world.on_read(|tenants| {
-        let fails = tenants.iter().any(|id| id == "t1" || id == "t2");
-        if fails { Err(refused(SourceErrorKind::Data)) } else { Ok(()) }
-    });
-    // From now on it is known that these two fail, and runs read them apart from the others.
-    world.warm("list").await;
-    let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
-    let before = ["t1", "t3"].map(reads_of);
-    world.notifier.break_off();
-    world.clock.advance(5 * MINUTE).await;
-    let reads = [reads_of("t1") - before[0], reads_of("t3") - before[1]];
-    assert_eq!(reads, [5, 1], "the job runs once for all, and four times for those that fail");
-}
-
-#[tokio::test]
-async fn tenants_that_fail_in_one_way_hold_up_no_other_tenant_of_the_job() {
-    let world = Fed::of(Setup::new([watching("list")], tenants(20))).await;
-    world.commit("list", 2, &["t1", "t2", "t3", "t9"]);
-    world.on_read(|tenants| {
-        if tenants.iter().any(|id| id == "t1" || id == "t2") {
-            return Err(refused(SourceErrorKind::Data));
-        }
-        Ok(())
-    });
-    world.tell("list", &["t1", "t2", "t3"]);
-    world.clock.advance(SECOND * 10).await;
-    assert!(world.is("list:t3", "[2]"));
-    let reads_of = |id: &str| world.reads().iter().filter(|read| read.contains(&id.into())).count();
-    let before = reads_of("t3");
-    world.clock.advance(MINUTE).await;
-    assert_eq!(reads_of("t3"), before, "it is warm, and not read again for the sake of others");
-    world.commit("list", 3, &["t3"]);
-    world.tell("list", &["t3"]);
-    world.rests().await;
-    assert!(world.is("list:t3", "[3]"), "its next change is warm at once");
 }
