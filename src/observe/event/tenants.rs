@@ -82,8 +82,8 @@ mod tests {
         });
         insta::assert_snapshot!(lines, @r#"
          INFO tenants that are not active any more since the last list: 3; 9 keys of theirs are removed newly=3 again=1 keys=9
-         INFO removed 9 keys that runs with an older tenant list wrote of tenants that are not active any more again=4 keys=9
-        DEBUG no run wrote keys of tenants that are not active any more again=4
+         INFO removed 9 keys that runs with an older tenant list had written for departed tenants again=4 keys=9
+        DEBUG no run wrote keys of departed tenants again=4
          WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
         "#);
         let page = metrics.encode();
