@@ -10,11 +10,11 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 use crate::domain::job::{Job, Scope};
+use crate::domain::pending::FOLLOW_UP;
 use crate::domain::report::FailedTenant;
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::engine::run::limit::Priority;
 use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops, Unverified};
-use crate::engine::schedule::FOLLOW_UP;
 
 /// How often unverified tenants are tried again once the run itself has ended. More tries would keep a deploy
 /// waiting for a tenant whose data never stops changing; the worker goes on with that tenant.

@@ -13,6 +13,7 @@ pub mod key;
 pub mod layout;
 pub mod manifest;
 pub mod owned;
+pub(crate) mod pending;
 pub mod protocol;
 mod reading;
 pub mod report;

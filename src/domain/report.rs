@@ -1,15 +1,21 @@
 //! What a run did: counts and failures. The reports of its batches add up to the run's report.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use super::tenant::TenantId;
 
 /// How many different failures a report describes.
 pub const MAX_FAILURES: usize = 20;
 
 /// How many failed tenants a report names for each kind of failure.
 pub const MAX_NAMED: usize = 100;
+
+/// How many failed tenants of a run are named one by one: as many as a job's pending set holds.
+pub const MAX_FAILED: usize = 10_000;
 
 /// What a run, or a part of one, did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -334,6 +340,37 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// The tenants of a run that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// Each tenant with its first failure, as many as the run names.
+    pub tenants: Vec<FailedTenant>,
+    /// Whether these are all failed tenants, and the run came to every tenant.
+    pub is_complete: bool,
+}
+
+/// The tenants of a job whose keys were written but are not verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unverified {
+    /// The tenants.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether the keys of a job without tenants are unverified.
+    pub fleet: bool,
+}
+
+impl Unverified {
+    /// Whether all keys are verified.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && !self.fleet
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, other: Self) {
+        self.tenants.extend(other.tenants);
+        self.fleet |= other.fleet;
     }
 }
 

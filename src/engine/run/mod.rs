@@ -18,7 +18,7 @@ mod warm;
 
 pub use self::runner::Runner;
 pub use self::shared_jobs::SharedJobs;
-pub(crate) use self::spec::MAX_FAILED;
-pub use self::spec::{Failed, Handover, RunResult, RunSpec, Stops, Unverified};
+pub use self::spec::{Handover, RunResult, RunSpec, Stops};
 pub use self::tenant_list::TenantList;
 pub(crate) use self::tenant_list::each_once;
+pub use crate::domain::report::{Failed, Unverified};

@@ -1,6 +1,6 @@
 //! What a run is to do, its result, and how it is stopped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::limit::Priority;
 use super::progress::Progress;
 use crate::domain::job::{Job, JobName};
-use crate::domain::report::FailedTenant;
+use crate::domain::report::{Failed, MAX_FAILED, Unverified};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Clock;
-
-/// How many failed tenants of a run are named one by one: as many as a job's pending set holds.
-pub(crate) const MAX_FAILED: usize = 10_000;
 
 /// One run to do.
 #[derive(Clone, Debug)]
@@ -74,37 +71,6 @@ pub struct RunResult {
     pub record: RunRecord,
     /// The tenants that failed.
     pub failed: Failed,
-}
-
-/// The tenants of a run that failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failed {
-    /// Each tenant with its first failure, up to [`RunSpec::most_failed`].
-    pub tenants: Vec<FailedTenant>,
-    /// Whether these are all failed tenants, and the run came to every tenant.
-    pub is_complete: bool,
-}
-
-/// The tenants of a job whose keys were written but are not verified.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unverified {
-    /// The tenants.
-    pub tenants: BTreeSet<TenantId>,
-    /// Whether the keys of a job without tenants are unverified.
-    pub fleet: bool,
-}
-
-impl Unverified {
-    /// Whether all keys are verified.
-    pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty() && !self.fleet
-    }
-
-    /// Adds others to these.
-    pub fn add(&mut self, other: Self) {
-        self.tenants.extend(other.tenants);
-        self.fleet |= other.fleet;
-    }
 }
 
 /// Unverified tenants on their way from their run to the place that starts the follow-up.

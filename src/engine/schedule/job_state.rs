@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::handle::Ticket;
-use super::pending::{Cause, Changes, Claim};
 use super::status::{ActiveRun, JobStatus};
 use crate::domain::change::Touched;
 use crate::domain::job::{Job, Overlap, Scope};
+use crate::domain::pending::{Cause, Claim, PendingSet};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::engine::run::limit::Priority;
 use crate::engine::run::{RunSpec, Unverified};
@@ -39,7 +39,7 @@ pub(crate) struct JobState {
     pub(crate) last_written_at: Option<Duration>,
     /// The job's pending set. `beside` has the runs for some of its tenants, which go on beside the regular
     /// run.
-    pub(crate) changes: Changes,
+    pub(crate) changes: PendingSet,
     pub(crate) beside: Vec<QueuedRun>,
 }
 
@@ -99,7 +99,7 @@ impl JobState {
             last_run: None,
             last_success_at: None,
             last_written_at: None,
-            changes: Changes::default(),
+            changes: PendingSet::default(),
             beside: Vec::new(),
         };
         state.next_due_at = state.next_after(now);

@@ -4,8 +4,5 @@
 pub mod handle;
 pub mod health;
 mod job_state;
-mod pending;
 pub mod scheduler;
 pub mod status;
-
-pub(crate) use self::pending::FOLLOW_UP;

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
-use crate::domain::report::{FailedTenant, FailureKind};
+use crate::domain::report::{Failed, FailedTenant, FailureKind, MAX_FAILED, Unverified};
 use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
-use crate::engine::run::{Failed, MAX_FAILED, Unverified};
 
 /// The shortest time between the starts of two runs for the same tenant, however many changes come: one
 /// tenant costs the database at most four reads a second.
@@ -38,20 +37,20 @@ pub(crate) const MAX_PENDING: usize = MAX_FAILED;
 pub(crate) const EVERYTHING_COOLDOWN: Duration = Duration::from_secs(5);
 
 /// The owner of keys: a tenant, or `None` for the fleet of a job without tenants.
-pub(crate) type Whose = Option<TenantId>;
+pub(crate) type Owner = Option<TenantId>;
 
 /// The pending set of one job.
 #[derive(Debug)]
-pub(crate) struct Changes {
+pub(crate) struct PendingSet {
     most: usize,
-    wanted: HashMap<Whose, Wanted>,
+    wanted: HashMap<Owner, Wanted>,
     /// The owners with changed data, by the moment when they are due.
-    changed_due: BTreeSet<(Duration, Whose)>,
+    changed_due: BTreeSet<(Duration, Owner)>,
     /// The unverified owners, by the moment when they are due.
-    unverified_due: BTreeSet<(Duration, Whose)>,
+    unverified_due: BTreeSet<(Duration, Owner)>,
     /// Cool-down for each owner whose last run has just begun or failed. It is bounded: it has only owners
     /// whose runs began within the longest cool-down, at most [`MAX_PENDING`] for each run.
-    rests: HashMap<Whose, Rest>,
+    rests: HashMap<Owner, Rest>,
     everything: Option<Everything>,
     everything_rests_until: Duration,
 }
@@ -98,12 +97,12 @@ struct Everything {
     failed: u32,
 }
 
-/// What a run took from the pending set; [`Changes::ended`] completes it or puts it back.
+/// What a run took from the pending set; [`PendingSet::ended`] completes it or puts it back.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     cause: Cause,
     /// Without the tenants that the run has handed over as unverified.
-    wanted: BTreeMap<Whose, Wanted>,
+    wanted: BTreeMap<Owner, Wanted>,
     everything: Option<Everything>,
 }
 
@@ -168,13 +167,13 @@ impl Claim {
     }
 }
 
-impl Default for Changes {
+impl Default for PendingSet {
     fn default() -> Self {
         Self::with_room_for(MAX_PENDING)
     }
 }
 
-impl Changes {
+impl PendingSet {
     fn with_room_for(most: usize) -> Self {
         Self {
             most,
@@ -188,7 +187,7 @@ impl Changes {
     }
 
     /// Adds an owner whose data changed; the feed reported that at `heard_at`.
-    pub(crate) fn changed(&mut self, whose: Whose, heard_at: Duration, now: Duration) {
+    pub(crate) fn changed(&mut self, whose: Owner, heard_at: Duration, now: Duration) {
         let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
         let heard_at = Some(heard_at);
         self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
@@ -238,14 +237,14 @@ impl Changes {
         lags
     }
 
-    fn unverified(&mut self, whose: Whose, wanted: Wanted, now: Duration) {
+    fn unverified(&mut self, whose: Owner, wanted: Wanted, now: Duration) {
         let due_at = now + doubled(FOLLOW_UP, wanted.unverified, LONGEST_FOLLOW_UP);
         let unverified = wanted.unverified + 1;
         let repeat_at = Some(due_at);
         self.want(whose, Wanted { due_at, repeat_at, unverified, failed: 0, ..wanted });
     }
 
-    fn failed(&mut self, whose: Whose, wanted: Wanted, wait: Wait, now: Duration) {
+    fn failed(&mut self, whose: Owner, wanted: Wanted, wait: Wait, now: Duration) {
         let until = now + wait.after(wanted.failed);
         let failed = wanted.failed + 1;
         // Further changes of the same owner do not make a failing run come sooner.
@@ -281,7 +280,7 @@ impl Changes {
         due.first().map(|(due_at, _)| *due_at)
     }
 
-    fn due(&mut self, cause: Cause) -> &mut BTreeSet<(Duration, Whose)> {
+    fn due(&mut self, cause: Cause) -> &mut BTreeSet<(Duration, Owner)> {
         match cause {
             Cause::Change => &mut self.changed_due,
             Cause::Unverified => &mut self.unverified_due,
@@ -324,7 +323,7 @@ impl Changes {
         *self = Self::with_room_for(self.most);
     }
 
-    fn want(&mut self, whose: Whose, mut wanted: Wanted) {
+    fn want(&mut self, whose: Owner, mut wanted: Wanted) {
         if let Some(rest) = self.rests.get(&whose) {
             wanted.due_at = wanted.due_at.max(rest.until);
         }

@@ -11,7 +11,7 @@ fn ms(number: u64) -> Duration {
     Duration::from_millis(number)
 }
 
-fn tenant(name: &str) -> Whose {
+fn tenant(name: &str) -> Owner {
     TenantId::new(name).into()
 }
 
@@ -34,26 +34,26 @@ fn failing<'a>(kind: FailureKind, tenants: &[&'a str]) -> Failures<'a> {
 }
 
 /// Ends a run at `now` without failures.
-fn complete(changes: &mut Changes, claim: Claim, now: Duration) -> Vec<Duration> {
+fn complete(changes: &mut PendingSet, claim: Claim, now: Duration) -> Vec<Duration> {
     changes.ended(claim, &OK, now)
 }
 
-fn take(changes: &mut Changes, now: Duration) -> Option<Claim> {
+fn take(changes: &mut PendingSet, now: Duration) -> Option<Claim> {
     changes.take_due(Cause::Change, now)
 }
 
-fn take_unverified(changes: &mut Changes, now: Duration) -> Option<Claim> {
+fn take_unverified(changes: &mut PendingSet, now: Duration) -> Option<Claim> {
     changes.take_due(Cause::Unverified, now)
 }
 
-fn next_due_at(changes: &Changes) -> Option<Duration> {
+fn next_due_at(changes: &PendingSet) -> Option<Duration> {
     let causes = [Cause::Change, Cause::Unverified];
     causes.iter().filter_map(|cause| changes.next_due_at(*cause)).min()
 }
 
 #[test]
 fn the_first_change_is_due_at_once_and_the_next_one_a_cooldown_after_the_run_began() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     assert!(take(&mut changes, SECOND).is_none());
     changes.changed(tenant("a"), ms(990), SECOND);
     let claim = take(&mut changes, SECOND).unwrap();
@@ -72,7 +72,7 @@ fn the_first_change_is_due_at_once_and_the_next_one_a_cooldown_after_the_run_beg
 
 #[test]
 fn a_tenant_that_stays_unverified_is_tried_again_at_longer_and_longer_intervals() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     changes.handed_over(unverified(&["a"]), None, ZERO);
     let mut now = ZERO;
     let mut waits = Vec::new();
@@ -89,7 +89,7 @@ fn a_tenant_that_stays_unverified_is_tried_again_at_longer_and_longer_intervals(
 
 #[test]
 fn a_change_hurries_a_run_but_does_not_complete_what_may_still_be_on_its_way() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     changes.handed_over(unverified(&["a"]), None, ZERO);
     changes.changed(tenant("a"), ms(100), ms(100));
     let claim = take_unverified(&mut changes, ms(100)).unwrap();
@@ -102,7 +102,7 @@ fn a_change_hurries_a_run_but_does_not_complete_what_may_still_be_on_its_way() {
 
 #[test]
 fn an_unverified_tenant_is_no_part_of_a_run_for_changes_which_may_be_long() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     for name in ["a", "b"] {
         changes.changed(tenant(name), ZERO, ZERO);
     }
@@ -120,7 +120,7 @@ fn an_unverified_tenant_is_no_part_of_a_run_for_changes_which_may_be_long() {
 fn while_the_cache_refuses_all_writes_a_job_is_repeated_every_five_minutes() {
     for kind in [FailureKind::CacheFull, FailureKind::CacheReadOnly, FailureKind::CacheMoved] {
         let failures = failing(kind, &[]);
-        let mut changes = Changes::default();
+        let mut changes = PendingSet::default();
         changes.everything_changed(ZERO, ZERO);
         changes.changed(tenant("a"), ZERO, ZERO);
         let (mut now, mut waits) = (ZERO, Vec::new());
@@ -140,7 +140,7 @@ fn while_the_cache_refuses_all_writes_a_job_is_repeated_every_five_minutes() {
 
 #[test]
 fn a_server_that_is_away_loses_no_change_however_long() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     changes.changed(tenant("a"), ZERO, ZERO);
     let mut now = ZERO;
     for _ in 0..20 {
@@ -157,7 +157,7 @@ fn a_server_that_is_away_loses_no_change_however_long() {
 
 #[test]
 fn what_fails_for_good_is_given_up_and_changes_do_not_hurry_it() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     let failures = failing(FailureKind::ValueTooLarge, &["a"]);
     changes.changed(tenant("a"), ZERO, ZERO);
     changes.changed(tenant("b"), ZERO, ZERO);
@@ -180,7 +180,7 @@ fn what_fails_for_good_is_given_up_and_changes_do_not_hurry_it() {
 
 #[test]
 fn several_that_fail_in_one_way_leave_the_others_of_their_run_done() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     for name in ["a", "b", "c", "d"] {
         changes.changed(tenant(name), ZERO, ZERO);
     }
@@ -204,7 +204,7 @@ fn several_that_fail_in_one_way_leave_the_others_of_their_run_done() {
 
 #[test]
 fn too_many_are_everybody() {
-    let mut changes = Changes::with_room_for(2);
+    let mut changes = PendingSet::with_room_for(2);
     for name in ["a", "b", "a"] {
         changes.changed(tenant(name), ZERO, ZERO);
     }
@@ -220,7 +220,7 @@ fn too_many_are_everybody() {
 
 #[test]
 fn a_run_for_everybody_that_failed_is_repeated_for_whom_it_failed() {
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     changes.everything_changed(ZERO, ZERO);
     let claim = changes.take_everything(ZERO);
     let failures = failing(FailureKind::Encoding, &["a", "b"]);
@@ -228,7 +228,7 @@ fn a_run_for_everybody_that_failed_is_repeated_for_whom_it_failed() {
     assert_eq!(changes.everything_due_at(), None);
     assert_eq!(names(take(&mut changes, SECOND * 2).as_ref()), ["a", "b"]);
 
-    let mut changes = Changes::default();
+    let mut changes = PendingSet::default();
     changes.everything_changed(ZERO, ZERO);
     let claim = changes.take_everything(ZERO);
     let failures = failing(FailureKind::Tenants, &[]);
@@ -258,12 +258,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What must hold whatever happens: no owner is forgotten, none is warmed too often.
 struct Model {
-    changes: Changes,
+    changes: PendingSet,
     now: Duration,
     running: Option<Claim>,
-    began: HashMap<Whose, Duration>,
+    began: HashMap<Owner, Duration>,
     /// The owners that a later run must cover.
-    stale: HashSet<Whose>,
+    stale: HashSet<Owner>,
 }
 
 impl Model {
@@ -330,7 +330,7 @@ proptest! {
         room in prop_oneof![Just(3_usize), Just(100)],
     ) {
         let mut model = Model {
-            changes: Changes::with_room_for(room),
+            changes: PendingSet::with_room_for(room),
             now: ZERO,
             running: None,
             began: HashMap::new(),
