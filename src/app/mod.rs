@@ -120,14 +120,15 @@ impl App {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
             (database, cache) => database.and(cache)?,
         }
-        Ok(Self::build(settings, jobs, servers, (Arc::new(SystemClock::new()), Metrics::new())))
+        Ok(Self::build(settings, jobs, servers, Arc::new(SystemClock::new()), Metrics::new()))
     }
 
     fn build(
         settings: &Settings,
         jobs: Jobs,
         servers: Servers,
-        (clock, metrics): (Arc<dyn Clock>, Arc<Metrics>),
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
         let source = Arc::new(source_on(settings, &database));
@@ -161,9 +162,10 @@ impl App {
     async fn work(
         self,
         settings: &Settings,
-        (front, history, versions): (Front, Arc<dyn History>, Versions),
+        begun: Begun,
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
+        let Begun { front, history, versions } = begun;
         let Orders { stops, reload, .. } = orders;
         self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
@@ -312,6 +314,13 @@ pub struct Orders<'a> {
     pub wait: Option<Duration>,
 }
 
+/// What the worker's start made before the engine is there.
+struct Begun {
+    front: Front,
+    history: Arc<dyn History>,
+    versions: Versions,
+}
+
 /// The worker: listens, waits for its servers, works until it is told to stop, and drains.
 pub async fn serve(
     settings: &Settings,
@@ -338,7 +347,8 @@ pub async fn serve(
     };
     match outcome {
         Ok(Some((app, history, versions))) => {
-            Box::pin(app.work(settings, (front, history, versions), orders)).await
+            let begun = Begun { front, history, versions };
+            Box::pin(app.work(settings, begun, orders)).await
         }
         Ok(None) => {
             front.close(LAST_WORDS).await;

@@ -69,7 +69,7 @@ impl Start {
             self.until_it_is_there(&needs.1, async || cache.reach().await),
         )?;
         let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
-        Ok(App::build(settings, jobs, servers, (clock, metrics)))
+        Ok(App::build(settings, jobs, servers, clock, metrics))
     }
 
     /// The history for run records. If the settings require one in a database, the worker waits for

@@ -29,9 +29,10 @@ pub(crate) enum End {
     Stopped,
 }
 
-/// When a run has to be over.
+/// When a run began, and when it has to be over.
 pub(crate) struct Deadline {
-    /// The moment on the monotonic clock.
+    pub(crate) started_at: DateTime<Utc>,
+    /// The moment on the monotonic clock at which it has to be over.
     pub(crate) at: Duration,
     pub(crate) passed: BoxFuture<'static, ()>,
 }
@@ -63,12 +64,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new(
-        runner: Arc<Runner>,
-        spec: Arc<RunSpec>,
-        started_at: DateTime<Utc>,
-        deadline_at: Duration,
-    ) -> Arc<Self> {
+    pub(crate) fn new(runner: Arc<Runner>, spec: Arc<RunSpec>, deadline: &Deadline) -> Arc<Self> {
+        let Deadline { started_at, at: deadline_at, passed: _ } = *deadline;
         let key_columns = spec.job.key_columns().len();
         let checks = Checks::new(runner.layout(), &spec.job);
         Arc::new(Self {

@@ -26,6 +26,7 @@ impl Runner {
         let started_at = self.clock.now();
         let timeout = spec.job.timeout;
         let deadline = Deadline {
+            started_at,
             at: self.clock.monotonic().saturating_add(timeout),
             passed: self.clock.sleep(timeout),
         };
@@ -39,7 +40,7 @@ impl Runner {
         // A restart that is noticed before this moment came before the run wrote anything.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
-        let end = self.work(&spec, &stops, (started_at, deadline), &mut report).await;
+        let end = self.work(&spec, &stops, deadline, &mut report).await;
         say_why_it_ended(end, &spec, &mut report);
         let after = self.stats(&spec, &stops).await;
         self.look_back(&spec, before.zip(after), &mut report);
@@ -53,7 +54,7 @@ impl Runner {
             End::Stopped => Outcome::Cancelled,
         };
         let failed = self.failed(&spec, &mut report);
-        let record = self.record(&spec, outcome, (started_at, self.clock.now()), report);
+        let record = self.record(&spec, outcome, started_at, report);
         RunResult { record, failed }
     }
 
@@ -75,7 +76,7 @@ impl Runner {
         &self,
         spec: &RunSpec,
         outcome: Outcome,
-        (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
+        started_at: DateTime<Utc>,
         report: Report,
     ) -> RunRecord {
         RunRecord {
@@ -85,7 +86,7 @@ impl Runner {
             outcome,
             due_at: spec.due_at,
             started_at,
-            finished_at,
+            finished_at: self.clock.now(),
             report,
             replica: self.replica.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -96,18 +97,18 @@ impl Runner {
         self: &Arc<Self>,
         spec: &Arc<RunSpec>,
         stops: &Stops,
-        (started_at, mut deadline): (DateTime<Utc>, Deadline),
+        mut deadline: Deadline,
         report: &mut Report,
     ) -> End {
         let planned = tokio::select! {
             biased;
             () = stops.requested() => return End::Stopped,
             () = &mut deadline.passed => return End::Deadline,
-            planned = self.plan(spec, started_at, report) => planned,
+            planned = self.plan(spec, deadline.started_at, report) => planned,
         };
         spec.progress.expect(report.tenants.total);
         spec.progress.add(report);
-        let work = Work::new(Arc::clone(self), Arc::clone(spec), started_at, deadline.at);
+        let work = Work::new(Arc::clone(self), Arc::clone(spec), &deadline);
         let end = work.all(planned, stops, deadline.passed, report).await;
         if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
             // The reason why it did not end in time comes before the timeout itself.

@@ -65,6 +65,14 @@ struct Round<'r> {
     unread: Option<Refusal>,
 }
 
+/// The places that a round is for.
+#[derive(Clone, Copy)]
+struct Opened<'o> {
+    batch: &'o Batch,
+    /// The key of each place's fence.
+    fences: &'o [String],
+}
+
 impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
     /// of these tenants was written.
@@ -102,16 +110,17 @@ impl Warming<'_> {
     ) -> Result<Step<String>, Refusal> {
         let work = self.work;
         let fences = work.fence_keys(open);
-        let reading = self.reading((open, &fences), first, report).await?;
+        let opened = Opened { batch: open, fences: &fences };
+        let reading = self.reading(opened, first, report).await?;
         let (job, checks) = (&work.spec.job, &work.checks);
         let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
         let rows = Reply::Rows(work.found(open, &reading.named, &found));
-        let mut round = Round::new(work, (open, &fences), found);
+        let mut round = Round::new(work, opened, found);
         let mut step = self.warm.next(rows);
         loop {
             let reply = match step {
                 Step::AddNames(names) => round.add_names(names, report).await?,
-                Step::Write { own, shared } => round.write((own, shared), report).await,
+                Step::Write { own, shared } => round.write(own, shared, report).await,
                 Step::Remove(gone) => round.remove(gone, report).await,
                 Step::Prune(places) => round.prune(&places).await,
                 Step::ReadFences => round.read_fences(report).await,
@@ -132,21 +141,22 @@ impl Warming<'_> {
     /// on.
     async fn reading(
         &mut self,
-        (open, fences): (&Batch, &[String]),
+        opened: Opened<'_>,
         mut first: Step<String>,
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
         let mut room = Room::Batch;
-        let mut tries = Tries::new(&self.work.runner, &self.work.spec, open.len());
+        let tenants = opened.batch.len();
+        let mut tries = Tries::new(&self.work.runner, &self.work.spec, tenants);
         loop {
-            let refusal = match self.read_once((open, fences), (first, room), report).await {
+            let refusal = match self.read_once(opened, first, room, report).await {
                 Ok(reading) => break Ok(reading),
                 Err(refusal) => refusal,
             };
             if refusal.remedy == Remedy::AwaitLock {
                 *self.work.locked() = Some(refusal.message.clone());
             }
-            let is_giant = refusal.kind == FailureKind::TooManyRows && open.len() <= 1;
+            let is_giant = refusal.kind == FailureKind::TooManyRows && tenants <= 1;
             match room {
                 // A batch can be split; one tenant cannot, so it gets the memory of all batches.
                 Room::Batch if is_giant => room = Room::Giant,
@@ -164,11 +174,12 @@ impl Warming<'_> {
     /// no rows are read that could not be written.
     async fn read_once(
         &mut self,
-        (open, fences): (&Batch, &[String]),
-        (mut step, room): (Step<String>, Room),
+        opened: Opened<'_>,
+        mut step: Step<String>,
+        room: Room,
         report: &mut Report,
     ) -> Result<Reading, Refusal> {
-        let work = self.work;
+        let (work, Opened { batch: open, fences }) = (self.work, opened);
         // The values of an earlier round may be old, so a later round goes before other batches.
         let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
         let limits = &work.runner.limits;
@@ -319,7 +330,8 @@ impl Work {
 
 /// The steps of a round from its writes on.
 impl<'r> Round<'r> {
-    fn new(work: &'r Work, (open, fences): (&'r Batch, &'r [String]), found: Entries<'r>) -> Self {
+    fn new(work: &'r Work, opened: Opened<'r>, found: Entries<'r>) -> Self {
+        let Opened { batch: open, fences } = opened;
         let Entries { writes, removals: _, failures } = found;
         let mut tallies = vec![Report::default(); open.len().max(1)];
         for (slot, failure) in failures {
@@ -381,7 +393,7 @@ impl<'r> Round<'r> {
     }
 
     /// Writes the entries. Repeating a write is harmless.
-    async fn write(&mut self, (own, shared): (Life, Life), report: &mut Report) -> Reply<String> {
+    async fn write(&mut self, own: Life, shared: Life, report: &mut Report) -> Reply<String> {
         for (entry, full) in self.writes.iter_mut().zip(&self.full) {
             let life = match entry.kind {
                 KeyKind::Static | KeyKind::Data => own,

@@ -573,7 +573,7 @@ impl Engine {
         for taken in waiting {
             let mut report = Report::default();
             report.fail(Failure::new(FailureKind::Cancelled, None, why.to_owned()));
-            let record = self.runner.record(&taken.spec, Outcome::Cancelled, (now, now), report);
+            let record = self.runner.record(&taken.spec, Outcome::Cancelled, now, report);
             let record = Arc::new(record);
             self.keep(&record, &taken);
             taken.done.send_replace(Some(record));
@@ -633,8 +633,7 @@ async fn run_to_a_record(runner: Arc<Runner>, spec: RunSpec, stops: Stops) -> Ru
         let message = "the run panicked: this is a defect of preheat".to_owned();
         let mut report = Report::default();
         report.fail(Failure::new(FailureKind::Internal, None, message));
-        let finished_at = runner.clock.now();
-        let record = runner.record(&spec, Outcome::Failed, (started_at, finished_at), report);
+        let record = runner.record(&spec, Outcome::Failed, started_at, report);
         RunResult { record, failed: Failed::default() }
     })
 }
