@@ -111,7 +111,7 @@ pub(super) struct Pass {
 }
 
 /// A job to warm, for these tenants or all.
-pub(super) type Wanted = (Arc<Job>, Option<Vec<TenantId>>);
+pub(super) type JobTenants = (Arc<Job>, Option<Vec<TenantId>>);
 
 /// The result of a pass.
 pub(super) struct Done {
@@ -208,7 +208,7 @@ impl Pass {
 
     /// Warms the jobs, each for its tenants or for all; once more if the cache server was restarted
     /// meanwhile, since what was written before may be lost.
-    pub(super) async fn warm_each(&self, jobs: Vec<Wanted>) -> Result<Done, Failure> {
+    pub(super) async fn warm_each(&self, jobs: Vec<JobTenants>) -> Result<Done, Failure> {
         let deadline_passed = AtomicBool::new(false);
         let first_runs = Arc::new(AtomicUsize::new(0));
         let ends = async {
@@ -253,7 +253,7 @@ impl Pass {
     /// Does all runs once. `ends` never ends; it acts while the runs go on.
     async fn warm_once(
         &self,
-        jobs: &[Wanted],
+        jobs: &[JobTenants],
         first_runs: &Arc<AtomicUsize>,
         mut ends: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Vec<Warmed>, Failure> {

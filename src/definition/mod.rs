@@ -69,12 +69,12 @@ pub type SqlFiles<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
 #[derive(Debug)]
 pub struct JobFiles {
     jobs: Jobs,
-    origins: BTreeMap<JobName, Origin>,
+    origins: BTreeMap<JobName, JobSource>,
 }
 
 /// The text that a job came from.
 #[derive(Clone, Debug)]
-struct Origin {
+struct JobSource {
     source: Arc<Source>,
     spans: Spans,
     sql_file: Option<Arc<Source>>,
@@ -178,7 +178,8 @@ fn check_all(
     let (mut jobs, mut origins) = (Jobs::new(), BTreeMap::new());
     for ((source, checked), spans) in files.into_iter().zip(spans) {
         if let Some(job) = checked.job {
-            origins.insert(job.name.clone(), Origin { source, spans, sql_file: checked.sql_file });
+            origins
+                .insert(job.name.clone(), JobSource { source, spans, sql_file: checked.sql_file });
             jobs.insert(job.name.clone(), Arc::new(job));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::problem::{Problem, Source};
 use super::read::Located;
-use super::{JobFiles, Origin, raw};
+use super::{JobFiles, JobSource, raw};
 use crate::domain::job::{Job, JobName};
 
 /// A place in a job file.
@@ -68,7 +68,7 @@ pub fn problem_in(
     problem.maybe_hint(hint)
 }
 
-impl Origin {
+impl JobSource {
     pub(super) fn find(&self, place: Place<'_>, job: &Job) -> Option<(&Arc<Source>, Range<usize>)> {
         let at = match (place, &self.sql_file) {
             (Place::Query { offset: Some(offset) }, Some(file)) => {

@@ -20,7 +20,7 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 pub struct Problem {
     severity: Severity,
-    place: Place,
+    place: ProblemPlace,
     message: String,
     allowed: Option<String>,
     notes: Vec<Note>,
@@ -38,7 +38,7 @@ enum Severity {
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum ProblemPlace {
     /// A part of a text.
     Text { source: Arc<Source>, at: Range<usize> },
     /// A file as a whole.
@@ -55,15 +55,18 @@ struct Note {
 impl Problem {
     /// A problem with these bytes of a text.
     pub(super) fn at(source: &Arc<Source>, at: Range<usize>, message: impl Into<String>) -> Self {
-        Self::new(Place::Text { source: Arc::clone(source), at: within(&source.text, at) }, message)
+        Self::new(
+            ProblemPlace::Text { source: Arc::clone(source), at: within(&source.text, at) },
+            message,
+        )
     }
 
     /// A problem with a file as a whole.
     pub(super) fn of_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self::new(Place::File(path.into()), message)
+        Self::new(ProblemPlace::File(path.into()), message)
     }
 
-    fn new(place: Place, message: impl Into<String>) -> Self {
+    fn new(place: ProblemPlace, message: impl Into<String>) -> Self {
         let (severity, message) = (Severity::Error, message.into());
         Self { severity, place, message, allowed: None, notes: Vec::new(), hint: None }
     }
@@ -94,7 +97,7 @@ impl Problem {
 
     /// Adds a remark on other bytes of the same text.
     pub(super) fn note(mut self, at: Range<usize>, text: impl Into<String>) -> Self {
-        if let Place::Text { source, .. } = &self.place {
+        if let ProblemPlace::Text { source, .. } = &self.place {
             self.notes.push(Note { at: within(&source.text, at), text: text.into() });
         }
         self
@@ -103,21 +106,21 @@ impl Problem {
     /// The file.
     pub fn file(&self) -> &Path {
         match &self.place {
-            Place::Text { source, .. } => &source.path,
-            Place::File(path) => path,
+            ProblemPlace::Text { source, .. } => &source.path,
+            ProblemPlace::File(path) => path,
         }
     }
 
     /// The line and the column, in characters, both counted from 1; `None` for a file as a whole.
     pub fn line_and_column(&self) -> Option<(usize, usize)> {
         match &self.place {
-            Place::Text { source, at } => {
+            ProblemPlace::Text { source, at } => {
                 let before = source.text.get(..at.start).unwrap_or_default();
                 let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
                 let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
                 Some((before.matches('\n').count() + 1, column))
             }
-            Place::File(_) => None,
+            ProblemPlace::File(_) => None,
         }
     }
 
@@ -146,7 +149,7 @@ impl Problem {
         let title = level.primary_title(self.message.as_str());
         let path = self.file().display().to_string();
         let shown = match &self.place {
-            Place::Text { source, at } => {
+            ProblemPlace::Text { source, at } => {
                 let meant = AnnotationKind::Primary.span(at.clone()).label(self.allowed.as_deref());
                 let others = self.notes.iter().map(|note| {
                     AnnotationKind::Context.span(note.at.clone()).label(note.text.as_str())
@@ -154,7 +157,7 @@ impl Problem {
                 let snippet = Snippet::source(source.text.as_str()).path(path);
                 title.element(snippet.annotation(meant).annotations(others))
             }
-            Place::File(_) => title.element(Origin::path(path)),
+            ProblemPlace::File(_) => title.element(Origin::path(path)),
         };
         let hint = self.hint.as_deref();
         let hint = hint.map(|hint| Level::HELP.with_name("hint").message(hint));
@@ -164,15 +167,15 @@ impl Problem {
     /// Whether its place is within this part of the text.
     pub(super) fn is_within(&self, part: &Range<usize>) -> bool {
         match &self.place {
-            Place::Text { at, .. } => part.start <= at.start && at.end <= part.end,
-            Place::File(_) => false,
+            ProblemPlace::Text { at, .. } => part.start <= at.start && at.end <= part.end,
+            ProblemPlace::File(_) => false,
         }
     }
 
     fn position(&self) -> usize {
         match &self.place {
-            Place::Text { at, .. } => at.start,
-            Place::File(_) => 0,
+            ProblemPlace::Text { at, .. } => at.start,
+            ProblemPlace::File(_) => 0,
         }
     }
 

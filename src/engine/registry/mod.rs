@@ -22,9 +22,9 @@ use chrono::TimeDelta;
 use tokio::sync::Mutex;
 
 pub(crate) use self::departures::{Departures, Due};
-use self::registration::Changes;
 pub(crate) use self::registration::Departed;
 pub use self::registration::Registered;
+use self::registration::RegistryDiff;
 use crate::domain::fence::{fence_key, start_number};
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
@@ -128,7 +128,7 @@ impl Registry {
 
     /// The registry's entries for all tenants of a list, as they are written to a cache that has none yet.
     pub(crate) fn first_entries(list: &Tenants) -> Vec<(String, String)> {
-        Changes::between(HashMap::new(), list).added
+        RegistryDiff::between(HashMap::new(), list).added
     }
 
     /// Whether `gone` of the `known` tenants may be missing from a list.
@@ -188,7 +188,8 @@ impl Registry {
             ledger.register(&lacking).await.map_err(unregistered)?;
             registry.extend(lacking);
         }
-        let Changes { known, mut added, back, left, departed } = Changes::between(registry, list);
+        let RegistryDiff { known, mut added, back, left, departed } =
+            RegistryDiff::between(registry, list);
         self.trust(left.len(), known, list.len()).map_err(Distrust::Shrank)?;
         // New, returning and changed tenants are registered while no sweep runs, so that no sweep removes the
         // keys that they get from here on.

@@ -95,7 +95,7 @@ impl Remembered {
 
 /// What a tenant list changes in the registry.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
+pub(crate) struct RegistryDiff {
     /// How many active tenants the registry had.
     pub(crate) known: usize,
     /// Entries to add: of tenants that are new, came back, or have other columns.
@@ -108,7 +108,7 @@ pub(crate) struct Changes {
     pub(crate) departed: Vec<Departed>,
 }
 
-impl Changes {
+impl RegistryDiff {
     /// Between the registry and the tenants that are active now.
     pub(crate) fn between(mut registry: HashMap<String, String>, list: &Tenants) -> Self {
         let columns: Vec<&str> = list.column_names().collect();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn registry(list: &Tenants) -> HashMap<String, String> {
-        Changes::between(HashMap::new(), list).added.into_iter().collect()
+        RegistryDiff::between(HashMap::new(), list).added.into_iter().collect()
     }
 
     fn at() -> DateTime<Utc> {
@@ -205,7 +205,7 @@ mod tests {
         let entries = registry(&list);
         assert_eq!(entries["a"], r#"{"columns":{"plan":"free"}}"#);
         assert_eq!(entries["b"], "{}");
-        let gone = Changes::between(entries, &tenants(&[("b", None)])).left;
+        let gone = RegistryDiff::between(entries, &tenants(&[("b", None)])).left;
         let (id, text) = gone[0].mark(at());
         assert_eq!(
             (id.as_str(), text.as_str()),
@@ -221,8 +221,10 @@ mod tests {
         let active = Arc::new(tenants(&[("a", Some("free")), ("b", None)]));
         let mut entries = registry(&active);
         let all = entries.clone();
-        let before =
-            Changes::between(registry(&tenants(&[("c", None), ("d", None)])), &Tenants::default());
+        let before = RegistryDiff::between(
+            registry(&tenants(&[("c", None), ("d", None)])),
+            &Tenants::default(),
+        );
         let (early, late) = (at(), at() + chrono::TimeDelta::seconds(1));
         let departed = before.left.iter().map(|tenant| match tenant.id.as_str() {
             "c" => tenant.since(early),
@@ -244,10 +246,10 @@ mod tests {
         let before = tenants(&[("a", None), ("b", Some("free")), ("c", None), ("d", None)]);
         let mut registry = registry(&before);
         let kept = tenants(&[("a", None), ("b", Some("free"))]);
-        let marks = Changes::between(registry.clone(), &kept).left;
+        let marks = RegistryDiff::between(registry.clone(), &kept).left;
         registry.extend(marks.iter().map(|tenant| tenant.mark(at())));
         let now = tenants(&[("b", Some("paid")), ("c", None), ("e", None), ("e", None)]);
-        let changes = Changes::between(registry, &now);
+        let changes = RegistryDiff::between(registry, &now);
         let ids = |some: &[Departed]| some.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
         assert_eq!(changes.known, 2, "`a` and `b`");
         assert_eq!(changes.back, ["c"]);
@@ -263,14 +265,14 @@ mod tests {
     #[test]
     fn a_list_that_says_nothing_new_writes_nothing() {
         let list = tenants(&[("a", Some("free")), ("b", None)]);
-        let changes = Changes::between(registry(&list), &list);
-        assert_eq!(changes, Changes { known: 2, ..Changes::default() });
+        let changes = RegistryDiff::between(registry(&list), &list);
+        assert_eq!(changes, RegistryDiff { known: 2, ..RegistryDiff::default() });
     }
 
     #[test]
     fn an_entry_that_cannot_be_read_is_a_tenant_all_the_same() {
         let registry = HashMap::from([("a".to_owned(), "?".to_owned())]);
-        let changes = Changes::between(registry, &tenants(&[]));
+        let changes = RegistryDiff::between(registry, &tenants(&[]));
         assert_eq!((changes.known, changes.left.len()), (1, 1));
     }
 }

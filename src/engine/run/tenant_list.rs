@@ -49,7 +49,7 @@ struct Shelf {
     registry: Arc<Registry>,
     cache_process: Arc<CacheProcess>,
     jobs: Arc<SharedJobs>,
-    reading: Mutex<Option<Reading>>,
+    reading: Mutex<Option<ListReading>>,
     listed: Mutex<Option<Listed>>,
 }
 
@@ -64,7 +64,7 @@ struct Listed {
     number: u64,
 }
 
-struct Reading {
+struct ListReading {
     began: Duration,
     /// Its sequence number; the registry takes lists in this order.
     number: u64,
@@ -121,7 +121,7 @@ impl TenantList {
         }
         let number = reading.as_ref().map_or(0, |before| before.number + 1);
         let shared = Arc::clone(list).read(number).boxed().shared();
-        *reading = shared.downgrade().map(|future| Reading { began: now, number, future });
+        *reading = shared.downgrade().map(|future| ListReading { began: now, number, future });
         shared
     }
 

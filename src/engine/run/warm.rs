@@ -36,7 +36,7 @@ struct Warming<'w> {
 }
 
 /// What a round has read before it writes.
-struct Reading {
+struct RoundRows {
     /// Holds the rows.
     permit: BatchPermit,
     first_dates: Vec<NaiveDate>,
@@ -144,7 +144,7 @@ impl Warming<'_> {
         opened: Opened<'_>,
         mut first: Step<String>,
         report: &mut Report,
-    ) -> Result<Reading, Refusal> {
+    ) -> Result<RoundRows, Refusal> {
         let mut room = Room::Batch;
         let tenants = opened.batch.len();
         let mut tries = Tries::new(&self.work.runner, &self.work.spec, tenants);
@@ -178,7 +178,7 @@ impl Warming<'_> {
         mut step: Step<String>,
         room: Room,
         report: &mut Report,
-    ) -> Result<Reading, Refusal> {
+    ) -> Result<RoundRows, Refusal> {
         let (work, Opened { batch: open, fences }) = (self.work, opened);
         // The values of an earlier round may be old, so a later round goes before other batches.
         let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
@@ -210,7 +210,7 @@ impl Warming<'_> {
             step = self.warm.next(reply);
         }
         let first_dates = work.query(open, &mut permit, report).await?;
-        Ok(Reading { permit, first_dates, named })
+        Ok(RoundRows { permit, first_dates, named })
     }
 }
 
