@@ -122,11 +122,9 @@ impl Layout {
         })
     }
 
-    /// Why the job's template at this position must not make the key with this text for `owner`. The
-    /// owner is the tenant's id, or the value that identifies the tenant in the key.
-    fn ambiguity(&self, job: &Job, index: usize, text: &str, owner: &str) -> Option<Ambiguity> {
-        let key = job.keys.get(index)?;
-        let own = Template { job, index, key };
+    /// Why a template must not make the key with this text for `owner`. The owner is the tenant's id,
+    /// or the value that identifies the tenant in the key.
+    fn ambiguity(&self, own: Template<'_>, text: &str, owner: &str) -> Option<Ambiguity> {
         let reading = own.read(text, self.ids)?;
         if let Some(read) = reading.owner.filter(|read| *read != owner) {
             return Some(Ambiguity::Reading(read.escape_debug().to_string()));
@@ -158,10 +156,11 @@ impl Layout {
 
 /// A key template of a job.
 #[derive(Clone, Copy, Debug)]
-struct Template<'a> {
-    job: &'a Job,
-    index: usize,
-    key: &'a Key,
+pub(super) struct Template<'a> {
+    pub(super) job: &'a Job,
+    /// Its position among the job's templates.
+    pub(super) index: usize,
+    pub(super) key: &'a Key,
 }
 
 /// How one template may take keys away from another.
@@ -205,7 +204,7 @@ impl<'a> Template<'a> {
     /// Whether this template takes a key away from the template that has this reading of it.
     fn beats(&self, rivalry: Rivalry, reading: &Reading<'_>, ids: IdClass) -> bool {
         let owner = reading.owner.filter(|_| rivalry.comparable);
-        let marks = self.key.template.marks(reading, (owner_part(self.key), owner), ids);
+        let marks = self.key.template.marks(reading, owner_part(self.key), owner, ids);
         marks.iter().any(|mark| mark.owners_differ && (rivalry.comes_first || mark.literal))
     }
 
@@ -273,17 +272,17 @@ impl Checks {
         check.has(Risk::OfAnyTenant) || id.contains(check.special.as_slice())
     }
 
-    /// Why a run must not write a key for this owner. Ask only for keys that need a check.
-    pub fn ambiguity(
+    /// Why a run must not write a template's key for this owner. Ask only for keys that need a check.
+    pub(super) fn ambiguity(
         &self,
-        (job, index): (&Job, usize),
+        own: Template<'_>,
         text: &str,
         owner: &str,
     ) -> Option<Ambiguity> {
-        let check = self.keys.get(index)?.as_ref()?;
+        let check = self.keys.get(own.index)?.as_ref()?;
         let is_possible =
             check.own.is_some() || check.rivals.iter().any(|(_, rival)| rival.may_make(text));
-        is_possible.then(|| self.layout.ambiguity(job, index, text, owner)).flatten()
+        is_possible.then(|| self.layout.ambiguity(own, text, owner)).flatten()
     }
 }
 
@@ -539,10 +538,11 @@ mod tests {
                 let (checks, tenant) = (&checks[one.job], one.tenant.as_str());
                 let key = one.key(&job.keys[index].template);
                 let full = layout.owner(job, index, &key);
-                let ambiguity = layout.ambiguity(job, index, &key, tenant);
+                let template = Template { job, index, key: &job.keys[index] };
+                let ambiguity = layout.ambiguity(template, &key, tenant);
                 prop_assert_eq!(ambiguity.is_none(), full == Owner::Tenant(tenant), "{}", key);
                 let is_looked_at = checks.needs_check(index) && checks.tenant_needs_check(index, tenant);
-                let looked = checks.ambiguity((job, index), &key, tenant).filter(|_| is_looked_at);
+                let looked = checks.ambiguity(template, &key, tenant).filter(|_| is_looked_at);
                 prop_assert_eq!(&looked, &ambiguity, "nothing is spared that is needed: {}", key);
                 if looked.is_none() {
                     let owner = owners.entry(key.clone()).or_insert_with(|| tenant.to_owned());

@@ -96,13 +96,14 @@ impl KeyTemplate {
     }
 
     /// The marks of all possible readings of a key by this template, compared with the reading `other`.
-    /// The pair is the part of this template that names the owner, and the text that this part has if
-    /// both owners are the same. Without that text the two cannot be compared, and the owners count as
-    /// different.
+    /// `part` is the position of the part of this template that names the owner, and `owner` is the
+    /// text that this part has if both owners are the same. Without that text the two cannot be compared,
+    /// and the owners count as different.
     pub(super) fn marks(
         &self,
         other: &Reading<'_>,
-        (part, owner): (Option<usize>, Option<&str>),
+        part: Option<usize>,
+        owner: Option<&str>,
         ids: IdClass,
     ) -> Vec<Marks> {
         let text = other.text;

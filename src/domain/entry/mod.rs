@@ -8,7 +8,7 @@ use rapidhash::fast::RandomState;
 
 use super::job::{DATE_COLUMN, Job, Key, KeyKind, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
-use super::layout::{Ambiguity, Checks, says_owner};
+use super::layout::{Ambiguity, Checks, Template, says_owner};
 use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
@@ -131,11 +131,12 @@ pub fn entries<'r>(
     let mut found = Entries::default();
     let mut taken = HashSet::default();
     for (index, key) in job.keys.iter().enumerate() {
-        let mut groups = Groups::new(job, key, batch, first_dates, &columns);
+        let template = Template { job, index, key };
+        let mut groups = Groups::new(template, checks, batch, first_dates, &columns);
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        groups.finish((index, checks), rows, &mut taken, &mut found);
+        groups.finish(rows, &mut taken, &mut found);
     }
     found
 }
@@ -153,16 +154,15 @@ pub fn shared_keys(
     let mut keys = BTreeSet::new();
     let shared = |(_, key): &(usize, &Key)| job.kind(key) == KeyKind::Shared;
     for (index, key) in job.keys.iter().enumerate().filter(shared) {
-        let mut groups = Groups::new(job, key, batch, first_dates, &columns);
+        let template = Template { job, index, key };
+        let mut groups = Groups::new(template, checks, batch, first_dates, &columns);
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        let to_check = groups.slots_to_check(index, checks);
+        let to_check = groups.slots_to_check();
         for group in &groups.groups {
             let key = groups.key_of(group, rows);
-            let key = key.filter(|key| {
-                groups.ambiguity((index, checks), &to_check, (group, key), rows).is_none()
-            });
+            let key = key.filter(|key| groups.ambiguity(&to_check, group, key, rows).is_none());
             keys.extend(key);
         }
     }
@@ -175,8 +175,8 @@ pub fn shared_keys(
 /// tenants whose ids or columns contain a `:` may have the same text for `{tenant_id}:{a}:{b}`, and the
 /// rows of two tenants must never be in one value.
 struct Groups<'a> {
-    job: &'a Job,
-    key: &'a Key,
+    template: Template<'a>,
+    checks: &'a Checks,
     batch: &'a Batch,
     dates: Option<GroupDates<'a>>,
     /// The positions of the key's columns, without the date, among a row's key columns.
@@ -208,12 +208,13 @@ struct GroupDates<'a> {
 
 impl<'a> Groups<'a> {
     fn new(
-        job: &'a Job,
-        key: &'a Key,
+        template: Template<'a>,
+        checks: &'a Checks,
         batch: &'a Batch,
         first_dates: &'a [NaiveDate],
         columns: &[&str],
     ) -> Self {
+        let Template { job, key, .. } = template;
         let position = |name: &str| columns.iter().position(|column| *column == name);
         let dates = key.template.has_date().then(|| GroupDates {
             first: first_dates,
@@ -222,8 +223,8 @@ impl<'a> Groups<'a> {
             read: HashMap::default(),
         });
         let mut groups = Self {
-            job,
-            key,
+            template,
+            checks,
             batch,
             dates,
             columns: key.template.columns().filter_map(position).collect(),
@@ -241,7 +242,7 @@ impl<'a> Groups<'a> {
     /// Makes the groups of static keys in the order in which [`Self::find`] expects them: by slot, then
     /// by date.
     fn expect_static(&mut self) {
-        let (slots, days) = match (&self.dates, self.job.scope) {
+        let (slots, days) = match (&self.dates, self.template.job.scope) {
             (Some(dates), _) => (dates.first.len(), dates.days),
             (None, Scope::Tenants) => (self.batch.len(), 1),
             (None, Scope::Fleet) => (1, 1),
@@ -278,7 +279,7 @@ impl<'a> Groups<'a> {
             Some(dates) => dates.day(slot, rows.key(row, dates.column)?)?,
             None => 0,
         };
-        if self.key.template.is_static() {
+        if self.template.key.template.is_static() {
             let days = self.dates.as_ref().map_or(1, |dates| dates.days);
             return Some(slot * usize::from(days) + usize::from(day));
         }
@@ -305,19 +306,19 @@ impl<'a> Groups<'a> {
     /// takes no key.
     fn finish<'r>(
         mut self,
-        (index, checks): (usize, &Checks),
         rows: &'r Rows,
         taken: &mut HashSet<String, RandomState>,
         found: &mut Entries<'r>,
     ) {
-        let kind = self.job.kind(self.key);
-        let to_check = self.slots_to_check(index, checks);
+        let (job, shape) = (self.template.job, self.template.key.shape);
+        let kind = job.kind(self.template.key);
+        let to_check = self.slots_to_check();
         for group in std::mem::take(&mut self.groups) {
             let Some(key) = self.key_of(&group, rows) else { continue };
-            let ambiguity = self.ambiguity((index, checks), &to_check, (&group, &key), rows);
+            let ambiguity = self.ambiguity(&to_check, &group, &key, rows);
             let Group { slot, members, .. } = group;
             let count = members.len();
-            let value = Value::new(rows, members, self.key.shape);
+            let value = Value::new(rows, members, shape);
             let shown = key.escape_debug();
             let refused = if let Some(ambiguity) = ambiguity {
                 let message = format!("`{shown}` is not this tenant's alone: {ambiguity}");
@@ -325,11 +326,11 @@ impl<'a> Groups<'a> {
             } else if !taken.insert(key.clone()) {
                 let message = format!("two values for the key `{shown}`: the first one keeps it");
                 Some((FailureKind::KeyConflict, message))
-            } else if self.key.shape == Shape::Object && count > 1 {
+            } else if shape == Shape::Object && count > 1 {
                 let message = format!("{count} rows for the object `{shown}`: it takes one");
                 Some((FailureKind::SeveralRows, message))
-            } else if value.len() > self.job.encoding.max_bytes {
-                let (bytes, most) = (value.len(), self.job.encoding.max_bytes);
+            } else if value.len() > job.encoding.max_bytes {
+                let (bytes, most) = (value.len(), job.encoding.max_bytes);
                 let message = format!("`{shown}` has {bytes} bytes: `encode.max_bytes` is {most}");
                 if kind != KeyKind::Shared {
                     found.removals.push(Removal { key: key.clone(), slot });
@@ -343,7 +344,7 @@ impl<'a> Groups<'a> {
                 let failure = Failure { kind, tenant, key: Some(key), message, count: 1 };
                 found.failures.push((slot, failure));
             } else {
-                let ttl = life_of(self.job, &key);
+                let ttl = life_of(job, &key);
                 found.writes.push(Entry { key, slot, value, ttl, kind });
             }
         }
@@ -352,24 +353,25 @@ impl<'a> Groups<'a> {
     /// Why a run must not write a group's key for its tenant.
     fn ambiguity(
         &self,
-        (index, checks): (usize, &Checks),
         to_check: &[bool],
-        (group, key): (&Group, &str),
+        group: &Group,
+        key: &str,
         rows: &Rows,
     ) -> Option<Ambiguity> {
         if !to_check.get(group.slot).copied().unwrap_or_default() {
             return None;
         }
         let owner = self.owner_of(group, rows);
-        checks.ambiguity((self.job, index), key, &owner.unwrap_or_default())
+        self.checks.ambiguity(self.template, key, &owner.unwrap_or_default())
     }
 
     /// For each slot, whether its keys need a check; empty if no key of the template needs one.
-    fn slots_to_check(&self, index: usize, checks: &Checks) -> Vec<bool> {
+    fn slots_to_check(&self) -> Vec<bool> {
+        let (checks, Template { job, index, .. }) = (self.checks, self.template);
         if !checks.needs_check(index) {
             return Vec::new();
         }
-        match self.job.scope {
+        match job.scope {
             Scope::Fleet => vec![true],
             Scope::Tenants => self
                 .batch
@@ -382,14 +384,15 @@ impl<'a> Groups<'a> {
     /// The owner that a group's key names.
     fn owner_of(&self, group: &Group, rows: &Rows) -> Option<String> {
         let tenant = self.batch.tenant(group.slot);
-        match says_owner(self.key)? {
+        match says_owner(self.template.key)? {
             Part::Literal(_) | Part::Placeholder(Placeholder::Date) => None,
             Part::Placeholder(Placeholder::Tenant) => Some(tenant?.id().to_owned()),
             Part::Placeholder(Placeholder::TenantColumn(name)) => {
                 tenant?.column(name).map(str::to_owned)
             }
             Part::Placeholder(Placeholder::Column(name)) => {
-                let place = self.key.template.columns().position(|column| column == name)?;
+                let place =
+                    self.template.key.template.columns().position(|column| column == name)?;
                 let row = *group.members.first()? as usize;
                 let value = rows.key(row, *self.columns.get(place)?)?;
                 Some(String::from_utf8_lossy(value).into_owned())
@@ -402,7 +405,7 @@ impl<'a> Groups<'a> {
         let tenant = self.batch.tenant(group.slot);
         let mut columns = self.columns.iter();
         let mut key = String::new();
-        for part in self.key.template.parts() {
+        for part in self.template.key.template.parts() {
             match part {
                 Part::Literal(text) => key.push_str(text),
                 Part::Placeholder(Placeholder::Tenant) => key.push_str(tenant?.id()),
