@@ -21,7 +21,6 @@ use crate::domain::job::{Job, KeyKind, Scope};
 use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::FailureKind;
-use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{
     ENTRIES_A_COMMAND, FENCES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
@@ -88,6 +87,15 @@ struct Tally {
     looked_for: Vec<(String, u64)>,
 }
 
+/// The memory of the keys that were looked for in the cache, in bytes.
+#[derive(Clone, Copy)]
+struct LookedFor {
+    /// What those of them take that are in the cache.
+    present: u64,
+    /// What all of them will take.
+    planned: u64,
+}
+
 impl Estimator<'_> {
     /// Reads a sample of the job's batches and extrapolates. Tenants that cannot be read are left out and
     /// named; if none can be read, that is an error.
@@ -107,10 +115,8 @@ impl Estimator<'_> {
                 let first_dates = first_dates(job, &part, self.now);
                 match self.read(job, &part, &first_dates).await {
                     Ok(permit) => {
-                        let rows = (first_dates.as_slice(), permit.rows());
-                        for (kind, tenant, message) in
-                            self.count((job, &checks), &part, rows, &mut tally)
-                        {
+                        let found = entries(job, &checks, &part, &first_dates, permit.rows());
+                        for (kind, tenant, message) in self.count(job, &part, found, &mut tally) {
                             refused.note(kind, tenant, message);
                         }
                     }
@@ -119,8 +125,8 @@ impl Estimator<'_> {
             }
         }
         refused.is_error_without(tally.sampled)?;
-        let present = self.present(&tally.looked_for).await;
-        Ok(extrapolated(job, tenants, &tally, present).with(refused))
+        let looked_for = self.look(&tally.looked_for).await;
+        Ok(extrapolated(job, tenants, &tally, looked_for).with(refused))
     }
 
     /// The tenants with a valid time zone; a run leaves the others out.
@@ -172,15 +178,16 @@ impl Estimator<'_> {
         Ok(permit)
     }
 
-    /// Adds the figures of some tenants; answers which of their keys could not be written.
+    /// Adds the figures of the entries of some tenants; answers which of their keys could not be
+    /// written.
     fn count(
         &self,
-        (job, checks): (&Job, &Checks),
+        job: &Job,
         part: &Batch,
-        (first_dates, rows): (&[NaiveDate], &Rows),
+        found: Entries<'_>,
         tally: &mut Tally,
     ) -> Vec<(FailureKind, Option<String>, String)> {
-        let Entries { writes, removals, failures } = entries(job, checks, part, first_dates, rows);
+        let Entries { writes, removals, failures } = found;
         tally.sampled += part.len().max(1) as u64;
         tally.keys += writes.len() as u64;
         tally.removals += removals.len() as u64;
@@ -216,9 +223,9 @@ impl Estimator<'_> {
         footprint::string(self.length(key), value as u64)
     }
 
-    /// How many bytes those of the keys take that are in the cache, and how many bytes all keys will take. If
-    /// the cache does not answer, no key counts as present.
-    async fn present(&self, keys: &[(String, u64)]) -> (u64, u64) {
+    /// Looks for some of these keys in the cache. If the cache does not answer, no key counts as
+    /// present.
+    async fn look(&self, keys: &[(String, u64)]) -> LookedFor {
         let step = keys.len() / LOOKED_FOR + 1;
         let (names, planned): (Vec<String>, Vec<u64>) = keys.iter().step_by(step).cloned().unzip();
         let found = self.runner.cache.look(&names).await.unwrap_or_default();
@@ -226,7 +233,7 @@ impl Estimator<'_> {
         let present = present
             .filter_map(|(name, found)| Some(self.footprint(name, found?.value.len())))
             .sum();
-        (present, planned.iter().sum())
+        LookedFor { present, planned: planned.iter().sum() }
     }
 }
 
@@ -238,12 +245,7 @@ impl Estimate {
 }
 
 /// The figures of all tenants, extrapolated from the sample.
-fn extrapolated(
-    job: &Job,
-    tenants: u64,
-    tally: &Tally,
-    (present, looked_for): (u64, u64),
-) -> Estimate {
+fn extrapolated(job: &Job, tenants: u64, tally: &Tally, looked_for: LookedFor) -> Estimate {
     let Tally { sampled, .. } = *tally;
     let all = |count| extrapolate(count, tenants, sampled);
     let memory = all(tally.memory);
@@ -258,7 +260,7 @@ fn extrapolated(
         keys: all(tally.keys),
         bytes: all(tally.bytes),
         memory,
-        present: extrapolate(present, memory, looked_for),
+        present: extrapolate(looked_for.present, memory, looked_for.planned),
         commands: questions + all(tally.keys + tally.removals),
         naming: all(tally.naming),
         troubles: Vec::new(),
