@@ -213,7 +213,7 @@ async fn change_triggers<'s>(
     let mut tries = 1;
     loop {
         let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
-        match change_once(transaction, (sources, tenants), security).await {
+        match change_once(transaction, sources, tenants, security).await {
             Ok(survey) => return Ok(survey),
             Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
@@ -230,7 +230,8 @@ async fn change_triggers<'s>(
 
 async fn change_once<'s>(
     mut transaction: Transaction,
-    (sources, tenants): (&'s [ChangeSource], &str),
+    sources: &'s [ChangeSource],
+    tenants: &str,
     security: Security,
 ) -> Result<Survey<'s>, Refused> {
     let lock = format!("select pg_advisory_xact_lock({LOCK})");

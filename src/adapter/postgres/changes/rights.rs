@@ -68,16 +68,24 @@ pub(super) async fn reads(
     Ok(Some(Reads { tables: rows.into_iter().map(read).collect(), owner }))
 }
 
-/// Which rights the function of a source must have, or why it cannot work. `now` is what it has,
-/// and `wanted` is what functions get that need a change.
+/// The rights of a source's function.
+#[derive(Clone, Copy)]
+pub(super) struct Rights {
+    /// What it has.
+    pub(super) now: Security,
+    /// What functions get that need a change.
+    pub(super) wanted: Security,
+}
+
+/// Which rights the function of a source must have, or why it cannot work.
 pub(super) async fn security(
     connection: &mut PgConnection,
     source: &ChangeSource,
     reads: &Reads,
-    (now, wanted): (Security, Security),
+    rights: Rights,
 ) -> Result<Result<Security, TableProblem>, sqlx::Error> {
     let hidden = reads.named(|read| read.may_hide);
-    let security = match (now, wanted, &hidden) {
+    let security = match (rights.now, rights.wanted, &hidden) {
         (Security::Definer, _, _) | (Security::Invoker, Security::Definer, Some(_)) => {
             Security::Definer
         }

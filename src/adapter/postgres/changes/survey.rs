@@ -8,7 +8,7 @@ use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
 use crate::domain::job::JobName;
 
 use super::super::error;
-use super::rights::{self, Reads};
+use super::rights::{self, Reads, Rights};
 use super::sql::{self, Event, Security};
 use super::{Refused, TableProblem};
 
@@ -158,7 +158,10 @@ pub(super) async fn survey<'s>(
         let reads = if is_sound { rights::reads(connection, source, owner).await? } else { None };
         let now = function.map_or(Security::Invoker, |function| function.security);
         let security = match &reads {
-            Some(reads) => rights::security(connection, source, reads, (now, security)).await?,
+            Some(reads) => {
+                let rights = Rights { now, wanted: security };
+                rights::security(connection, source, reads, rights).await?
+            }
             None => Ok(Security::Invoker),
         };
         let security = security.unwrap_or_else(|problem| {

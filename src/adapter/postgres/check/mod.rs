@@ -185,7 +185,7 @@ impl PostgresSource {
                 let message = "the tenant query has a parameter, but gets no value for it";
                 vec![problem(QueryPlace::Query { at: None }, message, None)]
             }
-            Err(error) => self.not_described(transaction, error, (sql, &[])).await?,
+            Err(error) => self.not_described(transaction, error, sql, &[]).await?,
         }))
     }
 
@@ -201,8 +201,7 @@ impl PostgresSource {
                 Ok(shape) => shape,
                 // The problem shows once, with the tenant query, and not with each job.
                 Err(error) => {
-                    let tenants = (&*self.settings.sql, [].as_slice());
-                    self.not_described(transaction, error, tenants).await?;
+                    self.not_described(transaction, error, &self.settings.sql, &[]).await?;
                     return Ok(Findings::default());
                 }
             };
@@ -227,7 +226,7 @@ impl PostgresSource {
         let columns = match described {
             Ok(columns) => column::columns(&columns),
             Err(error) => {
-                problems.extend(self.not_described(transaction, error, (sql, &types)).await?);
+                problems.extend(self.not_described(transaction, error, sql, &types).await?);
                 return Ok(Findings::of(problems));
             }
         };
@@ -251,7 +250,8 @@ impl PostgresSource {
         &self,
         transaction: &mut Transaction,
         error: ReadError,
-        (sql, types): (&str, &[Oid]),
+        sql: &str,
+        types: &[Oid],
     ) -> Result<Vec<QueryProblem>, ReadError> {
         if let ReadError::Sql { error, .. } = &error
             && error::is_of_driver(error)

@@ -48,6 +48,12 @@ struct Row {
     keys: Vec<Option<Vec<u8>>>,
 }
 
+/// A batch, and the rows of each of its slots.
+struct Sample {
+    batch: Batch,
+    rows: Vec<Vec<Row>>,
+}
+
 /// The result of comparing tenants.
 enum Outcome {
     /// Nothing is wrong, or there was nothing to compare.
@@ -126,7 +132,8 @@ impl PostgresSource {
         batch: Batch,
         now: DateTime<Utc>,
     ) -> Result<Outcome, ReadError> {
-        let (batch, together) = self.read_together(transaction, job, batch, now).await?;
+        let Sample { batch, rows: together } =
+            self.read_together(transaction, job, batch, now).await?;
         let mut slots: Vec<usize> = (0..batch.len()).collect();
         slots.sort_by_key(|slot| together.get(*slot).is_none_or(Vec::is_empty));
         let (mut compared, mut is_in_order) = (0, true);
@@ -160,7 +167,8 @@ impl PostgresSource {
         if !is_in_order {
             return Ok(Outcome::OtherOrder);
         }
-        let is_drifting = self.is_drifting(transaction, job, (&batch, together), now).await?;
+        let sample = Sample { batch, rows: together };
+        let is_drifting = self.is_drifting(transaction, job, sample, now).await?;
         Ok(if is_drifting { Outcome::Drifting } else { Outcome::Same })
     }
 
@@ -171,10 +179,10 @@ impl PostgresSource {
         job: &Job,
         mut batch: Batch,
         now: DateTime<Utc>,
-    ) -> Result<(Batch, Vec<Vec<Row>>), ReadError> {
+    ) -> Result<Sample, ReadError> {
         loop {
             let error = match self.read_sample(transaction, job, &batch, now).await {
-                Ok(rows) => return Ok((batch, rows)),
+                Ok(rows) => return Ok(Sample { batch, rows }),
                 Err(error) if may_be_of_one_tenant(&error) => error,
                 Err(error) => return Err(error),
             };
@@ -185,22 +193,23 @@ impl PostgresSource {
         }
     }
 
-    /// Whether three transactions in a row return different rows for every tenant that has rows.
+    /// Whether this sample and two later transactions return different rows for every tenant that has rows.
     /// Changes of the data would hardly hit every tenant, twice.
     async fn is_drifting(
         &self,
         transaction: &mut Transaction,
         job: &Job,
-        (batch, mut last): (&Batch, Vec<Vec<Row>>),
+        sample: Sample,
         now: DateTime<Utc>,
     ) -> Result<bool, ReadError> {
+        let Sample { batch, rows: mut last } = sample;
         for _ in 0..2 {
             if last.iter().all(Vec::is_empty) {
                 return Ok(false);
             }
             sleep(PAUSE).await;
             transaction.begin_anew().await?;
-            let next = self.read_sample(transaction, job, batch, now).await?;
+            let next = self.read_sample(transaction, job, &batch, now).await?;
             let mut pairs = last.iter().zip(&next).filter(|(last, _)| !last.is_empty());
             if pairs.any(|(last, next)| are_the_same_rows(last, next)) {
                 return Ok(false);
@@ -219,7 +228,7 @@ impl PostgresSource {
         now: DateTime<Utc>,
     ) -> Result<bool, ReadError> {
         transaction.begin_anew().await?;
-        let (batch, here) = self.read_together(transaction, job, batch, now).await?;
+        let Sample { batch, rows: here } = self.read_together(transaction, job, batch, now).await?;
         let mut elsewhere = Vec::new();
         for zone in ZONES {
             set_zone(transaction, zone).await?;
