@@ -232,7 +232,8 @@ mod tests {
     /// The counts of tenants and keys after one more run.
     fn after(
         first: &mut RunRecord,
-        (asked, follow_up): (u64, RunRecord),
+        asked: u64,
+        follow_up: RunRecord,
     ) -> ((u64, u64, u64), (u64, u64)) {
         add_follow_up(first, asked, follow_up);
         let Report { tenants, keys, .. } = &first.report;
@@ -244,29 +245,29 @@ mod tests {
     fn what_follow_ups_verify_counts_as_warm_and_the_rest_stays_fenced() {
         let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
         let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
-        assert_eq!(after(&mut first, (3, follow_up)), ((9, 0, 1), (18, 2)));
+        assert_eq!(after(&mut first, 3, follow_up), ((9, 0, 1), (18, 2)));
         assert_eq!(first.outcome, Outcome::Ok);
         let cut_off = record(Outcome::Cancelled, (0, 0, 0), (0, 0));
-        assert_eq!(after(&mut first, (1, cut_off)), ((9, 0, 1), (18, 2)));
+        assert_eq!(after(&mut first, 1, cut_off), ((9, 0, 1), (18, 2)));
         assert_eq!(first.outcome, Outcome::Ok);
         let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
-        assert_eq!(after(&mut first, (1, gone)), ((10, 0, 0), (18, 0)));
+        assert_eq!(after(&mut first, 1, gone), ((10, 0, 0), (18, 0)));
     }
 
     #[test]
     fn a_follow_up_for_some_of_the_fenced_tenants_says_nothing_of_the_others() {
         let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
         let again_fenced = record(Outcome::Ok, (0, 0, 1), (0, 2));
-        assert_eq!(after(&mut first, (1, again_fenced)), ((7, 0, 3), (14, 6)));
+        assert_eq!(after(&mut first, 1, again_fenced), ((7, 0, 3), (14, 6)));
         let verified = record(Outcome::Ok, (2, 0, 0), (4, 0));
-        assert_eq!(after(&mut first, (2, verified)), ((9, 0, 1), (18, 2)));
+        assert_eq!(after(&mut first, 2, verified), ((9, 0, 1), (18, 2)));
     }
 
     #[test]
     fn hazard_27_a_follow_up_that_fails_makes_the_pass_fail() {
         let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
         let follow_up = record(Outcome::Partial, (2, 1, 0), (4, 0));
-        assert_eq!(after(&mut first, (3, follow_up)), ((9, 1, 0), (18, 0)));
+        assert_eq!(after(&mut first, 3, follow_up), ((9, 1, 0), (18, 0)));
         assert_eq!(first.outcome, Outcome::Partial);
         assert_eq!(first.report.failures.len(), 1);
     }

@@ -74,7 +74,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let sandbox = Sandbox::start(SandboxOptions::default()).await.map_err(Failure::unreachable)?;
     let settings = for_sandbox(settings, &sandbox);
     let (files, exit) = tokio::select! {
-        shown = first_pass(global, &options, (&settings, &sandbox), &bars) => shown?,
+        shown = first_pass(global, &options, &settings, &sandbox, &bars) => shown?,
         () = signals.next() => return Ok(Exit::Failed),
     };
     if options.once {
@@ -113,7 +113,8 @@ fn free_address(listen: SocketAddr) -> Result<SocketAddr, Failure> {
 async fn first_pass(
     global: &Global,
     options: &Options,
-    (settings, sandbox): (&Settings, &Sandbox),
+    settings: &Settings,
+    sandbox: &Sandbox,
     bars: &MultiProgress,
 ) -> Result<(JobFiles, Exit), Failure> {
     let files = job_files(global, settings)?;

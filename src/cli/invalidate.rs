@@ -76,7 +76,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     options.request().validate(loaded.files.jobs())?;
     let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let stops = Stops::default();
-    let work = remove_and_warm(&app, &loaded, &options, (&stops, &bars));
+    let work = remove_and_warm(&app, &loaded, &options, &stops, &bars);
     let say = || {
         output::problem(
             "stopping: what is under way is finished first; press Ctrl-C again to abort it",
@@ -106,7 +106,8 @@ async fn remove_and_warm(
     app: &App,
     loaded: &Loaded,
     options: &Options,
-    (stops, bars): (&Stops, &MultiProgress),
+    stops: &Stops,
+    bars: &MultiProgress,
 ) -> Result<(InvalidateReport, Vec<RunRecord>), Failure> {
     let invalidator = Invalidator::new(Arc::clone(&app.runner));
     let Invalidated { report, touched } = invalidator.invalidate(&options.request(), stops).await?;

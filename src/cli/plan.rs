@@ -163,7 +163,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     // If the cache does not report its memory, the rest of the plan is still useful.
     let stats = app.runner.cache.stats().await.ok();
     let shares = worker_shares(&loaded.settings);
-    let plan = Plan::new((&found, shares), upkeep, stats, estimator.now);
+    let plan = Plan::new(&found, shares, upkeep, stats, estimator.now);
     if options.json {
         output::json(&plan)?;
     } else {
@@ -174,13 +174,14 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 
 impl Plan {
     fn new(
-        (found, shares): (&[(Arc<Job>, Estimate)], Shares),
+        found: &[(Arc<Job>, Estimate)],
+        shares: Shares,
         upkeep: Upkeep,
         stats: Option<CacheStats>,
         now: DateTime<Utc>,
     ) -> Self {
         let jobs: Vec<_> =
-            found.iter().map(|(job, found)| JobPlan::new((job, shares), found, now)).collect();
+            found.iter().map(|(job, found)| JobPlan::new(job, shares, found, now)).collect();
         let enabled = || found.iter().filter(|(job, _)| job.enabled).map(|(_, found)| found);
         let sum = |load: fn(&JobPlan) -> Load| {
             let enabled = jobs.iter().filter(|plan| plan.job.enabled);
@@ -226,7 +227,7 @@ impl Memory {
 }
 
 impl JobPlan {
-    fn new((job, shares): (&Job, Shares), found: &Estimate, now: DateTime<Utc>) -> Self {
+    fn new(job: &Job, shares: Shares, found: &Estimate, now: DateTime<Utc>) -> Self {
         let Estimate { queries, keys, bytes, commands, .. } = *found;
         let run = Load { queries, keys, bytes, cache_commands: commands };
         let RunsADay { runs, naming } =
