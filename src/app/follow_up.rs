@@ -199,16 +199,13 @@ mod tests {
     use crate::domain::job::JobName;
     use crate::domain::report::{Failure, FailureKind, KeyCounts, Report, TenantCounts};
 
-    fn record(
-        outcome: Outcome,
-        (ok, failed, fenced): (u64, u64, u64),
-        keys: (u64, u64),
-    ) -> RunRecord {
+    /// The record of a run with these counts of tenants; each tenant has two keys.
+    fn record(outcome: Outcome, ok: u64, failed: u64, fenced: u64) -> RunRecord {
         let at = chrono::DateTime::UNIX_EPOCH;
         let total = ok + failed + fenced;
         let mut report = Report {
             tenants: TenantCounts { total, ok, failed, fenced },
-            keys: KeyCounts { written: keys.0, fenced: keys.1, ..KeyCounts::default() },
+            keys: KeyCounts { written: 2 * ok, fenced: 2 * fenced, ..KeyCounts::default() },
             ..Report::default()
         };
         if failed > 0 {
@@ -243,30 +240,30 @@ mod tests {
 
     #[test]
     fn what_follow_ups_verify_counts_as_warm_and_the_rest_stays_fenced() {
-        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
-        let follow_up = record(Outcome::Ok, (2, 0, 1), (4, 2));
+        let mut first = record(Outcome::Ok, 7, 0, 3);
+        let follow_up = record(Outcome::Ok, 2, 0, 1);
         assert_eq!(after(&mut first, 3, follow_up), ((9, 0, 1), (18, 2)));
         assert_eq!(first.outcome, Outcome::Ok);
-        let cut_off = record(Outcome::Cancelled, (0, 0, 0), (0, 0));
+        let cut_off = record(Outcome::Cancelled, 0, 0, 0);
         assert_eq!(after(&mut first, 1, cut_off), ((9, 0, 1), (18, 2)));
         assert_eq!(first.outcome, Outcome::Ok);
-        let gone = record(Outcome::Ok, (0, 0, 0), (0, 0));
+        let gone = record(Outcome::Ok, 0, 0, 0);
         assert_eq!(after(&mut first, 1, gone), ((10, 0, 0), (18, 0)));
     }
 
     #[test]
     fn a_follow_up_for_some_of_the_fenced_tenants_says_nothing_of_the_others() {
-        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
-        let again_fenced = record(Outcome::Ok, (0, 0, 1), (0, 2));
+        let mut first = record(Outcome::Ok, 7, 0, 3);
+        let again_fenced = record(Outcome::Ok, 0, 0, 1);
         assert_eq!(after(&mut first, 1, again_fenced), ((7, 0, 3), (14, 6)));
-        let verified = record(Outcome::Ok, (2, 0, 0), (4, 0));
+        let verified = record(Outcome::Ok, 2, 0, 0);
         assert_eq!(after(&mut first, 2, verified), ((9, 0, 1), (18, 2)));
     }
 
     #[test]
     fn hazard_27_a_follow_up_that_fails_makes_the_pass_fail() {
-        let mut first = record(Outcome::Ok, (7, 0, 3), (14, 6));
-        let follow_up = record(Outcome::Partial, (2, 1, 0), (4, 0));
+        let mut first = record(Outcome::Ok, 7, 0, 3);
+        let follow_up = record(Outcome::Partial, 2, 1, 0);
         assert_eq!(after(&mut first, 3, follow_up), ((9, 1, 0), (18, 0)));
         assert_eq!(first.outcome, Outcome::Partial);
         assert_eq!(first.report.failures.len(), 1);
