@@ -10,7 +10,7 @@ use super::report::{InvalidateReport, Invalidated};
 use super::request::{CheckedRequest, JobsAndTenants};
 use crate::domain::date::first_dates;
 use crate::domain::entry::shared_keys;
-use crate::domain::fence::{FLEET, fence_key, start_number};
+use crate::domain::fence::{FLEET, fence_key};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::is_own;
 use crate::domain::layout::{Checks, Layout, Owner};
@@ -411,8 +411,7 @@ impl<'a> Removal<'a> {
             if index > 0 {
                 self.rest().await?;
             }
-            let number = start_number(self.runner.clock.random());
-            self.runner.ledger.move_fences(some, number).await?;
+            self.runner.move_fences(some).await?;
             self.done.report.fences += some.len() as u64;
         }
         self.moved.extend(fences);

@@ -14,7 +14,7 @@ use super::{
     ManifestEntries, Read, Slice, Source, SourceError, SourceErrorKind,
 };
 use crate::domain::entry::Entry;
-use crate::domain::fence::Fence;
+use crate::domain::fence::{Fence, start_number};
 use crate::domain::job::Job;
 use crate::domain::manifest::ManifestEntry;
 use crate::domain::row::Rows;
@@ -89,6 +89,19 @@ impl Ports {
     pub(crate) fn cache_answers(&self) -> Result<(), CacheError> {
         let left = self.breaker(Server::Cache).pause_left(self.clock.monotonic());
         if left.is_some() { Answer::left_alone(left_alone(Server::Cache)) } else { Ok(()) }
+    }
+
+    /// Gives fences a start, at a random number, and returns where they stand then.
+    pub(crate) async fn start_fences(
+        &self,
+        keys: &[(String, Fence)],
+    ) -> Result<Vec<Fence>, CacheError> {
+        self.ledger.start_fences(keys, start_number(self.clock.random())).await
+    }
+
+    /// Moves fences; a missing one starts at a random number first.
+    pub(crate) async fn move_fences(&self, keys: &[String]) -> Result<(), CacheError> {
+        self.ledger.move_fences(keys, start_number(self.clock.random())).await
     }
 
     /// Waits for `least`; if the server counts as down, until callers may ask it again.

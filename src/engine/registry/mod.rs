@@ -25,7 +25,7 @@ pub(crate) use self::departures::{Departures, Due};
 pub(crate) use self::registration::Departed;
 pub use self::registration::Registered;
 use self::registration::RegistryDiff;
-use crate::domain::fence::{fence_key, start_number};
+use crate::domain::fence::fence_key;
 use crate::domain::job::{Jobs, Share};
 use crate::domain::tenant::Tenants;
 use crate::engine::ports::{CacheError, Ledger, Ports};
@@ -198,8 +198,7 @@ impl Registry {
         // the fence makes the run that writes them notice.
         let fences: Vec<String> = back.iter().map(|id| fence_key(id)).collect();
         if !fences.is_empty() {
-            let number = start_number(ports.clock.random());
-            ledger.move_fences(&fences, number).await.map_err(unregistered)?;
+            ports.move_fences(&fences).await.map_err(unregistered)?;
         }
         // Marked before the sweep, so that another worker can continue the sweep if this one does not finish
         // it.

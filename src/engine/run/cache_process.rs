@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::marker::{Markers, marker_keys};
-use crate::domain::fence::{FENCE_TTL, Fence, start_number};
+use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::engine::ports::{CacheError, CacheStats, Ports};
 use crate::observe::event;
 
@@ -246,8 +246,7 @@ impl CacheProcess {
         let missing = keys.iter().zip(found.iter()).filter(|(_, found)| **found == Fence::Missing);
         let missing: Vec<_> = missing.map(|(key, found)| (key.clone(), *found)).collect();
         if !missing.is_empty() {
-            let number = start_number(ports.clock.random());
-            let made = ports.ledger.start_fences(&missing, number).await.unwrap_or_default();
+            let made = ports.start_fences(&missing).await.unwrap_or_default();
             let places = found.iter_mut().filter(|found| **found == Fence::Missing);
             places.zip(made).for_each(|(place, made)| *place = made);
         }

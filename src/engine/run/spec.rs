@@ -131,6 +131,15 @@ impl Stops {
         }
     }
 
+    /// Does a task until it ends or either token is cancelled.
+    pub(crate) async fn until(&self, task: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = self.requested() => {}
+            () = task => {}
+        }
+    }
+
     /// Gives the batches in flight that long to drain, then aborts them; never ends.
     pub async fn abort_after(&self, clock: &dyn Clock, drain: Duration) {
         self.drain.cancelled().await;

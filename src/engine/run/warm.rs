@@ -13,7 +13,7 @@ use super::limit::{BatchPermit, Priority, Room};
 use super::retry::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
-use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key, start_number};
+use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use crate::domain::job::{KeyKind, Scope};
 use crate::domain::manifest::{ManifestEntry, entry_life, is_young, manifest_key};
 use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
@@ -260,8 +260,7 @@ impl Work {
     ) -> Result<Vec<Fence>, Refusal> {
         let stood = |(place, fence): &(usize, Fence)| Some((keys.get(*place)?.clone(), *fence));
         let keys: Vec<(String, Fence)> = places.iter().filter_map(stood).collect();
-        let number = start_number(self.runner.clock.random());
-        Ok(self.runner.ledger.start_fences(&keys, number).await?)
+        Ok(self.runner.start_fences(&keys).await?)
     }
 
     async fn manifests(&self, open: &Batch) -> Result<Vec<Vec<ManifestEntry>>, Refusal> {

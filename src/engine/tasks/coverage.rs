@@ -46,11 +46,7 @@ impl Runner {
                 }
             }
         };
-        tokio::select! {
-            biased;
-            () = stops.requested() => {}
-            () = for_ever => {}
-        }
+        stops.until(for_ever).await;
     }
 
     /// While the cache is unreachable, the figures of the last look stay.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::change::{
     Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, WatchedTables,
 };
-use crate::domain::fence::{FLEET, fence_key, start_number};
+use crate::domain::fence::{FLEET, fence_key};
 use crate::domain::job::JobName;
 use crate::domain::retry::backoff;
 use crate::domain::tenant::TenantId;
@@ -285,7 +285,7 @@ impl Feeder {
         };
         let runner = &self.runner;
         for some in keys.chunks(AT_ONCE) {
-            runner.ledger.move_fences(some, start_number(runner.clock.random())).await?;
+            runner.move_fences(some).await?;
         }
         Ok(())
     }

@@ -17,10 +17,6 @@ impl Runner {
                 self.pause(Server::Cache, LOOK_EVERY).await;
             }
         };
-        tokio::select! {
-            biased;
-            () = stops.requested() => {}
-            () = for_ever => {}
-        }
+        stops.until(for_ever).await;
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::domain::fence::{fence_key, start_number};
+use crate::domain::fence::fence_key;
 use crate::domain::job::{Job, JobName, Jobs, Key, Scope};
 use crate::domain::layout::Layout;
 use crate::domain::manifest::manifest_key;
@@ -38,11 +38,7 @@ impl Runner {
                 self.sweep().await;
             }
         };
-        tokio::select! {
-            biased;
-            () = stops.requested() => {}
-            () = for_ever => {}
-        }
+        stops.until(for_ever).await;
     }
 
     /// Sweeps the departed tenants, except those that were swept a short while ago. The next sweep does what
@@ -175,8 +171,7 @@ impl<'a> Sweep<'a> {
     ) -> Result<bool, CacheError> {
         let runner = self.runner;
         let fences: Vec<String> = gone.iter().map(|tenant| fence_key(&tenant.id)).collect();
-        let number = start_number(runner.clock.random());
-        runner.in_time(runner.ledger.move_fences(&fences, number)).await?;
+        runner.in_time(runner.move_fences(&fences)).await?;
         let (tenants, layout) = (Departed::list(gone), runner.layout());
         let mut owned = Vec::new();
         for job in self.tenant_jobs() {
