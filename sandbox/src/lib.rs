@@ -17,6 +17,7 @@ use std::path::PathBuf;
 pub use clinic::Clinic;
 pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
+pub use server::Server;
 
 /// A private Postgres and a private Redis server.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! A throw-away Postgres.
 
 use std::fmt::Write as _;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,6 +63,14 @@ pub struct Postgres {
     server: Server,
 }
 
+impl Deref for Postgres {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
 impl Postgres {
     /// Creates a new cluster and starts it. Blocks for about a second.
     pub fn start(options: &PostgresOptions) -> Result<Self, SandboxError> {
@@ -106,19 +115,9 @@ impl Postgres {
         self.server.folder().join(format!(".s.PGSQL.{port}"))
     }
 
-    /// The process id of the server's main process, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
     /// Shuts it down in order: clients get a message, transactions are rolled back. Its data stay.
     pub fn stop(&self) {
         self.server.stop(Signal::INT);
-    }
-
-    /// Kills the server and every connection's process at once, as a crash would. Its data stay.
-    pub fn kill(&self) {
-        self.server.kill();
     }
 
     /// Starts it again with its data, at the same socket and port; stops it first if it runs.
@@ -128,21 +127,6 @@ impl Postgres {
         command.args(&self.arguments).current_dir(self.server.folder()).env("LC_ALL", "C");
         let state = self.server.folder().join("data/postmaster.pid");
         self.server.start(command, READY_WITHIN, |id| is_ready(&state, id))
-    }
-
-    /// Suspends every process of the server (`SIGSTOP`): connections stay open, and no query is answered.
-    pub fn freeze(&self) {
-        self.server.signal(Signal::STOP);
-    }
-
-    /// Resumes a suspended server.
-    pub fn thaw(&self) {
-        self.server.signal(Signal::CONT);
-    }
-
-    /// The end of the server's log.
-    pub fn log_tail(&self) -> String {
-        self.server.log_tail()
     }
 
     /// Creates a database, empty or as a copy of another one that has no connections.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,6 +43,14 @@ pub struct Redis {
     tcp_port: Option<u16>,
     tls_port: Option<u16>,
     server: Server,
+}
+
+impl Deref for Redis {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
 }
 
 impl Redis {
@@ -90,19 +99,9 @@ impl Redis {
         self.server.folder().join("redis.sock")
     }
 
-    /// Its process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
     /// Shuts it down in order.
     pub fn stop(&self) {
         self.server.stop(Signal::TERM);
-    }
-
-    /// Kills it at once.
-    pub fn kill(&self) {
-        self.server.kill();
     }
 
     /// Starts it again, empty, at the same socket and ports; stops it first if it runs.
@@ -112,21 +111,6 @@ impl Redis {
         command.arg(self.server.folder().join("redis.conf")).current_dir(self.server.folder());
         let socket = self.socket();
         self.server.start(command, READY_WITHIN, |_id| is_ready(&socket))
-    }
-
-    /// Suspends it (`SIGSTOP`): connections stay open, and no command is answered.
-    pub fn freeze(&self) {
-        self.server.signal(Signal::STOP);
-    }
-
-    /// Resumes a suspended server.
-    pub fn thaw(&self) {
-        self.server.signal(Signal::CONT);
-    }
-
-    /// The end of the server's log.
-    pub fn log_tail(&self) -> String {
-        self.server.log_tail()
     }
 }
 

@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use super::SandboxError;
 use super::process::{Process, log_tail, wait_until};
 
-/// What Postgres and Redis have in common.
+/// What Postgres and Redis have in common: both are handles that lead here.
 #[derive(Debug)]
-pub(super) struct Server {
+pub struct Server {
     name: &'static str,
     /// The signal that ends it when it is dropped.
     end_signal: Signal,
@@ -54,7 +54,7 @@ impl Server {
     }
 
     /// Its process id, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub fn pid(&self) -> Option<u32> {
         self.process().as_ref().map(Process::id)
     }
 
@@ -64,19 +64,31 @@ impl Server {
         }
     }
 
-    pub(super) fn kill(&self) {
+    /// Kills its processes at once, as a crash would.
+    pub fn kill(&self) {
         if let Some(mut process) = self.process().take() {
             process.kill();
         }
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    /// Suspends every process of the server (`SIGSTOP`): connections stay open, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Resumes a suspended server.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(process) = self.process().as_ref() {
             process.signal(signal);
         }
     }
 
-    pub(super) fn log_tail(&self) -> String {
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
         log_tail(&self.folder().join("log"))
     }
 

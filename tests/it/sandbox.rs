@@ -36,7 +36,8 @@ async fn both_servers_answer_over_their_sockets_and_leave_nothing_behind() {
 async fn postgres_keeps_its_data_over_a_stop_and_a_kill() {
     let postgres = support::own_postgres();
     postgres.execute("postgres", "create table t as select 1::int8 as n").await.unwrap();
-    for end in [preheat_sandbox::Postgres::stop, preheat_sandbox::Postgres::kill] {
+    for end in [preheat_sandbox::Postgres::stop, |server: &preheat_sandbox::Postgres| server.kill()]
+    {
         end(&postgres);
         assert_eq!(postgres.pid(), None);
         PgConnection::connect(&postgres.url("postgres")).await.unwrap_err();

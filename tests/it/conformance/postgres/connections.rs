@@ -129,7 +129,7 @@ async fn a_server_that_was_restarted_is_read_from_at_once() {
     let source = connect(settings(&server.url("postgres")), NUMBERS).await;
     let each = job(ONE_EACH, &["k:{tenant_id}"]);
     let ids = batch(&["1", "2"]);
-    for end in [Postgres::stop, Postgres::kill] {
+    for end in [Postgres::stop, |server: &Postgres| server.kill()] {
         assert_eq!(read(&source, &each, &ids, &[]).await.unwrap().len(), 2);
         end(&server);
         let error = read(&source, &each, &ids, &[]).await.unwrap_err();
