@@ -31,12 +31,7 @@ impl QueryProblems {
         self.tenants.is_empty() && self.jobs.is_empty()
     }
 
-    /// All problems, without the warnings.
-    pub fn into_all(self) -> impl Iterator<Item = Problem> {
-        self.tenants.into_iter().chain(self.jobs.into_values().flatten())
-    }
-
-    /// The same findings, without the problems of all other jobs.
+    /// These findings without the problems of all other jobs.
     pub(super) fn only(mut self, name: &JobName) -> Self {
         self.jobs.retain(|job, _| job == name);
         self
