@@ -238,7 +238,7 @@ impl FeedSupervisor {
             missed.extend(looked.versions.missed_since(&self.versions));
             self.versions = looked.versions.clone();
         }
-        // When a feed begins to listen, the engine is told anyway that anything may have changed.
+        // A feed that begins to listen reports a change of all tenants itself.
         if is_listening {
             self.hand_on(&sources, &missed);
         }

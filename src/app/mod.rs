@@ -158,7 +158,7 @@ impl App {
         Self { runner, source, jobs, database }
     }
 
-    /// Works until it is told to stop, and then drains.
+    /// Works until `stops` is cancelled, and then drains.
     async fn work(
         self,
         settings: &Settings,
@@ -321,7 +321,7 @@ struct Begun {
     versions: Versions,
 }
 
-/// The worker: listens, waits for its servers, works until it is told to stop, and drains.
+/// The worker: it listens, waits for its servers, works until `orders.stops` is cancelled, and drains.
 pub async fn serve(
     settings: &Settings,
     files: JobFiles,

@@ -105,7 +105,7 @@ pub(super) struct Pass {
     pub(super) runner: Arc<Runner>,
     pub(super) stops: Stops,
     pub(super) bars: Bars,
-    /// How long batches in flight may take to finish once the pass is told to stop.
+    /// How long batches in flight may take to finish after a signal or the deadline.
     pub(super) drain: Duration,
     pub(super) deadline: Option<Duration>,
 }

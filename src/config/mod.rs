@@ -517,7 +517,7 @@ impl Runner {
                 "runner.drain",
                 "20s",
                 Duration::ZERO..=HOUR,
-                "How long a worker that was told to stop may take to finish the batches in flight",
+                "How long the worker may take to finish the batches in flight after it receives SIGTERM or SIGINT",
             ),
             max_tenant_bytes: read.size(
                 "runner.max_tenant_bytes",

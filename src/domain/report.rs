@@ -176,7 +176,7 @@ pub enum FailureKind {
     CacheRefused,
     /// The run's deadline passed.
     Deadline,
-    /// The run was told to stop.
+    /// The run was stopped.
     Cancelled,
     /// An invalidation removed keys, but could not ask a job to warm them again.
     Rewarm,
@@ -316,7 +316,7 @@ pub enum Outcome {
     Failed,
     /// The run's deadline passed.
     Timeout,
-    /// The run was told to stop.
+    /// The run was stopped.
     Cancelled,
 }
 

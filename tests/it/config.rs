@@ -644,7 +644,7 @@ const SETTINGS_INTRODUCTION: &str = "\
 Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this page anew.
 
 Four layers, each overriding the one before: the defaults below, then `preheat.toml`, then the
-environment, then flags. All problems of all layers are told at once, each with its file and line or
+environment, then flags. preheat reports all problems of all layers at once, each with its file and line or
 its variable.
 
 - `preheat.toml` in the working directory is read if it is there; `--config FILE` or

@@ -1,4 +1,4 @@
-//! Why a read failed, before it is told as the engine's [`SourceError`].
+//! The reasons why a read can fail. The adapter turns them into the engine's [`SourceError`].
 
 use std::time::Duration;
 

@@ -54,7 +54,7 @@ pub struct Read<'a> {
     pub batch: &'a Batch,
     /// Each slot's "today" where the job has dates, and empty otherwise.
     pub first_dates: &'a [NaiveDate],
-    /// The longest time that the whole read may take; the server is told as well.
+    /// The longest time that the whole read may take. The server gets it as its statement timeout.
     pub timeout: Duration,
 }
 

@@ -136,7 +136,7 @@ impl Engine {
         self
     }
 
-    /// Works until it is told to drain and no run is in flight any more.
+    /// Works until the drain token is cancelled and no run is in flight any more.
     pub async fn run(mut self) {
         self.start(self.jobs.keys().cloned().collect());
         loop {
@@ -502,7 +502,7 @@ impl Engine {
         }
     }
 
-    /// Starts no new runs. Waiting runs end as cancelled; the same token has told the runs in flight.
+    /// Starts no new runs. Waiting runs end as cancelled; runs in flight watch the same token.
     fn drain(&mut self) {
         self.phase = Phase::Draining;
         self.changed = true;

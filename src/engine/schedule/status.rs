@@ -99,7 +99,7 @@ pub struct RejectedFor {
 pub enum Phase {
     /// It does.
     Running,
-    /// The worker was told to stop; it finishes the runs in flight.
+    /// The worker received a signal to stop; it finishes the runs in flight.
     Draining,
 }
 

@@ -32,7 +32,7 @@ event! {
 }
 
 event! {
-    /// The worker was told to stop.
+    /// The worker received a signal to stop.
     WorkerDraining {
         /// Runs that are under way.
         in_flight: usize,

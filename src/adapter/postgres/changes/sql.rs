@@ -313,8 +313,9 @@ end
 /// of rows that went to another tenant, and of rows whose value has changed. If a query finds the tenant, the
 /// function does not notice a row that went to another tenant.
 ///
-/// This comes after the notification of the tenants, whose fences have to move first. A worker that does not
-/// know shared keys takes it for a change of no tenant. If it fails, the keys live until their TTL.
+/// The function sends this notification after the one that names the tenants, because the worker must move
+/// their fences first. A worker of an earlier version, which does not read the values, sees a change without
+/// tenants and does nothing. If the function fails here, the keys live until their TTL.
 fn name_gone(source: &ChangeSource, column: &str) -> String {
     let tenant = match &source.tenants {
         TouchedTenants::Column(tenant) => Some(tenant.as_str()),
