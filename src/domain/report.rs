@@ -185,6 +185,11 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Whether the cache refuses every write for this reason, whichever key it is for.
+    pub fn is_of_all_writes(self) -> bool {
+        matches!(self, Self::CacheFull | Self::CacheReadOnly | Self::CacheMoved)
+    }
+
     /// The kind's name in logs and reports.
     pub fn as_str(self) -> &'static str {
         match self {

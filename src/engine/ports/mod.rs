@@ -336,15 +336,7 @@ impl CacheErrorKind {
 
     /// Whether the server refuses every write, and not only this one: then further writes fail as well.
     pub fn is_of_all_writes(self) -> bool {
-        match self {
-            Self::Full | Self::ReadOnly | Self::Moved => true,
-            Self::LeftAlone
-            | Self::Unavailable
-            | Self::Transient
-            | Self::WrongType
-            | Self::Permission
-            | Self::Refused => false,
-        }
+        self.failure_kind().is_of_all_writes()
     }
 
     /// Whether trying again may help.

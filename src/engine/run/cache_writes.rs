@@ -26,8 +26,7 @@ pub struct CacheWrites {
 impl CacheWrites {
     /// Records why something failed.
     pub(crate) fn note_failure(&self, kind: FailureKind) {
-        use FailureKind::{CacheFull, CacheMoved, CacheReadOnly};
-        if matches!(kind, CacheFull | CacheReadOnly | CacheMoved) {
+        if kind.is_of_all_writes() {
             self.are_refused.store(true, Ordering::Relaxed);
         }
     }
