@@ -7,7 +7,7 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use chrono_tz::Tz;
 
 use super::job::{DateZone, Dates, Job, Scope};
-use super::tenant::{Batch, Tenant};
+use super::tenant::{Batch, Tenant, Tenants};
 
 /// A tenant's time zone is missing or unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,8 +58,29 @@ pub fn today(
     Ok(at.with_timezone(&zone).date_naive())
 }
 
+/// Removes the tenants without a valid time zone from `positions` of a list, and hands each of them, with the
+/// reason, to `left_out`. A job without dates needs no zone.
+pub fn keep_with_zone(
+    job: &Job,
+    list: &Tenants,
+    positions: &mut Vec<u32>,
+    at: DateTime<Utc>,
+    mut left_out: impl FnMut(Option<&str>, ZoneError),
+) {
+    let Some(dates) = &job.dates else { return };
+    positions.retain(|position| {
+        let tenant = list.get(*position as usize);
+        let today = today(dates, tenant, at);
+        let is_kept = today.is_ok();
+        if let Err(error) = today {
+            left_out(tenant.map(|tenant| tenant.id()), error);
+        }
+        is_kept
+    });
+}
+
 /// The "today" of each slot; empty if the job has no dates. The caller first removes tenants without a
-/// zone from the batch: see [`today`].
+/// zone from the batch: see [`keep_with_zone`].
 pub fn first_dates(job: &Job, batch: &Batch, at: DateTime<Utc>) -> Vec<NaiveDate> {
     let Some(dates) = &job.dates else { return Vec::new() };
     match job.scope {

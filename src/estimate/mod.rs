@@ -132,17 +132,9 @@ impl Estimator<'_> {
     /// The tenants with a valid time zone; a run leaves the others out.
     fn with_zone(&self, job: &Job, refused: &mut Refused) -> Vec<u32> {
         let mut positions = each_once(self.list);
-        if let Some(dates) = &job.dates {
-            positions.retain(|position| {
-                let tenant = self.list.get(*position as usize);
-                let today = date::today(dates, tenant, self.now);
-                if let Err(error) = &today {
-                    let id = tenant.map(|tenant| tenant.id().to_owned());
-                    refused.note(FailureKind::TimeZone, id, error.to_string());
-                }
-                today.is_ok()
-            });
-        }
+        date::keep_with_zone(job, self.list, &mut positions, self.now, |tenant, error| {
+            refused.note(FailureKind::TimeZone, tenant.map(str::to_owned), error.to_string());
+        });
         positions
     }
 

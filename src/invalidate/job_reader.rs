@@ -12,13 +12,9 @@ use crate::domain::job::{Job, Scope};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenants, batches};
 use crate::engine::ports::{Clock, Read};
-use crate::engine::run::Runner;
 use crate::engine::run::limit::{BatchPermit, Priority, Room};
 use crate::engine::run::retry::{Patience, Refusal, Remedy};
-
-/// If this many tenants in a row cannot be read even alone, and none could be read before, the query itself
-/// counts as broken.
-const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
+use crate::engine::run::{LONE_FAILURES_TO_GIVE_UP, Runner};
 
 /// Reads the rows of one job.
 pub(crate) struct JobReader {
@@ -62,20 +58,11 @@ impl JobReader {
         if self.job.scope == Scope::Fleet {
             return vec![Batch::fleet()];
         }
-        if let Some(dates) = &self.job.dates {
-            let now = clock.now();
-            positions.retain(|position| {
-                let tenant = list.get(*position as usize);
-                let today = date::today(dates, tenant, now);
-                if let Err(error) = &today {
-                    let id = tenant.map(|tenant| tenant.id().to_owned());
-                    let failure = Failure::new(FailureKind::TimeZone, id, error.to_string());
-                    self.failures.push(failure);
-                    self.tenants_failed += 1;
-                }
-                today.is_ok()
-            });
-        }
+        date::keep_with_zone(&self.job, list, &mut positions, clock.now(), |tenant, error| {
+            let id = tenant.map(str::to_owned);
+            self.failures.push(Failure::new(FailureKind::TimeZone, id, error.to_string()));
+            self.tenants_failed += 1;
+        });
         batches(list, &positions, self.job.batch.get())
     }
 

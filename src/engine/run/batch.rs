@@ -39,7 +39,7 @@ pub(crate) struct Deadline {
 
 /// If this many tenants in a row fail even alone, and none could be read before, the query itself counts as
 /// broken: splitting every batch down to single tenants would only load the database.
-const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
+pub(crate) const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
 /// The batches of one run.
 pub(crate) struct Work {

@@ -150,17 +150,9 @@ impl Runner {
             }
         };
         report.tenants.total += positions.len() as u64;
-        if let Some(dates) = &job.dates {
-            positions.retain(|&position| {
-                let tenant = list.get(position as usize);
-                let today = date::today(dates, tenant, started_at);
-                if let Err(error) = &today {
-                    let id = tenant.map(|tenant| tenant.id());
-                    fail_one(FailureKind::TimeZone, id, error.to_string(), report);
-                }
-                today.is_ok()
-            });
-        }
+        date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
+            fail_one(FailureKind::TimeZone, tenant, error.to_string(), report);
+        });
         if spec.tenants.is_none() {
             self.broken.keep(&job.name, &list);
         }

@@ -16,6 +16,7 @@ mod spec;
 mod tenant_list;
 mod warm;
 
+pub(crate) use self::batch::LONE_FAILURES_TO_GIVE_UP;
 pub use self::runner::Runner;
 pub use self::shared_jobs::SharedJobs;
 pub use self::spec::{Handover, RunResult, RunSpec, Stops};
