@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,10 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// The first failed tenants, grouped by the kind of their first failure.
     pub failed_tenants: Vec<FailedOfKind>,
+    /// How long the slowest batch held its permit: what it took of the database and the cache, without waits for
+    /// the permit and for another try. It is not kept in the history.
+    #[serde(skip)]
+    pub slowest_batch: Duration,
     /// All failed tenants. It is only there while the run goes on: the history keeps `failed_tenants`
     /// alone.
     #[serde(skip)]
@@ -260,7 +265,7 @@ impl Report {
     /// Adds the report of a part of the run, except `tenants.total`, which only the whole run knows.
     pub fn add(&mut self, part: Self) {
         let Self { tenants, keys, bytes, queries, retries, late, evicted, .. } = part;
-        let Self { failures, failed_tenants, failed, .. } = part;
+        let Self { slowest_batch, failures, failed_tenants, failed, .. } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.tenants.fenced += tenants.fenced;
@@ -273,6 +278,7 @@ impl Report {
         self.retries += retries;
         self.late |= late;
         self.evicted += evicted;
+        self.slowest_batch = self.slowest_batch.max(slowest_batch);
         for failure in failures {
             self.fail(failure);
         }

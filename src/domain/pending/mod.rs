@@ -10,9 +10,15 @@ use crate::domain::report::{Failed, FailedTenant, FailureKind, MAX_FAILED, Unver
 use crate::domain::run::{Outcome, RunRecord};
 use crate::domain::tenant::TenantId;
 
-/// The shortest time between the starts of two runs for the same tenant, however many changes come: one
-/// tenant costs the database at most four reads a second.
-pub(crate) const COOLDOWN: Duration = Duration::from_millis(250);
+/// After a tenant was warmed, its next changes wait this many times as long as the warming took. However
+/// often its data changes, it is then warmed for at most a quarter of the time.
+const REST_PER_WORK: u32 = 3;
+/// The shortest such rest. It bounds what the duration of a warming does not show: a transaction, log lines,
+/// moved fences. One tenant is warmed at most fifty times a second.
+pub(crate) const SHORTEST_REST: Duration = Duration::from_millis(20);
+/// The longest such rest, which bounds the age of an old value. Only a tenant that takes longer than ten
+/// seconds is warmed for more than a quarter of the time.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How long after its batch an unverified tenant is tried again; the wait doubles with each try.
 pub(crate) const FOLLOW_UP: Duration = Duration::from_secs(1);
@@ -48,8 +54,8 @@ pub(crate) struct PendingSet {
     changed_due: BTreeSet<(Duration, Owner)>,
     /// The unverified owners, by the moment when they are due.
     unverified_due: BTreeSet<(Duration, Owner)>,
-    /// Cool-down for each owner whose last run has just begun or failed. It is bounded: it has only owners
-    /// whose runs began within the longest cool-down, at most [`MAX_PENDING`] for each run.
+    /// The owners whose next run has to wait for their last one. It is bounded: it has only the owners of runs
+    /// that are under way or that ended within the longest rest, at most [`MAX_PENDING`] for each run.
     rests: HashMap<Owner, Rest>,
     everything: Option<Everything>,
     everything_rests_until: Duration,
@@ -82,11 +88,19 @@ struct Wanted {
     failed: u32,
 }
 
+/// Why the next run for an owner has to wait.
 #[derive(Clone, Copy, Debug)]
-struct Rest {
-    until: Duration,
-    failed: u32,
+enum Rest {
+    /// A run for it is under way; this many in a row failed before.
+    UnderWay { failed: u32 },
+    /// Its last run took time. An unverified owner does not wait for that: its values may expire before.
+    Warmed { until: Duration },
+    /// Its last run failed, and this many in a row. Further changes do not make the next try come sooner.
+    Failed { until: Duration, failed: u32 },
 }
+
+/// When an owner is due whose run is under way: [`PendingSet::rest`] replaces it at the end of the run.
+const UNTIL_ITS_RUN_ENDS: Duration = Duration::MAX;
 
 /// The keys of all tenants are to be warmed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +115,8 @@ struct Everything {
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     cause: Cause,
+    /// When the run began.
+    began_at: Duration,
     /// Without the tenants that the run has handed over as unverified.
     wanted: BTreeMap<Owner, Wanted>,
     everything: Option<Everything>,
@@ -122,6 +138,35 @@ impl Wanted {
             unverified: self.unverified.max(other.unverified),
             failed: self.failed.max(other.failed),
         }
+    }
+}
+
+impl Rest {
+    /// The rest after a warming that took this long and ended now.
+    fn after(took: Duration, now: Duration) -> Self {
+        let rest = took.saturating_mul(REST_PER_WORK).clamp(SHORTEST_REST, LONGEST_REST);
+        Self::Warmed { until: now + rest }
+    }
+
+    /// From when on the owner may be warmed again for that cause.
+    fn until(self, cause: Cause) -> Duration {
+        match (self, cause) {
+            (Self::UnderWay { .. }, Cause::Change) => UNTIL_ITS_RUN_ENDS,
+            (Self::Warmed { until }, Cause::Change) | (Self::Failed { until, .. }, _) => until,
+            (Self::UnderWay { .. } | Self::Warmed { .. }, Cause::Unverified) => Duration::ZERO,
+        }
+    }
+
+    /// How many runs in a row failed.
+    fn failed(self) -> u32 {
+        match self {
+            Self::UnderWay { failed } | Self::Failed { failed, .. } => failed,
+            Self::Warmed { .. } => 0,
+        }
+    }
+
+    fn is_over(self, now: Duration) -> bool {
+        self.until(Cause::Change) <= now
     }
 }
 
@@ -188,7 +233,7 @@ impl PendingSet {
 
     /// Adds an owner whose data changed; the feed reported that at `heard_at`.
     pub(crate) fn changed(&mut self, whose: Owner, heard_at: Duration, now: Duration) {
-        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed);
+        let failed = self.rests.get(&whose).map_or(0, |rest| rest.failed());
         let heard_at = Some(heard_at);
         self.want(whose, Wanted { due_at: now, heard_at, failed, ..Wanted::default() });
     }
@@ -208,16 +253,28 @@ impl PendingSet {
     ) {
         let Unverified { tenants, fleet } = unverified;
         for whose in tenants.into_iter().map(Some).chain(fleet.then_some(None)) {
-            let wanted = claim.as_mut().and_then(|claim| claim.wanted.remove(&whose));
-            self.unverified(whose, wanted.unwrap_or_default(), now);
+            let mut wanted = Wanted::default();
+            if let Some(claim) = claim.as_deref_mut()
+                && let Some(taken) = claim.wanted.remove(&whose)
+            {
+                // A change makes its follow-up come sooner, but not without a rest either.
+                self.rest(&whose, Rest::after(now.saturating_sub(claim.began_at), now));
+                wanted = taken;
+            }
+            self.unverified(whose, wanted, now);
         }
     }
 
     /// Settles the claim of a run that has ended; answers how long each of its changes waited for the cache.
+    ///
+    /// Each warmed owner rests in proportion to `slowest_batch`, the time that the run's slowest batch took,
+    /// from the end of the run. In a batch of several owners nobody knows which one made it slow; and a small
+    /// owner does not rest longer because the run had many batches.
     pub(crate) fn ended(
         &mut self,
         claim: Claim,
         failures: &Failures<'_>,
+        slowest_batch: Duration,
         now: Duration,
     ) -> Vec<Duration> {
         let mut lags = Vec::new();
@@ -225,9 +282,7 @@ impl PendingSet {
             if let Some(longest) = failures.of_one(whose.as_ref()) {
                 self.failed(whose, wanted, longest, now);
             } else {
-                if let Some(rest) = self.rests.get_mut(&whose) {
-                    rest.failed = 0;
-                }
+                self.rest(&whose, Rest::after(slowest_batch, now));
                 lags.extend(wanted.heard_at.map(|heard_at| now.saturating_sub(heard_at)));
             }
         }
@@ -247,10 +302,22 @@ impl PendingSet {
     fn failed(&mut self, whose: Owner, wanted: Wanted, wait: Wait, now: Duration) {
         let until = now + wait.after(wanted.failed);
         let failed = wanted.failed + 1;
-        // Further changes of the same owner do not make a failing run come sooner.
-        self.rests.insert(whose.clone(), Rest { until, failed });
+        self.rest(&whose, Rest::Failed { until, failed });
         if wait.goes_on_after(failed) {
             self.want(whose, Wanted { due_at: until, failed, ..wanted });
+        }
+    }
+
+    /// Begins an owner's rest. A change that came while its run was under way waits for the end of the rest.
+    fn rest(&mut self, whose: &Owner, rest: Rest) {
+        self.rests.insert(whose.clone(), rest);
+        let waits = self.wanted.get_mut(whose).filter(|one| one.due_at == UNTIL_ITS_RUN_ENDS);
+        if let Some(one) = waits {
+            let cause = one.cause();
+            one.due_at = rest.until(cause);
+            let due_at = one.due_at;
+            self.due(cause).remove(&(UNTIL_ITS_RUN_ENDS, whose.clone()));
+            self.due(cause).insert((due_at, whose.clone()));
         }
     }
 
@@ -271,13 +338,14 @@ impl PendingSet {
         }
     }
 
-    /// The earliest moment when an owner is due for that cause.
+    /// The earliest moment when an owner is due for that cause, as far as that is known: an owner whose run is
+    /// under way is due some time after it.
     pub(crate) fn next_due_at(&self, cause: Cause) -> Option<Duration> {
         let due = match cause {
             Cause::Change => &self.changed_due,
             Cause::Unverified => &self.unverified_due,
         };
-        due.first().map(|(due_at, _)| *due_at)
+        due.first().map(|(due_at, _)| *due_at).filter(|due_at| *due_at < UNTIL_ITS_RUN_ENDS)
     }
 
     fn due(&mut self, cause: Cause) -> &mut BTreeSet<(Duration, Owner)> {
@@ -295,7 +363,7 @@ impl PendingSet {
     /// Takes all owners that are due for that cause, for a run that begins now; `None` if there are none.
     pub(crate) fn take_due(&mut self, cause: Cause, now: Duration) -> Option<Claim> {
         self.next_due_at(cause).filter(|due_at| *due_at <= now)?;
-        self.rests.retain(|_, rest| rest.until > now);
+        self.rests.retain(|_, rest| !rest.is_over(now));
         let mut wanted = BTreeMap::new();
         while let Some((due_at, whose)) = self.due(cause).pop_first() {
             if due_at > now {
@@ -303,13 +371,13 @@ impl PendingSet {
                 break;
             }
             let Some(one) = self.wanted.remove(&whose) else { continue };
-            self.rests.insert(whose.clone(), Rest { until: now + COOLDOWN, failed: one.failed });
+            self.rests.insert(whose.clone(), Rest::UnderWay { failed: one.failed });
             if let Some(due_at) = one.repeat_at.filter(|at| *at > now) {
                 self.want(whose.clone(), Wanted { due_at, heard_at: None, ..one });
             }
             wanted.insert(whose, one);
         }
-        Some(Claim { cause, wanted, everything: None })
+        Some(Claim { cause, began_at: now, wanted, everything: None })
     }
 
     /// Takes the claim for all tenants, for a run that begins now or is queued.
@@ -324,14 +392,15 @@ impl PendingSet {
     }
 
     fn want(&mut self, whose: Owner, mut wanted: Wanted) {
-        if let Some(rest) = self.rests.get(&whose) {
-            wanted.due_at = wanted.due_at.max(rest.until);
-        }
+        let rest = self.rests.get(&whose).copied();
+        let until = |cause| rest.map_or(Duration::ZERO, |rest| rest.until(cause));
+        let all_due_at = wanted.due_at.max(until(Cause::Unverified));
+        wanted.due_at = wanted.due_at.max(until(wanted.cause()));
         let known = self.wanted.get(&whose).copied();
         if known.is_none() && self.wanted.len() >= self.most {
-            // Every waiting owner is covered by the run for all tenants.
+            // Every waiting owner is covered by the run for all tenants, which waits for the end of no run.
             let repeat_at = self.wanted.values().chain([&wanted]).filter_map(|one| one.repeat_at);
-            let due_at = repeat_at.max().map_or(wanted.due_at, |at| at.max(wanted.due_at));
+            let due_at = repeat_at.max().map_or(all_due_at, |at| at.max(all_due_at));
             self.wanted.clear();
             self.changed_due.clear();
             self.unverified_due.clear();

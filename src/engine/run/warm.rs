@@ -33,12 +33,16 @@ struct Warming<'w> {
     work: &'w Work,
     part: &'w Batch,
     warm: Warm<String>,
+    /// How long its rounds have held their permits.
+    took: Duration,
 }
 
 /// What a round has read before it writes.
 struct RoundRows {
     /// Holds the rows.
     permit: BatchPermit,
+    /// When the round got its permit.
+    began_at: Duration,
     first_dates: Vec<NaiveDate>,
     /// What each manifest names.
     named: Vec<Vec<ManifestEntry>>,
@@ -83,7 +87,7 @@ impl Work {
         };
         let has_manifests = self.spec.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
-        let mut warming = Warming { work: self, part, warm };
+        let mut warming = Warming { work: self, part, warm, took: Duration::ZERO };
         while step != Step::Done {
             let open = part.some(warming.warm.open());
             match warming.round(&open, step, report).await {
@@ -96,6 +100,7 @@ impl Work {
                 }
             }
         }
+        report.slowest_batch = report.slowest_batch.max(warming.took);
         Ok(())
     }
 }
@@ -127,6 +132,7 @@ impl Warming<'_> {
                 Step::SetTtls { extend, shorten } => round.set_ttls(&extend, &shorten).await,
                 Step::Count(verdicts) => {
                     round.count(&verdicts, report);
+                    self.took += work.runner.clock.monotonic().saturating_sub(reading.began_at);
                     return Ok(self.warm.next(Reply::Done));
                 }
                 Step::StartFences(_) | Step::ReadManifests | Step::Query | Step::Done => {
@@ -184,6 +190,7 @@ impl Warming<'_> {
         let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
         let limits = &work.runner.limits;
         let mut permit = limits.room_of(&work.spec.job, priority, room).await;
+        let began_at = work.runner.clock.monotonic();
         let mut named = Vec::new();
         loop {
             let reply = match step {
@@ -210,7 +217,7 @@ impl Warming<'_> {
             step = self.warm.next(reply);
         }
         let first_dates = work.query(open, &mut permit, report).await?;
-        Ok(RoundRows { permit, first_dates, named })
+        Ok(RoundRows { permit, began_at, first_dates, named })
     }
 }
 

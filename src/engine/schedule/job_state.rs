@@ -19,8 +19,12 @@ use crate::observe::event::SkipReason;
 
 /// How many runs of one job may wait. Further ones would only repeat what the waiting runs will do.
 pub(crate) const MAX_QUEUED: usize = 16;
-/// How many runs for changed tenants of one job go on at once: later changes are collected for the next run.
-pub(crate) const MAX_CHANGE_RUNS: usize = 1;
+/// How many runs for changed tenants of one job go on at once, so that other tenants' changes need not wait for
+/// the run of a giant. They share the job's permits.
+pub(crate) const MAX_CHANGE_RUNS: usize = 4;
+/// While a run for changed tenants is younger than this, later changes are collected for the run after it, so
+/// that many small changes do not become as many runs. Most such runs have ended by then.
+pub(crate) const COLLECTING: Duration = Duration::from_millis(20);
 /// How many follow-ups of one job go on at once. Unverified values live for the provisional TTL, so a
 /// follow-up does not wait for a slow one. With this many under way, further due tenants are collected for
 /// the next.
@@ -148,18 +152,22 @@ impl JobState {
     /// When the next run for the pending set may start, if one may.
     pub(crate) fn next_change_at(&self) -> Option<Duration> {
         let causes = [Cause::Unverified, Cause::Change].into_iter();
-        let some = causes.filter(|cause| self.has_room_beside(*cause));
-        let some = some.filter_map(|cause| self.changes.next_due_at(cause));
+        let some = causes.filter_map(|cause| {
+            Some(self.changes.next_due_at(cause)?.max(self.room_beside_at(cause)?))
+        });
         some.chain(self.everything_at()).min()
     }
 
-    /// Whether one more run for that cause may start.
-    pub(crate) fn has_room_beside(&self, cause: Cause) -> bool {
-        let most = match cause {
-            Cause::Change => MAX_CHANGE_RUNS,
-            Cause::Unverified => MAX_FOLLOW_UPS,
+    /// From when on one more run for that cause may start; `None` while as many as may are under way.
+    pub(crate) fn room_beside_at(&self, cause: Cause) -> Option<Duration> {
+        let (most, collecting) = match cause {
+            Cause::Change => (MAX_CHANGE_RUNS, COLLECTING),
+            Cause::Unverified => (MAX_FOLLOW_UPS, Duration::ZERO),
         };
-        self.beside.iter().filter(|taken| taken.claim.cause() == cause).count() < most
+        let under_way = || self.beside.iter().filter(|taken| taken.claim.cause() == cause);
+        let youngest = under_way().filter_map(|taken| Some(taken.started?.monotonic)).max();
+        let room_at = youngest.map_or(Duration::ZERO, |started| started + collecting);
+        (under_way().count() < most).then_some(room_at)
     }
 
     /// Adds the tenants that a run left unverified. The run may have ended, or belong to an earlier

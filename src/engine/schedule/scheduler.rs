@@ -282,7 +282,7 @@ impl Engine {
     fn start_beside(&mut self, job: &JobName, cause: Cause, now: Duration) {
         let started = Started { at: self.clock.now(), monotonic: now };
         let Some(state) = self.jobs.get_mut(job) else { return };
-        if !state.has_room_beside(cause) {
+        if state.room_beside_at(cause).is_none_or(|at| at > now) {
             return;
         }
         let Some(claim) = state.changes.take_due(cause, now) else { return };
@@ -370,7 +370,7 @@ impl Engine {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, now);
+        let lags = state.changes.ended(claim, &failures, record.report.slowest_batch, now);
         event::ChangesWarmed { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 

@@ -86,7 +86,7 @@ async fn a_worker_that_drains_begins_nothing_for_changes() {
     slow_reads(&world, SECOND);
     world.commit("list", 2, &["t0", "t1"]);
     world.tell("list", &["t0"]);
-    world.clock.advance(SECOND / 2).await;
+    world.rests().await;
     world.tell("list", &["t1"]);
     world.rests().await;
     let reads = world.reads().len();
@@ -106,7 +106,7 @@ async fn a_reload_keeps_what_is_pending_of_a_changed_job_and_drops_that_of_one_t
         world.commit(name, 2, &["t0", "t1"]);
         world.tell(name, &["t0"]);
     }
-    world.clock.advance(SECOND / 2).await;
+    world.rests().await;
     for name in ["list", "gone"] {
         world.tell(name, &["t1"]);
     }
