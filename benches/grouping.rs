@@ -144,7 +144,7 @@ fn job(templates: &[&str], days: Option<u16>) -> Job {
         concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
-        query: Query { sql: "".into(), file: None },
+        query: Query { sql: "".into(), file: None, order: Vec::new() },
         dates: days.map(|days| Dates { days, zone: DateZone::Fixed(chrono_tz::UTC) }),
         keys: templates.iter().map(key).collect(),
         encoding: Encoding {

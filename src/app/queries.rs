@@ -226,6 +226,7 @@ pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem
             QueryPlace::Key(_)
             | QueryPlace::Unique(_)
             | QueryPlace::Timezone
+            | QueryPlace::Order(_)
             | QueryPlace::Omit(_)
             | QueryPlace::Columns(_) => None,
         };
@@ -259,6 +260,10 @@ fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Pro
             Place::Field(&field)
         }
         QueryPlace::Timezone => Place::Field("dates.timezone"),
+        QueryPlace::Order(index) => {
+            field = format!("query.order.{index}");
+            Place::Field(&field)
+        }
         QueryPlace::Omit(_) => Place::Field("encode.omit"),
         QueryPlace::Columns(column) => {
             field = format!("encode.columns.{column}");

@@ -116,6 +116,7 @@ struct Effective {
     concurrency: usize,
     tables: Vec<String>,
     tenants: bool,
+    order: Vec<String>,
     dates: Option<String>,
     keys: Vec<String>,
     encode: Encode,
@@ -331,6 +332,7 @@ impl Effective {
             concurrency: shares.of_job(job, Priority::Regular),
             tables: job.tables.iter().map(|table| table.name.clone()).collect(),
             tenants: job.scope == Scope::Tenants,
+            order: job.query.order.iter().map(ToString::to_string).collect(),
             dates: job.dates.as_ref().map(dates_text),
             keys: job
                 .keys
@@ -463,6 +465,9 @@ impl JobPlan {
         }
         for key in &job.keys {
             say("key", output::shown(key));
+        }
+        if !job.order.is_empty() {
+            say("order", output::shown(&job.order.join(", ")));
         }
         say("value", output::shown(&job.encode.text()));
         let (tenants, sampled) = (output::count(self.tenants), output::count(self.sampled_tenants));

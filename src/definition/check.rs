@@ -20,6 +20,7 @@ use crate::domain::job::{
 };
 use crate::domain::json::Encoding;
 use crate::domain::key::{KeyTemplate, Part, Placeholder};
+use crate::domain::order::{OrderColumn, OrderProblem};
 use crate::domain::schedule::{Schedule, ScheduleProblem};
 use crate::domain::spelling::listed;
 use crate::domain::tenant::IdClass;
@@ -233,14 +234,16 @@ impl Check<'_> {
         query: &Located<QueryFile>,
         scope: Scope,
     ) -> (Option<Query>, Option<Arc<Source>>) {
+        let order = query.value.order.as_ref().map(|order| self.order(order)).unwrap_or_default();
         let (sql, file) = match (&query.value.sql, &query.value.file) {
             (Some(sql), None) => {
-                (Some(Query { sql: Arc::from(sql.value.as_str()), file: None }), None)
+                let sql = Arc::from(sql.value.as_str());
+                (Some(Query { sql, file: None, order }), None)
             }
             (None, Some(file)) => match self.query_file(file) {
                 Some((path, source)) => {
                     let sql = Arc::from(source.text.as_str());
-                    (Some(Query { sql, file: Some(path) }), Some(source))
+                    (Some(Query { sql, file: Some(path), order }), Some(source))
                 }
                 None => (None, None),
             },
@@ -271,6 +274,41 @@ impl Check<'_> {
             }
         }
         (sql, file)
+    }
+
+    fn order(&mut self, order: &Located<Vec<Located<String>>>) -> Vec<OrderColumn> {
+        if order.value.is_empty()
+            && !self.problems.iter().any(|problem| problem.is_within(&order.at))
+        {
+            let problem = self.at(&order.at, "the list is empty");
+            self.problem(
+                problem.hint("leave it out for the order in which the query returns rows"),
+            );
+        }
+        if order.value.len() > limit::ORDER {
+            let message = format!("`order` has at most {} columns", limit::ORDER);
+            self.problem(self.at(&order.at, message));
+        }
+        let mut checked: Vec<(OrderColumn, Range<usize>)> = Vec::new();
+        for text in order.value.iter().take(limit::ORDER) {
+            let column = match OrderColumn::parse(&text.value) {
+                Ok(column) => column,
+                Err(error) => {
+                    let problem = self.inside(text, error.at.clone(), error.to_string());
+                    self.problem(problem.hint(order_hint(&error.problem, &text.value)));
+                    continue;
+                }
+            };
+            if let Some((_, before)) =
+                checked.iter().find(|(other, _)| other.name() == column.name())
+            {
+                let message = format!("`{}` stands here twice", column.name());
+                self.problem(self.at(&text.at, message).note(before.clone(), "the first time"));
+                continue;
+            }
+            checked.push((column, text.at.clone()));
+        }
+        checked.into_iter().map(|(column, _)| column).collect()
     }
 
     fn query_file(&mut self, file: &Located<String>) -> Option<(PathBuf, Arc<Source>)> {
@@ -648,6 +686,27 @@ pub(super) fn conflicts(files: &[Templates<'_>], classes: &[IdClass]) -> Vec<(us
         }
     }
     problems
+}
+
+/// The hint for an entry of `query.order` that cannot be read.
+fn order_hint(problem: &OrderProblem, text: &str) -> String {
+    match problem {
+        OrderProblem::Comma => {
+            let columns = text.split(',').map(str::trim).filter(|column| !column.is_empty());
+            let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
+            format!("write each as a text of its own: `order = [{}]`", columns.join(", "))
+        }
+        OrderProblem::Collation(_) => {
+            "write `collate C` if the order of bytes is meant, or sort in the SQL and leave out `order`"
+                .to_owned()
+        }
+        OrderProblem::OpenQuote => "a double quote within a name is written twice".to_owned(),
+        OrderProblem::NoColumn | OrderProblem::Unexpected { .. } => {
+            "an entry is `COLUMN [collate C] [asc | desc] [nulls first | nulls last]`; for an \
+             expression, let the query return a column with its value, and name it in `encode.omit`"
+                .to_owned()
+        }
+    }
 }
 
 /// The hint for a schedule that cannot be parsed: what its author may have meant.

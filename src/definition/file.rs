@@ -100,15 +100,18 @@ pub(super) struct TableFields {
     pub(super) key: Option<Located<String>>,
 }
 
-/// The job's SQL: either `sql` or `file`.
+/// The job's SQL, either `sql` or `file`, and the order of its rows.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, inline)]
 #[schemars(extend("oneOf" = [{ "required": ["sql"] }, { "required": ["file"] }]))]
 pub(super) struct QueryFile {
-    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows contain the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. A list has a tenant's rows in the order in which the query returns them.
+    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows contain the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. A list has a tenant's rows in the order in which the query returns them, unless `order` says another one.
     pub(super) sql: Option<Located<String>>,
     /// A file in the jobs folder that holds the query.
     pub(super) file: Option<Located<String>>,
+    /// The order of a tenant's rows within a list. preheat sorts them, so the SQL needs no `order by`. Each entry is a column of the query: `COLUMN [collate C] [asc | desc] [nulls first | nulls last]`. Rows that are equal in all these columns are sorted by their JSON.
+    #[schemars(length(min = 1, max = limit::ORDER), extend("examples" = [["name", "starts_at desc", "id"]]))]
+    pub(super) order: Option<Located<Vec<Located<String>>>>,
 }
 
 /// The dates that have keys.
@@ -224,7 +227,11 @@ impl Value for QueryFile {
         }
         let table = table(value, path, reader)?;
         let mut fields = Fields::new(table, Some(value.span()), path, reader);
-        let read = Self { sql: fields.optional("sql"), file: fields.optional("file") };
+        let read = Self {
+            sql: fields.optional("sql"),
+            file: fields.optional("file"),
+            order: fields.optional("order"),
+        };
         fields.finish();
         Some(read)
     }

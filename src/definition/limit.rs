@@ -21,6 +21,8 @@ pub(super) const RETRIES: RangeInclusive<u64> = 0..=20;
 pub(super) const DAYS: RangeInclusive<u64> = 1..=366;
 /// Redis takes no larger string.
 pub(super) const VALUE_BYTES: RangeInclusive<u64> = 2..=512 << 20;
+/// Each row carries the values of all columns that order it; a Postgres index has no more columns.
+pub(super) const ORDER: usize = 32;
 /// No schedule rings more often than this.
 pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 /// The limit for columns in `[encode]` and for tables in `tables`: no Postgres table has more

@@ -203,7 +203,7 @@ impl<'a, 'i> Fields<'a, 'i> {
 }
 
 /// The names that other tools use for a field.
-const ALIASES: [(&str, &str); 16] = [
+const ALIASES: [(&str, &str); 19] = [
     ("cron", "schedule"),
     ("every", "schedule"),
     ("interval", "schedule"),
@@ -220,12 +220,16 @@ const ALIASES: [(&str, &str); 16] = [
     ("retry", "retries"),
     ("template", "key"),
     ("exclude", "omit"),
+    ("order_by", "order"),
+    ("orderby", "order"),
+    ("sort", "order"),
 ];
 
 /// The tables in which fields belong that people write outside of them.
-const MOVED: [(&str, &str); 12] = [
+const MOVED: [(&str, &str); 13] = [
     ("sql", "[query]"),
     ("file", "[query]"),
+    ("order", "[query]"),
     ("days", "[dates]"),
     ("key", "[[keys]]"),
     ("shape", "[[keys]]"),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::json::Encoding;
 use super::key::KeyTemplate;
+use super::order::OrderColumn;
 use super::schedule::Schedule;
 
 /// A job's name: the name of its file. Letters, digits, `-` and `_`, so that it is safe in a key, a
@@ -240,13 +241,16 @@ pub enum Scope {
     Fleet,
 }
 
-/// A job's SQL.
+/// A job's SQL, and the order of the rows that it returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// The text.
     pub sql: Arc<str>,
     /// The SQL file that it came from; `None` where the job file holds the SQL itself.
     pub file: Option<PathBuf>,
+    /// How preheat orders a tenant's rows within a value; empty for the order in which the query
+    /// returns them.
+    pub order: Vec<OrderColumn>,
 }
 
 /// The local dates for which a job has keys: today and the days after it.
@@ -353,7 +357,7 @@ pub(super) mod tests {
             concurrency: None,
             tables: Vec::new(),
             scope: Scope::Tenants,
-            query: Query { sql: "".into(), file: None },
+            query: Query { sql: "".into(), file: None, order: Vec::new() },
             dates: None,
             keys,
             encoding: Encoding {

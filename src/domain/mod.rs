@@ -12,6 +12,7 @@ pub mod json;
 pub mod key;
 pub mod layout;
 pub mod manifest;
+pub mod order;
 pub mod owned;
 pub(crate) mod pending;
 pub mod protocol;

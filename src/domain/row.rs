@@ -1,5 +1,7 @@
-//! The rows of one batch: the JSON of each row, written once, and the texts that decide its keys.
+//! The rows of one batch: the JSON of each row, written once, the texts that decide its keys, and the
+//! bytes that decide its place within a value.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 
@@ -28,6 +30,10 @@ pub struct Rows {
     /// The end of each text in `keys`; a row has [`Self::key_columns`] texts.
     key_ends: Vec<u32>,
     key_columns: usize,
+    /// The order keys, row after row; empty if the rows have none.
+    order: Vec<u8>,
+    /// The end of each row's order key in `order`.
+    order_ends: Vec<u32>,
     json_bytes: usize,
     /// The length of the longest row so far, between [`LEAST_ROOM`] and [`MOST_ROOM`]: a guess for the
     /// next.
@@ -119,6 +125,8 @@ impl Rows {
         self.keys.clear();
         self.key_ends.clear();
         self.key_columns = key_columns;
+        self.order.clear();
+        self.order_ends.clear();
         self.json_bytes = 0;
         self.longest = LEAST_ROOM;
         self.limit = limit.into();
@@ -131,6 +139,8 @@ impl Rows {
         self.rows.shrink_to(keep / 64);
         self.keys.shrink_to(keep / 64);
         self.key_ends.shrink_to(keep / 64);
+        self.order.shrink_to(keep / 64);
+        self.order_ends.shrink_to(keep / 64);
     }
 
     /// Adds a row of the tenant in `slot`. First `write` appends the row's JSON to the buffer that it
@@ -142,7 +152,19 @@ impl Rows {
         &mut self,
         slot: u32,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        keys: impl FnMut(usize, &mut Vec<u8>) -> Result<KeyText, E>,
+    ) -> Result<(), E> {
+        self.push_ordered(slot, write, keys, |_| Ok(()))
+    }
+
+    /// Like [`Self::push`]; at last, `order` appends the row's order key: bytes that are never empty
+    /// and whose order is that of the rows. Either all rows of a batch have one, or none.
+    pub fn push_ordered<E: From<RowsFull>>(
+        &mut self,
+        slot: u32,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
         mut keys: impl FnMut(usize, &mut Vec<u8>) -> Result<KeyText, E>,
+        order: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (index, chunk) = self.open_chunk();
         let start = chunk.len();
@@ -151,20 +173,26 @@ impl Rows {
             return Err(error);
         }
         let end = chunk.len();
-        let keys_start = self.keys.len();
-        for column in 0..self.key_columns {
-            match keys(column, &mut self.keys) {
-                Ok(KeyText::Written) => self.key_ends.push(offset(self.keys.len())),
-                Ok(KeyText::Null) => self.key_ends.push(offset(self.keys.len()) | NULL),
-                Err(error) => {
-                    self.keys.truncate(keys_start);
-                    self.key_ends.truncate(self.rows.len() * self.key_columns);
-                    if let Some(chunk) = self.chunks.get_mut(index) {
-                        chunk.truncate(start);
-                    }
-                    return Err(error);
-                }
+        let (keys_start, order_start) = (self.keys.len(), self.order.len());
+        let written = (0..self.key_columns).try_for_each(|column| {
+            let end = match keys(column, &mut self.keys)? {
+                KeyText::Written => offset(self.keys.len()),
+                KeyText::Null => offset(self.keys.len()) | NULL,
+            };
+            self.key_ends.push(end);
+            Ok(())
+        });
+        if let Err(error) = written.and_then(|()| order(&mut self.order)) {
+            self.keys.truncate(keys_start);
+            self.key_ends.truncate(self.rows.len() * self.key_columns);
+            self.order.truncate(order_start);
+            if let Some(chunk) = self.chunks.get_mut(index) {
+                chunk.truncate(start);
             }
+            return Err(error);
+        }
+        if self.order.len() > order_start {
+            self.order_ends.push(offset(self.order.len()));
         }
         self.json_bytes += end - start;
         self.longest = self.longest.max((end - start).min(MOST_ROOM));
@@ -207,7 +235,8 @@ impl Rows {
         self.json_bytes
             + self.keys.len()
             + self.rows.len() * size_of::<Row>()
-            + self.key_ends.len() * size_of::<u32>()
+            + self.order.len()
+            + (self.key_ends.len() + self.order_ends.len()) * size_of::<u32>()
     }
 
     /// The slot of a row's tenant.
@@ -231,6 +260,57 @@ impl Rows {
             return None;
         }
         self.keys.get((start.unwrap_or(0) & !NULL) as usize..end as usize)
+    }
+
+    /// The rows sorted by slot, order key and JSON, so that a value does not depend on the order in
+    /// which its rows arrived. `None` if the rows need no sorting: they have no order keys, or each
+    /// slot's rows arrived in order.
+    pub fn sorted(&self) -> Option<Vec<u32>> {
+        if self.order_ends.is_empty() || self.arrived_in_order() {
+            return None;
+        }
+        let head = |(index, row): (usize, &Row)| (row.slot, self.head(index), offset(index));
+        let mut rows: Vec<(u32, u64, u32)> = self.rows.iter().enumerate().map(head).collect();
+        rows.sort_unstable_by(|one, other| {
+            let heads = (one.0, one.1).cmp(&(other.0, other.1));
+            heads.then_with(|| self.compare(one.2 as usize, other.2 as usize))
+        });
+        Some(rows.into_iter().map(|(_, _, row)| row).collect())
+    }
+
+    /// Whether each slot's rows are in order, even if other slots' rows lie between them.
+    fn arrived_in_order(&self) -> bool {
+        let mut last: Vec<Option<usize>> = Vec::new();
+        self.rows.iter().enumerate().all(|(row, Row { slot, .. })| {
+            let slot = *slot as usize;
+            if last.len() <= slot {
+                last.resize(slot + 1, None);
+            }
+            let before = last.get_mut(slot).and_then(|last| last.replace(row));
+            before.is_none_or(|before| self.compare(before, row).is_le())
+        })
+    }
+
+    fn compare(&self, one: usize, other: usize) -> Ordering {
+        let keys = self.order_key(one).cmp(self.order_key(other));
+        keys.then_with(|| self.json(one).cmp(self.json(other)))
+    }
+
+    fn order_key(&self, row: usize) -> &[u8] {
+        let end = |row: usize| self.order_ends.get(row).map_or(0, |end| *end as usize);
+        let start = row.checked_sub(1).map_or(0, end);
+        self.order.get(start..end(row)).unwrap_or_default()
+    }
+
+    /// The first bytes of a row's order key as a number: most comparisons need no more.
+    fn head(&self, row: usize) -> u64 {
+        let key = self.order_key(row);
+        let mut head = [0; 8];
+        let length = key.len().min(head.len());
+        if let (Some(head), Some(key)) = (head.get_mut(..length), key.get(..length)) {
+            head.copy_from_slice(key);
+        }
+        u64::from_be_bytes(head)
     }
 }
 
@@ -312,6 +392,60 @@ mod tests {
         failed.unwrap_err();
         push(&mut rows, 1, b"[]", &["b"]).unwrap();
         assert_eq!((rows.len(), rows.json(1), rows.key(1, 0)), (2, &b"[]"[..], Some(&b"b"[..])));
+    }
+
+    fn push_ordered(rows: &mut Rows, slot: u32, json: &str, order: &str) -> Result<(), RowsFull> {
+        let append = |text: &str, out: &mut Vec<u8>| {
+            out.extend_from_slice(text.as_bytes());
+            Ok(())
+        };
+        let no_keys = |_, _: &mut Vec<u8>| Ok(KeyText::Null);
+        rows.push_ordered(slot, |out| append(json, out), no_keys, |out| append(order, out))
+    }
+
+    #[test]
+    fn rows_are_sorted_by_slot_order_key_and_json() {
+        let mut rows = Rows::default();
+        rows.reset(0, usize::MAX);
+        let lines = [
+            (1, "a", "2"),
+            (0, "d", "long key 2"),
+            (0, "b", "long key 1"),
+            (1, "c", "1"),
+            (0, "a", "long key 2"),
+            (0, "e", "long"),
+        ];
+        for (slot, json, order) in lines {
+            push_ordered(&mut rows, slot, json, order).unwrap();
+        }
+        assert_eq!(rows.sorted(), Some(vec![5, 2, 4, 1, 3, 0]));
+        assert!(rows.bytes() > lines.iter().map(|(_, _, order)| order.len()).sum());
+    }
+
+    #[test]
+    fn rows_that_need_no_sorting_are_not_sorted() {
+        let mut rows = Rows::default();
+        rows.reset(0, usize::MAX);
+        assert_eq!(rows.sorted(), None);
+        for (slot, json) in [(0, "b"), (0, "a")] {
+            push(&mut rows, slot, json.as_bytes(), &[]).unwrap();
+        }
+        assert_eq!(rows.sorted(), None, "without order keys");
+        rows.reset(0, usize::MAX);
+        for (slot, json, order) in [(1, "z", "1"), (0, "a", "2"), (1, "a", "2"), (0, "b", "2")] {
+            push_ordered(&mut rows, slot, json, order).unwrap();
+        }
+        assert_eq!(rows.sorted(), None, "in order of arrival");
+        push_ordered(&mut rows, 1, "b", "1").unwrap();
+        assert_eq!(rows.sorted(), Some(vec![1, 3, 4, 0, 2]));
+    }
+
+    #[test]
+    fn order_keys_count_against_the_limit() {
+        let mut rows = Rows::default();
+        rows.reset(0, 100);
+        let full = push_ordered(&mut rows, 0, "{}", &"x".repeat(100));
+        assert_eq!(full, Err(RowsFull { limit: Limit::Batch(100) }));
     }
 
     #[test]

@@ -132,6 +132,31 @@ fn a_value_of_another_kind_comes_with_the_kind_that_is_wanted() {
 }
 
 #[test]
+fn an_order_is_read_entry_by_entry() {
+    let with = |order: &str| instead("[query]", &format!("[query]\norder = {order}"));
+    let order =
+        r#"["name COLLATE C", 'Starts_at DESC Nulls Last', '"two words" asc', "id nulls first"]"#;
+    let files = check(&[("products.toml", &with(order))]).unwrap();
+    let job = files.jobs().values().next().unwrap();
+    let read: Vec<_> = job.query.order.iter().map(ToString::to_string).collect();
+    let expected =
+        ["name collate C", "Starts_at desc nulls last", "\"two words\"", "id nulls first"];
+    assert_eq!(read, expected);
+    let many: Vec<_> = (0..33).map(|n| format!("\"c{n}\"")).collect();
+    insta::assert_snapshot!(shown([
+        with("\"name\""),
+        with("[]"),
+        with("[\"\", 1]"),
+        with("[\"name\", \"id\", \"name desc\"]"),
+        with("[\"name, starts_at desc\"]"),
+        with("[\"name descending\", \"name nulls\", \"lower(name) collate\", \"id asc desc\"]"),
+        with("[\"name collate de_DE desc\", '\"name', \"a nulls last first\"]"),
+        with(&format!("[{}]", many.join(", "))),
+        GOOD.replace("[query]", "order = [\"name\"]\n[query]\norder_by = [\"name\"]"),
+    ]));
+}
+
+#[test]
 fn what_is_missing_is_named_with_what_to_write() {
     insta::assert_snapshot!(shown([
         "",

@@ -30,6 +30,23 @@ pub(super) fn one_row_of_nulls(sql: &str) -> String {
     format!("{BEFORE}{}{AFTER}", statement(sql))
 }
 
+/// A query that returns one row with the OIDs of the collations of some of the `count` columns of
+/// `sql`, given by their positions; NULL for a column that has none. `sql` does not run.
+pub(super) fn collations(
+    sql: &str,
+    count: usize,
+    positions: impl Iterator<Item = usize>,
+) -> String {
+    let of = |position| format!("(collation for (query.c{position}))::regcollation::oid");
+    let collations = positions.map(of).collect::<Vec<_>>().join(", ");
+    // The query may give several columns one name.
+    let names = (0..count).map(|position| format!("c{position}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "select {collations} from (select) as nothing left join (\n{}\n) as query ({names}) on false",
+        statement(sql)
+    )
+}
+
 /// A statement without its final semicolon and what follows it.
 pub(super) fn statement(sql: &str) -> &str {
     let mut rest = sql;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::domain::date;
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
+use crate::domain::order::Comparison;
 use crate::domain::row::{KeyText, Rows, RowsFull};
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
@@ -382,6 +383,8 @@ struct Plan<'j> {
     job: &'j Job,
     tenant: Option<TenantColumn>,
     keys: Vec<(usize, Column)>,
+    /// The columns of `query.order`.
+    order: Vec<(usize, Comparison)>,
     encoder: RowEncoder,
 }
 
@@ -401,17 +404,14 @@ impl<'j> Plan<'j> {
         batch: &Batch,
     ) -> Result<Self, ReadError> {
         let columns = column::columns(columns);
-        let missing = |name: &str| {
-            let message = format!("the query returns no column `{name}`");
-            ReadError::Other(SourceErrorKind::Definition, message)
-        };
+        let definition = |message| ReadError::Other(SourceErrorKind::Definition, message);
+        let missing = |name: &str| definition(format!("the query returns no column `{name}`"));
         let named = |name: &str| column::named(&columns, name).ok_or_else(|| missing(name));
         let mut tenant = None;
         if let Some(id) = id {
             let (index, column) = named(&source.settings.column)?;
             if !id.fits(&column.ty) {
-                let message = wrong_tenant_column(column, id);
-                return Err(ReadError::Other(SourceErrorKind::Definition, message));
+                return Err(definition(wrong_tenant_column(column, id)));
             }
             let (column, slots) = (column.clone(), Slots::new(id, batch)?);
             tenant = Some(TenantColumn { index, column, id, slots });
@@ -421,11 +421,18 @@ impl<'j> Plan<'j> {
             let (index, column) = named(name)?;
             keys.push((index, column.clone()));
         }
+        let mut order = Vec::new();
+        for entry in &job.query.order {
+            let (index, column) = named(entry.name())?;
+            let comparison = Comparison::new(entry, &column.ty)
+                .map_err(|problem| definition(format!("{problem}; hint: {}", problem.hint())))?;
+            order.push((index, comparison));
+        }
         let encoder = RowEncoder::new(&job.encoding, &columns).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            ReadError::Other(SourceErrorKind::Definition, problems.join("; "))
+            definition(problems.join("; "))
         })?;
-        Ok(Self { job, tenant, keys, encoder })
+        Ok(Self { job, tenant, keys, order, encoder })
     }
 
     fn push(&mut self, row: &PgRow, rows: &mut Rows) -> Result<(), ReadError> {
@@ -433,8 +440,8 @@ impl<'j> Plan<'j> {
             Some(tenant) => tenant.slot(row)?,
             None => 0,
         };
-        let Self { keys, encoder, .. } = self;
-        let pushed: Result<(), RowError> = rows.push(
+        let Self { job, keys, order, encoder, .. } = self;
+        let pushed: Result<(), RowError> = rows.push_ordered(
             slot,
             |out| Ok(encoder.encode(|index| value(row, index), out)?),
             |position, out| {
@@ -444,6 +451,12 @@ impl<'j> Plan<'j> {
                     Ok(()) => Ok(KeyText::Written),
                     Err(reason) => Err(RowError::Key(*index, reason)),
                 }
+            },
+            |out| {
+                order.iter().zip(&job.query.order).try_for_each(|((index, comparison), entry)| {
+                    let appended = comparison.append(value(row, *index), out);
+                    appended.map_err(|reason| RowError::Order(entry.name().to_owned(), reason))
+                })
             },
         );
         pushed.map_err(|error| self.describe(error))
@@ -462,6 +475,10 @@ impl<'j> Plan<'j> {
                 let job = &self.job.name;
                 let message =
                     format!("cannot write column `{name}` into a key of job `{job}`: {reason}");
+                ReadError::Other(SourceErrorKind::Encoding, message)
+            }
+            RowError::Order(name, reason) => {
+                let message = format!("cannot order rows by column `{name}`: {reason}");
                 ReadError::Other(SourceErrorKind::Encoding, message)
             }
         }
@@ -510,6 +527,8 @@ enum RowError {
     Encode(EncodeError),
     /// The column at this index cannot be written into a key.
     Key(usize, ValueError),
+    /// Rows cannot be ordered by this column.
+    Order(String, ValueError),
 }
 
 impl From<RowsFull> for RowError {

@@ -113,7 +113,8 @@ impl<'r> Value<'r> {
     }
 }
 
-/// Groups a batch's rows by key.
+/// Groups a batch's rows by key. Within a value, the rows stand in the order of their order keys, or
+/// in the order of arrival if they have none.
 ///
 /// `rows` carry the texts of [`Job::key_columns`]. `first_dates` is the "today" of each slot; it is
 /// empty if the job has no dates. A row belongs to no value of a key if one of its key columns is NULL,
@@ -130,11 +131,13 @@ pub fn entries<'r>(
     let columns = job.key_columns();
     let mut found = Entries::default();
     let mut taken = HashSet::default();
+    let sorted = rows.sorted();
     for (index, key) in job.keys.iter().enumerate() {
         let template = Template { job, index, key };
         let mut groups = Groups::new(template, checks, batch, first_dates, &columns);
-        for row in 0..rows.len() {
-            groups.place(rows, row);
+        match &sorted {
+            Some(sorted) => sorted.iter().for_each(|row| groups.place(rows, *row as usize)),
+            None => (0..rows.len()).for_each(|row| groups.place(rows, row)),
         }
         groups.finish(rows, &mut taken, &mut found);
     }

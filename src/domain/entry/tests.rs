@@ -108,6 +108,45 @@ fn rows_are_in_the_list_of_their_tenant_and_in_that_of_their_category() {
     assert!(found.removals.is_empty() && found.failures.is_empty());
 }
 
+proptest! {
+    #[test]
+    fn a_value_does_not_depend_on_the_order_in_which_its_rows_arrive(
+        (lines, shuffled) in prop::collection::vec((0..3_u32, "[a-c]{1,2}", "[x-y]", "[0-2]"), 0..40)
+            .prop_flat_map(|lines| (Just(lines.clone()), Just(lines).prop_shuffle())),
+    ) {
+        let job = lists(&["p:{tenant_id}:all", "p:{tenant_id}:{category}"]);
+        let batch = batch(&["a", "b", "c"]);
+        let rows = |lines: &[(u32, String, String, String)]| {
+            let mut rows = Rows::default();
+            rows.reset(1, usize::MAX);
+            let append = |text: &str, out: &mut Vec<u8>| out.extend_from_slice(text.as_bytes());
+            for (slot, json, category, order) in lines {
+                let pushed: Result<(), RowsFull> = rows.push_ordered(
+                    *slot,
+                    |out| Ok(append(json, out)),
+                    |_, out| {
+                        append(category, out);
+                        Ok(KeyText::Written)
+                    },
+                    |out| Ok(append(order, out)),
+                );
+                pushed.unwrap();
+            }
+            rows
+        };
+        let (arrived, other) = (rows(&lines), rows(&shuffled));
+        let found = entries(&job, &batch, &[], &arrived);
+        let again = entries(&job, &batch, &[], &other);
+        let sorted = |found| BTreeSet::from_iter(written(found));
+        prop_assert_eq!(sorted(&found), sorted(&again));
+        let mut of_a: Vec<_> = lines.iter().filter(|(slot, ..)| *slot == 0).collect();
+        of_a.sort_by_key(|(_, json, _, order)| (order, json));
+        let of_a: Vec<_> = of_a.into_iter().map(|(_, json, ..)| json.as_str()).collect();
+        let (_, all) = written(&found).into_iter().find(|(key, _)| key == "p:a:all").unwrap();
+        prop_assert_eq!(all, format!("[{}]", of_a.join(",")));
+    }
+}
+
 #[test]
 fn hazard_06_a_static_key_without_rows_is_written_empty_and_others_are_not() {
     let job = lists(&["p:{tenant_id}:all", "p:{tenant_id}:{category}"]);

@@ -13,7 +13,7 @@ mod nested;
 mod number;
 mod string;
 mod text;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::BTreeMap;
 

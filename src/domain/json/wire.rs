@@ -19,37 +19,37 @@ pub enum ValueError {
 
 /// The bytes of a value that have not been read yet.
 #[derive(Clone, Copy)]
-pub(super) struct Wire<'a>(&'a [u8]);
+pub(in crate::domain) struct Wire<'a>(&'a [u8]);
 
 impl<'a> Wire<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::domain) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
+    pub(in crate::domain) fn take<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
         let (head, rest) = self.0.split_first_chunk().ok_or(ValueError::Malformed)?;
         self.0 = rest;
         Ok(*head)
     }
 
-    pub(super) fn i16(&mut self) -> Result<i16, ValueError> {
+    pub(in crate::domain) fn i16(&mut self) -> Result<i16, ValueError> {
         self.take().map(i16::from_be_bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, ValueError> {
+    pub(in crate::domain) fn u16(&mut self) -> Result<u16, ValueError> {
         self.take().map(u16::from_be_bytes)
     }
 
-    pub(super) fn i32(&mut self) -> Result<i32, ValueError> {
+    pub(in crate::domain) fn i32(&mut self) -> Result<i32, ValueError> {
         self.take().map(i32::from_be_bytes)
     }
 
-    pub(super) fn i64(&mut self) -> Result<i64, ValueError> {
+    pub(in crate::domain) fn i64(&mut self) -> Result<i64, ValueError> {
         self.take().map(i64::from_be_bytes)
     }
 
     /// Reads a length and as many bytes; `None` for the length -1, which means NULL.
-    pub(super) fn field(&mut self) -> Result<Option<&'a [u8]>, ValueError> {
+    pub(in crate::domain) fn field(&mut self) -> Result<Option<&'a [u8]>, ValueError> {
         let length = self.i32()?;
         if length == -1 {
             return Ok(None);
@@ -61,28 +61,28 @@ impl<'a> Wire<'a> {
     }
 
     /// The bytes that have not been read yet.
-    pub(super) fn rest(self) -> &'a [u8] {
+    pub(in crate::domain) fn rest(self) -> &'a [u8] {
         self.0
     }
 
     /// Refuses bytes after the value's end.
-    pub(super) fn end(self) -> Result<(), ValueError> {
+    pub(in crate::domain) fn end(self) -> Result<(), ValueError> {
         if self.0.is_empty() { Ok(()) } else { Err(ValueError::Malformed) }
     }
 }
 
 /// The bytes of a value whose type has a fixed length.
-pub(super) fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], ValueError> {
+pub(in crate::domain) fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], ValueError> {
     <[u8; N]>::try_from(bytes).or(Err(ValueError::Malformed))
 }
 
 /// The bytes as text.
-pub(super) fn utf8(bytes: &[u8]) -> Result<&str, ValueError> {
+pub(in crate::domain) fn utf8(bytes: &[u8]) -> Result<&str, ValueError> {
     str::from_utf8(bytes).or(Err(ValueError::NotUtf8))
 }
 
 /// The text of a `jsonb`, which follows the version of its format.
-pub(super) fn jsonb(bytes: &[u8]) -> Result<&[u8], ValueError> {
+pub(in crate::domain) fn jsonb(bytes: &[u8]) -> Result<&[u8], ValueError> {
     match bytes {
         [1, text @ ..] => Ok(text),
         _ => Err(ValueError::Malformed),

@@ -59,7 +59,7 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
         concurrency: Some(NonZeroUsize::MIN),
         tables: Vec::new(),
         scope: Scope::Tenants,
-        query: Query { sql: sql.into(), file: None },
+        query: Query { sql: sql.into(), file: None, order: Vec::new() },
         dates: None,
         keys: keys.iter().map(|template| key(template)).collect(),
         encoding: Encoding {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 use preheat::domain::job::{DateZone, Dates, Job};
+use preheat::domain::order::OrderColumn;
 use preheat::domain::row::Rows;
 use preheat::domain::tenant::{Batch, Tenant, TenantId, Tenants};
 use preheat::engine::ports::{Read, Source, SourceErrorKind};
@@ -98,6 +99,20 @@ async fn conforms(source: &dyn Source) {
     let all = read(source, &fleet, &Batch::fleet(), &[]).await.unwrap();
     assert_eq!(all.len(), ROWS.len());
     assert!(all.iter().all(|(slot, ..)| *slot == 0));
+
+    // Order keys sort rows by slot, and within a slot as the job says.
+    let mut ordered = job.clone();
+    let entries = ["category desc nulls last", "date desc"];
+    ordered.query.order = entries.map(|entry| OrderColumn::parse(entry).unwrap()).to_vec();
+    ordered.query.sql = SQL.replace(", id", ", date, id").into();
+    ordered.encoding.omit.push("date".to_owned());
+    let mut rows = Rows::default();
+    rows.reset(ordered.key_columns().len(), usize::MAX);
+    let bounds = Read { batch: &some, first_dates: &[], timeout: LONG };
+    source.read(&ordered, bounds, &mut rows).await.unwrap();
+    let sorted = rows.sorted().unwrap().into_iter().map(|row| rows.json(row as usize));
+    let sorted: Vec<_> = sorted.map(|json| str::from_utf8(json).unwrap()).collect();
+    assert_eq!(sorted, [2, 6, 1, 5, 3].map(|id| format!("{{\"id\":{id}}}")));
 
     // More rows than a batch may hold.
     let mut rows = Rows::default();

@@ -91,7 +91,7 @@ pub(crate) fn job(name: &str) -> Job {
         concurrency: Some(many(2)),
         tables: Vec::new(),
         scope: Scope::Tenants,
-        query: Query { sql: "".into(), file: None },
+        query: Query { sql: "".into(), file: None, order: Vec::new() },
         dates: None,
         keys: vec![key(&format!("{name}:{{tenant_id}}"))],
         encoding: Encoding {

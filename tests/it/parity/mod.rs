@@ -6,7 +6,7 @@
     reason = "random numbers may become any others"
 )]
 
-mod cases;
+pub(crate) mod cases;
 mod types;
 
 use std::collections::BTreeMap;

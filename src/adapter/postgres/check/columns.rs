@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
 use crate::domain::json::{Column, ColumnProblem, ColumnType};
 use crate::domain::key::Placeholder;
+use crate::domain::order::{Comparison, OrderColumn};
 use crate::domain::spelling;
 
 use super::super::read_error::ReadError;
@@ -71,6 +72,25 @@ pub(super) fn key_columns(
             format!("the column `{DATE_COLUMN}` is {ty}, and a key's date is date or text");
         let hint = "for a moment: `(starts_at at time zone …)::date as date`".to_owned();
         problems.push(problem(QueryPlace::Key(index), message, Some(hint)));
+    }
+}
+
+/// Checks that the query returns a column of `query.order`, and that its type has an order.
+pub(super) fn order_column(
+    index: usize,
+    entry: &OrderColumn,
+    columns: &[Column],
+    problems: &mut Vec<QueryProblem>,
+) {
+    let place = QueryPlace::Order(index);
+    let name = entry.name();
+    let Some((_, column)) = column::named(columns, name) else {
+        let message = format!("the query returns no column `{name}`");
+        problems.push(problem(place, message, did_you_mean(name, columns)));
+        return;
+    };
+    if let Err(found) = Comparison::new(entry, &column.ty) {
+        problems.push(problem(place, found.to_string(), Some(found.hint().to_owned())));
     }
 }
 

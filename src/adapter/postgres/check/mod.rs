@@ -1,6 +1,7 @@
 //! Finds what is wrong with a query before a run: the server prepares and plans it, its columns are
 //! compared with the job, and it is tried on a few tenants.
 
+mod collation;
 mod columns;
 mod plan;
 mod sample;
@@ -67,6 +68,8 @@ pub enum QueryPlace {
     Unique(usize),
     /// `dates.timezone`
     Timezone,
+    /// This entry of `query.order`, counted from 0.
+    Order(usize),
     /// This name in `encode.omit`.
     Omit(String),
     /// This name in `encode.columns`.
@@ -234,6 +237,8 @@ impl PostgresSource {
             problems.push(self.reads_all_tenants());
         }
         self.check_columns(job, &columns, id, &mut problems);
+        problems
+            .extend(collation::problems(transaction, job, &columns, no_tenant(job, id)?).await?);
         Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
     }
 
@@ -342,6 +347,9 @@ impl PostgresSource {
         }
         for (index, key) in job.keys.iter().enumerate() {
             columns::key_columns(index, key, columns, problems);
+        }
+        for (index, entry) in job.query.order.iter().enumerate() {
+            columns::order_column(index, entry, columns, problems);
         }
         if let Err(found) = RowEncoder::new(&job.encoding, columns) {
             problems.extend(found.iter().map(columns::encoding_problem));

@@ -242,7 +242,7 @@ impl PostgresSource {
         Ok(same(&here, &again) && elsewhere.iter().any(|rows| !same(&here, rows)))
     }
 
-    /// The rows of each slot. After an error of the server the transaction can go on.
+    /// The rows of each slot, in the order that they have in a value. After an error of the server the transaction can go on.
     async fn read_sample(
         &self,
         transaction: &mut Transaction,
@@ -270,7 +270,9 @@ impl PostgresSource {
         }
         // A job for the whole fleet has one slot.
         let mut read = vec![Vec::new(); batch.len().max(1)];
-        for row in 0..rows.len() {
+        let sorted = rows.sorted();
+        let sorted = sorted.map(|rows| rows.into_iter().map(|row| row as usize).collect());
+        for row in sorted.unwrap_or_else(|| (0..rows.len()).collect::<Vec<_>>()) {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
             if let Some(of_slot) = of_slot {

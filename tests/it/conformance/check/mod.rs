@@ -1,5 +1,6 @@
 //! What is wrong with a query, found before it runs.
 
+mod order;
 mod relations;
 mod sample;
 
@@ -35,6 +36,7 @@ fn lines(sql: &str, problems: Vec<QueryProblem>) -> Vec<String> {
             QueryPlace::Key(index) => format!("key {index}"),
             QueryPlace::Unique(index) => format!("unique {index}"),
             QueryPlace::Timezone => "timezone".to_owned(),
+            QueryPlace::Order(index) => format!("order {index}"),
             QueryPlace::Omit(name) => format!("omit {name}"),
             QueryPlace::Columns(name) => format!("columns {name}"),
         };

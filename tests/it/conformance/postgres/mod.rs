@@ -1,6 +1,7 @@
 //! The source on real Postgres servers that refuse, fail, hang and recover.
 
 mod connections;
+mod order;
 mod rows;
 mod tenants;
 

@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 use super::lock;
 use preheat::domain::date;
 use preheat::domain::job::{DATE_COLUMN, Job, JobName, Scope};
+use preheat::domain::json::ColumnType;
+use preheat::domain::order::Comparison;
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::tenant::{IdClass, TenantId, Tenants};
 use preheat::engine::ports::{Read, Source, SourceError, SourceErrorKind};
@@ -41,7 +43,8 @@ pub(crate) struct MemoryRow {
     pub(crate) tenant: String,
     /// Its JSON.
     pub(crate) json: String,
-    /// The texts of the columns that keys may name, including `date`; a missing one is NULL.
+    /// The texts of the columns that keys and the order may name, including `date`; a missing one is
+    /// NULL.
     pub(crate) columns: BTreeMap<String, String>,
 }
 
@@ -194,7 +197,7 @@ fn push_matching(
         if !is_of_dates(job, seen.first_dates.get(slot).copied(), row) {
             continue;
         }
-        let pushed: Result<(), RowsFull> = rows.push(
+        let pushed: Result<(), RowsFull> = rows.push_ordered(
             u32::try_from(slot).unwrap_or(u32::MAX),
             |out| {
                 out.extend_from_slice(row.json.as_bytes());
@@ -205,6 +208,14 @@ fn push_matching(
                 let Some(value) = value else { return Ok(KeyText::Null) };
                 out.extend_from_slice(value.as_bytes());
                 Ok(KeyText::Written)
+            },
+            |out| {
+                for entry in &job.query.order {
+                    let value = row.columns.get(entry.name()).map(|text| text.as_bytes());
+                    let comparison = Comparison::new(entry, &ColumnType::Text).unwrap();
+                    comparison.append(value, out).unwrap();
+                }
+                Ok(())
             },
         );
         pushed.map_err(|full| SourceError {
