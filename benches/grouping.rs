@@ -16,9 +16,10 @@ use preheat::domain::entry::entries;
 use preheat::domain::job::{
     DateZone, Dates, Job, JobName, Jobs, Key, Overlap, Query, Scope, Shape, Share,
 };
-use preheat::domain::json::{Case, Encoding, Profile};
+use preheat::domain::json::{Case, ColumnType, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
 use preheat::domain::layout::{Checks, Layout};
+use preheat::domain::order::{Comparison, OrderColumn};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{Batch, IdClass, Tenants};
@@ -59,6 +60,45 @@ fn products_of(bencher: Bencher<'_, '_>, ids: IdClass) {
         }
     }
     run(bencher, (&job, ids), &[], &rows);
+}
+
+/// Each tenant's products sorted by name, which the database does not do: the names begin alike, and
+/// come in no order.
+#[divan::bench]
+fn products_by_name(bencher: Bencher<'_, '_>) {
+    sorted_products(bencher, |product| product * 37 % PRODUCTS);
+}
+
+/// The same where the rows come in order already.
+#[divan::bench]
+fn products_by_name_in_order(bencher: Bencher<'_, '_>) {
+    sorted_products(bencher, |product| product);
+}
+
+fn sorted_products(bencher: Bencher<'_, '_>, number: impl Fn(usize) -> usize) {
+    let job = job(&["products:{tenant_id}:all"], None);
+    let entry = OrderColumn::parse("name").unwrap();
+    let by_name = Comparison::new(&entry, &ColumnType::Text).unwrap();
+    let mut rows = empty_rows(0);
+    for tenant in 0..TENANTS {
+        for product in 0..PRODUCTS {
+            let name = format!("Product {:04}", number(product));
+            let pushed: Result<(), RowsFull> = rows.push_ordered(
+                tenant,
+                |out| {
+                    out.extend_from_slice(&[b'x'; 180]);
+                    Ok(())
+                },
+                |_, _| Ok(KeyText::Null),
+                |out| {
+                    by_name.append(Some(name.as_bytes()), out).unwrap();
+                    Ok(())
+                },
+            );
+            pushed.unwrap();
+        }
+    }
+    run(bencher, (&job, IdClass::Uuid), &[], &rows);
 }
 
 /// Rows in the order of their values: each has another tenant and another date than the one before.

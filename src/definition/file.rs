@@ -109,7 +109,7 @@ pub(super) struct QueryFile {
     pub(super) sql: Option<Located<String>>,
     /// A file in the jobs folder that holds the query.
     pub(super) file: Option<Located<String>>,
-    /// The order of a tenant's rows within a list. preheat sorts them, so the SQL needs no `order by`. Each entry is a column of the query: `COLUMN [collate C] [asc | desc] [nulls first | nulls last]`. Rows that are equal in all these columns are sorted by their JSON.
+    /// The order of a tenant's rows within a list. preheat sorts them, so the SQL needs no `order by`. Each entry is a column of the query, if need be followed by `collate C`, by `asc` or `desc`, and by `nulls first` or `nulls last`, in this order. Rows that are equal in all these columns are sorted by their JSON.
     #[schemars(length(min = 1, max = limit::ORDER), extend("examples" = [["name", "starts_at desc", "id"]]))]
     pub(super) order: Option<Located<Vec<Located<String>>>>,
 }

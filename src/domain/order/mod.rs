@@ -71,7 +71,7 @@ pub enum OrderProblem {
     #[error("preheat sorts text by bytes, and cannot sort by the collation `{0}`")]
     Collation(String),
     /// A word that cannot stand there.
-    #[error("{}", unexpected(found, expected))]
+    #[error("{}", unexpected(found.as_deref(), expected))]
     Unexpected {
         /// The word; `None` at the end of the text.
         found: Option<String>,
@@ -80,7 +80,7 @@ pub enum OrderProblem {
     },
 }
 
-fn unexpected(found: &Option<String>, expected: &[&str]) -> String {
+fn unexpected(found: Option<&str>, expected: &[&str]) -> String {
     let found = match found {
         Some(word) => format!("`{word}` cannot stand here"),
         None => "something is missing here".to_owned(),

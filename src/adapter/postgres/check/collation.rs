@@ -19,19 +19,18 @@ use super::{QueryPlace, QueryProblem, problem};
 /// `to_jsonb` reads columns that only newer servers have: `datlocprovider` (15), and the locale of the
 /// providers other than libc, which is called `daticulocale` (15) and `datlocale` (17), or
 /// `colliculocale` and `colllocale`.
-const COLLATION: &str = "select collation.collname::text, \
-       coalesce(case own.provider when 'd' then base.row ->> 'datlocprovider' else own.provider end, 'c'), \
-       case own.provider \
-         when 'd' then coalesce(base.row ->> 'datlocale', base.row ->> 'daticulocale', \
-           base.row ->> 'datcollate') \
-         else coalesce(own.row ->> 'colllocale', own.row ->> 'colliculocale', \
-           own.row ->> 'collcollate') end, \
+const COLLATION: &str = "select own.collname::text, \
+       coalesce(case own.collprovider when 'd' then base ->> 'datlocprovider' \
+         else own.collprovider::text end, 'c'), \
+       case own.collprovider \
+         when 'd' then coalesce(base ->> 'datlocale', base ->> 'daticulocale', base ->> 'datcollate') \
+         else coalesce(fields ->> 'colllocale', fields ->> 'colliculocale', fields ->> 'collcollate') \
+       end, \
        current_setting('server_encoding') \
-     from pg_catalog.pg_collation collation \
+     from pg_catalog.pg_collation own \
      join pg_catalog.pg_database database on database.datname = current_database() \
-     cross join lateral (select collation.collprovider::text, to_jsonb(collation)) own (provider, row) \
-     cross join lateral (select to_jsonb(database)) base (row) \
-     where collation.oid = $1";
+     cross join lateral (select to_jsonb(own), to_jsonb(database)) as texts (fields, base) \
+     where own.oid = $1";
 
 /// A collation, as the server describes it.
 struct Collation {

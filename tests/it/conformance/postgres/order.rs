@@ -214,11 +214,13 @@ async fn a_column_that_changes_under_a_running_job_fails_its_batch() {
     server.execute("alter table t alter value type jsonb using to_jsonb(value)").await;
     let error = read(&source, &job, &Batch::fleet(), &[]).await.unwrap_err();
     assert_eq!(error.kind, SourceErrorKind::Definition);
-    insta::assert_snapshot!(error.message, @"");
+    let said = "rows cannot be ordered by the column `value`, which is jsonb; hint: take it out of";
+    assert!(error.message.contains(said), "{error}");
     server.execute("alter table t rename value to price").await;
     let mut job = job;
     job.query.sql = "select n, price from t".into();
     job.encoding.omit = Vec::new();
     let error = read(&source, &job, &Batch::fleet(), &[]).await.unwrap_err();
-    insta::assert_snapshot!(error.message, @"");
+    assert_eq!(error.kind, SourceErrorKind::Definition);
+    assert!(error.message.ends_with("the query returns no column `value`"), "{error}");
 }
