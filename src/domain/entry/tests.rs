@@ -119,16 +119,16 @@ proptest! {
         let rows = |lines: &[(u32, String, String, String)]| {
             let mut rows = Rows::default();
             rows.reset(1, usize::MAX);
-            let append = |text: &str, out: &mut Vec<u8>| out.extend_from_slice(text.as_bytes());
+            let append = |text: &str, out: &mut Vec<u8>| {
+                out.extend_from_slice(text.as_bytes());
+                Ok(())
+            };
             for (slot, json, category, order) in lines {
                 let pushed: Result<(), RowsFull> = rows.push_ordered(
                     *slot,
-                    |out| Ok(append(json, out)),
-                    |_, out| {
-                        append(category, out);
-                        Ok(KeyText::Written)
-                    },
-                    |out| Ok(append(order, out)),
+                    |out| append(json, out),
+                    |_, out| append(category, out).map(|()| KeyText::Written),
+                    |out| append(order, out),
                 );
                 pushed.unwrap();
             }

@@ -10,8 +10,8 @@ use crate::domain::json::{ColumnType, ValueError};
 /// How the values of one column of a query are compared.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// The column's type, without domains around it.
-    ty: ColumnType,
+    form: Form,
+    is_text: bool,
     direction: Direction,
     nulls: Nulls,
 }
@@ -54,18 +54,19 @@ impl Comparison {
     /// How an entry of `query.order` compares the values of a column of this type.
     pub fn new(column: &OrderColumn, ty: &ColumnType) -> Result<Self, NotComparable> {
         let (name, base) = (column.name().to_owned(), ty.base());
-        if !has_order(base) {
+        let Some(form) = form(base) else {
             return Err(NotComparable::Type { name, ty: ty.to_string() });
-        }
-        if column.is_by_bytes() && !is_text(base) {
+        };
+        let is_text = is_text(base);
+        if column.is_by_bytes() && !is_text {
             return Err(NotComparable::NoText { name, ty: ty.to_string() });
         }
-        Ok(Self { ty: base.clone(), direction: column.direction, nulls: column.nulls })
+        Ok(Self { form, is_text, direction: column.direction, nulls: column.nulls })
     }
 
     /// Whether the column holds text, whose order depends on a collation.
     pub fn is_of_text(&self) -> bool {
-        is_text(&self.ty)
+        self.is_text
     }
 
     /// Appends the order key of a value in Postgres' binary format; `None` is NULL.
@@ -82,7 +83,7 @@ impl Comparison {
         };
         let start = out.len();
         out.push(VALUE);
-        if let Err(error) = append(&self.ty, wire, out) {
+        if let Err(error) = (self.form)(wire, out) {
             out.truncate(start);
             return Err(error);
         }
@@ -104,33 +105,33 @@ fn is_text(ty: &ColumnType) -> bool {
     matches!(ty, ColumnType::Text | ColumnType::Varchar | ColumnType::Bpchar | ColumnType::Name)
 }
 
-fn has_order(ty: &ColumnType) -> bool {
-    match ty {
-        ColumnType::Bool
-        | ColumnType::Int2
-        | ColumnType::Int4
-        | ColumnType::Int8
-        | ColumnType::Oid
-        | ColumnType::Float4
-        | ColumnType::Float8
-        | ColumnType::Numeric
-        | ColumnType::Text
-        | ColumnType::Varchar
-        | ColumnType::Bpchar
-        | ColumnType::Name
-        | ColumnType::Char
-        | ColumnType::Uuid
-        | ColumnType::Date
-        | ColumnType::Time
-        | ColumnType::Timetz
-        | ColumnType::Timestamp
-        | ColumnType::Timestamptz
-        | ColumnType::Interval
-        | ColumnType::Bytea
-        | ColumnType::Inet
-        | ColumnType::Cidr
-        | ColumnType::Macaddr
-        | ColumnType::Macaddr8 => true,
+/// Appends a value's form.
+type Form = fn(&[u8], &mut Vec<u8>) -> Result<(), ValueError>;
+
+/// The form of a type's values; `None` if preheat knows no order of the type.
+fn form(ty: &ColumnType) -> Option<Form> {
+    Some(match ty {
+        ColumnType::Bool | ColumnType::Char => append_as_it_is::<1>,
+        ColumnType::Oid => append_as_it_is::<4>,
+        ColumnType::Macaddr => append_as_it_is::<6>,
+        ColumnType::Macaddr8 => append_as_it_is::<8>,
+        ColumnType::Uuid => append_as_it_is::<16>,
+        // The infinities of dates and moments are the type's least and greatest number.
+        ColumnType::Int2 => append_number::<2>,
+        ColumnType::Int4 | ColumnType::Date => append_number::<4>,
+        ColumnType::Int8 | ColumnType::Time | ColumnType::Timestamp | ColumnType::Timestamptz => {
+            append_number::<8>
+        }
+        ColumnType::Float4 => append_float4,
+        ColumnType::Float8 => append_float8,
+        ColumnType::Numeric => append_numeric,
+        ColumnType::Text | ColumnType::Varchar | ColumnType::Name | ColumnType::Bytea => {
+            append_bytes
+        }
+        ColumnType::Bpchar => append_bpchar,
+        ColumnType::Timetz => append_timetz,
+        ColumnType::Interval => append_interval,
+        ColumnType::Inet | ColumnType::Cidr => append_address,
         // The order of an enum's labels is not on the wire, and `citext` has rules of its own.
         ColumnType::Citext
         | ColumnType::Enum
@@ -143,49 +144,18 @@ fn has_order(ty: &ColumnType) -> bool {
         | ColumnType::Array(_)
         | ColumnType::Range(_)
         | ColumnType::Domain(_)
-        | ColumnType::Unsupported(_) => false,
-    }
+        | ColumnType::Unsupported(_) => return None,
+    })
 }
 
-fn append(ty: &ColumnType, wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
-    match ty {
-        // These types' bytes on the wire have their order.
-        ColumnType::Bool | ColumnType::Char => out.extend(exact::<1>(wire)?),
-        ColumnType::Oid => out.extend(exact::<4>(wire)?),
-        ColumnType::Macaddr => out.extend(exact::<6>(wire)?),
-        ColumnType::Macaddr8 => out.extend(exact::<8>(wire)?),
-        ColumnType::Uuid => out.extend(exact::<16>(wire)?),
-        // The infinities of dates and moments are the type's least and greatest number.
-        ColumnType::Int2 => out.extend(signed(exact::<2>(wire)?)),
-        ColumnType::Int4 | ColumnType::Date => out.extend(signed(exact::<4>(wire)?)),
-        ColumnType::Int8 | ColumnType::Time | ColumnType::Timestamp | ColumnType::Timestamptz => {
-            out.extend(signed(exact::<8>(wire)?))
-        }
-        ColumnType::Float4 => append_float(f32::from_be_bytes(exact(wire)?).into(), out),
-        ColumnType::Float8 => append_float(f64::from_be_bytes(exact(wire)?), out),
-        ColumnType::Numeric => append_numeric(wire, out)?,
-        ColumnType::Text | ColumnType::Varchar | ColumnType::Name => append_bytes(wire, out),
-        ColumnType::Bpchar => {
-            let blanks = wire.iter().rev().take_while(|byte| **byte == b' ').count();
-            append_bytes(wire.get(..wire.len() - blanks).unwrap_or_default(), out);
-        }
-        ColumnType::Bytea => append_bytes(wire, out),
-        ColumnType::Timetz => append_timetz(wire, out)?,
-        ColumnType::Interval => append_interval(wire, out)?,
-        ColumnType::Inet | ColumnType::Cidr => append_address(wire, out)?,
-        ColumnType::Citext
-        | ColumnType::Enum
-        | ColumnType::Xml
-        | ColumnType::Json
-        | ColumnType::Jsonb
-        | ColumnType::Bit
-        | ColumnType::Varbit
-        | ColumnType::Point
-        | ColumnType::Array(_)
-        | ColumnType::Range(_)
-        | ColumnType::Domain(_)
-        | ColumnType::Unsupported(_) => return Err(ValueError::NoCodec),
-    }
+/// The bytes on the wire have the type's order.
+fn append_as_it_is<const N: usize>(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    out.extend(exact::<N>(wire)?);
+    Ok(())
+}
+
+fn append_number<const N: usize>(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    out.extend(signed(exact::<N>(wire)?));
     Ok(())
 }
 
@@ -195,6 +165,16 @@ fn signed<const N: usize>(mut bytes: [u8; N]) -> [u8; N] {
         *first ^= 0x80;
     }
     bytes
+}
+
+fn append_float4(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    append_float(f32::from_be_bytes(exact(wire)?).into(), out);
+    Ok(())
+}
+
+fn append_float8(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    append_float(f64::from_be_bytes(exact(wire)?), out);
+    Ok(())
 }
 
 /// NaN is greater than infinity, and both zeros are equal (`float8_cmp_internal`).
@@ -257,7 +237,8 @@ fn append_numeric(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
 }
 
 /// The bytes, and two zeros as their end; a zero within them is followed by a one.
-fn append_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+#[expect(clippy::unnecessary_wraps, reason = "other forms refuse bytes, and all are of one type")]
+fn append_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
     for (index, piece) in bytes.split(|byte| *byte == 0).enumerate() {
         if index > 0 {
             out.extend([0, 1]);
@@ -265,6 +246,13 @@ fn append_bytes(bytes: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(piece);
     }
     out.extend([0, 0]);
+    Ok(())
+}
+
+/// The blanks at the end of a `char(n)` do not count.
+fn append_bpchar(wire: &[u8], out: &mut Vec<u8>) -> Result<(), ValueError> {
+    let blanks = wire.iter().rev().take_while(|byte| **byte == b' ').count();
+    append_bytes(wire.get(..wire.len() - blanks).unwrap_or_default(), out)
 }
 
 /// The moment of the day in UTC, and for equal moments the zone (`timetz_cmp_internal`).
@@ -315,8 +303,8 @@ mod tests {
 
     use super::*;
 
-    fn key(entry: &str, ty: ColumnType, value: Option<&[u8]>) -> Vec<u8> {
-        let comparison = Comparison::new(&OrderColumn::parse(entry).unwrap(), &ty).unwrap();
+    fn key(entry: &str, ty: &ColumnType, value: Option<&[u8]>) -> Vec<u8> {
+        let comparison = Comparison::new(&OrderColumn::parse(entry).unwrap(), ty).unwrap();
         let mut out = Vec::new();
         comparison.append(value, &mut out).unwrap();
         out
@@ -324,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_shorter_text_comes_first_and_last_if_the_order_is_descending() {
-        let of = |entry, text: &str| key(entry, ColumnType::Text, Some(text.as_bytes()));
+        let of = |entry, text: &str| key(entry, &ColumnType::Text, Some(text.as_bytes()));
         // The next column's key must not decide before the text's end does.
         let with_next = |entry, text, next: u8| [of(entry, text), vec![next]].concat();
         assert!(with_next("a", "ab", 255) < with_next("a", "abc", 0));
@@ -337,9 +325,9 @@ mod tests {
         let cases =
             [("a", false), ("a desc", true), ("a nulls first", true), ("a desc nulls last", false)];
         for (entry, is_first) in cases {
-            let null = key(entry, ColumnType::Int4, None);
+            let null = key(entry, &ColumnType::Int4, None);
             for value in [i32::MIN, 0, i32::MAX] {
-                let value = key(entry, ColumnType::Int4, Some(&value.to_be_bytes()));
+                let value = key(entry, &ColumnType::Int4, Some(&value.to_be_bytes()));
                 assert_eq!(null < value, is_first, "{entry}");
             }
         }
@@ -347,20 +335,21 @@ mod tests {
 
     #[test]
     fn types_without_an_order_are_refused_and_so_is_a_collation_without_text() {
-        let new = |entry, ty| Comparison::new(&OrderColumn::parse(entry).unwrap(), &ty).err();
+        let new =
+            |entry, ty: &ColumnType| Comparison::new(&OrderColumn::parse(entry).unwrap(), ty).err();
         let domain = |ty| ColumnType::Domain(Box::new(ty));
         for ty in [ColumnType::Enum, ColumnType::Jsonb, domain(ColumnType::Citext)] {
-            assert!(matches!(new("a", ty), Some(NotComparable::Type { .. })));
+            assert!(matches!(new("a", &ty), Some(NotComparable::Type { .. })));
         }
-        assert_eq!(new("a collate C", domain(ColumnType::Bpchar)), None);
-        let refused = new("a collate C", ColumnType::Int8);
+        assert_eq!(new("a collate C", &domain(ColumnType::Bpchar)), None);
+        let refused = new("a collate C", &ColumnType::Int8);
         assert!(matches!(refused, Some(NotComparable::NoText { .. })));
     }
 
     proptest! {
         #[test]
         fn bytes_keep_their_order(one: Vec<u8>, other: Vec<u8>) {
-            let of = |entry, bytes: &[u8]| key(entry, ColumnType::Bytea, Some(bytes));
+            let of = |entry, bytes: &[u8]| key(entry, &ColumnType::Bytea, Some(bytes));
             prop_assert_eq!(of("a", &one).cmp(&of("a", &other)), one.cmp(&other));
             prop_assert_eq!(of("a desc", &one).cmp(&of("a desc", &other)), other.cmp(&one));
         }

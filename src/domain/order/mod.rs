@@ -219,7 +219,7 @@ impl<'t> Words<'t> {
             }
             let length = match rest.strip_prefix('"') {
                 Some(name) => {
-                    1 + quoted_length(name).ok_or_else(|| BadOrder {
+                    1 + quoted_length(name).ok_or(BadOrder {
                         at: start..text.len(),
                         problem: OrderProblem::OpenQuote,
                     })?
@@ -355,7 +355,7 @@ mod tests {
         ];
         for (text, place) in cases {
             let error = OrderColumn::parse(text).unwrap_err();
-            assert_eq!(&text[error.at.clone()], place, "{text}: {error}");
+            assert_eq!(text.get(error.at.clone()), Some(place), "{text}: {error}");
         }
     }
 }
