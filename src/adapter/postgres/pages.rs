@@ -20,7 +20,7 @@ const EXPLAIN: &str = "explain (analyze, verbose, buffers, timing off, format js
 /// the page in which the first row lies, which other tenants' rows may share.
 const PAGES_A_LOOKUP: f64 = 3.0;
 
-/// Where a query touches more pages than this many times those it needs, its rows lie scattered.
+/// If a query touches more than this many times the pages that its rows need, they lie scattered.
 const SCATTERED: u64 = 2;
 
 /// The pages of 8 KiB that the queries of some batches touched.
@@ -48,7 +48,7 @@ impl Pages {
         (self.touched() * 1000).checked_div(self.rows)
     }
 
-    /// Whether the tenants' rows lie scattered over their tables.
+    /// Whether the rows lie scattered over their tables, or in another order than the query reads them.
     pub fn is_scattered(&self) -> bool {
         self.packed.is_some_and(|packed| self.touched() > SCATTERED * packed)
     }

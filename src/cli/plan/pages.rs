@@ -73,13 +73,13 @@ impl SamplePages {
         )
     }
 
-    /// A hint if the tenants' rows lie scattered.
+    /// A hint if the rows lie scattered.
     pub(super) fn scattered(&self) -> Option<String> {
         let packed = self.pages.packed.filter(|_| self.pages.is_scattered())?;
         let packed = output::counted(packed, "page", "pages");
         Some(format!(
-            "each tenant's rows lie far apart: side by side they would take about {packed}; see \
-             \"Read order\" in docs/plan.md"
+            "the rows do not lie on disk as the query reads them: side by side they would take about \
+             {packed}; see \"Read order\" in docs/plan.md"
         ))
     }
 }
