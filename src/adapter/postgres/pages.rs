@@ -162,7 +162,7 @@ impl Explained {
     /// The pages, given how many pages each table has a row. Each tenant costs a look-up in each
     /// scan, whether the server begins the scan anew for it or not.
     fn pages(&self, densities: &BTreeMap<Table, f64>, tenants: usize) -> Pages {
-        let tenants = tenants as f64;
+        let tenants = f64::from(u32::try_from(tenants).unwrap_or(u32::MAX));
         let packed = |scan: &Scan| {
             let density = densities.get(&scan.table)?;
             Some(scan.rows * density + scan.loops.max(tenants) * PAGES_A_LOOKUP)
@@ -236,7 +236,7 @@ mod tests {
     }, "Planning": {"Shared Hit Blocks": 99}}]"#;
 
     fn pages(rows_a_page: f64) -> Pages {
-        let explained = Explained::parse(NESTED.as_bytes()).map_err(|_| ()).unwrap();
+        let explained = Explained::parse(NESTED.as_bytes()).ok().unwrap();
         let table = ("public".to_owned(), "products".to_owned());
         explained.pages(&BTreeMap::from([(table, 1.0 / rows_a_page)]), 2)
     }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_a_table_that_was_never_analyzed() {
-        let explained = Explained::parse(NESTED.as_bytes()).map_err(|_| ()).unwrap();
+        let explained = Explained::parse(NESTED.as_bytes()).ok().unwrap();
         let pages = explained.pages(&BTreeMap::new(), 2);
         assert_eq!(pages.packed, None);
         assert!(!pages.is_scattered());
