@@ -53,6 +53,8 @@ async fn what_would_happen_is_shown_and_nothing_happens() {
     settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "[due]");
     settings.add_filter(r"\d+ runs: .*", "[a day]");
     settings.add_filter(r"127\.0\.0\.1:\d+", "[address]");
+    // The server gives memory of idle connections back.
+    settings.add_filter(r"[\d.]+ MiB in use (.*)\([\d.]+ MiB now\)", "[warm] in use $1([now] now)");
     settings.add_filter(r"pages   .* rows? in ", "pages        [pages] in ");
     settings.add_filter(r"(?m)^  scattered .*\n", "");
     settings.bind(|| insta::assert_snapshot!(output.stdout));
