@@ -176,8 +176,8 @@ impl App {
         let ring = ring(&notify, &beats, &clock);
         let bell = Bell::start(&bell_patterns(&self.jobs), Arc::clone(&ring)).await;
         let bell = bell.context("could not start the bell")?;
-        let version = env!("CARGO_PKG_VERSION");
-        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen }
+        let (version, at) = (env!("CARGO_PKG_VERSION"), clock.now());
+        event::WorkerStarted { version, jobs: self.jobs.len(), listen: front.listen, at }
             .emit(&metrics);
         tell_rejected(&versions, &metrics);
 

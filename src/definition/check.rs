@@ -214,7 +214,12 @@ impl Check<'_> {
         }
         let rest = least.saturating_sub(timeout);
         if rest >= limit::SHORTEST {
-            changes.push(format!("let `schedule` leave at most {}", long(rest)));
+            let room = if rest / 2 >= limit::SHORTEST {
+                format!(", or {} with room for one failed run", long(rest / 2))
+            } else {
+                String::new()
+            };
+            changes.push(format!("let `schedule` leave at most {}{room}", long(rest)));
         }
         if changes.is_empty() {
             changes.push("raise `ttl`, or lower `ttl_jitter`".to_owned());

@@ -4,14 +4,17 @@
 //! So a plan and the run that follows it differ only by the sample.
 
 pub mod footprint;
+mod rarer;
 mod sample;
 mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
+pub use self::rarer::Rarer;
 pub use self::sample::{MOST_NAMED, Trouble};
 use self::sample::{Refused, sample};
 pub use self::upkeep::{Upkeep, Verification};
@@ -21,6 +24,7 @@ use crate::domain::job::{Job, KeyKind, Scope};
 use crate::domain::layout::Checks;
 use crate::domain::manifest::manifest_key;
 use crate::domain::report::FailureKind;
+use crate::domain::schedule::Schedule;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{
     ENTRIES_A_COMMAND, FENCES_A_COMMAND, Read, STATS_COMMANDS, SourceError, SourceErrorKind,
@@ -101,13 +105,7 @@ impl Estimator<'_> {
     /// named; if none can be read, that is an error.
     pub async fn job(&self, job: &Job) -> Result<Estimate, SourceError> {
         let mut refused = Refused::default();
-        let (tenants, batches) = match job.scope {
-            Scope::Fleet => (1, vec![Batch::fleet()]),
-            Scope::Tenants => {
-                let positions = self.with_zone(job, &mut refused);
-                (positions.len() as u64, sample(job, self.list, &positions))
-            }
-        };
+        let (tenants, batches) = self.sample(job, &mut refused);
         let (mut tally, checks) = (Tally::default(), Checks::new(self.runner.layout(), job));
         for batch in batches {
             let mut parts = vec![batch];
@@ -127,6 +125,22 @@ impl Estimator<'_> {
         refused.is_error_without(tally.sampled)?;
         let looked_for = self.look(&tally.looked_for).await;
         Ok(extrapolated(job, tenants, &tally, looked_for).with(refused))
+    }
+
+    /// The batches that an estimate of this job reads, cut as a run cuts them.
+    pub fn batches(&self, job: &Job) -> Vec<Batch> {
+        self.sample(job, &mut Refused::default()).1
+    }
+
+    /// The number of tenants that a run covers, and the batches to read.
+    fn sample(&self, job: &Job, refused: &mut Refused) -> (u64, Vec<Batch>) {
+        match job.scope {
+            Scope::Fleet => (1, vec![Batch::fleet()]),
+            Scope::Tenants => {
+                let positions = self.with_zone(job, refused);
+                (positions.len() as u64, sample(job, self.list, &positions))
+            }
+        }
     }
 
     /// The tenants with a valid time zone; a run leaves the others out.
@@ -284,15 +298,19 @@ pub struct RunsADay {
 impl RunsADay {
     /// The runs of its schedule in the 24 hours after `now`.
     pub fn of(job: &Job, now: DateTime<Utc>) -> Self {
+        Self::by(&job.schedule, job.ttl, now)
+    }
+
+    fn by(schedule: &Schedule, ttl: Duration, now: DateTime<Utc>) -> Self {
         let end = now + TimeDelta::days(1);
         let mut found = Self { runs: 0, naming: 0 };
         let (mut at, mut named_at) = (now, now);
-        while let Some(next) = job.schedule.next_after(at)
+        while let Some(next) = schedule.next_after(at)
             && next <= end
             && found.runs < MAX_RUNS_A_DAY
         {
             found.runs += 1;
-            if named_at + job.ttl < next {
+            if named_at + ttl < next {
                 found.naming += 1;
                 named_at = next;
             }

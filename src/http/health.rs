@@ -1,5 +1,5 @@
-//! The client of `/healthz`: the program asks a worker how it is, for containers that have no
-//! `curl`.
+//! The client of a worker's `/healthz` and `/metrics`: containers have no `curl`, and a command may
+//! want to know what a worker has counted.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +8,20 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The longest wait for the worker's answer.
-const MAX_TIME: Duration = Duration::from_secs(5);
-/// The size limit of the answer: far more than `/healthz` sends.
-const MAX_ANSWER: u64 = 64 * 1024;
+/// A question to a worker.
+struct Question {
+    path: &'static str,
+    /// The longest wait for the answer.
+    max_time: Duration,
+    /// The size limit of the answer, in bytes: far more than the worker sends.
+    max_answer: u64,
+}
+
+const HEALTHZ: Question =
+    Question { path: "/healthz", max_time: Duration::from_secs(5), max_answer: 64 * 1024 };
+/// A scrape may wait two seconds for fresh figures of the servers. A job has about a hundred lines.
+const METRICS: Question =
+    Question { path: "/metrics", max_time: Duration::from_secs(3), max_answer: 16 * 1024 * 1024 };
 
 /// The worker is unhealthy, or cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -36,30 +46,40 @@ pub enum HealthError {
 
 /// Asks the worker that listens at this address how it is.
 pub async fn health(listen: SocketAddr) -> Result<(), HealthError> {
-    let address = reachable(listen);
-    let answer = match tokio::time::timeout(MAX_TIME, ask(address)).await {
+    answer(reachable(listen), HEALTHZ).await.map(drop)
+}
+
+/// What the worker that listens at this address has counted, in the Prometheus text format.
+pub async fn metrics(listen: SocketAddr) -> Result<String, HealthError> {
+    answer(reachable(listen), METRICS).await
+}
+
+/// The body of the worker's answer.
+async fn answer(address: SocketAddr, question: Question) -> Result<String, HealthError> {
+    let answer = match tokio::time::timeout(question.max_time, ask(address, &question)).await {
         Ok(answer) => answer,
         Err(elapsed) => Err(elapsed.into()),
     };
     let answer = answer.map_err(|source| HealthError::Unreachable { address, source })?;
-    if answer.starts_with("HTTP/1.1 200 ") {
-        return Ok(());
-    }
     let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_head, body)| body);
+    if answer.starts_with("HTTP/1.1 200 ") {
+        return Ok(body.to_owned());
+    }
     Err(HealthError::Unwell { address, answer: body.trim().to_owned() })
 }
 
-async fn ask(address: SocketAddr) -> io::Result<String> {
+async fn ask(address: SocketAddr, question: &Question) -> io::Result<String> {
+    let Question { path, max_answer, .. } = question;
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
+    stream.take(*max_answer).read_to_string(&mut answer).await?;
     Ok(answer)
 }
 
 /// A worker that listens on all addresses is asked on the loopback address.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
     let here = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

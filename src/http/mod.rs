@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::ApiError;
-pub use self::health::{HealthError, health};
+pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};

@@ -65,6 +65,17 @@ fn a_tenants_id_is_in_the_value_of_pets_alone() {
 }
 
 #[test]
+fn the_shipped_jobs_are_as_rare_as_their_ttls_allow_with_room_for_one_failed_run() {
+    for job in shipped().jobs().values() {
+        let least = job.ttl.saturating_sub(job.ttl_jitter.of(job.ttl));
+        let gap = job.schedule.longest_gap().unwrap();
+        assert!(2 * gap + job.timeout <= least, "{}: a failed run lets keys expire", job.name);
+        let rarer = gap * 5 / 4;
+        assert!(2 * rarer + job.timeout > least, "{} may be due more rarely", job.name);
+    }
+}
+
+#[test]
 fn the_reference_is_what_the_code_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/README.md");
     let expected = definition::reference();

@@ -8,6 +8,7 @@ mod describe;
 mod error;
 mod history;
 mod id;
+mod pages;
 mod read_error;
 mod session;
 mod source;
@@ -43,6 +44,7 @@ pub use check::{
     SAMPLE_TIME,
 };
 pub use history::{MigrateError, PostgresHistory, administrator_sql, migrate};
+pub use pages::Pages;
 pub use source::{PostgresSource, TenantsSettings};
 
 /// The longest wait for one connection to be made. A healthy server needs milliseconds.

@@ -174,7 +174,7 @@ impl PostgresSource {
 
     /// The type of the ids, as of the last tenant list; if there was none, the tenant query is
     /// described.
-    async fn id_type(&self, transaction: &mut Transaction) -> Result<IdType, ReadError> {
+    pub(super) async fn id_type(&self, transaction: &mut Transaction) -> Result<IdType, ReadError> {
         let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
             Some(id) => Ok(id),

@@ -11,7 +11,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunId, RunRecord, SkipReason, Trigger};
 use crate::observe::Metrics;
-use crate::observe::metric::{OfRun, OfSkip, PerJob, unix_seconds};
+use crate::observe::metric::{OfRun, OfSkip, OfTrigger, PerJob, unix_seconds};
 
 event! {
     /// A job has another due time; `None` if it is disabled or never due again.
@@ -66,6 +66,9 @@ fn count_run(metrics: &Metrics, record: &RunRecord, all_tenants: bool) {
     let RunRecord { job, trigger, outcome, finished_at, report, .. } = record;
     let of_run = OfRun { job: job.clone(), trigger: *trigger, outcome: *outcome };
     metrics.runs.get_or_create(&of_run).inc();
+    let of_trigger = OfTrigger { job: job.clone(), trigger: *trigger };
+    metrics.queries.get_or_create(&of_trigger).inc_by(report.queries);
+    metrics.run_bytes.get_or_create(&of_trigger).inc_by(report.bytes);
     metrics.last_run.of(job).set(unix_seconds(*finished_at));
     metrics.run_duration.of(job).observe(record.duration().as_secs_f64());
     metrics.count_tenants(job, report.tenants);
@@ -329,6 +332,8 @@ mod tests {
         let page = metrics.encode();
         for expected in [
             "preheat_runs_total{job=\"services\",trigger=\"change\",outcome=\"ok\"} 1\n",
+            "preheat_queries_total{job=\"services\",trigger=\"change\"} 3\n",
+            "preheat_run_bytes_total{job=\"services\",trigger=\"change\"} 2048\n",
             "preheat_tenants_total{job=\"services\",outcome=\"fenced\"} 1\n",
             "preheat_keys_total{job=\"services\",outcome=\"fenced\"} 2\n",
             "preheat_change_lag_seconds_count 2\n",

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
 use super::{counted, millis};
+use crate::observe::metric::unix_seconds;
 
 event! {
     /// Settings that are allowed, but that the operator should know about.
@@ -24,7 +26,9 @@ event! {
         jobs: usize,
         /// Where HTTP is served.
         listen: SocketAddr,
+        at: DateTime<Utc>,
     }
+    metrics |metrics| metrics.started.set(unix_seconds(at));
     log {
         let (address, with) = (listen.to_string(), counted(jobs, "job", "jobs"));
         info!(version, jobs, address, "preheat {version} is running with {with} on http://{listen}");
@@ -101,8 +105,11 @@ mod tests {
     #[test]
     fn a_worker_says_where_it_listens() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 40_123));
-        let started = WorkerStarted { version: "1.2.3", jobs: 6, listen };
-        let line = logged(|| started.emit(&Metrics::new()));
+        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let started = WorkerStarted { version: "1.2.3", jobs: 6, listen, at };
+        let metrics = Metrics::new();
+        let line = logged(|| started.emit(&metrics));
+        assert!(metrics.encode().contains("preheat_start_timestamp_seconds 1700000000.0\n"));
         let message = "preheat 1.2.3 is running with 6 jobs on http://127.0.0.1:40123";
         assert!(line.contains(message), "{line}");
         let line = logged(|| WorkerStarted { jobs: 1, ..started }.emit(&Metrics::new()));

@@ -60,6 +60,7 @@ macro_rules! labels {
 
 labels!(OfJob { job });
 labels!(OfRun { job, trigger: Trigger, outcome: Outcome });
+labels!(OfTrigger { job, trigger: Trigger });
 labels!(OfSkip { job, reason: SkipReason });
 labels!(OfTenants { job, outcome: TenantOutcome });
 labels!(OfKeys { job, outcome: KeyOutcome });

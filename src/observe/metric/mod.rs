@@ -21,7 +21,7 @@ pub(super) use self::declare::PerJob;
 use self::declare::{Buckets, Declared, ForeignCounter};
 pub use self::declare::{Declaration, Kind};
 use self::label::{KeyOutcome, OfBuild, OfConnections, OfJob, OfKeys, OfTenants, TenantOutcome};
-pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip};
+pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip, OfTrigger};
 use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
@@ -45,6 +45,10 @@ const CHANGE_LAGS: Buckets =
 metrics! {
     runs: Family<OfRun, Counter>, "preheat_runs_total",
         "Runs that ended, by why they started and how they ended";
+    queries: Family<OfTrigger, Counter>, "preheat_queries_total",
+        "Queries for rows that runs sent to the database, by why the runs started";
+    run_bytes: Family<OfTrigger, Counter>, "preheat_run_bytes_total",
+        "Bytes of the values that runs wrote, by why the runs started";
     run_duration: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(DURATIONS),
         "preheat_run_duration_seconds",
         "How long runs took, from their start to their end";
@@ -123,6 +127,9 @@ metrics! {
         "1 while job files on disk have problems and are not in use as they are, else 0";
     scheduler_silent: Gauge, "preheat_scheduler_silent",
         "1 while the scheduler does not ring and the watchdog wakes the jobs, else 0";
+    started: Seconds, "preheat_start_timestamp_seconds",
+        "When the worker started and its counters began, as a Unix time; 0 until it has reached the \
+         servers";
     build_info: Family<OfBuild, Gauge>, "preheat_build_info",
         "Always 1; the label is the version that is running";
 }
@@ -362,6 +369,8 @@ mod tests {
             }
         }
         for series in [
+            "preheat_queries_total{job=\"slots\",trigger=\"change\"}",
+            "preheat_run_bytes_total{job=\"slots\",trigger=\"schedule\"}",
             "preheat_runs_skipped_total{job=\"slots\",reason=\"overlap\"}",
             "preheat_runs_skipped_total{job=\"slots\",reason=\"queue_full\"}",
             "preheat_tenants_total{job=\"slots\",outcome=\"failed\"}",

@@ -8,6 +8,8 @@ use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{FLEET, SERVICES, Servers, servers};
 use crate::support::program::Preheat;
@@ -50,6 +52,11 @@ async fn what_would_happen_is_shown_and_nothing_happens() {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "[due]");
     settings.add_filter(r"\d+ runs: .*", "[a day]");
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[address]");
+    // The server gives memory of idle connections back.
+    settings.add_filter(r"[\d.]+ MiB in use (.*)\([\d.]+ MiB now\)", "[warm] in use $1([now] now)");
+    settings.add_filter(r"pages   .* rows? in ", "pages        [pages] in ");
+    settings.add_filter(r"(?m)^  scattered .*\n", "");
     settings.bind(|| insta::assert_snapshot!(output.stdout));
 
     assert!(servers.values().await.is_empty(), "nothing was written to the cache");
@@ -322,4 +329,217 @@ async fn hazard_41_a_plan_writes_nothing_even_where_runs_may() {
     let output = plan.job("services", &writes).run().await.expect_code(2);
     assert!(output.stderr.contains("read-only transaction"), "{}", output.stderr);
     assert_eq!(servers.texts("select id::text from services order by id").await, before);
+}
+
+/// A job with what the change feed needs to hear of every change.
+fn watched() -> String {
+    format!("tables = [\"services\", {{ name = \"tenants\", tenant = \"id\" }}]\n{SERVICES}")
+}
+
+async fn install(servers: &Servers) {
+    let install = servers.preheat(["changes", "install"]).job("services", &watched());
+    install.run().await.expect_code(0);
+}
+
+/// The lines of a plan with one of these names.
+fn lines<'o>(output: &'o str, names: &[&str]) -> Vec<&'o str> {
+    let is_named = |line: &&str| names.iter().any(|name| line.starts_with(&format!("  {name} ")));
+    output.lines().filter(is_named).collect()
+}
+
+#[tokio::test]
+async fn a_plan_shows_what_changes_cost_a_worker_and_what_a_rarer_schedule_would_save() {
+    let servers = servers().await;
+    install(&servers).await;
+    let worker = servers.preheat(["serve"]).job("services", &watched()).start();
+    worker.works().await;
+    worker.metric_becomes("preheat_change_feed_connected", |value| value > 0.0).await;
+    servers.database.execute("update services set price = price + 1").await;
+    let changes = "preheat_queries_total{job=\"services\",trigger=\"change\"}";
+    worker.metric_becomes(changes, |value| value > 0.0).await;
+
+    let plan = |arguments: &[&str]| {
+        let plan = servers.preheat(arguments.iter().copied()).job("services", &watched());
+        plan.env("PREHEAT_HTTP__LISTEN", worker.address().to_string())
+    };
+    let json = plan(&["plan", "--json"]).run().await.expect_code(0).json();
+    let job = &json["jobs"][0];
+    assert!(job["changes"]["queries"].as_u64().unwrap() > 0, "{job:#}");
+    assert!(job["changes"]["bytes"].as_u64().unwrap() > 0, "{job:#}");
+    assert_eq!(job["changes"]["day"], Value::Null, "a worker of seconds shows no rate");
+    assert_eq!(job["feed"], json!({ "hears_all": true, "reason": null }));
+    assert_eq!(job["rarer"]["runs_a_day"], 3);
+    let saved = job["rarer"]["saves"]["queries"].as_u64().unwrap();
+    let day = job["day"]["queries"].as_u64().unwrap();
+    assert_eq!(saved * 96, day * 93, "{job:#}");
+    let started: DateTime<Utc> =
+        serde_json::from_value(json["worker"]["counting_since"].clone()).unwrap();
+    assert!((Utc::now() - started) < TimeDelta::minutes(5), "{started}");
+
+    let text = plan(&["plan"]).run().await.expect_code(0).stdout;
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[address]");
+    settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "[time]");
+    settings.add_filter(r"\d[\d,.]* (quer(?:y|ies)|k?B|MB|keys|cache commands)", "[n] $1");
+    settings.add_filter(r"query, (.*) within \w+", "queries, $1 within [a time]");
+    settings.add_filter(r"within \w+", "within [a time]");
+    let said = lines(&text, &["changes", "feed", "rarer", "worker"]).join("\n");
+    settings.bind(|| insta::assert_snapshot!(said, @r#"
+      changes      [n] queries, [n] kB within [a time], too short a time for a rate
+      feed         hears of every change to what the job reads
+      rarer        `ttl = "1d"` with `schedule = "every 8h"` makes 3 runs instead of 96 and saves [n] queries, [n] keys, [n] kB, [n] cache commands a day; see "Rarer runs" in docs/changes.md
+      worker       at [address], counting since [time]
+    "#));
+
+    // What the worker does not hear of, a rarer schedule would leave old.
+    servers.database.execute("alter table services disable trigger user").await;
+    worker.metric_becomes("preheat_change_feed_connected", |value| value < 1.0).await;
+    let json = plan(&["plan", "--json"]).run().await.expect_code(0).json();
+    assert_eq!(json["jobs"][0]["rarer"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_plan_without_a_worker_says_so_and_what_the_change_feed_does_not_hear() {
+    let servers = servers().await;
+    let plan = async |job: &str, name: &str, value: &str| {
+        let plan = servers.preheat(["plan"]).job("services", job).env(name, value);
+        let output = plan.run().await.expect_code(0).stdout;
+        lines(&output, &["changes", "feed", "rarer", "worker"]).join("\n")
+    };
+    let on = ("PREHEAT_CHANGES__ENABLED", "auto");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[address]");
+    let _bound = settings.bind_to_scope();
+    insta::assert_snapshot!(plan(SERVICES, on.0, on.1).await, @r#"
+      feed         hears nothing of the job, which has no `tables`
+      worker       no worker answers at [address], so what changes cost is unknown
+    "#);
+    insta::assert_snapshot!(plan(&watched(), on.0, on.1).await, @r#"
+      feed         `services` lacks triggers: `preheat changes install`
+      worker       no worker answers at [address], so what changes cost is unknown
+    "#);
+    install(&servers).await;
+    insta::assert_snapshot!(plan(&watched(), on.0, "false").await, @r#"
+      feed         off: `changes.enabled` is false
+      worker       no worker answers at [address], so what changes cost is unknown
+    "#);
+    let saved = plan(&watched(), on.0, on.1).await;
+    assert!(saved.contains("makes 3 runs instead of 96 and saves"), "{saved}");
+    let narrow = watched().replace(", { name = \"tenants\", tenant = \"id\" }", "");
+    insta::assert_snapshot!(plan(&narrow, on.0, on.1).await, @r#"
+      feed         `tables` does not list `tenants`, which the tenant query reads
+      worker       no worker answers at [address], so what changes cost is unknown
+    "#);
+    let joined = watched()
+        .replace("from services where", "from services join staff using (tenant_id) where");
+    let joined = joined
+        .replace("tenant_id, id, name, price", "tenant_id, services.id, services.name, price");
+    let joined = joined.replace("order by name, id", "order by services.name, services.id");
+    insta::assert_snapshot!(plan(&joined, on.0, on.1).await, @r#"
+      feed         `tables` does not list `staff`, which the query reads
+      worker       no worker answers at [address], so what changes cost is unknown
+    "#);
+
+    // It may be as rare already, and a failed run must not let keys expire.
+    for (ttl, schedule) in [("2d", "every 12h"), ("1h\"\nttl_jitter = \"40%", "every 15m")] {
+        let other = watched().replace("1h", ttl).replace("every 15m", schedule);
+        let said = plan(&other, on.0, on.1).await;
+        assert!(said.contains("hears of every change") && !said.contains("rarer"), "{said}");
+    }
+
+    // At midnight the last day of a job with dates is new, and nothing has changed.
+    let dated = watched()
+        .replace("tenant_id, id", "tenant_id, ($2::date[])[1] as date, id")
+        .replace("services:{tenant_id}", "services:{tenant_id}:{date}")
+        .replace("[[keys]]", "[dates]\ndays = 1\ntimezone = \"UTC\"\n[[keys]]");
+    let dated = plan(&dated, on.0, on.1).await;
+    assert!(dated.contains("hears of every change") && !dated.contains("rarer"), "{dated}");
+}
+
+#[tokio::test]
+async fn a_plan_asks_no_other_program_for_what_a_worker_counts() {
+    let servers = servers().await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = other.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut request).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await.unwrap();
+    });
+    let plan = servers.preheat(["plan"]).job("services", SERVICES);
+    let plan = plan.env("PREHEAT_HTTP__LISTEN", address.to_string());
+    let output = plan.run().await.expect_code(0).stdout;
+    answering.await.unwrap();
+    let said = format!("what answers at {address} is no worker that counts its queries");
+    assert!(output.contains(&said), "{output}");
+}
+
+/// A job of notes, of which each tenant has a hundred.
+const NOTES: &str = r#"
+schedule = "every 15m"
+ttl = "1h"
+[query]
+sql = """
+select batch.tenant_id, notes.n, notes.body from unnest($1::uuid[]) as batch (tenant_id)
+cross join lateral (select n, body from notes where tenant_id = batch.tenant_id offset 0) notes
+"""
+[[keys]]
+key = "notes:{tenant_id}"
+"#;
+
+#[tokio::test]
+async fn a_plan_shows_the_pages_that_rows_take_and_says_where_they_lie_scattered() {
+    let servers = servers().await;
+    // Eighteen rows fill a page, and many other tenants have rows as well.
+    let fill = |order: &str| {
+        format!(
+            "drop table if exists notes; create table notes (tenant_id uuid, n int, body text); \
+             insert into notes select id, n, repeat('x', 400) \
+               from (select id from tenants union all select gen_random_uuid() from generate_series(1, 200)) t (id), \
+                 generate_series(1, 100) n \
+               order by {order}; \
+             create index on notes (tenant_id); analyze notes"
+        )
+    };
+    let plan = async |order: &str| {
+        servers.database.execute(&fill(order)).await;
+        let json = servers.preheat(["plan", "--json"]).job("notes", NOTES);
+        let text = servers.preheat(["plan"]).job("notes", NOTES).run().await.expect_code(0).stdout;
+        (json.run().await.expect_code(0).json()["jobs"][0]["pages"].clone(), text)
+    };
+    let (together, text) = plan("id, n").await;
+    assert_eq!(together["is_scattered"], false, "{together:#}");
+    assert!(together["a_thousand_rows"].as_u64().unwrap() < 150, "{together:#}");
+    assert!(text.contains(" for a thousand rows (") && !text.contains("  scattered"), "{text}");
+    let (apart, text) = plan("n, id").await;
+    assert_eq!(apart["is_scattered"], true, "{apart:#}");
+    assert_eq!(apart["rows"], together["rows"]);
+    assert!(apart["a_thousand_rows"].as_u64().unwrap() > 900, "{apart:#}");
+    assert!(
+        text.contains("  scattered    the rows do not lie on disk as the query reads them"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_explains_nothing_costs_the_plan_only_the_pages() {
+    let servers = servers().await;
+    let refuses = "create function is_run() returns bool language plpgsql as $$ begin \
+          if current_query() ilike 'explain%' then raise 'nothing is explained here'; end if; \
+          return true; end $$";
+    servers.database.execute(refuses).await;
+    let job = SERVICES.replace("where tenant_id", "where is_run() and tenant_id");
+    let plan =
+        |arguments: &[&str]| servers.preheat(arguments.iter().copied()).job("services", &job);
+    let json = plan(&["plan", "--json"]).run().await.expect_code(0).json();
+    let job = &json["jobs"][0];
+    assert_eq!(job["pages"], Value::Null);
+    assert!(job["run"]["keys"].as_u64().unwrap() > 0, "{job:#}");
+    let text = plan(&["plan"]).run().await.expect_code(0).stdout;
+    let said = "  pages        could not explain the query of job `services`: nothing is explained here \
+                (P0001)";
+    assert_eq!(lines(&text, &["pages"]), [said]);
 }

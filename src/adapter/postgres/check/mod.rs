@@ -19,7 +19,7 @@ use crate::domain::tenant::Batch;
 use crate::engine::ports::{Read, SourceError};
 
 use self::plan::Plan;
-use super::changes::{self, ChangesError, TableProblem, quoted_table};
+use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
 use super::id::IdType;
 use super::read_error::{ReadError, in_time, too_many_parameters};
 use super::source::{PostgresSource, arguments, finish, learns_types, wrong_tenant_column};
@@ -76,6 +76,15 @@ pub enum QueryPlace {
     Columns(String),
 }
 
+/// The query whose relations are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// The job's.
+    Job,
+    /// The tenant query.
+    Tenants,
+}
+
 impl PostgresSource {
     /// The tenant query.
     pub fn tenants_sql(&self) -> &str {
@@ -128,11 +137,25 @@ impl PostgresSource {
     /// The relations that a job's query reads, according to the planner. It does not see what a
     /// function reads, unless the server inlines the function.
     pub async fn relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
+        self.relations_of(job, Reader::Job).await
+    }
+
+    /// The relations that the tenant query reads; whether the job's `tables` list them is part of
+    /// each.
+    pub async fn tenant_relations(&self, job: &Job) -> Result<Vec<ReadRelation>, SourceError> {
+        self.relations_of(job, Reader::Tenants).await
+    }
+
+    async fn relations_of(
+        &self,
+        job: &Job,
+        reader: Reader,
+    ) -> Result<Vec<ReadRelation>, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut transaction = self.begin(Access::ReadOnly, longest).await?;
         let read = async {
             loop {
-                let read = self.relations_in(&mut transaction, job).await;
+                let read = self.relations_in(&mut transaction, job, reader).await;
                 if !learns_types(&mut transaction, &read).await? {
                     return read;
                 }
@@ -140,9 +163,16 @@ impl PostgresSource {
         };
         let read = in_time(longest, read).await;
         finish(transaction, read).await.map_err(|error| {
-            let doing = format!("could not tell what the query of job `{}` reads", job.name);
-            error.into_source_error(&doing)
+            error.into_source_error(&match reader {
+                Reader::Job => format!("could not tell what the query of job `{}` reads", job.name),
+                Reader::Tenants => "could not tell what the tenant query reads".to_owned(),
+            })
         })
+    }
+
+    /// Which of the tables of these sources have their triggers.
+    pub async fn standing(&self, sources: &[ChangeSource]) -> Result<Standing, ChangesError> {
+        Ok(changes::look(&self.database, sources).await?.standing)
     }
 
     /// Reasons why the tables of these sources cannot be watched. A server that can watch no table
@@ -158,12 +188,17 @@ impl PostgresSource {
         &self,
         transaction: &mut Transaction,
         job: &Job,
+        reader: Reader,
     ) -> Result<Vec<ReadRelation>, ReadError> {
-        let id = match job.scope {
-            Scope::Tenants => Some(self.tenants_shape(transaction).await?.id),
-            Scope::Fleet => None,
+        let (sql, types) = match (reader, job.scope) {
+            (Reader::Tenants, _) => (&self.settings.sql, Vec::new()),
+            (Reader::Job, Scope::Fleet) => (&job.query.sql, parameter_types(job, None)),
+            (Reader::Job, Scope::Tenants) => {
+                let id = self.tenants_shape(transaction).await?.id;
+                (&job.query.sql, parameter_types(job, Some(id)))
+            }
         };
-        let plan = plan::explain(transaction, &job.query.sql, &parameter_types(job, id)).await?;
+        let plan = plan::explain(transaction, sql, &types).await?;
         let watched: Vec<_> = job.tables.iter().map(|table| quoted_table(&table.name)).collect();
         Ok(plan::relations(transaction, &plan, &watched, &self.settings.column).await?)
     }

@@ -1,4 +1,7 @@
-//! `preheat plan`: shows what runs would do.
+//! `preheat plan`: shows what runs would do, and what they cost.
+
+mod changes;
+mod pages;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,6 +11,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use indicatif::MultiProgress;
 use serde::Serialize;
 
+use self::changes::{Changes, Feed, FeedDocument, Feeds, Worker, WorkerDocument};
+use self::pages::SamplePages;
 use super::{Exit, Failure, Global, output};
 use crate::app::{App, worker_shares};
 use crate::config::Audit;
@@ -16,9 +21,9 @@ use crate::domain::job::{DateZone, Dates, Job, Overlap, Scope, Shape};
 use crate::domain::json::{Case, ColumnCodec, Encoding, Profile};
 use crate::domain::report::FailureKind;
 use crate::domain::size;
-use crate::engine::ports::CacheStats;
+use crate::engine::ports::{CacheStats, SourceError};
 use crate::engine::run::limit::{Priority, Shares};
-use crate::estimate::{Estimate, Estimator, RunsADay, Trouble, Upkeep, Verification};
+use crate::estimate::{Estimate, Estimator, Rarer, RunsADay, Trouble, Upkeep, Verification};
 
 /// How many due times are shown for each job.
 const DUE_TIMES: usize = 5;
@@ -54,6 +59,9 @@ struct Plan {
     share_of_maxmemory: Option<f64>,
     /// Null if the cache has no limit, or does not report it.
     fits: Option<bool>,
+    worker: WorkerDocument,
+    #[serde(skip)]
+    worker_text: String,
 }
 
 /// Bytes in the cache.
@@ -81,9 +89,38 @@ struct JobPlan {
     memory: u64,
     runs_a_day: u32,
     day: Load,
+    /// What the runs for changes have cost; null if no worker says so.
+    changes: Option<Changes>,
+    feed: FeedDocument,
+    /// Null where a rarer schedule would save nothing, or would make values old.
+    rarer: Option<RarerDocument>,
+    pages: Option<pages::Document>,
+    /// Why `pages` is null.
+    pages_refused: Option<String>,
+    #[serde(skip)]
+    pages_text: Vec<(&'static str, String)>,
     troubles: Vec<TroubleDocument>,
     /// Tenants of the sample that were not read alone, because too many had failed before.
     unread_tenants: u64,
+}
+
+/// A longer TTL with a rarer schedule.
+#[derive(Serialize)]
+struct RarerDocument {
+    ttl: String,
+    schedule: String,
+    runs_a_day: u32,
+    /// What it saves in a day.
+    saves: Load,
+}
+
+/// What was found out about a job.
+struct Found {
+    job: Arc<Job>,
+    estimate: Estimate,
+    pages: Result<SamplePages, SourceError>,
+    changes: Option<Changes>,
+    feed: Feed,
 }
 
 /// Something that a run could not read or write.
@@ -151,20 +188,27 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         prefix: loaded.settings.cache.prefix.len(),
         now: app.runner.clock.now(),
     };
+    let worker = Worker::ask(loaded.settings.http.listen).await;
+    let feeds = Feeds::look(&app.source, &loaded, &worker).await;
     let mut found = Vec::new();
     for job in jobs {
+        // The estimate reads the same batches, and would bring their pages into the server's memory.
+        let pages = SamplePages::count(&app.source, &estimator, &job).await;
         let estimate = estimator.job(&job).await?;
-        found.push((job, estimate));
+        let (changes, feed) = (worker.changes(&job.name, estimator.now), feeds.of(&job).await);
+        found.push(Found { job, estimate, pages, changes, feed });
     }
-    let enabled = found.iter().filter(|(job, _)| job.enabled);
-    let enabled: Vec<_> = enabled.map(|(job, found)| (Arc::clone(job), found)).collect();
+    let enabled = found.iter().filter(|found| found.job.enabled);
+    let enabled: Vec<_> = enabled.map(|found| (Arc::clone(&found.job), &found.estimate)).collect();
     let Audit { interval, sample } = loaded.settings.audit;
     let verification = interval.map(|interval| Verification { interval, sample });
     let upkeep = estimator.upkeep(&enabled, verification).await;
     // If the cache does not report its memory, the rest of the plan is still useful.
     let stats = app.runner.cache.stats().await.ok();
     let shares = worker_shares(&loaded.settings);
-    let plan = Plan::new(&found, shares, upkeep, stats, estimator.now);
+    let jobs = found.iter().map(|found| JobPlan::new(found, shares, estimator.now)).collect();
+    let common = Common { upkeep, stats, worker };
+    let plan = Plan::new(jobs, &enabled, &common);
     if options.json {
         output::json(&plan)?;
     } else {
@@ -173,25 +217,25 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(if plan.fits == Some(false) { Exit::Failed } else { Exit::Ok })
 }
 
+/// What the jobs of a worker have in common.
+struct Common {
+    upkeep: Upkeep,
+    stats: Option<CacheStats>,
+    worker: Worker,
+}
+
 impl Plan {
-    fn new(
-        found: &[(Arc<Job>, Estimate)],
-        shares: Shares,
-        upkeep: Upkeep,
-        stats: Option<CacheStats>,
-        now: DateTime<Utc>,
-    ) -> Self {
-        let jobs: Vec<_> =
-            found.iter().map(|(job, found)| JobPlan::new(job, shares, found, now)).collect();
-        let enabled = || found.iter().filter(|(job, _)| job.enabled).map(|(_, found)| found);
+    fn new(jobs: Vec<JobPlan>, enabled: &[(Arc<Job>, &Estimate)], common: &Common) -> Self {
+        let Common { upkeep, stats, ref worker } = *common;
+        let estimates = || enabled.iter().map(|(_, estimate)| *estimate);
         let sum = |load: fn(&JobPlan) -> Load| {
             let enabled = jobs.iter().filter(|plan| plan.job.enabled);
             enabled.fold(Load::default(), |sum, plan| sum.plus(load(plan)))
         };
         let total = sum(|plan| plan.run);
-        let naming: u64 = enabled().map(|found| found.naming).sum();
+        let naming: u64 = estimates().map(|found| found.naming).sum();
         let upkeep_of_day = Load { cache_commands: upkeep.day_commands, ..Load::default() };
-        let memory = Memory::new(enabled(), upkeep, stats);
+        let memory = Memory::new(estimates(), upkeep, stats);
         let maxmemory = stats.map(|stats| stats.maxmemory).filter(|bytes| *bytes > 0);
         #[expect(clippy::cast_precision_loss, reason = "a share for people")]
         let share = |used: u64| maxmemory.map(|most| used as f64 / most as f64);
@@ -204,6 +248,8 @@ impl Plan {
             maxmemory,
             share_of_maxmemory,
             fits: share_of_maxmemory.map(|share| share <= 1.0),
+            worker: worker.document(),
+            worker_text: worker.text(),
             jobs,
         }
     }
@@ -228,13 +274,20 @@ impl Memory {
 }
 
 impl JobPlan {
-    fn new(job: &Job, shares: Shares, found: &Estimate, now: DateTime<Utc>) -> Self {
-        let Estimate { queries, keys, bytes, commands, .. } = *found;
+    fn new(found: &Found, shares: Shares, now: DateTime<Utc>) -> Self {
+        let Found { job, estimate, pages, changes, feed } = found;
+        let Estimate { queries, keys, bytes, commands, .. } = *estimate;
         let run = Load { queries, keys, bytes, cache_commands: commands };
-        let RunsADay { runs, naming } =
-            if job.enabled { RunsADay::of(job, now) } else { RunsADay::default() };
-        let mut day = run.times(runs.into());
-        day.cache_commands += u64::from(naming) * found.naming;
+        let of_day = |RunsADay { runs, naming }| {
+            let renewed = u64::from(naming) * estimate.naming;
+            run.times(runs.into()).plus(Load { cache_commands: renewed, ..Load::default() })
+        };
+        let runs = if job.enabled { RunsADay::of(job, now) } else { RunsADay::default() };
+        let day = of_day(runs);
+        let rarer = match feed {
+            Feed::HearsAll => Rarer::of(job, now),
+            Feed::Misses(_) => None,
+        };
         let mut next_due = Vec::new();
         let mut at = now;
         while job.enabled && next_due.len() < DUE_TIMES {
@@ -245,15 +298,50 @@ impl JobPlan {
         Self {
             job: Effective::of(job, shares),
             next_due,
-            tenants: found.tenants,
-            sampled_tenants: found.sampled,
+            tenants: estimate.tenants,
+            sampled_tenants: estimate.sampled,
             run,
-            memory: found.memory,
-            runs_a_day: runs,
+            memory: estimate.memory,
+            runs_a_day: runs.runs,
             day,
-            troubles: found.troubles.iter().map(TroubleDocument::of).collect(),
-            unread_tenants: found.unread,
+            changes: *changes,
+            feed: feed.document(),
+            rarer: rarer.map(|rarer| RarerDocument {
+                ttl: duration::text(rarer.ttl),
+                schedule: format!("every {}", duration::text(rarer.interval)),
+                runs_a_day: rarer.runs.runs,
+                saves: day.less(of_day(rarer.runs)),
+            }),
+            pages: pages.as_ref().ok().map(SamplePages::document),
+            pages_refused: pages.as_ref().err().map(|error| error.message.clone()),
+            pages_text: pages_text(pages),
+            troubles: estimate.troubles.iter().map(TroubleDocument::of).collect(),
+            unread_tenants: estimate.unread,
         }
+    }
+}
+
+/// The lines about pages, each with its name.
+fn pages_text(pages: &Result<SamplePages, SourceError>) -> Vec<(&'static str, String)> {
+    match pages {
+        Ok(pages) => {
+            let scattered = pages.scattered().map(|text| ("scattered", text));
+            [("pages", pages.text())].into_iter().chain(scattered).collect()
+        }
+        Err(error) => vec![("pages", output::shown(&error.message))],
+    }
+}
+
+impl RarerDocument {
+    fn text(&self, runs_a_day: u32) -> String {
+        let Self { ttl, schedule, runs_a_day: runs, saves } = self;
+        format!(
+            "`ttl = \"{ttl}\"` with `schedule = \"{schedule}\"` makes {} instead of {} and saves {} \
+             a day; see \"Rarer runs\" in docs/changes.md",
+            output::counted((*runs).into(), "run", "runs"),
+            output::count(runs_a_day.into()),
+            saves.text()
+        )
     }
 }
 
@@ -297,6 +385,15 @@ impl Load {
             keys: self.keys + other.keys,
             bytes: self.bytes + other.bytes,
             cache_commands: self.cache_commands + other.cache_commands,
+        }
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self {
+            queries: self.queries.saturating_sub(other.queries),
+            keys: self.keys.saturating_sub(other.keys),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            cache_commands: self.cache_commands.saturating_sub(other.cache_commands),
         }
     }
 
@@ -409,6 +506,7 @@ impl Plan {
         let first = output::count(self.first_pass_cache_commands);
         say("  first pass", format!("{first} cache commands, where the cache is empty"));
         say("  a day", self.day.text());
+        say("  worker", self.worker_text.clone());
         let Memory { keys, upkeep, present, .. } = self.memory;
         let all = output::memory(keys + upkeep);
         let (upkeep, present) = (output::memory(upkeep), output::memory(present));
@@ -475,6 +573,16 @@ impl JobPlan {
         say("a run", self.run.text());
         let runs = output::counted(self.runs_a_day.into(), "run", "runs");
         say("a day", format!("{runs}: {}", self.day.text()));
+        if let Some(changes) = &self.changes {
+            say("changes", changes.text());
+        }
+        say("feed", self.feed.text());
+        if let Some(rarer) = &self.rarer {
+            say("rarer", rarer.text(self.runs_a_day));
+        }
+        for (name, text) in &self.pages_text {
+            say(name, text.clone());
+        }
         say("memory", output::memory(self.memory));
         for trouble in &self.troubles {
             say("will fail", trouble.text());
