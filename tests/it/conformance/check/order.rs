@@ -1,7 +1,12 @@
 //! Whether preheat can order rows as `query.order` says.
 
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use preheat::adapter::postgres::Findings;
 use preheat::domain::job::Job;
 use preheat::domain::order::OrderColumn;
+use preheat::domain::tenant::Tenants;
 
 use super::problems;
 use crate::conformance::postgres::{connect, settings};
@@ -87,7 +92,7 @@ async fn the_databases_own_collation_and_encoding_count() {
             [&["name", "code desc", "tag", "tenant_id"], &["name collate C", "code collate C"]];
         for order in orders {
             let found = problems(&source, &with_order(job.clone(), order)).await;
-            shown += &format!("{name} {order:?}\n{}\n", found.join("\n"));
+            writeln!(shown, "{name} {order:?}\n{}", found.join("\n")).unwrap();
         }
         drop(source);
         postgres().drop_database(name).await.unwrap();
@@ -97,11 +102,6 @@ async fn the_databases_own_collation_and_encoding_count() {
 
 #[tokio::test]
 async fn the_order_of_arrival_of_a_job_with_an_order_is_no_warning() {
-    use std::sync::Arc;
-
-    use preheat::adapter::postgres::Findings;
-    use preheat::domain::tenant::Tenants;
-
     let server = support::database().await;
     let source = connect(settings(&server.url()), "select 1").await;
     let mut tenants = Tenants::default();

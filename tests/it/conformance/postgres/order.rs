@@ -97,10 +97,8 @@ async fn expected(
     entry: &str,
     is_text: bool,
 ) -> String {
-    let by = match is_text {
-        true => entry.replacen("value", "value collate \"C\"", 1),
-        false => entry.to_owned(),
-    };
+    let column = if is_text { "value collate \"C\"" } else { "value" };
+    let by = entry.replacen("value", column, 1);
     // The tie is decided by the rows' JSON, which is longer than the number.
     let sql = format!(
         "select '[' || string_agg(json, ',' order by {by}, json collate \"C\") || ']' \
@@ -109,45 +107,60 @@ async fn expected(
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap()
 }
 
+/// A type and its values, for a table.
+struct Values {
+    sql: String,
+    ty: ColumnType,
+    values: Vec<String>,
+    /// An expression of `n` for more values.
+    more: &'static str,
+}
+
+fn all_values() -> Vec<Values> {
+    let mut all = Vec::new();
+    for (sql, values, more) in MORE {
+        let ty = ColumnType::from_name(sql.split('(').next().unwrap());
+        let values = values.split_whitespace().map(str::to_owned).collect();
+        all.push(Values { sql: sql.to_owned(), ty, values, more });
+    }
+    let values = INTERVALS.split('|').map(str::to_owned).collect();
+    let more = "make_interval(months => hashint4(n) % 9, days => hashint4(n + 1) % 300, \
+                secs => hashint4(n + 2) / 1e3)";
+    all.push(Values { sql: "interval".to_owned(), ty: ColumnType::Interval, values, more });
+    all.extend(cases::cases().into_iter().map(|case| {
+        let values = case.values.into_iter().take(VALUES).collect();
+        Values { sql: case.sql.to_owned(), ty: case.ty, values, more: "" }
+    }));
+    all
+}
+
+/// Creates a table with each value twice, so that there are ties, and with rows without a value.
+async fn create_table(connection: &mut PgConnection, table: &str, values: &Values) {
+    let Values { sql, values, more, .. } = values;
+    let create = format!("create table {table} (n serial, value {sql})");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await.unwrap();
+    let insert = format!("insert into {table} (value) select v::{sql} from unnest($1::text[]) v");
+    sqlx::query(AssertSqlSafe(insert)).bind(values).execute(&mut *connection).await.unwrap();
+    let more = if more.is_empty() { "null" } else { more };
+    let rest = format!(
+        "insert into {table} (value) select value from {table};
+         insert into {table} (value) values (null), (null);
+         insert into {table} (value) select ({more})::{sql} from generate_series(0, 400) n"
+    );
+    sqlx::raw_sql(AssertSqlSafe(rest)).execute(connection).await.unwrap();
+}
+
 #[tokio::test]
 async fn rows_of_every_type_are_ordered_as_the_server_orders_them() {
     let server = support::database().await;
     server.execute(cases::SETUP).await;
     let mut connection = server.connect().await;
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let mut tables: Vec<(String, ColumnType, Vec<String>, &str)> = Vec::new();
-    for (sql, values, more) in MORE {
-        let name = sql.split('(').next().unwrap();
-        let ty = if sql == "char(3)" { "bpchar" } else { name };
-        tables.push((sql.to_owned(), ColumnType::from_name(ty), words(values), more));
-    }
-    let intervals = INTERVALS.split('|').map(str::to_owned).collect();
-    let random = "make_interval(months => hashint4(n) % 9, days => hashint4(n + 1) % 300, \
-                  secs => hashint4(n + 2) / 1e3)";
-    tables.push(("interval".to_owned(), ColumnType::Interval, intervals, random));
-    for case in cases::cases() {
-        let values = case.values.into_iter().take(VALUES).collect();
-        tables.push((case.sql.to_owned(), case.ty, values, ""));
-    }
-    let (mut compared, mut refused) = (0, Vec::new());
     let source = connect(settings(&server.url()), NUMBERS).await;
-    for (index, (sql, ty, values, more)) in tables.into_iter().enumerate() {
+    let (mut compared, mut refused) = (0, Vec::new());
+    for (index, values) in all_values().into_iter().enumerate() {
         let table = format!("t{index}");
-        server.execute(&format!("create table {table} (n serial, value {sql})")).await;
-        let insert =
-            format!("insert into {table} (value) select v::{sql} from unnest($1::text[]) v");
-        sqlx::query(AssertSqlSafe(insert)).bind(&values).execute(&mut connection).await.unwrap();
-        // Each value twice, so that there are ties, and rows without one.
-        let mut rest = format!(
-            "insert into {table} (value) select value from {table}; insert into {table} (value) \
-             values (null), (null);"
-        );
-        if !more.is_empty() {
-            rest += &format!(
-                "insert into {table} (value) select ({more})::{sql} from generate_series(0, 400) n"
-            );
-        }
-        server.execute(&rest).await;
+        create_table(&mut connection, &table, &values).await;
+        let Values { sql, ty, .. } = values;
         let comparison = Comparison::new(&OrderColumn::parse("value").unwrap(), &ty);
         let Ok(comparison) = comparison else {
             let job = ordered(&table, "n", &["value"]);

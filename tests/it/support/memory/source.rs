@@ -211,7 +211,7 @@ fn push_matching(
             },
             |out| {
                 for entry in &job.query.order {
-                    let value = row.columns.get(entry.name()).map(|text| text.as_bytes());
+                    let value = row.columns.get(entry.name()).map(String::as_bytes);
                     let comparison = Comparison::new(entry, &ColumnType::Text).unwrap();
                     comparison.append(value, out).unwrap();
                 }
