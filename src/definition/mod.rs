@@ -23,6 +23,7 @@ mod default;
 mod disk;
 mod file;
 mod limit;
+mod order;
 mod place;
 mod problem;
 mod raw;

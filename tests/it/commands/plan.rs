@@ -27,6 +27,7 @@ required = true
 retries = 1
 [query]
 sql = "select tenant_id, category, name from products where tenant_id = any($1)"
+order = ["name collate c asc", "category DESC nulls last"]
 [[keys]]
 key = "nightly:{tenant_id}:{category}"
 [encode]
