@@ -76,14 +76,16 @@ pub(super) async fn id_type(
     Ok(IdType::new(ty, element, array))
 }
 
-/// The database's own types. A connection learns up to 500 of them when it begins; the driver
-/// learns the others when a query uses them, and so it does the built-in `xml`.
+/// The database's own types, and `xml` if a table or view has a column of it: of the built-in types,
+/// it is the one that the driver does not know. A connection learns up to 500 of them when it begins;
+/// the driver learns the others when a query uses them.
 ///
 /// Composite types are left out, and so are enums with labels that the driver may be unable to
 /// read.
 const TYPES: &str = "select type.oid::regtype::text from pg_catalog.pg_type type \
      left join pg_catalog.pg_type element on element.oid = type.typelem \
-     where type.oid >= 16384 \
+     where (type.oid >= 16384 or type.oid in (142, 143) and exists (\
+         select from pg_catalog.pg_attribute where attrelid >= 16384 and atttypid in (142, 143))) \
        and type.typtype in ('b', 'd', 'e', 'r') and element.typtype is distinct from 'c' \
        and not exists (select from pg_catalog.pg_enum \
          where enumtypid in (type.oid, type.typelem, type.typbasetype) \
