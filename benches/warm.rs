@@ -4,6 +4,10 @@
 //! holds the same keys). The floor is what the servers alone need on this machine, measured in the
 //! same rounds: Postgres' CPU time to send the same rows by binary `COPY`, unsorted, and Redis' CPU
 //! time to take the same entries from `redis-cli --pipe`, divided by the cores.
+//!
+//! Postgres' CPU time has a yardstick of its own, nearer to what a warm asks of it: the same rows in
+//! the same batches over as many connections, each batch read by one plain query that neither sorts
+//! nor computes dates.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,28 +28,46 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use futures::TryStreamExt;
+use clap::{Parser, ValueEnum};
+use futures::{StreamExt, TryStreamExt, stream};
 use preheat_sandbox::{Clinic, Options, PostgresOptions, Sandbox};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use sqlx::postgres::PgPoolCopyExt;
-use sqlx::{PgPool, Row};
+use sqlx::postgres::{PgConnectOptions, PgPoolCopyExt, PgPoolOptions};
+use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Executor, PgPool, Row};
 
 /// The four jobs that list a tenant's data.
 const JOBS: [&str; 4] = ["services", "products", "staff", "slots"];
 
-/// The rows and columns that those jobs read, of all active tenants, in the order they lie on disk.
-const ROWS: [&str; 4] = [
-    "select s.tenant_id, s.id, s.name, s.description, s.duration_minutes, s.price, s.updated_at
-       from services s join tenants t on t.id = s.tenant_id where t.status = 'active' and s.active",
-    "select p.tenant_id, p.id, p.category, p.sku, p.name, p.description, p.price, p.stock, p.updated_at
-       from products p join tenants t on t.id = p.tenant_id where t.status = 'active' and p.active",
-    "select s.tenant_id, s.id, s.name, s.role, s.email, s.bio, s.working_hours, s.updated_at
-       from staff s join tenants t on t.id = s.tenant_id where t.status = 'active' and s.active",
-    "select s.tenant_id, s.id, s.staff_id, s.starts_at, s.ends_at
-       from slots s join tenants t on t.id = s.tenant_id
-      where t.status = 'active' and s.status = 'open'",
+/// What each of them reads.
+const READS: [JobRows; 4] = [
+    JobRows {
+        columns: "tenant_id, id, name, description, duration_minutes, price, updated_at",
+        table: "services",
+        condition: "active",
+    },
+    JobRows {
+        columns: "tenant_id, id, category, sku, name, description, price, stock, updated_at",
+        table: "products",
+        condition: "active",
+    },
+    JobRows {
+        columns: "tenant_id, id, name, role, email, bio, working_hours, updated_at",
+        table: "staff",
+        condition: "active",
+    },
+    JobRows {
+        columns: "tenant_id, id, staff_id, starts_at, ends_at",
+        table: "slots",
+        condition: "rows.status = 'open'",
+    },
 ];
+
+/// The tenants in the order of the default tenant query.
+const TENANTS: &str = "select id from tenants where status = 'active' order by created_at, id";
+
+/// The tenants in a batch, unless the job's file says how many.
+const BATCH: usize = 100;
 
 /// `/proc` counts CPU time in these, on every Linux.
 const TICKS_A_SECOND: f64 = 100.0;
@@ -68,6 +90,9 @@ struct Arguments {
     /// Database connections.
     #[arg(long, default_value_t = 4)]
     connections: u32,
+    /// How the tenants' rows lie on disk.
+    #[arg(long, value_enum, default_value_t = Order::Insertion)]
+    order: Order,
     /// The folder of job files.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs"))]
     jobs: PathBuf,
@@ -80,6 +105,59 @@ struct Arguments {
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// How the tenants' rows lie on disk.
+#[derive(Clone, Copy, ValueEnum)]
+enum Order {
+    /// Tenant by tenant, as the tenant query lists them.
+    Insertion,
+    /// Tenant by tenant, but the tenant query lists the tenants in another order.
+    Shuffled,
+    /// The rows of all tenants mixed, and the tenants listed in another order, too.
+    Random,
+}
+
+impl Order {
+    /// Brings the sample clinic into this order. The ids look random, and so does their order.
+    fn sql(self) -> String {
+        const LIST: &str = "update tenants set created_at = timestamptz '2000-01-01'
+            + (hashtext(id::text) & 1073741823) * interval '1 second'; cluster tenants using tenants_pkey;";
+        match self {
+            Self::Insertion => String::new(),
+            Self::Shuffled => LIST.to_owned(),
+            Self::Random => {
+                let mix = JOBS.map(|table| format!("cluster {table} using {table}_pkey;"));
+                format!("{LIST}{}", mix.concat())
+            }
+        }
+    }
+}
+
+/// The rows that a job reads.
+struct JobRows {
+    columns: &'static str,
+    table: &'static str,
+    condition: &'static str,
+}
+
+impl JobRows {
+    /// The rows of all active tenants, in the order they lie on disk.
+    fn of_all(&self) -> String {
+        let Self { columns, table, condition } = self;
+        let columns = columns.split(", ").map(|column| format!("rows.{column}"));
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        format!(
+            "select {columns} from {table} rows join tenants on tenants.id = rows.tenant_id
+              where tenants.status = 'active' and {condition}"
+        )
+    }
+
+    /// The rows of some tenants, in no order.
+    fn of_batch(&self) -> String {
+        let Self { columns, table, condition } = self;
+        format!("select {columns} from {table} rows where tenant_id = any($1) and {condition}")
+    }
 }
 
 /// A program's warms, round by round.
@@ -104,6 +182,14 @@ struct Warm {
 struct Floor {
     postgres_cpu: f64,
     redis_cpu: f64,
+    /// Postgres' CPU time to send the same rows in the same batches, unsorted and undated.
+    plain_cpu: f64,
+}
+
+/// The CPU time of the two servers so far.
+struct ServerCpu {
+    postgres: f64,
+    redis: f64,
 }
 
 /// What is in the cache after a warm.
@@ -126,10 +212,20 @@ async fn main() {
     eprintln!("loading {} tenants", arguments.tenants);
     let url = sandbox.postgres().url("postgres");
     Clinic::bench(arguments.tenants).load(&url).await.expect("the sample clinic");
+    lay_out(arguments.order, &url).await;
 
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench { arguments, sandbox, folder: folder.path().to_owned() };
     bench.run().await;
+}
+
+async fn lay_out(order: Order, url: &str) {
+    let pool = PgPool::connect(url).await.unwrap();
+    let sql = order.sql();
+    for statement in sql.split_inclusive(';').chain(["vacuum analyze"]) {
+        pool.execute(AssertSqlSafe(statement)).await.unwrap();
+    }
+    pool.close().await;
 }
 
 struct Bench {
@@ -162,9 +258,10 @@ impl Bench {
         }
         let active = self.count_active().await;
         let header = format!(
-            "{} tenants, {active} active; {} keys, {:.1} MB; {} cores; concurrency {}, {} connections; \
-             median of {}",
+            "{} tenants, {active} active, {} order; {} keys, {:.1} MB; {} cores; concurrency {}, \
+             {} connections; median of {}",
             self.arguments.tenants,
+            self.arguments.order.to_possible_value().unwrap().get_name(),
             entries.keys,
             entries.bytes as f64 / 1e6,
             cores(),
@@ -225,8 +322,8 @@ impl Bench {
             wall,
             peak_rss,
             program_cpu,
-            postgres_cpu: after.postgres_cpu - before.postgres_cpu,
-            redis_cpu: after.redis_cpu - before.redis_cpu,
+            postgres_cpu: after.postgres - before.postgres,
+            redis_cpu: after.redis - before.redis,
         }
     }
 
@@ -248,6 +345,8 @@ impl Bench {
     }
 
     async fn floor(&self, entries: &Entries) -> Floor {
+        let start = self.server_cpu();
+        self.read_batches().await;
         let before = self.server_cpu();
         self.copy_rows().await;
         self.flush().await;
@@ -263,15 +362,50 @@ impl Bench {
         assert!(status.success(), "redis-cli: {status}");
         let after = self.server_cpu();
         Floor {
-            postgres_cpu: between.postgres_cpu - before.postgres_cpu,
-            redis_cpu: after.redis_cpu - between.redis_cpu,
+            postgres_cpu: between.postgres - before.postgres,
+            redis_cpu: after.redis - between.redis,
+            plain_cpu: before.postgres - start.postgres,
         }
+    }
+
+    /// Reads the rows of all jobs by plain queries, with the batches and the connections of a warm,
+    /// and throws them away.
+    async fn read_batches(&self) {
+        let options: PgConnectOptions =
+            self.sandbox.postgres().url("postgres").parse().expect("a URL");
+        let connections = self.arguments.connections;
+        let pool = PgPoolOptions::new().max_connections(connections).connect_with(options);
+        let pool = pool.await.unwrap();
+        let tenants: Vec<Uuid> = sqlx::query_scalar(TENANTS).fetch_all(&pool).await.unwrap();
+        let batches = READS.iter().flat_map(|job| {
+            let batches = tenants.chunks(self.batch(job.table));
+            batches.map(|batch| (job.of_batch(), batch))
+        });
+        let read = |(sql, batch): (String, &[Uuid])| {
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(batch.to_vec()).persistent(false);
+            let pool = pool.clone();
+            async move {
+                let mut rows = query.fetch(&pool);
+                while rows.try_next().await.unwrap().is_some() {}
+            }
+        };
+        stream::iter(batches).for_each_concurrent(connections as usize, read).await;
+        pool.close().await;
+    }
+
+    /// How many tenants a batch of the job has.
+    fn batch(&self, job: &str) -> usize {
+        let file = self.arguments.jobs.join(format!("{job}.toml"));
+        let file = std::fs::read_to_string(file).expect("the job's file");
+        let file: toml::Table = file.parse().expect("a job file");
+        let said = file.get("batch").and_then(toml::Value::as_integer);
+        said.map_or(BATCH, |said| said.try_into().unwrap())
     }
 
     async fn copy_rows(&self) {
         let pool = self.pool().await;
-        for rows in ROWS {
-            let copy = format!("copy ({rows}) to stdout (format binary)");
+        for job in READS {
+            let copy = format!("copy ({}) to stdout (format binary)", job.of_all());
             let mut stream = pool.copy_out_raw(&copy).await.unwrap();
             while stream.try_next().await.unwrap().is_some() {}
         }
@@ -289,7 +423,7 @@ impl Bench {
     }
 
     /// CPU time of the two servers so far, once no connection to Postgres is left.
-    fn server_cpu(&self) -> Floor {
+    fn server_cpu(&self) -> ServerCpu {
         let postgres = self.sandbox.postgres().pid().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while children(postgres).iter().any(|child| is_client(*child)) {
@@ -303,9 +437,9 @@ impl Bench {
                 break all;
             }
         };
-        Floor {
-            postgres_cpu: cpu(postgres, WithChildren).unwrap() + background,
-            redis_cpu: cpu(self.sandbox.redis().pid().unwrap(), Own).unwrap(),
+        ServerCpu {
+            postgres: cpu(postgres, WithChildren).unwrap() + background,
+            redis: cpu(self.sandbox.redis().pid().unwrap(), Own).unwrap(),
         }
     }
 
@@ -354,9 +488,11 @@ fn table(entries: &Entries, warms: [&[Warm]; 2], floors: &[Floor]) -> String {
     let postgres = median(floors, |floor| floor.postgres_cpu);
     let redis = median(floors, |floor| floor.redis_cpu);
     let floor = (postgres + redis) / cores() as f64;
+    let plain = median(floors, |floor| floor.plain_cpu);
     let (keys, megabytes) = (entries.keys as f64, entries.bytes as f64 / 1e6);
     let wall = |warms: &[Warm]| median(warms, |warm| warm.wall);
-    let figures: [Figure<'_>; 9] = [
+    let postgres_cpu = |warms: &[Warm]| median(warms, |warm| warm.postgres_cpu);
+    let figures: [Figure<'_>; 10] = [
         ("wall, s", 3, Box::new(wall)),
         ("wall / floor", 2, Box::new(move |warms| wall(warms) / floor)),
         ("keys/s", 0, Box::new(move |warms| keys / wall(warms))),
@@ -368,7 +504,8 @@ fn table(entries: &Entries, warms: [&[Warm]; 2], floors: &[Floor]) -> String {
             1,
             Box::new(move |warms| median(warms, |warm| warm.program_cpu) / keys * 1e6),
         ),
-        ("CPU Postgres, s", 2, Box::new(|warms| median(warms, |warm| warm.postgres_cpu))),
+        ("CPU Postgres, s", 2, Box::new(postgres_cpu)),
+        ("CPU Postgres / plain", 2, Box::new(move |warms| postgres_cpu(warms) / plain)),
         ("CPU Redis, s", 2, Box::new(|warms| median(warms, |warm| warm.redis_cpu))),
     ];
     let mut text = format!("\n{:<24}{:>12}{:>12}\n", "", "cold", "refresh");
@@ -378,7 +515,8 @@ fn table(entries: &Entries, warms: [&[Warm]; 2], floors: &[Floor]) -> String {
     }
     writeln!(
         text,
-        "\nfloor: (Postgres {postgres:.2} s + Redis {redis:.2} s) / {} cores = {floor:.3} s",
+        "\nfloor: (Postgres {postgres:.2} s + Redis {redis:.2} s) / {} cores = {floor:.3} s\n\
+         plain: Postgres {plain:.2} s for the same batches, unsorted and undated",
         cores(),
     )
     .unwrap();

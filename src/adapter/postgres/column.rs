@@ -1,15 +1,17 @@
 //! Translates sqlx's types into the encoder's.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgColumn, PgConnection, PgTypeInfo, PgTypeKind,
+    PgArgumentBuffer, PgArguments, PgColumn, PgConnection, PgRow, PgTypeInfo, PgTypeKind,
 };
 use sqlx::{Arguments, Column as _, Encode, Executor, Postgres, Row, Type, TypeInfo};
+use tokio::time::Instant;
 
 use crate::domain::json::{Column, ColumnType};
 
@@ -74,38 +76,67 @@ pub(super) async fn id_type(
     Ok(IdType::new(ty, element, array))
 }
 
-/// The database's own types. A connection learns up to 500 of them when it begins; the driver
-/// learns the others when a query uses them.
+/// The database's own types, and `xml` if a table or view has a column of it: of the built-in types,
+/// it is the one that the driver does not know. A connection learns up to 500 of them when it begins;
+/// the driver learns the others when a query uses them.
 ///
 /// Composite types are left out, and so are enums with labels that the driver may be unable to
 /// read.
 const TYPES: &str = "select type.oid::regtype::text from pg_catalog.pg_type type \
      left join pg_catalog.pg_type element on element.oid = type.typelem \
-     where (type.oid >= 16384 or type.typname in ('xml', '_xml')) \
+     where (type.oid >= 16384 or type.oid in (142, 143) and exists (\
+         select from pg_catalog.pg_attribute where attrelid >= 16384 and atttypid in (142, 143))) \
        and type.typtype in ('b', 'd', 'e', 'r') and element.typtype is distinct from 'c' \
        and not exists (select from pg_catalog.pg_enum \
          where enumtypid in (type.oid, type.typelem, type.typbasetype) \
            and (enumlabel !~ '^[[:alnum:]_ -]+$' or upper(enumlabel) = 'NULL')) \
      order by type.oid limit 500";
 
-/// Makes the driver look up the database's own types (enums, ranges, types of extensions).
-///
-/// Otherwise the driver would look a type up between preparing a statement and running it. The
-/// server forgets an unnamed statement at such a look-up, so the first query of each connection
-/// would fail. A type that is created later is learnt through that failure: see
-/// [`super::Transaction::begin_again`]. The same happens if this look-up fails.
-pub(super) async fn learn_types(connection: &mut PgConnection) {
-    let Ok(rows) = connection.fetch_all(sqlx::raw_sql(TYPES)).await else { return };
-    let mut types = PgArguments::default();
-    for row in &rows {
-        let Ok(name) = row.try_get::<&str, _>(0) else { return };
-        if types.add(NullOf(PgTypeInfo::with_name(lasting(name)))).is_err() {
-            return;
+/// The names of the database's own types are looked up again after this time.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+
+/// The names of the database's own types, and when they were looked up. Most databases have none, so
+/// most connections need no look-up at all.
+#[derive(Debug, Default)]
+pub(super) struct OwnTypes(Mutex<Option<(Instant, Vec<&'static str>)>>);
+
+impl OwnTypes {
+    /// Makes the driver look up the database's own types (enums, ranges, types of extensions).
+    ///
+    /// Otherwise the driver would look a type up between preparing a statement and running it. The
+    /// server forgets an unnamed statement at such a look-up, so the first query of each connection
+    /// would fail. A type that is created later is learnt through that failure: see
+    /// [`super::Transaction::begin_again`]. The same happens if this look-up fails.
+    pub(super) async fn teach(&self, connection: &mut PgConnection) {
+        let Ok(names) = self.names(connection).await else { return };
+        let mut types = PgArguments::default();
+        for name in &names {
+            if types.add(NullOf(PgTypeInfo::with_name(name))).is_err() {
+                return;
+            }
+        }
+        if !names.is_empty() {
+            let learn = sqlx::query_with("select", types).persistent(false);
+            drop(connection.execute(learn).await);
         }
     }
-    if !rows.is_empty() {
-        let learn = sqlx::query_with("select", types).persistent(false);
-        drop(connection.execute(learn).await);
+
+    async fn names(&self, connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
+        let known = self.known().clone().filter(|(at, _)| at.elapsed() < LOOK_EVERY);
+        if let Some((_, names)) = known {
+            return Ok(names);
+        }
+        let rows = connection.fetch_all(sqlx::raw_sql(TYPES)).await?;
+        let name = |row: &PgRow| row.try_get::<&str, _>(0).map(lasting);
+        let names = rows.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        #[expect(clippy::disallowed_methods, reason = "only compared with another such look")]
+        let now = Instant::now();
+        *self.known() = Some((now, names.clone()));
+        Ok(names)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Instant, Vec<&'static str>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,6 +30,7 @@ use tokio::time::timeout;
 
 use crate::engine::ports::{SourceError, SourceErrorKind};
 
+use self::column::OwnTypes;
 use self::connect::Route;
 use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
@@ -137,15 +138,17 @@ impl Database {
     pub fn lazy(settings: DatabaseSettings) -> Result<Self, ConnectError> {
         let route = Route::new(&settings.url)?;
         let most = settings.max_connections.get();
+        let types = Arc::new(OwnTypes::default());
         let pool = PgPoolOptions::new()
             .max_connections(most)
             .acquire_timeout(route.patience)
             .acquire_slow_threshold(Duration::MAX)
             // The beginning of a transaction shows whether the connection works.
             .test_before_acquire(false)
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
+                let types = Arc::clone(&types);
                 Box::pin(async move {
-                    column::learn_types(connection).await;
+                    types.teach(connection).await;
                     Ok(())
                 })
             })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgArguments, PgColumn, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Column as _, Row};
+use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Executor, Row, ValueRef};
 use tokio::time::timeout;
 
 use crate::domain::date;
@@ -226,9 +226,11 @@ impl PostgresSource {
         let given = arguments.len();
         let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
         let query = sqlx::query_with(sql, arguments).persistent(false);
-        let mut stream = query.fetch(&mut **transaction);
+        // One stream fewer around each row than `query.fetch` has.
+        let mut stream = (&mut **transaction).fetch_many(query);
         let mut plan = None;
-        while let Some(row) = stream.try_next().await.map_err(|error| refused(error, given))? {
+        while let Some(next) = stream.try_next().await.map_err(|error| refused(error, given))? {
+            let Either::Right(row) = next else { continue };
             let plan = match &mut plan {
                 Some(plan) => plan,
                 None => plan.insert(Plan::new(job, row.columns(), id, self, read.batch)?),
@@ -517,8 +519,13 @@ impl TenantColumn {
 }
 
 /// A column's bytes in the wire format; `None` for NULL.
+///
+/// It does not move the driver's value, and does not ask it for the bytes of a NULL, which would be an
+/// error on the heap: either would take longer than to write the value.
 pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
-    row.try_get_raw(index).ok().and_then(|value| value.as_bytes().ok())
+    let value = row.try_get_raw(index);
+    let value = value.as_ref().ok().filter(|value| !value.is_null())?;
+    value.as_bytes().ok()
 }
 
 /// Why a row cannot be kept.

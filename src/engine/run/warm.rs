@@ -322,7 +322,11 @@ impl Work {
         let prunable = now - entry_life(job);
         for (slot, (place, named)) in all.iter_mut().zip(named).enumerate() {
             let tenant = open.tenant(slot).map(|tenant| tenant.id());
-            let others = named.iter().filter(|one| layout.is_anothers(job, tenant, &one.key));
+            let present: HashSet<&str, RandomState> =
+                place.present.iter().map(String::as_str).collect();
+            // To read a key costs much more than to look it up, and most entries are of present keys.
+            let absent = named.iter().filter(|one| !present.contains(one.key.as_str()));
+            let others = absent.filter(|one| layout.is_anothers(job, tenant, &one.key));
             let kept = others.map(|one| one.key.as_str()).chain(failed.iter().copied());
             place.unwritable = kept.map(str::to_owned).collect();
             let young = named.iter().filter(|one| is_young(job, one.renewed_at, now));

@@ -268,7 +268,7 @@ async fn a_type_that_is_newer_than_the_connection_is_read() {
 async fn a_query_of_the_databases_own_types_is_no_error_in_the_servers_log() {
     let server = support::own_postgres();
     let types = "create type mood as enum ('sad', 'happy'); create domain moods as mood[];
-                 create type steps as range (subtype = numeric)";
+                 create type steps as range (subtype = numeric); create table letters (text xml)";
     server.execute("postgres", types).await.unwrap();
     let source = connect(settings(&server.url("postgres")), NUMBERS).await;
     let sql = "select id as tenant_id, 'sad'::mood as mood, '{sad,happy}'::moods as moods, \
