@@ -226,6 +226,7 @@ pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem
             QueryPlace::Key(_)
             | QueryPlace::Unique(_)
             | QueryPlace::Timezone
+            | QueryPlace::DateColumn
             | QueryPlace::Omit(_)
             | QueryPlace::Columns(_) => None,
         };
@@ -259,6 +260,7 @@ fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Pro
             Place::Field(&field)
         }
         QueryPlace::Timezone => Place::Field("dates.timezone"),
+        QueryPlace::DateColumn => Place::Field("dates.column"),
         QueryPlace::Omit(_) => Place::Field("encode.omit"),
         QueryPlace::Columns(column) => {
             field = format!("encode.columns.{column}");

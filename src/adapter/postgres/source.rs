@@ -13,13 +13,15 @@ use sqlx::{Arguments, AssertSqlSafe, Column as _, Row};
 use tokio::time::timeout;
 
 use crate::domain::date;
+use crate::domain::day::{BatchDays, MomentType};
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
-use crate::domain::row::{KeyText, Rows, RowsFull};
+use crate::domain::row::{KeyText, Rows, RowsFull, SlotDay};
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{ID_TYPES, IdArray, IdType, Slots};
+use super::moment::{DayColumn, KnownMoments, Moment, ParameterTypes, moment_type_of};
 use super::read_error::{ReadError, in_time, refused};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
 
@@ -46,6 +48,8 @@ pub struct PostgresSource {
     among: Arc<str>,
     /// The type of the ids, as of the last tenant list.
     id_type: Mutex<Option<IdType>>,
+    /// The types of the jobs' `dates.column`.
+    pub(super) moments: KnownMoments,
 }
 
 /// The columns of the tenant query, and the type of the ids.
@@ -58,7 +62,8 @@ impl PostgresSource {
     /// A source that reads this database.
     pub fn new(database: Arc<Database>, settings: TenantsSettings) -> Self {
         let among = among(&settings.sql).into();
-        Self { database, settings, access: Access::AsSet, among, id_type: Mutex::default() }
+        let (id_type, moments) = (Mutex::default(), KnownMoments::default());
+        Self { database, settings, access: Access::AsSet, among, id_type, moments }
     }
 
     /// The same source for commands that only look (plan, audit, verifier): the server refuses
@@ -106,7 +111,10 @@ impl PostgresSource {
     ) -> Result<Tenants, ReadError> {
         let shape = self.tenants_shape(transaction).await?;
         let (sql, arguments) = match which {
-            Which::All => (&self.settings.sql, PgArguments::default()),
+            Which::All => {
+                self.moments.forget();
+                (&self.settings.sql, PgArguments::default())
+            }
             Which::Among(ids) => (&self.among, arguments_among(shape.id, ids)?),
         };
         let names = shape.columns.iter().skip(1).map(|column| column.name.as_str());
@@ -221,23 +229,67 @@ impl PostgresSource {
             Scope::Tenants => Some(self.id_type(transaction).await?),
             Scope::Fleet => None,
         };
-        let arguments = arguments(job, id, read)?;
+        let moment = self.moment_type(transaction, job, id).await?;
+        let types = ParameterTypes { id, moment };
+        let Some(other) = self.read_rows(transaction, job, types, read, rows).await? else {
+            return Ok(());
+        };
+        self.moments.note(job, other);
+        let types = ParameterTypes { id, moment: Some(other) };
+        match self.read_rows(transaction, job, types, read, rows).await? {
+            None => Ok(()),
+            Some(_) => {
+                let message = "the type of `dates.column` changes with that of the parameters; \
+                               hint: cast the column"
+                    .to_owned();
+                Err(ReadError::Other(SourceErrorKind::Definition, message))
+            }
+        }
+    }
+
+    /// Reads rows with parameters of these types. If the job's `dates.column` turns out to have another
+    /// type, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
+    async fn read_rows(
+        &self,
+        transaction: &mut Transaction,
+        job: &Job,
+        types: ParameterTypes,
+        read: Read<'_>,
+        rows: &mut Rows,
+    ) -> Result<Option<MomentType>, ReadError> {
+        let days = job.dates.as_ref().map(|dates| {
+            let ty = types.moment.unwrap_or(MomentType::Date);
+            BatchDays::new(dates, ty, read.batch, read.first_dates)
+        });
+        let arguments = arguments(job, types, read, days.as_ref())?;
         let given = arguments.len();
         let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
         let query = sqlx::query_with(sql, arguments).persistent(false);
         let mut stream = query.fetch(&mut **transaction);
         let mut plan = None;
+        let mut turn = 0;
         while let Some(row) = stream.try_next().await.map_err(|error| refused(error, given))? {
             let plan = match &mut plan {
                 Some(plan) => plan,
-                None => plan.insert(Plan::new(job, row.columns(), id, self, read.batch)?),
+                None => {
+                    let columns = column::columns(row.columns());
+                    if let (Some(name), Some(known)) = (job.moment_column(), types.moment) {
+                        let found = moment_type_of(&columns, name)?;
+                        if found != known {
+                            return Ok(Some(found));
+                        }
+                    }
+                    let of = Asked { job, types, batch: read.batch, days: days.as_ref() };
+                    plan.insert(Plan::new(of, &columns, &self.settings.column)?)
+                }
             };
             plan.push(&row, rows)?;
-            if rows.len().is_multiple_of(ROWS_A_TURN) {
+            turn += 1;
+            if turn % ROWS_A_TURN == 0 {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     pub(super) async fn begin(
@@ -349,17 +401,24 @@ fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadE
 }
 
 /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
-/// tenant's first and last date. A job for the whole fleet gives it only the two dates.
-pub(super) fn arguments(
+/// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
+/// one after its last. A job for the whole fleet gives it only the two dates or moments.
+fn arguments(
     job: &Job,
-    id: Option<IdType>,
+    types: ParameterTypes,
     read: Read<'_>,
+    days: Option<&BatchDays>,
 ) -> Result<PgArguments, ReadError> {
     let mut arguments = PgArguments::default();
-    if let Some(id) = id {
+    if let Some(id) = types.id {
         arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
     }
-    if let Some(dates) = &job.dates {
+    if let Some(ty) = types.moment {
+        let bounds = days.and_then(BatchDays::bounds);
+        let (start, end) = bounds.map(|bounds| (bounds.start, bounds.end)).unzip();
+        arguments.add(Moment { ty, at: start }).map_err(sqlx::Error::Encode)?;
+        arguments.add(Moment { ty, at: end }).map_err(sqlx::Error::Encode)?;
+    } else if let Some(dates) = &job.dates {
         let first = read.first_dates;
         let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
         match job.scope {
@@ -376,11 +435,27 @@ pub(super) fn arguments(
     Ok(arguments)
 }
 
+/// The query's parameters for a batch of no tenants.
+pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    arguments(job, types, read, None)
+}
+
+/// What the rows of a query answer.
+struct Asked<'j> {
+    job: &'j Job,
+    types: ParameterTypes,
+    batch: &'j Batch,
+    days: Option<&'j BatchDays>,
+}
+
 /// How to read the rows of one batch. It is made anew from each batch's first row, which takes
 /// microseconds. So it never describes an older version of a query or of a table.
 struct Plan<'j> {
     job: &'j Job,
     tenant: Option<TenantColumn>,
+    day: Option<DayColumn<'j>>,
     keys: Vec<(usize, Column)>,
     encoder: RowEncoder,
 }
@@ -393,22 +468,16 @@ struct TenantColumn {
 }
 
 impl<'j> Plan<'j> {
-    fn new(
-        job: &'j Job,
-        columns: &[PgColumn],
-        id: Option<IdType>,
-        source: &PostgresSource,
-        batch: &Batch,
-    ) -> Result<Self, ReadError> {
-        let columns = column::columns(columns);
+    fn new(of: Asked<'j>, columns: &[Column], tenant_column: &str) -> Result<Self, ReadError> {
+        let Asked { job, types, batch, days } = of;
         let missing = |name: &str| {
             let message = format!("the query returns no column `{name}`");
             ReadError::Other(SourceErrorKind::Definition, message)
         };
-        let named = |name: &str| column::named(&columns, name).ok_or_else(|| missing(name));
+        let named = |name: &str| column::named(columns, name).ok_or_else(|| missing(name));
         let mut tenant = None;
-        if let Some(id) = id {
-            let (index, column) = named(&source.settings.column)?;
+        if let Some(id) = types.id {
+            let (index, column) = named(tenant_column)?;
             if !id.fits(&column.ty) {
                 let message = wrong_tenant_column(column, id);
                 return Err(ReadError::Other(SourceErrorKind::Definition, message));
@@ -421,11 +490,15 @@ impl<'j> Plan<'j> {
             let (index, column) = named(name)?;
             keys.push((index, column.clone()));
         }
-        let encoder = RowEncoder::new(&job.encoding, &columns).map_err(|problems| {
+        let day = match (job.date_column(), days) {
+            (Some(name), Some(days)) => Some(DayColumn::new(job, named(name)?, days)),
+            (None, _) | (_, None) => None,
+        };
+        let encoder = RowEncoder::new(&job.encoding, columns).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
             ReadError::Other(SourceErrorKind::Definition, problems.join("; "))
         })?;
-        Ok(Self { job, tenant, keys, encoder })
+        Ok(Self { job, tenant, day, keys, encoder })
     }
 
     fn push(&mut self, row: &PgRow, rows: &mut Rows) -> Result<(), ReadError> {
@@ -433,9 +506,14 @@ impl<'j> Plan<'j> {
             Some(tenant) => tenant.slot(row)?,
             None => 0,
         };
+        let of = match &self.day {
+            Some(day) => day.of(row, slot)?,
+            None => Some(SlotDay::from(slot)),
+        };
+        let Some(of) = of else { return Ok(()) };
         let Self { keys, encoder, .. } = self;
         let pushed: Result<(), RowError> = rows.push(
-            slot,
+            of,
             |out| Ok(encoder.encode(|index| value(row, index), out)?),
             |position, out| {
                 let Some((index, column)) = keys.get(position) else { return Ok(KeyText::Null) };
