@@ -230,38 +230,33 @@ impl PostgresSource {
             Scope::Fleet => None,
         };
         let moment = self.moment_type(transaction, job, id).await?;
-        let types = ParameterTypes { id, moment };
-        let Some(other) = self.read_rows(transaction, job, types, read, rows).await? else {
-            return Ok(());
-        };
+        let asked = Asked { job, types: ParameterTypes { id, moment }, read };
+        let Some(other) = self.read_rows(transaction, asked, rows).await? else { return Ok(()) };
         self.moments.note(job, other);
-        let types = ParameterTypes { id, moment: Some(other) };
-        match self.read_rows(transaction, job, types, read, rows).await? {
-            None => Ok(()),
-            Some(_) => {
-                let message = "the type of `dates.column` changes with that of the parameters; \
-                               hint: cast the column"
-                    .to_owned();
-                Err(ReadError::Other(SourceErrorKind::Definition, message))
-            }
+        let asked = Asked { types: ParameterTypes { id, moment: Some(other) }, ..asked };
+        if self.read_rows(transaction, asked, rows).await?.is_none() {
+            return Ok(());
         }
+        let message = "the type of `dates.column` changes with that of the parameters; \
+                       hint: cast the column"
+            .to_owned();
+        Err(ReadError::Other(SourceErrorKind::Definition, message))
     }
 
-    /// Reads rows with parameters of these types. If the job's `dates.column` turns out to have another
-    /// type, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
+    /// Reads the rows of a query. If the job's `dates.column` turns out to have another type than asked
+    /// for, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
     async fn read_rows(
         &self,
         transaction: &mut Transaction,
-        job: &Job,
-        types: ParameterTypes,
-        read: Read<'_>,
+        asked: Asked<'_>,
         rows: &mut Rows,
     ) -> Result<Option<MomentType>, ReadError> {
+        let Asked { job, types, read } = asked;
         let days = job.dates.as_ref().map(|dates| {
             let ty = types.moment.unwrap_or(MomentType::Date);
             BatchDays::new(dates, ty, read.batch, read.first_dates)
         });
-        let arguments = arguments(job, types, read, days.as_ref())?;
+        let arguments = arguments(asked, days.as_ref())?;
         let given = arguments.len();
         let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
         let query = sqlx::query_with(sql, arguments).persistent(false);
@@ -269,19 +264,17 @@ impl PostgresSource {
         let mut plan = None;
         let mut turn = 0;
         while let Some(row) = stream.try_next().await.map_err(|error| refused(error, given))? {
-            let plan = match &mut plan {
-                Some(plan) => plan,
-                None => {
-                    let columns = column::columns(row.columns());
-                    if let (Some(name), Some(known)) = (job.moment_column(), types.moment) {
-                        let found = moment_type_of(&columns, name)?;
-                        if found != known {
-                            return Ok(Some(found));
-                        }
+            let plan = if let Some(plan) = &mut plan {
+                plan
+            } else {
+                let columns = column::columns(row.columns());
+                if let (Some(name), Some(known)) = (job.moment_column(), types.moment) {
+                    let found = moment_type_of(&columns, name)?;
+                    if found != known {
+                        return Ok(Some(found));
                     }
-                    let of = Asked { job, types, batch: read.batch, days: days.as_ref() };
-                    plan.insert(Plan::new(of, &columns, &self.settings.column)?)
                 }
+                plan.insert(Plan::new(asked, days.as_ref(), &columns, &self.settings.column)?)
             };
             plan.push(&row, rows)?;
             turn += 1;
@@ -331,6 +324,14 @@ impl Source for PostgresSource {
     ) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(self.read_batch(job, read, rows))
     }
+}
+
+/// A read of a job's rows, with parameters of these types.
+#[derive(Clone, Copy)]
+struct Asked<'r> {
+    job: &'r Job,
+    types: ParameterTypes,
+    read: Read<'r>,
 }
 
 /// Which tenants to read.
@@ -403,12 +404,8 @@ fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadE
 /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
 /// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
 /// one after its last. A job for the whole fleet gives it only the two dates or moments.
-fn arguments(
-    job: &Job,
-    types: ParameterTypes,
-    read: Read<'_>,
-    days: Option<&BatchDays>,
-) -> Result<PgArguments, ReadError> {
+fn arguments(asked: Asked<'_>, days: Option<&BatchDays>) -> Result<PgArguments, ReadError> {
+    let Asked { job, types, read } = asked;
     let mut arguments = PgArguments::default();
     if let Some(id) = types.id {
         arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
@@ -439,15 +436,7 @@ fn arguments(
 pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<PgArguments, ReadError> {
     let batch = Batch::new(Arc::default(), [].into());
     let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
-    arguments(job, types, read, None)
-}
-
-/// What the rows of a query answer.
-struct Asked<'j> {
-    job: &'j Job,
-    types: ParameterTypes,
-    batch: &'j Batch,
-    days: Option<&'j BatchDays>,
+    arguments(Asked { job, types, read }, None)
 }
 
 /// How to read the rows of one batch. It is made anew from each batch's first row, which takes
@@ -468,8 +457,13 @@ struct TenantColumn {
 }
 
 impl<'j> Plan<'j> {
-    fn new(of: Asked<'j>, columns: &[Column], tenant_column: &str) -> Result<Self, ReadError> {
-        let Asked { job, types, batch, days } = of;
+    fn new(
+        asked: Asked<'j>,
+        days: Option<&'j BatchDays>,
+        columns: &[Column],
+        tenant_column: &str,
+    ) -> Result<Self, ReadError> {
+        let Asked { job, types, read } = asked;
         let missing = |name: &str| {
             let message = format!("the query returns no column `{name}`");
             ReadError::Other(SourceErrorKind::Definition, message)
@@ -482,7 +476,7 @@ impl<'j> Plan<'j> {
                 let message = wrong_tenant_column(column, id);
                 return Err(ReadError::Other(SourceErrorKind::Definition, message));
             }
-            let (column, slots) = (column.clone(), Slots::new(id, batch)?);
+            let (column, slots) = (column.clone(), Slots::new(id, read.batch)?);
             tenant = Some(TenantColumn { index, column, id, slots });
         }
         let mut keys = Vec::new();
