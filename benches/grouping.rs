@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use preheat::domain::entry::entries;
@@ -20,7 +20,7 @@ use preheat::domain::json::{Case, ColumnType, Encoding, Profile};
 use preheat::domain::key::KeyTemplate;
 use preheat::domain::layout::{Checks, Layout};
 use preheat::domain::order::{Comparison, OrderColumn};
-use preheat::domain::row::{KeyText, Rows, RowsFull};
+use preheat::domain::row::{KeyText, Rows, RowsFull, SlotDay};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::{Batch, IdClass, Tenants};
 
@@ -106,13 +106,11 @@ fn sorted_products(bencher: Bencher<'_, '_>, number: impl Fn(usize) -> usize) {
 fn slots(bencher: Bencher<'_, '_>) {
     let today = NaiveDate::from_ymd_opt(2026, 3, 1).unwrap();
     let job = job(&["slots:{tenant_id}:{date}"], Some(DAYS));
-    let dates: Vec<String> =
-        (0..DAYS).map(|day| (today + Days::new(day.into())).to_string()).collect();
-    let mut rows = empty_rows(1);
+    let mut rows = empty_rows(0);
     for _ in 0..SLOTS {
-        for date in &dates {
-            for tenant in 0..TENANTS {
-                push(&mut rows, tenant, &[b'x'; 150], date);
+        for day in 0..DAYS {
+            for slot in 0..TENANTS {
+                push(&mut rows, SlotDay { slot, day: Some(day) }, &[b'x'; 150], "");
             }
         }
     }
@@ -139,9 +137,9 @@ fn empty_rows(key_columns: usize) -> Rows {
     rows
 }
 
-fn push(rows: &mut Rows, slot: u32, json: &[u8], key: &str) {
+fn push(rows: &mut Rows, of: impl Into<SlotDay>, json: &[u8], key: &str) {
     let pushed: Result<(), RowsFull> = rows.push(
-        slot,
+        of,
         |out| {
             out.extend_from_slice(json);
             Ok(())
@@ -185,7 +183,7 @@ fn job(templates: &[&str], days: Option<u16>) -> Job {
         tables: Vec::new(),
         scope: Scope::Tenants,
         query: Query { sql: "".into(), file: None, order: Vec::new() },
-        dates: days.map(|days| Dates { days, zone: DateZone::Fixed(chrono_tz::UTC) }),
+        dates: days.map(|days| Dates { days, zone: DateZone::Fixed(chrono_tz::UTC), column: None }),
         keys: templates.iter().map(key).collect(),
         encoding: Encoding {
             profile: Profile::Drizzle,

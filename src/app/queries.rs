@@ -227,6 +227,7 @@ pub(super) async fn check_tenants(source: &PostgresSource) -> Result<Vec<Problem
             | QueryPlace::Unique(_)
             | QueryPlace::Timezone
             | QueryPlace::Order(_)
+            | QueryPlace::DateColumn
             | QueryPlace::Omit(_)
             | QueryPlace::Columns(_) => None,
         };
@@ -264,6 +265,7 @@ fn shown_in_file(files: &JobFiles, name: &JobName, problem: QueryProblem) -> Pro
             field = format!("query.order.{index}");
             Place::Field(&field)
         }
+        QueryPlace::DateColumn => Place::Field("dates.column"),
         QueryPlace::Omit(_) => Place::Field("encode.omit"),
         QueryPlace::Columns(column) => {
             field = format!("encode.columns.{column}");

@@ -322,8 +322,14 @@ impl Check<'_> {
             });
             self.problem(self.at(&zone.at, unknown_zone(&zone.value)).hint(hint));
         }
-        let zone = fixed.or(column)?;
-        Some(Dates { days: days?.try_into().ok()?, zone })
+        let zone = fixed.or(column);
+        let column = dates.value.column.as_ref();
+        if let Some(empty) = column.filter(|column| column.value.trim().is_empty()) {
+            let problem = self.at(&empty.at, "this is empty");
+            self.problem(problem.hint("name a column of the query, such as `starts_at`"));
+        }
+        let column = column.map(|column| column.value.clone());
+        Some(Dates { days: days?.try_into().ok()?, zone: zone?, column })
     }
 
     fn keys(

@@ -105,7 +105,7 @@ pub(super) struct TableFields {
 #[schemars(deny_unknown_fields, inline)]
 #[schemars(extend("oneOf" = [{ "required": ["sql"] }, { "required": ["file"] }]))]
 pub(super) struct QueryFile {
-    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` are the arrays of their first and last dates. Its rows contain the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, a column `date`. A list has a tenant's rows in the order in which the query returns them, unless `order` says another one.
+    /// The query. `$1` is the array of the batch's tenant ids; with `[dates]`, `$2` and `$3` say for which dates, see `dates.column`: two moments for the whole batch, or else the arrays of the tenants' first and last dates. Its rows contain the tenant's id in the column that `tenants.column` names, the columns of the keys' placeholders and, with `[dates]`, the column that `dates.column` names, or else a column `date`. A list has a tenant's rows in the order in which the query returns them, unless `order` says another one.
     pub(super) sql: Option<Located<String>>,
     /// A file in the jobs folder that holds the query.
     pub(super) file: Option<Located<String>>,
@@ -124,6 +124,9 @@ pub(super) struct DatesFile {
     /// The time zone that decides which day is today: `tenant.COLUMN` for a column of the tenant query that holds the zone's name, or the name of a zone.
     #[schemars(required, extend("examples" = ["tenant.timezone", "Europe/Berlin"]))]
     pub(super) timezone: Option<Located<String>>,
+    /// The column of the query that says when a row is. preheat computes the row's date from it: the local date, in the time zone of `timezone`, of a `timestamptz`, or the date of a `timestamp` or `date`. `$2` and `$3` are then moments of the column's type: the first moment of all tenants' days, and the first one after them. If `column` is not set, the query returns the date as a column `date`.
+    #[schemars(extend("examples" = ["starts_at"]))]
+    pub(super) column: Option<Located<String>>,
 }
 
 /// One kind of key.
@@ -241,7 +244,11 @@ impl Value for DatesFile {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader) -> Option<Self> {
         let table = table(value, path, reader)?;
         let mut fields = Fields::new(table, Some(value.span()), path, reader);
-        let read = Self { days: fields.required("days"), timezone: fields.required("timezone") };
+        let read = Self {
+            days: fields.required("days"),
+            timezone: fields.required("timezone"),
+            column: fields.optional("column"),
+        };
         fields.finish();
         Some(read)
     }

@@ -37,14 +37,10 @@ pub fn zone(name: &str) -> Option<Tz> {
     name.parse().ok().or_else(other_case)
 }
 
-/// A tenant's "today" at a moment. `tenant` is `None` for a job without tenants.
-pub fn today(
-    dates: &Dates,
-    tenant: Option<Tenant<'_>>,
-    at: DateTime<Utc>,
-) -> Result<NaiveDate, ZoneError> {
-    let zone = match &dates.zone {
-        DateZone::Fixed(zone) => *zone,
+/// A tenant's time zone. `tenant` is `None` for a job without tenants.
+pub fn zone_of(dates: &Dates, tenant: Option<Tenant<'_>>) -> Result<Tz, ZoneError> {
+    match &dates.zone {
+        DateZone::Fixed(zone) => Ok(*zone),
         DateZone::TenantColumn(column) => {
             let Some(name) = tenant.and_then(|tenant| tenant.column(column)) else {
                 return Err(ZoneError::Missing { column: column.clone() });
@@ -52,10 +48,18 @@ pub fn today(
             zone(name).ok_or_else(|| ZoneError::Unknown {
                 column: column.clone(),
                 found: name.to_owned(),
-            })?
+            })
         }
-    };
-    Ok(at.with_timezone(&zone).date_naive())
+    }
+}
+
+/// A tenant's "today" at a moment. `tenant` is `None` for a job without tenants.
+pub fn today(
+    dates: &Dates,
+    tenant: Option<Tenant<'_>>,
+    at: DateTime<Utc>,
+) -> Result<NaiveDate, ZoneError> {
+    Ok(at.with_timezone(&zone_of(dates, tenant)?).date_naive())
 }
 
 /// Removes the tenants without a valid time zone from `positions` of a list, and hands each of them, with the
@@ -102,6 +106,12 @@ pub fn all(first: NaiveDate, days: u16) -> impl Iterator<Item = NaiveDate> {
     first.iter_days().take(usize::from(days))
 }
 
+/// The position of a date among `days` dates, of which `first` is the first; `None` if it is none of them.
+pub fn position(first: NaiveDate, days: u16, date: NaiveDate) -> Option<u16> {
+    let after = date.signed_duration_since(first).num_days();
+    u16::try_from(after).ok().filter(|position| *position < days)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +120,8 @@ mod tests {
     fn local(zone: &str, at: &str) -> Result<String, ZoneError> {
         let mut list = Tenants::with_columns(["timezone"]);
         list.push("a", [Some(zone)]);
-        let dates = Dates { days: 7, zone: DateZone::TenantColumn("timezone".to_owned()) };
+        let zone = DateZone::TenantColumn("timezone".to_owned());
+        let dates = Dates { days: 7, zone, column: None };
         today(&dates, list.get(0), at.parse().unwrap()).map(|date| date.to_string())
     }
 

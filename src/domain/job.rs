@@ -182,8 +182,8 @@ impl Job {
         }
     }
 
-    /// The query's columns that the job's keys need, each once; `date` is last where a key has a date.
-    /// A row carries the texts of these columns in this order.
+    /// The query's columns that the job's keys need, each once, without the one of the date. A row carries
+    /// the texts of these columns in this order.
     pub fn key_columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();
         for column in self.keys.iter().flat_map(|key| key.template.columns()) {
@@ -191,10 +191,19 @@ impl Job {
                 columns.push(column);
             }
         }
-        if self.keys.iter().any(|key| key.template.has_date()) {
-            columns.push(DATE_COLUMN);
-        }
         columns
+    }
+
+    /// The query's column that says on which day a row is; `None` if no key has a date.
+    pub fn date_column(&self) -> Option<&str> {
+        let has_date = || self.keys.iter().any(|key| key.template.has_date());
+        self.moment_column().or_else(|| has_date().then_some(DATE_COLUMN))
+    }
+
+    /// The query's column whose moments decide on which day a row is; `None` if the query returns the date
+    /// itself, or the job has no dates.
+    pub fn moment_column(&self) -> Option<&str> {
+        self.dates.as_ref()?.column.as_deref()
     }
 }
 
@@ -219,7 +228,8 @@ impl Table {
     }
 }
 
-/// The column of the query that holds a row's date, for keys with `{date}`.
+/// The column of the query that holds a row's date, for keys with `{date}`, where `dates.column` names no
+/// other one.
 pub const DATE_COLUMN: &str = "date";
 
 /// What happens if a job is due while a run of it is under way.
@@ -260,6 +270,9 @@ pub struct Dates {
     pub days: u16,
     /// The time zone that decides which date is today.
     pub zone: DateZone,
+    /// The column of the query whose moment decides a row's date, in that zone; `None` where the query
+    /// returns the date as [`DATE_COLUMN`].
+    pub column: Option<String>,
 }
 
 /// The time zone in which a date is "today".

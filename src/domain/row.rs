@@ -44,8 +44,25 @@ pub struct Rows {
 #[derive(Clone, Debug)]
 struct Row {
     slot: u32,
+    day: Option<u16>,
     chunk: u32,
     json: Range<u32>,
+}
+
+/// Whose a row is, and on which day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotDay {
+    /// The slot of the row's tenant.
+    pub slot: u32,
+    /// The position of the row's date among the tenant's dates; `None` if it is none of them.
+    pub day: Option<u16>,
+}
+
+/// The row of a job without dates.
+impl From<u32> for SlotDay {
+    fn from(slot: u32) -> Self {
+        Self { slot, day: None }
+    }
 }
 
 /// This bit marks an end in `key_ends` whose column is NULL; offsets stay far below it.
@@ -143,25 +160,25 @@ impl Rows {
         self.order_ends.shrink_to(keep / 64);
     }
 
-    /// Adds a row of the tenant in `slot`. First `write` appends the row's JSON to the buffer that it
+    /// Adds a row of a tenant. First `write` appends the row's JSON to the buffer that it
     /// gets. Then `keys`, called once for each key column, appends the column's text, or returns that
     /// it is NULL.
     ///
     /// If one of the calls fails, no row is added.
     pub fn push<E: From<RowsFull>>(
         &mut self,
-        slot: u32,
+        of: impl Into<SlotDay>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
         keys: impl FnMut(usize, &mut Vec<u8>) -> Result<KeyText, E>,
     ) -> Result<(), E> {
-        self.push_ordered(slot, write, keys, |_| Ok(()))
+        self.push_ordered(of, write, keys, |_| Ok(()))
     }
 
     /// Like [`Self::push`]; at last, `order` appends the row's order key: bytes that are never empty
     /// and whose order is that of the rows. Either all rows of a batch have one, or none.
     pub fn push_ordered<E: From<RowsFull>>(
         &mut self,
-        slot: u32,
+        of: impl Into<SlotDay>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
         mut keys: impl FnMut(usize, &mut Vec<u8>) -> Result<KeyText, E>,
         order: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -196,7 +213,8 @@ impl Rows {
         }
         self.json_bytes += end - start;
         self.longest = self.longest.max((end - start).min(MOST_ROOM));
-        self.rows.push(Row { slot, chunk: offset(index), json: offset(start)..offset(end) });
+        let SlotDay { slot, day } = of.into();
+        self.rows.push(Row { slot, day, chunk: offset(index), json: offset(start)..offset(end) });
         if self.bytes() > self.limit.bytes() {
             return Err(RowsFull { limit: self.limit }.into());
         }
@@ -242,6 +260,11 @@ impl Rows {
     /// The slot of a row's tenant.
     pub fn slot(&self, row: usize) -> Option<usize> {
         self.rows.get(row).map(|row| row.slot as usize)
+    }
+
+    /// The position of a row's date among the dates of its tenant; `None` if it is none of them.
+    pub fn day(&self, row: usize) -> Option<u16> {
+        self.rows.get(row)?.day
     }
 
     /// A row's JSON.

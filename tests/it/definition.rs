@@ -288,6 +288,10 @@ fn dates_tables_and_columns_are_checked() {
         dates("Berlin"),
         dates("tenant."),
         dates("timezone"),
+        dates("UTC") + "column = \" \"\n",
+        dates("UTC") + "column = 3\n",
+        dates("UTC") + "columns = \"starts_at\"\n",
+        format!("{GOOD}[dates]\ndays = 7\ntimezone = \"UTC\"\ncolumn = \"starts_at\"\n"),
         with("tables = [\"products\", \"products\", \"\", \"a.b.c\"]"),
         with(
             "tables = [{ name = \"pets\", tenant = \"owner\", sql = \"select 1\" }, { name = \"x\", tenant = \"\" }]"
@@ -299,6 +303,9 @@ fn dates_tables_and_columns_are_checked() {
     let files = check(&[("a.toml", &dates("europe/berlin"))]).unwrap();
     let zone = &files.jobs().values().next().unwrap().dates.as_ref().unwrap().zone;
     assert_eq!(*zone, DateZone::Fixed(chrono_tz::Europe::Berlin));
+    let files = check(&[("a.toml", &(dates("UTC") + "column = \"starts_at\"\n"))]).unwrap();
+    let job = files.jobs().values().next().unwrap();
+    assert_eq!((job.moment_column(), job.date_column()), (Some("starts_at"), Some("starts_at")));
 }
 
 #[test]

@@ -73,6 +73,22 @@ pub(super) fn has_parameter(sql: &str) -> bool {
     false
 }
 
+/// The byte at which a query first uses the parameter with this number.
+pub(super) fn place_of_parameter(sql: &str, number: usize) -> Option<usize> {
+    let name = format!("${number}");
+    let mut rest = sql;
+    while !rest.is_empty() {
+        let after = rest.strip_prefix(&name);
+        if after.is_some_and(|after| !after.starts_with(|char: char| char.is_ascii_digit()))
+            && !before(rest, sql).ends_with(is_name)
+        {
+            return Some(sql.len() - rest.len());
+        }
+        rest = after_token(rest, sql).unwrap_or_default();
+    }
+    None
+}
+
 /// The rest of the SQL after its first token: a string, a quoted name, a comment, or else one
 /// character. `None` if the token does not end.
 fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
@@ -183,6 +199,9 @@ mod tests {
         for sql in ["select $1", "select a from t where b=any($1)", "select '$$', $2 -- $", "$1"] {
             assert!(has_parameter(sql), "{sql}");
         }
+        let sql = "-- $2\nselect '$2', a$2, $20 where a > $2 and b < $2";
+        assert_eq!(place_of_parameter(sql, 2), sql.find("$2 and"));
+        assert_eq!(place_of_parameter(sql, 3), None);
         for sql in
             ["", "select '$1'", "select 1 -- $1", "/* $1 */", "select a$1", "select $a$ $1 $a$"]
         {

@@ -8,6 +8,7 @@ mod describe;
 mod error;
 mod history;
 mod id;
+mod moment;
 mod pages;
 mod read_error;
 mod session;

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use sqlx::{Arguments, AssertSqlSafe, Row};
 
-use crate::domain::job::{Job, Scope};
+use crate::domain::job::Job;
 use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 
 use super::read_error::{ReadError, in_time, refused};
-use super::source::{PostgresSource, arguments, finish, learns_types, value};
+use super::source::{PostgresSource, finish, learns_types, value};
 use super::{Access, Transaction};
 
 /// Runs the query, keeps its rows in the server and reports its plan. The time of each node would
@@ -93,11 +93,8 @@ impl PostgresSource {
         job: &Job,
         read: Read<'_>,
     ) -> Result<Pages, ReadError> {
-        let id = match job.scope {
-            Scope::Tenants => Some(self.id_type(transaction).await?),
-            Scope::Fleet => None,
-        };
-        let arguments = arguments(job, id, read)?;
+        let asked = self.ask(transaction, job, read).await?;
+        let arguments = asked.arguments(asked.days().as_ref())?;
         let given = arguments.len();
         let explain = AssertSqlSafe(format!("{EXPLAIN}{}", job.query.sql));
         let explain = sqlx::query_with(explain, arguments).persistent(false);

@@ -70,6 +70,11 @@ impl ReadError {
         }
     }
 
+    /// Whether the server or the driver refused the query itself.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.kind() == SourceErrorKind::Definition && !self.is_of_no_statement()
+    }
+
     /// The same error for a query that follows `before` characters in the text that the server got.
     pub(super) fn after(self, before: usize) -> Self {
         match self {

@@ -13,14 +13,16 @@ use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Executor, Row, ValueRe
 use tokio::time::timeout;
 
 use crate::domain::date;
+use crate::domain::day::{BatchDays, MomentType};
 use crate::domain::job::{Job, Scope};
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::order::Comparison;
-use crate::domain::row::{KeyText, Rows, RowsFull};
+use crate::domain::row::{KeyText, Rows, RowsFull, SlotDay};
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
 use super::id::{ID_TYPES, IdArray, IdType, Slots};
+use super::moment::{DayColumn, KnownMoments, Moment, ParameterTypes, moment_type_of};
 use super::read_error::{ReadError, in_time, refused};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
 
@@ -47,6 +49,8 @@ pub struct PostgresSource {
     among: Arc<str>,
     /// The type of the ids, as of the last tenant list.
     id_type: Mutex<Option<IdType>>,
+    /// The types of the jobs' `dates.column`.
+    pub(super) moments: KnownMoments,
 }
 
 /// The columns of the tenant query, and the type of the ids.
@@ -59,7 +63,8 @@ impl PostgresSource {
     /// A source that reads this database.
     pub fn new(database: Arc<Database>, settings: TenantsSettings) -> Self {
         let among = among(&settings.sql).into();
-        Self { database, settings, access: Access::AsSet, among, id_type: Mutex::default() }
+        let (id_type, moments) = (Mutex::default(), KnownMoments::default());
+        Self { database, settings, access: Access::AsSet, among, id_type, moments }
     }
 
     /// The same source for commands that only look (plan, audit, verifier): the server refuses
@@ -107,7 +112,10 @@ impl PostgresSource {
     ) -> Result<Tenants, ReadError> {
         let shape = self.tenants_shape(transaction).await?;
         let (sql, arguments) = match which {
-            Which::All => (&self.settings.sql, PgArguments::default()),
+            Which::All => {
+                self.moments.forget();
+                (&self.settings.sql, PgArguments::default())
+            }
             Which::Among(ids) => (&self.among, arguments_among(shape.id, ids)?),
         };
         let names = shape.columns.iter().skip(1).map(|column| column.name.as_str());
@@ -218,29 +226,74 @@ impl PostgresSource {
         read: Read<'_>,
         rows: &mut Rows,
     ) -> Result<(), ReadError> {
+        let asked = self.ask(transaction, job, read).await?;
+        let Some(other) = self.read_rows(transaction, asked, rows).await? else { return Ok(()) };
+        self.moments.note(job, other);
+        let types = ParameterTypes { moment: Some(other), ..asked.types };
+        let asked = Asked { types, ..asked };
+        if self.read_rows(transaction, asked, rows).await?.is_none() {
+            return Ok(());
+        }
+        let message = "the type of `dates.column` changes with that of the parameters; \
+                       hint: cast the column"
+            .to_owned();
+        Err(ReadError::Other(SourceErrorKind::Definition, message))
+    }
+
+    /// The read, with the types of its parameters, as far as they are known or as the query is described.
+    pub(super) async fn ask<'r>(
+        &self,
+        transaction: &mut Transaction,
+        job: &'r Job,
+        read: Read<'r>,
+    ) -> Result<Asked<'r>, ReadError> {
         let id = match job.scope {
             Scope::Tenants => Some(self.id_type(transaction).await?),
             Scope::Fleet => None,
         };
-        let arguments = arguments(job, id, read)?;
+        let moment = self.moment_type(transaction, job, id).await?;
+        Ok(Asked { job, types: ParameterTypes { id, moment }, read })
+    }
+
+    /// Reads the rows of a query. If the job's `dates.column` turns out to have another type than asked
+    /// for, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
+    async fn read_rows(
+        &self,
+        transaction: &mut Transaction,
+        asked: Asked<'_>,
+        rows: &mut Rows,
+    ) -> Result<Option<MomentType>, ReadError> {
+        let Asked { job, types, .. } = asked;
+        let days = asked.days();
+        let arguments = asked.arguments(days.as_ref())?;
         let given = arguments.len();
         let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
         let query = sqlx::query_with(sql, arguments).persistent(false);
         // One stream fewer around each row than `query.fetch` has.
         let mut stream = (&mut **transaction).fetch_many(query);
         let mut plan = None;
+        let mut turn = 0;
         while let Some(next) = stream.try_next().await.map_err(|error| refused(error, given))? {
             let Either::Right(row) = next else { continue };
-            let plan = match &mut plan {
-                Some(plan) => plan,
-                None => plan.insert(Plan::new(job, row.columns(), id, self, read.batch)?),
+            let plan = if let Some(plan) = &mut plan {
+                plan
+            } else {
+                let columns = column::columns(row.columns());
+                if let (Some(name), Some(known)) = (job.moment_column(), types.moment) {
+                    let found = moment_type_of(&columns, name)?;
+                    if found != known {
+                        return Ok(Some(found));
+                    }
+                }
+                plan.insert(Plan::new(asked, days.as_ref(), &columns, &self.settings.column)?)
             };
             plan.push(&row, rows)?;
-            if rows.len().is_multiple_of(ROWS_A_TURN) {
+            turn += 1;
+            if turn % ROWS_A_TURN == 0 {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     pub(super) async fn begin(
@@ -281,6 +334,54 @@ impl Source for PostgresSource {
         rows: &'a mut Rows,
     ) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(self.read_batch(job, read, rows))
+    }
+}
+
+/// A read of a job's rows, with parameters of these types.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'r> {
+    job: &'r Job,
+    types: ParameterTypes,
+    read: Read<'r>,
+}
+
+impl Asked<'_> {
+    /// The days of the batch; `None` if the job has no dates.
+    pub(super) fn days(self) -> Option<BatchDays> {
+        let ty = self.types.moment.unwrap_or(MomentType::Date);
+        let Read { batch, first_dates, .. } = self.read;
+        self.job.dates.as_ref().map(|dates| BatchDays::new(dates, ty, batch, first_dates))
+    }
+
+    /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
+    /// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
+    /// one after its last. A job for the whole fleet gives it only the two dates or moments.
+    pub(super) fn arguments(self, days: Option<&BatchDays>) -> Result<PgArguments, ReadError> {
+        let Self { job, types, read } = self;
+        let mut arguments = PgArguments::default();
+        if let Some(id) = types.id {
+            arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
+        }
+        if let Some(ty) = types.moment {
+            let bounds = days.and_then(BatchDays::bounds);
+            let (start, end) = bounds.map(|bounds| (bounds.start, bounds.end)).unzip();
+            arguments.add(Moment { ty, at: start }).map_err(sqlx::Error::Encode)?;
+            arguments.add(Moment { ty, at: end }).map_err(sqlx::Error::Encode)?;
+        } else if let Some(dates) = &job.dates {
+            let first = read.first_dates;
+            let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
+            match job.scope {
+                Scope::Tenants => {
+                    arguments.add(first).map_err(sqlx::Error::Encode)?;
+                    arguments.add(last).map_err(sqlx::Error::Encode)?;
+                }
+                Scope::Fleet => {
+                    arguments.add(first.first().copied()).map_err(sqlx::Error::Encode)?;
+                    arguments.add(last.first().copied()).map_err(sqlx::Error::Encode)?;
+                }
+            }
+        }
+        Ok(arguments)
     }
 }
 
@@ -351,32 +452,11 @@ fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadE
     Ok(arguments)
 }
 
-/// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
-/// tenant's first and last date. A job for the whole fleet gives it only the two dates.
-pub(super) fn arguments(
-    job: &Job,
-    id: Option<IdType>,
-    read: Read<'_>,
-) -> Result<PgArguments, ReadError> {
-    let mut arguments = PgArguments::default();
-    if let Some(id) = id {
-        arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
-    }
-    if let Some(dates) = &job.dates {
-        let first = read.first_dates;
-        let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
-        match job.scope {
-            Scope::Tenants => {
-                arguments.add(first).map_err(sqlx::Error::Encode)?;
-                arguments.add(last).map_err(sqlx::Error::Encode)?;
-            }
-            Scope::Fleet => {
-                arguments.add(first.first().copied()).map_err(sqlx::Error::Encode)?;
-                arguments.add(last.first().copied()).map_err(sqlx::Error::Encode)?;
-            }
-        }
-    }
-    Ok(arguments)
+/// The query's parameters for a batch of no tenants.
+pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<PgArguments, ReadError> {
+    let batch = Batch::new(Arc::default(), [].into());
+    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
+    Asked { job, types, read }.arguments(None)
 }
 
 /// How to read the rows of one batch. It is made anew from each batch's first row, which takes
@@ -384,6 +464,7 @@ pub(super) fn arguments(
 struct Plan<'j> {
     job: &'j Job,
     tenant: Option<TenantColumn>,
+    day: Option<DayColumn<'j>>,
     keys: Vec<(usize, Column)>,
     /// The columns of `query.order`.
     order: Vec<(usize, Comparison)>,
@@ -399,23 +480,22 @@ struct TenantColumn {
 
 impl<'j> Plan<'j> {
     fn new(
-        job: &'j Job,
-        columns: &[PgColumn],
-        id: Option<IdType>,
-        source: &PostgresSource,
-        batch: &Batch,
+        asked: Asked<'j>,
+        days: Option<&'j BatchDays>,
+        columns: &[Column],
+        tenant_column: &str,
     ) -> Result<Self, ReadError> {
-        let columns = column::columns(columns);
+        let Asked { job, types, read } = asked;
         let definition = |message| ReadError::Other(SourceErrorKind::Definition, message);
         let missing = |name: &str| definition(format!("the query returns no column `{name}`"));
-        let named = |name: &str| column::named(&columns, name).ok_or_else(|| missing(name));
+        let named = |name: &str| column::named(columns, name).ok_or_else(|| missing(name));
         let mut tenant = None;
-        if let Some(id) = id {
-            let (index, column) = named(&source.settings.column)?;
+        if let Some(id) = types.id {
+            let (index, column) = named(tenant_column)?;
             if !id.fits(&column.ty) {
                 return Err(definition(wrong_tenant_column(column, id)));
             }
-            let (column, slots) = (column.clone(), Slots::new(id, batch)?);
+            let (column, slots) = (column.clone(), Slots::new(id, read.batch)?);
             tenant = Some(TenantColumn { index, column, id, slots });
         }
         let mut keys = Vec::new();
@@ -423,6 +503,10 @@ impl<'j> Plan<'j> {
             let (index, column) = named(name)?;
             keys.push((index, column.clone()));
         }
+        let day = match (job.date_column(), days) {
+            (Some(name), Some(days)) => Some(DayColumn::new(job, named(name)?, days)),
+            (None, _) | (_, None) => None,
+        };
         let mut order = Vec::new();
         for entry in &job.query.order {
             let (index, column) = named(entry.name())?;
@@ -430,11 +514,11 @@ impl<'j> Plan<'j> {
                 .map_err(|problem| definition(format!("{problem}; hint: {}", problem.hint())))?;
             order.push((index, comparison));
         }
-        let encoder = RowEncoder::new(&job.encoding, &columns).map_err(|problems| {
+        let encoder = RowEncoder::new(&job.encoding, columns).map_err(|problems| {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
             definition(problems.join("; "))
         })?;
-        Ok(Self { job, tenant, keys, order, encoder })
+        Ok(Self { job, tenant, day, keys, order, encoder })
     }
 
     fn push(&mut self, row: &PgRow, rows: &mut Rows) -> Result<(), ReadError> {
@@ -442,9 +526,14 @@ impl<'j> Plan<'j> {
             Some(tenant) => tenant.slot(row)?,
             None => 0,
         };
+        let of = match &self.day {
+            Some(day) => day.of(row, slot)?,
+            None => Some(SlotDay::from(slot)),
+        };
+        let Some(of) = of else { return Ok(()) };
         let Self { job, keys, order, encoder, .. } = self;
         let pushed: Result<(), RowError> = rows.push_ordered(
-            slot,
+            of,
             |out| Ok(encoder.encode(|index| value(row, index), out)?),
             |position, out| {
                 let Some((index, column)) = keys.get(position) else { return Ok(KeyText::Null) };

@@ -492,7 +492,8 @@ fn dates_text(dates: &Dates) -> String {
         DateZone::Fixed(zone) => zone.to_string(),
         DateZone::TenantColumn(column) => format!("tenant.{column}"),
     };
-    format!("{} days from today in {zone}", dates.days)
+    let by = dates.column.as_ref().map(|column| format!(", by `{column}`")).unwrap_or_default();
+    format!("{} days from today in {zone}{by}", dates.days)
 }
 
 impl Plan {

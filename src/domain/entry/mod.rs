@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate};
 use rapidhash::fast::RandomState;
 
-use super::job::{DATE_COLUMN, Job, Key, KeyKind, Scope, Shape, Share};
+use super::job::{Job, Key, KeyKind, Scope, Shape, Share};
 use super::key::{Part, Placeholder};
 use super::layout::{Ambiguity, Checks, Template, says_owner};
 use super::report::{Failure, FailureKind};
@@ -116,7 +116,7 @@ impl<'r> Value<'r> {
 /// Groups a batch's rows by key. Within a value, the rows stand in the order of their order keys, or
 /// in the order of arrival if they have none.
 ///
-/// `rows` carry the texts of [`Job::key_columns`]. `first_dates` is the "today" of each slot; it is
+/// `rows` carry the texts of [`Job::key_columns`] and, for a job with dates, each row's day. `first_dates` is the "today" of each slot; it is
 /// empty if the job has no dates. A row belongs to no value of a key if one of its key columns is NULL,
 /// or if its date is not among its tenant's dates. A tenant whose `{tenant.COLUMN}` is NULL has no such
 /// key. `checks` are the job's checks: a key that may belong to another tenant is not written and
@@ -203,10 +203,6 @@ struct GroupDates<'a> {
     /// The first date of each slot.
     first: &'a [NaiveDate],
     days: u16,
-    /// The position of the date's text among a row's key columns.
-    column: usize,
-    /// Parsed texts: a batch has many rows and few different dates.
-    read: HashMap<Box<[u8]>, Option<NaiveDate>, RandomState>,
 }
 
 impl<'a> Groups<'a> {
@@ -222,8 +218,6 @@ impl<'a> Groups<'a> {
         let dates = key.template.has_date().then(|| GroupDates {
             first: first_dates,
             days: job.dates.as_ref().map_or(0, |dates| dates.days),
-            column: position(DATE_COLUMN).unwrap_or(usize::MAX),
-            read: HashMap::default(),
         });
         let mut groups = Self {
             template,
@@ -272,14 +266,14 @@ impl<'a> Groups<'a> {
         let same = |column| rows.key(before, column) == rows.key(row, column);
         rows.slot(before) == rows.slot(row)
             && self.columns.iter().all(|&column| same(column))
-            && self.dates.as_ref().is_none_or(|dates| same(dates.column))
+            && (self.dates.is_none() || rows.day(before) == rows.day(row))
     }
 
     /// The group of a row; a new group is made if there is none yet. `None` if the row has no key.
     fn find(&mut self, rows: &Rows, row: usize) -> Option<usize> {
         let slot = rows.slot(row)?;
-        let day = match &mut self.dates {
-            Some(dates) => dates.day(slot, rows.key(row, dates.column)?)?,
+        let day = match &self.dates {
+            Some(dates) => rows.day(row).filter(|day| *day < dates.days)?,
             None => 0,
         };
         if self.template.key.template.is_static() {
@@ -428,22 +422,6 @@ impl<'a> Groups<'a> {
             }
         }
         Some(key)
-    }
-}
-
-impl GroupDates<'_> {
-    /// The position of a date among the dates of a slot; `None` if it is none of them.
-    fn day(&mut self, slot: usize, text: &[u8]) -> Option<u16> {
-        let first = *self.first.get(slot)?;
-        let date = if let Some(read) = self.read.get(text) {
-            *read
-        } else {
-            let date = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-            self.read.insert(text.into(), date);
-            date
-        };
-        let after = u16::try_from((date? - first).num_days()).ok()?;
-        (after < self.days).then_some(after)
     }
 }
 

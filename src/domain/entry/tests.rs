@@ -9,7 +9,7 @@ use crate::domain::job::tests::example;
 use crate::domain::job::{DateZone, Dates};
 use crate::domain::key::KeyTemplate;
 use crate::domain::layout::Layout;
-use crate::domain::row::{KeyText, RowsFull};
+use crate::domain::row::{KeyText, RowsFull, SlotDay};
 use crate::domain::tenant::Tenants;
 
 fn job(keys: &[(&str, Shape)]) -> Job {
@@ -49,11 +49,16 @@ fn whole(list: Tenants) -> Batch {
 type Line<'a> = (u32, &'a str, &'a [&'a str]);
 
 fn rows(lines: &[Line<'_>]) -> Rows {
+    on_days(&lines.iter().map(|line| (*line, None)).collect::<Vec<_>>())
+}
+
+/// Each row with its day.
+fn on_days(lines: &[(Line<'_>, Option<u16>)]) -> Rows {
     let mut rows = Rows::default();
-    rows.reset(lines.first().map_or(0, |line| line.2.len()), usize::MAX);
-    for (slot, json, keys) in lines {
+    rows.reset(lines.first().map_or(0, |(line, _)| line.2.len()), usize::MAX);
+    for ((slot, json, keys), day) in lines {
         let pushed: Result<(), RowsFull> = rows.push(
-            *slot,
+            SlotDay { slot: *slot, day: *day },
             |out| {
                 out.extend_from_slice(json.as_bytes());
                 Ok(())
@@ -87,6 +92,10 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
+}
+
+fn in_utc(days: u16) -> Dates {
+    Dates { days, zone: DateZone::Fixed(chrono_tz::UTC), column: None }
 }
 
 #[test]
@@ -191,17 +200,17 @@ fn an_object_with_a_key_of_its_own_needs_no_tenant_in_it() {
 #[test]
 fn hazard_12_each_tenant_has_its_own_dates_and_rows_of_others_are_in_none() {
     let mut job = lists(&["slots:{tenant_id}:{date}"]);
-    job.dates = Some(Dates { days: 2, zone: DateZone::TenantColumn("region".to_owned()) });
-    let rows = rows(&[
-        (0, "1", &["2026-02-28"]),
-        (0, "2", &["2026-03-01"]),
-        (0, "3", &["2026-03-02"]),
-        (1, "4", &["2026-02-28"]),
-        (1, "5", &["2026-03-02"]),
-        (1, "6", &["2026-03-01"]),
-        (1, "7", &["2026-03-02"]),
-        (1, "8", &["-"]),
-        (1, "9", &["not a date"]),
+    let zone = DateZone::TenantColumn("region".to_owned());
+    job.dates = Some(Dates { days: 2, zone, column: None });
+    let rows = on_days(&[
+        ((0, "1", &[]), Some(0)),
+        ((0, "2", &[]), Some(1)),
+        ((0, "3", &[]), None),
+        ((1, "4", &[]), None),
+        ((1, "5", &[]), Some(1)),
+        ((1, "6", &[]), Some(0)),
+        ((1, "7", &[]), Some(1)),
+        ((1, "8", &[]), Some(2)),
     ]);
     let first = [day("2026-02-28"), day("2026-03-01")];
     let found = entries(&job, &batch(&["a", "b"]), &first, &rows);
@@ -218,12 +227,8 @@ fn hazard_12_each_tenant_has_its_own_dates_and_rows_of_others_are_in_none() {
 #[test]
 fn hazard_12_dates_bound_keys_with_data_columns_as_well() {
     let mut job = lists(&["s:{tenant_id}:{date}:{kind}"]);
-    job.dates = Some(Dates { days: 1, zone: DateZone::Fixed(chrono_tz::UTC) });
-    let rows = rows(&[
-        (0, "1", &["x", "2026-03-01"]),
-        (0, "2", &["x", "2026-03-02"]),
-        (0, "3", &["x", "2026-02-28"]),
-    ]);
+    job.dates = Some(in_utc(1));
+    let rows = on_days(&[((0, "1", &["x"]), Some(0)), ((0, "2", &["x"]), None)]);
     let found = entries(&job, &batch(&["a"]), &[day("2026-03-01")], &rows);
     assert_eq!(written(&found), pairs(&[("s:a:2026-03-01:x", "[1]")]));
 }
@@ -335,8 +340,8 @@ fn a_fleet_job_has_one_slot_without_a_tenant() {
     assert_eq!(written(&found), pairs(&[("plans", "[]")]));
     job.keys.truncate(1);
     job.keys[0].template = KeyTemplate::parse("plans:{date}", "tenant_id").unwrap();
-    job.dates = Some(Dates { days: 1, zone: DateZone::Fixed(chrono_tz::UTC) });
-    let dated = rows(&[(0, "1", &["2026-03-01"])]);
+    job.dates = Some(in_utc(1));
+    let dated = on_days(&[((0, "1", &[]), Some(0))]);
     let found = entries(&job, &Batch::fleet(), &[day("2026-03-01")], &dated);
     assert_eq!(written(&found), pairs(&[("plans:2026-03-01", "[1]")]));
 }
@@ -401,23 +406,23 @@ proptest! {
     ) {
         let first = day("2026-03-01");
         let text = |offset: u8| (first + Days::new(offset.into())).to_string();
-        let keys: Vec<[String; 2]> = lines
+        let kinds: Vec<String> = lines
             .iter()
-            .map(|(_, _, kind, at)| {
-                [kind.map_or("-".to_owned(), |kind| format!("c{kind}")), text(*at)]
-            })
+            .map(|(_, _, kind, _)| kind.map_or("-".to_owned(), |kind| format!("c{kind}")))
             .collect();
-        let keys: Vec<[&str; 2]> =
-            keys.iter().map(|[kind, date]| [kind.as_str(), date.as_str()]).collect();
-        let table: Vec<Line<'_>> = lines
+        let kinds: Vec<[&str; 1]> = kinds.iter().map(|kind| [kind.as_str()]).collect();
+        let table: Vec<(Line<'_>, Option<u16>)> = lines
             .iter()
-            .zip(&keys)
-            .map(|((slot, json, ..), keys)| (*slot, json.as_str(), keys.as_slice()))
+            .zip(&kinds)
+            .map(|((slot, json, _, at), kind)| {
+                let day = at.checked_sub(1).map(u16::from).filter(|day| *day < 3);
+                ((*slot, json.as_str(), kind.as_slice()), day)
+            })
             .collect();
         let mut job = lists(&["all:{tenant_id}", "{tenant_id}:{kind}", "{tenant_id}@{date}"]);
         job.encoding.max_bytes = usize::MAX;
-        job.dates = Some(Dates { days: 3, zone: DateZone::Fixed(chrono_tz::UTC) });
-        let rows = rows(&table);
+        job.dates = Some(in_utc(3));
+        let rows = on_days(&table);
         let batch = batch(&["a", "b", "c", "d", "e"]);
         let found = entries(&job, &batch, &[first + Days::new(1); 5], &rows);
 

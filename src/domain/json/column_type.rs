@@ -212,7 +212,7 @@ impl ColumnType {
     }
 
     /// The type without domains around it.
-    pub(in crate::domain) fn base(&self) -> &Self {
+    pub fn base(&self) -> &Self {
         let mut ty = self;
         while let Self::Domain(inner) = ty {
             ty = inner;

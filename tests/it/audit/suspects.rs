@@ -141,7 +141,7 @@ async fn a_tenant_that_is_switched_off_meanwhile_is_no_finding() {
 
 /// A job with one key for each of three days, due every hour.
 fn dated() -> Job {
-    let dates = Dates { days: 3, zone: DateZone::Fixed(chrono_tz::UTC) };
+    let dates = Dates { days: 3, zone: DateZone::Fixed(chrono_tz::UTC), column: None };
     Job {
         schedule: Schedule::Every(Duration::from_hours(1)),
         ttl: Duration::from_hours(3),

@@ -21,7 +21,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{Days, NaiveDate};
 use preheat::domain::entry::{Entry, entries};
 use preheat::domain::job::{Dates, Job, JobName, Key, Overlap, Query, Scope, Shape, Share};
 use preheat::domain::json::{Case, Encoding, Profile};
@@ -92,7 +92,8 @@ pub(crate) fn batch(ids: &[&str]) -> Batch {
     Batch::new(Arc::new(list), (0..).take(ids.len()).collect())
 }
 
-/// Rows that were read: each with its slot, its JSON and its key columns.
+/// Rows that were read: each with its slot, its JSON, its key columns and, where the job's keys have dates,
+/// its date.
 pub(crate) type Found = Vec<(usize, String, Vec<Option<String>>)>;
 
 pub(crate) async fn read(
@@ -108,8 +109,13 @@ pub(crate) async fn read(
     source.read(job, read, &mut rows).await?;
     let text = |bytes: &[u8]| str::from_utf8(bytes).unwrap().to_owned();
     let found = (0..rows.len()).map(|row| {
-        let keys = (0..columns).map(|column| rows.key(row, column).map(text)).collect();
-        (rows.slot(row).unwrap(), text(rows.json(row)), keys)
+        let slot = rows.slot(row).unwrap();
+        let mut keys: Vec<_> = (0..columns).map(|column| rows.key(row, column).map(text)).collect();
+        if job.date_column().is_some() {
+            let date = |day: u16| (first_dates[slot] + Days::new(day.into())).to_string();
+            keys.push(rows.day(row).map(date));
+        }
+        (slot, text(rows.json(row)), keys)
     });
     Ok(found.collect())
 }

@@ -39,7 +39,18 @@ const DATED: &str = "select i.tenant_id, i.date, i.id from items i \
 fn dated() -> Job {
     let mut dated = job(DATED, &["d:{tenant_id}:{date}"]);
     dated.encoding.omit.push("date".to_owned());
-    with_dates(dated, Dates { days: 2, zone: DateZone::Fixed(chrono_tz::Tz::UTC) })
+    with_dates(dated, Dates { days: 2, zone: DateZone::Fixed(chrono_tz::Tz::UTC), column: None })
+}
+
+const OF_ALL_DAYS: &str = "select tenant_id, date, id from items \
+     where tenant_id = any($1) and date >= $2 and date < $3 order by id";
+
+/// The same by the moments of a column.
+fn by_column(column: &str, sql: &str) -> Job {
+    let mut job = dated();
+    job.query.sql = sql.into();
+    job.dates.as_mut().unwrap().column = Some(column.to_owned());
+    job
 }
 
 /// The tenants of a list, in the form of [`TENANTS`].
@@ -93,7 +104,10 @@ async fn conforms(source: &dyn Source) {
         row(0, 2, Some("2026-03-02")),
         row(1, 6, Some("2026-03-02")),
     ];
-    assert_eq!(read(source, &dated, &some, &days).await, Ok(expected));
+    assert_eq!(read(source, &dated, &some, &days).await, Ok(expected.clone()));
+    // So it does where the query returns the days of all of them.
+    let by_column = by_column("date", OF_ALL_DAYS);
+    assert_eq!(read(source, &by_column, &some, &days).await, Ok(expected));
 
     let fleet = fleet_job("select id from items order by id", &["all"]);
     let all = read(source, &fleet, &Batch::fleet(), &[]).await.unwrap();

@@ -33,7 +33,8 @@ fn coverage(world: &World, job: &str) -> Option<f64> {
 
 #[tokio::test]
 async fn coverage_is_what_is_in_the_cache_and_not_what_a_run_wrote() {
-    let dates = Dates { days: 2, zone: DateZone::TenantColumn("timezone".to_owned()) };
+    let dates =
+        Dates { days: 2, zone: DateZone::TenantColumn("timezone".to_owned()), column: None };
     let jobs = [
         job("list"),
         Job { keys: vec![key("dated:{tenant_id}:{date}")], dates: Some(dates), ..job("dated") },

@@ -143,7 +143,7 @@ fn of_all_kinds() -> Job {
         keys: ["all:{tenant_id}", "day:{tenant_id}:{date}", "kind:{tenant_id}:{kind}"]
             .map(key)
             .into(),
-        dates: Some(Dates { days: 3, zone }),
+        dates: Some(Dates { days: 3, zone, column: None }),
         ..job("kinds")
     }
 }

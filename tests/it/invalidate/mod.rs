@@ -227,7 +227,7 @@ async fn a_tenant_without_any_key_is_no_error() {
 #[tokio::test]
 async fn a_tenant_that_is_not_active_loses_the_keys_that_its_registered_columns_make() {
     let dated = Job {
-        dates: Some(Dates { days: 2, zone: DateZone::Fixed(chrono_tz::UTC) }),
+        dates: Some(Dates { days: 2, zone: DateZone::Fixed(chrono_tz::UTC), column: None }),
         keys: vec![
             key("slots:{tenant_id}:{date}"),
             Key { unique: Some("tenant.plan".to_owned()), ..key("plan:{tenant.plan}") },

@@ -185,7 +185,8 @@ async fn a_worker_that_stops_does_not_wait_for_the_rows() {
 
 #[tokio::test]
 async fn shared_keys_with_dates_are_those_of_the_tenants_dates() {
-    let dates = Some(Dates { days: 2, zone: DateZone::TenantColumn("timezone".to_owned()) });
+    let dates =
+        Some(Dates { days: 2, zone: DateZone::TenantColumn("timezone".to_owned()), column: None });
     let id = Key { unique: Some("id".to_owned()), ..key("pet:{id}:{date}") };
     let job = Job { keys: vec![id], dates, ..crate::engine::job("pets") };
     let world = Setup::new([job], tenants(2)).start();

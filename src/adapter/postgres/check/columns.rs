@@ -4,12 +4,14 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
 
+use crate::domain::day::MomentType;
 use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
 use crate::domain::json::{Column, ColumnProblem, ColumnType};
 use crate::domain::key::Placeholder;
 use crate::domain::order::{Comparison, OrderColumn};
 use crate::domain::spelling;
 
+use super::super::moment::no_moment;
 use super::super::read_error::ReadError;
 use super::super::source::TenantsShape;
 use super::super::{Transaction, column, describe, error};
@@ -39,8 +41,8 @@ pub(super) fn tenant_columns(job: &Job, shape: &TenantsShape, problems: &mut Vec
 }
 
 pub(super) fn key_columns(
-    index: usize,
-    key: &Key,
+    job: &Job,
+    (index, key): (usize, &Key),
     columns: &[Column],
     problems: &mut Vec<QueryProblem>,
 ) {
@@ -63,14 +65,17 @@ pub(super) fn key_columns(
     if let Some(name) = key.unique.as_ref().filter(|name| !name.starts_with("tenant.")) {
         need(QueryPlace::Unique(index), name);
     }
-    if !key.template.has_date() {
+    if !key.template.has_date() || job.moment_column().is_some() {
         return;
     }
     let Some(Column { ty, .. }) = need(QueryPlace::Key(index), DATE_COLUMN) else { return };
-    if !matches!(ty, ColumnType::Date | ColumnType::Text | ColumnType::Varchar) {
+    if !matches!(ty.base(), ColumnType::Date | ColumnType::Text | ColumnType::Varchar) {
         let message =
             format!("the column `{DATE_COLUMN}` is {ty}, and a key's date is date or text");
-        let hint = "for a moment: `(starts_at at time zone …)::date as date`".to_owned();
+        let hint = format!(
+            "for a moment: `(starts_at at time zone …)::date as {DATE_COLUMN}`; or write \
+             `column = \"{DATE_COLUMN}\"` in `[dates]`"
+        );
         problems.push(problem(QueryPlace::Key(index), message, Some(hint)));
     }
 }
@@ -91,6 +96,25 @@ pub(super) fn order_column(
     };
     if let Err(found) = Comparison::new(entry, &column.ty) {
         problems.push(problem(place, found.to_string(), Some(found.hint().to_owned())));
+    }
+}
+
+/// Checks the column of the moments that decide on which day a row is.
+pub(super) fn moment_column(job: &Job, columns: &[Column], problems: &mut Vec<QueryProblem>) {
+    let Some(name) = job.moment_column() else { return };
+    match column::named(columns, name) {
+        Some((_, column)) if MomentType::of(&column.ty).is_some() => {}
+        Some((_, column)) => {
+            let hint = format!("name another column, or cast it: `{name}::timestamptz as {name}`");
+            problems.push(problem(QueryPlace::DateColumn, no_moment(column), Some(hint)));
+        }
+        None => {
+            let message = format!("the query returns no column `{name}`");
+            let hint = did_you_mean(name, columns).unwrap_or_else(|| {
+                "return it with each row; `encode.omit` keeps it out of the value".to_owned()
+            });
+            problems.push(problem(QueryPlace::DateColumn, message, Some(hint)));
+        }
     }
 }
 

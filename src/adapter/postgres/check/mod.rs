@@ -6,23 +6,21 @@ mod columns;
 mod plan;
 mod sample;
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use sqlx::postgres::PgDatabaseError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArguments, PgDatabaseError};
 
 use crate::domain::change::ChangeSource;
+use crate::domain::day::MomentType;
 use crate::domain::job::{Job, Scope};
-use crate::domain::json::{Column, RowEncoder};
-use crate::domain::tenant::Batch;
-use crate::engine::ports::{Read, SourceError};
+use crate::domain::json::{Column, ColumnType, RowEncoder};
+use crate::engine::ports::SourceError;
 
 use self::plan::Plan;
 use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
 use super::id::IdType;
+use super::moment::{self, ParameterTypes};
 use super::read_error::{ReadError, in_time, too_many_parameters};
-use super::source::{PostgresSource, arguments, finish, learns_types, wrong_tenant_column};
+use super::source::{PostgresSource, finish, learns_types, no_tenant, wrong_tenant_column};
 use super::{Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
@@ -70,6 +68,8 @@ pub enum QueryPlace {
     Timezone,
     /// This entry of `query.order`, counted from 0.
     Order(usize),
+    /// `dates.column`
+    DateColumn,
     /// This name in `encode.omit`.
     Omit(String),
     /// This name in `encode.columns`.
@@ -190,12 +190,15 @@ impl PostgresSource {
         job: &Job,
         reader: Reader,
     ) -> Result<Vec<ReadRelation>, ReadError> {
-        let (sql, types) = match (reader, job.scope) {
-            (Reader::Tenants, _) => (&self.settings.sql, Vec::new()),
-            (Reader::Job, Scope::Fleet) => (&job.query.sql, parameter_types(job, None)),
-            (Reader::Job, Scope::Tenants) => {
-                let id = self.tenants_shape(transaction).await?.id;
-                (&job.query.sql, parameter_types(job, Some(id)))
+        let id = match (reader, job.scope) {
+            (Reader::Tenants, _) | (Reader::Job, Scope::Fleet) => None,
+            (Reader::Job, Scope::Tenants) => Some(self.tenants_shape(transaction).await?.id),
+        };
+        let (sql, types) = match reader {
+            Reader::Tenants => (&self.settings.sql, Vec::new()),
+            Reader::Job => {
+                let moment = self.moment_type_to_check(transaction, job, id).await?;
+                (&job.query.sql, parameter_types(job, ParameterTypes { id, moment }))
             }
         };
         let plan = plan::explain(transaction, sql, &types).await?;
@@ -246,7 +249,9 @@ impl PostgresSource {
             columns::tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
-        let (sql, types) = (&*job.query.sql, parameter_types(job, id));
+        let moment = self.moment_type_to_check(transaction, job, id).await?;
+        let known = ParameterTypes { id, moment };
+        let (sql, types) = (&*job.query.sql, parameter_types(job, known));
         let described = match plan::explain(transaction, sql, &types).await {
             Ok(Plan { writes: Some(how), .. }) => {
                 problems.push(writes(&how));
@@ -257,7 +262,7 @@ impl PostgresSource {
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
-                describe::columns(transaction, sql, no_tenant(job, id)?).await
+                describe::columns(transaction, sql, no_tenant(job, known)?).await
             }
             Err(error) => Err(error),
         };
@@ -272,8 +277,9 @@ impl PostgresSource {
             problems.push(self.reads_all_tenants());
         }
         self.check_columns(job, &columns, id, &mut problems);
-        problems
-            .extend(collation::problems(transaction, job, &columns, no_tenant(job, id)?).await?);
+        problems.extend(other_moments(transaction, job, known, &columns).await?);
+        let arguments = no_tenant(job, known)?;
+        problems.extend(collation::problems(transaction, job, &columns, arguments).await?);
         Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
     }
 
@@ -335,21 +341,29 @@ impl PostgresSource {
     fn hint(&self, refusal: &PgDatabaseError) -> Option<String> {
         const WRITES: &str = "25006";
         const NO_SUCH_FUNCTION: &str = "42883";
+        const NO_SUCH_CAST: &str = "42846";
         let message = refusal.message();
-        let compares_an_array = refusal.code() == NO_SUCH_FUNCTION
-            && message.starts_with("operator does not exist")
-            && message.contains("[]");
-        if refusal.code() == WRITES {
-            return Some(ONLY_READ.to_owned());
-        }
-        if !compares_an_array {
+        let is_array_wrong = match refusal.code() {
+            WRITES => return Some(ONLY_READ.to_owned()),
+            NO_SUCH_FUNCTION | NO_SUCH_CAST if takes_moments_for_arrays(message) => true,
+            NO_SUCH_FUNCTION => message.starts_with("operator does not exist"),
+            NO_SUCH_CAST => message.starts_with("cannot cast type date[] to "),
+            _ => false,
+        };
+        if !is_array_wrong || !message.contains("[]") {
             return None;
         }
         let column = &self.settings.column;
-        Some(if message.contains("date[]") {
+        Some(if takes_moments_for_arrays(message) {
+            format!(
+                "with `column` in `[dates]`, `$2` and `$3` are two moments for the whole batch: write \
+                 `{column} = any($1) and … >= $2 and … < $3`"
+            )
+        } else if message.contains("date[]") {
             format!(
                 "`$2` and `$3` are arrays of one date a tenant: join \
-                 `unnest($1, $2, $3) as batch ({column}, first_date, last_date)`"
+                 `unnest($1, $2, $3) as batch ({column}, first_date, last_date)`; or name a column in \
+                 `[dates]`, as in `column = \"starts_at\"`: then they are two moments"
             )
         } else {
             format!("`$1` is the array of the batch's tenant ids: write `{column} = any($1)`")
@@ -381,15 +395,26 @@ impl PostgresSource {
             }
         }
         for (index, key) in job.keys.iter().enumerate() {
-            columns::key_columns(index, key, columns, problems);
+            columns::key_columns(job, (index, key), columns, problems);
         }
         for (index, entry) in job.query.order.iter().enumerate() {
             columns::order_column(index, entry, columns, problems);
         }
+        columns::moment_column(job, columns, problems);
         if let Err(found) = RowEncoder::new(&job.encoding, columns) {
             problems.extend(found.iter().map(columns::encoding_problem));
         }
     }
+}
+
+/// Whether a query takes the two moments of a job with `dates.column` for arrays.
+fn takes_moments_for_arrays(message: &str) -> bool {
+    let is_moment = |ty: &str| (ty == "date" || ty.starts_with("timestamp")) && !ty.ends_with("[]");
+    if let Some(cast) = message.strip_prefix("cannot cast type ") {
+        return cast.split_once(" to ").is_some_and(|(ty, to)| is_moment(ty) && to.ends_with("[]"));
+    }
+    let types = message.split_once("unnest(").and_then(|(_, rest)| rest.split_once(')'));
+    types.is_some_and(|(types, _)| types.split(", ").any(is_moment))
 }
 
 /// The hint for every query that writes.
@@ -411,25 +436,58 @@ fn is_cut(tenant: &str) -> QueryProblem {
     problem(QueryPlace::Query { at: None }, message, Some(hint))
 }
 
-/// The types of the query's parameters: see [`arguments`].
-fn parameter_types(job: &Job, id: Option<IdType>) -> Vec<Oid> {
+/// The types of the query's parameters.
+fn parameter_types(job: &Job, types: ParameterTypes) -> Vec<Oid> {
     const DATE: Oid = Oid(1082);
     const DATES: Oid = Oid(1182);
-    let mut types: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
-    if job.dates.is_some() {
-        types.extend(match job.scope {
-            Scope::Tenants => [DATES; 2],
-            Scope::Fleet => [DATE; 2],
-        });
-    }
-    types
+    let mut oids: Vec<Oid> = types.id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    oids.extend(match (types.moment, &job.dates, job.scope) {
+        (Some(ty), _, _) => vec![moment::oid(ty); 2],
+        (None, Some(_), Scope::Tenants) => vec![DATES; 2],
+        (None, Some(_), Scope::Fleet) => vec![DATE; 2],
+        (None, None, _) => Vec::new(),
+    });
+    oids
 }
 
-/// The query's parameters for a batch of no tenants.
-fn no_tenant(job: &Job, id: Option<IdType>) -> Result<PgArguments, ReadError> {
-    let batch = Batch::new(Arc::default(), [].into());
-    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
-    arguments(job, id, read)
+/// A problem for each of the two moments that the query takes for another type than that of
+/// `dates.column`: by a cast, or because it compares another column.
+async fn other_moments(
+    transaction: &mut Transaction,
+    job: &Job,
+    types: ParameterTypes,
+    columns: &[Column],
+) -> Result<Vec<QueryProblem>, ReadError> {
+    let Some(name) = job.moment_column() else { return Ok(Vec::new()) };
+    let Some(ty) = column::named(columns, name).and_then(|(_, column)| MomentType::of(&column.ty))
+    else {
+        return Ok(Vec::new());
+    };
+    let sql = &job.query.sql;
+    let told: Vec<Oid> = types.id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    let inferred = plan::inferred_types(transaction, sql, &told).await?;
+    let mut problems = Vec::new();
+    for (number, oid) in (1..).zip(inferred).skip(told.len()) {
+        if oid == moment::oid(ty) {
+            continue;
+        }
+        let found = match ColumnType::from_oid(oid.0) {
+            Some(ty) => ty.to_string(),
+            None => plan::type_names(transaction, &[oid]).await?.concat(),
+        };
+        let ty = ty.name();
+        let message = format!(
+            "the query takes `${number}` as {found}, but it is a moment of the column `{name}`, which \
+             is {ty}"
+        );
+        let hint = format!(
+            "compare `${number}` with `{name}` itself, without a cast; in the call of a function, write \
+             `${number}::{ty}`"
+        );
+        let at = QueryPlace::Query { at: describe::place_of_parameter(sql, number) };
+        problems.push(problem(at, message, Some(hint)));
+    }
+    Ok(problems)
 }
 
 /// The hint for a name with capitals that the server reads in lower case, because it is not quoted.

@@ -73,13 +73,8 @@ impl Statement {
         sql: &str,
         types: &[Oid],
     ) -> Result<Self, ReadError> {
-        let name = format!("preheat_{}", Uuid::now_v7().simple());
-        let declared = listed(&type_names(transaction, types).await?);
-        let before = format!("prepare {name}{declared} as\n");
-        let prepared = execute(transaction, format!("{before}{sql}")).await;
-        prepared.map_err(|error| ReadError::from(error).after(before.chars().count()))?;
-        let statement = Self { name, parameters: types.len() };
-        match statement.wanted(transaction).await? {
+        let statement = Self::prepare_with(transaction, sql, types).await?;
+        match statement.types(transaction).await?.len() {
             wanted if wanted > types.len() => {
                 statement.deallocate(transaction).await?;
                 Err(ReadError::Parameters { wanted, given: types.len() })
@@ -88,15 +83,25 @@ impl Statement {
         }
     }
 
-    /// The number of the statement's parameters: declared ones, and those that its text adds.
-    async fn wanted(&self, transaction: &mut Transaction) -> Result<usize, sqlx::Error> {
-        let sql = "select cardinality(parameter_types) from pg_prepared_statements where name = $1";
-        let count: i32 = sqlx::query_scalar(sql)
-            .bind(&self.name)
-            .persistent(false)
-            .fetch_one(&mut **transaction)
-            .await?;
-        Ok(usize::try_from(count).unwrap_or_default())
+    /// Prepares a query whose first parameters have these types. The server infers the types of others.
+    async fn prepare_with(
+        transaction: &mut Transaction,
+        sql: &str,
+        types: &[Oid],
+    ) -> Result<Self, ReadError> {
+        let name = format!("preheat_{}", Uuid::now_v7().simple());
+        let declared = listed(&type_names(transaction, types).await?);
+        let before = format!("prepare {name}{declared} as\n");
+        let prepared = execute(transaction, format!("{before}{sql}")).await;
+        prepared.map_err(|error| ReadError::from(error).after(before.chars().count()))?;
+        Ok(Self { name, parameters: types.len() })
+    }
+
+    /// The types of the statement's parameters: of declared ones, and of those that its text adds.
+    async fn types(&self, transaction: &mut Transaction) -> Result<Vec<Oid>, sqlx::Error> {
+        let sql = "select parameter_types::oid[] from pg_prepared_statements where name = $1";
+        let types = sqlx::query_scalar(sql).bind(&self.name).persistent(false);
+        types.fetch_one(&mut **transaction).await
     }
 
     /// The statement's name, with a NULL for each parameter.
@@ -106,6 +111,28 @@ impl Statement {
 
     pub(super) async fn deallocate(self, transaction: &mut Transaction) -> Result<(), sqlx::Error> {
         execute(transaction, format!("deallocate {}", self.name)).await
+    }
+}
+
+/// The types of a query's parameters if only the first ones are declared; nothing if the server cannot infer
+/// the others.
+pub(super) async fn inferred_types(
+    transaction: &mut Transaction,
+    sql: &str,
+    declared: &[Oid],
+) -> Result<Vec<Oid>, ReadError> {
+    transaction.execute(sqlx::raw_sql("savepoint inferred")).await?;
+    match Statement::prepare_with(transaction, sql, declared).await {
+        Ok(statement) => {
+            let types = statement.types(transaction).await?;
+            statement.deallocate(transaction).await?;
+            Ok(types)
+        }
+        Err(error) if error.is_refusal() => {
+            transaction.execute(sqlx::raw_sql("rollback to inferred")).await?;
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
-use crate::domain::job::{DATE_COLUMN, Job, Scope};
+use crate::domain::job::{Job, Scope};
 use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{Read, SourceError, SourceErrorKind};
@@ -41,10 +41,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// differs from the date in UTC.
 const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Pago_Pago"];
 
-/// One row: its JSON, and the texts of its key columns.
+/// One row: its JSON, its day, and the texts of its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Row {
     json: Vec<u8>,
+    day: Option<u16>,
     keys: Vec<Option<Vec<u8>>>,
 }
 
@@ -276,7 +277,8 @@ impl PostgresSource {
             let keys = (0..columns).map(|column| rows.key(row, column).map(<[u8]>::to_vec));
             let of_slot = rows.slot(row).and_then(|slot| read.get_mut(slot));
             if let Some(of_slot) = of_slot {
-                of_slot.push(Row { json: rows.json(row).to_vec(), keys: keys.collect() });
+                let (json, day) = (rows.json(row).to_vec(), rows.day(row));
+                of_slot.push(Row { json, day, keys: keys.collect() });
             }
         }
         Ok(read)
@@ -401,10 +403,8 @@ fn are_the_same_rows(one: &[Row], other: &[Row]) -> bool {
 fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
     let columns = job.key_columns();
     job.keys.iter().all(|key| {
-        let is_of_key = |column: &str| {
-            key.template.columns().any(|name| name == column)
-                || column == DATE_COLUMN && key.template.has_date()
-        };
+        let is_of_key = |column: &str| key.template.columns().any(|name| name == column);
+        let has_date = key.template.has_date();
         let of_key: Vec<usize> = (0..columns.len())
             .filter(|at| columns.get(*at).is_some_and(|c| is_of_key(c)))
             .collect();
@@ -413,7 +413,7 @@ fn make_the_same_values(job: &Job, one: &[Row], other: &[Row]) -> bool {
                 .iter()
                 .map(|row| {
                     let key: Vec<_> = of_key.iter().map(|at| row.keys.get(*at).cloned()).collect();
-                    (key, row.json.clone())
+                    ((key, row.day.filter(|_| has_date)), row.json.clone())
                 })
                 .collect();
             rows.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -37,6 +37,7 @@ fn lines(sql: &str, problems: Vec<QueryProblem>) -> Vec<String> {
             QueryPlace::Unique(index) => format!("unique {index}"),
             QueryPlace::Timezone => "timezone".to_owned(),
             QueryPlace::Order(index) => format!("order {index}"),
+            QueryPlace::DateColumn => "date column".to_owned(),
             QueryPlace::Omit(name) => format!("omit {name}"),
             QueryPlace::Columns(name) => format!("columns {name}"),
         };
@@ -63,7 +64,7 @@ async fn a_query_that_fits_has_no_problem() {
              where (s.starts_at at time zone t.timezone)::date between d.first and d.last",
             &["s:{tenant_id}:{date}"],
         ),
-        Dates { days: 7, zone: DateZone::TenantColumn("timezone".to_owned()) },
+        Dates { days: 7, zone: DateZone::TenantColumn("timezone".to_owned()), column: None },
     );
     assert_eq!(problems(&source, &slots).await, [""; 0]);
     let fleet = fleet_job("select count(*) as n from tenants", &["fleet"]);
@@ -114,7 +115,7 @@ async fn everything_that_a_job_expects_is_checked_at_once() {
     wrong.encoding.omit.push("nothing".to_owned());
     wrong.encoding.columns = [("name".to_owned(), ColumnCodec::Number)].into();
     let zone = DateZone::TenantColumn("time_zone".to_owned());
-    let wrong = with_dates(wrong, Dates { days: 2, zone });
+    let wrong = with_dates(wrong, Dates { days: 2, zone, column: None });
     insta::assert_snapshot!(problems(&source, &wrong).await.join("\n"));
 }
 
@@ -184,10 +185,128 @@ async fn an_array_that_is_compared_like_one_id_gets_the_way_to_write_it() {
              where tenant_id = any($1) and starts_at >= $2",
             &["s:{tenant_id}:{date}"],
         ),
-        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC) },
+        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC), column: None },
     );
     let found = problems(&source, &dated).await.join("\n");
     assert!(found.contains("unnest($1, $2, $3) as batch (tenant_id, first_date"), "{found}");
+}
+
+fn by_starts_at(sql: &str, column: &str) -> Job {
+    let zone = DateZone::TenantColumn("timezone".to_owned());
+    let dates = Dates { days: 7, zone, column: Some(column.to_owned()) };
+    with_dates(job(sql, &["s:{tenant_id}:{date}"]), dates)
+}
+
+#[tokio::test]
+async fn hazard_12_a_query_that_takes_its_moments_as_they_are_has_no_problem() {
+    let (server, source) = clinic().await;
+    server
+        .execute(
+            "create domain opening as timestamptz;
+             create table shifts (tenant_id uuid, at opening, wall timestamp, day date)",
+        )
+        .await;
+    for (column, sql) in [
+        (
+            "starts_at",
+            "select tenant_id, id, starts_at from slots \
+             where tenant_id = any($1) and starts_at >= $2 and starts_at < $3",
+        ),
+        ("starts_at", "select tenant_id, id, starts_at from slots where tenant_id = any($1)"),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots where tenant_id = any($1) and starts_at < $3",
+        ),
+        (
+            "starts_at",
+            "select tenant_id, starts_at, 'x' as date from slots \
+             where tenant_id = any($1) and tstzrange($2, $3) @> starts_at",
+        ),
+        (
+            "at",
+            "select tenant_id, at from shifts where tenant_id = any($1) and at between $2 and $3",
+        ),
+        (
+            "wall",
+            "select tenant_id, wall from shifts \
+             where tenant_id = any($1) and wall >= $2::timestamp and wall < $3",
+        ),
+        (
+            "day",
+            "select tenant_id, day from shifts \
+             where tenant_id = any($1) and daterange($2, $3) @> day",
+        ),
+    ] {
+        assert_eq!(problems(&source, &by_starts_at(sql, column)).await, [""; 0], "{sql}");
+    }
+    let fleet = fleet_job(
+        "select starts_at from slots where starts_at >= $1 and starts_at < $2",
+        &["s:{date}"],
+    );
+    let (zone, column) = (DateZone::Fixed(chrono_tz::UTC), Some("starts_at".to_owned()));
+    let fleet = with_dates(fleet, Dates { days: 7, zone, column });
+    assert_eq!(problems(&source, &fleet).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_column_of_moments_that_cannot_be_one_says_why() {
+    let (_server, source) = clinic().await;
+    let cases = [
+        (
+            "startsat",
+            "select tenant_id, starts_at from slots where tenant_id = any($1) and starts_at >= $2",
+        ),
+        ("ends_at", "select tenant_id, id from slots where tenant_id = any($1)"),
+        (
+            "status",
+            "select tenant_id, status from slots where tenant_id = any($1) and starts_at >= $2",
+        ),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots -- from $2 on
+             where tenant_id = any($1) and starts_at >= $2::date and starts_at < $3::date",
+        ),
+        (
+            "local",
+            "select tenant_id, starts_at at time zone 'UTC' as local from slots \
+             where tenant_id = any($1) and starts_at >= $2 and starts_at < $3",
+        ),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots \
+             join unnest($1, $2, $3) as batch (id, first, last) on id = tenant_id",
+        ),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots \
+             join unnest($1::uuid[], $2::date[], $3::date[]) as batch (id, first, last) on id = tenant_id",
+        ),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots where tenant_id = any($1) and starts_at >= any($2)",
+        ),
+        ("starts_at", "select tenant_id, starts_at frm slots"),
+        ("starts_at", "delete from slots where tenant_id = any($1) returning tenant_id, starts_at"),
+        (
+            "starts_at",
+            "select tenant_id, starts_at from slots where tenant_id = any($1) and id = $4",
+        ),
+    ];
+    let mut found = Vec::new();
+    for (column, sql) in cases {
+        found.extend(problems(&source, &by_starts_at(sql, column)).await);
+    }
+    // The dates are arrays if `[dates]` names no column.
+    let arrays = with_dates(
+        job(
+            "select tenant_id, starts_at::date as date from slots \
+             where tenant_id = any($1) and starts_at::date between $2::date and $3::date",
+            &["s:{tenant_id}:{date}"],
+        ),
+        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC), column: None },
+    );
+    found.extend(problems(&source, &arrays).await);
+    insta::assert_snapshot!(found.join("\n"));
 }
 
 #[tokio::test]

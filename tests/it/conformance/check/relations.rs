@@ -142,7 +142,7 @@ async fn every_relation_that_a_query_reads_is_found_behind_views_partitions_and_
              where starts_at between d.first and d.last",
             &["k:{tenant_id}:{date}"],
         ),
-        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC) },
+        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC), column: None },
     );
     assert_eq!(reads(&source, &dated).await, ["!slots by tenant"]);
     let fleet = fleet_job("select count(*) as n from tenants", &["fleet"]);

@@ -87,7 +87,7 @@ async fn a_query_that_computes_with_the_zone_asks_for_it_where_nothing_says_one(
 
 #[tokio::test]
 async fn queries_that_are_one_of_each_tenant_pass_the_sample() {
-    let (_server, source) = items().await;
+    let (server, source) = items().await;
     for sql in [
         "select tenant_id, n, category from items where tenant_id = any($1) order by n",
         "select tenant_id, n, category, row_number() over (partition by tenant_id order by n) \
@@ -117,9 +117,30 @@ async fn queries_that_are_one_of_each_tenant_pass_the_sample() {
              join unnest($1, $2, $3) as d(id, first, last) on d.id = tenant_id order by n",
             &["s:{tenant_id}:{date}"],
         ),
-        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC) },
+        Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC), column: None },
     );
     assert_eq!(tried(&source, &dated).await, [""; 0]);
+    // The query returns rows from the first to the last day of all its tenants. Those outside a tenant's own
+    // days are dropped, so that its rows are the same alone and together.
+    let zoned = "select n::int8, (array['Pacific/Kiritimati', 'Pacific/Pago_Pago'])[n % 2 + 1] as zone \
+                 from generate_series(1, 9) n";
+    let zoned = connect(settings(&server.url()), zoned).await;
+    server
+        .execute(
+            "update items set at = case n when 1 then '2026-03-01 10:30Z' when 2 then '2026-03-02 10:30Z' \
+             else '2026-03-01 12:00Z' end::timestamptz",
+        )
+        .await;
+    let zone = DateZone::TenantColumn("zone".to_owned());
+    let moments = with_dates(
+        by_batches(
+            "select tenant_id, n, at from items \
+             where tenant_id = any($1) and at >= $2 and at < $3 order by n",
+            &["s:{tenant_id}:{date}", "i:{tenant_id}"],
+        ),
+        Dates { days: 1, zone, column: Some("at".to_owned()) },
+    );
+    assert_eq!(tried(&zoned, &moments).await, [""; 0]);
     // Batches of one tenant have nothing to compare.
     let one =
         job("select tenant_id, n from items where tenant_id = any($1) limit 2", &["k:{tenant_id}"]);

@@ -1,6 +1,7 @@
 //! The source on real Postgres servers that refuse, fail, hang and recover.
 
 mod connections;
+mod moments;
 mod order;
 mod rows;
 mod tenants;

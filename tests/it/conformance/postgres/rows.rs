@@ -178,7 +178,7 @@ async fn what_breaks_on_data_is_told_from_what_can_never_work() {
 async fn a_query_may_leave_parameters_out_and_a_fleet_has_dates_alone() {
     let server = support::database().await;
     let source = numbered(&server).await;
-    let week = || Dates { days: 7, zone: DateZone::Fixed(chrono_tz::Tz::UTC) };
+    let week = || Dates { days: 7, zone: DateZone::Fixed(chrono_tz::Tz::UTC), column: None };
     let first = "2026-02-27".parse().unwrap();
     let only_ids = with_dates(job(ONE_EACH, &["k:{tenant_id}"]), week());
     assert_eq!(read(&source, &only_ids, &batch(&["1"]), &[first]).await.unwrap().len(), 1);

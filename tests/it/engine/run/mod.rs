@@ -83,7 +83,7 @@ async fn hazard_12_each_tenants_dates_are_those_of_its_zone_and_one_without_fail
     list.push("nowhere", [Some("Mars/Olympus")]);
     list.push("samoa", [Some("Pacific/Pago_Pago")]);
     let zone = DateZone::TenantColumn("timezone".to_owned());
-    let dates = Some(Dates { days: 2, zone });
+    let dates = Some(Dates { days: 2, zone, column: None });
     let slots = Job { keys: vec![key("slots:{tenant_id}:{date}")], dates, ..job("slots") };
     let clock = VirtualClock::new(at("2026-03-01T10:30:00Z"), 1);
     let world = Setup { clock, ..Setup::new([slots], list) }.start();

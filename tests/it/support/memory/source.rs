@@ -5,16 +5,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime};
 use futures::future::BoxFuture;
 
 use super::lock;
 use preheat::domain::date;
-use preheat::domain::job::{DATE_COLUMN, Job, JobName, Scope};
+use preheat::domain::job::{Job, JobName, Scope};
 use preheat::domain::json::ColumnType;
 use preheat::domain::order::Comparison;
-use preheat::domain::row::{KeyText, Rows, RowsFull};
-use preheat::domain::tenant::{IdClass, TenantId, Tenants};
+use preheat::domain::row::{KeyText, Rows, RowsFull, SlotDay};
+use preheat::domain::tenant::{IdClass, Tenant, TenantId, Tenants};
 use preheat::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
 /// Tenants and rows in memory; hooks add failures and delays.
@@ -43,8 +43,8 @@ pub(crate) struct MemoryRow {
     pub(crate) tenant: String,
     /// Its JSON.
     pub(crate) json: String,
-    /// The texts of the columns that keys and the order may name, including `date`; a missing one is
-    /// NULL.
+    /// The texts of the columns that keys and the order may name, and the one of the date; a missing one
+    /// is NULL.
     pub(crate) columns: BTreeMap<String, String>,
 }
 
@@ -169,11 +169,11 @@ impl Source for MemorySource {
                 state.before_read.clone()
             };
             if let Some(hook) = hook {
-                hook(seen.clone()).await?;
+                hook(seen).await?;
             }
             let state = lock(&self.state);
             let table = state.tables.get(&job.name).map(Vec::as_slice).unwrap_or_default();
-            push_matching(job, &seen, table, rows)
+            push_matching(job, read, table, rows)
         })
     }
 }
@@ -181,12 +181,12 @@ impl Source for MemorySource {
 /// Adds the rows of a table that the read asks for.
 fn push_matching(
     job: &Job,
-    seen: &ReadSeen,
+    read: Read<'_>,
     table: &[MemoryRow],
     rows: &mut Rows,
 ) -> Result<(), SourceError> {
     let slots: HashMap<&str, usize> =
-        seen.tenants.iter().enumerate().map(|(slot, id)| (id.as_str(), slot)).collect();
+        read.batch.tenants().enumerate().map(|(slot, tenant)| (tenant.id(), slot)).collect();
     let columns = job.key_columns();
     for row in table {
         let slot = match job.scope {
@@ -194,11 +194,21 @@ fn push_matching(
             Scope::Fleet => Some(0),
         };
         let Some(slot) = slot else { continue };
-        if !is_of_dates(job, seen.first_dates.get(slot).copied(), row) {
-            continue;
-        }
+        let day = match date_of(job, read.batch.tenant(slot), row) {
+            Some(date) => {
+                let (Some(dates), Some(first)) = (&job.dates, read.first_dates.get(slot)) else {
+                    continue;
+                };
+                let day = date.and_then(|date| date::position(*first, dates.days, date));
+                if day.is_none() {
+                    continue;
+                }
+                day
+            }
+            None => None,
+        };
         let pushed: Result<(), RowsFull> = rows.push_ordered(
-            u32::try_from(slot).unwrap_or(u32::MAX),
+            SlotDay { slot: u32::try_from(slot).unwrap_or(u32::MAX), day },
             |out| {
                 out.extend_from_slice(row.json.as_bytes());
                 Ok(())
@@ -226,9 +236,17 @@ fn push_matching(
     Ok(())
 }
 
-/// Whether a row has one of its tenant's dates, if the job has dates.
-fn is_of_dates(job: &Job, first: Option<NaiveDate>, row: &MemoryRow) -> bool {
-    let (Some(dates), Some(first)) = (&job.dates, first) else { return true };
-    let Some(date) = row.columns.get(DATE_COLUMN) else { return true };
-    date.parse().is_ok_and(|date: NaiveDate| first <= date && date <= date::last(first, dates.days))
+/// A row's date: the text of its column, or the local date of the moment there. `None` if the column is
+/// NULL, or the job has no dates.
+fn date_of(job: &Job, tenant: Option<Tenant<'_>>, row: &MemoryRow) -> Option<Option<NaiveDate>> {
+    let dates = job.dates.as_ref()?;
+    let text = row.columns.get(job.date_column()?)?;
+    let local = |at: DateTime<FixedOffset>| {
+        date::zone_of(dates, tenant).ok().map(|zone| at.with_timezone(&zone).date_naive())
+    };
+    Some(match (text.parse(), DateTime::parse_from_rfc3339(text)) {
+        (Ok(date), _) => Some(date),
+        (Err(_), Ok(at)) => local(at),
+        (Err(_), Err(_)) => text.parse().ok().map(|at: NaiveDateTime| at.date()),
+    })
 }
