@@ -10,6 +10,8 @@ mod history;
 mod id;
 mod moment;
 mod pages;
+mod parameter_types;
+mod parameters;
 mod read_error;
 mod session;
 mod source;

@@ -19,8 +19,9 @@ use self::plan::Plan;
 use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
 use super::id::IdType;
 use super::moment::{self, ParameterTypes};
+use super::parameters::no_tenant;
 use super::read_error::{ReadError, in_time, too_many_parameters};
-use super::source::{PostgresSource, finish, learns_types, no_tenant, wrong_tenant_column};
+use super::source::{PostgresSource, finish, learns_types, wrong_tenant_column};
 use super::{Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
