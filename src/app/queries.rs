@@ -129,7 +129,11 @@ pub async fn check_tables(
     let problems = match source.table_problems(&sources).await {
         Ok(problems) | Err(ChangesError::Tables(problems)) => problems,
         Err(ChangesError::Failed(error)) => return Err(error),
-        Err(ChangesError::NotAllowed(reason) | ChangesError::Version(reason)) => {
+        Err(
+            ChangesError::NotAllowed(reason)
+            | ChangesError::Version(reason)
+            | ChangesError::Log(reason),
+        ) => {
             let problem = files.problem_at(first, Place::Field("tables"), reason, None);
             found.warnings.push(problem.into_warning());
             return Ok(found);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::timeout;
 
-use crate::domain::change::{ChangeSource, ChangeSourceId};
+use crate::domain::change::{ChangeSource, ChangeSourceId, Via};
 
 use super::super::{ANSWER_GRACE, Database, error};
 use super::survey::{self, Relation, TriggerVersion, Triggers};
@@ -20,6 +20,33 @@ pub struct Looked {
     pub standing: Standing,
     /// The versions of the triggers.
     pub versions: Versions,
+    /// How the triggers speak.
+    pub ways: Ways,
+}
+
+/// The ways on which triggers speak, and on which a feed listens: both if some triggers were switched and
+/// others were not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Some notify.
+    pub notify: bool,
+    /// Some write messages to the write-ahead log.
+    pub wal: bool,
+}
+
+impl Ways {
+    /// By `NOTIFY` only.
+    pub const NOTIFY: Self = Self { notify: true, wal: false };
+
+    fn of(triggers: &[Triggers<'_>]) -> Self {
+        let speaks = |via| triggers.iter().any(|triggers| triggers.via == Some(via));
+        Self { notify: speaks(Via::Notify), wal: speaks(Via::Wal) }
+    }
+
+    /// How many connections listening takes.
+    pub(super) fn connections(self) -> u32 {
+        u32::from(self.notify) + u32::from(self.wal)
+    }
 }
 
 /// How complete the triggers are; each table is in one of the first three lists.
@@ -33,6 +60,8 @@ pub struct Standing {
     pub lacking: Vec<String>,
     /// Tables of the first two lists whose triggers do not name the shared keys that are gone.
     pub without_keys: Vec<String>,
+    /// Tables of the first two lists whose triggers notify, if those of others write to the log.
+    pub not_switched: Vec<String>,
 }
 
 /// The relations and triggers of each source, for a comparison of two looks.
@@ -72,7 +101,18 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
         Ok(found)
     };
     let found = in_time(database, looking).await?;
-    Ok(Looked { standing: standing(&found), versions: versions(&found) })
+    Ok(Looked { standing: standing(&found), versions: versions(&found), ways: Ways::of(&found) })
+}
+
+/// Whether the settings of the server let a worker read messages in its log.
+pub async fn could_read_log(database: &Database) -> Result<bool, ChangesError> {
+    let looking = async {
+        let mut transaction = begin_look(database).await?;
+        let has_log = survey::has_log(&mut transaction).await?;
+        transaction.end().await?;
+        Ok(has_log)
+    };
+    in_time(database, looking).await
 }
 
 /// Why the notifications of these sources are, or would be, useless. It waits a moment for locked
@@ -108,6 +148,7 @@ async fn in_time<T>(
 
 fn standing(found: &[Triggers<'_>]) -> Standing {
     let mut standing = Standing::default();
+    let is_mixed = Ways::of(found).connections() > 1;
     // A table that is watched in several ways is there several times, one after another.
     for ways in found.chunk_by(|one, other| one.source.table == other.source.table) {
         let list = if !ways.iter().all(Triggers::is_installed) {
@@ -122,6 +163,9 @@ fn standing(found: &[Triggers<'_>]) -> Standing {
         let is_heard = ways.iter().all(Triggers::is_installed);
         if is_heard && !ways.iter().all(|triggers| triggers.names_keys) {
             standing.without_keys.push(table.clone());
+        }
+        if is_mixed && ways.iter().any(|triggers| triggers.via == Some(Via::Notify)) {
+            standing.not_switched.push(table.clone());
         }
     }
     standing

@@ -3,24 +3,27 @@
 
 mod listen;
 mod look;
+mod notify;
+mod payload;
 mod rights;
 mod sql;
 mod survey;
+mod wal;
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::sleep;
 
-use crate::domain::change::{ChangeSource, TouchedTenants};
+use crate::domain::change::{ChangeSource, TouchedTenants, Via};
 use crate::domain::job::JobName;
 use crate::engine::ports::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
 use super::{Access, Begin, Database, Transaction, error};
 
-pub use self::listen::{PostgresFeedSource, TroubleNote};
-pub use self::look::{Looked, Standing, Versions, look, table_problems};
+pub use self::listen::{PostgresFeedSource, TroubleNote, WaitNote};
+pub use self::look::{Looked, Standing, Versions, Ways, could_read_log, look, table_problems};
 pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{Security, install_sql, uninstall_sql};
 
@@ -48,6 +51,9 @@ pub enum ChangesError {
     /// The server is too old.
     #[error("{0}")]
     Version(String),
+    /// Messages through the write-ahead log were asked for, and the server's settings rule them out.
+    #[error("{0}; hint: {hint}", hint = sql::LOG_SETTINGS_HINT)]
+    Log(String),
     /// Anything else.
     #[error(transparent)]
     Failed(#[from] SourceError),
@@ -93,6 +99,8 @@ pub struct Installed {
     pub relations: usize,
     /// With whose rights its function runs.
     pub security: Security,
+    /// How its messages travel.
+    pub via: Via,
     /// The tables that its query reads and that a job does not watch, with that job. If a row of
     /// such a table is deleted first, the query no longer finds the tenant.
     pub unwatched: Vec<(JobName, String)>,
@@ -125,21 +133,32 @@ pub struct Removed {
 /// creates what is missing, mends what is different, and removes what no source needs. `tenants` is
 /// the tenant query. It locks no table that is already in order.
 ///
-/// A function that reads tables with row-level security gets the rights that `security` says; one
+/// A function that reads tables with row-level security gets the rights that `wanted` says; one
 /// that is [`Security::Definer`] already stays so.
 pub async fn install(
     database: &Database,
     sources: &[ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<(Vec<Installed>, Removed), ChangesError> {
-    let survey = change_triggers(database, sources, tenants, security).await?;
+    let survey = change_triggers(database, sources, tenants, wanted).await?;
+    let installed = |surveyed| installed(surveyed, survey.via);
     Ok((survey.sources.iter().map(installed).collect(), removed(&survey)))
+}
+
+/// How the functions of an `install` must be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// With whose rights those run that read tables with row-level security.
+    pub security: Security,
+    /// How their messages travel; `None` leaves that as it is, and is `NOTIFY` in a new database.
+    pub via: Option<Via>,
 }
 
 /// Removes every trigger and function of the change feed, in one transaction, and nothing else.
 pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
-    let survey = change_triggers(database, &[], "", Security::Invoker).await?;
+    let wanted = Wanted { security: Security::Invoker, via: Some(Via::Notify) };
+    let survey = change_triggers(database, &[], "", wanted).await?;
     Ok(removed(&survey))
 }
 
@@ -163,6 +182,7 @@ enum Refused {
     Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
+    Log(String),
 }
 
 impl From<sqlx::Error> for Refused {
@@ -179,7 +199,7 @@ impl Refused {
             Self::Sql(error) => {
                 matches!(error::code(error), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
             }
-            Self::Source(_) | Self::Tables(_) | Self::Version(_) => false,
+            Self::Source(_) | Self::Tables(_) | Self::Version(_) | Self::Log(_) => false,
         }
     }
 
@@ -192,6 +212,7 @@ impl Refused {
             Self::Source(error) => error.into(),
             Self::Tables(problems) => ChangesError::Tables(problems),
             Self::Version(message) => ChangesError::Version(message),
+            Self::Log(message) => ChangesError::Log(message),
         }
     }
 }
@@ -207,13 +228,13 @@ async fn change_triggers<'s>(
     database: &Database,
     sources: &'s [ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<Survey<'s>, ChangesError> {
     let doing = "cannot change the triggers of the change feed";
     let mut tries = 1;
     loop {
         let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
-        match change_once(transaction, sources, tenants, security).await {
+        match change_once(transaction, sources, tenants, wanted).await {
             Ok(survey) => return Ok(survey),
             Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
@@ -232,12 +253,12 @@ async fn change_once<'s>(
     mut transaction: Transaction,
     sources: &'s [ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<Survey<'s>, Refused> {
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
     transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
     transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let mut survey = survey(&mut transaction, sources, tenants, security).await?;
+    let mut survey = survey(&mut transaction, sources, tenants, wanted).await?;
     if !survey.problems.is_empty() {
         return Err(Refused::Tables(std::mem::take(&mut survey.problems)));
     }
@@ -254,11 +275,21 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
     if !survey.has_schema && !survey.sources.is_empty() {
         statements.push("create schema preheat".to_owned());
     }
+    match (survey.via, survey.has_publication) {
+        (Via::Wal, false) if !survey.sources.is_empty() => {
+            statements.push(sql::create_publication());
+        }
+        (Via::Notify, true) => statements.push(sql::drop_publication()),
+        (Via::Wal, _) | (Via::Notify, false) => {}
+    }
     for surveyed in &survey.sources {
         let Triggers { source, relations, .. } = &surveyed.triggers;
+        if surveyed.is_switched {
+            statements.extend(relations.iter().map(|relation| sql::await_writers(&relation.name)));
+        }
         match surveyed.function {
             FunctionState::Missing | FunctionState::Different => {
-                statements.push(sql::create_function(source, surveyed.security));
+                statements.push(sql::create_function(source, surveyed.security, survey.via));
             }
             FunctionState::AsItMustBe => {}
         }
@@ -294,7 +325,7 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
     }
 }
 
-fn installed(surveyed: &Surveyed<'_>) -> Installed {
+fn installed(surveyed: &Surveyed<'_>, via: Via) -> Installed {
     let Triggers { source, relations, .. } = &surveyed.triggers;
     let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
@@ -303,6 +334,7 @@ fn installed(surveyed: &Surveyed<'_>) -> Installed {
         keys: source.keys.keys().cloned().collect(),
         relations: relations.len(),
         security: surveyed.security,
+        via,
         unwatched: surveyed.unwatched.clone(),
         done: done(surveyed),
     }
