@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use preheat::adapter::postgres::{
-    self, ChangesError, Database, DatabaseSettings, PostgresFeedSource, Ways, look, uninstall,
-};
+use preheat::adapter::postgres::{self, ChangesError, Database, Ways, look, uninstall};
 use preheat::domain::change::{Change, Via};
 use preheat::engine::ports::{Feed, FeedError, FeedSource};
 use preheat_sandbox::{Postgres, PostgresOptions};
@@ -340,11 +338,9 @@ async fn a_replication_session_logs_in_and_is_protected_as_the_url_says() {
         let password = "it's%3A%20secret%2F%40%C3%A4";
         format!("postgres://{role}:{password}@{host}:{port}/postgres?{parameters}")
     };
-    let direct = |url: &str| DatabaseSettings { ..settings(url) };
-    let main = Arc::new(Database::connect(settings(&server.url("postgres"))).await.unwrap());
     let connect = async |url: &str| -> Result<Box<dyn Feed>, FeedError> {
-        let source: PostgresFeedSource = feed_source(Via::Wal, &main, Some(direct(url)));
-        source.connect().await
+        let main = Database::connect(settings(&server.url("postgres"))).await.unwrap();
+        feed_source(Via::Wal, &Arc::new(main), Some(settings(url))).connect().await
     };
     let verified = format!("sslmode=verify-full&sslrootcert={ca}");
     let any_name = format!("sslmode=verify-ca&sslrootcert={ca}");
