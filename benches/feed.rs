@@ -96,7 +96,10 @@ async fn main() {
     }
     let cpu = cpu();
     reading.abort();
-    println!("reader's CPU: {:.1} % of one core", cpu.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0);
+    println!(
+        "reader's CPU: {:.1} % of one core",
+        cpu.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0
+    );
 }
 
 /// Writes messages at a rate; the delay of each, from the return of its `COMMIT`.

@@ -149,6 +149,29 @@ pub async fn check_tables(
     Ok(found)
 }
 
+/// Warns if triggers that speak through the write-ahead log would not be heard.
+pub async fn check_log(
+    source: &PostgresSource,
+    files: &JobFiles,
+) -> Result<QueryProblems, SourceError> {
+    let mut found = QueryProblems::default();
+    let sources = change_sources(files.jobs(), source.tenant_column());
+    let first = sources.first().and_then(|source| source.jobs.first());
+    match (first, source.log_problem().await) {
+        (Some(first), Ok(Some((problem, hint)))) => {
+            let message =
+                format!("`changes.via` is `wal`, and nobody would hear of changes: {problem}");
+            let place = Place::Field("tables");
+            let problem = files.problem_at(first, place, message, Some(hint.to_owned()));
+            found.warnings.push(problem.into_warning());
+        }
+        (_, Err(ChangesError::Failed(error))) => return Err(error),
+        // What else is wrong, the check of the tables says.
+        (_, Ok(_) | Err(_)) => {}
+    }
+    Ok(found)
+}
+
 /// What the change feed does not cover.
 #[derive(Debug, Default)]
 pub struct Unwatched {

@@ -13,16 +13,13 @@ use crate::domain::change::{Change, ChangeSourceId};
 use crate::engine::ports::{Feed, FeedError, FeedSource};
 
 use super::super::{Database, DatabaseSettings};
+use super::ANSWER_WITHIN;
 use super::look::Ways;
 use super::notify::Listener;
 use super::payload::Payload;
-use super::wal::LogReader;
+use super::wal::{LogReader, WaitNote};
 use crate::adapter::ConnectError;
 
-/// The longest wait for any answer; a server that is up needs milliseconds.
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How many notifications are handed on at once.
-pub(super) const AT_ONCE: usize = 1_000;
 /// How long [`PostgresFeedSource::prepare`] waits for a replication slot, which is ready only when all older
 /// transactions have ended.
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
@@ -30,14 +27,11 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(2);
 /// Called when a trigger could not find the tenants, with its source and the SQLSTATE of the error.
 pub type TroubleNote = Arc<dyn Fn(&ChangeSourceId, &str) + Send + Sync>;
 
-/// Called when the feed waits for other sessions, with what it waits for.
-pub type WaitNote = Arc<dyn Fn(&str) + Send + Sync>;
-
 /// Receives the triggers' messages.
 pub struct PostgresFeedSource {
-    pub(super) database: Arc<Database>,
+    database: Arc<Database>,
     /// A direct way to the server, if the database's URL leads through a pooler.
-    pub(super) direct: Option<DatabaseSettings>,
+    direct: Option<DatabaseSettings>,
     /// How many of the database's connections belong to the listener for good: if the pool took one back
     /// between two listenings, it would have to close another one in time.
     ceded: tokio::sync::Mutex<u32>,
@@ -46,7 +40,7 @@ pub struct PostgresFeedSource {
     /// Connected by [`PostgresFeedSource::prepare`].
     prepared: Mutex<Option<PostgresFeed>>,
     ears: Ears,
-    pub(super) waits: WaitNote,
+    waits: WaitNote,
 }
 
 /// What a listening connection shares with its source.
@@ -187,13 +181,20 @@ impl PostgresFeedSource {
         }
         let ways = *self.ways.borrow();
         self.cede(ways.connections()).await?;
+        let settings = self.direct.as_ref().unwrap_or(&self.database.settings);
         let log = if ways.wal {
-            let Some(log) = LogReader::connect(self, patience).await? else { return Ok(None) };
+            let connected =
+                LogReader::connect(&self.database, &settings.url, &self.waits, patience);
+            let Some(log) = connected.await? else { return Ok(None) };
             Some(log)
         } else {
             None
         };
-        let listener = if ways.notify { Some(Listener::connect(self).await?) } else { None };
+        let listener = if ways.notify {
+            Some(Listener::connect(&self.database, self.direct.as_ref()).await?)
+        } else {
+            None
+        };
         // A new connection counts as a change of everything, which covers these.
         self.ears.missed.take();
         let (unread, ears) = (Vec::new(), self.ears.clone());

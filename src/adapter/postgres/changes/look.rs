@@ -3,15 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::timeout;
-
 use crate::domain::change::{ChangeSource, ChangeSourceId, Via};
 
-use super::super::{ANSWER_GRACE, Database, error};
+use super::super::Database;
 use super::survey::{self, Relation, TriggerVersion, Triggers};
-use super::{ChangesError, Refused, TableProblem, begin_look};
-
-const LOOKING: &str = "could not look for the triggers of the change feed";
+use super::{ChangesError, TableProblem, begin_look, in_time};
 
 /// The result of a look.
 #[derive(Clone, Debug, Default)]
@@ -104,17 +100,6 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
     Ok(Looked { standing: standing(&found), versions: versions(&found), ways: Ways::of(&found) })
 }
 
-/// Whether the settings of the server let a worker read messages in its log.
-pub async fn could_read_log(database: &Database) -> Result<bool, ChangesError> {
-    let looking = async {
-        let mut transaction = begin_look(database).await?;
-        let has_log = survey::has_log(&mut transaction).await?;
-        transaction.end().await?;
-        Ok(has_log)
-    };
-    in_time(database, looking).await
-}
-
 /// Why the notifications of these sources are, or would be, useless. It waits a moment for locked
 /// tables, and then fails.
 pub async fn table_problems(
@@ -130,20 +115,6 @@ pub async fn table_problems(
         Ok(problems)
     };
     in_time(database, looking).await
-}
-
-/// Waits a little longer than the server's own timeout.
-async fn in_time<T>(
-    database: &Database,
-    looking: impl Future<Output = Result<T, Refused>>,
-) -> Result<T, ChangesError> {
-    let longest = database.settings.statement_timeout;
-    match timeout(longest + ANSWER_GRACE, looking).await {
-        Ok(found) => found.map_err(|refused| refused.into_error(LOOKING)),
-        Err(_elapsed) => {
-            Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
-        }
-    }
 }
 
 fn standing(found: &[Triggers<'_>]) -> Standing {

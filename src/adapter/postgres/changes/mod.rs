@@ -2,6 +2,7 @@
 //! statements that lead from these to those.
 
 mod listen;
+mod log;
 mod look;
 mod notify;
 mod payload;
@@ -13,19 +14,22 @@ mod wal;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::domain::change::{ChangeSource, TouchedTenants, Via};
 use crate::domain::job::JobName;
 use crate::engine::ports::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
-use super::{Access, Begin, Database, Transaction, error};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, error};
 
-pub use self::listen::{PostgresFeedSource, TroubleNote, WaitNote};
-pub use self::look::{Looked, Standing, Versions, Ways, could_read_log, look, table_problems};
+pub use self::listen::{PostgresFeedSource, TroubleNote};
+pub use self::log::could_read_log;
+pub(super) use self::log::{LOG_SETTINGS_HINT, log_problem};
+pub use self::look::{Looked, Standing, Versions, Ways, look, table_problems};
 pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{Security, install_sql, uninstall_sql};
+pub use self::wal::WaitNote;
 
 /// How long a statement waits for a table that others write to. While it waits, it holds up all
 /// later statements on that table, and all on the tables that it has locked already.
@@ -34,6 +38,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_TRIES: u32 = 5;
 /// How long it leaves the tables to others between two tries.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest wait of a feed for any answer; a server that is up needs milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How many messages a feed hands on at once.
+const AT_ONCE: usize = 1_000;
 
 /// The advisory lock that one `install` holds while others wait: a number that another program
 /// hardly uses.
@@ -52,7 +61,7 @@ pub enum ChangesError {
     #[error("{0}")]
     Version(String),
     /// Messages through the write-ahead log were asked for, and the server's settings rule them out.
-    #[error("{0}; hint: {hint}", hint = sql::LOG_SETTINGS_HINT)]
+    #[error("{0}; hint: {hint}", hint = LOG_SETTINGS_HINT)]
     Log(String),
     /// Anything else.
     #[error(transparent)]
@@ -173,6 +182,22 @@ async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
     let mut transaction = database.begin(begin).await.map_err(Refused::Source)?;
     transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
     Ok(transaction)
+}
+
+const LOOKING: &str = "could not look for the triggers of the change feed";
+
+/// Ends a look; waits a little longer than the server's own timeout.
+async fn in_time<T>(
+    database: &Database,
+    looking: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, ChangesError> {
+    let longest = database.settings.statement_timeout;
+    match timeout(longest + ANSWER_GRACE, looking).await {
+        Ok(found) => found.map_err(|refused| refused.into_error(LOOKING)),
+        Err(_elapsed) => {
+            Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
+        }
+    }
 }
 
 /// Why a transaction ended.

@@ -9,9 +9,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::engine::ports::FeedError;
 
-use super::super::{Access, Begin, CONNECT_TIMEOUT, Database, NotConnected, error};
-use super::listen::{ANSWER_WITHIN, AT_ONCE, PostgresFeedSource};
+use super::super::{
+    Access, Begin, CONNECT_TIMEOUT, Database, DatabaseSettings, NotConnected, error,
+};
 use super::sql::CHANNEL;
+use super::{ANSWER_WITHIN, AT_ONCE};
 
 /// How often the listener asks the server whether it is still there: a connection that died silently brings
 /// no error.
@@ -29,13 +31,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) async fn connect(source: &PostgresFeedSource) -> Result<Self, FeedError> {
-        let main = &source.database.settings;
-        let settings = source.direct.as_ref().unwrap_or(main).clone();
+    /// Listens at `direct`, or else at the server of `database`.
+    pub(super) async fn connect(
+        database: &Database,
+        direct: Option<&DatabaseSettings>,
+    ) -> Result<Self, FeedError> {
+        let is_direct = direct.is_some();
+        let settings = direct.unwrap_or(&database.settings).clone();
         let direct = Database::lazy(settings).map_err(|error| FeedError(error.to_string()))?;
         let mut listener = connect(&direct).await?;
-        if source.direct.is_none() {
-            own_session(&source.database, &mut listener).await?;
+        if !is_direct {
+            own_session(database, &mut listener).await?;
         }
         // A lost connection has lost the notifications of the meantime: see `Feed::next`.
         listener.eager_reconnect(false);

@@ -11,6 +11,7 @@ use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants, Via};
 use crate::domain::job::JobName;
 
 use super::super::describe;
+use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT};
 
 /// The channel of the notifications, the prefix of the messages in the write-ahead log, and the publication
 /// that reading the log needs. The triggers in databases contain it, so it never changes.
@@ -468,18 +469,6 @@ pub(super) fn drop_publication() -> String {
 pub(super) fn await_writers(relation: &str) -> String {
     format!("lock table {relation} in share row exclusive mode")
 }
-
-/// Whether the server's settings let a worker read messages in the log, and what is wrong with them
-/// otherwise.
-pub(super) const LOG_SETTINGS: &str = "select case
-    when current_setting('wal_level') <> 'logical' then 'wal_level is ' || current_setting('wal_level')
-    when current_setting('max_replication_slots')::int = 0 then 'max_replication_slots is 0'
-    when current_setting('max_wal_senders')::int = 0 then 'max_wal_senders is 0' end";
-
-/// What to do about settings that keep a worker from reading the log.
-pub(super) const LOG_SETTINGS_HINT: &str = "messages through the write-ahead log need `wal_level = logical`, \
-    a replication slot and a WAL sender for each worker, which take a restart of the server; \
-    `preheat changes install --via notify` needs none of them";
 
 /// All statements that the sources need, for a migration. The script may be run again, and removes what these
 /// sources do not need any more. `security` applies to the functions that read tables.

@@ -8,6 +8,7 @@ use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants, Via};
 use crate::domain::job::JobName;
 
 use super::super::error;
+use super::log;
 use super::rights::{self, Reads, Rights};
 use super::sql::{self, Event, Security};
 use super::{Refused, TableProblem, Wanted};
@@ -168,7 +169,7 @@ pub(super) async fn survey<'s>(
     let functions = found_functions(connection).await?;
     let via = via.unwrap_or_else(|| as_they_speak(&functions));
     if via == Via::Wal && !sources.is_empty() {
-        require_log(connection).await?;
+        log::require(connection).await?;
     }
     let found = triggers(connection, sources, &all).await?;
     let mut problems = problems(connection, &found, tenants).await?;
@@ -223,19 +224,6 @@ const HAS_PUBLICATION: &str =
 /// differ, through the log.
 fn as_they_speak(functions: &[FoundFunction]) -> Via {
     functions.iter().map(FoundFunction::via).max().unwrap_or(Via::Notify)
-}
-
-/// Fails if no worker could read messages in the log of this server.
-async fn require_log(connection: &mut PgConnection) -> Result<(), Refused> {
-    match scalar(connection, sql::LOG_SETTINGS).await? {
-        None => Ok(()),
-        Some::<String>(wrong) => Err(Refused::Log(wrong)),
-    }
-}
-
-/// Whether a worker could read messages in the log of this server.
-pub(super) async fn has_log(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(scalar::<Option<String>>(connection, sql::LOG_SETTINGS).await?.is_none())
 }
 
 /// The tables that the query of a source reads and that one of its jobs does not watch.

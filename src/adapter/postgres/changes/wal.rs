@@ -4,8 +4,10 @@
 //! that is gone. A lost session means, as with `NOTIFY`, that anything may have changed.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use sqlx::{Executor, Row};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
@@ -14,9 +16,10 @@ use crate::engine::ports::FeedError;
 use super::super::connect::Route;
 use super::super::replication::{Content, Frame, ReplicationError, Session};
 use super::super::{Access, Begin, Database};
-use super::listen::{ANSWER_WITHIN, AT_ONCE, PostgresFeedSource};
+use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT};
 use super::notify::{not_heard, speak};
-use super::sql::{CHANNEL, LOG_SETTINGS, LOG_SETTINGS_HINT};
+use super::sql::CHANNEL;
+use super::{ANSWER_WITHIN, AT_ONCE};
 
 /// How often the reader says how far it is, so that the server keeps little of its log, and asks for an
 /// answer: a connection that died silently brings no error.
@@ -44,6 +47,9 @@ const BLOCKERS: &str = "select string_agg(case
           'a time that only a role with pg_read_all_stats may see')) end, ', ')
     from unnest(pg_blocking_pids($1)) as blocker (pid)
       left join pg_stat_activity other on other.pid = blocker.pid";
+
+/// Called when the feed waits for other sessions, with what it waits for.
+pub type WaitNote = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A session that streams the log from its own slot.
 pub(super) struct LogReader {
@@ -92,20 +98,20 @@ impl LogReader {
     /// Begins to read. `None` if the slot is not ready within `patience`: it is ready when all transactions
     /// that are open have ended.
     pub(super) async fn connect(
-        source: &PostgresFeedSource,
+        database: &Database,
+        url: &SecretString,
+        waits: &WaitNote,
         patience: Duration,
     ) -> Result<Option<Self>, FeedError> {
-        let main = &source.database.settings;
-        let settings = source.direct.as_ref().unwrap_or(main);
-        let route = Route::new(&settings.url).map_err(|error| FeedError(error.to_string()))?;
+        let route = Route::new(url).map_err(|error| FeedError(error.to_string()))?;
         let connected = Box::pin(route.replicate()).await;
         let mut session = connected.map_err(|failed| FeedError(failed.message()))?;
         let server = route.server().to_owned();
         require(&server, &mut session).await?;
         let slot = format!("preheat_{}", uuid::Uuid::now_v7().simple());
-        let created = create_slot(source, &server, &mut session, &slot);
+        let created = create_slot(database, waits, &mut session, &slot);
         match timeout(patience, created).await {
-            Ok(created) => created?,
+            Ok(created) => created.map_err(|error| failed(&server, &error))?,
             Err(_elapsed) => return Ok(None),
         }
         let start = format!(
@@ -253,11 +259,11 @@ async fn require(server: &str, session: &mut Session) -> Result<(), FeedError> {
 /// Creates the slot, which waits until all transactions that are open have ended, and meanwhile says for which
 /// ones it waits.
 async fn create_slot(
-    source: &PostgresFeedSource,
-    server: &str,
+    database: &Database,
+    waits: &WaitNote,
     session: &mut Session,
     slot: &str,
-) -> Result<(), FeedError> {
+) -> Result<(), ReplicationError> {
     let process = session.process;
     let create =
         format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
@@ -267,20 +273,16 @@ async fn create_slot(
     loop {
         tokio::select! {
             biased;
-            created = &mut created => {
-                return created.map(drop).map_err(|error| failed(server, &error));
-            }
+            created = &mut created => return created.map(drop),
             () = sleep(pause) => {}
         }
         let found = tokio::select! {
             biased;
-            created = &mut created => {
-                return created.map(drop).map_err(|error| failed(server, &error));
-            }
-            found = blockers(&source.database, process) => found,
+            created = &mut created => return created.map(drop),
+            found = blockers(database, process) => found,
         };
         if let Some(found) = found.filter(|found| said.as_ref() != Some(found)) {
-            (source.waits)(&found);
+            waits(&found);
             said = Some(found);
         }
         pause = LOOK_EVERY;
