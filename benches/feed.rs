@@ -61,7 +61,7 @@ async fn main() {
     source.follow(Ways { notify: !wal, wal });
     let mut feed = source.connect().await.unwrap();
     println!("listening");
-    let (heard, mut hears) = mpsc::channel(1_000_000);
+    let (sent, mut probes) = mpsc::channel(1_000_000);
     let reading = tokio::spawn(async move {
         let mut count = 0_usize;
         while let Ok(changes) = feed.next().await {
@@ -69,10 +69,10 @@ async fn main() {
             count += changes.len();
             for change in changes {
                 if change.source.as_str().starts_with("probe-") {
-                    heard.send((change.source, now)).await.unwrap();
+                    sent.send((change.source, now)).await.unwrap();
                 }
             }
-            if heard.is_closed() {
+            if sent.is_closed() {
                 break;
             }
         }
@@ -82,7 +82,7 @@ async fn main() {
     match arguments.rate {
         None => tokio::time::sleep(length).await,
         Some(rate) => {
-            let mut delays = delays(&arguments, rate, &mut hears).await;
+            let mut delays = delays(&arguments, rate, &mut probes).await;
             delays.sort_unstable();
             let at = |part: usize| delays.get((delays.len() - 1) * part / 100).unwrap();
             println!(
@@ -106,7 +106,7 @@ async fn main() {
 async fn delays(
     arguments: &Arguments,
     rate: u32,
-    hears: &mut mpsc::Receiver<(preheat::domain::change::ChangeSourceId, Instant)>,
+    probes: &mut mpsc::Receiver<(preheat::domain::change::ChangeSourceId, Instant)>,
 ) -> Vec<Duration> {
     let mut writer = PgConnection::connect(&arguments.url).await.unwrap();
     let total = u64::from(rate) * arguments.seconds;
@@ -125,7 +125,7 @@ async fn delays(
     }
     let mut delays = Vec::new();
     while delays.len() < written.len() {
-        let (source, at) = tokio::time::timeout(LOST_AFTER, hears.recv()).await.unwrap().unwrap();
+        let (source, at) = tokio::time::timeout(LOST_AFTER, probes.recv()).await.unwrap().unwrap();
         let number: usize = source.as_str().trim_start_matches("probe-").parse().unwrap();
         delays.push(at.saturating_duration_since(*written.get(number).unwrap()));
     }

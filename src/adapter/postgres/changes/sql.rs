@@ -481,10 +481,11 @@ pub fn install_sql(sources: &[ChangeSource], security: Security, via: Via) -> St
          -- To be run in one transaction, by the owner of the tables.\n\n\
          create schema if not exists preheat;\n",
     );
-    sql.push_str(&match via {
+    let publication = match via {
         Via::Wal if !sources.is_empty() => log_is_ready(),
         Via::Wal | Via::Notify => format!("drop publication if exists {CHANNEL};\n"),
-    });
+    };
+    sql.push_str(&publication);
     for source in sources {
         let jobs: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
         let security = if reads_tables(source) { security } else { Security::Invoker };

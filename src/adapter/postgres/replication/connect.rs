@@ -52,6 +52,7 @@ impl Session {
         Ok(session)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the messages are the protocol's, not ours")]
     async fn log_in(&mut self, login: &Login) -> Result<(), ReplicationError> {
         let mut parameters = vec![
             ("user", login.user.as_str()),
@@ -77,6 +78,7 @@ impl Session {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the messages are the protocol's, not ours")]
     fn authenticate(
         &mut self,
         message: &Message,
@@ -209,7 +211,8 @@ fn connector(mode: PgSslMode, certificates: &Certificates) -> Result<TlsConnecto
 }
 
 fn roots(certificates: &Certificates) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let own = certificates.roots.as_deref().map(|file| parsed("sslrootcert", file)).transpose()?;
     for certificate in own.into_iter().flatten() {
         let added = roots.add(certificate);
