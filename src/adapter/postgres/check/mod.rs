@@ -185,6 +185,12 @@ impl PostgresSource {
         changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
+    /// Why this role cannot read messages in the server's write-ahead log, and what to do about it.
+    pub async fn log_problem(&self) -> Result<Option<(String, &'static str)>, ChangesError> {
+        let problem = changes::log_problem(&self.database).await?;
+        Ok(problem.map(|problem| (problem, changes::LOG_SETTINGS_HINT)))
+    }
+
     async fn relations_in(
         &self,
         transaction: &mut Transaction,
