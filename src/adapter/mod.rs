@@ -6,6 +6,7 @@ pub mod clock;
 pub mod memory;
 pub mod postgres;
 pub mod redis;
+mod tls;
 
 /// The first connection to a server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, AppError, database_settings};
 use crate::adapter::postgres::{
-    self, ChangesError, Database, PostgresFeedSource, Standing, TroubleNote, Versions,
+    self, ChangesError, Database, PostgresFeedSource, Standing, TroubleNote, Versions, WaitNote,
 };
 use crate::config::{ChangesMode, Settings};
 use crate::domain::change::{ChangeSource, ChangeSourceId, WatchedTables};
@@ -79,6 +79,7 @@ struct Examined {
 struct Told {
     off: Option<String>,
     lacks: Option<String>,
+    not_switched: Vec<String>,
 }
 
 /// What a look found.
@@ -129,7 +130,9 @@ impl FeedSupervisor {
         let (database, runner) = (Arc::clone(&app.database), Arc::clone(&app.runner));
         let tenant_column = settings.tenants.column.clone();
         let trouble = trouble_note(Arc::clone(&runner), tenant_column.clone());
+        let waits = wait_note(Arc::clone(&runner));
         let source = PostgresFeedSource::new(Arc::clone(&database), direct, trouble)?;
+        let source = source.telling(waits);
         Ok(Some(Self {
             mode,
             tenants_sql: settings.tenants.sql.clone(),
@@ -229,14 +232,15 @@ impl FeedSupervisor {
             self.versions = Versions::default();
             return Look::NotWanted;
         }
-        if let Some(reason) = self.source.impossible() {
-            return Look::Impossible(reason.to_owned());
-        }
         let looked = postgres::look(&self.database, &sources).await;
         let mut missed = self.source.take_installed();
         if let Ok(looked) = &looked {
             missed.extend(looked.versions.missed_since(&self.versions));
             self.versions = looked.versions.clone();
+            self.source.follow(looked.ways);
+        }
+        if let Some(reason) = self.source.impossible() {
+            return Look::Impossible(reason.to_owned());
         }
         // A feed that begins to listen reports a change of all tenants itself.
         if is_listening {
@@ -248,7 +252,8 @@ impl FeedSupervisor {
             Err(
                 error @ (ChangesError::Tables(_)
                 | ChangesError::NotAllowed(_)
-                | ChangesError::Version(_)),
+                | ChangesError::Version(_)
+                | ChangesError::Log(_)),
             ) => return Look::Impossible(error.to_string()),
         };
         if standing.whole.is_empty() && standing.partly.is_empty() {
@@ -290,9 +295,11 @@ impl FeedSupervisor {
                 Ok(problems) | Err(ChangesError::Tables(problems)) => {
                     problems.iter().map(ToString::to_string).collect()
                 }
-                Err(ChangesError::NotAllowed(problem) | ChangesError::Version(problem)) => {
-                    vec![problem]
-                }
+                Err(
+                    ChangesError::NotAllowed(problem)
+                    | ChangesError::Version(problem)
+                    | ChangesError::Log(problem),
+                ) => vec![problem],
                 Err(ChangesError::Failed(_)) => return,
             };
         let versions = self.versions.clone();
@@ -319,6 +326,8 @@ impl FeedSupervisor {
             event::FeedOff { reason, is_fault }.emit(metrics);
         }
         self.told.off = off.map(|(reason, _)| reason.to_owned());
+        self.tell_mixed(look);
+        let metrics = &self.runner.metrics;
         let (lacks, lacking) = match look {
             Look::Ready(standing) => (lacks(standing, self.problems()), standing.lacking.len()),
             Look::NotInstalled(tables) if is_listening => {
@@ -335,6 +344,15 @@ impl FeedSupervisor {
             event::FeedLacks { what }.emit(metrics);
         }
         self.told.lacks = lacks;
+    }
+
+    fn tell_mixed(&mut self, look: &Look) {
+        let Look::Ready(Standing { not_switched, .. }) = look else { return };
+        if !not_switched.is_empty() && self.told.not_switched != *not_switched {
+            let tables = listed(not_switched.iter().map(String::as_str), "and");
+            event::FeedMixed { tables: &tables }.emit(&self.runner.metrics);
+        }
+        self.told.not_switched.clone_from(not_switched);
     }
 }
 
@@ -420,7 +438,7 @@ impl Listening {
 
 /// The changes that the feed misses.
 fn lacks(standing: &Standing, problems: &[String]) -> Option<String> {
-    let Standing { whole: _, partly, lacking, without_keys } = standing;
+    let Standing { whole: _, partly, lacking, without_keys, not_switched: _ } = standing;
     let named = |tables: &[String]| listed(tables.iter().map(String::as_str), "and");
     let mut lacks = Vec::new();
     if !lacking.is_empty() {
@@ -453,6 +471,18 @@ fn required(look: &Look, problems: &[String]) -> Result<(), AppError> {
         }
     };
     Err(AppError::NoFeed(lacking))
+}
+
+/// Logs each transaction once that the feed waits for.
+fn wait_note(runner: Arc<Runner>) -> WaitNote {
+    let told = Mutex::new(String::new());
+    Arc::new(move |what| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != what {
+            what.clone_into(&mut told);
+            event::FeedWaits { what }.emit(&runner.metrics);
+        }
+    })
 }
 
 fn trouble_note(runner: Arc<Runner>, tenant_column: String) -> TroubleNote {

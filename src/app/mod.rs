@@ -23,7 +23,8 @@ use self::feed::{FeedSupervisor, Supervised};
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
-    QueryProblems, Unwatched, check_keys, check_queries, check_rows, check_tables, unwatched,
+    QueryProblems, Unwatched, check_keys, check_log, check_queries, check_rows, check_tables,
+    unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;

@@ -129,7 +129,11 @@ pub async fn check_tables(
     let problems = match source.table_problems(&sources).await {
         Ok(problems) | Err(ChangesError::Tables(problems)) => problems,
         Err(ChangesError::Failed(error)) => return Err(error),
-        Err(ChangesError::NotAllowed(reason) | ChangesError::Version(reason)) => {
+        Err(
+            ChangesError::NotAllowed(reason)
+            | ChangesError::Version(reason)
+            | ChangesError::Log(reason),
+        ) => {
             let problem = files.problem_at(first, Place::Field("tables"), reason, None);
             found.warnings.push(problem.into_warning());
             return Ok(found);
@@ -141,6 +145,29 @@ pub async fn check_tables(
             let problem = files.problem_at(&name, place, message.clone(), Some(hint.clone()));
             found.jobs.entry(name).or_default().push(problem);
         }
+    }
+    Ok(found)
+}
+
+/// Warns if triggers that speak through the write-ahead log would not be heard.
+pub async fn check_log(
+    source: &PostgresSource,
+    files: &JobFiles,
+) -> Result<QueryProblems, SourceError> {
+    let mut found = QueryProblems::default();
+    let sources = change_sources(files.jobs(), source.tenant_column());
+    let first = sources.first().and_then(|source| source.jobs.first());
+    match (first, source.log_problem().await) {
+        (Some(first), Ok(Some((problem, hint)))) => {
+            let message =
+                format!("`changes.via` is `wal`, and nobody would hear of changes: {problem}");
+            let place = Place::Field("tables");
+            let problem = files.problem_at(first, place, message, Some(hint.to_owned()));
+            found.warnings.push(problem.into_warning());
+        }
+        (_, Err(ChangesError::Failed(error))) => return Err(error),
+        // What else is wrong, the check of the tables says.
+        (_, Ok(_) | Err(_)) => {}
     }
     Ok(found)
 }

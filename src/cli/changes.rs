@@ -11,12 +11,13 @@ use super::check::not_watched;
 use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{
-    ChangesError, Done, Installed, Removed, Security, TableProblem, install, install_sql,
-    uninstall, uninstall_sql,
+    ChangesError, Database, Done, Installed, Removed, Security, TableProblem, Wanted,
+    could_read_log, install, install_sql, uninstall, uninstall_sql,
 };
 use crate::app;
+use crate::config::{ChangesVia, Settings};
 use crate::definition::{JobFiles, Place, Problem, Problems};
-use crate::domain::change::{ChangeSource, TouchedTenants, change_sources};
+use crate::domain::change::{ChangeSource, TouchedTenants, Via, change_sources};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -27,41 +28,52 @@ pub(super) struct Options {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Install the triggers that the jobs' `tables` need, in one transaction; repeating it is harmless
-    Install(Rights),
+    Install(Wish),
     /// Remove every trigger and function of the change feed, and nothing else
     Uninstall,
     /// Print what `install` would run, for a migration tool; needs no database
     Sql {
         /// Print what `uninstall` would run
-        #[arg(long, conflicts_with = "security_definer")]
+        #[arg(long, conflicts_with_all = ["security_definer", "via"])]
         uninstall: bool,
         #[command(flatten)]
-        rights: Rights,
+        wish: Wish,
     },
 }
 
 #[derive(Debug, clap::Args)]
-struct Rights {
+struct Wish {
     /// Let triggers whose `sql` reads tables with row-level security run with the rights of the role
     /// that installs them, which has to see every row
     #[arg(long)]
     security_definer: bool,
+    /// How the triggers speak, in place of `changes.via`
+    #[arg(long, value_enum)]
+    via: Option<ChangesVia>,
 }
 
-impl Rights {
-    fn security(&self) -> Security {
-        if self.security_definer { Security::Definer } else { Security::Invoker }
+impl Wish {
+    fn wanted(&self, settings: &Settings) -> Wanted {
+        let security = if self.security_definer { Security::Definer } else { Security::Invoker };
+        let via = match self.via.unwrap_or(settings.changes.via) {
+            ChangesVia::Auto => None,
+            ChangesVia::Notify => Some(Via::Notify),
+            ChangesVia::Wal => Some(Via::Wal),
+        };
+        Wanted { security, via }
     }
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     match options.action {
-        Action::Install(rights) => run_install(global, rights.security()).await?,
+        Action::Install(wish) => run_install(global, &wish).await?,
         Action::Uninstall => run_uninstall(global).await?,
         Action::Sql { uninstall: true, .. } => output::result(&uninstall_sql())?,
-        Action::Sql { uninstall: false, rights } => {
-            let sources = sources(&global.load(&MultiProgress::new())?);
-            output::result(&install_sql(&sources, rights.security()))?;
+        Action::Sql { uninstall: false, wish } => {
+            let loaded = global.load(&MultiProgress::new())?;
+            let Wanted { security, via } = wish.wanted(&loaded.settings);
+            let via = via.unwrap_or(Via::Notify);
+            output::result(&install_sql(&sources(&loaded), security, via))?;
         }
     }
     Ok(Exit::Ok)
@@ -71,15 +83,17 @@ fn sources(loaded: &Loaded) -> Vec<ChangeSource> {
     change_sources(loaded.files.jobs(), &loaded.settings.tenants.column)
 }
 
-async fn run_install(global: &Global, security: Security) -> Result<(), Failure> {
+async fn run_install(global: &Global, wish: &Wish) -> Result<(), Failure> {
     let loaded = global.load(&MultiProgress::new())?;
     let sources = sources(&loaded);
     let Loaded { settings, files } = &loaded;
     let database = Arc::new(app::connect_database(settings).await?);
-    let installed = install(&database, &sources, &settings.tenants.sql, security).await;
+    let wanted = wish.wanted(settings);
+    let installed = install(&database, &sources, &settings.tenants.sql, wanted).await;
     let (installed, removed) =
         installed.map_err(|error| failure(error, &settings.jobs, "preheat changes sql"))?;
     output::result(&shown(&installed, &removed))?;
+    suggest_log(&database, wanted, &installed).await;
     let mut warnings = unwatched(&installed, files);
     let source = app::source_on(settings, &database);
     match app::unwatched(&source, files, &BTreeSet::new()).await {
@@ -93,6 +107,18 @@ async fn run_install(global: &Global, security: Security) -> Result<(), Failure>
         output::problem(&Problems::new(warnings).render(output::is_coloured()));
     }
     Ok(())
+}
+
+/// Says that the triggers could speak through the write-ahead log, if nobody has decided how they speak.
+async fn suggest_log(database: &Database, wanted: Wanted, installed: &[Installed]) {
+    let notifies = installed.iter().any(|installed| installed.via == Via::Notify);
+    if wanted.via.is_none() && notifies && could_read_log(database).await.unwrap_or(false) {
+        output::problem(
+            "hint: this server has `wal_level = logical`: with `preheat changes install --via wal` \
+             triggers do not hold up the commits of other writers, as NOTIFY does; it needs a role \
+             with REPLICATION for the worker (see docs/changes.md)",
+        );
+    }
 }
 
 async fn run_uninstall(global: &Global) -> Result<(), Failure> {
@@ -111,7 +137,9 @@ async fn run_uninstall(global: &Global) -> Result<(), Failure> {
 
 fn shown(installed: &[Installed], removed: &Removed) -> String {
     let mut text = String::new();
-    for Installed { table, tenants, keys, relations, security, unwatched: _, done } in installed {
+    for Installed { table, tenants, keys, relations, security, via, unwatched: _, done } in
+        installed
+    {
         let done = match done {
             Done::New => "installed",
             Done::Mended => "mended",
@@ -131,7 +159,11 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
             0 => String::new(),
             below => format!(", with {}", output::counted(below as u64, "partition", "partitions")),
         };
-        let _a_string_takes_all = writeln!(text, "{done} `{table}`: {tenants}{keys}{below}");
+        let via = match via {
+            Via::Notify => "",
+            Via::Wal => ", through the write-ahead log",
+        };
+        let _a_string_takes_all = writeln!(text, "{done} `{table}`: {tenants}{keys}{below}{via}");
     }
     if installed.is_empty() {
         text.push_str("no job has `tables`: there is nothing to install\n");
@@ -186,7 +218,7 @@ fn failure(error: ChangesError, jobs: &Path, sql: &str) -> Failure {
                  `{sql} | psql -v ON_ERROR_STOP=1 --single-transaction`"
             ),
         ),
-        error @ ChangesError::Version(_) => Failure::usage(error),
+        error @ (ChangesError::Version(_) | ChangesError::Log(_)) => Failure::usage(error),
         ChangesError::Failed(error) => error.into(),
     }
 }

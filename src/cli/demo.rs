@@ -21,7 +21,7 @@ use super::output::{self, counted};
 use super::signal::StopSignals;
 use super::warm::Pass;
 use super::{Exit, Failure, Global};
-use crate::adapter::postgres::{Security, install};
+use crate::adapter::postgres::{Security, Wanted, install};
 use crate::app::{self, App, Orders, job_defaults};
 use crate::config::Settings;
 use crate::definition::{self, JobFiles, JobText};
@@ -156,7 +156,8 @@ async fn make_clinic(sandbox: &Sandbox, tenants: u32) -> anyhow::Result<()> {
 async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), Failure> {
     let sources = change_sources(files.jobs(), &settings.tenants.column);
     let database = app::connect_database(settings).await?;
-    let installed = install(&database, &sources, &settings.tenants.sql, Security::Invoker).await;
+    let wanted = Wanted { security: Security::Invoker, via: None };
+    let installed = install(&database, &sources, &settings.tenants.sql, wanted).await;
     installed.map_err(|error| Failure::new(Exit::Failed, error))?;
     database.close().await;
     Ok(())

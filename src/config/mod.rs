@@ -203,6 +203,8 @@ pub struct Audit {
 pub struct Changes {
     /// Whether the worker listens to it.
     pub enabled: ChangesMode,
+    /// How the triggers speak that `install` makes.
+    pub via: ChangesVia,
     /// Another address of [`Database::url`]'s server, for listening.
     pub url: Option<SecretString>,
 }
@@ -217,6 +219,18 @@ pub enum ChangesMode {
     Required,
     /// It never listens.
     Off,
+}
+
+/// How the triggers speak that `install` makes. The worker follows those that are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ChangesVia {
+    /// As those that are installed; by `NOTIFY` if there are none
+    #[default]
+    Auto,
+    /// By `NOTIFY`, which every server has; it serializes the commits of the whole cluster
+    Notify,
+    /// Through the write-ahead log, for servers with `wal_level = logical` and roles with REPLICATION
+    Wal,
 }
 
 /// Whether run records are kept.
@@ -627,6 +641,18 @@ impl Changes {
                 modes,
                 "Whether the worker listens for changes of the jobs' `tables`; `\"auto\"` listens \
                  once `preheat changes install` was run, `true` refuses to start before that",
+            ),
+            via: read.choice(
+                "changes.via",
+                [
+                    ("auto", ChangesVia::Auto),
+                    ("notify", ChangesVia::Notify),
+                    ("wal", ChangesVia::Wal),
+                ],
+                "How the triggers speak that `preheat changes install` makes, which the worker \
+                 follows: `\"wal\"` spares writers a lock of the whole cluster, and needs \
+                 `wal_level = logical` and a role with REPLICATION; `\"auto\"` leaves triggers as \
+                 they are, and makes new ones `\"notify\"`",
             ),
             url: read.url(
                 "changes.url",

@@ -44,6 +44,15 @@ impl fmt::Display for ChangeSourceId {
     }
 }
 
+/// How the messages of triggers travel to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Via {
+    /// `NOTIFY`, which every server has. It serializes the commits of the whole cluster.
+    Notify,
+    /// Messages in the write-ahead log, for servers with `wal_level = logical`.
+    Wal,
+}
+
 /// A table that is watched, with one way to find whose data changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeSource {

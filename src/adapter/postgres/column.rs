@@ -10,7 +10,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
     PgArgumentBuffer, PgArguments, PgColumn, PgConnection, PgRow, PgTypeInfo, PgTypeKind,
 };
-use sqlx::{Arguments, Column as _, Encode, Executor, Postgres, Row, Type, TypeInfo};
+use sqlx::{Arguments, Column as _, Encode, Executor, Postgres, Row, Type, TypeInfo, ValueRef};
 use tokio::time::Instant;
 
 use crate::domain::json::{Column, ColumnType};
@@ -57,6 +57,16 @@ fn column_type(ty: &PgTypeInfo) -> ColumnType {
             }
         }
     }
+}
+
+/// A column's bytes in the wire format; `None` for NULL.
+///
+/// It does not move the driver's value, and does not ask it for the bytes of a NULL, which would be an
+/// error on the heap: either would take longer than to write the value.
+pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
+    let value = row.try_get_raw(index);
+    let value = value.as_ref().ok().filter(|value| !value.is_null())?;
+    value.as_bytes().ok()
 }
 
 /// The id type for an id column's type; `None` if ids cannot have that type.

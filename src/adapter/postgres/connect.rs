@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
+use super::replication::Session;
 use super::session::Local;
 use super::{CONNECT_TIMEOUT, NotConnected};
 use crate::adapter::{ConnectError, ConnectErrorKind};
@@ -134,6 +135,39 @@ impl Route {
                 Err(NotConnected::because(server, ConnectErrorKind::Unreachable, &reason))
             }
             Ok(Err(error)) => Err(NotConnected::new(server, &error)),
+            Err(_elapsed) => Err(NotConnected::in_time(server, self.patience)),
+        }
+    }
+
+    /// Opens a session that can stream the write-ahead log, on the first host that is a primary: on a standby
+    /// no trigger fires.
+    pub(super) async fn replicate(&self) -> Result<Session, NotConnected> {
+        let mut failed = Vec::new();
+        for options in &self.hosts {
+            match self.try_to_replicate(options).await {
+                Ok(session) => return Ok(session),
+                Err(reason) => failed.push((options, reason)),
+            }
+        }
+        Err(self.none_will_do(&failed))
+    }
+
+    async fn try_to_replicate(&self, options: &PgConnectOptions) -> Result<Session, NotConnected> {
+        let server = &self.server;
+        let connect = async {
+            let mut session = Session::connect(options).await?;
+            let rows = session.query("select pg_is_in_recovery()").await?;
+            let is_standby = rows.concat().contains(&Some("t".to_owned()));
+            Ok((session, is_standby))
+        };
+        match timeout(self.patience, connect).await {
+            Ok(Ok((session, false))) => Ok(session),
+            Ok(Ok((_, true))) => {
+                let reason = "it is a standby, where no trigger fires; hint: set `[changes] url` \
+                              to the address of the primary";
+                Err(NotConnected::because(server, ConnectErrorKind::Unreachable, reason))
+            }
+            Ok(Err(error)) => Err(NotConnected::replicating(server, &error)),
             Err(_elapsed) => Err(NotConnected::in_time(server, self.patience)),
         }
     }

@@ -10,7 +10,10 @@ mod history;
 mod id;
 mod moment;
 mod pages;
+mod parameter_types;
+mod parameters;
 mod read_error;
+mod replication;
 mod session;
 mod source;
 
@@ -33,13 +36,14 @@ use crate::engine::ports::{SourceError, SourceErrorKind};
 
 use self::column::OwnTypes;
 use self::connect::Route;
+use self::replication::ReplicationError;
 use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
     ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
-    TableProblem, TroubleNote, Versions, install, install_sql, look, table_problems, uninstall,
-    uninstall_sql,
+    TableProblem, TroubleNote, Versions, WaitNote, Wanted, Ways, could_read_log, install,
+    install_sql, look, table_problems, uninstall, uninstall_sql,
 };
 pub use check::{
     Findings, QueryPlace, QueryProblem, ReadRelation, RelationKind, SAMPLE_BYTES, SAMPLE_TENANTS,
@@ -480,18 +484,41 @@ struct NotConnected {
 
 impl NotConnected {
     fn new(server: &str, error: &sqlx::Error) -> Self {
-        let kind = match error::code(error) {
+        let kind = Self::kind(error::code(error), error::is_tls(error));
+        let hint = error::connect_hint(error).map(|hint| format!("; hint: {hint}"));
+        let reason = error::text(error) + &hint.unwrap_or_default();
+        Self::because(server, kind, &reason)
+    }
+
+    fn kind(code: Option<&str>, is_tls: bool) -> ConnectErrorKind {
+        match code {
             // The server is starting or stopping, or has no connection left.
             Some(code) if code.starts_with("57P") || code.starts_with("53") => {
                 ConnectErrorKind::Unreachable
             }
             Some(_) => ConnectErrorKind::Refused,
-            None if error::is_tls(error) => ConnectErrorKind::Refused,
+            None if is_tls => ConnectErrorKind::Refused,
             None => ConnectErrorKind::Unreachable,
+        }
+    }
+
+    /// A session that streams the write-ahead log could not begin.
+    fn replicating(server: &str, error: &ReplicationError) -> Self {
+        let kind = Self::kind(error.code(), error.is_tls());
+        let hint = match error.code() {
+            Some("42501") => {
+                "; hint: messages through the write-ahead log need a role with REPLICATION \
+                 (`alter role … replication`), which may read the whole cluster; \
+                 `preheat changes install --via notify` needs no right"
+            }
+            Some("53300") => "; hint: every worker takes one WAL sender: raise `max_wal_senders`",
+            Some("08P01" | "0A000") => {
+                "; hint: a pooler does not pass on replication connections: set `[changes] url` to \
+                 the server's own address"
+            }
+            _ => "",
         };
-        let hint = error::connect_hint(error).map(|hint| format!("; hint: {hint}"));
-        let reason = error::text(error) + &hint.unwrap_or_default();
-        Self::because(server, kind, &reason)
+        Self::because(server, kind, &format!("{error}{hint}"))
     }
 
     fn because(server: &str, kind: ConnectErrorKind, reason: &str) -> Self {

@@ -8,7 +8,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo};
-use sqlx::{Encode, Executor, Postgres, Type};
+use sqlx::{Encode, Postgres, Type};
 
 use crate::domain::day::{BatchDays, MomentType, number};
 use crate::domain::job::{Job, JobName, Query};
@@ -16,10 +16,9 @@ use crate::domain::json::{Column, write_text};
 use crate::domain::row::SlotDay;
 use crate::engine::ports::SourceErrorKind;
 
+use super::column::{self, value};
 use super::id::IdType;
 use super::read_error::ReadError;
-use super::source::{PostgresSource, no_tenant, value};
-use super::{Transaction, column, describe};
 
 /// What the types of a query's parameters depend on, besides the job.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +52,7 @@ struct Known {
 }
 
 impl KnownMoments {
-    fn of(&self, job: &Job, column: &str) -> Option<MomentType> {
+    pub(super) fn of(&self, job: &Job, column: &str) -> Option<MomentType> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.get(&job.name)?;
         (known.query == job.query && known.column == column).then_some(known.ty)
@@ -69,68 +68,6 @@ impl KnownMoments {
     /// all tenants learns the types anew.
     pub(super) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
-
-impl PostgresSource {
-    /// The type of the job's `dates.column`, as far as known; otherwise the query is described.
-    pub(super) async fn moment_type(
-        &self,
-        transaction: &mut Transaction,
-        job: &Job,
-        id: Option<IdType>,
-    ) -> Result<Option<MomentType>, ReadError> {
-        let known = job.moment_column().and_then(|column| self.moments.of(job, column));
-        match known {
-            Some(ty) => Ok(Some(ty)),
-            None => self.learn_moment_type(transaction, job, id).await,
-        }
-    }
-
-    /// The type of the job's `dates.column`, as the server describes the query.
-    ///
-    /// To describe it, the server needs the types of the parameters, one of which is the type in question.
-    /// Most queries only compare them, which works between all types of moments. Others, such as one with
-    /// `tstzrange($2, $3)`, take one type only. So we try one type after the other.
-    pub(super) async fn learn_moment_type(
-        &self,
-        transaction: &mut Transaction,
-        job: &Job,
-        id: Option<IdType>,
-    ) -> Result<Option<MomentType>, ReadError> {
-        let Some(name) = job.moment_column() else { return Ok(None) };
-        let mut refusal = None;
-        for ty in MomentType::ALL {
-            let none = no_tenant(job, ParameterTypes { id, moment: Some(ty) })?;
-            transaction.execute(sqlx::raw_sql("savepoint moment")).await?;
-            match describe::columns(transaction, &job.query.sql, none).await {
-                Ok(columns) => {
-                    let ty = moment_type_of(&column::columns(&columns), name)?;
-                    self.moments.note(job, ty);
-                    return Ok(Some(ty));
-                }
-                Err(error) if error.is_refusal() => {
-                    transaction.execute(sqlx::raw_sql("rollback to moment")).await?;
-                    refusal.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        refusal.map_or(Ok(None), Err)
-    }
-
-    /// The same for a check. If the server refuses the query, or if it returns no moments, the check has
-    /// yet to say so, and goes on with instants.
-    pub(super) async fn moment_type_to_check(
-        &self,
-        transaction: &mut Transaction,
-        job: &Job,
-        id: Option<IdType>,
-    ) -> Result<Option<MomentType>, ReadError> {
-        match self.learn_moment_type(transaction, job, id).await {
-            Err(error) if error.is_refusal() => Ok(Some(MomentType::Instant)),
-            learnt => learnt,
-        }
     }
 }
 

@@ -8,8 +8,9 @@ use sqlx::{Arguments, AssertSqlSafe, Row};
 use crate::domain::job::Job;
 use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 
+use super::column::value;
 use super::read_error::{ReadError, in_time, refused};
-use super::source::{PostgresSource, finish, learns_types, value};
+use super::source::{PostgresSource, finish, learns_types};
 use super::{Access, Transaction};
 
 /// Runs the query, keeps its rows in the server and reports its plan. The time of each node would

@@ -9,22 +9,23 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgArguments, PgColumn, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Executor, Row, ValueRef};
+use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Executor, Row};
 use tokio::time::timeout;
 
-use crate::domain::date;
 use crate::domain::day::{BatchDays, MomentType};
-use crate::domain::job::{Job, Scope};
+use crate::domain::job::Job;
 use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::order::Comparison;
 use crate::domain::row::{KeyText, Rows, RowsFull, SlotDay};
-use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
+use crate::domain::tenant::{IdClass, TenantId, Tenants};
 use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
+use super::column::{self, value};
 use super::id::{ID_TYPES, IdArray, IdType, Slots};
-use super::moment::{DayColumn, KnownMoments, Moment, ParameterTypes, moment_type_of};
+use super::moment::{DayColumn, KnownMoments, ParameterTypes, moment_type_of};
+use super::parameters::Asked;
 use super::read_error::{ReadError, in_time, refused};
-use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, describe, error};
 
 /// A loop over rows yields to other tasks after this many: rows that have arrived are read without
 /// an await that would yield.
@@ -240,21 +241,6 @@ impl PostgresSource {
         Err(ReadError::Other(SourceErrorKind::Definition, message))
     }
 
-    /// The read, with the types of its parameters, as far as they are known or as the query is described.
-    pub(super) async fn ask<'r>(
-        &self,
-        transaction: &mut Transaction,
-        job: &'r Job,
-        read: Read<'r>,
-    ) -> Result<Asked<'r>, ReadError> {
-        let id = match job.scope {
-            Scope::Tenants => Some(self.id_type(transaction).await?),
-            Scope::Fleet => None,
-        };
-        let moment = self.moment_type(transaction, job, id).await?;
-        Ok(Asked { job, types: ParameterTypes { id, moment }, read })
-    }
-
     /// Reads the rows of a query. If the job's `dates.column` turns out to have another type than asked
     /// for, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
     async fn read_rows(
@@ -337,54 +323,6 @@ impl Source for PostgresSource {
     }
 }
 
-/// A read of a job's rows, with parameters of these types.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'r> {
-    job: &'r Job,
-    types: ParameterTypes,
-    read: Read<'r>,
-}
-
-impl Asked<'_> {
-    /// The days of the batch; `None` if the job has no dates.
-    pub(super) fn days(self) -> Option<BatchDays> {
-        let ty = self.types.moment.unwrap_or(MomentType::Date);
-        let Read { batch, first_dates, .. } = self.read;
-        self.job.dates.as_ref().map(|dates| BatchDays::new(dates, ty, batch, first_dates))
-    }
-
-    /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
-    /// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
-    /// one after its last. A job for the whole fleet gives it only the two dates or moments.
-    pub(super) fn arguments(self, days: Option<&BatchDays>) -> Result<PgArguments, ReadError> {
-        let Self { job, types, read } = self;
-        let mut arguments = PgArguments::default();
-        if let Some(id) = types.id {
-            arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
-        }
-        if let Some(ty) = types.moment {
-            let bounds = days.and_then(BatchDays::bounds);
-            let (start, end) = bounds.map(|bounds| (bounds.start, bounds.end)).unzip();
-            arguments.add(Moment { ty, at: start }).map_err(sqlx::Error::Encode)?;
-            arguments.add(Moment { ty, at: end }).map_err(sqlx::Error::Encode)?;
-        } else if let Some(dates) = &job.dates {
-            let first = read.first_dates;
-            let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
-            match job.scope {
-                Scope::Tenants => {
-                    arguments.add(first).map_err(sqlx::Error::Encode)?;
-                    arguments.add(last).map_err(sqlx::Error::Encode)?;
-                }
-                Scope::Fleet => {
-                    arguments.add(first.first().copied()).map_err(sqlx::Error::Encode)?;
-                    arguments.add(last.first().copied()).map_err(sqlx::Error::Encode)?;
-                }
-            }
-        }
-        Ok(arguments)
-    }
-}
-
 /// Which tenants to read.
 #[derive(Clone, Copy)]
 enum Which<'i> {
@@ -450,13 +388,6 @@ fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadE
     let mut arguments = PgArguments::default();
     arguments.add(ids).map_err(sqlx::Error::Encode)?;
     Ok(arguments)
-}
-
-/// The query's parameters for a batch of no tenants.
-pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<PgArguments, ReadError> {
-    let batch = Batch::new(Arc::default(), [].into());
-    let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
-    Asked { job, types, read }.arguments(None)
 }
 
 /// How to read the rows of one batch. It is made anew from each batch's first row, which takes
@@ -605,16 +536,6 @@ impl TenantColumn {
         );
         ReadError::Other(SourceErrorKind::Foreign, message)
     }
-}
-
-/// A column's bytes in the wire format; `None` for NULL.
-///
-/// It does not move the driver's value, and does not ask it for the bytes of a NULL, which would be an
-/// error on the heap: either would take longer than to write the value.
-pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
-    let value = row.try_get_raw(index);
-    let value = value.as_ref().ok().filter(|value| !value.is_null())?;
-    value.as_bytes().ok()
 }
 
 /// Why a row cannot be kept.

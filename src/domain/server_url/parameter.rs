@@ -378,7 +378,7 @@ const PARAMETERS: &[Parameter] = &[
         &["krbsrvname", "gsslib", "gssdelegation", "require_auth", "requirepeer"],
         "leave it out: the role logs in by password or by certificate",
     ),
-    refused(&["replication"], "leave it out: preheat reads by queries"),
+    refused(&["replication"], "leave it out: preheat adds it where it reads the write-ahead log"),
     refused(&["sslinline", "ssl_ca", "sslca"], "name a PEM file as `sslrootcert`"),
 ];
 

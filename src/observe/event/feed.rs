@@ -51,6 +51,30 @@ event! {
 }
 
 event! {
+    /// Some triggers notify and others write to the write-ahead log; emitted once for the same tables.
+    FeedMixed<'a> {
+        /// The tables whose triggers notify.
+        tables: &'a str,
+    }
+    log warn!(
+        "the triggers of {tables} notify, and those of other tables write to the write-ahead log: the \
+         worker listens both ways, with two connections; hint: run `preheat changes install`"
+    );
+}
+
+event! {
+    /// The change feed cannot begin before older transactions end; emitted once for the same ones.
+    FeedWaits<'a> {
+        /// Whose transactions.
+        what: &'a str,
+    }
+    log warn!(
+        "the change feed begins when the transactions have ended that are open now, and waits for \
+         {what}; the jobs' schedules go on meanwhile"
+    );
+}
+
+event! {
     /// The feed may have missed changes of some tables; their jobs run once.
     ChangesMissed<'a> { tables: &'a str }
     log info!(

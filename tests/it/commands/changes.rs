@@ -175,3 +175,22 @@ async fn installing_warns_of_what_jobs_read_and_nobody_watches_and_names_jobs_wi
     insta::assert_snapshot!(output.stdout);
     insta::assert_snapshot!(output.stderr);
 }
+
+#[tokio::test]
+async fn a_log_that_nobody_could_read_is_a_warning_of_check_and_an_error_of_install() {
+    let servers = servers().await;
+    let with = |command: &[&'static str]| {
+        servers
+            .preheat(command.iter().copied())
+            .env("PREHEAT_CHANGES__VIA", "wal")
+            .job("services", &watching(WATCHING))
+            .run()
+    };
+    let said = with(&["check"]).await.expect_code(0);
+    let all = said.stdout + &said.stderr;
+    assert!(all.contains("nobody would hear of changes: wal_level is minimal"), "{all}");
+    let said = with(&["changes", "install"]).await.expect_code(2).stderr;
+    assert!(said.contains("wal_level is minimal"), "{said}");
+    let by_flag = with(&["changes", "install", "--via", "notify"]).await.expect_code(0).stderr;
+    assert!(!by_flag.contains("hint"), "{by_flag}");
+}

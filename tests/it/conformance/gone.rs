@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use preheat::adapter::postgres::{Database, Done, Standing, uninstall_sql};
-use preheat::domain::change::{Change, GoneValues};
+use preheat::domain::change::{Change, GoneValues, Via};
 use preheat::domain::job::{Job, Table};
 
 use super::changes::{
-    TENANTS, Watch, by_column, by_sql, install, install_sql, job_with, of, plain, sources,
-    sources_of, standing, whole, writer,
+    TENANTS, Watch, both_ways, by_column, by_sql, install, install_sql, job_with, of, plain,
+    sources, sources_of, standing, whole, writer,
 };
 use super::postgres::{settings, source};
 use super::{batch, job, read};
@@ -52,9 +52,8 @@ async fn gone(watch: &mut Watch, sql: &str) -> Vec<String> {
     gone
 }
 
-#[tokio::test]
-async fn keys_of_rows_that_are_gone_from_a_tenant_are_named() {
-    let mut watch = Watch::new(PETS, &[pets()]).await;
+async fn keys_of_rows_that_are_gone_from_a_tenant_are_named(via: Via) {
+    let mut watch = Watch::new(via, PETS, &[pets()]).await;
     let cases: [(&str, &[&str]); 19] = [
         ("insert into pets select n, n % 3 from generate_series(1, 20) n", &[]),
         ("update pets set n = n + 1", &[]),
@@ -97,11 +96,10 @@ async fn keys_of_rows_that_are_gone_from_a_tenant_are_named() {
     }
 }
 
-#[tokio::test]
-async fn keys_are_named_in_pieces_up_to_a_bound() {
+async fn keys_are_named_in_pieces_up_to_a_bound(via: Via) {
     let tables = "create table tenants (id bigint primary key); \
                   create table pets (id uuid primary key, tenant_id bigint)";
-    let mut watch = Watch::new(tables, &[pets()]).await;
+    let mut watch = Watch::new(via, tables, &[pets()]).await;
     let fill = "insert into pets select gen_random_uuid(), n % 5 from generate_series(1, 1200) n";
     for (sql, most) in [("delete from pets", 1_000), ("update pets set tenant_id = 7", 1_000)] {
         watch.execute(fill).await;
@@ -131,8 +129,7 @@ async fn as_preheat_reads(database: &Arc<Database>) -> Vec<String> {
     keys
 }
 
-#[tokio::test]
-async fn values_are_named_as_preheat_writes_them_into_keys() {
+async fn values_are_named_as_preheat_writes_them_into_keys(via: Via) {
     let odd = "te'n:a\"nt {*} %41 \\ \t\n é\u{2028}💧";
     let cases = [
         ("uuid", vec!["'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'"]),
@@ -155,7 +152,7 @@ async fn values_are_named_as_preheat_writes_them_into_keys() {
              create table tenants (id bigint primary key);
              create table pets (id {ty}, tenant_id bigint)"
         );
-        let mut watch = Watch::new(&tables, &[pets()]).await;
+        let mut watch = Watch::new(via, &tables, &[pets()]).await;
         for value in &values {
             let value = value.replace("$odd$", &format!("$odd${odd}$odd$"));
             // An application's session may write some types in another form.
@@ -169,22 +166,20 @@ async fn values_are_named_as_preheat_writes_them_into_keys() {
     }
 }
 
-#[tokio::test]
-async fn a_value_of_another_text_is_another_key_even_where_the_type_takes_them_for_equal() {
+async fn a_value_of_another_text_is_another_key_even_where_the_type_takes_them_for_equal(via: Via) {
     let tables = "create extension if not exists citext;
         create table tenants (id bigint primary key);
         create table pets (id citext primary key, tenant_id bigint)";
-    let mut watch = Watch::new(tables, &[pets()]).await;
+    let mut watch = Watch::new(via, tables, &[pets()]).await;
     watch.execute("insert into pets values ('luna', 7)").await;
     watch.told().await;
     assert_eq!(gone(&mut watch, "update pets set id = 'Luna'").await, ["luna"]);
 }
 
-#[tokio::test]
-async fn a_value_that_fills_a_notification_is_left_to_its_ttl_and_takes_no_other_with_it() {
+async fn a_value_that_fills_a_notification_is_left_to_its_ttl_and_takes_no_other_with_it(via: Via) {
     let tables = "create table tenants (id bigint primary key); \
                   create table pets (id text, tenant_id bigint)";
-    let mut watch = Watch::new(tables, &[pets()]).await;
+    let mut watch = Watch::new(via, tables, &[pets()]).await;
     let values = "insert into pets select repeat('x', 2000), 7 union all \
          select repeat(chr(1), 300), 7 union all select n || repeat('y', 900), 7 from generate_series(1, 50) n";
     watch.execute(values).await;
@@ -194,13 +189,12 @@ async fn a_value_that_fills_a_notification_is_left_to_its_ttl_and_takes_no_other
     assert!(named.iter().all(|value| value.ends_with('y')));
 }
 
-#[tokio::test]
-async fn several_columns_of_a_table_may_stand_in_keys_and_have_names_of_any_kind() {
+async fn several_columns_of_a_table_may_stand_in_keys_and_have_names_of_any_kind(via: Via) {
     let tables = "create table tenants (id bigint primary key);
         create table \"Pe'ts\" (id int, \"ch\"\"ip'{}\" text, \"Te'nant\" bigint)";
     let table = by_column("Pe'ts", "Te'nant");
     let jobs = ["id", "ch\"ip'{}", "id"].map(|column| job_with(with_key(table.clone(), column)));
-    let mut watch = Watch::of(tables, sources_of(jobs), TENANTS).await;
+    let mut watch = Watch::of(via, tables, sources_of(jobs), TENANTS).await;
     assert_eq!(watch.sources.len(), 1);
     watch.execute("insert into \"Pe'ts\" values (1, 'a', 7), (2, null, 7)").await;
     watch.told().await;
@@ -216,14 +210,13 @@ async fn several_columns_of_a_table_may_stand_in_keys_and_have_names_of_any_kind
     assert!(again.0.iter().all(|source| source.done == Done::AsItWas), "{again:?}");
 }
 
-#[tokio::test]
-async fn where_a_query_finds_the_tenants_deleted_rows_and_other_values_are_named() {
+async fn where_a_query_finds_the_tenants_deleted_rows_and_other_values_are_named(via: Via) {
     let tables = "create table tenants (id bigint primary key);
         create table owners (id int primary key, tenant_id bigint);
         create table pets (id int, owner_id int);
         insert into owners values (1, 10), (2, 20)";
     let query = "select owners.tenant_id from changed join owners on owners.id = changed.owner_id";
-    let mut watch = Watch::new(tables, &[with_key(by_sql("pets", query), "id")]).await;
+    let mut watch = Watch::new(via, tables, &[with_key(by_sql("pets", query), "id")]).await;
     for (sql, expected) in [
         ("insert into pets values (1, 1), (2, 1), (3, 2)", vec![]),
         ("update pets set owner_id = 2 where id = 1", vec![]),
@@ -234,13 +227,12 @@ async fn where_a_query_finds_the_tenants_deleted_rows_and_other_values_are_named
     }
 }
 
-#[tokio::test]
-async fn rows_of_partitions_are_named_whoever_they_are_written_through() {
+async fn rows_of_partitions_are_named_whoever_they_are_written_through(via: Via) {
     let tables = "create table tenants (id bigint primary key);
         create table pets (id int, tenant_id bigint, day int) partition by range (day);
         create table pets_1 partition of pets for values from (0) to (10);
         create table pets_2 partition of pets for values from (10) to (20)";
-    let mut watch = Watch::new(tables, &[pets()]).await;
+    let mut watch = Watch::new(via, tables, &[pets()]).await;
     for (sql, expected) in [
         ("insert into pets select n, n, n from generate_series(1, 19) n", vec![]),
         ("delete from pets where id in (1, 11)", vec!["1", "11"]),
@@ -255,9 +247,8 @@ async fn rows_of_partitions_are_named_whoever_they_are_written_through() {
     }
 }
 
-#[tokio::test]
-async fn a_write_needs_no_right_and_never_fails_for_the_sake_of_a_key() {
-    let mut watch = Watch::new(PETS, &[pets()]).await;
+async fn a_write_needs_no_right_and_never_fails_for_the_sake_of_a_key(via: Via) {
+    let mut watch = Watch::new(via, PETS, &[pets()]).await;
     let role = writer(&watch.server, "pets").await;
     watch.execute("insert into pets values (1, 7), (2, 7), (3, 7)").await;
     watch.told().await;
@@ -272,10 +263,9 @@ async fn a_write_needs_no_right_and_never_fails_for_the_sake_of_a_key() {
     watch.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
 
-#[tokio::test]
-async fn triggers_that_name_no_keys_are_noticed_and_upgraded() {
+async fn triggers_that_name_no_keys_are_noticed_and_upgraded(via: Via) {
     let without = sources(&[plain("pets")]);
-    let mut watch = Watch::of(PETS, without.clone(), TENANTS).await;
+    let mut watch = Watch::of(via, PETS, without.clone(), TENANTS).await;
     let with = sources(&[pets()]);
     assert_eq!(with[0].id, without[0].id, "they are heard all the same");
     let lacks = Standing { without_keys: vec!["pets".to_owned()], ..whole("pets") };
@@ -292,8 +282,8 @@ async fn triggers_that_name_no_keys_are_noticed_and_upgraded() {
 
     // The same triggers, from the script for migrations.
     watch.execute(&uninstall_sql()).await;
-    watch.execute(&install_sql(&with)).await;
-    watch.execute(&install_sql(&with)).await;
+    watch.execute(&install_sql(via, &with)).await;
+    watch.execute(&install_sql(via, &with)).await;
     let (done, _) = install(&watch.database, &with, TENANTS).await.unwrap();
     assert_eq!(done[0].done, Done::AsItWas);
     assert_eq!(gone(&mut watch, "delete from pets where id = 3").await, ["3"]);
@@ -322,7 +312,20 @@ async fn a_key_column_that_cannot_be_is_a_problem_of_the_jobs_that_name_it() {
 
     let chip = sources(&[with_key(plain("pets"), "chip")]);
     let mut connection = server.connect().await;
-    let printed = sqlx::raw_sql(sqlx::AssertSqlSafe(install_sql(&chip)));
+    let printed = sqlx::raw_sql(sqlx::AssertSqlSafe(install_sql(Via::Notify, &chip)));
     let failed = printed.execute(&mut connection).await.unwrap_err().to_string();
     assert!(failed.contains("column changed.chip does not exist"), "{failed}");
+}
+
+both_ways! {
+    keys_of_rows_that_are_gone_from_a_tenant_are_named,
+    keys_are_named_in_pieces_up_to_a_bound,
+    values_are_named_as_preheat_writes_them_into_keys,
+    a_value_of_another_text_is_another_key_even_where_the_type_takes_them_for_equal,
+    a_value_that_fills_a_notification_is_left_to_its_ttl_and_takes_no_other_with_it,
+    several_columns_of_a_table_may_stand_in_keys_and_have_names_of_any_kind,
+    where_a_query_finds_the_tenants_deleted_rows_and_other_values_are_named,
+    rows_of_partitions_are_named_whoever_they_are_written_through,
+    a_write_needs_no_right_and_never_fails_for_the_sake_of_a_key,
+    triggers_that_name_no_keys_are_noticed_and_upgraded,
 }

@@ -3,19 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use preheat::adapter::postgres::{Database, PostgresFeedSource, look};
-use preheat::domain::change::Change;
+use preheat::adapter::postgres::{Database, look};
+use preheat::domain::change::{Change, Via};
 use preheat::engine::ports::FeedSource;
 use sqlx::Connection;
 use tokio::time::timeout;
 
-use super::changes::{TABLES, TENANTS, Watch, by_column, install, of, plain, sources};
+use super::changes::{
+    TABLES, TENANTS, Watch, both_ways, by_column, feed_source, install, invoker, of, plain, sources,
+};
 use super::postgres::settings;
-use crate::support::{self, LONG, eventually};
+use crate::support::{LONG, eventually};
 
-#[tokio::test]
-async fn hazard_39_a_look_notices_triggers_that_were_away_and_another_table_of_the_name() {
-    let watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn hazard_39_a_look_notices_triggers_that_were_away_and_another_table_of_the_name(via: Via) {
+    let watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let id = watch.id("items");
     let items = std::slice::from_ref(&id);
     let look = async || look(&watch.database, &watch.sources).await.unwrap();
@@ -59,9 +60,8 @@ async fn hazard_39_a_look_notices_triggers_that_were_away_and_another_table_of_t
     assert_eq!(look().await.versions.missed_since(&before), items);
 }
 
-#[tokio::test]
-async fn a_look_waits_for_no_table_that_somebody_has_locked() {
-    let watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn a_look_waits_for_no_table_that_somebody_has_locked(via: Via) {
+    let watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let mut holder = watch.server.connect().await;
     let lock = "begin; lock table items, tenants in access exclusive mode";
     sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
@@ -70,10 +70,9 @@ async fn a_look_waits_for_no_table_that_somebody_has_locked() {
     holder.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn installing_tells_workers_what_is_new_or_mended_and_nothing_else() {
+async fn installing_tells_workers_what_is_new_or_mended_and_nothing_else(via: Via) {
     let tables = TABLES.to_owned() + "create table others (tenant_id bigint)";
-    let mut watch = Watch::new(&tables, &[plain("items"), plain("others")]).await;
+    let mut watch = Watch::new(via, &tables, &[plain("items"), plain("others")]).await;
     assert!(watch.told().await.is_empty());
     assert_eq!(watch.source.take_installed(), BTreeSet::new());
     let id = watch.id("items");
@@ -85,15 +84,14 @@ async fn installing_tells_workers_what_is_new_or_mended_and_nothing_else() {
     install(&watch.database, &watch.sources, TENANTS).await.unwrap();
     assert!(watch.told().await.is_empty());
     assert_eq!(watch.source.take_installed(), BTreeSet::new());
-    watch.execute(&super::changes::install_sql(&watch.sources)).await;
+    watch.execute(&super::changes::install_sql(via, &watch.sources)).await;
     assert!(watch.told().await.is_empty());
     let both = watch.sources.iter().map(|source| source.id.clone()).collect();
     assert_eq!(watch.source.take_installed(), both);
 }
 
-#[tokio::test]
-async fn who_listens_hears_of_sources_whose_changes_may_have_been_missed() {
-    let mut watch = Watch::new(TABLES, &[plain("items"), by_column("items", "n")]).await;
+async fn who_listens_hears_of_sources_whose_changes_may_have_been_missed(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items"), by_column("items", "n")]).await;
     let all: Vec<_> = watch.sources.iter().map(|source| source.id.clone()).collect();
     for _ in 0..2 {
         watch.source.may_have_missed(all.clone());
@@ -112,16 +110,16 @@ async fn who_listens_hears_of_sources_whose_changes_may_have_been_missed() {
     assert!(watch.told().await.is_empty());
 }
 
-#[tokio::test]
-async fn a_listener_outlives_the_timeout_of_idle_sessions() {
-    let server = support::database().await;
+async fn a_listener_outlives_the_timeout_of_idle_sessions(via: Via) {
+    let server = super::changes::database(via).await;
     server.execute(TABLES).await;
     let name = server.name();
     server.execute(&format!("alter database {name} set idle_session_timeout = '500ms'")).await;
     let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
     let watched = sources(&[plain("items")]);
-    install(&database, &watched, TENANTS).await.unwrap();
-    let source = PostgresFeedSource::new(database, None, Arc::new(|_, _| {})).unwrap();
+    let wanted = invoker(Some(via));
+    preheat::adapter::postgres::install(&database, &watched, TENANTS, wanted).await.unwrap();
+    let source = feed_source(via, &database, None);
     let mut feed = source.connect().await.unwrap();
     // A session that began later and was idle for as long has ended by now.
     let mut idle = server.connect().await;
@@ -135,4 +133,12 @@ async fn a_listener_outlives_the_timeout_of_idle_sessions() {
     server.execute("insert into items values (1, 7)").await;
     let heard = timeout(LONG, feed.next()).await.unwrap().unwrap();
     assert_eq!(heard, [Change::new(watched[0].id.clone(), of(&["7"]))]);
+}
+
+both_ways! {
+    hazard_39_a_look_notices_triggers_that_were_away_and_another_table_of_the_name,
+    a_look_waits_for_no_table_that_somebody_has_locked,
+    installing_tells_workers_what_is_new_or_mended_and_nothing_else,
+    who_listens_hears_of_sources_whose_changes_may_have_been_missed,
+    a_listener_outlives_the_timeout_of_idle_sessions,
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use preheat::adapter::postgres::{Database, DatabaseSettings, Findings, PostgresHistory, migrate};
 use preheat::domain::tenant::Batch;
 use preheat::engine::ports::{History, Source, SourceErrorKind};
+use preheat_sandbox::Postgres;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use tempfile::TempDir;
@@ -57,7 +58,16 @@ impl Bouncer {
         Self::with(PLAIN).await
     }
 
+    /// The same in front of another server.
+    pub(crate) async fn start_before(server: &Postgres) -> Option<Self> {
+        Self::with_server(PLAIN, server).await
+    }
+
     async fn with(setup: Setup) -> Option<Self> {
+        Self::with_server(setup, support::postgres()).await
+    }
+
+    async fn with_server(setup: Setup, server: &Postgres) -> Option<Self> {
         let programs = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
         let Some(program) = programs.into_iter().find(|path| path.exists()) else {
             support::skipped("pgbouncer is not installed");
@@ -65,7 +75,6 @@ impl Bouncer {
         };
         let folder = tempfile::Builder::new().prefix("preheat-bouncer-").tempdir().unwrap();
         let path = folder.path();
-        let server = support::postgres();
         let (host, port) = (server.socket(), server.tcp_port().unwrap());
         let host = host.parent().unwrap().display().to_string();
         std::fs::write(path.join("users"), "\"postgres\" \"\"\n").unwrap();

@@ -1,16 +1,18 @@
 //! What the query of a trigger may read: tables with row-level security, and tables that no trigger
 //! watches.
 
-use preheat::adapter::postgres::{ChangesError, Database, Done, Security, install, install_sql};
+use preheat::adapter::postgres::{
+    self, ChangesError, Database, Done, Installed, Removed, Security, Wanted,
+};
 use preheat::definition::{self, Defaults};
-use preheat::domain::change::{ChangeSource, change_sources};
+use preheat::domain::change::{ChangeSource, Via, change_sources};
 use preheat::domain::job::Job;
 
 use sqlx::AssertSqlSafe;
 
 use super::changes::{
-    TABLES, TENANTS, Watch, by_sql, job_with, of, plain, sources, sources_of, standing, whole,
-    writer,
+    TABLES, TENANTS, Watch, both_ways, by_sql, job_with, of, plain, sources, sources_of, standing,
+    whole, writer,
 };
 use super::job;
 use super::postgres::settings;
@@ -39,6 +41,19 @@ fn slots_by(relation: &str, others: &[&str]) -> Vec<ChangeSource> {
     sources_of([Job { tables, ..job("", &["{tenant_id}"]) }])
 }
 
+async fn install(
+    database: &Database,
+    sources: &[ChangeSource],
+    tenants: &str,
+    security: Security,
+) -> Result<(Vec<Installed>, Removed), ChangesError> {
+    postgres::install(database, sources, tenants, Wanted { security, via: None }).await
+}
+
+fn install_sql(sources: &[ChangeSource], security: Security) -> String {
+    postgres::install_sql(sources, security, Via::Notify)
+}
+
 async fn problem(database: &Database, sources: &[ChangeSource], security: Security) -> String {
     let error = install(database, sources, TENANTS, security).await.unwrap_err();
     let ChangesError::Tables(problems) = error else { panic!("{error}") };
@@ -46,9 +61,8 @@ async fn problem(database: &Database, sources: &[ChangeSource], security: Securi
     problems[0].to_string()
 }
 
-#[tokio::test]
-async fn hazard_35_a_writer_under_policies_is_heard_for_the_right_tenant() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn hazard_35_a_writer_under_policies_is_heard_for_the_right_tenant(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let role = writer(&watch.server, "items").await;
     watch
         .execute(
@@ -69,7 +83,8 @@ async fn hazard_35_a_query_that_policies_may_filter_is_refused_unless_its_functi
 {
     let watched = slots_by("staff", &["staff"]);
     let tables = format!("{STAFF}{POLICY}");
-    let mut watch = Watch::installed(&tables, watched, TENANTS, Security::Definer).await;
+    let mut watch =
+        Watch::installed(Via::Notify, &tables, watched, TENANTS, Security::Definer).await;
     let id = watch.id("slots");
     let role = writer(&watch.server, "slots, staff").await;
     watch.execute(&format!("set role {role}; insert into slots values (1, 1), (2, 2)")).await;
@@ -103,9 +118,8 @@ async fn hazard_35_a_query_that_policies_may_filter_is_refused_unless_its_functi
     watch.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
 
-#[tokio::test]
-async fn hazard_35_a_policy_that_comes_later_is_no_silence() {
-    let mut watch = Watch::of(STAFF, slots_by("staff", &["staff"]), TENANTS).await;
+async fn hazard_35_a_policy_that_comes_later_is_no_silence(via: Via) {
+    let mut watch = Watch::of(via, STAFF, slots_by("staff", &["staff"]), TENANTS).await;
     let id = watch.id("slots");
     let role = writer(&watch.server, "slots, staff").await;
     let write = format!("set role {role}; insert into slots values (1, 1)");
@@ -206,13 +220,12 @@ fn tables_of_the_docs() -> Vec<ChangeSource> {
     change_sources(files.jobs(), "tenant_id")
 }
 
-#[tokio::test]
-async fn hazard_39_rows_that_go_by_a_cascade_are_told_with_the_example_of_the_docs() {
+async fn hazard_39_rows_that_go_by_a_cascade_are_told_with_the_example_of_the_docs(via: Via) {
     let tables = format!(
         "{STAFF} create table products (tenant_id bigint); create table clinics (id bigint); \
          insert into slots values (1, 1), (2, 2);"
     );
-    let mut watch = Watch::of(&tables, tables_of_the_docs(), TENANTS).await;
+    let mut watch = Watch::of(via, &tables, tables_of_the_docs(), TENANTS).await;
     let told = async |watch: &mut Watch, sql: &str| -> Vec<String> {
         watch.tells(sql).await.into_iter().flat_map(|change| change.tenants.unwrap()).collect()
     };
@@ -224,4 +237,10 @@ async fn hazard_39_rows_that_go_by_a_cascade_are_told_with_the_example_of_the_do
     let (again, _) =
         install(&watch.database, &watch.sources, TENANTS, Security::Invoker).await.unwrap();
     assert!(again.iter().all(|source| source.unwatched.is_empty()), "{again:?}");
+}
+
+both_ways! {
+    hazard_35_a_writer_under_policies_is_heard_for_the_right_tenant,
+    hazard_35_a_policy_that_comes_later_is_no_silence,
+    hazard_39_rows_that_go_by_a_cascade_are_told_with_the_example_of_the_docs,
 }

@@ -43,6 +43,23 @@ pub(crate) fn postgres() -> &'static Postgres {
     })
 }
 
+/// The Postgres of this test process whose write-ahead log can be decoded. A replication slot waits for all
+/// transactions of the server, so tests that leave some open for long use [`postgres`].
+pub(crate) fn logical_postgres() -> &'static Postgres {
+    static POSTGRES: OnceLock<Postgres> = OnceLock::new();
+    POSTGRES.get_or_init(|| own_logical_postgres(&[]))
+}
+
+/// Such a Postgres for one test, with further settings.
+pub(crate) fn own_logical_postgres(settings: &[(&str, &str)]) -> Postgres {
+    let logical =
+        [("wal_level", "logical"), ("max_wal_senders", "90"), ("max_replication_slots", "90")];
+    let settings = logical.iter().chain(settings);
+    let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Postgres::start(&PostgresOptions { tcp: true, settings, ..PostgresOptions::default() })
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// A Postgres for one test, which may stop or suspend it.
 pub(crate) fn own_postgres() -> Postgres {
     Postgres::start(&PostgresOptions { tcp: true, ..PostgresOptions::default() })
@@ -67,17 +84,23 @@ pub(crate) async fn redis_connection(redis: &Redis) -> redis::aio::MultiplexedCo
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// A database for one test in [`postgres`].
+/// A database for one test, in [`postgres`] or [`logical_postgres`].
 pub(crate) struct Database {
+    postgres: &'static Postgres,
     name: String,
 }
 
-/// Databases whose tests have ended; the next test that needs one removes them.
-static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Databases whose tests have ended, with their servers; the next test that needs one removes them.
+static ENDED: Mutex<Vec<(&'static Postgres, String)>> = Mutex::new(Vec::new());
 
 /// A new, empty database.
 pub(crate) async fn database() -> Database {
-    new_database(None).await
+    new_database(postgres(), None).await
+}
+
+/// A new, empty database in [`logical_postgres`].
+pub(crate) async fn logical_database() -> Database {
+    new_database(logical_postgres(), None).await
 }
 
 /// A new database with a small sample clinic: see [`Clinic::small`].
@@ -91,28 +114,36 @@ pub(crate) async fn clinic() -> Database {
         name
     };
     let template = TEMPLATE.get_or_init(make).await;
-    new_database(Some(template)).await
+    new_database(postgres(), Some(template)).await
 }
 
-async fn new_database(template: Option<&str>) -> Database {
+async fn new_database(postgres: &'static Postgres, template: Option<&str>) -> Database {
     static NUMBER: AtomicU64 = AtomicU64::new(1);
     let ended = std::mem::take(&mut *ENDED.lock().unwrap_or_else(PoisonError::into_inner));
-    for name in ended {
-        postgres().drop_database(&name).await.unwrap();
+    for (postgres, name) in ended {
+        // The server may not have noticed yet that a replication session has ended.
+        eventually("nobody uses an ended test's database", LONG, async || {
+            postgres.drop_database(&name).await.is_ok()
+        })
+        .await;
     }
     let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    postgres().create_database(&name, template).await.unwrap();
-    Database { name }
+    postgres.create_database(&name, template).await.unwrap();
+    Database { postgres, name }
 }
 
 impl Database {
+    pub(crate) fn server(&self) -> &'static Postgres {
+        self.postgres
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Its URL over the Unix socket.
     pub(crate) fn url(&self) -> String {
-        postgres().url(&self.name)
+        self.postgres.url(&self.name)
     }
 
     /// Its URL for another role.
@@ -124,10 +155,10 @@ impl Database {
 
     /// Its URL over TCP.
     pub(crate) fn tcp_url(&self) -> String {
-        postgres().tcp_url(&self.name).unwrap()
+        self.postgres.tcp_url(&self.name).unwrap()
     }
 
-    /// Its URL through a proxy that leads to [`postgres`].
+    /// Its URL through a proxy that leads to its server.
     pub(crate) fn url_through(&self, proxy: &Proxy) -> String {
         format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address(), self.name)
     }
@@ -137,13 +168,14 @@ impl Database {
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
-        postgres().execute(&self.name, sql).await.unwrap();
+        self.postgres.execute(&self.name, sql).await.unwrap();
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
-        ENDED.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
+        let ended = (self.postgres, std::mem::take(&mut self.name));
+        ENDED.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
     }
 }
 

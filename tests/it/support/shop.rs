@@ -56,7 +56,15 @@ pub(crate) struct Shop {
 impl Shop {
     /// A shop with this many tenants, in the Postgres that all tests share.
     pub(crate) async fn open(tenants: u32) -> Self {
-        let database = super::database().await;
+        Self::open_at(super::database().await, tenants).await
+    }
+
+    /// The same in the Postgres whose write-ahead log can be decoded.
+    pub(crate) async fn open_logical(tenants: u32) -> Self {
+        Self::open_at(super::logical_database().await, tenants).await
+    }
+
+    async fn open_at(database: Database, tenants: u32) -> Self {
         let (url, name) = (database.url(), database.name().to_owned());
         let shop = Self { url, name, redis: super::redis(), _database: Some(database) };
         shop.fill(tenants).await;

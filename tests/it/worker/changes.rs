@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::support::proxy::Mode;
 use crate::support::shop::{Shop, items, items_by};
-use crate::support::{LONG, Proxy, Running, eventually, postgres, preheat};
+use crate::support::{LONG, Output, Proxy, Running, eventually, postgres, preheat};
 
 /// A job whose schedule is not due during a test.
 fn watching() -> String {
@@ -20,8 +20,33 @@ async fn listens(worker: &Running) {
 }
 
 async fn install(shop: &Shop) {
-    let install = preheat(["changes", "install"]).database(shop.url());
-    install.job("items", &watching()).run().await.expect_code(0);
+    install_with(shop, &[]).await;
+}
+
+/// Installs the triggers with these flags; returns what it prints.
+async fn install_with(shop: &Shop, flags: &[&'static str]) -> Output {
+    let install = preheat(["changes", "install"].iter().chain(flags).copied());
+    let install = install.database(shop.url()).job("items", &watching());
+    install.run().await.expect_code(0)
+}
+
+/// A watched shop whose triggers speak on this way: by `NOTIFY`, or through the write-ahead log.
+async fn watched(tenants: u32, via: &'static str) -> Shop {
+    let shop =
+        if via == "wal" { Shop::open_logical(tenants).await } else { Shop::open(tenants).await };
+    install_with(&shop, &["--via", via]).await;
+    shop
+}
+
+/// Ends the session that listens.
+fn end_of_listener(via: &str) -> &'static str {
+    if via == "wal" {
+        "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'walsender' \
+         and datname = current_database()"
+    } else {
+        "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
+         and datname = current_database() and pid <> pg_backend_pid()"
+    }
 }
 
 const CONNECTED: &str = "preheat_change_feed_connected";
@@ -29,8 +54,23 @@ const LACKING: &str = "preheat_change_feed_tables_without_triggers";
 
 #[tokio::test]
 async fn hazard_03_what_is_committed_without_a_fence_is_in_the_cache_at_once() {
-    let shop = Shop::open(5).await;
-    install(&shop).await;
+    committed_is_cached(&watched(5, "notify").await).await;
+}
+
+#[tokio::test]
+async fn hazard_38_what_is_committed_is_in_the_cache_at_once_through_the_write_ahead_log_too() {
+    let shop = watched(5, "wal").await;
+    committed_is_cached(&shop).await;
+    // No transaction has notified: that would serialize the commits of the whole cluster.
+    let notifies = "select count(*) from pg_proc where pronamespace = to_regnamespace('preheat') \
+                    and prosrc like '%pg_notify%'";
+    assert_eq!(shop.number(notifies).await, 0);
+    // The worker is gone, and the server keeps nothing for it.
+    let slots = "select count(*) from pg_replication_slots where database = current_database()";
+    eventually("the slot is gone", LONG, async || shop.number(slots).await == 0).await;
+}
+
+async fn committed_is_cached(shop: &Shop) {
     let worker = shop.serve().job("items", &watching()).start();
     listens(&worker).await;
     // Anything may have changed while the feed was disconnected.
@@ -80,22 +120,71 @@ async fn triggers_that_come_later_are_found_and_said_to_lack_once() {
 
 #[tokio::test]
 async fn a_lost_connection_loses_no_change() {
-    let shop = Shop::open(4).await;
-    install(&shop).await;
+    loses_no_change("notify").await;
+}
+
+#[tokio::test]
+async fn a_lost_reader_of_the_log_loses_no_change() {
+    loses_no_change("wal").await;
+}
+
+async fn loses_no_change(via: &'static str) {
+    let shop = watched(4, via).await;
     let mut worker = shop.serve().job("items", &watching()).start();
     listens(&worker).await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
     for _ in 0..3 {
         // The listener's session ends, and the change comes before there can be a new one.
-        shop.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
-             and datname = current_database() and pid <> pg_backend_pid(); \
-             update items set version = version + 1",
-        )
-        .await;
+        let end = end_of_listener(via);
+        shop.execute(&format!("{end}; update items set version = version + 1")).await;
         eventually("all is warm", LONG, async || shop.is_warm().await).await;
     }
     worker.says("the change feed is away").await;
+}
+
+#[tokio::test]
+async fn a_worker_follows_triggers_that_are_switched() {
+    let shop = Shop::open_logical(4).await;
+    let installed = install_with(&shop, &[]).await;
+    assert!(
+        installed.stderr.contains("`preheat changes install --via wal`"),
+        "{}",
+        installed.stderr
+    );
+    let mut worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    let reading = "select count(*) from pg_replication_slots where database = current_database()";
+    for (via, slots) in [("wal", 1), ("notify", 0), ("wal", 1)] {
+        let installed = install_with(&shop, &["--via", via]).await;
+        let is_said = installed.stdout.contains("through the write-ahead log");
+        assert_eq!(is_said, via == "wal", "{}", installed.stdout);
+        shop.change().await;
+        eventually("the worker has followed", LONG, async || shop.number(reading).await == slots)
+            .await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+        listens(&worker).await;
+        shop.change().await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    }
+    worker.says("the triggers were switched, and now speak through the write-ahead log").await;
+}
+
+#[tokio::test]
+async fn a_worker_goes_on_and_names_the_transaction_that_holds_up_its_slot() {
+    let shop = watched(3, "wal").await;
+    let mut holder = shop.connect().await;
+    let hold = "set application_name = 'a report'; begin; create temporary table held (n int)";
+    sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
+    let mut worker = shop.serve().job("items", &items("tables = [\"items\"]")).start();
+    worker.answers("/readyz", 200).await;
+    eventually("the schedule warms", LONG, async || shop.is_warm().await).await;
+    worker.says("of application `a report`").await;
+    assert_eq!(worker.metric(CONNECTED).await, Some(0.0));
+    shop.change().await;
+    drop(holder);
+    listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }
 
 #[tokio::test]

@@ -3,15 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::timeout;
+use crate::domain::change::{ChangeSource, ChangeSourceId, Via};
 
-use crate::domain::change::{ChangeSource, ChangeSourceId};
-
-use super::super::{ANSWER_GRACE, Database, error};
+use super::super::Database;
 use super::survey::{self, Relation, TriggerVersion, Triggers};
-use super::{ChangesError, Refused, TableProblem, begin_look};
-
-const LOOKING: &str = "could not look for the triggers of the change feed";
+use super::{ChangesError, TableProblem, begin_look, in_time};
 
 /// The result of a look.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +16,33 @@ pub struct Looked {
     pub standing: Standing,
     /// The versions of the triggers.
     pub versions: Versions,
+    /// How the triggers speak.
+    pub ways: Ways,
+}
+
+/// The ways on which triggers speak, and on which a feed listens: both if some triggers were switched and
+/// others were not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Some notify.
+    pub notify: bool,
+    /// Some write messages to the write-ahead log.
+    pub wal: bool,
+}
+
+impl Ways {
+    /// By `NOTIFY` only.
+    pub const NOTIFY: Self = Self { notify: true, wal: false };
+
+    fn of(triggers: &[Triggers<'_>]) -> Self {
+        let speaks = |via| triggers.iter().any(|triggers| triggers.via == Some(via));
+        Self { notify: speaks(Via::Notify), wal: speaks(Via::Wal) }
+    }
+
+    /// How many connections listening takes.
+    pub(super) fn connections(self) -> u32 {
+        u32::from(self.notify) + u32::from(self.wal)
+    }
 }
 
 /// How complete the triggers are; each table is in one of the first three lists.
@@ -33,6 +56,8 @@ pub struct Standing {
     pub lacking: Vec<String>,
     /// Tables of the first two lists whose triggers do not name the shared keys that are gone.
     pub without_keys: Vec<String>,
+    /// Tables of the first two lists whose triggers notify, if those of others write to the log.
+    pub not_switched: Vec<String>,
 }
 
 /// The relations and triggers of each source, for a comparison of two looks.
@@ -72,7 +97,7 @@ pub async fn look(database: &Database, sources: &[ChangeSource]) -> Result<Looke
         Ok(found)
     };
     let found = in_time(database, looking).await?;
-    Ok(Looked { standing: standing(&found), versions: versions(&found) })
+    Ok(Looked { standing: standing(&found), versions: versions(&found), ways: Ways::of(&found) })
 }
 
 /// Why the notifications of these sources are, or would be, useless. It waits a moment for locked
@@ -92,22 +117,9 @@ pub async fn table_problems(
     in_time(database, looking).await
 }
 
-/// Waits a little longer than the server's own timeout.
-async fn in_time<T>(
-    database: &Database,
-    looking: impl Future<Output = Result<T, Refused>>,
-) -> Result<T, ChangesError> {
-    let longest = database.settings.statement_timeout;
-    match timeout(longest + ANSWER_GRACE, looking).await {
-        Ok(found) => found.map_err(|refused| refused.into_error(LOOKING)),
-        Err(_elapsed) => {
-            Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
-        }
-    }
-}
-
 fn standing(found: &[Triggers<'_>]) -> Standing {
     let mut standing = Standing::default();
+    let is_mixed = Ways::of(found).connections() > 1;
     // A table that is watched in several ways is there several times, one after another.
     for ways in found.chunk_by(|one, other| one.source.table == other.source.table) {
         let list = if !ways.iter().all(Triggers::is_installed) {
@@ -122,6 +134,9 @@ fn standing(found: &[Triggers<'_>]) -> Standing {
         let is_heard = ways.iter().all(Triggers::is_installed);
         if is_heard && !ways.iter().all(|triggers| triggers.names_keys) {
             standing.without_keys.push(table.clone());
+        }
+        if is_mixed && ways.iter().any(|triggers| triggers.via == Some(Via::Notify)) {
+            standing.not_switched.push(table.clone());
         }
     }
     standing

@@ -2,27 +2,34 @@
 //! statements that lead from these to those.
 
 mod listen;
+mod log;
 mod look;
+mod notify;
+mod payload;
 mod rights;
 mod sql;
 mod survey;
+mod wal;
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::domain::change::{ChangeSource, TouchedTenants};
+use crate::domain::change::{ChangeSource, TouchedTenants, Via};
 use crate::domain::job::JobName;
 use crate::engine::ports::SourceError;
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
-use super::{Access, Begin, Database, Transaction, error};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
-pub use self::look::{Looked, Standing, Versions, look, table_problems};
+pub use self::log::could_read_log;
+pub(super) use self::log::{LOG_SETTINGS_HINT, log_problem};
+pub use self::look::{Looked, Standing, Versions, Ways, look, table_problems};
 pub(super) use self::sql::table as quoted_table;
 pub use self::sql::{Security, install_sql, uninstall_sql};
+pub use self::wal::WaitNote;
 
 /// How long a statement waits for a table that others write to. While it waits, it holds up all
 /// later statements on that table, and all on the tables that it has locked already.
@@ -31,6 +38,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_TRIES: u32 = 5;
 /// How long it leaves the tables to others between two tries.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest wait of a feed for any answer; a server that is up needs milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How many messages a feed hands on at once.
+const AT_ONCE: usize = 1_000;
 
 /// The advisory lock that one `install` holds while others wait: a number that another program
 /// hardly uses.
@@ -48,6 +60,9 @@ pub enum ChangesError {
     /// The server is too old.
     #[error("{0}")]
     Version(String),
+    /// Messages through the write-ahead log were asked for, and the server's settings rule them out.
+    #[error("{0}; hint: {hint}", hint = LOG_SETTINGS_HINT)]
+    Log(String),
     /// Anything else.
     #[error(transparent)]
     Failed(#[from] SourceError),
@@ -93,6 +108,8 @@ pub struct Installed {
     pub relations: usize,
     /// With whose rights its function runs.
     pub security: Security,
+    /// How its messages travel.
+    pub via: Via,
     /// The tables that its query reads and that a job does not watch, with that job. If a row of
     /// such a table is deleted first, the query no longer finds the tenant.
     pub unwatched: Vec<(JobName, String)>,
@@ -125,21 +142,32 @@ pub struct Removed {
 /// creates what is missing, mends what is different, and removes what no source needs. `tenants` is
 /// the tenant query. It locks no table that is already in order.
 ///
-/// A function that reads tables with row-level security gets the rights that `security` says; one
+/// A function that reads tables with row-level security gets the rights that `wanted` says; one
 /// that is [`Security::Definer`] already stays so.
 pub async fn install(
     database: &Database,
     sources: &[ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<(Vec<Installed>, Removed), ChangesError> {
-    let survey = change_triggers(database, sources, tenants, security).await?;
+    let survey = change_triggers(database, sources, tenants, wanted).await?;
+    let installed = |surveyed| installed(surveyed, survey.via);
     Ok((survey.sources.iter().map(installed).collect(), removed(&survey)))
+}
+
+/// How the functions of an `install` must be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// With whose rights those run that read tables with row-level security.
+    pub security: Security,
+    /// How their messages travel; `None` leaves that as it is, and is `NOTIFY` in a new database.
+    pub via: Option<Via>,
 }
 
 /// Removes every trigger and function of the change feed, in one transaction, and nothing else.
 pub async fn uninstall(database: &Database) -> Result<Removed, ChangesError> {
-    let survey = change_triggers(database, &[], "", Security::Invoker).await?;
+    let wanted = Wanted { security: Security::Invoker, via: Some(Via::Notify) };
+    let survey = change_triggers(database, &[], "", wanted).await?;
     Ok(removed(&survey))
 }
 
@@ -156,6 +184,22 @@ async fn begin_look(database: &Database) -> Result<Transaction, Refused> {
     Ok(transaction)
 }
 
+const LOOKING: &str = "could not look for the triggers of the change feed";
+
+/// Ends a look; waits a little longer than the server's own timeout.
+async fn in_time<T>(
+    database: &Database,
+    looking: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, ChangesError> {
+    let longest = database.settings.statement_timeout;
+    match timeout(longest + ANSWER_GRACE, looking).await {
+        Ok(found) => found.map_err(|refused| refused.into_error(LOOKING)),
+        Err(_elapsed) => {
+            Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
+        }
+    }
+}
+
 /// Why a transaction ended.
 enum Refused {
     Sql(sqlx::Error),
@@ -163,6 +207,7 @@ enum Refused {
     Source(SourceError),
     Tables(Vec<TableProblem>),
     Version(String),
+    Log(String),
 }
 
 impl From<sqlx::Error> for Refused {
@@ -179,7 +224,7 @@ impl Refused {
             Self::Sql(error) => {
                 matches!(error::code(error), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
             }
-            Self::Source(_) | Self::Tables(_) | Self::Version(_) => false,
+            Self::Source(_) | Self::Tables(_) | Self::Version(_) | Self::Log(_) => false,
         }
     }
 
@@ -192,6 +237,7 @@ impl Refused {
             Self::Source(error) => error.into(),
             Self::Tables(problems) => ChangesError::Tables(problems),
             Self::Version(message) => ChangesError::Version(message),
+            Self::Log(message) => ChangesError::Log(message),
         }
     }
 }
@@ -207,13 +253,13 @@ async fn change_triggers<'s>(
     database: &Database,
     sources: &'s [ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<Survey<'s>, ChangesError> {
     let doing = "cannot change the triggers of the change feed";
     let mut tries = 1;
     loop {
         let transaction = database.begin(Begin::writing(LOCK_WAIT)).await?;
-        match change_once(transaction, sources, tenants, security).await {
+        match change_once(transaction, sources, tenants, wanted).await {
             Ok(survey) => return Ok(survey),
             Err(refused) if refused.is_locked() && tries < LOCK_TRIES => {}
             Err(refused) if refused.is_locked() => {
@@ -232,12 +278,12 @@ async fn change_once<'s>(
     mut transaction: Transaction,
     sources: &'s [ChangeSource],
     tenants: &str,
-    security: Security,
+    wanted: Wanted,
 ) -> Result<Survey<'s>, Refused> {
     let lock = format!("select pg_advisory_xact_lock({LOCK})");
     transaction.execute(sqlx::raw_sql(ALL_TABLES)).await?;
     transaction.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await?;
-    let mut survey = survey(&mut transaction, sources, tenants, security).await?;
+    let mut survey = survey(&mut transaction, sources, tenants, wanted).await?;
     if !survey.problems.is_empty() {
         return Err(Refused::Tables(std::mem::take(&mut survey.problems)));
     }
@@ -254,11 +300,21 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
     if !survey.has_schema && !survey.sources.is_empty() {
         statements.push("create schema preheat".to_owned());
     }
+    match (survey.via, survey.has_publication) {
+        (Via::Wal, false) if !survey.sources.is_empty() => {
+            statements.push(sql::create_publication());
+        }
+        (Via::Notify, true) => statements.push(sql::drop_publication()),
+        (Via::Wal, _) | (Via::Notify, false) => {}
+    }
     for surveyed in &survey.sources {
         let Triggers { source, relations, .. } = &surveyed.triggers;
+        if surveyed.is_switched {
+            statements.extend(relations.iter().map(|relation| sql::await_writers(&relation.name)));
+        }
         match surveyed.function {
             FunctionState::Missing | FunctionState::Different => {
-                statements.push(sql::create_function(source, surveyed.security));
+                statements.push(sql::create_function(source, surveyed.security, survey.via));
             }
             FunctionState::AsItMustBe => {}
         }
@@ -294,7 +350,7 @@ fn done(surveyed: &Surveyed<'_>) -> Done {
     }
 }
 
-fn installed(surveyed: &Surveyed<'_>) -> Installed {
+fn installed(surveyed: &Surveyed<'_>, via: Via) -> Installed {
     let Triggers { source, relations, .. } = &surveyed.triggers;
     let (table, tenants) = (source.table.clone(), source.tenants.clone());
     Installed {
@@ -303,6 +359,7 @@ fn installed(surveyed: &Surveyed<'_>) -> Installed {
         keys: source.keys.keys().cloned().collect(),
         relations: relations.len(),
         security: surveyed.security,
+        via,
         unwatched: surveyed.unwatched.clone(),
         done: done(surveyed),
     }

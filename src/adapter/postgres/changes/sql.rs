@@ -7,13 +7,18 @@
 
 use std::fmt::Write;
 
-use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
+use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants, Via};
 use crate::domain::job::JobName;
 
 use super::super::describe;
+use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT};
 
-/// The channel of the notifications. The triggers in databases contain it, so it never changes.
+/// The channel of the notifications, the prefix of the messages in the write-ahead log, and the publication
+/// that reading the log needs. The triggers in databases contain it, so it never changes.
 pub(super) const CHANNEL: &str = "preheat_changes";
+
+/// How the call begins with which a function writes to the log; a function that notifies lacks it.
+pub(super) const WRITES_TO_LOG: &str = "perform pg_logical_emit_message(true, ";
 
 /// How many bytes of tenant ids one notification has at most: Postgres accepts less than 8000 bytes, and the
 /// rest of the payload needs less than a hundred.
@@ -211,22 +216,30 @@ pub(super) fn reads(owner: &str) -> String {
 pub(super) const OPEN_SCHEMAS: &str = "select string_agg(quote_ident(name), ', ')
     from unnest(current_schemas(false)) name where has_schema_privilege('public', name, 'create')";
 
-/// The notification that a source's triggers are new or mended: the feed may have missed any earlier change.
+/// The message that a source's triggers are new or mended: the feed may have missed any earlier change. It
+/// goes both ways, because workers listen as the triggers spoke before.
 pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
-    format!("select pg_notify('{CHANNEL}', '{{\"source\":\"{id}\",\"installed\":true}}')")
+    let payload = format!("'{{\"source\":\"{id}\",\"installed\":true}}'");
+    format!(
+        "select pg_notify('{CHANNEL}', {payload}), \
+         pg_logical_emit_message(true, '{CHANNEL}', {payload})"
+    )
 }
 
 /// The body of a source's function, as `pg_proc.prosrc` has it.
-pub(super) fn body(source: &ChangeSource) -> String {
-    let any = notify(&format!("'{{\"source\":\"{}\"}}'", source.id));
+pub(super) fn body(source: &ChangeSource, via: Via) -> String {
+    let any = tell(via, &format!("'{{\"source\":\"{}\"}}'", source.id));
     match touched(source) {
         None => fleet_body(&any),
-        Some(query) => tenants_body(source, &any, &query),
+        Some(query) => tenants_body(source, via, &any, &query),
     }
 }
 
-fn notify(payload: &str) -> String {
-    format!("perform pg_notify('{CHANNEL}', {payload})")
+fn tell(via: Via, payload: &str) -> String {
+    match via {
+        Via::Notify => format!("perform pg_notify('{CHANNEL}', {payload})"),
+        Via::Wal => format!("{WRITES_TO_LOG}'{CHANNEL}', {payload})"),
+    }
 }
 
 fn fleet_body(any: &str) -> String {
@@ -249,12 +262,13 @@ end
 /// `concat` writes an id in its type's own form, which is how preheat reads it; a cast to text would cut the
 /// blanks of `char(n)`. If anything fails while the function looks for tenants, the statement that changed
 /// the rows must not fail: the function then reports that any tenant may have changed.
-fn tenants_body(source: &ChangeSource, any: &str, query: &str) -> String {
+fn tenants_body(source: &ChangeSource, via: Via, any: &str, query: &str) -> String {
     let id = &source.id;
-    let gone: String = source.keys.keys().map(|column| name_gone(source, column)).collect();
+    let gone: String = source.keys.keys().map(|column| name_gone(source, via, column)).collect();
     let declared = if gone.is_empty() { "" } else { "  preheat_gone text[];\n" };
-    let some = notify(&format!("'{{\"source\":\"{id}\",\"tenants\":[' || preheat_piece || ']}}'"));
-    let failed = notify(&format!("'{{\"source\":\"{id}\",\"error\":\"' || sqlstate || '\"}}'"));
+    let some =
+        tell(via, &format!("'{{\"source\":\"{id}\",\"tenants\":[' || preheat_piece || ']}}'"));
+    let failed = tell(via, &format!("'{{\"source\":\"{id}\",\"error\":\"' || sqlstate || '\"}}'"));
     let found = format!(
         "select to_json(concat(touched.tenant))::text collate \"C\"
         from (select distinct found.tenant from (
@@ -316,7 +330,7 @@ end
 /// The function sends this notification after the one that names the tenants, because the worker must move
 /// their fences first. A worker of an earlier version, which does not read the values, sees a change without
 /// tenants and does nothing. If the function fails here, the keys live until their TTL.
-fn name_gone(source: &ChangeSource, column: &str) -> String {
+fn name_gone(source: &ChangeSource, via: Via, column: &str) -> String {
     let tenant = match &source.tenants {
         TouchedTenants::Column(tenant) => Some(tenant.as_str()),
         TouchedTenants::Sql(_) | TouchedTenants::Fleet => None,
@@ -333,7 +347,7 @@ fn name_gone(source: &ChangeSource, column: &str) -> String {
     let (deleted, before, after) = (texts("changed"), texts("preheat_old"), texts("preheat_new"));
     let name = serde_json::Value::from(column);
     let opens = format!("{{\"source\":\"{}\",\"tenants\":[],\"gone\":{{{name}:[", source.id);
-    let gone = notify(&format!("{} || preheat_piece || ']}}}}'", literal(&opens)));
+    let gone = tell(via, &format!("{} || preheat_piece || ']}}}}'", literal(&opens)));
     format!(
         "  if tg_op <> 'INSERT' then
     begin
@@ -370,9 +384,9 @@ fn name_gone(source: &ChangeSource, column: &str) -> String {
 
 /// Creates or replaces a source's function. With `row_security = off`, a query that a policy would filter
 /// fails, and the function reports that any tenant may have changed. A filtered query would find no tenant.
-pub(super) fn create_function(source: &ChangeSource, security: Security) -> String {
+pub(super) fn create_function(source: &ChangeSource, security: Security, via: Via) -> String {
     let name = function_name(&source.id);
-    let (body, comment) = (dollar_quoted(&body(source)), literal(&comment(source)));
+    let (body, comment) = (dollar_quoted(&body(source, via)), literal(&comment(source)));
     let (security, rights) = match security {
         Security::Invoker => ("", String::new()),
         Security::Definer => {
@@ -439,18 +453,43 @@ pub(super) fn create_trigger(id: &ChangeSourceId, event: Event, relation: &str) 
     )
 }
 
+/// Creates the publication that reading the log needs. It has no tables, so the log's rows stay where they
+/// are.
+pub(super) fn create_publication() -> String {
+    format!("create publication {CHANNEL}")
+}
+
+/// Removes it.
+pub(super) fn drop_publication() -> String {
+    format!("drop publication {CHANNEL}")
+}
+
+/// Waits until every transaction has ended that wrote to a table, and with it every one whose message still
+/// goes the other way.
+pub(super) fn await_writers(relation: &str) -> String {
+    format!("lock table {relation} in share row exclusive mode")
+}
+
 /// All statements that the sources need, for a migration. The script may be run again, and removes what these
 /// sources do not need any more. `security` applies to the functions that read tables.
-pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
+///
+/// Replacing a trigger waits for the transactions that write to its table, so none is left whose message
+/// goes another way than `via`.
+pub fn install_sql(sources: &[ChangeSource], security: Security, via: Via) -> String {
     let mut sql = String::from(
         "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
          -- To be run in one transaction, by the owner of the tables.\n\n\
          create schema if not exists preheat;\n",
     );
+    let publication = match via {
+        Via::Wal if !sources.is_empty() => log_is_ready(),
+        Via::Wal | Via::Notify => format!("drop publication if exists {CHANNEL};\n"),
+    };
+    sql.push_str(&publication);
     for source in sources {
         let jobs: Vec<_> = source.jobs.iter().map(JobName::as_str).collect();
         let security = if reads_tables(source) { security } else { Security::Invoker };
-        let function = create_function(source, security);
+        let function = create_function(source, security, via);
         let _a_string_takes_all = write!(sql, "\n-- For {}.\n{}", jobs.join(", "), function);
         let relation = table(&source.table);
         for event in Event::ALL {
@@ -472,10 +511,33 @@ pub fn install_sql(sources: &[ChangeSource], security: Security) -> String {
     sql
 }
 
+/// Stops a script whose messages no worker could read, and creates the publication.
+fn log_is_ready() -> String {
+    let (hint, create) = (literal(LOG_SETTINGS_HINT), create_publication());
+    let block = format!(
+        "
+declare
+  preheat_found text := ({LOG_SETTINGS});
+begin
+  if preheat_found is not null then
+    raise exception '%', preheat_found using hint = {hint};
+  end if;
+  if not exists (select from pg_publication where pubname = '{CHANNEL}') then
+    {create};
+  end if;
+end
+"
+    );
+    format!("do {};\n", dollar_quoted(&block))
+}
+
 /// The statements that remove every trigger and function of the change feed.
 pub fn uninstall_sql() -> String {
-    let head = "-- Removes the change feed of preheat: its triggers and their functions.\n\n";
-    head.to_owned() + &remove_others(&[])
+    format!(
+        "-- Removes the change feed of preheat: its triggers, their functions and its publication.\n\n\
+         {}drop publication if exists {CHANNEL};\n",
+        remove_others(&[])
+    )
 }
 
 /// A statement on a partition itself fires none of its parent's triggers. The same block stops a script whose
@@ -628,16 +690,17 @@ mod tests {
         });
         let column = source("it's", TouchedTenants::Column("te\"nant".to_owned()));
         assert!(
-            create_function(&column, Security::Invoker).contains("`it''s`: tenants by `te\"nant`'")
+            create_function(&column, Security::Invoker, Via::Notify)
+                .contains("`it''s`: tenants by `te\"nant`'")
         );
-        assert!(body(&column).contains("select changed.\"te\"\"nant\" from changed"));
+        assert!(body(&column, Via::Notify).contains("select changed.\"te\"\"nant\" from changed"));
     }
 
     #[test]
     fn a_payload_fits_with_all_its_ids() {
         const POSTGRES_TAKES_LESS_THAN: usize = 8000;
         let column = source("products", TouchedTenants::Column("tenant_id".to_owned()));
-        let body = body(&column);
+        let body = body(&column, Via::Notify);
         let around = "{\"source\":\"\",\"tenants\":[]}".len() + column.id.as_str().len();
         assert!(body.contains(&format!("< {PIECE_BYTES} then")));
         assert!(PIECE_BYTES + 1 + around < POSTGRES_TAKES_LESS_THAN);

@@ -4,13 +4,14 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
-use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants};
+use crate::domain::change::{ChangeSource, ChangeSourceId, TouchedTenants, Via};
 use crate::domain::job::JobName;
 
 use super::super::error;
+use super::log;
 use super::rights::{self, Reads, Rights};
 use super::sql::{self, Event, Security};
-use super::{Refused, TableProblem};
+use super::{Refused, TableProblem, Wanted};
 
 /// The first server version that can replace triggers.
 const LEAST_VERSION: i32 = 140_000;
@@ -25,6 +26,9 @@ pub(super) struct Survey<'s> {
     pub(super) spare_functions: Vec<SpareFunction>,
     /// Why some sources cannot work.
     pub(super) problems: Vec<TableProblem>,
+    /// How the functions must speak.
+    pub(super) via: Via,
+    pub(super) has_publication: bool,
 }
 
 /// One source, and its objects.
@@ -33,6 +37,8 @@ pub(super) struct Surveyed<'s> {
     pub(super) function: FunctionState,
     /// With whose rights its function must run.
     pub(super) security: Security,
+    /// Whether its function speaks another way than it must.
+    pub(super) is_switched: bool,
     /// The tables that its query reads and that one of its jobs does not watch.
     pub(super) unwatched: Vec<(JobName, String)>,
 }
@@ -44,6 +50,8 @@ pub(super) struct Triggers<'s> {
     pub(super) relations: Vec<Relation>,
     /// Whether its function names the shared keys that are gone; true if there are none to name.
     pub(super) names_keys: bool,
+    /// How its function speaks, if a trigger calls it.
+    pub(super) via: Option<Via>,
 }
 
 /// The state of a source's function.
@@ -99,7 +107,7 @@ pub(super) struct SpareFunction {
 
 impl<'s> Triggers<'s> {
     fn missing(source: &'s ChangeSource) -> Self {
-        Self { source, relations: Vec::new(), names_keys: true }
+        Self { source, relations: Vec::new(), names_keys: true, via: None }
     }
 
     /// Whether the feed receives changes of the table itself; those of a partition may be missing.
@@ -123,6 +131,7 @@ pub(super) struct FoundTrigger {
     is_on: bool,
     ty: i16,
     tables: (Option<String>, Option<String>),
+    via: Via,
     version: TriggerVersion,
 }
 
@@ -137,16 +146,31 @@ pub(super) struct FoundFunction {
     comment: Option<String>,
 }
 
+impl FoundFunction {
+    fn via(&self) -> Via {
+        via(self.body.contains(sql::WRITES_TO_LOG))
+    }
+}
+
+fn via(writes_to_log: bool) -> Via {
+    if writes_to_log { Via::Wal } else { Via::Notify }
+}
+
 /// Surveys all sources, within an open transaction that may write; `tenants` is the tenant query.
 pub(super) async fn survey<'s>(
     connection: &mut PgConnection,
     sources: &'s [ChangeSource],
     tenants: &str,
-    security: Security,
+    Wanted { security, via }: Wanted,
 ) -> Result<Survey<'s>, Refused> {
     let has_schema = scalar(connection, "select to_regnamespace('preheat') is not null").await?;
+    let has_publication = scalar(connection, HAS_PUBLICATION).await?;
     let all = found_triggers(connection).await?;
     let functions = found_functions(connection).await?;
+    let via = via.unwrap_or_else(|| as_they_speak(&functions));
+    if via == Via::Wal && !sources.is_empty() {
+        log::require(connection).await?;
+    }
     let found = triggers(connection, sources, &all).await?;
     let mut problems = problems(connection, &found, tenants).await?;
     let mut examined = Vec::new();
@@ -169,18 +193,37 @@ pub(super) async fn survey<'s>(
             now
         });
         let unwatched = reads.map(|reads| unwatched(source, &reads, &found));
-        let state = function_state(source, function, security);
-        examined.push((state, security, unwatched.unwrap_or_default()));
+        let state = function_state(source, function, security, via);
+        let is_switched = function.is_some_and(|function| function.via() != via);
+        examined.push((state, security, is_switched, unwatched.unwrap_or_default()));
     }
     let (spare_triggers, spare_functions) = spare(&found, all, functions);
-    let surveyed = |(triggers, (function, security, unwatched))| Surveyed {
+    let surveyed = |(triggers, (function, security, is_switched, unwatched))| Surveyed {
         triggers,
         function,
         security,
+        is_switched,
         unwatched,
     };
     let sources = found.into_iter().zip(examined).map(surveyed).collect();
-    Ok(Survey { sources, has_schema, spare_triggers, spare_functions, problems })
+    Ok(Survey {
+        sources,
+        has_schema,
+        spare_triggers,
+        spare_functions,
+        problems,
+        via,
+        has_publication,
+    })
+}
+
+const HAS_PUBLICATION: &str =
+    "select exists (select from pg_publication where pubname = 'preheat_changes')";
+
+/// How the functions of an `install` speak that is not told how: as those that are there, and where they
+/// differ, through the log.
+fn as_they_speak(functions: &[FoundFunction]) -> Via {
+    functions.iter().map(FoundFunction::via).max().unwrap_or(Via::Notify)
 }
 
 /// The tables that the query of a source reads and that one of its jobs does not watch.
@@ -225,7 +268,10 @@ async fn functions_as_they_must_be(
                    on f.proname = wanted.name and f.prosrc = wanted.body \
                where f.pronamespace = to_regnamespace('preheat')";
     let names: Vec<_> = sources.iter().map(|source| sql::function_name(&source.id)).collect();
-    let bodies: Vec<_> = sources.iter().map(|source| sql::body(source)).collect();
+    let (ways, both) = ([Via::Notify, Via::Wal], [&names, &names]);
+    let names: Vec<_> = both.into_iter().flatten().collect();
+    let bodies = |via| sources.iter().map(move |source| sql::body(source, via));
+    let bodies: Vec<_> = ways.into_iter().flat_map(bodies).collect();
     sqlx::query_scalar(sql).bind(names).bind(bodies).persistent(false).fetch_all(connection).await
 }
 
@@ -242,7 +288,8 @@ async fn triggers<'s>(
         let of_source = all
             .iter()
             .filter(|trigger| trigger.relation == relation.oid && trigger.function == function);
-        relation.versions = of_source.map(|trigger| trigger.version.clone()).collect();
+        relation.versions = of_source.clone().map(|trigger| trigger.version.clone()).collect();
+        triggers.via = triggers.via.or(of_source.map(|trigger| trigger.via).next());
         triggers.relations.push(relation);
     }
     Ok(found)
@@ -292,14 +339,15 @@ async fn found_triggers(connection: &mut PgConnection) -> Result<Vec<FoundTrigge
     let sql = "select t.tgrelid as relation, t.tgrelid::regclass::text as relation_name, \
                  t.tgname as name, f.proname as function, t.tgenabled in ('O', 'A') as is_on, \
                  t.tgtype as ty, t.tgoldtable as old, t.tgnewtable as new, \
+                 strpos(f.prosrc, $2) > 0 as writes_to_log, \
                  t.oid as trigger_oid, t.xmin::text as trigger_xmin, \
                  f.oid as function_oid, f.xmin::text as function_xmin \
                from pg_trigger t join pg_proc f on f.oid = t.tgfoid \
                where f.pronamespace = to_regnamespace('preheat') and f.proname ~ $1 \
                  and f.prorettype = 'trigger'::regtype and not t.tgisinternal \
                order by 2, 3";
-    let rows =
-        sqlx::query(sql).bind(sql::FUNCTIONS).persistent(false).fetch_all(connection).await?;
+    let query = sqlx::query(sql).bind(sql::FUNCTIONS).bind(sql::WRITES_TO_LOG);
+    let rows = query.persistent(false).fetch_all(connection).await?;
     rows.iter().map(found_trigger).collect()
 }
 
@@ -313,6 +361,7 @@ fn found_trigger(row: &PgRow) -> Result<FoundTrigger, sqlx::Error> {
         is_on: row.try_get("is_on")?,
         ty: row.try_get("ty")?,
         tables: (row.try_get("old")?, row.try_get("new")?),
+        via: via(row.try_get("writes_to_log")?),
         version: TriggerVersion {
             trigger: (oid("trigger_oid")?, row.try_get("trigger_xmin")?),
             function: (oid("function_oid")?, row.try_get("function_xmin")?),
@@ -635,11 +684,12 @@ fn function_state(
     source: &ChangeSource,
     function: Option<&FoundFunction>,
     security: Security,
+    via: Via,
 ) -> FunctionState {
     let Some(found) = function else { return FunctionState::Missing };
     let has = |setting: &str| found.settings.iter().any(|found| found.starts_with(setting));
     let sees_all_or_fails = has("row_security=off") == sql::reads_tables(source);
-    if found.body == sql::body(source)
+    if found.body == sql::body(source, via)
         && found.security == security
         && has("search_path=")
         && sees_all_or_fails

@@ -19,8 +19,9 @@ use self::plan::Plan;
 use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
 use super::id::IdType;
 use super::moment::{self, ParameterTypes};
+use super::parameters::no_tenant;
 use super::read_error::{ReadError, in_time, too_many_parameters};
-use super::source::{PostgresSource, finish, learns_types, no_tenant, wrong_tenant_column};
+use super::source::{PostgresSource, finish, learns_types, wrong_tenant_column};
 use super::{Access, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
@@ -182,6 +183,12 @@ impl PostgresSource {
         sources: &[ChangeSource],
     ) -> Result<Vec<TableProblem>, ChangesError> {
         changes::table_problems(&self.database, sources, &self.settings.sql).await
+    }
+
+    /// Why this role cannot read messages in the server's write-ahead log, and what to do about it.
+    pub async fn log_problem(&self) -> Result<Option<(String, &'static str)>, ChangesError> {
+        let problem = changes::log_problem(&self.database).await?;
+        Ok(problem.map(|problem| (problem, changes::LOG_SETTINGS_HINT)))
     }
 
     async fn relations_in(

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::engine::ports::SourceErrorKind;
 
 use super::super::Transaction;
+use super::super::column::value;
 use super::super::read_error::ReadError;
-use super::super::source::value;
 
 /// What a plan says about its query.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -3,12 +3,13 @@
 use preheat::adapter::postgres::{
     ChangesError, Database, Done, Standing, uninstall, uninstall_sql,
 };
+use preheat::domain::change::Via;
 use preheat::domain::job::{Job, Table};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{
-    BY_STAFF, EVENTS, TABLES, TENANTS, Watch, by_column, by_sql, install, install_sql, job_with,
-    plain, sources, sources_of, standing, whole,
+    BY_STAFF, EVENTS, TABLES, TENANTS, Watch, both_ways, by_column, by_sql, install, install_sql,
+    job_with, plain, sources, sources_of, standing, whole,
 };
 use crate::conformance::fleet_job;
 use crate::conformance::postgres::settings;
@@ -25,9 +26,8 @@ async fn ours(server: &support::Database) -> Vec<String> {
     sqlx::query_scalar(sql).fetch_all(&mut server.connect().await).await.unwrap()
 }
 
-#[tokio::test]
-async fn installing_twice_is_one_install_and_locks_nothing() {
-    let watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn installing_twice_is_one_install_and_locks_nothing(via: Via) {
+    let watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let before = ours(&watch.server).await;
     assert_eq!(before.len(), 5);
     let mut writing = watch.server.connect().await;
@@ -38,9 +38,9 @@ async fn installing_twice_is_one_install_and_locks_nothing() {
     assert_eq!(ours(&watch.server).await, before);
 }
 
-#[tokio::test]
-async fn what_is_different_is_mended_and_what_nobody_needs_is_removed() {
+async fn what_is_different_is_mended_and_what_nobody_needs_is_removed(via: Via) {
     let watch = Watch::new(
+        via,
         &(TABLES.to_owned() + "create table old (tenant_id bigint)"),
         &[plain("items"), plain("old")],
     )
@@ -75,9 +75,8 @@ async fn what_is_different_is_mended_and_what_nobody_needs_is_removed() {
     assert_eq!(ours(&watch.server).await.len(), 5);
 }
 
-#[tokio::test]
-async fn uninstalling_removes_what_is_ours_and_nothing_else() {
-    let watch = Watch::new(TABLES, &[plain("items"), by_column("items", "n")]).await;
+async fn uninstalling_removes_what_is_ours_and_nothing_else(via: Via) {
+    let watch = Watch::new(via, TABLES, &[plain("items"), by_column("items", "n")]).await;
     preheat::adapter::postgres::migrate(&watch.database).await.unwrap();
     watch
         .execute(
@@ -99,8 +98,7 @@ async fn uninstalling_removes_what_is_ours_and_nothing_else() {
     assert_eq!((again.triggers, again.functions.len()), (0, 0));
 }
 
-#[tokio::test]
-async fn what_is_printed_is_what_is_installed() {
+async fn what_is_printed_is_what_is_installed(via: Via) {
     let tables = EVENTS.to_owned()
         + "create table items (tenant_id bigint);
            create table staff (id int primary key, tenant_id bigint);
@@ -109,12 +107,12 @@ async fn what_is_printed_is_what_is_installed() {
     let query = by_sql("slots", BY_STAFF.split_once(';').unwrap().0);
     let watched = [plain("items"), plain("events"), query].map(job_with);
     let sources = sources_of(watched.into_iter().chain([fleet]));
-    let watch = Watch::of(&tables, sources, TENANTS).await;
+    let watch = Watch::of(via, &tables, sources, TENANTS).await;
     let installed = ours(&watch.server).await;
 
     watch.execute(&uninstall_sql()).await;
     assert!(ours(&watch.server).await.is_empty());
-    let sql = install_sql(&watch.sources);
+    let sql = install_sql(via, &watch.sources);
     for _again in 0..2 {
         watch.execute(&sql).await;
         assert_eq!(ours(&watch.server).await, installed);
@@ -124,7 +122,7 @@ async fn what_is_printed_is_what_is_installed() {
     assert_eq!(removed.triggers, 0);
 
     let fewer = sources_of([job_with(plain("items"))]);
-    watch.execute(&install_sql(&fewer)).await;
+    watch.execute(&install_sql(via, &fewer)).await;
     let (done, removed) = install(&watch.database, &fewer, TENANTS).await.unwrap();
     assert_eq!((done[0].done, removed.triggers), (Done::AsItWas, 0));
 }
@@ -134,7 +132,7 @@ async fn printed_statements_fail_where_installing_would() {
     let server = support::database().await;
     server.execute(TABLES).await;
     for bad in [by_column("items", "clinic"), by_sql("items", "select nothing from changed")] {
-        let sql = install_sql(&sources(std::slice::from_ref(&bad)));
+        let sql = install_sql(Via::Notify, &sources(std::slice::from_ref(&bad)));
         let mut connection = server.connect().await;
         let failed = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
         assert!(failed.is_err(), "{bad:?}");
@@ -211,7 +209,7 @@ async fn who_may_not_is_told_and_nothing_is_done() {
     assert_eq!(standing(&database, &sources).await, lacking);
 
     // Any role that may read sees that the owner has installed them.
-    server.execute(&install_sql(&sources)).await;
+    server.execute(&install_sql(Via::Notify, &sources)).await;
     assert_eq!(standing(&database, &sources).await, whole("items"));
     let (done, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(done[0].done, Done::AsItWas);
@@ -241,4 +239,11 @@ async fn a_table_that_is_written_to_is_waited_for_and_then_let_alone() {
     };
     let (installed, ()) = tokio::join!(install(&database, &sources, TENANTS), let_go);
     assert_eq!(installed.unwrap().0[0].done, Done::New);
+}
+
+both_ways! {
+    installing_twice_is_one_install_and_locks_nothing,
+    what_is_different_is_mended_and_what_nobody_needs_is_removed,
+    uninstalling_removes_what_is_ours_and_nothing_else,
+    what_is_printed_is_what_is_installed,
 }

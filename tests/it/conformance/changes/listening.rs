@@ -4,24 +4,34 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use preheat::adapter::postgres::{
-    Database, DatabaseSettings, Done, PostgresFeedSource, TroubleNote,
-};
-use preheat::domain::change::{Change, ChangeSourceId};
+use preheat::adapter::postgres::{Database, DatabaseSettings, Done};
+use preheat::domain::change::{Change, ChangeSourceId, Via};
 use preheat::engine::ports::{FeedError, FeedSource};
 use sqlx::Row;
 use tokio::time::timeout;
 
-use super::{TABLES, TENANTS, Watch, by_column, install, of, plain, sources, standing, whole};
+use super::{
+    TABLES, TENANTS, Watch, both_ways, by_column, database, end_of_listener, feed_source, install,
+    invoker, of, plain, sources, standing, whole,
+};
 use crate::conformance::pgbouncer::Bouncer;
 use crate::conformance::postgres::settings;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{self, LONG, eventually};
 
-#[tokio::test]
-async fn a_listener_takes_one_of_the_connections() {
-    let server = support::database().await;
+/// Gives a database what a listener of its triggers needs.
+async fn watched(via: Via, server: &support::Database) {
+    let database = Database::connect(settings(&server.url())).await.unwrap();
+    let sources = sources(&[plain("items")]);
+    let wanted = invoker(Some(via));
+    preheat::adapter::postgres::install(&database, &sources, TENANTS, wanted).await.unwrap();
+    database.close().await;
+}
+
+async fn a_listener_takes_one_of_the_connections(via: Via) {
+    let server = database(via).await;
     server.execute(TABLES).await;
+    watched(via, &server).await;
     let count = async || {
         let sql = "select count(*) from pg_stat_activity where application_name = 'preheat' \
                    and datname = current_database()";
@@ -36,8 +46,7 @@ async fn a_listener_takes_one_of_the_connections() {
         // Both of the pool's connections are open and idle.
         let both = (0..2).map(|_| standing(&database, &[]));
         futures::future::join_all(both).await;
-        let note: TroubleNote = Arc::new(|_, _| {});
-        let source = PostgresFeedSource::new(Arc::clone(&database), direct, note).unwrap();
+        let source = feed_source(via, &database, direct);
         for _again in 0..3 {
             let feed = source.connect().await.unwrap();
             for _ in 0..3 {
@@ -53,7 +62,7 @@ async fn a_listener_takes_one_of_the_connections() {
     }
     let one = DatabaseSettings { max_connections: NonZeroU32::MIN, ..two };
     let database = Arc::new(Database::connect(one).await.unwrap());
-    let source = PostgresFeedSource::new(database, None, Arc::new(|_, _| {})).unwrap();
+    let source = feed_source(via, &database, None);
     let error = source.connect().await.err().unwrap();
     assert_eq!(
         error.to_string(),
@@ -61,37 +70,30 @@ async fn a_listener_takes_one_of_the_connections() {
     );
 }
 
-#[tokio::test]
-async fn a_lost_connection_is_an_error_and_never_mended_in_silence() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn a_lost_connection_is_an_error_and_never_mended_in_silence(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     assert_eq!(watch.ids("insert into items values (1, 7)").await, [of(&["7"])]);
-    watch
-        .execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
-             and datname = current_database() and pid <> pg_backend_pid()",
-        )
-        .await;
+    watch.execute(end_of_listener(via)).await;
     let FeedError(message) = timeout(LONG, watch.feed.next()).await.unwrap().unwrap_err();
     assert!(message.starts_with("lost the connection that listens to database"), "{message}");
 }
 
-#[tokio::test]
-async fn a_connection_that_died_without_a_word_is_noticed() {
-    let server = support::database().await;
+async fn a_connection_that_died_without_a_word_is_noticed(via: Via) {
+    let server = database(via).await;
     server.execute(TABLES).await;
-    let proxy = Proxy::postgres(support::postgres()).await;
+    watched(via, &server).await;
+    let proxy = Proxy::postgres(server.server()).await;
     let direct = settings(&server.url_through(&proxy));
     let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
-    let source = PostgresFeedSource::new(database, Some(direct), Arc::new(|_, _| {})).unwrap();
+    let source = feed_source(via, &database, Some(direct));
     let mut feed = source.connect().await.unwrap();
     proxy.set(Mode::Stall);
     let FeedError(message) = timeout(LONG, feed.next()).await.unwrap().unwrap_err();
-    assert!(message.contains("no answer within 5s"), "{message}");
+    assert!(message.contains("no answer within "), "{message}");
 }
 
-#[tokio::test]
-async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     for round in 1..50_u64 {
         let sql = format!("insert into items values ({round}, {round})");
         let ((), given_up) = tokio::join!(
@@ -106,17 +108,15 @@ async fn waiting_may_be_given_up_at_any_time_and_nothing_is_lost() {
     }
 }
 
-#[tokio::test]
-async fn what_cannot_be_understood_is_a_change_of_everything() {
-    let mut watch = Watch::new(TABLES, &[plain("items"), by_column("items", "n")]).await;
+async fn what_cannot_be_understood_is_a_change_of_everything(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items"), by_column("items", "n")]).await;
     let all: Vec<_> =
         watch.sources.iter().map(|source| Change::new(source.id.clone(), None)).collect();
     for payload in ["", "products", "{}", "[7]"] {
-        let told = watch.tells(&format!("select pg_notify('preheat_changes', '{payload}')")).await;
+        let told = watch.tells(&watch.emit(payload)).await;
         assert_eq!(told, all, "{payload}");
     }
-    let told =
-        watch.tells(r#"select pg_notify('preheat_changes', '{"source":"x","tenants":7}')"#).await;
+    let told = watch.tells(&watch.emit(r#"{"source":"x","tenants":7}"#)).await;
     assert_eq!(told, [Change::new(ChangeSourceId::new("x"), None)]);
 }
 
@@ -131,9 +131,7 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let (installed, _) = install(&database, &sources, TENANTS).await.unwrap();
     assert_eq!(installed[0].done, Done::New);
     assert_eq!(standing(&database, &sources).await, whole("items"));
-    let source = |database: &Arc<Database>, direct| {
-        PostgresFeedSource::new(Arc::clone(database), direct, Arc::new(|_, _| {})).unwrap()
-    };
+    let source = |database: &Arc<Database>, direct| feed_source(Via::Notify, database, direct);
     let direct = source(&database, Some(settings(&server.url())));
     let mut feed = direct.connect().await.unwrap();
     server.execute("insert into items values (1, 7)").await;
@@ -151,4 +149,12 @@ async fn behind_pgbouncer_one_listens_past_it() {
     let other = support::database().await;
     let error = source(&database, Some(settings(&other.url()))).connect().await.err().unwrap();
     assert!(error.to_string().contains("is not heard by the listener"), "{error}");
+}
+
+both_ways! {
+    a_listener_takes_one_of_the_connections,
+    a_lost_connection_is_an_error_and_never_mended_in_silence,
+    a_connection_that_died_without_a_word_is_noticed,
+    waiting_may_be_given_up_at_any_time_and_nothing_is_lost,
+    what_cannot_be_understood_is_a_change_of_everything,
 }

@@ -3,14 +3,15 @@
 mod install;
 mod listening;
 mod told;
+mod wal;
 
 use std::sync::{Arc, Mutex};
 
 use preheat::adapter::postgres::{
-    self, ChangesError, Database, Installed, PostgresFeedSource, Removed, Security, Standing,
-    TroubleNote, look,
+    self, ChangesError, Database, DatabaseSettings, Installed, PostgresFeedSource, Removed,
+    Security, Standing, TroubleNote, Wanted, Ways, look,
 };
-use preheat::domain::change::{Change, ChangeSource, ChangeSourceId, change_sources};
+use preheat::domain::change::{Change, ChangeSource, ChangeSourceId, Via, change_sources};
 use preheat::domain::job::{Job, Jobs, Table};
 use preheat::engine::ports::{Feed, FeedSource};
 use tokio::time::timeout;
@@ -19,16 +20,78 @@ use super::postgres::settings;
 use super::{job, name};
 use crate::support::{self, LONG};
 
+/// Makes two tests of each of these functions, one for each way on which triggers speak.
+macro_rules! both_ways {
+    ($($test:ident),+ $(,)?) => {
+        mod by_notify {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(preheat::domain::change::Via::Notify).await;
+            })+
+        }
+        mod by_wal {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(preheat::domain::change::Via::Wal).await;
+            })+
+        }
+    };
+}
+pub(super) use both_ways;
+
+/// Installs triggers that speak as the present ones do.
 pub(super) async fn install(
     database: &Database,
     sources: &[ChangeSource],
     tenants: &str,
 ) -> Result<(Vec<Installed>, Removed), ChangesError> {
-    postgres::install(database, sources, tenants, Security::Invoker).await
+    postgres::install(database, sources, tenants, invoker(None)).await
 }
 
-pub(super) fn install_sql(sources: &[ChangeSource]) -> String {
-    postgres::install_sql(sources, Security::Invoker)
+pub(super) fn invoker(via: Option<Via>) -> Wanted {
+    Wanted { security: Security::Invoker, via }
+}
+
+pub(super) fn install_sql(via: Via, sources: &[ChangeSource]) -> String {
+    postgres::install_sql(sources, Security::Invoker, via)
+}
+
+/// A new database on a server that has this way.
+pub(super) async fn database(via: Via) -> support::Database {
+    match via {
+        Via::Notify => support::database().await,
+        Via::Wal => support::logical_database().await,
+    }
+}
+
+/// A feed that listens as triggers speak.
+pub(super) fn feed_source(
+    via: Via,
+    database: &Arc<Database>,
+    direct: Option<DatabaseSettings>,
+) -> PostgresFeedSource {
+    let note: TroubleNote = Arc::new(|_, _| {});
+    let source = PostgresFeedSource::new(Arc::clone(database), direct, note).unwrap();
+    source.follow(ways(via));
+    source
+}
+
+fn ways(via: Via) -> Ways {
+    Ways { notify: via == Via::Notify, wal: via == Via::Wal }
+}
+
+/// Ends the listener's session.
+pub(super) fn end_of_listener(via: Via) -> &'static str {
+    match via {
+        Via::Notify => {
+            "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%' \
+             and datname = current_database() and pid <> pg_backend_pid()"
+        }
+        Via::Wal => {
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where backend_type = 'walsender' and datname = current_database()"
+        }
+    }
 }
 
 pub(super) async fn standing(database: &Database, sources: &[ChangeSource]) -> Standing {
@@ -77,6 +140,7 @@ pub(super) fn by_sql(name: &str, sql: &str) -> Table {
 
 /// A database with triggers for some tables, and a connected feed.
 pub(super) struct Watch {
+    pub(super) via: Via,
     pub(super) server: support::Database,
     pub(super) database: Arc<Database>,
     pub(super) sources: Vec<ChangeSource>,
@@ -87,33 +151,41 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Creates these tables, and triggers for one job for each of the watched ones.
-    pub(super) async fn new(tables: &str, watched: &[Table]) -> Self {
-        Self::of(tables, sources(watched), TENANTS).await
+    pub(super) async fn new(via: Via, tables: &str, watched: &[Table]) -> Self {
+        Self::of(via, tables, sources(watched), TENANTS).await
     }
 
-    pub(super) async fn of(tables: &str, sources: Vec<ChangeSource>, tenants: &str) -> Self {
-        Self::installed(tables, sources, tenants, Security::Invoker).await
+    pub(super) async fn of(
+        via: Via,
+        tables: &str,
+        sources: Vec<ChangeSource>,
+        tenants: &str,
+    ) -> Self {
+        Self::installed(via, tables, sources, tenants, Security::Invoker).await
     }
 
     pub(super) async fn installed(
+        via: Via,
         tables: &str,
         sources: Vec<ChangeSource>,
         tenants: &str,
         security: Security,
     ) -> Self {
-        let server = support::database().await;
+        let server = database(via).await;
         server.execute(tables).await;
         let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
-        postgres::install(&database, &sources, tenants, security).await.unwrap();
+        let wanted = Wanted { security, via: Some(via) };
+        postgres::install(&database, &sources, tenants, wanted).await.unwrap();
         let troubles = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&troubles);
         let note: TroubleNote = Arc::new(move |source, code| {
             noted.lock().unwrap().push((source.clone(), code.to_owned()));
         });
         let source = PostgresFeedSource::new(Arc::clone(&database), None, note).unwrap();
+        source.follow(look(&database, &sources).await.unwrap().ways);
         source.watch(sources.iter().map(|source| source.id.clone()));
         let feed = source.connect().await.unwrap();
-        Self { server, database, sources, source, feed, troubles }
+        Self { via, server, database, sources, source, feed, troubles }
     }
 
     pub(super) fn id(&self, table: &str) -> ChangeSourceId {
@@ -127,10 +199,20 @@ impl Watch {
         self.server.execute(sql).await;
     }
 
-    /// All notifications up to a final one of our own, in order.
+    /// The statement that sends a payload as a trigger would.
+    pub(super) fn emit(&self, payload: &str) -> String {
+        match self.via {
+            Via::Notify => format!("select pg_notify('preheat_changes', '{payload}')"),
+            Via::Wal => {
+                format!("select pg_logical_emit_message(true, 'preheat_changes', '{payload}')")
+            }
+        }
+    }
+
+    /// All messages up to a final one of our own, in order.
     pub(super) async fn told(&mut self) -> Vec<Change> {
         const LAST: &str = r#"{"source":"last-word"}"#;
-        self.execute(&format!("select pg_notify('preheat_changes', '{LAST}')")).await;
+        self.execute(&self.emit(LAST)).await;
         let mut told = Vec::new();
         loop {
             let some = timeout(LONG, self.feed.next()).await.unwrap().unwrap();

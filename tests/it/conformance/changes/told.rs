@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use preheat::adapter::postgres::{Done, Standing};
-use preheat::domain::change::{Change, TouchedTenants};
+use preheat::domain::change::{Change, TouchedTenants, Via};
 use preheat::domain::job::Job;
 
 use super::{
-    BY_STAFF, EVENTS, STAFF, TABLES, TENANTS, Watch, by_column, by_sql, install, job_with, of,
-    plain, sources, sources_of, standing, whole, writer,
+    BY_STAFF, EVENTS, STAFF, TABLES, TENANTS, Watch, both_ways, by_column, by_sql, install,
+    job_with, of, plain, sources, sources_of, standing, whole, writer,
 };
 use crate::conformance::fleet_job;
 
-#[tokio::test]
-async fn every_statement_tells_whose_rows_it_touched() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn every_statement_tells_whose_rows_it_touched(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let cases: [(&str, &[&[&str]]); 16] = [
         ("insert into items values (1, 7), (2, 7), (3, 8)", &[&["7", "8"]]),
         ("insert into items values (4, null)", &[]),
@@ -59,9 +58,8 @@ async fn every_statement_tells_whose_rows_it_touched() {
     assert_eq!(watch.ids("select 1").await, [of(&["5", "6"])]);
 }
 
-#[tokio::test]
-async fn a_burst_in_one_transaction_is_one_notification_a_tenant() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn a_burst_in_one_transaction_is_one_notification_a_tenant(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let told =
         watch.ids("insert into items select n, n % 40 from generate_series(1, 100000) n").await;
     assert_eq!(told.len(), 1);
@@ -77,9 +75,8 @@ async fn a_burst_in_one_transaction_is_one_notification_a_tenant() {
     assert_eq!(tenants, (0..40).map(|id| id.to_string()).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn many_tenants_are_told_in_pieces() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn many_tenants_are_told_in_pieces(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let told = watch.ids("insert into items select n, n from generate_series(1, 10000) n").await;
     assert!((8..12).contains(&told.len()), "{} notifications", told.len());
     let mut ids: Vec<u32> =
@@ -88,8 +85,7 @@ async fn many_tenants_are_told_in_pieces() {
     assert_eq!(ids, (1..=10_000).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn ids_are_told_as_preheat_reads_them() {
+async fn ids_are_told_as_preheat_reads_them(via: Via) {
     let odd = "te'n:a\"nt {*} \\ \t\n é\u{2028}💧";
     let cases = [
         ("uuid", "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
@@ -106,16 +102,15 @@ async fn ids_are_told_as_preheat_reads_them() {
             "create domain tenant_key as int; create table tenants (id {ty} primary key); \
              create table items (tenant_id {ty}, n int); insert into tenants values ({value})"
         );
-        let mut watch = Watch::of(&tables, sources(&[plain("items")]), TENANTS).await;
+        let mut watch = Watch::of(via, &tables, sources(&[plain("items")]), TENANTS).await;
         let told = watch.ids(&format!("insert into items values ({value}, 1)")).await;
         assert_eq!(told, [of(&[expected])], "{ty}");
     }
 }
 
-#[tokio::test]
-async fn an_id_too_large_for_a_notification_is_any_tenant() {
+async fn an_id_too_large_for_a_notification_is_any_tenant(via: Via) {
     let tables = "create table tenants (id text); create table items (tenant_id text)";
-    let mut watch = Watch::of(tables, sources(&[plain("items")]), TENANTS).await;
+    let mut watch = Watch::of(via, tables, sources(&[plain("items")]), TENANTS).await;
     assert_eq!(watch.ids("insert into items values (repeat('x', 9000))").await, [None]);
     // Each character takes six bytes in JSON.
     assert_eq!(watch.ids("insert into items values (repeat(chr(1), 1500))").await, [None]);
@@ -123,13 +118,12 @@ async fn an_id_too_large_for_a_notification_is_any_tenant() {
     assert_eq!(told, [of(&[&"x".repeat(7800), "y"])]);
 }
 
-#[tokio::test]
-async fn tables_have_names_of_any_kind() {
+async fn tables_have_names_of_any_kind(via: Via) {
     let tables = "create schema \"My Shop\"; create table tenants (id bigint);
       create table \"My Shop\".\"Order \"\"Items\"\"'s\" (\"Te'nant\" bigint);
       create table \"$preheat$\" (tenant_id bigint)";
     let watched = [by_column("My Shop.Order \"Items\"'s", "Te'nant"), plain("$preheat$")];
-    let mut watch = Watch::new(tables, &watched).await;
+    let mut watch = Watch::new(via, tables, &watched).await;
     let (items, dollars) = (watch.id("My Shop.Order \"Items\"'s"), watch.id("$preheat$"));
     let told = watch
         .tells(
@@ -143,13 +137,12 @@ async fn tables_have_names_of_any_kind() {
     assert!(again.0.iter().all(|source| source.done == Done::AsItWas), "{again:?}");
 }
 
-#[tokio::test]
-async fn tenants_may_be_found_by_a_query() {
+async fn tenants_may_be_found_by_a_query(via: Via) {
     let query = BY_STAFF.split_once(';').unwrap().0;
     let ends = ["", " ; ", " -- a comment", "; -- a comment", ";\n/* a */ -- comment\n"];
     for end in ends {
         let watched = sources(&[by_sql("slots", &format!("{query}{end}"))]);
-        let mut watch = Watch::of(STAFF, watched, &format!("{TENANTS}{end}")).await;
+        let mut watch = Watch::of(via, STAFF, watched, &format!("{TENANTS}{end}")).await;
         let told = watch.ids("insert into slots values (1, 1), (2, 1), (3, 2)").await;
         assert_eq!(told, [of(&["10", "20"])]);
         // Both the old row and the new row count.
@@ -167,11 +160,10 @@ async fn tenants_may_be_found_by_a_query() {
 const WHAT_MATTERS: &str = "select id from changed group by id \
                             having count(*) = 1 or count(distinct (status, timezone)) > 1";
 
-#[tokio::test]
-async fn a_query_may_tell_of_what_matters_only() {
+async fn a_query_may_tell_of_what_matters_only(via: Via) {
     let people =
         "create table tenants (id bigint primary key, status text, timezone text, seen int)";
-    let mut watch = Watch::new(people, &[by_sql("tenants", WHAT_MATTERS)]).await;
+    let mut watch = Watch::new(via, people, &[by_sql("tenants", WHAT_MATTERS)]).await;
     let told = watch.ids("insert into tenants values (1, 'active', null, 0), (2, 'off', 'UTC', 0)");
     assert_eq!(told.await, [of(&["1", "2"])]);
     assert!(watch.ids("update tenants set seen = seen + 1").await.is_empty());
@@ -182,10 +174,9 @@ async fn a_query_may_tell_of_what_matters_only() {
     assert_eq!(watch.ids("delete from tenants where id = 1").await, [of(&["1"])]);
 }
 
-#[tokio::test]
-async fn what_a_query_names_is_what_it_named_when_it_was_installed() {
+async fn what_a_query_names_is_what_it_named_when_it_was_installed(via: Via) {
     let mut watch =
-        Watch::new(STAFF, &[by_sql("slots", BY_STAFF.split_once(';').unwrap().0)]).await;
+        Watch::new(via, STAFF, &[by_sql("slots", BY_STAFF.split_once(';').unwrap().0)]).await;
     let elsewhere = "create schema other; create table other.staff (id int, tenant_id bigint); \
                      insert into other.staff values (1, 666); \
                      create temporary table staff (id int, tenant_id bigint); \
@@ -193,11 +184,10 @@ async fn what_a_query_names_is_what_it_named_when_it_was_installed() {
     assert_eq!(watch.ids(elsewhere).await, [of(&["10"])]);
 }
 
-#[tokio::test]
-async fn a_fleet_needs_no_tenant() {
+async fn a_fleet_needs_no_tenant(via: Via) {
     let fleet = Job { tables: vec![plain("rates")], ..fleet_job("", &["rates"]) };
     let tables = "create table rates (n int)";
-    let mut watch = Watch::of(tables, sources_of([fleet]), "no query at all").await;
+    let mut watch = Watch::of(via, tables, sources_of([fleet]), "no query at all").await;
     for (sql, count) in [
         ("insert into rates values (1), (2)", 1),
         ("update rates set n = 3", 1),
@@ -211,14 +201,13 @@ async fn a_fleet_needs_no_tenant() {
     }
 }
 
-#[tokio::test]
-async fn a_table_may_be_watched_in_several_ways() {
+async fn a_table_may_be_watched_in_several_ways(via: Via) {
     let fleet = Job { tables: vec![plain("items")], ..fleet_job("", &["all"]) };
     let watched = [plain("items"), by_column("items", "n"), plain("items")];
     let jobs = watched.into_iter().map(job_with).chain([fleet]);
     let sources = sources_of(jobs);
     assert_eq!(sources.len(), 3);
-    let mut watch = Watch::of(TABLES, sources, TENANTS).await;
+    let mut watch = Watch::of(via, TABLES, sources, TENANTS).await;
     let told = watch.tells("insert into items values (1, 7, 8)").await;
     let told: BTreeMap<_, _> =
         told.into_iter().map(|change| (change.source, change.tenants)).collect();
@@ -232,9 +221,8 @@ async fn a_table_may_be_watched_in_several_ways() {
     }
 }
 
-#[tokio::test]
-async fn whoever_writes_needs_no_right_of_ours() {
-    let mut watch = Watch::new(TABLES, &[plain("items")]).await;
+async fn whoever_writes_needs_no_right_of_ours(via: Via) {
+    let mut watch = Watch::new(via, TABLES, &[plain("items")]).await;
     let role = writer(&watch.server, "items").await;
     watch.execute("alter default privileges revoke execute on functions from public").await;
     for (sql, expected) in [
@@ -249,10 +237,9 @@ async fn whoever_writes_needs_no_right_of_ours() {
     watch.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
 
-#[tokio::test]
-async fn a_write_never_fails_for_the_feed() {
+async fn a_write_never_fails_for_the_feed(via: Via) {
     let mut watch =
-        Watch::new(STAFF, &[by_sql("slots", BY_STAFF.split_once(';').unwrap().0)]).await;
+        Watch::new(via, STAFF, &[by_sql("slots", BY_STAFF.split_once(';').unwrap().0)]).await;
     let source = watch.id("slots");
     let role = writer(&watch.server, "slots").await;
     // The role may not read `staff`.
@@ -273,9 +260,8 @@ async fn a_write_never_fails_for_the_feed() {
     watch.execute(&format!("drop owned by {role}; drop role {role}")).await;
 }
 
-#[tokio::test]
-async fn partitions_are_watched_whoever_they_are_written_through() {
-    let mut watch = Watch::new(EVENTS, &[plain("events")]).await;
+async fn partitions_are_watched_whoever_they_are_written_through(via: Via) {
+    let mut watch = Watch::new(via, EVENTS, &[plain("events")]).await;
     assert_eq!(watch.ids("insert into events values (1, 1), (2, 10)").await, [of(&["1", "2"])]);
     assert_eq!(watch.ids("insert into events_2 values (3, 10)").await, [of(&["3"])]);
     assert_eq!(watch.ids("insert into events_2_10 values (4, 10)").await, [of(&["4"])]);
@@ -303,12 +289,11 @@ async fn partitions_are_watched_whoever_they_are_written_through() {
     assert_eq!((installed[0].relations, removed.triggers), (4, 4));
 }
 
-#[tokio::test]
-async fn children_are_watched_like_their_parents() {
+async fn children_are_watched_like_their_parents(via: Via) {
     let tables = "create table tenants (id bigint primary key); \
                   create table animals (tenant_id bigint, name text); \
                   create table dogs (tail int) inherits (animals)";
-    let mut watch = Watch::new(tables, &[plain("animals")]).await;
+    let mut watch = Watch::new(via, tables, &[plain("animals")]).await;
     assert_eq!(watch.ids("insert into dogs values (1, 'a', 3)").await, [of(&["1"])]);
     assert_eq!(watch.ids("insert into animals values (2, 'b')").await, [of(&["2"])]);
     assert_eq!(watch.ids("update animals set name = 'c'").await, [of(&["1", "2"])]);
@@ -316,13 +301,31 @@ async fn children_are_watched_like_their_parents() {
     assert_eq!(watch.ids("delete from animals").await, [of(&["1", "2"])]);
 }
 
-#[tokio::test]
-async fn rows_that_go_with_their_parent_are_told() {
+async fn rows_that_go_with_their_parent_are_told(via: Via) {
     let tables = "create table tenants (id bigint primary key); \
                   create table groups (id int primary key); \
                   create table items (tenant_id bigint, group_id int references groups on delete cascade)";
-    let mut watch = Watch::new(tables, &[plain("items")]).await;
+    let mut watch = Watch::new(via, tables, &[plain("items")]).await;
     watch.execute("insert into groups values (1); insert into items values (7, 1), (8, 1)").await;
     assert_eq!(watch.told().await.len(), 1);
     assert_eq!(watch.ids("delete from groups").await, [of(&["7", "8"])]);
+}
+
+both_ways! {
+    every_statement_tells_whose_rows_it_touched,
+    a_burst_in_one_transaction_is_one_notification_a_tenant,
+    many_tenants_are_told_in_pieces,
+    ids_are_told_as_preheat_reads_them,
+    an_id_too_large_for_a_notification_is_any_tenant,
+    tables_have_names_of_any_kind,
+    tenants_may_be_found_by_a_query,
+    a_query_may_tell_of_what_matters_only,
+    what_a_query_names_is_what_it_named_when_it_was_installed,
+    a_fleet_needs_no_tenant,
+    a_table_may_be_watched_in_several_ways,
+    whoever_writes_needs_no_right_of_ours,
+    a_write_never_fails_for_the_feed,
+    partitions_are_watched_whoever_they_are_written_through,
+    children_are_watched_like_their_parents,
+    rows_that_go_with_their_parent_are_told,
 }

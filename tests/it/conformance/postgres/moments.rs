@@ -291,8 +291,8 @@ async fn a_date_that_the_query_returns_is_a_date_or_a_text() {
     let dates = async |column: &str| {
         let sql =
             format!("select tenant_id, {column} as date from items where tenant_id = any($1)");
-        let dated = with_dates(job(&sql, &["d:{tenant_id}:{date}"]), days(2, None));
-        let found = read(&source, &dated, &batch, &[date("2026-03-08")]).await.unwrap();
+        let by_date = with_dates(job(&sql, &["d:{tenant_id}:{date}"]), days(2, None));
+        let found = read(&source, &by_date, &batch, &[date("2026-03-08")]).await.unwrap();
         let mut dates: Vec<_> = found.into_iter().map(|(.., mut keys)| keys.remove(0)).collect();
         dates.sort_unstable();
         dates

@@ -43,8 +43,7 @@ pub(crate) struct MemoryRow {
     pub(crate) tenant: String,
     /// Its JSON.
     pub(crate) json: String,
-    /// The texts of the columns that keys and the order may name, and the one of the date; a missing one
-    /// is NULL.
+    /// The texts of the columns that keys, dates and the order may name; a missing one is NULL.
     pub(crate) columns: BTreeMap<String, String>,
 }
 
@@ -195,17 +194,15 @@ fn push_matching(
         };
         let Some(slot) = slot else { continue };
         let day = match date_of(job, read.batch.tenant(slot), row) {
-            Some(date) => {
+            RowDate::None => None,
+            RowDate::Date(date) => {
                 let (Some(dates), Some(first)) = (&job.dates, read.first_dates.get(slot)) else {
                     continue;
                 };
-                let day = date.and_then(|date| date::position(*first, dates.days, date));
-                if day.is_none() {
-                    continue;
-                }
-                day
+                let Some(day) = date::position(*first, dates.days, date) else { continue };
+                Some(day)
             }
-            None => None,
+            RowDate::Unreadable => continue,
         };
         let pushed: Result<(), RowsFull> = rows.push_ordered(
             SlotDay { slot: u32::try_from(slot).unwrap_or(u32::MAX), day },
@@ -236,17 +233,25 @@ fn push_matching(
     Ok(())
 }
 
-/// A row's date: the text of its column, or the local date of the moment there. `None` if the column is
-/// NULL, or the job has no dates.
-fn date_of(job: &Job, tenant: Option<Tenant<'_>>, row: &MemoryRow) -> Option<Option<NaiveDate>> {
-    let dates = job.dates.as_ref()?;
-    let text = row.columns.get(job.date_column()?)?;
+/// What a row's column says about its date.
+enum RowDate {
+    /// The column is NULL, or the job has no dates.
+    None,
+    /// The date, or the local date of a moment.
+    Date(NaiveDate),
+    /// Neither a date nor a moment.
+    Unreadable,
+}
+
+fn date_of(job: &Job, tenant: Option<Tenant<'_>>, row: &MemoryRow) -> RowDate {
+    let text = job.date_column().and_then(|column| row.columns.get(column));
+    let (Some(dates), Some(text)) = (&job.dates, text) else { return RowDate::None };
     let local = |at: DateTime<FixedOffset>| {
-        date::zone_of(dates, tenant).ok().map(|zone| at.with_timezone(&zone).date_naive())
+        let zone = date::zone_of(dates, tenant).ok()?;
+        Some(at.with_timezone(&zone).date_naive())
     };
-    Some(match (text.parse(), DateTime::parse_from_rfc3339(text)) {
-        (Ok(date), _) => Some(date),
-        (Err(_), Ok(at)) => local(at),
-        (Err(_), Err(_)) => text.parse().ok().map(|at: NaiveDateTime| at.date()),
-    })
+    let instant = || DateTime::parse_from_rfc3339(text).ok().and_then(local);
+    let wall_time = || text.parse().ok().map(|at: NaiveDateTime| at.date());
+    let date = text.parse().ok().or_else(instant).or_else(wall_time);
+    date.map_or(RowDate::Unreadable, RowDate::Date)
 }
