@@ -303,19 +303,14 @@ async fn a_worker_for_which_there_is_no_slot_or_sender_says_so_and_a_standby_is_
     assert!(message.starts_with("lost the connection that listens"), "{message}");
 }
 
-#[tokio::test]
-async fn a_replication_session_logs_in_and_is_protected_as_the_url_says() {
-    let certificates = Certificates::new();
-    let logical = [("wal_level", "logical"), ("password_encryption", "scram-sha-256")];
-    let settings_of = |settings: &[(&str, &str)]| {
-        settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
-    };
+/// A server with TLS, and a role for each kind of login, named after it, with the password `it's: secret/@ä`.
+async fn server_with_logins(certificates: &Certificates) -> Postgres {
+    let logical = [("wal_level", "logical"), ("max_wal_senders", "9")];
     let server = Postgres::start(&PostgresOptions {
         tcp: true,
         tls: Some(certificates.server()),
-        settings: settings_of(&[&logical[..], &[("max_wal_senders", "9")]].concat()),
+        settings: logical.map(|(name, value)| (name.into(), value.into())).to_vec(),
         access: vec![
-            "hostnossl all nobody all reject".to_owned(),
             "hostssl all scram all scram-sha-256".to_owned(),
             "hostnossl all scram all reject".to_owned(),
             "host all hashed all md5".to_owned(),
@@ -332,6 +327,13 @@ async fn a_replication_session_logs_in_and_is_protected_as_the_url_says() {
         );
         server.execute("postgres", &create).await.unwrap();
     }
+    server
+}
+
+#[tokio::test]
+async fn a_replication_session_logs_in_and_is_protected_as_the_url_says() {
+    let certificates = Certificates::new();
+    let server = server_with_logins(&certificates).await;
     let port = server.tcp_port().unwrap();
     let ca = certificates.ca().display().to_string();
     let url = |role: &str, host: &str, parameters: &str| {
