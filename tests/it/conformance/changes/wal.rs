@@ -285,7 +285,7 @@ async fn hears(feed: &mut Box<dyn Feed>, url: &str) {
 }
 
 #[tokio::test]
-async fn a_worker_for_which_there_is_no_slot_or_sender_says_so_and_a_standby_is_refused() {
+async fn a_worker_for_which_there_is_no_slot_says_so_and_a_server_that_stops_waits_for_no_reader() {
     let server = own_logical_postgres(&[("max_replication_slots", "1"), ("max_wal_senders", "3")]);
     let url = server.url("postgres");
     let database = watched_on(&server, &url).await;
