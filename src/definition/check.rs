@@ -67,6 +67,7 @@ impl Check<'_> {
         let dates = self.dates(file, scope);
         let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
         self.dates_and_keys(file, &keys);
+        self.order_and_keys(file, &keys);
         let tables = self.tables(file, &keys);
         let encoding = self.encoding(file.encode.as_ref());
         let templates = keys.iter().map(|(key, at)| (key.template.clone(), at.clone())).collect();
@@ -484,6 +485,19 @@ impl Check<'_> {
                 self.problem(problem.hint("put `{date}` into a key, or take `[dates]` out"));
             }
             (None | Some(_), None | Some(_), None | Some(_)) => {}
+        }
+    }
+
+    /// Finds an `order` although no key is a list: an object is made from a single row.
+    fn order_and_keys(&mut self, file: &JobFile, keys: &[(Key, Range<usize>)]) {
+        let order = file.query.as_ref().and_then(|query| query.value.order.as_ref());
+        let (Some(order), Some(written)) = (order, &file.keys) else { return };
+        let is_whole = !keys.is_empty() && keys.len() == written.value.len();
+        if is_whole && keys.iter().all(|(key, _)| key.shape == Shape::Object) {
+            let problem = self.at(&order.key, "`order` has no effect: no key is a list");
+            let hint = "take it out; where a tenant has several rows, choose the row in the SQL: \
+                        `select distinct on (…) … order by …`";
+            self.problem(problem.hint(hint));
         }
     }
 

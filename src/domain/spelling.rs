@@ -10,13 +10,17 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     let found = found.to_lowercase();
     let slips = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
     let few = (found.chars().count() / 3).max(1);
+    let has_something_in_common =
+        |slips, name: &str| slips < found.chars().count().max(name.chars().count());
     let begins_alike = |name: &str| {
         let name = name.to_lowercase();
         let shorter = found.len().min(name.len());
         shorter >= SAYS_SOMETHING && (found.starts_with(&name) || name.starts_with(&found))
     };
     let distances = known.into_iter().map(|name| (slips(name), name));
-    let meant = distances.filter(|(slips, name)| *slips <= few || begins_alike(name));
+    let meant = distances.filter(|(slips, name)| {
+        *slips <= few && has_something_in_common(*slips, name) || begins_alike(name)
+    });
     meant.min().map(|(_, name)| name)
 }
 
@@ -36,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_a_few_slips_away_was_meant() {
-        let known = ["schedule", "ttl", "timeout"];
+        let known = ["schedule", "ttl", "timeout", "n"];
         let cases = [
             ("shedule", Some("schedule")),
             ("TTL", Some("ttl")),
@@ -47,6 +51,7 @@ mod tests {
             ("ti", None),
             ("colour", None),
             ("", None),
+            ("2", None),
         ];
         for (found, meant) in cases {
             assert_eq!(nearest(found, known), meant, "{found}");

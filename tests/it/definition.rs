@@ -153,7 +153,10 @@ fn an_order_is_read_entry_by_entry() {
         with("[\"name collate de_DE desc\", '\"name', \"a nulls last first\"]"),
         with(&format!("[{}]", many.join(", "))),
         GOOD.replace("[query]", "order = [\"name\"]\n[query]\norder_by = [\"name\"]"),
+        with("[\"name\"]") + "shape = \"object\"\n",
     ]));
+    let both = with("[\"name\"]") + "[[keys]]\nkey = \"one:{tenant_id}\"\nshape = \"object\"\n";
+    assert_eq!(check(&[("products.toml", &both)]).unwrap().jobs().len(), 1);
 }
 
 #[test]

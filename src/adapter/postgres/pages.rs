@@ -25,7 +25,7 @@ const PAGES_A_LOOKUP: f64 = 3.0;
 const SCATTERED: u64 = 2;
 
 /// The pages of 8 KiB that the queries of some batches touched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pages {
     /// The rows of the results.
     pub rows: u64,
@@ -33,9 +33,15 @@ pub struct Pages {
     pub hit: u64,
     /// Pages that the server read from the operating system or the disk.
     pub read: u64,
-    /// About how many pages it would have been if each tenant's rows lay next to each other;
-    /// `None` if a table was never analyzed.
-    pub packed: Option<u64>,
+    /// About how many pages it would have been if each tenant's rows lay next to each other. The
+    /// error is the name of a table without the statistics for that, as SQL writes it.
+    pub packed: Result<u64, String>,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { rows: 0, hit: 0, read: 0, packed: Ok(0) }
+    }
 }
 
 impl Pages {
@@ -51,7 +57,7 @@ impl Pages {
 
     /// Whether the rows lie scattered over their tables, or in another order than the query reads them.
     pub fn is_scattered(&self) -> bool {
-        self.packed.is_some_and(|packed| self.touched() > SCATTERED * packed)
+        self.packed.as_ref().is_ok_and(|packed| self.touched() > SCATTERED * packed)
     }
 
     /// These pages and those of another batch.
@@ -61,7 +67,7 @@ impl Pages {
             rows: self.rows + other.rows,
             hit: self.hit + other.hit,
             read: self.read + other.read,
-            packed: self.packed.zip(other.packed).map(|(one, other)| one + other),
+            packed: self.packed.and_then(|one| other.packed.map(|other| one + other)),
         }
     }
 }
@@ -102,8 +108,8 @@ impl PostgresSource {
         let row = explain.fetch_one(&mut **transaction).await;
         let row = row.map_err(|error| refused(error, given).after(EXPLAIN.len()))?;
         let explained = Explained::parse(value(&row, 0).unwrap_or_default())?;
-        let densities = densities(transaction, explained.tables()).await?;
-        Ok(explained.pages(&densities, read.batch.len().max(1)))
+        let statistics = statistics(transaction, explained.tables()).await?;
+        Ok(explained.pages(&statistics, read.batch.len().max(1)))
     }
 }
 
@@ -128,6 +134,14 @@ struct Scan {
 
 /// A table's schema and name.
 type Table = (String, String);
+
+/// What the server knows of a table since it was last analyzed or vacuumed.
+struct Statistics {
+    /// The table's name, as SQL writes it.
+    name: String,
+    /// How many pages it has a row; `None` if it had no rows, or was never analyzed.
+    pages_a_row: Option<f64>,
+}
 
 impl Explained {
     /// Reads the JSON of `explain`.
@@ -157,15 +171,21 @@ impl Explained {
         self.scans.iter().map(|scan| &scan.table).collect()
     }
 
-    /// The pages, given how many pages each table has a row. Each tenant costs a look-up in each
-    /// scan, whether the server begins the scan anew for it or not.
-    fn pages(&self, densities: &BTreeMap<Table, f64>, tenants: usize) -> Pages {
+    /// The pages, given the tables' statistics. Each tenant costs a look-up in each scan, whether the
+    /// server begins the scan anew for it or not.
+    fn pages(&self, statistics: &BTreeMap<Table, Statistics>, tenants: usize) -> Pages {
         let tenants = f64::from(u32::try_from(tenants).unwrap_or(u32::MAX));
         let packed = |scan: &Scan| {
-            let density = densities.get(&scan.table)?;
-            Some(scan.rows * density + scan.loops.max(tenants) * PAGES_A_LOOKUP)
+            let lookups = scan.loops.max(tenants) * PAGES_A_LOOKUP;
+            if scan.rows == 0.0 {
+                return Ok(lookups);
+            }
+            let of_table = statistics.get(&scan.table);
+            let pages_a_row = of_table.and_then(|statistics| statistics.pages_a_row);
+            let name = || of_table.map_or(&scan.table.1, |statistics| &statistics.name).clone();
+            Ok(lookups + scan.rows * pages_a_row.ok_or_else(name)?)
         };
-        let packed: Option<f64> = self.scans.iter().map(packed).sum();
+        let packed: Result<f64, String> = self.scans.iter().map(packed).sum();
         let Self { rows, hit, read, .. } = *self;
         Pages { rows: whole(rows), hit, read, packed: packed.map(whole) }
     }
@@ -196,25 +216,27 @@ fn whole(count: f64) -> u64 {
     count.round() as u64
 }
 
-/// How many pages each of these tables has a row, as of its last `analyze` or `vacuum`; a table
-/// without rows, or that was never analyzed, is left out.
-async fn densities(
+/// The statistics of these tables.
+async fn statistics(
     transaction: &mut Transaction,
     tables: BTreeSet<&Table>,
-) -> Result<BTreeMap<Table, f64>, ReadError> {
+) -> Result<BTreeMap<Table, Statistics>, ReadError> {
     let (schemas, names): (Vec<&str>, Vec<&str>) =
         tables.into_iter().map(|(schema, name)| (schema.as_str(), name.as_str())).unzip();
-    let sql = "select n.nspname::text, c.relname::text, c.relpages / c.reltuples::float8 \
+    let sql = "select n.nspname::text, c.relname::text, \
+                 case when pg_catalog.pg_table_is_visible(c.oid) then quote_ident(c.relname) \
+                      else format('%I.%I', n.nspname, c.relname) end, \
+                 case when c.reltuples > 0 then c.relpages / c.reltuples::float8 end \
                from unnest($1::text[], $2::text[]) as scanned (schema, name) \
                  join pg_catalog.pg_namespace n on n.nspname = scanned.schema \
-                 join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = scanned.name \
-               where c.reltuples > 0";
+                 join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = scanned.name";
     let rows = sqlx::query(sql).bind(schemas).bind(names).persistent(false);
     let rows = rows.fetch_all(&mut **transaction).await?;
-    let density = |row: &sqlx::postgres::PgRow| {
-        Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get::<f64, _>(2)?))
+    let of_table = |row: &sqlx::postgres::PgRow| {
+        let statistics = Statistics { name: row.try_get(2)?, pages_a_row: row.try_get(3)? };
+        Ok(((row.try_get(0)?, row.try_get(1)?), statistics))
     };
-    rows.iter().map(density).collect()
+    rows.iter().map(of_table).collect()
 }
 
 #[cfg(test)]
@@ -236,7 +258,8 @@ mod tests {
     fn pages(rows_a_page: f64) -> Pages {
         let explained = Explained::parse(NESTED.as_bytes()).ok().unwrap();
         let table = ("public".to_owned(), "products".to_owned());
-        explained.pages(&BTreeMap::from([(table, 1.0 / rows_a_page)]), 2)
+        let statistics = Statistics { name: table.1.clone(), pages_a_row: Some(1.0 / rows_a_page) };
+        explained.pages(&BTreeMap::from([(table, statistics)]), 2)
     }
 
     #[test]
@@ -250,21 +273,28 @@ mod tests {
     #[test]
     fn rows_are_scattered_if_they_take_more_than_twice_the_pages_they_fill() {
         // 220 rows fill 22 pages, and two look-ups take six.
-        assert_eq!(pages(10.0).packed, Some(28));
+        assert_eq!(pages(10.0).packed, Ok(28));
         assert!(pages(10.0).is_scattered());
         // A row fills most of a page.
-        assert_eq!(pages(1.1).packed, Some(206));
+        assert_eq!(pages(1.1).packed, Ok(206));
         assert!(!pages(1.1).is_scattered());
     }
 
     #[test]
-    fn nothing_is_said_of_a_table_that_was_never_analyzed() {
+    fn a_table_that_was_never_analyzed_is_named() {
         let explained = Explained::parse(NESTED.as_bytes()).ok().unwrap();
         let pages = explained.pages(&BTreeMap::new(), 2);
-        assert_eq!(pages.packed, None);
+        assert_eq!(pages.packed, Err("products".to_owned()));
         assert!(!pages.is_scattered());
-        assert_eq!(pages.plus(self::pages(10.0)).packed, None);
-        assert_eq!(self::pages(10.0).plus(self::pages(10.0)).packed, Some(56));
+        assert_eq!(pages.plus(self::pages(10.0)).packed, Err("products".to_owned()));
+        assert_eq!(self::pages(10.0).plus(self::pages(10.0)).packed, Ok(56));
+    }
+
+    #[test]
+    fn a_table_of_which_no_row_was_read_needs_no_statistics() {
+        let empty = NESTED.replace("100.00", "0.00").replace("Filter\": 10", "Filter\": 0");
+        let explained = Explained::parse(empty.as_bytes()).ok().unwrap();
+        assert_eq!(explained.pages(&BTreeMap::new(), 2).packed, Ok(6));
     }
 
     #[test]

@@ -83,9 +83,16 @@ impl PostgresSource {
         job: &Job,
         id: Option<IdType>,
     ) -> Result<Option<MomentType>, ReadError> {
-        match self.learn_moment_type(transaction, job, id).await {
-            Err(error) if error.is_refusal() => Ok(Some(MomentType::Instant)),
-            learnt => learnt,
-        }
+        moment_to_check(self.learn_moment_type(transaction, job, id).await)
+    }
+}
+
+/// The type of moments with which a check goes on.
+pub(super) fn moment_to_check(
+    learnt: Result<Option<MomentType>, ReadError>,
+) -> Result<Option<MomentType>, ReadError> {
+    match learnt {
+        Err(error) if error.is_refusal() => Ok(Some(MomentType::Instant)),
+        learnt => learnt,
     }
 }

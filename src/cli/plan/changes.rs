@@ -52,6 +52,8 @@ pub(super) struct WorkerDocument {
 pub(super) struct Changes {
     #[serde(flatten)]
     counted: Cost,
+    /// How many of the runs were for all tenants, because any tenant's data may have changed.
+    runs_for_all: u64,
     /// The same rate for a day; null if the worker has counted for a short time only.
     day: Option<Cost>,
     #[serde(skip)]
@@ -111,9 +113,9 @@ impl Worker {
     }
 
     /// What the changes of a job have cost so far; `None` if the worker does not say.
-    pub(super) fn changes(&self, job: &JobName, now: DateTime<Utc>) -> Option<Changes> {
+    pub(super) fn changes(&self, job: &Job, now: DateTime<Utc>) -> Option<Changes> {
         match self {
-            Self::Counts(counts) => counts.changes(job, now),
+            Self::Counts(counts) => counts.changes(&job.name, job.scope, now),
             Self::Unknown { .. } => None,
         }
     }
@@ -130,18 +132,22 @@ impl Worker {
 }
 
 impl Counts {
-    fn changes(&self, job: &JobName, now: DateTime<Utc>) -> Option<Changes> {
+    fn changes(&self, job: &JobName, scope: Scope, now: DateTime<Utc>) -> Option<Changes> {
         let trigger = Trigger::Change.as_str();
         let counted = |metric: &str| {
             let series = format!("{metric}{{job=\"{job}\",trigger=\"{trigger}\"}}");
             value(&self.page, &series).map(whole)
+        };
+        let runs_for_all = match scope {
+            Scope::Tenants => counted("preheat_runs_over_all_tenants_total")?,
+            Scope::Fleet => 0,
         };
         let counted = Cost {
             queries: counted("preheat_queries_total")?,
             bytes: counted("preheat_run_bytes_total")?,
         };
         let within = (now - self.since).to_std().unwrap_or_default();
-        Some(Changes { counted, day: counted.of_day(within), within })
+        Some(Changes { counted, runs_for_all, day: counted.of_day(within), within })
     }
 }
 
@@ -164,11 +170,16 @@ impl Cost {
 
 impl Changes {
     pub(super) fn text(&self) -> String {
-        let Self { counted, day, within } = self;
+        let Self { counted, runs_for_all, day, within } = self;
         let (counted, within) = (counted.text(), duration::text(minutes(*within)));
+        let among = match runs_for_all {
+            0 => String::new(),
+            some => format!(" (incl. {} for all tenants)", output::counted(*some, "run", "runs")),
+        };
+        let counted = format!("{counted} within {within}{among}");
         match day {
-            Some(day) => format!("{counted} within {within}; at this rate {} a day", day.text()),
-            None => format!("{counted} within {within}, too short a time for a rate"),
+            Some(day) => format!("{counted}; at this rate {} a day", day.text()),
+            None => format!("{counted}, too short a time for a rate"),
         }
     }
 }
@@ -304,14 +315,15 @@ mod tests {
         let page = "# TYPE preheat_queries_total counter\n\
             preheat_queries_total{job=\"slots\",trigger=\"schedule\"} 90\n\
             preheat_queries_total{job=\"slots\",trigger=\"change\"} 12\n\
-            preheat_run_bytes_total{job=\"slots\",trigger=\"change\"} 3000\n";
+            preheat_run_bytes_total{job=\"slots\",trigger=\"change\"} 3000\n\
+            preheat_runs_over_all_tenants_total{job=\"slots\",trigger=\"change\"} 2\n";
         let address = SocketAddr::from(([127, 0, 0, 1], 9464));
         Counts { address, since, page: page.to_owned() }
     }
 
     fn changes(job: &str, within: Duration) -> Option<Changes> {
         let since = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        counts(since).changes(&JobName::parse(job).unwrap(), since + within)
+        counts(since).changes(&JobName::parse(job).unwrap(), Scope::Tenants, since + within)
     }
 
     #[test]
@@ -319,8 +331,10 @@ mod tests {
         let found = changes("slots", Duration::from_secs(6 * 3600 + 59)).unwrap();
         assert_eq!(
             found.text(),
-            "12 queries, 3.00 kB within 6h; at this rate 47 queries, 11.97 kB a day"
+            "12 queries, 3.00 kB within 6h (incl. 2 runs for all tenants); at this rate 47 queries, 11.97 kB a day"
         );
+        let found = Changes { runs_for_all: 0, ..found };
+        assert!(found.text().starts_with("12 queries, 3.00 kB within 6h; at this rate "));
         assert_eq!(changes("services", Duration::from_hours(6)), None);
     }
 
@@ -328,7 +342,8 @@ mod tests {
     fn a_worker_that_has_just_started_gives_no_rate() {
         let found = changes("slots", Duration::from_secs(90)).unwrap();
         assert_eq!(found.day, None);
-        assert_eq!(found.text(), "12 queries, 3.00 kB within 1m, too short a time for a rate");
+        let said = "12 queries, 3.00 kB within 1m (incl. 2 runs for all tenants), too short a time for a rate";
+        assert_eq!(found.text(), said);
         let found = changes("slots", Duration::from_millis(2500)).unwrap();
         assert!(found.text().contains("within 2s"), "{}", found.text());
     }

@@ -195,7 +195,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         // The estimate reads the same batches, and would bring their pages into the server's memory.
         let pages = SamplePages::count(&app.source, &estimator, &job).await;
         let estimate = estimator.job(&job).await?;
-        let (changes, feed) = (worker.changes(&job.name, estimator.now), feeds.of(&job).await);
+        let (changes, feed) = (worker.changes(&job, estimator.now), feeds.of(&job).await);
         found.push(Found { job, estimate, pages, changes, feed });
     }
     let enabled = found.iter().filter(|found| found.job.enabled);
@@ -336,8 +336,8 @@ impl RarerDocument {
     fn text(&self, runs_a_day: u32) -> String {
         let Self { ttl, schedule, runs_a_day: runs, saves } = self;
         format!(
-            "`ttl = \"{ttl}\"` with `schedule = \"{schedule}\"` makes {} instead of {} and saves {} \
-             a day; see \"Rarer runs\" in docs/changes.md",
+            "`ttl = \"{ttl}\"` with `schedule = \"{schedule}\"`, which leaves room for one failed run, makes \
+             {} instead of {} and saves {} a day, if the values do not depend on the time; see \"Rarer runs\" in docs/changes.md",
             output::counted((*runs).into(), "run", "runs"),
             output::count(runs_a_day.into()),
             saves.text()

@@ -15,7 +15,7 @@ use crate::estimate::Estimator;
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// The pages that the queries of a job's sample touch.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub(super) struct SamplePages {
     batches: u64,
     pages: Pages,
@@ -41,7 +41,7 @@ impl SamplePages {
         estimator: &Estimator<'_>,
         job: &Job,
     ) -> Result<Self, SourceError> {
-        let mut all = Self { pages: Pages { packed: Some(0), ..Pages::default() }, batches: 0 };
+        let mut all = Self::default();
         for batch in estimator.batches(job) {
             let first_dates = first_dates(job, &batch, estimator.now);
             let timeout = job.timeout.min(MAX_TIME);
@@ -53,8 +53,9 @@ impl SamplePages {
     }
 
     pub(super) fn document(&self) -> Document {
-        let Self { batches, pages } = *self;
-        let Pages { rows, hit, read, packed } = pages;
+        let Self { batches, pages } = self;
+        let Pages { rows, hit, read, ref packed } = *pages;
+        let (batches, packed) = (*batches, packed.as_ref().ok().copied());
         let (a_thousand_rows, is_scattered) = (pages.a_thousand_rows(), pages.is_scattered());
         Document { batches, rows, hit, read, a_thousand_rows, packed, is_scattered }
     }
@@ -73,13 +74,18 @@ impl SamplePages {
         )
     }
 
-    /// A hint if the rows lie scattered.
+    /// A hint if the rows lie scattered, or if nobody knows.
     pub(super) fn scattered(&self) -> Option<String> {
-        let packed = self.pages.packed.filter(|_| self.pages.is_scattered())?;
-        let packed = output::counted(packed, "page", "pages");
-        Some(format!(
-            "the rows do not lie on disk as the query reads them: side by side they would take about \
-             {packed}; see \"Read order\" in docs/plan.md"
-        ))
+        let Self { pages, .. } = self;
+        match &pages.packed {
+            Err(table) if pages.rows > 0 => Some(format!("not known: run `analyze {table}`")),
+            Ok(packed) if pages.is_scattered() => Some(format!(
+                "the rows do not lie on disk as the query reads them: side by side they would take \
+                 about {} instead of {}; see \"Read order\" in docs/plan.md",
+                output::counted(*packed, "page", "pages"),
+                output::count(pages.touched()),
+            )),
+            Ok(_) | Err(_) => None,
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Each value has a form that no other value's form begins with, so that the forms of several columns
 //! can stand one after the other in one key. `desc` inverts a form's bytes.
 
-use super::{Direction, Nulls, OrderColumn};
+use super::{Direction, Nulls, OrderColumn, quoted, quoted_in_sql};
 use crate::domain::json::wire::{Wire, exact};
 use crate::domain::json::{ColumnType, ValueError};
 
@@ -27,6 +27,14 @@ pub enum NotComparable {
         /// Its type.
         ty: String,
     },
+    /// The order of an enum's labels is known to the server only.
+    #[error("rows cannot be ordered by the column `{name}`, which is {ty}")]
+    Enum {
+        /// The column.
+        name: String,
+        /// Its type.
+        ty: String,
+    },
     /// The entry has `collate C`, and the column holds no text.
     #[error("`collate C` is for text, and the column `{name}` is {ty}")]
     NoText {
@@ -39,13 +47,23 @@ pub enum NotComparable {
 
 impl NotComparable {
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
             Self::Type { .. } => {
                 "take it out of `order` and sort in the SQL, or cast it in the query to a type that \
                  preheat can order: a number, a time, a uuid or text"
+                    .to_owned()
             }
-            Self::NoText { .. } => "leave out `collate C`",
+            Self::Enum { name, .. } => {
+                let (column, position) = (quoted_in_sql(name), format!("{name}_order"));
+                format!(
+                    "let the query return `array_position(enum_range({column}), {column}) as {}`, \
+                     order by `{}`, and name it in `encode.omit`",
+                    quoted_in_sql(&position),
+                    quoted(&position)
+                )
+            }
+            Self::NoText { .. } => "leave out `collate C`".to_owned(),
         }
     }
 }
@@ -55,7 +73,12 @@ impl Comparison {
     pub fn new(column: &OrderColumn, ty: &ColumnType) -> Result<Self, NotComparable> {
         let (name, base) = (column.name().to_owned(), ty.base());
         let Some(form) = form(base) else {
-            return Err(NotComparable::Type { name, ty: ty.to_string() });
+            let ty = ty.to_string();
+            return Err(if *base == ColumnType::Enum {
+                NotComparable::Enum { name, ty }
+            } else {
+                NotComparable::Type { name, ty }
+            });
         };
         let is_text = is_text(base);
         if column.is_by_bytes() && !is_text {
@@ -338,9 +361,10 @@ mod tests {
         let new =
             |entry, ty: &ColumnType| Comparison::new(&OrderColumn::parse(entry).unwrap(), ty).err();
         let domain = |ty| ColumnType::Domain(Box::new(ty));
-        for ty in [ColumnType::Enum, ColumnType::Jsonb, domain(ColumnType::Citext)] {
+        for ty in [ColumnType::Jsonb, domain(ColumnType::Citext)] {
             assert!(matches!(new("a", &ty), Some(NotComparable::Type { .. })));
         }
+        assert!(matches!(new("a", &ColumnType::Enum), Some(NotComparable::Enum { .. })));
         assert_eq!(new("a collate C", &domain(ColumnType::Bpchar)), None);
         let refused = new("a collate C", &ColumnType::Int8);
         assert!(matches!(refused, Some(NotComparable::NoText { .. })));

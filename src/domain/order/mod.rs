@@ -125,6 +125,12 @@ impl OrderColumn {
         &self.name
     }
 
+    /// Whether the name could be a column's as SQL reads it without quotes. Otherwise it may be meant as
+    /// an expression, such as `lower(name)`, as a table's column, or as a position.
+    pub fn is_plain_name(&self) -> bool {
+        is_sql_name(&self.name)
+    }
+
     /// Whether the entry asks for the order of bytes: `collate C`.
     pub fn is_by_bytes(&self) -> bool {
         self.collation == Collation::Bytes
@@ -175,6 +181,22 @@ fn quoted(name: &str) -> Cow<'_, str> {
     } else {
         Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
     }
+}
+
+/// A name as SQL needs it: in quotes unless it is a name in lower case. A reserved word would need
+/// them too.
+fn quoted_in_sql(name: &str) -> Cow<'_, str> {
+    if is_sql_name(name) && !name.contains(char::is_uppercase) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+    }
+}
+
+/// Whether SQL reads this as a name without quotes.
+fn is_sql_name(name: &str) -> bool {
+    let is_part = |char: char| char == '_' || char.is_alphanumeric();
+    name.chars().all(is_part) && name.starts_with(|char: char| !char.is_ascii_digit())
 }
 
 /// The words of an entry that have not been read yet.

@@ -69,6 +69,9 @@ fn count_run(metrics: &Metrics, record: &RunRecord, all_tenants: bool) {
     let of_trigger = OfTrigger { job: job.clone(), trigger: *trigger };
     metrics.queries.get_or_create(&of_trigger).inc_by(report.queries);
     metrics.run_bytes.get_or_create(&of_trigger).inc_by(report.bytes);
+    if all_tenants {
+        metrics.runs_for_all.get_or_create(&of_trigger).inc();
+    }
     metrics.last_run.of(job).set(unix_seconds(*finished_at));
     metrics.run_duration.of(job).observe(record.duration().as_secs_f64());
     metrics.count_tenants(job, report.tenants);
@@ -334,6 +337,7 @@ mod tests {
             "preheat_runs_total{job=\"services\",trigger=\"change\",outcome=\"ok\"} 1\n",
             "preheat_queries_total{job=\"services\",trigger=\"change\"} 3\n",
             "preheat_run_bytes_total{job=\"services\",trigger=\"change\"} 2048\n",
+            "preheat_runs_over_all_tenants_total{job=\"services\",trigger=\"change\"} 0\n",
             "preheat_tenants_total{job=\"services\",outcome=\"fenced\"} 1\n",
             "preheat_keys_total{job=\"services\",outcome=\"fenced\"} 2\n",
             "preheat_change_lag_seconds_count 2\n",

@@ -49,6 +49,8 @@ metrics! {
         "Queries for rows that runs sent to the database, by why the runs started";
     run_bytes: Family<OfTrigger, Counter>, "preheat_run_bytes_total",
         "Bytes of the values that runs wrote, by why the runs started";
+    runs_for_all: Family<OfTrigger, Counter>, "preheat_runs_over_all_tenants_total",
+        "Runs over all tenants that ended, by why they started";
     run_duration: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(DURATIONS),
         "preheat_run_duration_seconds",
         "How long runs took, from their start to their end";
@@ -371,6 +373,7 @@ mod tests {
         for series in [
             "preheat_queries_total{job=\"slots\",trigger=\"change\"}",
             "preheat_run_bytes_total{job=\"slots\",trigger=\"schedule\"}",
+            "preheat_runs_over_all_tenants_total{job=\"slots\",trigger=\"change\"}",
             "preheat_runs_skipped_total{job=\"slots\",reason=\"overlap\"}",
             "preheat_runs_skipped_total{job=\"slots\",reason=\"queue_full\"}",
             "preheat_tenants_total{job=\"slots\",outcome=\"failed\"}",

@@ -5,12 +5,13 @@ use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Column as _, Executor, Row};
 
 use crate::domain::day::MomentType;
-use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key};
+use crate::domain::job::{DATE_COLUMN, DateZone, Job, Key, Scope};
 use crate::domain::json::{Column, ColumnProblem, ColumnType};
 use crate::domain::key::Placeholder;
 use crate::domain::order::{Comparison, OrderColumn};
 use crate::domain::spelling;
 
+use super::super::id::IdType;
 use super::super::moment::no_moment;
 use super::super::read_error::ReadError;
 use super::super::source::TenantsShape;
@@ -91,11 +92,16 @@ pub(super) fn order_column(
     let name = entry.name();
     let Some((_, column)) = column::named(columns, name) else {
         let message = format!("the query returns no column `{name}`");
-        problems.push(problem(place, message, did_you_mean(name, columns)));
+        let of_expression = "`order` names columns of the query's result, without their table; for an \
+                             expression, let the query return a column with its value, and name it in \
+                             `encode.omit`";
+        let hint = did_you_mean(name, columns)
+            .or_else(|| (!entry.is_plain_name()).then(|| of_expression.to_owned()));
+        problems.push(problem(place, message, hint));
         return;
     };
     if let Err(found) = Comparison::new(entry, &column.ty) {
-        problems.push(problem(place, found.to_string(), Some(found.hint().to_owned())));
+        problems.push(problem(place, found.to_string(), Some(found.hint())));
     }
 }
 
@@ -105,8 +111,7 @@ pub(super) fn moment_column(job: &Job, columns: &[Column], problems: &mut Vec<Qu
     match column::named(columns, name) {
         Some((_, column)) if MomentType::of(&column.ty).is_some() => {}
         Some((_, column)) => {
-            let hint = format!("name another column, or cast it: `{name}::timestamptz as {name}`");
-            problems.push(problem(QueryPlace::DateColumn, no_moment(column), Some(hint)));
+            problems.push(of_other_type(column));
         }
         None => {
             let message = format!("the query returns no column `{name}`");
@@ -116,6 +121,63 @@ pub(super) fn moment_column(job: &Job, columns: &[Column], problems: &mut Vec<Qu
             problems.push(problem(QueryPlace::DateColumn, message, Some(hint)));
         }
     }
+}
+
+/// The problem with a `dates.column` that holds no moments.
+fn of_other_type(column: &Column) -> QueryProblem {
+    let name = &column.name;
+    let is_text = matches!(
+        column.ty.base(),
+        ColumnType::Text | ColumnType::Varchar | ColumnType::Bpchar | ColumnType::Citext
+    );
+    let hint = if is_text {
+        format!(
+            "name another column, or cast it where the query returns it and where it compares it: \
+             `{name}::timestamptz`"
+        )
+    } else {
+        "name a column of one of these types".to_owned()
+    };
+    problem(QueryPlace::DateColumn, no_moment(column), Some(hint))
+}
+
+/// The problem with `dates.column` in a query that the server refuses for it: the query compares a
+/// column of another type with the moments. `None` if that is not the reason.
+///
+/// The types of the moments stay undeclared, so that the server takes them for the column's.
+pub(super) async fn moment_column_of_other_type(
+    transaction: &mut Transaction,
+    job: &Job,
+    id: Option<IdType>,
+) -> Result<Option<QueryProblem>, ReadError> {
+    let Some(name) = job.moment_column() else { return Ok(None) };
+    let declared: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    let columns = plan::inferred_columns(transaction, &job.query.sql, &declared).await?;
+    let named = columns.iter().find(|column| column.name() == name);
+    let ty = named.and_then(|column| ColumnType::from_oid(column.type_info().oid()?.0));
+    let column = ty.map(|ty| Column { name: name.to_owned(), ty });
+    let other = column.filter(|column| MomentType::of(&column.ty).is_none());
+    Ok(other.map(|column| of_other_type(&column)))
+}
+
+/// A warning if the query does not bound the days whose rows it reads.
+pub(super) fn all_days(job: &Job) -> Option<QueryProblem> {
+    let name = job.moment_column()?;
+    let first = match job.scope {
+        Scope::Tenants => 2,
+        Scope::Fleet => 1,
+    };
+    let after = first + 1;
+    let is_used = |number| describe::place_of_parameter(&job.query.sql, number).is_some();
+    let (unused, which) = match (is_used(first), is_used(after)) {
+        (true, true) => return None,
+        (true, false) => (format!("`${after}`"), "all later"),
+        (false, true) => (format!("`${first}`"), "all earlier"),
+        (false, false) => (format!("`${first}` and `${after}`"), "all"),
+    };
+    let message = format!("the query does not use {unused}, and so reads the rows of {which} days");
+    let hint = format!("compare: `{name} >= ${first} and {name} < ${after}`");
+    Some(problem(QueryPlace::Query { at: None }, message, Some(hint)))
 }
 
 fn did_you_mean(name: &str, columns: &[Column]) -> Option<String> {

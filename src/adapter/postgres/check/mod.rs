@@ -19,6 +19,7 @@ use self::plan::Plan;
 use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
 use super::id::IdType;
 use super::moment::{self, ParameterTypes};
+use super::parameter_types::moment_to_check;
 use super::parameters::no_tenant;
 use super::read_error::{ReadError, in_time, too_many_parameters};
 use super::source::{PostgresSource, finish, learns_types, wrong_tenant_column};
@@ -256,8 +257,13 @@ impl PostgresSource {
             columns::tenant_columns(job, &shape, &mut problems);
             id = Some(shape.id);
         }
-        let moment = self.moment_type_to_check(transaction, job, id).await?;
-        let known = ParameterTypes { id, moment };
+        let learnt = self.learn_moment_type(transaction, job, id).await;
+        let other_type = if learnt.as_ref().is_err_and(ReadError::is_refusal) {
+            columns::moment_column_of_other_type(transaction, job, id).await?
+        } else {
+            None
+        };
+        let known = ParameterTypes { id, moment: moment_to_check(learnt)? };
         let (sql, types) = (&*job.query.sql, parameter_types(job, known));
         let described = match plan::explain(transaction, sql, &types).await {
             Ok(Plan { writes: Some(how), .. }) => {
@@ -276,7 +282,10 @@ impl PostgresSource {
         let columns = match described {
             Ok(columns) => column::columns(&columns),
             Err(error) => {
-                problems.extend(self.not_described(transaction, error, sql, &types).await?);
+                problems.extend(match other_type {
+                    Some(problem) => vec![problem],
+                    None => self.not_described(transaction, error, sql, &types).await?,
+                });
                 return Ok(Findings::of(problems));
             }
         };
@@ -287,7 +296,9 @@ impl PostgresSource {
         problems.extend(other_moments(transaction, job, known, &columns).await?);
         let arguments = no_tenant(job, known)?;
         problems.extend(collation::problems(transaction, job, &columns, arguments).await?);
-        Ok(Findings { problems, warnings: columns::key_texts(job, &columns) })
+        let mut warnings = columns::key_texts(job, &columns);
+        warnings.extend(columns::all_days(job));
+        Ok(Findings { problems, warnings })
     }
 
     fn reads_all_tenants(&self) -> QueryProblem {
@@ -338,7 +349,10 @@ impl PostgresSource {
                 None => (None, message.clone(), None),
             },
             ReadError::Parameters { wanted, given } => {
-                (None, too_many_parameters(*wanted, *given), None)
+                // Only a job with dates and without tenants gives two.
+                let hint = "a job without tenants gives no ids: its days are `$1` and `$2`";
+                let hint = (*given == 2).then(|| hint.to_owned());
+                (None, too_many_parameters(*wanted, *given), hint)
             }
         };
         Ok(problem(QueryPlace::Query { at }, message, hint))

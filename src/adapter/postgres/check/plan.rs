@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sqlx::postgres::PgColumn;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, Row};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::engine::ports::SourceErrorKind;
 
 use super::super::Transaction;
 use super::super::column::value;
+use super::super::describe;
 use super::super::read_error::ReadError;
 
 /// What a plan says about its query.
@@ -121,16 +123,48 @@ pub(super) async fn inferred_types(
     sql: &str,
     declared: &[Oid],
 ) -> Result<Vec<Oid>, ReadError> {
+    let Some((statement, types)) = inferred(transaction, sql, declared).await? else {
+        return Ok(Vec::new());
+    };
+    statement.deallocate(transaction).await?;
+    Ok(types)
+}
+
+/// The columns of a query if only its first parameters are declared; none if the server cannot infer the
+/// types of the others.
+pub(super) async fn inferred_columns(
+    transaction: &mut Transaction,
+    sql: &str,
+    declared: &[Oid],
+) -> Result<Vec<PgColumn>, ReadError> {
+    let sql = describe::one_row_of_nulls(sql);
+    let Some((statement, _)) = inferred(transaction, &sql, declared).await? else {
+        return Ok(Vec::new());
+    };
+    // By the simple protocol, the driver looks up no type.
+    let row = sqlx::raw_sql(AssertSqlSafe(format!("execute {}", statement.call())));
+    let row = transaction.fetch_one(row).await;
+    transaction.execute(sqlx::raw_sql("rollback to inferred")).await?;
+    statement.deallocate(transaction).await?;
+    Ok(row?.columns().to_vec())
+}
+
+/// Prepares a query of whose parameters only the first ones are declared, after a savepoint `inferred`;
+/// `None` if the server refuses it.
+async fn inferred(
+    transaction: &mut Transaction,
+    sql: &str,
+    declared: &[Oid],
+) -> Result<Option<(Statement, Vec<Oid>)>, ReadError> {
     transaction.execute(sqlx::raw_sql("savepoint inferred")).await?;
     match Statement::prepare_with(transaction, sql, declared).await {
         Ok(statement) => {
             let types = statement.types(transaction).await?;
-            statement.deallocate(transaction).await?;
-            Ok(types)
+            Ok(Some((Statement { parameters: types.len(), ..statement }, types)))
         }
         Err(error) if error.is_refusal() => {
             transaction.execute(sqlx::raw_sql("rollback to inferred")).await?;
-            Ok(Vec::new())
+            Ok(None)
         }
         Err(error) => Err(error),
     }

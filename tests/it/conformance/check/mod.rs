@@ -249,8 +249,30 @@ async fn hazard_12_a_query_that_takes_its_moments_as_they_are_has_no_problem() {
 }
 
 #[tokio::test]
-async fn a_column_of_moments_that_cannot_be_one_says_why() {
+async fn a_query_that_reads_the_rows_of_all_days_gets_a_warning() {
     let (_server, source) = clinic().await;
+    let select = "select tenant_id, starts_at from slots where tenant_id = any($1)";
+    let warnings = async |bounds: &str| {
+        let job = by_starts_at(&format!("{select}{bounds}"), "starts_at");
+        lines(&job.query.sql, source.describe(&job).await.unwrap().warnings)
+    };
+    let mut found = Vec::new();
+    for bounds in [" -- $2 $3", " and starts_at >= $2", " and starts_at < $3"] {
+        found.extend(warnings(bounds).await);
+    }
+    insta::assert_snapshot!(found.join("\n"));
+    assert_eq!(warnings(" and starts_at >= $2 and starts_at < $3").await, [""; 0]);
+    let zone = DateZone::Fixed(chrono_tz::UTC);
+    let fleet = fleet_job("select starts_at from slots", &["s:{date}"]);
+    let dates = Dates { days: 7, zone, column: Some("starts_at".to_owned()) };
+    let found = source.describe(&with_dates(fleet, dates)).await.unwrap().warnings;
+    assert!(found[0].message.contains("`$1` and `$2`"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_column_of_moments_that_cannot_be_one_says_why() {
+    let (server, source) = clinic().await;
+    server.execute("create table visits (tenant_id uuid, n int, said text, doc jsonb)").await;
     let cases = [
         (
             "startsat",
@@ -291,6 +313,11 @@ async fn a_column_of_moments_that_cannot_be_one_says_why() {
             "starts_at",
             "select tenant_id, starts_at from slots where tenant_id = any($1) and id = $4",
         ),
+        // The server knows no operator for the column's type and that of the moments.
+        ("n", "select tenant_id, n from visits where tenant_id = any($1) and n >= $2 and n < $3"),
+        ("n", "select tenant_id, n from visits where tenant_id = any($1) and n between $2 and $3"),
+        ("said", "select tenant_id, said from visits where tenant_id = any($1) and said >= $2"),
+        ("doc", "select tenant_id, doc from visits where tenant_id = any($1)"),
     ];
     let mut found = Vec::new();
     for (column, sql) in cases {
@@ -306,6 +333,14 @@ async fn a_column_of_moments_that_cannot_be_one_says_why() {
         Dates { days: 7, zone: DateZone::Fixed(chrono_tz::UTC), column: None },
     );
     found.extend(problems(&source, &arrays).await);
+    // A job without tenants gives no ids.
+    let fleet = fleet_job(
+        "select starts_at from slots where starts_at >= $2 and starts_at < $3",
+        &["s:{date}"],
+    );
+    let (zone, column) = (DateZone::Fixed(chrono_tz::UTC), Some("starts_at".to_owned()));
+    let fleet = with_dates(fleet, Dates { days: 7, zone, column });
+    found.extend(problems(&source, &fleet).await);
     insta::assert_snapshot!(found.join("\n"));
 }
 

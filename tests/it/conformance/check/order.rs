@@ -35,7 +35,7 @@ async fn columns_that_give_no_order_are_refused_with_what_to_do() {
              create domain label as text collate \"de-x-icu\";
              create table t (name text collate \"de-x-icu\", title varchar collate \"und-x-icu\",
                plain text, by_bytes text collate \"C\", blank char(3) collate \"POSIX\", tag name,
-               label label, mood mood, alias citext, doc jsonb, tags text[], id int)",
+               label label, mood mood, \"Mood\" mood, alias citext, doc jsonb, tags text[], id int)",
         )
         .await;
     let source = connect(settings(&server.url()), TENANTS).await;
@@ -63,8 +63,14 @@ async fn columns_that_give_no_order_are_refused_with_what_to_do() {
         "doc",
         "tags",
         "id collate C",
+        "lower(name)",
+        "t.name",
+        "2",
+        "Mood",
     ];
     insta::assert_snapshot!(problems(&source, &ordered(all, &wrong)).await.join("\n"));
+    let labels = "select mood, array_position(enum_range(mood), mood) as mood_order from t";
+    assert_eq!(problems(&source, &ordered(labels, &["mood_order"])).await, [""; 0]);
     // Columns of one name are a problem of their own, and no error.
     let twice = ordered("select name, name from t; -- all of them", &["name"]);
     assert_eq!(problems(&source, &twice).await.len(), 2);
