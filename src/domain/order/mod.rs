@@ -183,8 +183,8 @@ fn quoted(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// A name as SQL needs it: in quotes unless it is a name in lower case. A reserved word would need
-/// them too.
+/// A name as SQL needs it: in quotes unless it is a name in lower case. Reserved words, which need quotes
+/// too, are not known here.
 fn quoted_in_sql(name: &str) -> Cow<'_, str> {
     if is_sql_name(name) && !name.contains(char::is_uppercase) {
         Cow::Borrowed(name)
