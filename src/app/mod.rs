@@ -24,7 +24,7 @@ use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
     QueryProblems, Unwatched, check_keys, check_log, check_queries, check_rows, check_tables,
-    unwatched,
+    log_problem, unwatched,
 };
 use self::start::Start;
 use self::versions::Versions;

@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::postgres::{
-    ChangesError, Findings, PostgresSource, QueryPlace, QueryProblem, ReadRelation, RelationKind,
-    TableProblem,
+    ChangesError, Findings, LogProblem, PostgresSource, QueryPlace, QueryProblem, ReadRelation,
+    RelationKind, TableProblem, Ways,
 };
+use crate::config::{ChangesVia, Settings};
 use crate::definition::{self, JobFiles, Place, Problem};
 use crate::domain::change::change_sources;
 use crate::domain::job::{Job, JobName};
 use crate::engine::ports::{Clock, Source, SourceError};
+
+use super::database_settings;
 
 /// The problems of queries and tables, each with what it belongs to.
 #[derive(Debug, Default)]
@@ -149,27 +152,47 @@ pub async fn check_tables(
     Ok(found)
 }
 
-/// Warns if triggers that speak through the write-ahead log would not be heard.
+/// A warning if triggers speak, or are to speak, through the write-ahead log, and no worker could hear them.
 pub async fn check_log(
     source: &PostgresSource,
+    settings: &Settings,
     files: &JobFiles,
-) -> Result<QueryProblems, SourceError> {
-    let mut found = QueryProblems::default();
+) -> Result<Option<Problem>, SourceError> {
     let sources = change_sources(files.jobs(), source.tenant_column());
-    let first = sources.first().and_then(|source| source.jobs.first());
-    match (first, source.log_problem().await) {
-        (Some(first), Ok(Some((problem, hint)))) => {
-            let message =
-                format!("`changes.via` is `wal`, and nobody would hear of changes: {problem}");
-            let place = Place::Field("tables");
-            let problem = files.problem_at(first, place, message, Some(hint.to_owned()));
-            found.warnings.push(problem.into_warning());
+    let ways = match source.look(&sources).await {
+        Ok(looked) => looked.ways,
+        Err(ChangesError::Failed(error)) => return Err(error),
+        // The check of the tables says so.
+        Err(_) => return Ok(None),
+    };
+    let (place, what) = match (ways.wal, settings.changes.via) {
+        (true, _) => {
+            let what =
+                "the triggers write to the write-ahead log, and no worker can hear of changes";
+            ("triggers of the change feed", what)
         }
-        (_, Err(ChangesError::Failed(error))) => return Err(error),
-        // What else is wrong, the check of the tables says.
-        (_, Ok(_) | Err(_)) => {}
-    }
-    Ok(found)
+        (false, ChangesVia::Wal) if !sources.is_empty() => {
+            ("setting `changes.via`", "it is `wal`, and nobody would hear of changes")
+        }
+        (false, ChangesVia::Wal | ChangesVia::Auto | ChangesVia::Notify) => return Ok(None),
+    };
+    let (message, hint) = match log_problem(source, settings, ways).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(LogProblem { message, hint })) => (message, Some(hint.to_owned())),
+        Err(error) => (error.to_string(), None),
+    };
+    let message = format!("{what}: {message}");
+    Ok(Some(definition::problem_in(place, "", None, message, hint).into_warning()))
+}
+
+/// Why a worker with these settings cannot read messages in the write-ahead log.
+pub async fn log_problem(
+    source: &PostgresSource,
+    settings: &Settings,
+    ways: Ways,
+) -> Result<Option<LogProblem>, ChangesError> {
+    let direct = settings.changes.url.as_ref().map(|url| database_settings(settings, url));
+    source.log_problem(direct, ways).await
 }
 
 /// What the change feed does not cover.

@@ -12,7 +12,7 @@ use super::load::Loaded;
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{
     ChangesError, Database, Done, Installed, Removed, Security, TableProblem, Wanted,
-    could_read_log, install, install_sql, uninstall, uninstall_sql,
+    could_read_log, install, install_sql, look, uninstall, uninstall_sql,
 };
 use crate::app;
 use crate::config::{ChangesVia, Settings};
@@ -32,6 +32,9 @@ enum Action {
     /// Remove every trigger and function of the change feed, and nothing else
     Uninstall,
     /// Print what `install` would run, for a migration tool; needs no database
+    ///
+    /// It cannot see how triggers in the database speak: unless `--via` or `changes.via` says `wal`, it prints
+    /// triggers that notify.
     Sql {
         /// Print what `uninstall` would run
         #[arg(long, conflicts_with_all = ["security_definer", "via"])]
@@ -90,8 +93,13 @@ async fn run_install(global: &Global, wish: &Wish) -> Result<(), Failure> {
     let database = Arc::new(app::connect_database(settings).await?);
     let wanted = wish.wanted(settings);
     let installed = install(&database, &sources, &settings.tenants.sql, wanted).await;
-    let (installed, removed) =
-        installed.map_err(|error| failure(error, &settings.jobs, "preheat changes sql"))?;
+    let (installed, removed) = match installed {
+        Ok(installed) => installed,
+        Err(error) => {
+            let sql = same_as_sql(wish, wanted, &database, &sources).await;
+            return Err(failure(error, &settings.jobs, &sql));
+        }
+    };
     output::result(&shown(&installed, &removed))?;
     suggest_log(&database, wanted, &installed).await;
     let mut warnings = unwatched(&installed, files);
@@ -107,6 +115,26 @@ async fn run_install(global: &Global, wish: &Wish) -> Result<(), Failure> {
         output::problem(&Problems::new(warnings).render(output::is_coloured()));
     }
     Ok(())
+}
+
+/// The command that prints what this `install` would have run.
+async fn same_as_sql(
+    wish: &Wish,
+    wanted: Wanted,
+    database: &Database,
+    sources: &[ChangeSource],
+) -> String {
+    let definer = if wish.security_definer { " --security-definer" } else { "" };
+    // Without the database, the command cannot find out how the triggers speak.
+    let speaks = wanted.via.is_none() && look(database, sources).await.is_ok_and(|it| it.ways.wal);
+    let via = match wish.via {
+        Some(ChangesVia::Wal) => " --via wal",
+        Some(ChangesVia::Notify) => " --via notify",
+        Some(ChangesVia::Auto) | None if speaks => " --via wal",
+        Some(ChangesVia::Auto) => " --via auto",
+        None => "",
+    };
+    format!("preheat changes sql{definer}{via}")
 }
 
 /// Says that the triggers could speak through the write-ahead log, if nobody has decided how they speak.
@@ -140,9 +168,11 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
     for Installed { table, tenants, keys, relations, security, via, unwatched: _, done } in
         installed
     {
+        let is_published = *done == Done::Published;
         let done = match done {
             Done::New => "installed",
-            Done::Mended => "mended",
+            Done::Mended | Done::Published => "mended",
+            Done::Switched => "switched",
             Done::AsItWas => "unchanged",
         };
         let tenants = match tenants {
@@ -160,7 +190,10 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
             below => format!(", with {}", output::counted(below as u64, "partition", "partitions")),
         };
         let via = match via {
-            Via::Notify => "",
+            Via::Notify => ", by NOTIFY",
+            Via::Wal if is_published => {
+                ", through the write-ahead log, whose publication was missing"
+            }
             Via::Wal => ", through the write-ahead log",
         };
         let _a_string_takes_all = writeln!(text, "{done} `{table}`: {tenants}{keys}{below}{via}");

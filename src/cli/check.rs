@@ -11,7 +11,7 @@ use super::load::{LoadProblems, Loaded, Servers};
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{PostgresSource, RelationKind};
 use crate::app::{self, QueryProblems, Unwatched};
-use crate::config::{self, ChangesMode, ChangesVia, ConfigError, RowSecurity, Settings};
+use crate::config::{self, ChangesMode, ConfigError, RowSecurity, Settings};
 use crate::definition::{JobFiles, Problem, Problems};
 use crate::domain::job::JobName;
 use crate::domain::spelling;
@@ -102,9 +102,7 @@ async fn check(
     let mut unwatched = Unwatched::default();
     if settings.changes.enabled != ChangesMode::Off {
         found.extend(app::check_tables(source, files).await?);
-        if settings.changes.via == ChangesVia::Wal {
-            found.extend(app::check_log(source, files).await?);
-        }
+        found.warnings.extend(app::check_log(source, settings, files).await?);
         unwatched = app::unwatched(source, files, &broken).await?;
         found.warnings.append(&mut unwatched.warnings);
     }

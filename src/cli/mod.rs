@@ -68,7 +68,7 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
-    /// Remove keys safely: by name, tenant, job or pattern, or those that no job writes
+    /// Remove keys safely: by name, tenant, job or pattern
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),

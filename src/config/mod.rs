@@ -227,7 +227,7 @@ pub enum ChangesVia {
     /// As those that are installed; by `NOTIFY` if there are none
     #[default]
     Auto,
-    /// By `NOTIFY`, which every server has; it serializes the commits of the whole cluster
+    /// By `NOTIFY`, which every server has; commits of transactions that write to watched tables wait for each other
     Notify,
     /// Through the write-ahead log, for servers with `wal_level = logical` and roles with REPLICATION
     Wal,
@@ -650,7 +650,7 @@ impl Changes {
                     ("wal", ChangesVia::Wal),
                 ],
                 "How the triggers speak that `preheat changes install` makes, which the worker \
-                 follows: `\"wal\"` spares writers a lock of the whole cluster, and needs \
+                 follows: with `\"wal\"`, commits of transactions that write to watched tables do not wait for each other; it needs \
                  `wal_level = logical` and a role with REPLICATION; `\"auto\"` leaves triggers as \
                  they are, and makes new ones `\"notify\"`",
             ),

@@ -47,7 +47,7 @@ impl fmt::Display for ChangeSourceId {
 /// How the messages of triggers travel to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Via {
-    /// `NOTIFY`, which every server has. It serializes the commits of the whole cluster.
+    /// `NOTIFY`, which every server has. Commits of transactions that notify wait for each other.
     Notify,
     /// Messages in the write-ahead log, for servers with `wal_level = logical`.
     Wal,

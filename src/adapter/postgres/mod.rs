@@ -41,8 +41,8 @@ use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
 pub use changes::{
-    ChangesError, Done, Installed, Looked, PostgresFeedSource, Removed, Security, Standing,
-    TableProblem, TroubleNote, Versions, WaitNote, Wanted, Ways, could_read_log, install,
+    ChangesError, Done, Installed, LogProblem, Looked, PostgresFeedSource, Removed, Security,
+    Standing, TableProblem, TroubleNote, Versions, WaitNote, Wanted, Ways, could_read_log, install,
     install_sql, look, table_problems, uninstall, uninstall_sql,
 };
 pub use check::{

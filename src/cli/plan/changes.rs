@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::super::load::Loaded;
 use super::super::output;
-use crate::adapter::postgres::{ChangesError, PostgresSource, ReadRelation, Standing};
+use crate::adapter::postgres::{ChangesError, Looked, PostgresSource, ReadRelation};
+use crate::app;
 use crate::config::ChangesMode;
 use crate::domain::change::change_sources;
 use crate::domain::duration;
@@ -120,14 +121,15 @@ impl Worker {
         }
     }
 
-    /// Whether the worker says that it does not hear of every change.
-    fn is_deaf(&self) -> bool {
-        match self {
-            Self::Counts(Counts { page, .. }) => {
-                value(page, "preheat_change_feed_connected") == Some(0.0)
-            }
-            Self::Unknown { .. } => false,
-        }
+    /// Why the worker does not hear of every change, if it says so. Its metrics do not tell more.
+    fn unheard(&self) -> Option<String> {
+        let Self::Counts(Counts { address, page, .. }) = self else { return None };
+        let is_deaf = value(page, "preheat_change_feed_connected") == Some(0.0);
+        is_deaf.then(|| {
+            format!(
+                "the worker at {address} does not hear of every change at present; its log says why"
+            )
+        })
     }
 }
 
@@ -227,8 +229,9 @@ pub(super) struct FeedDocument {
 pub(super) struct Feeds<'a> {
     source: &'a PostgresSource,
     mode: ChangesMode,
-    standing: Result<Standing, ChangesError>,
-    is_deaf: bool,
+    looked: Result<Looked, ChangesError>,
+    /// Why the triggers are not heard.
+    unheard: Option<String>,
 }
 
 impl<'a> Feeds<'a> {
@@ -236,8 +239,20 @@ impl<'a> Feeds<'a> {
     pub(super) async fn look(source: &'a PostgresSource, loaded: &Loaded, worker: &Worker) -> Self {
         let sources = change_sources(loaded.files.jobs(), source.tenant_column());
         let mode = loaded.settings.changes.enabled;
-        let standing = source.standing(&sources).await;
-        Self { source, mode, standing, is_deaf: worker.is_deaf() }
+        let looked = source.look(&sources).await;
+        let unheard = match &looked {
+            Ok(Looked { ways, .. }) if ways.wal => {
+                match app::log_problem(source, &loaded.settings, *ways).await {
+                    Ok(problem) => problem.map(|problem| {
+                        format!("the write-ahead log cannot be read: {}", problem.message)
+                    }),
+                    Err(error) => Some(error.to_string()),
+                }
+            }
+            Ok(_) | Err(_) => None,
+        };
+        let unheard = unheard.or_else(|| worker.unheard());
+        Self { source, mode, looked, unheard }
     }
 
     /// Whether the change feed hears of all that a job reads.
@@ -276,8 +291,8 @@ impl<'a> Feeds<'a> {
 
     /// Why a change of the job's `tables` may go unheard.
     fn unheard(&self, job: &Job) -> Option<String> {
-        let standing = match &self.standing {
-            Ok(standing) => standing,
+        let standing = match &self.looked {
+            Ok(looked) => &looked.standing,
             Err(error) => return Some(error.to_string()),
         };
         let is_whole = |name: &String| standing.whole.contains(name);
@@ -285,7 +300,7 @@ impl<'a> Feeds<'a> {
         if let Some(name) = names.find(|name| !is_whole(name)) {
             return Some(format!("`{name}` lacks triggers: `preheat changes install`"));
         }
-        self.is_deaf.then(|| "the worker does not hear of every change at present".to_owned())
+        self.unheard.clone()
     }
 }
 

@@ -41,6 +41,8 @@ const AT_ONCE: usize = 1_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long the first try may take.
 const BEGIN: Duration = Duration::from_secs(5);
+/// How many different reasons of one outage are reported.
+const MAX_REASONS: usize = 20;
 /// How many unknown triggers, which belong to no job, are reported.
 const MAX_UNKNOWN: usize = 100;
 
@@ -106,18 +108,18 @@ impl Feeder {
 
     async fn listen_for_ever(&self, Begun(mut begun): Begun) {
         let mut watched = WatchedNow::default();
-        let (mut tries, mut is_told) = (0, false);
+        let (mut tries, mut told) = (0, BTreeSet::new());
         loop {
             let (feed, moved_at) = match std::mem::take(&mut begun) {
                 Beginning::FencesMoved(feed, at) => (feed, Some(at)),
                 Beginning::Connected(feed) => (feed, None),
-                Beginning::Nothing => (self.connect(&mut tries, is_told).await, None),
+                Beginning::Nothing => (self.connect(&mut tries, &mut told).await, None),
             };
             event::FeedConnected.emit(&self.runner.metrics);
             let connected_at = self.runner.clock.monotonic();
             let error = self.listen(feed, moved_at, &mut watched).await;
             event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
-            is_told = true;
+            told = BTreeSet::from([error.0]);
             // A connection that breaks soon after it was made is not made again without a pause.
             if self.runner.clock.monotonic().saturating_sub(connected_at) > LONGEST_WAIT {
                 tries = 0;
@@ -125,8 +127,8 @@ impl Feeder {
         }
     }
 
-    /// Connects, without a pause if no try has failed just now. A feed that is away is reported once.
-    async fn connect(&self, tries: &mut u32, mut is_told: bool) -> Box<dyn Feed> {
+    /// Connects, without a pause if no try has failed just now. It reports each reason of an outage once.
+    async fn connect(&self, tries: &mut u32, told: &mut BTreeSet<String>) -> Box<dyn Feed> {
         loop {
             if let Some(retry) = tries.checked_sub(1) {
                 self.wait(retry).await;
@@ -134,9 +136,9 @@ impl Feeder {
             *tries = tries.saturating_add(1);
             match self.source.connect().await {
                 Ok(feed) => return feed,
-                Err(error) if !is_told => {
+                Err(error) if told.len() < MAX_REASONS && !told.contains(&error.0) => {
                     event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
-                    is_told = true;
+                    told.insert(error.0);
                 }
                 Err(_as_before) => {}
             }

@@ -15,7 +15,7 @@ event! {
 }
 
 event! {
-    /// The change feed is disconnected, and the worker receives no changes; emitted once an outage.
+    /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
     FeedLost<'a> { message: &'a str }
     metrics |metrics| metrics.set_feed_listens(false);
     log warn!(

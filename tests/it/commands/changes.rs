@@ -2,6 +2,7 @@
 
 use super::{FLEET, SERVICES, Servers, servers};
 use crate::support::preheat;
+use crate::support::shop::{Shop, items};
 
 /// The tables that the job of [`SERVICES`] watches.
 const WATCHING: &str = "tables = [\"services\", { name = \"tenants\", tenant = \"id\" }]";
@@ -37,14 +38,14 @@ async fn triggers_are_installed_once_changed_and_removed() {
         |action: &str| servers.preheat(["changes", action]).job("services", &watching(WATCHING));
     let installed = changes("install").run().await.expect_code(0).stdout;
     insta::assert_snapshot!(installed, @r"
-    installed `services`: tenants by `tenant_id`
-    installed `tenants`: tenants by `id`
+    installed `services`: tenants by `tenant_id`, by NOTIFY
+    installed `tenants`: tenants by `id`, by NOTIFY
     ");
     assert_eq!(triggers(&servers).await, OF_BOTH);
     let again = changes("install").run().await.expect_code(0).stdout;
     insta::assert_snapshot!(again, @r"
-    unchanged `services`: tenants by `tenant_id`
-    unchanged `tenants`: tenants by `id`
+    unchanged `services`: tenants by `tenant_id`, by NOTIFY
+    unchanged `tenants`: tenants by `id`, by NOTIFY
     ");
 
     let sql = "{ name = \"services\", sql = \"select tenant_id from changed\" }";
@@ -52,8 +53,8 @@ async fn triggers_are_installed_once_changed_and_removed() {
     let other = other.job("services", &watching(&format!("tables = [{sql}]")));
     let other = other.job("fleet", &format!("tables = [\"tenants\"]\n{FLEET}"));
     insta::assert_snapshot!(other.run().await.expect_code(0).stdout, @r"
-    installed `services`: tenants by a query
-    installed `tenants`: the whole fleet
+    installed `services`: tenants by a query, by NOTIFY
+    installed `tenants`: the whole fleet, by NOTIFY
     removed `services`: tenants by `tenant_id`
     removed `tenants`: tenants by `id`
     ");
@@ -193,4 +194,66 @@ async fn a_log_that_nobody_could_read_is_a_warning_of_check_and_an_error_of_inst
     assert!(said.contains("wal_level is minimal"), "{said}");
     let by_flag = with(&["changes", "install", "--via", "notify"]).await.expect_code(0).stderr;
     assert!(!by_flag.contains("hint"), "{by_flag}");
+}
+
+#[tokio::test]
+async fn check_and_plan_tell_why_no_worker_hears_triggers_that_write_to_the_log() {
+    let shop = Shop::open_logical(2).await;
+    let role = format!("reader_{}", std::process::id());
+    shop.execute(&format!("create role {role} login; grant select on items, tenants to {role}"))
+        .await;
+    let job = items("tables = [\"items\", { name = \"tenants\", tenant = \"id\" }]");
+    let as_role = shop.url().replace("user=postgres", &format!("user={role}"));
+    let run = async |command: &'static str, url: &str, direct: Option<&str>| {
+        let run = preheat(command.split(' ')).database(url).cache(shop.redis.url());
+        let run = run.job("items", &job);
+        direct.into_iter().fold(run, |run, url| run.env("PREHEAT_CHANGES__URL", url)).run().await
+    };
+    let all = async |command: &'static str, url: &str, direct: Option<&str>| {
+        let output = run(command, url, direct).await.expect_code(0);
+        output.stdout + &output.stderr
+    };
+    all("changes install --via wal", shop.url(), None).await;
+    let no_right = format!("the role {role} lacks REPLICATION");
+    for (url, direct, lacks) in [
+        (shop.url(), None, None),
+        (&as_role, None, Some(no_right.as_str())),
+        (&as_role, Some(shop.url()), None),
+        (shop.url(), Some(as_role.as_str()), Some(no_right.as_str())),
+    ] {
+        hears_or_says(&all, (url, direct), lacks).await;
+    }
+    let said = all("check", &as_role, None).await;
+    assert!(said.contains("--> triggers of the change feed"), "{said}");
+    assert!(said.contains("[changes] url"), "{said}");
+
+    shop.execute("drop publication preheat_changes").await;
+    let missing = "the publication `preheat_changes` is missing";
+    hears_or_says(&all, (shop.url(), None), Some(missing)).await;
+    // The hint repeats how the triggers speak, and the flags.
+    let refused = run("changes install", &as_role, None).await.expect_code(2).stderr;
+    assert!(refused.contains("`preheat changes sql --via wal | psql"), "{refused}");
+    let install = "changes install --security-definer --via notify";
+    let refused = run(install, &as_role, None).await.expect_code(2).stderr;
+    let flags = "`preheat changes sql --security-definer --via notify | psql";
+    assert!(refused.contains(flags), "{refused}");
+    shop.execute(&format!("drop owned by {role}; drop role {role}")).await;
+}
+
+/// Whether `check` and `plan` find that nobody hears of changes, for this reason.
+async fn hears_or_says(
+    all: &impl AsyncFn(&'static str, &str, Option<&str>) -> String,
+    (url, direct): (&str, Option<&str>),
+    lacks: Option<&str>,
+) {
+    let (check, plan) = (all("check", url, direct).await, all("plan", url, direct).await);
+    match lacks {
+        Some(lacks) => {
+            assert!(check.contains(&format!("no worker can hear of changes: {lacks}")), "{check}");
+            let feed = format!("the write-ahead log cannot be read: {lacks}");
+            assert!(plan.contains(&feed), "{plan}");
+        }
+        None => assert!(!check.contains("write-ahead"), "{check}"),
+    }
+    assert_eq!(plan.contains("\n  rarer "), lacks.is_none(), "{plan}");
 }

@@ -159,6 +159,7 @@ async fn a_worker_follows_triggers_that_are_switched() {
         let installed = install_with(&shop, &["--via", via]).await;
         let is_said = installed.stdout.contains("through the write-ahead log");
         assert_eq!(is_said, via == "wal", "{}", installed.stdout);
+        assert!(installed.stdout.starts_with("switched `items`: "), "{}", installed.stdout);
         shop.change().await;
         eventually("the worker has followed", LONG, async || shop.number(reading).await == slots)
             .await;
@@ -184,6 +185,28 @@ async fn a_worker_goes_on_and_names_the_transaction_that_holds_up_its_slot() {
     shop.change().await;
     drop(holder);
     listens(&worker).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
+
+#[tokio::test]
+async fn a_worker_says_what_keeps_its_feed_away_also_if_that_changes() {
+    let shop = watched(3, "wal").await;
+    let mut worker = shop.serve().job("items", &watching()).start();
+    listens(&worker).await;
+    shop.execute("drop publication preheat_changes").await;
+    shop.execute(end_of_listener("wal")).await;
+    worker.says("lost the connection that listens").await;
+    worker
+        .says("the publication `preheat_changes` is missing; hint: run `preheat changes install`")
+        .await;
+    let installed = install_with(&shop, &[]).await.stdout;
+    assert!(installed.starts_with("mended `items`: "), "{installed}");
+    assert!(
+        installed.contains("the write-ahead log, whose publication was missing"),
+        "{installed}"
+    );
+    listens(&worker).await;
+    shop.change().await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }
 

@@ -37,11 +37,16 @@ pub struct PostgresFeedSource {
     ceded: tokio::sync::Mutex<u32>,
     /// How the triggers speak.
     ways: watch::Sender<Ways>,
+    /// The reader of the log that waits for its slot. It outlives a caller that gives up: the server keeps
+    /// the slot of a session that is gone until the wait is over, and another try would take another slot.
+    opening: tokio::sync::Mutex<Option<Opening>>,
     /// Connected by [`PostgresFeedSource::prepare`].
     prepared: Mutex<Option<PostgresFeed>>,
     ears: Ears,
     waits: WaitNote,
 }
+
+type Opening = BoxFuture<'static, Result<LogReader, FeedError>>;
 
 /// What a listening connection shares with its source.
 #[derive(Clone)]
@@ -93,6 +98,7 @@ impl PostgresFeedSource {
             direct,
             ceded: tokio::sync::Mutex::default(),
             ways: watch::Sender::new(Ways::NOTIFY),
+            opening: tokio::sync::Mutex::default(),
             prepared: Mutex::default(),
             ears: Ears { watched, missed, installed, trouble },
             waits: Arc::new(|_| {}),
@@ -174,6 +180,20 @@ impl PostgresFeedSource {
         Ok(())
     }
 
+    /// Waits for the reader that is being opened, and begins to open one if there is none.
+    async fn open_log(&self) -> Result<LogReader, FeedError> {
+        let mut opening = self.opening.lock().await;
+        let opened = opening
+            .get_or_insert_with(|| {
+                let settings = self.direct.as_ref().unwrap_or(&self.database.settings);
+                let (database, waits) = (Arc::clone(&self.database), Arc::clone(&self.waits));
+                Box::pin(LogReader::connect(database, settings.url.clone(), waits))
+            })
+            .await;
+        *opening = None;
+        opened
+    }
+
     /// `None` if the replication slot was not ready within `patience`.
     async fn listen(&self, patience: Duration) -> Result<Option<PostgresFeed>, FeedError> {
         if let Some(reason) = self.impossible() {
@@ -181,13 +201,11 @@ impl PostgresFeedSource {
         }
         let ways = *self.ways.borrow();
         self.cede(ways.connections()).await?;
-        let settings = self.direct.as_ref().unwrap_or(&self.database.settings);
         let log = if ways.wal {
-            let connected =
-                LogReader::connect(&self.database, &settings.url, &self.waits, patience);
-            let Some(log) = connected.await? else { return Ok(None) };
-            Some(log)
+            let Ok(opened) = timeout(patience, self.open_log()).await else { return Ok(None) };
+            Some(opened?)
         } else {
+            *self.opening.lock().await = None;
             None
         };
         let listener = if ways.notify {

@@ -24,6 +24,7 @@ use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, error};
 
 pub use self::listen::{PostgresFeedSource, TroubleNote};
+pub use self::log::LogProblem;
 pub use self::log::could_read_log;
 pub(super) use self::log::{LOG_SETTINGS_HINT, log_problem};
 pub use self::look::{Looked, Standing, Versions, Ways, look, table_problems};
@@ -125,6 +126,10 @@ pub enum Done {
     /// It existed, but not as it must be now: its version was another one, or triggers were
     /// missing.
     Mended,
+    /// Its messages travelled another way, and nothing else was wrong.
+    Switched,
+    /// It was as it must be, except that the publication was missing which reading its messages needs.
+    Published,
     /// Nothing.
     AsItWas,
 }
@@ -313,7 +318,7 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
             statements.extend(relations.iter().map(|relation| sql::await_writers(&relation.name)));
         }
         match surveyed.function {
-            FunctionState::Missing | FunctionState::Different => {
+            FunctionState::Missing | FunctionState::Different | FunctionState::Switched => {
                 statements.push(sql::create_function(source, surveyed.security, survey.via));
             }
             FunctionState::AsItMustBe => {}
@@ -343,10 +348,14 @@ fn statements(survey: &Survey<'_>) -> Vec<String> {
 }
 
 fn done(surveyed: &Surveyed<'_>) -> Done {
+    let has_all = surveyed.triggers.has_all_triggers();
     match surveyed.function {
         FunctionState::Missing => Done::New,
-        FunctionState::AsItMustBe if surveyed.triggers.has_all_triggers() => Done::AsItWas,
-        FunctionState::Different | FunctionState::AsItMustBe => Done::Mended,
+        FunctionState::Switched if has_all => Done::Switched,
+        FunctionState::AsItMustBe if !has_all => Done::Mended,
+        FunctionState::Switched | FunctionState::Different => Done::Mended,
+        FunctionState::AsItMustBe if surveyed.lacks_publication => Done::Published,
+        FunctionState::AsItMustBe => Done::AsItWas,
     }
 }
 

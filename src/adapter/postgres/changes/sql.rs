@@ -478,9 +478,16 @@ pub(super) fn await_writers(relation: &str) -> String {
 pub fn install_sql(sources: &[ChangeSource], security: Security, via: Via) -> String {
     let mut sql = String::from(
         "-- The change feed of preheat: triggers that tell it which tenants a statement touched.\n\
-         -- To be run in one transaction, by the owner of the tables.\n\n\
-         create schema if not exists preheat;\n",
+         -- To be run in one transaction, by the owner of the tables.\n",
     );
+    sql.push_str(match via {
+        Via::Notify => {
+            "-- They notify, also where triggers in the database write to the write-ahead log: for that,\n\
+             -- print it with `--via wal`.\n\n"
+        }
+        Via::Wal => "-- They write to the write-ahead log.\n\n",
+    });
+    sql.push_str("create schema if not exists preheat;\n");
     let publication = match via {
         Via::Wal if !sources.is_empty() => log_is_ready(),
         Via::Wal | Via::Notify => format!("drop publication if exists {CHANNEL};\n"),

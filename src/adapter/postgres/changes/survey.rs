@@ -39,6 +39,8 @@ pub(super) struct Surveyed<'s> {
     pub(super) security: Security,
     /// Whether its function speaks another way than it must.
     pub(super) is_switched: bool,
+    /// Whether nobody can read its messages, because the publication is missing.
+    pub(super) lacks_publication: bool,
     /// The tables that its query reads and that one of its jobs does not watch.
     pub(super) unwatched: Vec<(JobName, String)>,
 }
@@ -60,6 +62,8 @@ pub(super) enum FunctionState {
     Missing,
     /// It does not do what a new one would do.
     Different,
+    /// It speaks another way than it must, and is otherwise as it must be.
+    Switched,
     AsItMustBe,
 }
 
@@ -164,7 +168,7 @@ pub(super) async fn survey<'s>(
     Wanted { security, via }: Wanted,
 ) -> Result<Survey<'s>, Refused> {
     let has_schema = scalar(connection, "select to_regnamespace('preheat') is not null").await?;
-    let has_publication = scalar(connection, HAS_PUBLICATION).await?;
+    let has_publication: bool = scalar(connection, HAS_PUBLICATION).await?;
     let all = found_triggers(connection).await?;
     let functions = found_functions(connection).await?;
     let via = via.unwrap_or_else(|| as_they_speak(&functions));
@@ -203,6 +207,7 @@ pub(super) async fn survey<'s>(
         function,
         security,
         is_switched,
+        lacks_publication: via == Via::Wal && !has_publication,
         unwatched,
     };
     let sources = found.into_iter().zip(examined).map(surveyed).collect();
@@ -687,16 +692,17 @@ fn function_state(
     via: Via,
 ) -> FunctionState {
     let Some(found) = function else { return FunctionState::Missing };
+    let body = sql::body(source, found.via());
     let has = |setting: &str| found.settings.iter().any(|found| found.starts_with(setting));
     let sees_all_or_fails = has("row_security=off") == sql::reads_tables(source);
-    if found.body == sql::body(source, via)
+    let is_right = found.body == body
         && found.security == security
         && has("search_path=")
-        && sees_all_or_fails
-    {
-        FunctionState::AsItMustBe
-    } else {
-        FunctionState::Different
+        && sees_all_or_fails;
+    match (is_right, found.via() == via) {
+        (true, true) => FunctionState::AsItMustBe,
+        (true, false) => FunctionState::Switched,
+        (false, _) => FunctionState::Different,
     }
 }
 

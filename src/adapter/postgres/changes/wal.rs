@@ -16,7 +16,7 @@ use crate::engine::ports::FeedError;
 use super::super::connect::Route;
 use super::super::replication::{Content, Frame, ReplicationError, Session};
 use super::super::{Access, Begin, Database};
-use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT};
+use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT, PUBLICATION_HINT};
 use super::notify::{not_heard, speak};
 use super::sql::CHANNEL;
 use super::{ANSWER_WITHIN, AT_ONCE};
@@ -31,22 +31,30 @@ const MOST_UNANSWERED: u32 = 2;
 const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long our own message may take: it may have to wait behind a large transaction.
 const HEARD_WITHIN: Duration = Duration::from_secs(30);
-/// How long the server may take to make the slot before we look what it waits for, and how often we look.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How often we look what the server waits for before it makes the slot ready: until we have said what, and
+/// from then on.
+const FIRST_LOOKS: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After so many looks that found nothing, we say that the slot is not ready all the same.
+const LOOKS_IN_VAIN: u32 = 3;
+const UNKNOWN: &str =
+    "a transaction that could not be found out (see pg_stat_activity and pg_prepared_xacts)";
 
 /// What else reading the log needs, as the role of the session sees it.
 const LACKS: &str = "select exists (select from pg_publication where pubname = 'preheat_changes')";
 
-/// The sessions that keep a server process waiting. A prepared transaction has no session.
+/// The sessions that keep the process waiting that makes a slot. The process is found by the slot, because a
+/// pooler tells its clients other process ids. A prepared transaction has no session.
 const BLOCKERS: &str = "select string_agg(case
       when blocker.pid = 0 then 'a prepared transaction (see pg_prepared_xacts)'
       else format('session %s of application `%s` in database `%s`, whose transaction is open since %s',
         blocker.pid, other.application_name, other.datname,
         coalesce(to_char(other.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'),
           'a time that only a role with pg_read_all_stats may see')) end, ', ')
-    from unnest(pg_blocking_pids($1)) as blocker (pid)
-      left join pg_stat_activity other on other.pid = blocker.pid";
+    from pg_replication_slots slot
+      cross join unnest(pg_blocking_pids(slot.active_pid)) as blocker (pid)
+      left join pg_stat_activity other on other.pid = blocker.pid
+    where slot.slot_name = $1";
 
 /// Called when the feed waits for other sessions, with what it waits for.
 pub type WaitNote = Arc<dyn Fn(&str) + Send + Sync>;
@@ -95,25 +103,20 @@ impl Piece {
 }
 
 impl LogReader {
-    /// Begins to read. `None` if the slot is not ready within `patience`: it is ready when all transactions
-    /// that are open have ended.
+    /// Begins to read, when all transactions that are open have ended: the slot is not ready before that.
     pub(super) async fn connect(
-        database: &Database,
-        url: &SecretString,
-        waits: &WaitNote,
-        patience: Duration,
-    ) -> Result<Option<Self>, FeedError> {
-        let route = Route::new(url).map_err(|error| FeedError(error.to_string()))?;
+        database: Arc<Database>,
+        url: SecretString,
+        waits: WaitNote,
+    ) -> Result<Self, FeedError> {
+        let route = Route::new(&url).map_err(|error| FeedError(error.to_string()))?;
         let connected = Box::pin(route.replicate()).await;
         let mut session = connected.map_err(|failed| FeedError(failed.message()))?;
         let server = route.server().to_owned();
         require(&server, &mut session).await?;
         let slot = format!("preheat_{}", uuid::Uuid::now_v7().simple());
-        let created = create_slot(database, waits, &mut session, &slot);
-        match timeout(patience, created).await {
-            Ok(created) => created.map_err(|error| failed(&server, &error))?,
-            Err(_elapsed) => return Ok(None),
-        }
+        let created = create_slot(&database, &waits, &mut session, &slot).await;
+        created.map_err(|error| failed(&server, &error))?;
         let start = format!(
             "START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 \
              (proto_version '1', publication_names '\"{CHANNEL}\"', messages 'true')"
@@ -122,7 +125,7 @@ impl LogReader {
         let mut check = interval(ACKNOWLEDGE_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check.reset();
-        Ok(Some(Self {
+        Ok(Self {
             session,
             server,
             position: 0,
@@ -131,7 +134,7 @@ impl LogReader {
             piece: Piece::default(),
             is_open: false,
             probe: None,
-        }))
+        })
     }
 
     /// Writes a message on the same way as every other statement. A reader of another database's log would
@@ -223,7 +226,7 @@ impl LogReader {
     }
 
     fn lost(&self, error: &ReplicationError) -> FeedError {
-        self.lost_because(&error.to_string())
+        self.lost_because(&format!("{error}{}", hint(error)))
     }
 
     fn lost_because(&self, reason: &str) -> FeedError {
@@ -246,7 +249,7 @@ async fn require(server: &str, session: &mut Session) -> Result<(), FeedError> {
     }
     if first(answered(server, session.query(LACKS)).await?).as_deref() != Some("t") {
         let what = format!("the publication `{CHANNEL}` is missing");
-        return cannot(&what, "`preheat changes install` creates it");
+        return cannot(&what, PUBLICATION_HINT);
     }
     // A role may have limits that would end the wait for other transactions.
     let patience = SERVER_PATIENCE.as_millis();
@@ -264,13 +267,13 @@ async fn create_slot(
     session: &mut Session,
     slot: &str,
 ) -> Result<(), ReplicationError> {
-    let process = session.process;
     let create =
         format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
     let created = session.query(&create);
     tokio::pin!(created);
-    let (mut said, mut pause) = (None, FIRST_LOOK);
+    let (mut said, mut looks) = (None, 0);
     loop {
+        let pause = if said.is_none() { FIRST_LOOKS } else { LOOK_EVERY };
         tokio::select! {
             biased;
             created = &mut created => return created.map(drop),
@@ -279,22 +282,25 @@ async fn create_slot(
         let found = tokio::select! {
             biased;
             created = &mut created => return created.map(drop),
-            found = blockers(database, process) => found,
+            found = blockers(database, slot) => found,
         };
+        looks += 1;
+        let is_due = said.is_none() && looks >= LOOKS_IN_VAIN;
+        let found = found.or_else(|| is_due.then(|| UNKNOWN.to_owned()));
         if let Some(found) = found.filter(|found| said.as_ref() != Some(found)) {
             waits(&found);
             said = Some(found);
         }
-        pause = LOOK_EVERY;
     }
 }
 
-/// What a server process waits for; `None` if it waits for nothing, or that cannot be found out.
-async fn blockers(database: &Database, process: i32) -> Option<String> {
+/// What the server waits for before a slot is ready; `None` if it waits for nothing, or that cannot be found
+/// out.
+async fn blockers(database: &Database, slot: &str) -> Option<String> {
     let looking = async {
         let begin = Begin::reading(Access::ReadOnly, ANSWER_WITHIN);
         let mut transaction = database.begin(begin).await.ok()?;
-        let asked = sqlx::query(BLOCKERS).bind(process).persistent(false);
+        let asked = sqlx::query(BLOCKERS).bind(slot).persistent(false);
         let row = transaction.fetch_one(asked).await.ok()?;
         let found = row.try_get(0).ok()?;
         transaction.end().await.ok()?;
@@ -316,15 +322,22 @@ async fn answered<T>(
 }
 
 fn failed(server: &str, error: &ReplicationError) -> FeedError {
-    let hint = match error.code() {
-        // The limit of the configuration is reached.
-        Some("53400") => {
+    let hint = hint(error);
+    FeedError(format!("could not listen to database `{server}`: {error}{hint}"))
+}
+
+fn hint(error: &ReplicationError) -> &'static str {
+    const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
+    // The publication is the only object that a session names.
+    const UNDEFINED_OBJECT: &str = "42704";
+    match error.code() {
+        Some(CONFIGURATION_LIMIT_EXCEEDED) => {
             "; hint: every worker takes one replication slot: raise `max_replication_slots`, or drop slots \
              that nobody uses (see pg_replication_slots)"
         }
-        _ => "",
-    };
-    FeedError(format!("could not listen to database `{server}`: {error}{hint}"))
+        Some(UNDEFINED_OBJECT) => "; hint: run `preheat changes install`",
+        Some(_) | None => "",
+    }
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ use crate::domain::json::{Column, ColumnType, RowEncoder};
 use crate::engine::ports::SourceError;
 
 use self::plan::Plan;
-use super::changes::{self, ChangesError, Standing, TableProblem, quoted_table};
+use super::changes::{self, ChangesError, LogProblem, Looked, TableProblem, Ways, quoted_table};
 use super::id::IdType;
 use super::moment::{self, ParameterTypes};
 use super::parameter_types::moment_to_check;
 use super::parameters::no_tenant;
 use super::read_error::{ReadError, in_time, too_many_parameters};
 use super::source::{PostgresSource, finish, learns_types, wrong_tenant_column};
-use super::{Access, Transaction, column, describe, error};
+use super::{Access, DatabaseSettings, Transaction, column, describe, error};
 
 pub use self::plan::{ReadRelation, RelationKind};
 pub use self::sample::{SAMPLE_BYTES, SAMPLE_TENANTS, SAMPLE_TIME};
@@ -172,9 +172,9 @@ impl PostgresSource {
         })
     }
 
-    /// Which of the tables of these sources have their triggers.
-    pub async fn standing(&self, sources: &[ChangeSource]) -> Result<Standing, ChangesError> {
-        Ok(changes::look(&self.database, sources).await?.standing)
+    /// Which of the tables of these sources have their triggers, and how these speak.
+    pub async fn look(&self, sources: &[ChangeSource]) -> Result<Looked, ChangesError> {
+        changes::look(&self.database, sources).await
     }
 
     /// Reasons why the tables of these sources cannot be watched. A server that can watch no table
@@ -186,10 +186,14 @@ impl PostgresSource {
         changes::table_problems(&self.database, sources, &self.settings.sql).await
     }
 
-    /// Why this role cannot read messages in the server's write-ahead log, and what to do about it.
-    pub async fn log_problem(&self) -> Result<Option<(String, &'static str)>, ChangesError> {
-        let problem = changes::log_problem(&self.database).await?;
-        Ok(problem.map(|problem| (problem, changes::LOG_SETTINGS_HINT)))
+    /// Why a worker cannot read messages of triggers in the write-ahead log. It listens at `direct`, if its
+    /// settings name such an address.
+    pub async fn log_problem(
+        &self,
+        direct: Option<DatabaseSettings>,
+        ways: Ways,
+    ) -> Result<Option<LogProblem>, ChangesError> {
+        changes::log_problem(&self.database, direct, ways).await
     }
 
     async fn relations_in(

@@ -72,7 +72,6 @@ impl Session {
             match message {
                 Message::ErrorResponse(error) => return Err(server(&error)?),
                 Message::ReadyForQuery(_) => return Ok(()),
-                Message::BackendKeyData(key) => self.process = key.process_id(),
                 message => self.authenticate(&message, login, &mut scram)?,
             }
         }

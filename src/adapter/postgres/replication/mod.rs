@@ -30,8 +30,6 @@ pub(super) struct Session {
     input: BytesMut,
     /// Waits to be sent. It outlives a caller that gives up, so that no message is sent in part.
     output: BytesMut,
-    /// The server's process that serves this session.
-    pub(super) process: i32,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -71,7 +69,7 @@ enum Reply {
 
 impl Session {
     fn over(stream: Box<dyn Stream>) -> Self {
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), process: 0 }
+        Self { stream, input: BytesMut::new(), output: BytesMut::new() }
     }
 
     /// Runs one command, or SQL, and returns its rows. If the caller gives up, the session is unusable.

@@ -1,6 +1,7 @@
 //! Messages of triggers that travel through the write-ahead log.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use preheat::adapter::postgres::{self, ChangesError, Database, Ways, look, uninstall};
 use preheat::domain::change::{Change, Via};
@@ -110,6 +111,11 @@ async fn a_transaction_that_holds_up_the_slot_is_named_and_its_changes_are_not_l
         sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut holder).await.unwrap();
     // It can listen, as far as anybody can tell.
     source.prepare().await.unwrap();
+    // Callers that give up leave no further slot behind, which the server would keep.
+    for _ in 0..2 {
+        assert!(timeout(Duration::from_millis(100), source.connect()).await.is_err());
+    }
+    assert_eq!(slots(&server).await, (1, 1));
     let hold = async {
         eventually("the transaction is named", LONG, async || {
             let named = named.lock().unwrap().clone();
@@ -240,7 +246,7 @@ async fn what_listening_lacks_is_said_with_what_to_do() {
     server.execute(TABLES).await;
     let said = refused(&server.url(), None).await;
     assert!(
-        said.contains("the publication `preheat_changes` is missing; hint: `preheat changes"),
+        said.contains("the publication `preheat_changes` is missing; hint: run `preheat changes"),
         "{said}"
     );
 
