@@ -227,7 +227,8 @@ pub enum ChangesVia {
     /// As those that are installed; by `NOTIFY` if there are none
     #[default]
     Auto,
-    /// By `NOTIFY`, which every server has; commits of transactions that write to watched tables wait for each other
+    /// By `NOTIFY`, which every server has; commits of transactions that write to watched tables wait for each
+    /// other
     Notify,
     /// Through the write-ahead log, for servers with `wal_level = logical` and roles with REPLICATION
     Wal,

@@ -364,6 +364,19 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_does_not_hear_is_named_with_where_to_look() {
+        let said = |page: &str| {
+            let counts = Counts { page: page.to_owned(), ..counts(DateTime::UNIX_EPOCH) };
+            Worker::Counts(counts).unheard()
+        };
+        assert_eq!(said("preheat_change_feed_connected 1\n"), None);
+        assert_eq!(
+            said("preheat_change_feed_connected 0\n").unwrap(),
+            "the worker at 127.0.0.1:9464 does not hear of every change at present; its log says why"
+        );
+    }
+
+    #[test]
     fn a_series_is_found_by_its_whole_name() {
         let page = "a_total{job=\"x\"} 1\na 2.5e3\n";
         assert_eq!(value(page, "a"), Some(2500.0));

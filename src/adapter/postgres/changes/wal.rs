@@ -35,6 +35,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(30);
 /// from then on.
 const FIRST_LOOKS: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a look may take: the jobs may use all connections.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// After so many looks that found nothing, we say that the slot is not ready all the same.
 const LOOKS_IN_VAIN: u32 = 3;
 const UNKNOWN: &str =
@@ -298,7 +300,7 @@ async fn create_slot(
 /// out.
 async fn blockers(database: &Database, slot: &str) -> Option<String> {
     let looking = async {
-        let begin = Begin::reading(Access::ReadOnly, ANSWER_WITHIN);
+        let begin = Begin::reading(Access::ReadOnly, LOOK_WITHIN);
         let mut transaction = database.begin(begin).await.ok()?;
         let asked = sqlx::query(BLOCKERS).bind(slot).persistent(false);
         let row = transaction.fetch_one(asked).await.ok()?;
@@ -306,7 +308,7 @@ async fn blockers(database: &Database, slot: &str) -> Option<String> {
         transaction.end().await.ok()?;
         found
     };
-    timeout(ANSWER_WITHIN, looking).await.ok().flatten()
+    timeout(LOOK_WITHIN, looking).await.ok().flatten()
 }
 
 async fn answered<T>(
