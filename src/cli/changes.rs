@@ -95,10 +95,11 @@ async fn run_install(global: &Global, wish: &Wish) -> Result<(), Failure> {
     let installed = install(&database, &sources, &settings.tenants.sql, wanted).await;
     let (installed, removed) = match installed {
         Ok(installed) => installed,
-        Err(error) => {
+        Err(error @ ChangesError::NotAllowed(_)) => {
             let sql = same_as_sql(wish, wanted, &database, &sources).await;
             return Err(failure(error, &settings.jobs, &sql));
         }
+        Err(error) => return Err(failure(error, &settings.jobs, "preheat changes sql")),
     };
     output::result(&shown(&installed, &removed))?;
     suggest_log(&database, wanted, &installed).await;

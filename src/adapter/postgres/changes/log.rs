@@ -3,7 +3,6 @@
 use sqlx::PgConnection;
 
 use super::super::{Database, DatabaseSettings, error};
-use super::look::Ways;
 use super::{ChangesError, Refused, begin_look, in_time};
 
 /// Whether the server's settings let a worker read messages in the log, and what is wrong with them
@@ -52,11 +51,11 @@ pub struct LogProblem {
 }
 
 /// What keeps a worker from reading messages in the log, with the role that it listens as: that of `direct`,
-/// or else that of `database`. Triggers that speak on these `ways` may need the publication already.
+/// or else that of `database`. If triggers write to the log already, it needs the publication.
 pub(in super::super) async fn log_problem(
     database: &Database,
     direct: Option<DatabaseSettings>,
-    ways: Ways,
+    are_installed: bool,
 ) -> Result<Option<LogProblem>, ChangesError> {
     const RIGHTS_HINT: &str = "`alter role … replication` (on Amazon RDS `grant rds_replication to …`), or \
         set `[changes] url` to an address with a role that has it; `preheat changes install --via notify` \
@@ -65,7 +64,7 @@ pub(in super::super) async fn log_problem(
     let direct = direct.map_err(|failed| error::unavailable(failed.to_string()))?;
     let database = direct.as_ref().unwrap_or(database);
     let mut queries = vec![(LOG_SETTINGS, LOG_SETTINGS_HINT), (LOG_RIGHTS, RIGHTS_HINT)];
-    if ways.wal {
+    if are_installed {
         queries.push((PUBLICATION, PUBLICATION_HINT));
     }
     wrong(database, &queries).await

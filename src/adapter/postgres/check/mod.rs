@@ -193,7 +193,7 @@ impl PostgresSource {
         direct: Option<DatabaseSettings>,
         ways: Ways,
     ) -> Result<Option<LogProblem>, ChangesError> {
-        changes::log_problem(&self.database, direct, ways).await
+        changes::log_problem(&self.database, direct, ways.wal).await
     }
 
     async fn relations_in(
