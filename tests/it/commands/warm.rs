@@ -284,7 +284,7 @@ async fn bad_settings_files_and_usage_are_told_all_at_once() {
     2 | ttl = "10m"
       |       ^^^^^ 9m at worst
       |
-      = hint: raise `ttl` to 1h13m, or let `schedule` leave at most 4m
+      = hint: raise `ttl` to 1h13m, or let `schedule` leave at most 4m, or 2m with room for one failed run
 
     error: the query of a job with tenants does not use `$1`
      --> jobs/broken.toml:4:1

@@ -71,6 +71,8 @@ async fn a_database_that_is_gone_takes_nothing_out_of_the_cache() {
     eventually("the cache is warm", LONG, async || shop.is_warm().await).await;
     let expected = shop.expected().await;
     let reader = shop.reader();
+    // The server commits asynchronously: without this, it forgets the table of the history.
+    shop.execute("checkpoint").await;
     postgres.kill();
     worker.metric_becomes(BREAKER, |open| open > 0.5).await;
     worker.says("the database counts as down").await;
