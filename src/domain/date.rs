@@ -106,12 +106,6 @@ pub fn all(first: NaiveDate, days: u16) -> impl Iterator<Item = NaiveDate> {
     first.iter_days().take(usize::from(days))
 }
 
-/// The position of a date among `days` dates, of which `first` is the first; `None` if it is none of them.
-pub fn position(first: NaiveDate, days: u16, date: NaiveDate) -> Option<u16> {
-    let after = date.signed_duration_since(first).num_days();
-    u16::try_from(after).ok().filter(|position| *position < days)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -247,6 +247,12 @@ mod tests {
         BatchDays::new(&dates, MomentType::Instant, &Batch::fleet(), &[day(first)])
     }
 
+    /// The position of a date among `days` dates, of which `first` is the first, by counting.
+    fn position(first: NaiveDate, days: u16, date: NaiveDate) -> Option<u16> {
+        let after = date.signed_duration_since(first).num_days();
+        u16::try_from(after).ok().filter(|position| *position < days)
+    }
+
     /// Each start with the day from there on; `-` for none.
     #[track_caller]
     fn check(zone: &str, first: &str, days: u16, expected: &[(&str, &str)]) {
@@ -366,12 +372,12 @@ mod tests {
             for step in 0..(370 * 24 / 7) {
                 let at = start + TimeDelta::hours(step * 7);
                 let local = at.with_timezone(&zone).date_naive();
-                let expected = date::position(first, 366, local);
+                let expected = position(first, 366, local);
                 let moment = at.timestamp_micros() - EPOCH * MICROSECONDS;
                 assert_eq!(found.day(0, moment), expected, "{zone} {at}");
             }
             assert_eq!(found.tables[0].starts.last().unwrap().1, None);
         }
-        assert_eq!(date::position(first, 2, first + Days::new(2)), None);
+        assert_eq!(position(first, 2, first + Days::new(2)), None);
     }
 }

@@ -179,7 +179,7 @@ fn quoted(name: &str) -> Cow<'_, str> {
     if !name.is_empty() && name.chars().all(is_plain) {
         Cow::Borrowed(name)
     } else {
-        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+        Cow::Owned(in_quotes(name))
     }
 }
 
@@ -189,8 +189,12 @@ fn quoted_in_sql(name: &str) -> Cow<'_, str> {
     if is_sql_name(name) && !name.contains(char::is_uppercase) {
         Cow::Borrowed(name)
     } else {
-        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+        Cow::Owned(in_quotes(name))
     }
+}
+
+fn in_quotes(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Whether SQL reads this as a name without quotes.

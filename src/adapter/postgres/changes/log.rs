@@ -19,7 +19,7 @@ const LOG_RIGHTS: &str = "select case when not exists (select from pg_roles
     then 'the role ' || current_user || ' lacks REPLICATION' end";
 
 /// Whether the publication is missing that a session names which reads the log.
-const PUBLICATION: &str = "select case when not exists (select from pg_publication
+pub(super) const PUBLICATION: &str = "select case when not exists (select from pg_publication
       where pubname = 'preheat_changes')
     then 'the publication `preheat_changes` is missing' end";
 
@@ -90,7 +90,8 @@ async fn wrong(
     in_time(database, looking).await
 }
 
-async fn first(
+/// What one of these queries finds wrong.
+pub(super) async fn first(
     connection: &mut PgConnection,
     query: &'static str,
 ) -> Result<Option<String>, sqlx::Error> {

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::domain::change::{ChangeSource, TouchedTenants, Via};
 use crate::domain::job::JobName;
-use crate::engine::ports::SourceError;
+use crate::engine::ports::{FeedError, SourceError};
 
 use self::survey::{FunctionState, Lack, Survey, Surveyed, Triggers, survey};
 use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, error};
@@ -203,6 +203,27 @@ async fn in_time<T>(
             Err(error::unavailable(format!("{LOOKING}: no answer within {longest:?}")).into())
         }
     }
+}
+
+/// An answer to a feed, which waits for it no longer than [`ANSWER_WITHIN`]; `text` says why there is none.
+async fn answered<T, E>(
+    server: &str,
+    call: impl Future<Output = Result<T, E>>,
+    text: impl FnOnce(&E) -> String,
+) -> Result<T, FeedError> {
+    match timeout(ANSWER_WITHIN, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(not_listening(server, &text(&error))),
+        Err(_elapsed) => Err(not_listening(server, &format!("no answer within {ANSWER_WITHIN:?}"))),
+    }
+}
+
+fn not_listening(server: &str, reason: &str) -> FeedError {
+    FeedError(format!("could not listen to database `{server}`: {reason}"))
+}
+
+fn lost(server: &str, reason: &str) -> FeedError {
+    FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
 }
 
 /// Why a transaction ended.

@@ -117,17 +117,14 @@ impl Listener {
     }
 
     fn lost(&self, error: &sqlx::Error) -> FeedError {
-        let (server, reason) = (&self.server, error::text(error));
-        FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
+        super::lost(&self.server, &error::text(error))
     }
 
     /// Without an open question, the driver does not pass on the server's last message.
     fn gone(&self) -> FeedError {
-        let server = &self.server;
-        FeedError(format!(
-            "lost the connection that listens to database `{server}`: the server, or something on \
-             the way to it, closed it; hint: the server's log says why"
-        ))
+        let reason =
+            "the server, or something on the way to it, closed it; hint: the server's log says why";
+        super::lost(&self.server, reason)
     }
 }
 
@@ -200,14 +197,5 @@ async fn answered<T>(
     server: &str,
     call: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, FeedError> {
-    match timeout(ANSWER_WITHIN, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => {
-            let reason = error::text(&error);
-            Err(FeedError(format!("could not listen to database `{server}`: {reason}")))
-        }
-        Err(_elapsed) => Err(FeedError(format!(
-            "could not listen to database `{server}`: no answer within {ANSWER_WITHIN:?}"
-        ))),
-    }
+    super::answered(server, call, error::text).await
 }

@@ -168,7 +168,7 @@ pub(super) async fn survey<'s>(
     Wanted { security, via }: Wanted,
 ) -> Result<Survey<'s>, Refused> {
     let has_schema = scalar(connection, "select to_regnamespace('preheat') is not null").await?;
-    let has_publication: bool = scalar(connection, HAS_PUBLICATION).await?;
+    let has_publication = log::first(connection, log::PUBLICATION).await?.is_none();
     let all = found_triggers(connection).await?;
     let functions = found_functions(connection).await?;
     let via = via.unwrap_or_else(|| as_they_speak(&functions));
@@ -221,9 +221,6 @@ pub(super) async fn survey<'s>(
         has_publication,
     })
 }
-
-const HAS_PUBLICATION: &str =
-    "select exists (select from pg_publication where pubname = 'preheat_changes')";
 
 /// How the functions of an `install` speak that is not told how: as those that are there, and where they
 /// differ, through the log.

@@ -16,10 +16,10 @@ use crate::engine::ports::FeedError;
 use super::super::connect::Route;
 use super::super::replication::{Content, Frame, ReplicationError, Session};
 use super::super::{Access, Begin, Database};
-use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT, PUBLICATION_HINT};
+use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT, PUBLICATION, PUBLICATION_HINT};
 use super::notify::{not_heard, speak};
 use super::sql::CHANNEL;
-use super::{ANSWER_WITHIN, AT_ONCE};
+use super::{AT_ONCE, not_listening};
 
 /// How often the reader says how far it is, so that the server keeps little of its log, and asks for an
 /// answer: a connection that died silently brings no error.
@@ -41,9 +41,6 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
 const LOOKS_IN_VAIN: u32 = 3;
 const UNKNOWN: &str =
     "a transaction that could not be found out (see pg_stat_activity and pg_prepared_xacts)";
-
-/// What else reading the log needs, as the role of the session sees it.
-const LACKS: &str = "select exists (select from pg_publication where pubname = 'preheat_changes')";
 
 /// The sessions that keep the process waiting that makes a slot. The process is found by the slot, because a
 /// pooler tells its clients other process ids. A prepared transaction has no session.
@@ -118,7 +115,7 @@ impl LogReader {
         require(&server, &mut session).await?;
         let slot = format!("preheat_{}", uuid::Uuid::now_v7().simple());
         let created = create_slot(&database, &waits, &mut session, &slot).await;
-        created.map_err(|error| failed(&server, &error))?;
+        created.map_err(|error| not_listening(&server, &with_hint(&error)))?;
         let start = format!(
             "START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 \
              (proto_version '1', publication_names '\"{CHANNEL}\"', messages 'true')"
@@ -149,10 +146,8 @@ impl LogReader {
         let heard = timeout(HEARD_WITHIN, async {
             while self.probe.is_some() {
                 let frame = self.next().await?;
-                if let Some(full) = self.take_in(&frame)? {
-                    // Whoever connects counts everything as changed.
-                    drop(full);
-                }
+                // A new connection counts as a change of everything, so nobody misses these messages.
+                drop(self.take_in(&frame)?);
             }
             Ok(())
         });
@@ -191,7 +186,7 @@ impl LogReader {
                     if self.unanswered == MOST_UNANSWERED {
                         let silence = ACKNOWLEDGE_EVERY * MOST_UNANSWERED;
                         let reason = format!("no answer within {silence:?}");
-                        return Err(self.lost_because(&reason));
+                        return Err(super::lost(&self.server, &reason));
                     }
                     self.unanswered += 1;
                     self.acknowledge(true)?;
@@ -228,30 +223,19 @@ impl LogReader {
     }
 
     fn lost(&self, error: &ReplicationError) -> FeedError {
-        self.lost_because(&format!("{error}{}", hint(error)))
-    }
-
-    fn lost_because(&self, reason: &str) -> FeedError {
-        let server = &self.server;
-        FeedError(format!("lost the connection that listens to database `{server}`: {reason}"))
+        super::lost(&self.server, &with_hint(error))
     }
 }
 
 /// Checks what the server lacks before it says so in its own words, and sets up the session.
 async fn require(server: &str, session: &mut Session) -> Result<(), FeedError> {
-    let cannot = |what: &str, hint: &str| {
-        Err(FeedError(format!(
-            "cannot read the write-ahead log of database `{server}`: {what}; hint: {hint}"
-        )))
-    };
-    let first = |mut rows: Vec<Vec<Option<String>>>| rows.pop().and_then(|mut row| row.pop()?);
-    let wrong = first(answered(server, session.query(LOG_SETTINGS)).await?);
-    if let Some(wrong) = wrong {
-        return cannot(&wrong, LOG_SETTINGS_HINT);
-    }
-    if first(answered(server, session.query(LACKS)).await?).as_deref() != Some("t") {
-        let what = format!("the publication `{CHANNEL}` is missing");
-        return cannot(&what, PUBLICATION_HINT);
+    for (query, hint) in [(LOG_SETTINGS, LOG_SETTINGS_HINT), (PUBLICATION, PUBLICATION_HINT)] {
+        let found = answered(server, session.query(query)).await?;
+        if let Some(wrong) = found.into_iter().flatten().flatten().next() {
+            return Err(FeedError(format!(
+                "cannot read the write-ahead log of database `{server}`: {wrong}; hint: {hint}"
+            )));
+        }
     }
     // A role may have limits that would end the wait for other transactions.
     let patience = SERVER_PATIENCE.as_millis();
@@ -315,17 +299,11 @@ async fn answered<T>(
     server: &str,
     call: impl Future<Output = Result<T, ReplicationError>>,
 ) -> Result<T, FeedError> {
-    match timeout(ANSWER_WITHIN, call).await {
-        Ok(answer) => answer.map_err(|error| failed(server, &error)),
-        Err(_elapsed) => Err(FeedError(format!(
-            "could not listen to database `{server}`: no answer within {ANSWER_WITHIN:?}"
-        ))),
-    }
+    super::answered(server, call, with_hint).await
 }
 
-fn failed(server: &str, error: &ReplicationError) -> FeedError {
-    let hint = hint(error);
-    FeedError(format!("could not listen to database `{server}`: {error}{hint}"))
+fn with_hint(error: &ReplicationError) -> String {
+    format!("{error}{}", hint(error))
 }
 
 fn hint(error: &ReplicationError) -> &'static str {

@@ -463,13 +463,12 @@ fn is_cut(tenant: &str) -> QueryProblem {
 
 /// The types of the query's parameters.
 fn parameter_types(job: &Job, types: ParameterTypes) -> Vec<Oid> {
-    const DATE: Oid = Oid(1082);
     const DATES: Oid = Oid(1182);
     let mut oids: Vec<Oid> = types.id.and_then(|id| id.array_type().oid()).into_iter().collect();
     oids.extend(match (types.moment, &job.dates, job.scope) {
         (Some(ty), _, _) => vec![moment::oid(ty); 2],
         (None, Some(_), Scope::Tenants) => vec![DATES; 2],
-        (None, Some(_), Scope::Fleet) => vec![DATE; 2],
+        (None, Some(_), Scope::Fleet) => vec![moment::oid(MomentType::Date); 2],
         (None, None, _) => Vec::new(),
     });
     oids

@@ -151,7 +151,7 @@ async fn switching_is_one_install_and_the_feed_follows() {
         let now = look(&watch.database, &watch.sources).await.unwrap();
         assert_eq!(now.ways, super::ways(via));
         assert_eq!(now.versions.missed_since(&before.versions), [watch.sources[0].id.clone()]);
-        // The feed is told at once, whichever way it listens.
+        // `install` sends its message both ways, so the feed receives it before it follows the switch.
         let told = async { watch.feed.next().await.map(drop) };
         tokio::select! {
             heard = told => panic!("nothing has changed: {heard:?}"),
@@ -163,7 +163,7 @@ async fn switching_is_one_install_and_the_feed_follows() {
         watch.feed = watch.source.connect().await.unwrap();
         watch.via = via;
         assert_eq!(watch.ids("update items set n = n + 1").await, [of(&["7"])]);
-        // An install that is told nothing leaves it so.
+        // An `install` without `via` does not change how the triggers send their messages.
         install(&watch.database, &watch.sources, TENANTS).await.unwrap();
         assert_eq!(look(&watch.database, &watch.sources).await.unwrap().ways, super::ways(via));
         let publications = "select count(*) from pg_publication";

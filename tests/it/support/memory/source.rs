@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use super::lock;
 use preheat::domain::date;
+use preheat::domain::day::{BatchDays, MomentType, number};
 use preheat::domain::job::{Job, JobName, Scope};
 use preheat::domain::json::ColumnType;
 use preheat::domain::order::Comparison;
@@ -187,6 +188,10 @@ fn push_matching(
     let slots: HashMap<&str, usize> =
         read.batch.tenants().enumerate().map(|(slot, tenant)| (tenant.id(), slot)).collect();
     let columns = job.key_columns();
+    let days = job
+        .dates
+        .as_ref()
+        .map(|dates| BatchDays::new(dates, MomentType::Date, read.batch, read.first_dates));
     for row in table {
         let slot = match job.scope {
             Scope::Tenants => slots.get(row.tenant.as_str()).copied(),
@@ -196,11 +201,11 @@ fn push_matching(
         let day = match date_of(job, read.batch.tenant(slot), row) {
             RowDate::None => None,
             RowDate::Date(date) => {
-                let (Some(dates), Some(first)) = (&job.dates, read.first_dates.get(slot)) else {
+                let day = days.as_ref().and_then(|days| days.day(slot, number(date)));
+                if day.is_none() {
                     continue;
-                };
-                let Some(day) = date::position(*first, dates.days, date) else { continue };
-                Some(day)
+                }
+                day
             }
             RowDate::Unreadable => continue,
         };
