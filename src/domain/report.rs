@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tenant::TenantId;
@@ -19,7 +20,7 @@ pub const MAX_NAMED: usize = 100;
 pub const MAX_FAILED: usize = 10_000;
 
 /// What a run, or a part of one, did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Report {
     /// Tenants, counted by their result.
@@ -51,7 +52,7 @@ pub struct Report {
 }
 
 /// Tenants whose first failure is of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedOfKind {
     /// The kind of failure.
     pub kind: FailureKind,
@@ -73,7 +74,7 @@ pub struct FailedTenant {
 }
 
 /// Tenants, counted by their result. A job without tenants counts as one tenant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantCounts {
     /// How many tenants the run covers.
     pub total: u64,
@@ -100,7 +101,7 @@ impl TenantCounts {
 }
 
 /// Keys, counted by their result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyCounts {
     /// Keys that were written with their full TTL.
     pub written: u64,
@@ -115,7 +116,7 @@ pub struct KeyCounts {
 }
 
 /// All failures of one kind, with the details of the first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// The kind of failure.
     pub kind: FailureKind,
@@ -130,7 +131,7 @@ pub struct Failure {
 }
 
 /// A kind of failure. A report has one entry for each kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The tenant list could not be read, or a requested tenant is not in it.
@@ -316,7 +317,7 @@ pub(super) fn merge(failures: &mut Vec<Failure>, failure: Failure) {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Everything is warm.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -12,8 +13,10 @@ pub use super::report::Outcome;
 use super::report::Report;
 
 /// A run's id: a version 7 UUID, so that ids sort by the time at which the runs were requested.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RunId(pub Uuid);
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub struct RunId(#[schemars(with = "String", extend("format" = "uuid"))] pub Uuid);
 
 impl RunId {
     /// A new id for a run that is requested at this moment.
@@ -31,7 +34,7 @@ impl fmt::Display for RunId {
 }
 
 /// Why a run started. A run records its trigger and never acts on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// The job was due by its schedule.

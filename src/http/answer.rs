@@ -3,8 +3,8 @@
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::json;
 
+use super::openapi::ErrorBody;
 use crate::engine::schedule::handle::{HistoryError, RequestError};
 use crate::invalidate::InvalidateError;
 
@@ -123,7 +123,7 @@ impl From<HistoryError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self { status, code, message, header } = self;
-        let body = axum::Json(json!({ "error": { "code": code, "message": message } }));
+        let body = axum::Json(ErrorBody::new(code, message));
         (status, header.map(|header| [header]), body).into_response()
     }
 }

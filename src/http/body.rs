@@ -1,16 +1,34 @@
 //! Reads request bodies: JSON of a limited size.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::answer::ApiError;
-use super::{MAX_BODY, limited};
+use super::{AppState, MAX_BODY, limited};
+
+/// The one part of a path that varies: a job's name, an id.
+pub(super) struct Segment(pub(super) String);
+
+impl FromRequestParts<AppState> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        let Path(segment) = segment.map_err(|_rejected| {
+            ApiError::bad_request("the path is not valid: its %-escapes are no UTF-8")
+        })?;
+        Ok(Self(segment))
+    }
+}
 
 /// A request's headers and its whole body.
 pub(super) async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiError> {
@@ -32,6 +50,17 @@ pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Re
 /// A tenant's id as clients write it: a string, or the number that the id is in their database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WrittenId(pub(super) String);
+
+impl JsonSchema for WrittenId {
+    fn schema_name() -> Cow<'static, str> {
+        "TenantId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let description = "a tenant's id, text or a whole number";
+        json_schema!({ "type": ["string", "integer"], "minLength": 1, "description": description })
+    }
+}
 
 impl<'de> Deserialize<'de> for WrittenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

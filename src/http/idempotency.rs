@@ -21,6 +21,11 @@ use crate::invalidate::{
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
+/// The header for the OpenAPI document.
+pub(super) const KEY_HEADER: &[(&str, &str)] = &[(
+    "Idempotency-Key",
+    "1 to 255 characters: a request that is repeated with the same key is answered with what came of the first",
+)];
 /// Longer than any uuid or hash that a client makes up.
 const MAX_KEY_BYTES: usize = 255;
 /// Above it the oldest is forgotten; a repeated run does no harm.

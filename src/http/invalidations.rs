@@ -4,20 +4,21 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::answer::ApiError;
 use super::auth::Authorized;
 use super::body::WrittenId;
-use super::idempotency::Removed;
+use super::idempotency::{KEY_HEADER, Removed};
+use super::openapi::{Api, ErrorDetail, Operation};
 use super::runs::RunView;
 use super::{AppState, body, idempotency};
 use crate::domain::tenant::TenantId;
 use crate::invalidate::{InvalidateReport, InvalidateRequest};
 
 /// The body of a request.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(
     default,
     deny_unknown_fields,
@@ -33,7 +34,8 @@ struct WrittenBody {
 }
 
 /// What was removed, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Invalidation")]
 struct InvalidationView {
     #[serde(flatten)]
     report: InvalidateReport,
@@ -41,8 +43,28 @@ struct InvalidationView {
     runs: Vec<RunView>,
 }
 
+/// The answer if a part of the request could not be done.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Incomplete {
+    error: ErrorDetail,
+    /// The part that was done. It is absent if nothing was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invalidation: Option<InvalidationView>,
+}
+
+pub(super) fn routes(api: Api) -> Api {
+    let create = Operation::new("invalidate", "Removes keys: fences first, then the keys")
+        .needs_token()
+        .body::<WrittenBody>()
+        .headers(KEY_HEADER)
+        .answers::<InvalidationView>(200, "everything was done")
+        .answers::<Incomplete>(503, "`incomplete`: a part was done; or nothing, as the code says")
+        .refuses(504, "`timeout`: the answer took too long");
+    api.post("/api/v1/invalidations", self::create, create)
+}
+
 /// `POST /api/v1/invalidations`
-pub(super) async fn create(
+async fn create(
     _: Authorized,
     State(state): State<AppState>,
     request: Request,
@@ -67,8 +89,8 @@ impl IntoResponse for InvalidationView {
         let failures = &self.report.failures;
         let first = failures.first().map(|failure| failure.message.as_str()).unwrap_or_default();
         let message = format!("not everything was done: {first}");
-        let error = json!({ "code": "incomplete", "message": message });
-        let body = Json(json!({ "error": error, "invalidation": self }));
+        let error = ErrorDetail::new("incomplete", message);
+        let body = Json(Incomplete { error, invalidation: Some(self) });
         (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
     }
 }

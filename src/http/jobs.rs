@@ -1,13 +1,15 @@
 //! `/api/v1/jobs`: the jobs, when they are due, and how their last runs went.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::AppState;
 use super::answer::{ApiError, moment};
-use super::probes;
+use super::body::Segment;
+use super::openapi::{Api, Operation};
+use super::probes::ProblemView;
 use super::runs::RunView;
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
@@ -15,7 +17,8 @@ use crate::domain::schedule::Schedule;
 use crate::engine::schedule::status::{JobStatus, Status};
 
 /// A job as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Job")]
 struct JobView {
     name: String,
     description: String,
@@ -38,11 +41,11 @@ struct JobView {
     last_run: Option<RunView>,
     /// Why the job's file is rejected. The job is then `held`, or continues with an older version
     /// of the file.
-    rejected_for: Vec<Value>,
+    rejected_for: Vec<ProblemView>,
 }
 
 /// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum JobState {
     Disabled,
@@ -51,19 +54,29 @@ enum JobState {
     Running,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Jobs {
+/// All jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Jobs {
     jobs: Vec<JobView>,
 }
 
-pub(super) async fn list(State(state): State<AppState>) -> Json<Jobs> {
+pub(super) fn routes(api: Api) -> Api {
+    let list = Operation::new("listJobs", "All jobs, by name").answers::<Jobs>(200, "the jobs");
+    let show =
+        Operation::new("showJob", "One job: its schedule, state, runs under way and last run")
+            .answers::<JobView>(200, "the job")
+            .refuses(404, "`unknown_job`");
+    api.get("/api/v1/jobs", self::list, list).get("/api/v1/jobs/{job}", self::show, show)
+}
+
+async fn list(State(state): State<AppState>) -> Json<Jobs> {
     let status = state.control.handle.status();
     Json(Jobs { jobs: status.jobs.values().map(|job| JobView::new(job, &status)).collect() })
 }
 
-pub(super) async fn show(
+async fn show(
     State(state): State<AppState>,
-    Path(job): Path<String>,
+    Segment(job): Segment,
 ) -> Result<Json<impl Serialize>, ApiError> {
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
     let status = state.control.handle.status();
@@ -106,7 +119,7 @@ impl JobView {
             running: running.as_ref().map(RunView::active),
             queued: queued.iter().map(RunView::active).collect(),
             last_run: last_run.as_deref().map(RunView::finished),
-            rejected_for: rejected_for.into_iter().flatten().map(probes::rejected_for).collect(),
+            rejected_for: rejected_for.into_iter().flatten().map(ProblemView::new).collect(),
         }
     }
 }

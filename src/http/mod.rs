@@ -1,5 +1,5 @@
-//! The control plane: probes, metrics, jobs and runs. To add a route, add a line to [`router`] and
-//! a function to the file of its resource.
+//! The control plane: probes, metrics, jobs and runs. To add a route, add it to `routes` in the
+//! file of its resource, with its description for the OpenAPI document.
 
 mod answer;
 mod auth;
@@ -9,6 +9,7 @@ mod health;
 mod idempotency;
 mod invalidations;
 mod jobs;
+mod openapi;
 mod probes;
 mod runs;
 mod server;
@@ -22,7 +23,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::get;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::answer::ApiError;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
+use self::openapi::Api;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
@@ -73,38 +75,37 @@ struct Shared {
     control: Control,
     requests: Requests,
     waiting: Semaphore,
+    /// The OpenAPI document.
+    document: Arc<str>,
 }
 
 type AppState = Arc<Shared>;
 
 /// All routes.
 pub fn router(control: Control) -> Router {
-    let waiting = Semaphore::new(MAX_WAITING);
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
-    let quick = Router::new()
-        .route("/", get(probes::index))
-        .route("/healthz", get(probes::healthz))
-        .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(probes::metrics))
-        .route("/api/v1/jobs", get(jobs::list))
-        .route("/api/v1/jobs/{job}", get(jobs::show))
-        .route("/api/v1/runs/{id}", get(runs::show))
-        .layer(middleware::from_fn(limit_time));
-    let started = Router::new()
-        // `limit_time` covers whole paths, and the `POST` here may wait for runs. So `list` limits
-        // its own time.
-        .route("/api/v1/runs", get(runs::list).post(runs::start_all))
-        .route("/api/v1/jobs/{job}/runs", post(runs::start_one))
-        .route("/api/v1/invalidations", post(invalidations::create));
-    with_answers_in_common(quick.merge(started))
+    let (routes, document) = documented().finish();
+    let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
+    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    with_answers_in_common(routes)
         .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
         .with_state(state)
 }
 
+/// The OpenAPI document of all routes.
+pub fn document() -> String {
+    documented().finish().1
+}
+
+fn documented() -> Api {
+    let api = probes::routes(Api::default());
+    let api = runs::routes(jobs::routes(api));
+    invalidations::routes(api)
+}
+
 /// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
-    let waiting = Semaphore::new(0);
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting });
+    let (waiting, document) = (Semaphore::new(0), Arc::default());
+    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
     let routes =
         Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)

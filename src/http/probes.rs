@@ -1,13 +1,17 @@
 //! `/healthz`, `/readyz`, `/metrics`, and the index page that lists the routes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::AppState;
+use super::openapi::{Api, Operation};
 use crate::domain::job::JobName;
 use crate::engine::schedule::status::{
     Beat, Health, Readiness, RejectedFor, Rejection, Rejections,
@@ -28,6 +32,7 @@ pub(super) async fn index() -> String {
          GET  /api/v1/jobs/{{job}}        one of them\n\
          GET  /api/v1/runs?job=&limit=  the newest runs\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
+         GET  /api/v1/openapi.json      the document of all routes\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
          POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
          POST /api/v1/invalidations     remove keys (with the token)\n",
@@ -35,37 +40,138 @@ pub(super) async fn index() -> String {
     )
 }
 
+/// Whether the process works.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Health")]
+pub(super) struct HealthView {
+    status: &'static str,
+    /// The parts that have been silent for too long.
+    silent: Vec<&'static str>,
+    /// Absent while the worker starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduler: Option<BeatView>,
+    /// Absent while the worker starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<BeatView>,
+}
+
+/// A repeated sign of life.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Beat")]
+struct BeatView {
+    alive: bool,
+    silent_for_ms: u128,
+    limit_ms: u128,
+}
+
+/// Whether the cache is warm enough to serve from.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Readiness")]
+pub(super) struct ReadyView {
+    pub(super) status: &'static str,
+    /// Required jobs that have not succeeded yet.
+    pub(super) waiting: Vec<String>,
+    pub(super) rejected: Vec<RejectedView>,
+    /// The servers that the worker waits for; absent once it has started.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) servers: Vec<ServerView>,
+    pub(super) message: String,
+}
+
+/// A rejected job file.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Rejection")]
+pub(super) struct RejectedView {
+    job: String,
+    older_in_use: bool,
+    problems: Vec<ProblemView>,
+}
+
+/// A reason why a job's file is rejected.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct ProblemView {
+    file: String,
+    line: Option<usize>,
+    message: String,
+    hint: Option<String>,
+}
+
+/// A server that the worker needs.
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Server")]
+pub(super) struct ServerView {
+    pub(super) server: &'static str,
+    /// Without user and password.
+    pub(super) address: String,
+    /// `unknown`, `away` or `connected`.
+    pub(super) state: &'static str,
+    /// Why it is away.
+    pub(super) message: Option<String>,
+}
+
+pub(super) fn routes(api: Api) -> Api {
+    let healthz = Operation::new("health", "Whether this worker works")
+        .answers::<HealthView>(200, "its scheduler and its loop are alive")
+        .answers::<HealthView>(503, "one of them is silent");
+    let readyz = Operation::new("readiness", "Whether the cache is warm enough to serve from")
+        .answers::<ReadyView>(200, "it is, or `ready_within` has passed")
+        .answers::<ReadyView>(503, "it is not yet, or the worker stops");
+    let metrics = Operation::new("metrics", "Metrics for Prometheus")
+        .answers_text("the text format", "text/plain")
+        .answers_text("OpenMetrics, for a client that accepts it", "application/openmetrics-text");
+    let document = Operation::new("openapi", "This document")
+        .answers::<BTreeMap<String, Value>>(200, "the document");
+    let index = Operation::new("index", "The routes").answers_text("the routes", "text/plain");
+    api.get("/", self::index, index)
+        .get("/healthz", self::healthz, healthz)
+        .get("/readyz", self::readyz, readyz)
+        .get("/metrics", self::metrics, metrics)
+        .get("/api/v1/openapi.json", self::openapi, document)
+}
+
+async fn openapi(State(state): State<AppState>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "application/json")], state.document.to_string())
+}
+
 /// `GET /healthz`
-pub(super) async fn healthz(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
+pub(super) async fn healthz(State(state): State<AppState>) -> (StatusCode, Json<HealthView>) {
     let (status, body) = health(state.control.handle.health());
     (status, Json(body))
 }
 
-fn health(health: Health) -> (StatusCode, Value) {
+fn health(health: Health) -> (StatusCode, HealthView) {
     let Health { scheduler, engine } = health;
-    let beat = |beat: Beat| {
-        json!({
-            "alive": beat.is_alive(),
-            "silent_for_ms": beat.silent_for.as_millis(),
-            "limit_ms": beat.limit.as_millis(),
-        })
-    };
     let beats = [("scheduler", scheduler), ("engine", engine)];
-    let silent: Vec<_> =
-        beats.iter().filter(|(_, beat)| !beat.is_alive()).map(|(name, _)| *name).collect();
-    let status = if silent.is_empty() { "ok" } else { "silent" };
-    let body = json!({
-        "status": status,
-        "silent": silent,
-        "scheduler": beat(scheduler),
-        "engine": beat(engine),
-    });
-    let code = if silent.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, body)
+    let silent = beats.iter().filter(|(_, beat)| !beat.is_alive()).map(|(name, _)| *name);
+    let body = HealthView {
+        scheduler: Some(BeatView::new(scheduler)),
+        engine: Some(BeatView::new(engine)),
+        ..HealthView::new(silent.collect())
+    };
+    let is_alive = body.silent.is_empty();
+    (if is_alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+}
+
+impl HealthView {
+    pub(super) fn new(silent: Vec<&'static str>) -> Self {
+        let status = if silent.is_empty() { "ok" } else { "silent" };
+        Self { status, silent, ..Self::default() }
+    }
+}
+
+impl BeatView {
+    fn new(beat: Beat) -> Self {
+        Self {
+            alive: beat.is_alive(),
+            silent_for_ms: beat.silent_for.as_millis(),
+            limit_ms: beat.limit.as_millis(),
+        }
+    }
 }
 
 /// `GET /readyz`
-pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
+pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<ReadyView>) {
     let handle = &state.control.handle;
     let current = handle.status();
     let readiness = current.readiness(handle.now(), state.control.ready_within);
@@ -73,7 +179,7 @@ pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<V
     (status, Json(body))
 }
 
-fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, Value) {
+fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, ReadyView) {
     let names = |jobs: &[JobName]| jobs.iter().map(JobName::to_string).collect::<Vec<_>>();
     let (code, status, waiting, message) = match readiness {
         Readiness::Ready => {
@@ -104,22 +210,24 @@ fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, Value) 
             (StatusCode::SERVICE_UNAVAILABLE, "draining", vec![], "the worker is stopping")
         }
     };
-    let rejected: Vec<_> = rejections.iter().map(|(job, why)| rejected(job, why)).collect();
-    let body =
-        json!({ "status": status, "waiting": waiting, "rejected": rejected, "message": message });
-    (code, body)
+    let rejected = rejections.iter().map(|(job, why)| RejectedView::new(job, why)).collect();
+    let message = message.to_owned();
+    (code, ReadyView { status, waiting, rejected, servers: Vec::new(), message })
 }
 
-fn rejected(job: &JobName, rejection: &Rejection) -> Value {
-    let Rejection { problems, older_in_use } = rejection;
-    let problems: Vec<_> = problems.iter().map(rejected_for).collect();
-    json!({ "job": job.as_str(), "older_in_use": older_in_use, "problems": problems })
+impl RejectedView {
+    fn new(job: &JobName, rejection: &Rejection) -> Self {
+        let Rejection { problems, older_in_use } = rejection;
+        let problems = problems.iter().map(ProblemView::new).collect();
+        Self { job: job.to_string(), older_in_use: *older_in_use, problems }
+    }
 }
 
-/// A reason why a job's file is rejected, as the API shows it.
-pub(super) fn rejected_for(reason: &RejectedFor) -> Value {
-    let RejectedFor { file, line, message, hint } = reason;
-    json!({ "file": file, "line": line, "message": message, "hint": hint })
+impl ProblemView {
+    pub(super) fn new(reason: &RejectedFor) -> Self {
+        let RejectedFor { file, line, message, hint } = reason.clone();
+        Self { file, line, message, hint }
+    }
 }
 
 /// `GET /metrics`: OpenMetrics if the client asks for it, otherwise the older text format.
@@ -155,7 +263,13 @@ fn wants_openmetrics<'a>(mut accepted: impl Iterator<Item = &'a str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn json_of(body: impl Serialize) -> Value {
+        serde_json::to_value(body).unwrap()
+    }
 
     fn beat(silent_for: u64) -> Beat {
         Beat { silent_for: Duration::from_secs(silent_for), limit: Duration::from_secs(10) }
@@ -164,8 +278,10 @@ mod tests {
     #[test]
     fn hazard_22_health_names_what_is_silent() {
         let (code, body) = health(Health { scheduler: beat(1), engine: beat(0) });
+        let body = json_of(body);
         assert_eq!((code, &body["status"]), (StatusCode::OK, &json!("ok")));
         let (code, body) = health(Health { scheduler: beat(11), engine: beat(0) });
+        let body = json_of(body);
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(body["silent"], json!(["scheduler"]));
         assert_eq!(body["scheduler"]["silent_for_ms"], 11_000);
@@ -185,6 +301,7 @@ mod tests {
         ];
         for (readiness, code, status, waiting) in cases {
             let (found, body) = ready(&readiness, &Rejections::default());
+            let body = json_of(body);
             assert_eq!(found.as_u16(), code, "{readiness:?}");
             assert_eq!((&body["status"], &body["waiting"]), (&json!(status), &waiting));
         }

@@ -2,15 +2,18 @@
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::answer::{ApiError, moment};
 use super::auth::Authorized;
-use super::body::WrittenId;
+use super::body::{Segment, WrittenId};
+use super::idempotency::KEY_HEADER;
+use super::openapi::{Api, Operation};
 use super::{AppState, body, idempotency, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
@@ -27,7 +30,8 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
 /// A run as the API shows it, queued, running or finished. What is not known yet is null.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Run")]
 pub(super) struct RunView {
     id: RunId,
     job: String,
@@ -44,7 +48,8 @@ pub(super) struct RunView {
     version: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Whether a run waits, goes on or has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum RunState {
     Queued,
@@ -52,7 +57,8 @@ enum RunState {
     Finished,
 }
 
-#[derive(Debug, Serialize)]
+/// How far a run is.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Progress {
     tenants_total: u64,
     tenants_done: u64,
@@ -60,7 +66,8 @@ struct Progress {
     bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// Several runs.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Runs {
     runs: Vec<RunView>,
 }
@@ -128,25 +135,55 @@ impl RunView {
     }
 }
 
+pub(super) fn routes(api: Api) -> Api {
+    let list = Operation::new("listRuns", "Finished runs, newest first")
+        .query::<ListQuery>()
+        .answers::<Runs>(200, "the runs");
+    let show = Operation::new("showRun", "One run: queued, running or finished")
+        .answers::<RunView>(200, "the run")
+        .refuses(404, "`unknown_run`");
+    let start_all = starting(Operation::new("startRuns", "Warms all enabled jobs now"))
+        .answers::<Runs>(200, "the runs, which have ended: the request waited")
+        .answers::<Runs>(202, "the runs, which go on");
+    let start_one = starting(Operation::new("startRun", "Warms one job now"))
+        .answers::<RunView>(200, "the run, which has ended: the request waited")
+        .answers::<RunView>(202, "the run, which goes on")
+        .refuses(404, "`unknown_job`")
+        .refuses(409, "`job_disabled` or `job_rejected`");
+    api.get("/api/v1/runs", self::list, list)
+        .get("/api/v1/runs/{id}", self::show, show)
+        .post("/api/v1/runs", self::start_all, start_all)
+        .post("/api/v1/jobs/{job}/runs", self::start_one, start_one)
+}
+
+fn starting(operation: Operation) -> Operation {
+    let slow = "`timeout`: the answer took too long; the runs go on";
+    operation.needs_token().body::<WrittenBody>().headers(KEY_HEADER).refuses(504, slow)
+}
+
 /// `GET /api/v1/runs/{id}`
-pub(super) async fn show(
+async fn show(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<RunView>, ApiError> {
     let uuid = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
     let run = RunView::now(&state.control.handle, RunId(uuid)).await?;
     run.map(Json).ok_or_else(|| ApiError::no_such_run(&id))
 }
 
-#[derive(Debug, Deserialize)]
+/// What narrows a list of runs.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
+struct ListQuery {
+    /// The runs of this job alone.
     job: Option<String>,
+    /// How many runs are listed.
+    #[schemars(range(min = 1, max = MAX_LIMIT))]
     limit: Option<usize>,
 }
 
 /// `GET /api/v1/runs?job=&limit=`: finished runs, newest first.
-pub(super) async fn list(
+async fn list(
     State(state): State<AppState>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -161,12 +198,12 @@ pub(super) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(ApiError::bad_request(format!("`limit` is from 1 to {MAX_LIMIT}")));
     }
-    let records = limited(state.control.handle.recent_runs(job.as_ref(), limit)).await??;
+    let records = state.control.handle.recent_runs(job.as_ref(), limit).await?;
     Ok(Json(Runs { runs: records.iter().map(RunView::finished).collect() }).into_response())
 }
 
 /// `POST /api/v1/runs`
-pub(super) async fn start_all(
+async fn start_all(
     _: Authorized,
     State(state): State<AppState>,
     request: Request,
@@ -176,10 +213,10 @@ pub(super) async fn start_all(
 }
 
 /// `POST /api/v1/jobs/{job}/runs`
-pub(super) async fn start_one(
+async fn start_one(
     _: Authorized,
     State(state): State<AppState>,
-    Path(job): Path<String>,
+    Segment(job): Segment,
     request: Request,
 ) -> Result<Response, ApiError> {
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
@@ -253,10 +290,12 @@ struct StartBody {
 }
 
 /// The same as JSON.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
 struct WrittenBody {
+    /// The tenants to warm, 1 to 1,000; without them, all active ones.
     tenants: Option<Vec<WrittenId>>,
+    /// Whether to answer only when the runs have ended.
     wait: Option<bool>,
 }
 

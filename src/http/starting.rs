@@ -8,10 +8,10 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use axum::{Json, Router};
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::answer::ApiError;
+use super::probes::{HealthView, ReadyView, ServerView};
 use super::{probes, with_answers_in_common};
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::observe::Metrics;
@@ -44,29 +44,33 @@ fn only_probes() -> Router<Waiting> {
 }
 
 /// The process is alive. There is no scheduler yet that could be silent.
-async fn healthz() -> Json<Value> {
-    Json(json!({ "status": "ok", "silent": [] }))
+async fn healthz() -> Json<HealthView> {
+    Json(HealthView::new(Vec::new()))
 }
 
-async fn readyz(State(waiting): State<Waiting>) -> (StatusCode, Json<Value>) {
+async fn readyz(State(waiting): State<Waiting>) -> (StatusCode, Json<ReadyView>) {
     let body = not_ready(&waiting.starting.borrow());
     (StatusCode::SERVICE_UNAVAILABLE, Json(body))
 }
 
-fn not_ready(starting: &Starting) -> Value {
-    let servers: Vec<_> = starting.servers.iter().map(server).collect();
-    let message = message(starting);
-    json!({ "status": "starting", "waiting": [], "servers": servers, "message": message })
+fn not_ready(starting: &Starting) -> ReadyView {
+    ReadyView {
+        status: "starting",
+        waiting: Vec::new(),
+        rejected: Vec::new(),
+        servers: starting.servers.iter().map(server).collect(),
+        message: message(starting),
+    }
 }
 
-fn server(server: &NeededServer) -> Value {
-    let NeededServer { role, address, state } = server;
+fn server(server: &NeededServer) -> ServerView {
+    let NeededServer { role, address, state } = server.clone();
     let (state, message) = match state {
         ServerState::Unknown => ("unknown", None),
         ServerState::Away { message } => ("away", Some(message)),
         ServerState::Connected => ("connected", None),
     };
-    json!({ "server": role, "address": address, "state": state, "message": message })
+    ServerView { server: role, address, state, message }
 }
 
 fn message(starting: &Starting) -> String {
@@ -108,19 +112,18 @@ mod tests {
         ];
         for (database, cache, message) in cases {
             let servers = vec![needed("database", database), needed("cache", cache)];
-            assert_eq!(not_ready(&Starting { servers })["message"], message);
+            assert_eq!(not_ready(&Starting { servers }).message, message);
         }
         let servers = vec![needed("database", ServerState::Connected), needed("cache", away())];
         let body = not_ready(&Starting { servers });
-        assert_eq!(body["status"], "starting");
-        assert_eq!(
-            body["servers"],
-            json!([
-                { "server": "database", "address": "database.local:1", "state": "connected",
-                  "message": null },
-                { "server": "cache", "address": "cache.local:1", "state": "away",
-                  "message": "connection refused" },
-            ])
-        );
+        assert_eq!(body.status, "starting");
+        let server = |server, state, message: Option<&str>| ServerView {
+            server,
+            address: format!("{server}.local:1"),
+            state,
+            message: message.map(ToOwned::to_owned),
+        };
+        let away = server("cache", "away", Some("connection refused"));
+        assert_eq!(body.servers, [server("database", "connected", None), away]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::request::InvalidateRequest;
@@ -20,7 +21,7 @@ pub struct Invalidated {
 }
 
 /// What an invalidation did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct InvalidateReport {
     /// Whether the whole request was done.
     pub complete: bool,
@@ -38,13 +39,14 @@ pub struct InvalidateReport {
     pub jobs_and_tenants: OfJobs,
     /// How many keys of each job were removed, if the job is known.
     #[serde(serialize_with = "by_name")]
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub by_job: BTreeMap<JobName, u64>,
     /// The first failures of different kinds.
     pub failures: Vec<Failure>,
 }
 
 /// How many keys were named and removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Counted {
     /// How many keys were named.
     pub asked: u64,
@@ -53,7 +55,7 @@ pub struct Counted {
 }
 
 /// The result of the patterns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Scanned {
     /// How many patterns were given.
     pub asked: u64,
@@ -66,7 +68,7 @@ pub struct Scanned {
 }
 
 /// The result of naming jobs and tenants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OfJobs {
     /// How many jobs were named.
     pub jobs: u64,

@@ -4,6 +4,7 @@
 mod documents;
 mod health;
 mod invalidations;
+mod openapi;
 mod runs;
 mod waiting;
 
