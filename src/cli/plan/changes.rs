@@ -137,7 +137,7 @@ impl Counts {
     fn changes(&self, job: &JobName, scope: Scope, now: DateTime<Utc>) -> Option<Changes> {
         let trigger = Trigger::Change.as_str();
         let counted = |metric: &str| {
-            let series = format!("{metric}{{job=\"{job}\",trigger=\"{trigger}\"}}");
+            let series = format!("{metric}{{job_name=\"{job}\",trigger=\"{trigger}\"}}");
             value(&self.page, &series).map(whole)
         };
         let runs_for_all = match scope {
@@ -328,10 +328,10 @@ mod tests {
 
     fn counts(since: DateTime<Utc>) -> Counts {
         let page = "# TYPE preheat_queries_total counter\n\
-            preheat_queries_total{job=\"slots\",trigger=\"schedule\"} 90\n\
-            preheat_queries_total{job=\"slots\",trigger=\"change\"} 12\n\
-            preheat_run_bytes_total{job=\"slots\",trigger=\"change\"} 3000\n\
-            preheat_runs_over_all_tenants_total{job=\"slots\",trigger=\"change\"} 2\n";
+            preheat_queries_total{job_name=\"slots\",trigger=\"schedule\"} 90\n\
+            preheat_queries_total{job_name=\"slots\",trigger=\"change\"} 12\n\
+            preheat_run_bytes_total{job_name=\"slots\",trigger=\"change\"} 3000\n\
+            preheat_runs_over_all_tenants_total{job_name=\"slots\",trigger=\"change\"} 2\n";
         let address = SocketAddr::from(([127, 0, 0, 1], 9464));
         Counts { address, since, page: page.to_owned() }
     }
@@ -378,9 +378,9 @@ mod tests {
 
     #[test]
     fn a_series_is_found_by_its_whole_name() {
-        let page = "a_total{job=\"x\"} 1\na 2.5e3\n";
+        let page = "a_total{job_name=\"x\"} 1\na 2.5e3\n";
         assert_eq!(value(page, "a"), Some(2500.0));
-        assert_eq!(value(page, "a_total{job=\"x\"}"), Some(1.0));
+        assert_eq!(value(page, "a_total{job_name=\"x\"}"), Some(1.0));
         assert_eq!(value(page, "a_total"), None);
     }
 }

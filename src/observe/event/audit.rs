@@ -20,7 +20,10 @@ fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     metrics.last_audit.of(job).set(unix_seconds(at));
     for kind in Kind::ALL {
         let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);
-        metrics.audit_findings.get_or_create(&OfFindings { job: job.clone(), kind }).set(count);
+        metrics
+            .audit_findings
+            .get_or_create(&OfFindings { job_name: job.clone(), kind })
+            .set(count);
     }
     if let Some(consistency) = counts.consistency() {
         metrics.consistency.of(job).set(consistency);
@@ -84,7 +87,7 @@ mod tests {
         insta::assert_snapshot!(line, @r"
          WARN keys of job `services` are not as in the database, 1 in all: 0 % consistent within 60s; the first is `services:a\nb` (stale) job=services tenants=0 expected=1 stale=1 missing=0 orphaned=0 wrong_ttl=0
         ");
-        let series = "preheat_audit_findings{job=\"services\",kind=\"stale\"} 1\n";
+        let series = "preheat_audit_findings{job_name=\"services\",kind=\"stale\"} 1\n";
         assert!(metrics.encode().contains(series), "{}", metrics.encode());
         let line = logged(|| AuditFailed { message: "no connection" }.emit(&metrics));
         assert_eq!(

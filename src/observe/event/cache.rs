@@ -144,7 +144,7 @@ mod tests {
         metrics.register_jobs([&job].into_iter());
         let shown = || {
             let page = metrics.encode();
-            let series = "preheat_coverage_ratio{job=\"services\"} ";
+            let series = "preheat_coverage_ratio{job_name=\"services\"} ";
             let value = page.lines().find_map(|line| line.strip_prefix(series));
             value.map(|value| value.parse::<f64>().unwrap())
         };

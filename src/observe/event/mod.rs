@@ -207,8 +207,8 @@ mod tests {
         "#);
         let page = metrics.encode();
         for expected in [
-            "preheat_runs_skipped_total{job=\"services\",reason=\"overlap\"} 1\n",
-            "preheat_batch_retries_total{job=\"services\"} 1\n",
+            "preheat_runs_skipped_total{job_name=\"services\",reason=\"overlap\"} 1\n",
+            "preheat_batch_retries_total{job_name=\"services\"} 1\n",
             "preheat_history_dropped_total 5\n",
         ] {
             assert!(page.contains(expected), "{expected} in\n{page}");

@@ -22,7 +22,7 @@ event! {
 event! {
     /// A run that was due or asked for does not happen.
     RunSkipped<'a> { job: &'a JobName, reason: SkipReason }
-    metrics |metrics| metrics.runs_skipped.get_or_create(&OfSkip { job: job.clone(), reason }).inc();
+    metrics |metrics| metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
     log warn!(
         %job, reason = reason.as_str(),
         "a run of job `{job}` is skipped: {}", reason.explained()
@@ -64,9 +64,9 @@ event! {
 
 fn count_run(metrics: &Metrics, record: &RunRecord, all_tenants: bool) {
     let RunRecord { job, trigger, outcome, finished_at, report, .. } = record;
-    let of_run = OfRun { job: job.clone(), trigger: *trigger, outcome: *outcome };
+    let of_run = OfRun { job_name: job.clone(), trigger: *trigger, outcome: *outcome };
     metrics.runs.get_or_create(&of_run).inc();
-    let of_trigger = OfTrigger { job: job.clone(), trigger: *trigger };
+    let of_trigger = OfTrigger { job_name: job.clone(), trigger: *trigger };
     metrics.queries.get_or_create(&of_trigger).inc_by(report.queries);
     metrics.run_bytes.get_or_create(&of_trigger).inc_by(report.bytes);
     if all_tenants {
@@ -290,12 +290,12 @@ mod tests {
         "#);
         let page = metrics.encode();
         for expected in [
-            "preheat_runs_total{job=\"services\",trigger=\"schedule\",outcome=\"ok\"} 1\n",
-            "preheat_last_success_timestamp_seconds{job=\"services\"} 1700000001.234\n",
-            "preheat_run_duration_seconds_sum{job=\"services\"} 1.234\n",
-            "preheat_tenants_total{job=\"services\",outcome=\"ok\"} 4\n",
-            "preheat_keys_total{job=\"services\",outcome=\"written\"} 7\n",
-            "preheat_bytes_total{job=\"services\"} 2048\n",
+            "preheat_runs_total{job_name=\"services\",trigger=\"schedule\",outcome=\"ok\"} 1\n",
+            "preheat_last_success_timestamp_seconds{job_name=\"services\"} 1700000001.234\n",
+            "preheat_run_duration_seconds_sum{job_name=\"services\"} 1.234\n",
+            "preheat_tenants_total{job_name=\"services\",outcome=\"ok\"} 4\n",
+            "preheat_keys_total{job_name=\"services\",outcome=\"written\"} 7\n",
+            "preheat_bytes_total{job_name=\"services\"} 2048\n",
         ] {
             assert!(page.contains(expected), "{expected} in\n{page}");
         }
@@ -312,9 +312,14 @@ mod tests {
          WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
         "#);
         let page = metrics.encode();
-        assert!(page.contains("preheat_last_run_timestamp_seconds{job=\"services\"} 1700000001."));
-        assert!(page.contains("preheat_runs_over_all_tenants_total{job=\"services\","), "{page}");
-        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+        assert!(
+            page.contains("preheat_last_run_timestamp_seconds{job_name=\"services\"} 1700000001.")
+        );
+        assert!(
+            page.contains("preheat_runs_over_all_tenants_total{job_name=\"services\","),
+            "{page}"
+        );
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job_name=\"services\"}"));
     }
 
     #[test]
@@ -335,11 +340,11 @@ mod tests {
         "#);
         let page = metrics.encode();
         for expected in [
-            "preheat_runs_total{job=\"services\",trigger=\"change\",outcome=\"ok\"} 1\n",
-            "preheat_queries_total{job=\"services\",trigger=\"change\"} 3\n",
-            "preheat_run_bytes_total{job=\"services\",trigger=\"change\"} 2048\n",
-            "preheat_tenants_total{job=\"services\",outcome=\"fenced\"} 1\n",
-            "preheat_keys_total{job=\"services\",outcome=\"fenced\"} 2\n",
+            "preheat_runs_total{job_name=\"services\",trigger=\"change\",outcome=\"ok\"} 1\n",
+            "preheat_queries_total{job_name=\"services\",trigger=\"change\"} 3\n",
+            "preheat_run_bytes_total{job_name=\"services\",trigger=\"change\"} 2048\n",
+            "preheat_tenants_total{job_name=\"services\",outcome=\"fenced\"} 1\n",
+            "preheat_keys_total{job_name=\"services\",outcome=\"fenced\"} 2\n",
             "preheat_change_lag_seconds_count 2\n",
             "preheat_change_lag_seconds_sum 0.05\n",
         ] {
@@ -354,8 +359,8 @@ mod tests {
         let ok = record(Outcome::Ok, vec![]);
         RunFinished { record: &ok, all_tenants: false, kept: true }.emit(&metrics);
         let page = metrics.encode();
-        assert!(page.contains("preheat_runs_total{job=\"services\""));
-        assert!(!page.contains("preheat_last_success_timestamp_seconds{job=\"services\"}"));
+        assert!(page.contains("preheat_runs_total{job_name=\"services\""));
+        assert!(!page.contains("preheat_last_success_timestamp_seconds{job_name=\"services\"}"));
     }
 
     #[test]

@@ -87,7 +87,9 @@ mod tests {
          WARN could not remove all keys of tenants that are not active any more; the next tenant list will: connection refused
         "#);
         let page = metrics.encode();
-        assert!(page.contains("preheat_keys_total{job=\"services\",outcome=\"removed\"} 14\n"));
-        assert!(page.contains("preheat_keys_total{job=\"slots\",outcome=\"removed\"} 4\n"));
+        assert!(
+            page.contains("preheat_keys_total{job_name=\"services\",outcome=\"removed\"} 14\n")
+        );
+        assert!(page.contains("preheat_keys_total{job_name=\"slots\",outcome=\"removed\"} 4\n"));
     }
 }

@@ -197,11 +197,11 @@ pub(in crate::observe) trait PerJob<M> {
 
 impl<M: Clone, C: MetricConstructor<M>> PerJob<M> for Family<OfJob, M, C> {
     fn of(&self, job: &JobName) -> M {
-        self.get_or_create_owned(&OfJob { job: job.clone() })
+        self.get_or_create_owned(&OfJob { job_name: job.clone() })
     }
 
     fn forget(&self, job: &JobName) {
-        self.remove(&OfJob { job: job.clone() });
+        self.remove(&OfJob { job_name: job.clone() });
     }
 }
 

@@ -15,22 +15,23 @@ pub(in crate::observe) trait Labels: Clone + Eq + Hash {
     /// Their names.
     const NAMES: &'static [&'static str];
 
-    /// Visits the labels of every series that one job has; none if `job` is not a label.
+    /// Visits the labels of every series that one job has; none if `job_name` is not a label.
     fn of_job(job: &JobName, visit: &mut impl FnMut(&Self));
 }
 
-/// Declares a set of labels. A set that begins with `job` has a series for each job and each value
+/// Declares a set of labels. A set that begins with `job_name` has a series for each job and each value
 /// of the other labels. The types of those list their values as `ALL` and are in `encode_as_str!`
-/// below:
+/// below. The label is not `job`, because Prometheus sets that one itself at each scrape and would rename
+/// ours to `exported_job`:
 ///
 /// ```ignore
-/// labels!(OfSkip { job, reason: SkipReason });
+/// labels!(OfSkip { job_name, reason: SkipReason });
 /// labels!(OfServer { server: Server });
 /// ```
 macro_rules! labels {
-    ($name:ident { job $(, $label:ident: $type:ty)* }) => {
-        labels!(@struct $name { job: JobName $(, $label: $type)* } |job, visit| {
-            labels!(@each [$($label: $type),*] visit(&Self { job: job.clone() $(, $label)* }));
+    ($name:ident { job_name $(, $label:ident: $type:ty)* }) => {
+        labels!(@struct $name { job_name: JobName $(, $label: $type)* } |job, visit| {
+            labels!(@each [$($label: $type),*] visit(&Self { job_name: job.clone() $(, $label)* }));
         });
     };
     ($name:ident { $($label:ident: $type:ty),* }) => {
@@ -58,13 +59,13 @@ macro_rules! labels {
     };
 }
 
-labels!(OfJob { job });
-labels!(OfRun { job, trigger: Trigger, outcome: Outcome });
-labels!(OfTrigger { job, trigger: Trigger });
-labels!(OfSkip { job, reason: SkipReason });
-labels!(OfTenants { job, outcome: TenantOutcome });
-labels!(OfKeys { job, outcome: KeyOutcome });
-labels!(OfFindings { job, kind: audit::Kind });
+labels!(OfJob { job_name });
+labels!(OfRun { job_name, trigger: Trigger, outcome: Outcome });
+labels!(OfTrigger { job_name, trigger: Trigger });
+labels!(OfSkip { job_name, reason: SkipReason });
+labels!(OfTenants { job_name, outcome: TenantOutcome });
+labels!(OfKeys { job_name, outcome: KeyOutcome });
+labels!(OfFindings { job_name, kind: audit::Kind });
 labels!(OfServer { server: Server });
 labels!(OfConnections { state: &'static str });
 labels!(OfBuild { version: &'static str });

@@ -239,7 +239,7 @@ impl Metrics {
             (TenantOutcome::Failed, failed),
             (TenantOutcome::Fenced, fenced),
         ] {
-            self.tenants.get_or_create(&OfTenants { job: job.clone(), outcome }).inc_by(count);
+            self.tenants.get_or_create(&OfTenants { job_name: job.clone(), outcome }).inc_by(count);
         }
     }
 
@@ -251,7 +251,7 @@ impl Metrics {
             (KeyOutcome::Failed, failed),
             (KeyOutcome::Fenced, fenced),
         ] {
-            self.keys.get_or_create(&OfKeys { job: job.clone(), outcome }).inc_by(count);
+            self.keys.get_or_create(&OfKeys { job_name: job.clone(), outcome }).inc_by(count);
         }
     }
 
@@ -312,7 +312,7 @@ mod tests {
         metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         metrics.set_db_connections(1, 2, 4);
         let job = job("slots");
-        let stale = OfFindings { job: job.clone(), kind: audit::Kind::Stale };
+        let stale = OfFindings { job_name: job.clone(), kind: audit::Kind::Stale };
         metrics.audit_findings.get_or_create(&stale).set(1);
         metrics.last_audit.of(&job).set(1_700_000_000.0);
         metrics.consistency.of(&job).set(0.5);
@@ -366,23 +366,24 @@ mod tests {
         let page = filled().encode();
         for trigger in Trigger::ALL.map(Trigger::as_str) {
             for outcome in Outcome::ALL {
-                let labels = format!("job=\"slots\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
+                let labels =
+                    format!("job_name=\"slots\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
                 assert_eq!(sample(&page, &format!("preheat_runs_total{{{labels}}}")), Some(0.0));
             }
         }
         for series in [
-            "preheat_queries_total{job=\"slots\",trigger=\"change\"}",
-            "preheat_run_bytes_total{job=\"slots\",trigger=\"schedule\"}",
-            "preheat_runs_over_all_tenants_total{job=\"slots\",trigger=\"change\"}",
-            "preheat_runs_skipped_total{job=\"slots\",reason=\"overlap\"}",
-            "preheat_runs_skipped_total{job=\"slots\",reason=\"queue_full\"}",
-            "preheat_tenants_total{job=\"slots\",outcome=\"failed\"}",
-            "preheat_keys_total{job=\"slots\",outcome=\"fenced\"}",
-            "preheat_keys_total{job=\"slots\",outcome=\"removed\"}",
-            "preheat_last_success_timestamp_seconds{job=\"slots\"}",
-            "preheat_fire_lag_seconds_count{job=\"slots\"}",
-            "preheat_permits{job=\"slots\"}",
-            "preheat_run_duration_seconds_sum{job=\"slots\"}",
+            "preheat_queries_total{job_name=\"slots\",trigger=\"change\"}",
+            "preheat_run_bytes_total{job_name=\"slots\",trigger=\"schedule\"}",
+            "preheat_runs_over_all_tenants_total{job_name=\"slots\",trigger=\"change\"}",
+            "preheat_runs_skipped_total{job_name=\"slots\",reason=\"overlap\"}",
+            "preheat_runs_skipped_total{job_name=\"slots\",reason=\"queue_full\"}",
+            "preheat_tenants_total{job_name=\"slots\",outcome=\"failed\"}",
+            "preheat_keys_total{job_name=\"slots\",outcome=\"fenced\"}",
+            "preheat_keys_total{job_name=\"slots\",outcome=\"removed\"}",
+            "preheat_last_success_timestamp_seconds{job_name=\"slots\"}",
+            "preheat_fire_lag_seconds_count{job_name=\"slots\"}",
+            "preheat_permits{job_name=\"slots\"}",
+            "preheat_run_duration_seconds_sum{job_name=\"slots\"}",
             "preheat_change_lag_seconds_count",
             "preheat_history_dropped_total",
         ] {
@@ -412,15 +413,15 @@ mod tests {
         let gone = job("slots");
         metrics.fire_lag.of(&gone).observe(0.6);
         metrics.next_run.of(&gone).set(1_700_000_000.0);
-        let next = "preheat_next_run_timestamp_seconds{job=\"slots\"}";
+        let next = "preheat_next_run_timestamp_seconds{job_name=\"slots\"}";
         assert_eq!(sample(&metrics.encode(), next), Some(1_700_000_000.0));
 
         metrics.register_jobs([job("services")].iter());
         let page = metrics.encode();
         assert_eq!(sample(&page, next), None);
         assert!(!page.contains("_audit"), "neither a finding nor the time of an audit:\n{page}");
-        assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job=\"slots\"}"), Some(1.0));
-        let kept = "preheat_next_run_timestamp_seconds{job=\"services\"}";
+        assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job_name=\"slots\"}"), Some(1.0));
+        let kept = "preheat_next_run_timestamp_seconds{job_name=\"services\"}";
         assert_eq!(sample(&page, kept), Some(0.0));
     }
 

@@ -32,20 +32,20 @@ async fn the_verifier_measures_and_shows_what_it_found() {
     assert!(!lab.world.metrics.encode().contains("consistency"), "not at once");
     lab.world.clock.advance(8 * MINUTE).await;
     for line in [
-        "preheat_consistency_ratio{job=\"list\"} 0.3333333333333333",
-        "preheat_consistency_ratio{job=\"other\"} 1.0",
-        "preheat_audit_findings{job=\"list\",kind=\"stale\"} 1",
-        "preheat_audit_findings{job=\"list\",kind=\"missing\"} 1",
-        "preheat_audit_findings{job=\"list\",kind=\"orphaned\"} 0",
-        "preheat_audit_findings{job=\"list\",kind=\"wrong_ttl\"} 0",
+        "preheat_consistency_ratio{job_name=\"list\"} 0.3333333333333333",
+        "preheat_consistency_ratio{job_name=\"other\"} 1.0",
+        "preheat_audit_findings{job_name=\"list\",kind=\"stale\"} 1",
+        "preheat_audit_findings{job_name=\"list\",kind=\"missing\"} 1",
+        "preheat_audit_findings{job_name=\"list\",kind=\"orphaned\"} 0",
+        "preheat_audit_findings{job_name=\"list\",kind=\"wrong_ttl\"} 0",
     ] {
         assert!(metric(line), "{line} in\n{}", lab.world.metrics.encode());
     }
     // After a run all is in order again, at the next measurement.
     lab.world.warm("list").await;
     lab.world.clock.advance(11 * MINUTE).await;
-    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"missing\"} 0"));
-    assert!(metric("preheat_audit_findings{job=\"list\",kind=\"stale\"} 0"));
+    assert!(metric("preheat_audit_findings{job_name=\"list\",kind=\"missing\"} 0"));
+    assert!(metric("preheat_audit_findings{job_name=\"list\",kind=\"stale\"} 0"));
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn the_verifier_follows_the_jobs_there_are_and_stops_with_the_worker() {
     };
     set(vec![quiet("list"), off.clone()]);
     let measured = |job: &str| {
-        let series = format!("preheat_last_audit_timestamp_seconds{{job=\"{job}\"}}");
+        let series = format!("preheat_last_audit_timestamp_seconds{{job_name=\"{job}\"}}");
         lab.world.metrics.encode().contains(&series)
     };
     verify(&lab, 10 * MINUTE, 20);
@@ -113,5 +113,5 @@ async fn a_verifier_that_cannot_measure_changes_no_figure_and_goes_on() {
     lab.world.clock.advance(11 * MINUTE).await;
     assert!(!lab.world.metrics.encode().contains("preheat_consistency_ratio{"));
     lab.world.clock.advance(10 * MINUTE).await;
-    assert!(lab.world.shows("preheat_consistency_ratio{job=\"list\"} 1.0"));
+    assert!(lab.world.shows("preheat_consistency_ratio{job_name=\"list\"} 1.0"));
 }

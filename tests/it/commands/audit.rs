@@ -322,10 +322,14 @@ async fn a_worker_measures_how_consistent_its_cache_is() {
     let settings = "[audit]\ninterval = \"1s\"\nsample = 4\n";
     let worker = shop.serve().settings(settings).job("items", &items("required = true")).start();
     worker.answers("/readyz", 200).await;
-    worker.metric_becomes("preheat_consistency_ratio{job=\"items\"}", |share| share > 0.999).await;
-    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share > 0.999).await;
-    let now = worker.metric("preheat_last_audit_timestamp_seconds{job=\"items\"}").await;
-    let series = "preheat_last_audit_timestamp_seconds{job=\"items\"}";
+    worker
+        .metric_becomes("preheat_consistency_ratio{job_name=\"items\"}", |share| share > 0.999)
+        .await;
+    worker
+        .metric_becomes("preheat_coverage_ratio{job_name=\"items\"}", |share| share > 0.999)
+        .await;
+    let now = worker.metric("preheat_last_audit_timestamp_seconds{job_name=\"items\"}").await;
+    let series = "preheat_last_audit_timestamp_seconds{job_name=\"items\"}";
     worker.metric_becomes(series, |at| Some(at) > now).await;
     worker.signal(rustix::process::Signal::TERM);
     let output = worker.ended().await.expect_code(0);

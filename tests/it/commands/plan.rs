@@ -356,7 +356,7 @@ async fn a_plan_shows_what_changes_cost_a_worker_and_what_a_rarer_schedule_would
     worker.works().await;
     worker.metric_becomes("preheat_change_feed_connected", |value| value > 0.0).await;
     servers.database.execute("update services set price = price + 1").await;
-    let changes = "preheat_queries_total{job=\"services\",trigger=\"change\"}";
+    let changes = "preheat_queries_total{job_name=\"services\",trigger=\"change\"}";
     worker.metric_becomes(changes, |value| value > 0.0).await;
 
     let plan = |arguments: &[&str]| {

@@ -50,7 +50,7 @@ async fn a_user_with_the_least_rights_warms_serves_audits_and_invalidates() {
     let serve = as_user(&["serve"]).env("PREHEAT_HTTP__TOKEN", SECRET);
     let serve = serve.env("PREHEAT_AUDIT__INTERVAL", "1s").start();
     serve.answers("/readyz", 200).await;
-    let looked = "preheat_last_audit_timestamp_seconds{job=\"services\"}";
+    let looked = "preheat_last_audit_timestamp_seconds{job_name=\"services\"}";
     serve.metric_becomes(looked, |at| at > 0.0).await;
     serve.signal(Signal::TERM);
     let said = serve.ended().await.expect_code(0).stderr;

@@ -26,7 +26,7 @@ async fn watched(jobs: impl IntoIterator<Item = Job>, count: usize) -> World {
 }
 
 fn coverage(world: &World, job: &str) -> Option<f64> {
-    let series = format!("preheat_coverage_ratio{{job=\"{job}\"}} ");
+    let series = format!("preheat_coverage_ratio{{job_name=\"{job}\"}} ");
     let page = world.metrics.encode();
     page.lines().find_map(|line| line.strip_prefix(&series)).map(|value| value.parse().unwrap())
 }

@@ -205,7 +205,7 @@ async fn hazard_09_a_tenant_that_is_gone_loses_all_its_keys_at_the_next_list() {
     assert_eq!(kept.manifest(&kinds, "t2").await, ["kind:t2:cat"]);
     assert!(kept.has("menu"), "what is the fleet's stays");
     for (job, removed) in [("list", 1), ("kinds", 6), ("off", 1), ("fleet", 0)] {
-        let series = format!("preheat_keys_total{{job=\"{job}\",outcome=\"removed\"}}");
+        let series = format!("preheat_keys_total{{job_name=\"{job}\",outcome=\"removed\"}}");
         assert_eq!(world.metric(&series), removed, "{job}");
     }
 }

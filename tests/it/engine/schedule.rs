@@ -59,7 +59,7 @@ async fn a_job_runs_at_its_start_where_it_says_so_and_then_when_it_is_due() {
         assert_eq!(last.due_at, at("2026-03-01T00:10:00Z"), "{name}");
         assert_eq!(status.next_due_at, Some(at("2026-03-01T00:20:00Z")), "{name}");
         assert_eq!(status.last_success_at, Some(last.finished_at), "{name}");
-        assert!(world.shows(&format!("preheat_fire_lag_seconds_count{{job=\"{name}\"}} 1")));
+        assert!(world.shows(&format!("preheat_fire_lag_seconds_count{{job_name=\"{name}\"}} 1")));
     }
     let off = world.status("off");
     assert!(off.last_run.is_none() && off.next_due_at.is_none());
@@ -81,7 +81,10 @@ async fn the_lag_of_a_run_is_the_time_from_when_it_was_due() {
     world.clock.advance(9 * MINUTE).await;
     world.clock.stall(3 * MINUTE).await;
     world.until("it ran", |world| world.status("list").last_run.is_some()).await;
-    assert!(world.shows("preheat_fire_lag_seconds_sum{job=\"list\"} 120.0"), "due at ten past");
+    assert!(
+        world.shows("preheat_fire_lag_seconds_sum{job_name=\"list\"} 120.0"),
+        "due at ten past"
+    );
 }
 
 #[tokio::test]
@@ -90,7 +93,7 @@ async fn hazard_24_a_due_time_is_skipped_while_a_run_goes_on_and_is_counted() {
     slow_reads(&world, 25 * MINUTE);
     world.clock.advance(39 * MINUTE).await;
     assert_eq!(runs_of(&world, "slow", Trigger::Schedule), 1);
-    assert!(world.shows("preheat_runs_skipped_total{job=\"slow\",reason=\"overlap\"} 2"));
+    assert!(world.shows("preheat_runs_skipped_total{job_name=\"slow\",reason=\"overlap\"} 2"));
     let next = world.status("slow").next_due_at;
     assert_eq!(next, Some(at("2026-03-01T00:40:00Z")));
     world.clock.advance(2 * MINUTE).await;
@@ -106,7 +109,7 @@ async fn of_a_job_that_queues_one_run_waits_however_many_due_times_pass() {
     assert!(status.running.is_some());
     let waiting: Vec<_> = status.queued.iter().map(|run| run.due_at).collect();
     assert_eq!(waiting, [at("2026-03-01T00:20:00Z")]);
-    assert!(world.shows("preheat_runs_skipped_total{job=\"slow\",reason=\"overlap\"} 1"));
+    assert!(world.shows("preheat_runs_skipped_total{job_name=\"slow\",reason=\"overlap\"} 1"));
     world
         .until("the one that waited runs", |world| runs_of(world, "slow", Trigger::Schedule) == 2)
         .await;
@@ -265,7 +268,7 @@ async fn a_full_queue_refuses_a_request_whole() {
     let one_more = request("list", Some(&["t99"]));
     let full = RequestError::QueueFull(name("list"));
     assert_eq!(world.handle.request(one_more).await.unwrap_err(), full);
-    assert!(world.shows("preheat_runs_skipped_total{job=\"list\",reason=\"queue_full\"} 1"));
+    assert!(world.shows("preheat_runs_skipped_total{job_name=\"list\",reason=\"queue_full\"} 1"));
     let all = RunRequest { jobs: JobSelection::All, tenants: None };
     assert_eq!(world.handle.request(all).await.unwrap_err(), full);
     let other = world.status("other");
@@ -354,7 +357,7 @@ async fn hazard_30_draining_finishes_the_batches_in_flight_and_begins_no_more() 
     assert_eq!(waiting.report.failures[0].message, "the worker stopped before the run began");
     let refused = world.handle.request(request("idle", None)).await;
     assert_eq!(refused.unwrap_err(), RequestError::Draining);
-    assert!(world.shows("preheat_runs_skipped_total{job=\"idle\",reason=\"draining\"} 1"));
+    assert!(world.shows("preheat_runs_skipped_total{job_name=\"idle\",reason=\"draining\"} 1"));
     let readiness = world.handle.status().readiness(world.handle.now(), MINUTE);
     assert_eq!(readiness, Readiness::Draining);
 

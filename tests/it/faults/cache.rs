@@ -168,9 +168,14 @@ async fn hazard_21_a_cache_that_is_full_keeps_what_it_has_and_the_run_is_not_ok(
     assert!(shop.cached().await.len() > 10);
     worker.says("first failure (cache_full)").await;
     let metric = async |series: &str| worker.metric(series).await;
-    assert!(metric("preheat_tenants_total{job=\"items\",outcome=\"failed\"}").await > Some(0.0));
-    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;
-    assert_eq!(metric("preheat_last_success_timestamp_seconds{job=\"items\"}").await, Some(0.0));
+    assert!(
+        metric("preheat_tenants_total{job_name=\"items\",outcome=\"failed\"}").await > Some(0.0)
+    );
+    worker.metric_becomes("preheat_coverage_ratio{job_name=\"items\"}", |share| share < 1.0).await;
+    assert_eq!(
+        metric("preheat_last_success_timestamp_seconds{job_name=\"items\"}").await,
+        Some(0.0)
+    );
     assert_eq!(metric(BREAKER).await, Some(0.0), "it is there, it is only full");
     configure(&shop, &["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(worker.warm("items").await["outcome"], "ok");
@@ -226,7 +231,7 @@ async fn hazard_21_keys_that_are_pushed_out_meanwhile_are_counted_and_warned_of(
     };
     let before = seen().await;
     eventually("the worker looks again and again", LONG, async || seen().await > before + 8).await;
-    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share < 1.0).await;
+    worker.metric_becomes("preheat_coverage_ratio{job_name=\"items\"}", |share| share < 1.0).await;
     assert_eq!(worker.metric("preheat_cache_flushes_total").await, Some(0.0));
     assert_eq!(worker.metric("preheat_cache_restarts_total").await, Some(0.0));
     assert_eq!(worker.runs("items").await.len(), 4, "evictions are no reason for a run");

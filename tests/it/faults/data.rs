@@ -27,11 +27,14 @@ async fn hazard_27_a_tenant_whose_rows_break_the_query_is_named_and_the_others_a
     expected.remove("items:7");
     assert_eq!(shop.cached().await, expected);
     let metric = async |series: &str| worker.metric(series).await;
-    let partial = "preheat_runs_total{job=\"items\",trigger=\"request\",outcome=\"partial\"}";
+    let partial = "preheat_runs_total{job_name=\"items\",trigger=\"request\",outcome=\"partial\"}";
     assert_eq!(metric(partial).await, Some(1.0));
-    let coverage = "preheat_coverage_ratio{job=\"items\"}";
+    let coverage = "preheat_coverage_ratio{job_name=\"items\"}";
     worker.metric_becomes(coverage, |share| (share - 0.95).abs() < 0.001).await;
-    assert_eq!(metric("preheat_last_success_timestamp_seconds{job=\"items\"}").await, Some(0.0));
+    assert_eq!(
+        metric("preheat_last_success_timestamp_seconds{job_name=\"items\"}").await,
+        Some(0.0)
+    );
     assert_eq!(worker.get("/readyz").await.status, 503, "partial is no success");
 }
 
@@ -149,7 +152,7 @@ async fn hazard_19_a_value_that_has_become_too_large_is_removed_and_named() {
     let mut expected = shop.expected().await;
     expected.remove("items:3");
     assert_eq!(shop.cached().await, expected);
-    let removed = "preheat_keys_total{job=\"items\",outcome=\"removed\"}";
+    let removed = "preheat_keys_total{job_name=\"items\",outcome=\"removed\"}";
     assert_eq!(worker.metric(removed).await, Some(1.0));
     shop.execute("update items set name = 'x' where tenant_id = 3").await;
     assert_eq!(worker.warm("items").await["outcome"], "ok");

@@ -164,7 +164,7 @@ async fn hazard_40_a_lock_on_one_table_holds_up_neither_changes_of_others_nor_th
     let holder = shop.hold().await;
     let run = worker.post("/api/v1/jobs/items/runs", &json!({})).await;
     assert_eq!(run.status, 202);
-    let held = "preheat_permits{job=\"items\"}";
+    let held = "preheat_permits{job_name=\"items\"}";
     worker.metric_becomes(held, |permits| permits > 0.0).await;
 
     // The lock is held until all of this was seen.

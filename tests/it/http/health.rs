@@ -76,9 +76,9 @@ async fn metrics_come_in_both_formats_and_fresh() {
     let page = worker.get("/metrics").await;
     assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     for line in [
-        "preheat_runs_total{job=\"services\",trigger=\"request\",outcome=\"ok\"} 1\n",
-        "preheat_runs_total{job=\"report\",trigger=\"schedule\",outcome=\"failed\"} 0\n",
-        "preheat_keys_total{job=\"services\",outcome=\"written\"} 3\n",
+        "preheat_runs_total{job_name=\"services\",trigger=\"request\",outcome=\"ok\"} 1\n",
+        "preheat_runs_total{job_name=\"report\",trigger=\"schedule\",outcome=\"failed\"} 0\n",
+        "preheat_keys_total{job_name=\"services\",outcome=\"written\"} 3\n",
         "preheat_db_connections{state=\"in_use\"} 2\n",
     ] {
         assert!(page.body.contains(line), "{line} in\n{}", page.body);

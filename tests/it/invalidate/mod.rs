@@ -160,8 +160,8 @@ async fn a_key_is_removed_after_the_fence_of_whose_it_is() {
         assert_eq!(gone.len() as u64, removed);
         assert!(gone.iter().all(|key| named.contains(&key.as_str())), "{gone:?}");
     }
-    assert_eq!(world.metric("preheat_keys_total{job=\"list\",outcome=\"removed\"}"), 3);
-    assert_eq!(world.metric("preheat_keys_total{job=\"pets\",outcome=\"removed\"}"), 1);
+    assert_eq!(world.metric("preheat_keys_total{job_name=\"list\",outcome=\"removed\"}"), 3);
+    assert_eq!(world.metric("preheat_keys_total{job_name=\"pets\",outcome=\"removed\"}"), 1);
 }
 
 #[tokio::test]

@@ -15,18 +15,19 @@ fn series_of(job: &str) -> Vec<String> {
     let mut series = Vec::new();
     for outcome in ["ok", "partial", "failed", "timeout", "cancelled"] {
         for trigger in ["schedule", "startup", "request"] {
-            let labels = format!("job=\"{job}\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
+            let labels = format!("job_name=\"{job}\",trigger=\"{trigger}\",outcome=\"{outcome}\"");
             series.push(format!("preheat_runs_total{{{labels}}}"));
         }
     }
     for outcome in ["written", "removed", "failed", "fenced"] {
-        series.push(format!("preheat_keys_total{{job=\"{job}\",outcome=\"{outcome}\"}}"));
+        series.push(format!("preheat_keys_total{{job_name=\"{job}\",outcome=\"{outcome}\"}}"));
     }
     for outcome in ["ok", "failed"] {
-        series.push(format!("preheat_tenants_total{{job=\"{job}\",outcome=\"{outcome}\"}}"));
+        series.push(format!("preheat_tenants_total{{job_name=\"{job}\",outcome=\"{outcome}\"}}"));
     }
     for reason in ["overlap", "queue_full", "draining"] {
-        series.push(format!("preheat_runs_skipped_total{{job=\"{job}\",reason=\"{reason}\"}}"));
+        series
+            .push(format!("preheat_runs_skipped_total{{job_name=\"{job}\",reason=\"{reason}\"}}"));
     }
     let plain = [
         "preheat_run_duration_seconds_count",
@@ -36,7 +37,7 @@ fn series_of(job: &str) -> Vec<String> {
         "preheat_fire_lag_seconds_count",
         "preheat_bytes_total",
     ];
-    series.extend(plain.map(|name| format!("{name}{{job=\"{job}\"}}")));
+    series.extend(plain.map(|name| format!("{name}{{job_name=\"{job}\"}}")));
     series
 }
 
@@ -50,7 +51,7 @@ async fn a_worker_warms_at_its_start_and_is_ready_when_it_has() {
     let ready = worker.get("/readyz").await;
     assert_eq!(ready.status, 503, "{ready:?}");
     assert_eq!(ready.json()["waiting"], json!(["items"]));
-    let next = "preheat_next_run_timestamp_seconds{job=\"items\"}";
+    let next = "preheat_next_run_timestamp_seconds{job_name=\"items\"}";
     for series in series_of("items") {
         let value = worker.metric(&series).await;
         assert!(value == Some(0.0) || (series == next && value > Some(0.0)), "{series} {value:?}");
@@ -69,20 +70,22 @@ async fn a_worker_warms_at_its_start_and_is_ready_when_it_has() {
     assert_eq!(job["last_run"]["outcome"], "ok");
     let bytes = job["last_run"]["report"]["bytes"].as_f64();
     for (series, value) in [
-        ("preheat_runs_total{job=\"items\",trigger=\"startup\",outcome=\"ok\"}", Some(1.0)),
-        ("preheat_tenants_total{job=\"items\",outcome=\"ok\"}", Some(30.0)),
-        ("preheat_keys_total{job=\"items\",outcome=\"written\"}", Some(30.0)),
-        ("preheat_bytes_total{job=\"items\"}", bytes),
-        ("preheat_run_duration_seconds_count{job=\"items\"}", Some(1.0)),
+        ("preheat_runs_total{job_name=\"items\",trigger=\"startup\",outcome=\"ok\"}", Some(1.0)),
+        ("preheat_tenants_total{job_name=\"items\",outcome=\"ok\"}", Some(30.0)),
+        ("preheat_keys_total{job_name=\"items\",outcome=\"written\"}", Some(30.0)),
+        ("preheat_bytes_total{job_name=\"items\"}", bytes),
+        ("preheat_run_duration_seconds_count{job_name=\"items\"}", Some(1.0)),
         ("preheat_db_connections{state=\"max\"}", Some(4.0)),
     ] {
         assert_eq!(worker.metric(series).await, value, "{series}");
     }
     for series in ["preheat_last_success_timestamp_seconds", "preheat_last_run_timestamp_seconds"] {
-        let value = worker.metric(&format!("{series}{{job=\"items\"}}")).await;
+        let value = worker.metric(&format!("{series}{{job_name=\"items\"}}")).await;
         assert!(value > Some(1_700_000_000.0), "{series} {value:?}");
     }
-    worker.metric_becomes("preheat_coverage_ratio{job=\"items\"}", |share| share > 0.999).await;
+    worker
+        .metric_becomes("preheat_coverage_ratio{job_name=\"items\"}", |share| share > 0.999)
+        .await;
     shop.value("nothing").await;
     assert!(worker.metric("preheat_cache_misses_total").await > Some(0.0));
 }
@@ -112,7 +115,7 @@ async fn hazard_28_a_required_job_that_fails_is_named_until_one_waits_no_longer(
     assert_eq!(failed["outcome"], "partial", "a tenant has no rows");
     let message = failed["report"]["failures"][0]["message"].as_str().unwrap();
     assert!(message.contains("division by zero (22012)"), "{message}");
-    let success = "preheat_last_success_timestamp_seconds{job=\"items\"}";
+    let success = "preheat_last_success_timestamp_seconds{job_name=\"items\"}";
     assert_eq!(worker.metric(success).await, Some(0.0));
 }
 
@@ -253,7 +256,7 @@ async fn a_full_queue_sends_requests_away_until_it_has_room() {
     assert_eq!(ask(17).await.status, 202, "a run for the same waits already");
     let job = worker.get("/api/v1/jobs/items").await.json();
     assert_eq!(job["queued"].as_array().map(Vec::len), Some(16));
-    let skipped = "preheat_runs_skipped_total{job=\"items\",reason=\"queue_full\"}";
+    let skipped = "preheat_runs_skipped_total{job_name=\"items\",reason=\"queue_full\"}";
     assert_eq!(worker.metric(skipped).await, Some(1.0));
     drop(holder);
     eventually("all runs have ended", LONG, async || worker.runs("items").await.len() == 17).await;

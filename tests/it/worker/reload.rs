@@ -73,7 +73,7 @@ async fn jobs_that_stay_go_on_and_those_that_are_new_or_changed_begin() {
     for id in [&staying, &going] {
         assert_eq!(run(&worker, id).await["state"], "running");
     }
-    let success = "preheat_last_success_timestamp_seconds{job=\"goes\"}";
+    let success = "preheat_last_success_timestamp_seconds{job_name=\"goes\"}";
     assert!(worker.metric(success).await > Some(0.0));
 
     drop(holder);
@@ -94,7 +94,7 @@ async fn jobs_that_stay_go_on_and_those_that_are_new_or_changed_begin() {
     assert!(triggers("quiet").await.is_empty());
     assert_eq!(triggers("changes").await.iter().filter(|from| *from == "startup").count(), 2);
     assert_eq!(worker.metric(success).await, None, "the alert on it would never end");
-    let ok = "preheat_runs_total{job=\"goes\",trigger=\"request\",outcome=\"ok\"}";
+    let ok = "preheat_runs_total{job_name=\"goes\",trigger=\"request\",outcome=\"ok\"}";
     assert_eq!(worker.metric(ok).await, Some(1.0));
     assert_eq!(worker.get("/readyz").await.status, 200);
 }

@@ -44,11 +44,12 @@ async fn jobs_run_when_they_are_due() {
         assert!(due.iter().all(|due| due.timestamp_subsec_nanos() == 0), "{due:?}");
         assert!(due.iter().all(|due| due.timestamp() % seconds == 0), "{due:?}");
         assert!(due.is_sorted_by(|newer, older| newer > older), "each only once: {due:?}");
-        let lags = format!("preheat_fire_lag_seconds_count{{job=\"{job}\"}}");
+        let lags = format!("preheat_fire_lag_seconds_count{{job_name=\"{job}\"}}");
         assert!(worker.metric(&lags).await >= Some(3.0));
     }
     assert!(worker.runs("hourly").await.is_empty());
-    let next = worker.metric("preheat_next_run_timestamp_seconds{job=\"hourly\"}").await.unwrap();
+    let next =
+        worker.metric("preheat_next_run_timestamp_seconds{job_name=\"hourly\"}").await.unwrap();
     assert!(next % 3600.0 < f64::EPSILON && next > 1.7e9, "{next}");
     shop.assert_warm().await;
 }
@@ -60,7 +61,7 @@ async fn hazard_24_a_due_time_while_a_run_goes_on_is_counted_and_nothing_piles_u
     let mut worker = shop.serve().job("items", &items(&due("every 1s"))).start();
     worker.works().await;
     shop.held(1).await;
-    let skipped = "preheat_runs_skipped_total{job=\"items\",reason=\"overlap\"}";
+    let skipped = "preheat_runs_skipped_total{job_name=\"items\",reason=\"overlap\"}";
     worker.metric_becomes(skipped, |count| count >= 2.0).await;
     worker.says("a run of job `items` is skipped: its last run is still going").await;
     let job = worker.get("/api/v1/jobs/items").await.json();
@@ -84,7 +85,7 @@ async fn hazard_22_more_jobs_at_once_than_the_scheduler_was_made_for_all_run() {
     eventually("each ran twice", LONG, async || {
         let page = worker.get("/metrics").await.body;
         let count = |name: &String| {
-            let labels = format!("job=\"{name}\",trigger=\"schedule\",outcome=\"ok\"");
+            let labels = format!("job_name=\"{name}\",trigger=\"schedule\",outcome=\"ok\"");
             let series = format!("preheat_runs_total{{{labels}}} ");
             let value = page.lines().find_map(|line| line.strip_prefix(&series));
             value.is_some_and(|value| value.parse::<u64>().unwrap() >= 2)
@@ -129,12 +130,12 @@ async fn hazard_22_and_23_after_the_process_was_stopped_every_job_goes_on_after_
         // There is no catch-up run if the stop came during a run: the run's tick covers it.
         if missed.is_empty() {
             let skipped = "preheat_runs_skipped_total";
-            let skipped = format!("{skipped}{{job=\"{job}\",reason=\"overlap\"}}");
+            let skipped = format!("{skipped}{{job_name=\"{job}\",reason=\"overlap\"}}");
             assert!(worker.metric(&skipped).await >= Some(1.0), "{job}: a tick is lost");
             continue;
         }
-        let late = format!("preheat_fire_lag_seconds_bucket{{le=\"5.0\",job=\"{job}\"}}");
-        let all = format!("preheat_fire_lag_seconds_count{{job=\"{job}\"}}");
+        let late = format!("preheat_fire_lag_seconds_bucket{{le=\"5.0\",job_name=\"{job}\"}}");
+        let all = format!("preheat_fire_lag_seconds_count{{job_name=\"{job}\"}}");
         assert!(worker.metric(&late).await < worker.metric(&all).await, "{job}: the lag shows");
     }
     shop.assert_warm().await;
@@ -171,7 +172,7 @@ async fn hazard_22_a_clock_that_is_set_back_silences_the_scheduler_for_seconds_o
     }
     let serve = serve.env("LD_PRELOAD", &library).env("SET_BACK", &set_back);
     let mut worker = serve.job("items", &items(&due("every 1s"))).start();
-    let runs = "preheat_runs_total{job=\"items\",trigger=\"schedule\",outcome=\"ok\"}";
+    let runs = "preheat_runs_total{job_name=\"items\",trigger=\"schedule\",outcome=\"ok\"}";
     worker.works().await;
     worker.metric_becomes(runs, |count| count >= 2.0).await;
     worker.write("set_back", "");

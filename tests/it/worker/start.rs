@@ -64,7 +64,7 @@ async fn a_worker_whose_servers_come_later_says_what_it_waits_for_and_begins_whe
 
     // Unknown metrics are absent; both servers are known to be away.
     for unknown in
-        ["preheat_db_connections{state=\"max\"}", "preheat_coverage_ratio{job=\"items\"}"]
+        ["preheat_db_connections{state=\"max\"}", "preheat_coverage_ratio{job_name=\"items\"}"]
     {
         assert_eq!(worker.metric(unknown).await, None, "{unknown}");
     }

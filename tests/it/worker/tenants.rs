@@ -38,7 +38,7 @@ async fn hazard_09_a_tenant_that_is_switched_off_loses_its_keys_at_the_next_run(
     assert_eq!(worker.warm("items").await["outcome"], "ok");
     eventually("its keys are gone", LONG, async || keys_of(&shop, 4).await.is_empty()).await;
     assert_eq!(keys_of(&shop, 5).await.len(), 21);
-    let removed = "preheat_keys_total{job=\"items\",outcome=\"removed\"}";
+    let removed = "preheat_keys_total{job_name=\"items\",outcome=\"removed\"}";
     worker.metric_becomes(removed, |keys| keys >= 21.0).await;
     assert_eq!(worker.metric(removed).await, Some(21.0));
     worker.says("not active any more since the last list: 1; 21 keys").await;

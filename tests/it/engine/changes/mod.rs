@@ -179,7 +179,7 @@ impl Fed {
 
     /// How many runs for changes have ended with that outcome.
     fn change_runs(&self, job: &str, outcome: &str) -> u32 {
-        let labels = format!("{{job=\"{job}\",trigger=\"change\",outcome=\"{outcome}\"}}");
+        let labels = format!("{{job_name=\"{job}\",trigger=\"change\",outcome=\"{outcome}\"}}");
         self.metric(&format!("preheat_runs_total{labels}"))
     }
 
@@ -503,8 +503,8 @@ async fn hazard_01_a_tenant_that_never_stops_writing_stays_cached_and_is_verifie
     let record = world.warm("list").await;
     let tenants = record.report.tenants;
     assert_eq!((record.outcome, tenants.ok, tenants.fenced), (Outcome::Ok, 1, 1));
-    assert!(world.shows("preheat_tenants_total{job=\"list\",outcome=\"fenced\"} 1"));
-    assert!(world.shows("preheat_keys_total{job=\"list\",outcome=\"fenced\"} 1"));
+    assert!(world.shows("preheat_tenants_total{job_name=\"list\",outcome=\"fenced\"} 1"));
+    assert!(world.shows("preheat_keys_total{job_name=\"list\",outcome=\"fenced\"} 1"));
     for _ in 0..600 {
         world.clock.advance(SECOND / 10).await;
         assert!(world.is("list:t0", "[1]"), "at {:?}", world.clock.monotonic());

@@ -41,7 +41,9 @@ async fn hazard_27_one_bad_tenant_of_a_hundred_is_named_and_all_others_are_warm(
     assert!(record.report.queries <= 15, "{} queries", record.report.queries);
     assert_eq!(world.status("list").last_success_at, None);
     assert!(
-        world.shows("preheat_runs_total{job=\"list\",trigger=\"request\",outcome=\"partial\"} 1")
+        world.shows(
+            "preheat_runs_total{job_name=\"list\",trigger=\"request\",outcome=\"partial\"} 1"
+        )
     );
 }
 

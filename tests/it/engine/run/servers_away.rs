@@ -31,7 +31,7 @@ async fn what_fails_for_a_reason_that_passes_is_tried_again_as_often_as_the_job_
         assert_eq!((record.report.retries, record.report.queries), (2, 3));
         assert_eq!(tries.now(), 3);
         assert!(record.duration() > Duration::ZERO, "it waited between its tries");
-        assert!(world.shows("preheat_batch_retries_total{job=\"list\"} 2"));
+        assert!(world.shows("preheat_batch_retries_total{job_name=\"list\"} 2"));
     }
 }
 
@@ -157,7 +157,7 @@ async fn being_left_alone_is_no_try_of_a_batch() {
     assert_eq!(record.report.tenants.ok, 100);
     assert_eq!(record.report.retries, 1, "of the one that asked in vain");
     assert_eq!(record.report.queries, 1 + 100);
-    assert!(world.shows("preheat_batch_retries_total{job=\"list\"} 1"));
+    assert!(world.shows("preheat_batch_retries_total{job_name=\"list\"} 1"));
 }
 
 #[tokio::test]
