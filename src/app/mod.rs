@@ -1,6 +1,7 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
 mod feed;
+mod folder_watch;
 pub mod follow_up;
 mod front;
 mod keeper;
@@ -8,6 +9,7 @@ mod queries;
 mod start;
 mod versions;
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use self::feed::{FeedSupervisor, Supervised};
+use self::folder_watch::FolderWatch;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
@@ -39,7 +42,7 @@ use crate::adapter::postgres::{
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::audit::Verifier;
 use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
-use crate::definition::{Defaults, JobFiles};
+use crate::definition::{Contents, Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::run::RunRecord;
@@ -166,7 +169,7 @@ impl App {
         begun: Begun,
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
-        let Begun { front, history, versions } = begun;
+        let Begun { front, history, versions, contents } = begun;
         let Orders { stops, reload, .. } = orders;
         self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
@@ -205,8 +208,11 @@ impl App {
         });
         let Supervised { head_start, refused } =
             FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
+        let watch = folder_watch(settings, contents, &clock);
+        let watching = watch.clone();
         let mut keeper = Keeper {
             settings,
+            watch,
             versions,
             source: self.source,
             bell,
@@ -221,6 +227,7 @@ impl App {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
+            never = watch_jobs(watching, reload) => match never {},
             error = refused => Err(error),
         };
         background.cancel();
@@ -320,6 +327,8 @@ struct Begun {
     front: Front,
     history: Arc<dyn History>,
     versions: Versions,
+    /// The contents of the jobs folder when it was read; `None` if the jobs come from no folder.
+    contents: Option<Contents>,
 }
 
 /// The worker: it listens, waits for its servers, works until `orders.stops` is cancelled, and drains.
@@ -332,6 +341,7 @@ pub async fn serve(
     let servers = Servers::lazy(settings)?;
     let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
     let front = Front::open(settings, start.waiting()).await?;
+    let contents = files.contents();
     let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let history = start.history(settings, &app).await?;
@@ -348,7 +358,7 @@ pub async fn serve(
     };
     match outcome {
         Ok(Some((app, history, versions))) => {
-            let begun = Begun { front, history, versions };
+            let begun = Begun { front, history, versions, contents };
             Box::pin(app.work(settings, begun, orders)).await
         }
         Ok(None) => {
@@ -360,6 +370,24 @@ pub async fn serve(
             front.close(LAST_WORDS).await;
             Err(error)
         }
+    }
+}
+
+/// The watch on the jobs folder, if the settings say so and the jobs come from it.
+fn folder_watch(
+    settings: &Settings,
+    contents: Option<Contents>,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<FolderWatch>> {
+    let contents = contents.filter(|_| settings.runner.watch_jobs)?;
+    Some(Arc::new(FolderWatch::new(settings.jobs.clone(), contents, Arc::clone(clock))))
+}
+
+/// Asks for a reload whenever the job files have changed. Never returns.
+async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infallible {
+    match watch {
+        Some(watch) => watch.run(reload).await,
+        None => std::future::pending().await,
     }
 }
 
