@@ -12,6 +12,7 @@ mod jobs;
 mod probes;
 mod runs;
 mod server;
+mod session;
 mod starting;
 
 use std::sync::Arc;
