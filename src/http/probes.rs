@@ -122,9 +122,7 @@ pub(super) fn routes(api: Api) -> Api {
         .answers_text("OpenMetrics, for a client that accepts it", "application/openmetrics-text");
     let document = Operation::new("openapi", "This document")
         .answers::<BTreeMap<String, Value>>(200, "the document");
-    let index = Operation::new("index", "The routes").answers_text("the routes", "text/plain");
-    api.get("/", self::index, index)
-        .get("/healthz", self::healthz, healthz)
+    api.get("/healthz", self::healthz, healthz)
         .get("/readyz", self::readyz, readyz)
         .get("/metrics", self::metrics, metrics)
         .get("/api/v1/openapi.json", self::openapi, document)
