@@ -176,7 +176,7 @@ async fn show(
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// The runs of this job alone.
-    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{0,64}$"))]
     job: Option<String>,
     /// How many runs are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
