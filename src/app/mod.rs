@@ -198,7 +198,12 @@ impl App {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
             metrics: Arc::clone(&metrics),
-            refresh: refresh(self.runner, self.database, settings.database.max_connections),
+            refresh: refresh(
+                self.runner,
+                self.database,
+                Arc::clone(&records),
+                settings.database.max_connections,
+            ),
             token: settings.http.token.clone(),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
@@ -498,17 +503,28 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
 }
 
 /// Updates the figures that come from the servers, at each scrape.
-fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
+fn refresh(
+    runner: Arc<Runner>,
+    database: Arc<Database>,
+    records: Arc<Records>,
+    most: u32,
+) -> Refresh {
     Arc::new(move || {
         let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
+        let pending = records.pending();
         Box::pin(async move {
+            runner.metrics.set_history_pending(pending);
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
+            runner.metrics.set_concurrency_limit(runner.limits.shares().all());
             // If the cache does not answer, its last figures stay.
             if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
-                let CacheStats { hits, misses, evicted, .. } = stats;
+                let CacheStats { hits, misses, evicted, used_memory, maxmemory, .. } = stats;
                 runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
+                runner
+                    .metrics
+                    .set_cache_memory(used_memory, Some(maxmemory).filter(|max| *max > 0));
             }
         })
     })

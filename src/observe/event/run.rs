@@ -16,7 +16,10 @@ use crate::observe::metric::{OfRun, OfSkip, OfTrigger, PerJob, unix_seconds};
 event! {
     /// A job has another due time; `None` if it is disabled or never due again.
     NextRun<'a> { job: &'a JobName, at: Option<DateTime<Utc>> }
-    metrics |metrics| metrics.next_run.of(job).set(at.map_or(0.0, unix_seconds));
+    metrics |metrics| match at {
+        Some(at) => drop(metrics.next_run.of(job).set(unix_seconds(at))),
+        None => metrics.next_run.forget(job),
+    };
 }
 
 event! {
