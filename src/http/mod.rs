@@ -38,6 +38,7 @@ use self::openapi::Api;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
+use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
 
@@ -60,6 +61,8 @@ pub struct Control {
     pub handle: Handle,
     /// Removes keys on request.
     pub invalidations: Arc<Invalidations>,
+    /// Pauses and resumes jobs.
+    pub pauses: Arc<PauseBook>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.

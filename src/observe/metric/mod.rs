@@ -60,7 +60,9 @@ metrics! {
     last_run: Family<OfJob, Seconds>, "preheat_last_run_timestamp_seconds",
         "When a run last ended, however it ended, as a Unix time; absent before the first";
     next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds",
-        "When the job is due next, as a Unix time; absent where it is disabled or never due again";
+        "When the job is due next, as a Unix time; absent where it is disabled, paused or never due again";
+    paused_since: Family<OfJob, Seconds>, "preheat_job_paused_since_timestamp_seconds" once measured,
+        "Since when the job is paused, as a Unix time; absent while it is not";
     fire_lag: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(FIRE_LAGS),
         "preheat_fire_lag_seconds",
         "How long after their due time scheduled runs started";
@@ -392,6 +394,7 @@ mod tests {
         metrics.last_audit.of(&job).set(1_700_000_000.0);
         metrics.consistency.of(&job).set(0.5);
         metrics.coverage.of(&job).set(0.5);
+        metrics.paused_since.of(&job).set(1_700_000_000.0);
         metrics
     }
 
