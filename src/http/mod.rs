@@ -103,7 +103,7 @@ pub fn document() -> String {
 }
 
 fn documented() -> Api {
-    let api = probes::routes(Api::default());
+    let api = pages::described(probes::routes(Api::default()));
     let api = runs::routes(jobs::routes(api));
     invalidations::routes(api)
 }

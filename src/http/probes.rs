@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics`, and the index page that lists the routes.
+//! `/healthz`, `/readyz`, `/metrics`, and the list of routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::observe::{Metrics, event};
 /// If a server hangs, a scrape waits this long for fresh figures, and then shows older ones.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
 
-/// `GET /`
+/// `GET /` for clients that are no browser.
 pub(super) async fn index() -> String {
     format!(
         "preheat {}\n\n\

@@ -22,12 +22,20 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::openapi::{Api, Operation};
 use super::{AppState, probes};
 
-/// The routes of all pages.
+/// The first page, which is the list of routes for a client that is no browser.
+pub(super) fn described(api: Api) -> Api {
+    let index = Operation::new("index", "The dashboard, or the list of routes")
+        .answers_text("the routes", "text/plain")
+        .answers_text("the dashboard, for a client that accepts it", "text/html");
+    api.get("/", first, index)
+}
+
+/// The routes of all other pages.
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/", get(first))
         .route("/jobs", get(jobs::show))
         .route("/jobs/{job}", get(job::show))
         .route("/runs", get(runs::show))
