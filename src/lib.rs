@@ -6,7 +6,7 @@
 //! 2. [`definition`]: turns job files into checked jobs, or lists every problem in them.
 //! 3. [`engine`]: decides when a job runs and how a run goes; [`engine::ports`] is what it needs from outside.
 //! 4. [`audit`]: compares the cache with the database. [`invalidate`]: removes keys on request, fences first.
-//!    [`estimate`]: says what a run would do, for `preheat plan`.
+//!    [`estimate`]: says what a run would do, for `preheat plan`. [`overview`]: what an operator asks of a worker.
 //! 5. [`adapter`]: implements the engine's ports with Postgres, Redis, the clock and the bell.
 //! 6. [`observe`]: turns each event into one log line and its metrics, in one place.
 //! 7. [`http`]: the control plane.
@@ -27,4 +27,5 @@ pub mod estimate;
 pub mod http;
 pub mod invalidate;
 pub mod observe;
+pub mod overview;
 pub mod telemetry;

@@ -13,6 +13,7 @@ mod openapi;
 mod probes;
 mod runs;
 mod server;
+mod session;
 mod starting;
 
 use std::sync::Arc;

@@ -176,6 +176,7 @@ async fn show(
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// The runs of this job alone.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
     job: Option<String>,
     /// How many runs are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
@@ -294,6 +295,7 @@ struct StartBody {
 #[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
 struct WrittenBody {
     /// The tenants to warm, 1 to 1,000; without them, all active ones.
+    #[schemars(length(min = 1, max = MAX_TENANTS))]
     tenants: Option<Vec<WrittenId>>,
     /// Whether to answer only when the runs have ended.
     wait: Option<bool>,

@@ -20,7 +20,7 @@ enum Imports {
     Only(&'static [&'static str]),
 }
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     Rule {
         module: "domain",
         imports: Imports::Only(&[]),
@@ -70,6 +70,12 @@ const RULES: [Rule; 13] = [
         reason: "what a run would do, asked of the engine's ports; `preheat plan` alone needs it",
     },
     Rule {
+        module: "overview",
+        imports: Imports::Only(&["domain", "engine", "audit", "invalidate", "observe"]),
+        forbidden: &["sqlx", "redis", "axum"],
+        reason: "what an operator asks, computed from what the engine and the tools know",
+    },
+    Rule {
         module: "adapter",
         imports: Imports::Only(&["domain", "engine::ports"]),
         forbidden: &["axum", "tracing"],
@@ -84,6 +90,7 @@ const RULES: [Rule; 13] = [
             "invalidate",
             "audit",
             "observe",
+            "overview",
         ]),
         forbidden: &["sqlx", "redis"],
         reason: "the control plane asks the engine and the tools, and never a server itself",

@@ -237,6 +237,7 @@ impl JobState {
             queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
+            pause: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::domain::job::{Job, JobName};
+use crate::domain::pause::Pause;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 pub use crate::engine::run::progress::{Progress, ProgressNow};
 
@@ -118,6 +119,8 @@ pub struct JobStatus {
     pub last_run: Option<Arc<RunRecord>>,
     /// When the last `ok` run ended.
     pub last_success_at: Option<DateTime<Utc>>,
+    /// Why the job is paused, if it is. Then only people start its runs, and it is never due.
+    pub pause: Option<Pause>,
 }
 
 /// A run that has not ended.

@@ -1,0 +1,195 @@
+//! A job: its line in the list, and its page.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Level, Line, Moment, NotWarmTenant};
+use crate::domain::report::FailureKind;
+use crate::domain::run::{Outcome, RunId, Trigger};
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Its file says `enabled = false`.
+    Disabled,
+    /// Its file is rejected, and no older version is in use.
+    Held,
+    /// Somebody paused it.
+    Paused,
+    /// A run goes on.
+    Running,
+    /// It waits for its next due time, or for a request.
+    Idle,
+}
+
+/// A job in one line.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct JobLine {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// How bad the worst of its troubles is.
+    pub level: Level,
+    /// As in the job file: `every 10m`, or a cron expression.
+    pub schedule: String,
+    /// The time zone of a cron expression.
+    pub timezone: Option<String>,
+    /// The longest time between two due times, in milliseconds; null for a schedule that ends.
+    pub gap_ms: Option<u64>,
+    /// The TTL of its keys, in milliseconds, without jitter.
+    pub ttl_ms: u64,
+    /// When it is due next.
+    pub next_due_at: Option<Moment>,
+    /// The run under way.
+    pub running: Option<Running>,
+    /// How many of its runs wait.
+    pub queued: u64,
+    /// The run that ended last, however it ended; null if it never ran.
+    pub last_run: Option<LastRun>,
+    /// When the last `ok` run over all tenants ended.
+    pub last_success_at: Option<Moment>,
+    /// The last runs, oldest first, at most 50. Runs for changes that ended `ok` are not among them.
+    pub runs: Vec<RunBar>,
+    /// How long 95 % of these runs took at most, in milliseconds.
+    pub p95_ms: Option<u64>,
+    /// From when on it is late: two of its longest gaps after its last success. Null while it is paused, disabled
+    /// or held, or its schedule ends.
+    pub late_after: Option<Moment>,
+    /// Whether that moment has passed.
+    pub is_late: bool,
+    /// How much time is left, in milliseconds, between the end of the next run and the moment when the first key
+    /// expires. Negative: keys expire before they are written again.
+    pub ttl_margin_ms: Option<i64>,
+    /// When the first key expires if nothing runs.
+    pub expires_at: Option<Moment>,
+    /// The share of a sample of its keys that are in the cache.
+    pub coverage: Option<f64>,
+    /// The share of its compared values that equal the database's.
+    pub consistency: Option<f64>,
+    /// How many of its tenants are not warm.
+    pub not_warm: u64,
+    /// The first failure of the last run that was not `ok`, if no `ok` run came after it.
+    pub first_failure: Option<FirstFailure>,
+    /// Keys that the last run over all tenants wrote.
+    pub keys: Option<u64>,
+    /// Bytes of the values that this run wrote.
+    pub bytes: Option<u64>,
+    /// The pause, while it is paused.
+    pub pause: Option<PauseView>,
+}
+
+/// A run under way.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Running {
+    /// Its id.
+    pub id: RunId,
+    /// Why it started.
+    pub trigger: Trigger,
+    /// When it started.
+    pub started_at: Moment,
+    /// Tenants that it covers; 0 until the tenant list is read.
+    pub tenants_total: u64,
+    /// Tenants that it is done with.
+    pub tenants_done: u64,
+}
+
+/// The run that ended last.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct LastRun {
+    /// Its id.
+    pub id: RunId,
+    /// Why it started.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it ended.
+    pub finished_at: Moment,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// One of the last runs, as little as a bar needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RunBar {
+    /// Its id.
+    pub id: RunId,
+    /// Why it started.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it started.
+    pub started_at: Moment,
+    /// How long it waited after it was due or asked for, in milliseconds.
+    pub waited_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Keys that it wrote.
+    pub keys: u64,
+}
+
+/// The first failure of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct FirstFailure {
+    /// The run.
+    pub run: RunId,
+    /// The kind of failure.
+    pub kind: FailureKind,
+    /// The tenant, if it concerns one.
+    pub tenant: Option<String>,
+    /// What happened.
+    pub message: String,
+    /// How many failures of this kind there were.
+    pub count: u64,
+}
+
+/// A pause.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PauseView {
+    /// Why the job is paused.
+    pub note: String,
+    /// Who paused it.
+    pub by: String,
+    /// Since when.
+    pub since: Moment,
+    /// When it ends by itself; null if somebody has to resume the job.
+    pub until: Option<Moment>,
+}
+
+/// A job's page.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct JobDetail {
+    /// Its line in the list.
+    pub line: JobLine,
+    /// The next five due times.
+    pub next_due: Vec<Moment>,
+    /// Runs that were due or asked for and did not happen, newest first, at most 20.
+    pub skipped: Vec<Skip>,
+    /// The last 24 hours.
+    pub day: JobSeries,
+    /// The first tenants that are not warm, at most 20.
+    pub not_warm: Vec<NotWarmTenant>,
+}
+
+/// A run that did not happen.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Skip {
+    /// When it was due or asked for.
+    pub at: Moment,
+    /// Why it did not happen: `overlap`, `queue_full`, `draining`, `paused`.
+    pub reason: String,
+}
+
+/// A job's last 24 hours, a value each five minutes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct JobSeries {
+    /// The share of its keys that were in the cache.
+    pub coverage: Line,
+    /// The share of its values that equalled the database's.
+    pub consistency: Line,
+    /// How long 95 % of its last runs took at most, in milliseconds.
+    pub p95_ms: Line,
+}
