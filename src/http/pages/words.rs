@@ -209,6 +209,8 @@ pub(super) enum Look {
     Paused,
     /// There is nothing to judge: it never ran, is disabled, or was cancelled.
     Idle,
+    /// Somebody may want to know it.
+    Info,
     /// Part of it went wrong, or it is late.
     Partial,
     /// It went wrong.
@@ -223,12 +225,14 @@ impl Look {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Idle => "idle",
+            Self::Info => "info",
             Self::Partial => "partial",
             Self::Failed => "failed",
         }
     }
 
-    /// Its shape, in a box of 12 by 12: a disc, a half disc, two strokes, a ring, a triangle, a square.
+    /// Its shape, in a box of 12 by 12: a disc, a half disc, two strokes, a ring, a diamond, a
+    /// triangle, a square.
     fn shape(self) -> &'static str {
         match self {
             Self::Ok => "M6 1a5 5 0 1 1 0 10a5 5 0 1 1 0-10z",
@@ -237,6 +241,7 @@ impl Look {
             Self::Idle => {
                 "M6 1a5 5 0 1 1 0 10a5 5 0 1 1 0-10zM6 2.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0-7z"
             }
+            Self::Info => "M6 0l6 6l-6 6l-6-6z",
             Self::Partial => "M6 .5l6 11h-12z",
             Self::Failed => "M1 1h10v10h-10z",
         }
