@@ -10,9 +10,6 @@ use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::assets::{Asset, ICON, SCRIPT, STYLE};
-use crate::domain::job::JobName;
-use crate::domain::run::RunId;
-use crate::domain::tenant::TenantId;
 use crate::http::AppState;
 
 /// What is percent-encoded in a path segment or in a query's value: everything but what RFC 3986
@@ -156,13 +153,13 @@ impl Links {
     }
 
     /// A job's page.
-    pub(in crate::http) fn job(&self, job: &JobName) -> String {
-        self.to(format_args!("jobs/{}", encoded(job.as_str())))
+    pub(in crate::http) fn job(&self, job: &str) -> String {
+        self.to(format_args!("jobs/{}", encoded(job)))
     }
 
     /// Where a form posts what is to be done with a job: `run`, `pause`, `resume`, `invalidate`.
-    pub(in crate::http) fn job_action(&self, job: &JobName, action: &str) -> String {
-        self.to(format_args!("jobs/{}/{action}", encoded(job.as_str())))
+    pub(in crate::http) fn job_action(&self, job: &str, action: &str) -> String {
+        self.to(format_args!("jobs/{}/{action}", encoded(job)))
     }
 
     /// The list of runs, with filters: pairs of a name and a value.
@@ -171,7 +168,7 @@ impl Links {
     }
 
     /// A run's page.
-    pub(in crate::http) fn run(&self, run: RunId) -> String {
+    pub(in crate::http) fn run(&self, run: impl Display) -> String {
         self.to(format_args!("runs/{run}"))
     }
 
@@ -181,8 +178,8 @@ impl Links {
     }
 
     /// A tenant's page.
-    pub(in crate::http) fn tenant(&self, tenant: &TenantId) -> String {
-        match tenant.as_str() {
+    pub(in crate::http) fn tenant(&self, tenant: &str) -> String {
+        match tenant {
             // A browser takes these two for steps between folders, even when they are encoded.
             id @ ("." | "..") => self.tenants(&[("find", id)]),
             id => self.to(format_args!("tenants/{}", encoded(id))),
@@ -190,8 +187,8 @@ impl Links {
     }
 
     /// Where a form posts what is to be done with a tenant: `warm`.
-    pub(in crate::http) fn tenant_action(&self, tenant: &TenantId, action: &str) -> String {
-        self.to(format_args!("tenants/{}/{action}", encoded(tenant.as_str())))
+    pub(in crate::http) fn tenant_action(&self, tenant: &str, action: &str) -> String {
+        self.to(format_args!("tenants/{}/{action}", encoded(tenant)))
     }
 
     /// The audit's page.
@@ -328,7 +325,7 @@ mod tests {
             assert_eq!(Links::from(path).overview(), overview, "{path}");
         }
         let links = Links::from("/runs/1");
-        assert_eq!(links.job(&JobName::parse("services").unwrap()), "../jobs/services");
+        assert_eq!(links.job("services"), "../jobs/services");
         assert_eq!(links.runs(&[]), "../runs");
         let filters = [("job", "a"), ("since", ""), ("outcome", "a&b=c d")];
         assert_eq!(links.runs(&filters), "../runs?job=a&outcome=a%26b%3Dc%20d");
@@ -339,7 +336,7 @@ mod tests {
             ("ü", "../tenants/%C3%BC"),
             ("..", "../tenants?find=.."),
         ] {
-            assert_eq!(links.tenant(&TenantId::new(id)), link);
+            assert_eq!(links.tenant(id), link);
         }
     }
 
