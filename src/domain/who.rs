@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest name, in characters.
@@ -9,7 +10,7 @@ pub const MAX_NAME: usize = 64;
 
 /// Who asked for something: the name given at the sign-in, the one that a trusted proxy sends, or
 /// `token`. It is a label for people and proves nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, JsonSchema)]
 pub struct Who(String);
 
 impl Who {

@@ -26,7 +26,7 @@ const HEADER: &str = "idempotency-key";
 pub(super) const KEY_HEADER: &[RequestHeader] = &[RequestHeader {
     name: "Idempotency-Key",
     description: "a request that is repeated with the same key is answered with what came of the first",
-    pattern: "^[!#-~]{1,255}$",
+    pattern: "^[ -~]{1,257}$",
 }];
 /// Longer than any uuid or hash that a client makes up.
 const MAX_KEY_BYTES: usize = 255;

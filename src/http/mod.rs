@@ -1,6 +1,5 @@
-//! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to
-//! `routes` in the file of its resource, with its description for the OpenAPI document; to add a
-//! page, see [`pages`].
+//! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
+//! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
 
 mod answer;
 mod auth;
@@ -39,6 +38,7 @@ use self::openapi::Api;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
+use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
 
@@ -61,6 +61,8 @@ pub struct Control {
     pub handle: Handle,
     /// Removes keys on request.
     pub invalidations: Arc<Invalidations>,
+    /// Pauses and resumes jobs.
+    pub pauses: Arc<PauseBook>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
@@ -87,9 +89,9 @@ type AppState = Arc<Shared>;
 /// All routes.
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
+    let pages = pages::routes().layer(middleware::from_fn(limit_time));
     let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
     let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
-    let pages = pages::routes().layer(middleware::from_fn(limit_time));
     with_answers_in_common(routes.merge(pages))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
         .with_state(state)

@@ -245,6 +245,7 @@ pub(super) fn metrics_page(
     metrics: &Metrics,
     headers: &HeaderMap,
 ) -> ([(HeaderName, &'static str); 1], String) {
+    metrics.look_at_process();
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (kind, page) = if wants_openmetrics(accepted) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -9,5 +9,6 @@
 
 pub(crate) mod event;
 pub mod metric;
+mod process;
 
 pub use metric::Metrics;

@@ -12,6 +12,7 @@ mod moment;
 mod pages;
 mod parameter_types;
 mod parameters;
+mod pauses;
 mod read_error;
 mod replication;
 mod session;

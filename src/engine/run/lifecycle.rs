@@ -90,6 +90,7 @@ impl Runner {
             report,
             replica: self.replica.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            requested_by: spec.requested_by.clone(),
         }
     }
 

@@ -10,14 +10,14 @@ use crate::domain::job::JobName;
 event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
     FeedConnected;
-    metrics |metrics| metrics.set_feed_listens(true);
+    metrics |metrics| metrics.set_feed_listens(Some(true));
     log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
     /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
     FeedLost<'a> { message: &'a str }
-    metrics |metrics| metrics.set_feed_listens(false);
+    metrics |metrics| metrics.set_feed_listens(Some(false));
     log warn!(
         "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"
     );
@@ -27,10 +27,10 @@ event! {
     /// There is no change feed, or no longer; emitted once a reason.
     FeedOff<'a> {
         reason: &'a str,
-        /// Whether the settings require one.
+        /// Whether there should be one, and it cannot work.
         is_fault: bool,
     }
-    metrics |metrics| metrics.set_feed_listens(false);
+    metrics |metrics| metrics.set_feed_listens(is_fault.then_some(false));
     log {
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
@@ -68,6 +68,7 @@ event! {
         /// Whose transactions.
         what: &'a str,
     }
+    metrics |metrics| metrics.set_feed_listens(Some(false));
     log warn!(
         "the change feed begins when the transactions have ended that are open now, and waits for \
          {what}; the jobs' schedules go on meanwhile"

@@ -28,7 +28,7 @@ event! {
         listen: SocketAddr,
         at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.started.set(unix_seconds(at));
+    metrics |metrics| metrics.started.know(unix_seconds(at));
     log {
         let (address, with) = (listen.to_string(), counted(jobs, "job", "jobs"));
         info!(version, jobs, address, "preheat {version} is running with {with} on http://{listen}");
