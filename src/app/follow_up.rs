@@ -223,6 +223,7 @@ mod tests {
             report,
             replica: String::new(),
             version: String::new(),
+            requested_by: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
 mod feed;
+mod folder_watch;
 pub mod follow_up;
 mod front;
 mod keeper;
@@ -8,6 +9,7 @@ mod queries;
 mod start;
 mod versions;
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use self::feed::{FeedSupervisor, Supervised};
+use self::folder_watch::FolderWatch;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
@@ -42,14 +45,16 @@ use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
+use crate::domain::pause::Pauses;
 use crate::domain::run::RunRecord;
-use crate::engine::ports::{CacheStats, Clock, History};
+use crate::engine::ports::{CacheStats, Clock, History, PauseStore};
 use crate::engine::ports::{Ports, Unguarded};
 use crate::engine::registry::Registry;
 use crate::engine::run::limit::{Limits, Shares};
 use crate::engine::run::record::Records;
 use crate::engine::run::{Runner, Stops};
 use crate::engine::schedule::health::Beats;
+use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
 use crate::http::{Control, Refresh};
@@ -106,6 +111,13 @@ pub struct App {
     pub source: Arc<PostgresSource>,
     jobs: Jobs,
     database: Arc<Database>,
+    cache: Arc<RedisCache>,
+}
+
+/// Where a worker keeps what has to outlive it.
+struct Stores {
+    history: Arc<dyn History>,
+    pauses: Arc<dyn PauseStore>,
 }
 
 impl App {
@@ -137,7 +149,7 @@ impl App {
             source: Arc::clone(&source) as _,
             reader: Arc::new(source.reading_only()),
             cache: Arc::clone(&cache) as _,
-            ledger: cache,
+            ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
         let runner = Arc::new(Runner::new(
@@ -156,7 +168,7 @@ impl App {
         if database.is_replica() {
             event::DatabaseIsReplica { server: database.server() }.emit(&runner.metrics);
         }
-        Self { runner, source, jobs, database }
+        Self { runner, source, jobs, database, cache }
     }
 
     /// Works until `stops` is cancelled, and then drains.
@@ -166,12 +178,13 @@ impl App {
         begun: Begun,
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
-        let Begun { front, history, versions } = begun;
+        let Begun { front, stores, pauses, versions } = begun;
         let Orders { stops, reload, .. } = orders;
         self.runner.limits.set(worker_shares(settings));
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
-        let records = Records::new(history, Arc::clone(&clock), Arc::clone(&metrics), retention);
+        let records =
+            Records::new(stores.history, Arc::clone(&clock), Arc::clone(&metrics), retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
         let ring = ring(&notify, &beats, &clock);
@@ -188,25 +201,36 @@ impl App {
         let parts =
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
-        let engine = engine.with_rejections(versions.rejections());
+        let engine = engine.with_rejections(versions.rejections()).with_pauses(pauses.clone());
+        let pauses = PauseBook::new(stores.pauses, handle.clone(), pauses, Arc::clone(&metrics));
         let invalidations =
             Invalidations::new(Arc::clone(&self.runner), handle.clone(), stops.clone());
         let background = front.shutdown.clone();
         let supervisor = Supervisor::new(&self.runner.ports, background.clone());
         let mut tasks = look_after(settings, &self.runner, &records, &stops, &supervisor);
+        tasks.spawn(keep_pauses(&supervisor, &pauses));
         front.works(Control {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
+            pauses,
             metrics: Arc::clone(&metrics),
-            refresh: refresh(self.runner, self.database, settings.database.max_connections),
+            refresh: refresh(
+                self.runner,
+                self.database,
+                Arc::clone(&records),
+                settings.database.max_connections,
+            ),
             token: settings.http.token.clone(),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
         let Supervised { head_start, refused } =
             FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
+        let watch = folder_watch(settings, &versions, &clock);
+        let watching = watch.clone();
         let mut keeper = Keeper {
             settings,
+            watch,
             versions,
             source: self.source,
             bell,
@@ -221,6 +245,7 @@ impl App {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
+            never = watch_jobs(watching, reload) => match never {},
             error = refused => Err(error),
         };
         background.cancel();
@@ -234,15 +259,18 @@ impl App {
         ended
     }
 
-    /// The history for run records: in the database, or in memory if that fails and is not
-    /// required.
-    async fn history(
+    /// Where run records and pauses are kept: in the database, or in memory and in the cache if that
+    /// fails and is not required.
+    async fn stores(
         &self,
         settings: &Settings,
         database: &Arc<Database>,
-    ) -> Result<Arc<dyn History>, MigrateError> {
+    ) -> Result<Stores, MigrateError> {
         match (postgres::migrate(database).await, settings.history.enabled) {
-            (Ok(_applied), _) => Ok(Arc::new(PostgresHistory::new(Arc::clone(database)))),
+            (Ok(_applied), _) => {
+                let history = Arc::new(PostgresHistory::new(Arc::clone(database)));
+                Ok(Stores { history: Arc::clone(&history) as _, pauses: history })
+            }
             (Err(error), HistoryMode::Required) => Err(error),
             (Err(error), _) => {
                 let (reason, sql) = match error {
@@ -253,9 +281,14 @@ impl App {
                 };
                 let disabled = event::HistoryDisabled { reason: &reason, sql: &sql };
                 disabled.emit(&self.runner.metrics);
-                Ok(memory_history())
+                Ok(self.stores_without_history())
             }
         }
+    }
+
+    fn stores_without_history(&self) -> Stores {
+        let history = Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY));
+        Stores { history, pauses: Arc::clone(&self.cache) as _ }
     }
 
     fn history_database(&self, settings: &Settings) -> Result<Arc<Database>, ConnectError> {
@@ -318,7 +351,8 @@ pub struct Orders<'a> {
 /// What the worker's start made before the engine is there.
 struct Begun {
     front: Front,
-    history: Arc<dyn History>,
+    stores: Stores,
+    pauses: Pauses,
     versions: Versions,
 }
 
@@ -334,11 +368,11 @@ pub async fn serve(
     let front = Front::open(settings, start.waiting()).await?;
     let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
-        let history = start.history(settings, &app).await?;
+        let (stores, pauses) = start.stores(settings, &app).await?;
         let mut versions = Versions::new(files);
         versions.check(&app.source, clock.as_ref()).await;
         app.jobs = versions.in_use();
-        Ok((app, history, versions))
+        Ok((app, stores, pauses, versions))
     };
     let outcome = tokio::select! {
         biased;
@@ -347,8 +381,8 @@ pub async fn serve(
         error = start.gives_up(orders.wait) => Err(error),
     };
     match outcome {
-        Ok(Some((app, history, versions))) => {
-            let begun = Begun { front, history, versions };
+        Ok(Some((app, stores, pauses, versions))) => {
+            let begun = Begun { front, stores, pauses, versions };
             Box::pin(app.work(settings, begun, orders)).await
         }
         Ok(None) => {
@@ -360,6 +394,24 @@ pub async fn serve(
             front.close(LAST_WORDS).await;
             Err(error)
         }
+    }
+}
+
+/// The watch on the jobs folder, if the settings say so and the jobs come from it.
+fn folder_watch(
+    settings: &Settings,
+    versions: &Versions,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<FolderWatch>> {
+    let contents = versions.contents().filter(|_| settings.runner.watch_jobs)?;
+    Some(Arc::new(FolderWatch::new(settings.jobs.clone(), contents, Arc::clone(clock))))
+}
+
+/// Asks for a reload whenever the job files have changed. Never returns.
+async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infallible {
+    match watch {
+        Some(watch) => watch.run(reload).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -409,8 +461,15 @@ fn ring(notify: &Arc<Notify>, beats: &Arc<Beats>, clock: &Arc<dyn Clock>) -> Rin
     })
 }
 
-fn memory_history() -> Arc<dyn History> {
-    Arc::new(MemoryHistory::new(RECORDS_IN_MEMORY))
+/// Keeps the pauses until the worker stops.
+fn keep_pauses(
+    supervisor: &Supervisor,
+    pauses: &Arc<PauseBook>,
+) -> impl Future<Output = ()> + use<> {
+    let state = (Arc::clone(pauses), supervisor.stop().clone());
+    supervisor.clone().keep_running("pauses", state, |(pauses, stop)| {
+        Arc::clone(pauses).run(stop.clone()).boxed()
+    })
 }
 
 /// The permits of a worker with these settings. One permit is for changes alone, if that leaves
@@ -498,17 +557,28 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
 }
 
 /// Updates the figures that come from the servers, at each scrape.
-fn refresh(runner: Arc<Runner>, database: Arc<Database>, most: u32) -> Refresh {
+fn refresh(
+    runner: Arc<Runner>,
+    database: Arc<Database>,
+    records: Arc<Records>,
+    most: u32,
+) -> Refresh {
     Arc::new(move || {
         let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
+        let pending = records.pending();
         Box::pin(async move {
+            runner.metrics.set_history_pending(pending);
             let connections = database.connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
+            runner.metrics.set_concurrency_limit(runner.limits.shares().all());
             // If the cache does not answer, its last figures stay.
             if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
-                let CacheStats { hits, misses, evicted, .. } = stats;
+                let CacheStats { hits, misses, evicted, used_memory, maxmemory, .. } = stats;
                 runner.metrics.set_cache_counters(CacheCounts { hits, misses, evicted });
+                runner
+                    .metrics
+                    .set_cache_memory(used_memory, Some(maxmemory).filter(|max| *max > 0));
             }
         })
     })

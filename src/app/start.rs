@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{App, AppError, Servers, memory_history};
+use super::{App, AppError, Servers, Stores};
 use crate::adapter::postgres::MigrateError;
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::config::{HistoryMode, Settings};
 use crate::domain::job::Jobs;
+use crate::domain::pause::Pauses;
 use crate::domain::retry;
-use crate::engine::ports::{Clock, History};
+use crate::engine::ports::{Clock, PauseStoreError};
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::http::Waiting;
 use crate::observe::event::{self, Server};
@@ -72,24 +73,31 @@ impl Start {
         Ok(App::build(settings, jobs, servers, clock, metrics))
     }
 
-    /// The history for run records. If the settings require one in a database, the worker waits for
-    /// that database.
-    pub(super) async fn history(
+    /// Where run records and pauses are kept, and the pauses in effect. If the settings require a
+    /// history in a database, the worker waits for that database. It always waits until it knows the
+    /// pauses: a paused job must not run.
+    pub(super) async fn stores(
         &self,
         settings: &Settings,
         app: &App,
-    ) -> Result<Arc<dyn History>, AppError> {
+    ) -> Result<(Stores, Pauses), AppError> {
+        let read = async |stores: Stores| match stores.pauses.pauses().await {
+            Ok(pauses) => Ok((stores, pauses.unwrap_or_default())),
+            Err(PauseStoreError(message)) => Err(unreachable(message)),
+        };
         if settings.history.enabled == HistoryMode::Off {
-            return Ok(memory_history());
+            let address = app.cache.server().to_owned();
+            let needed = Needed { role: "cache", server: Some(Server::Cache), address };
+            let open = async || read(app.stores_without_history()).await;
+            return Ok(self.until_it_is_there(&needed, open).await?);
         }
         let database = app.history_database(settings)?;
         let address = database.server().to_owned();
         let needed = Needed { role: "history", server: None, address };
-        let open = async || match app.history(settings, &database).await {
-            Err(MigrateError::Failed(message)) => {
-                Err(ConnectError { kind: ConnectErrorKind::Unreachable, message })
-            }
-            opened => Ok(opened),
+        let open = async || match app.stores(settings, &database).await {
+            Ok(stores) => read(stores).await.map(Ok),
+            Err(MigrateError::Failed(message)) => Err(unreachable(message)),
+            Err(refused) => Ok(Err(refused)),
         };
         Ok(self.until_it_is_there(&needed, open).await??)
     }
@@ -166,4 +174,8 @@ impl Needed {
         let address = servers.cache.server().to_owned();
         Self { role: "cache", server: Some(Server::Cache), address }
     }
+}
+
+fn unreachable(message: String) -> ConnectError {
+    ConnectError { kind: ConnectErrorKind::Unreachable, message }
 }

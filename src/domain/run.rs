@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::job::JobName;
 pub use super::report::Outcome;
 use super::report::{Failure, Report};
+use super::who::Who;
 
 /// A run's id: a version 7 UUID, so that ids sort by the time at which the runs were requested.
 #[derive(
@@ -71,11 +72,13 @@ pub enum SkipReason {
     QueueFull,
     /// The worker is stopping.
     Draining,
+    /// The job is paused.
+    Paused,
 }
 
 impl SkipReason {
     /// All reasons, so that each has its metrics from the start.
-    pub const ALL: [Self; 3] = [Self::Overlap, Self::QueueFull, Self::Draining];
+    pub const ALL: [Self; 4] = [Self::Overlap, Self::QueueFull, Self::Draining, Self::Paused];
 
     /// The reason's name in logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -83,6 +86,7 @@ impl SkipReason {
             Self::Overlap => "overlap",
             Self::QueueFull => "queue_full",
             Self::Draining => "draining",
+            Self::Paused => "paused",
         }
     }
 
@@ -92,6 +96,7 @@ impl SkipReason {
             Self::Overlap => "its last run is still going",
             Self::QueueFull => "too many of its runs wait already",
             Self::Draining => "the worker is stopping",
+            Self::Paused => "the job is paused",
         }
     }
 }
@@ -123,6 +128,9 @@ pub struct RunRecord {
     /// Whether it was for all active tenants; `None` in records of versions that did not keep it.
     #[serde(default)]
     pub all_tenants: Option<bool>,
+    /// Who asked for the run, if somebody did over HTTP.
+    #[serde(default)]
+    pub requested_by: Option<Who>,
 }
 
 impl RunRecord {

@@ -120,11 +120,21 @@ impl From<HistoryError> for ApiError {
     }
 }
 
+/// Why a request was refused. It travels in the extensions of the answer, so that a browser can get
+/// a page in place of the JSON.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) code: &'static str,
+    pub(super) message: String,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self { status, code, message, header } = self;
-        let body = axum::Json(ErrorBody::new(code, message));
-        (status, header.map(|header| [header]), body).into_response()
+        let body = axum::Json(ErrorBody::new(code, message.clone()));
+        let mut answer = (status, header.map(|header| [header]), body).into_response();
+        answer.extensions_mut().insert(Refusal { code, message });
+        answer
     }
 }
 

@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, Shared};
 use super::Control;
 use super::answer::ApiError;
 use super::limited;
+use super::openapi::RequestHeader;
 use crate::domain::run::RunId;
 use crate::engine::schedule::handle::{Handle, RequestError, RunRequest, Ticket};
 use crate::invalidate::{
@@ -22,10 +23,11 @@ use crate::invalidate::{
 /// The header's name.
 const HEADER: &str = "idempotency-key";
 /// The header for the OpenAPI document.
-pub(super) const KEY_HEADER: &[(&str, &str)] = &[(
-    "Idempotency-Key",
-    "1 to 255 characters: a request that is repeated with the same key is answered with what came of the first",
-)];
+pub(super) const KEY_HEADER: &[RequestHeader] = &[RequestHeader {
+    name: "Idempotency-Key",
+    description: "a request that is repeated with the same key is answered with what came of the first",
+    pattern: "^[ -~]{1,257}$",
+}];
 /// Longer than any uuid or hash that a client makes up.
 const MAX_KEY_BYTES: usize = 255;
 /// Above it the oldest is forgotten; a repeated run does no harm.

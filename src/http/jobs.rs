@@ -86,7 +86,8 @@ async fn show(
 
 impl JobView {
     fn new(job: &JobStatus, status: &Status) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at } = job;
+        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause: _ } =
+            job;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {

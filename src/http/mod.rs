@@ -1,5 +1,5 @@
-//! The control plane: probes, metrics, jobs and runs. To add a route, add it to `routes` in the
-//! file of its resource, with its description for the OpenAPI document.
+//! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
+//! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
 
 mod answer;
 mod auth;
@@ -10,9 +10,11 @@ mod idempotency;
 mod invalidations;
 mod jobs;
 mod openapi;
+mod pages;
 mod probes;
 mod runs;
 mod server;
+mod session;
 mod starting;
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -36,6 +38,7 @@ use self::openapi::Api;
 pub use self::server::{Routes, serve};
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
+use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
 
@@ -58,6 +61,8 @@ pub struct Control {
     pub handle: Handle,
     /// Removes keys on request.
     pub invalidations: Arc<Invalidations>,
+    /// Pauses and resumes jobs.
+    pub pauses: Arc<PauseBook>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
@@ -84,9 +89,10 @@ type AppState = Arc<Shared>;
 /// All routes.
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
+    let pages = pages::routes().layer(middleware::from_fn(limit_time));
     let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
     let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
-    with_answers_in_common(routes)
+    with_answers_in_common(routes.merge(pages))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
         .with_state(state)
 }
@@ -97,7 +103,7 @@ pub fn document() -> String {
 }
 
 fn documented() -> Api {
-    let api = probes::routes(Api::default());
+    let api = pages::described(probes::routes(Api::default()));
     let api = runs::routes(jobs::routes(api));
     invalidations::routes(api)
 }
@@ -116,6 +122,7 @@ fn with_answers_in_common<S: Clone + Send + Sync + 'static>(routes: Router<S>) -
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(pages::errors::as_pages))
         .layer(middleware::from_fn(finish))
 }
 
@@ -127,12 +134,39 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
     tokio::time::timeout(MAX_TIME, answer).await.map_err(|_elapsed| ApiError::timed_out())
 }
 
-/// Headers of every answer: no cache may store it.
+/// Headers of every answer. Nothing from elsewhere may be loaded into a page, nothing in a page runs
+/// that is not a file of ours, and no other site may frame it. Caches store only what says so itself.
+const HEADERS: [(HeaderName, HeaderValue); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+             connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static("camera=(), geolocation=(), microphone=()"),
+    ),
+];
+
 async fn finish(request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in HEADERS {
+        headers.insert(name, value);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Operation {
     id: &'static str,
     summary: &'static str,
     needs_token: bool,
-    headers: &'static [(&'static str, &'static str)],
+    headers: &'static [RequestHeader],
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
     answers: BTreeMap<u16, Answers>,
@@ -39,6 +39,22 @@ struct Answers {
     description: String,
     /// By media type; text has no schema.
     content: BTreeMap<&'static str, Option<SchemaOf>>,
+}
+
+/// A header that a request may have.
+pub(super) struct RequestHeader {
+    pub(super) name: &'static str,
+    pub(super) description: &'static str,
+    /// A regular expression.
+    pub(super) pattern: &'static str,
+}
+
+impl RequestHeader {
+    fn parameter(&self) -> Value {
+        let Self { name, description, pattern } = self;
+        let schema = json!({ "type": "string", "pattern": pattern });
+        json!({ "name": name, "in": "header", "description": description, "schema": schema })
+    }
 }
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -125,8 +141,8 @@ impl Operation {
             .refuses(429, "`busy` and others: try again after `Retry-After` seconds")
     }
 
-    /// It takes these headers, given with their descriptions.
-    pub(super) fn headers(self, headers: &'static [(&'static str, &'static str)]) -> Self {
+    /// It takes these headers.
+    pub(super) fn headers(self, headers: &'static [RequestHeader]) -> Self {
         Self { headers, ..self }
     }
 
@@ -203,10 +219,7 @@ impl Api {
         if let Some(query) = query {
             parameters.extend(query_parameters(&query(&mut self.requests)));
         }
-        parameters.extend(headers.iter().map(|(name, description)| {
-            let schema = json!({ "type": "string" });
-            json!({ "name": name, "in": "header", "description": description, "schema": schema })
-        }));
+        parameters.extend(headers.iter().map(RequestHeader::parameter));
         if path.starts_with("/api/") {
             let description =
                 "the worker starts or stops, or a server is away; the code says which";

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics`, and the index page that lists the routes.
+//! `/healthz`, `/readyz`, `/metrics`, and the list of routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::observe::{Metrics, event};
 /// If a server hangs, a scrape waits this long for fresh figures, and then shows older ones.
 const MAX_REFRESH: Duration = Duration::from_secs(2);
 
-/// `GET /`
+/// `GET /` for clients that are no browser.
 pub(super) async fn index() -> String {
     format!(
         "preheat {}\n\n\
@@ -122,9 +122,7 @@ pub(super) fn routes(api: Api) -> Api {
         .answers_text("OpenMetrics, for a client that accepts it", "application/openmetrics-text");
     let document = Operation::new("openapi", "This document")
         .answers::<BTreeMap<String, Value>>(200, "the document");
-    let index = Operation::new("index", "The routes").answers_text("the routes", "text/plain");
-    api.get("/", self::index, index)
-        .get("/healthz", self::healthz, healthz)
+    api.get("/healthz", self::healthz, healthz)
         .get("/readyz", self::readyz, readyz)
         .get("/metrics", self::metrics, metrics)
         .get("/api/v1/openapi.json", self::openapi, document)
@@ -247,6 +245,7 @@ pub(super) fn metrics_page(
     metrics: &Metrics,
     headers: &HeaderMap,
 ) -> ([(HeaderName, &'static str); 1], String) {
+    metrics.look_at_process();
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (kind, page) = if wants_openmetrics(accepted) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -19,6 +19,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::who::Who;
 use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 
@@ -36,6 +37,8 @@ pub(super) struct RunView {
     id: RunId,
     job: String,
     trigger: Trigger,
+    /// Who asked for it, if that is known.
+    requested_by: Option<Who>,
     state: RunState,
     outcome: Option<Outcome>,
     due_at: String,
@@ -74,12 +77,13 @@ struct Runs {
 
 impl RunView {
     pub(super) fn active(run: &ActiveRun) -> Self {
-        let ActiveRun { id, job, trigger, due_at, started_at, progress } = run;
+        let ActiveRun { id, job, trigger, requested_by, due_at, started_at, progress } = run;
         let ProgressNow { tenants_total, tenants_done, keys, bytes } = progress.now();
         Self {
             id: *id,
             job: job.to_string(),
             trigger: *trigger,
+            requested_by: requested_by.clone(),
             state: if started_at.is_some() { RunState::Running } else { RunState::Queued },
             outcome: None,
             due_at: moment(*due_at),
@@ -99,6 +103,7 @@ impl RunView {
             id: record.id,
             job: record.job.to_string(),
             trigger: record.trigger,
+            requested_by: record.requested_by.clone(),
             state: RunState::Finished,
             outcome: Some(record.outcome),
             due_at: moment(record.due_at),
@@ -176,6 +181,7 @@ async fn show(
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// The runs of this job alone.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{0,64}$"))]
     job: Option<String>,
     /// How many runs are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
@@ -294,6 +300,7 @@ struct StartBody {
 #[serde(deny_unknown_fields, expecting = "an object with `tenants` and `wait`, both optional")]
 struct WrittenBody {
     /// The tenants to warm, 1 to 1,000; without them, all active ones.
+    #[schemars(length(min = 1, max = MAX_TENANTS))]
     tenants: Option<Vec<WrittenId>>,
     /// Whether to answer only when the runs have ended.
     wait: Option<bool>,

@@ -10,5 +10,6 @@
 pub(crate) mod event;
 pub mod figures;
 pub mod metric;
+mod process;
 
 pub use metric::Metrics;

@@ -86,6 +86,7 @@ const RULES: [Rule; 14] = [
         imports: Imports::Only(&[
             "domain",
             "engine::schedule::handle",
+            "engine::schedule::pauses",
             "engine::schedule::status",
             "invalidate",
             "audit",

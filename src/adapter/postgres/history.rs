@@ -74,7 +74,7 @@ pub async fn migrate(database: &Database) -> Result<usize, MigrateError> {
             Err(not_allowed(&error::text(&error)))
         }
         Err(Refused::Sql(error)) => Err(failed(&error)),
-        Err(Refused::Rights) => Err(not_allowed("no rights on `preheat.runs`")),
+        Err(Refused::Rights) => Err(not_allowed("no rights on `preheat.runs` or `preheat.pauses`")),
         Err(Refused::Changed(version)) => Err(MigrateError::Changed(version)),
     }
 }
@@ -140,7 +140,11 @@ async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Vec<u8>>
 async fn may_use(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let sql = "select has_table_privilege('preheat.runs', 'select') \
                and has_table_privilege('preheat.runs', 'insert') \
-               and has_table_privilege('preheat.runs', 'delete')";
+               and has_table_privilege('preheat.runs', 'delete') \
+               and has_table_privilege('preheat.pauses', 'select') \
+               and has_table_privilege('preheat.pauses', 'insert') \
+               and has_table_privilege('preheat.pauses', 'update') \
+               and has_table_privilege('preheat.pauses', 'delete')";
     sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
 }
 
@@ -165,6 +169,7 @@ pub fn administrator_sql(role: &str) -> String {
         "grant usage on schema preheat to \"{role}\";\n\
          grant select on preheat.migrations to \"{role}\";\n\
          grant select, insert, delete on preheat.runs to \"{role}\";\n\
+         grant select, insert, update, delete on preheat.pauses to \"{role}\";\n\
          commit;\n"
     );
     sql
@@ -208,7 +213,7 @@ impl PostgresHistory {
     }
 
     /// Runs a transaction within the same limits as every other statement.
-    async fn run<T>(
+    pub(super) async fn run<T>(
         &self,
         doing: &str,
         statement: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
@@ -235,12 +240,13 @@ impl PostgresHistory {
 }
 
 const APPEND: &str = "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, \
-     finished_at, replica, version, report, all_tenants) \
+     finished_at, replica, version, report, requested_by, all_tenants) \
      select id, job, trigger, outcome, due_at, started_at, finished_at, replica, version, report, \
-     all_tenants \
+     requested_by, all_tenants \
      from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
      due_at timestamptz, started_at timestamptz, finished_at timestamptz, replica text, \
-     version text, report jsonb, all_tenants boolean) on conflict (id) do nothing";
+     version text, report jsonb, requested_by text, all_tenants boolean) \
+     on conflict (id) do nothing";
 
 /// Filters that are not given are null. The plan is made with their values, so that an index serves those that
 /// are.

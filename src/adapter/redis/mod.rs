@@ -2,6 +2,7 @@
 
 mod ledger;
 mod link;
+mod pauses;
 mod reply;
 mod tls;
 

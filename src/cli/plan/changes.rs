@@ -124,7 +124,7 @@ impl Worker {
     /// Why the worker does not hear of every change, if it says so. Its metrics do not tell more.
     fn unheard(&self) -> Option<String> {
         let Self::Counts(Counts { address, page, .. }) = self else { return None };
-        let is_deaf = value(page, "preheat_change_feed_connected") == Some(0.0);
+        let is_deaf = value(page, "preheat_change_feed_connected") != Some(1.0);
         is_deaf.then(|| {
             format!(
                 "the worker at {address} does not hear of every change at present; its log says why"
@@ -370,10 +370,9 @@ mod tests {
             Worker::Counts(counts).unheard()
         };
         assert_eq!(said("preheat_change_feed_connected 1\n"), None);
-        assert_eq!(
-            said("preheat_change_feed_connected 0\n").unwrap(),
-            "the worker at 127.0.0.1:9464 does not hear of every change at present; its log says why"
-        );
+        let deaf = "the worker at 127.0.0.1:9464 does not hear of every change at present; its log says why";
+        assert_eq!(said("preheat_change_feed_connected 0\n").unwrap(), deaf);
+        assert_eq!(said("").unwrap(), deaf, "it has no feed");
     }
 
     #[test]

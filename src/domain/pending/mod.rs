@@ -404,6 +404,13 @@ impl PendingSet {
         Claim { everything: self.everything.take(), ..Claim::default() }
     }
 
+    /// Counts the waiting changes as heard now, so that the time for which their job was paused is no lag.
+    pub(crate) fn resumed(&mut self, now: Duration) {
+        for wanted in self.wanted.values_mut() {
+            wanted.heard_at = wanted.heard_at.map(|_before| now);
+        }
+    }
+
     /// Empties the set.
     pub(crate) fn clear(&mut self) {
         *self = Self::with_room_for(self.most);

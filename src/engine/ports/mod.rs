@@ -7,6 +7,7 @@
 mod breaker;
 mod guard;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -18,9 +19,11 @@ use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
 use crate::domain::job::{Job, JobName};
 use crate::domain::manifest::ManifestEntry;
+use crate::domain::pause::{Pause, Pauses};
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunFilter, RunId, RunRecord};
+use crate::domain::server::Server;
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 
 /// Where tenants and rows come from.
@@ -463,6 +466,30 @@ pub struct Beside {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct HistoryError(pub String);
+
+/// Where pauses are kept, so that they outlive the worker and every replica knows them.
+pub trait PauseStore: Send + Sync {
+    /// All pauses; `None` if the store has never kept any, or has lost them.
+    fn pauses(&self) -> BoxFuture<'_, Result<Option<Pauses>, PauseStoreError>>;
+
+    /// Keeps these pauses in place of the jobs' earlier ones, and removes those of the jobs with `None`.
+    fn keep<'a>(&'a self, changes: &'a PauseChanges) -> BoxFuture<'a, Result<(), PauseStoreError>>;
+
+    /// Which server keeps them.
+    fn server(&self) -> Server;
+}
+
+/// New pauses by job; `None` for a job that is resumed.
+pub type PauseChanges = BTreeMap<JobName, Option<Pause>>;
+
+/// The pauses could not be read or kept. The message never holds a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PauseStoreError(pub String);
+
+/// The key of the pauses in the cache, where no history keeps them: a hash of JSON texts by job. It has no
+/// TTL. Its field `""` is always there, so that an emptied cache can be told from the end of all pauses.
+pub const PAUSES_KEY: &str = "preheat:pauses";
 
 /// The time.
 pub trait Clock: Send + Sync {

@@ -91,6 +91,7 @@ impl Runner {
             replica: self.replica.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             all_tenants: Some(spec.tenants.is_none()),
+            requested_by: spec.requested_by.clone(),
         }
     }
 

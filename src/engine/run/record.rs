@@ -217,6 +217,11 @@ impl Records {
         }
     }
 
+    /// How many records wait to be written.
+    pub fn pending(&self) -> usize {
+        self.lock().records.len()
+    }
+
     fn waiting(&self) -> Vec<Arc<RunRecord>> {
         self.lock().records.iter().cloned().collect()
     }

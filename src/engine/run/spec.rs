@@ -14,6 +14,7 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::report::{Failed, MAX_FAILED, Unverified};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 
 /// One run to do.
@@ -25,6 +26,8 @@ pub struct RunSpec {
     pub job: Arc<Job>,
     /// Why it starts.
     pub trigger: Trigger,
+    /// Who asked for it, if that is known.
+    pub requested_by: Option<Who>,
     /// When it was due or asked for.
     pub due_at: DateTime<Utc>,
     /// The same moment on the monotonic clock.
@@ -52,6 +55,7 @@ impl RunSpec {
             id: RunId::new(now),
             job: Arc::clone(job),
             trigger: Trigger::Request,
+            requested_by: None,
             due_at: now,
             asked_at: clock.monotonic(),
             tenants,

@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::status::{ActiveRun, Health, Rejections, Status};
 use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
-use crate::domain::run::{RunFilter, RunId, RunRecord, Trigger};
+use crate::domain::pause::Pauses;
+use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
+use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 pub use crate::engine::ports::{Beside, HistoryError};
 use crate::engine::run::not_warm::Owner;
@@ -111,13 +113,21 @@ pub struct Pending {
 pub(crate) enum Command {
     Request {
         request: RunRequest,
-        trigger: Trigger,
+        by: Option<Who>,
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
     Changed(Changed),
     Pending {
         of: Vec<(JobName, Owner)>,
         reply: oneshot::Sender<Pending>,
+    },
+    Pauses {
+        /// All pauses from now on.
+        pauses: Pauses,
+        /// Who resumed jobs, if that is why there are fewer.
+        by: Option<Who>,
+        /// Dropped when they are in effect.
+        done: oneshot::Sender<()>,
     },
     Replace {
         jobs: Jobs,
@@ -131,8 +141,17 @@ impl Handle {
     /// Requests runs; they queue behind the runs under way. If a run of the same job for the same tenants
     /// waits already, the answer is that run: it will read the same present state.
     pub async fn request(&self, request: RunRequest) -> Result<Vec<Ticket>, RequestError> {
+        self.request_by(request, None).await
+    }
+
+    /// The same, with the name of who asks for the runs.
+    pub async fn request_by(
+        &self,
+        request: RunRequest,
+        by: Option<Who>,
+    ) -> Result<Vec<Ticket>, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { request, trigger: Trigger::Request, reply };
+        let command = Command::Request { request, by, reply };
         match self.commands.try_send(command) {
             Ok(()) => answer.await.unwrap_or(Err(RequestError::Draining)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),
@@ -145,6 +164,14 @@ impl Handle {
     pub async fn changed(&self, changed: Changed) {
         // A worker that stops warms nothing any more.
         drop(self.commands.send(Command::Changed(changed)).await);
+    }
+
+    /// Replaces all pauses, and ends when the new ones are in effect. `by` resumed the jobs whose pauses are gone.
+    pub(crate) async fn set_pauses(&self, pauses: Pauses, by: Option<Who>) {
+        let (done, is_done) = oneshot::channel();
+        // A worker that stops pauses nothing any more.
+        drop(self.commands.send(Command::Pauses { pauses, by, done }).await);
+        drop(is_done.await);
     }
 
     /// Replaces the jobs. A job that stays the same goes on unchanged; a job that is new or changed runs once

@@ -11,6 +11,7 @@ use super::handle::Ticket;
 use super::status::{ActiveRun, JobStatus};
 use crate::domain::change::Touched;
 use crate::domain::job::{Job, Overlap, Scope};
+use crate::domain::pause::Pause;
 use crate::domain::pending::{Cause, Claim, PendingSet};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use crate::engine::run::limit::Priority;
@@ -45,6 +46,10 @@ pub(crate) struct JobState {
     /// run.
     pub(crate) changes: PendingSet,
     pub(crate) beside: Vec<QueuedRun>,
+    /// Why the job is paused, if it is.
+    pub(crate) pause: Option<Pause>,
+    /// Whether the pause held back a run over all tenants, which the job makes up for when it is resumed.
+    pub(crate) held_back: bool,
 }
 
 /// An accepted run, until its record exists.
@@ -73,6 +78,7 @@ impl QueuedRun {
             id: self.spec.id,
             job: self.spec.job.name.clone(),
             trigger: self.spec.trigger,
+            requested_by: self.spec.requested_by.clone(),
             due_at: self.spec.due_at,
             started_at: self.started.map(|started| started.at),
             progress: Arc::clone(&self.spec.progress),
@@ -105,6 +111,8 @@ impl JobState {
             last_written_at: None,
             changes: PendingSet::default(),
             beside: Vec::new(),
+            pause: None,
+            held_back: false,
         };
         state.next_due_at = state.next_after(now);
         state
@@ -112,6 +120,9 @@ impl JobState {
 
     /// Why a due time starts no run, if so.
     pub(crate) fn skips_tick(&self) -> Option<SkipReason> {
+        if self.pause.is_some() {
+            return Some(SkipReason::Paused);
+        }
         let running = self.running.as_ref()?;
         let one_waits = self.queue.iter().any(|taken| taken.spec.trigger == Trigger::Schedule);
         match self.job.overlap {
@@ -149,8 +160,12 @@ impl JobState {
         }
     }
 
-    /// When the next run for the pending set may start, if one may.
+    /// When the next run for the pending set may start, if one may. While the job is paused, its pending set
+    /// waits.
     pub(crate) fn next_change_at(&self) -> Option<Duration> {
+        if self.pause.is_some() {
+            return None;
+        }
         let causes = [Cause::Unverified, Cause::Change].into_iter();
         let some = causes.filter_map(|cause| {
             Some(self.changes.next_due_at(cause)?.max(self.room_beside_at(cause)?))
@@ -229,14 +244,20 @@ impl JobState {
         self.job.enabled.then(|| self.job.schedule.next_after(now)).flatten()
     }
 
+    /// When the job's next scheduled run starts; `None` while it is paused.
+    pub(crate) fn starts_at(&self) -> Option<DateTime<Utc>> {
+        self.next_due_at.filter(|_| self.pause.is_none())
+    }
+
     pub(crate) fn status(&self) -> JobStatus {
         JobStatus {
             job: Arc::clone(&self.job),
-            next_due_at: self.next_due_at,
+            next_due_at: self.starts_at(),
             running: self.running.as_ref().map(QueuedRun::active),
             queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
+            pause: self.pause.clone(),
         }
     }
 }

@@ -4,5 +4,7 @@
 pub mod handle;
 pub mod health;
 mod job_state;
+pub mod pauses;
+mod pausing;
 pub mod scheduler;
 pub mod status;

@@ -20,10 +20,12 @@ use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
 use super::status::{Phase, Rejections, Status};
 use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
+use crate::domain::pause::Pauses;
 use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
 use crate::engine::run::not_warm::Owner;
@@ -56,14 +58,14 @@ pub struct Parts {
 
 /// The loop and its state.
 pub struct Engine {
-    jobs: BTreeMap<JobName, JobState>,
+    pub(super) jobs: BTreeMap<JobName, JobState>,
     /// Runs under way of jobs that are gone.
     leaving: Vec<QueuedRun>,
     rejections: Rejections,
     runner: Arc<Runner>,
     records: Arc<Records>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
     bell: Arc<Notify>,
     beats: Arc<Beats>,
     commands: mpsc::Receiver<Command>,
@@ -75,11 +77,13 @@ pub struct Engine {
     restarts: watch::Receiver<u64>,
     stops: Stops,
     started_at: DateTime<Utc>,
-    phase: Phase,
+    pub(super) phase: Phase,
     looked_at: DateTime<Utc>,
     scheduler_silent: bool,
+    /// The pauses of all jobs, those that are gone included.
+    pub(super) pauses: Pauses,
     /// Whether something changed since the status was published.
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 impl Engine {
@@ -119,6 +123,7 @@ impl Engine {
             phase: Phase::Running,
             looked_at: now,
             scheduler_silent: false,
+            pauses: Pauses::new(),
             changed: true,
         };
         engine.register_jobs();
@@ -137,6 +142,14 @@ impl Engine {
         self
     }
 
+    /// The same, with pauses that began before the worker did.
+    #[must_use]
+    pub fn with_pauses(mut self, pauses: Pauses) -> Self {
+        self.set_pauses(pauses, None);
+        self.publish();
+        self
+    }
+
     /// Works until the drain token is cancelled and no run is in flight any more.
     pub async fn run(mut self) {
         self.start(self.jobs.keys().cloned().collect());
@@ -144,6 +157,7 @@ impl Engine {
             self.beats.engine_turned(self.clock.monotonic());
             self.look_at_scheduler();
             self.look_at_permits();
+            self.end_pauses();
             self.start_due();
             self.note_unverified();
             self.start_changes();
@@ -172,10 +186,12 @@ impl Engine {
         let now = self.clock.now();
         for name in jobs {
             let Some(state) = self.jobs.get(&name) else { continue };
-            event::NextRun { job: &name, at: state.next_due_at }.emit(&self.metrics);
+            event::NextRun { job: &name, at: state.starts_at() }.emit(&self.metrics);
             let starts = state.job.enabled && state.job.on_start;
-            if starts && self.waiting_twin(&name, None).is_none() {
-                self.take(&name, Trigger::Startup, now, None);
+            if starts && state.pause.is_some() {
+                self.hold_back(&name);
+            } else if starts && self.waiting_twin(&name, None).is_none() {
+                self.take(&name, Trigger::Startup, now);
             }
         }
     }
@@ -195,7 +211,7 @@ impl Engine {
                 continue;
             }
             state.next_due_at = state.next_after(now);
-            event::NextRun { job, at: state.next_due_at }.emit(&self.metrics);
+            event::NextRun { job, at: state.starts_at() }.emit(&self.metrics);
             self.changed = true;
             due.extend(due_at.map(|due_at| (job.clone(), due_at)));
         }
@@ -205,32 +221,27 @@ impl Engine {
     }
 
     /// Handles one due time of a job: run, queue or skip.
-    fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
+    pub(super) fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
         let Some(state) = self.jobs.get(job) else { return };
         let skip = state.skips_tick();
         match skip {
+            Some(SkipReason::Paused) => self.hold_back(job),
             Some(reason) => self.skip(job, reason),
             None => {
-                self.take(job, Trigger::Schedule, due_at, None);
+                self.take(job, Trigger::Schedule, due_at);
             }
         }
     }
 
     /// Reports a run that does not happen.
-    fn skip(&self, job: &JobName, reason: SkipReason) {
+    pub(super) fn skip(&self, job: &JobName, reason: SkipReason) {
         event::RunSkipped { job, reason }.emit(&self.metrics);
         self.records.recent.note_skip(job, self.clock.now(), reason);
     }
 
-    /// Accepts a run: it starts now or waits for the one under way.
-    fn take(
-        &mut self,
-        job: &JobName,
-        trigger: Trigger,
-        due_at: DateTime<Utc>,
-        tenants: Option<Vec<TenantId>>,
-    ) -> Option<Ticket> {
-        let spec = RunSpec { due_at, ..self.spec(&self.jobs.get(job)?.job, trigger, tenants) };
+    /// Accepts a run over all tenants: it starts now or waits for the one under way.
+    fn take(&mut self, job: &JobName, trigger: Trigger, due_at: DateTime<Utc>) -> Option<Ticket> {
+        let spec = RunSpec { due_at, ..self.spec(&self.jobs.get(job)?.job, trigger, None) };
         Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
     }
 
@@ -399,14 +410,19 @@ impl Engine {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Request { request, trigger, reply } => {
-                let answer = self.request(request, trigger);
+            Command::Request { request, by, reply } => {
+                let answer = self.request(request, by);
                 self.publish();
                 // The caller may have gone; its runs go on all the same.
                 drop(reply.send(answer));
             }
             Command::Changed(changed) => self.note_changes(changed),
             Command::Pending { of, reply } => drop(reply.send(self.pending(&of))),
+            Command::Pauses { pauses, by, done } => {
+                self.set_pauses(pauses, by.as_ref());
+                self.publish();
+                drop(done);
+            }
             Command::Replace { jobs, rejections, done } => {
                 self.rejections = rejections;
                 self.replace(jobs);
@@ -476,7 +492,7 @@ impl Engine {
     fn request(
         &mut self,
         request: RunRequest,
-        trigger: Trigger,
+        by: Option<Who>,
     ) -> Result<Vec<Ticket>, RequestError> {
         let RunRequest { jobs, tenants } = request;
         let jobs = self.requested(jobs, tenants.is_some())?;
@@ -497,7 +513,12 @@ impl Engine {
         let now = self.clock.now();
         let tickets = jobs.iter().filter_map(|job| {
             let twin = self.waiting_twin(job, tenants.as_deref());
-            twin.or_else(|| self.take(job, trigger, now, tenants.clone()))
+            twin.or_else(|| {
+                let job_state = &self.jobs.get(job)?.job;
+                let spec = self.spec(job_state, Trigger::Request, tenants.clone());
+                let spec = RunSpec { due_at: now, requested_by: by.clone(), ..spec };
+                Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
+            })
         });
         Ok(tickets.collect())
     }
@@ -583,6 +604,7 @@ impl Engine {
             self.leaving.extend(state.running.into_iter().chain(state.beside));
         }
         self.register_jobs();
+        self.set_pauses(self.pauses.clone(), None);
         self.start(changed);
         self.changed = true;
     }
@@ -605,7 +627,7 @@ impl Engine {
     }
 
     /// Cancels waiting runs.
-    fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
+    pub(super) fn cancel(&self, waiting: Vec<QueuedRun>, why: &str) {
         let now = self.clock.now();
         for taken in waiting {
             let mut report = Report::default();

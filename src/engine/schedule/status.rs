@@ -7,7 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::domain::job::{Job, JobName};
+use crate::domain::pause::Pause;
 use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::who::Who;
 pub use crate::engine::run::progress::{Progress, ProgressNow};
 
 /// The progress of a worker that has not begun to work: which servers it waits for.
@@ -108,7 +110,7 @@ pub enum Phase {
 pub struct JobStatus {
     /// Its definition.
     pub job: Arc<Job>,
-    /// When its schedule is due next; `None` where it is disabled or never due again.
+    /// When its schedule is due next; `None` where it is disabled, paused or never due again.
     pub next_due_at: Option<DateTime<Utc>>,
     /// The run under way.
     pub running: Option<ActiveRun>,
@@ -118,6 +120,8 @@ pub struct JobStatus {
     pub last_run: Option<Arc<RunRecord>>,
     /// When the last `ok` run ended.
     pub last_success_at: Option<DateTime<Utc>>,
+    /// Why the job is paused, if it is. Then only people start its runs, and it is never due.
+    pub pause: Option<Pause>,
 }
 
 /// A run that has not ended.
@@ -129,6 +133,8 @@ pub struct ActiveRun {
     pub job: JobName,
     /// Why it starts.
     pub trigger: Trigger,
+    /// Who asked for it, if that is known.
+    pub requested_by: Option<Who>,
     /// When it was due or asked for.
     pub due_at: DateTime<Utc>,
     /// When it started; `None` while it waits.
@@ -172,7 +178,7 @@ impl Health {
 /// Whether the application may send traffic that needs a warm cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Every required job has succeeded once.
+    /// Every required job has succeeded once, paused ones aside.
     Ready,
     /// No enabled job is required, so there was nothing to wait for.
     Unasked,
@@ -212,7 +218,8 @@ impl Status {
         }
         let waiting = |status: &&JobStatus| {
             let job = &status.job;
-            job.required && job.enabled && status.last_success_at.is_none()
+            let is_awaited = job.required && job.enabled && status.pause.is_none();
+            is_awaited && status.last_success_at.is_none()
         };
         let jobs: Vec<_> =
             self.jobs.values().filter(waiting).map(|status| status.job.name.clone()).collect();

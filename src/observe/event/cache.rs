@@ -81,6 +81,7 @@ event! {
         /// How many keys of any client.
         count: u64,
     }
+    metrics |metrics| metrics.cache_evicted_during_runs.of(job).inc_by(count);
     log debug!(
         %job, %run, count,
         "the cache evicted {} while job `{job}` ran", counted(count, "key", "keys")

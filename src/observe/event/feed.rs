@@ -13,7 +13,7 @@ event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
     FeedConnected { at: DateTime<Utc> }
     metrics |metrics| {
-        metrics.set_feed_listens(true);
+        metrics.set_feed_listens(Some(true));
         metrics.figures().note_feed(Some(true), None, at);
     };
     log info!("the change feed is connected: each job with `tables` runs once");
@@ -23,7 +23,7 @@ event! {
     /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
     FeedLost<'a> { message: &'a str, at: DateTime<Utc> }
     metrics |metrics| {
-        metrics.set_feed_listens(false);
+        metrics.set_feed_listens(Some(false));
         metrics.figures().note_feed(Some(false), Some(message), at);
     };
     log warn!(
@@ -35,12 +35,12 @@ event! {
     /// There is no change feed, or no longer; emitted once a reason.
     FeedOff<'a> {
         reason: &'a str,
-        /// Whether the settings require one.
+        /// Whether there should be one, and it cannot work.
         is_fault: bool,
         at: DateTime<Utc>,
     }
     metrics |metrics| {
-        metrics.set_feed_listens(false);
+        metrics.set_feed_listens(is_fault.then_some(false));
         metrics.figures().note_feed(is_fault.then_some(false), Some(reason), at);
     };
     log {
@@ -80,6 +80,7 @@ event! {
         /// Whose transactions.
         what: &'a str,
     }
+    metrics |metrics| metrics.set_feed_listens(Some(false));
     log warn!(
         "the change feed begins when the transactions have ended that are open now, and waits for \
          {what}; the jobs' schedules go on meanwhile"

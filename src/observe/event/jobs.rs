@@ -2,8 +2,11 @@
 
 use tracing::{error, info, warn};
 
-use super::counted;
+use super::{counted, moment};
 use crate::domain::job::JobName;
+use crate::domain::pause::Pause;
+use crate::domain::who::Who;
+use crate::observe::metric::{PerJob, unix_seconds};
 
 event! {
     /// The job files have problems; the last good ones stay in use.
@@ -29,6 +32,49 @@ event! {
         rejected,
         "the job files were read again: {}", counted(jobs, "job", "jobs")
     );
+}
+
+event! {
+    /// A job is paused, or its pause has another note or end.
+    JobPaused<'a> { job: &'a JobName, pause: &'a Pause }
+    metrics |metrics| metrics.paused_since.of(job).set(unix_seconds(pause.since));
+    log {
+        let Pause { note, by, since: _, until } = pause;
+        let until = until.map_or("resumed".to_owned(), |until| moment(until));
+        info!(%job, %by, %note, until, "job `{job}` is paused by {by} until {until}: {note}");
+    };
+}
+
+event! {
+    /// A job is not paused any more.
+    JobResumed<'a> {
+        job: &'a JobName,
+        /// Who resumed it, if this worker knows.
+        by: Option<&'a Who>,
+        /// Whether the pause ended by itself.
+        is_over: bool,
+    }
+    metrics |metrics| metrics.paused_since.forget(job);
+    log match by {
+        Some(by) => info!(%job, %by, "job `{job}` is resumed by {by}"),
+        None if is_over => info!(%job, "the pause of job `{job}` is over"),
+        None => info!(%job, "job `{job}` is resumed"),
+    };
+}
+
+event! {
+    /// The pauses could not be read or kept; emitted once an outage.
+    PausesUnavailable<'a> { message: &'a str }
+    log warn!(
+        "could not read or keep the pauses of jobs, and those in effect stay: {message}; this is \
+         not said again until it works"
+    );
+}
+
+event! {
+    /// The pauses can be read and kept again.
+    PausesBack;
+    log info!("the pauses of jobs can be read and kept again");
 }
 
 event! {

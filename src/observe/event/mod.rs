@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
+
 /// Declares an event: its fields, then the metrics that it moves, then its log line. Both expressions
 /// name the fields by their names; either may be left out.
 ///
@@ -94,6 +96,11 @@ pub(crate) use crate::domain::server::Server;
 fn counted(number: impl TryInto<u64>, one: &str, several: &str) -> String {
     let number = number.try_into().unwrap_or(u64::MAX);
     format!("{number} {}", if number == 1 { one } else { several })
+}
+
+/// A time for people and programs: `2026-03-01T12:10:00Z`.
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn millis(duration: Duration) -> u64 {

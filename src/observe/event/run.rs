@@ -26,10 +26,18 @@ event! {
     /// A run that was due or asked for does not happen.
     RunSkipped<'a> { job: &'a JobName, reason: SkipReason }
     metrics |metrics| metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
-    log warn!(
-        %job, reason = reason.as_str(),
-        "a run of job `{job}` is skipped: {}", reason.explained()
-    );
+    log {
+        let (why, explained) = (reason.as_str(), reason.explained());
+        match reason {
+            // It was said once that the job is paused.
+            SkipReason::Paused => {
+                debug!(%job, reason = why, "a run of job `{job}` is skipped: {explained}");
+            }
+            SkipReason::Overlap | SkipReason::QueueFull | SkipReason::Draining => {
+                warn!(%job, reason = why, "a run of job `{job}` is skipped: {explained}");
+            }
+        }
+    };
 }
 
 event! {
@@ -269,6 +277,7 @@ mod tests {
             },
             replica: "here".to_owned(),
             version: "0".to_owned(),
+            requested_by: None,
         }
     }
 

@@ -7,7 +7,17 @@ use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
 use super::{counted, millis};
+use crate::domain::spelling;
 use crate::observe::metric::unix_seconds;
+
+event! {
+    /// Settings come from a `.env` file.
+    EnvFileRead<'a> {
+        /// The variables that it sets, and the process does not.
+        variables: &'a [String],
+    }
+    log info!("`.env` sets {}", spelling::listed(variables.iter().map(String::as_str), "and"));
+}
 
 event! {
     /// Settings that are allowed, but that the operator should know about.
@@ -28,7 +38,7 @@ event! {
         listen: SocketAddr,
         at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.started.set(unix_seconds(at));
+    metrics |metrics| metrics.started.know(unix_seconds(at));
     log {
         let (address, with) = (listen.to_string(), counted(jobs, "job", "jobs"));
         info!(version, jobs, address, "preheat {version} is running with {with} on http://{listen}");

@@ -1,12 +1,12 @@
 //! How a metric is declared: `metrics!`, and what the type of its field decides.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::{Atomic, Gauge};
+use prometheus_client::metrics::gauge::{Atomic, ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry};
@@ -77,15 +77,15 @@ impl Declaration {
 /// }
 /// ```
 ///
-/// A field begins with its type's default, or with the value after `= …`. The series of a job begin with the
-/// job; `once measured` after the name leaves them out until there is a value.
+/// A field begins with its type's default, or with the value after `= …`. The counters and histograms of a job
+/// begin with the job, at 0. Its gauges are absent until they have a value, and so is a [`Latest`].
 ///
 /// The macro generates [`DECLARED`](super::DECLARED) and [`Metrics`](super::Metrics): its fields, their
 /// registration, and the series that begin and end with a job.
 macro_rules! metrics {
     ($(
         $field:ident: $type:ty $(= $start:expr)?,
-        $name:literal $(once $measured:ident)?,
+        $name:literal,
         $help:literal;
     )*) => {
         /// All of them, in the order of the documentation.
@@ -110,7 +110,7 @@ macro_rules! metrics {
             }
 
             fn add_job(&self, job: &JobName) {
-                $(metrics!(@add self.$field, job $(, $measured)?);)*
+                $(self.$field.add_job(job);)*
             }
 
             fn remove_job(&self, job: &JobName) {
@@ -120,8 +120,6 @@ macro_rules! metrics {
     };
     (@start) => { Default::default() };
     (@start $start:expr) => { $start };
-    (@add $metric:expr, $job:ident) => { $metric.add_job($job) };
-    (@add $metric:expr, $job:ident, measured) => {};
 }
 
 /// What the type of a metric's field decides.
@@ -129,7 +127,7 @@ pub(super) trait Declared: Metric + Clone {
     const KIND: Kind;
     const LABELS: &'static [&'static str] = &[];
 
-    /// Begins all series of a job.
+    /// Begins all counters and histograms of a job.
     fn add_job(&self, _job: &JobName) {}
 
     /// Removes the gauges of a job that no longer exists.
@@ -162,8 +160,11 @@ where
     const KIND: Kind = M::KIND;
     const LABELS: &'static [&'static str] = L::NAMES;
 
+    /// A gauge begins with its first value: a 0 that nobody measured would be a wrong value.
     fn add_job(&self, job: &JobName) {
-        L::of_job(job, &mut |labels| drop(self.get_or_create(labels)));
+        if M::KIND != Kind::Gauge {
+            L::of_job(job, &mut |labels| drop(self.get_or_create(labels)));
+        }
     }
 
     /// A counter stays, since it counts past events.
@@ -205,28 +206,58 @@ impl<M: Clone, C: MetricConstructor<M>> PerJob<M> for Family<OfJob, M, C> {
     }
 }
 
-/// A counter that another server keeps: each scrape shows that server's last report, and nothing before the
-/// first one.
-#[derive(Clone, Debug, Default)]
-pub(in crate::observe) struct ForeignCounter(Arc<Mutex<Option<u64>>>);
+/// A value that somebody else keeps, or that is known at times only: each scrape shows the last one that was
+/// set, and nothing before the first.
+#[derive(Debug)]
+pub(in crate::observe) struct Latest<M>(Arc<Mutex<Option<M>>>);
 
-impl ForeignCounter {
-    pub(super) fn set(&self, count: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(count);
+/// A counter that another server, or the operating system, keeps.
+pub(in crate::observe) type ForeignCounter<N = u64> = Latest<ConstCounter<N>>;
+/// A gauge that is absent while its value is not known.
+pub(in crate::observe) type Known<N = i64> = Latest<ConstGauge<N>>;
+
+impl<M> Latest<M> {
+    /// Shows this value from now on, or none.
+    pub(super) fn set(&self, value: Option<M>) {
+        *self.latest() = value;
     }
 
-    fn latest(&self) -> Option<u64> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn latest(&self) -> MutexGuard<'_, Option<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl EncodeMetric for ForeignCounter {
+impl<N> Latest<ConstCounter<N>> {
+    pub(super) fn count(&self, count: N) {
+        self.set(Some(ConstCounter::new(count)));
+    }
+}
+
+impl<N> Latest<ConstGauge<N>> {
+    pub(in crate::observe) fn know(&self, value: N) {
+        self.set(Some(ConstGauge::new(value)));
+    }
+}
+
+impl<M> Clone for Latest<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M> Default for Latest<M> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<M: EncodeMetric + TypedMetric> EncodeMetric for Latest<M> {
     fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.latest().map_or(Ok(()), |count| ConstCounter::new(count).encode(encoder))
+        self.latest().as_ref().map_or(Ok(()), |value| value.encode(encoder))
     }
 
     fn metric_type(&self) -> MetricType {
-        <ConstCounter<u64> as TypedMetric>::TYPE
+        M::TYPE
     }
 
     fn is_empty(&self) -> bool {
@@ -234,6 +265,16 @@ impl EncodeMetric for ForeignCounter {
     }
 }
 
-impl Declared for ForeignCounter {
+impl<N> Declared for Latest<ConstCounter<N>>
+where
+    Self: Metric,
+{
     const KIND: Kind = Kind::Counter;
+}
+
+impl<N> Declared for Latest<ConstGauge<N>>
+where
+    Self: Metric,
+{
+    const KIND: Kind = Kind::Gauge;
 }

@@ -13,12 +13,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 pub(super) use self::declare::PerJob;
-use self::declare::{Buckets, Declared, ForeignCounter};
+use self::declare::{Buckets, Declared, ForeignCounter, Known};
 pub use self::declare::{Declaration, Kind};
 use self::label::{KeyOutcome, OfBuild, OfConnections, OfJob, OfKeys, OfTenants, TenantOutcome};
 pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip, OfTrigger};
@@ -26,6 +26,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
 use crate::observe::figures::Figures;
+use crate::observe::process::Process;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -55,24 +56,26 @@ metrics! {
     run_duration: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(DURATIONS),
         "preheat_run_duration_seconds",
         "How long runs took, from their start to their end";
-    last_success: Family<OfJob, Seconds>, "preheat_last_success_timestamp_seconds" once measured,
+    last_success: Family<OfJob, Seconds>, "preheat_last_success_timestamp_seconds",
         "When a run over all tenants last ended `ok`, as a Unix time, by the history also before \
          the worker's start; absent before the first";
-    last_run: Family<OfJob, Seconds>, "preheat_last_run_timestamp_seconds" once measured,
+    last_run: Family<OfJob, Seconds>, "preheat_last_run_timestamp_seconds",
         "When a run last ended, however it ended, as a Unix time; absent before the first";
-    next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds" once measured,
-        "When the job is due next, as a Unix time; absent where it is disabled or never due again";
-    late_after: Family<OfJob, Seconds>, "preheat_job_late_after_timestamp_seconds" once measured,
-        "From when on the job is late, as a Unix time: two of its longest gaps between due times \
-         after its last success, or after the worker's start where that is later known; absent \
-         where it is paused, disabled or held, or its schedule ends";
-    ttl_margin: Family<OfJob, Seconds>, "preheat_job_ttl_margin_seconds" once measured,
+    next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds",
+        "When the job is due next, as a Unix time; absent where it is disabled, paused or never due again";
+    late_after: Family<OfJob, Seconds>, "preheat_job_late_after_timestamp_seconds",
+        "From when on the job is late, as a Unix time: its last success, or the worker's start where \
+         none is known, and two of the longest gaps of its schedule; absent where it is paused, \
+         disabled or held, or its schedule ends";
+    ttl_margin: Family<OfJob, Seconds>, "preheat_job_ttl_margin_seconds",
         "Time between the end of the job's next run and the moment when the first key of its last \
          run expires; negative if keys expire before they are written again; absent before the \
          first run over all tenants and where no run is due";
-    not_warm: Family<OfJob, Gauge>, "preheat_tenants_not_warm" once measured,
+    not_warm: Family<OfJob, Gauge>, "preheat_tenants_not_warm",
         "Tenants whose keys the last run that covered them could not write and verify; absent \
          until the job's first batch has ended";
+    paused_since: Family<OfJob, Seconds>, "preheat_job_paused_since_timestamp_seconds",
+        "Since when the job is paused, as a Unix time; absent while it is not";
     fire_lag: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(FIRE_LAGS),
         "preheat_fire_lag_seconds",
         "How long after their due time scheduled runs started";
@@ -85,16 +88,16 @@ metrics! {
         "Keys by what became of them";
     bytes: Family<OfJob, Counter>, "preheat_bytes_total",
         "Bytes of the values that were written";
-    coverage: Family<OfJob, Ratio>, "preheat_coverage_ratio" once measured,
+    coverage: Family<OfJob, Ratio>, "preheat_coverage_ratio",
         "Share of a sample of the active tenants' keys that the last look found in the cache; the \
          worker looks every thirty seconds; absent until the tenants are known";
-    consistency: Family<OfJob, Ratio>, "preheat_consistency_ratio" once measured,
+    consistency: Family<OfJob, Ratio>, "preheat_consistency_ratio",
         "Share of the keys that the verifier expected in the cache whose value was the \
          database's; absent until the first measurement";
-    audit_findings: Family<OfFindings, Gauge>, "preheat_audit_findings" once measured,
+    audit_findings: Family<OfFindings, Gauge>, "preheat_audit_findings",
         "Keys of the verifier's last sample that were wrong for a minute, by what was wrong; \
          absent until the first measurement";
-    last_audit: Family<OfJob, Seconds>, "preheat_last_audit_timestamp_seconds" once measured,
+    last_audit: Family<OfJob, Seconds>, "preheat_last_audit_timestamp_seconds",
         "When the verifier last compared the job, as a Unix time; absent before the first \
          comparison";
     change_lag: Histogram = CHANGE_LAGS.new_metric(), "preheat_change_lag_seconds",
@@ -102,12 +105,13 @@ metrics! {
          keys again";
     change_notifications: Counter, "preheat_change_notifications_total",
         "Notifications of changes that the worker received";
-    change_feed_connected: Gauge, "preheat_change_feed_connected",
+    change_feed_connected: Known, "preheat_change_feed_connected",
         "1 while the worker hears of every change to the jobs' tables, else 0: it does not \
-         listen, or a table lacks its triggers";
-    change_feed_lacking: Gauge, "preheat_change_feed_tables_without_triggers",
+         listen, or a table lacks its triggers; absent where there is to be no change feed, and \
+         until the worker has looked for one";
+    change_feed_lacking: Known, "preheat_change_feed_tables_without_triggers",
         "Tables of the jobs whose change feed triggers are missing or disabled; `preheat changes \
-         install` creates them";
+         install` creates them; absent until the worker has looked for them";
     batch_retries: Family<OfJob, Counter>, "preheat_batch_retries_total",
         "Batches that were tried again after a failure that may pass";
     breaker_open: Family<OfServer, Gauge>, "preheat_breaker_open",
@@ -115,6 +119,8 @@ metrics! {
          tries only, or waits for it at its start, else 0";
     permits: Family<OfJob, Gauge>, "preheat_permits",
         "Permits that the job holds now; each allows one batch in flight";
+    concurrency_limit: Known, "preheat_concurrency_limit",
+        "Permits that there are: so many batches of all jobs may be in flight at once";
     db_connections: Family<OfConnections, Gauge>, "preheat_db_connections",
         "Connections to the database: `idle`, `in_use`, and `max`, the number allowed; absent \
          until the worker has reached the servers";
@@ -127,6 +133,14 @@ metrics! {
     cache_evicted: ForeignCounter, "preheat_cache_evicted_keys_total",
         "Keys of any client that the cache evicted for lack of memory, as the cache server counts \
          them; absent until its first answer";
+    cache_evicted_during_runs: Family<OfJob, Counter>, "preheat_cache_evicted_during_run_total",
+        "Keys of any client that the cache evicted while the job ran, as the cache server counts \
+         them; runs at the same time count the same keys";
+    cache_used_memory: Known<u64>, "preheat_cache_used_memory_bytes",
+        "Memory that the cache server uses, for the keys of all clients; absent until its first answer";
+    cache_max_memory: Known<u64>, "preheat_cache_max_memory_bytes",
+        "Memory that the cache server may use (`maxmemory`); absent where it has no limit, and until \
+         its first answer";
     cache_restarts: Counter, "preheat_cache_restarts_total",
         "How often the cache server was another process than before (restarted, failed over, \
          replaced), so that every job ran once";
@@ -138,15 +152,30 @@ metrics! {
          starts no run, else 0";
     history_dropped: Counter, "preheat_history_dropped_total",
         "Run records that the worker gave up because it could not write the history for too long";
+    history_pending: Known, "preheat_history_pending",
+        "Run records that wait to be written to the history";
     jobs_rejected: Gauge, "preheat_jobs_rejected",
         "1 while job files on disk have problems and are not in use as they are, else 0";
     scheduler_silent: Gauge, "preheat_scheduler_silent",
         "1 while the scheduler does not ring and the watchdog wakes the jobs, else 0";
-    started: Seconds, "preheat_start_timestamp_seconds",
-        "When the worker started and its counters began, as a Unix time; 0 until it has reached the \
-         servers";
+    started: Known<f64>, "preheat_start_timestamp_seconds",
+        "When the worker started and its counters began, as a Unix time; absent until it has reached \
+         the servers";
     build_info: Family<OfBuild, Gauge>, "preheat_build_info",
         "Always 1; the label is the version that is running";
+    process_cpu: ForeignCounter<f64>, "process_cpu_seconds_total",
+        "Processor time of this process, in user and system mode; like all figures of the process, \
+         absent where the system has no `/proc`";
+    process_resident: Known<u64>, "process_resident_memory_bytes",
+        "Memory of this process that is in RAM";
+    process_virtual: Known<u64>, "process_virtual_memory_bytes",
+        "Address space of this process";
+    process_open_fds: Known<u64>, "process_open_fds",
+        "Open files and connections of this process";
+    process_max_fds: Known<u64>, "process_max_fds",
+        "How many files and connections this process may have open; absent where there is no limit";
+    process_started: Known<f64>, "process_start_time_seconds",
+        "When this process started, as a Unix time";
 }
 
 /// What [`Metrics`] keeps besides the values that are scraped.
@@ -161,7 +190,8 @@ struct State {
 /// What the gauges of the change feed are computed from.
 #[derive(Debug, Default)]
 struct FeedState {
-    listens: bool,
+    /// Whether the feed listens; `None` while there is to be none.
+    listens: Option<bool>,
     lacking: usize,
 }
 
@@ -187,8 +217,8 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// Sets the present jobs. The series of each job exist from here on, with 0 until something
-    /// happens. If a job no longer exists, its gauges are removed, since an alert on its last
+    /// Sets the present jobs. The counters and histograms of each job exist from here on, with 0 until
+    /// something happens. If a job no longer exists, its gauges are removed, since an alert on its last
     /// success would never end; its counters stay, since they count past events.
     pub fn register_jobs<'a>(&self, names: impl Iterator<Item = &'a JobName>) {
         let now: BTreeSet<_> = names.cloned().collect();
@@ -245,14 +275,25 @@ impl Metrics {
         }
     }
 
+    /// Sets how many permits there are.
+    pub fn set_concurrency_limit(&self, permits: u32) {
+        self.concurrency_limit.know(permits.into());
+    }
+
+    /// Sets how many run records wait to be written.
+    pub fn set_history_pending(&self, records: usize) {
+        self.history_pending.know(whole(records));
+    }
+
     /// Sets how many tables lack triggers of the change feed.
     pub fn set_feed_lacking(&self, tables: usize) {
         self.state.figures.note_lacking(tables);
+        self.change_feed_lacking.know(whole(tables));
         self.set_feed(|feed| feed.lacking = tables);
     }
 
-    /// Sets whether the change feed listens.
-    pub(super) fn set_feed_listens(&self, listens: bool) {
+    /// Sets whether the change feed listens; `None` where there is to be none.
+    pub(super) fn set_feed_listens(&self, listens: Option<bool>) {
         self.set_feed(|feed| feed.listens = listens);
     }
 
@@ -260,16 +301,37 @@ impl Metrics {
         let mut feed = self.state.feed.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut feed);
         let FeedState { listens, lacking } = *feed;
-        self.change_feed_connected.set(i64::from(listens && lacking == 0));
-        self.change_feed_lacking.set(i64::try_from(lacking).unwrap_or(i64::MAX));
+        let connected = listens.map(|listens| i64::from(listens && lacking == 0));
+        self.change_feed_connected.set(connected.map(ConstGauge::new));
     }
 
     /// Sets the cache server's own counters, which start again when the server does.
     pub fn set_cache_counters(&self, counts: CacheCounts) {
         let CacheCounts { hits, misses, evicted } = counts;
-        self.cache_hits.set(hits);
-        self.cache_misses.set(misses);
-        self.cache_evicted.set(evicted);
+        self.cache_hits.count(hits);
+        self.cache_misses.count(misses);
+        self.cache_evicted.count(evicted);
+    }
+
+    /// Sets the memory that the cache server uses, and its limit; `None` if it has no limit.
+    pub fn set_cache_memory(&self, used: u64, limit: Option<u64>) {
+        self.cache_used_memory.know(used);
+        self.cache_max_memory.set(limit.map(ConstGauge::new));
+    }
+
+    /// Reads the figures of this process from the operating system, which takes some microseconds.
+    pub fn look_at_process(&self) {
+        let Some(Process { cpu, resident, virtual_size, open_files, max_files, started }) =
+            Process::look()
+        else {
+            return;
+        };
+        self.process_cpu.count(cpu);
+        self.process_resident.know(resident);
+        self.process_virtual.know(virtual_size);
+        self.process_open_fds.know(open_files);
+        self.process_max_fds.set(max_files.map(ConstGauge::new));
+        self.process_started.know(started);
     }
 
     pub(super) fn set_breaker(&self, server: Server, open: bool) {
@@ -335,6 +397,10 @@ fn comment_with_full_name(line: &str) -> Cow<'_, str> {
     comment.map_or(Cow::Borrowed(line), Cow::Owned)
 }
 
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a Unix time in milliseconds is far below 2^53")]
 pub(super) fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1000.0
@@ -354,19 +420,28 @@ mod tests {
         let metrics = Metrics::new();
         metrics.register_jobs([job("services"), job("slots")].iter());
         metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
+        metrics.set_cache_memory(1 << 20, Some(1 << 30));
         metrics.set_db_connections(1, 2, 4);
+        metrics.set_concurrency_limit(4);
+        metrics.set_history_pending(0);
+        metrics.set_permits(&BTreeMap::new());
+        metrics.set_feed_lacking(0);
+        metrics.set_feed_listens(Some(true));
+        metrics.look_at_process();
+        metrics.started.know(1_700_000_000.0);
         let job = job("slots");
+        for seconds in [&metrics.last_success, &metrics.last_run, &metrics.next_run] {
+            seconds.of(&job).set(1_700_000_000.0);
+        }
         let stale = OfFindings { job_name: job.clone(), kind: audit::Kind::Stale };
         metrics.audit_findings.get_or_create(&stale).set(1);
         metrics.last_audit.of(&job).set(1_700_000_000.0);
         metrics.consistency.of(&job).set(0.5);
         metrics.coverage.of(&job).set(0.5);
-        for once in [&metrics.last_success, &metrics.last_run, &metrics.next_run] {
-            once.of(&job).set(1_700_000_000.0);
-        }
         metrics.set_late_after(&job, DateTime::from_timestamp(1_700_000_000, 0));
         metrics.set_ttl_margin(&job, Some(TimeDelta::milliseconds(-1_500)));
         metrics.set_not_warm(&job, 3);
+        metrics.paused_since.of(&job).set(1_700_000_000.0);
         metrics
     }
 
@@ -430,6 +505,7 @@ mod tests {
             "preheat_tenants_total{job_name=\"slots\",outcome=\"failed\"}",
             "preheat_keys_total{job_name=\"slots\",outcome=\"fenced\"}",
             "preheat_keys_total{job_name=\"slots\",outcome=\"removed\"}",
+            "preheat_cache_evicted_during_run_total{job_name=\"slots\"}",
             "preheat_fire_lag_seconds_count{job_name=\"slots\"}",
             "preheat_permits{job_name=\"slots\"}",
             "preheat_run_duration_seconds_sum{job_name=\"slots\"}",
@@ -444,19 +520,45 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_measured_is_absent() {
+    fn what_is_not_known_is_absent() {
         let metrics = Metrics::new();
         metrics.register_jobs([job("services")].iter());
         let page = metrics.encode();
-        assert!(!page.contains("consistency"));
-        for absent in ["last_success", "last_run", "next_run", "late_after", "margin", "not_warm"] {
-            assert!(!page.contains(&format!("_{absent}")), "{absent} in\n{page}");
+        // Those whose value is known from the start: nothing is wrong yet, as far as the worker knows.
+        let states = [
+            "preheat_breaker_open",
+            "preheat_build_info",
+            "preheat_cache_several_servers",
+            "preheat_jobs_rejected",
+            "preheat_scheduler_silent",
+        ];
+        for gauge in DECLARED.iter().filter(|declared| declared.kind == Kind::Gauge) {
+            let is_there = page.contains(&format!("# TYPE {} ", gauge.name));
+            assert_eq!(is_there, states.contains(&gauge.name), "{}:\n{page}", gauge.name);
         }
         assert!(!page.contains("cache_hits"));
         metrics.set_cache_counters(CacheCounts { hits: 12, misses: 3, evicted: 5 });
         assert_eq!(sample(&metrics.encode(), "preheat_cache_hits_total"), Some(12.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_misses_total"), Some(3.0));
         assert_eq!(sample(&metrics.encode(), "preheat_cache_evicted_keys_total"), Some(5.0));
+    }
+
+    #[test]
+    fn a_change_feed_is_connected_if_it_listens_for_all_tables_and_absent_where_there_is_none() {
+        let metrics = Metrics::new();
+        let connected = || sample(&metrics.encode(), "preheat_change_feed_connected");
+        metrics.set_feed_lacking(2);
+        assert_eq!(connected(), None, "nobody has said that there is to be a feed");
+        for (listens, lacking, shown) in [
+            (Some(true), 2, Some(0.0)),
+            (Some(true), 0, Some(1.0)),
+            (Some(false), 0, Some(0.0)),
+            (None, 0, None),
+        ] {
+            metrics.set_feed_listens(listens);
+            metrics.set_feed_lacking(lacking);
+            assert_eq!(connected(), shown, "{listens:?} {lacking}");
+        }
     }
 
     #[test]
@@ -474,6 +576,8 @@ mod tests {
         assert!(!page.contains("_audit"), "neither a finding nor the time of an audit:\n{page}");
         assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job_name=\"slots\"}"), Some(1.0));
         assert!(!page.contains("_not_warm") && !page.contains("_margin"), "{page}");
+        let kept = "preheat_fire_lag_seconds_count{job_name=\"services\"}";
+        assert_eq!(sample(&page, kept), Some(0.0));
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn record(job: &str, minute: u32) -> RunRecord {
         report,
         replica: "worker-1".to_owned(),
         version: "0.1.0".to_owned(),
+        requested_by: None,
     }
 }
 

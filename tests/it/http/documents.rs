@@ -84,10 +84,11 @@ const METRICS_INTRODUCTION: &str = "\
 Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this page anew.
 
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the client asks for it.
-A tenant is never a label. All series of a job stand from the start with 0, so that a first failure is
-an increase; what was never measured (what the verifier fills before its first sample, the coverage before
-the tenants are known, the cache server's counters before its first answer) is absent. When a job's file goes, its gauges go with it and its counters stay until
-the worker restarts.
+A tenant is never a label. The label of a job is `job_name`, because Prometheus sets `job` itself. All counters
+and histograms of a job stand from the start with 0, so that a first failure is an increase. A gauge whose value
+is not known is absent and never 0: the last success before the first one, the next run of a disabled job, what
+the verifier has not measured, the change feed where there is to be none, the cache server's figures before its
+first answer. When a job's file goes, its gauges go with it and its counters stay until the worker restarts.
 
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
   `startup`, `request`, `change`.
@@ -96,10 +97,8 @@ the worker restarts.
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.
 - `state` of a connection: `idle`, `in_use`, `max`.
 
-Worth an alert: `time() - preheat_last_success_timestamp_seconds` above a job's `ttl`,
-`preheat_coverage_ratio` below 1, an increase of `preheat_runs_total{outcome!=\"ok\"}`,
-`preheat_breaker_open`, `preheat_scheduler_silent` or `preheat_jobs_rejected` at 1; with the change feed
-`preheat_change_feed_tables_without_triggers` above 0, or `preheat_change_feed_connected` at 0.
+[`deploy/prometheus/rules.yml`](../deploy/prometheus/rules.yml) has alerts on these metrics, [the runbook](runbook.md)
+says what to do when one fires, and `deploy/grafana/preheat.json` is a board of them.
 
 | metric | type | labels | what |
 | --- | --- | --- | --- |

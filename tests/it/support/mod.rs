@@ -13,11 +13,13 @@ pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod shop;
 pub(crate) mod tls;
 pub(crate) mod virtual_clock;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -188,10 +190,15 @@ pub(crate) fn has_ipv6() -> bool {
     is_there
 }
 
-/// Reports that a test was skipped, and why.
+/// Reports that a test was skipped, and why. `scripts/test` names a file, whose lines it counts:
+/// what a test prints is only seen if the test fails.
 #[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]
 pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
+    if let Some(path) = std::env::var_os("PREHEAT_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        writeln!(file, "{why}").unwrap();
+    }
 }
 
 /// How often a cache has run each command since its statistics were reset.

@@ -10,7 +10,7 @@ use crate::support::program::Running;
 use crate::support::shop::{Shop, TOKEN, items, items_by};
 use crate::support::{LONG, eventually, preheat};
 
-/// All series of a job that the contract names, with their labels.
+/// All counters and histograms of a job that the contract names, with their labels.
 fn series_of(job: &str) -> Vec<String> {
     let mut series = Vec::new();
     for outcome in ["ok", "partial", "failed", "timeout", "cancelled"] {
@@ -31,9 +31,6 @@ fn series_of(job: &str) -> Vec<String> {
     }
     let plain = [
         "preheat_run_duration_seconds_count",
-        "preheat_last_success_timestamp_seconds",
-        "preheat_last_run_timestamp_seconds",
-        "preheat_next_run_timestamp_seconds",
         "preheat_fire_lag_seconds_count",
         "preheat_bytes_total",
     ];
@@ -51,11 +48,17 @@ async fn a_worker_warms_at_its_start_and_is_ready_when_it_has() {
     let ready = worker.get("/readyz").await;
     assert_eq!(ready.status, 503, "{ready:?}");
     assert_eq!(ready.json()["waiting"], json!(["items"]));
-    let next = "preheat_next_run_timestamp_seconds{job_name=\"items\"}";
     for series in series_of("items") {
-        let value = worker.metric(&series).await;
-        assert!(value == Some(0.0) || (series == next && value > Some(0.0)), "{series} {value:?}");
+        assert_eq!(worker.metric(&series).await, Some(0.0), "{series}");
     }
+    let last = ["preheat_last_success_timestamp_seconds", "preheat_last_run_timestamp_seconds"]
+        .map(|name| format!("{name}{{job_name=\"items\"}}"));
+    for series in &last {
+        assert_eq!(worker.metric(series).await, None, "{series}");
+    }
+    let next = "preheat_next_run_timestamp_seconds{job_name=\"items\"}";
+    assert!(worker.metric(next).await > Some(1_700_000_000.0));
+    assert_eq!(worker.metric("preheat_change_feed_connected").await, None, "no job has `tables`");
     for state in ["idle", "in_use", "max"] {
         let series = format!("preheat_db_connections{{state=\"{state}\"}}");
         assert!(worker.metric(&series).await.is_some(), "{series}");
@@ -76,13 +79,27 @@ async fn a_worker_warms_at_its_start_and_is_ready_when_it_has() {
         ("preheat_bytes_total{job_name=\"items\"}", bytes),
         ("preheat_run_duration_seconds_count{job_name=\"items\"}", Some(1.0)),
         ("preheat_db_connections{state=\"max\"}", Some(4.0)),
+        ("preheat_concurrency_limit", Some(3.0)),
+        ("preheat_permits{job_name=\"items\"}", Some(0.0)),
+        ("preheat_cache_evicted_during_run_total{job_name=\"items\"}", Some(0.0)),
+        ("preheat_cache_max_memory_bytes", None),
     ] {
         assert_eq!(worker.metric(series).await, value, "{series}");
     }
-    for series in ["preheat_last_success_timestamp_seconds", "preheat_last_run_timestamp_seconds"] {
-        let value = worker.metric(&format!("{series}{{job_name=\"items\"}}")).await;
+    let started = ["preheat_start_timestamp_seconds", "process_start_time_seconds"];
+    for series in last.iter().map(String::as_str).chain(started) {
+        let value = worker.metric(series).await;
         assert!(value > Some(1_700_000_000.0), "{series} {value:?}");
     }
+    for series in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "preheat_cache_used_memory_bytes",
+    ] {
+        assert!(worker.metric(series).await > Some(0.0), "{series}");
+    }
+    worker.metric_becomes("preheat_history_pending", |pending| pending < 1.0).await;
     worker
         .metric_becomes("preheat_coverage_ratio{job_name=\"items\"}", |share| share > 0.999)
         .await;
@@ -116,7 +133,7 @@ async fn hazard_28_a_required_job_that_fails_is_named_until_one_waits_no_longer(
     let message = failed["report"]["failures"][0]["message"].as_str().unwrap();
     assert!(message.contains("division by zero (22012)"), "{message}");
     let success = "preheat_last_success_timestamp_seconds{job_name=\"items\"}";
-    assert_eq!(worker.metric(success).await, Some(0.0));
+    assert_eq!(worker.metric(success).await, None);
 }
 
 #[tokio::test]

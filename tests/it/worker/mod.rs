@@ -4,6 +4,7 @@ mod changes;
 mod connections;
 mod history;
 mod life;
+mod openapi;
 mod rejected;
 mod reload;
 mod restart;

@@ -1,0 +1,78 @@
+//! The dashboard: HTML that is made here, and that works without JavaScript. To add a page, add a
+//! line to [`routes`] and a file with its handler, which takes a [`layout::Shell`] and answers with
+//! [`layout::page`].
+
+mod assets;
+mod audit;
+mod changes;
+mod chart;
+mod context;
+pub(super) mod errors;
+mod find;
+mod job;
+mod jobs;
+pub(super) mod layout;
+pub(super) mod login;
+mod overview;
+mod run;
+mod runs;
+mod settings;
+pub(super) mod starting;
+mod tenant;
+mod tenants;
+mod words;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::openapi::{Api, Operation};
+use super::{AppState, probes};
+
+/// The first page, which is the list of routes for a client that is no browser.
+pub(super) fn described(api: Api) -> Api {
+    let index = Operation::new("index", "The dashboard, or the list of routes")
+        .answers_text("the routes", "text/plain")
+        .answers_text("the dashboard, for a client that accepts it", "text/html");
+    api.get("/", first, index)
+}
+
+/// The routes of all other pages.
+pub(super) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/jobs", get(settings::show))
+        .route("/jobs/{job}", get(settings::show))
+        .route("/runs", get(settings::show))
+        .route("/runs/{id}", get(settings::show))
+        .route("/tenants", get(settings::show))
+        .route("/tenants/{id}", get(settings::show))
+        .route("/audit", get(audit::show))
+        .route("/changes", get(changes::show))
+        .route("/settings", get(settings::show))
+        .route("/login", get(login::show))
+        .route("/find", get(find::show))
+        .merge(files())
+}
+
+/// The routes of the static files, which a worker needs before it works, too.
+pub(super) fn files<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/assets/{name}", get(assets::serve))
+}
+
+/// `GET /`: the overview for a browser; for other clients the list of routes.
+async fn first(shell: layout::Shell, headers: HeaderMap) -> Response {
+    let mut answer = if wants_html(&headers) {
+        settings::show(shell).await
+    } else {
+        probes::index().await.into_response()
+    };
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+/// Whether the client is a browser that shows the answer to a person.
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.into_iter().any(|value| value.contains("text/html"))
+}
