@@ -8,6 +8,7 @@
 //!   code emits it as `event::Name { … }.emit(&metrics)`.
 
 pub(crate) mod event;
+pub mod figures;
 pub mod metric;
 mod process;
 

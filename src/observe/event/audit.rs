@@ -17,6 +17,7 @@ event! {
 /// If no key was compared, the share stays as it was.
 fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     let JobAudit { job, counts, .. } = audit;
+    metrics.figures().note_audit(audit, at);
     metrics.last_audit.of(job).set(unix_seconds(at));
     for kind in Kind::ALL {
         let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);

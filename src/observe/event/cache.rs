@@ -8,6 +8,7 @@ use super::counted;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, KeyCounts};
 use crate::domain::run::RunId;
+use crate::observe::figures::Share;
 use crate::observe::metric::PerJob;
 
 event! {
@@ -96,11 +97,13 @@ event! {
         /// How many it looked for; 0 while the tenants are not known.
         expected: u64,
     }
-    metrics |metrics| if expected == 0 {
-        metrics.coverage.forget(job);
-    } else {
-        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
-        metrics.coverage.of(job).set(there as f64 / expected as f64);
+    metrics |metrics| {
+        let share = Share { part: there, whole: expected };
+        match share.ratio() {
+            None => metrics.coverage.forget(job),
+            Some(ratio) => drop(metrics.coverage.of(job).set(ratio)),
+        }
+        metrics.figures().note_coverage(job, share);
     };
 }
 
