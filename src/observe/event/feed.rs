@@ -6,18 +6,25 @@ use tracing::{debug, info, warn};
 
 use super::{counted, millis};
 use crate::domain::job::JobName;
+use crate::observe::news::News;
 
 event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
     FeedConnected;
-    metrics |metrics| metrics.set_feed_listens(Some(true));
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(true));
+        metrics.news.tell(|| News::FeedConnected);
+    };
     log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
     /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
     FeedLost<'a> { message: &'a str }
-    metrics |metrics| metrics.set_feed_listens(Some(false));
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(false));
+        metrics.news.tell(|| News::FeedLost { message: message.to_owned() });
+    };
     log warn!(
         "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"
     );

@@ -3,6 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::domain::server::Server;
+use crate::observe::news::News;
 
 event! {
     /// A server counts as down, or as up again.
@@ -12,7 +13,10 @@ event! {
         open: bool,
         message: &'a str,
     }
-    metrics |metrics| metrics.set_breaker(server, open);
+    metrics |metrics| {
+        metrics.set_breaker(server, open);
+        metrics.news.tell(|| News::ServerChanged { server, is_down: open, message: message.to_owned() });
+    };
     log {
         let server = server.as_str();
         if open {

@@ -25,6 +25,7 @@ pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip, OfTrigger};
 use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
+use crate::observe::news::NewsLog;
 use crate::observe::process::Process;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
