@@ -5,6 +5,8 @@
 mod assets;
 mod audit;
 mod changes;
+mod chart;
+mod context;
 pub(super) mod errors;
 mod job;
 mod jobs;
@@ -16,6 +18,12 @@ mod runs;
 mod settings;
 mod tenant;
 mod tenants;
+mod words;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, header};
