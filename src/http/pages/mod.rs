@@ -8,14 +8,16 @@ mod changes;
 mod chart;
 mod context;
 pub(super) mod errors;
+mod find;
 mod job;
 mod jobs;
 pub(super) mod layout;
-mod login;
+pub(super) mod login;
 mod overview;
 mod run;
 mod runs;
 mod settings;
+pub(super) mod starting;
 mod tenant;
 mod tenants;
 mod words;
@@ -54,6 +56,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
         .route("/login", get(login::show))
+        .route("/find", get(find::show))
         .merge(files())
 }
 
