@@ -9,6 +9,7 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod alerts;
 mod architecture;
 mod audit;
 mod commands;
