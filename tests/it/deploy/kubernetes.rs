@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{path, read};
 use crate::support::program::Preheat;
-use crate::support::{self, Database, LONG, eventually, http, preheat, python};
+use crate::support::{self, Database, LONG, document, eventually, http, preheat, python};
 
 const FOLDER: &str = "deploy/kubernetes";
 /// What the kustomization leaves out on purpose: a Job is run, not kept.
@@ -95,6 +95,7 @@ fn each_manifest_is_valid_for_the_oldest_and_the_newest_kubernetes() {
         ("deployment.yaml", "enableServiceLinks", "enableServiceLink"),
         ("service.yaml", "publishNotReadyAddresses", "publishUnreadyAddresses"),
         ("monitoring/podmonitor.yaml", "interval: 15s", "interval: often"),
+        ("monitoring/prometheusrule.yaml", "expr:", "expression:"),
     ] {
         let right_text = read(&format!("{FOLDER}/{file}"));
         assert!(right_text.contains(right), "{file}");
@@ -219,6 +220,27 @@ fn selectors_find_the_pods_and_ports_have_their_names() {
     }
     port(&monitor["spec"]["podMetricsEndpoints"][0]["port"]);
     port(&policy["spec"]["ingress"][0]["ports"][0]["port"]);
+}
+
+#[test]
+fn docs_the_prometheusrule_has_the_rules_of_prometheus() {
+    let rules = read("deploy/prometheus/rules.yml");
+    let rules = &rules[rules.find("groups:").unwrap()..];
+    let rules: String = rules
+        .lines()
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
+        .collect();
+    let manifest = format!(
+        "# Made from deploy/prometheus/rules.yml: PREHEAT_BLESS=1 cargo test --test it docs_\n\
+         apiVersion: monitoring.coreos.com/v1\n\
+         kind: PrometheusRule\n\
+         metadata:\n  name: preheat\n  labels: {{ app.kubernetes.io/name: preheat }}\n\
+         spec:\n{rules}"
+    );
+    document::compare(&format!("{FOLDER}/monitoring/prometheusrule.yaml"), &manifest);
+    let theirs = &documents_of("deploy/prometheus/rules.yml")[0]["groups"];
+    let ours: Value = serde_saphyr::from_str(&manifest).unwrap();
+    assert_eq!(ours["spec"]["groups"], *theirs);
 }
 
 /// The `ConfigMaps` as Kubernetes mounts them: links into a folder that is exchanged as a whole.
