@@ -16,6 +16,7 @@ mod commands;
 mod config;
 mod conformance;
 mod definition;
+mod deploy;
 mod engine;
 mod faults;
 mod http;

@@ -93,6 +93,11 @@ impl Preheat {
         self.folder.path()
     }
 
+    /// The address of its HTTP server.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The same, with a limit on its open files.
     pub(crate) fn files(self, most: u32) -> Self {
         let plain = self.command.as_std();
@@ -103,7 +108,7 @@ impl Preheat {
     }
 
     /// The same, started by another command, in its folder and with its environment and its pipes.
-    fn by(mut self, mut command: Command) -> Self {
+    pub(crate) fn by(mut self, mut command: Command) -> Self {
         let environment = self.command.as_std().get_envs();
         command
             .current_dir(self.folder.path())
