@@ -1,16 +1,22 @@
 //! The verifier, which compares the cache with the database.
 
 use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
 use tracing::{debug, warn};
 
 use crate::domain::audit::{JobAudit, Kind};
 use crate::observe::Metrics;
 use crate::observe::metric::{OfFindings, PerJob, unix_seconds};
+use crate::observe::news::News;
 
 event! {
     /// The verifier has compared some tenants of a job.
     AuditFinished<'a> { audit: &'a JobAudit, at: DateTime<Utc> }
-    metrics |metrics| count_audit(metrics, audit, at);
+    metrics |metrics| {
+        count_audit(metrics, audit, at);
+        metrics.news.tell(|| News::AuditFinished { audit: Arc::new(audit.clone()), at });
+    };
     log log_audit(audit);
 }
 

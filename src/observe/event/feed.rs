@@ -8,6 +8,7 @@ use super::{counted, millis};
 use chrono::{DateTime, Utc};
 
 use crate::domain::job::JobName;
+use crate::observe::news::News;
 
 event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
@@ -15,6 +16,7 @@ event! {
     metrics |metrics| {
         metrics.set_feed_listens(Some(true));
         metrics.figures().note_feed(Some(true), None, at);
+        metrics.news.tell(|| News::FeedConnected);
     };
     log info!("the change feed is connected: each job with `tables` runs once");
 }
@@ -25,6 +27,7 @@ event! {
     metrics |metrics| {
         metrics.set_feed_listens(Some(false));
         metrics.figures().note_feed(Some(false), Some(message), at);
+        metrics.news.tell(|| News::FeedLost { message: message.to_owned() });
     };
     log warn!(
         "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"

@@ -5,6 +5,7 @@ use tracing::{error, info, warn};
 
 use crate::domain::server::Server;
 use crate::observe::figures::Since;
+use crate::observe::news::News;
 
 event! {
     /// A server counts as down, or as up again.
@@ -19,6 +20,7 @@ event! {
         metrics.set_breaker(server, open);
         let since = open.then(|| Since { at, message: message.to_owned() });
         metrics.figures().note_server(server, since);
+        metrics.news.tell(|| News::ServerChanged { server, is_down: open, message: message.to_owned() });
     };
     log {
         let server = server.as_str();

@@ -26,6 +26,7 @@ use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
 use crate::observe::figures::Figures;
+use crate::observe::news::NewsLog;
 use crate::observe::process::Process;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
