@@ -224,6 +224,7 @@ mod tests {
             replica: String::new(),
             version: String::new(),
             requested_by: None,
+            all_tenants: Some(true),
         }
     }
 
