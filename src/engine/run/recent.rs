@@ -132,6 +132,7 @@ mod tests {
             replica: String::new(),
             version: String::new(),
             all_tenants: Some(true),
+            requested_by: None,
         }
     }
 

@@ -174,7 +174,7 @@ mod tests {
         assert!(shows("preheat_cache_restarts_total 1\n"));
         CacheEmptied.emit(&metrics);
         assert!(shows("preheat_cache_flushes_total 1\n"));
-        FeedConnected.emit(&metrics);
+        FeedConnected { at: DateTime::UNIX_EPOCH }.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
         FeedLost { message: "refused" }.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 0\n"));
