@@ -1,6 +1,7 @@
 //! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
 //! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
 
+mod access;
 mod answer;
 mod auth;
 mod body;
@@ -9,12 +10,15 @@ mod health;
 mod idempotency;
 mod invalidations;
 mod jobs;
+mod levers;
+mod mount;
 mod openapi;
 mod pages;
 mod probes;
 mod runs;
 mod server;
 mod session;
+mod sign_in;
 mod starting;
 
 use std::sync::Arc;
@@ -27,15 +31,17 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use futures::future::BoxFuture;
-use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::access::Access;
 use self::answer::ApiError;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
+pub use self::mount::mounted;
 use self::openapi::Api;
 pub use self::server::{Routes, serve};
+use self::sign_in::Tries;
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
@@ -67,8 +73,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
     pub refresh: Refresh,
-    /// The token that a request must carry to change something. Without a token, no request can.
-    pub token: Option<SecretString>,
+    /// Who may do what.
+    pub access: Access,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
     /// Ends requests that wait for a run. It is the token that stops [`serve`].
@@ -79,6 +85,8 @@ pub struct Control {
 struct Shared {
     control: Control,
     requests: Requests,
+    /// Of signing in with a wrong token.
+    tries: Tries,
     waiting: Semaphore,
     /// The OpenAPI document.
     document: Arc<str>,
@@ -90,11 +98,18 @@ type AppState = Arc<Shared>;
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
     let pages = pages::routes().layer(middleware::from_fn(limit_time));
-    let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
-    with_answers_in_common(routes.merge(pages))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
-        .with_state(state)
+    let base_path = control.access.base_path.clone();
+    let state = shared(control, MAX_WAITING, document.into());
+    let admit = middleware::from_fn_with_state(Arc::clone(&state), session::admit);
+    let log = middleware::from_fn_with_state(Arc::clone(&state), log);
+    let routes = with_answers_in_common(routes.merge(pages).layer(admit));
+    mounted(routes.layer(log).with_state(state), &base_path)
+}
+
+fn shared(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
+    let (requests, tries) = (Requests::default(), Tries::default());
+    let waiting = Semaphore::new(most_waiting);
+    Arc::new(Shared { control, requests, tries, waiting, document })
 }
 
 /// The OpenAPI document of all routes.
@@ -104,14 +119,13 @@ pub fn document() -> String {
 
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
-    let api = runs::routes(jobs::routes(api));
+    let api = levers::routes(runs::routes(jobs::routes(api)));
     invalidations::routes(api)
 }
 
 /// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
-    let (waiting, document) = (Semaphore::new(0), Arc::default());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let state = shared(control, 0, Arc::default());
     let routes =
         Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)

@@ -10,7 +10,9 @@ use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::assets::{Asset, ICON, SCRIPT, STYLE};
+use crate::domain::who::Who;
 use crate::http::AppState;
+use crate::http::session::Viewer;
 
 /// What is percent-encoded in a path segment or in a query's value: everything but what RFC 3986
 /// calls unreserved.
@@ -35,6 +37,8 @@ pub(in crate::http) enum Signed {
     Never,
     /// Somebody who has not signed in.
     Out,
+    /// Somebody who has, under this name.
+    In(Who),
 }
 
 impl Shell {
@@ -64,7 +68,12 @@ impl FromRequestParts<AppState> for Shell {
         parts: &mut Parts,
         state: &AppState,
     ) -> Result<Self, Self::Rejection> {
-        let signed = if state.control.token.is_some() { Signed::Out } else { Signed::Never };
+        let Ok(viewer) = Viewer::from_request_parts(parts, state).await;
+        let signed = match viewer.who {
+            Some(who) if viewer.is_signed_in => Signed::In(who),
+            Some(_) | None if state.control.access.has_token() => Signed::Out,
+            Some(_) | None => Signed::Never,
+        };
         Ok(Self { signed, ..Self::at(parts.uri.path()) })
     }
 }
@@ -132,7 +141,7 @@ pub(in crate::http) struct Links {
 
 impl Links {
     /// The links of the page at this path.
-    fn from(path: &str) -> Self {
+    pub(in crate::http) fn from(path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
         let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };
         Self { root }
@@ -209,6 +218,27 @@ impl Links {
     /// The page to sign in, which is also where its form is posted.
     pub(in crate::http) fn login(&self) -> String {
         self.to("login")
+    }
+
+    /// The page to sign in, which leads back to a path of the dashboard: relative to its first page.
+    pub(in crate::http) fn login_for(&self, next: &str) -> String {
+        self.to(format_args!("login{}", query(&[("next", next)])))
+    }
+
+    /// The page to sign in again, with why it did not work: `token` or `wait`.
+    pub(in crate::http) fn login_failed(&self, why: &str, next: &str) -> String {
+        self.to(format_args!("login{}", query(&[("failed", why), ("next", next)])))
+    }
+
+    /// A path of the dashboard from outside, relative to its first page; the overview if the text could
+    /// lead elsewhere.
+    pub(in crate::http) fn next(&self, path: &str) -> String {
+        let path_only = path.split('?').next().unwrap_or_default();
+        let is_own = !path_only.contains([':', '\\']) && !path_only.contains("//");
+        let is_inside = !path_only.split('/').any(|segment| matches!(segment, "." | ".."));
+        let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_right = is_own && is_inside && is_plain && !path.starts_with('/');
+        self.to(if is_right { path } else { "" })
     }
 
     /// Where the form to sign out is posted.
@@ -290,9 +320,13 @@ fn header(shell: &Shell) -> Markup {
                     }
                 }
             }
-            @match shell.signed {
+            @match &shell.signed {
                 Signed::Never => {},
                 Signed::Out => a href=(links.login()) { "Sign in" },
+                Signed::In(who) => form method="post" action=(links.logout()) {
+                    (who.as_str()) " "
+                    button type="submit" { "Sign out" }
+                },
             }
         }
     }
@@ -337,6 +371,27 @@ mod tests {
             ("..", "../tenants?find=.."),
         ] {
             assert_eq!(links.tenant(id), link);
+        }
+    }
+
+    #[test]
+    fn a_path_from_outside_leads_nowhere_else() {
+        let links = Links::from("/login");
+        for own in ["", "jobs/services", "runs?job=a&since=2026-03-01T00:00:00Z", "tenants/a%3Ab"] {
+            assert_eq!(links.next(own), format!("./{own}"), "{own}");
+        }
+        for other in [
+            "//evil.example",
+            "/\\\\evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "a//b",
+            "../x",
+            "jobs/../../x",
+            "a b",
+            "a\r\nb",
+        ] {
+            assert_eq!(links.next(other), "./", "{other}");
         }
     }
 

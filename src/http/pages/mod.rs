@@ -2,6 +2,7 @@
 //! line to [`routes`] and a file with its handler, which takes a [`layout::Shell`] and answers with
 //! [`layout::page`].
 
+mod actions;
 mod assets;
 mod audit;
 mod changes;
@@ -46,6 +47,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
         .route("/login", get(login::show))
+        .merge(actions::routes())
         .merge(files())
 }
 
