@@ -232,6 +232,7 @@ impl Worker {
             handle,
             invalidations,
             board,
+            pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
             pauses,
