@@ -235,7 +235,6 @@ impl Worker {
             pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
-            pauses,
             access,
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
