@@ -39,16 +39,12 @@ impl<S> Watched<S> {
 impl Sending {
     /// Ends when the client has taken nothing for this long, though there was something to take.
     pub(super) async fn stalls(&self, limit: Duration) {
-        self.stalls_during(async || tokio::time::sleep(limit).await).await;
-    }
-
-    async fn stalls_during(&self, mut wait: impl AsyncFnMut()) {
         loop {
             if !self.is_blocked.load(Ordering::Relaxed) {
                 self.blocked.notified().await;
             }
             let before = self.sent.load(Ordering::Relaxed);
-            wait().await;
+            tokio::time::sleep(limit).await;
             let same = self.sent.load(Ordering::Relaxed) == before;
             if same && self.is_blocked.load(Ordering::Relaxed) {
                 return;
@@ -119,37 +115,42 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_noticed() {
         let (stream, _client) = duplex(8);
         let (mut watched, sending) = Watched::new(stream);
         let send = watched.write_all(b"more than fits into it");
-        let stalls = sending.stalls_during(async || tokio::task::yield_now().await);
-        let ended = futures::future::select(Box::pin(send), Box::pin(stalls)).await;
+        let ended = futures::future::select(Box::pin(send), Box::pin(sending.stalls(LIMIT))).await;
         assert!(matches!(ended, futures::future::Either::Right(_)), "it has stalled");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_a_little_at_a_time_is_waited_for() {
         let (stream, mut client) = duplex(8);
         let (mut watched, sending) = Watched::new(stream);
-        let takes_a_little = async || {
+        let read = async {
             let mut taken = [0; 4];
-            client.read_exact(&mut taken).await.unwrap();
-            tokio::task::yield_now().await;
+            for _ in 0..8 {
+                tokio::time::sleep(LIMIT * 3 / 4).await;
+                client.read_exact(&mut taken).await.unwrap();
+            }
         };
+        let work = async { tokio::join!(read, watched.write_all(&[0; 32])) };
         tokio::select! {
             biased;
-            sent = watched.write_all(&[0; 32]) => sent.unwrap(),
-            () = sending.stalls_during(takes_a_little) => panic!("it takes something all the time"),
+            ((), sent) = work => sent.unwrap(),
+            () = sending.stalls(LIMIT) => panic!("it takes something all the time"),
         }
+        assert!(sending.stalls(LIMIT).now_or_never().is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_is_sent_nothing_has_not_stalled() {
         let (stream, _client) = duplex(8);
         let (_watched, sending) = Watched::new(stream);
-        let stalls = sending.stalls_during(async || tokio::task::yield_now().await);
-        assert!(stalls.now_or_never().is_none());
+        let stalls = tokio::time::timeout(LIMIT * 100, sending.stalls(LIMIT)).await;
+        assert!(stalls.is_err());
     }
 }
