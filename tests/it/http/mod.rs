@@ -19,12 +19,8 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
-<<<<<<< HEAD
-use preheat::domain::run::{RunFilter, RunId, RunRecord};
-=======
 use preheat::domain::pause::Pauses;
-use preheat::domain::run::{RunId, RunRecord};
->>>>>>> c9fa06a (People sign in with the token and use the levers over HTTP: pause, resume, run, invalidate)
+use preheat::domain::run::{RunFilter, RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::ports::{Beside, Clock, History, HistoryError};
 use preheat::engine::ports::{Ports, Unguarded};
@@ -228,14 +224,10 @@ impl Worker {
         let (stops, shutdown) = (Stops::default(), CancellationToken::new());
         let (engine, handle) = Engine::new(made_of, stops.clone());
         let refreshes = Arc::new(AtomicU64::new(0));
-<<<<<<< HEAD
         let board = Board::new(Arc::clone(&runner), handle.clone());
         let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
-=======
-        let invalidations = Invalidations::new(runner, handle.clone(), stops.clone());
         let store = Arc::new(MemoryPauses::default());
         let pauses = PauseBook::new(store, handle.clone(), Pauses::default(), Arc::clone(&metrics));
->>>>>>> c9fa06a (People sign in with the token and use the levers over HTTP: pause, resume, run, invalidate)
         let control = Control {
             handle,
             invalidations,
