@@ -105,9 +105,8 @@ type AppState = Arc<Shared>;
 
 impl Shared {
     fn new(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
-        let (requests, streams) = (Requests::default(), Streams::default());
-        let waiting = Semaphore::new(most_waiting);
-        let tries = Tries::default();
+        let (requests, tries) = (Requests::default(), Tries::default());
+        let (waiting, streams) = (Semaphore::new(most_waiting), Streams::default());
         Arc::new(Self { control, requests, tries, waiting, streams, document })
     }
 }

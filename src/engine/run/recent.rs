@@ -132,7 +132,6 @@ mod tests {
             replica: String::new(),
             version: String::new(),
             all_tenants: Some(true),
-            requested_by: None,
         }
     }
 
