@@ -210,7 +210,7 @@ impl FromRequestParts<AppState> for Viewer {
 }
 
 impl FromRequestParts<AppState> for Client {
-    type Rejection = ApiError;
+    type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(
         parts: &mut Parts,

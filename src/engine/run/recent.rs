@@ -131,6 +131,7 @@ mod tests {
             report,
             replica: String::new(),
             version: String::new(),
+            requested_by: None,
             all_tenants: Some(true),
         }
     }
