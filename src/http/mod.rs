@@ -4,18 +4,22 @@
 mod answer;
 mod auth;
 mod body;
+mod events;
 mod heads;
 mod health;
 mod idempotency;
 mod invalidations;
 mod jobs;
 mod openapi;
+mod overview;
 mod pages;
 mod probes;
 mod runs;
 mod server;
 mod session;
+mod stall;
 mod starting;
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +36,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::ApiError;
+use self::events::Streams;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
 use self::openapi::Api;
@@ -41,6 +46,7 @@ use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
+use crate::overview::Board;
 
 /// The size limit of a body: at most, a body is a list of tenant ids or keys.
 const MAX_BODY: usize = 64 * 1024;
@@ -63,6 +69,8 @@ pub struct Control {
     pub invalidations: Arc<Invalidations>,
     /// Pauses and resumes jobs.
     pub pauses: Arc<PauseBook>,
+    /// What an operator asks.
+    pub board: Arc<Board>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
@@ -80,18 +88,29 @@ struct Shared {
     control: Control,
     requests: Requests,
     waiting: Semaphore,
+    streams: Streams,
     /// The OpenAPI document.
     document: Arc<str>,
 }
 
 type AppState = Arc<Shared>;
 
+impl Shared {
+    fn new(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
+        let (requests, streams) = (Requests::default(), Streams::default());
+        let waiting = Semaphore::new(most_waiting);
+        Arc::new(Self { control, requests, waiting, streams, document })
+    }
+}
+
 /// All routes.
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
-    let pages = pages::routes().layer(middleware::from_fn(limit_time));
-    let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let pages =
+        pages::routes().route("/live", get(events::changes)).layer(middleware::from_fn(limit_time));
+    let clock = control.handle.clone();
+    control.metrics.news.start(move || clock.now());
+    let state = Shared::new(control, MAX_WAITING, document.into());
     with_answers_in_common(routes.merge(pages))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
         .with_state(state)
@@ -104,14 +123,14 @@ pub fn document() -> String {
 
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
+    let api = tenants::routes(overview::routes(api));
     let api = runs::routes(jobs::routes(api));
-    invalidations::routes(api)
+    events::routes(invalidations::routes(api))
 }
 
 /// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
-    let (waiting, document) = (Semaphore::new(0), Arc::default());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let state = Shared::new(control, 0, Arc::default());
     let routes =
         Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)

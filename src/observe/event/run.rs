@@ -1,6 +1,7 @@
 //! Runs and their batches.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +13,7 @@ use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunId, RunRecord, SkipReason, Trigger};
 use crate::observe::Metrics;
 use crate::observe::metric::{OfRun, OfSkip, OfTrigger, PerJob, unix_seconds};
+use crate::observe::news::News;
 
 event! {
     /// A job has another due time; `None` if it is disabled or never due again.
@@ -25,7 +27,10 @@ event! {
 event! {
     /// A run that was due or asked for does not happen.
     RunSkipped<'a> { job: &'a JobName, reason: SkipReason }
-    metrics |metrics| metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
+    metrics |metrics| {
+        metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
+        metrics.news.tell(|| News::RunSkipped { job: job.clone(), reason });
+    };
     log {
         let (why, explained) = (reason.as_str(), reason.explained());
         match reason {
@@ -49,8 +54,11 @@ event! {
         /// How long after its due time it starts; `None` if its schedule did not start it.
         lag: Option<Duration>,
     }
-    metrics |metrics| if let Some(lag) = lag {
-        metrics.fire_lag.of(job).observe(lag.as_secs_f64());
+    metrics |metrics| {
+        if let Some(lag) = lag {
+            metrics.fire_lag.of(job).observe(lag.as_secs_f64());
+        }
+        metrics.news.tell(|| News::RunStarted { run, job: job.clone(), trigger });
     };
     log {
         let trigger = trigger.as_str();
@@ -69,7 +77,10 @@ event! {
         /// `debug`.
         kept: bool,
     }
-    metrics |metrics| count_run(metrics, record, all_tenants);
+    metrics |metrics| {
+        count_run(metrics, record, all_tenants);
+        metrics.news.tell(|| News::RunFinished(Arc::new(record.clone())));
+    };
     log log_run(record, all_tenants, kept);
 }
 
@@ -278,6 +289,7 @@ mod tests {
             replica: "here".to_owned(),
             version: "0".to_owned(),
             requested_by: None,
+            all_tenants: Some(true),
         }
     }
 
@@ -344,7 +356,8 @@ mod tests {
         let lags = [Duration::from_millis(30), Duration::from_millis(20)];
         let lines = logged(|| {
             RunFinished { record: &record, all_tenants: false, kept: false }.emit(&metrics);
-            ChangesWarmed { job: &record.job, lags: &lags }.emit(&metrics);
+            ChangesWarmed { job: &record.job, lags: &lags, at: chrono::DateTime::UNIX_EPOCH }
+                .emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
