@@ -14,6 +14,7 @@ pub mod json;
 pub mod key;
 pub mod layout;
 pub mod manifest;
+pub mod network;
 pub mod order;
 pub mod owned;
 pub mod pause;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::AppState;
 use super::answer::{ApiError, moment};
 use super::body::Segment;
+use super::levers::PauseView;
 use super::openapi::{Api, Operation};
 use super::probes::ProblemView;
 use super::runs::RunView;
@@ -39,6 +40,8 @@ struct JobView {
     running: Option<RunView>,
     queued: Vec<RunView>,
     last_run: Option<RunView>,
+    /// Why the job is paused, if it is.
+    pause: Option<PauseView>,
     /// Why the job's file is rejected. The job is then `held`, or continues with an older version
     /// of the file.
     rejected_for: Vec<ProblemView>,
@@ -51,6 +54,7 @@ enum JobState {
     Disabled,
     Held,
     Idle,
+    Paused,
     Running,
 }
 
@@ -86,8 +90,7 @@ async fn show(
 
 impl JobView {
     fn new(job: &JobStatus, status: &Status) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause: _ } =
-            job;
+        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause } = job;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {
@@ -97,6 +100,7 @@ impl JobView {
         let is_held = status.is_held(name);
         let state = match (enabled, running) {
             (_, Some(_)) => JobState::Running,
+            (true, None) if pause.is_some() => JobState::Paused,
             (true, None) => JobState::Idle,
             (false, None) if is_held => JobState::Held,
             (false, None) => JobState::Disabled,
@@ -120,6 +124,7 @@ impl JobView {
             running: running.as_ref().map(RunView::active),
             queued: queued.iter().map(RunView::active).collect(),
             last_run: last_run.as_deref().map(RunView::finished),
+            pause: pause.as_ref().map(PauseView::new),
             rejected_for: rejected_for.into_iter().flatten().map(ProblemView::new).collect(),
         }
     }

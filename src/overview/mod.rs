@@ -14,6 +14,8 @@ mod hour;
 mod job;
 mod run;
 mod tenant;
+#[cfg(test)]
+mod testing;
 mod text;
 mod troubles;
 mod verdict;

@@ -2,6 +2,7 @@
 //! line to [`routes`] and a file with its handler, which takes a [`layout::Shell`] and answers with
 //! [`layout::page`].
 
+mod actions;
 mod assets;
 mod audit;
 mod changes;
@@ -57,6 +58,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/settings", get(settings::show))
         .route("/login", get(login::show))
         .route("/find", get(find::show))
+        .merge(actions::routes())
         .merge(files())
 }
 

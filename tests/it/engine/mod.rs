@@ -7,6 +7,7 @@ mod gone;
 mod keys;
 pub(crate) mod ledger;
 mod load;
+mod not_warm;
 mod ports;
 pub(crate) mod record;
 mod registry;
@@ -213,7 +214,7 @@ impl Setup {
         let rings = Arc::new(AtomicBool::new(true));
         let mut tasks = JoinSet::new();
         let stop_records = CancellationToken::new();
-        tasks.spawn(records.run(stop_records.clone()));
+        tasks.spawn(Arc::clone(&records).run(stop_records.clone()));
         tasks.spawn(ring(clock.clone(), bell, beats, Arc::clone(&rings)));
         let supervisor = Supervisor::new(&runner.ports, CancellationToken::new());
         let state = (Arc::clone(&runner), stops.clone());
@@ -229,6 +230,7 @@ impl Setup {
             runner,
             metrics,
             handle,
+            records,
             invalidations,
             stops,
             rings,
@@ -272,6 +274,7 @@ pub(crate) struct World {
     pub(crate) runner: Arc<Runner>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handle: Handle,
+    pub(crate) records: Arc<Records>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) stops: Stops,
     /// Whether the bell rings.
