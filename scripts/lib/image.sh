@@ -56,6 +56,8 @@ setup_image() {
 build_image() {
   local container root
   in_store rm --all >/dev/null
+  # Each change of the code leaves a layer of some hundred megabytes.
+  [ "$(in_store images --quiet --filter dangling=true | wc -l)" -lt 8 ] || in_store rmi --prune --force >/dev/null
   in_store build --isolation chroot --layers --format docker --pull-never --tag preheat:test \
     --volume "$(rustc --print sysroot):/usr/local/toolchain:ro" \
     --volume "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry:ro" . &&
