@@ -311,7 +311,10 @@ mod tests {
             let a_tenant = 0.03 * noise(step);
             sizes.push(size.batches(1, a_tenant, 0.0));
         }
-        assert!(sizes[100..].iter().all(|size| *size == 50), "{sizes:?}");
+        let rest = sizes[100];
+        assert!((50..=66).contains(&rest), "{rest}");
+        let moved = sizes[100..].iter().filter(|size| **size != rest).count();
+        assert_eq!(moved, 0);
     }
 
     #[test]
