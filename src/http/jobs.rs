@@ -12,11 +12,11 @@ use super::levers::PauseView;
 use super::openapi::{Api, Operation};
 use super::probes::ProblemView;
 use super::runs::RunView;
-use crate::domain::batch_size::BatchSizeNow;
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
 use crate::engine::schedule::status::{JobStatus, Status};
+use crate::overview::BatchOfJob;
 
 /// A job as the API shows it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -36,7 +36,7 @@ struct JobView {
     timeout: String,
     keys: Vec<String>,
     /// How many tenants one query is for; none where the job has no tenants.
-    batch: Option<BatchView>,
+    batch: Option<BatchOfJob>,
     state: JobState,
     next_due_at: Option<String>,
     last_success_at: Option<String>,
@@ -48,18 +48,6 @@ struct JobView {
     /// Why the job's file is rejected. The job is then `held`, or continues with an older version
     /// of the file.
     rejected_for: Vec<ProblemView>,
-}
-
-/// How many tenants one query of the job is for.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Batch")]
-struct BatchView {
-    /// As many as the job's file or `runner.batch` says.
-    configured: usize,
-    /// As many as the next query is for.
-    now: usize,
-    /// Why they are fewer than configured, if they are.
-    reason: Option<String>,
 }
 
 /// What a job is doing.
@@ -103,18 +91,18 @@ async fn show(
     Ok(Json(JobView::new(job_status, &status)))
 }
 
-impl BatchView {
-    fn new(size: BatchSizeNow) -> Self {
-        let BatchSizeNow { configured, now, because } = size;
-        let reason = because.map(|why| why.to_string());
-        Self { configured: configured.get(), now: now.get(), reason }
-    }
-}
-
 impl JobView {
-    fn new(job: &JobStatus, status: &Status) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, batch, pause } =
-            job;
+    fn new(job_status: &JobStatus, status: &Status) -> Self {
+        let JobStatus {
+            job,
+            next_due_at,
+            running,
+            queued,
+            last_run,
+            last_success_at,
+            batch: _,
+            pause,
+        } = job_status;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {
@@ -142,7 +130,7 @@ impl JobView {
             ttl: duration::text(*ttl),
             timeout: duration::text(*timeout),
             keys: job.keys.iter().map(|key| key.template.to_string()).collect(),
-            batch: (*scope == Scope::Tenants).then(|| BatchView::new(batch.now())),
+            batch: BatchOfJob::of(job_status),
             state,
             next_due_at: next_due_at.map(moment),
             last_success_at: last_success_at.map(moment),
