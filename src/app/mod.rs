@@ -154,7 +154,7 @@ impl App {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
-        let runner = Arc::new(Runner::new(
+        let runner = Runner::new(
             ports,
             Limits::with_tenants_of(
                 settings.runner.max_tenant_bytes,
@@ -162,7 +162,8 @@ impl App {
             ),
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
-        ));
+        );
+        let runner = Arc::new(runner.with_target_batch_time(settings.runner.target_batch_time));
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);

@@ -160,6 +160,8 @@ pub struct Runner {
     pub concurrency: NonZeroUsize,
     /// The number of tenants in one query.
     pub batch: NonZeroUsize,
+    /// How long a query of a batch should take at most; `None` if its size never changes.
+    pub target_batch_time: Option<Duration>,
     /// How long a stopping worker may take to finish the batches in flight.
     pub drain: Duration,
     /// The most memory for the rows of one tenant.
@@ -532,6 +534,13 @@ impl Runner {
                 100,
                 1..=10_000,
                 "The number of tenants in one query",
+            ),
+            target_batch_time: read.duration_or_off(
+                "runner.target_batch_time",
+                "2s",
+                Duration::from_millis(10)..=HOUR,
+                "The longest time that a batch's query should take: while a job's queries take \
+                 longer, its batches have fewer tenants, but at least a sixteenth of `batch`",
             ),
             drain: read.duration(
                 "runner.drain",
