@@ -184,7 +184,8 @@ fn durations(line: &JobLine, context: Context<'_>) -> Markup {
             link: context.links.run(run.id),
         })
         .collect();
-    let interval = line.gap_ms.map(|gap| Level { name: "interval", at: Duration::from_millis(gap) });
+    let interval =
+        line.gap_ms.map(|gap| Level { name: "interval", at: Duration::from_millis(gap) });
     let ttl = Level { name: "TTL", at: Duration::from_millis(line.ttl_ms) };
     let levels: Vec<_> = interval.into_iter().chain([ttl]).collect();
     chart::durations(&runs, &levels, context.now)

@@ -241,7 +241,8 @@ fn job_links(jobs: &[String], context: Context<'_>) -> Markup {
 }
 
 fn cache(cache: &CacheMemory, context: Context<'_>) -> Markup {
-    let CacheMemory { as_of: _, used, max, keys, evicted_last_hour, days_until_full, jobs, day } = cache;
+    let CacheMemory { as_of: _, used, max, keys, evicted_last_hour, days_until_full, jobs, day } =
+        cache;
     html! {
         section #cache data-live="head" aria-labelledby="cache-title" {
             h2 #cache-title { "The cache's memory" }
@@ -314,7 +315,9 @@ pub(super) fn feed_state(feed: &Feed) -> Markup {
     match feed.state {
         FeedState::Off => words::state(words::Look::Idle, "off"),
         FeedState::Connected => words::state(words::Look::Ok, "connected"),
-        FeedState::Lacking => words::state(words::Look::Partial, "connected, but triggers are missing"),
+        FeedState::Lacking => {
+            words::state(words::Look::Partial, "connected, but triggers are missing")
+        }
         FeedState::Away => words::state(words::Look::Failed, "not connected"),
     }
 }

@@ -189,7 +189,11 @@ fn failures(run: &RunRecord, context: Context<'_>) -> Markup {
     }
 }
 
-fn failure_of_kind(failure: &Failure, named: Option<&FailedOfKind>, context: Context<'_>) -> Markup {
+fn failure_of_kind(
+    failure: &Failure,
+    named: Option<&FailedOfKind>,
+    context: Context<'_>,
+) -> Markup {
     let Failure { kind, tenant, key, message, count } = failure;
     html! {
         article.failure {

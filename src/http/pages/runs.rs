@@ -40,7 +40,12 @@ pub(super) struct View {
 }
 
 /// The body of the page. `jobs` are the names that the filter offers.
-pub(super) fn body(view: &View, filters: &Filters, jobs: &[String], context: Context<'_>) -> Markup {
+pub(super) fn body(
+    view: &View,
+    filters: &Filters,
+    jobs: &[String],
+    context: Context<'_>,
+) -> Markup {
     html! {
         h1 { "Runs" }
         (filter(filters, jobs, context))
@@ -117,8 +122,17 @@ fn active_line(run: &ActiveRun, context: Context<'_>) -> Markup {
 
 /// A list of runs that have ended.
 fn table(runs: &[RunRecord], context: Context<'_>) -> Markup {
-    const COLUMNS: [&str; 9] =
-        ["Started", "Job", "Why", "Outcome", "Waited", "Took", "Tenants", "Written", "First failure"];
+    const COLUMNS: [&str; 9] = [
+        "Started",
+        "Job",
+        "Why",
+        "Outcome",
+        "Waited",
+        "Took",
+        "Tenants",
+        "Written",
+        "First failure",
+    ];
     html! {
         table.list.runs aria-label="Runs" {
             thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }

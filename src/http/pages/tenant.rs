@@ -84,7 +84,9 @@ fn warm_state(state: WarmState) -> (Look, &'static str) {
     match state {
         WarmState::Warm => (Look::Ok, "warm"),
         WarmState::NotWarm => (Look::Partial, "not warm"),
-        WarmState::Unknown => (Look::Idle, "not known yet: no run has covered it since this worker started"),
+        WarmState::Unknown => {
+            (Look::Idle, "not known yet: no run has covered it since this worker started")
+        }
         WarmState::Off => (Look::Idle, "the job is off"),
         WarmState::NotActive => (Look::Idle, "not active"),
     }

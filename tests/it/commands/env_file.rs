@@ -37,7 +37,8 @@ async fn what_is_wrong_with_the_file_is_shown_by_its_line_and_without_its_text()
       hint: a value with blanks or quotes needs quotes around it, as in `NAME="a b"`; with `PREHEAT_DOTENV=false` preheat does not read the file
     "#);
 
-    let wrong = check().file(".env", "A=1\n\nPREHEAT_RUNNER__BATCH=many\nPREHEAT_RUNER__DRAIN=1s\n");
+    let wrong =
+        check().file(".env", "A=1\n\nPREHEAT_RUNNER__BATCH=many\nPREHEAT_RUNER__DRAIN=1s\n");
     let problems = wrong.argument("--json").run().await.expect_code(2).json();
     let problems = problems["problems"].as_array().unwrap();
     let places = problems.iter().map(|problem| {

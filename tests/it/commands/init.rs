@@ -32,8 +32,14 @@ async fn the_clinics_tables_lead_to_settings_and_jobs_that_work() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let written = run(&servers, folder, &["init", "--yes", "--table", "services"], 0).await;
-    assert!(written.stdout.starts_with("wrote `preheat.toml` and `jobs/services.toml`\n1 job, no problems"));
-    assert!(written.stdout.ends_with("next: `preheat preview services` shows its keys and values\n"));
+    assert!(
+        written
+            .stdout
+            .starts_with("wrote `preheat.toml` and `jobs/services.toml`\n1 job, no problems")
+    );
+    assert!(
+        written.stdout.ends_with("next: `preheat preview services` shows its keys and values\n")
+    );
     insta::assert_snapshot!("clinic settings", read(folder, "preheat.toml"));
     insta::assert_snapshot!("clinic job", read(folder, "jobs/services.toml"));
     let schema = servers.preheat(["schema"]).run().await.expect_code(0).stdout;
@@ -49,7 +55,10 @@ async fn the_clinics_tables_lead_to_settings_and_jobs_that_work() {
     assert!(refused.stderr.contains("there are settings already"), "{refused:?}");
     run(&servers, folder, &["init", "--force", "--yes", "--table", "services"], 0).await;
     let second = run(&servers, folder, &["init", "--table", "staff"], 0).await;
-    assert!(second.stdout.starts_with("wrote `jobs/staff.toml`\n2 jobs, no problems"), "{second:?}");
+    assert!(
+        second.stdout.starts_with("wrote `jobs/staff.toml`\n2 jobs, no problems"),
+        "{second:?}"
+    );
     assert_works(&servers, folder, "staff").await;
 }
 
@@ -113,7 +122,10 @@ async fn without_a_terminal_what_is_not_clear_is_asked_by_options() {
     assert!(text.contains("which table is not clear: `"), "{text}");
     assert!(text.contains("name it with `--table`, or take the first with `--yes`"), "{text}");
     let text = refused(&["init", "--table", "servces"]).await;
-    assert!(text.contains("no such table here: `servces`\n  hint: did you mean `services`?"), "{text}");
+    assert!(
+        text.contains("no such table here: `servces`\n  hint: did you mean `services`?"),
+        "{text}"
+    );
     let text = refused(&["init", "--tenants-table", "pages", "--yes"]).await;
     assert!(text.contains("no table refers to `pages`"), "{text}");
 
@@ -134,7 +146,9 @@ async fn at_a_terminal_init_asks() {
     };
     let program = program.within(folder.path()).typing("1\nstaff\n\n");
     let output = program.run().await.expect_code(0);
-    for text in ["Which table lists the tenants?", "1) tenants", "keep warm?", "write `preheat.toml`"] {
+    for text in
+        ["Which table lists the tenants?", "1) tenants", "keep warm?", "write `preheat.toml`"]
+    {
         assert!(output.stdout.contains(text), "{text}: {}", output.stdout);
     }
     assert!(folder.path().join("jobs/staff.toml").exists());

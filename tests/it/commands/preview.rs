@@ -64,7 +64,8 @@ async fn a_preview_shows_what_a_client_reads_after_a_run_and_writes_nothing() {
 async fn a_preview_is_of_the_tenant_that_is_named_and_only_of_an_active_one() {
     let servers = servers().await;
     let mut connection = servers.database.connect().await;
-    let sql = "select id::text from tenants where status = 'active' order by created_at, id offset 1";
+    let sql =
+        "select id::text from tenants where status = 'active' order by created_at, id offset 1";
     let second: String = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
     let sql = "select id::text from tenants where status <> 'active'";
     let passive: String = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
