@@ -348,7 +348,7 @@ pub enum Shape {
 pub type Jobs = BTreeMap<JobName, Arc<Job>>;
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::json::{Case, Profile};
 

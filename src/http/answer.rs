@@ -57,6 +57,11 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_waiting", message).retry_after("5")
     }
 
+    pub(super) fn too_many_streams() -> Self {
+        let message = "too many streams of events are open: close some, or try again";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", message).retry_after("5")
+    }
+
     pub(super) fn with_header(self, name: HeaderName, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
     }

@@ -4,6 +4,7 @@
 mod answer;
 mod auth;
 mod body;
+mod events;
 mod heads;
 mod health;
 mod idempotency;
@@ -15,6 +16,7 @@ mod probes;
 mod runs;
 mod server;
 mod session;
+mod stall;
 mod starting;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::ApiError;
+use self::events::Streams;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
 use self::openapi::Api;
@@ -80,18 +83,29 @@ struct Shared {
     control: Control,
     requests: Requests,
     waiting: Semaphore,
+    streams: Streams,
     /// The OpenAPI document.
     document: Arc<str>,
 }
 
 type AppState = Arc<Shared>;
 
+impl Shared {
+    fn new(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
+        let (requests, streams) = (Requests::default(), Streams::default());
+        let waiting = Semaphore::new(most_waiting);
+        Arc::new(Self { control, requests, waiting, streams, document })
+    }
+}
+
 /// All routes.
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
-    let pages = pages::routes().layer(middleware::from_fn(limit_time));
-    let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let pages =
+        pages::routes().route("/live", get(events::changes)).layer(middleware::from_fn(limit_time));
+    let clock = control.handle.clone();
+    control.metrics.news.start(move || clock.now());
+    let state = Shared::new(control, MAX_WAITING, document.into());
     with_answers_in_common(routes.merge(pages))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
         .with_state(state)
@@ -105,13 +119,12 @@ pub fn document() -> String {
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
     let api = runs::routes(jobs::routes(api));
-    invalidations::routes(api)
+    events::routes(invalidations::routes(api))
 }
 
 /// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
-    let (waiting, document) = (Semaphore::new(0), Arc::default());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let state = Shared::new(control, 0, Arc::default());
     let routes =
         Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)

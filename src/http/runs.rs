@@ -17,7 +17,7 @@ use super::openapi::{Api, Operation};
 use super::{AppState, body, idempotency, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
-use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::domain::who::Who;
 use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
@@ -204,7 +204,7 @@ async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(ApiError::bad_request(format!("`limit` is from 1 to {MAX_LIMIT}")));
     }
-    let records = state.control.handle.recent_runs(job.as_ref(), limit).await?;
+    let records = state.control.handle.runs(&RunFilter::newest(job.as_ref(), limit)).await?;
     Ok(Json(Runs { runs: records.iter().map(RunView::finished).collect() }).into_response())
 }
 

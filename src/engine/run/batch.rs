@@ -1,7 +1,7 @@
 //! The batches of a run. Each is read with one query and written with one pipeline (see `warm.rs`); a batch
 //! that fails is split where that helps to find the failing tenants.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::broken::hash;
 use super::retry::{Refusal, Remedy};
@@ -92,26 +92,29 @@ impl Work {
         report: &mut Report,
     ) -> End {
         let mut tasks = JoinSet::new();
+        let mut in_flight = HashMap::new();
         let at_once = self.runner.limits.shares().of_job(&self.spec.job, self.spec.priority);
         let mut draining = false;
         loop {
             while !draining && tasks.len() < at_once {
                 let Some(batch) = pending.pop_front() else { break };
-                tasks.spawn(Arc::clone(self).warm_or_fail(batch));
+                let task = tasks.spawn(Arc::clone(self).warm_or_fail(batch.clone()));
+                in_flight.insert(task.id(), batch);
             }
             tokio::select! {
                 biased;
                 () = stops.abort.cancelled() => {
-                    self.stop(tasks, report).await;
+                    self.stop(tasks, &mut in_flight, report).await;
                     return End::Stopped;
                 }
                 () = &mut deadline => {
-                    self.stop(tasks, report).await;
+                    self.stop(tasks, &mut in_flight, report).await;
+                    self.note_not_reached(in_flight.into_values().chain(pending));
                     return End::Deadline;
                 }
                 () = stops.drain.cancelled(), if !draining => draining = true,
-                ended = tasks.join_next() => match ended {
-                    Some(ended) => self.count(ended, report),
+                ended = tasks.join_next_with_id() => match ended {
+                    Some(ended) => self.count(ended, &mut in_flight, report),
                     None if pending.is_empty() => return End::Complete,
                     None => return End::Stopped,
                 },
@@ -121,16 +124,27 @@ impl Work {
 
     /// Stops the batches in flight. The report counts the batches that had ended by then, and nothing of the
     /// others.
-    async fn stop(&self, mut tasks: JoinSet<Report>, report: &mut Report) {
+    async fn stop(
+        &self,
+        mut tasks: JoinSet<Report>,
+        in_flight: &mut HashMap<Id, Batch>,
+        report: &mut Report,
+    ) {
         tasks.abort_all();
-        while let Some(ended) = tasks.join_next().await {
-            self.count(ended, report);
+        while let Some(ended) = tasks.join_next_with_id().await {
+            self.count(ended, in_flight, report);
         }
     }
 
-    fn count(&self, ended: Result<Report, JoinError>, report: &mut Report) {
+    fn count(
+        &self,
+        ended: Result<(Id, Report), JoinError>,
+        in_flight: &mut HashMap<Id, Batch>,
+        report: &mut Report,
+    ) {
         // A batch does not panic (see `warm_or_fail`): one without a report was stopped.
-        let Ok(part) = ended else { return };
+        let Ok((task, part)) = ended else { return };
+        in_flight.remove(&task);
         self.spec.progress.add(&part);
         report.add(part);
         report.failed.truncate(self.spec.most_failed);
@@ -139,12 +153,24 @@ impl Work {
     /// A batch whose task always ends with a report, even if preheat itself is at fault.
     async fn warm_or_fail(self: Arc<Self>, batch: Batch) -> Report {
         let warm = AssertUnwindSafe(self.warm(batch.clone())).catch_unwind();
-        warm.await.unwrap_or_else(|_panic| {
+        let mut report = warm.await.unwrap_or_else(|_panic| {
             let mut report = Report::default();
             let message = "the batch panicked: this is a defect of preheat";
             fail_all(&batch, FailureKind::Internal, message, &mut report);
             report
-        })
+        });
+        self.runner.note_warmed(&self.spec, &batch, &mut report);
+        report
+    }
+
+    /// Records that the deadline passed before these batches had ended.
+    fn note_not_reached(&self, batches: impl Iterator<Item = Batch>) {
+        let message = "the run's deadline passed before the tenant was warm";
+        for batch in batches {
+            let mut report = Report::default();
+            fail_all(&batch, FailureKind::Deadline, message, &mut report);
+            self.runner.note_warmed(&self.spec, &batch, &mut report);
+        }
     }
 
     /// Warms a batch, and splits it until every tenant that can be warmed is warmed.

@@ -90,6 +90,7 @@ impl Runner {
             report,
             replica: self.replica.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            all_tenants: Some(spec.tenants.is_none()),
             requested_by: spec.requested_by.clone(),
         }
     }
@@ -152,10 +153,15 @@ impl Runner {
         };
         report.tenants.total += positions.len() as u64;
         date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
-            fail_one(FailureKind::TimeZone, tenant, error.to_string(), report);
+            let message = error.to_string();
+            if let Some(tenant) = tenant {
+                self.not_warm.fail(spec, tenant, FailureKind::TimeZone, &message, started_at);
+            }
+            fail_one(FailureKind::TimeZone, tenant, message, report);
         });
         if spec.tenants.is_none() {
             self.broken.keep(&job.name, &list);
+            self.not_warm.keep_tenants(&job.name, &list, &self.metrics);
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
         let mut all = batches(&list, &together, job.batch.get());

@@ -3,11 +3,15 @@
 mod batch;
 pub mod broken;
 pub mod cache_process;
+pub mod cache_usage;
 pub mod cache_writes;
+mod last_changes;
 mod lifecycle;
 pub mod limit;
 pub(crate) mod marker;
+pub mod not_warm;
 pub mod progress;
+pub mod recent;
 pub mod record;
 pub(crate) mod retry;
 mod runner;

@@ -8,7 +8,9 @@ use tokio::sync::Notify;
 use super::broken::BrokenTenants;
 use super::cache_process::CacheProcess;
 use super::cache_writes::CacheWrites;
+use super::last_changes::LastChanges;
 use super::limit::Limits;
+use super::not_warm::NotWarm;
 use super::shared_jobs::SharedJobs;
 use super::tenant_list::TenantList;
 use crate::domain::layout::Layout;
@@ -23,6 +25,10 @@ pub struct Runner {
     pub limits: Arc<Limits>,
     /// Tenants that failed alone at their last read.
     pub broken: BrokenTenants,
+    /// Tenants that are not warm, and why.
+    pub not_warm: NotWarm,
+    /// When tenants' data last changed, as far as the change feed reported it.
+    pub(crate) last_changes: LastChanges,
     /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: Arc<CacheProcess>,
     /// Whether the cache accepts writes.
@@ -65,6 +71,8 @@ impl Runner {
             ports,
             limits,
             broken: BrokenTenants::default(),
+            not_warm: NotWarm::default(),
+            last_changes: LastChanges::default(),
             cache_process,
             cache_writes: CacheWrites::default(),
             list,

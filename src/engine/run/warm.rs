@@ -101,6 +101,7 @@ impl Work {
             }
         }
         report.slowest_batch = report.slowest_batch.max(warming.took);
+        report.unverified.add(warming.unverified());
         Ok(())
     }
 }
@@ -221,8 +222,8 @@ impl Warming<'_> {
     }
 }
 
-impl Drop for Warming<'_> {
-    fn drop(&mut self) {
+impl Warming<'_> {
+    fn unverified(&self) -> Unverified {
         let mut unverified = Unverified::default();
         for slot in self.warm.unverified() {
             match self.part.tenant(*slot) {
@@ -232,8 +233,14 @@ impl Drop for Warming<'_> {
                 None => unverified.fleet = true,
             }
         }
+        unverified
+    }
+}
+
+impl Drop for Warming<'_> {
+    fn drop(&mut self) {
         let spec = &self.work.spec;
-        spec.handover.put(spec, unverified);
+        spec.handover.put(spec, self.unverified());
     }
 }
 
@@ -285,7 +292,10 @@ impl Work {
         let first_dates = first_dates(&self.spec.job, open, self.started_at);
         let read = Read { batch: open, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
         let rows = permit.empty_rows(self.key_columns);
+        let asked_at = runner.clock.monotonic();
         let result = runner.source.read(&self.spec.job, read, rows).await;
+        let took = runner.clock.monotonic().saturating_sub(asked_at);
+        report.database_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let is_asked =
             result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
         report.queries += u64::from(is_asked);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::{self, Bar};
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::words::{self, Look};
 use crate::domain::report::Outcome;
 use crate::overview::{FirstFailure, JobLine, JobState, Overview, RunBar};
@@ -37,7 +39,7 @@ pub(super) fn table(jobs: &[JobLine], context: Context<'_>) -> Markup {
         return html! { p.empty { "There are no jobs: the folder of job files is empty." } };
     }
     html! {
-        table.list.jobs aria-label="Jobs" {
+        table.cards.jobs aria-label="Jobs" {
             thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
             tbody #jobs data-live="jobs" {
                 @for job in jobs { (row(job, context)) }
@@ -95,10 +97,10 @@ pub(super) fn state(job: &JobLine) -> (Look, &'static str) {
 /// What a reader has to know about the job first: why it is paused, or what failed.
 fn below_name(job: &JobLine, context: Context<'_>) -> Markup {
     html! {
-        @if let Some(pause) = &job.pause { div.why { (context.pause(pause)) } }
-        @if let Some(failure) = &job.first_failure { div.why { (first_failure(failure, context)) } }
+        @if let Some(pause) = &job.pause { div.note { (context.pause(pause)) } }
+        @if let Some(failure) = &job.first_failure { div.note { (first_failure(failure, context)) } }
         @if job.not_warm > 0 {
-            div.why {
+            div.note {
                 a href=(context.links.tenants(&[("job", &job.name)])) {
                     (words::counted(job.not_warm, "tenant")) " not warm"
                 }
@@ -123,12 +125,12 @@ pub(super) fn progress(job: &JobLine) -> Markup {
     html! {
         @if let Some(run) = &job.running {
             @if run.tenants_total > 0 {
-                div.small.muted {
+                div.note {
                     (words::count(run.tenants_done)) " of " (words::count(run.tenants_total))
                 }
             }
         }
-        @if job.queued > 0 { div.small.muted { (words::count(job.queued)) " waiting" } }
+        @if job.queued > 0 { div.note { (words::count(job.queued)) " waiting" } }
     }
 }
 
@@ -141,7 +143,7 @@ fn last_run(job: &JobLine, context: Context<'_>) -> Markup {
                     @if run.outcome != Outcome::Ok { (words::outcome(run.outcome)) " " }
                     (context.ago(run.finished_at))
                 }
-                div.small.muted { "took " (context::span(run.took_ms)) }
+                div.note { "took " (context::span(run.took_ms)) }
             },
         }
     }
@@ -154,7 +156,7 @@ pub(super) fn next(job: &JobLine, context: Context<'_>) -> Markup {
             None => span.muted { "–" },
             Some(at) => {
                 (context.ago(at))
-                div.small.muted {
+                div.note {
                     (job.schedule) @if let Some(zone) = &job.timezone { " " (zone) }
                 }
             },
@@ -206,7 +208,7 @@ fn kept(job: &JobLine) -> Markup {
     words::or_unknown(job.keys, |keys| {
         html! {
             (words::counted(keys, "key"))
-            @if let Some(bytes) = job.bytes { div.small.muted { (words::bytes(bytes)) } }
+            @if let Some(bytes) = job.bytes { div.note { (words::bytes(bytes)) } }
         }
     })
 }
@@ -215,7 +217,7 @@ fn kept(job: &JobLine) -> Markup {
 pub(super) fn levers(jobs: &[JobLine], context: Context<'_>) -> Markup {
     let is_any_paused = jobs.iter().any(|job| job.pause.is_some());
     html! {
-        section.levers aria-label="All jobs" {
+        section.levers aria-label="All jobs" { div.actions {
             details #pause-all {
                 summary { "Pause all jobs…" }
                 (pause_form(&context.links.action("pause-all"), "Pause all jobs"))
@@ -225,25 +227,33 @@ pub(super) fn levers(jobs: &[JobLine], context: Context<'_>) -> Markup {
                     button { "Resume all jobs" }
                 }
             }
-        }
+        } }
     }
 }
 
 /// A form that asks for a pause's note and end.
 pub(super) fn pause_form(action: &str, button: &str) -> Markup {
     html! {
-        form.stack method="post" action=(action) {
-            label { "Why " input name="note" required maxlength="200" autocomplete="off"; }
-            label {
-                "For "
+        form.form method="post" action=(action) {
+            label.field {
+                span { "Why" }
+                input name="note" required maxlength="200" autocomplete="off";
+            }
+            label.field {
+                span { "For how long" }
                 input name="for" placeholder="until somebody resumes it" autocomplete="off"
                     title="a duration such as 20m or 2h; empty: until somebody resumes it";
             }
-            p.hint {
+            p.note {
                 "Scheduled runs stop, and what changed meanwhile is warmed afterwards. The pause outlives "
                 "restarts and changed job files."
             }
-            button { (button) }
+            div.actions { button.primary { (button) } }
         }
     }
+}
+
+/// `GET /jobs`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Jobs", &shell, html! { h1 { "Jobs" } })
 }

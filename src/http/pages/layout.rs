@@ -141,7 +141,7 @@ pub(in crate::http) struct Links {
 
 impl Links {
     /// The links of the page at this path.
-    fn from(path: &str) -> Self {
+    pub(super) fn from(path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
         let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };
         Self { root }

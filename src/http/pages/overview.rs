@@ -1,10 +1,12 @@
 //! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::{self, Span};
 use super::context::{self, Context, look};
 use super::jobs;
+use super::layout::{Shell, page};
 use super::words;
 use crate::overview::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, Line,
@@ -38,23 +40,23 @@ fn verdict(overview: &Overview, context: Context<'_>) -> Markup {
     let left = troubles.len().saturating_sub(MAX_TROUBLES);
     let look = look(verdict.level);
     html! {
-        section.head aria-label="Verdict" {
-            // Screen readers read the sentence when it changes, so its frame stays.
-            div aria-live="polite" {
-                h1.verdict #verdict class=(look.class()) data-live="head" {
-                    (words::mark(look)) " " (verdict.sentence)
-                }
+        // Screen readers read the sentence when it changes, so its frame stays.
+        div.verdict aria-live="polite" {
+            h1 #verdict class=(look.class()) data-live="head" {
+                (words::mark(look)) (verdict.sentence)
             }
-            p.as-of.muted #as-of data-live="head" {
-                "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
-                (words::text(replica)) ", preheat " (version) ", started " (context.ago(*started_at))
-            }
-            ul.troubles #troubles data-live="head" {
-                @for trouble in troubles.iter().take(MAX_TROUBLES) {
-                    li { (trouble_line(trouble, context)) }
-                }
-                @if left > 0 {
-                    li.muted { "and " (words::count(left as u64)) " more: see the jobs below" }
+        }
+        p.as-of.muted #as-of data-live="head" {
+            "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
+            (words::text(replica)) " · preheat " (version) " · started " (context.ago(*started_at))
+        }
+        div #troubles data-live="head" {
+            @if !troubles.is_empty() {
+                ul.troubles {
+                    @for trouble in troubles.iter().take(MAX_TROUBLES) { (trouble_line(trouble, context)) }
+                    @if left > 0 {
+                        li.idle { span.muted { "and " (words::count(left as u64)) " more: see the jobs below" } }
+                    }
                 }
             }
         }
@@ -65,13 +67,13 @@ fn trouble_line(trouble: &Trouble, context: Context<'_>) -> Markup {
     let Trouble { level, kind: _, sentence, reason, since, link, next_step } = trouble;
     let look = look(*level);
     html! {
-        span class={ "state " (look.class()) } {
-            (words::mark(look)) " "
+        li class=(look.class()) {
+            (words::mark(look))
             a href=(context.link(link)) { (words::text(sentence)) }
+            @if let Some(reason) = reason { span { (words::text(reason)) } }
+            @if let Some(since) = since { span.muted { "since " (context.moment(*since)) } }
+            span.next.muted { (words::text(next_step)) }
         }
-        @if let Some(reason) = reason { " " span.reason { (words::text(reason)) } }
-        @if let Some(since) = since { " " span.muted { "since " (context.moment(*since)) } }
-        div.next-step { (words::text(next_step)) }
     }
 }
 
@@ -93,7 +95,7 @@ fn figure(name: Markup, value: Markup, about: Markup, trend: Markup) -> Markup {
         div.figure {
             h2 { (name) }
             p.value { (value) }
-            p.about.muted { (about) }
+            p.note { (about) }
             (trend)
         }
     }
@@ -320,4 +322,9 @@ pub(super) fn feed_state(feed: &Feed) -> Markup {
         }
         FeedState::Away => words::state(words::Look::Failed, "not connected"),
     }
+}
+
+/// `GET /`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Overview", &shell, html! { h1 { "Overview" } })
 }

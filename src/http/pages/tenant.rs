@@ -1,8 +1,11 @@
 //! The page `/tenants/{id}`: everything about one tenant.
 
+use axum::extract::Path;
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::tenants;
 use super::words::{self, Look};
 use crate::overview::{JobOfTenant, KeyOfTenant, TenantDetail, WarmState};
@@ -94,7 +97,7 @@ fn warm_state(state: WarmState) -> (Look, &'static str) {
 
 fn key_table(job: &str, keys: &[KeyOfTenant]) -> Markup {
     html! {
-        table.list aria-label={ "Keys of " (job) } {
+        table.cards aria-label={ "Keys of " (job) } {
             thead { tr {
                 th scope="col" { "Key" }
                 th scope="col" { "In the cache" }
@@ -128,4 +131,9 @@ fn ttl_left(key: &KeyOfTenant) -> Markup {
             (true, None) => "never expires",
         }
     }
+}
+
+/// `GET /tenants/{id}`
+pub(super) async fn show(shell: Shell, Path(id): Path<String>) -> Response {
+    page(&id, &shell, html! { h1 { (id) } })
 }

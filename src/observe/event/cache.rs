@@ -8,12 +8,17 @@ use super::counted;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, KeyCounts};
 use crate::domain::run::RunId;
+use crate::observe::figures::Share;
 use crate::observe::metric::PerJob;
+use crate::observe::news::News;
 
 event! {
     /// The cache server is another process than before.
     CacheRestarted;
-    metrics |metrics| metrics.cache_restarts.inc();
+    metrics |metrics| {
+        metrics.cache_restarts.inc();
+        metrics.news.tell(|| News::CacheLost);
+    };
     log warn!(
         "the cache server is another process than before: it was restarted, failed over or \
          replaced, and may have lost anything; everything is warmed again"
@@ -44,7 +49,10 @@ event! {
 event! {
     /// The cache lost its keys, and is the same process as before.
     CacheEmptied;
-    metrics |metrics| metrics.cache_flushes.inc();
+    metrics |metrics| {
+        metrics.cache_flushes.inc();
+        metrics.news.tell(|| News::CacheLost);
+    };
     log warn!(
         "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
          itself are gone; everything is warmed again"
@@ -96,11 +104,13 @@ event! {
         /// How many it looked for; 0 while the tenants are not known.
         expected: u64,
     }
-    metrics |metrics| if expected == 0 {
-        metrics.coverage.forget(job);
-    } else {
-        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
-        metrics.coverage.of(job).set(there as f64 / expected as f64);
+    metrics |metrics| {
+        let share = Share { part: there, whole: expected };
+        match share.ratio() {
+            None => metrics.coverage.forget(job),
+            Some(ratio) => drop(metrics.coverage.of(job).set(ratio)),
+        }
+        metrics.figures().note_coverage(job, share);
     };
 }
 
@@ -117,8 +127,11 @@ event! {
         /// The first failure.
         failure: Option<&'a Failure>,
     }
-    metrics |metrics| for (job, removed) in by_job {
-        metrics.count_keys(job, KeyCounts { removed: *removed, ..KeyCounts::default() });
+    metrics |metrics| {
+        for (job, removed) in by_job {
+            metrics.count_keys(job, KeyCounts { removed: *removed, ..KeyCounts::default() });
+        }
+        metrics.news.tell(|| News::KeysRemoved { removed, failed, by_job: by_job.clone() });
     };
     log if let Some(Failure { kind, message, .. }) = failure {
         warn!(

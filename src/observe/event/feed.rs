@@ -5,19 +5,30 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::{counted, millis};
+use chrono::{DateTime, Utc};
+
 use crate::domain::job::JobName;
+use crate::observe::news::News;
 
 event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
-    FeedConnected;
-    metrics |metrics| metrics.set_feed_listens(Some(true));
+    FeedConnected { at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(true));
+        metrics.figures().note_feed(Some(true), None, at);
+        metrics.news.tell(|| News::FeedConnected);
+    };
     log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
     /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
-    FeedLost<'a> { message: &'a str }
-    metrics |metrics| metrics.set_feed_listens(Some(false));
+    FeedLost<'a> { message: &'a str, at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(false));
+        metrics.figures().note_feed(Some(false), Some(message), at);
+        metrics.news.tell(|| News::FeedLost { message: message.to_owned() });
+    };
     log warn!(
         "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"
     );
@@ -29,8 +40,12 @@ event! {
         reason: &'a str,
         /// Whether there should be one, and it cannot work.
         is_fault: bool,
+        at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.set_feed_listens(is_fault.then_some(false));
+    metrics |metrics| {
+        metrics.set_feed_listens(is_fault.then_some(false));
+        metrics.figures().note_feed(is_fault.then_some(false), Some(reason), at);
+    };
     log {
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
@@ -115,8 +130,11 @@ event! {
 
 event! {
     /// The feed received notifications of changes.
-    ChangesHeard { notifications: usize }
-    metrics |metrics| metrics.change_notifications.inc_by(notifications as u64);
+    ChangesHeard { notifications: usize, at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.change_notifications.inc_by(notifications as u64);
+        metrics.figures().note_heard(notifications, at);
+    };
     log debug!(
         notifications,
         "received {} of changes", counted(notifications, "notification", "notifications")
@@ -147,9 +165,13 @@ event! {
         job: &'a JobName,
         /// How long ago the feed received each.
         lags: &'a [Duration],
+        at: DateTime<Utc>,
     }
-    metrics |metrics| for lag in lags {
-        metrics.change_lag.observe(lag.as_secs_f64());
+    metrics |metrics| {
+        for lag in lags {
+            metrics.change_lag.observe(lag.as_secs_f64());
+        }
+        metrics.figures().note_lags(lags, at);
     };
     log if let Some(longest) = lags.iter().max() {
         let (tenants, lag_ms) = (lags.len(), millis(*longest));

@@ -1,6 +1,7 @@
 //! Runs and their batches.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +13,7 @@ use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunId, RunRecord, SkipReason, Trigger};
 use crate::observe::Metrics;
 use crate::observe::metric::{OfRun, OfSkip, OfTrigger, PerJob, unix_seconds};
+use crate::observe::news::News;
 
 event! {
     /// A job has another due time; `None` if it is disabled or never due again.
@@ -25,7 +27,10 @@ event! {
 event! {
     /// A run that was due or asked for does not happen.
     RunSkipped<'a> { job: &'a JobName, reason: SkipReason }
-    metrics |metrics| metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
+    metrics |metrics| {
+        metrics.runs_skipped.get_or_create(&OfSkip { job_name: job.clone(), reason }).inc();
+        metrics.news.tell(|| News::RunSkipped { job: job.clone(), reason });
+    };
     log {
         let (why, explained) = (reason.as_str(), reason.explained());
         match reason {
@@ -49,8 +54,11 @@ event! {
         /// How long after its due time it starts; `None` if its schedule did not start it.
         lag: Option<Duration>,
     }
-    metrics |metrics| if let Some(lag) = lag {
-        metrics.fire_lag.of(job).observe(lag.as_secs_f64());
+    metrics |metrics| {
+        if let Some(lag) = lag {
+            metrics.fire_lag.of(job).observe(lag.as_secs_f64());
+        }
+        metrics.news.tell(|| News::RunStarted { run, job: job.clone(), trigger });
     };
     log {
         let trigger = trigger.as_str();
@@ -69,7 +77,10 @@ event! {
         /// `debug`.
         kept: bool,
     }
-    metrics |metrics| count_run(metrics, record, all_tenants);
+    metrics |metrics| {
+        count_run(metrics, record, all_tenants);
+        metrics.news.tell(|| News::RunFinished(Arc::new(record.clone())));
+    };
     log log_run(record, all_tenants, kept);
 }
 

@@ -94,6 +94,9 @@ impl Preheat {
         self.folder.path()
     }
 
+    /// The address of its HTTP server.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     /// The same in another working folder, which stays when the program has ended.
     pub(crate) fn within(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
@@ -117,7 +120,7 @@ impl Preheat {
     }
 
     /// The same, started by another command, in its folder and with its environment and its pipes.
-    fn by(mut self, mut command: Command) -> Self {
+    pub(crate) fn by(mut self, mut command: Command) -> Self {
         let environment = self.command.as_std().get_envs();
         command
             .current_dir(self.folder.path())
