@@ -97,6 +97,8 @@ impl Preheat {
     /// The address of its HTTP server.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
     /// The same in another working folder, which stays when the program has ended.
     pub(crate) fn within(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
