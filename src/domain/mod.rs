@@ -4,6 +4,7 @@ pub mod audit;
 pub mod change;
 pub mod date;
 pub mod day;
+pub mod deadline;
 pub mod duration;
 pub mod entry;
 pub mod fence;

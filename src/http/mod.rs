@@ -11,6 +11,7 @@ mod idempotency;
 mod invalidations;
 mod jobs;
 mod openapi;
+mod overview;
 mod pages;
 mod probes;
 mod runs;
@@ -18,6 +19,7 @@ mod server;
 mod session;
 mod stall;
 mod starting;
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,7 @@ use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
+use crate::overview::Board;
 
 /// The size limit of a body: at most, a body is a list of tenant ids or keys.
 const MAX_BODY: usize = 64 * 1024;
@@ -66,6 +69,8 @@ pub struct Control {
     pub invalidations: Arc<Invalidations>,
     /// Pauses and resumes jobs.
     pub pauses: Arc<PauseBook>,
+    /// What an operator asks.
+    pub board: Arc<Board>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
@@ -118,6 +123,7 @@ pub fn document() -> String {
 
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
+    let api = tenants::routes(overview::routes(api));
     let api = runs::routes(jobs::routes(api));
     events::routes(invalidations::routes(api))
 }

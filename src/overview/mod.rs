@@ -6,17 +6,23 @@
 //! no answer reads the history. Moments are in UTC, durations in milliseconds, sizes in bytes, ratios from 0 to 1.
 //! A figure that is not known yet is null, never 0.
 
+mod board;
+mod day;
+mod facts;
 mod figures;
 mod hour;
 mod job;
 mod run;
 mod tenant;
+mod text;
+mod troubles;
 mod verdict;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+pub use self::board::{Board, read_cursor};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
     Line,
@@ -31,6 +37,7 @@ pub use self::tenant::{
     JobOfTenant, KeyOfTenant, NotWarmTenant, NotWarmTenants, TenantDetail, WarmState,
 };
 pub use self::verdict::{Level, Link, LinkKind, Trouble, TroubleKind, Verdict};
+pub use crate::engine::run::not_warm::Wanted;
 
 /// A moment, which is written in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]

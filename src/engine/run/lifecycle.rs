@@ -278,9 +278,9 @@ impl Runner {
             event::Evictions { job: &job.name, run: spec.id, count: report.evicted }
                 .emit(&self.metrics);
         }
-        let shortest = job.ttl.saturating_sub(job.ttl_jitter.of(job.ttl));
         let now = self.clock.monotonic();
-        report.late = spec.last_written_at.is_some_and(|at| now.saturating_sub(at) > shortest);
+        report.late =
+            spec.last_written_at.is_some_and(|at| now.saturating_sub(at) > job.shortest_ttl());
     }
 }
 

@@ -241,18 +241,18 @@ mod tests {
     #[test]
     fn a_client_begins_with_what_happens_next() {
         let metrics = metrics();
-        event::FeedConnected.emit(&metrics);
+        event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         let mut follower = follow(&metrics, None);
         assert_eq!(ready(&mut follower), ["b-1 hello"]);
-        event::FeedLost { message: "gone" }.emit(&metrics);
-        event::FeedConnected.emit(&metrics);
+        event::FeedLost { message: "gone", at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
+        event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         assert_eq!(ready(&mut follower), ["b-2 feed_lost", "b-3 feed_connected"]);
     }
 
     #[test]
     fn a_client_that_was_away_misses_nothing() {
         let metrics = metrics();
-        event::FeedConnected.emit(&metrics);
+        event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         event::CacheEmptied.emit(&metrics);
         assert_eq!(ready(&mut follow(&metrics, Some("b-1"))), ["b-2 cache_lost"]);
         assert_eq!(ready(&mut follow(&metrics, Some("b-2"))), [""; 0]);
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_client_learns_that_events_were_lost() {
         let metrics = metrics();
-        event::FeedConnected.emit(&metrics);
+        event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         for last in ["other-1", "b-2", "b-", "b-x", "nonsense", "b-18446744073709551615"] {
             assert_eq!(ready(&mut follow(&metrics, Some(last))), ["b-1 reset"], "{last}");
         }
@@ -273,7 +273,7 @@ mod tests {
         let mut slow = follow(&metrics, None);
         assert_eq!(ready(&mut slow), ["b-0 hello"]);
         for _ in 0..2_000 {
-            event::FeedConnected.emit(&metrics);
+            event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         }
         assert_eq!(ready(&mut slow), ["b-2000 reset"]);
         assert_eq!(slow.next().now_or_never(), Some(None), "its stream has ended");
@@ -293,8 +293,8 @@ mod tests {
         let metrics = metrics();
         let mut follower = follow(&metrics, None);
         follower.filter = filter("feed_lost,run_skipped", "a").unwrap();
-        event::FeedConnected.emit(&metrics);
-        event::FeedLost { message: "gone" }.emit(&metrics);
+        event::FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
+        event::FeedLost { message: "gone", at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         let reason = event::SkipReason::Overlap;
         for job in ["a", "b"].map(|name| JobName::parse(name).unwrap()) {
             event::RunSkipped { job: &job, reason }.emit(&metrics);

@@ -289,6 +289,7 @@ mod tests {
             replica: "here".to_owned(),
             version: "0".to_owned(),
             requested_by: None,
+            all_tenants: Some(true),
         }
     }
 
@@ -355,7 +356,8 @@ mod tests {
         let lags = [Duration::from_millis(30), Duration::from_millis(20)];
         let lines = logged(|| {
             RunFinished { record: &record, all_tenants: false, kept: false }.emit(&metrics);
-            ChangesWarmed { job: &record.job, lags: &lags }.emit(&metrics);
+            ChangesWarmed { job: &record.job, lags: &lags, at: chrono::DateTime::UNIX_EPOCH }
+                .emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
         DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys, 2.05 kB; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0

@@ -19,9 +19,9 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
-use preheat::domain::run::{RunId, RunRecord};
+use preheat::domain::run::{RunFilter, RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{Clock, History, HistoryError};
+use preheat::engine::ports::{Beside, Clock, History, HistoryError};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
 use preheat::engine::run::limit::Limits;
@@ -32,6 +32,7 @@ use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::http::{Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
+use preheat::overview::Board;
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -105,6 +106,8 @@ fn jobs() -> Jobs {
 struct MoodyHistory {
     memory: MemoryHistory,
     away: AtomicBool,
+    /// How often it was asked for runs.
+    questions: AtomicU64,
 }
 
 impl MoodyHistory {
@@ -120,12 +123,25 @@ impl History for MoodyHistory {
         Box::pin(async { self.mood()?.append(records).await })
     }
 
-    fn recent<'a>(
+    fn find<'a>(
         &'a self,
-        job: Option<&'a JobName>,
-        limit: usize,
+        filter: &'a RunFilter,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
-        Box::pin(async move { self.mood()?.recent(job, limit).await })
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { self.mood()?.find(filter).await })
+    }
+
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move { self.mood()?.recall(jobs, newest).await })
+    }
+
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { self.mood()?.beside(run).await })
     }
 
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
@@ -164,7 +180,11 @@ impl Worker {
         let cache = Arc::new(MemoryCache::new(Arc::clone(&shared_clock)));
         let (gate, source) = source();
         let memory = MemoryHistory::new(100);
-        let history = Arc::new(MoodyHistory { memory, away: AtomicBool::new(false) });
+        let history = Arc::new(MoodyHistory {
+            memory,
+            away: AtomicBool::new(false),
+            questions: AtomicU64::new(0),
+        });
         let shared_history: Arc<dyn History> = Arc::clone(&history) as _;
         let retention = Duration::from_hours(24);
         let records = Records::new(
@@ -197,10 +217,12 @@ impl Worker {
         let (stops, shutdown) = (Stops::default(), CancellationToken::new());
         let (engine, handle) = Engine::new(made_of, stops.clone());
         let refreshes = Arc::new(AtomicU64::new(0));
-        let invalidations = Invalidations::new(runner, handle.clone(), stops.clone());
+        let board = Board::new(Arc::clone(&runner), handle.clone());
+        let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
         let control = Control {
             handle,
             invalidations,
+            board,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
             token: token.map(SecretString::from),
