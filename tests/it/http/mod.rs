@@ -32,7 +32,7 @@ use preheat::engine::run::{Runner, Stops};
 use preheat::engine::schedule::health::Beats;
 use preheat::engine::schedule::pauses::PauseBook;
 use preheat::engine::schedule::scheduler::{Engine, Parts};
-use preheat::http::{Control, router, serve};
+use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
 use preheat::overview::Board;
@@ -183,6 +183,11 @@ impl Worker {
     }
 
     async fn start_with(token: Option<&str>) -> Self {
+        let token = token.map(SecretString::from);
+        Self::start_for(Access { token, ..Access::default() }).await
+    }
+
+    async fn start_for(access: Access) -> Self {
         let clock = VirtualClock::new("2026-03-01T12:10:00Z".parse().unwrap(), 7);
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let metrics = Metrics::new();
@@ -238,7 +243,7 @@ impl Worker {
             pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
-            token: token.map(SecretString::from),
+            access,
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };
