@@ -14,7 +14,7 @@ use super::tenant_list::{ListError, each_once, select};
 use crate::domain::job::Scope;
 use crate::domain::report::{Failed, FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
-use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::domain::tenant::{TenantId, Tenants};
 use crate::domain::{date, duration};
 use crate::engine::ports::CacheStats;
 use crate::observe::event;
