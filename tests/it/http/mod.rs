@@ -4,8 +4,10 @@
 mod documents;
 mod health;
 mod invalidations;
+mod levers;
 mod openapi;
 mod runs;
+mod sign_in;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr};
