@@ -5,6 +5,7 @@ mod access;
 mod answer;
 mod auth;
 mod body;
+pub mod client;
 mod events;
 mod heads;
 mod health;

@@ -4,9 +4,11 @@
 mod documents;
 mod health;
 mod invalidations;
+mod levers;
 mod openapi;
 mod overview;
 mod runs;
+mod sign_in;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr};

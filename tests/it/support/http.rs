@@ -51,12 +51,14 @@ pub(crate) async fn request(
 ) -> io::Result<Answer> {
     let mut lines = vec![
         format!("{method} {path} HTTP/1.1"),
-        format!("host: {address}"),
         "connection: close".to_owned(),
         format!("content-length: {}", body.len()),
     ];
-    if !headers.iter().any(|(name, _)| *name == "content-type") {
-        lines.push("content-type: application/json".to_owned());
+    let host = address.to_string();
+    for (name, value) in [("host", host.as_str()), ("content-type", "application/json")] {
+        if !headers.iter().any(|(given, _)| *given == name) {
+            lines.push(format!("{name}: {value}"));
+        }
     }
     lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
     let text = lines.join("\r\n") + "\r\n\r\n" + body;
