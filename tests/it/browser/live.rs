@@ -54,12 +54,7 @@ async fn a_page_comes_back_after_the_worker_was_restarted() {
     first.signal(Signal::TERM);
     first.ended().await.expect_code(0);
     browser.is("reconnecting").await;
-    let again = shop.serve().settings("[tenants]\nsql = \"select id from clubs\"\n");
-    let again = again.job(
-        "clubs",
-        "schedule = \"every 1h\"\nttl = \"3h\"\n[query]\nsql = \"select id as tenant_id from clubs \
-         where id = any($1)\"\n[[keys]]\nkey = \"clubs:{tenant_id}\"\n",
-    );
+    let again = super::only_clubs(&shop);
     let again = again.env("PREHEAT_HTTP__LISTEN", address.to_string()).start();
     browser.is("live").await;
     browser.until(&format!("document.querySelector('#as-of').innerText !== {before}")).await;
@@ -71,14 +66,12 @@ async fn a_page_comes_back_after_the_worker_was_restarted() {
 async fn a_starting_worker_says_what_it_waits_for_and_shows_the_page_afterwards() {
     let Some(mut browser) = Browser::start().await else { return };
     let (shop, worker) = slow_dashboard().await;
-    let mut away = shop.redis;
-    let worker = worker.cache(away.url());
-    away.stop();
+    shop.redis.stop();
     let worker = worker.start();
     worker.answers("/readyz", 503).await;
     assert_eq!(browser.open(&url(&worker, "/jobs")).await, 503);
     browser.shows("h1", "The worker is starting").await;
     browser.shows("main", "away").await;
-    away.start_again();
+    shop.redis.restart().unwrap();
     browser.shows("h1", "Jobs").await;
 }

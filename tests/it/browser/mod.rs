@@ -7,8 +7,9 @@ mod sign_in;
 
 use serde_json::Value;
 
+use crate::support::program::{Preheat, Running};
 use crate::support::shop::{Shop, items};
-use crate::support::{LONG, Preheat, Running, eventually};
+use crate::support::{LONG, eventually};
 
 /// A tenant whose id would be a script, if a page took it for HTML.
 const HOSTILE: &str = "<script>window.broken = 1</script>";
@@ -23,21 +24,28 @@ async fn dashboard() -> (Shop, Preheat) {
          insert into visits values ('north', 1), ('south', 2), ('{HOSTILE}', 0);"
     ))
     .await;
-    let worker = shop.serve();
-    let worker = worker.settings("[tenants]\nsql = \"select id from clubs\"\n");
     let visits = "select tenant_id, 6 / visitors as share from visits where tenant_id = any($1)";
-    let job = |query: &str, key: &str, lines: &str| {
-        format!(
-            "schedule = \"every 1h\"\nttl = \"3h\"\n{lines}\n[query]\nsql = '''{query}'''\n\
-             [[keys]]\nkey = \"{key}\"\n"
-        )
-    };
-    let clubs = "select id as tenant_id, id as name from clubs where id = any($1)";
-    let worker = worker
-        .job("clubs", &job(clubs, "clubs:{tenant_id}", "description = \"The clubs.\""))
+    let worker = only_clubs(&shop)
         .job("visits", &job(visits, "visits:{tenant_id}", ""))
-        .job("retired", &job(clubs, "retired:{tenant_id}", "enabled = false"));
+        .job("retired", &job(CLUBS, "retired:{tenant_id}", "enabled = false"));
     (shop, worker)
+}
+
+const CLUBS: &str = "select id as tenant_id, id as name from clubs where id = any($1)";
+
+/// The same worker with the job that works alone.
+fn only_clubs(shop: &Shop) -> Preheat {
+    let settings = "[http]\ntrusted_proxies = [\"127.0.0.1\"]\n\
+                    [tenants]\nsql = \"select id from clubs\"\n";
+    let clubs = job(CLUBS, "clubs:{tenant_id}", "description = \"The clubs.\"");
+    shop.serve().settings(settings).job("clubs", &clubs)
+}
+
+fn job(query: &str, key: &str, lines: &str) -> String {
+    format!(
+        "schedule = \"every 1h\"\nttl = \"3h\"\n{lines}\n[query]\nsql = '''{query}'''\n\
+         [[keys]]\nkey = \"{key}\"\n"
+    )
 }
 
 /// The same for a job whose query can be held up.

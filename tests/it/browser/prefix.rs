@@ -50,7 +50,7 @@ async fn pass(mut client: TcpStream, worker: SocketAddr) {
 async fn the_dashboard_works_below_any_path() {
     let Some(mut browser) = Browser::start_with("MAP preheat.test 127.0.0.1").await else { return };
     let (_shop, worker) = dashboard().await;
-    let worker = worker.env("PREHEAT_HTTP__TRUSTED_PROXIES", "[\"127.0.0.1\"]").start();
+    let worker = worker.start();
     worker.works().await;
     first_run(&worker, "clubs").await;
     let (port, _proxy) = proxy(worker.address()).await;

@@ -26,10 +26,8 @@ async fn only_who_has_signed_in_can_run_a_job() {
     browser.go(&url(&worker, "/jobs/clubs")).await;
     browser.click("main form[action$='/run'] button").await;
     browser.until("location.pathname.includes('/runs/')").await;
-    eventually("the run has ended", LONG, async || {
-        worker.runs("clubs").await.len() == before + 1
-    })
-    .await;
+    eventually("the run has ended", LONG, async || worker.runs("clubs").await.len() == before + 1)
+        .await;
     browser.click("header form button").await;
     browser.shows("header", "Sign in").await;
 }
@@ -51,12 +49,7 @@ async fn a_pause_shows_after_a_restart() {
     let address = first.address();
     first.signal(Signal::TERM);
     first.ended().await.expect_code(0);
-    drop(shop.cache().await);
-    let again = shop.serve().settings("[tenants]\nsql = \"select id from clubs\"\n").job(
-        "clubs",
-        "schedule = \"every 1h\"\nttl = \"3h\"\n[query]\nsql = \"select id as tenant_id from clubs \
-         where id = any($1)\"\n[[keys]]\nkey = \"clubs:{tenant_id}\"\n",
-    );
+    let again = super::only_clubs(&shop);
     let again = again.env("PREHEAT_HTTP__LISTEN", address.to_string()).start();
     again.works().await;
     browser.go(&url(&again, "/jobs/clubs")).await;

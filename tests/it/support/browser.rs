@@ -169,7 +169,7 @@ impl Default for Window {
 fn chromium() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let mut paths = std::env::split_paths(&folders)
-        .flat_map(|folder| names.map(|name| folder.join(name)));
+    let mut paths =
+        std::env::split_paths(&folders).flat_map(|folder| names.map(|name| folder.join(name)));
     paths.find(|path| path.exists())
 }
