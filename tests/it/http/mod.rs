@@ -2,6 +2,7 @@
 //! whose clock stands still.
 
 mod documents;
+mod events;
 mod health;
 mod invalidations;
 mod levers;
