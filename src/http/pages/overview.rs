@@ -1,5 +1,7 @@
 //! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
+use crate::http::AppState;
+use crate::http::session::Viewer;
 use axum::response::Response;
 use maud::{Markup, html};
 
@@ -330,6 +332,9 @@ pub(super) fn feed_state(feed: &Feed) -> Markup {
 }
 
 /// `GET /`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Overview", &shell, html! { h1 { "Overview" } })
+pub(super) async fn show(shell: Shell, state: &AppState, viewer: &Viewer) -> Response {
+    let shell = shell.with_json("overview");
+    let overview = state.control.board.overview().await;
+    let context = Context::new(&shell, state, viewer);
+    page("Overview", &shell, body(&overview, context))
 }
