@@ -144,8 +144,8 @@ fn string(text: &str) -> String {
     {
         return format!("'{text}'");
     }
-    // JSON's escapes are TOML's, too.
-    serde_json::Value::from(text).to_string()
+    // JSON's escapes are TOML's, too, and TOML has one more.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
 
 #[cfg(test)]
