@@ -225,7 +225,6 @@ mod tests {
             version: String::new(),
             all_tenants: Some(true),
             requested_by: None,
-            all_tenants: Some(true),
         }
     }
 

@@ -10,6 +10,7 @@ mod start;
 mod versions;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Control, Refresh};
+use crate::http::{Access, Control, Refresh};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
@@ -153,7 +154,7 @@ impl App {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
-        let runner = Arc::new(Runner::new(
+        let runner = Runner::new(
             ports,
             Limits::with_tenants_of(
                 settings.runner.max_tenant_bytes,
@@ -161,7 +162,8 @@ impl App {
             ),
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
-        ));
+        );
+        let runner = Arc::new(runner.with_target_batch_time(settings.runner.target_batch_time));
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -225,7 +227,7 @@ impl App {
                 Arc::clone(&records),
                 settings.database.max_connections,
             ),
-            token: settings.http.token.clone(),
+            access: access(settings, front.listen),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
@@ -573,6 +575,20 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
         concurrency: settings.runner.concurrency,
         tenant_column: settings.tenants.column.clone(),
         has_settings_file: settings.has_file,
+    }
+}
+
+/// Who may do what over HTTP.
+fn access(settings: &Settings, listen: SocketAddr) -> Access {
+    let config::Http { token, read_token, trusted_proxies, user_header, base_path, .. } =
+        &settings.http;
+    Access {
+        token: token.clone(),
+        read_token: read_token.clone(),
+        trusted_proxies: trusted_proxies.clone(),
+        user_header: user_header.clone(),
+        base_path: base_path.clone(),
+        only_local: listen.ip().is_loopback(),
     }
 }
 

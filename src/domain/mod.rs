@@ -1,6 +1,7 @@
 //! The domain: preheat's values, and pure functions over them. No I/O, no async, no clock.
 
 pub mod audit;
+pub mod batch_size;
 pub mod change;
 pub mod date;
 pub mod day;
@@ -14,6 +15,7 @@ pub mod json;
 pub mod key;
 pub mod layout;
 pub mod manifest;
+pub mod network;
 pub mod order;
 pub mod owned;
 pub mod pause;

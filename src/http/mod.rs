@@ -1,6 +1,7 @@
 //! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
 //! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
 
+mod access;
 mod answer;
 mod auth;
 mod body;
@@ -10,6 +11,8 @@ mod health;
 mod idempotency;
 mod invalidations;
 mod jobs;
+mod levers;
+mod mount;
 mod openapi;
 mod overview;
 mod pages;
@@ -17,6 +20,7 @@ mod probes;
 mod runs;
 mod server;
 mod session;
+mod sign_in;
 mod stall;
 mod starting;
 mod tenants;
@@ -31,16 +35,18 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use futures::future::BoxFuture;
-use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::access::Access;
 use self::answer::ApiError;
 use self::events::Streams;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
+pub use self::mount::mounted;
 use self::openapi::Api;
 pub use self::server::{Routes, serve};
+use self::sign_in::Tries;
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
@@ -75,8 +81,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
     pub refresh: Refresh,
-    /// The token that a request must carry to change something. Without a token, no request can.
-    pub token: Option<SecretString>,
+    /// Who may do what.
+    pub access: Access,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
     /// Ends requests that wait for a run. It is the token that stops [`serve`].
@@ -87,6 +93,8 @@ pub struct Control {
 struct Shared {
     control: Control,
     requests: Requests,
+    /// Of signing in with a wrong token.
+    tries: Tries,
     waiting: Semaphore,
     streams: Streams,
     /// The OpenAPI document.
@@ -97,9 +105,9 @@ type AppState = Arc<Shared>;
 
 impl Shared {
     fn new(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
-        let (requests, streams) = (Requests::default(), Streams::default());
-        let waiting = Semaphore::new(most_waiting);
-        Arc::new(Self { control, requests, waiting, streams, document })
+        let (requests, tries) = (Requests::default(), Tries::default());
+        let (waiting, streams) = (Semaphore::new(most_waiting), Streams::default());
+        Arc::new(Self { control, requests, tries, waiting, streams, document })
     }
 }
 
@@ -110,10 +118,12 @@ pub fn router(control: Control) -> Router {
         pages::routes().route("/live", get(events::changes)).layer(middleware::from_fn(limit_time));
     let clock = control.handle.clone();
     control.metrics.news.start(move || clock.now());
+    let base_path = control.access.base_path.clone();
     let state = Shared::new(control, MAX_WAITING, document.into());
-    with_answers_in_common(routes.merge(pages))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
-        .with_state(state)
+    let admit = middleware::from_fn_with_state(Arc::clone(&state), session::admit);
+    let log = middleware::from_fn_with_state(Arc::clone(&state), log);
+    let routes = with_answers_in_common(routes.merge(pages).layer(admit));
+    mounted(routes.layer(log).with_state(state), &base_path)
 }
 
 /// The OpenAPI document of all routes.
@@ -124,7 +134,7 @@ pub fn document() -> String {
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
     let api = tenants::routes(overview::routes(api));
-    let api = runs::routes(jobs::routes(api));
+    let api = levers::routes(runs::routes(jobs::routes(api)));
     events::routes(invalidations::routes(api))
 }
 

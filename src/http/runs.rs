@@ -10,13 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::access::Client;
 use super::answer::{ApiError, moment};
 use super::auth::Authorized;
 use super::body::{Segment, WrittenId};
-use super::idempotency::KEY_HEADER;
+use super::idempotency::{KEY_HEADER, RunsAsked};
 use super::openapi::{Api, Operation};
 use super::tenants::given;
-use super::{AppState, body, idempotency, limited};
+use super::{AppState, body, idempotency, levers, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunFilter, RunId, RunPlace, RunRecord, Trigger};
@@ -332,26 +333,27 @@ async fn list(
 
 /// `POST /api/v1/runs`
 async fn start_all(
-    _: Authorized,
+    authorized: Authorized,
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let started = start(&state, JobSelection::All, request).await?;
+    let started = start(&state, authorized, JobSelection::All, request).await?;
     Ok((started.status(), Json(Runs { runs: started.runs })).into_response())
 }
 
 /// `POST /api/v1/jobs/{job}/runs`
 async fn start_one(
-    _: Authorized,
+    authorized: Authorized,
     State(state): State<AppState>,
     Segment(job): Segment,
+    client: Client,
     request: Request,
 ) -> Result<Response, ApiError> {
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
-    let mut started = start(&state, JobSelection::One(name), request).await?;
+    let mut started = start(&state, authorized, JobSelection::One(name), request).await?;
     let status = started.status();
     let run = started.runs.pop().ok_or_else(|| ApiError::no_such_job(&job))?;
-    let location = HeaderValue::try_from(format!("/api/v1/runs/{}", run.id));
+    let location = HeaderValue::try_from(format!("{}/api/v1/runs/{}", client.base_path, run.id));
     let location = location.map(|value| [(header::LOCATION, value)]).ok();
     Ok((status, location, Json(run)).into_response())
 }
@@ -369,6 +371,7 @@ impl Started {
 
 async fn start(
     state: &AppState,
+    Authorized { by }: Authorized,
     jobs: JobSelection,
     request: Request,
 ) -> Result<Started, ApiError> {
@@ -380,7 +383,8 @@ async fn start(
     let place = place.map_err(|_full| ApiError::too_many_waiting())?;
     let handle = &state.control.handle;
     let request = RunRequest { jobs, tenants };
-    let ids = state.requests.runs(handle, key, request, wait).await?;
+    levers::tell_run(state, &by, &request);
+    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, by }).await?;
     let runs = match place {
         None => RunView::all_now(handle, &ids).await?,
         Some(_place) => ended(state, &ids).await?,

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Peer;
 use super::heads::{Heads, Place};
 use super::stall::Watched;
 use crate::observe::event;
@@ -152,7 +153,11 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: CancellationToken) {
     let place = Arc::new(place);
     let shared = Arc::clone(&place);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let peer = stream.peer_addr().ok().map(Peer);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (current, place) = (routes.current(), Arc::clone(&shared));
         async move {
             place.has_request();

@@ -122,3 +122,61 @@ fn due_within_the_hour(job: &Job, now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
     let due = std::iter::successors(job.schedule.next_after(now), next);
     due.take_while(|at| *at <= end).take(MOST_DUE).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::schedule::Schedule;
+    use crate::overview::testing::{at, change, facts, name, noon};
+
+    fn every(facts: &mut Facts, job: &str, minutes: u64) {
+        change(facts, job, |status| {
+            let schedule = Schedule::Every(Duration::from_mins(minutes));
+            status.next_due_at = schedule.next_after(noon());
+            status.job = Arc::new(Job { schedule, ..(*status.job).clone() });
+        });
+    }
+
+    #[test]
+    fn the_hours_cost_is_that_of_each_due_run_by_the_last_one() {
+        let mut facts = facts(&["a", "b", "c"]);
+        every(&mut facts, "b", 25);
+        every(&mut facts, "c", 30);
+        facts.recent.get_mut(&name("c")).unwrap().last_full = None;
+        let hour = NextHour::of(&facts);
+        // `a` at 12:10 … 13:00, `b` at 12:05, 12:30 and 12:55, `c` at 12:30 and 13:00.
+        assert_eq!((hour.runs, hour.queries, hour.database_ms), (11, 450, 3_600));
+        assert_eq!((hour.keys, hour.bytes), (90, 9_000));
+        assert_eq!(hour.unknown, ["c"]);
+        let busiest = hour.busiest.unwrap();
+        assert_eq!((busiest.minute, busiest.runs), (Moment(at("12:30")), 3));
+        assert_eq!((busiest.database_ms, busiest.jobs.len()), (800, 3));
+        let together: Vec<_> =
+            hour.collisions.iter().map(|one| (one.at.0, one.jobs.len())).collect();
+        assert_eq!(together, [(at("12:30"), 3), (at("13:00"), 2)]);
+    }
+
+    #[test]
+    fn nothing_is_due_of_a_job_that_does_not_run() {
+        let mut facts = facts(&["a"]);
+        change(&mut facts, "a", |status| status.next_due_at = None);
+        assert_eq!(NextHour::of(&facts), NextHour::default());
+    }
+
+    #[test]
+    fn the_collisions_of_two_hundred_jobs_are_bounded() {
+        let names: Vec<String> = (0..200).map(|number| format!("j{number}")).collect();
+        let mut facts = facts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        for job in &names {
+            change(&mut facts, job, |status| {
+                let schedule = Schedule::Every(Duration::from_secs(60));
+                status.job = Arc::new(Job { schedule, ..(*status.job).clone() });
+            });
+        }
+        let hour = NextHour::of(&facts);
+        assert_eq!((hour.runs, hour.collisions.len()), (12_000, MOST_COLLISIONS));
+    }
+}

@@ -133,7 +133,6 @@ mod tests {
             version: String::new(),
             requested_by: None,
             all_tenants: Some(true),
-            requested_by: None,
         }
     }
 

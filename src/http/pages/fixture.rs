@@ -13,11 +13,11 @@ use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
 use crate::http::session::Rights;
 use crate::overview::{
-    Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed, FeedState,
-    Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant, JobSeries,
-    JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment, NextHour,
-    NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip, TenantDetail,
-    Trouble, TroubleKind, Verdict, WarmState,
+    BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
+    FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
+    JobSeries, JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment,
+    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip,
+    TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -353,6 +353,13 @@ pub(super) fn job_detail() -> JobDetail {
             p95_ms: day(700.0, 90.0),
         },
         not_warm: not_warm().tenants,
+        batch: Some(BatchOfJob {
+            configured: 100,
+            now: 50,
+            reason: Some(
+                "a query for 100 tenants took 4.2 s; `runner.target_batch_time` is 2s".to_owned(),
+            ),
+        }),
     }
 }
 

@@ -22,27 +22,24 @@ pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
     }
 }
 
-/// The list of jobs.
+/// The list of jobs. Each job is a `tbody`: its line, and below it what a reader has to know first.
 pub(super) fn table(jobs: &[JobLine], context: Context<'_>) -> Markup {
-    const COLUMNS: [&str; 9] = [
-        "Job",
-        "State",
-        "Last run",
-        "Last ok",
-        "Next",
-        "Last 50 runs",
-        "Coverage",
-        "TTL margin",
-        "Kept",
-    ];
+    const COLUMNS: [&str; 5] = ["Job", "State", "Last run", "Next", "Last 50 runs"];
+    const NUMBERS: [&str; 3] = ["Coverage", "TTL margin", "Keeps"];
     if jobs.is_empty() {
         return html! { p.empty { "There are no jobs: the folder of job files is empty." } };
     }
     html! {
-        table.cards.jobs aria-label="Jobs" {
-            thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
-            tbody #jobs data-live="jobs" {
-                @for job in jobs { (row(job, context)) }
+        table.cards.jobs #jobs data-live="jobs" aria-label="Jobs" {
+            thead { tr {
+                @for column in COLUMNS { th scope="col" { (column) } }
+                @for column in NUMBERS { th.number scope="col" { (column) } }
+            } }
+            @for job in jobs {
+                tbody id={ "job-" (job.name) } data-live={ "job:" (job.name) } {
+                    (row(job, context))
+                    (why(job, context))
+                }
             }
         }
     }
@@ -51,29 +48,47 @@ pub(super) fn table(jobs: &[JobLine], context: Context<'_>) -> Markup {
 fn row(job: &JobLine, context: Context<'_>) -> Markup {
     let (look, word) = state(job);
     html! {
-        tr id={ "job-" (job.name) } data-live={ "job:" (job.name) } class=(look.class()) {
-            th scope="row" title=(job.description) {
+        tr {
+            th scope="row" title=[Some(&job.description).filter(|text| !text.is_empty())] {
                 (context.job(&job.name))
-                (below_name(job, context))
             }
             td data-label="State" { (words::state(look, word)) (progress(job)) }
             td data-label="Last run" { (last_run(job, context)) }
-            td data-label="Last ok" {
-                @match job.last_success_at {
-                    Some(at) => (context.ago(at)),
-                    None => span.muted { "never" },
-                }
-            }
             td data-label="Next" { (next(job, context)) }
-            td.runs data-label="Last runs" {
+            td.runs data-label="Last 50 runs" {
                 a href=(context.links.runs(&[("job", &job.name)])) { (sparkline(job)) }
                 @if let Some(share) = ok_share(&job.runs) {
-                    " " span.number.muted title="the share of these runs that ended ok" { (words::percent(share)) }
+                    span.muted title="the share of these runs that ended ok" { (words::percent(share)) }
                 }
             }
             td.number data-label="Coverage" { (coverage(job, context)) }
             td.number data-label="TTL margin" { (ttl_margin(job)) }
-            td.number data-label="Kept" { (kept(job)) }
+            td.number data-label="Keeps" { (keeps(job)) }
+        }
+    }
+}
+
+/// What a reader has to know about the job first: why it is paused, what failed, who is not warm.
+fn why(job: &JobLine, context: Context<'_>) -> Markup {
+    let is_anything_wrong = job.pause.is_some() || job.first_failure.is_some() || job.not_warm > 0;
+    html! {
+        @if is_anything_wrong {
+            tr.why {
+                td.wide colspan="8" {
+                    @if let Some(pause) = &job.pause { p { (context.pause(pause)) } }
+                    @if job.not_warm > 0 || job.first_failure.is_some() {
+                        p {
+                            @if job.not_warm > 0 {
+                                a href=(context.links.tenants(&[("job", &job.name)])) {
+                                    (words::counted(job.not_warm, "tenant")) " not warm"
+                                }
+                            }
+                            @if job.not_warm > 0 && job.first_failure.is_some() { " · " }
+                            @if let Some(failure) = &job.first_failure { (first_failure(failure, context)) }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -91,21 +106,6 @@ pub(super) fn state(job: &JobLine) -> (Look, &'static str) {
             None => (Look::Idle, "never ran"),
             Some(run) => (words::look(run.outcome), words::outcome_word(run.outcome)),
         },
-    }
-}
-
-/// What a reader has to know about the job first: why it is paused, or what failed.
-fn below_name(job: &JobLine, context: Context<'_>) -> Markup {
-    html! {
-        @if let Some(pause) = &job.pause { div.note { (context.pause(pause)) } }
-        @if let Some(failure) = &job.first_failure { div.note { (first_failure(failure, context)) } }
-        @if job.not_warm > 0 {
-            div.note {
-                a href=(context.links.tenants(&[("job", &job.name)])) {
-                    (words::counted(job.not_warm, "tenant")) " not warm"
-                }
-            }
-        }
     }
 }
 
@@ -137,13 +137,16 @@ pub(super) fn progress(job: &JobLine) -> Markup {
 fn last_run(job: &JobLine, context: Context<'_>) -> Markup {
     html! {
         @match &job.last_run {
-            None => span.muted { "never ran" },
+            None => span.muted { "–" },
             Some(run) => {
-                a href=(context.links.run(run.id)) {
-                    @if run.outcome != Outcome::Ok { (words::outcome(run.outcome)) " " }
-                    (context.ago(run.finished_at))
+                a href=(context.links.run(run.id)) { (context.ago(run.finished_at)) }
+                div.note {
+                    @match job.last_success_at {
+                        _ if run.outcome == Outcome::Ok => { "took " (context::span(run.took_ms)) },
+                        Some(at) => { "last ok " (context.ago(at)) },
+                        None => "never ok",
+                    }
                 }
-                div.note { "took " (context::span(run.took_ms)) }
             },
         }
     }
@@ -199,12 +202,12 @@ pub(super) fn ttl_margin(job: &JobLine) -> Markup {
         html! {
             @if margin < 0 { (words::mark(Look::Failed)) " " }
             (context::signed_span(margin))
-            " " (chart::gauge(share, class))
+            div { (chart::gauge(share, class)) }
         }
     })
 }
 
-fn kept(job: &JobLine) -> Markup {
+fn keeps(job: &JobLine) -> Markup {
     words::or_unknown(job.keys, |keys| {
         html! {
             (words::counted(keys, "key"))

@@ -40,15 +40,18 @@ fn verdict(overview: &Overview, context: Context<'_>) -> Markup {
     let left = troubles.len().saturating_sub(MAX_TROUBLES);
     let look = look(verdict.level);
     html! {
-        // Screen readers read the sentence when it changes, so its frame stays.
-        div.verdict aria-live="polite" {
-            h1 #verdict class=(look.class()) data-live="head" {
-                (words::mark(look)) (verdict.sentence)
+        div.verdict {
+            // Screen readers read the sentence when it changes, so its frame stays.
+            div aria-live="polite" {
+                h1 #verdict data-live="head" {
+                    span class=(look.class()) { (words::mark(look)) }
+                    (verdict.sentence)
+                }
             }
-        }
-        p.as-of.muted #as-of data-live="head" {
-            "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
-            (words::text(replica)) " · preheat " (version) " · started " (context.ago(*started_at))
+            p.muted #as-of data-live="head" {
+                "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
+                (words::text(replica)) " · preheat " (version) " · started " (context.ago(*started_at))
+            }
         }
         div #troubles data-live="head" {
             @if !troubles.is_empty() {
@@ -90,7 +93,7 @@ fn figures(figures: &Figures, context: Context<'_>) -> Markup {
 }
 
 /// A figure: its name, its value, and a line that says what the value is about.
-fn figure(name: Markup, value: Markup, about: Markup, trend: Markup) -> Markup {
+fn figure(name: &str, value: Markup, about: Markup, trend: Markup) -> Markup {
     html! {
         div.figure {
             h2 { (name) }
@@ -112,13 +115,12 @@ fn hit_rate_figure(hit_rate: &HitRate) -> Markup {
             },
         }
     };
-    let value = words::or_unknown(*ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(html! { "Hit rate" }, value, about, trend("Hit rate", day, Span::Share))
+    let value = linked("#cache".to_owned(), ratio.map(words::percent));
+    figure("Hit rate", value, about, trend("Hit rate", day, Span::Share))
 }
 
 fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
     let Coverage { ratio, tenants, tenants_warm, tenants_not_warm } = coverage;
-    let name = html! { a href=(context.links.tenants(&[])) { "Coverage" } };
     let about = html! {
         @match (tenants_warm, tenants) {
             (Some(warm), Some(all)) => {
@@ -131,13 +133,17 @@ fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
             _ => "the tenant list was not read yet",
         }
     };
-    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(name, value, about, html! {})
+    let value = linked(context.links.tenants(&[]), ratio.map(words::percent));
+    figure("Coverage", value, about, html! {})
+}
+
+/// A figure's value as a link to where it comes from.
+fn linked(link: String, value: Option<String>) -> Markup {
+    words::or_unknown(value, |value| html! { a href=(link) { (value) } })
 }
 
 fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup {
     let Consistency { ratio, nines, tenants, keys, findings, at } = consistency;
-    let name = html! { a href=(context.links.audit()) { "Consistency" } };
     let about = html! {
         @match at {
             None => "nothing was compared yet",
@@ -151,13 +157,12 @@ fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup 
             },
         }
     };
-    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(name, value, about, html! {})
+    let value = linked(context.links.audit(), ratio.map(words::percent));
+    figure("Consistency", value, about, html! {})
 }
 
 fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
     let Freshness { p50_ms, p99_ms, changes, day } = freshness;
-    let name = html! { a href=(context.links.changes()) { "Freshness" } };
     let about = html! {
         @match p50_ms {
             None => "no change in the last minutes",
@@ -166,8 +171,8 @@ fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
             },
         }
     };
-    let value = words::or_unknown(*p99_ms, |p99| html! { (milliseconds(p99)) });
-    figure(name, value, about, trend("Freshness", day, Span::FromZero))
+    let value = linked(context.links.changes(), p99_ms.map(milliseconds));
+    figure("Freshness", value, about, trend("Freshness", day, Span::FromZero))
 }
 
 /// A fraction of milliseconds as a duration.

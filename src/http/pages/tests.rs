@@ -118,21 +118,3 @@ fn a_list_of_many_jobs_stays_small() {
     let size = jobs::table(&jobs, context).into_string().len();
     assert!(size < 200 * 4_000, "{size} bytes");
 }
-
-#[test]
-fn gallery() {
-    for (path, body) in bodies(Rights::Write) {
-        let name = path.replace(['/', ' '], "_");
-        let css =
-            std::fs::read_to_string("/work/wt-shell/src/http/pages/assets/style.css").unwrap();
-        let own = std::fs::read_to_string("/work/wt-pages/src/http/pages/assets/pages.css")
-            .unwrap_or_default();
-        for theme in ["light", "dark"] {
-            let html = format!(
-                "<!doctype html><html lang=en data-theme={theme}><meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{css}{own}</style><body><header class=bar><div class=top><a class=brand>preheat</a><nav><a aria-current=page>Overview</a><a>Jobs</a><a>Runs</a><a>Tenants</a></nav></div></header><main>{}</main>",
-                body.clone().into_string()
-            );
-            std::fs::write(format!("/tmp/gallery/page{name}.{theme}.html"), html).unwrap();
-        }
-    }
-}

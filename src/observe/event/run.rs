@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::{bytes, counted, millis};
+use crate::domain::batch_size::BatchSizeNow;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunId, RunRecord, SkipReason, Trigger};
@@ -219,6 +220,27 @@ event! {
         %job, %run, tenants, retry, wait_ms = millis(wait), failure = kind.as_str(),
         "a batch of job `{job}` failed and is tried again in {wait:.1?}: {message}"
     );
+}
+
+event! {
+    /// The batches of a job have another size from now on.
+    BatchesResized<'a> { job: &'a JobName, run: RunId, size: BatchSizeNow }
+    metrics |metrics| metrics.set_batch_tenants(job, size.now);
+    log {
+        let BatchSizeNow { configured, now, because } = size;
+        let tenants = counted(now.get(), "tenant", "tenants");
+        match because {
+            // That they grow again, step by step, is no news.
+            Some(why) if now < why.query.tenants => info!(
+                %job, %run, configured, tenants = now, took_ms = millis(why.query.took),
+                "the batches of job `{job}` now have {tenants} instead of {configured}: {why}"
+            ),
+            Some(_) | None => debug!(
+                %job, %run, configured, tenants = now,
+                "the batches of job `{job}` now have {tenants} of {configured}"
+            ),
+        }
+    };
 }
 
 event! {

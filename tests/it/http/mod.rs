@@ -19,6 +19,7 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
+use preheat::domain::pause::Pauses;
 use preheat::domain::run::{RunFilter, RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
 use preheat::engine::ports::{Beside, Clock, History, HistoryError};
@@ -28,8 +29,9 @@ use preheat::engine::run::limit::Limits;
 use preheat::engine::run::record::Records;
 use preheat::engine::run::{Runner, Stops};
 use preheat::engine::schedule::health::Beats;
+use preheat::engine::schedule::pauses::PauseBook;
 use preheat::engine::schedule::scheduler::{Engine, Parts};
-use preheat::http::{Control, router, serve};
+use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
 use preheat::overview::Board;
@@ -41,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::http::{Answer, get, post};
-use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+use crate::support::memory::{MemoryCache, MemoryPauses, MemoryRow, MemorySource};
 use crate::support::virtual_clock::VirtualClock;
 use crate::support::{LONG, eventually};
 
@@ -174,6 +176,11 @@ impl Worker {
     }
 
     async fn start_with(token: Option<&str>) -> Self {
+        let token = token.map(SecretString::from);
+        Self::start_for(Access { token, ..Access::default() }).await
+    }
+
+    async fn start_for(access: Access) -> Self {
         let clock = VirtualClock::new("2026-03-01T12:10:00Z".parse().unwrap(), 7);
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let metrics = Metrics::new();
@@ -219,13 +226,16 @@ impl Worker {
         let refreshes = Arc::new(AtomicU64::new(0));
         let board = Board::new(Arc::clone(&runner), handle.clone());
         let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
+        let store = Arc::new(MemoryPauses::default());
+        let pauses = PauseBook::new(store, handle.clone(), Pauses::default(), Arc::clone(&metrics));
         let control = Control {
             handle,
             invalidations,
             board,
+            pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
-            token: token.map(SecretString::from),
+            access,
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };
