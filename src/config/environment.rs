@@ -102,7 +102,7 @@ impl Environment {
     }
 
     /// The variables that come from the file.
-    pub(super) fn from_file(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names_of_file(&self) -> impl Iterator<Item = &str> {
         self.lines.keys().map(String::as_str)
     }
 }
@@ -215,7 +215,7 @@ mod tests {
             ("REDIS_URL", "redis://process"),
         ];
         assert_eq!(variables, expected);
-        assert_eq!(found.from_file().collect::<Vec<_>>(), ["DATABASE_URL", "PREHEAT_JOBS"]);
+        assert_eq!(found.names_of_file().collect::<Vec<_>>(), ["DATABASE_URL", "PREHEAT_JOBS"]);
         let name = "DATABASE_URL".to_owned();
         assert_eq!(found.origin("DATABASE_URL"), Origin::EnvFile { line: 9, name });
         assert_eq!(found.origin("REDIS_URL"), Origin::Variable("REDIS_URL".to_owned()));
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn the_switch_and_a_missing_file_leave_the_process_alone() {
         let found = with(&[(SWITCH, "false")], "hush");
-        assert!(found.problems().is_empty() && found.from_file().next().is_none());
+        assert!(found.problems().is_empty() && found.names_of_file().next().is_none());
         let found = with(&[(SWITCH, "off")], "REDIS_URL=redis://a");
         assert_eq!(
             found.problems().first().map(ToString::to_string).as_deref(),
