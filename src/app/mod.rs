@@ -9,7 +9,6 @@ mod queries;
 mod start;
 mod versions;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -233,11 +232,9 @@ impl App {
         });
         let Supervised { head_start, refused } =
             FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
-        let watch = folder_watch(settings, &versions, &clock);
-        let watching = watch.clone();
         let mut keeper = Keeper {
             settings,
-            watch,
+            watch: FolderWatch::of(settings, &versions, &clock),
             versions,
             source: self.source,
             bell,
@@ -252,7 +249,6 @@ impl App {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
-            never = watch_jobs(watching, reload) => match never {},
             error = refused => Err(error),
         };
         background.cancel();
@@ -401,24 +397,6 @@ pub async fn serve(
             front.close(LAST_WORDS).await;
             Err(error)
         }
-    }
-}
-
-/// The watch on the jobs folder, if the settings say so and the jobs come from it.
-fn folder_watch(
-    settings: &Settings,
-    versions: &Versions,
-    clock: &Arc<dyn Clock>,
-) -> Option<Arc<FolderWatch>> {
-    let contents = versions.contents().filter(|_| settings.runner.watch_jobs)?;
-    Some(Arc::new(FolderWatch::new(settings.jobs.clone(), contents, Arc::clone(clock))))
-}
-
-/// Asks for a reload whenever the job files have changed. Never returns.
-async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infallible {
-    match watch {
-        Some(watch) => watch.run(reload).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -161,8 +161,8 @@ impl Layers {
     }
 
     /// The variables that come from a `.env` file.
-    pub(super) fn from_env_file(&self) -> Vec<String> {
-        self.environment.from_file().map(str::to_owned).collect()
+    pub(super) fn names_of_env_file(&self) -> Vec<String> {
+        self.environment.names_of_file().map(str::to_owned).collect()
     }
 
     pub(super) fn jobs(&self, overrides: &Overrides) -> PathBuf {

@@ -316,7 +316,7 @@ impl Settings {
         Self {
             jobs: layers.jobs(overrides),
             has_file: layers.has_file(),
-            from_env_file: layers.from_env_file(),
+            from_env_file: layers.names_of_env_file(),
             log: Log::read(read, layers, overrides),
             replica: layers.host_name(),
             database: Database::read(read),
