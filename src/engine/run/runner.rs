@@ -12,7 +12,7 @@ use super::limit::Limits;
 use super::shared_jobs::SharedJobs;
 use super::tenant_list::TenantList;
 use crate::domain::layout::Layout;
-use crate::engine::ports::Ports;
+use crate::engine::ports::{Ports, Traces};
 use crate::engine::registry::Registry;
 
 /// What runs need of the world, and the bounds that they share.
@@ -38,6 +38,8 @@ pub struct Runner {
     pub jobs: Arc<SharedJobs>,
     /// The name of this worker in records.
     pub replica: String,
+    /// Where traces of runs go, if they are wanted.
+    pub traces: Option<Arc<dyn Traces>>,
 }
 
 impl Deref for Runner {
@@ -72,6 +74,7 @@ impl Runner {
             registry,
             jobs,
             replica,
+            traces: None,
         }
     }
 

@@ -381,7 +381,7 @@ impl Engine {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, record.report.slowest_batch, now);
+        let lags = state.changes.ended(claim, &failures, record.report.batches.longest(), now);
         event::ChangesWarmed { job: &record.job, lags: &lags }.emit(&self.metrics);
     }
 
