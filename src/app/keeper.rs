@@ -1,5 +1,5 @@
-//! What a worker does besides its runs: it reloads its job files on demand, checks rejected ones
-//! again, and restarts the bell if it falls silent.
+//! What a worker does besides its runs: it reloads its job files on demand and when they have changed,
+//! checks rejected ones again, and restarts the bell if it falls silent.
 
 use anyhow::Context;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::folder_watch::FolderWatch;
 use super::versions::{Changed, Versions};
 use super::{AppError, job_defaults};
 use crate::adapter::bell::{Bell, Ring};
@@ -31,6 +32,8 @@ const BELL_SILENCE: Duration = Duration::from_secs(5);
 /// The parts of the worker that it looks after.
 pub(super) struct Keeper<'a> {
     pub(super) settings: &'a Settings,
+    /// `None` if only a signal makes the worker read its job files again.
+    pub(super) watch: Option<Arc<FolderWatch>>,
     pub(super) versions: Versions,
     pub(super) source: Arc<PostgresSource>,
     pub(super) bell: Bell,
@@ -72,9 +75,16 @@ impl Keeper<'_> {
     async fn reload(&mut self) {
         let (folder, defaults) = (self.settings.jobs.clone(), job_defaults(self.settings));
         // In a blocking task: the folder may be on a disk that hangs.
-        let load = tokio::task::spawn_blocking(move || definition::load(&folder, &defaults));
+        let load = tokio::task::spawn_blocking(move || {
+            (definition::contents(&folder), definition::load(&folder, &defaults))
+        });
         let files = match load.await {
-            Ok(files) => files.map_err(|problems| problems.render(false)),
+            Ok((contents, files)) => {
+                if let Some(watch) = &self.watch {
+                    watch.is_read(contents);
+                }
+                files.map_err(|problems| problems.render(false))
+            }
             Err(error) => Err(error.to_string()),
         };
         let files = match files {

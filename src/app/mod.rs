@@ -1,6 +1,7 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
 mod feed;
+mod folder_watch;
 pub mod follow_up;
 mod front;
 mod keeper;
@@ -8,6 +9,7 @@ mod queries;
 mod start;
 mod versions;
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use self::feed::{FeedSupervisor, Supervised};
+use self::folder_watch::FolderWatch;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
 pub use self::queries::{
@@ -223,8 +226,11 @@ impl App {
         });
         let Supervised { head_start, refused } =
             FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
+        let watch = folder_watch(settings, &versions, &clock);
+        let watching = watch.clone();
         let mut keeper = Keeper {
             settings,
+            watch,
             versions,
             source: self.source,
             bell,
@@ -239,6 +245,7 @@ impl App {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
+            never = watch_jobs(watching, reload) => match never {},
             error = refused => Err(error),
         };
         background.cancel();
@@ -387,6 +394,24 @@ pub async fn serve(
             front.close(LAST_WORDS).await;
             Err(error)
         }
+    }
+}
+
+/// The watch on the jobs folder, if the settings say so and the jobs come from it.
+fn folder_watch(
+    settings: &Settings,
+    versions: &Versions,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<FolderWatch>> {
+    let contents = versions.contents().filter(|_| settings.runner.watch_jobs)?;
+    Some(Arc::new(FolderWatch::new(settings.jobs.clone(), contents, Arc::clone(clock))))
+}
+
+/// Asks for a reload whenever the job files have changed. Never returns.
+async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infallible {
+    match watch {
+        Some(watch) => watch.run(reload).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::queries::{QueryProblems, check_jobs, check_keys, check_tenants};
 use crate::adapter::postgres::PostgresSource;
-use crate::definition::{JobFiles, Problem, Problems};
+use crate::definition::{Contents, JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::tenant::IdClass;
 use crate::engine::ports::{Clock, Source, SourceErrorKind};
@@ -62,6 +62,11 @@ impl Versions {
     pub(super) fn read(&mut self, files: JobFiles) {
         self.files = files;
         self.stand_anew();
+    }
+
+    /// The contents of the folder that the newest versions come from, as of just before they were read.
+    pub(super) fn contents(&self) -> Option<Contents> {
+        self.files.contents()
     }
 
     /// Marks all versions as unchecked, except those that need no check: a version that was good

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use serde::Serialize;
 
-use super::{Exit, Failure, Global, bars, output};
+use super::{Exit, Failure, Global, bars, complete, output};
 use crate::app::App;
 use crate::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{
@@ -22,7 +22,7 @@ use crate::domain::spelling;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The jobs; all enabled ones if none is named
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", add = complete::jobs())]
     names: Vec<String>,
     /// Only so many tenants of each job, chosen by chance
     #[arg(long, value_name = "N")]

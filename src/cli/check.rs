@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use indicatif::MultiProgress;
 use serde::Serialize;
@@ -231,7 +231,7 @@ enum JsonProblem<'r> {
     OfFile(&'r Problem),
     OfSetting {
         severity: &'static str,
-        file: Option<&'r PathBuf>,
+        file: Option<&'r Path>,
         line: Option<usize>,
         variable: Option<&'r str>,
         message: &'r str,
@@ -243,7 +243,10 @@ impl<'r> JsonProblem<'r> {
     fn of_setting(problem: &'r config::Problem) -> Self {
         let config::Problem { origin, message, hint } = problem;
         let (file, line, variable) = match origin {
-            config::Origin::File { path, line } => (Some(path), *line, None),
+            config::Origin::File { path, line } => (Some(path.as_path()), *line, None),
+            config::Origin::EnvFile { line, name } => {
+                (Some(Path::new(".env")), Some(*line), Some(name.as_str()))
+            }
             config::Origin::Variable(name) => (None, None, Some(name.as_str())),
             config::Origin::Unset => (None, None, None),
         };

@@ -1,6 +1,6 @@
 //! `preheat completions SHELL`.
 
-use super::{Exit, Failure, output};
+use super::{Exit, Failure, complete, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -8,9 +8,11 @@ pub(super) struct Options {
     shell: clap_complete::Shell,
 }
 
-pub(super) fn run(options: &Options, command: &mut clap::Command) -> Result<Exit, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(options.shell, command, "preheat", &mut script);
-    output::result(&String::from_utf8_lossy(&script))?;
+pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
+    let shell = options.shell.to_string();
+    match complete::script(&shell) {
+        Some(script) => output::result(&script?)?,
+        None => return Err(Failure::usage(anyhow::anyhow!("`{shell}` has no completions"))),
+    }
     Ok(Exit::Ok)
 }

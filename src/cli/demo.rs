@@ -176,6 +176,7 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     Settings {
         jobs,
         has_file,
+        from_env_file: Vec::new(),
         log,
         replica,
         database,

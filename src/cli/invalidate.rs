@@ -10,7 +10,7 @@ use super::bars::{Bars, Said};
 use super::load::Loaded;
 use super::signal::StopSignals;
 use super::warm::{JobReport, Pass};
-use super::{Exit, Failure, Global, output};
+use super::{Exit, Failure, Global, complete, output};
 use crate::app::App;
 use crate::domain::job::Job;
 use crate::domain::report;
@@ -31,7 +31,7 @@ pub(super) struct Options {
     patterns: Vec<String>,
     /// All keys of this job; with --tenant, those of that tenant only
     // `jobs` is the folder of all commands.
-    #[arg(id = "named_jobs", long = "job", value_name = "JOB")]
+    #[arg(id = "named_jobs", long = "job", value_name = "JOB", add = complete::jobs())]
     jobs: Vec<String>,
     /// All keys of this tenant; with --job, those of that job only
     #[arg(long = "tenant", value_name = "ID")]

@@ -1,12 +1,13 @@
 //! The first steps of most commands: settings, logs, job files.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use indicatif::MultiProgress;
 
 use super::{Exit, Failure, Global, output};
 use crate::app::job_defaults;
-use crate::config::{ConfigError, LogFormat, Overrides, Settings, process_environment};
+use crate::config::{ConfigError, Environment, LogFormat, Overrides, Settings};
 use crate::definition::{self, JobFiles, Problems};
 use crate::domain::job::{Job, JobName};
 use crate::domain::spelling;
@@ -39,15 +40,20 @@ impl Global {
 
     /// Prints why the command failed: as text, or as a JSON line if the log is in JSON.
     pub(super) fn tell(&self, failure: &Failure) {
-        match LogFormat::of(&self.overrides(), process_environment()) {
+        match LogFormat::of(&self.overrides(), &Environment::of_process()) {
             LogFormat::Text => failure.print(),
             LogFormat::Json => output::problem_as_json(&failure.text),
         }
     }
 
+    /// The folder of the job files, even if other settings are wrong.
+    pub(super) fn jobs_folder(&self) -> Result<PathBuf, Failure> {
+        Ok(self.examine()?.0.jobs)
+    }
+
     /// Reads the settings, and collects what is wrong with them.
     fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
-        let examined = Settings::examine(&self.overrides(), process_environment());
+        let examined = Settings::examine(&self.overrides(), Environment::of_process());
         examined.map_err(|error| Failure::settings(&error))
     }
 
@@ -55,6 +61,9 @@ impl Global {
         let writer = telemetry::init(&settings.log).map_err(Failure::usage)?;
         let bars = bars.clone();
         writer.write_within(Box::new(move |write| bars.suspend(&mut *write)));
+        if !settings.from_env_file.is_empty() {
+            event::EnvFileRead { variables: &settings.from_env_file }.log();
+        }
         for text in settings.notices() {
             event::SettingsNotice { text: &text }.log();
         }

@@ -4,6 +4,7 @@ mod audit;
 mod bars;
 mod changes;
 mod check;
+mod complete;
 mod completions;
 #[cfg(feature = "demo")]
 mod demo;
@@ -13,6 +14,7 @@ mod load;
 mod migrate;
 mod output;
 mod plan;
+mod preview;
 mod schema;
 mod serve;
 mod signal;
@@ -22,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::adapter::postgres::MigrateError;
 use crate::adapter::{ConnectError, ConnectErrorKind};
@@ -68,6 +70,8 @@ enum Command {
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
     Plan(plan::Options),
+    /// Show the keys, TTLs and values of one tenant as a run would write them; write nothing
+    Preview(preview::Options),
     /// Remove keys safely: by name, tenant, job or pattern
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
@@ -79,9 +83,9 @@ enum Command {
     /// Show everything on a sample clinic with private, throw-away servers
     #[cfg(feature = "demo")]
     Demo(demo::Options),
-    /// Print the JSON Schema of a job file
-    Schema,
-    /// Print shell completions
+    /// Print the JSON Schema of a job file, or write it where editors find it
+    Schema(schema::Options),
+    /// Print shell completions, of jobs' names too
     Completions(completions::Options),
     /// Ask a running worker for its health: for a container's health check
     Health,
@@ -213,7 +217,15 @@ impl From<std::io::Error> for Failure {
 
 /// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    match complete::answer() {
+        Ok(false) => {}
+        Ok(true) => return Exit::Ok.into(),
+        Err(error) => return refused(&error),
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -233,6 +245,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Prints the help or the version that was asked for, or what is wrong with the command line: as a JSON line
+/// where the log is in JSON.
+fn refused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // If stdout is gone, there is nobody to tell.
+        drop(error.print());
+        return Exit::Ok.into();
+    }
+    match complete::log_format() {
+        LogFormat::Text => drop(error.print()),
+        LogFormat::Json => output::problem_as_json(error.to_string().trim_end()),
+    }
+    Exit::Usage.into()
+}
+
 impl Command {
     async fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
@@ -240,14 +267,15 @@ impl Command {
             Self::Warm(options) => warm::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
+            Self::Preview(options) => preview::run(global, options).await,
             Self::Invalidate(options) => invalidate::run(global, options).await,
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Migrate => migrate::run(global).await,
             #[cfg(feature = "demo")]
             Self::Demo(options) => Box::pin(demo::run(global, options)).await,
-            Self::Schema => schema::run(),
-            Self::Completions(options) => completions::run(&options, &mut Cli::command()),
+            Self::Schema(options) => schema::run(global, &options),
+            Self::Completions(options) => completions::run(&options),
             Self::Health => health::run(global).await,
         }
     }
@@ -256,6 +284,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn demo_is_a_command_where_the_program_is_built_with_it() {

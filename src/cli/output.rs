@@ -31,6 +31,11 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     write(&harmless(&text, escaped_in_json))
 }
 
+/// A part of a JSON text, with escapes in place of everything that a terminal would obey.
+pub(super) fn json_text(text: &str) -> String {
+    harmless(text, escaped_in_json)
+}
+
 fn write(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::bars::{Bar, Bars, REDRAW, Said};
 use super::load::Loaded;
 use super::signal::StopSignals;
-use super::{Exit, Failure, Global, output};
+use super::{Exit, Failure, Global, complete, output};
 use crate::app::App;
 use crate::app::follow_up::{Warmed, run_with_follow_ups};
 use crate::domain::duration;
@@ -29,7 +29,7 @@ use crate::engine::run::{RunSpec, Runner, Stops};
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The jobs; all enabled ones if none is named
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", add = complete::jobs())]
     names: Vec<String>,
     /// Only this tenant; may be given several times
     #[arg(long = "tenant", value_name = "ID")]

@@ -1,7 +1,7 @@
 //! The layers of settings, a file and the environment, merged by figment. Each value keeps its
 //! origin.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::Overrides;
+use super::environment::{Environment, SWITCH};
 use super::problem::{Origin, Problem};
 use super::setting::{PREFIX, Setting, variable_of};
 use crate::domain::spelling::{listed, nearest};
@@ -21,7 +22,8 @@ const DEFAULT_FILE: &str = "preheat.toml";
 /// The default folder of job files.
 const DEFAULT_JOBS: &str = "jobs";
 /// Our variables that are no settings of the file.
-const SINGLE: [&str; 4] = ["PREHEAT_CONFIG", "PREHEAT_JOBS", "PREHEAT_LOG", "PREHEAT_LOG_FORMAT"];
+const SINGLE: [&str; 5] =
+    ["PREHEAT_CONFIG", SWITCH, "PREHEAT_JOBS", "PREHEAT_LOG", "PREHEAT_LOG_FORMAT"];
 /// Conventional variable names and their settings. Our own variables take precedence.
 const CONVENTIONAL: [(&str, &str); 2] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "cache.url")];
@@ -35,8 +37,7 @@ const FALLBACK: [(&str, &str); 2] =
 pub(super) struct Layers {
     figment: Figment,
     file: Option<File>,
-    /// Without variables that are set to the empty string.
-    environment: BTreeMap<String, String>,
+    environment: Environment,
 }
 
 struct File {
@@ -52,20 +53,16 @@ struct FileKey {
 }
 
 impl Layers {
-    pub(super) fn read(
-        overrides: &Overrides,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> (Self, Vec<Problem>) {
-        let environment: BTreeMap<_, _> =
-            environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    pub(super) fn read(overrides: &Overrides, environment: Environment) -> (Self, Vec<Problem>) {
         let named = environment.get("PREHEAT_CONFIG").map(PathBuf::from);
         let mut layers = Self { figment: Figment::new(), file: None, environment };
         layers.merge_variables(FALLBACK.iter().rev());
-        let problems = match overrides.config.clone().or(named) {
+        let mut problems = match overrides.config.clone().or(named) {
             Some(path) => layers.read_file(path, true),
             None => layers.read_file(PathBuf::from(DEFAULT_FILE), false),
         };
         layers.merge_environment();
+        problems.extend_from_slice(layers.environment.problems());
         (layers, problems)
     }
 
@@ -114,7 +111,7 @@ impl Layers {
     fn merge_environment(&mut self) {
         self.merge_variables(CONVENTIONAL.iter());
         let environment = std::mem::take(&mut self.environment);
-        for (name, value) in &environment {
+        for (name, value) in environment.iter() {
             if let Some(setting) = setting_of(name) {
                 self.merge(Layer::variable(name, &setting, value));
             }
@@ -124,7 +121,7 @@ impl Layers {
 
     fn merge_variables<'n>(&mut self, names: impl Iterator<Item = &'n (&'n str, &'n str)>) {
         for (name, setting) in names {
-            if let Some(value) = self.environment.get(*name) {
+            if let Some(value) = self.environment.get(name) {
                 let layer = Layer::variable(name, setting, value);
                 self.merge(layer);
             }
@@ -141,7 +138,7 @@ impl Layers {
         let metadata = self.figment.get_metadata(value.tag());
         let origin = match metadata {
             Some(metadata) if metadata.source.is_some() => self.in_file(setting),
-            Some(metadata) => Origin::Variable(metadata.name.clone().into_owned()),
+            Some(metadata) => self.environment.origin(&metadata.name),
             None => Origin::Unset,
         };
         Some((value, origin))
@@ -155,7 +152,17 @@ impl Layers {
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.environment.get(name).map(String::as_str)
+        self.environment.get(name)
+    }
+
+    /// Where a variable is set.
+    pub(super) fn origin_of_variable(&self, name: &str) -> Origin {
+        self.environment.origin(name)
+    }
+
+    /// The variables that come from a `.env` file.
+    pub(super) fn from_env_file(&self) -> Vec<String> {
+        self.environment.from_file().map(str::to_owned).collect()
     }
 
     pub(super) fn jobs(&self, overrides: &Overrides) -> PathBuf {
@@ -187,10 +194,10 @@ impl Layers {
             })
         });
         let in_environment =
-            self.environment.keys().filter(|name| known.misses(name)).map(|name| {
+            self.environment.iter().filter(|(name, _)| known.misses(name)).map(|(name, _)| {
                 let hint = known.hint_for_variable(name);
                 let message = "unknown setting".to_owned();
-                Problem { origin: Origin::Variable(name.clone()), message, hint }
+                Problem { origin: self.environment.origin(name), message, hint }
             });
         in_file.chain(in_environment).collect()
     }

@@ -1,8 +1,9 @@
-//! Settings: built-in defaults, then `preheat.toml`, then the environment, then flags. Each layer
-//! overrides the one before.
+//! Settings: built-in defaults, then `preheat.toml`, then `.env`, then the environment, then flags.
+//! Each layer overrides the one before.
 //!
 //! Nothing else reads the environment. All problems are found at once: see [`ConfigError`].
 
+mod environment;
 mod layer;
 mod problem;
 mod reader;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use self::environment::Environment;
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub jobs: PathBuf,
     /// Whether a settings file was read.
     pub has_file: bool,
+    /// The variables that come from a `.env` file.
+    pub from_env_file: Vec<String>,
     /// What is logged, and how.
     pub log: Log,
     /// The worker's name in run records: the name of its host.
@@ -78,12 +82,8 @@ const LOG_FORMAT: &str = "PREHEAT_LOG_FORMAT";
 impl LogFormat {
     /// The format that the command line and the environment ask for, even if other settings are
     /// wrong.
-    pub fn of(
-        overrides: &Overrides,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Self {
-        let named = environment.into_iter().find(|(name, _)| name == LOG_FORMAT);
-        let named = Self::named(named.as_ref().map(|(_, value)| value.as_str()));
+    pub fn of(overrides: &Overrides, environment: &Environment) -> Self {
+        let named = Self::named(environment.get(LOG_FORMAT));
         overrides.log_format.or(named.ok()).unwrap_or_default()
     }
 
@@ -163,6 +163,8 @@ pub struct Runner {
     pub drain: Duration,
     /// The most memory for the rows of one tenant.
     pub max_tenant_bytes: usize,
+    /// Whether a worker reads its job files again once they have changed.
+    pub watch_jobs: bool,
 }
 
 /// The control plane.
@@ -259,19 +261,12 @@ pub struct Overrides {
     pub verbosity: u8,
 }
 
-/// The environment of this process.
-#[expect(clippy::disallowed_methods, reason = "the only reader of the environment")]
-pub fn process_environment() -> Vec<(String, String)> {
-    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect()
-}
-
 impl Settings {
     /// All settings, or all problems with them. A variable that is set to the empty string counts
     /// as not set.
     pub fn load(
         overrides: &Overrides,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl Into<Environment>,
     ) -> Result<Self, ConfigError> {
         match Self::examine(overrides, environment)? {
             (settings, None) => Ok(settings),
@@ -281,12 +276,12 @@ impl Settings {
 
     /// Like [`Self::load`], but returns settings even if there are problems. They then contain
     /// defaults instead of wrong values, and serve only to find further problems. An error means
-    /// that the file cannot be read at all.
+    /// that a file cannot be read at all.
     pub fn examine(
         overrides: &Overrides,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl Into<Environment>,
     ) -> Result<(Self, Option<ConfigError>), ConfigError> {
-        let (layers, mut problems) = Layers::read(overrides, environment);
+        let (layers, mut problems) = Layers::read(overrides, environment.into());
         let is_unreadable = !problems.is_empty();
         let mut reader = Reader::new(&layers);
         let settings = Self::read(&mut reader, &layers, overrides);
@@ -310,6 +305,7 @@ impl Settings {
         Self {
             jobs: layers.jobs(overrides),
             has_file: layers.has_file(),
+            from_env_file: layers.from_env_file(),
             log: Log::read(read, layers, overrides),
             replica: layers.host_name(),
             database: Database::read(read),
@@ -540,6 +536,12 @@ impl Runner {
                 8 << 20..=1 << 30,
                 "The most memory for the rows of one tenant; a tenant with more fails, and no other. \
                  The worker may need six times as much, plus 32MiB",
+            ),
+            watch_jobs: read.flag(
+                "runner.watch_jobs",
+                true,
+                "Whether the worker reads the job files again when the contents of their folder \
+                 have changed, and not only after SIGHUP",
             ),
         }
     }

@@ -31,6 +31,13 @@ pub enum Origin {
         /// The line, counted from 1; `None` if the problem is about the whole file.
         line: Option<usize>,
     },
+    /// A variable of the `.env` file.
+    EnvFile {
+        /// The line, counted from 1.
+        line: usize,
+        /// Its name.
+        name: String,
+    },
     /// An environment variable.
     Variable(String),
     /// It is not set.
@@ -78,6 +85,7 @@ impl fmt::Display for Problem {
         match &self.origin {
             Origin::File { path, line: Some(line) } => write!(f, "{}:{line}: ", path.display())?,
             Origin::File { path, line: None } => write!(f, "{}: ", path.display())?,
+            Origin::EnvFile { line, name } => write!(f, ".env:{line}: variable `{name}`: ")?,
             Origin::Variable(name) => write!(f, "variable `{name}`: ")?,
             Origin::Unset => {}
         }

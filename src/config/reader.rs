@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn refuse_variable(&mut self, name: &str, found: &str, allowed: &str) {
         self.problems.push(Problem {
-            origin: Origin::Variable(name.to_owned()),
+            origin: self.layers.origin_of_variable(name),
             message: format!("found `{found}`; allowed: {allowed}"),
             hint: None,
         });
@@ -328,7 +328,7 @@ impl<'a> Reader<'a> {
 impl Found {
     /// A variable contains only text; the setting decides whether it means a number.
     fn is_variable(&self) -> bool {
-        matches!(self.origin, Origin::Variable(_))
+        matches!(self.origin, Origin::Variable(_) | Origin::EnvFile { .. })
     }
 
     fn text(&self) -> Option<String> {

@@ -1,11 +1,59 @@
 //! Reads the jobs folder from disk.
 
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rapidhash::fast::RapidHasher;
 
 use super::problem::{Problem, Problems};
 use super::{JobText, limit};
+
+/// Everything that [`super::load`] reads from a folder, as a hash: two equal ones mean equal job files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents(u64);
+
+/// The contents of a folder now: the texts of its job files and of the SQL files that these name, and what
+/// keeps files from being read. A folder that is gone has contents too.
+pub fn contents(folder: &Path) -> Contents {
+    let mut hasher = RapidHasher::default_const();
+    let problems = match read(folder) {
+        Ok((mut texts, problems)) => {
+            texts.sort_by(|a, b| a.path.cmp(&b.path));
+            for JobText { path, text } in texts {
+                (&path, &text).hash(&mut hasher);
+                sql_file(&text).map(|file| read_sql(folder, &file)).hash(&mut hasher);
+            }
+            Problems::new(problems)
+        }
+        Err(problems) => problems,
+    };
+    for problem in &problems {
+        (problem.file(), problem.message()).hash(&mut hasher);
+    }
+    Contents(hasher.finish())
+}
+
+/// The names of a folder's job files and their descriptions, for a shell that completes them. A file that
+/// cannot be read has no name here.
+pub fn names(folder: &Path) -> Vec<(String, Option<String>)> {
+    let Ok((mut texts, _problems)) = read(folder) else { return Vec::new() };
+    texts.sort_by(|a, b| a.path.cmp(&b.path));
+    let named = |JobText { path, text }: JobText| {
+        let document = toml::from_str::<toml::Table>(&text).ok();
+        let description = document.and_then(|job| Some(job.get("description")?.as_str()?.to_owned()));
+        Some((path.file_stem()?.to_str()?.to_owned(), description))
+    };
+    texts.into_iter().filter_map(named).collect()
+}
+
+/// The file that a job's `query.file` names. A text that is no TOML names none.
+fn sql_file(text: &str) -> Option<PathBuf> {
+    // Most job files contain their SQL, and need not be parsed for this.
+    let document = text.contains("file").then(|| toml::from_str::<toml::Table>(text).ok())??;
+    Some(PathBuf::from(document.get("query")?.get("file")?.as_str()?))
+}
 
 /// The texts of a folder's `*.toml` files, and a problem for each file that cannot be read.
 ///

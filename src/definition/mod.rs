@@ -31,9 +31,10 @@ mod read;
 mod reference;
 mod value;
 
+pub use disk::{Contents, contents, names};
 pub use place::{Place, problem_in};
 pub use problem::{Problem, Problems};
-pub use reference::{EXAMPLE, reference, schema};
+pub use reference::{EXAMPLE, SCHEMA_FILE, reference, schema, schema_text};
 
 use check::{Check, Checked, Templates};
 use file::JobFile;
@@ -71,6 +72,7 @@ pub type SqlFiles<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
 pub struct JobFiles {
     jobs: Jobs,
     origins: BTreeMap<JobName, JobSource>,
+    contents: Option<Contents>,
 }
 
 /// The text that a job came from.
@@ -85,6 +87,11 @@ impl JobFiles {
     /// The jobs, including disabled ones.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// The contents of the folder just before it was read; `None` if the files come from no folder.
+    pub fn contents(&self) -> Option<Contents> {
+        self.contents
     }
 
     /// Keys that are ambiguous if the tenants' ids are of this class: keys that two enabled jobs
@@ -121,14 +128,18 @@ impl JobFiles {
         let entry = |of: &Arc<_>| (name.clone(), Arc::clone(of));
         let origin = self.origins.get(name).map(|origin| (name.clone(), origin.clone()));
         let jobs = self.jobs.get(name).map(entry);
-        Self { jobs: jobs.into_iter().collect(), origins: origin.into_iter().collect() }
+        let (jobs, origins) = (jobs.into_iter().collect(), origin.into_iter().collect());
+        Self { jobs, origins, contents: self.contents }
     }
 }
 
 /// Reads and checks every `*.toml` file of a folder.
 pub fn load(folder: &Path, defaults: &Defaults) -> Result<JobFiles, Problems> {
+    // A file that changes between the two looks is read once more than needed, and never once less.
+    let contents = contents(folder);
     let (texts, problems) = disk::read(folder)?;
-    check_all(texts, problems, &|path| disk::read_sql(folder, path), defaults)
+    let files = check_all(texts, problems, &|path| disk::read_sql(folder, path), defaults)?;
+    Ok(JobFiles { contents: Some(contents), ..files })
 }
 
 /// Checks job files whose texts were read already.
@@ -184,7 +195,7 @@ fn check_all(
             jobs.insert(job.name.clone(), Arc::new(job));
         }
     }
-    Ok(JobFiles { jobs, origins })
+    Ok(JobFiles { jobs, origins, contents: None })
 }
 
 fn name_of(path: &Path, problems: &mut Vec<Problem>) -> Option<JobName> {

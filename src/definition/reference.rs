@@ -17,6 +17,14 @@ pub fn schema() -> Value {
     schema
 }
 
+/// The file in the jobs folder in which editors find [`schema`].
+pub const SCHEMA_FILE: &str = "job.schema.json";
+
+/// The text of [`SCHEMA_FILE`].
+pub fn schema_text() -> String {
+    format!("{:#}\n", schema())
+}
+
 /// The text of `jobs/README.md`.
 pub fn reference() -> String {
     let schema = schema();

@@ -190,6 +190,36 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All kinds, as lists of choices have them.
+    pub const ALL: [Self; 26] = [
+        Self::Tenants,
+        Self::TenantsShrank,
+        Self::DatabaseUnavailable,
+        Self::Query,
+        Self::StatementTimeout,
+        Self::Locked,
+        Self::ForeignRow,
+        Self::Encoding,
+        Self::TooManyRows,
+        Self::TimeZone,
+        Self::ValueTooLarge,
+        Self::KeyConflict,
+        Self::AmbiguousKey,
+        Self::SeveralRows,
+        Self::CacheUnavailable,
+        Self::CacheFull,
+        Self::CacheReadOnly,
+        Self::CacheMoved,
+        Self::CacheRestarted,
+        Self::CacheWrongType,
+        Self::CachePermission,
+        Self::CacheRefused,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Rewarm,
+        Self::Internal,
+    ];
+
     /// Whether the cache refuses every write for this reason, whichever key it is for.
     pub fn is_of_all_writes(self) -> bool {
         matches!(self, Self::CacheFull | Self::CacheReadOnly | Self::CacheMoved)

@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_name_is_short_and_shows_what_it_is() {
-        let name = |text| Who::named(text).map(|who| who.to_string());
+        let name = |text: &str| Who::named(text).map(|who| who.to_string());
         assert_eq!(name("  Ann Ö. \n").as_deref(), Some("Ann Ö."));
         assert_eq!(name("a\u{202e}b\u{1b}[31m\u{200b}").as_deref(), Some("ab[31m"));
         assert_eq!(name(&"x".repeat(100)).unwrap().len(), MAX_NAME);

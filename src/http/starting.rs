@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
 use super::answer::ApiError;
 use super::probes::{HealthView, ReadyView, ServerView};
-use super::{probes, with_answers_in_common};
+use super::{answer, pages, probes, with_answers_in_common};
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::observe::Metrics;
 
@@ -28,10 +28,28 @@ pub struct Waiting {
 /// All routes.
 pub fn starting(waiting: Waiting) -> Router {
     let routes = only_probes()
-        .route("/", get(probes::index))
+        .merge(pages::files())
+        .route("/", get(first))
         .route("/metrics", get(metrics))
-        .route("/api/v1/{*path}", any(not_yet));
+        .route("/api/v1/{*path}", any(not_yet))
+        .route("/{*path}", any(page));
     with_answers_in_common(routes).with_state(waiting)
+}
+
+/// `GET /`
+async fn first(State(waiting): State<Waiting>, headers: HeaderMap, uri: Uri) -> Response {
+    if pages::wants_html(&headers) {
+        return pages::starting::page(uri.path(), &waiting.starting.borrow());
+    }
+    probes::index().await.into_response()
+}
+
+/// Any page, which will be there soon.
+async fn page(State(waiting): State<Waiting>, headers: HeaderMap, uri: Uri) -> Response {
+    if pages::wants_html(&headers) {
+        return pages::starting::page(uri.path(), &waiting.starting.borrow());
+    }
+    answer::no_such_route(uri).await.into_response()
 }
 
 /// The two probe routes alone.

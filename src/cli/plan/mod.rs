@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::changes::{Changes, Feed, FeedDocument, Feeds, Worker, WorkerDocument};
 use self::pages::SamplePages;
-use super::{Exit, Failure, Global, output};
+use super::{Exit, Failure, Global, complete, output};
 use crate::app::{App, worker_shares};
 use crate::config::Audit;
 use crate::domain::duration;
@@ -36,7 +36,7 @@ const TITLE: usize = 15;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The jobs; all if none is named
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", add = complete::jobs())]
     names: Vec<String>,
     /// Print JSON
     #[arg(long)]

@@ -2,12 +2,12 @@
 //! [`answer`](crate::http::answer)).
 
 use axum::extract::Request;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
-use super::layout::{self, Shell};
+use super::layout::{self, Links, Shell};
 use super::wants_html;
 use crate::http::answer::Refusal;
 
@@ -20,8 +20,9 @@ pub(in crate::http) async fn as_pages(request: Request, next: Next) -> Response 
         return answer;
     };
     let (parts, _json) = answer.into_parts();
-    let title = parts.status.canonical_reason().unwrap_or("Error");
-    let mut page = layout::page(title, &Shell::at(&path), body(title, &refusal));
+    let shell = Shell::at(&path);
+    let title = title(parts.status);
+    let mut page = layout::page(title, &shell, body(title, parts.status, &refusal, &shell.links));
     *page.status_mut() = parts.status;
     for (name, value) in &parts.headers {
         if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
@@ -31,9 +32,34 @@ pub(in crate::http) async fn as_pages(request: Request, next: Next) -> Response 
     page.into_response()
 }
 
-fn body(title: &str, refusal: &Refusal) -> Markup {
-    html! {
-        h1 { (title) }
-        p { (refusal.message) }
+fn title(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::UNAUTHORIZED => "Sign in first",
+        StatusCode::FORBIDDEN => "Not allowed",
+        status => status.canonical_reason().unwrap_or("It did not work"),
     }
+}
+
+fn body(title: &str, status: StatusCode, refusal: &Refusal, links: &Links) -> Markup {
+    html! {
+        section.narrow {
+            p.muted { (status.as_u16()) " " code { (refusal.code) } }
+            h1 { (title) }
+            p { (sentence(&refusal.message)) }
+            p.actions {
+                @if status == StatusCode::UNAUTHORIZED {
+                    a.button.primary href=(links.login()) { "Sign in" }
+                }
+                a.button href=(links.overview()) { "Overview" }
+            }
+        }
+    }
+}
+
+/// A message of the API as a sentence: those begin with a small letter and have no full stop.
+fn sentence(message: &str) -> String {
+    let mut rest = message.chars();
+    let first = rest.next().map(|first| first.to_uppercase().collect::<String>());
+    format!("{}{}.", first.unwrap_or_default(), rest.as_str())
 }

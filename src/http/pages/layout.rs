@@ -6,11 +6,15 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::assets::{Asset, ICON, SCRIPT, STYLE};
+use crate::domain::who::Who;
 use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::session::{Rights, Viewer};
 
 /// What is percent-encoded in a path segment or in a query's value: everything but what RFC 3986
 /// calls unreserved.
@@ -26,27 +30,29 @@ pub(in crate::http) struct Shell {
     signed: Signed,
     /// The link to the same data as JSON.
     json: Option<String>,
+    /// The worker's clock, for a browser whose clock is wrong.
+    now: Option<DateTime<Utc>>,
 }
 
-/// Who looks at a page.
+/// Whether the viewer has signed in, and can.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Signed {
+enum Signed {
+    /// The page does not tell.
+    Unknown,
     /// Nobody can sign in, because the worker has no token.
     Never,
-    /// Somebody who has not signed in.
+    /// The viewer has not signed in, and sees pages without levers.
     Out,
+    /// The viewer may change things.
+    In(Option<Who>),
 }
 
 impl Shell {
     /// The frame of the page at this path, as the worker sees the path: without the prefix that a
     /// proxy takes off.
     pub(in crate::http) fn at(path: &str) -> Self {
-        Self {
-            links: Links::from(path),
-            section: Section::of(path),
-            signed: Signed::Never,
-            json: None,
-        }
+        let (links, section) = (Links::from(path), Section::of(path));
+        Self { links, section, signed: Signed::Unknown, json: None, now: None }
     }
 
     /// The same, with a link to the same data as JSON: a path below `/api/v1/`, such as
@@ -58,14 +64,17 @@ impl Shell {
 }
 
 impl FromRequestParts<AppState> for Shell {
-    type Rejection = std::convert::Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &AppState,
-    ) -> Result<Self, Self::Rejection> {
-        let signed = if state.control.token.is_some() { Signed::Out } else { Signed::Never };
-        Ok(Self { signed, ..Self::at(parts.uri.path()) })
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let Viewer { rights, who } = Viewer::from_request_parts(parts, state).await?;
+        let signed = match rights {
+            Rights::Write => Signed::In(who),
+            Rights::Read if state.control.token.is_none() => Signed::Never,
+            Rights::Read => Signed::Out,
+        };
+        let now = Some(state.control.handle.now());
+        Ok(Self { signed, now, ..Self::at(parts.uri.path()) })
     }
 }
 
@@ -221,6 +230,11 @@ impl Links {
         self.to(action)
     }
 
+    /// Where what somebody looks for is found.
+    pub(in crate::http) fn find(&self) -> String {
+        self.to("find")
+    }
+
     /// A path below `/api/v1/`.
     pub(in crate::http) fn api(&self, path: impl Display) -> String {
         self.to(format_args!("api/v1/{path}"))
@@ -258,11 +272,11 @@ fn document(title: &str, shell: &Shell, body: Markup) -> Markup {
     let links = &shell.links;
     html! {
         (DOCTYPE)
-        html lang="en" data-root=(links.overview()) {
+        html lang="en" data-root=(links.overview())
+            data-now=[shell.now.map(|now| now.timestamp_millis())] {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
                 title { (title) " · preheat" }
                 link rel="icon" type="image/svg+xml" href=(links.asset(&ICON));
                 link rel="stylesheet" href=(links.asset(&STYLE));
@@ -273,6 +287,7 @@ fn document(title: &str, shell: &Shell, body: Markup) -> Markup {
                 (header(shell))
                 main #main tabindex="-1" { (body) }
                 (footer(shell))
+                (help())
             }
         }
     }
@@ -281,19 +296,50 @@ fn document(title: &str, shell: &Shell, body: Markup) -> Markup {
 fn header(shell: &Shell) -> Markup {
     let links = &shell.links;
     html! {
-        header.top {
-            nav aria-label="Pages" {
-                @for section in Section::ALL {
-                    @let current = (shell.section == Some(section)).then_some("page");
-                    a href=(links.to(section.segment())) aria-current=[current] {
-                        (section.title())
+        header.bar {
+            div.top {
+                a.brand href=(links.overview()) {
+                    img src=(links.asset(&ICON)) alt="" width="20" height="20";
+                    "preheat"
+                }
+                nav aria-label="Pages" {
+                    @for section in Section::ALL {
+                        @let current = (shell.section == Some(section)).then_some("page");
+                        a href=(links.to(section.segment())) aria-current=[current] {
+                            (section.title())
+                        }
                     }
                 }
+                form.search role="search" method="get" action=(links.find()) {
+                    input #search type="search" name="q" required placeholder="Tenant, job or run"
+                        aria-label="Find a tenant, a job or a run" aria-keyshortcuts="/"
+                        autocomplete="off" spellcheck="false";
+                }
+                div.tools {
+                    span.live #live hidden {}
+                    button.plain #theme type="button" hidden { "Theme" }
+                    (signed(shell))
+                }
             }
-            @match shell.signed {
-                Signed::Never => {},
-                Signed::Out => a href=(links.login()) { "Sign in" },
-            }
+        }
+    }
+}
+
+fn signed(shell: &Shell) -> Markup {
+    let links = &shell.links;
+    html! {
+        @match &shell.signed {
+            Signed::Unknown => {},
+            Signed::Never => {
+                span.muted title="This worker has no token, so nothing can be changed over HTTP" {
+                    "read-only"
+                }
+            },
+            Signed::Out => a href=(links.login()) { "Sign in" },
+            Signed::In(who) => {
+                @if let Some(who) = who { span.muted { (who) } }
+                form method="post" action=(links.logout()) { button.plain { "Sign out" } }
+            },
         }
     }
 }
@@ -301,10 +347,26 @@ fn header(shell: &Shell) -> Markup {
 fn footer(shell: &Shell) -> Markup {
     html! {
         footer.bottom {
-            "preheat " (env!("CARGO_PKG_VERSION"))
+            span { "preheat " (env!("CARGO_PKG_VERSION")) }
             @if let Some(json) = &shell.json {
-                " · " a href=(json) { "this page as JSON" }
+                a href=(json) { "This page as JSON" }
             }
+            a href=(shell.links.to("metrics")) { "Metrics" }
+            button.plain.small #open-help type="button" hidden aria-keyshortcuts="?" { "Keys" }
+        }
+    }
+}
+
+fn help() -> Markup {
+    html! {
+        dialog #help aria-labelledby="help-title" {
+            h2 #help-title { "Keys" }
+            dl.facts {
+                dt { kbd { "/" } } dd { "find a tenant, a job or a run" }
+                dt { kbd { "?" } } dd { "show this" }
+                dt { kbd { "Esc" } } dd { "close this" }
+            }
+            form.actions method="dialog" { button { "Close" } }
         }
     }
 }

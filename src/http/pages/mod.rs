@@ -6,14 +6,16 @@ mod assets;
 mod audit;
 mod changes;
 pub(super) mod errors;
+mod find;
 mod job;
 mod jobs;
 pub(super) mod layout;
-mod login;
+pub(super) mod login;
 mod overview;
 mod run;
 mod runs;
 mod settings;
+pub(super) mod starting;
 mod tenant;
 mod tenants;
 
@@ -46,6 +48,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
         .route("/login", get(login::show))
+        .route("/find", get(find::show))
         .merge(files())
 }
 

@@ -1,11 +1,320 @@
-//! The page `/`.
+//! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
-use axum::response::Response;
-use maud::html;
+use maud::{Markup, html};
 
-use super::layout::{Shell, page};
+use super::chart::{self, Span};
+use super::context::{self, Context, look};
+use super::jobs;
+use super::words;
+use crate::overview::{
+    CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, Line,
+    NextHour, Overview, Trouble,
+};
 
-/// `GET /`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Overview", &shell, html! { h1 { "Overview" } })
+/// How many troubles the page shows: more would hide what matters.
+const MAX_TROUBLES: usize = 5;
+/// How many jobs the page shows as parts of the cache's memory.
+const MAX_SHARES: usize = 8;
+
+/// The body of the page.
+pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
+    html! {
+        (verdict(overview, context))
+        (figures(&overview.figures, context))
+        section aria-labelledby="jobs-title" {
+            h2 #jobs-title { a href=(context.links.jobs()) { "Jobs" } }
+            (jobs::table(&overview.jobs, context))
+        }
+        div.columns {
+            (next_hour(&overview.next_hour, context))
+            (cache(&overview.cache, context))
+        }
+        @if context.may_change() { (jobs::levers(&overview.jobs, context)) }
+    }
+}
+
+fn verdict(overview: &Overview, context: Context<'_>) -> Markup {
+    let Overview { as_of, started_at, replica, version, verdict, troubles, .. } = overview;
+    let left = troubles.len().saturating_sub(MAX_TROUBLES);
+    let look = look(verdict.level);
+    html! {
+        section.head aria-label="Verdict" {
+            // Screen readers read the sentence when it changes, so its frame stays.
+            div aria-live="polite" {
+                h1.verdict #verdict class=(look.class()) data-live="head" {
+                    (words::mark(look)) " " (verdict.sentence)
+                }
+            }
+            p.as-of.muted #as-of data-live="head" {
+                "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
+                (words::text(replica)) ", preheat " (version) ", started " (context.ago(*started_at))
+            }
+            ul.troubles #troubles data-live="head" {
+                @for trouble in troubles.iter().take(MAX_TROUBLES) {
+                    li { (trouble_line(trouble, context)) }
+                }
+                @if left > 0 {
+                    li.muted { "and " (words::count(left as u64)) " more: see the jobs below" }
+                }
+            }
+        }
+    }
+}
+
+fn trouble_line(trouble: &Trouble, context: Context<'_>) -> Markup {
+    let Trouble { level, kind: _, sentence, reason, since, link, next_step } = trouble;
+    let look = look(*level);
+    html! {
+        span class={ "state " (look.class()) } {
+            (words::mark(look)) " "
+            a href=(context.link(link)) { (words::text(sentence)) }
+        }
+        @if let Some(reason) = reason { " " span.reason { (words::text(reason)) } }
+        @if let Some(since) = since { " " span.muted { "since " (context.moment(*since)) } }
+        div.next-step { (words::text(next_step)) }
+    }
+}
+
+fn figures(figures: &Figures, context: Context<'_>) -> Markup {
+    let Figures { hit_rate, coverage, consistency, freshness } = figures;
+    html! {
+        section.figures #figures data-live="head" aria-label="Figures" {
+            (hit_rate_figure(hit_rate))
+            (coverage_figure(*coverage, context))
+            (consistency_figure(*consistency, context))
+            (freshness_figure(freshness, context))
+        }
+    }
+}
+
+/// A figure: its name, its value, and a line that says what the value is about.
+fn figure(name: Markup, value: Markup, about: Markup, trend: Markup) -> Markup {
+    html! {
+        div.figure {
+            h2 { (name) }
+            p.value { (value) }
+            p.about.muted { (about) }
+            (trend)
+        }
+    }
+}
+
+fn hit_rate_figure(hit_rate: &HitRate) -> Markup {
+    let HitRate { ratio, hits, misses, window_ms, day } = hit_rate;
+    let about = html! {
+        @match ratio {
+            None => "nothing was read yet",
+            Some(_) => {
+                (words::count(*hits)) " of " (words::counted(hits + misses, "read")) " in "
+                (context::span(*window_ms))
+            },
+        }
+    };
+    let value = words::or_unknown(*ratio, |ratio| html! { (words::percent(ratio)) });
+    figure(html! { "Hit rate" }, value, about, trend("Hit rate", day, Span::Share))
+}
+
+fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
+    let Coverage { ratio, tenants, tenants_warm, tenants_not_warm } = coverage;
+    let name = html! { a href=(context.links.tenants(&[])) { "Coverage" } };
+    let about = html! {
+        @match (tenants_warm, tenants) {
+            (Some(warm), Some(all)) => {
+                (words::count(warm)) " of " (words::counted(all, "tenant")) " warm"
+                @if tenants_not_warm > 0 {
+                    ", "
+                    a href=(context.links.tenants(&[])) { (words::count(tenants_not_warm)) " not" }
+                }
+            },
+            _ => "the tenant list was not read yet",
+        }
+    };
+    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
+    figure(name, value, about, html! {})
+}
+
+fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup {
+    let Consistency { ratio, nines, tenants, keys, findings, at } = consistency;
+    let name = html! { a href=(context.links.audit()) { "Consistency" } };
+    let about = html! {
+        @match at {
+            None => "nothing was compared yet",
+            Some(at) => {
+                @if let Some(nines) = nines { (words::counted(u64::from(nines), "nine")) " · " }
+                @if findings > 0 {
+                    a href=(context.links.audit()) { (words::count(findings)) " differed" } " of "
+                }
+                (words::counted(keys, "key")) " of " (words::counted(tenants, "tenant")) ", "
+                (context.ago(at))
+            },
+        }
+    };
+    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
+    figure(name, value, about, html! {})
+}
+
+fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
+    let Freshness { p50_ms, p99_ms, changes, day } = freshness;
+    let name = html! { a href=(context.links.changes()) { "Freshness" } };
+    let about = html! {
+        @match p50_ms {
+            None => "no change in the last minutes",
+            Some(p50) => {
+                "p99 of " (words::counted(*changes, "change")) ", p50 " (milliseconds(*p50))
+            },
+        }
+    };
+    let value = words::or_unknown(*p99_ms, |p99| html! { (milliseconds(p99)) });
+    figure(name, value, about, trend("Freshness", day, Span::FromZero))
+}
+
+/// A fraction of milliseconds as a duration.
+pub(super) fn milliseconds(number: f64) -> String {
+    let duration = std::time::Duration::try_from_secs_f64(number / 1000.0);
+    match duration {
+        Ok(duration) if number < 99.95 && number >= 1.0 => {
+            format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+        }
+        Ok(duration) => words::span(duration),
+        Err(_too_large) => "–".to_owned(),
+    }
+}
+
+fn trend(name: &str, day: &Line, range: Span) -> Markup {
+    chart::small_series(name, &values(day), range)
+}
+
+/// The values of a line as charts take them.
+pub(super) fn values(line: &Line) -> Vec<Option<f64>> {
+    line.values.iter().map(|value| value.map(f64::from)).collect()
+}
+
+fn next_hour(hour: &NextHour, context: Context<'_>) -> Markup {
+    let NextHour { runs, queries, database_ms, keys, bytes, unknown, busiest, collisions } = hour;
+    html! {
+        section #next-hour data-live="head" aria-labelledby="next-hour-title" {
+            h2 #next-hour-title { "The next hour" }
+            @if *runs == 0 {
+                p.empty { "No run is due within the next hour." }
+            } @else {
+                dl.facts {
+                    dt { "Runs" } dd { (words::count(*runs)) }
+                    dt { "Queries" } dd { (words::count(*queries)) }
+                    dt { "Database time" } dd { (context::span(*database_ms)) }
+                    dt { "Written" }
+                    dd { (words::counted(*keys, "key")) ", " (words::bytes(*bytes)) }
+                    @if let Some(busiest) = busiest {
+                        dt { "Busiest minute" }
+                        dd {
+                            (context.clock(busiest.minute)) ": "
+                            (words::counted(busiest.runs, "run")) ", "
+                            (context::span(busiest.database_ms)) " of database time ("
+                            (job_links(&busiest.jobs, context)) ")"
+                        }
+                    }
+                    @for collision in collisions.iter().take(3) {
+                        dt { "Due together" }
+                        dd { (context.clock(collision.at)) ": " (job_links(&collision.jobs, context)) }
+                    }
+                }
+            }
+            @if !unknown.is_empty() {
+                p.muted {
+                    "Not in the sums, since they have had no run over all tenants: "
+                    (job_links(unknown, context))
+                }
+            }
+        }
+    }
+}
+
+/// The first jobs of a list as links, and how many more there are.
+fn job_links(jobs: &[String], context: Context<'_>) -> Markup {
+    const SHOWN: usize = 5;
+    html! {
+        @for (place, job) in jobs.iter().take(SHOWN).enumerate() {
+            @if place > 0 { ", " }
+            (context.job(job))
+        }
+        @if jobs.len() > SHOWN { " and " (words::count((jobs.len() - SHOWN) as u64)) " more" }
+    }
+}
+
+fn cache(cache: &CacheMemory, context: Context<'_>) -> Markup {
+    let CacheMemory { as_of: _, used, max, keys, evicted_last_hour, days_until_full, jobs, day } = cache;
+    html! {
+        section #cache data-live="head" aria-labelledby="cache-title" {
+            h2 #cache-title { "The cache's memory" }
+            @match used {
+                None => p.empty { "The cache has not answered yet." },
+                Some(used) => {
+                    p { (memory(*used, *max)) " " (trend("Memory", day, Span::FromZero)) }
+                    dl.facts {
+                        @if let Some(keys) = keys { dt { "Keys" } dd { (words::count(*keys)) ", of all applications" } }
+                        @if let Some(evicted) = evicted_last_hour {
+                            dt { "Evicted in the last hour" }
+                            dd {
+                                @if *evicted > 0 { (words::state(words::Look::Partial, &words::count(*evicted))) }
+                                @else { "none" }
+                            }
+                        }
+                        @if let Some(days) = days_until_full {
+                            dt { "Full, at this growth" } dd { "in " (days_in_words(*days)) }
+                        }
+                    }
+                },
+            }
+            @if !jobs.is_empty() {
+                table.shares aria-label="What each job keeps" {
+                    tbody {
+                        @for share in jobs.iter().take(MAX_SHARES) {
+                            tr {
+                                th scope="row" { (context.job(&share.job)) }
+                                td.number { (words::bytes(share.bytes)) }
+                                td {
+                                    @if let Some(part) = share.share {
+                                        (chart::gauge(part, "info")) " " span.muted { (words::percent(part)) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share of memory with three digits")]
+fn memory(used: u64, max: Option<u64>) -> Markup {
+    html! {
+        @match max.filter(|max| *max > 0) {
+            None => { (words::bytes(used)) " " span.muted { "without a limit" } },
+            Some(max) => {
+                @let share = used as f64 / max as f64;
+                (words::bytes(used)) " of " (words::bytes(max)) " "
+                (chart::gauge(share, if share > 0.9 { "partial" } else { "info" })) " "
+                span.muted { (words::percent(share)) }
+            },
+        }
+    }
+}
+
+/// Days from now: `less than a day`, `12 days`, `more than a year`.
+fn days_in_words(days: f64) -> String {
+    match days {
+        days if days < 1.0 => "less than a day".to_owned(),
+        days if days > 365.0 => "more than a year".to_owned(),
+        days => format!("{days:.0} days"),
+    }
+}
+
+/// What the change feed is doing, in a word.
+pub(super) fn feed_state(feed: &Feed) -> Markup {
+    match feed.state {
+        FeedState::Off => words::state(words::Look::Idle, "off"),
+        FeedState::Connected => words::state(words::Look::Ok, "connected"),
+        FeedState::Lacking => words::state(words::Look::Partial, "connected, but triggers are missing"),
+        FeedState::Away => words::state(words::Look::Failed, "not connected"),
+    }
 }

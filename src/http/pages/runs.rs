@@ -1,11 +1,189 @@
-//! The page `/runs`.
+//! The page `/runs`: the runs that have ended, newest first, and those under way.
 
-use axum::response::Response;
-use maud::html;
+use maud::{Markup, html};
 
-use super::layout::{Shell, page};
+use super::context::Context;
+use super::tenants::select;
+use super::words;
+use crate::domain::report::{Outcome, Report};
+use crate::domain::run::{RunRecord, Trigger};
+use crate::engine::schedule::status::ActiveRun;
 
-/// `GET /runs`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Runs", &shell, html! { h1 { "Runs" } })
+/// The value of the filter `trigger` that also shows runs for changes that went well. They are so many that
+/// they would hide all others, so that the page leaves them out unless somebody asks.
+pub(super) const ANY_TRIGGER: &str = "any";
+
+/// Which runs the page shows, as the form and the links to other pages of the list have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filters {
+    /// Those of this job; empty for all.
+    pub(super) job: String,
+    /// Those with this outcome; empty for all.
+    pub(super) outcome: String,
+    /// Those with this trigger; empty for all but changes.
+    pub(super) trigger: String,
+    /// Those that started at this time or later, in UTC.
+    pub(super) since: String,
+    /// Those that started before this time, in UTC.
+    pub(super) until: String,
+}
+
+/// What the page shows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// The runs of this page of the list, newest first.
+    pub(super) runs: Vec<RunRecord>,
+    /// Runs under way or waiting, on the first page of the list.
+    pub(super) active: Vec<ActiveRun>,
+    /// The cursor of the next page.
+    pub(super) next: Option<String>,
+}
+
+/// The body of the page. `jobs` are the names that the filter offers.
+pub(super) fn body(view: &View, filters: &Filters, jobs: &[String], context: Context<'_>) -> Markup {
+    html! {
+        h1 { "Runs" }
+        (filter(filters, jobs, context))
+        div #runs data-live="runs" {
+            (active(&view.active, context))
+            @if view.runs.is_empty() {
+                p.empty { (nothing(filters)) }
+            } @else {
+                (table(&view.runs, context))
+            }
+            (older(view, filters, context))
+        }
+    }
+}
+
+fn nothing(filters: &Filters) -> &'static str {
+    if *filters == Filters::default() {
+        "No run has ended yet."
+    } else {
+        "No run matches these filters."
+    }
+}
+
+fn filter(filters: &Filters, jobs: &[String], context: Context<'_>) -> Markup {
+    let Filters { job, outcome, trigger, since, until } = filters;
+    let outcomes = Outcome::ALL.map(Outcome::as_str);
+    let triggers = [ANY_TRIGGER].into_iter().chain(Trigger::ALL.map(Trigger::as_str));
+    html! {
+        form.filters method="get" action=(context.links.runs(&[])) {
+            label { "Job " (select("job", job, "all jobs", jobs.iter().map(String::as_str))) }
+            label { "Outcome " (select("outcome", outcome, "all outcomes", outcomes.into_iter())) }
+            label { "Why " (select("trigger", trigger, "all but changes", triggers)) }
+            label { "From (UTC) " input type="datetime-local" name="since" value=(since); }
+            label { "To (UTC) " input type="datetime-local" name="until" value=(until); }
+            button { "Filter" }
+            @if *filters != Filters::default() { " " a href=(context.links.runs(&[])) { "show all" } }
+        }
+    }
+}
+
+fn active(active: &[ActiveRun], context: Context<'_>) -> Markup {
+    html! {
+        @if !active.is_empty() {
+            h2 { "Under way" }
+            ul.active {
+                @for run in active { li { (active_line(run, context)) } }
+            }
+            h2 { "Ended" }
+        }
+    }
+}
+
+/// A run that has not ended, in a line.
+fn active_line(run: &ActiveRun, context: Context<'_>) -> Markup {
+    let ActiveRun { id, job, trigger, due_at, started_at, progress, .. } = run;
+    let now = progress.now();
+    html! {
+        @match started_at {
+            Some(_) => (words::state(words::Look::Running, "running")),
+            None => (words::state(words::Look::Idle, "waiting")),
+        }
+        " " (context.job(job.as_str())) " "
+        a href=(context.links.run(id)) { (words::short_id(&id.to_string())) }
+        " · " (trigger.as_str()) " · "
+        @match started_at {
+            Some(at) => { "started " (words::ago(*at, context.now)) },
+            None => { "due " (words::ago(*due_at, context.now)) },
+        }
+        @if now.tenants_total > 0 {
+            " · " (words::count(now.tenants_done)) " of " (words::counted(now.tenants_total, "tenant"))
+        }
+    }
+}
+
+/// A list of runs that have ended.
+fn table(runs: &[RunRecord], context: Context<'_>) -> Markup {
+    const COLUMNS: [&str; 9] =
+        ["Started", "Job", "Why", "Outcome", "Waited", "Took", "Tenants", "Written", "First failure"];
+    html! {
+        table.list.runs aria-label="Runs" {
+            thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
+            tbody { @for run in runs { (row(run, context)) } }
+        }
+    }
+}
+
+fn row(run: &RunRecord, context: Context<'_>) -> Markup {
+    let RunRecord { id, job, trigger, outcome, started_at, report, .. } = run;
+    html! {
+        tr {
+            th scope="row" {
+                a href=(context.links.run(id)) title=(id) { (words::clock(*started_at, context.now)) }
+                div.small.muted { (words::ago(*started_at, context.now)) }
+            }
+            td data-label="Job" { (context.job(job.as_str())) }
+            td data-label="Why" title=(words::trigger_reason(*trigger)) { (trigger.as_str()) }
+            td data-label="Outcome" { (words::outcome(*outcome)) }
+            td.number data-label="Waited" { (words::span(waited(run))) }
+            td.number data-label="Took" { (words::span(run.duration())) }
+            td data-label="Tenants" { (tenants(report)) }
+            td.number data-label="Written" {
+                (words::counted(report.keys.written, "key"))
+                div.small.muted { (words::bytes(report.bytes)) }
+            }
+            td.wide data-label="First failure" {
+                @if let Some(failure) = report.failures.first() {
+                    b { (words::failure(failure.kind)) } ": " (words::text(&failure.message))
+                } @else { span.muted { "none" } }
+            }
+        }
+    }
+}
+
+/// How long a run waited after it was due or asked for.
+pub(super) fn waited(run: &RunRecord) -> std::time::Duration {
+    (run.started_at - run.due_at).to_std().unwrap_or_default()
+}
+
+/// Tenants by result; those that are zero are left out.
+pub(super) fn tenants(report: &Report) -> Markup {
+    let counts = report.tenants;
+    html! {
+        (words::count(counts.ok)) " ok"
+        @if counts.failed > 0 { ", " b { (words::count(counts.failed)) " failed" } }
+        @if counts.fenced > 0 { ", " (words::count(counts.fenced)) " fenced" }
+        @if counts.left() > 0 { ", " (words::count(counts.left())) " not reached" }
+    }
+}
+
+fn older(view: &View, filters: &Filters, context: Context<'_>) -> Markup {
+    let Filters { job, outcome, trigger, since, until } = filters;
+    html! {
+        @if let Some(next) = &view.next {
+            nav.pages aria-label="More runs" {
+                a rel="next" href=(context.links.runs(&[
+                    ("job", job),
+                    ("outcome", outcome),
+                    ("trigger", trigger),
+                    ("since", since),
+                    ("until", until),
+                    ("cursor", next),
+                ])) { "older runs" }
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
 use maud::{Markup, html};
 
-use crate::domain::report::Outcome;
+use crate::domain::report::{FailureKind, Outcome};
 use crate::domain::run::Trigger;
 use crate::domain::shown::shown;
 
@@ -286,6 +286,11 @@ pub(super) fn outcome_word(outcome: Outcome) -> &'static str {
 /// An outcome: its shape and its word.
 pub(super) fn outcome(outcome: Outcome) -> Markup {
     state(look(outcome), outcome_word(outcome))
+}
+
+/// A kind of failure in words.
+pub(super) fn failure(kind: FailureKind) -> String {
+    kind.as_str().replace('_', " ")
 }
 
 /// Why a run started, as the second half of a sentence.

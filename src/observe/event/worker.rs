@@ -7,7 +7,17 @@ use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
 use super::{counted, millis};
+use crate::domain::spelling;
 use crate::observe::metric::unix_seconds;
+
+event! {
+    /// Settings come from a `.env` file.
+    EnvFileRead<'a> {
+        /// The variables that it sets, and the process does not.
+        variables: &'a [String],
+    }
+    log info!("`.env` sets {}", spelling::listed(variables.iter().map(String::as_str), "and"));
+}
 
 event! {
     /// Settings that are allowed, but that the operator should know about.

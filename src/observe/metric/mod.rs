@@ -61,7 +61,7 @@ metrics! {
         "When a run last ended, however it ended, as a Unix time; absent before the first";
     next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds",
         "When the job is due next, as a Unix time; absent where it is disabled, paused or never due again";
-    paused_since: Family<OfJob, Seconds>, "preheat_job_paused_since_timestamp_seconds" once measured,
+    paused_since: Family<OfJob, Seconds>, "preheat_job_paused_since_timestamp_seconds",
         "Since when the job is paused, as a Unix time; absent while it is not";
     fire_lag: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(FIRE_LAGS),
         "preheat_fire_lag_seconds",

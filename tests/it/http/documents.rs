@@ -97,6 +97,9 @@ first answer. When a job's file goes, its gauges go with it and its counters sta
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.
 - `state` of a connection: `idle`, `in_use`, `max`.
 
+[`deploy/prometheus/rules.yml`](../deploy/prometheus/rules.yml) has alerts on these metrics, [the runbook](runbook.md)
+says what to do when one fires, and `deploy/grafana/preheat.json` is a board of them.
+
 | metric | type | labels | what |
 | --- | --- | --- | --- |
 ";

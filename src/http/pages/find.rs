@@ -1,0 +1,38 @@
+//! `GET /find`: leads from what somebody typed into the search field to the page that they mean.
+
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::layout::{Links, Shell};
+use crate::engine::schedule::status::Status;
+use crate::http::AppState;
+
+/// What somebody looks for.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Search {
+    #[serde(default)]
+    q: String,
+}
+
+/// `GET /find?q=`
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    Query(Search { q }): Query<Search>,
+) -> Response {
+    Redirect::to(&page_of(q.trim(), &shell.links, &state.control.handle.status())).into_response()
+}
+
+/// A run by its id, a job by its name; anything else is taken for the id of a tenant.
+fn page_of(text: &str, links: &Links, status: &Status) -> String {
+    let is_job = status.jobs.keys().any(|name| name.as_str() == text);
+    match Uuid::try_parse(text) {
+        _ if text.is_empty() => links.overview(),
+        _ if is_job => links.job(text),
+        // Ids of runs are UUIDs of version 7; those of tenants may be UUIDs too.
+        Ok(id) if id.get_version_num() == 7 => links.run(id),
+        Ok(_) | Err(_) => links.tenant(text),
+    }
+}
