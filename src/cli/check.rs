@@ -29,9 +29,18 @@ pub(super) struct Options {
     json: bool,
 }
 
+/// How far a check with the database goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Queries are prepared and planned.
+    Queries,
+    /// They are tried on a few tenants, too.
+    Rows,
+}
+
 /// What was checked, and what the check found.
 #[derive(Default)]
-struct Report {
+pub(super) struct Report {
     checked: Checked,
     jobs: usize,
     settings: Vec<config::Problem>,
@@ -66,8 +75,9 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
     let Loaded { settings, files } = loaded;
     let (source, cache) = tokio::join!(app::connect_source(settings), app::try_cache(settings));
     let cache = cache.err().map(Failure::from);
+    let depth = if options.no_data { Depth::Queries } else { Depth::Rows };
     let mut report = match source {
-        Ok(source) => check(&source, settings, files, options).await?,
+        Ok(source) => queries(&source, settings, files, depth).await?,
         Err(error) => {
             let database = Failure::from(error);
             let unreachable = match cache {
@@ -84,11 +94,11 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
 
 /// Runs every check that needs the database. A job whose query does not work is left out of the
 /// later checks.
-async fn check(
+pub(super) async fn queries(
     source: &PostgresSource,
     settings: &Settings,
     files: &JobFiles,
-    options: &Options,
+    depth: Depth,
 ) -> Result<Report, Failure> {
     let mut found = app::check_queries(source, files).await?;
     let broken: BTreeSet<JobName> = if found.tenants.is_empty() {
@@ -106,13 +116,16 @@ async fn check(
         unwatched = app::unwatched(source, files, &broken).await?;
         found.warnings.append(&mut unwatched.warnings);
     }
-    if !options.no_data && found.tenants.is_empty() {
+    if depth == Depth::Rows && found.tenants.is_empty() {
         found.extend(app::check_rows(source, files, &broken).await?);
     }
     let QueryProblems { tenants, jobs, warnings } = found;
     let problems = Problems::new(tenants.into_iter().chain(jobs.into_values().flatten()));
     let warnings = Problems::new(warnings);
-    let checked = if options.no_data { Checked::Queries } else { Checked::Rows };
+    let checked = match depth {
+        Depth::Queries => Checked::Queries,
+        Depth::Rows => Checked::Rows,
+    };
     Ok(Report { checked, problems, warnings, unwatched, ..Report::of_files(files) })
 }
 
@@ -127,7 +140,7 @@ impl Report {
     }
 
     /// Prints the report for people: problems to stderr, good news to stdout.
-    fn show(&self) -> Result<(), Failure> {
+    pub(super) fn show(&self) -> Result<(), Failure> {
         let settings = self.settings.clone();
         let settings =
             (!settings.is_empty()).then(|| Failure::settings(&ConfigError { problems: settings }));
@@ -144,7 +157,7 @@ impl Report {
     }
 
     /// The exit code. Problems outweigh a server that is away, but both are printed.
-    fn end(self) -> Result<Exit, Failure> {
+    pub(super) fn end(self) -> Result<Exit, Failure> {
         match (self.is_good(), self.unreachable) {
             (true, None) => Ok(Exit::Ok),
             (true, Some(unreachable)) => Err(unreachable),

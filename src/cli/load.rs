@@ -76,6 +76,15 @@ impl Global {
         self.try_load(bars, Servers::AsNeeded)?.map_err(Failure::from)
     }
 
+    /// Reads the settings and the job files once more, after this command has written some.
+    pub(super) fn load_again(&self) -> Result<Loaded, Failure> {
+        let (settings, error) = self.examine()?;
+        error.map_or(Ok(()), |error| Err(Failure::settings(&error)))?;
+        let files = definition::load(&settings.jobs, &job_defaults(&settings));
+        let files = files.map_err(|problems| Failure::problems(&problems))?;
+        Ok(Loaded { settings, files })
+    }
+
     /// Like [`Self::load`], but returns the problems for the caller to report.
     pub(super) fn try_load(
         &self,

@@ -9,6 +9,7 @@ mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod health;
+mod init;
 mod invalidate;
 mod load;
 mod migrate;
@@ -66,6 +67,8 @@ enum Command {
     Serve(serve::Options),
     /// Warm now, once: for release commands and post-deploy hooks
     Warm(warm::Options),
+    /// Write the first settings and a job file, proposed from the database's tables
+    Init(init::Options),
     /// Check the settings and every job file; with the database, every query too
     Check(check::Options),
     /// Show what would happen: due times, tenants, keys, bytes; write nothing
@@ -265,6 +268,7 @@ impl Command {
         match self {
             Self::Serve(options) => serve::run(global, options).await,
             Self::Warm(options) => warm::run(global, options).await,
+            Self::Init(options) => init::run(global, options).await,
             Self::Check(options) => check::run(global, options).await,
             Self::Plan(options) => plan::run(global, options).await,
             Self::Preview(options) => preview::run(global, options).await,

@@ -70,11 +70,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 }
 
 /// The one tenant to read, or the fleet.
-async fn batch(
-    source: &PostgresSource,
-    job: &Job,
-    tenant: Option<&str>,
-) -> Result<Batch, Failure> {
+async fn batch(source: &PostgresSource, job: &Job, tenant: Option<&str>) -> Result<Batch, Failure> {
     let refused = |message: String, hint: &str| {
         Err(Failure::usage(anyhow::anyhow!("{message}\n  hint: {hint}")))
     };

@@ -226,7 +226,10 @@ mod tests {
             let found = with(&[], file);
             let [problem] = found.problems() else { panic!("{file}: {:?}", found.problems()) };
             let text = problem.to_string();
-            assert!(text.starts_with(&format!(".env:{line}: the line is not `NAME=value`")), "{text}");
+            assert!(
+                text.starts_with(&format!(".env:{line}: the line is not `NAME=value`")),
+                "{text}"
+            );
             assert!(!text.contains("hush"), "{text}");
         }
     }

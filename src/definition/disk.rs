@@ -42,7 +42,8 @@ pub fn names(folder: &Path) -> Vec<(String, Option<String>)> {
     texts.sort_by(|a, b| a.path.cmp(&b.path));
     let named = |JobText { path, text }: JobText| {
         let document = toml::from_str::<toml::Table>(&text).ok();
-        let description = document.and_then(|job| Some(job.get("description")?.as_str()?.to_owned()));
+        let description =
+            document.and_then(|job| Some(job.get("description")?.as_str()?.to_owned()));
         Some((path.file_stem()?.to_str()?.to_owned(), description))
     };
     texts.into_iter().filter_map(named).collect()

@@ -1,5 +1,6 @@
 //! Tenants, rows and run records in Postgres.
 
+mod catalog;
 mod changes;
 mod check;
 mod column;
@@ -41,6 +42,7 @@ use self::replication::ReplicationError;
 use self::session::{Bounds, LOCK_WAIT, Session};
 use super::{ConnectError, ConnectErrorKind};
 
+pub use catalog::{CatalogColumn, CatalogReference, CatalogTable};
 pub use changes::{
     ChangesError, Done, Installed, LogProblem, Looked, PostgresFeedSource, Removed, Security,
     Standing, TableProblem, TroubleNote, Versions, WaitNote, Wanted, Ways, could_read_log, install,

@@ -5,6 +5,8 @@
 mod assets;
 mod audit;
 mod changes;
+mod chart;
+mod context;
 pub(super) mod errors;
 mod find;
 mod job;
@@ -18,6 +20,7 @@ mod settings;
 pub(super) mod starting;
 mod tenant;
 mod tenants;
+mod words;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -38,12 +41,12 @@ pub(super) fn described(api: Api) -> Api {
 /// The routes of all other pages.
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/jobs", get(jobs::show))
-        .route("/jobs/{job}", get(job::show))
-        .route("/runs", get(runs::show))
-        .route("/runs/{id}", get(run::show))
-        .route("/tenants", get(tenants::show))
-        .route("/tenants/{id}", get(tenant::show))
+        .route("/jobs", get(settings::show))
+        .route("/jobs/{job}", get(settings::show))
+        .route("/runs", get(settings::show))
+        .route("/runs/{id}", get(settings::show))
+        .route("/tenants", get(settings::show))
+        .route("/tenants/{id}", get(settings::show))
         .route("/audit", get(audit::show))
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
@@ -60,7 +63,7 @@ pub(super) fn files<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// `GET /`: the overview for a browser; for other clients the list of routes.
 async fn first(shell: layout::Shell, headers: HeaderMap) -> Response {
     let mut answer = if wants_html(&headers) {
-        overview::show(shell).await
+        settings::show(shell).await
     } else {
         probes::index().await.into_response()
     };
