@@ -68,12 +68,6 @@ impl OtlpTraces {
         let tracer = provider.tracer("preheat");
         Ok(Self { provider, tracer })
     }
-
-    /// Sends what waits, and ends. It blocks for some seconds at most.
-    pub fn close(&self) {
-        // A collector that is away was reported when it went.
-        drop(self.provider.shutdown_with_timeout(LAST_WORDS));
-    }
 }
 
 impl Traces for OtlpTraces {
@@ -108,6 +102,11 @@ impl Traces for OtlpTraces {
             span.set_status(Status::error(message));
         }
         span.end_with_timestamp(SystemTime::from(record.finished_at));
+    }
+
+    fn close(&self) {
+        // A collector that is away was reported when it went.
+        drop(self.provider.shutdown_with_timeout(LAST_WORDS));
     }
 }
 

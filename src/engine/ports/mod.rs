@@ -425,6 +425,9 @@ pub struct HistoryError(pub String);
 pub trait Traces: Send + Sync {
     /// Takes the trace of a run that ended; it never waits.
     fn run_ended(&self, run: &RunTrace<'_>);
+
+    /// Sends what waits, and ends. It blocks for some seconds at most.
+    fn close(&self);
 }
 
 /// What a trace tells of a run.
