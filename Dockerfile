@@ -17,7 +17,9 @@ COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked --no-default-features --bin preheat
 
 FROM debian:bookworm-slim
-RUN useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin preheat
+# The group has the number of the user, which Kubernetes and compose files name.
+RUN groupadd --system --gid 65532 preheat \
+    && useradd --system --uid 65532 --gid 65532 --no-create-home --shell /usr/sbin/nologin preheat
 COPY --from=build /build/target/release/preheat /usr/local/bin/preheat
 # Mount your own over them.
 COPY preheat.toml /etc/preheat/preheat.toml

@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -32,7 +34,8 @@ pub enum TelemetryError {
 pub fn init(log: &Log) -> Result<LogWriter, TelemetryError> {
     let writer = LogWriter::default();
     let colour = log.colour && io::stderr().is_terminal();
-    let lines = Lines { colour, fields: has_fields(log, io::stderr().is_terminal()) };
+    let is_terminal = io::stderr().is_terminal();
+    let lines = Lines { colour, fields: has_fields(log, is_terminal), whole_time: !is_terminal };
     match log.format {
         LogFormat::Text => text(log, lines, writer.clone())?.try_init()?,
         LogFormat::Json => json(log, writer.clone())?.try_init()?,
@@ -46,6 +49,18 @@ struct Lines {
     colour: bool,
     /// Whether fields to search by follow the message. They repeat what the message says.
     fields: bool,
+    /// Whether a line begins with the date and the microseconds, too.
+    whole_time: bool,
+}
+
+impl FormatTime for Lines {
+    /// The time in UTC. A terminal has no room for more than the time of day.
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut text))?;
+        let of_day = text.split_once('T').and_then(|(_date, time)| time.split('.').next());
+        to.write_str(of_day.filter(|_| !self.whole_time).unwrap_or(&text))
+    }
 }
 
 /// A person at a terminal reads messages, which say all that matters. Fields are for those who
@@ -58,7 +73,8 @@ fn text<W>(log: &Log, lines: Lines, writer: W) -> Result<impl Subscriber, Teleme
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let Lines { colour, fields } = lines;
+    let Lines { colour, fields, .. } = lines;
+    let time = lines;
     let format = fmt::format::debug_fn(move |writer, field, value| {
         let value = format!("{value:?}");
         match field.name() {
@@ -73,7 +89,7 @@ where
         }
     });
     let lines = fmt::fmt().with_env_filter(filter(log)?).with_writer(writer).fmt_fields(format);
-    Ok(lines.with_target(false).with_ansi(colour).finish())
+    Ok(lines.with_timer(time).with_target(false).with_ansi(colour).finish())
 }
 
 fn json<W>(log: &Log, writer: W) -> Result<impl Subscriber, TelemetryError>
@@ -194,7 +210,7 @@ mod tests {
         for colour in [true, false] {
             let lines = Written::default();
             let writer = lines.clone();
-            let how = Lines { colour, fields: true };
+            let how = Lines { colour, fields: true, whole_time: true };
             let subscriber = text(&log("debug"), how, move || writer.clone()).unwrap();
             tracing::subscriber::with_default(subscriber, say_something);
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
@@ -208,7 +224,7 @@ mod tests {
         for fields in [true, false] {
             let lines = Written::default();
             let writer = lines.clone();
-            let how = Lines { colour: false, fields };
+            let how = Lines { colour: false, fields, whole_time: fields };
             let subscriber = text(&log("info"), how, move || writer.clone()).unwrap();
             tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(
@@ -219,7 +235,8 @@ mod tests {
                 );
             });
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-            let (_, said) = text.split_once("WARN ").unwrap();
+            let (time, said) = text.split_once("WARN ").unwrap();
+            assert_eq!(time.trim_end().len(), if fields { 27 } else { 8 }, "{time}");
             let message = "tenant `a\\u{1b}[2J\n    b` fails";
             let all = format!(r#"{message} tenant="a\u{{1b}}[2J\nb" keys=3"#);
             assert_eq!(said.trim_end(), if fields { all.as_str() } else { message });

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
 use crate::domain::job::JobName;
-use crate::domain::run::{RunId, RunRecord};
-use crate::engine::ports::{History, HistoryError};
+use crate::domain::run::{FullRun, Outcome, RunFilter, RunId, RunRecord};
+use crate::engine::ports::{Beside, History, HistoryError};
 
 /// The newest runs, in memory.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl History for MemoryHistory {
                 if kept.iter().any(|known| known.id == record.id) {
                     continue;
                 }
-                let place = kept.partition_point(|known| order(known) <= order(record));
+                let place = kept.partition_point(|known| known.place() <= record.place());
                 kept.insert(place, record.clone());
                 if kept.len() > self.capacity {
                     kept.pop_front();
@@ -47,15 +47,49 @@ impl History for MemoryHistory {
         })
     }
 
-    fn recent<'a>(
+    fn find<'a>(
         &'a self,
-        job: Option<&'a JobName>,
-        limit: usize,
+        filter: &'a RunFilter,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
         Box::pin(async move {
             let kept = self.records();
-            let wanted = |record: &&RunRecord| job.is_none_or(|job| record.job == *job);
-            Ok(kept.iter().rev().filter(wanted).take(limit).cloned().collect())
+            let found = kept.iter().rev().filter(|record| filter.matches(record));
+            Ok(found.take(filter.limit).cloned().collect())
+        })
+    }
+
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let kept = self.records();
+            let mut found = Vec::new();
+            for job in jobs {
+                let of_job = || kept.iter().rev().filter(|record| record.job == *job);
+                let is_ok = |record: &&RunRecord| record.outcome == Outcome::Ok;
+                found.extend(of_job().take(newest).cloned());
+                found.extend(of_job().find(|record| FullRun::of(record).is_some()).cloned());
+                found.extend(of_job().filter(is_ok).find(|record| record.is_for_all()).cloned());
+            }
+            Ok(found)
+        })
+    }
+
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
+        Box::pin(async move {
+            let kept = self.records();
+            let of_job = || kept.iter().filter(|record| record.job == run.job);
+            let earlier = || of_job().rev().filter(|record| record.place() < run.place());
+            let is_like = |record: &&RunRecord| {
+                record.outcome == Outcome::Ok && record.is_for_all() == run.is_for_all()
+            };
+            Ok(Beside {
+                earlier: earlier().next().map(|record| record.id),
+                later: of_job().find(|record| record.place() > run.place()).map(|later| later.id),
+                last_ok: earlier().find(is_like).cloned(),
+            })
         })
     }
 
@@ -74,9 +108,4 @@ impl History for MemoryHistory {
             Ok((all - kept.len()) as u64)
         })
     }
-}
-
-/// The order of runs. Every history lists the newest first, the reverse of this.
-fn order(record: &RunRecord) -> (DateTime<Utc>, RunId) {
-    (record.started_at, record.id)
 }

@@ -323,7 +323,7 @@ impl FeedSupervisor {
         if let Some((reason, is_fault)) = off
             && self.told.off.as_deref() != Some(reason)
         {
-            event::FeedOff { reason, is_fault }.emit(metrics);
+            event::FeedOff { reason, is_fault, at: self.runner.clock.now() }.emit(metrics);
         }
         self.told.off = off.map(|(reason, _)| reason.to_owned());
         self.tell_mixed(look);

@@ -223,6 +223,7 @@ mod tests {
             report,
             replica: String::new(),
             version: String::new(),
+            all_tenants: Some(true),
             requested_by: None,
         }
     }

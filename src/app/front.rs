@@ -39,7 +39,8 @@ impl Front {
             tasks.spawn(http::serve(listener, routes.clone(), shutdown.clone()));
             probes = Some(routes);
         }
-        let routes = Routes::from(http::starting(waiting));
+        let starting = http::mounted(http::starting(waiting), &settings.http.base_path);
+        let routes = Routes::from(starting);
         tasks.spawn(http::serve(listener, routes.clone(), shutdown.clone()));
         Ok(Self { listen, shutdown, routes, probes, tasks })
     }

@@ -11,6 +11,7 @@ mod traces;
 mod versions;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,10 +59,11 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Control, Refresh};
+use crate::http::{Access, Control, Refresh};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
+use crate::overview::Board;
 
 /// The number of run records kept in memory if no database keeps them: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -164,6 +166,7 @@ impl App {
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
         );
+        let runner = runner.with_target_batch_time(settings.runner.target_batch_time);
         let runner = Arc::new(Runner { traces, ..runner });
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
@@ -214,18 +217,22 @@ impl App {
         let supervisor = Supervisor::new(&self.runner.ports, background.clone());
         let mut tasks = look_after(settings, &self.runner, &records, &stops, &supervisor);
         tasks.spawn(keep_pauses(&supervisor, &pauses));
+        let board = Board::new(Arc::clone(&self.runner), handle.clone());
+        tasks.spawn(keep_board(&supervisor, &board, &stops));
         front.works(Control {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
             pauses,
+            board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
             refresh: refresh(
+                board,
                 self.runner,
                 self.database,
                 Arc::clone(&records),
                 settings.database.max_connections,
             ),
-            token: settings.http.token.clone(),
+            access: access(settings, front.listen),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
@@ -424,6 +431,18 @@ async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infalli
 /// Starts a background task of the runner.
 type RunnerTask = fn(Arc<Runner>, Stops) -> BoxFuture<'static, ()>;
 
+/// Collects the figures of the last 24 hours.
+fn keep_board(
+    supervisor: &Supervisor,
+    board: &Arc<Board>,
+    stops: &Stops,
+) -> impl Future<Output = ()> + use<> {
+    let state = (Arc::clone(board), stops.clone());
+    supervisor.clone().keep_running("overview", state, |(board, stops)| {
+        Arc::clone(board).watch(stops.clone()).boxed()
+    })
+}
+
 /// Starts the background tasks of a worker, except its change feed.
 fn look_after(
     settings: &Settings,
@@ -437,6 +456,9 @@ fn look_after(
     tasks.spawn(supervisor.clone().keep_running("run records", state, |(records, stop)| {
         Arc::clone(records).run(stop.clone()).boxed()
     }));
+    let (recalling, stop) = (Arc::clone(records), supervisor.stop().clone());
+    let jobs = runner.jobs.get().keys().cloned().collect();
+    tasks.spawn(async move { recalling.recall(jobs, stop).await });
     let of_every_worker: [(&str, RunnerTask); 3] = [
         ("cache watch", |runner, stops| runner.watch_cache(stops).boxed()),
         ("coverage", |runner, stops| runner.watch_coverage(stops).boxed()),
@@ -562,8 +584,23 @@ pub fn job_defaults(settings: &Settings) -> Defaults {
     }
 }
 
+/// Who may do what over HTTP.
+fn access(settings: &Settings, listen: SocketAddr) -> Access {
+    let config::Http { token, read_token, trusted_proxies, user_header, base_path, .. } =
+        &settings.http;
+    Access {
+        token: token.clone(),
+        read_token: read_token.clone(),
+        trusted_proxies: trusted_proxies.clone(),
+        user_header: user_header.clone(),
+        base_path: base_path.clone(),
+        only_local: listen.ip().is_loopback(),
+    }
+}
+
 /// Updates the figures that come from the servers, at each scrape.
 fn refresh(
+    board: Arc<Board>,
     runner: Arc<Runner>,
     database: Arc<Database>,
     records: Arc<Records>,
@@ -572,6 +609,7 @@ fn refresh(
     Arc::new(move || {
         let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
         let pending = records.pending();
+        board.show();
         Box::pin(async move {
             runner.metrics.set_history_pending(pending);
             let connections = database.connections();

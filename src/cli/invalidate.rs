@@ -42,6 +42,9 @@ pub(super) struct Options {
     /// Warm again what was removed, and wait for it
     #[arg(long)]
     rewarm: bool,
+    /// Count what would be removed, and change nothing
+    #[arg(long, conflicts_with = "rewarm")]
+    dry_run: bool,
     /// Print one JSON report to stdout
     #[arg(long)]
     json: bool,
@@ -49,7 +52,7 @@ pub(super) struct Options {
 
 impl Options {
     fn request(&self) -> InvalidateRequest {
-        let Self { keys, patterns, jobs, tenants, all, rewarm, json: _ } = self;
+        let Self { keys, patterns, jobs, tenants, all, rewarm, dry_run, json: _ } = self;
         InvalidateRequest {
             keys: keys.clone(),
             tenants: tenants.iter().map(TenantId::new).collect(),
@@ -57,6 +60,7 @@ impl Options {
             patterns: patterns.clone(),
             all: *all,
             rewarm: *rewarm,
+            dry_run: *dry_run,
         }
     }
 }
@@ -138,15 +142,16 @@ async fn remove_and_warm(
 /// it named.
 fn summary(report: &InvalidateReport) -> String {
     let keys = |number| output::counted(number, "key", "keys");
-    let InvalidateReport { removed, failed, fences, .. } = *report;
+    let InvalidateReport { dry_run, removed, failed, fences, .. } = *report;
     let moved = output::counted(fences, "fence", "fences");
-    let mut text = format!("{} removed, {moved} moved before", keys(removed));
+    let (would, removed_word) = if dry_run { ("would be ", "there") } else { ("", "removed") };
+    let mut text = format!("{} {would}removed, {moved} {would}moved before", keys(removed));
     if failed > 0 {
         let _into_a_string = write!(text, ", {} refused by the cache", keys(failed));
     }
     text.push('\n');
     let mut line = |what: String, removed| {
-        let _into_a_string = writeln!(text, "  {what}: {} removed", keys(removed));
+        let _into_a_string = writeln!(text, "  {what}: {} {removed_word}", keys(removed));
     };
     if report.keys.asked > 0 {
         line(format!("{} named", keys(report.keys.asked)), report.keys.removed);

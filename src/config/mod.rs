@@ -25,6 +25,7 @@ use self::reader::Reader;
 pub use self::setting::Setting;
 pub use self::traces::Traces;
 use crate::domain::job::Share;
+use crate::domain::network::{Network, is_base_path};
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 
 /// All settings.
@@ -163,6 +164,8 @@ pub struct Runner {
     pub concurrency: NonZeroUsize,
     /// The number of tenants in one query.
     pub batch: NonZeroUsize,
+    /// How long a query of a batch should take at most; `None` if its size never changes.
+    pub target_batch_time: Option<Duration>,
     /// How long a stopping worker may take to finish the batches in flight.
     pub drain: Duration,
     /// The most memory for the rows of one tenant.
@@ -180,6 +183,14 @@ pub struct Http {
     pub probes: Option<SocketAddr>,
     /// The token that a request must carry to change something. Without a token, no request can.
     pub token: Option<SecretString>,
+    /// The token that a request must carry to look at something, if it does not carry `token`.
+    pub read_token: Option<SecretString>,
+    /// The proxies whose headers count.
+    pub trusted_proxies: Vec<Network>,
+    /// The header in which a trusted proxy names the user.
+    pub user_header: String,
+    /// Where the dashboard is below its host; empty at its root.
+    pub base_path: String,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
 }
@@ -529,6 +540,13 @@ impl Runner {
                 1..=10_000,
                 "The number of tenants in one query",
             ),
+            target_batch_time: read.duration_or_off(
+                "runner.target_batch_time",
+                "2s",
+                Duration::from_millis(10)..=HOUR,
+                "The longest time that a batch's query should take: while a job's queries take \
+                 longer, its batches have fewer tenants, but at least a sixteenth of `batch`",
+            ),
             drain: read.duration(
                 "runner.drain",
                 "20s",
@@ -571,10 +589,33 @@ impl Http {
                 "The token that a request must carry as `Authorization: Bearer …` to change \
                  something. If it is not set, all such requests are refused, even from this \
                  machine",
-                |token| {
-                    let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-                    if visible { Ok(()) } else { Err("visible ASCII characters without a space") }
-                },
+                visible_ascii,
+            ),
+            read_token: read.secret(
+                "http.read_token",
+                "With it, requests that only look at something need it or `token`, too, except \
+                 `/healthz`, `/readyz` and `/metrics`",
+                visible_ascii,
+            ),
+            trusted_proxies: read.networks(
+                "http.trusted_proxies",
+                "The reverse proxies in front of the worker, whose headers `X-Forwarded-For`, \
+                 `-Proto`, `-Host` and `-Prefix`, and that of `user_header`, are believed. They must \
+                 set or remove each of them",
+            ),
+            user_header: read.text(
+                "http.user_header",
+                "X-Forwarded-User",
+                "The header in which a trusted proxy names the user. The log and run records have \
+                 the name; it gives no rights",
+                header_name,
+            ),
+            base_path: read.text(
+                "http.base_path",
+                "",
+                "The path at which a proxy serves the worker, such as `/preheat`, whether or not \
+                 the proxy takes it off; a trusted proxy may send `X-Forwarded-Prefix` instead",
+                base_path,
             ),
             ready_within: read.duration(
                 "http.ready_within",
@@ -671,6 +712,20 @@ impl Changes {
             ),
         }
     }
+}
+
+fn visible_ascii(token: &str) -> Result<(), &'static str> {
+    let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if visible { Ok(()) } else { Err("visible ASCII characters without a space") }
+}
+
+fn header_name(text: &str) -> Result<(), &'static str> {
+    let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_right) { Ok(()) } else { Err("a header's name") }
+}
+
+fn base_path(text: &str) -> Result<(), &'static str> {
+    if is_base_path(text) { Ok(()) } else { Err("a path such as `/preheat`, or nothing") }
 }
 
 fn column_name(text: &str) -> Result<(), &'static str> {

@@ -17,6 +17,7 @@ use super::problem::{Origin, Problem};
 use super::setting::Setting;
 use crate::domain::duration;
 use crate::domain::job::Share;
+use crate::domain::network::Network;
 use crate::domain::server_url::UrlProblem;
 use crate::domain::{size, spelling};
 
@@ -198,6 +199,23 @@ impl<'a> Reader<'a> {
         read.unwrap_or_else(|| default.to_owned())
     }
 
+    /// A list of ranges of addresses: an array, or one text with commas, as a variable has it.
+    pub(super) fn networks(&mut self, key: &'static str, help: &'static str) -> Vec<Network> {
+        let allowed = "a list of IP addresses and ranges such as `\"10.0.0.0/8\"`".to_owned();
+        self.declare(key, allowed, Some("[]".to_owned()), help);
+        let read = self.read(|found| {
+            let texts = found.texts().ok_or_else(|| found.refused())?;
+            let parsed = texts.iter().map(|text| {
+                text.parse().map_err(|_no_network| Refused {
+                    found: Some(format!("`{}`", quoted(text))),
+                    hint: None,
+                })
+            });
+            parsed.collect()
+        });
+        read.unwrap_or_default()
+    }
+
     pub(super) fn path(&mut self, key: &'static str, help: &'static str) -> Option<PathBuf> {
         self.declare(key, "a path".to_owned(), None, help);
         self.read(|found| found.text().map(PathBuf::from).ok_or_else(|| found.refused()))
@@ -333,6 +351,16 @@ impl Found {
 
     fn text(&self) -> Option<String> {
         self.value.as_str().map(str::to_owned)
+    }
+
+    /// The texts of a list. A text alone is a list with commas.
+    fn texts(&self) -> Option<Vec<String>> {
+        if let Some(text) = self.text() {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            return Some(parts.map(str::to_owned).collect());
+        }
+        let texts = self.value.as_array()?.iter().map(|value| value.as_str().map(str::to_owned));
+        texts.collect()
     }
 
     fn duration(&self, range: &RangeInclusive<Duration>) -> Result<Duration, Refused> {

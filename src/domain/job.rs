@@ -162,6 +162,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// The shortest TTL that one of its keys may get, by jitter.
+    pub fn shortest_ttl(&self) -> Duration {
+        self.ttl.saturating_sub(self.ttl_jitter.of(self.ttl))
+    }
+
     /// Whether manifests name some of the job's keys.
     pub fn has_manifests(&self) -> bool {
         self.keys.iter().any(|key| self.kind(key) == KeyKind::Data)
@@ -348,7 +353,7 @@ pub enum Shape {
 pub type Jobs = BTreeMap<JobName, Arc<Job>>;
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::json::{Case, Profile};
 

@@ -1,9 +1,11 @@
 //! The domain: preheat's values, and pure functions over them. No I/O, no async, no clock.
 
 pub mod audit;
+pub mod batch_size;
 pub mod change;
 pub mod date;
 pub mod day;
+pub mod deadline;
 pub mod duration;
 pub mod entry;
 pub mod fence;
@@ -13,6 +15,7 @@ pub mod json;
 pub mod key;
 pub mod layout;
 pub mod manifest;
+pub mod network;
 pub mod order;
 pub mod owned;
 pub mod pause;

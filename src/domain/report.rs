@@ -31,6 +31,8 @@ pub struct Report {
     pub bytes: u64,
     /// Queries for rows, including those of retries and splits.
     pub queries: u64,
+    /// How long these queries took in all, in milliseconds: several at once count each.
+    pub database_ms: u64,
     /// How often a batch was tried again after a transient failure.
     pub retries: u64,
     /// Whether so much time had passed since the last writes that keys may have expired before this run.
@@ -48,6 +50,9 @@ pub struct Report {
     /// alone.
     #[serde(skip)]
     pub failed: Vec<FailedTenant>,
+    /// The tenants of a batch that are unverified. The batch takes them out at its end.
+    #[serde(skip)]
+    pub unverified: Unverified,
 }
 
 /// Tenants whose first failure is of one kind.
@@ -294,8 +299,8 @@ impl Report {
 
     /// Adds the report of a part of the run, except `tenants.total`, which only the whole run knows.
     pub fn add(&mut self, part: Self) {
-        let Self { tenants, keys, bytes, queries, retries, late, evicted, .. } = part;
-        let Self { batches, failures, failed_tenants, failed, .. } = part;
+        let Self { tenants, keys, bytes, queries, database_ms, retries, late, evicted, .. } = part;
+        let Self { batches, failures, failed_tenants, failed, unverified, .. } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.tenants.fenced += tenants.fenced;
@@ -305,10 +310,12 @@ impl Report {
         self.keys.fenced += keys.fenced;
         self.bytes += bytes;
         self.queries += queries;
+        self.database_ms += database_ms;
         self.retries += retries;
         self.late |= late;
         self.evicted += evicted;
         self.batches.extend(batches);
+        self.unverified.add(unverified);
         for failure in failures {
             self.fail(failure);
         }

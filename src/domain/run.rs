@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::job::JobName;
 pub use super::report::Outcome;
-use super::report::Report;
+use super::report::{Failure, Report};
 use super::who::Who;
 
 /// A run's id: a version 7 UUID, so that ids sort by the time at which the runs were requested.
@@ -125,16 +125,173 @@ pub struct RunRecord {
     pub replica: String,
     /// That worker's version.
     pub version: String,
+    /// Whether it was for all active tenants; `None` in records of versions that did not keep it.
+    #[serde(default)]
+    pub all_tenants: Option<bool>,
     /// Who asked for the run, if somebody did over HTTP.
     #[serde(default)]
     pub requested_by: Option<Who>,
 }
 
 impl RunRecord {
+    /// Whether the run was for all active tenants. A record that does not say so was if its trigger never
+    /// names tenants.
+    pub fn is_for_all(&self) -> bool {
+        self.all_tenants.unwrap_or(match self.trigger {
+            Trigger::Schedule | Trigger::Startup => true,
+            Trigger::Request | Trigger::Change => false,
+        })
+    }
+
+    /// Its place in the order of runs; every list has the newest first, the reverse of this order.
+    pub fn place(&self) -> RunPlace {
+        RunPlace { started_at: self.started_at, id: self.id }
+    }
+
+    /// The least that a list of runs needs.
+    pub fn brief(&self) -> RunBrief {
+        RunBrief {
+            id: self.id,
+            trigger: self.trigger,
+            outcome: self.outcome,
+            due_at: self.due_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            all_tenants: self.is_for_all(),
+            keys: self.report.keys.written,
+        }
+    }
+
     /// How long the run took.
     pub fn duration(&self) -> Duration {
         (self.finished_at - self.started_at).to_std().unwrap_or_default()
     }
+}
+
+/// A run's place in the order of runs: by its start, and among runs that started together by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunPlace {
+    /// When the run started.
+    pub started_at: DateTime<Utc>,
+    /// Its id.
+    pub id: RunId,
+}
+
+/// Which runs of the history are wanted; the newest come first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Runs of this job alone.
+    pub job: Option<JobName>,
+    /// Runs with this outcome alone.
+    pub outcome: Option<Outcome>,
+    /// Runs with this trigger alone.
+    pub trigger: Option<Trigger>,
+    /// Runs that started at this moment or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Runs that started before this moment.
+    pub until: Option<DateTime<Utc>>,
+    /// Runs that come after this one in the list, so are older.
+    pub after: Option<RunPlace>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+impl RunFilter {
+    /// The newest runs, of one job or of all.
+    pub fn newest(job: Option<&JobName>, limit: usize) -> Self {
+        Self { job: job.cloned(), limit, ..Self::default() }
+    }
+
+    /// Whether a run is wanted.
+    pub fn matches(&self, run: &RunRecord) -> bool {
+        let Self { job, outcome, trigger, since, until, after, limit: _ } = self;
+        job.as_ref().is_none_or(|job| run.job == *job)
+            && outcome.is_none_or(|outcome| run.outcome == outcome)
+            && trigger.is_none_or(|trigger| run.trigger == trigger)
+            && since.is_none_or(|since| run.started_at >= since)
+            && until.is_none_or(|until| run.started_at < until)
+            && after.is_none_or(|after| run.place() < after)
+    }
+}
+
+/// The least that a list of runs needs of one that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunBrief {
+    /// The run's id.
+    pub id: RunId,
+    /// Why it started.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it was due or requested.
+    pub due_at: DateTime<Utc>,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// Whether it was for all active tenants.
+    pub all_tenants: bool,
+    /// Keys that it wrote.
+    pub keys: u64,
+}
+
+impl RunBrief {
+    /// How long it took.
+    pub fn duration(&self) -> Duration {
+        (self.finished_at - self.started_at).to_std().unwrap_or_default()
+    }
+}
+
+/// What a run over all tenants cost and wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FullRun {
+    /// When it started: its keys expire one TTL later at the earliest.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// Tenants that it covered.
+    pub tenants: u64,
+    /// Queries for rows.
+    pub queries: u64,
+    /// How long these took in all, in milliseconds.
+    pub database_ms: u64,
+    /// Keys that it wrote.
+    pub keys: u64,
+    /// Bytes of the values that it wrote.
+    pub bytes: u64,
+}
+
+impl FullRun {
+    /// The costs of a run that came to every active tenant; `None` for any other run.
+    pub fn of(record: &RunRecord) -> Option<Self> {
+        let came_to_all = match record.outcome {
+            Outcome::Ok | Outcome::Partial => record.is_for_all(),
+            Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => false,
+        };
+        let RunRecord { started_at, finished_at, ref report, .. } = *record;
+        came_to_all.then_some(Self {
+            started_at,
+            finished_at,
+            tenants: report.tenants.total,
+            queries: report.queries,
+            database_ms: report.database_ms,
+            keys: report.keys.written,
+            bytes: report.bytes,
+        })
+    }
+}
+
+/// The first failure of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFailure {
+    /// The run.
+    pub run: RunId,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its first failure.
+    pub failure: Option<Failure>,
 }
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {

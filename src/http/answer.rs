@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::openapi::ErrorBody;
 use crate::engine::schedule::handle::{HistoryError, RequestError};
+use crate::engine::schedule::pauses::PauseError;
 use crate::invalidate::InvalidateError;
 
 /// A refused request: the status, a code, and a message.
@@ -57,6 +58,16 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_waiting", message).retry_after("5")
     }
 
+    pub(super) fn too_many_streams() -> Self {
+        let message = "too many streams of events are open: close some, or try again";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", message).retry_after("5")
+    }
+
+    pub(super) fn too_many_tries() -> Self {
+        let message = "too many tries with a wrong token: wait a minute";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tries", message).retry_after("60")
+    }
+
     pub(super) fn with_header(self, name: HeaderName, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
     }
@@ -81,6 +92,19 @@ impl From<RequestError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after("1")
             }
             RequestError::Draining => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
+            }
+        }
+    }
+}
+
+impl From<PauseError> for ApiError {
+    fn from(error: PauseError) -> Self {
+        let message = error.to_string();
+        match error {
+            PauseError::UnknownJob(_) => Self::new(StatusCode::NOT_FOUND, "unknown_job", message),
+            PauseError::Over => Self::unprocessable("invalid_until", message),
+            PauseError::Draining => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
             }
         }

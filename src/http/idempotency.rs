@@ -15,6 +15,7 @@ use super::answer::ApiError;
 use super::limited;
 use super::openapi::RequestHeader;
 use crate::domain::run::RunId;
+use crate::domain::who::Who;
 use crate::engine::schedule::handle::{Handle, RequestError, RunRequest, Ticket};
 use crate::invalidate::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, Invalidations,
@@ -77,6 +78,16 @@ enum Asked {
 
 type Answer<T, E> = Shared<BoxFuture<'static, Result<T, E>>>;
 
+/// A request for runs.
+#[derive(Clone, Debug)]
+pub(super) struct RunsAsked {
+    pub(super) request: RunRequest,
+    /// Whether the answer waits for their end.
+    pub(super) wait: bool,
+    /// Who asks.
+    pub(super) by: Who,
+}
+
 /// What became of a request to remove keys.
 #[derive(Clone)]
 pub(super) struct Removed {
@@ -93,18 +104,19 @@ impl Requests {
         &self,
         handle: &Handle,
         key: Option<String>,
-        request: RunRequest,
-        wait: bool,
+        asked: RunsAsked,
     ) -> Result<Arc<[RunId]>, ApiError> {
-        let Some(key) = key else { return Ok(ask_for_runs(handle.clone(), request).await?) };
+        let RunsAsked { request, wait, by } = asked;
+        let ask = |request| ask_for_runs(handle.clone(), request, by.clone());
+        let Some(key) = key else { return Ok(ask(request).await?) };
         let digest = self.digest(&Meaning::Runs { request: &request, wait });
         loop {
             let mut is_new = false;
-            let ask = || {
+            let ask_anew = || {
                 is_new = true;
-                Asked::Runs(ask_for_runs(handle.clone(), request.clone()).boxed().shared())
+                Asked::Runs(ask(request.clone()).boxed().shared())
             };
-            let (at, asked) = self.known_or_new(handle.now(), &key, digest, ask)?;
+            let (at, asked) = self.known_or_new(handle.now(), &key, digest, ask_anew)?;
             let Asked::Runs(asked) = asked else { return Err(reused()) };
             let runs = match asked.await {
                 Ok(runs) => runs,
@@ -127,8 +139,9 @@ impl Requests {
         control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
+        by: Who,
     ) -> Result<Removed, ApiError> {
-        let ask = |request| remove(Arc::clone(&control.invalidations), request);
+        let ask = |request| remove(Arc::clone(&control.invalidations), request, by);
         let Some(key) = key else { return Ok(ask(request).await?) };
         let digest = self.digest(&Meaning::Invalidation(&request));
         let ask = || Asked::Invalidation(ask(request).boxed().shared());
@@ -174,15 +187,21 @@ impl Requests {
     }
 }
 
-async fn ask_for_runs(handle: Handle, request: RunRequest) -> Result<Arc<[RunId]>, RequestError> {
-    Ok(ids(&handle.request(request).await?))
+async fn ask_for_runs(
+    handle: Handle,
+    request: RunRequest,
+    by: Who,
+) -> Result<Arc<[RunId]>, RequestError> {
+    Ok(ids(&handle.request_by(request, Some(by)).await?))
 }
 
 async fn remove(
     invalidations: Arc<Invalidations>,
     request: InvalidateRequest,
+    by: Who,
 ) -> Result<Removed, InvalidateError> {
-    let Invalidation { report, runs } = invalidations.invalidate(request).await?;
+    let done = invalidations.invalidate_by(request, Some(by)).await?;
+    let Invalidation { report, runs } = done;
     Ok(Removed { report: Arc::new(report), runs: ids(&runs) })
 }
 

@@ -13,7 +13,7 @@ use super::body::WrittenId;
 use super::idempotency::{KEY_HEADER, Removed};
 use super::openapi::{Api, ErrorDetail, Operation};
 use super::runs::RunView;
-use super::{AppState, body, idempotency};
+use super::{AppState, body, idempotency, levers};
 use crate::domain::tenant::TenantId;
 use crate::invalidate::{InvalidateReport, InvalidateRequest};
 
@@ -22,7 +22,7 @@ use crate::invalidate::{InvalidateReport, InvalidateRequest};
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "an object with `keys`, `tenants`, `jobs`, `patterns`, `all`, `rewarm`"
+    expecting = "an object with `keys`, `tenants`, `jobs`, `patterns`, `all`, `rewarm`, `dry_run`"
 )]
 struct WrittenBody {
     keys: Vec<String>,
@@ -31,6 +31,8 @@ struct WrittenBody {
     patterns: Vec<String>,
     all: bool,
     rewarm: bool,
+    /// Whether to count what would be removed, and to change nothing.
+    dry_run: bool,
 }
 
 /// What was removed, as the API shows it.
@@ -65,17 +67,19 @@ pub(super) fn routes(api: Api) -> Api {
 
 /// `POST /api/v1/invalidations`
 async fn create(
-    _: Authorized,
+    Authorized { by }: Authorized,
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (headers, body) = body::read(request).await?;
-    let WrittenBody { keys, tenants, jobs, patterns, all, rewarm } = body::parse(&headers, &body)?;
+    let written: WrittenBody = body::parse(&headers, &body)?;
+    let WrittenBody { keys, tenants, jobs, patterns, all, rewarm, dry_run } = written;
     let tenants = tenants.iter().map(|WrittenId(id)| TenantId::new(id)).collect();
-    let request = InvalidateRequest { keys, tenants, jobs, patterns, all, rewarm };
+    let request = InvalidateRequest { keys, tenants, jobs, patterns, all, rewarm, dry_run };
+    levers::tell_invalidation(&state, &by, &request);
     let key = idempotency::key(&headers)?;
     let control = &state.control;
-    let Removed { report, runs } = state.requests.invalidation(control, key, request).await?;
+    let Removed { report, runs } = state.requests.invalidation(control, key, request, by).await?;
     let runs = RunView::all_now(&control.handle, &runs).await?;
     Ok(InvalidationView { report: InvalidateReport::clone(&report), runs }.into_response())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::AppState;
 use super::answer::{ApiError, moment};
 use super::body::Segment;
+use super::levers::PauseView;
 use super::openapi::{Api, Operation};
 use super::probes::ProblemView;
 use super::runs::RunView;
@@ -15,6 +16,7 @@ use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
 use crate::engine::schedule::status::{JobStatus, Status};
+use crate::overview::BatchOfJob;
 
 /// A job as the API shows it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -33,12 +35,16 @@ struct JobView {
     ttl: String,
     timeout: String,
     keys: Vec<String>,
+    /// How many tenants one query is for; none where the job has no tenants.
+    batch: Option<BatchOfJob>,
     state: JobState,
     next_due_at: Option<String>,
     last_success_at: Option<String>,
     running: Option<RunView>,
     queued: Vec<RunView>,
     last_run: Option<RunView>,
+    /// Why the job is paused, if it is.
+    pause: Option<PauseView>,
     /// Why the job's file is rejected. The job is then `held`, or continues with an older version
     /// of the file.
     rejected_for: Vec<ProblemView>,
@@ -51,6 +57,7 @@ enum JobState {
     Disabled,
     Held,
     Idle,
+    Paused,
     Running,
 }
 
@@ -85,9 +92,17 @@ async fn show(
 }
 
 impl JobView {
-    fn new(job: &JobStatus, status: &Status) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause: _ } =
-            job;
+    fn new(job_status: &JobStatus, status: &Status) -> Self {
+        let JobStatus {
+            job,
+            next_due_at,
+            running,
+            queued,
+            last_run,
+            last_success_at,
+            batch: _,
+            pause,
+        } = job_status;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {
@@ -97,6 +112,7 @@ impl JobView {
         let is_held = status.is_held(name);
         let state = match (enabled, running) {
             (_, Some(_)) => JobState::Running,
+            (true, None) if pause.is_some() => JobState::Paused,
             (true, None) => JobState::Idle,
             (false, None) if is_held => JobState::Held,
             (false, None) => JobState::Disabled,
@@ -114,12 +130,14 @@ impl JobView {
             ttl: duration::text(*ttl),
             timeout: duration::text(*timeout),
             keys: job.keys.iter().map(|key| key.template.to_string()).collect(),
+            batch: BatchOfJob::of(job_status),
             state,
             next_due_at: next_due_at.map(moment),
             last_success_at: last_success_at.map(moment),
             running: running.as_ref().map(RunView::active),
             queued: queued.iter().map(RunView::active).collect(),
             last_run: last_run.as_deref().map(RunView::finished),
+            pause: pause.as_ref().map(PauseView::new),
             rejected_for: rejected_for.into_iter().flatten().map(ProblemView::new).collect(),
         }
     }

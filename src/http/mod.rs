@@ -1,21 +1,29 @@
 //! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
 //! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
 
+mod access;
 mod answer;
 mod auth;
 mod body;
+mod events;
 mod heads;
 mod health;
 mod idempotency;
 mod invalidations;
 mod jobs;
+mod levers;
+mod mount;
 mod openapi;
+mod overview;
 mod pages;
 mod probes;
 mod runs;
 mod server;
 mod session;
+mod sign_in;
+mod stall;
 mod starting;
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +35,24 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use futures::future::BoxFuture;
-use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::access::Access;
 use self::answer::ApiError;
+use self::events::Streams;
 pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
+pub use self::mount::mounted;
 use self::openapi::Api;
 pub use self::server::{Routes, serve};
+use self::sign_in::Tries;
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
+use crate::overview::Board;
 
 /// The size limit of a body: at most, a body is a list of tenant ids or keys.
 const MAX_BODY: usize = 64 * 1024;
@@ -63,12 +75,14 @@ pub struct Control {
     pub invalidations: Arc<Invalidations>,
     /// Pauses and resumes jobs.
     pub pauses: Arc<PauseBook>,
+    /// What an operator asks.
+    pub board: Arc<Board>,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
     pub refresh: Refresh,
-    /// The token that a request must carry to change something. Without a token, no request can.
-    pub token: Option<SecretString>,
+    /// Who may do what.
+    pub access: Access,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
     /// Ends requests that wait for a run. It is the token that stops [`serve`].
@@ -79,22 +93,37 @@ pub struct Control {
 struct Shared {
     control: Control,
     requests: Requests,
+    /// Of signing in with a wrong token.
+    tries: Tries,
     waiting: Semaphore,
+    streams: Streams,
     /// The OpenAPI document.
     document: Arc<str>,
 }
 
 type AppState = Arc<Shared>;
 
+impl Shared {
+    fn new(control: Control, most_waiting: usize, document: Arc<str>) -> AppState {
+        let (requests, tries) = (Requests::default(), Tries::default());
+        let (waiting, streams) = (Semaphore::new(most_waiting), Streams::default());
+        Arc::new(Self { control, requests, tries, waiting, streams, document })
+    }
+}
+
 /// All routes.
 pub fn router(control: Control) -> Router {
     let (routes, document) = documented().finish();
-    let pages = pages::routes().layer(middleware::from_fn(limit_time));
-    let (waiting, document) = (Semaphore::new(MAX_WAITING), document.into());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
-    with_answers_in_common(routes.merge(pages))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), log))
-        .with_state(state)
+    let pages =
+        pages::routes().route("/live", get(events::changes)).layer(middleware::from_fn(limit_time));
+    let clock = control.handle.clone();
+    control.metrics.news.start(move || clock.now());
+    let base_path = control.access.base_path.clone();
+    let state = Shared::new(control, MAX_WAITING, document.into());
+    let admit = middleware::from_fn_with_state(Arc::clone(&state), session::admit);
+    let log = middleware::from_fn_with_state(Arc::clone(&state), log);
+    let routes = with_answers_in_common(routes.merge(pages).layer(admit));
+    mounted(routes.layer(log).with_state(state), &base_path)
 }
 
 /// The OpenAPI document of all routes.
@@ -104,14 +133,14 @@ pub fn document() -> String {
 
 fn documented() -> Api {
     let api = pages::described(probes::routes(Api::default()));
-    let api = runs::routes(jobs::routes(api));
-    invalidations::routes(api)
+    let api = tenants::routes(overview::routes(api));
+    let api = levers::routes(runs::routes(jobs::routes(api)));
+    events::routes(invalidations::routes(api))
 }
 
 /// The two probe routes alone.
 pub fn probes(control: Control) -> Router {
-    let (waiting, document) = (Semaphore::new(0), Arc::default());
-    let state = Arc::new(Shared { control, requests: Requests::default(), waiting, document });
+    let state = Shared::new(control, 0, Arc::default());
     let routes =
         Router::new().route("/healthz", get(probes::healthz)).route("/readyz", get(probes::readyz));
     with_answers_in_common(routes).with_state(state)

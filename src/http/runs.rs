@@ -5,23 +5,27 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Datelike, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::access::Client;
 use super::answer::{ApiError, moment};
 use super::auth::Authorized;
 use super::body::{Segment, WrittenId};
-use super::idempotency::KEY_HEADER;
+use super::idempotency::{KEY_HEADER, RunsAsked};
 use super::openapi::{Api, Operation};
-use super::{AppState, body, idempotency, limited};
+use super::tenants::given;
+use super::{AppState, body, idempotency, levers, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
-use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunFilter, RunId, RunPlace, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::domain::who::Who;
 use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
+use crate::overview::{Comparison, Neighbors};
 
 /// How many tenants one request may list: a request is for tenants that changed, not for all.
 const MAX_TENANTS: usize = 1_000;
@@ -67,6 +71,25 @@ struct Progress {
     tenants_done: u64,
     keys: u64,
     bytes: u64,
+}
+
+/// One page of runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RunPage {
+    runs: Vec<RunView>,
+    /// The `cursor` of the next page; null if this is the last.
+    next: Option<String>,
+}
+
+/// A run beside others of its job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RunDetail {
+    #[serde(flatten)]
+    run: RunView,
+    /// The runs of the same job before and after it; null for a run that has not ended.
+    neighbors: Option<Neighbors>,
+    /// The run compared with the last `ok` run of its job before it; null where there is none.
+    compared: Option<Comparison>,
 }
 
 /// Several runs.
@@ -143,9 +166,9 @@ impl RunView {
 pub(super) fn routes(api: Api) -> Api {
     let list = Operation::new("listRuns", "Finished runs, newest first")
         .query::<ListQuery>()
-        .answers::<Runs>(200, "the runs");
+        .answers::<RunPage>(200, "the runs");
     let show = Operation::new("showRun", "One run: queued, running or finished")
-        .answers::<RunView>(200, "the run")
+        .answers::<RunDetail>(200, "the run")
         .refuses(404, "`unknown_run`");
     let start_all = starting(Operation::new("startRuns", "Warms all enabled jobs now"))
         .answers::<Runs>(200, "the runs, which have ended: the request waited")
@@ -170,66 +193,167 @@ fn starting(operation: Operation) -> Operation {
 async fn show(
     State(state): State<AppState>,
     Segment(id): Segment,
-) -> Result<Json<RunView>, ApiError> {
-    let uuid = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
-    let run = RunView::now(&state.control.handle, RunId(uuid)).await?;
-    run.map(Json).ok_or_else(|| ApiError::no_such_run(&id))
+) -> Result<Json<RunDetail>, ApiError> {
+    detail(&state, &id).await.map(Json)
 }
 
-/// What narrows a list of runs.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// A run beside others of its job. It asks the history twice at most.
+pub(super) async fn detail(state: &AppState, id: &str) -> Result<RunDetail, ApiError> {
+    let uuid = Uuid::try_parse(id).map_err(|_no_id| ApiError::no_such_run(id))?;
+    let found = limited(state.control.handle.run(RunId(uuid))).await??;
+    match found.ok_or_else(|| ApiError::no_such_run(id))? {
+        handle::RunView::Active(run) => {
+            Ok(RunDetail { run: RunView::active(&run), neighbors: None, compared: None })
+        }
+        handle::RunView::Finished(record) => {
+            // A run that the worker still knows is shown while the history is away.
+            let beside = limited(state.control.board.beside(&record)).await?;
+            let (neighbors, compared) = beside.map_or((None, None), |(n, c)| (Some(n), c));
+            Ok(RunDetail { run: RunView::finished(&record), neighbors, compared })
+        }
+    }
+}
+
+/// What narrows a list of runs; all of it together.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(super) struct ListQuery {
     /// The runs of this job alone.
     #[schemars(regex(pattern = "^[A-Za-z0-9_-]{0,64}$"))]
     job: Option<String>,
+    /// The runs with this outcome alone.
+    #[schemars(with = "Option<Outcome>")]
+    outcome: Option<String>,
+    /// The runs with this trigger alone.
+    #[schemars(with = "Option<Trigger>")]
+    trigger: Option<String>,
+    /// The runs that started at this moment or later.
+    #[schemars(extend("format" = "date-time"))]
+    since: Option<String>,
+    /// The runs that started before this moment.
+    #[schemars(extend("format" = "date-time"))]
+    until: Option<String>,
+    /// The page that begins after this place: `next` of the page before.
+    cursor: Option<String>,
     /// How many runs are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
     limit: Option<usize>,
 }
 
-/// `GET /api/v1/runs?job=&limit=`: finished runs, newest first.
+impl ListQuery {
+    /// The runs that the query asks for.
+    pub(super) fn filter(self) -> Result<RunFilter, ApiError> {
+        let Self { job, outcome, trigger, since, until, cursor, limit } = self;
+        let job = given(job).map(|job| JobName::parse(&job)).transpose();
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(ApiError::bad_request(format!("`limit` is from 1 to {MAX_LIMIT}")));
+        }
+        Ok(RunFilter {
+            job: job.map_err(|error| ApiError::bad_request(error.to_string()))?,
+            outcome: one_of("outcome", given(outcome), &Outcome::ALL, Outcome::as_str)?,
+            trigger: one_of("trigger", given(trigger), &Trigger::ALL, Trigger::as_str)?,
+            since: read_moment("since", given(since))?,
+            until: read_moment("until", given(until))?,
+            after: given(cursor).map(|cursor| read_place(&cursor)).transpose()?,
+            limit,
+        })
+    }
+}
+
+/// A value by its name.
+fn one_of<T: Copy>(
+    parameter: &str,
+    text: Option<String>,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<Option<T>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let found = all.iter().copied().find(|one| name(*one) == text);
+    found.map(Some).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
+        ApiError::bad_request(format!("`{parameter}` is one of {}", names.join(", ")))
+    })
+}
+
+fn read_moment(parameter: &str, text: Option<String>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let moment = DateTime::parse_from_rfc3339(&text).map_err(|_no_moment| {
+        let message = format!("`{parameter}` is a moment such as `2026-03-01T12:00:00Z`");
+        ApiError::bad_request(message)
+    })?;
+    let moment = moment.with_timezone(&Utc);
+    // The database's calendar ends earlier than ours.
+    let fits = (0..=9_999).contains(&moment.year());
+    let message = || ApiError::bad_request(format!("`{parameter}` is out of the calendar"));
+    fits.then_some(Some(moment)).ok_or_else(message)
+}
+
+/// A run's place in the list, as the next page's request has it: its start in microseconds, which is what the
+/// database keeps, and its id.
+fn write_place(place: RunPlace) -> String {
+    format!("{}.{}", place.started_at.timestamp_micros(), place.id)
+}
+
+fn read_place(text: &str) -> Result<RunPlace, ApiError> {
+    let place = text.split_once('.').and_then(|(micros, id)| {
+        let started_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        (0..=9_999).contains(&started_at.year()).then_some(())?;
+        Some(RunPlace { started_at, id: RunId(Uuid::try_parse(id).ok()?) })
+    });
+    place.ok_or_else(|| ApiError::bad_request("`cursor` is not one of ours"))
+}
+
+/// One page of the runs that the query asks for. It asks the history once.
+pub(super) async fn page(state: &AppState, query: ListQuery) -> Result<RunPage, ApiError> {
+    let mut filter = query.filter()?;
+    let limit = filter.limit;
+    // One more shows whether another page follows.
+    filter.limit = limit + 1;
+    let mut records = state.control.handle.runs(&filter).await?;
+    let has_more = records.len() > limit;
+    records.truncate(limit);
+    let next = records.last().filter(|_| has_more).map(|last| write_place(last.place()));
+    Ok(RunPage { runs: records.iter().map(RunView::finished).collect(), next })
+}
+
+/// `GET /api/v1/runs?job=&outcome=&trigger=&since=&until=&cursor=&limit=`: finished runs, newest first.
 async fn list(
     State(state): State<AppState>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Response, ApiError> {
-    let Query(ListQuery { job, limit }) = query.map_err(|_rejected| {
+) -> Result<Json<RunPage>, ApiError> {
+    let Query(query) = query.map_err(|_rejected| {
         ApiError::bad_request(format!(
-            "the parameters are `job`, a job's name, and `limit`, a number from 1 to {MAX_LIMIT}"
+            "the parameters are `job`, `outcome`, `trigger`, `since`, `until`, `cursor`, and `limit`, a \
+             number from 1 to {MAX_LIMIT}"
         ))
     })?;
-    let job = job.filter(|job| !job.is_empty()).map(|job| JobName::parse(&job)).transpose();
-    let job = job.map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::bad_request(format!("`limit` is from 1 to {MAX_LIMIT}")));
-    }
-    let records = state.control.handle.recent_runs(job.as_ref(), limit).await?;
-    Ok(Json(Runs { runs: records.iter().map(RunView::finished).collect() }).into_response())
+    page(&state, query).await.map(Json)
 }
 
 /// `POST /api/v1/runs`
 async fn start_all(
-    _: Authorized,
+    authorized: Authorized,
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let started = start(&state, JobSelection::All, request).await?;
+    let started = start(&state, authorized, JobSelection::All, request).await?;
     Ok((started.status(), Json(Runs { runs: started.runs })).into_response())
 }
 
 /// `POST /api/v1/jobs/{job}/runs`
 async fn start_one(
-    _: Authorized,
+    authorized: Authorized,
     State(state): State<AppState>,
     Segment(job): Segment,
+    client: Client,
     request: Request,
 ) -> Result<Response, ApiError> {
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
-    let mut started = start(&state, JobSelection::One(name), request).await?;
+    let mut started = start(&state, authorized, JobSelection::One(name), request).await?;
     let status = started.status();
     let run = started.runs.pop().ok_or_else(|| ApiError::no_such_job(&job))?;
-    let location = HeaderValue::try_from(format!("/api/v1/runs/{}", run.id));
+    let location = HeaderValue::try_from(format!("{}/api/v1/runs/{}", client.base_path, run.id));
     let location = location.map(|value| [(header::LOCATION, value)]).ok();
     Ok((status, location, Json(run)).into_response())
 }
@@ -247,6 +371,7 @@ impl Started {
 
 async fn start(
     state: &AppState,
+    Authorized { by }: Authorized,
     jobs: JobSelection,
     request: Request,
 ) -> Result<Started, ApiError> {
@@ -258,7 +383,8 @@ async fn start(
     let place = place.map_err(|_full| ApiError::too_many_waiting())?;
     let handle = &state.control.handle;
     let request = RunRequest { jobs, tenants };
-    let ids = state.requests.runs(handle, key, request, wait).await?;
+    levers::tell_run(state, &by, &request);
+    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, by }).await?;
     let runs = match place {
         None => RunView::all_now(handle, &ids).await?,
         Some(_place) => ended(state, &ids).await?,

@@ -20,7 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Peer;
 use super::heads::{Heads, Place};
+use super::stall::Watched;
 use crate::observe::event;
 
 /// A worker has few clients: probes, a scraper, people.
@@ -29,6 +31,10 @@ const MAX_CONNECTIONS: usize = 256;
 const MIN_CONNECTIONS: usize = 8;
 /// The time limit for the head of the next request. After it, the server closes the connection.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
+/// A client that takes nothing of its answer for this long loses its connection.
+const MAX_STALL: Duration = Duration::from_secs(20);
+/// The same once the server stops: such a client does not hold that up.
+const MAX_STALL_AT_END: Duration = Duration::from_millis(500);
 /// How long requests under way may take once the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 /// The wait after a failed accept, for something, such as a file descriptor, to become free.
@@ -62,7 +68,8 @@ impl From<Router> for Routes {
 /// Serves until `shutdown`, and then gives requests under way a few seconds to finish.
 ///
 /// If the number of connections is at its limit, a new connection takes the place of the one that
-/// has waited longest for its next request. So clients that send half a head keep nobody out.
+/// has waited longest for its next request. So clients that send half a head keep nobody out, and
+/// neither do streams of events: their answers have no end, and they wait for a request, too.
 pub async fn serve(listener: TcpListener, routes: impl Into<Routes>, shutdown: CancellationToken) {
     let (routes, heads, most) = (routes.into(), Arc::new(Heads::default()), most_connections());
     let mut acceptor = Acceptor { listener, settles: None };
@@ -93,7 +100,7 @@ pub async fn serve(listener: TcpListener, routes: impl Into<Routes>, shutdown: C
 
 /// At most half of the files that the process may open: the other half is for its connections to
 /// Postgres and Redis.
-fn most_connections() -> usize {
+pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let half = usize::try_from(files / 2).unwrap_or(usize::MAX);
     half.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS)
@@ -146,7 +153,11 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: CancellationToken) {
     let place = Arc::new(place);
     let shared = Arc::clone(&place);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let peer = stream.peer_addr().ok().map(Peer);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (current, place) = (routes.current(), Arc::clone(&shared));
         async move {
             place.has_request();
@@ -155,6 +166,7 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
             answer
         }
     });
+    let (stream, sending) = Watched::new(stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(MAX_HEAD_TIME)
@@ -164,9 +176,14 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
         biased;
         () = place.makes_room() => return,
         ended = connection.as_mut() => ended,
+        () = sending.stalls(MAX_STALL) => return,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = sending.stalls(MAX_STALL_AT_END) => return,
+            }
         }
     };
     if let Err(error) = ended {

@@ -59,6 +59,10 @@ impl Invalidator {
         let present = Present { jobs: &jobs, census: &census, layout: &layout };
         let removal = Removal::new(runner, stops, present, report);
         let mut done = removal.all(checked).await;
+        if request.dry_run {
+            done.touched.clear();
+            return Ok(done);
+        }
         done.touched.retain(|name, _| jobs.get(name).is_some_and(|job| job.enabled));
         tell(&done.report, &runner.metrics);
         Ok(done)

@@ -1,6 +1,6 @@
 //! One request under way: which keys it means, their fences, and their removal slice by slice.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub(super) struct Removal<'a> {
     runner: &'a Runner,
     stops: &'a Stops,
     present: Present<'a>,
+    /// Whether it only counts what it would remove.
+    is_dry: bool,
     /// The fences that were moved.
     moved: HashSet<String>,
     /// When the rest before this slice ended.
@@ -107,8 +109,9 @@ impl<'a> Removal<'a> {
         report: InvalidateReport,
     ) -> Self {
         let rested_at = runner.clock.monotonic();
+        let is_dry = report.dry_run;
         let done = Invalidated { report, ..Invalidated::default() };
-        Self { runner, stops, present, moved: HashSet::new(), rested_at, done }
+        Self { runner, stops, present, is_dry, moved: HashSet::new(), rested_at, done }
     }
 
     /// Does the whole request, or as much of it as it can; the report says how much.
@@ -411,7 +414,9 @@ impl<'a> Removal<'a> {
             if index > 0 {
                 self.rest().await?;
             }
-            self.runner.move_fences(some).await?;
+            if !self.is_dry {
+                self.runner.move_fences(some).await?;
+            }
             self.done.report.fences += some.len() as u64;
         }
         self.moved.extend(fences);
@@ -424,6 +429,13 @@ impl<'a> Removal<'a> {
         while left.peek().is_some() {
             let (keys, jobs): (Vec<_>, Vec<_>) =
                 left.by_ref().take(SLICE).map(|one| (one.key, one.job)).unzip();
+            if self.is_dry {
+                self.count(keys, jobs).await?;
+                if left.peek().is_some() {
+                    self.rest().await?;
+                }
+                continue;
+            }
             let results = self.runner.cache.remove(&keys).await?;
             for ((key, job), result) in keys.into_iter().zip(jobs).zip(results) {
                 match result {
@@ -439,6 +451,26 @@ impl<'a> Removal<'a> {
             }
             if left.peek().is_some() {
                 self.rest().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the keys that exist, in place of their removal.
+    async fn count(
+        &mut self,
+        keys: Vec<String>,
+        jobs: Vec<Option<JobName>>,
+    ) -> Result<(), Interrupted> {
+        let mut by_job: BTreeMap<Option<JobName>, Vec<String>> = BTreeMap::new();
+        for (key, job) in keys.into_iter().zip(jobs) {
+            by_job.entry(job).or_default().push(key);
+        }
+        for (job, keys) in by_job {
+            let exist = self.runner.cache.exist(&keys).await?;
+            self.done.report.removed += exist;
+            if let Some(job) = job.filter(|_| exist > 0) {
+                *self.done.report.by_job.entry(job).or_default() += exist;
             }
         }
         Ok(())

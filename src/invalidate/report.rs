@@ -23,6 +23,10 @@ pub struct Invalidated {
 /// What an invalidation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct InvalidateReport {
+    /// Whether nothing was done: then the numbers are those of the keys and fences that the same request
+    /// would remove and move now. A key that two parts of the request mean counts twice.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Whether the whole request was done.
     pub complete: bool,
     /// Keys that existed and were removed.
@@ -90,6 +94,7 @@ impl InvalidateReport {
     pub(super) fn of(request: &InvalidateRequest) -> Self {
         let many = |count: usize| count as u64;
         Self {
+            dry_run: request.dry_run,
             complete: true,
             keys: Counted { asked: many(request.keys.len()), removed: 0 },
             patterns: Scanned { asked: many(request.patterns.len()), ..Scanned::default() },

@@ -31,6 +31,8 @@ pub struct InvalidateRequest {
     pub all: bool,
     /// Whether the jobs run afterwards for the tenants that the request is about.
     pub rewarm: bool,
+    /// Whether to count what would be removed, and to change nothing.
+    pub dry_run: bool,
 }
 
 /// Why nothing was removed.
@@ -115,7 +117,7 @@ impl InvalidateRequest {
 
     /// The request in terms of these jobs, if it is valid.
     pub(super) fn check(&self, jobs: &Jobs) -> Result<CheckedRequest, InvalidateError> {
-        let Self { keys, tenants, jobs: of_jobs, patterns, all, rewarm: _ } = self;
+        let Self { keys, tenants, jobs: of_jobs, patterns, all, rewarm: _, dry_run: _ } = self;
         if keys.is_empty() && tenants.is_empty() && of_jobs.is_empty() && patterns.is_empty() {
             return Err(InvalidateError::Nothing);
         }

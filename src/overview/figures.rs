@@ -1,9 +1,21 @@
 //! The worker's figures: what the cache answers, holds and lacks, and how fast changes reach it.
 
+use std::time::Duration;
+
+use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Moment;
+use super::day::{Day, STEP};
+use super::facts::{Facts, moment};
+use super::text::millis;
+use crate::domain::deadline::percentile;
+use crate::observe::figures::{Audited, Share};
+
+/// How long the memory must have been measured before its growth says anything, in values.
+const ENOUGH: usize = 36;
+const DAY: Duration = Duration::from_hours(24);
 
 /// The last 24 hours of one figure: a value each five minutes, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
@@ -155,4 +167,178 @@ pub struct Feed {
     pub waiting: u64,
     /// How old the oldest change is that is not in the cache yet, in milliseconds; null if none waits.
     pub oldest_waiting_ms: Option<u64>,
+}
+
+impl Figures {
+    pub(super) fn of(facts: &Facts, day: &Day) -> Self {
+        Self {
+            hit_rate: HitRate::of(facts, day),
+            coverage: Coverage::of(facts),
+            consistency: Consistency::of(facts),
+            freshness: Freshness::of(facts, day),
+        }
+    }
+}
+
+impl HitRate {
+    fn of(facts: &Facts, day: &Day) -> Self {
+        let window = facts.usage.window;
+        Self {
+            ratio: window.hit_rate(),
+            hits: window.hits,
+            misses: window.misses,
+            window_ms: millis(facts.usage.window_length),
+            day: day.hit_rate(),
+        }
+    }
+}
+
+impl Coverage {
+    fn of(facts: &Facts) -> Self {
+        let all = facts.coverage.values().copied().fold(Share::default(), Share::and);
+        let tenants_not_warm = facts.tenants_not_warm;
+        Self {
+            ratio: all.ratio(),
+            tenants: facts.active,
+            tenants_warm: facts.active.map(|active| active.saturating_sub(tenants_not_warm)),
+            tenants_not_warm,
+        }
+    }
+}
+
+impl Consistency {
+    fn of(facts: &Facts) -> Self {
+        let audits = || facts.audits.values();
+        let equal = audits().map(|audited| audited.equal).fold(Share::default(), Share::and);
+        let ratio = equal.ratio();
+        Self {
+            ratio,
+            nines: ratio.and_then(nines),
+            tenants: audits().map(|audited| audited.tenants).sum(),
+            keys: equal.whole,
+            findings: audits().map(|Audited { findings, .. }| findings).sum(),
+            at: moment(audits().map(|audited| audited.at).max()),
+        }
+    }
+}
+
+/// The number of leading nines of a ratio; `None` for all.
+fn nines(ratio: f64) -> Option<u32> {
+    let wrong = 1.0 - ratio;
+    (wrong > 0.0)
+        .then(|| (1..).take_while(|n| wrong <= 0.1_f64.powi(*n) * (1.0 + 1e-9)).count())?
+        .try_into()
+        .ok()
+}
+
+impl Freshness {
+    fn of(facts: &Facts, day: &Day) -> Self {
+        let at = |per_cent| percentile(facts.lags.iter().copied(), per_cent);
+        let milliseconds = |lag: Duration| lag.as_secs_f64() * 1_000.0;
+        Self {
+            p50_ms: at(50).map(milliseconds),
+            p99_ms: at(99).map(milliseconds),
+            changes: facts.lags.len() as u64,
+            day: day.freshness(),
+        }
+    }
+}
+
+impl CacheMemory {
+    pub(super) fn of(facts: &Facts, day: &Day) -> Self {
+        let line = day.memory();
+        let last = facts.usage.last;
+        let stats = last.map(|(_, stats)| stats);
+        let age = last.map(|(age, _)| TimeDelta::from_std(age).unwrap_or_default());
+        let used = stats.map(|stats| stats.used_memory);
+        let max = stats.map(|stats| stats.maxmemory).filter(|max| *max > 0);
+        let mut jobs: Vec<JobShare> =
+            facts.jobs().filter_map(|status| JobShare::of(facts, &status.job.name, used)).collect();
+        jobs.sort_by(|one, other| other.bytes.cmp(&one.bytes).then(one.job.cmp(&other.job)));
+        Self {
+            as_of: moment(age.map(|age| facts.now - age)),
+            used,
+            max,
+            keys: stats.and_then(|stats| stats.keys),
+            evicted_last_hour: stats.map(|_| facts.usage.evicted_last_hour),
+            days_until_full: used
+                .zip(max)
+                .and_then(|(used, max)| days_until_full(&line, used, max)),
+            jobs,
+            day: line,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes of a server's memory are below 2^53")]
+impl JobShare {
+    fn of(facts: &Facts, job: &crate::domain::job::JobName, used: Option<u64>) -> Option<Self> {
+        let bytes = facts.recent(job)?.last_full?.bytes;
+        let share = used.filter(|used| *used > 0).map(|used| bytes as f64 / used as f64);
+        Some(Self { job: job.to_string(), bytes, share })
+    }
+}
+
+/// In how many days the memory is full if it goes on growing as in the measured time.
+#[expect(clippy::cast_precision_loss, reason = "bytes of a server's memory are below 2^53")]
+fn days_until_full(line: &Line, used: u64, max: u64) -> Option<f64> {
+    let first = line.values.iter().position(Option::is_some)?;
+    let before = f64::from((*line.values.get(first)?)?);
+    let steps = line.values.len() - 1 - first;
+    if steps < ENOUGH {
+        return None;
+    }
+    let days = STEP.as_secs_f64() * steps as f64 / DAY.as_secs_f64();
+    let growth = (used as f64 - before) / days;
+    (growth > 0.0).then(|| (max as f64 - used as f64).max(0.0) / growth)
+}
+
+impl Feed {
+    pub(super) fn of(facts: &Facts) -> Self {
+        let feed = &facts.feed;
+        let state = match (feed.listens, feed.lacking) {
+            (None, _) => FeedState::Off,
+            (Some(false), _) => FeedState::Away,
+            (Some(true), 0) => FeedState::Connected,
+            (Some(true), _) => FeedState::Lacking,
+        };
+        let pending = facts.pending.as_ref();
+        Self {
+            state,
+            reason: feed.reason.clone(),
+            since: moment(feed.since),
+            last_heard_at: moment(feed.last_heard_at),
+            last_minute: feed.last_minute,
+            tables_without_triggers: feed.lacking as u64,
+            waiting: pending.map_or(0, |pending| pending.waiting),
+            oldest_waiting_ms: pending.and_then(|pending| pending.oldest).map(millis),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nines_are_counted_from_the_first() {
+        let cases = [(0.5, 0), (0.9, 1), (0.985, 1), (0.99, 2), (0.9998, 3), (0.999, 3)];
+        for (ratio, expected) in cases {
+            assert_eq!(nines(ratio), Some(expected), "{ratio}");
+        }
+        assert_eq!(nines(1.0), None);
+    }
+
+    #[test]
+    fn a_memory_that_grows_is_full_some_day_and_a_short_look_says_nothing() {
+        let line = |values: Vec<Option<f32>>| Line { until: None, step_ms: 300_000, values };
+        // From 100 to 200 bytes in a day of 288 steps.
+        let mut values: Vec<Option<f32>> = vec![Some(100.0); 289];
+        let full = days_until_full(&line(values.clone()), 200, 400).unwrap();
+        assert!((full - 2.0).abs() < 1e-9, "{full}");
+        assert_eq!(days_until_full(&line(values.clone()), 100, 400), None, "it does not grow");
+        values.truncate(30);
+        assert_eq!(days_until_full(&line(values), 200, 400), None, "two hours and a half");
+        assert_eq!(days_until_full(&line(vec![None; 288]), 200, 400), None);
+    }
 }

@@ -1,11 +1,22 @@
 //! A job: its line in the list, and its page.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::facts::{Deadlines, Facts, moment};
+use super::text::millis;
 use super::{Level, Line, Moment, NotWarmTenant};
-use crate::domain::report::FailureKind;
-use crate::domain::run::{Outcome, RunId, Trigger};
+use crate::domain::batch_size::BatchSizeNow;
+use crate::domain::job::Scope;
+use crate::domain::pause::Pause;
+use crate::domain::report::{Failure, FailureKind};
+use crate::domain::run::{Outcome, RunBrief, RunFailure, RunId, Trigger};
+use crate::domain::schedule::Schedule;
+use crate::engine::schedule::status::{ActiveRun, JobStatus};
+
+/// How many due times a job's page lists.
+const NEXT_DUE: usize = 5;
 
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
@@ -172,6 +183,29 @@ pub struct JobDetail {
     pub day: JobSeries,
     /// The first tenants that are not warm, at most 20.
     pub not_warm: Vec<NotWarmTenant>,
+    /// How many tenants one query is for; null where the job has no tenants.
+    pub batch: Option<BatchOfJob>,
+}
+
+/// How many tenants one query of a job is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BatchOfJob {
+    /// As many as the job's file or `runner.batch` says.
+    pub configured: usize,
+    /// As many as the next query is for.
+    pub now: usize,
+    /// Why they are fewer than configured, if they are.
+    pub reason: Option<String>,
+}
+
+impl BatchOfJob {
+    /// As it is at this moment; `None` where the job has no tenants.
+    pub(crate) fn of(status: &JobStatus) -> Option<Self> {
+        let BatchSizeNow { configured, now, because } = status.batch.now();
+        let reason = because.map(|why| why.to_string());
+        let batch = Self { configured: configured.get(), now: now.get(), reason };
+        (status.job.scope == Scope::Tenants).then_some(batch)
+    }
 }
 
 /// A run that did not happen.
@@ -192,4 +226,120 @@ pub struct JobSeries {
     pub consistency: Line,
     /// How long 95 % of its last runs took at most, in milliseconds.
     pub p95_ms: Line,
+}
+
+impl JobLine {
+    /// A job's line; `level` is that of its worst trouble.
+    pub(super) fn of(facts: &Facts, status: &JobStatus, level: Level) -> Self {
+        let JobStatus { job, next_due_at, running, queued, pause, .. } = status;
+        let recent = facts.recent(&job.name).cloned().unwrap_or_default();
+        let Deadlines { late_after, expires_at, ttl_margin, p95 } = facts.deadlines(status);
+        let (schedule, timezone) = match &job.schedule {
+            Schedule::Every(_) => (job.schedule.to_string(), None),
+            Schedule::Cron(cron) => (cron.expression().to_owned(), Some(cron.zone().to_string())),
+        };
+        Self {
+            name: job.name.to_string(),
+            description: job.description.clone(),
+            state: state(facts, status),
+            level,
+            schedule,
+            timezone,
+            gap_ms: job.schedule.longest_gap().map(millis),
+            ttl_ms: millis(job.ttl),
+            next_due_at: moment(*next_due_at),
+            running: running.as_ref().and_then(Running::of),
+            queued: queued.len() as u64,
+            last_run: recent.runs.iter().max_by_key(|run| run.finished_at).map(LastRun::of),
+            last_success_at: moment(recent.last_success_at),
+            runs: recent.runs.iter().map(RunBar::of).collect(),
+            p95_ms: p95.map(millis),
+            late_after: moment(late_after),
+            is_late: late_after.is_some_and(|at| facts.now > at),
+            ttl_margin_ms: ttl_margin.map(|margin| margin.num_milliseconds()),
+            expires_at: moment(expires_at),
+            coverage: facts.coverage.get(&job.name).and_then(|share| share.ratio()),
+            consistency: facts.audits.get(&job.name).and_then(|audited| audited.equal.ratio()),
+            not_warm: facts.not_warm.get(&job.name).map_or(0, |not_warm| not_warm.tenants),
+            first_failure: recent.open_failure().and_then(FirstFailure::of),
+            keys: recent.last_full.map(|full| full.keys),
+            bytes: recent.last_full.map(|full| full.bytes),
+            pause: pause.as_ref().map(PauseView::of),
+        }
+    }
+}
+
+fn state(facts: &Facts, status: &JobStatus) -> JobState {
+    let JobStatus { job, running, pause, .. } = status;
+    match (running, pause, job.enabled) {
+        (Some(_), _, _) => JobState::Running,
+        (None, _, false) if facts.status.is_held(&job.name) => JobState::Held,
+        (None, _, false) => JobState::Disabled,
+        (None, Some(_), true) => JobState::Paused,
+        (None, None, true) => JobState::Idle,
+    }
+}
+
+impl Running {
+    fn of(run: &ActiveRun) -> Option<Self> {
+        let progress = run.progress.now();
+        Some(Self {
+            id: run.id,
+            trigger: run.trigger,
+            started_at: Moment(run.started_at?),
+            tenants_total: progress.tenants_total,
+            tenants_done: progress.tenants_done,
+        })
+    }
+}
+
+impl LastRun {
+    fn of(run: &RunBrief) -> Self {
+        Self {
+            id: run.id,
+            trigger: run.trigger,
+            outcome: run.outcome,
+            finished_at: Moment(run.finished_at),
+            took_ms: millis(run.duration()),
+        }
+    }
+}
+
+impl RunBar {
+    fn of(run: &RunBrief) -> Self {
+        let waited = (run.started_at - run.due_at).max(TimeDelta::zero());
+        Self {
+            id: run.id,
+            trigger: run.trigger,
+            outcome: run.outcome,
+            started_at: Moment(run.started_at),
+            waited_ms: waited.num_milliseconds().unsigned_abs(),
+            took_ms: millis(run.duration()),
+            keys: run.keys,
+        }
+    }
+}
+
+impl FirstFailure {
+    fn of(failed: &RunFailure) -> Option<Self> {
+        let Failure { kind, tenant, message, count, .. } = failed.failure.clone()?;
+        Some(Self { run: failed.run, kind, tenant, message, count })
+    }
+}
+
+impl PauseView {
+    fn of(pause: &Pause) -> Self {
+        Self {
+            note: pause.note.to_string(),
+            by: pause.by.to_string(),
+            since: Moment(pause.since),
+            until: moment(pause.until),
+        }
+    }
+}
+
+/// The job's next due times, unless it is paused or disabled.
+pub(super) fn next_due(status: &JobStatus) -> Vec<Moment> {
+    let next = |at: &DateTime<Utc>| status.job.schedule.next_after(*at);
+    std::iter::successors(status.next_due_at, next).take(NEXT_DUE).map(Moment).collect()
 }

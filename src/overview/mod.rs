@@ -6,31 +6,40 @@
 //! no answer reads the history. Moments are in UTC, durations in milliseconds, sizes in bytes, ratios from 0 to 1.
 //! A figure that is not known yet is null, never 0.
 
+mod board;
+mod day;
+mod facts;
 mod figures;
 mod hour;
 mod job;
 mod run;
 mod tenant;
+#[cfg(test)]
+mod testing;
+mod text;
+mod troubles;
 mod verdict;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+pub use self::board::{Board, read_cursor};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
     Line,
 };
 pub use self::hour::{Busiest, Collision, NextHour};
 pub use self::job::{
-    FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar, Running,
-    Skip,
+    BatchOfJob, FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar,
+    Running, Skip,
 };
 pub use self::run::{Change, Comparison, Neighbors};
 pub use self::tenant::{
     JobOfTenant, KeyOfTenant, NotWarmTenant, NotWarmTenants, TenantDetail, WarmState,
 };
 pub use self::verdict::{Level, Link, LinkKind, Trouble, TroubleKind, Verdict};
+pub use crate::engine::run::not_warm::Wanted;
 
 /// A moment, which is written in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Moment;
-use crate::domain::run::RunId;
+use super::text::millis;
+use crate::domain::run::{RunId, RunRecord};
 
 /// A run compared with the last `ok` run of its job before it, of the same kind: over all tenants, or for some.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -47,4 +48,42 @@ pub struct Neighbors {
     pub earlier: Option<RunId>,
     /// The run after it.
     pub later: Option<RunId>,
+}
+
+impl Comparison {
+    /// Compares a run with one before it.
+    pub fn of(run: &RunRecord, before: &RunRecord) -> Self {
+        let (now, then) = (&run.report, &before.report);
+        Self {
+            run: before.id,
+            finished_at: Moment(before.finished_at),
+            took_ms: Change::of(millis(run.duration()), millis(before.duration())),
+            tenants: Change::of(now.tenants.total, then.tenants.total),
+            keys: Change::of(now.keys.written, then.keys.written),
+            bytes: Change::of(now.bytes, then.bytes),
+            queries: Change::of(now.queries, then.queries),
+            database_ms: Change::of(now.database_ms, then.database_ms),
+            retries: Change::of(now.retries, then.retries),
+        }
+    }
+}
+
+impl Change {
+    #[expect(clippy::cast_precision_loss, reason = "a percentage needs few digits")]
+    fn of(now: u64, before: u64) -> Self {
+        let grown = || (now as f64 - before as f64) / before as f64 * 100.0;
+        Self { now, before, percent: (before > 0).then(grown) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_in_per_cent_of_what_it_was() {
+        assert_eq!(Change::of(140, 100).percent, Some(40.0));
+        assert_eq!(Change::of(97, 100).percent, Some(-3.0));
+        assert_eq!(Change::of(3, 0).percent, None);
+    }
 }

@@ -1,10 +1,13 @@
 //! Tenants: those that are not warm, and everything about one of them.
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Moment;
+use super::facts::moment;
 use crate::domain::report::FailureKind;
+use crate::engine::run::not_warm::{Entry, Listed, Reason};
 
 /// A tenant that is not warm in one job: its keys may be missing, old, or live for the provisional TTL only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -83,9 +86,11 @@ pub struct JobOfTenant {
     pub state: WarmState,
     /// Why it is not warm.
     pub not_warm: Option<NotWarmTenant>,
+    /// Why its keys could not be looked at.
+    pub problem: Option<String>,
     /// How many keys it should have, as far as its manifest and the key templates say.
     pub keys_expected: u64,
-    /// How many of them are in the cache.
+    /// How many of the first 1,000 of them are in the cache.
     pub keys_present: u64,
     /// The shortest TTL that is left, in milliseconds.
     pub shortest_ttl_ms: Option<u64>,
@@ -106,4 +111,24 @@ pub struct KeyOfTenant {
     pub ttl_ms: Option<u64>,
     /// The size of its value; null if the key is missing.
     pub bytes: Option<u64>,
+}
+
+impl NotWarmTenant {
+    pub(super) fn new(listed: Listed, next_try_at: Option<DateTime<Utc>>) -> Self {
+        let Listed { job, owner, entry } = listed;
+        let Entry { reason, message, since, tries } = entry;
+        let kind = match reason {
+            Reason::Failed(kind) => Some(kind),
+            Reason::Unverified => None,
+        };
+        Self {
+            tenant: owner.map(|tenant| tenant.to_string()),
+            job: job.to_string(),
+            kind,
+            message: message.to_string(),
+            since: Moment(since),
+            tries,
+            next_try_at: moment(next_try_at),
+        }
+    }
 }

@@ -67,6 +67,8 @@ pub enum TroubleKind {
     JobLate,
     /// A job's keys expire before its next run has written them.
     KeysExpire,
+    /// A job's last run failed or ran out of time.
+    RunFailed,
     /// Tenants are not warm.
     NotWarm,
     /// Fewer keys than expected are in the cache.

@@ -9,12 +9,14 @@
     reason = "a test that cannot go on stops, and real servers run by the real clock"
 )]
 
+mod alerts;
 mod architecture;
 mod audit;
 mod commands;
 mod config;
 mod conformance;
 mod definition;
+mod deploy;
 mod engine;
 mod faults;
 mod http;

@@ -191,6 +191,7 @@ fn the_scripts_are_programs_and_have_no_syntax_error() {
         "scripts/bench",
         "scripts/bench-changes",
         "scripts/lib/setup.sh",
+        "scripts/lib/image.sh",
     ] {
         let checked = Command::new("bash").arg("-n").arg(Path::new(ROOT).join(script)).status();
         assert!(checked.unwrap().success(), "{script}");

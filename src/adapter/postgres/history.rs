@@ -11,10 +11,11 @@ use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::domain::job::JobName;
-use crate::domain::run::{RunId, RunRecord};
-use crate::engine::ports::{History, HistoryError};
+use crate::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
+use crate::engine::ports::{Beside, History, HistoryError};
 
 use super::{ANSWER_GRACE, Begin, Database, LOCK_WAIT, Transaction, error};
 
@@ -239,18 +240,62 @@ impl PostgresHistory {
 }
 
 const APPEND: &str = "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, \
-     finished_at, replica, version, report, requested_by) \
+     finished_at, replica, version, report, requested_by, all_tenants) \
      select id, job, trigger, outcome, due_at, started_at, finished_at, replica, version, report, \
-     requested_by from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
+     requested_by, all_tenants \
+     from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
      due_at timestamptz, started_at timestamptz, finished_at timestamptz, replica text, \
-     version text, report jsonb, requested_by text) on conflict (id) do nothing";
+     version text, report jsonb, requested_by text, all_tenants boolean) \
+     on conflict (id) do nothing";
 
-const RECENT: &str = "select to_json(r)::text from preheat.runs r \
-     where $1::text is null or job = $1 order by started_at desc, id desc limit $2";
+/// Filters that are not given are null. The plan is made with their values, so that an index serves those that
+/// are.
+const FIND: &str = "select to_json(r)::text from preheat.runs r \
+     where ($1::text is null or job = $1) \
+     and ($2::text is null or outcome = $2) \
+     and ($3::text is null or trigger = $3) \
+     and ($4::timestamptz is null or started_at >= $4) \
+     and ($5::timestamptz is null or started_at < $5) \
+     and ($6::timestamptz is null or (started_at, id) < ($6, $7::uuid)) \
+     order by started_at desc, id desc limit $8";
+
+/// For each job: its newest runs, its last run that came to every tenant, and the last of these that was `ok`. The
+/// condition on `all_tenants` is that of index `runs_over_all_tenants`.
+const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', trigger, \
+     'outcome', outcome, 'due_at', due_at, 'started_at', started_at, 'finished_at', finished_at, \
+     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'report', \
+     json_build_object('tenants', report -> 'tenants', 'keys', report -> 'keys', \
+     'bytes', report -> 'bytes', 'queries', report -> 'queries', \
+     'database_ms', coalesce(report -> 'database_ms', '0'), \
+     'failures', coalesce(jsonb_path_query_array(report, '$.failures[0]'), '[]')))::text \
+     from unnest($1::text[]) as wanted (name) cross join lateral ( \
+     (select * from preheat.runs where job = name \
+     order by started_at desc, id desc limit $2) \
+     union all (select * from preheat.runs where job = name and outcome in ('ok', 'partial') \
+     and coalesce(all_tenants, trigger in ('schedule', 'startup')) \
+     order by started_at desc, id desc limit 1) \
+     union all (select * from preheat.runs where job = name and outcome = 'ok' \
+     and outcome in ('ok', 'partial') \
+     and coalesce(all_tenants, trigger in ('schedule', 'startup')) \
+     order by started_at desc, id desc limit 1)) found";
+
+const BESIDE: &str = "select \
+     (select id from preheat.runs where job = $1 and (started_at, id) < ($2, $3) \
+     order by started_at desc, id desc limit 1), \
+     (select id from preheat.runs where job = $1 and (started_at, id) > ($2, $3) \
+     order by started_at, id limit 1), \
+     (select to_json(r)::text from preheat.runs r where job = $1 and (started_at, id) < ($2, $3) \
+     and outcome = 'ok' and coalesce(all_tenants, trigger in ('schedule', 'startup')) = $4 \
+     order by started_at desc, id desc limit 1)";
 
 const GET: &str = "select to_json(r)::text from preheat.runs r where id = $1";
 
 const PRUNE: &str = "delete from preheat.runs where finished_at < $1";
+
+/// A record that a newer version wrote, and this one cannot read, does not hide the others.
+fn read_all(found: &[String]) -> Vec<RunRecord> {
+    found.iter().filter_map(|text| serde_json::from_str(text).ok()).collect()
+}
 
 impl History for PostgresHistory {
     fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>> {
@@ -268,23 +313,65 @@ impl History for PostgresHistory {
         })
     }
 
-    fn recent<'a>(
+    fn find<'a>(
         &'a self,
-        job: Option<&'a JobName>,
-        limit: usize,
+        filter: &'a RunFilter,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
         Box::pin(async move {
-            let job = job.map(|job| job.as_str().to_owned());
+            let RunFilter { job, outcome, trigger, since, until, after, limit } = filter.clone();
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let found: Vec<String> = self
                 .run("read run records", |connection| {
-                    let recent = sqlx::query_scalar(RECENT).bind(job).bind(limit);
-                    Box::pin(recent.persistent(false).fetch_all(connection))
+                    let find = sqlx::query_scalar(FIND)
+                        .bind(job.map(|job| job.as_str().to_owned()))
+                        .bind(outcome.map(Outcome::as_str))
+                        .bind(trigger.map(Trigger::as_str))
+                        .bind(since)
+                        .bind(until)
+                        .bind(after.map(|after| after.started_at))
+                        .bind(after.map(|after| after.id.0))
+                        .bind(limit);
+                    Box::pin(find.persistent(false).fetch_all(connection))
                 })
                 .await?;
-            // A record that a newer version wrote, and this one cannot read, does not hide the
-            // others.
-            Ok(found.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+            Ok(read_all(&found))
+        })
+    }
+
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let jobs: Vec<String> = jobs.iter().map(|job| job.as_str().to_owned()).collect();
+            let newest = i64::try_from(newest).unwrap_or(i64::MAX);
+            let found: Vec<String> = self
+                .run("recall the last runs", |connection| {
+                    let recall = sqlx::query_scalar(RECALL).bind(jobs).bind(newest);
+                    Box::pin(recall.persistent(false).fetch_all(connection))
+                })
+                .await?;
+            Ok(read_all(&found))
+        })
+    }
+
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
+        Box::pin(async move {
+            let job = run.job.as_str().to_owned();
+            let (started_at, id, for_all) = (run.started_at, run.id.0, run.is_for_all());
+            let found: (Option<Uuid>, Option<Uuid>, Option<String>) = self
+                .run("compare a run record", |connection| {
+                    let beside = sqlx::query_as(BESIDE).bind(job).bind(started_at).bind(id);
+                    Box::pin(beside.bind(for_all).persistent(false).fetch_one(connection))
+                })
+                .await?;
+            let (earlier, later, last_ok) = found;
+            Ok(Beside {
+                earlier: earlier.map(RunId),
+                later: later.map(RunId),
+                last_ok: last_ok.and_then(|text| serde_json::from_str(&text).ok()),
+            })
         })
     }
 

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use crate::domain::entry::Entry;
 use crate::domain::glob;
 use crate::engine::ports::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Slice,
+    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Size, Slice,
 };
 
 use super::{ConnectError, ConnectErrorKind};
@@ -309,6 +309,22 @@ impl Cache for RedisCache {
                 found.push(reply::found(value, &ttl)?);
             }
             Ok(found)
+        })
+    }
+
+    fn sizes<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Size>>, CacheError>> {
+        Box::pin(async move {
+            let commands =
+                keys.iter().flat_map(|key| [self.on("STRLEN", key), self.on("PTTL", key)]);
+            let mut replies = self.all(&self.questions, commands.collect()).await?.into_iter();
+            let mut sizes = Vec::with_capacity(keys.len());
+            while let (Some(bytes), Some(ttl)) = (replies.next(), replies.next()) {
+                sizes.push(reply::size(&bytes, &ttl)?);
+            }
+            Ok(sizes)
         })
     }
 

@@ -9,7 +9,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use crate::domain::fence::Fence;
 use crate::domain::manifest::ManifestEntry;
-use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult};
+use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Size};
 
 /// The reply to a `SET`.
 pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
@@ -112,6 +112,15 @@ pub(super) fn found(value: Value, ttl: &Value) -> Result<Option<Found>, CacheErr
     }
     let Value::BulkString(value) = value else { return Err(unexpected(&value)) };
     Ok(Some(Found { value, ttl: u64::try_from(left).ok().map(Duration::from_millis) }))
+}
+
+/// The replies to a `STRLEN` and a `PTTL` of one key.
+pub(super) fn size(bytes: &Value, ttl: &Value) -> Result<Option<Size>, CacheError> {
+    const GONE: i64 = -2;
+    let left: i64 = redis::from_redis_value_ref(ttl).map_err(|_no_number| unexpected(ttl))?;
+    let bytes = count(bytes)?;
+    let ttl = u64::try_from(left).ok().map(Duration::from_millis);
+    Ok((left != GONE).then_some(Size { bytes, ttl }))
 }
 
 fn array(reply: Value) -> Result<Vec<Value>, CacheError> {

@@ -338,6 +338,24 @@ impl PendingSet {
         }
     }
 
+    /// How many owners wait.
+    pub(crate) fn len(&self) -> u64 {
+        self.wanted.len() as u64
+    }
+
+    /// When an owner is due, or all owners are; `None` if neither waits.
+    pub(crate) fn due_at(&self, whose: &Owner) -> Option<Duration> {
+        let one = self.wanted.get(whose).map(|wanted| wanted.due_at);
+        let one = one.filter(|due_at| *due_at != UNTIL_ITS_RUN_ENDS);
+        let all = self.everything.map(|everything| everything.due_at);
+        one.into_iter().chain(all).min()
+    }
+
+    /// When the feed reported the oldest change that waits.
+    pub(crate) fn oldest_change(&self) -> Option<Duration> {
+        self.wanted.values().filter_map(|wanted| wanted.heard_at).min()
+    }
+
     /// The earliest moment when an owner is due for that cause, as far as that is known: an owner whose run is
     /// under way is due some time after it.
     pub(crate) fn next_due_at(&self, cause: Cause) -> Option<Duration> {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use super::breaker::{BreakerChange, SharedBreaker};
 use super::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Ledger,
-    ManifestEntries, Read, Slice, Source, SourceError, SourceErrorKind,
+    ManifestEntries, Read, Size, Slice, Source, SourceError, SourceErrorKind,
 };
 use crate::domain::entry::Entry;
 use crate::domain::fence::{Fence, start_number};
@@ -158,7 +158,8 @@ impl Guard {
         if let Some(change) = change {
             let (server, message) = (self.server, unreachable.unwrap_or("it answers again"));
             let open = change == BreakerChange::Opened;
-            event::BreakerChanged { server, open, message }.emit(&self.metrics);
+            event::BreakerChanged { server, open, message, at: self.clock.now() }
+                .emit(&self.metrics);
         }
         answer
     }
@@ -211,6 +212,7 @@ impl Parts for u64 {}
 impl Parts for Slice {}
 impl Parts for CacheStats {}
 impl Parts for Vec<Option<Found>> {}
+impl Parts for Vec<Option<Size>> {}
 impl Parts for Vec<Fence> {}
 impl Parts for Vec<Vec<ManifestEntry>> {}
 impl Parts for Vec<(String, String)> {}
@@ -259,6 +261,10 @@ impl Cache for Guarded<dyn Cache> {
 
     fn look<'a>(&'a self, keys: &'a [String]) -> Asked<'a, Vec<Option<Found>>, CacheError> {
         self.guard.ask(self.inner.look(keys)).boxed()
+    }
+
+    fn sizes<'a>(&'a self, keys: &'a [String]) -> Asked<'a, Vec<Option<Size>>, CacheError> {
+        self.guard.ask(self.inner.sizes(keys)).boxed()
     }
 
     fn exist<'a>(&'a self, keys: &'a [String]) -> Asked<'a, u64, CacheError> {

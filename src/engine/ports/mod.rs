@@ -22,7 +22,7 @@ use crate::domain::manifest::ManifestEntry;
 use crate::domain::pause::{Pause, Pauses};
 use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
-use crate::domain::run::{RunId, RunRecord};
+use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::server::Server;
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::domain::trace::{BatchTraces, TraceParent};
@@ -155,6 +155,13 @@ pub trait Cache: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
+    /// The TTLs and sizes of keys, in their order; `None` for a key that does not exist. Values are not read. If a key
+    /// holds another type, such as an application's list, the whole call is an error.
+    fn sizes<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Size>>, CacheError>>;
+
     /// How many of these keys exist, of whatever type. It is one command: ask for some hundreds.
     fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>>;
 
@@ -177,6 +184,15 @@ pub trait Cache: Send + Sync {
 pub struct Found {
     /// Its value.
     pub value: Vec<u8>,
+    /// Its remaining TTL; `None` if it never expires.
+    pub ttl: Option<Duration>,
+}
+
+/// How large a value is, and how long it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// The bytes of the value.
+    pub bytes: u64,
     /// Its remaining TTL; `None` if it never expires.
     pub ttl: Option<Duration>,
 }
@@ -402,18 +418,49 @@ pub trait History: Send + Sync {
     /// Stores the records; a record that exists already stays as it is.
     fn append<'a>(&'a self, records: &'a [RunRecord]) -> BoxFuture<'a, Result<(), HistoryError>>;
 
+    /// The records that the filter wants, newest first.
+    fn find<'a>(
+        &'a self,
+        filter: &'a RunFilter,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>>;
+
     /// The newest records, newest first.
     fn recent<'a>(
         &'a self,
         job: Option<&'a JobName>,
         limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move { self.find(&RunFilter::newest(job, limit)).await })
+    }
+
+    /// What a worker remembers of each of these jobs when it starts: its newest records, that many, and besides them its
+    /// last run over all tenants that came to every tenant, and the last that ended `ok`. They come in no order, and
+    /// some more than once. Their reports have the first failure alone.
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>>;
 
     /// One record.
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>>;
 
+    /// The records of the same job beside this one.
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>>;
+
     /// Removes the records of runs that ended before that moment; answers how many there were.
     fn prune(&self, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, HistoryError>>;
+}
+
+/// The records beside a record, of the same job.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// The run before it.
+    pub earlier: Option<RunId>,
+    /// The run after it.
+    pub later: Option<RunId>,
+    /// The last `ok` run before it that was like it: over all tenants, or for some.
+    pub last_ok: Option<RunRecord>,
 }
 
 /// The history could not be read or written.

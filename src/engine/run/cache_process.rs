@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::cache_usage::CacheUsage;
 use super::marker::{Markers, marker_keys};
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::engine::ports::{CacheError, CacheStats, Ports};
@@ -49,6 +50,8 @@ pub struct CacheProcess {
     markers: Markers,
     evictions: Mutex<Evictions>,
     restarts: watch::Sender<u64>,
+    /// What its counters say about the last minutes.
+    pub usage: CacheUsage,
 }
 
 #[derive(Debug, Default)]
@@ -143,7 +146,8 @@ impl Default for CacheProcess {
     fn default() -> Self {
         let restarts = watch::Sender::new(0);
         let (seen, evictions) = (Mutex::default(), Mutex::default());
-        Self { seen, markers: Markers::default(), evictions, restarts }
+        let usage = CacheUsage::default();
+        Self { seen, markers: Markers::default(), evictions, restarts, usage }
     }
 }
 
@@ -198,7 +202,9 @@ impl CacheProcess {
             Shown::Several => event::SeveralCaches.emit(&ports.metrics),
             Shown::OneAgain => event::OneCacheAgain.emit(&ports.metrics),
         }
-        if !self.are_several() {
+        let is_one = !self.are_several();
+        self.usage.note(stats, is_one, ports.clock.monotonic());
+        if is_one {
             self.tell_evictions(ports, stats);
         }
         Ok(stats)

@@ -31,6 +31,11 @@ impl CacheWrites {
         }
     }
 
+    /// Whether it refused every write at the last attempt.
+    pub fn are_refused(&self) -> bool {
+        self.are_refused.load(Ordering::Relaxed)
+    }
+
     /// Records that the cache accepted a write.
     pub(crate) fn note_accepted(&self) {
         self.are_refused.store(false, Ordering::Relaxed);
@@ -39,7 +44,7 @@ impl CacheWrites {
     /// Returns an error if the cache refused every write at the last attempt and still does. It is no error
     /// here if the cache cannot be reached: a run waits for a server that is away.
     pub(crate) async fn look(&self, cache: &dyn Cache) -> Result<(), CacheError> {
-        if !self.are_refused.load(Ordering::Relaxed) {
+        if !self.are_refused() {
             return Ok(());
         }
         match probe(cache).await {

@@ -21,7 +21,7 @@ const SPARE_BYTES: usize = BATCH_BYTES / 2;
 /// How many bytes the rows of one tenant alone may take, unless a setting says otherwise. Such a tenant waits
 /// until no other batch is in flight except one for changes, so while it is read all rows together take at
 /// most this and [`BATCH_BYTES`]. A value made of all these rows is copied three more times on its way to the
-/// cache. With this number the worker stays within the memory limit of 128 MiB that README names.
+/// cache. With this number the worker stays below the 128 MiB that `docs/load.md` promises.
 pub const MAX_TENANT_BYTES: usize = 16 * 1024 * 1024;
 
 /// A job that holds all the permits it may hold, and has returned none for this long, is reported.

@@ -1,13 +1,18 @@
 //! How a run goes: from its specification, through batches of tenants, to its report.
 
 mod batch;
+pub mod batch_sizes;
 pub mod broken;
 pub mod cache_process;
+pub mod cache_usage;
 pub mod cache_writes;
+mod last_changes;
 mod lifecycle;
 pub mod limit;
 pub(crate) mod marker;
+pub mod not_warm;
 pub mod progress;
+pub mod recent;
 pub mod record;
 pub(crate) mod retry;
 mod runner;

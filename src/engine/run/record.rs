@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::recent::{MOST_RUNS, Recent};
 use crate::domain::job::JobName;
 use crate::domain::retry::backoff;
-use crate::domain::run::{RunId, RunRecord};
-use crate::engine::ports::{Clock, History, HistoryError};
+use crate::domain::run::{RunFilter, RunId, RunRecord};
+use crate::engine::ports::{Beside, Clock, History, HistoryError};
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 
@@ -32,6 +33,8 @@ pub struct Records {
     retention: Duration,
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    /// The last runs of each job.
+    pub recent: Recent,
 }
 
 #[derive(Default)]
@@ -49,11 +52,13 @@ impl Records {
         retention: Duration,
     ) -> Arc<Self> {
         let waiting = Mutex::default();
-        Arc::new(Self { history, clock, metrics, retention, waiting, arrived: Notify::new() })
+        let (arrived, recent) = (Notify::new(), Recent::default());
+        Arc::new(Self { history, clock, metrics, retention, waiting, arrived, recent })
     }
 
     /// Takes a record; it never waits.
     pub fn push(&self, record: Arc<RunRecord>) {
+        self.recent.note(&record);
         let mut waiting = self.lock();
         if waiting.records.len() >= MAX_WAITING {
             waiting.records.pop_front();
@@ -64,23 +69,60 @@ impl Records {
         self.arrived.notify_one();
     }
 
-    /// The newest records, newest first, including those that are not written yet.
-    pub async fn recent(
-        &self,
-        job: Option<&JobName>,
-        limit: usize,
-    ) -> Result<Vec<RunRecord>, HistoryError> {
+    /// The records that the filter wants, newest first, including those that are not written yet.
+    pub async fn find(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, HistoryError> {
         let mut records: Vec<RunRecord> = self
             .waiting()
             .iter()
-            .filter(|record| job.is_none_or(|job| record.job == *job))
+            .filter(|record| filter.matches(record))
             .map(|record| RunRecord::clone(record))
             .collect();
-        records.extend(self.history.recent(job, limit).await?);
-        records.sort_by_key(|record| Reverse((record.started_at, record.id)));
+        records.extend(self.history.find(filter).await?);
+        records.sort_by_key(|record| Reverse(record.place()));
         records.dedup_by_key(|record| record.id);
-        records.truncate(limit);
+        records.truncate(filter.limit);
         Ok(records)
+    }
+
+    /// The records of the same job beside this one, including those that are not written yet.
+    pub async fn beside(&self, run: &RunRecord) -> Result<Beside, HistoryError> {
+        let mut beside = self.history.beside(run).await?;
+        let waiting = self.waiting();
+        let of_job = || waiting.iter().filter(|record| record.job == run.job);
+        // Records wait in the order in which their runs ended: a written one may have started later.
+        let later = of_job().filter(|record| record.place() > run.place());
+        if let (None, Some(later)) = (beside.later, later.min_by_key(|record| record.place())) {
+            beside.later = Some(later.id);
+        }
+        Ok(beside)
+    }
+
+    /// Recalls the last runs of these jobs from the history, with one query. If the history is away, it tries again
+    /// until it is stopped.
+    pub async fn recall(&self, jobs: Vec<JobName>, stop: CancellationToken) {
+        let mut failures = 0;
+        loop {
+            match self.history.recall(&jobs, MOST_RUNS).await {
+                Ok(records) => return self.remember(&records),
+                Err(_) => failures += 1,
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.clock.sleep(backoff(failures, 1.0)) => {}
+            }
+        }
+    }
+
+    fn remember(&self, records: &[RunRecord]) {
+        for record in records {
+            self.recent.note(record);
+        }
+        for (job, recent) in self.recent.all() {
+            if let Some(at) = recent.last_success_at {
+                event::SuccessRecalled { job: &job, at }.emit(&self.metrics);
+            }
+        }
     }
 
     /// One record.
@@ -160,7 +202,8 @@ impl Records {
         match error {
             Some(error) if *failures == 0 => {
                 let message = error.0.as_str();
-                event::HistoryUnavailable { message, buffered, dropped }.emit(&self.metrics);
+                let at = self.clock.now();
+                event::HistoryUnavailable { message, buffered, dropped, at }.emit(&self.metrics);
             }
             Some(_) | None if dropped > 0 => {
                 event::HistoryDropped { dropped }.emit(&self.metrics);

@@ -2,13 +2,17 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::batch_sizes::BatchSizes;
 use super::broken::BrokenTenants;
 use super::cache_process::CacheProcess;
 use super::cache_writes::CacheWrites;
+use super::last_changes::LastChanges;
 use super::limit::Limits;
+use super::not_warm::NotWarm;
 use super::shared_jobs::SharedJobs;
 use super::tenant_list::TenantList;
 use crate::domain::layout::Layout;
@@ -21,8 +25,14 @@ pub struct Runner {
     pub ports: Ports,
     /// Batches in flight over all jobs.
     pub limits: Arc<Limits>,
+    /// How many tenants each job's batches have.
+    pub batch_sizes: BatchSizes,
     /// Tenants that failed alone at their last read.
     pub broken: BrokenTenants,
+    /// Tenants that are not warm, and why.
+    pub not_warm: NotWarm,
+    /// When tenants' data last changed, as far as the change feed reported it.
+    pub(crate) last_changes: LastChanges,
     /// Which process of the cache server answers, and whether it was emptied.
     pub cache_process: Arc<CacheProcess>,
     /// Whether the cache accepts writes.
@@ -66,7 +76,10 @@ impl Runner {
         Self {
             ports,
             limits,
+            batch_sizes: BatchSizes::default(),
             broken: BrokenTenants::default(),
+            not_warm: NotWarm::default(),
+            last_changes: LastChanges::default(),
             cache_process,
             cache_writes: CacheWrites::default(),
             list,
@@ -76,6 +89,12 @@ impl Runner {
             replica,
             traces: None,
         }
+    }
+
+    /// The same, whose batches have fewer tenants than configured while their queries take longer than that.
+    #[must_use]
+    pub fn with_target_batch_time(self, target: Option<Duration>) -> Self {
+        Self { batch_sizes: BatchSizes::new(target), ..self }
     }
 
     /// Which keys belong to which tenant, by the present jobs.

@@ -40,6 +40,8 @@ struct Warming<'w> {
     took: Duration,
     /// How much of that they spent until their rows were read.
     read: Duration,
+    /// Whether the time of the next query says how many tenants fit into a batch.
+    teaches: bool,
 }
 
 /// What a round has read before it writes.
@@ -84,15 +86,20 @@ struct Opened<'o> {
 
 impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
-    /// of these tenants was written.
-    pub(crate) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
+    /// of these tenants was written. `teaches`: whether the time of its first query says how many tenants fit into a batch.
+    pub(crate) async fn part(
+        &self,
+        part: &Batch,
+        teaches: bool,
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
         let life = match self.spec.priority {
             Priority::Regular => Life::Full,
             Priority::Urgent => Life::Provisional,
         };
         let has_manifests = self.spec.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
-        let mut warming = Warming::new(self, part, warm);
+        let mut warming = Warming::new(self, part, warm, teaches);
         while step != Step::Done {
             let open = part.some(warming.warm.open());
             match warming.round(&open, step, report).await {
@@ -110,14 +117,15 @@ impl Work {
             }
         }
         report.batches.add(warming.trace(None));
+        report.unverified.add(warming.unverified());
         Ok(())
     }
 }
 
 impl<'w> Warming<'w> {
-    fn new(work: &'w Work, part: &'w Batch, warm: Warm<String>) -> Self {
+    fn new(work: &'w Work, part: &'w Batch, warm: Warm<String>, teaches: bool) -> Self {
         let (took, read) = (Duration::ZERO, Duration::ZERO);
-        Self { work, part, warm, began_at: None, took, read }
+        Self { work, part, warm, began_at: None, took, read, teaches }
     }
 
     fn trace(&self, failed: Option<FailureKind>) -> BatchTrace {
@@ -241,13 +249,20 @@ impl<'w> Warming<'w> {
             };
             step = self.warm.next(reply);
         }
-        let first_dates = work.query(open, &mut permit, report).await?;
+        let asked_at = work.runner.clock.monotonic();
+        let result = work.query(open, &mut permit, report).await;
+        // Further tries and rounds are of tenants that are special.
+        if std::mem::take(&mut self.teaches) {
+            let took = work.runner.clock.monotonic().saturating_sub(asked_at);
+            work.observe(open.len(), took, result.as_ref().err().map(|refusal| refusal.kind));
+        }
+        let first_dates = result?;
         Ok(RoundRows { permit, began_at, first_dates, named })
     }
 }
 
-impl Drop for Warming<'_> {
-    fn drop(&mut self) {
+impl Warming<'_> {
+    fn unverified(&self) -> Unverified {
         let mut unverified = Unverified::default();
         for slot in self.warm.unverified() {
             match self.part.tenant(*slot) {
@@ -257,8 +272,14 @@ impl Drop for Warming<'_> {
                 None => unverified.fleet = true,
             }
         }
+        unverified
+    }
+}
+
+impl Drop for Warming<'_> {
+    fn drop(&mut self) {
         let spec = &self.work.spec;
-        spec.handover.put(spec, unverified);
+        spec.handover.put(spec, self.unverified());
     }
 }
 
@@ -310,7 +331,10 @@ impl Work {
         let first_dates = first_dates(&self.spec.job, open, self.started_at);
         let read = Read { batch: open, first_dates: &first_dates, timeout: left + DEADLINE_GRACE };
         let rows = permit.empty_rows(self.key_columns);
+        let asked_at = runner.clock.monotonic();
         let result = runner.source.read(&self.spec.job, read, rows).await;
+        let took = runner.clock.monotonic().saturating_sub(asked_at);
+        report.database_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let is_asked =
             result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
         report.queries += u64::from(is_asked);

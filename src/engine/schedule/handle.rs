@@ -1,6 +1,7 @@
 //! The engine's interface for the rest of the worker: request runs, look at runs, read status and health.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -9,11 +10,13 @@ use super::status::{ActiveRun, Health, Rejections, Status};
 use crate::domain::change::Changed;
 use crate::domain::job::{JobName, Jobs};
 use crate::domain::pause::Pauses;
-use crate::domain::run::{RunId, RunRecord};
+use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
 use crate::domain::who::Who;
 use crate::engine::ports::Clock;
-pub use crate::engine::ports::HistoryError;
+pub use crate::engine::ports::{Beside, HistoryError};
+use crate::engine::run::not_warm::Owner;
+use crate::engine::run::recent::Recent;
 use crate::engine::run::record::Records;
 
 /// The handle to the engine. Cheap to clone.
@@ -95,6 +98,17 @@ pub enum RunView {
     Finished(Arc<RunRecord>),
 }
 
+/// What waits to be warmed again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Tenants that wait, over all jobs: each counts once a job.
+    pub waiting: u64,
+    /// How old the oldest change is that is not in the cache yet.
+    pub oldest: Option<Duration>,
+    /// When each of the tenants that were asked for is tried again, in their order; `None` if nothing is due.
+    pub next_tries: Vec<Option<DateTime<Utc>>>,
+}
+
 /// A command from the handle to the loop.
 pub(crate) enum Command {
     Request {
@@ -103,6 +117,10 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
     Changed(Changed),
+    Pending {
+        of: Vec<(JobName, Owner)>,
+        reply: oneshot::Sender<Pending>,
+    },
     Pauses {
         /// All pauses from now on.
         pauses: Pauses,
@@ -214,12 +232,26 @@ impl Handle {
         Ok(self.records.get(id).await?.map(Arc::new).map(RunView::Finished))
     }
 
-    /// The newest runs that have ended, newest first.
-    pub async fn recent_runs(
-        &self,
-        job: Option<&JobName>,
-        limit: usize,
-    ) -> Result<Vec<RunRecord>, HistoryError> {
-        self.records.recent(job, limit).await
+    /// The runs that have ended and that the filter wants, newest first.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, HistoryError> {
+        self.records.find(filter).await
+    }
+
+    /// The runs of the same job beside a run that has ended.
+    pub async fn beside(&self, run: &RunRecord) -> Result<Beside, HistoryError> {
+        self.records.beside(run).await
+    }
+
+    /// The last runs of each job, as the worker remembers them.
+    pub fn recent(&self) -> &Recent {
+        &self.records.recent
+    }
+
+    /// What waits to be warmed again, and when these tenants are tried again. The answer comes from the engine's loop;
+    /// `None` if the loop has ended or is too busy.
+    pub async fn pending(&self, of: Vec<(JobName, Owner)>) -> Option<Pending> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Pending { of, reply }).ok()?;
+        answer.await.ok()
     }
 }

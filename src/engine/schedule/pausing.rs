@@ -41,7 +41,7 @@ impl Engine {
 
     /// Records that the pause holds back a run over all tenants.
     pub(super) fn hold_back(&mut self, job: &JobName) {
-        event::RunSkipped { job, reason: SkipReason::Paused }.emit(&self.metrics);
+        self.skip(job, SkipReason::Paused);
         if let Some(state) = self.jobs.get_mut(job) {
             state.held_back = true;
         }

@@ -14,20 +14,21 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::handle::{Command, Handle, JobSelection, RequestError, RunRequest, Ticket};
+use super::handle::{Command, Handle, JobSelection, Pending, RequestError, RunRequest, Ticket};
 use super::health::Beats;
 use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
 use super::status::{Phase, Rejections, Status};
-use crate::domain::change::Changed;
+use crate::domain::change::{Changed, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::pause::Pauses;
-use crate::domain::pending::{Cause, Claim, Failures};
+use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
+use crate::engine::run::not_warm::Owner;
 use crate::engine::run::record::Records;
 use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops};
 use crate::observe::event::{self, SkipReason};
@@ -225,11 +226,17 @@ impl Engine {
         let skip = state.skips_tick();
         match skip {
             Some(SkipReason::Paused) => self.hold_back(job),
-            Some(reason) => event::RunSkipped { job, reason }.emit(&self.metrics),
+            Some(reason) => self.skip(job, reason),
             None => {
                 self.take(job, Trigger::Schedule, due_at);
             }
         }
+    }
+
+    /// Reports a run that does not happen.
+    pub(super) fn skip(&self, job: &JobName, reason: SkipReason) {
+        event::RunSkipped { job, reason }.emit(&self.metrics);
+        self.records.recent.note_skip(job, self.clock.now(), reason);
     }
 
     /// Accepts a run over all tenants: it starts now or waits for the one under way.
@@ -337,6 +344,9 @@ impl Engine {
                 state.note_end(&record, &taken);
                 self.runner.coverage_wanted.notify_one();
             }
+            if !state.job.enabled {
+                self.runner.not_warm.keep_jobs(|kept| kept != job);
+            }
             if kept {
                 state.last_run = Some(Arc::clone(&record));
             }
@@ -381,8 +391,10 @@ impl Engine {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, record.report.batches.longest(), now);
-        event::ChangesWarmed { job: &record.job, lags: &lags }.emit(&self.metrics);
+        let longest = record.report.batches.longest();
+        let lags = state.changes.ended(claim, &failures, longest, now);
+        let at = self.clock.now();
+        event::ChangesWarmed { job: &record.job, lags: &lags, at }.emit(&self.metrics);
     }
 
     /// Reports a run that ended; answers whether its record is kept. Runs for some changed tenants that end
@@ -406,6 +418,7 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Command::Changed(changed) => self.note_changes(changed),
+            Command::Pending { of, reply } => drop(reply.send(self.pending(&of))),
             Command::Pauses { pauses, by, done } => {
                 self.set_pauses(pauses, by.as_ref());
                 self.publish();
@@ -433,12 +446,35 @@ impl Engine {
                 }
             }
             Changed::Jobs { jobs, heard_at } => {
+                let heard_ago = now.saturating_sub(heard_at);
+                let changed_at = self.clock.now() - heard_ago;
                 for (name, touched) in jobs {
+                    if let Touched::Tenants(tenants) = &touched {
+                        let changes = &self.runner.last_changes;
+                        tenants.iter().for_each(|tenant| changes.note(tenant, changed_at));
+                    }
                     if let Some(state) = self.jobs.get_mut(&name) {
                         state.note_change(touched, heard_at, now);
                     }
                 }
             }
+        }
+    }
+
+    /// What waits to be warmed again, and when these tenants are tried again.
+    fn pending(&self, of: &[(JobName, Owner)]) -> Pending {
+        let (now, mono) = (self.clock.now(), self.clock.monotonic());
+        let sets = || self.jobs.values().map(|state| &state.changes);
+        let heard_at = sets().filter_map(PendingSet::oldest_change).min();
+        let next_try = |(job, owner): &(JobName, Owner)| {
+            let state = self.jobs.get(job)?;
+            let due_at = state.changes.due_at(owner).map(|at| now + at.saturating_sub(mono));
+            [due_at, state.next_due_at].into_iter().flatten().min()
+        };
+        Pending {
+            waiting: sets().map(PendingSet::len).sum(),
+            oldest: heard_at.map(|at| mono.saturating_sub(at)),
+            next_tries: of.iter().map(next_try).collect(),
         }
     }
 
@@ -463,7 +499,7 @@ impl Engine {
         let jobs = self.requested(jobs, tenants.is_some())?;
         if self.phase == Phase::Draining {
             for job in &jobs {
-                event::RunSkipped { job, reason: SkipReason::Draining }.emit(&self.metrics);
+                self.skip(job, SkipReason::Draining);
             }
             return Err(RequestError::Draining);
         }
@@ -471,8 +507,7 @@ impl Engine {
             let state = self.jobs.get(job);
             let full = state.is_some_and(|state| state.queue.len() >= MAX_QUEUED);
             if full && self.waiting_twin(job, tenants.as_deref()).is_none() {
-                let reason = SkipReason::QueueFull;
-                event::RunSkipped { job, reason }.emit(&self.metrics);
+                self.skip(job, SkipReason::QueueFull);
                 return Err(RequestError::QueueFull(job.clone()));
             }
         }
@@ -587,6 +622,14 @@ impl Engine {
     fn register_jobs(&self) {
         let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
         self.metrics.register_jobs(self.jobs.keys().chain(leaving));
+        self.records.recent.keep_jobs(|job| self.jobs.contains_key(job));
+        self.runner.batch_sizes.keep_jobs(|job| self.jobs.contains_key(job));
+        for state in self.jobs.values().filter(|state| state.job.scope == Scope::Tenants) {
+            let size = self.runner.batch_sizes.of(&state.job).now();
+            self.metrics.set_batch_tenants(&state.job.name, size.now);
+        }
+        let is_warmed = |job: &JobName| self.jobs.get(job).is_some_and(|state| state.job.enabled);
+        self.runner.not_warm.keep_jobs(is_warmed);
     }
 
     /// Cancels waiting runs.
@@ -638,7 +681,13 @@ impl Engine {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
+        let jobs = self
+            .jobs
+            .iter()
+            .map(|(name, state)| {
+                (name.clone(), state.status(self.runner.batch_sizes.of(&state.job)))
+            })
+            .collect();
         let leaving = self.leaving.iter().map(QueuedRun::active).collect();
         let (started_at, phase) = (self.started_at, self.phase);
         let rejections = self.rejections.clone();

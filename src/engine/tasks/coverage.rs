@@ -96,6 +96,21 @@ impl Runner {
         static_keys(job, tenant, &dates)
     }
 
+    /// The keys that a tenant of a job should have: its static keys, and the data keys that its manifest names.
+    pub(crate) async fn expected_keys(
+        &self,
+        job: &Job,
+        tenant: Tenant<'_>,
+    ) -> Result<Vec<String>, CacheError> {
+        let mut keys = self.static_keys_of(job, Some(tenant));
+        if job.has_manifests() {
+            let manifest = manifest_key(&job.name, Some(tenant.id()));
+            let entries = self.ledger.manifests(&[manifest]).await?;
+            keys.extend(entries.into_iter().flat_map(newest_keys));
+        }
+        Ok(keys)
+    }
+
     /// The data keys that some manifests name. For a while a manifest also names keys that have vanished;
     /// these were not renewed by the last run, so they are older than the others.
     async fn data_keys(&self, job: &Job, list: &Tenants) -> Result<Vec<String>, CacheError> {

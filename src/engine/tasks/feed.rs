@@ -115,10 +115,11 @@ impl Feeder {
                 Beginning::Connected(feed) => (feed, None),
                 Beginning::Nothing => (self.connect(&mut tries, &mut told).await, None),
             };
-            event::FeedConnected.emit(&self.runner.metrics);
+            event::FeedConnected { at: self.runner.clock.now() }.emit(&self.runner.metrics);
             let connected_at = self.runner.clock.monotonic();
             let error = self.listen(feed, moved_at, &mut watched).await;
-            event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
+            event::FeedLost { message: &error.0, at: self.runner.clock.now() }
+                .emit(&self.runner.metrics);
             told = BTreeSet::from([error.0]);
             // A connection that breaks soon after it was made is not made again without a pause.
             if self.runner.clock.monotonic().saturating_sub(connected_at) > LONGEST_WAIT {
@@ -137,7 +138,8 @@ impl Feeder {
             match self.source.connect().await {
                 Ok(feed) => return feed,
                 Err(error) if told.len() < MAX_REASONS && !told.contains(&error.0) => {
-                    event::FeedLost { message: &error.0 }.emit(&self.runner.metrics);
+                    event::FeedLost { message: &error.0, at: self.runner.clock.now() }
+                        .emit(&self.runner.metrics);
                     told.insert(error.0);
                 }
                 Err(_as_before) => {}
@@ -170,7 +172,8 @@ impl Feeder {
                         Ok(changes) => changes,
                         Err(error) => return error,
                     };
-                    event::ChangesHeard { notifications: changes.len() }.emit(metrics);
+                    let (notifications, at) = (changes.len(), clock.now());
+                    event::ChangesHeard { notifications, at }.emit(metrics);
                     if gathered.is_empty() {
                         gathered.heard_at = clock.monotonic();
                         together = clock.sleep(COALESCE);

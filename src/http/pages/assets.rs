@@ -23,7 +23,12 @@ pub(super) struct Asset {
 
 /// How all pages look.
 pub(super) static STYLE: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("style", "css", "text/css; charset=utf-8", include_str!("assets/style.css"))
+    Asset::new(
+        "style",
+        "css",
+        "text/css; charset=utf-8",
+        concat!(include_str!("assets/style.css"), include_str!("assets/pages.css")),
+    )
 });
 /// Keeps a page up to date, and does what HTML alone cannot do.
 pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {

@@ -94,6 +94,8 @@ pub(super) struct Run {
 pub(super) struct Level {
     /// Its name.
     pub(super) name: &'static str,
+    /// Its class in the style sheet.
+    pub(super) class: &'static str,
     /// Its height.
     pub(super) at: Duration,
 }
@@ -122,14 +124,14 @@ pub(super) fn durations(runs: &[Run], levels: &[Level], now: DateTime<Utc>) -> M
             figcaption {
                 b { "Duration of the last " (words::counted(runs.len() as u64, "run")) }
                 @for level in levels {
-                    span class={ "key level " (level.name) } { (level.name) " " (words::span(level.at)) }
+                    span class={ "key level " (level.class) } { (level.name) " " (words::span(level.at)) }
                 }
             }
             div.plot {
                 svg viewBox=(view_box(WIDTH, HEIGHT)) preserveAspectRatio="none" role="group"
                     aria-label=(bars_in_words(&bars)) {
                     @for level in levels {
-                        path class={ "level " (level.name) } d={ "M0 " (scale.y(level.at)) "H" (WIDTH) } {}
+                        path class={ "level " (level.class) } vector-effect="non-scaling-stroke" d={ "M0 " (scale.y(level.at)) "H" (WIDTH) } {}
                     }
                     @for (run, column) in columns {
                         @let title = run_in_words(run);
@@ -634,7 +636,7 @@ mod tests {
             let limit = limit.map(Duration::from_millis);
             is_inside(&sparkline(&bars, limit).into_string())?;
             let runs: Vec<_> = bars.iter().map(|bar| run(*bar)).collect();
-            let levels: Vec<_> = limit.iter().map(|at| Level { name: "interval", at: *at }).collect();
+            let levels: Vec<_> = limit.iter().map(|at| Level { name: "interval", class: "interval", at: *at }).collect();
             is_inside(&durations(&runs, &levels, now()).into_string())?;
         }
 

@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
+use axum::extract::{Path, State};
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::{self, Level, Run, Series, Span};
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::overview::values;
 use super::words;
 use super::{jobs, tenants};
 use crate::domain::duration;
-use crate::domain::job::{Job, Overlap, Scope, Table};
-use crate::overview::{JobDetail, JobLine, JobSeries, Line, Moment, Skip};
+use crate::domain::job::{Job, JobName, Overlap, Scope, Table};
+use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::overview::{BatchOfJob, JobDetail, JobLine, JobSeries, Line, Moment, Skip};
 
 /// The body of the page.
 pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Markup {
-    let JobDetail { line, next_due, skipped, day, not_warm } = detail;
+    let JobDetail { line, next_due, skipped, day, not_warm, batch } = detail;
     html! {
         header.title #head data-live={ "job:" (line.name) } {
             (title(line, context))
@@ -29,7 +34,7 @@ pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Marku
         }
         div.columns #day data-live={ "job:" (line.name) } { (series(day, context)) }
         (skips(skipped, context))
-        (definition(job, context))
+        (definition(job, batch.as_ref(), context))
     }
 }
 
@@ -51,16 +56,16 @@ fn why_not_ok(line: &JobLine, context: Context<'_>) -> Markup {
     html! {
         ul.troubles {
             @if let Some(pause) = &line.pause {
-                li { (words::state(words::Look::Paused, "paused")) ": " (context.pause(pause)) }
+                li.paused { (words::state(words::Look::Paused, "paused")) ": " (context.pause(pause)) }
             }
             @if line.is_late {
-                li {
+                li.partial {
                     (words::state(words::Look::Partial, "late"))
                     @if let Some(after) = line.late_after { ": a success was due by " (context.moment(after)) }
                 }
             }
             @if let Some(failure) = &line.first_failure {
-                li { (words::mark(words::Look::Partial)) " " (jobs::first_failure(failure, context)) }
+                li.partial { (words::mark(words::Look::Partial)) " " (jobs::first_failure(failure, context)) }
             }
         }
     }
@@ -70,14 +75,17 @@ fn why_not_ok(line: &JobLine, context: Context<'_>) -> Markup {
 fn levers(line: &JobLine, job: &Job, context: Context<'_>) -> Markup {
     let action = |action| context.links.job_action(&line.name, action);
     html! {
-        section.levers aria-label="What can be done" {
+        section.levers aria-label="What can be done" { div.actions {
             form method="post" action=(action("run")) { button.primary { "Run now" } }
             @if job.scope == Scope::Tenants {
                 details #run-tenants {
                     summary { "Run for some tenants…" }
-                    form.stack method="post" action=(action("run")) {
-                        label { "Tenants, one in each line " textarea name="tenants" rows="4" required {} }
-                        button { "Run for these tenants" }
+                    form.form method="post" action=(action("run")) {
+                        label.field {
+                            span { "Tenants, one in each line" }
+                            textarea name="tenants" rows="4" required {}
+                        }
+                        div.actions { button.primary { "Run for these tenants" } }
                     }
                 }
             }
@@ -91,12 +99,12 @@ fn levers(line: &JobLine, job: &Job, context: Context<'_>) -> Markup {
             }
             details #invalidate {
                 summary { "Invalidate…" }
-                form.stack method="post" action=(action("invalidate")) {
-                    p.hint { "The next page says how many keys would be removed, and asks." }
-                    button { "Count the keys" }
+                form.form method="post" action=(action("invalidate")) {
+                    p.note { "The next page says how many keys would be removed, and asks." }
+                    div.actions { button { "Count the keys" } }
                 }
             }
-        }
+        } }
     }
 }
 
@@ -169,7 +177,7 @@ fn margin(line: &JobLine, context: Context<'_>) -> Markup {
             "make the schedule denser or the TTL longer"
         }
         @if let Some(at) = line.expires_at {
-            div.small.muted { "if nothing runs, the first key expires at " (context.moment(at)) }
+            div.note { "if nothing runs, the first key expires at " (context.moment(at)) }
         }
     }
 }
@@ -184,8 +192,12 @@ fn durations(line: &JobLine, context: Context<'_>) -> Markup {
             link: context.links.run(run.id),
         })
         .collect();
-    let interval = line.gap_ms.map(|gap| Level { name: "interval", at: Duration::from_millis(gap) });
-    let ttl = Level { name: "TTL", at: Duration::from_millis(line.ttl_ms) };
+    let interval = line.gap_ms.map(|gap| Level {
+        name: "interval",
+        class: "interval",
+        at: Duration::from_millis(gap),
+    });
+    let ttl = Level { name: "TTL", class: "ttl", at: Duration::from_millis(line.ttl_ms) };
     let levels: Vec<_> = interval.into_iter().chain([ttl]).collect();
     chart::durations(&runs, &levels, context.now)
 }
@@ -238,8 +250,20 @@ fn skip_reason(reason: &str) -> &str {
     }
 }
 
+/// How many tenants one query is for, and why they are fewer than configured, if they are.
+fn batch_size(batch: &BatchOfJob) -> Markup {
+    let BatchOfJob { configured, now, reason } = batch;
+    let tenants = |count: usize| words::counted(count as u64, "tenant");
+    html! {
+        @match reason {
+            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) ", as " (reason) },
+            None => { (tenants(*now)) " in one query" },
+        }
+    }
+}
+
 /// What the job's file says, with the defaults where it says nothing.
-fn definition(job: &Job, context: Context<'_>) -> Markup {
+fn definition(job: &Job, batch: Option<&BatchOfJob>, context: Context<'_>) -> Markup {
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     html! {
         section #definition aria-labelledby="definition-title" {
@@ -264,9 +288,9 @@ fn definition(job: &Job, context: Context<'_>) -> Markup {
                 }
                 dt { "Batch" }
                 dd {
-                    @match job.scope {
-                        Scope::Tenants => { (words::counted(job.batch.get() as u64, "tenant")) " in one query" },
-                        Scope::Fleet => "one query for the whole fleet",
+                    @match batch {
+                        Some(batch) => (batch_size(batch)),
+                        None => "one query for the whole fleet",
                     }
                     @if let Some(most) = job.concurrency { ", at most " (most) " at once" }
                     ", " (words::counted(u64::from(job.retries), "retry").replace("retrys", "retries"))
@@ -296,4 +320,17 @@ fn tables(tables: &[Table]) -> Markup {
             code { (words::text(&table.name)) }
         }
     }
+}
+
+/// `GET /jobs/{job}`
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    Path(job): Path<String>,
+) -> Result<Response, ApiError> {
+    let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
+    let status = state.control.handle.status();
+    let job = status.jobs.get(&name).ok_or_else(|| ApiError::no_such_job(&job))?;
+    let shell = shell.with_json(format_args!("jobs/{name}"));
+    Ok(page(name.as_str(), &shell, html! { h1 { (job.job.name) } }))
 }

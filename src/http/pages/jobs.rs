@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::{self, Bar};
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::words::{self, Look};
 use crate::domain::report::Outcome;
 use crate::overview::{FirstFailure, JobLine, JobState, Overview, RunBar};
@@ -20,27 +22,24 @@ pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
     }
 }
 
-/// The list of jobs.
+/// The list of jobs. Each job is a `tbody`: its line, and below it what a reader has to know first.
 pub(super) fn table(jobs: &[JobLine], context: Context<'_>) -> Markup {
-    const COLUMNS: [&str; 9] = [
-        "Job",
-        "State",
-        "Last run",
-        "Last ok",
-        "Next",
-        "Last 50 runs",
-        "Coverage",
-        "TTL margin",
-        "Kept",
-    ];
+    const COLUMNS: [&str; 5] = ["Job", "State", "Last run", "Next", "Last 50 runs"];
+    const NUMBERS: [&str; 3] = ["Coverage", "TTL margin", "Keeps"];
     if jobs.is_empty() {
         return html! { p.empty { "There are no jobs: the folder of job files is empty." } };
     }
     html! {
-        table.list.jobs aria-label="Jobs" {
-            thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
-            tbody #jobs data-live="jobs" {
-                @for job in jobs { (row(job, context)) }
+        table.cards.jobs #jobs data-live="jobs" aria-label="Jobs" {
+            thead { tr {
+                @for column in COLUMNS { th scope="col" { (column) } }
+                @for column in NUMBERS { th.number scope="col" { (column) } }
+            } }
+            @for job in jobs {
+                tbody id={ "job-" (job.name) } data-live={ "job:" (job.name) } {
+                    (row(job, context))
+                    (why(job, context))
+                }
             }
         }
     }
@@ -49,29 +48,47 @@ pub(super) fn table(jobs: &[JobLine], context: Context<'_>) -> Markup {
 fn row(job: &JobLine, context: Context<'_>) -> Markup {
     let (look, word) = state(job);
     html! {
-        tr id={ "job-" (job.name) } data-live={ "job:" (job.name) } class=(look.class()) {
-            th scope="row" title=(job.description) {
+        tr {
+            th scope="row" title=[Some(&job.description).filter(|text| !text.is_empty())] {
                 (context.job(&job.name))
-                (below_name(job, context))
             }
             td data-label="State" { (words::state(look, word)) (progress(job)) }
             td data-label="Last run" { (last_run(job, context)) }
-            td data-label="Last ok" {
-                @match job.last_success_at {
-                    Some(at) => (context.ago(at)),
-                    None => span.muted { "never" },
-                }
-            }
             td data-label="Next" { (next(job, context)) }
-            td.runs data-label="Last runs" {
+            td.runs data-label="Last 50 runs" {
                 a href=(context.links.runs(&[("job", &job.name)])) { (sparkline(job)) }
                 @if let Some(share) = ok_share(&job.runs) {
-                    " " span.number.muted title="the share of these runs that ended ok" { (words::percent(share)) }
+                    span.muted title="the share of these runs that ended ok" { (words::percent(share)) }
                 }
             }
             td.number data-label="Coverage" { (coverage(job, context)) }
             td.number data-label="TTL margin" { (ttl_margin(job)) }
-            td.number data-label="Kept" { (kept(job)) }
+            td.number data-label="Keeps" { (keeps(job)) }
+        }
+    }
+}
+
+/// What a reader has to know about the job first: why it is paused, what failed, who is not warm.
+fn why(job: &JobLine, context: Context<'_>) -> Markup {
+    let is_anything_wrong = job.pause.is_some() || job.first_failure.is_some() || job.not_warm > 0;
+    html! {
+        @if is_anything_wrong {
+            tr.why {
+                td.wide colspan="8" {
+                    @if let Some(pause) = &job.pause { p { (context.pause(pause)) } }
+                    @if job.not_warm > 0 || job.first_failure.is_some() {
+                        p {
+                            @if job.not_warm > 0 {
+                                a href=(context.links.tenants(&[("job", &job.name)])) {
+                                    (words::counted(job.not_warm, "tenant")) " not warm"
+                                }
+                            }
+                            @if job.not_warm > 0 && job.first_failure.is_some() { " · " }
+                            @if let Some(failure) = &job.first_failure { (first_failure(failure, context)) }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -92,21 +109,6 @@ pub(super) fn state(job: &JobLine) -> (Look, &'static str) {
     }
 }
 
-/// What a reader has to know about the job first: why it is paused, or what failed.
-fn below_name(job: &JobLine, context: Context<'_>) -> Markup {
-    html! {
-        @if let Some(pause) = &job.pause { div.why { (context.pause(pause)) } }
-        @if let Some(failure) = &job.first_failure { div.why { (first_failure(failure, context)) } }
-        @if job.not_warm > 0 {
-            div.why {
-                a href=(context.links.tenants(&[("job", &job.name)])) {
-                    (words::counted(job.not_warm, "tenant")) " not warm"
-                }
-            }
-        }
-    }
-}
-
 /// The first failure of a run, with how many there were of its kind.
 pub(super) fn first_failure(failure: &FirstFailure, context: Context<'_>) -> Markup {
     let FirstFailure { run, kind, tenant, message, count } = failure;
@@ -123,25 +125,28 @@ pub(super) fn progress(job: &JobLine) -> Markup {
     html! {
         @if let Some(run) = &job.running {
             @if run.tenants_total > 0 {
-                div.small.muted {
+                div.note {
                     (words::count(run.tenants_done)) " of " (words::count(run.tenants_total))
                 }
             }
         }
-        @if job.queued > 0 { div.small.muted { (words::count(job.queued)) " waiting" } }
+        @if job.queued > 0 { div.note { (words::count(job.queued)) " waiting" } }
     }
 }
 
 fn last_run(job: &JobLine, context: Context<'_>) -> Markup {
     html! {
         @match &job.last_run {
-            None => span.muted { "never ran" },
+            None => span.muted { "–" },
             Some(run) => {
-                a href=(context.links.run(run.id)) {
-                    @if run.outcome != Outcome::Ok { (words::outcome(run.outcome)) " " }
-                    (context.ago(run.finished_at))
+                a href=(context.links.run(run.id)) { (context.ago(run.finished_at)) }
+                div.note {
+                    @match job.last_success_at {
+                        _ if run.outcome == Outcome::Ok => { "took " (context::span(run.took_ms)) },
+                        Some(at) => { "last ok " (context.ago(at)) },
+                        None => "never ok",
+                    }
                 }
-                div.small.muted { "took " (context::span(run.took_ms)) }
             },
         }
     }
@@ -154,7 +159,7 @@ pub(super) fn next(job: &JobLine, context: Context<'_>) -> Markup {
             None => span.muted { "–" },
             Some(at) => {
                 (context.ago(at))
-                div.small.muted {
+                div.note {
                     (job.schedule) @if let Some(zone) = &job.timezone { " " (zone) }
                 }
             },
@@ -197,16 +202,16 @@ pub(super) fn ttl_margin(job: &JobLine) -> Markup {
         html! {
             @if margin < 0 { (words::mark(Look::Failed)) " " }
             (context::signed_span(margin))
-            " " (chart::gauge(share, class))
+            div { (chart::gauge(share, class)) }
         }
     })
 }
 
-fn kept(job: &JobLine) -> Markup {
+fn keeps(job: &JobLine) -> Markup {
     words::or_unknown(job.keys, |keys| {
         html! {
             (words::counted(keys, "key"))
-            @if let Some(bytes) = job.bytes { div.small.muted { (words::bytes(bytes)) } }
+            @if let Some(bytes) = job.bytes { div.note { (words::bytes(bytes)) } }
         }
     })
 }
@@ -215,7 +220,7 @@ fn kept(job: &JobLine) -> Markup {
 pub(super) fn levers(jobs: &[JobLine], context: Context<'_>) -> Markup {
     let is_any_paused = jobs.iter().any(|job| job.pause.is_some());
     html! {
-        section.levers aria-label="All jobs" {
+        section.levers aria-label="All jobs" { div.actions {
             details #pause-all {
                 summary { "Pause all jobs…" }
                 (pause_form(&context.links.action("pause-all"), "Pause all jobs"))
@@ -225,25 +230,33 @@ pub(super) fn levers(jobs: &[JobLine], context: Context<'_>) -> Markup {
                     button { "Resume all jobs" }
                 }
             }
-        }
+        } }
     }
 }
 
 /// A form that asks for a pause's note and end.
 pub(super) fn pause_form(action: &str, button: &str) -> Markup {
     html! {
-        form.stack method="post" action=(action) {
-            label { "Why " input name="note" required maxlength="200" autocomplete="off"; }
-            label {
-                "For "
+        form.form method="post" action=(action) {
+            label.field {
+                span { "Why" }
+                input name="note" required maxlength="200" autocomplete="off";
+            }
+            label.field {
+                span { "For how long" }
                 input name="for" placeholder="until somebody resumes it" autocomplete="off"
                     title="a duration such as 20m or 2h; empty: until somebody resumes it";
             }
-            p.hint {
+            p.note {
                 "Scheduled runs stop, and what changed meanwhile is warmed afterwards. The pause outlives "
                 "restarts and changed job files."
             }
-            button { (button) }
+            div.actions { button.primary { (button) } }
         }
     }
+}
+
+/// `GET /jobs`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Jobs", &shell, html! { h1 { "Jobs" } })
 }

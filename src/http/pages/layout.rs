@@ -14,7 +14,7 @@ use super::assets::{Asset, ICON, SCRIPT, STYLE};
 use crate::domain::who::Who;
 use crate::http::AppState;
 use crate::http::answer::ApiError;
-use crate::http::session::{Rights, Viewer};
+use crate::http::session::Viewer;
 
 /// What is percent-encoded in a path segment or in a query's value: everything but what RFC 3986
 /// calls unreserved.
@@ -43,8 +43,8 @@ enum Signed {
     Never,
     /// The viewer has not signed in, and sees pages without levers.
     Out,
-    /// The viewer may change things.
-    In(Option<Who>),
+    /// The viewer has signed in under this name.
+    In(Who),
 }
 
 impl Shell {
@@ -67,11 +67,11 @@ impl FromRequestParts<AppState> for Shell {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let Viewer { rights, who } = Viewer::from_request_parts(parts, state).await?;
-        let signed = match rights {
-            Rights::Write => Signed::In(who),
-            Rights::Read if state.control.token.is_none() => Signed::Never,
-            Rights::Read => Signed::Out,
+        let viewer = Viewer::from_request_parts(parts, state).await?;
+        let signed = match viewer.who {
+            Some(who) if viewer.is_signed_in => Signed::In(who),
+            Some(_) | None if state.control.access.has_token() => Signed::Out,
+            Some(_) | None => Signed::Never,
         };
         let now = Some(state.control.handle.now());
         Ok(Self { signed, now, ..Self::at(parts.uri.path()) })
@@ -141,7 +141,7 @@ pub(in crate::http) struct Links {
 
 impl Links {
     /// The links of the page at this path.
-    fn from(path: &str) -> Self {
+    pub(in crate::http) fn from(path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
         let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };
         Self { root }
@@ -218,6 +218,27 @@ impl Links {
     /// The page to sign in, which is also where its form is posted.
     pub(in crate::http) fn login(&self) -> String {
         self.to("login")
+    }
+
+    /// The page to sign in, which leads back to a path of the dashboard: relative to its first page.
+    pub(in crate::http) fn login_for(&self, next: &str) -> String {
+        self.to(format_args!("login{}", query(&[("next", next)])))
+    }
+
+    /// The page to sign in again, with why it did not work: `token` or `wait`.
+    pub(in crate::http) fn login_failed(&self, why: &str, next: &str) -> String {
+        self.to(format_args!("login{}", query(&[("failed", why), ("next", next)])))
+    }
+
+    /// A path of the dashboard from outside, relative to its first page; the overview if the text could
+    /// lead elsewhere.
+    pub(in crate::http) fn next(&self, path: &str) -> String {
+        let path_only = path.split('?').next().unwrap_or_default();
+        let is_own = !path_only.contains([':', '\\']) && !path_only.contains("//");
+        let is_inside = !path_only.split('/').any(|segment| matches!(segment, "." | ".."));
+        let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_right = is_own && is_inside && is_plain && !path.starts_with('/');
+        self.to(if is_right { path } else { "" })
     }
 
     /// Where the form to sign out is posted.
@@ -337,7 +358,7 @@ fn signed(shell: &Shell) -> Markup {
             },
             Signed::Out => a href=(links.login()) { "Sign in" },
             Signed::In(who) => {
-                @if let Some(who) = who { span.muted { (who) } }
+                span.muted { (who.as_str()) }
                 form method="post" action=(links.logout()) { button.plain { "Sign out" } }
             },
         }
@@ -399,6 +420,27 @@ mod tests {
             ("..", "../tenants?find=.."),
         ] {
             assert_eq!(links.tenant(id), link);
+        }
+    }
+
+    #[test]
+    fn a_path_from_outside_leads_nowhere_else() {
+        let links = Links::from("/login");
+        for own in ["", "jobs/services", "runs?job=a&since=2026-03-01T00:00:00Z", "tenants/a%3Ab"] {
+            assert_eq!(links.next(own), format!("./{own}"), "{own}");
+        }
+        for other in [
+            "//evil.example",
+            "/\\\\evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "a//b",
+            "../x",
+            "jobs/../../x",
+            "a b",
+            "a\r\nb",
+        ] {
+            assert_eq!(links.next(other), "./", "{other}");
         }
     }
 

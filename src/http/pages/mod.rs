@@ -2,6 +2,7 @@
 //! line to [`routes`] and a file with its handler, which takes a [`layout::Shell`] and answers with
 //! [`layout::page`].
 
+mod actions;
 mod assets;
 mod audit;
 mod changes;
@@ -22,6 +23,11 @@ mod tenant;
 mod tenants;
 mod words;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -41,17 +47,18 @@ pub(super) fn described(api: Api) -> Api {
 /// The routes of all other pages.
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/jobs", get(settings::show))
-        .route("/jobs/{job}", get(settings::show))
-        .route("/runs", get(settings::show))
-        .route("/runs/{id}", get(settings::show))
-        .route("/tenants", get(settings::show))
-        .route("/tenants/{id}", get(settings::show))
+        .route("/jobs", get(jobs::show))
+        .route("/jobs/{job}", get(job::show))
+        .route("/runs", get(runs::show))
+        .route("/runs/{id}", get(run::show))
+        .route("/tenants", get(tenants::show))
+        .route("/tenants/{id}", get(tenant::show))
         .route("/audit", get(audit::show))
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
         .route("/login", get(login::show))
         .route("/find", get(find::show))
+        .merge(actions::routes())
         .merge(files())
 }
 
@@ -63,7 +70,7 @@ pub(super) fn files<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// `GET /`: the overview for a browser; for other clients the list of routes.
 async fn first(shell: layout::Shell, headers: HeaderMap) -> Response {
     let mut answer = if wants_html(&headers) {
-        settings::show(shell).await
+        overview::show(shell).await
     } else {
         probes::index().await.into_response()
     };

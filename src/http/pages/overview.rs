@@ -1,10 +1,12 @@
 //! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::{self, Span};
 use super::context::{self, Context, look};
 use super::jobs;
+use super::layout::{Shell, page};
 use super::words;
 use crate::overview::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, Line,
@@ -38,23 +40,26 @@ fn verdict(overview: &Overview, context: Context<'_>) -> Markup {
     let left = troubles.len().saturating_sub(MAX_TROUBLES);
     let look = look(verdict.level);
     html! {
-        section.head aria-label="Verdict" {
+        div.verdict {
             // Screen readers read the sentence when it changes, so its frame stays.
             div aria-live="polite" {
-                h1.verdict #verdict class=(look.class()) data-live="head" {
-                    (words::mark(look)) " " (verdict.sentence)
+                h1 #verdict data-live="head" {
+                    span class=(look.class()) { (words::mark(look)) }
+                    (verdict.sentence)
                 }
             }
-            p.as-of.muted #as-of data-live="head" {
+            p.muted #as-of data-live="head" {
                 "as of " (context.clock(*as_of)) " (" (context.ago(*as_of)) ") · "
-                (words::text(replica)) ", preheat " (version) ", started " (context.ago(*started_at))
+                (words::text(replica)) " · preheat " (version) " · started " (context.ago(*started_at))
             }
-            ul.troubles #troubles data-live="head" {
-                @for trouble in troubles.iter().take(MAX_TROUBLES) {
-                    li { (trouble_line(trouble, context)) }
-                }
-                @if left > 0 {
-                    li.muted { "and " (words::count(left as u64)) " more: see the jobs below" }
+        }
+        div #troubles data-live="head" {
+            @if !troubles.is_empty() {
+                ul.troubles {
+                    @for trouble in troubles.iter().take(MAX_TROUBLES) { (trouble_line(trouble, context)) }
+                    @if left > 0 {
+                        li.idle { span.muted { "and " (words::count(left as u64)) " more: see the jobs below" } }
+                    }
                 }
             }
         }
@@ -65,13 +70,13 @@ fn trouble_line(trouble: &Trouble, context: Context<'_>) -> Markup {
     let Trouble { level, kind: _, sentence, reason, since, link, next_step } = trouble;
     let look = look(*level);
     html! {
-        span class={ "state " (look.class()) } {
-            (words::mark(look)) " "
+        li class=(look.class()) {
+            (words::mark(look))
             a href=(context.link(link)) { (words::text(sentence)) }
+            @if let Some(reason) = reason { span { (words::text(reason)) } }
+            @if let Some(since) = since { span.muted { "since " (context.moment(*since)) } }
+            span.next.muted { (words::text(next_step)) }
         }
-        @if let Some(reason) = reason { " " span.reason { (words::text(reason)) } }
-        @if let Some(since) = since { " " span.muted { "since " (context.moment(*since)) } }
-        div.next-step { (words::text(next_step)) }
     }
 }
 
@@ -88,12 +93,12 @@ fn figures(figures: &Figures, context: Context<'_>) -> Markup {
 }
 
 /// A figure: its name, its value, and a line that says what the value is about.
-fn figure(name: Markup, value: Markup, about: Markup, trend: Markup) -> Markup {
+fn figure(name: &str, value: Markup, about: Markup, trend: Markup) -> Markup {
     html! {
         div.figure {
             h2 { (name) }
             p.value { (value) }
-            p.about.muted { (about) }
+            p.note { (about) }
             (trend)
         }
     }
@@ -110,13 +115,12 @@ fn hit_rate_figure(hit_rate: &HitRate) -> Markup {
             },
         }
     };
-    let value = words::or_unknown(*ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(html! { "Hit rate" }, value, about, trend("Hit rate", day, Span::Share))
+    let value = linked("#cache".to_owned(), ratio.map(words::percent));
+    figure("Hit rate", value, about, trend("Hit rate", day, Span::Share))
 }
 
 fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
     let Coverage { ratio, tenants, tenants_warm, tenants_not_warm } = coverage;
-    let name = html! { a href=(context.links.tenants(&[])) { "Coverage" } };
     let about = html! {
         @match (tenants_warm, tenants) {
             (Some(warm), Some(all)) => {
@@ -129,13 +133,17 @@ fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
             _ => "the tenant list was not read yet",
         }
     };
-    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(name, value, about, html! {})
+    let value = linked(context.links.tenants(&[]), ratio.map(words::percent));
+    figure("Coverage", value, about, html! {})
+}
+
+/// A figure's value as a link to where it comes from.
+fn linked(link: String, value: Option<String>) -> Markup {
+    words::or_unknown(value, |value| html! { a href=(link) { (value) } })
 }
 
 fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup {
     let Consistency { ratio, nines, tenants, keys, findings, at } = consistency;
-    let name = html! { a href=(context.links.audit()) { "Consistency" } };
     let about = html! {
         @match at {
             None => "nothing was compared yet",
@@ -149,13 +157,12 @@ fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup 
             },
         }
     };
-    let value = words::or_unknown(ratio, |ratio| html! { (words::percent(ratio)) });
-    figure(name, value, about, html! {})
+    let value = linked(context.links.audit(), ratio.map(words::percent));
+    figure("Consistency", value, about, html! {})
 }
 
 fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
     let Freshness { p50_ms, p99_ms, changes, day } = freshness;
-    let name = html! { a href=(context.links.changes()) { "Freshness" } };
     let about = html! {
         @match p50_ms {
             None => "no change in the last minutes",
@@ -164,8 +171,8 @@ fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
             },
         }
     };
-    let value = words::or_unknown(*p99_ms, |p99| html! { (milliseconds(p99)) });
-    figure(name, value, about, trend("Freshness", day, Span::FromZero))
+    let value = linked(context.links.changes(), p99_ms.map(milliseconds));
+    figure("Freshness", value, about, trend("Freshness", day, Span::FromZero))
 }
 
 /// A fraction of milliseconds as a duration.
@@ -241,7 +248,8 @@ fn job_links(jobs: &[String], context: Context<'_>) -> Markup {
 }
 
 fn cache(cache: &CacheMemory, context: Context<'_>) -> Markup {
-    let CacheMemory { as_of: _, used, max, keys, evicted_last_hour, days_until_full, jobs, day } = cache;
+    let CacheMemory { as_of: _, used, max, keys, evicted_last_hour, days_until_full, jobs, day } =
+        cache;
     html! {
         section #cache data-live="head" aria-labelledby="cache-title" {
             h2 #cache-title { "The cache's memory" }
@@ -314,7 +322,14 @@ pub(super) fn feed_state(feed: &Feed) -> Markup {
     match feed.state {
         FeedState::Off => words::state(words::Look::Idle, "off"),
         FeedState::Connected => words::state(words::Look::Ok, "connected"),
-        FeedState::Lacking => words::state(words::Look::Partial, "connected, but triggers are missing"),
+        FeedState::Lacking => {
+            words::state(words::Look::Partial, "connected, but triggers are missing")
+        }
         FeedState::Away => words::state(words::Look::Failed, "not connected"),
     }
+}
+
+/// `GET /`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Overview", &shell, html! { h1 { "Overview" } })
 }

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use axum::extract::{Path, State};
+use axum::response::Response;
 use maud::{Markup, html};
+use uuid::Uuid;
 
 use super::chart;
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::runs;
 use super::words;
 use crate::domain::report::{FailedOfKind, Failure, KeyCounts};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::engine::schedule::status::ActiveRun;
+use crate::http::answer::ApiError;
+use crate::http::{AppState, limited};
 use crate::overview::{Change, Comparison, Neighbors};
 
 /// What the page shows of a run that has ended.
@@ -41,7 +47,7 @@ pub(super) fn ended(view: &Ended<'_>, context: Context<'_>) -> Markup {
 
 /// The body of the page of a run that has not ended.
 pub(super) fn active(run: &ActiveRun, context: Context<'_>) -> Markup {
-    let ActiveRun { id, job, trigger, due_at, started_at, progress, .. } = run;
+    let ActiveRun { id, job, trigger, requested_by, due_at, started_at, progress } = run;
     let now = progress.now();
     html! {
         div #run data-live={ "run:" (id) } {
@@ -53,7 +59,7 @@ pub(super) fn active(run: &ActiveRun, context: Context<'_>) -> Markup {
                         None => (words::state(words::Look::Idle, "waiting")),
                     }
                 }
-                p.description { "It was started because " (words::trigger_reason(*trigger)) "." }
+                p.description { "It was started because " (words::trigger_reason(*trigger)) @if let Some(who) = requested_by { ": " (words::text(who.as_str())) } "." }
                 p.muted { code { (id) } }
             }
             dl.facts {
@@ -75,13 +81,16 @@ pub(super) fn active(run: &ActiveRun, context: Context<'_>) -> Markup {
 }
 
 fn title(run: &RunRecord, context: Context<'_>) -> Markup {
-    let RunRecord { id, job, trigger, outcome, started_at, replica, version, .. } = run;
+    let RunRecord { id, job, trigger, requested_by, outcome, .. } = run;
+    let RunRecord { started_at, replica, version, .. } = run;
     html! {
         header.title {
             h1 { "Run of " (context.job(job.as_str())) " " (words::outcome(*outcome)) }
             p.description {
                 "Started " (words::moment(*started_at, context.now)) " because "
-                (words::trigger_reason(*trigger)) "."
+                (words::trigger_reason(*trigger))
+                @if let Some(who) = requested_by { ": " (words::text(who.as_str())) }
+                "."
             }
             p.muted { code { (id) } " · " (words::text(replica)) " · preheat " (words::text(version)) }
             @if *trigger == Trigger::Change {
@@ -102,7 +111,7 @@ fn beside(neighbors: Neighbors, context: Context<'_>) -> Markup {
         }
     };
     html! {
-        nav.pages aria-label="Runs of the same job" {
+        nav.pager aria-label="Runs of the same job" {
             (link(earlier, "prev", "earlier run")) " · " (link(later, "next", "later run"))
         }
     }
@@ -189,7 +198,11 @@ fn failures(run: &RunRecord, context: Context<'_>) -> Markup {
     }
 }
 
-fn failure_of_kind(failure: &Failure, named: Option<&FailedOfKind>, context: Context<'_>) -> Markup {
+fn failure_of_kind(
+    failure: &Failure,
+    named: Option<&FailedOfKind>,
+    context: Context<'_>,
+) -> Markup {
     let Failure { kind, tenant, key, message, count } = failure;
     html! {
         article.failure {
@@ -241,7 +254,7 @@ fn comparison_table(comparison: &Comparison, context: Context<'_>) -> Markup {
     ];
     html! {
         p.muted { a href=(context.links.run(run)) { "the run" } " that ended " (context.moment(*finished_at)) }
-        table.list.compared aria-label="Compared with the last ok run" {
+        table.cards.compared aria-label="Compared with the last ok run" {
             thead { tr {
                 th scope="col" { "Figure" }
                 th scope="col" { "This run" }
@@ -272,4 +285,18 @@ fn difference(change: &Change) -> String {
         (false, Some(percent)) => format!("{:.0}×", 1.0 + percent / 100.0),
         (false, None) => format!("+{}", words::count(change.now)),
     }
+}
+
+/// `GET /runs/{id}`
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let run = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
+    let run = RunId(run);
+    let found = limited(state.control.handle.run(run)).await??;
+    let _run = found.ok_or_else(|| ApiError::no_such_run(&id))?;
+    let shell = shell.with_json(format_args!("runs/{run}"));
+    Ok(page(&format!("Run {run}"), &shell, html! { h1 { "Run " (run) } }))
 }

@@ -1,8 +1,10 @@
 //! The page `/runs`: the runs that have ended, newest first, and those under way.
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::Context;
+use super::layout::{Shell, page};
 use super::tenants::select;
 use super::words;
 use crate::domain::report::{Outcome, Report};
@@ -40,7 +42,12 @@ pub(super) struct View {
 }
 
 /// The body of the page. `jobs` are the names that the filter offers.
-pub(super) fn body(view: &View, filters: &Filters, jobs: &[String], context: Context<'_>) -> Markup {
+pub(super) fn body(
+    view: &View,
+    filters: &Filters,
+    jobs: &[String],
+    context: Context<'_>,
+) -> Markup {
     html! {
         h1 { "Runs" }
         (filter(filters, jobs, context))
@@ -117,10 +124,19 @@ fn active_line(run: &ActiveRun, context: Context<'_>) -> Markup {
 
 /// A list of runs that have ended.
 fn table(runs: &[RunRecord], context: Context<'_>) -> Markup {
-    const COLUMNS: [&str; 9] =
-        ["Started", "Job", "Why", "Outcome", "Waited", "Took", "Tenants", "Written", "First failure"];
+    const COLUMNS: [&str; 9] = [
+        "Started",
+        "Job",
+        "Why",
+        "Outcome",
+        "Waited",
+        "Took",
+        "Tenants",
+        "Written",
+        "First failure",
+    ];
     html! {
-        table.list.runs aria-label="Runs" {
+        table.cards.runs aria-label="Runs" {
             thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
             tbody { @for run in runs { (row(run, context)) } }
         }
@@ -133,7 +149,7 @@ fn row(run: &RunRecord, context: Context<'_>) -> Markup {
         tr {
             th scope="row" {
                 a href=(context.links.run(id)) title=(id) { (words::clock(*started_at, context.now)) }
-                div.small.muted { (words::ago(*started_at, context.now)) }
+                div.note { (words::ago(*started_at, context.now)) }
             }
             td data-label="Job" { (context.job(job.as_str())) }
             td data-label="Why" title=(words::trigger_reason(*trigger)) { (trigger.as_str()) }
@@ -143,7 +159,7 @@ fn row(run: &RunRecord, context: Context<'_>) -> Markup {
             td data-label="Tenants" { (tenants(report)) }
             td.number data-label="Written" {
                 (words::counted(report.keys.written, "key"))
-                div.small.muted { (words::bytes(report.bytes)) }
+                div.note { (words::bytes(report.bytes)) }
             }
             td.wide data-label="First failure" {
                 @if let Some(failure) = report.failures.first() {
@@ -174,7 +190,7 @@ fn older(view: &View, filters: &Filters, context: Context<'_>) -> Markup {
     let Filters { job, outcome, trigger, since, until } = filters;
     html! {
         @if let Some(next) = &view.next {
-            nav.pages aria-label="More runs" {
+            nav.pager aria-label="More runs" {
                 a rel="next" href=(context.links.runs(&[
                     ("job", job),
                     ("outcome", outcome),
@@ -186,4 +202,9 @@ fn older(view: &View, filters: &Filters, context: Context<'_>) -> Markup {
             }
         }
     }
+}
+
+/// `GET /runs`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Runs", &shell, html! { h1 { "Runs" } })
 }

@@ -1,8 +1,11 @@
 //! The page `/tenants/{id}`: everything about one tenant.
 
+use axum::extract::Path;
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::{self, Context};
+use super::layout::{Shell, page};
 use super::tenants;
 use super::words::{self, Look};
 use crate::overview::{JobOfTenant, KeyOfTenant, TenantDetail, WarmState};
@@ -84,7 +87,9 @@ fn warm_state(state: WarmState) -> (Look, &'static str) {
     match state {
         WarmState::Warm => (Look::Ok, "warm"),
         WarmState::NotWarm => (Look::Partial, "not warm"),
-        WarmState::Unknown => (Look::Idle, "not known yet: no run has covered it since this worker started"),
+        WarmState::Unknown => {
+            (Look::Idle, "not known yet: no run has covered it since this worker started")
+        }
         WarmState::Off => (Look::Idle, "the job is off"),
         WarmState::NotActive => (Look::Idle, "not active"),
     }
@@ -92,7 +97,7 @@ fn warm_state(state: WarmState) -> (Look, &'static str) {
 
 fn key_table(job: &str, keys: &[KeyOfTenant]) -> Markup {
     html! {
-        table.list aria-label={ "Keys of " (job) } {
+        table.cards aria-label={ "Keys of " (job) } {
             thead { tr {
                 th scope="col" { "Key" }
                 th scope="col" { "In the cache" }
@@ -126,4 +131,9 @@ fn ttl_left(key: &KeyOfTenant) -> Markup {
             (true, None) => "never expires",
         }
     }
+}
+
+/// `GET /tenants/{id}`
+pub(super) async fn show(shell: Shell, Path(id): Path<String>) -> Response {
+    page(&id, &shell, html! { h1 { (id) } })
 }

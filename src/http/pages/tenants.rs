@@ -1,8 +1,10 @@
 //! The page `/tenants`: the tenants that are not warm, and a way to look one up.
 
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::Context;
+use super::layout::{Shell, page};
 use super::words;
 use crate::domain::report::FailureKind;
 use crate::overview::{NotWarmTenant, NotWarmTenants};
@@ -105,10 +107,10 @@ fn summary(view: &NotWarmTenants, filters: &Filters) -> Markup {
 pub(super) fn table(tenants: &[NotWarmTenant], context: Context<'_>) -> Markup {
     const COLUMNS: [&str; 6] = ["Tenant", "Job", "Why", "Since", "Tries", "Next try"];
     html! {
-        table.list aria-label="Tenants that are not warm" {
+        table.cards aria-label="Tenants that are not warm" {
             thead { tr {
                 @for column in COLUMNS { th scope="col" { (column) } }
-                @if context.may_change() { th scope="col" { span.visually-hidden { "Warm now" } } }
+                @if context.may_change() { th scope="col" { span.hidden-text { "Warm now" } } }
             } }
             tbody { @for tenant in tenants { (row(tenant, context)) } }
         }
@@ -159,7 +161,7 @@ pub(super) fn warm_form(tenant: &str, context: Context<'_>) -> Markup {
 fn more(view: &NotWarmTenants, filters: &Filters, context: Context<'_>) -> Markup {
     html! {
         @if let Some(next) = &view.next {
-            nav.pages aria-label="More tenants" {
+            nav.pager aria-label="More tenants" {
                 a rel="next" href=(context.links.tenants(&[
                     ("job", &filters.job),
                     ("kind", &filters.kind),
@@ -190,4 +192,9 @@ pub(super) fn section(
             }
         }
     }
+}
+
+/// `GET /tenants`
+pub(super) async fn show(shell: Shell) -> Response {
+    page("Tenants", &shell, html! { h1 { "Tenants" } })
 }

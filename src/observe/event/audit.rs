@@ -1,22 +1,29 @@
 //! The verifier, which compares the cache with the database.
 
 use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
 use tracing::{debug, warn};
 
 use crate::domain::audit::{JobAudit, Kind};
 use crate::observe::Metrics;
 use crate::observe::metric::{OfFindings, PerJob, unix_seconds};
+use crate::observe::news::News;
 
 event! {
     /// The verifier has compared some tenants of a job.
     AuditFinished<'a> { audit: &'a JobAudit, at: DateTime<Utc> }
-    metrics |metrics| count_audit(metrics, audit, at);
+    metrics |metrics| {
+        count_audit(metrics, audit, at);
+        metrics.news.tell(|| News::AuditFinished { audit: Arc::new(audit.clone()), at });
+    };
     log log_audit(audit);
 }
 
 /// If no key was compared, the share stays as it was.
 fn count_audit(metrics: &Metrics, audit: &JobAudit, at: DateTime<Utc>) {
     let JobAudit { job, counts, .. } = audit;
+    metrics.figures().note_audit(audit, at);
     metrics.last_audit.of(job).set(unix_seconds(at));
     for kind in Kind::ALL {
         let count = i64::try_from(counts.of_kind(kind)).unwrap_or(i64::MAX);

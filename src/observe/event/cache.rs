@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 
 use tracing::{debug, error, info, warn};
 
-use super::counted;
+use super::{bytes, counted};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, KeyCounts};
 use crate::domain::run::RunId;
+use crate::observe::figures::Share;
 use crate::observe::metric::PerJob;
+use crate::observe::news::News;
 
 event! {
     /// The cache server is another process than before.
     CacheRestarted;
-    metrics |metrics| metrics.cache_restarts.inc();
+    metrics |metrics| {
+        metrics.cache_restarts.inc();
+        metrics.news.tell(|| News::CacheLost);
+    };
     log warn!(
         "the cache server is another process than before: it was restarted, failed over or \
          replaced, and may have lost anything; everything is warmed again"
@@ -25,10 +30,8 @@ event! {
     SeveralCaches;
     metrics |metrics| metrics.several_caches.set(1);
     log error!(
-        "several servers answer behind the cache's address: each has only a part of the writes, so \
-         that keys are missing or old for some readers; hint: preheat needs one server, so \
-         `cache.url` must name it, and not a load balancer or proxy that distributes commands or \
-         connections; until one server answers alone, the change from one to another starts no run"
+        "several servers answer behind the cache's address, and each has a part of the writes only; \
+         hint: let `cache.url` name one server, and no load balancer or proxy"
     );
 }
 
@@ -44,7 +47,10 @@ event! {
 event! {
     /// The cache lost its keys, and is the same process as before.
     CacheEmptied;
-    metrics |metrics| metrics.cache_flushes.inc();
+    metrics |metrics| {
+        metrics.cache_flushes.inc();
+        metrics.news.tell(|| News::CacheLost);
+    };
     log warn!(
         "the cache was emptied (FLUSHALL, FLUSHDB or the like): the keys that preheat keeps for \
          itself are gone; everything is warmed again"
@@ -66,9 +72,10 @@ event! {
         count,
         used_memory,
         maxmemory,
-        "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
-         {maxmemory} bytes are in use; an evicted key is missing until its job runs again; \
-         hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
+        "the cache has evicted {count} keys, anybody's, for want of memory: it uses {} of {}; hint: \
+         raise `maxmemory`, or write less (see `preheat plan`)",
+        bytes(used_memory),
+        bytes(maxmemory)
     );
 }
 
@@ -96,11 +103,13 @@ event! {
         /// How many it looked for; 0 while the tenants are not known.
         expected: u64,
     }
-    metrics |metrics| if expected == 0 {
-        metrics.coverage.forget(job);
-    } else {
-        #[expect(clippy::cast_precision_loss, reason = "some hundred keys")]
-        metrics.coverage.of(job).set(there as f64 / expected as f64);
+    metrics |metrics| {
+        let share = Share { part: there, whole: expected };
+        match share.ratio() {
+            None => metrics.coverage.forget(job),
+            Some(ratio) => drop(metrics.coverage.of(job).set(ratio)),
+        }
+        metrics.figures().note_coverage(job, share);
     };
 }
 
@@ -117,8 +126,11 @@ event! {
         /// The first failure.
         failure: Option<&'a Failure>,
     }
-    metrics |metrics| for (job, removed) in by_job {
-        metrics.count_keys(job, KeyCounts { removed: *removed, ..KeyCounts::default() });
+    metrics |metrics| {
+        for (job, removed) in by_job {
+            metrics.count_keys(job, KeyCounts { removed: *removed, ..KeyCounts::default() });
+        }
+        metrics.news.tell(|| News::KeysRemoved { removed, failed, by_job: by_job.clone() });
     };
     log if let Some(Failure { kind, message, .. }) = failure {
         warn!(

@@ -5,19 +5,30 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::{counted, millis};
+use chrono::{DateTime, Utc};
+
 use crate::domain::job::JobName;
+use crate::observe::news::News;
 
 event! {
     /// The change feed is connected: from now on the worker receives the database's changes.
-    FeedConnected;
-    metrics |metrics| metrics.set_feed_listens(Some(true));
+    FeedConnected { at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(true));
+        metrics.figures().note_feed(Some(true), None, at);
+        metrics.news.tell(|| News::FeedConnected);
+    };
     log info!("the change feed is connected: each job with `tables` runs once");
 }
 
 event! {
     /// The change feed is disconnected, and the worker receives no changes; emitted once an outage and reason.
-    FeedLost<'a> { message: &'a str }
-    metrics |metrics| metrics.set_feed_listens(Some(false));
+    FeedLost<'a> { message: &'a str, at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.set_feed_listens(Some(false));
+        metrics.figures().note_feed(Some(false), Some(message), at);
+        metrics.news.tell(|| News::FeedLost { message: message.to_owned() });
+    };
     log warn!(
         "the change feed is away: changes wait for the jobs' schedules until it is back: {message}"
     );
@@ -29,8 +40,12 @@ event! {
         reason: &'a str,
         /// Whether there should be one, and it cannot work.
         is_fault: bool,
+        at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.set_feed_listens(is_fault.then_some(false));
+    metrics |metrics| {
+        metrics.set_feed_listens(is_fault.then_some(false));
+        metrics.figures().note_feed(is_fault.then_some(false), Some(reason), at);
+    };
     log {
         let text = "there is no change feed, and the jobs' schedules alone keep the cache fresh";
         if is_fault {
@@ -57,8 +72,8 @@ event! {
         tables: &'a str,
     }
     log warn!(
-        "the triggers of {tables} notify, and those of other tables write to the write-ahead log: the \
-         worker listens both ways, with two connections; hint: run `preheat changes install`"
+        "the triggers of {tables} notify, others write to the write-ahead log: the worker listens both \
+         ways; hint: run `preheat changes install`"
     );
 }
 
@@ -79,8 +94,8 @@ event! {
     /// The feed may have missed changes of some tables; their jobs run once.
     ChangesMissed<'a> { tables: &'a str }
     log info!(
-        "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
-         or another table has the name: jobs that name them in `tables` run once"
+        "changes of {tables} may have been missed, as triggers or tables changed: jobs that name \
+         them in `tables` run once"
     );
 }
 
@@ -94,9 +109,8 @@ event! {
     }
     log warn!(
         code,
-        "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
-         tenants are warmed; hint: its query runs with the rights of the role that writes, and \
-         fails where row-level security would hide rows; see `preheat changes install`"
+        "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}): all tenants are \
+         warmed; hint: row-level security may hide them, see `preheat changes install`"
     );
 }
 
@@ -115,8 +129,11 @@ event! {
 
 event! {
     /// The feed received notifications of changes.
-    ChangesHeard { notifications: usize }
-    metrics |metrics| metrics.change_notifications.inc_by(notifications as u64);
+    ChangesHeard { notifications: usize, at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.change_notifications.inc_by(notifications as u64);
+        metrics.figures().note_heard(notifications, at);
+    };
     log debug!(
         notifications,
         "received {} of changes", counted(notifications, "notification", "notifications")
@@ -147,9 +164,13 @@ event! {
         job: &'a JobName,
         /// How long ago the feed received each.
         lags: &'a [Duration],
+        at: DateTime<Utc>,
     }
-    metrics |metrics| for lag in lags {
-        metrics.change_lag.observe(lag.as_secs_f64());
+    metrics |metrics| {
+        for lag in lags {
+            metrics.change_lag.observe(lag.as_secs_f64());
+        }
+        metrics.figures().note_lags(lags, at);
     };
     log if let Some(longest) = lags.iter().max() {
         let (tenants, lag_ms) = (lags.len(), millis(*longest));

@@ -1,8 +1,12 @@
 //! The history of runs.
 
+use chrono::{DateTime, Utc};
 use tracing::{debug, info, warn};
 
 use super::counted;
+use crate::domain::job::JobName;
+use crate::observe::figures::Since;
+use crate::observe::metric::{PerJob, unix_seconds};
 
 event! {
     /// The history cannot be written; emitted once an outage.
@@ -12,8 +16,12 @@ event! {
         buffered: usize,
         /// Records that were dropped with this failure.
         dropped: u64,
+        at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.history_dropped.inc_by(dropped);
+    metrics |metrics| {
+        metrics.history_dropped.inc_by(dropped);
+        metrics.figures().note_history(Some(Since { at, message: message.to_owned() }));
+    };
     log warn!(
         buffered,
         dropped,
@@ -45,7 +53,14 @@ event! {
 event! {
     /// The history can be written again.
     HistoryBack;
+    metrics |metrics| metrics.figures().note_history(None);
     log info!("the history can be written again");
+}
+
+event! {
+    /// The history says when a job last succeeded, in this worker or in one before it.
+    SuccessRecalled<'a> { job: &'a JobName, at: DateTime<Utc> }
+    metrics |metrics| metrics.last_success.of(job).set(unix_seconds(at));
 }
 
 event! {

@@ -1,7 +1,11 @@
 //! The control plane's connections and requests.
 
+use std::net::IpAddr;
+
 use chrono::TimeDelta;
 use tracing::{debug, error, info, warn};
+
+use crate::domain::who::Who;
 
 event! {
     /// A request was answered.
@@ -14,6 +18,36 @@ event! {
             debug!(%method, path, status, took_ms, "{method} {path} answered {status}");
         }
     };
+}
+
+event! {
+    /// A person signed in at the dashboard.
+    SignedIn<'a> { who: &'a Who, address: Option<IpAddr> }
+    log info!(%who, address = address.map(tracing::field::display), "{who} signed in");
+}
+
+event! {
+    /// A sign-in was refused.
+    SignInRefused<'a> {
+        address: Option<IpAddr>,
+        /// `token` for a wrong one, `wait` after too many tries.
+        why: &'a str,
+    }
+    log warn!(
+        address = address.map(tracing::field::display), why,
+        "a sign-in was refused: {}",
+        if why == "token" { "wrong token" } else { "too many tries" }
+    );
+}
+
+event! {
+    /// Somebody asked for a change over HTTP. Pauses have events of their own.
+    ChangeRequested<'a> {
+        by: &'a Who,
+        /// In words, such as `a run of job x`.
+        what: &'a str,
+    }
+    log info!(%by, "{by} requested {what}");
 }
 
 event! {

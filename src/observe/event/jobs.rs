@@ -7,6 +7,7 @@ use crate::domain::job::JobName;
 use crate::domain::pause::Pause;
 use crate::domain::who::Who;
 use crate::observe::metric::{PerJob, unix_seconds};
+use crate::observe::news::News;
 
 event! {
     /// The job files have problems; the last good ones stay in use.
@@ -14,7 +15,10 @@ event! {
         /// All of them, as `check` shows them.
         problems: &'a str,
     }
-    metrics |metrics| metrics.jobs_rejected.set(1);
+    metrics |metrics| {
+        metrics.jobs_rejected.set(1);
+        metrics.news.tell(|| News::JobsRejected { problems: problems.to_owned() });
+    };
     log error!("the job files have problems, the last good ones stay in use:\n{problems}");
 }
 
@@ -26,7 +30,10 @@ event! {
         /// How many of their files are rejected.
         rejected: usize,
     }
-    metrics |metrics| metrics.jobs_rejected.set(i64::from(rejected > 0));
+    metrics |metrics| {
+        metrics.jobs_rejected.set(i64::from(rejected > 0));
+        metrics.news.tell(|| News::JobsReloaded { jobs, rejected });
+    };
     log info!(
         jobs,
         rejected,
@@ -37,7 +44,10 @@ event! {
 event! {
     /// A job is paused, or its pause has another note or end.
     JobPaused<'a> { job: &'a JobName, pause: &'a Pause }
-    metrics |metrics| metrics.paused_since.of(job).set(unix_seconds(pause.since));
+    metrics |metrics| {
+        metrics.paused_since.of(job).set(unix_seconds(pause.since));
+        metrics.news.tell(|| News::JobPaused { job: job.clone(), pause: pause.clone() });
+    };
     log {
         let Pause { note, by, since: _, until } = pause;
         let until = until.map_or("resumed".to_owned(), |until| moment(until));
@@ -54,7 +64,10 @@ event! {
         /// Whether the pause ended by itself.
         is_over: bool,
     }
-    metrics |metrics| metrics.paused_since.forget(job);
+    metrics |metrics| {
+        metrics.paused_since.forget(job);
+        metrics.news.tell(|| News::JobResumed { job: job.clone(), by: by.cloned() });
+    };
     log match by {
         Some(by) => info!(%job, %by, "job `{job}` is resumed by {by}"),
         None if is_over => info!(%job, "the pause of job `{job}` is over"),
@@ -87,7 +100,10 @@ event! {
         /// Jobs that use the last good version of their file.
         older: usize,
     }
-    metrics |metrics| metrics.jobs_rejected.set(1);
+    metrics |metrics| {
+        metrics.jobs_rejected.set(1);
+        metrics.news.tell(|| News::JobsRejected { problems: problems.to_owned() });
+    };
     log error!(
         held,
         older,

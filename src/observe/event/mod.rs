@@ -105,6 +105,11 @@ fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// A number of bytes: `1.5 MB`.
+fn bytes(count: u64) -> impl std::fmt::Display {
+    indicatif::DecimalBytes(count)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -166,7 +171,13 @@ mod tests {
     fn each_state_that_comes_and_goes_is_a_gauge() {
         let metrics = Metrics::new();
         let shows = |line: &str| metrics.encode().contains(line);
-        BreakerChanged { server: Server::Cache, open: true, message: "refused" }.emit(&metrics);
+        BreakerChanged {
+            server: Server::Cache,
+            open: true,
+            message: "refused",
+            at: chrono::DateTime::UNIX_EPOCH,
+        }
+        .emit(&metrics);
         SchedulerSilent { silent_for: Duration::from_secs(12) }.emit(&metrics);
         JobsRejected { problems: "jobs/a.toml: …" }.emit(&metrics);
         assert!(shows("preheat_breaker_open{server=\"cache\"} 1\n"));
@@ -176,11 +187,17 @@ mod tests {
         assert!(shows("preheat_cache_restarts_total 1\n"));
         CacheEmptied.emit(&metrics);
         assert!(shows("preheat_cache_flushes_total 1\n"));
-        FeedConnected.emit(&metrics);
+        FeedConnected { at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 1\n"));
-        FeedLost { message: "refused" }.emit(&metrics);
+        FeedLost { message: "refused", at: chrono::DateTime::UNIX_EPOCH }.emit(&metrics);
         assert!(shows("preheat_change_feed_connected 0\n"));
-        BreakerChanged { server: Server::Cache, open: false, message: "it answers" }.emit(&metrics);
+        BreakerChanged {
+            server: Server::Cache,
+            open: false,
+            message: "it answers",
+            at: chrono::DateTime::UNIX_EPOCH,
+        }
+        .emit(&metrics);
         SchedulerBack.emit(&metrics);
         JobsReloaded { jobs: 6, rejected: 0 }.emit(&metrics);
         assert!(shows("preheat_breaker_open{server=\"cache\"} 0\n"));
@@ -205,7 +222,13 @@ mod tests {
                 message: "connection refused",
             }
             .emit(&metrics);
-            HistoryUnavailable { message: "disk full", buffered: 5, dropped: 2 }.emit(&metrics);
+            HistoryUnavailable {
+                message: "disk full",
+                buffered: 5,
+                dropped: 2,
+                at: chrono::DateTime::UNIX_EPOCH,
+            }
+            .emit(&metrics);
             HistoryDropped { dropped: 3 }.emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"

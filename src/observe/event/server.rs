@@ -1,8 +1,11 @@
 //! The servers: whether they can be reached, and what an operator must know about them.
 
+use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
 use crate::domain::server::Server;
+use crate::observe::figures::Since;
+use crate::observe::news::News;
 
 event! {
     /// A server counts as down, or as up again.
@@ -11,8 +14,14 @@ event! {
         /// Whether it counts as down.
         open: bool,
         message: &'a str,
+        at: DateTime<Utc>,
     }
-    metrics |metrics| metrics.set_breaker(server, open);
+    metrics |metrics| {
+        metrics.set_breaker(server, open);
+        let since = open.then(|| Since { at, message: message.to_owned() });
+        metrics.figures().note_server(server, since);
+        metrics.news.tell(|| News::ServerChanged { server, is_down: open, message: message.to_owned() });
+    };
     log {
         let server = server.as_str();
         if open {

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{counted, millis};
 use crate::domain::spelling;
 use crate::observe::metric::unix_seconds;
+use crate::observe::news::News;
 
 event! {
     /// Settings come from a `.env` file.
@@ -51,6 +52,7 @@ event! {
         /// Runs that are under way.
         in_flight: usize,
     }
+    metrics |metrics| metrics.news.tell(|| News::Draining);
     log {
         let runs = counted(in_flight, "is", "are");
         info!(in_flight, "the worker stops: no new runs, {runs} under way");

@@ -96,6 +96,8 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             state: State,
+            /// What has just happened, told by the same events.
+            pub news: NewsLog,
             $(pub(super) $field: $type,)*
         }
 
@@ -106,7 +108,7 @@ macro_rules! metrics {
                     let $field: $type = metrics!(@start $($start)?);
                     Declaration::of::<$type>($name, $help).register(&mut registry, &$field);
                 )*
-                Self { registry, state: State::default(), $($field),* }
+                Self { registry, state: State::default(), news: NewsLog::default(), $($field),* }
             }
 
             fn add_job(&self, job: &JobName) {

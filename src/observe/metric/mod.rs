@@ -7,9 +7,10 @@ mod label;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -25,6 +26,8 @@ pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip, OfTrigger};
 use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
+use crate::observe::figures::Figures;
+use crate::observe::news::NewsLog;
 use crate::observe::process::Process;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -56,11 +59,23 @@ metrics! {
         "preheat_run_duration_seconds",
         "How long runs took, from their start to their end";
     last_success: Family<OfJob, Seconds>, "preheat_last_success_timestamp_seconds",
-        "When a run over all tenants last ended `ok`, as a Unix time; absent before the first";
+        "When a run over all tenants last ended `ok`, as a Unix time, by the history also before \
+         the worker's start; absent before the first";
     last_run: Family<OfJob, Seconds>, "preheat_last_run_timestamp_seconds",
         "When a run last ended, however it ended, as a Unix time; absent before the first";
     next_run: Family<OfJob, Seconds>, "preheat_next_run_timestamp_seconds",
         "When the job is due next, as a Unix time; absent where it is disabled, paused or never due again";
+    late_after: Family<OfJob, Seconds>, "preheat_job_late_after_timestamp_seconds",
+        "From when on the job is late, as a Unix time: its last success, or the worker's start where \
+         none is known, and two of the longest gaps of its schedule; absent where it is paused, \
+         disabled or held, or its schedule ends";
+    ttl_margin: Family<OfJob, Seconds>, "preheat_job_ttl_margin_seconds",
+        "Time between the end of the job's next run and the moment when the first key of its last \
+         run expires; negative if keys expire before they are written again; absent before the \
+         first run over all tenants and where no run is due";
+    not_warm: Family<OfJob, Gauge>, "preheat_tenants_not_warm",
+        "Tenants whose keys the last run that covered them could not write and verify; absent \
+         until the job's first batch has ended";
     paused_since: Family<OfJob, Seconds>, "preheat_job_paused_since_timestamp_seconds",
         "Since when the job is paused, as a Unix time; absent while it is not";
     fire_lag: Family<OfJob, Histogram, Buckets> = Family::new_with_constructor(FIRE_LAGS),
@@ -99,6 +114,9 @@ metrics! {
     change_feed_lacking: Known, "preheat_change_feed_tables_without_triggers",
         "Tables of the jobs whose change feed triggers are missing or disabled; `preheat changes \
          install` creates them; absent until the worker has looked for them";
+    batch_tenants: Family<OfJob, Gauge>, "preheat_batch_tenants",
+        "Tenants in one query of the job: as many as configured, or fewer while its queries take \
+         longer than `runner.target_batch_time`; absent for a job without tenants";
     batch_retries: Family<OfJob, Counter>, "preheat_batch_retries_total",
         "Batches that were tried again after a failure that may pass";
     breaker_open: Family<OfServer, Gauge>, "preheat_breaker_open",
@@ -171,6 +189,7 @@ struct State {
     /// The jobs that have series.
     jobs: Mutex<BTreeSet<JobName>>,
     feed: Mutex<FeedState>,
+    figures: Figures,
 }
 
 /// What the gauges of the change feed are computed from.
@@ -211,11 +230,40 @@ impl Metrics {
         let mut known = self.state.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in known.difference(&now) {
             self.remove_job(gone);
+            self.state.figures.forget_job(gone);
         }
         for job in &now {
             self.add_job(job);
         }
         *known = now;
+    }
+
+    /// The last figures, for an overview.
+    pub fn figures(&self) -> &Figures {
+        &self.state.figures
+    }
+
+    /// Sets how many tenants of a job are not warm.
+    pub fn set_not_warm(&self, job: &JobName, tenants: u64) {
+        self.not_warm.of(job).set(i64::try_from(tenants).unwrap_or(i64::MAX));
+    }
+
+    /// Sets from when on a job is late; `None` if it never is.
+    pub fn set_late_after(&self, job: &JobName, at: Option<DateTime<Utc>>) {
+        match at {
+            Some(at) => drop(self.late_after.of(job).set(unix_seconds(at))),
+            None => self.late_after.forget(job),
+        }
+    }
+
+    /// Sets the TTL margin of a job; `None` if it is not known.
+    pub fn set_ttl_margin(&self, job: &JobName, margin: Option<TimeDelta>) {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of days are far below 2^53")]
+        let seconds = margin.map(|margin| margin.num_milliseconds() as f64 / 1000.0);
+        match seconds {
+            Some(seconds) => drop(self.ttl_margin.of(job).set(seconds)),
+            None => self.ttl_margin.forget(job),
+        }
     }
 
     /// Sets the number of connections to the database.
@@ -232,6 +280,11 @@ impl Metrics {
         }
     }
 
+    /// Sets how many tenants the batches of a job have.
+    pub fn set_batch_tenants(&self, job: &JobName, tenants: NonZeroUsize) {
+        self.batch_tenants.of(job).set(whole(tenants.get()));
+    }
+
     /// Sets how many permits there are.
     pub fn set_concurrency_limit(&self, permits: u32) {
         self.concurrency_limit.know(permits.into());
@@ -244,6 +297,7 @@ impl Metrics {
 
     /// Sets how many tables lack triggers of the change feed.
     pub fn set_feed_lacking(&self, tables: usize) {
+        self.state.figures.note_lacking(tables);
         self.change_feed_lacking.know(whole(tables));
         self.set_feed(|feed| feed.lacking = tables);
     }
@@ -381,6 +435,7 @@ mod tests {
         metrics.set_concurrency_limit(4);
         metrics.set_history_pending(0);
         metrics.set_permits(&BTreeMap::new());
+        metrics.set_batch_tenants(&job("slots"), NonZeroUsize::MIN);
         metrics.set_feed_lacking(0);
         metrics.set_feed_listens(Some(true));
         metrics.look_at_process();
@@ -394,6 +449,9 @@ mod tests {
         metrics.last_audit.of(&job).set(1_700_000_000.0);
         metrics.consistency.of(&job).set(0.5);
         metrics.coverage.of(&job).set(0.5);
+        metrics.set_late_after(&job, DateTime::from_timestamp(1_700_000_000, 0));
+        metrics.set_ttl_margin(&job, Some(TimeDelta::milliseconds(-1_500)));
+        metrics.set_not_warm(&job, 3);
         metrics.paused_since.of(&job).set(1_700_000_000.0);
         metrics
     }
@@ -528,6 +586,7 @@ mod tests {
         assert_eq!(sample(&page, next), None);
         assert!(!page.contains("_audit"), "neither a finding nor the time of an audit:\n{page}");
         assert_eq!(sample(&page, "preheat_fire_lag_seconds_count{job_name=\"slots\"}"), Some(1.0));
+        assert!(!page.contains("_not_warm") && !page.contains("_margin"), "{page}");
         let kept = "preheat_fire_lag_seconds_count{job_name=\"services\"}";
         assert_eq!(sample(&page, kept), Some(0.0));
     }

@@ -83,6 +83,8 @@ async fn whatever_ids_and_messages_hold_every_command_prints_text() {
     for id in IDS {
         let key = format!("items:{id}");
         run(&["warm", "--tenant", id]).await;
+        run(&["preview", "items", "--tenant", id]).await;
+        run(&["preview", "items", "--json", "--tenant", &format!("no {id}")]).await.expect_code(2);
         run(&["warm", "--tenant", &format!("no {id}")]).await.expect_code(1);
         run(&["audit", "--key", &key]).await;
         run(&["audit", "--key", &format!("no {id}")]).await;

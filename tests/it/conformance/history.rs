@@ -40,6 +40,7 @@ fn record(job: &str, minute: u32) -> RunRecord {
         replica: "worker-1".to_owned(),
         version: "0.1.0".to_owned(),
         requested_by: None,
+        all_tenants: Some(true),
     }
 }
 

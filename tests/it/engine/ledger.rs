@@ -10,7 +10,7 @@ use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::manifest::ManifestEntry;
 use preheat::engine::ports::{
-    Cache, CacheError, CacheStats, Found, KeyResult, Ledger, ManifestEntries, Slice,
+    Cache, CacheError, CacheStats, Found, KeyResult, Ledger, ManifestEntries, Size, Slice,
 };
 
 use super::ready;
@@ -149,6 +149,10 @@ impl<R: Rules> Cache for Around<R> {
 
     fn look<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<Option<Found>>> {
         self.rules.look(&self.inner, keys)
+    }
+
+    fn sizes<'a>(&'a self, keys: &'a [String]) -> Answer<'a, Vec<Option<Size>>> {
+        self.rules.on_cache(CacheCall::Look, self.inner.sizes(keys))
     }
 
     fn exist<'a>(&'a self, keys: &'a [String]) -> Answer<'a, u64> {

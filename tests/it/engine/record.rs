@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryHistory;
 use preheat::domain::job::{Job, JobName};
-use preheat::domain::run::{Outcome, RunId, RunRecord};
+use preheat::domain::run::{Outcome, RunFilter, RunId, RunRecord};
 use preheat::domain::schedule::Schedule;
-use preheat::engine::ports::{Clock, History, HistoryError};
+use preheat::engine::ports::{Beside, Clock, History, HistoryError};
 
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 
@@ -60,12 +60,23 @@ impl History for Fickle {
         })
     }
 
-    fn recent<'a>(
+    fn find<'a>(
         &'a self,
-        job: Option<&'a JobName>,
-        limit: usize,
+        filter: &'a RunFilter,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
-        self.gone().unwrap_or_else(|| self.memory.recent(job, limit))
+        self.gone().unwrap_or_else(|| self.memory.find(filter))
+    }
+
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        self.gone().unwrap_or_else(|| self.memory.recall(jobs, newest))
+    }
+
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
+        self.gone().unwrap_or_else(|| self.memory.beside(run))
     }
 
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
@@ -92,11 +103,11 @@ async fn every_run_is_kept_newest_first() {
         ids.insert(0, world.warm("list").await.id);
         world.clock.advance(SECOND).await;
     }
-    let found = world.handle.recent_runs(None, 10).await.unwrap();
+    let found = world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap();
     assert_eq!(found.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
-    assert_eq!(world.handle.recent_runs(None, 2).await.unwrap().len(), 2);
+    assert_eq!(world.handle.runs(&RunFilter::newest(None, 2)).await.unwrap().len(), 2);
     let other = JobName::parse("other").unwrap();
-    assert!(world.handle.recent_runs(Some(&other), 10).await.unwrap().is_empty());
+    assert!(world.handle.runs(&RunFilter::newest(Some(&other), 10)).await.unwrap().is_empty());
     assert_eq!(history.kept().await, 3);
     assert_eq!((found[0].replica.as_str(), found[0].version.as_str()), ("test", "0.1.0"));
 }

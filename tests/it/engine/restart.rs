@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use preheat::domain::job::{Job, JobName, Scope, Table};
 use preheat::domain::report::FailureKind;
-use preheat::domain::run::{Outcome, Trigger};
+use preheat::domain::run::{Outcome, RunFilter, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::engine::ports::{Cache, CacheErrorKind, CacheStats};
 use preheat::engine::run::cache_process::{LOOK_EVERY, STEADY_FOR};
@@ -120,7 +120,7 @@ async fn warm(world: &World, count: usize) {
 /// The runs that have ended, newest first.
 async fn history(world: &World, job: &str) -> Vec<(Trigger, Outcome)> {
     let name = JobName::parse(job).unwrap();
-    let runs = world.handle.recent_runs(Some(&name), 1_000).await.unwrap();
+    let runs = world.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap();
     runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
 }
 

@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use futures::FutureExt;
 use preheat::domain::job::{Job, JobName, Overlap, Scope};
 use preheat::domain::report::FailureKind;
-use preheat::domain::run::{Outcome, RunId, Trigger};
+use preheat::domain::run::{Outcome, RunFilter, RunId, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::engine::ports::{Clock, SourceErrorKind};
 use preheat::engine::schedule::handle::{JobSelection, RequestError, RunRequest, RunView, Ticket};
@@ -29,7 +29,8 @@ fn world(jobs: impl IntoIterator<Item = Job>) -> World {
 
 fn runs_of(world: &World, job: &str, trigger: Trigger) -> usize {
     let job = name(job);
-    let history = world.handle.recent_runs(Some(&job), 1_000).now_or_never().unwrap().unwrap();
+    let history =
+        world.handle.runs(&RunFilter::newest(Some(&job), 1_000)).now_or_never().unwrap().unwrap();
     history.iter().filter(|record| record.trigger == trigger).count()
 }
 
@@ -370,7 +371,7 @@ async fn hazard_30_draining_finishes_the_batches_in_flight_and_begins_no_more() 
     assert_eq!(failure.message, "the run was stopped: 6 tenants were left");
     assert_eq!(world.cache.keys().len(), 4);
     world.ended().await;
-    assert_eq!(world.handle.recent_runs(None, 10).await.unwrap().len(), 2);
+    assert_eq!(world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

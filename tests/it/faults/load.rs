@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::program::{Preheat, preheat};
 use crate::support::shop::{QUERY, Shop, failure_kinds, items, items_by};
-use crate::support::{LONG, eventually};
+use crate::support::{LONG, documented_peak_mib, eventually};
 
 #[tokio::test]
 async fn hazard_14_whatever_comes_at_once_takes_no_more_connections_than_allowed() {
@@ -88,14 +88,6 @@ async fn hazard_20_a_giant_tenant_is_warmed_within_bounded_memory() {
     assert!(peak < 120 * 1024, "{peak} KiB");
 }
 
-/// The memory limit of the README's deployment, in KiB.
-fn documented_limit() -> u64 {
-    let readme = include_str!("../../../README.md");
-    let limit = readme.split("limits: { memory: ").nth(1).unwrap();
-    let (mebibytes, _) = limit.split_once("Mi ").unwrap();
-    mebibytes.parse::<u64>().unwrap() * 1024
-}
-
 #[tokio::test]
 async fn hazard_20_the_largest_tenant_fits_into_the_documented_memory_and_a_larger_one_fails_alone()
 {
@@ -126,7 +118,7 @@ async fn hazard_20_the_largest_tenant_fits_into_the_documented_memory_and_a_larg
     assert!(largest > 15 * 1024 * 1024, "{largest}");
     assert_eq!(shop.value("items:9").await, None);
     let peak = peak(worker.id());
-    assert!(peak < documented_limit(), "{peak} KiB");
+    assert!(peak < documented_peak_mib() * 1024, "{peak} KiB");
 }
 
 #[tokio::test]

@@ -19,19 +19,22 @@ use preheat::adapter::memory::MemoryHistory;
 use preheat::config::Settings;
 use preheat::definition::{Defaults, JobText, check};
 use preheat::domain::job::{JobName, Jobs, Share};
-use preheat::domain::run::{RunId, RunRecord};
+use preheat::domain::pause::Pauses;
+use preheat::domain::run::{RunFilter, RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{Clock, History, HistoryError};
+use preheat::engine::ports::{Beside, Clock, History, HistoryError};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
 use preheat::engine::run::limit::Limits;
 use preheat::engine::run::record::Records;
 use preheat::engine::run::{Runner, Stops};
 use preheat::engine::schedule::health::Beats;
+use preheat::engine::schedule::pauses::PauseBook;
 use preheat::engine::schedule::scheduler::{Engine, Parts};
-use preheat::http::{Control, router, serve};
+use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
+use preheat::overview::Board;
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -40,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::http::{Answer, get, post};
-use crate::support::memory::{MemoryCache, MemoryRow, MemorySource};
+use crate::support::memory::{MemoryCache, MemoryPauses, MemoryRow, MemorySource};
 use crate::support::virtual_clock::VirtualClock;
 use crate::support::{LONG, eventually};
 
@@ -105,6 +108,8 @@ fn jobs() -> Jobs {
 struct MoodyHistory {
     memory: MemoryHistory,
     away: AtomicBool,
+    /// How often it was asked for runs.
+    questions: AtomicU64,
 }
 
 impl MoodyHistory {
@@ -120,12 +125,25 @@ impl History for MoodyHistory {
         Box::pin(async { self.mood()?.append(records).await })
     }
 
-    fn recent<'a>(
+    fn find<'a>(
         &'a self,
-        job: Option<&'a JobName>,
-        limit: usize,
+        filter: &'a RunFilter,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
-        Box::pin(async move { self.mood()?.recent(job, limit).await })
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { self.mood()?.find(filter).await })
+    }
+
+    fn recall<'a>(
+        &'a self,
+        jobs: &'a [JobName],
+        newest: usize,
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move { self.mood()?.recall(jobs, newest).await })
+    }
+
+    fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { self.mood()?.beside(run).await })
     }
 
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
@@ -158,13 +176,22 @@ impl Worker {
     }
 
     async fn start_with(token: Option<&str>) -> Self {
+        let token = token.map(SecretString::from);
+        Self::start_for(Access { token, ..Access::default() }).await
+    }
+
+    async fn start_for(access: Access) -> Self {
         let clock = VirtualClock::new("2026-03-01T12:10:00Z".parse().unwrap(), 7);
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let metrics = Metrics::new();
         let cache = Arc::new(MemoryCache::new(Arc::clone(&shared_clock)));
         let (gate, source) = source();
         let memory = MemoryHistory::new(100);
-        let history = Arc::new(MoodyHistory { memory, away: AtomicBool::new(false) });
+        let history = Arc::new(MoodyHistory {
+            memory,
+            away: AtomicBool::new(false),
+            questions: AtomicU64::new(0),
+        });
         let shared_history: Arc<dyn History> = Arc::clone(&history) as _;
         let retention = Duration::from_hours(24);
         let records = Records::new(
@@ -197,13 +224,18 @@ impl Worker {
         let (stops, shutdown) = (Stops::default(), CancellationToken::new());
         let (engine, handle) = Engine::new(made_of, stops.clone());
         let refreshes = Arc::new(AtomicU64::new(0));
-        let invalidations = Invalidations::new(runner, handle.clone(), stops.clone());
+        let board = Board::new(Arc::clone(&runner), handle.clone());
+        let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
+        let store = Arc::new(MemoryPauses::default());
+        let pauses = PauseBook::new(store, handle.clone(), Pauses::default(), Arc::clone(&metrics));
         let control = Control {
             handle,
             invalidations,
+            board,
+            pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
-            token: token.map(SecretString::from),
+            access,
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };

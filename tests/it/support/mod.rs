@@ -190,6 +190,14 @@ pub(crate) fn has_ipv6() -> bool {
     is_there
 }
 
+/// The most memory that a worker with the default settings uses, in MiB, as `docs/load.md` says.
+pub(crate) fn documented_peak_mib() -> u64 {
+    let load =
+        include_str!("../../../docs/load.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let peak = load.split("the worker stays below ").nth(1).unwrap();
+    peak.split(" MiB").next().unwrap().parse().unwrap()
+}
+
 /// Reports that a test was skipped, and why. `scripts/test` names a file, whose lines it counts:
 /// what a test prints is only seen if the test fails.
 #[expect(clippy::print_stderr, reason = "a test that was not run has to be seen")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
@@ -36,7 +36,7 @@ pub(crate) fn preheat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Prehe
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    Preheat { folder, address, command }
+    Preheat { folder, address, command, typed: None }
 }
 
 /// A program that has not been started.
@@ -44,6 +44,7 @@ pub(crate) struct Preheat {
     folder: TempDir,
     address: SocketAddr,
     command: Command,
+    typed: Option<String>,
 }
 
 impl Preheat {
@@ -93,6 +94,24 @@ impl Preheat {
         self.folder.path()
     }
 
+    /// The address of its HTTP server.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same in another working folder, which stays when the program has ended.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// The same with this text on its standard input.
+    pub(crate) fn typing(mut self, text: &str) -> Self {
+        self.command.stdin(Stdio::piped());
+        self.typed = Some(text.to_owned());
+        self
+    }
+
     /// The same, with a limit on its open files.
     pub(crate) fn files(self, most: u32) -> Self {
         let plain = self.command.as_std();
@@ -103,7 +122,7 @@ impl Preheat {
     }
 
     /// The same, started by another command, in its folder and with its environment and its pipes.
-    fn by(mut self, mut command: Command) -> Self {
+    pub(crate) fn by(mut self, mut command: Command) -> Self {
         let environment = self.command.as_std().get_envs();
         command
             .current_dir(self.folder.path())
@@ -142,6 +161,9 @@ impl Preheat {
     /// Starts it.
     pub(crate) fn start(mut self) -> Running {
         let mut child = self.command.spawn().unwrap();
+        if let (Some(text), Some(mut stdin)) = (self.typed.take(), child.stdin.take()) {
+            tokio::spawn(async move { stdin.write_all(text.as_bytes()).await });
+        }
         let stdout = Captured::new(child.stdout.take().unwrap());
         let stderr = Captured::new(child.stderr.take().unwrap());
         Running { child, stdout, stderr, address: self.address, folder: self.folder }

@@ -1,4 +1,4 @@
-//! SIGHUP: the worker reads the job files again.
+//! The worker reads the job files again: after SIGHUP, and when they have changed.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::program::Running;
-use crate::support::shop::{Shop, failure_kinds, items};
+use crate::support::shop::{QUERY, Shop, failure_kinds, items};
 use crate::support::{LONG, eventually};
 
 /// A job with the same items under its own keys.
@@ -224,4 +224,77 @@ async fn signals_in_a_row_end_with_the_files_as_they_are() {
     eventually("jobs go on", LONG, async || worker.runs("items").await.len() > before + 1).await;
     worker.signal(Signal::TERM);
     worker.ended().await.expect_code(0);
+}
+
+const READ_AGAIN: &str = "the job files were read again";
+
+#[tokio::test]
+async fn files_that_change_are_noticed_without_a_signal() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve();
+    let jobs = worker.folder().join("jobs");
+    publish(&jobs, "..2026_01", &items("required = true"));
+    symlink("..data/items.toml", jobs.join("items.toml")).unwrap();
+    let mut worker = worker.start();
+    worker.answers("/readyz", 200).await;
+    publish(&jobs, "..2026_02", &items("description = \"of February\""));
+    worker.says(&format!("{READ_AGAIN}: 1 job")).await;
+    let job = worker.get("/api/v1/jobs/items").await.json();
+    assert_eq!(job["description"], "of February");
+
+    let by_file = items("").replace(&format!("sql = '''{QUERY}'''"), "file = \"items.sql\"");
+    worker.write("jobs/items.sql", QUERY);
+    worker.write("jobs/other.toml", &by_file.replace("items:", "other:"));
+    worker.says(&format!("{READ_AGAIN}: 2 jobs")).await;
+    worker.write("jobs/items.sql", "select tenant_id, id from items where tenant_id = any($1)");
+    eventually("its SQL was read again", LONG, async || {
+        worker.stderr().matches(READ_AGAIN).count() == 3
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_and_a_folder_that_is_gone_take_no_job_away() {
+    let shop = Shop::open(3).await;
+    let mut worker = shop.serve().job("items", &items("required = true")).start();
+    worker.answers("/readyz", 200).await;
+    let whole = job("other", "");
+    worker.write("jobs/other.toml", &whole[..whole.len() / 2]);
+    worker.write("jobs/other.toml", &whole);
+    worker.says(&format!("{READ_AGAIN}: 2 jobs")).await;
+    assert!(!worker.stderr().contains("have problems"), "{}", worker.stderr());
+
+    // This one is never completed.
+    worker.write("jobs/third.toml", &whole[..whole.len() / 2]);
+    worker.metric_becomes("preheat_jobs_rejected", |count| count > 0.5).await;
+    assert_eq!(names(&worker).await, ["items", "other"]);
+    remove(&worker, "third");
+    worker.metric_becomes("preheat_jobs_rejected", |count| count < 0.5).await;
+
+    let jobs = worker.folder().join("jobs");
+    let away = worker.folder().join("away");
+    std::fs::rename(&jobs, &away).unwrap();
+    worker.says("could not read the jobs folder").await;
+    assert_eq!(names(&worker).await, ["items", "other"]);
+    std::fs::rename(&away, &jobs).unwrap();
+    worker.metric_becomes("preheat_jobs_rejected", |count| count < 0.5).await;
+    let rejections = worker.stderr().matches("the job files have problems").count();
+    assert_eq!(rejections, 2, "each is told once:\n{}", worker.stderr());
+    assert_eq!(names(&worker).await, ["items", "other"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_to_watch_waits_for_the_signal() {
+    let shop = Shop::open(3).await;
+    let worker = shop.serve().env("PREHEAT_RUNNER__WATCH_JOBS", "false");
+    let mut worker = worker.job("items", &items(EVERY_SECOND)).start();
+    worker.answers("/readyz", 200).await;
+    worker.write("jobs/other.toml", &job("other", ""));
+    let before = worker.runs("items").await.len();
+    // The watch would have looked three times.
+    eventually("time has passed", LONG, async || worker.runs("items").await.len() > before + 7)
+        .await;
+    assert_eq!(names(&worker).await, ["items"]);
+    worker.signal(Signal::HUP);
+    worker.says(&format!("{READ_AGAIN}: 2 jobs")).await;
 }

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use preheat::domain::change::{Change, ChangeSource, GoneValues, TouchedTenants, change_sources};
 use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
-use preheat::domain::run::{Outcome, Trigger};
+use preheat::domain::run::{Outcome, RunFilter, Trigger};
 use preheat::domain::schedule::Schedule;
 use preheat::domain::tenant::Tenants;
 use preheat::engine::ports::{Clock, Feed, FeedError, FeedSource, Ledger};
@@ -185,7 +185,7 @@ impl Fed {
 
     async fn history(&self, job: &str) -> Vec<(Trigger, Outcome)> {
         let name = JobName::parse(job).unwrap();
-        let runs = self.handle.recent_runs(Some(&name), 1_000).await.unwrap();
+        let runs = self.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap();
         runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
     }
 

@@ -12,7 +12,7 @@ use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::glob;
 use preheat::engine::ports::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Slice,
+    Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Size, Slice,
 };
 
 /// The beginning of the keys that preheat keeps for itself.
@@ -345,6 +345,18 @@ impl Cache for MemoryCache {
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
             keys.iter().map(|key| state.look(key, now)).collect()
+        })
+    }
+
+    fn sizes<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Size>>, CacheError>> {
+        Box::pin(async move {
+            let now = self.clock.monotonic();
+            let mut state = lock(&self.state);
+            let size = |found: Found| Size { bytes: found.value.len() as u64, ttl: found.ttl };
+            keys.iter().map(|key| Ok(state.look(key, now)?.map(size))).collect()
         })
     }
 

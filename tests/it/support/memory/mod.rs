@@ -2,11 +2,13 @@
 
 mod cache;
 mod ledger;
+mod pauses;
 mod source;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use cache::MemoryCache;
+pub(crate) use pauses::MemoryPauses;
 pub(crate) use source::{MemoryRow, MemorySource, ReadSeen};
 
 /// The lock may be poisoned by a hook that panicked; the data are complete, since no operation here

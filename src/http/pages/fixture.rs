@@ -1,0 +1,464 @@
+//! Data for the tests of pages: a worker in trouble, whose names try to be markup.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::context::Context;
+use super::layout::Links;
+use crate::domain::job::tests::example;
+use crate::domain::job::{Job, Key, Query, Shape, Table};
+use crate::domain::key::KeyTemplate;
+use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::who::Who;
+use crate::http::session::Rights;
+use crate::overview::{
+    BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
+    FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
+    JobSeries, JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment,
+    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip,
+    TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
+};
+
+/// A text that would be markup if it was not escaped.
+pub(super) const HOSTILE: &str = "<script>alert('t')</script>\" onload=\"x\" style=\"y";
+
+pub(super) fn context(links: &Links, rights: Rights) -> Context<'_> {
+    Context { links, now: now(), rights }
+}
+
+pub(super) fn now() -> DateTime<Utc> {
+    "2026-03-29T12:10:04Z".parse().unwrap()
+}
+
+/// That many seconds before now.
+pub(super) fn before(seconds: i64) -> Moment {
+    Moment(now() - chrono::Duration::seconds(seconds))
+}
+
+pub(super) fn run_id(number: u128) -> RunId {
+    RunId(Uuid::from_u128(0x019c_ae1f_0000_7000_8000_0000_0000_0000 + number))
+}
+
+/// A day of values around `middle`, with a gap.
+pub(super) fn day(middle: f32, apart: f32) -> Line {
+    let value = |place: u16| middle + apart * (f32::from(place) / 9.0).sin();
+    let values = (0..288).map(|place| (!(100..120).contains(&place)).then(|| value(place)));
+    Line { until: Some(before(4)), step_ms: 300_000, values: values.collect() }
+}
+
+fn bars(took: u64, failing: &[usize]) -> Vec<RunBar> {
+    let outcome = |place| match failing.iter().position(|at| *at == place) {
+        None => Outcome::Ok,
+        Some(0) => Outcome::Failed,
+        Some(_) => Outcome::Partial,
+    };
+    (0..50_usize)
+        .map(|place| RunBar {
+            id: run_id(place as u128),
+            trigger: Trigger::Schedule,
+            outcome: outcome(place),
+            started_at: before(600 * (50 - i64::try_from(place).unwrap())),
+            waited_ms: 2,
+            took_ms: took + (place as u64 * 7919) % took,
+            keys: 18_204,
+        })
+        .collect()
+}
+
+pub(super) fn job(name: &str) -> JobLine {
+    JobLine {
+        name: name.to_owned(),
+        description: format!("The {name} of each clinic, by tenant"),
+        state: JobState::Idle,
+        level: Level::Ok,
+        schedule: "every 10m".to_owned(),
+        timezone: None,
+        gap_ms: Some(600_000),
+        ttl_ms: 1_800_000,
+        next_due_at: Some(before(-356)),
+        running: None,
+        queued: 0,
+        last_run: Some(LastRun {
+            id: run_id(49),
+            trigger: Trigger::Schedule,
+            outcome: Outcome::Ok,
+            finished_at: before(244),
+            took_ms: 710,
+        }),
+        last_success_at: Some(before(244)),
+        runs: bars(400, &[]),
+        p95_ms: Some(790),
+        late_after: Some(before(-956)),
+        is_late: false,
+        ttl_margin_ms: Some(1_140_000),
+        expires_at: Some(before(-1_400)),
+        coverage: Some(1.0),
+        consistency: Some(1.0),
+        not_warm: 0,
+        first_failure: None,
+        keys: Some(5_120),
+        bytes: Some(21_400_000),
+        pause: None,
+    }
+}
+
+/// A job with tenants that are not warm, and with texts that would be markup.
+pub(super) fn troubled_job() -> JobLine {
+    JobLine {
+        description: HOSTILE.to_owned(),
+        level: Level::Warning,
+        last_run: Some(LastRun { outcome: Outcome::Partial, ..job("x").last_run.unwrap() }),
+        last_success_at: Some(before(1_864)),
+        runs: bars(400, &[12, 47, 48, 49]),
+        coverage: Some(0.9962),
+        consistency: Some(0.9998),
+        not_warm: 19,
+        first_failure: Some(FirstFailure {
+            run: run_id(47),
+            kind: FailureKind::Query,
+            tenant: Some(HOSTILE.to_owned()),
+            message: "division by zero".to_owned(),
+            count: 19,
+        }),
+        keys: Some(18_204),
+        bytes: Some(96_400_000),
+        ..job("products")
+    }
+}
+
+fn paused_job() -> JobLine {
+    JobLine {
+        state: JobState::Paused,
+        level: Level::Info,
+        schedule: "0 */30 6-20 * * *".to_owned(),
+        timezone: Some("Europe/Berlin".to_owned()),
+        next_due_at: None,
+        late_after: None,
+        ttl_margin_ms: Some(-124_000),
+        pause: Some(PauseView {
+            note: "vet <migration>".to_owned(),
+            by: "Ann".to_owned(),
+            since: before(560),
+            until: Some(before(-2_996)),
+        }),
+        ..job("slots")
+    }
+}
+
+fn running_job() -> JobLine {
+    JobLine {
+        state: JobState::Running,
+        running: Some(Running {
+            id: run_id(50),
+            trigger: Trigger::Schedule,
+            started_at: before(1),
+            tenants_total: 5_000,
+            tenants_done: 2_300,
+        }),
+        queued: 1,
+        ..job("staff")
+    }
+}
+
+fn new_job() -> JobLine {
+    JobLine {
+        last_run: None,
+        last_success_at: None,
+        runs: Vec::new(),
+        p95_ms: None,
+        ttl_margin_ms: None,
+        expires_at: None,
+        coverage: None,
+        consistency: None,
+        keys: None,
+        bytes: None,
+        ..job("weekly_report")
+    }
+}
+
+fn troubles() -> Vec<Trouble> {
+    let link = |kind, name: Option<&str>| Link { kind, name: name.map(str::to_owned) };
+    vec![
+        Trouble {
+            level: Level::Warning,
+            kind: TroubleKind::NotWarm,
+            sentence: "19 tenants of products are not warm.".to_owned(),
+            reason: Some(format!("query: division by zero, first {HOSTILE}")),
+            since: Some(before(1_804)),
+            link: link(LinkKind::Tenants, Some("products")),
+            next_step: "tried 3 times; next try 12:20".to_owned(),
+        },
+        Trouble {
+            level: Level::Critical,
+            kind: TroubleKind::KeysExpire,
+            sentence: "The keys of slots expire before they are written again.".to_owned(),
+            reason: None,
+            since: None,
+            link: link(LinkKind::Job, Some("slots")),
+            next_step: "make the TTL longer or the schedule denser".to_owned(),
+        },
+        Trouble {
+            level: Level::Info,
+            kind: TroubleKind::Paused,
+            sentence: "1 job is paused (Ann: vet <migration>).".to_owned(),
+            reason: None,
+            since: Some(before(560)),
+            link: link(LinkKind::Job, Some("slots")),
+            next_step: "it resumes by itself at 13:00".to_owned(),
+        },
+    ]
+}
+
+pub(super) fn overview() -> Overview {
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    Overview {
+        as_of: before(3),
+        started_at: before(266_000),
+        replica: "worker-7".to_owned(),
+        version: "0.1.0".to_owned(),
+        verdict: Verdict {
+            level: Level::Warning,
+            sentence: "19 tenants are not warm. All others are.".to_owned(),
+        },
+        troubles: troubles(),
+        figures: Figures {
+            hit_rate: HitRate {
+                ratio: Some(0.9921),
+                hits: 41_232,
+                misses: 328,
+                window_ms: 300_000,
+                day: day(0.985, 0.014),
+            },
+            coverage: Coverage {
+                ratio: Some(0.9962),
+                tenants: Some(5_000),
+                tenants_warm: Some(4_981),
+                tenants_not_warm: 19,
+            },
+            consistency: Consistency {
+                ratio: Some(0.9998),
+                nines: Some(3),
+                tenants: 120,
+                keys: 9_120,
+                findings: 2,
+                at: Some(before(250)),
+            },
+            freshness: Freshness {
+                p50_ms: Some(7.9),
+                p99_ms: Some(18.4),
+                changes: 212,
+                day: day(12.0, 6.0),
+            },
+        },
+        jobs: vec![troubled_job(), paused_job(), running_job(), job("services"), new_job()],
+        next_hour: NextHour {
+            runs: 14,
+            queries: 720,
+            database_ms: 41_000,
+            keys: 212_000,
+            bytes: 1_100_000_000,
+            unknown: names(&["weekly_report"]),
+            busiest: Some(Busiest {
+                minute: before(-596),
+                runs: 3,
+                database_ms: 12_400,
+                jobs: names(&["products", "services", "staff"]),
+            }),
+            collisions: vec![Collision {
+                at: before(-596),
+                jobs: names(&["products", "services"]),
+            }],
+        },
+        cache: CacheMemory {
+            as_of: Some(before(3)),
+            used: Some(143_000_000),
+            max: Some(512_000_000),
+            keys: Some(61_204),
+            evicted_last_hour: Some(0),
+            days_until_full: Some(41.3),
+            jobs: vec![
+                JobShare { job: "products".to_owned(), bytes: 96_400_000, share: Some(0.674) },
+                JobShare { job: "services".to_owned(), bytes: 21_400_000, share: Some(0.15) },
+            ],
+            day: day(140_000_000.0, 3_000_000.0),
+        },
+        feed: feed(),
+    }
+}
+
+pub(super) fn feed() -> Feed {
+    Feed {
+        state: FeedState::Connected,
+        reason: None,
+        since: Some(before(266_000)),
+        last_heard_at: Some(before(2)),
+        last_minute: 41,
+        tables_without_triggers: 0,
+        waiting: 3,
+        oldest_waiting_ms: Some(420),
+    }
+}
+
+/// A worker that started a moment ago and knows nothing yet.
+pub(super) fn nothing_known() -> Overview {
+    Overview {
+        verdict: Verdict { level: Level::Info, sentence: "No job has run yet.".to_owned() },
+        troubles: Vec::new(),
+        figures: Figures {
+            hit_rate: HitRate::default(),
+            coverage: Coverage::default(),
+            consistency: Consistency::default(),
+            freshness: Freshness::default(),
+        },
+        jobs: vec![new_job()],
+        next_hour: NextHour::default(),
+        cache: CacheMemory::default(),
+        feed: Feed::default(),
+        ..overview()
+    }
+}
+
+pub(super) fn not_warm() -> NotWarmTenants {
+    let tenant = |id: &str, kind, message: &str| NotWarmTenant {
+        tenant: Some(id.to_owned()),
+        job: "products".to_owned(),
+        kind,
+        message: message.to_owned(),
+        since: before(1_804),
+        tries: 3,
+        next_try_at: Some(before(-596)),
+    };
+    NotWarmTenants {
+        tenants: vec![
+            tenant("t_0042", Some(FailureKind::Query), "division by zero"),
+            tenant(HOSTILE, None, "its data changed in every round"),
+            tenant("t_0977", Some(FailureKind::ValueTooLarge), HOSTILE),
+        ],
+        total: 19,
+        more: 0,
+        active: Some(5_000),
+        next: Some("products/t_0977".to_owned()),
+    }
+}
+
+pub(super) fn job_detail() -> JobDetail {
+    JobDetail {
+        line: troubled_job(),
+        next_due: (0..5).map(|place| before(-596 - 600 * place)).collect(),
+        skipped: vec![Skip { at: before(1_204), reason: "overlap".to_owned() }],
+        day: JobSeries {
+            coverage: day(0.99, 0.009),
+            consistency: day(0.9995, 0.0004),
+            p95_ms: day(700.0, 90.0),
+        },
+        not_warm: not_warm().tenants,
+        batch: Some(BatchOfJob {
+            configured: 100,
+            now: 50,
+            reason: Some(
+                "a query for 100 tenants took 4.2 s; `runner.target_batch_time` is 2s".to_owned(),
+            ),
+        }),
+    }
+}
+
+pub(super) fn tenant() -> TenantDetail {
+    let key = |key: &str, ttl_ms: Option<u64>| KeyOfTenant {
+        key: key.to_owned(),
+        present: ttl_ms.is_some(),
+        ttl_ms,
+        bytes: ttl_ms.map(|_| 4_210),
+    };
+    let job = |name: &str, state, not_warm: Option<NotWarmTenant>| JobOfTenant {
+        job: name.to_owned(),
+        state,
+        not_warm,
+        problem: None,
+        keys_expected: 3,
+        keys_present: 2,
+        shortest_ttl_ms: Some(902_000),
+        keys: vec![
+            key(&format!("{name}:{HOSTILE}"), Some(902_000)),
+            key(&format!("{name}:t_0042:dogs"), Some(1_310_000)),
+            key(&format!("{name}:t_0042:cats"), None),
+        ],
+        more_keys: 12,
+    };
+    TenantDetail {
+        id: HOSTILE.to_owned(),
+        active: Some(true),
+        timezone: Some("Europe/Berlin".to_owned()),
+        fence: Some(1_774_772_800_042),
+        last_change_at: Some(before(413)),
+        jobs: vec![
+            job("products", WarmState::NotWarm, not_warm().tenants.pop()),
+            job("services", WarmState::Warm, None),
+        ],
+    }
+}
+
+pub(super) fn run() -> RunRecord {
+    let mut report = Report { bytes: 96_400_000, queries: 57, retries: 2, ..Report::default() };
+    report.tenants.total = 5_000;
+    report.tenants.ok = 4_979;
+    report.tenants.failed = 19;
+    report.tenants.fenced = 2;
+    report.keys.written = 18_204;
+    report.keys.removed = 12;
+    report.keys.fenced = 8;
+    report.evicted = 3;
+    report.failures = vec![Failure {
+        kind: FailureKind::Query,
+        tenant: Some(HOSTILE.to_owned()),
+        key: Some(format!("products:{HOSTILE}")),
+        message: HOSTILE.to_owned(),
+        count: 19,
+    }];
+    let tenants = vec![HOSTILE.to_owned(), "t_0977".to_owned()];
+    report.failed_tenants = vec![FailedOfKind { kind: FailureKind::Query, tenants, more: 17 }];
+    RunRecord {
+        id: run_id(49),
+        job: crate::domain::job::JobName::parse("products").unwrap(),
+        trigger: Trigger::Request,
+        requested_by: Who::named(HOSTILE),
+        all_tenants: Some(true),
+        outcome: Outcome::Partial,
+        due_at: before(246).0,
+        started_at: before(245).0,
+        finished_at: before(244).0,
+        report,
+        replica: HOSTILE.to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+pub(super) fn comparison() -> Comparison {
+    let change = |now, before: u64, percent| Change { now, before, percent };
+    Comparison {
+        run: run_id(46),
+        finished_at: before(1_864),
+        took_ms: change(994, 710, Some(40.0)),
+        tenants: change(5_000, 5_000, Some(0.0)),
+        keys: change(18_204, 18_767, Some(-3.0)),
+        bytes: change(96_400_000, 96_000_000, Some(0.4)),
+        queries: change(57, 50, Some(14.0)),
+        database_ms: change(410, 402, Some(2.0)),
+        retries: change(12, 0, None),
+    }
+}
+
+/// A job's definition, whose texts would be markup.
+pub(super) fn definition() -> Job {
+    let key = |template: &str| Key {
+        template: KeyTemplate::parse(template, "tenant_id").unwrap(),
+        shape: Shape::List,
+        unique: None,
+    };
+    let keys = vec![key("products:{tenant_id}"), key("products:{tenant_id}:{category}")];
+    let sql =
+        format!("select tenant_id, name\nfrom products -- {HOSTILE}\nwhere tenant_id = any($1)");
+    let example = example("products", keys);
+    let query = Query { sql: sql.into(), ..example.query.clone() };
+    Job { query, tables: vec![Table::named("products"), Table::named(HOSTILE)], ..example }
+}

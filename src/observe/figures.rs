@@ -1,0 +1,246 @@
+//! The last figures that events told: what an overview shows and no counter holds. Bounded: one entry a job or server,
+//! and the last changes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::domain::audit::JobAudit;
+use crate::domain::job::JobName;
+use crate::domain::server::Server;
+
+/// How many changes' lags are kept.
+const MOST_LAGS: usize = 1_000;
+/// How long a bucket of notifications is, and how many there are: a minute in all.
+const BUCKET: TimeDelta = TimeDelta::seconds(5);
+const BUCKETS: usize = 12;
+
+/// The last figures.
+#[derive(Debug, Default)]
+pub struct Figures(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    coverage: BTreeMap<JobName, Share>,
+    audits: BTreeMap<JobName, Audited>,
+    lags: VecDeque<(DateTime<Utc>, Duration)>,
+    feed: FeedFigures,
+    /// The buckets of notifications, each with its start.
+    heard: VecDeque<(DateTime<Utc>, u64)>,
+    down: BTreeMap<&'static str, Since>,
+    history: Option<Since>,
+}
+
+/// A part of a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// The part.
+    pub part: u64,
+    /// The whole.
+    pub whole: u64,
+}
+
+impl Share {
+    /// The part divided by the whole; `None` if there is nothing.
+    #[expect(clippy::cast_precision_loss, reason = "numbers of keys are far below 2^53")]
+    pub fn ratio(self) -> Option<f64> {
+        (self.whole > 0).then(|| self.part as f64 / self.whole as f64)
+    }
+
+    /// Both added.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { part: self.part + other.part, whole: self.whole + other.whole }
+    }
+}
+
+/// The last comparison of a job with the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// Tenants that were compared.
+    pub tenants: u64,
+    /// Values that equal the database's, of the keys that could be judged.
+    pub equal: Share,
+    /// Keys that were wrong.
+    pub findings: u64,
+}
+
+/// Something is so, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// Why.
+    pub message: String,
+}
+
+/// The change feed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FeedFigures {
+    /// Whether it listens; `None` where there is none, or none yet.
+    pub listens: Option<bool>,
+    /// Why it does not.
+    pub reason: Option<String>,
+    /// Since when it is so.
+    pub since: Option<DateTime<Utc>>,
+    /// Tables that lack their triggers.
+    pub lacking: usize,
+    /// When it last heard of changes.
+    pub last_heard_at: Option<DateTime<Utc>>,
+    /// Notifications of the last minute.
+    pub last_minute: u64,
+}
+
+impl Figures {
+    /// Coverage by job.
+    pub fn coverage(&self) -> BTreeMap<JobName, Share> {
+        self.lock().coverage.clone()
+    }
+
+    /// The last comparisons by job.
+    pub fn audits(&self) -> BTreeMap<JobName, Audited> {
+        self.lock().audits.clone()
+    }
+
+    /// The lags of the last changes that were heard of at this moment or later, in no order.
+    pub fn lags_since(&self, since: DateTime<Utc>) -> Vec<Duration> {
+        let state = self.lock();
+        state.lags.iter().filter(|(at, _)| *at >= since).map(|(_, lag)| *lag).collect()
+    }
+
+    /// The change feed at a moment.
+    pub fn feed(&self, now: DateTime<Utc>) -> FeedFigures {
+        let state = self.lock();
+        let young = state.heard.iter().filter(|(at, _)| now - *at < BUCKET * 12);
+        FeedFigures { last_minute: young.map(|(_, count)| count).sum(), ..state.feed.clone() }
+    }
+
+    /// Since when a server counts as down, and why; `None` while it is up.
+    pub fn down(&self, server: Server) -> Option<Since> {
+        self.lock().down.get(server.as_str()).cloned()
+    }
+
+    /// Since when the history cannot be written, and why.
+    pub fn history_away(&self) -> Option<Since> {
+        self.lock().history.clone()
+    }
+
+    pub(super) fn note_coverage(&self, job: &JobName, share: Share) {
+        let mut state = self.lock();
+        if share.whole == 0 {
+            state.coverage.remove(job);
+        } else {
+            state.coverage.insert(job.clone(), share);
+        }
+    }
+
+    /// A comparison that judged no key leaves the last one as it was.
+    pub(super) fn note_audit(&self, audit: &JobAudit, at: DateTime<Utc>) {
+        let JobAudit { job, tenants, counts, .. } = audit;
+        let equal = Share { part: counts.all_equal(), whole: counts.expected() };
+        if equal.whole > 0 {
+            let audited = Audited { at, tenants: *tenants, equal, findings: counts.findings() };
+            self.lock().audits.insert(job.clone(), audited);
+        }
+    }
+
+    pub(super) fn note_lags(&self, lags: &[Duration], at: DateTime<Utc>) {
+        let mut state = self.lock();
+        state.lags.extend(lags.iter().map(|lag| (at, *lag)));
+        let over = state.lags.len().saturating_sub(MOST_LAGS);
+        state.lags.drain(..over);
+    }
+
+    pub(super) fn note_heard(&self, notifications: usize, at: DateTime<Utc>) {
+        let mut state = self.lock();
+        state.feed.last_heard_at = Some(at);
+        match state.heard.back_mut() {
+            Some((began, count)) if at - *began < BUCKET => *count += notifications as u64,
+            Some(_) | None => state.heard.push_back((at, notifications as u64)),
+        }
+        if state.heard.len() > BUCKETS {
+            state.heard.pop_front();
+        }
+    }
+
+    pub(super) fn note_feed(&self, listens: Option<bool>, reason: Option<&str>, at: DateTime<Utc>) {
+        let feed = &mut self.lock().feed;
+        if feed.listens != listens || feed.since.is_none() {
+            feed.since = Some(at);
+        }
+        feed.listens = listens;
+        feed.reason = reason.map(str::to_owned);
+    }
+
+    pub(super) fn note_lacking(&self, tables: usize) {
+        self.lock().feed.lacking = tables;
+    }
+
+    pub(super) fn note_server(&self, server: Server, down: Option<Since>) {
+        let mut state = self.lock();
+        match down {
+            Some(since) => drop(state.down.insert(server.as_str(), since)),
+            None => drop(state.down.remove(server.as_str())),
+        }
+    }
+
+    pub(super) fn note_history(&self, away: Option<Since>) {
+        self.lock().history = away;
+    }
+
+    pub(super) fn forget_job(&self, job: &JobName) {
+        let mut state = self.lock();
+        state.coverage.remove(job);
+        state.audits.remove(job);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap()
+    }
+
+    #[test]
+    fn notifications_are_counted_for_a_minute() {
+        let figures = Figures::default();
+        for second in 0..600 {
+            figures.note_heard(2, at(second));
+        }
+        let feed = figures.feed(at(600));
+        assert!((100..=120).contains(&feed.last_minute), "{feed:?}");
+        assert_eq!(feed.last_heard_at, Some(at(599)));
+        assert_eq!(figures.feed(at(700)).last_minute, 0);
+    }
+
+    #[test]
+    fn the_lags_are_bounded_and_the_latest_stay() {
+        let figures = Figures::default();
+        for second in 0..2_000 {
+            figures.note_lags(&[Duration::from_millis(second)], at(second.try_into().unwrap()));
+        }
+        assert_eq!(figures.lags_since(at(0)).len(), MOST_LAGS);
+        assert_eq!(figures.lags_since(at(1_999)), [Duration::from_millis(1_999)]);
+    }
+
+    #[test]
+    fn the_feeds_state_has_its_first_moment_and_its_last_reason() {
+        let figures = Figures::default();
+        figures.note_feed(Some(false), Some("refused"), at(1));
+        figures.note_feed(Some(false), Some("no route"), at(2));
+        let feed = figures.feed(at(3));
+        assert_eq!((feed.since, feed.reason.as_deref()), (Some(at(1)), Some("no route")));
+        figures.note_feed(Some(true), None, at(4));
+        assert_eq!(figures.feed(at(5)).since, Some(at(4)));
+    }
+}
