@@ -35,7 +35,8 @@ pub(super) fn traces(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<
 #[cfg(not(feature = "otel"))]
 pub(super) fn traces(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<dyn Traces>> {
     if settings.traces.wanted {
-        let message = "this build of preheat is without traces: it was compiled without the feature `otel`";
+        let message =
+            "this build of preheat is without traces: it was compiled without the feature `otel`";
         event::NoTraces { message }.emit(metrics);
     }
     None
