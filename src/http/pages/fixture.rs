@@ -375,7 +375,6 @@ pub(super) fn tenant() -> TenantDetail {
         state,
         not_warm,
         problem: None,
-        problem: None,
         keys_expected: 3,
         keys_present: 2,
         shortest_ttl_ms: Some(902_000),
