@@ -224,10 +224,11 @@ mod tests {
         let pool = Arc::new(Pool::new(3));
         let mut places = Vec::new();
         for number in 0..3 {
-            places.push((pool.place().await.unwrap(), number));
-        }
-        for (mut place, number) in places {
+            let mut place = pool.place().await.unwrap();
             assert_eq!(room(place.find(Kind::Own)), None);
+            places.push((place, number));
+        }
+        for (place, number) in places {
             place.give_back(Link(Kind::Own, number));
         }
         let mut newest = pool.place().await.unwrap();
