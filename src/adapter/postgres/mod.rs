@@ -64,7 +64,7 @@ pub use source::{PostgresSource, TenantsSettings};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pauses between tries to connect to a server that just does not take connections.
-const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(300)];
+const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(300)];
 
 /// How often idle connections are looked at: those that were idle or open for too long are closed.
 const LOOK_AT_IDLE_EVERY: Duration = Duration::from_secs(30);
@@ -133,7 +133,7 @@ impl Database {
     /// Connects once, to see whether the server is there and whether a transaction can begin with our
     /// settings.
     pub async fn reach(&mut self) -> Result<(), ConnectError> {
-        let Some(place) = self.pool.place().await else { return Err(self.closed().into_error()) };
+        let place = self.empty_place().await.map_err(NotConnected::into_error)?;
         let connected = Box::pin(self.route.connect::<wire::Session>()).await;
         let mut session = connected.map_err(NotConnected::into_error)?;
         // A setting that no transaction can begin with shows here, and not in every transaction.
@@ -273,15 +273,25 @@ impl Database {
     /// Lowers the limit by one connection, so that the caller may open one elsewhere, until
     /// [`Self::take_back`].
     async fn cede_one(&self) -> Result<(), SourceError> {
-        let Some(mut place) = self.pool.place().await else {
-            return Err(self.closed().into_source_error());
-        };
-        match place.find(PgConnection::KIND) {
+        let place = self.empty_place().await.map_err(NotConnected::into_source_error)?;
+        place.give_away();
+        Ok(())
+    }
+
+    /// A place for a new connection, whether or not one is idle.
+    async fn empty_place(&self) -> Result<Place<Link>, NotConnected> {
+        let mut place = self.place().await?;
+        match place.find(wire::Session::KIND) {
             Found::Idle(link) | Found::Room(Some(link)) => close(link).await,
             Found::Room(None) => {}
         }
-        place.give_away();
-        Ok(())
+        Ok(place)
+    }
+
+    async fn place(&self) -> Result<Place<Link>, NotConnected> {
+        let closed =
+            || NotConnected::because(self.server(), ConnectErrorKind::Unreachable, "it was closed");
+        self.pool.place().await.ok_or_else(closed)
     }
 
     /// Ends what [`Self::cede_one`] began, once the connection elsewhere is closed.
@@ -294,9 +304,7 @@ impl Database {
     /// If the URL has several hosts, or wants a role, we check each idle connection. If it is lost, or its
     /// server is no longer acceptable, we close it and take the next one.
     async fn take<C: Client>(&self) -> Result<(C, Place<Link>), SourceError> {
-        let Some(mut place) = self.pool.place().await else {
-            return Err(self.closed().into_source_error());
-        };
+        let mut place = self.place().await.map_err(NotConnected::into_source_error)?;
         loop {
             match place.find(C::KIND) {
                 Found::Idle(link) => {
@@ -323,7 +331,7 @@ impl Database {
     /// A new connection. A server that just does not take connections, because it starts or has too many, is
     /// tried again for a while.
     async fn connect_again<C: Client>(&self) -> Result<C, NotConnected> {
-        let [mut pause, longest] = PAUSES;
+        let [mut pause, longest] = CONNECT_PAUSES;
         let mut waited = Duration::ZERO;
         loop {
             match Box::pin(self.route.connect::<C>()).await {
@@ -338,10 +346,6 @@ impl Database {
             waited += pause;
             pause = (pause * 2).min(longest);
         }
-    }
-
-    fn closed(&self) -> NotConnected {
-        NotConnected::because(self.server(), ConnectErrorKind::Unreachable, "it was closed")
     }
 
     /// The statement timeout of a call that may take `longest`.

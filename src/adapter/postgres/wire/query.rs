@@ -147,6 +147,9 @@ impl Session {
                 if whole > execution.longest {
                     return Err(Stopped::TooLong);
                 }
+                if whole < HEADER_BYTES {
+                    return Err(unexpected().into());
+                }
                 self.input.reserve(whole.saturating_sub(self.input.len()));
                 self.exchange_or(&mut refused).await?;
                 continue;
