@@ -83,8 +83,8 @@ impl NotConnected {
 fn may_pass(error: &sqlx::Error) -> bool {
     const TOO_MANY_CONNECTIONS: &str = "53300";
     const CANNOT_CONNECT_NOW: &str = "57P03";
-    match error {
-        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-        error => matches!(error::code(error), Some(TOO_MANY_CONNECTIONS | CANNOT_CONNECT_NOW)),
+    if let sqlx::Error::Io(error) = error {
+        return error.kind() == io::ErrorKind::ConnectionRefused;
     }
+    matches!(error::code(error), Some(TOO_MANY_CONNECTIONS | CANNOT_CONNECT_NOW))
 }

@@ -262,13 +262,13 @@ mod tests {
         let mut place = pool.place().await.unwrap();
         room(place.find(Kind::Own));
         place.give_back(Link(Kind::Own, 1));
-        assert_eq!(pool.expired(now() + LONGEST_IDLE - MOMENT), []);
+        assert_eq!(pool.expired(now() + LONGEST_IDLE / 2), []);
         assert_eq!(pool.expired(now() + LONGEST_IDLE), [Link(Kind::Own, 1)]);
         assert_eq!(pool.counts(), (0, 0));
 
         let mut place = pool.place().await.unwrap();
         room(place.find(Kind::Own));
-        place.made_at = now().checked_sub(LONGEST_LIFE - MOMENT).unwrap();
+        place.made_at = now().checked_sub(LONGEST_LIFE).unwrap() + MOMENT;
         place.give_back(Link(Kind::Own, 2));
         // Its use changes nothing.
         let mut place = pool.place().await.unwrap();

@@ -90,6 +90,7 @@ impl PostgresSource {
     async fn read_tenants(&self, which: Which<'_>) -> Result<Tenants, SourceError> {
         let longest = self.database.settings.statement_timeout;
         let mut transaction = self.begin_own(self.access, longest).await?;
+        transaction.end_with_rows();
         let read = in_time(longest, self.read_tenants_in(&mut transaction, which)).await;
         let read = finish(transaction, read).await;
         read.map_err(|error| error.into_source_error("could not read the tenants"))
@@ -119,7 +120,7 @@ impl PostgresSource {
         let execution = Execution {
             parameters: &parameters,
             longest: LONGEST_TENANT,
-            then: transaction.end_at_once(),
+            then: transaction.ending(),
         };
         let read = transaction.rows(execution, |row| {
             texts.read(row, &shape.columns)?;
@@ -202,8 +203,8 @@ impl PostgresSource {
     ) -> Result<(), SourceError> {
         let mut transaction = self.begin_own(self.access, read.timeout).await?;
         let longest = self.database.statement_timeout(read.timeout);
-        let end = transaction.end_at_once();
-        let done = self.read_in(&mut transaction, job, read, rows, end);
+        transaction.end_with_rows();
+        let done = self.read_in(&mut transaction, job, read, rows);
         let done = timeout(longest + ANSWER_GRACE, done).await;
         let done = done.unwrap_or_else(|_elapsed| {
             Err(if rows.is_empty() {
@@ -217,14 +218,13 @@ impl PostgresSource {
         })
     }
 
-    /// Reads the rows of a batch, and then runs `end`, which is sent together with the query.
+    /// Reads the rows of a batch.
     pub(super) async fn read_in(
         &self,
         transaction: &mut Transaction<Session>,
         job: &Job,
         read: Read<'_>,
         rows: &mut Rows,
-        end: Option<&'static str>,
     ) -> Result<(), ReadError> {
         let mut asked = self.ask(transaction, job, read).await?;
         let mut columns = described(transaction, asked).await?;
@@ -238,7 +238,7 @@ impl PostgresSource {
                 return Err(ReadError::Other(SourceErrorKind::Definition, message.to_owned()));
             }
         }
-        self.read_rows(transaction, (asked, &columns), rows, end).await
+        self.read_rows(transaction, (asked, &columns), rows).await
     }
 
     /// Reads the rows of the query that was described last.
@@ -247,21 +247,20 @@ impl PostgresSource {
         transaction: &mut Transaction<Session>,
         (asked, columns): (Asked<'_>, &[Column]),
         rows: &mut Rows,
-        end: Option<&'static str>,
     ) -> Result<(), ReadError> {
         let days = asked.days();
         let parameters = asked.parameters(days.as_ref())?;
         let limit = rows.limit();
         let longest = limit.bytes();
-        let execution = Execution { parameters: &parameters, longest, then: end };
+        let then = transaction.ending();
+        let execution = Execution { parameters: &parameters, longest, then };
         let mut plan = None;
         let read = transaction.rows(execution, |row| {
-            let plan = match &mut plan {
-                Some(plan) => plan,
-                None => {
-                    let column = &self.settings.column;
-                    plan.insert(Plan::new(asked, days.as_ref(), columns, column)?)
-                }
+            let plan = if let Some(plan) = &mut plan {
+                plan
+            } else {
+                let column = &self.settings.column;
+                plan.insert(Plan::new(asked, days.as_ref(), columns, column)?)
             };
             plan.push(row, rows)
         });

@@ -57,6 +57,7 @@ pub(super) struct Transaction<C: Client = PgConnection> {
     begin: String,
     may_write: bool,
     has_begun_again: bool,
+    ends_with_rows: bool,
     is_whole: bool,
 }
 
@@ -64,7 +65,14 @@ impl<C: Client> Transaction<C> {
     /// A transaction that has yet to begin: see [`Self::begun`].
     pub(super) fn new(client: C, place: Place<Link>, may_write: bool) -> Self {
         let held = Some((client, place));
-        Self { held, begin: String::new(), may_write, has_begun_again: false, is_whole: false }
+        Self {
+            held,
+            begin: String::new(),
+            may_write,
+            has_begun_again: false,
+            ends_with_rows: false,
+            is_whole: false,
+        }
     }
 
     /// Records the SQL that began it.
@@ -119,10 +127,15 @@ impl<C: Client> Transaction<C> {
 }
 
 impl Transaction<Session> {
-    /// What may be sent together with the last statement, to end the transaction without a round trip of its
-    /// own: a read-only transaction has nothing to commit.
-    pub(super) fn end_at_once(&self) -> Option<&'static str> {
-        (!self.may_write).then_some("rollback")
+    /// The query whose rows are read next is the last statement.
+    pub(super) fn end_with_rows(&mut self) {
+        self.ends_with_rows = true;
+    }
+
+    /// What is sent together with a query, to end the transaction without a round trip of its own: a read-only
+    /// transaction has nothing to commit.
+    pub(super) fn ending(&self) -> Option<&'static str> {
+        (self.ends_with_rows && !self.may_write).then_some("rollback")
     }
 }
 

@@ -258,7 +258,7 @@ impl PostgresSource {
         let mut rows = Rows::default();
         rows.reset(columns, SAMPLE_BYTES);
         transaction.ask("savepoint sample").await?;
-        let done = self.read_in(transaction, job, read, &mut rows, None).await;
+        let done = self.read_in(transaction, job, read, &mut rows).await;
         transaction.ask("rollback to sample").await?;
         done?;
         // A job for the whole fleet has one slot.
