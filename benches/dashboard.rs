@@ -73,8 +73,7 @@ async fn main() {
             memory.push((round * arguments.jobs, kilobytes(&worker)));
         }
     }
-    let mut reads: Vec<_> =
-        (0..arguments.reads).map(|_| ask(address, "GET", "/", "")).collect();
+    let mut reads: Vec<_> = (0..arguments.reads).map(|_| ask(address, "GET", "/", "")).collect();
     reads.sort_by_key(|read| read.first_byte);
     let at = |share: usize| reads[(reads.len() - 1) * share / 100].first_byte.as_secs_f64() * 1e3;
     println!(
@@ -128,9 +127,9 @@ fn serve(program: &Path, sandbox: &Sandbox, folder: &Path) -> (Child, SocketAddr
         .spawn()
         .unwrap();
     let began = Instant::now();
-    while !TcpStream::connect(address).is_ok_and(|_| {
-        ask(address, "GET", "/api/v1/jobs", "").text.starts_with("HTTP/1.1 200")
-    }) {
+    while !TcpStream::connect(address)
+        .is_ok_and(|_| ask(address, "GET", "/api/v1/jobs", "").text.starts_with("HTTP/1.1 200"))
+    {
         assert!(began.elapsed() < LONGEST, "the worker does not begin");
         std::thread::sleep(Duration::from_millis(50));
     }
