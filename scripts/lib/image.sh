@@ -3,7 +3,7 @@
 # images that are made here from Debian's packages under the names that the Dockerfile uses. Sourced after setup.sh.
 
 image_store="$tools/image"
-# For the tests: the folder with the image's file system, `root`, and its configuration, `config.json`. Empty where there
+# For the tests: the folder with the image's file system, `root`, and what buildah says about it, `image.json`. Empty where there
 # is no image.
 export PREHEAT_IMAGE=
 
@@ -52,15 +52,23 @@ setup_image() {
     { echo 'the base images could not be made: Debian could not be reached' && return 1; }
 }
 
-# The steps that have not changed since the last time are kept, as layers.
+# The steps that have not changed since the last time are kept, as layers, where that does not copy everything again.
 build_image() {
-  local container root
+  local container root layers=false
+  [ "$(image_driver)" != overlay ] || layers=true
   in_store rm --all >/dev/null
-  in_store build --isolation chroot --layers --format docker --pull-never --tag preheat:test \
+  # Each change of the code leaves a layer of some hundred megabytes.
+  [ "$(in_store images --quiet --filter dangling=true | wc -l)" -lt 8 ] || in_store rmi --prune --force >/dev/null
+  in_store build --isolation chroot --layers=$layers --format docker --pull-never --tag preheat:test \
     --volume "$(rustc --print sysroot):/usr/local/toolchain:ro" \
     --volume "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry:ro" . &&
-    in_store inspect --type image --format '{{json .Docker.config}}' preheat:test >"$image_store/config.json" &&
+    in_store inspect --type image preheat:test >"$image_store/image.json" &&
     container=$(in_store from --pull-never preheat:test) && root=$(in_store mount "$container") &&
     ln --symbolic --force --no-dereference "$root" "$image_store/root" &&
     PREHEAT_IMAGE=$image_store
+}
+
+# Unmounts what the tests used.
+drop_image() {
+  [ -z "$PREHEAT_IMAGE" ] || in_store rm --all >/dev/null
 }

@@ -42,7 +42,7 @@ use crate::adapter::postgres::{
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::audit::Verifier;
-use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, InUse, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
@@ -58,7 +58,7 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Access, Control, Refresh};
+use crate::http::{Access, Control, Refresh, SettingInUse};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
@@ -154,7 +154,7 @@ impl App {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
-        let runner = Arc::new(Runner::new(
+        let runner = Runner::new(
             ports,
             Limits::with_tenants_of(
                 settings.runner.max_tenant_bytes,
@@ -162,7 +162,8 @@ impl App {
             ),
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
-        ));
+        );
+        let runner = Arc::new(runner.with_target_batch_time(settings.runner.target_batch_time));
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -227,6 +228,7 @@ impl App {
                 settings.database.max_connections,
             ),
             access: access(settings, front.listen),
+            settings: in_use(settings),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
@@ -619,4 +621,14 @@ fn refresh(
             }
         })
     })
+}
+
+/// The settings as their page shows them.
+fn in_use(settings: &Settings) -> Arc<[SettingInUse]> {
+    let shown = |InUse { key, value, origin }: &InUse| SettingInUse {
+        key,
+        value: value.clone(),
+        origin: origin.to_string(),
+    };
+    settings.in_use.iter().map(shown).collect()
 }

@@ -205,6 +205,7 @@ impl Report {
                 .map(|(relation, job)| (job.as_str(), relation.name.as_str()))
                 .map(|(job, relation)| JsonRelation { job, relation })
                 .collect(),
+            unreachable: self.unreachable.as_ref().map(Failure::message),
         }
     }
 }
@@ -230,6 +231,8 @@ struct Json<'r> {
     warnings: &'r Problems,
     without_tables: Vec<&'r str>,
     unwatchable: Vec<JsonRelation<'r>>,
+    /// Why not everything could be checked.
+    unreachable: Option<&'r str>,
 }
 
 #[derive(Serialize)]

@@ -140,6 +140,11 @@ impl Failure {
         Self { exit, text, is_coloured: false }
     }
 
+    /// The text without the word that says how bad it is.
+    fn message(&self) -> &str {
+        self.text.strip_prefix("error: ").unwrap_or(&self.text)
+    }
+
     fn print(&self) {
         if self.is_coloured {
             output::coloured_problem(&self.text);

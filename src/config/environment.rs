@@ -129,15 +129,16 @@ impl EnvFile {
 
     fn parse(text: &str) -> Result<Self, Problem> {
         let text = text.trim_start_matches('\u{feff}');
+        let lines: Vec<&str> = text.lines().collect();
         let mut variables = BTreeMap::new();
+        // The first line that no variable has been found in yet.
+        let mut next = 0;
         for variable in dotenvy::from_read_iter(text.as_bytes()) {
-            match variable {
-                Ok((name, value)) if is_taken(&name) => {
-                    let line = line_of(text, &name);
-                    variables.insert(name, (value, line));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(unreadable(text, &error)),
+            let (name, value) = variable.map_err(|error| unreadable(&lines, next, &error))?;
+            let rest = lines.get(next..).unwrap_or_default();
+            next += rest.iter().position(|line| sets(line, &name)).map_or(0, |index| index + 1);
+            if is_taken(&name) {
+                variables.insert(name, (value, next));
             }
         }
         Ok(Self { variables })
@@ -148,30 +149,25 @@ fn is_taken(name: &str) -> bool {
     TAKEN.contains(&name) || (name.starts_with(PREFIX) && name != SWITCH)
 }
 
-/// The line that sets a variable; the last one counts.
-fn line_of(text: &str, name: &str) -> usize {
-    let sets = |line: &str| {
-        let line = line.trim_start();
-        let line = line.strip_prefix("export").filter(|rest| rest.starts_with(' ')).unwrap_or(line);
-        let after = line.trim_start().strip_prefix(name);
-        after.is_some_and(|after| after.trim_start().starts_with('='))
-    };
-    let lines: Vec<&str> = text.lines().collect();
-    lines.iter().rposition(|line| sets(line)).map_or(1, |index| index + 1)
+/// Whether a line sets a variable.
+fn sets(line: &str, name: &str) -> bool {
+    let line = line.trim_start();
+    let line = line.strip_prefix("export").filter(|rest| rest.starts_with(' ')).unwrap_or(line);
+    let after = line.trim_start().strip_prefix(name);
+    after.is_some_and(|after| after.trim_start().starts_with('='))
 }
 
-/// The message shows no part of the line, which may contain a password.
-fn unreadable(text: &str, error: &dotenvy::Error) -> Problem {
+/// The problem of a line, which is one of those from `next` on. The message shows no part of the line, which
+/// may contain a password.
+fn unreadable(lines: &[&str], next: usize, error: &dotenvy::Error) -> Problem {
     let dotenvy::Error::LineParse(found, _) = error else {
         return problem(None, format!("the file cannot be read: {error}"));
     };
-    let first = found.lines().next().unwrap_or_default();
-    // The parser leaves a comment out.
-    let is_it = |line: &str| {
-        line.strip_prefix(first).is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
-    };
-    let line = text.lines().position(is_it).map(|index| index + 1);
-    problem(line, "the line is not `NAME=value`".to_owned())
+    // The parser's error has the end of the line, or the whole line, or several.
+    let found = found.lines().next().unwrap_or_default();
+    let mut rest = lines.iter().enumerate().skip(next);
+    let line = rest.find(|(_, line)| !line.trim_start().starts_with('#') && line.contains(found));
+    problem(line.map(|(index, _)| index + 1), "the line is not `NAME=value`".to_owned())
 }
 
 fn problem(line: Option<usize>, message: String) -> Problem {
@@ -221,7 +217,9 @@ mod tests {
             ("REDIS_URL=redis://a\nTITLE=hush hush\n", 2),
             ("A=1\n\nhush\n", 3),
             ("A=1\nB=\"hush\nC=2\n", 2),
-            ("hushed=1\nhush # a comment\n", 2),
+            ("hushed=1\n# hush\nhush # a comment\n", 3),
+            ("A=\"hush hush\"\nB=hush hush\n", 2),
+            ("A='\nhush hush\n'\n\nB=hush hush\n", 5),
         ] {
             let found = with(&[], file);
             let [problem] = found.problems() else { panic!("{file}: {:?}", found.problems()) };

@@ -21,7 +21,7 @@ pub use self::environment::Environment;
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
-pub use self::setting::Setting;
+pub use self::setting::{InUse, Setting};
 use crate::domain::job::Share;
 use crate::domain::network::{Network, is_base_path};
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `[changes]`
     pub changes: Changes,
+    /// All settings of the file, with where their values come from.
+    pub in_use: Vec<InUse>,
 }
 
 /// What is logged, and how.
@@ -160,6 +162,8 @@ pub struct Runner {
     pub concurrency: NonZeroUsize,
     /// The number of tenants in one query.
     pub batch: NonZeroUsize,
+    /// How long a query of a batch should take at most; `None` if its size never changes.
+    pub target_batch_time: Option<Duration>,
     /// How long a stopping worker may take to finish the batches in flight.
     pub drain: Duration,
     /// The most memory for the rows of one tenant.
@@ -325,6 +329,7 @@ impl Settings {
             history: History::read(read),
             audit: Audit::read(read),
             changes: Changes::read(read),
+            in_use: read.in_use(),
         }
     }
 
@@ -532,6 +537,13 @@ impl Runner {
                 100,
                 1..=10_000,
                 "The number of tenants in one query",
+            ),
+            target_batch_time: read.duration_or_off(
+                "runner.target_batch_time",
+                "2s",
+                Duration::from_millis(10)..=HOUR,
+                "The longest time that a batch's query should take: while a job's queries take \
+                 longer, its batches have fewer tenants, but at least a sixteenth of `batch`",
             ),
             drain: read.duration(
                 "runner.drain",

@@ -1,6 +1,7 @@
 //! The domain: preheat's values, and pure functions over them. No I/O, no async, no clock.
 
 pub mod audit;
+pub mod batch_size;
 pub mod change;
 pub mod date;
 pub mod day;

@@ -16,6 +16,7 @@ use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
 use crate::engine::schedule::status::{JobStatus, Status};
+use crate::overview::BatchOfJob;
 
 /// A job as the API shows it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -34,6 +35,8 @@ struct JobView {
     ttl: String,
     timeout: String,
     keys: Vec<String>,
+    /// How many tenants one query is for; none where the job has no tenants.
+    batch: Option<BatchOfJob>,
     state: JobState,
     next_due_at: Option<String>,
     last_success_at: Option<String>,
@@ -89,8 +92,17 @@ async fn show(
 }
 
 impl JobView {
-    fn new(job: &JobStatus, status: &Status) -> Self {
-        let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause } = job;
+    fn new(job_status: &JobStatus, status: &Status) -> Self {
+        let JobStatus {
+            job,
+            next_due_at,
+            running,
+            queued,
+            last_run,
+            last_success_at,
+            batch: _,
+            pause,
+        } = job_status;
         let Job { name, description, enabled, required, scope, schedule, ttl, timeout, .. } =
             job.as_ref();
         let (schedule, timezone) = match schedule {
@@ -118,6 +130,7 @@ impl JobView {
             ttl: duration::text(*ttl),
             timeout: duration::text(*timeout),
             keys: job.keys.iter().map(|key| key.template.to_string()).collect(),
+            batch: BatchOfJob::of(job_status),
             state,
             next_due_at: next_due_at.map(moment),
             last_success_at: last_success_at.map(moment),

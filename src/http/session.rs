@@ -200,10 +200,10 @@ fn sign_in_first(request: &Request) -> Response {
 }
 
 impl FromRequestParts<AppState> for Viewer {
-    type Rejection = std::convert::Infallible;
+    type Rejection = ApiError;
 
     /// Somebody who is not admitted sees only the sign-in, and may do nothing there.
-    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
         let nobody = || Self { rights: Rights::Read, who: None, is_signed_in: false };
         Ok(parts.extensions.get().cloned().unwrap_or_else(nobody))
     }

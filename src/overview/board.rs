@@ -12,8 +12,9 @@ use super::job::next_due;
 use super::text::millis;
 use super::troubles::{Found, find, level, verdict};
 use super::{
-    CacheMemory, Comparison, Feed, Figures, JobDetail, JobLine, JobOfTenant, KeyOfTenant, Moment,
-    Neighbors, NextHour, NotWarmTenant, NotWarmTenants, Overview, Skip, TenantDetail, WarmState,
+    BatchOfJob, CacheMemory, Comparison, Feed, Figures, JobDetail, JobLine, JobOfTenant,
+    KeyOfTenant, Moment, Neighbors, NextHour, NotWarmTenant, NotWarmTenants, Overview, Skip,
+    TenantDetail, WarmState,
 };
 use crate::domain::deadline::percentile;
 use crate::domain::fence::{Fence, fence_key};
@@ -87,6 +88,7 @@ impl Board {
             skipped: recent.skips.iter().rev().map(skip).collect(),
             day: self.day.of_job(name),
             not_warm: self.not_warm(&wanted).await.tenants,
+            batch: BatchOfJob::of(status),
         })
     }
 

@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::facts::{Deadlines, Facts, moment};
 use super::text::millis;
 use super::{Level, Line, Moment, NotWarmTenant};
+use crate::domain::batch_size::BatchSizeNow;
+use crate::domain::job::Scope;
 use crate::domain::pause::Pause;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunBrief, RunFailure, RunId, Trigger};
@@ -181,6 +183,29 @@ pub struct JobDetail {
     pub day: JobSeries,
     /// The first tenants that are not warm, at most 20.
     pub not_warm: Vec<NotWarmTenant>,
+    /// How many tenants one query is for; null where the job has no tenants.
+    pub batch: Option<BatchOfJob>,
+}
+
+/// How many tenants one query of a job is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BatchOfJob {
+    /// As many as the job's file or `runner.batch` says.
+    pub configured: usize,
+    /// As many as the next query is for.
+    pub now: usize,
+    /// Why they are fewer than configured, if they are.
+    pub reason: Option<String>,
+}
+
+impl BatchOfJob {
+    /// As it is at this moment; `None` where the job has no tenants.
+    pub(crate) fn of(status: &JobStatus) -> Option<Self> {
+        let BatchSizeNow { configured, now, because } = status.batch.now();
+        let reason = because.map(|why| why.to_string());
+        let batch = Self { configured: configured.get(), now: now.get(), reason };
+        (status.job.scope == Scope::Tenants).then_some(batch)
+    }
 }
 
 /// A run that did not happen.

@@ -31,8 +31,8 @@ pub use self::figures::{
 };
 pub use self::hour::{Busiest, Collision, NextHour};
 pub use self::job::{
-    FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar, Running,
-    Skip,
+    BatchOfJob, FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar,
+    Running, Skip,
 };
 pub use self::run::{Change, Comparison, Neighbors};
 pub use self::tenant::{

@@ -11,6 +11,7 @@ use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::FailureKind;
 use crate::domain::run::{FullRun, Outcome, RunBrief, RunId, Trigger};
+use crate::engine::run::batch_sizes::BatchSizes;
 use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::{Entry, Reason};
 use crate::engine::run::recent::RecentRuns;
@@ -64,6 +65,7 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
 }
 
 fn status(job: Job) -> JobStatus {
+    let batch = BatchSizes::default().of(&job);
     JobStatus {
         next_due_at: job.schedule.next_after(noon()),
         job: Arc::new(job),
@@ -72,6 +74,7 @@ fn status(job: Job) -> JobStatus {
         last_run: None,
         last_success_at: None,
         pause: None,
+        batch,
     }
 }
 

@@ -643,7 +643,7 @@ const SETTINGS_INTRODUCTION: &str = "\
 
 Made from the code; `PREHEAT_BLESS=1 cargo test --test it docs_` writes this page anew.
 
-Four layers, each overriding the one before: the defaults below, then `preheat.toml`, then the
+Five layers, each overriding the one before: the defaults below, then `preheat.toml`, then `.env`, then the
 environment, then flags. preheat reports all problems of all layers at once, each with its file and line or
 its variable.
 
@@ -654,6 +654,7 @@ its variable.
   `PREHEAT_DATABASE__MAX_CONNECTIONS=8`. `DATABASE_URL` and `REDIS_URL` are honoured as the
   conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them. `UPSTASH_REDIS_URL` is taken
   where neither a file nor another variable names the cache.
+- A file `.env` in the working directory is read if it is there: [`authoring.md`](authoring.md#where-the-servers-are-env).
 - A variable that is set to nothing counts as not set. A `PREHEAT_…` variable that names no setting is
   an error, but for those that Kubernetes sets beside a service named `preheat`.
 - A password or a token is never shown: not in a log, an error, a metric or a page.
@@ -662,6 +663,7 @@ its variable.
 | --- | --- | --- | --- |
 | `PREHEAT_CONFIG` | `--config` | `preheat.toml` | The file of settings. |
 | `PREHEAT_JOBS` | `--jobs` | `jobs` | The folder of job files. |
+| `PREHEAT_DOTENV` | | `true` | Whether a `.env` file is read. |
 | `PREHEAT_LOG_FORMAT` | `--log-format` | `text` | The form of log lines: `text` or `json`. |
 | `PREHEAT_LOG`, then `RUST_LOG` | `-v`, `-vv` | `warn,preheat=info` | Which lines are logged, as in `debug` or `info,preheat=debug`. |
 | `NO_COLOR` | | | Anything in it: no colours, not even on a terminal. |

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use indicatif::MultiProgress;
 
 use self::question::{Chooser, NoAnswer};
-use self::suggest::{DataTable, TenantsTable, tenants_table, tenants_tables};
+use self::suggest::{DataTable, TenantsTable, is_clear, tenants_table, tenants_tables};
 use super::check::{self, Depth};
 use super::{Exit, Failure, Global, output};
 use crate::adapter::postgres::{CatalogTable, PostgresSource};
@@ -124,7 +124,7 @@ fn tenants<'c>(
         return Err(usage("no table looks like the list of the tenants", hint));
     }
     let names: Vec<String> = found.iter().map(|found| found.table.plain_name()).collect();
-    let chosen = chooser.choose("Which table lists the tenants?", &names);
+    let chosen = chooser.choose("Which table lists the tenants?", &names, is_clear(&found));
     let index = chosen.map_err(|none| no_answer(none, "tenants-table", &names))?;
     Ok(found.swap_remove(index))
 }
@@ -144,7 +144,8 @@ fn data_table<'c>(
     }
     let all = tenants.data.iter().map(|data| data.table.plain_name());
     let names: Vec<String> = all.take(MOST_ANSWERS).collect();
-    let chosen = chooser.choose("Which table should the first job keep warm?", &names);
+    let chosen =
+        chooser.choose("Which table should the first job keep warm?", &names, names.len() == 1);
     let index = chosen.map_err(|none| no_answer(none, "table", &names))?;
     let data = tenants.data.get(index).copied();
     data.ok_or_else(|| usage("no table has rows of tenants", "name one with `--table`"))

@@ -36,11 +36,17 @@ impl Chooser {
         }
     }
 
-    /// The position of the chosen answer. The first one is the best.
-    pub(super) fn choose(self, question: &str, answers: &[String]) -> Result<usize, NoAnswer> {
+    /// The position of the chosen answer. The first one is the best; `is_clear` says whether there is no
+    /// doubt about it.
+    pub(super) fn choose(
+        self,
+        question: &str,
+        answers: &[String],
+        is_clear: bool,
+    ) -> Result<usize, NoAnswer> {
         match self {
             Self::First => Ok(0),
-            Self::Clear if answers.len() == 1 => Ok(0),
+            Self::Clear if is_clear => Ok(0),
             Self::Clear => Err(NoAnswer::NotClear),
             Self::Person => {
                 let (mut stdin, mut stderr) = (io::stdin().lock(), io::stderr().lock());
@@ -142,10 +148,9 @@ mod tests {
 
     #[test]
     fn without_a_person_only_what_is_clear_is_taken() {
-        let one = ["a".to_owned()];
         let two = ["a".to_owned(), "b".to_owned()];
-        assert!(matches!(Chooser::Clear.choose("?", &one), Ok(0)));
-        assert!(matches!(Chooser::Clear.choose("?", &two), Err(NoAnswer::NotClear)));
-        assert!(matches!(Chooser::First.choose("?", &two), Ok(0)));
+        assert!(matches!(Chooser::Clear.choose("?", &two, true), Ok(0)));
+        assert!(matches!(Chooser::Clear.choose("?", &two, false), Err(NoAnswer::NotClear)));
+        assert!(matches!(Chooser::First.choose("?", &two, false), Ok(0)));
     }
 }

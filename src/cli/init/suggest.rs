@@ -81,11 +81,23 @@ pub(super) fn tenants_tables<'c>(
     catalog: &'c [CatalogTable],
     tenant_column: Option<&str>,
 ) -> Vec<TenantsTable<'c>> {
-    let found = catalog.iter().filter_map(|table| tenants_table(catalog, table, tenant_column));
+    // A table that has the column itself has rows of tenants.
+    let has_column =
+        |table: &&CatalogTable| tenant_column.is_some_and(|name| table.column(name).is_some());
+    let tables = catalog.iter().filter(|table| !has_column(table));
+    let found = tables.filter_map(|table| tenants_table(catalog, table, tenant_column));
     let mut found: Vec<_> = found.filter(|found| !found.data.is_empty()).collect();
-    let named = |found: &TenantsTable<'_>| TENANTS.contains(&&*singular(&found.table.name));
-    found.sort_by_key(|found| (!named(found), std::cmp::Reverse(found.data.len())));
+    found.sort_by_key(|found| (!found.is_named(), std::cmp::Reverse(found.data.len())));
     found
+}
+
+/// Whether the first of these tables is the one without a doubt.
+pub(super) fn is_clear(found: &[TenantsTable<'_>]) -> bool {
+    match found {
+        [] => false,
+        [_only] => true,
+        [first, second, ..] => first.is_named() && !second.is_named(),
+    }
 }
 
 /// One table as that of the tenants; `None` if its rows have no id of one column.
@@ -100,7 +112,10 @@ pub(super) fn tenants_table<'c>(
     let mut columns: Vec<Vec<DataTable<'c>>> = Vec::new();
     for other in others {
         let of_tenant = |column: &&CatalogColumn| match tenant_column {
-            Some(name) => column.name == name || refers(other, column, table),
+            Some(name) => {
+                let is_alike = column.ty().base() == id.ty().base();
+                (column.name == name && is_alike) || refers(other, column, table)
+            }
             None => refers(other, column, table) || is_called_for(other, column, table, id),
         };
         let found = other.columns.iter().filter(of_tenant);
@@ -131,6 +146,11 @@ fn usual_name(columns: &[Vec<DataTable<'_>>], tenant_column: Option<&str>) -> Op
 }
 
 impl TenantsTable<'_> {
+    /// Whether it is called as tables of tenants usually are.
+    fn is_named(&self) -> bool {
+        TENANTS.contains(&&*singular(&self.table.name))
+    }
+
     /// What most data tables call the tenant's id, if settings can name it so.
     pub(super) fn column(&self) -> String {
         let columns: Vec<Vec<DataTable<'_>>> = self.data.iter().map(|data| vec![*data]).collect();

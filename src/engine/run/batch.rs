@@ -2,6 +2,7 @@
 //! that fails is split where that helps to find the failing tenants.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,13 +13,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::batch_sizes::BatchFit;
 use super::broken::hash;
+use super::limit::Priority;
 use super::retry::{Refusal, Remedy};
 use super::runner::Runner;
 use super::spec::{RunSpec, Stops};
+use crate::domain::batch_size::Observed;
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report};
-use crate::domain::tenant::Batch;
+use crate::domain::tenant::{Batch, Tenants};
 use crate::observe::event;
 
 /// How the work of a run came to its end.
@@ -41,6 +45,53 @@ pub(crate) struct Deadline {
 /// broken: splitting every batch down to single tenants would only load the database.
 pub(crate) const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
 
+/// The tenants of a run that no batch has begun with, in the order of their list.
+#[derive(Default)]
+pub(crate) struct Pending {
+    list: Arc<Tenants>,
+    together: VecDeque<u32>,
+    /// Each is read alone, after the others: by then it is known whether the query works for any tenant.
+    apart: VecDeque<u32>,
+    /// Whether the batch of a job without tenants is left.
+    fleet: bool,
+}
+
+impl Pending {
+    /// These positions of the list.
+    pub(crate) fn new(list: Arc<Tenants>, together: Vec<u32>, apart: Vec<u32>) -> Self {
+        Self { list, together: together.into(), apart: apart.into(), fleet: false }
+    }
+
+    /// A job without tenants.
+    pub(crate) fn fleet() -> Self {
+        Self { fleet: true, ..Self::default() }
+    }
+
+    /// The next batch, of at most that many tenants.
+    fn next(&mut self, most: NonZeroUsize) -> Option<Batch> {
+        if std::mem::take(&mut self.fleet) {
+            return Some(Batch::fleet());
+        }
+        let (from, most) = match self.together.is_empty() {
+            true => (&mut self.apart, 1),
+            false => (&mut self.together, most.get()),
+        };
+        let positions: Vec<u32> = from.drain(..most.min(from.len())).collect();
+        (!positions.is_empty()).then(|| Batch::new(Arc::clone(&self.list), positions))
+    }
+
+    /// All that is left.
+    fn rest(self) -> Option<Batch> {
+        let is_left = !self.is_empty();
+        let positions = self.together.into_iter().chain(self.apart).collect();
+        is_left.then(|| Batch::new(self.list, positions))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.together.is_empty() && self.apart.is_empty() && !self.fleet
+    }
+}
+
 /// The batches of one run.
 pub(crate) struct Work {
     pub(crate) runner: Arc<Runner>,
@@ -51,6 +102,10 @@ pub(crate) struct Work {
     pub(crate) key_columns: usize,
     /// Which checks its keys need.
     pub(crate) checks: Checks,
+    /// How many tenants a batch has.
+    fit: Arc<BatchFit>,
+    /// How many tenants are read together, if the times of their queries say how many fit into a batch.
+    teaches: Option<usize>,
     /// Why no batch can work; the rest of the run fails with it.
     given_up: OnceLock<Refusal>,
     /// The message of the last read that met a lock, unless a read has worked since.
@@ -64,10 +119,19 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new(runner: Arc<Runner>, spec: Arc<RunSpec>, deadline: &Deadline) -> Arc<Self> {
+    pub(crate) fn new(
+        runner: Arc<Runner>,
+        spec: Arc<RunSpec>,
+        deadline: &Deadline,
+        pending: &Pending,
+    ) -> Arc<Self> {
         let Deadline { started_at, at: deadline_at, passed: _ } = *deadline;
         let key_columns = spec.job.key_columns().len();
         let checks = Checks::new(runner.layout(), &spec.job);
+        let fit = runner.batch_sizes.of(&spec.job);
+        // The few tenants of a change say little about those of a batch.
+        let for_all = spec.tenants.is_none() && spec.priority == Priority::Regular;
+        let teaches = for_all.then_some(pending.together.len());
         Arc::new(Self {
             runner,
             spec,
@@ -75,6 +139,8 @@ impl Work {
             deadline_at,
             key_columns,
             checks,
+            fit,
+            teaches,
             given_up: OnceLock::new(),
             locked: Mutex::default(),
             worked: AtomicBool::new(false),
@@ -86,7 +152,7 @@ impl Work {
     /// Does all batches, at most as many of them at once as the job may have in flight.
     pub(crate) async fn all(
         self: &Arc<Self>,
-        mut pending: VecDeque<Batch>,
+        mut pending: Pending,
         stops: &Stops,
         mut deadline: BoxFuture<'static, ()>,
         report: &mut Report,
@@ -97,7 +163,7 @@ impl Work {
         let mut draining = false;
         loop {
             while !draining && tasks.len() < at_once {
-                let Some(batch) = pending.pop_front() else { break };
+                let Some(batch) = pending.next(self.fit.now().now) else { break };
                 let task = tasks.spawn(Arc::clone(self).warm_or_fail(batch.clone()));
                 in_flight.insert(task.id(), batch);
             }
@@ -109,7 +175,7 @@ impl Work {
                 }
                 () = &mut deadline => {
                     self.stop(tasks, &mut in_flight, report).await;
-                    self.note_not_reached(in_flight.into_values().chain(pending));
+                    self.note_not_reached(in_flight.into_values().chain(pending.rest()));
                     return End::Deadline;
                 }
                 () = stops.drain.cancelled(), if !draining => draining = true,
@@ -177,12 +243,14 @@ impl Work {
     async fn warm(&self, batch: Batch) -> Report {
         let mut report = Report::default();
         let mut parts = vec![batch];
+        let mut is_whole = true;
         while let Some(part) = parts.pop() {
+            let teaches = std::mem::take(&mut is_whole) && self.teaches.is_some();
             if let Some(cause) = self.given_up.get() {
                 fail_all(&part, cause.kind, &cause.message, &mut report);
                 continue;
             }
-            let Err(refusal) = self.part(&part, &mut report).await else { continue };
+            let Err(refusal) = self.part(&part, teaches, &mut report).await else { continue };
             let alone = match refusal.remedy {
                 Remedy::Split => match part.split() {
                     Ok((first, second)) => {
@@ -262,6 +330,19 @@ impl Work {
         let (job, run) = (&self.spec.job.name, self.spec.id);
         let (kind, message) = (refusal.kind, refusal.message.as_str());
         event::BatchSplit { job, run, tenants, kind, message }.emit(&self.runner.metrics);
+    }
+
+    /// Takes note of the time of a batch's first query: further batches may be of another size.
+    pub(crate) fn observe(&self, tenants: usize, took: Duration, error: Option<FailureKind>) {
+        let (Some(all), Some(tenants)) = (self.teaches, NonZeroUsize::new(tenants)) else { return };
+        // A query that failed for another reason says nothing about how long it takes.
+        if !matches!(error, None | Some(FailureKind::StatementTimeout)) {
+            return;
+        }
+        if let Some(size) = self.fit.observe(Observed { tenants, took }, all) {
+            let (job, run) = (&self.spec.job.name, self.spec.id);
+            event::BatchesResized { job, run, size }.emit(&self.runner.metrics);
+        }
     }
 
     /// Records that some tenants could be read.

@@ -1,12 +1,11 @@
 //! How a run goes: tenants → batches → rows → entries → the cache, and what is recorded of it. The batches
 //! themselves are in `batch.rs`.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::batch::{Deadline, End, Work};
+use super::batch::{Deadline, End, Pending, Work};
 use super::limit::Priority;
 use super::retry::{Refusal, Tries};
 use super::runner::Runner;
@@ -110,7 +109,7 @@ impl Runner {
         };
         spec.progress.expect(report.tenants.total);
         spec.progress.add(report);
-        let work = Work::new(Arc::clone(self), Arc::clone(spec), &deadline);
+        let work = Work::new(Arc::clone(self), Arc::clone(spec), &deadline, &planned);
         let end = work.all(planned, stops, deadline.passed, report).await;
         if let (End::Deadline, Some(message)) = (end, work.locked().take()) {
             // The reason why it did not end in time comes before the timeout itself.
@@ -120,21 +119,21 @@ impl Runner {
         end
     }
 
-    /// Divides the run's tenants into batches; tenants that cannot be warmed are counted as failed at once.
+    /// The run's tenants; those that cannot be warmed are counted as failed at once.
     async fn plan(
         self: &Arc<Self>,
         spec: &RunSpec,
         started_at: DateTime<Utc>,
         report: &mut Report,
-    ) -> VecDeque<Batch> {
+    ) -> Pending {
         let job = &spec.job;
         if let Err(error) = self.cache_writes.look(self.cache.as_ref()).await {
             report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
-            return VecDeque::new();
+            return Pending::default();
         }
         if job.scope == Scope::Fleet {
             report.tenants.total = 1;
-            return VecDeque::from([Batch::fleet()]);
+            return Pending::fleet();
         }
         let read = match (&spec.tenants, spec.priority) {
             (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,
@@ -148,7 +147,7 @@ impl Runner {
                 self.cache_writes.note_failure(refusal.kind);
                 let Refusal { kind, message, remedy: _ } = refusal;
                 report.fail(Failure::new(kind, None, message));
-                return VecDeque::new();
+                return Pending::default();
             }
         };
         report.tenants.total += positions.len() as u64;
@@ -164,10 +163,7 @@ impl Runner {
             self.not_warm.keep_tenants(&job.name, &list, &self.metrics);
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
-        let mut all = batches(&list, &together, job.batch.get());
-        // Read after the others: by then it is known whether the query works for any tenant.
-        all.extend(batches(&list, &apart, 1));
-        all.into()
+        Pending::new(list, together, apart)
     }
 
     /// The complete tenant list, and the positions of the tenants that this run covers.

@@ -1,6 +1,7 @@
 //! How a run goes: from its specification, through batches of tenants, to its report.
 
 mod batch;
+pub mod batch_sizes;
 pub mod broken;
 pub mod cache_process;
 pub mod cache_usage;

@@ -2,9 +2,11 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::batch_sizes::BatchSizes;
 use super::broken::BrokenTenants;
 use super::cache_process::CacheProcess;
 use super::cache_writes::CacheWrites;
@@ -23,6 +25,8 @@ pub struct Runner {
     pub ports: Ports,
     /// Batches in flight over all jobs.
     pub limits: Arc<Limits>,
+    /// How many tenants each job's batches have.
+    pub batch_sizes: BatchSizes,
     /// Tenants that failed alone at their last read.
     pub broken: BrokenTenants,
     /// Tenants that are not warm, and why.
@@ -70,6 +74,7 @@ impl Runner {
         Self {
             ports,
             limits,
+            batch_sizes: BatchSizes::default(),
             broken: BrokenTenants::default(),
             not_warm: NotWarm::default(),
             last_changes: LastChanges::default(),
@@ -81,6 +86,12 @@ impl Runner {
             jobs,
             replica,
         }
+    }
+
+    /// The same, whose batches have fewer tenants than configured while their queries take longer than that.
+    #[must_use]
+    pub fn with_target_batch_time(self, target: Option<Duration>) -> Self {
+        Self { batch_sizes: BatchSizes::new(target), ..self }
     }
 
     /// Which keys belong to which tenant, by the present jobs.

@@ -35,6 +35,8 @@ struct Warming<'w> {
     warm: Warm<String>,
     /// How long its rounds have held their permits.
     took: Duration,
+    /// Whether the time of the next query says how many tenants fit into a batch.
+    teaches: bool,
 }
 
 /// What a round has read before it writes.
@@ -79,15 +81,20 @@ struct Opened<'o> {
 
 impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
-    /// of these tenants was written.
-    pub(crate) async fn part(&self, part: &Batch, report: &mut Report) -> Result<(), Refusal> {
+    /// of these tenants was written. `teaches`: whether the time of its first query says how many tenants fit into a batch.
+    pub(crate) async fn part(
+        &self,
+        part: &Batch,
+        teaches: bool,
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
         let life = match self.spec.priority {
             Priority::Regular => Life::Full,
             Priority::Urgent => Life::Provisional,
         };
         let has_manifests = self.spec.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
-        let mut warming = Warming { work: self, part, warm, took: Duration::ZERO };
+        let mut warming = Warming { work: self, part, warm, took: Duration::ZERO, teaches };
         while step != Step::Done {
             let open = part.some(warming.warm.open());
             match warming.round(&open, step, report).await {
@@ -217,7 +224,14 @@ impl Warming<'_> {
             };
             step = self.warm.next(reply);
         }
-        let first_dates = work.query(open, &mut permit, report).await?;
+        let asked_at = work.runner.clock.monotonic();
+        let result = work.query(open, &mut permit, report).await;
+        // Further tries and rounds are of tenants that are special.
+        if std::mem::take(&mut self.teaches) {
+            let took = work.runner.clock.monotonic().saturating_sub(asked_at);
+            work.observe(open.len(), took, result.as_ref().err().map(|refusal| refusal.kind));
+        }
+        let first_dates = result?;
         Ok(RoundRows { permit, began_at, first_dates, named })
     }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::handle::Ticket;
-use super::status::{ActiveRun, JobStatus};
+use super::status::{ActiveRun, BatchFit, JobStatus};
 use crate::domain::change::Touched;
 use crate::domain::job::{Job, Overlap, Scope};
 use crate::domain::pause::Pause;
@@ -249,7 +249,7 @@ impl JobState {
         self.next_due_at.filter(|_| self.pause.is_none())
     }
 
-    pub(crate) fn status(&self) -> JobStatus {
+    pub(crate) fn status(&self, batch: Arc<BatchFit>) -> JobStatus {
         JobStatus {
             job: Arc::clone(&self.job),
             next_due_at: self.starts_at(),
@@ -257,6 +257,7 @@ impl JobState {
             queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
+            batch,
             pause: self.pause.clone(),
         }
     }

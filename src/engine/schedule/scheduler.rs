@@ -622,6 +622,11 @@ impl Engine {
         let leaving = self.leaving.iter().map(|taken| &taken.spec.job.name);
         self.metrics.register_jobs(self.jobs.keys().chain(leaving));
         self.records.recent.keep_jobs(|job| self.jobs.contains_key(job));
+        self.runner.batch_sizes.keep_jobs(|job| self.jobs.contains_key(job));
+        for state in self.jobs.values().filter(|state| state.job.scope == Scope::Tenants) {
+            let size = self.runner.batch_sizes.of(&state.job).now();
+            self.metrics.set_batch_tenants(&state.job.name, size.now);
+        }
         let is_warmed = |job: &JobName| self.jobs.get(job).is_some_and(|state| state.job.enabled);
         self.runner.not_warm.keep_jobs(is_warmed);
     }
@@ -675,7 +680,13 @@ impl Engine {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let jobs = self.jobs.iter().map(|(name, state)| (name.clone(), state.status())).collect();
+        let jobs = self
+            .jobs
+            .iter()
+            .map(|(name, state)| {
+                (name.clone(), state.status(self.runner.batch_sizes.of(&state.job)))
+            })
+            .collect();
         let leaving = self.leaving.iter().map(QueuedRun::active).collect();
         let (started_at, phase) = (self.started_at, self.phase);
         let rejections = self.rejections.clone();

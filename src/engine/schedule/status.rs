@@ -10,6 +10,7 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::pause::Pause;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
+pub use crate::engine::run::batch_sizes::BatchFit;
 pub use crate::engine::run::progress::{Progress, ProgressNow};
 
 /// The progress of a worker that has not begun to work: which servers it waits for.
@@ -120,6 +121,8 @@ pub struct JobStatus {
     pub last_run: Option<Arc<RunRecord>>,
     /// When the last `ok` run ended.
     pub last_success_at: Option<DateTime<Utc>>,
+    /// How many tenants its batches have, and why they are fewer than configured, if they are.
+    pub batch: Arc<BatchFit>,
     /// Why the job is paused, if it is. Then only people start its runs, and it is never due.
     pub pause: Option<Pause>,
 }

@@ -229,7 +229,8 @@ impl Parts {
 
 /// Whether a job shows nothing new.
 fn same_job(before: &JobStatus, now: &JobStatus) -> bool {
-    let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, pause } = before;
+    let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, batch, pause } =
+        before;
     let ids = |runs: &[ActiveRun]| -> Vec<RunId> { runs.iter().map(|run| run.id).collect() };
     let id = |run: &Option<ActiveRun>| run.as_ref().map(|run| (run.id, run.started_at));
     let last = |run: &Option<Arc<_>>| run.as_ref().map(Arc::as_ptr);
@@ -240,4 +241,5 @@ fn same_job(before: &JobStatus, now: &JobStatus) -> bool {
         && last(last_run) == last(&now.last_run)
         && *last_success_at == now.last_success_at
         && *pause == now.pause
+        && Arc::ptr_eq(batch, &now.batch)
 }

@@ -71,7 +71,7 @@ async fn run(
     levers::tell_run(&state, &by, &request);
     let tickets = state.control.handle.request_by(request, Some(by)).await?;
     let location = match tickets.first() {
-        Some(ticket) => shell.links.run(&ticket.run.id.to_string()),
+        Some(ticket) => shell.links.run(ticket.run.id),
         None => shell.links.job(&job),
     };
     Ok(see_other(location))

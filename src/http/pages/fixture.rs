@@ -6,18 +6,20 @@ use uuid::Uuid;
 use super::context::Context;
 use super::layout::Links;
 use crate::domain::job::tests::example;
-use crate::domain::job::{Job, Key, Query, Shape, Table};
+use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
 use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
+use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
+use crate::http::SettingInUse;
 use crate::http::session::Rights;
 use crate::overview::{
-    Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed, FeedState,
-    Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant, JobSeries,
-    JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment, NextHour,
-    NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip, TenantDetail,
-    Trouble, TroubleKind, Verdict, WarmState,
+    BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
+    FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
+    JobSeries, JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment,
+    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip,
+    TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -353,6 +355,13 @@ pub(super) fn job_detail() -> JobDetail {
             p95_ms: day(700.0, 90.0),
         },
         not_warm: not_warm().tenants,
+        batch: Some(BatchOfJob {
+            configured: 100,
+            now: 50,
+            reason: Some(
+                "a query for 100 tenants took 4.2 s; `runner.target_batch_time` is 2s".to_owned(),
+            ),
+        }),
     }
 }
 
@@ -367,7 +376,6 @@ pub(super) fn tenant() -> TenantDetail {
         job: name.to_owned(),
         state,
         not_warm,
-        problem: None,
         problem: None,
         keys_expected: 3,
         keys_present: 2,
@@ -413,7 +421,7 @@ pub(super) fn run() -> RunRecord {
     report.failed_tenants = vec![FailedOfKind { kind: FailureKind::Query, tenants, more: 17 }];
     RunRecord {
         id: run_id(49),
-        job: crate::domain::job::JobName::parse("products").unwrap(),
+        job: JobName::parse("products").unwrap(),
         trigger: Trigger::Request,
         requested_by: Who::named(HOSTILE),
         all_tenants: Some(true),
@@ -455,4 +463,29 @@ pub(super) fn definition() -> Job {
     let example = example("products", keys);
     let query = Query { sql: sql.into(), ..example.query.clone() };
     Job { query, tables: vec![Table::named("products"), Table::named(HOSTILE)], ..example }
+}
+
+pub(super) fn settings() -> Vec<SettingInUse> {
+    let setting = |key, value: Option<&str>, origin: &str| SettingInUse {
+        key,
+        value: value.map(str::to_owned),
+        origin: origin.to_owned(),
+    };
+    vec![
+        setting("database.url", Some("set"), "variable `DATABASE_URL`"),
+        setting("database.max_connections", Some("4"), "default"),
+        setting("tenants.sql", Some(HOSTILE), "preheat.toml:12"),
+        setting("http.token", None, "default"),
+    ]
+}
+
+pub(super) fn rejections() -> Rejections {
+    let problem = RejectedFor {
+        file: "jobs/products.toml".to_owned(),
+        line: Some(7),
+        message: HOSTILE.to_owned(),
+        hint: Some("the column is `price`".to_owned()),
+    };
+    let rejection = Rejection { problems: vec![problem], older_in_use: true };
+    Rejections::from([(JobName::parse("products").unwrap(), rejection)])
 }

@@ -18,11 +18,11 @@ use super::words;
 use super::{jobs, tenants};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Overlap, Scope, Table};
-use crate::overview::{JobDetail, JobLine, JobSeries, Line, Moment, Skip};
+use crate::overview::{BatchOfJob, JobDetail, JobLine, JobSeries, Line, Moment, Skip};
 
 /// The body of the page.
 pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Markup {
-    let JobDetail { line, next_due, skipped, day, not_warm } = detail;
+    let JobDetail { line, next_due, skipped, day, not_warm, batch } = detail;
     html! {
         header.title #head data-live={ "job:" (line.name) } {
             (title(line, context))
@@ -36,7 +36,7 @@ pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Marku
         }
         div.columns #day data-live={ "job:" (line.name) } { (series(day, context)) }
         (skips(skipped, context))
-        (definition(job, context))
+        (definition(job, batch.as_ref(), context))
     }
 }
 
@@ -252,8 +252,20 @@ fn skip_reason(reason: &str) -> &str {
     }
 }
 
+/// How many tenants one query is for, and why they are fewer than configured, if they are.
+fn batch_size(batch: &BatchOfJob) -> Markup {
+    let BatchOfJob { configured, now, reason } = batch;
+    let tenants = |count: usize| words::counted(count as u64, "tenant");
+    html! {
+        @match reason {
+            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) ", as " (reason) },
+            None => { (tenants(*now)) " in one query" },
+        }
+    }
+}
+
 /// What the job's file says, with the defaults where it says nothing.
-fn definition(job: &Job, context: Context<'_>) -> Markup {
+fn definition(job: &Job, batch: Option<&BatchOfJob>, context: Context<'_>) -> Markup {
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     html! {
         section #definition aria-labelledby="definition-title" {
@@ -278,9 +290,9 @@ fn definition(job: &Job, context: Context<'_>) -> Markup {
                 }
                 dt { "Batch" }
                 dd {
-                    @match job.scope {
-                        Scope::Tenants => { (words::counted(job.batch.get() as u64, "tenant")) " in one query" },
-                        Scope::Fleet => "one query for the whole fleet",
+                    @match batch {
+                        Some(batch) => (batch_size(batch)),
+                        None => "one query for the whole fleet",
                     }
                     @if let Some(most) = job.concurrency { ", at most " (most) " at once" }
                     ", " (words::counted(u64::from(job.retries), "retry").replace("retrys", "retries"))

@@ -13,6 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::assets::{Asset, ICON, SCRIPT, STYLE};
 use crate::domain::who::Who;
 use crate::http::AppState;
+use crate::http::answer::ApiError;
 use crate::http::session::Viewer;
 
 /// What is percent-encoded in a path segment or in a query's value: everything but what RFC 3986
@@ -42,7 +43,7 @@ enum Signed {
     Never,
     /// The viewer has not signed in, and sees pages without levers.
     Out,
-    /// Somebody who has, under this name.
+    /// The viewer has signed in under this name.
     In(Who),
 }
 
@@ -63,13 +64,10 @@ impl Shell {
 }
 
 impl FromRequestParts<AppState> for Shell {
-    type Rejection = std::convert::Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &AppState,
-    ) -> Result<Self, Self::Rejection> {
-        let Ok(viewer) = Viewer::from_request_parts(parts, state).await;
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let viewer = Viewer::from_request_parts(parts, state).await?;
         let signed = match viewer.who {
             Some(who) if viewer.is_signed_in => Signed::In(who),
             Some(_) | None if state.control.access.has_token() => Signed::Out,

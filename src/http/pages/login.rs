@@ -26,20 +26,19 @@ pub(super) async fn show(
     uri: Uri,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Response {
-    let Query(Asked { next, failed }) = asked.unwrap_or_default();
-    let problem = match failed.as_str() {
+    let shell = Shell::at(uri.path());
+    let Query(asked) = asked.unwrap_or_default();
+    let can_sign_in = state.control.access.has_token();
+    let body = if can_sign_in { form(&shell.links, &asked) } else { no_token() };
+    page("Sign in", &shell, body)
+}
+
+fn form(links: &Links, Asked { next, failed }: &Asked) -> Markup {
+    let refused = match failed.as_str() {
         "token" => Some("That is not this worker's token."),
         "wait" => Some("Too many tries with a wrong token: wait a minute."),
         _ => None,
     };
-    let shell = Shell::at(uri.path());
-    let can = state.control.access.has_token();
-    let body = if can { form(&shell.links, &next, problem) } else { no_token() };
-    page("Sign in", &shell, body)
-}
-
-/// The form, with the reason why the last try failed.
-fn form(links: &Links, next: &str, refused: Option<&str>) -> Markup {
     html! {
         section.narrow {
             h1 { "Sign in" }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tracing::{debug, error, info, warn};
 
-use super::counted;
+use super::{bytes, counted};
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, KeyCounts};
 use crate::domain::run::RunId;
@@ -30,10 +30,8 @@ event! {
     SeveralCaches;
     metrics |metrics| metrics.several_caches.set(1);
     log error!(
-        "several servers answer behind the cache's address: each has only a part of the writes, so \
-         that keys are missing or old for some readers; hint: preheat needs one server, so \
-         `cache.url` must name it, and not a load balancer or proxy that distributes commands or \
-         connections; until one server answers alone, the change from one to another starts no run"
+        "several servers answer behind the cache's address, and each has a part of the writes only; \
+         hint: let `cache.url` name one server, and no load balancer or proxy"
     );
 }
 
@@ -74,9 +72,10 @@ event! {
         count,
         used_memory,
         maxmemory,
-        "the cache has evicted {count} keys, anybody's, for want of memory: {used_memory} of \
-         {maxmemory} bytes are in use; an evicted key is missing until its job runs again; \
-         hint: raise `maxmemory`, or let jobs write less (`preheat plan` says how much they write)"
+        "the cache has evicted {count} keys, anybody's, for want of memory: it uses {} of {}; hint: \
+         raise `maxmemory`, or write less (see `preheat plan`)",
+        bytes(used_memory),
+        bytes(maxmemory)
     );
 }
 

@@ -72,8 +72,8 @@ event! {
         tables: &'a str,
     }
     log warn!(
-        "the triggers of {tables} notify, and those of other tables write to the write-ahead log: the \
-         worker listens both ways, with two connections; hint: run `preheat changes install`"
+        "the triggers of {tables} notify, others write to the write-ahead log: the worker listens both \
+         ways; hint: run `preheat changes install`"
     );
 }
 
@@ -94,8 +94,8 @@ event! {
     /// The feed may have missed changes of some tables; their jobs run once.
     ChangesMissed<'a> { tables: &'a str }
     log info!(
-        "changes of {tables} may have been missed, as triggers were made, mended or switched on, \
-         or another table has the name: jobs that name them in `tables` run once"
+        "changes of {tables} may have been missed, as triggers or tables changed: jobs that name \
+         them in `tables` run once"
     );
 }
 
@@ -109,9 +109,8 @@ event! {
     }
     log warn!(
         code,
-        "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}), so that all \
-         tenants are warmed; hint: its query runs with the rights of the role that writes, and \
-         fails where row-level security would hide rows; see `preheat changes install`"
+        "the trigger on `{table}` cannot tell whose rows changed (SQLSTATE {code}): all tenants are \
+         warmed; hint: row-level security may hide them, see `preheat changes install`"
     );
 }
 

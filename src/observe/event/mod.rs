@@ -103,6 +103,11 @@ fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// A number of bytes: `1.5 MB`.
+fn bytes(count: u64) -> impl std::fmt::Display {
+    indicatif::DecimalBytes(count)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

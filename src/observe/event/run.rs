@@ -7,7 +7,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
-use super::{counted, millis};
+use super::{bytes, counted, millis};
+use crate::domain::batch_size::BatchSizeNow;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{Outcome, RunId, RunRecord, SkipReason, Trigger};
@@ -158,14 +159,14 @@ impl fmt::Display for RunSummary<'_> {
         let tenants = record.report.tenants;
         write!(
             f,
-            "job `{}` ended {} after {:.1?}: {} of {} warm, {} and {} written",
+            "job `{}` ended {} after {:.1?}: {} of {} warm, {}, {}",
             record.job,
             record.outcome,
             record.duration(),
             tenants.ok,
             counted(tenants.total, "tenant", "tenants"),
             counted(record.report.keys.written, "key", "keys"),
-            counted(record.report.bytes, "byte", "bytes"),
+            bytes(record.report.bytes),
         )?;
         if tenants.fenced > 0 {
             write!(f, "; the data of {} kept changing", tenants.fenced)?;
@@ -219,6 +220,27 @@ event! {
         %job, %run, tenants, retry, wait_ms = millis(wait), failure = kind.as_str(),
         "a batch of job `{job}` failed and is tried again in {wait:.1?}: {message}"
     );
+}
+
+event! {
+    /// The batches of a job have another size from now on.
+    BatchesResized<'a> { job: &'a JobName, run: RunId, size: BatchSizeNow }
+    metrics |metrics| metrics.set_batch_tenants(job, size.now);
+    log {
+        let BatchSizeNow { configured, now, because } = size;
+        let tenants = counted(now.get(), "tenant", "tenants");
+        match because {
+            // That they grow again, step by step, is no news.
+            Some(why) if now < why.query.tenants => info!(
+                %job, %run, configured, tenants = now, took_ms = millis(why.query.took),
+                "the batches of job `{job}` now have {tenants} instead of {configured}: {why}"
+            ),
+            Some(_) | None => debug!(
+                %job, %run, configured, tenants = now,
+                "the batches of job `{job}` now have {tenants} of {configured}"
+            ),
+        }
+    };
 }
 
 event! {
@@ -310,7 +332,7 @@ mod tests {
         let line =
             logged(|| RunFinished { record: &ok, all_tenants: true, kept: true }.emit(&metrics));
         insta::assert_snapshot!(line, @r#"
-         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys and 2048 bytes written job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+         INFO job `services` ended ok after 1.2s: 4 of 4 tenants warm, 7 keys, 2.05 kB job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=0 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
         "#);
         let page = metrics.encode();
         for expected in [
@@ -333,7 +355,7 @@ mod tests {
             RunFinished { record: &partial, all_tenants: true, kept: true }.emit(&metrics);
         });
         insta::assert_snapshot!(line, @r#"
-         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
+         WARN job `services` ended partial after 1.2s: 3 of 4 tenants warm, 7 keys, 2.05 kB; first failure (query), tenant `a\nb`: division by zero job=services run=00000000-0000-0000-0000-000000000000 trigger="schedule" outcome="partial" duration_ms=1234 tenants=4 tenants_failed=1 tenants_fenced=0 keys=7 keys_failed=1 bytes=2048 queries=3 retries=0 failure="query" tenant="a\nb"
         "#);
         let page = metrics.encode();
         assert!(
@@ -360,7 +382,7 @@ mod tests {
                 .emit(&metrics);
         });
         insta::assert_snapshot!(lines, @r#"
-        DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys and 2048 bytes written; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
+        DEBUG job `services` ended ok after 1.2s: 3 of 4 tenants warm, 7 keys, 2.05 kB; the data of 1 kept changing job=services run=00000000-0000-0000-0000-000000000000 trigger="change" outcome="ok" duration_ms=1234 tenants=4 tenants_failed=0 tenants_fenced=1 keys=7 keys_failed=0 bytes=2048 queries=3 retries=0
         DEBUG 2 changes have reached the cache in job `services` job=services tenants=2 lag_ms=30
         "#);
         let page = metrics.encode();

@@ -7,6 +7,7 @@ mod label;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -113,6 +114,9 @@ metrics! {
     change_feed_lacking: Known, "preheat_change_feed_tables_without_triggers",
         "Tables of the jobs whose change feed triggers are missing or disabled; `preheat changes \
          install` creates them; absent until the worker has looked for them";
+    batch_tenants: Family<OfJob, Gauge>, "preheat_batch_tenants",
+        "Tenants in one query of the job: as many as configured, or fewer while its queries take \
+         longer than `runner.target_batch_time`; absent for a job without tenants";
     batch_retries: Family<OfJob, Counter>, "preheat_batch_retries_total",
         "Batches that were tried again after a failure that may pass";
     breaker_open: Family<OfServer, Gauge>, "preheat_breaker_open",
@@ -276,6 +280,11 @@ impl Metrics {
         }
     }
 
+    /// Sets how many tenants the batches of a job have.
+    pub fn set_batch_tenants(&self, job: &JobName, tenants: NonZeroUsize) {
+        self.batch_tenants.of(job).set(whole(tenants.get()));
+    }
+
     /// Sets how many permits there are.
     pub fn set_concurrency_limit(&self, permits: u32) {
         self.concurrency_limit.know(permits.into());
@@ -426,6 +435,7 @@ mod tests {
         metrics.set_concurrency_limit(4);
         metrics.set_history_pending(0);
         metrics.set_permits(&BTreeMap::new());
+        metrics.set_batch_tenants(&job("slots"), NonZeroUsize::MIN);
         metrics.set_feed_lacking(0);
         metrics.set_feed_listens(Some(true));
         metrics.look_at_process();

@@ -528,7 +528,8 @@ async fn the_result_as_json_has_problems_warnings_and_what_is_not_watched() {
         "flags",
         "fleet"
       ],
-      "unwatchable": []
+      "unwatchable": [],
+      "unreachable": null
     }
     "#);
     let good = servers.preheat(["check", "--json", "--no-data"]).job("services", SERVICES);
@@ -595,7 +596,8 @@ async fn the_problems_of_files_as_json_come_without_the_servers() {
       ],
       "warnings": [],
       "without_tables": [],
-      "unwatchable": []
+      "unwatchable": [],
+      "unreachable": null
     }
     "#);
 }

@@ -190,7 +190,7 @@ async fn shells_complete_the_names_of_jobs() {
             let mut command = Command::new(shell);
             match shell {
                 "bash" => command.args(["--norc", "-c", IN_BASH, "bash"]).args(words),
-                "fish" => command.args(["--no-config", "-c", IN_FISH, &words.join(" ")]),
+                "fish" => command.args(["--no-config", "-c", IN_FISH, "--", &words.join(" ")]),
                 _ => command.args(["-f", "-c", IN_ZSH, "zsh"]).args(words),
             };
             command.current_dir(folder.path()).env("PATH", &path).env("PREHEAT_DOTENV", dotenv);

@@ -36,8 +36,9 @@ impl Image {
             );
             return None;
         };
-        let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
-        let config = serde_json::from_str(&config).unwrap();
+        let config = std::fs::read_to_string(folder.join("image.json")).unwrap();
+        let image: Value = serde_json::from_str(&config).unwrap();
+        let config = image["Docker"]["config"].clone();
         Some(Self { root: folder.join("root").canonicalize().unwrap(), config })
     }
 
@@ -81,7 +82,8 @@ async fn the_image_warms_without_any_right_and_stops_when_it_is_told() {
     let (database, redis) = (support::clinic().await, support::redis());
     let start = [image.words("Entrypoint"), image.words("Cmd")].concat();
     assert_eq!(start, ["preheat", "serve"]);
-    let worker = image.run(&start).database(database.tcp_url()).cache(redis.url()).start();
+    let worker =
+        image.run(&start).database(database.tcp_url()).cache(redis.tcp_url().unwrap()).start();
     worker.answers("/readyz", 200).await;
 
     let about =

@@ -1,6 +1,7 @@
 //! The engine with ports in memory and a clock that tests move: when runs start, how they go, and
 //! what is recorded of them.
 
+mod batch_sizes;
 mod changes;
 mod coverage;
 mod gone;
@@ -158,6 +159,8 @@ pub(crate) struct Setup {
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
     /// The share of the tenants that may be missing from a list.
     pub(crate) max_shrink: Share,
+    /// How long a query should take at most.
+    pub(crate) target_batch_time: Option<Duration>,
 }
 
 impl Setup {
@@ -173,13 +176,14 @@ impl Setup {
             cache: None,
             ledger: None,
             max_shrink: Share::from_percent(50.0).unwrap(),
+            target_batch_time: None,
         }
     }
 
     /// The world, and its engine, which is not running yet.
     pub(crate) fn build(self) -> (World, Engine) {
         let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
-        let Self { source: other, cache, ledger, max_shrink, .. } = self;
+        let Self { source: other, cache, ledger, max_shrink, target_batch_time, .. } = self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
@@ -193,12 +197,9 @@ impl Setup {
             ledger: ledger.unwrap_or_else(|| Arc::clone(&hooked) as _),
         };
         let ports = Ports::new(servers, Arc::clone(&shared), Arc::clone(&metrics));
-        let runner = Arc::new(Runner::new(
-            ports,
-            Limits::new(concurrency),
-            Registry::new(max_shrink),
-            "test".to_owned(),
-        ));
+        let (limits, registry) = (Limits::new(concurrency), Registry::new(max_shrink));
+        let runner = Runner::new(ports, limits, registry, "test".to_owned());
+        let runner = Arc::new(runner.with_target_batch_time(target_batch_time));
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
         let made_of = Parts {

@@ -235,8 +235,8 @@ impl Worker {
             pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
-            pauses,
             access,
+            settings: Arc::default(),
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };

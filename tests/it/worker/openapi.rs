@@ -25,6 +25,8 @@ async fn schemathesis_finds_nothing_undeclared() {
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json"))
         .args(["--url", &url, "--header", &format!("Authorization: Bearer {TOKEN}")])
         .args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing"])
+        // An answer without end is no case for it.
+        .args(["--exclude-path", "/api/v1/events"])
         .args(["--seed", "1", "--max-examples", "30", "--no-color"])
         .current_dir(&folder)
         .stdin(Stdio::null())
