@@ -67,6 +67,17 @@ const MAX_WAITING: usize = 64;
 /// counters.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// A setting as the worker uses it, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingInUse {
+    /// Its section and name, as in `database.url`.
+    pub key: &'static str,
+    /// Its value; of a secret, only whether it is set. `None` if it is not set.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub origin: String,
+}
+
 /// What the routes need from the rest of the worker.
 #[derive(Clone)]
 pub struct Control {
@@ -84,6 +95,8 @@ pub struct Control {
     pub refresh: Refresh,
     /// Who may do what.
     pub access: Access,
+    /// The settings in use, for the page that shows them.
+    pub settings: Arc<[SettingInUse]>,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
     /// Ends requests that wait for a run. It is the token that stops [`serve`].
