@@ -42,7 +42,7 @@ use crate::adapter::postgres::{
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::audit::Verifier;
-use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, InUse, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
@@ -58,7 +58,7 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Access, Control, Refresh};
+use crate::http::{Access, Control, Refresh, SettingInUse};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
@@ -232,6 +232,7 @@ impl App {
                 settings.database.max_connections,
             ),
             access: access(settings, front.listen),
+            settings: in_use(settings),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
@@ -604,4 +605,14 @@ fn refresh(
             }
         })
     })
+}
+
+/// The settings as their page shows them.
+fn in_use(settings: &Settings) -> Arc<[SettingInUse]> {
+    let shown = |InUse { key, value, origin }: &InUse| SettingInUse {
+        key,
+        value: value.clone(),
+        origin: origin.to_string(),
+    };
+    settings.in_use.iter().map(shown).collect()
 }

@@ -22,7 +22,7 @@ pub use self::environment::Environment;
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
-pub use self::setting::Setting;
+pub use self::setting::{InUse, Setting};
 pub use self::traces::Traces;
 use crate::domain::job::Share;
 use crate::domain::network::{Network, is_base_path};
@@ -59,6 +59,8 @@ pub struct Settings {
     pub changes: Changes,
     /// Traces of runs.
     pub traces: Traces,
+    /// All settings of the file, with where their values come from.
+    pub in_use: Vec<InUse>,
 }
 
 /// What is logged, and how.
@@ -332,6 +334,7 @@ impl Settings {
             audit: Audit::read(read),
             changes: Changes::read(read),
             traces: layers.traces(),
+            in_use: read.in_use(),
         }
     }
 

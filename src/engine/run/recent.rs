@@ -131,7 +131,6 @@ mod tests {
             report,
             replica: String::new(),
             version: String::new(),
-            requested_by: None,
             all_tenants: Some(true),
             requested_by: None,
         }

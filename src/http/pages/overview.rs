@@ -11,8 +11,8 @@ use super::jobs;
 use super::layout::{Shell, page};
 use super::words;
 use crate::overview::{
-    CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, Line,
-    NextHour, Overview, Trouble,
+    CacheMemory, Consistency, Coverage, Figures, Freshness, HitRate, Line, NextHour, Overview,
+    Trouble,
 };
 
 /// How many troubles the page shows: more would hide what matters.
@@ -316,18 +316,6 @@ fn days_in_words(days: f64) -> String {
         days if days < 1.0 => "less than a day".to_owned(),
         days if days > 365.0 => "more than a year".to_owned(),
         days => format!("{days:.0} days"),
-    }
-}
-
-/// What the change feed is doing, in a word.
-pub(super) fn feed_state(feed: &Feed) -> Markup {
-    match feed.state {
-        FeedState::Off => words::state(words::Look::Idle, "off"),
-        FeedState::Connected => words::state(words::Look::Ok, "connected"),
-        FeedState::Lacking => {
-            words::state(words::Look::Partial, "connected, but triggers are missing")
-        }
-        FeedState::Away => words::state(words::Look::Failed, "not connected"),
     }
 }
 

@@ -66,7 +66,7 @@ async fn the_pauses_in_postgres_conform() {
     migrate(&database).await.unwrap();
     let store = PostgresHistory::new(database);
     conforms(&store).await;
-    assert_eq!(store.server(), Server::Database);
+    assert_eq!(PauseStore::server(&store), Server::Database);
 
     keep(&store, &[("a", Some(pause("x", None)))]).await;
     server.execute("insert into preheat.pauses values ('no name', 'y', '', now(), null)").await;
@@ -83,7 +83,7 @@ async fn the_pauses_in_redis_conform_and_are_told_from_lost_ones() {
     let (cache, connection) = on_redis(&server, &format!("{}?db=3", server.url())).await;
     let mut past = Past::Redis(connection);
     conforms(&cache).await;
-    assert_eq!(cache.server(), Server::Cache);
+    assert_eq!(PauseStore::server(&cache), Server::Cache);
     assert_eq!(past.ttl(PAUSES_KEY).await, None);
     keep(&cache, &[("a", Some(pause("x", None)))]).await;
     past.evict(PAUSES_KEY).await;

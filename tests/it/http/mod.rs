@@ -247,6 +247,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
             access,
+            settings: Arc::default(),
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };
