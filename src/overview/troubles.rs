@@ -425,14 +425,13 @@ pub(super) fn verdict(facts: &Facts, troubles: &[Found]) -> Verdict {
     let Some(worst) = troubles.first() else { return all_is_well(facts) };
     let kind = worst.trouble.kind;
     let count = troubles.iter().filter(|found| found.trouble.kind == kind).count() as u64;
-    let sentence = match kind {
-        TroubleKind::NotWarm => {
-            let tenants = facts.tenants_not_warm.max(1);
-            let be = if tenants == 1 { "is" } else { "are" };
-            format!("{} {be} not warm.", counted(tenants, "tenant", "tenants"))
-        }
-        _ if count == 1 => worst.trouble.sentence.clone(),
-        _ => several(kind, count).unwrap_or_else(|| worst.trouble.sentence.clone()),
+    let sentence = if kind == TroubleKind::NotWarm {
+        let tenants = facts.tenants_not_warm.max(1);
+        let be = if tenants == 1 { "is" } else { "are" };
+        format!("{} {be} not warm.", counted(tenants, "tenant", "tenants"))
+    } else {
+        let together = (count > 1).then(|| several(kind, count)).flatten();
+        together.unwrap_or_else(|| worst.trouble.sentence.clone())
     };
     Verdict { level: worst.trouble.level, sentence }
 }

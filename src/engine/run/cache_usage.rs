@@ -71,9 +71,8 @@ impl Counts {
     /// at zero again: what it counts now came since.
     fn between(before: &CacheStats, after: &CacheStats) -> Self {
         let is_same = before.process == after.process;
-        let grown = |before: u64, after: u64| match is_same {
-            true if after >= before => after - before,
-            true | false => after,
+        let grown = |before: u64, after: u64| {
+            if is_same && after >= before { after - before } else { after }
         };
         Self {
             hits: grown(before.hits, after.hits),
