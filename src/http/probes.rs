@@ -30,8 +30,10 @@ pub(super) async fn index() -> String {
          GET  /metrics                  Prometheus\n\
          GET  /api/v1/jobs              the jobs, when they are due, how they went\n\
          GET  /api/v1/jobs/{{job}}        one of them\n\
-         GET  /api/v1/runs?job=&limit=  the newest runs\n\
+         GET  /api/v1/overview          whether the cache is warm, and what is wrong\n\
+         GET  /api/v1/runs              the newest runs\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
+         GET  /api/v1/events            what happens, as it happens\n\
          GET  /api/v1/openapi.json      the document of all routes\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
          POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
