@@ -35,6 +35,7 @@ pub(super) async fn index() -> String {
          GET  /api/v1/tenants/{{id}}      everything about one tenant\n\
          GET  /api/v1/runs              the newest runs, by filters\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
+         GET  /api/v1/events            what happens, as it happens\n\
          GET  /api/v1/openapi.json      the document of all routes\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
          POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
