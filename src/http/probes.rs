@@ -35,9 +35,12 @@ pub(super) async fn index() -> String {
          GET  /api/v1/tenants/{{id}}      everything about one tenant\n\
          GET  /api/v1/runs              the newest runs, by filters\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
+         GET  /api/v1/events            what happens, as it happens\n\
          GET  /api/v1/openapi.json      the document of all routes\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
          POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
+         POST /api/v1/jobs/{{job}}/pause  pause one, or /resume it (with the token)\n\
+         POST /api/v1/pause             pause all, or /api/v1/resume them (with the token)\n\
          POST /api/v1/invalidations     remove keys (with the token)\n",
         env!("CARGO_PKG_VERSION")
     )

@@ -144,7 +144,7 @@ pub(super) fn reason(kind: Option<FailureKind>) -> String {
 pub(super) fn warm_form(tenant: &str, context: Context<'_>) -> Markup {
     html! {
         form method="post" action=(context.links.tenant_action(tenant, "warm")) {
-            button aria-label={ "Warm tenant " (words::text(tenant)) " now" } { "Warm now" }
+            button aria-label={ "Warm now: tenant " (words::text(tenant)) } { "Warm now" }
         }
     }
 }

@@ -122,7 +122,7 @@ async fn without_a_script_everything_can_be_read_and_done() {
     browser.open_as(&url(&worker, "/"), &window).await;
     for (_, path) in &pages {
         assert_eq!(browser.go(&url(&worker, path)).await, 200, "{path}");
-        assert!(browser.text("main").await.len() > 20, "{path}");
+        assert!(!browser.text("main h1").await.is_empty(), "{path}");
     }
     sign_in(&mut browser, &worker).await;
     let before = worker.runs("clubs").await.len();

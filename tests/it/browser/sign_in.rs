@@ -51,11 +51,16 @@ async fn a_pause_shows_after_a_restart() {
     first.ended().await.expect_code(0);
     let again = super::only_clubs(&shop);
     let again = again.env("PREHEAT_HTTP__LISTEN", address.to_string()).start();
-    again.works().await;
-    browser.go(&url(&again, "/jobs/clubs")).await;
+    eventually("the worker works", LONG, async || {
+        let ready = crate::support::http::get(address, "/readyz").await;
+        ready.is_ok_and(|ready| ready.json()["status"] != "starting")
+    })
+    .await;
+    browser.go(&format!("http://{address}/jobs/clubs")).await;
     browser.shows("main", "vet migration").await;
     browser.shows("main", "Ann").await;
     browser.shows("header", "Ann").await;
     browser.click("main form[action$='/resume'] button").await;
     browser.until("!document.querySelector('main').innerText.includes('vet migration')").await;
+    drop(again);
 }

@@ -5,6 +5,7 @@ mod connections;
 mod history;
 mod life;
 mod openapi;
+mod pause;
 mod rejected;
 mod reload;
 mod restart;
