@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::versions::Versions;
+use crate::config::Settings;
 use crate::definition::{self, Contents};
 use crate::engine::ports::Clock;
 
@@ -33,9 +35,16 @@ struct Seen {
 }
 
 impl FolderWatch {
-    /// Watches a folder whose contents were these when they were read.
-    pub(super) fn new(folder: PathBuf, read: Contents, clock: Arc<dyn Clock>) -> Self {
-        Self { folder, clock, seen: Mutex::new(Seen { read, fresh: None }) }
+    /// Watches the folder that these versions come from, if the settings say so.
+    pub(super) fn of(
+        settings: &Settings,
+        versions: &Versions,
+        clock: &Arc<dyn Clock>,
+    ) -> Option<Arc<Self>> {
+        // Without contents, the jobs come from no folder.
+        let read = versions.contents().filter(|_| settings.runner.watch_jobs)?;
+        let (folder, clock) = (settings.jobs.clone(), Arc::clone(clock));
+        Some(Arc::new(Self { folder, clock, seen: Mutex::new(Seen { read, fresh: None }) }))
     }
 
     /// Notifies each time that the folder has other contents than those that were read, and the same at

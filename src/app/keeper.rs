@@ -48,6 +48,16 @@ pub(super) struct Keeper<'a> {
 impl Keeper<'_> {
     /// Does its work until it is dropped.
     pub(super) async fn keep(&mut self, reload: &Notify) {
+        match self.watch.clone() {
+            None => self.look_after(reload).await,
+            Some(watch) => tokio::select! {
+                () = self.look_after(reload) => {}
+                never = watch.run(reload) => match never {},
+            },
+        }
+    }
+
+    async fn look_after(&mut self, reload: &Notify) {
         let mut checked_at = self.clock.monotonic();
         loop {
             tokio::select! {

@@ -7,9 +7,9 @@ mod front;
 mod keeper;
 mod queries;
 mod start;
+mod traces;
 mod versions;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -125,6 +125,7 @@ struct Stores {
 impl App {
     /// Closes the connections to the database.
     pub async fn close(&self) {
+        traces::close(self.runner.traces.as_ref()).await;
         self.database.close().await;
     }
 
@@ -154,6 +155,7 @@ impl App {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
+        let traces = traces::traces(settings, &ports.metrics);
         let runner = Runner::new(
             ports,
             Limits::with_tenants_of(
@@ -163,7 +165,8 @@ impl App {
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
         );
-        let runner = Arc::new(runner.with_target_batch_time(settings.runner.target_batch_time));
+        let runner = runner.with_target_batch_time(settings.runner.target_batch_time);
+        let runner = Arc::new(Runner { traces, ..runner });
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -184,6 +187,7 @@ impl App {
         let Begun { front, stores, pauses, versions } = begun;
         let Orders { stops, reload, .. } = orders;
         self.runner.limits.set(worker_shares(settings));
+        let traces = self.runner.traces.clone();
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
         let records =
@@ -234,11 +238,9 @@ impl App {
         });
         let Supervised { head_start, refused } =
             FeedSupervisor::start(feed, handle.clone(), &mut tasks, background.clone());
-        let watch = folder_watch(settings, &versions, &clock);
-        let watching = watch.clone();
         let mut keeper = Keeper {
             settings,
-            watch,
+            watch: FolderWatch::of(settings, &versions, &clock),
             versions,
             source: self.source,
             bell,
@@ -253,7 +255,6 @@ impl App {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
-            never = watch_jobs(watching, reload) => match never {},
             error = refused => Err(error),
         };
         background.cancel();
@@ -263,6 +264,7 @@ impl App {
         drop(tasks);
         records.give_up();
         keeper.stop().await?;
+        traces::close(traces.as_ref()).await;
         event::WorkerStopped.emit(&metrics);
         ended
     }
@@ -402,24 +404,6 @@ pub async fn serve(
             front.close(LAST_WORDS).await;
             Err(error)
         }
-    }
-}
-
-/// The watch on the jobs folder, if the settings say so and the jobs come from it.
-fn folder_watch(
-    settings: &Settings,
-    versions: &Versions,
-    clock: &Arc<dyn Clock>,
-) -> Option<Arc<FolderWatch>> {
-    let contents = versions.contents().filter(|_| settings.runner.watch_jobs)?;
-    Some(Arc::new(FolderWatch::new(settings.jobs.clone(), contents, Arc::clone(clock))))
-}
-
-/// Asks for a reload whenever the job files have changed. Never returns.
-async fn watch_jobs(watch: Option<Arc<FolderWatch>>, reload: &Notify) -> Infallible {
-    match watch {
-        Some(watch) => watch.run(reload).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -160,19 +160,19 @@ impl<'a> Preview<'a> {
         };
         let keys = output::counted(self.key_count as u64, "key", "keys");
         let bytes = output::bytes(self.bytes as u64);
-        let mut text = format!("job `{}`{whose}: {keys}, {bytes}; nothing is written\n", self.job);
-        for key in &self.keys {
-            text.push_str(&key.text());
-        }
+        let head = format!("job `{}`{whose}: {keys}, {bytes}; nothing is written", self.job);
+        let mut parts = vec![output::wrapped(0, &head) + "\n"];
+        parts.extend(self.keys.iter().map(KeyPreview::text));
         let left = (self.key_count - self.keys.len()) as u64;
         if left > 0 {
             let more = output::counted(left, "more key", "more keys");
-            text += &format!("\n{more}: `--limit {}` shows all\n", self.key_count);
+            parts.push(format!("\n{more}: `--limit {}` shows all\n", self.key_count));
         }
-        for failure in &self.failures {
-            text += &format!("\ncannot be written: {}\n", bars::failed(failure));
-        }
-        text
+        let failures = self.failures.iter();
+        parts.extend(
+            failures.map(|failure| format!("\ncannot be written: {}\n", bars::failed(failure))),
+        );
+        parts.concat()
     }
 }
 

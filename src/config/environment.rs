@@ -81,6 +81,11 @@ impl Environment {
         Self { variables, lines, problems }
     }
 
+    /// A variable that the process itself has, whatever the file says.
+    pub(super) fn of_the_process(&self, name: &str) -> Option<&str> {
+        if self.lines.contains_key(name) { None } else { self.get(name) }
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
@@ -102,7 +107,7 @@ impl Environment {
     }
 
     /// The variables that come from the file.
-    pub(super) fn from_file(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names_of_file(&self) -> impl Iterator<Item = &str> {
         self.lines.keys().map(String::as_str)
     }
 }
@@ -136,9 +141,11 @@ impl EnvFile {
         for variable in dotenvy::from_read_iter(text.as_bytes()) {
             let (name, value) = variable.map_err(|error| unreadable(&lines, next, &error))?;
             let rest = lines.get(next..).unwrap_or_default();
-            next += rest.iter().position(|line| sets(line, &name)).map_or(0, |index| index + 1);
+            let Some(index) = rest.iter().position(|line| sets(line, &name)) else { continue };
+            let line = next + index + 1;
+            next += index + lines_of_one(rest.get(index..).unwrap_or_default());
             if is_taken(&name) {
-                variables.insert(name, (value, next));
+                variables.insert(name, (value, line));
             }
         }
         Ok(Self { variables })
@@ -155,6 +162,15 @@ fn sets(line: &str, name: &str) -> bool {
     let line = line.strip_prefix("export").filter(|rest| rest.starts_with(' ')).unwrap_or(line);
     let after = line.trim_start().strip_prefix(name);
     after.is_some_and(|after| after.trim_start().starts_with('='))
+}
+
+/// How many of these lines the first variable takes: a value in quotes may have several.
+fn lines_of_one(lines: &[&str]) -> usize {
+    let is_whole = |count: &usize| {
+        let text = lines.get(..*count).unwrap_or_default().join("\n");
+        dotenvy::from_read_iter(text.as_bytes()).next().is_some_and(|variable| variable.is_ok())
+    };
+    (1..=lines.len()).find(is_whole).unwrap_or(1)
 }
 
 /// The problem of a line, which is one of those from `next` on. The message shows no part of the line, which
@@ -204,7 +220,7 @@ mod tests {
             ("REDIS_URL", "redis://process"),
         ];
         assert_eq!(variables, expected);
-        assert_eq!(found.from_file().collect::<Vec<_>>(), ["DATABASE_URL", "PREHEAT_JOBS"]);
+        assert_eq!(found.names_of_file().collect::<Vec<_>>(), ["DATABASE_URL", "PREHEAT_JOBS"]);
         let name = "DATABASE_URL".to_owned();
         assert_eq!(found.origin("DATABASE_URL"), Origin::EnvFile { line: 9, name });
         assert_eq!(found.origin("REDIS_URL"), Origin::Variable("REDIS_URL".to_owned()));
@@ -235,7 +251,7 @@ mod tests {
     #[test]
     fn the_switch_and_a_missing_file_leave_the_process_alone() {
         let found = with(&[(SWITCH, "false")], "hush");
-        assert!(found.problems().is_empty() && found.from_file().next().is_none());
+        assert!(found.problems().is_empty() && found.names_of_file().next().is_none());
         let found = with(&[(SWITCH, "off")], "REDIS_URL=redis://a");
         assert_eq!(
             found.problems().first().map(ToString::to_string).as_deref(),

@@ -8,6 +8,7 @@ mod layer;
 mod problem;
 mod reader;
 mod setting;
+mod traces;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,6 +23,7 @@ use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
 pub use self::setting::{InUse, Setting};
+pub use self::traces::Traces;
 use crate::domain::job::Share;
 use crate::domain::network::{Network, is_base_path};
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
@@ -57,6 +59,8 @@ pub struct Settings {
     pub changes: Changes,
     /// All settings of the file, with where their values come from.
     pub in_use: Vec<InUse>,
+    /// Traces of runs.
+    pub traces: Traces,
 }
 
 /// What is logged, and how.
@@ -318,7 +322,7 @@ impl Settings {
         Self {
             jobs: layers.jobs(overrides),
             has_file: layers.has_file(),
-            from_env_file: layers.from_env_file(),
+            from_env_file: layers.names_of_env_file(),
             log: Log::read(read, layers, overrides),
             replica: layers.host_name(),
             database: Database::read(read),
@@ -330,6 +334,7 @@ impl Settings {
             audit: Audit::read(read),
             changes: Changes::read(read),
             in_use: read.in_use(),
+            traces: layers.traces(),
         }
     }
 

@@ -5,6 +5,7 @@ mod access;
 mod answer;
 mod auth;
 mod body;
+pub mod client;
 mod events;
 mod heads;
 mod health;
@@ -187,7 +188,9 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
         ),
     ),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    // Not `no-referrer`: with that, a browser sends `Origin: null` with our own forms, so that a form
+    // could not be told from one of another site where `Sec-Fetch-Site` is missing.
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (
         HeaderName::from_static("cross-origin-opener-policy"),
         HeaderValue::from_static("same-origin"),

@@ -22,8 +22,9 @@ use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunFilter, RunId, RunPlace, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
-use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
+use crate::engine::schedule::handle::{self, Asker, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 use crate::overview::{Comparison, Neighbors};
 
@@ -388,12 +389,18 @@ async fn start(
     let handle = &state.control.handle;
     let request = RunRequest { jobs, tenants };
     levers::tell_run(state, &by, &request);
-    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, by }).await?;
+    let asker = Asker { parent: trace_parent(&headers), ..by.into() };
+    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, asker }).await?;
     let runs = match place {
         None => RunView::all_now(handle, &ids).await?,
         Some(_place) => ended(state, &ids).await?,
     };
     Ok(Started { runs, waited: wait })
+}
+
+/// The trace that a request belongs to.
+pub(super) fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get("traceparent")?.to_str().ok().and_then(TraceParent::parse)
 }
 
 /// The runs, once all have finished. If the client disconnects, the runs go on.

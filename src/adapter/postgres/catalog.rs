@@ -44,7 +44,8 @@ pub struct CatalogColumn {
     type_name: String,
     kind: String,
     element_kind: Option<String>,
-    /// The labels of an enum.
+    /// Values that it may have: the labels of an enum, and the texts in the column's default and in its
+    /// `check` constraints.
     pub labels: Vec<String>,
     /// Whether an index begins with it.
     pub is_indexed: bool,
@@ -107,8 +108,14 @@ const TABLES: &str = "select coalesce(json_agg(found), '[]')::text from ( \
           'type_name', base.typname, 'kind', base.typtype, \
           'element_kind', (select e.typtype from pg_catalog.pg_type e \
              where e.oid = base.typelem and base.typcategory = 'A'), \
-          'labels', (select coalesce(json_agg(enumlabel order by enumsortorder), '[]') \
-             from pg_catalog.pg_enum where enumtypid = base.oid), \
+          'labels', (select coalesce(json_agg(label), '[]') from ( \
+             select enumlabel from pg_catalog.pg_enum where enumtypid = base.oid \
+             union select found[1] from pg_catalog.pg_constraint k, \
+               regexp_matches(pg_get_constraintdef(k.oid), '''([^'']*)''', 'g') found \
+               where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum] \
+             union select found[1] from pg_catalog.pg_attrdef d, \
+               regexp_matches(pg_get_expr(d.adbin, d.adrelid), '''([^'']*)''', 'g') found \
+               where d.adrelid = c.oid and d.adnum = a.attnum) as labels (label)), \
           'is_indexed', exists (select from pg_catalog.pg_index i \
              where i.indrelid = c.oid and i.indisvalid and i.indkey[0] = a.attnum) \
         ) order by a.attnum), '[]') \

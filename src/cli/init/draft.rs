@@ -9,13 +9,18 @@ use crate::domain::order::{Comparison, OrderColumn};
 use super::suggest::{DataTable, TenantsTable};
 
 /// The text of `preheat.toml`.
-pub(super) fn settings(tenants_sql: &str, column: &str) -> String {
+pub(super) fn settings(tenants_sql: &str, knows_active: bool, column: &str) -> String {
+    let which = if knows_active {
+        "# The active tenants:"
+    } else {
+        "# No column seems to say which tenants are active, so these are all:"
+    };
     format!(
         "# DATABASE_URL and REDIS_URL say where the servers are; `.env` may set them.\n\
          # All settings, each with its default: `docs/settings.md`.\n\n\
          [tenants]\n\
-         # The active tenants: the first column is the id, and job files can use the others. A batch is \
-         read\n# faster if its tenants were created about the same time.\n\
+         {which} the first column is the id, and job files can use the others.\n\
+         # A batch is read faster if its tenants were created about the same time.\n\
          sql = {}\n\
          # What job files call the id.\n\
          column = {}\n",
@@ -43,36 +48,36 @@ pub(super) fn job_name(table: &str) -> Option<JobName> {
 pub(super) fn job(
     name: &JobName,
     data: &DataTable<'_>,
-    tenants: Option<&TenantsTable<'_>>,
+    tenants: &TenantsTable<'_>,
     tenant_column: &str,
 ) -> String {
     let (columns, left_out) = data.columns();
-    let mut text = format!(
+    let left_out = match left_out.as_slice() {
+        [] => String::new(),
+        names => format!("# Left out, as no cache should hold them: {}\n", names.join(", ")),
+    };
+    let order = match order(data, &columns) {
+        Some(entries) => format!("order = [{entries}]\n"),
+        None => String::new(),
+    };
+    format!(
         "#:schema ./{SCHEMA_FILE}\n\
          description = {}\n\
          schedule = \"every 15m\"\n\
          ttl = \"1h\"\n\
          tables = [{}]\n\n\
-         [query]\n",
-        string(&format!("Each tenant's rows of `{}`.", data.table.plain_name())),
-        tables(data, tenants, tenant_column),
-    );
-    if !left_out.is_empty() {
-        text += &format!("# Left out, as no cache should hold them: {}\n", left_out.join(", "));
-    }
-    text += &format!("sql = '''\n{}'''\n", sql(data, &columns, tenant_column));
-    if let Some(order) = order(data, &columns) {
-        text += &format!("order = [{order}]\n");
-    }
-    text += &format!(
-        "\n[[keys]]\nkey = {}\n\n\
+         [query]\n\
+         {left_out}sql = '''\n{}'''\n{order}\n\
+         [[keys]]\nkey = {}\n\n\
          [encode]\n\
          profile = \"drizzle\" # whose JSON the values are: drizzle, node-postgres or postgres\n\
          omit = [{}]\n",
+        string(&format!("Each tenant's rows of `{}`.", data.table.plain_name())),
+        tables(data, tenants, tenant_column),
+        sql(data, &columns, tenant_column),
         string(&format!("{name}:{{{tenant_column}}}")),
         string(tenant_column)
-    );
-    text
+    )
 }
 
 fn sql(data: &DataTable<'_>, columns: &[&CatalogColumn], tenant_column: &str) -> String {
@@ -120,7 +125,7 @@ fn sorted_type(column: &CatalogColumn) -> ColumnType {
 }
 
 /// The entries of `tables`: the table, and that of the tenants, whose changes say who is active.
-fn tables(data: &DataTable<'_>, tenants: Option<&TenantsTable<'_>>, tenant_column: &str) -> String {
+fn tables(data: &DataTable<'_>, tenants: &TenantsTable<'_>, tenant_column: &str) -> String {
     let entry = |name: String, tenant: &str| {
         let name = string(&name);
         if tenant == tenant_column {
@@ -129,9 +134,9 @@ fn tables(data: &DataTable<'_>, tenants: Option<&TenantsTable<'_>>, tenant_colum
             format!("{{ name = {name}, tenant = {} }}", string(tenant))
         }
     };
-    let mut entries = vec![entry(data.table.plain_name(), &data.tenant.name)];
-    entries.extend(tenants.map(|found| entry(found.table.plain_name(), &found.id.name)));
-    entries.join(", ")
+    let of_data = entry(data.table.plain_name(), &data.tenant.name);
+    let of_tenants = entry(tenants.table.plain_name(), &tenants.id.name);
+    format!("{of_data}, {of_tenants}")
 }
 
 fn quoted(name: &str) -> String {
@@ -144,8 +149,8 @@ fn string(text: &str) -> String {
     {
         return format!("'{text}'");
     }
-    // JSON's escapes are TOML's, too.
-    serde_json::Value::from(text).to_string()
+    // JSON's escapes are TOML's, too, and TOML has one more.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
 
 #[cfg(test)]

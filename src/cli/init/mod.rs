@@ -69,10 +69,11 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     };
     let mut files = Files::new(&settings);
     if !keeps {
-        let sql = tenants.sql(&status_values(&source, &tenants).await);
-        files.add(settings_path(global), draft::settings(&sql, &column));
+        let values = status_values(&source, &tenants).await;
+        let (sql, knows_active) = (tenants.sql(&values), tenants.knows_active(&values));
+        files.add(settings_path(global), draft::settings(&sql, knows_active, &column));
     }
-    let job = draft::job(&name, &data, Some(&tenants), &column);
+    let job = draft::job(&name, &data, &tenants, &column);
     files.add(settings.jobs.join(format!("{name}.toml")), job);
     files.refuse_existing(options.force)?;
     if !agreed(chooser.agrees(&format!("write {}?", files.names())))? {
@@ -162,20 +163,21 @@ fn find<'c>(
     };
     let known: Vec<String> = tables.clone().map(CatalogTable::plain_name).collect();
     tables.find(named).ok_or_else(|| {
-        let hint = match spelling::nearest(name, known.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => {
+        let near = spelling::nearest(name, known.iter().map(String::as_str));
+        let hint = near.map_or_else(
+            || {
                 let some = known.iter().take(MOST_ANSWERS).map(String::as_str);
                 format!("tables are {}", spelling::listed(some, "and"))
-            }
-        };
+            },
+            |near| format!("did you mean `{near}`?"),
+        );
         usage(&format!("there is no such table here: `{}`", output::shown(name)), &hint)
     })
 }
 
-/// The values that may say which tenants are active. If they cannot be read, the person looks at the query.
+/// The values that may say which tenants are active. If they cannot be read, the settings say that all are.
 async fn status_values(source: &PostgresSource, tenants: &TenantsTable<'_>) -> Vec<String> {
-    match tenants.status_text() {
+    match tenants.unclear_status() {
         Some(column) => source.some_values(tenants.table, column).await.unwrap_or_default(),
         None => Vec::new(),
     }
@@ -212,8 +214,8 @@ impl Files {
     }
 
     fn names(&self) -> String {
-        let names: Vec<String> =
-            self.files.iter().map(|(path, _)| path.display().to_string()).collect();
+        let paths = self.files.iter().map(|(path, _)| path).chain([&self.schema]);
+        let names: Vec<String> = paths.map(|path| path.display().to_string()).collect();
         spelling::listed(names.iter().map(String::as_str), "and")
     }
 
@@ -229,18 +231,17 @@ impl Files {
 
     fn write(&self, force: bool) -> Result<(), Failure> {
         for (path, text) in &self.files {
-            write(path, text, force).map_err(|error| {
-                let path = path.display();
-                Failure::shown(Exit::Failed, format!("error: could not write `{path}`: {error}"))
-            })?;
+            write(path, text, force).map_err(|error| not_written(path, &error))?;
         }
-        // Nobody edits this one.
-        if let Err(error) = fs::write(&self.schema, definition::schema_text()) {
-            let path = self.schema.display();
-            output::problem(&format!("could not write `{path}` for editors: {error}"));
-        }
-        Ok(())
+        // Nobody edits this one, so that it is overwritten in any case.
+        fs::write(&self.schema, definition::schema_text())
+            .map_err(|error| not_written(&self.schema, &error))
     }
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    Failure::shown(Exit::Failed, format!("error: could not write `{path}`: {error}"))
 }
 
 fn write(path: &Path, text: &str, force: bool) -> io::Result<()> {

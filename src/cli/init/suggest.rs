@@ -162,13 +162,18 @@ impl TenantsTable<'_> {
         usual_name(&columns, None).filter(is_allowed).unwrap_or_else(|| "tenant_id".to_owned())
     }
 
-    /// The text column whose values may say which tenants are active.
-    pub(super) fn status_text(&self) -> Option<&CatalogColumn> {
-        let of_text = |column: &&CatalogColumn| is_text(&column.ty());
-        self.named(&STATUS).find(of_text)
+    /// The column whose values say which tenants are active, if its definition does not.
+    pub(super) fn unclear_status(&self) -> Option<&CatalogColumn> {
+        let of_text = self.named(&STATUS).find(|column| is_text(&column.ty()));
+        of_text.filter(|column| is_active(column, &column.labels).is_none())
     }
 
-    /// The tenant query. `values` are those of [`Self::status_text`].
+    /// Whether some column says which tenants are active.
+    pub(super) fn knows_active(&self, values: &[String]) -> bool {
+        !self.conditions(values).is_empty()
+    }
+
+    /// The tenant query. `values` are those of [`Self::unclear_status`].
     pub(super) fn sql(&self, values: &[String]) -> String {
         let zone = self.named(&TIME_ZONES).find(|column| is_text(&column.ty()));
         let created = self.named(&CREATED_AT).find(|column| is_moment(&column.ty()));
@@ -188,14 +193,8 @@ impl TenantsTable<'_> {
     /// What says that a tenant is active; empty if no column does.
     fn conditions(&self, values: &[String]) -> Vec<String> {
         let mut conditions = Vec::new();
-        let is = |column: &CatalogColumn, values: &[String]| {
-            let active = |value: &&String| ACTIVE_VALUES.contains(&&*value.to_lowercase());
-            let value = values.iter().find(active)?;
-            Some(format!("{} = '{}'", column.sql, value.replace('\'', "''")))
-        };
-        let of_enum = self.named(&STATUS).find(|column| column.ty().base() == &ColumnType::Enum);
-        let by_status = of_enum.and_then(|column| is(column, &column.labels));
-        let by_status = by_status.or_else(|| is(self.status_text()?, values));
+        let by_status = self.named(&STATUS).find_map(|column| is_active(column, &column.labels));
+        let by_status = by_status.or_else(|| is_active(self.unclear_status()?, values));
         let flag = |names: &[&str]| {
             let flag = |column: &&CatalogColumn| column.ty().base() == &ColumnType::Bool;
             self.named(names).find(flag).map(|column| column.sql.clone())
@@ -240,6 +239,13 @@ impl DataTable<'_> {
         }
         (kept, left_out)
     }
+}
+
+/// The condition that a status is one of these values that means "active".
+fn is_active(column: &CatalogColumn, values: &[String]) -> Option<String> {
+    let active = |value: &&String| ACTIVE_VALUES.contains(&&*value.to_lowercase());
+    let value = values.iter().find(active)?;
+    Some(format!("{} = '{}'", column.sql, value.replace('\'', "''")))
 }
 
 /// Whether a foreign key of this column leads to the table.
@@ -305,11 +311,10 @@ fn is_moment(ty: &ColumnType) -> bool {
 
 /// Whether values of the type are large, and of no use to a reader of JSON.
 fn is_heavy(ty: &ColumnType) -> bool {
-    match ty.base() {
-        ColumnType::Bytea => true,
-        ColumnType::Unsupported(name) => ["tsvector", "vector", "halfvec"].contains(&name.as_str()),
-        _ => false,
+    if let ColumnType::Unsupported(name) = ty.base() {
+        return ["tsvector", "vector", "halfvec"].contains(&name.as_str());
     }
+    *ty.base() == ColumnType::Bytea
 }
 
 #[cfg(test)]

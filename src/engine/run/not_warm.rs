@@ -259,8 +259,7 @@ impl NotWarm {
         &self,
         spec: &RunSpec,
         tenant: &str,
-        kind: FailureKind,
-        message: &str,
+        (kind, message): (FailureKind, &str),
         now: DateTime<Utc>,
     ) {
         let failed = Failed { reason: Reason::Failed(kind), message: &Arc::from(message) };

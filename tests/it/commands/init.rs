@@ -32,11 +32,9 @@ async fn the_clinics_tables_lead_to_settings_and_jobs_that_work() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let written = run(&servers, folder, &["init", "--yes", "--table", "services"], 0).await;
-    assert!(
-        written
-            .stdout
-            .starts_with("wrote `preheat.toml` and `jobs/services.toml`\n1 job, no problems")
-    );
+    assert!(written.stdout.starts_with(
+        "wrote `preheat.toml`, `jobs/services.toml` and `jobs/job.schema.json`\n1 job, no problems"
+    ));
     assert!(
         written.stdout.ends_with("next: `preheat preview services` shows its keys and values\n")
     );
@@ -56,7 +54,9 @@ async fn the_clinics_tables_lead_to_settings_and_jobs_that_work() {
     run(&servers, folder, &["init", "--force", "--yes", "--table", "services"], 0).await;
     let second = run(&servers, folder, &["init", "--table", "staff"], 0).await;
     assert!(
-        second.stdout.starts_with("wrote `jobs/staff.toml`\n2 jobs, no problems"),
+        second
+            .stdout
+            .starts_with("wrote `jobs/staff.toml` and `jobs/job.schema.json`\n2 jobs, no problems"),
         "{second:?}"
     );
     assert_works(&servers, folder, "staff").await;
@@ -158,4 +158,47 @@ async fn at_a_terminal_init_asks() {
         assert!(output.stdout.contains(text), "{text}: {}", output.stdout);
     }
     assert!(folder.path().join("jobs/staff.toml").exists());
+}
+
+#[tokio::test]
+async fn which_tenants_are_active_is_found_by_what_the_columns_can_say() {
+    let cases = [
+        (
+            "create table accounts (id uuid primary key, is_active bool not null, created_at timestamptz);
+             create table items (account_id uuid, id int primary key);",
+            "select id from accounts where is_active order by created_at, id",
+        ),
+        (
+            "create table teams (id text primary key, status text not null default 'Active');
+             create table items (team_id text, id int primary key);",
+            "select id from teams where status = 'Active' order by id",
+        ),
+        (
+            "create table companies (id int primary key, status text, tz text);
+             create table items (company_id int, id int primary key);
+             insert into companies values (1, 'closed'), (2, 'live');",
+            "select id, tz from companies where status = 'live' order by id",
+        ),
+        (
+            "create table shops (id int primary key, \"deletedAt\" timestamptz, disabled bool);
+             create table items (shop int references shops, id int primary key);",
+            "select id from shops where disabled is not true and \"deletedAt\" is null order by id",
+        ),
+        (
+            "create table orgs (id int primary key, name text);
+             create table items (org_id int, id int primary key);",
+            "select id from orgs order by id",
+        ),
+    ];
+    for (tables, expected) in cases {
+        let servers = Servers { database: support::database().await, redis: support::redis() };
+        servers.database.execute(tables).await;
+        let folder = tempfile::tempdir().unwrap();
+        run(&servers, folder.path(), &["init"], 0).await;
+        let settings = read(folder.path(), "preheat.toml");
+        let parsed: toml::Table = toml::from_str(&settings).unwrap();
+        assert_eq!(parsed["tenants"]["sql"].as_str(), Some(expected));
+        let are_all = settings.contains("# No column seems to say which tenants are active");
+        assert_eq!(are_all, !expected.contains(" where "), "{settings}");
+    }
 }

@@ -12,3 +12,4 @@ mod schedules;
 mod shutdown;
 mod start;
 mod tenants;
+mod traces;
