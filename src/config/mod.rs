@@ -57,10 +57,10 @@ pub struct Settings {
     pub audit: Audit,
     /// `[changes]`
     pub changes: Changes,
-    /// All settings of the file, with where their values come from.
-    pub in_use: Vec<InUse>,
     /// Traces of runs.
     pub traces: Traces,
+    /// All settings of the file, with where their values come from.
+    pub in_use: Vec<InUse>,
 }
 
 /// What is logged, and how.
@@ -333,8 +333,8 @@ impl Settings {
             history: History::read(read),
             audit: Audit::read(read),
             changes: Changes::read(read),
-            in_use: read.in_use(),
             traces: layers.traces(),
+            in_use: read.in_use(),
         }
     }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -179,7 +179,7 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
 
 /// Headers of every answer. Nothing from elsewhere may be loaded into a page, nothing in a page runs
 /// that is not a file of ours, and no other site may frame it. Caches store only what says so itself.
-const HEADERS: [(HeaderName, HeaderValue); 6] = [
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -192,10 +192,6 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
     // could not be told from one of another site where `Sec-Fetch-Site` is missing.
     (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        HeaderValue::from_static("same-origin"),
-    ),
-    (
         HeaderName::from_static("cross-origin-resource-policy"),
         HeaderValue::from_static("same-origin"),
     ),
@@ -206,13 +202,31 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 async fn finish(request: Request, next: Next) -> Response {
+    let is_secure = is_secure(request.headers());
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, value);
     }
+    if is_secure {
+        let name = HeaderName::from_static("cross-origin-opener-policy");
+        headers.insert(name, HeaderValue::from_static("same-origin"));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
+}
+
+/// Whether the browser takes the connection for a secure one: it complains about
+/// `Cross-Origin-Opener-Policy` on others. A wrong header does no harm here.
+fn is_secure(headers: &HeaderMap) -> bool {
+    let has = |name, test: fn(&str) -> bool| {
+        headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).is_some_and(test)
+    };
+    let is_local = |host: &str| {
+        ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| host.starts_with(local))
+    };
+    has(HeaderName::from_static("x-forwarded-proto"), |scheme| scheme.ends_with("https"))
+        || has(header::HOST, is_local)
 }
 
 /// Logs each request, at level debug unless it failed.

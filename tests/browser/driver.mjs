@@ -46,7 +46,14 @@ const commands = {
   // The value of an expression.
   async value({ js }) { return page.evaluate(js); },
   // Waits until an expression is true.
-  async until({ js }) { await page.waitForFunction(js, null, { timeout: LONG, polling: 100 }); return null; },
+  async until({ js }) {
+    // The page's policy forbids what `page.waitForFunction` does.
+    for (const end = Date.now() + LONG; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 100))) {
+      // While a page is replaced by another, nothing can be asked.
+      if (await page.evaluate(js).catch(() => false)) return null;
+    }
+    throw new Error("it never became true");
+  },
   // Waits until an element has a text.
   async shows({ selector, text }) {
     await page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: LONG });

@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 use secrecy::SecretString;
-use sqlx::PgConnection;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 

@@ -86,7 +86,8 @@ struct Opened<'o> {
 
 impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
-    /// of these tenants was written. `teaches`: whether the time of its first query says how many tenants fit into a batch.
+    /// of these tenants was written. `teaches` says whether the time of the first query tells how many tenants
+    /// fit into a batch.
     pub(crate) async fn part(
         &self,
         part: &Batch,

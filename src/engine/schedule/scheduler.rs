@@ -27,7 +27,6 @@ use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
-use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
 use crate::engine::run::not_warm::Owner;

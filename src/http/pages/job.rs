@@ -258,7 +258,7 @@ fn batch_size(batch: &BatchOfJob) -> Markup {
     let tenants = |count: usize| words::counted(count as u64, "tenant");
     html! {
         @match reason {
-            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) ", as " (reason) },
+            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) " (" (reason) ")" },
             None => { (tenants(*now)) " in one query" },
         }
     }

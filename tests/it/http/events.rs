@@ -26,7 +26,10 @@ async fn a_program_follows_a_run() {
     let started = events.named("run_started").await;
     assert_eq!((&started.data["run"], &started.data["trigger"]), (&run["id"], &json!("request")));
     let finished = events.named("run_finished").await;
-    assert_eq!(finished.data["run"], worker.finished(&run).await, "as the API shows it");
+    let shown = worker.finished(&run).await;
+    for (name, value) in finished.data["run"].as_object().unwrap() {
+        assert_eq!(value, &shown[name], "{name} is as the API shows it");
+    }
     worker.stop().await;
 }
 
@@ -45,7 +48,7 @@ async fn a_program_that_was_away_misses_nothing_and_learns_if_it_does() {
         assert_eq!(events.next().await.unwrap().data["run"], run["id"]);
         assert_eq!(events.named("run_finished").await.data["run"]["id"], run["id"]);
     }
-    for unknown in ["nonsense", "a-1", &format!("{id}000")] {
+    for unknown in ["nonsense", "a-1", &format!("{id}9")] {
         let header = format!("Last-Event-ID: {unknown}\r\n");
         let first = worker.events("/api/v1/events", &header).await.next().await.unwrap();
         assert_eq!(first.name, "reset", "{unknown}");
