@@ -72,9 +72,10 @@ impl Pending {
         if std::mem::take(&mut self.fleet) {
             return Some(Batch::fleet());
         }
-        let (from, most) = match self.together.is_empty() {
-            true => (&mut self.apart, 1),
-            false => (&mut self.together, most.get()),
+        let (from, most) = if self.together.is_empty() {
+            (&mut self.apart, 1)
+        } else {
+            (&mut self.together, most.get())
         };
         let positions: Vec<u32> = from.drain(..most.min(from.len())).collect();
         (!positions.is_empty()).then(|| Batch::new(Arc::clone(&self.list), positions))
