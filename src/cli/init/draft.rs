@@ -125,7 +125,7 @@ fn sorted_type(column: &CatalogColumn) -> ColumnType {
 }
 
 /// The entries of `tables`: the table, and that of the tenants, whose changes say who is active.
-fn tables(data: &DataTable<'_>, tenants: Option<&TenantsTable<'_>>, tenant_column: &str) -> String {
+fn tables(data: &DataTable<'_>, tenants: &TenantsTable<'_>, tenant_column: &str) -> String {
     let entry = |name: String, tenant: &str| {
         let name = string(&name);
         if tenant == tenant_column {
