@@ -22,7 +22,7 @@ base() {
   shift 2
   ! in_store inspect --type image "$name" >/dev/null 2>&1 || return 0
   say "making a base image: $name"
-  rm -rf "$root"
+  remove_base
   debootstrap --variant=minbase --include="$packages" bookworm "$root" >"$image_store/debootstrap.log" &&
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* &&
     container=$(in_store from scratch) &&
@@ -31,8 +31,14 @@ base() {
     in_store config "$@" "$container" &&
     in_store commit --quiet --rm "$container" "$name" >/dev/null
   local status=$?
-  rm -rf "$root" "$root.tar"
+  remove_base
   return $status
+}
+
+# A debootstrap that was stopped leaves the system's /proc mounted in its folder.
+remove_base() {
+  ! mountpoint --quiet "$image_store/base/proc" || umount "$image_store/base/proc"
+  rm -rf --one-file-system "$image_store/base" "$image_store/base.tar"
 }
 
 # Says why the image cannot be built here, and fails then.

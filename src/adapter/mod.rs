@@ -4,6 +4,8 @@
 pub mod bell;
 pub mod clock;
 pub mod memory;
+#[cfg(feature = "otel")]
+pub mod otlp;
 pub mod postgres;
 pub mod redis;
 mod tls;

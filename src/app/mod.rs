@@ -7,6 +7,7 @@ mod front;
 mod keeper;
 mod queries;
 mod start;
+mod traces;
 mod versions;
 
 use std::net::SocketAddr;
@@ -41,7 +42,7 @@ use crate::adapter::postgres::{
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::audit::Verifier;
-use crate::config::{self, ChangesMode, ConfigError, HistoryMode, Settings};
+use crate::config::{self, ChangesMode, ConfigError, HistoryMode, InUse, Settings};
 use crate::definition::{Defaults, JobFiles};
 use crate::domain::duration;
 use crate::domain::job::Jobs;
@@ -57,7 +58,7 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Access, Control, Refresh};
+use crate::http::{Access, Control, Refresh, SettingInUse};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
@@ -124,6 +125,7 @@ struct Stores {
 impl App {
     /// Closes the connections to the database.
     pub async fn close(&self) {
+        traces::close(self.runner.traces.as_ref()).await;
         self.database.close().await;
     }
 
@@ -153,6 +155,7 @@ impl App {
             ledger: Arc::clone(&cache) as _,
         };
         let ports = Ports::new(servers, clock, metrics);
+        let traces = traces::traces(settings, &ports.metrics);
         let runner = Runner::new(
             ports,
             Limits::with_tenants_of(
@@ -162,7 +165,8 @@ impl App {
             Registry::new(settings.tenants.max_shrink),
             settings.replica.clone(),
         );
-        let runner = Arc::new(runner.with_target_batch_time(settings.runner.target_batch_time));
+        let runner = runner.with_target_batch_time(settings.runner.target_batch_time);
+        let runner = Arc::new(Runner { traces, ..runner });
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -183,6 +187,7 @@ impl App {
         let Begun { front, stores, pauses, versions } = begun;
         let Orders { stops, reload, .. } = orders;
         self.runner.limits.set(worker_shares(settings));
+        let traces = self.runner.traces.clone();
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
         let records =
@@ -227,6 +232,7 @@ impl App {
                 settings.database.max_connections,
             ),
             access: access(settings, front.listen),
+            settings: in_use(settings),
             ready_within: settings.http.ready_within,
             shutdown: background.clone(),
         });
@@ -258,6 +264,7 @@ impl App {
         drop(tasks);
         records.give_up();
         keeper.stop().await?;
+        traces::close(traces.as_ref()).await;
         event::WorkerStopped.emit(&metrics);
         ended
     }
@@ -598,4 +605,14 @@ fn refresh(
             }
         })
     })
+}
+
+/// The settings as their page shows them.
+fn in_use(settings: &Settings) -> Arc<[SettingInUse]> {
+    let shown = |InUse { key, value, origin }: &InUse| SettingInUse {
+        key,
+        value: value.clone(),
+        origin: origin.to_string(),
+    };
+    settings.in_use.iter().map(shown).collect()
 }

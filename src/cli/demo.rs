@@ -166,7 +166,7 @@ async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), F
 /// The settings without those for servers and tenants: the sandbox has its own servers, and the demo touches
 /// no others.
 fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
-    let Settings { jobs, log, replica, runner, mut http, .. } = settings;
+    let Settings { jobs, log, replica, runner, mut http, traces, in_use, .. } = settings;
     let Settings { mut database, mut cache, tenants, history, audit, changes, .. } =
         Settings::builtin();
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
@@ -187,6 +187,8 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
         history,
         audit,
         changes,
+        traces,
+        in_use,
     }
 }
 

@@ -20,6 +20,7 @@ mod schema;
 mod serve;
 mod signal;
 mod warm;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -81,6 +82,18 @@ enum Command {
     Audit(audit::Options),
     /// Install, remove or print the triggers that tell the worker at once what changed
     Changes(changes::Options),
+    /// Ask a running worker whether the cache is warm, and what is wrong
+    Status(worker::status::Options),
+    /// List the newest runs of a running worker
+    Runs(worker::runs::Options),
+    /// List the tenants that are not warm, and why
+    Tenants(worker::tenants::Options),
+    /// Have a running worker run jobs now
+    Run(worker::run::Options),
+    /// Pause jobs of a running worker: until they are resumed, only people start their runs
+    Pause(worker::pause::PauseOptions),
+    /// Resume paused jobs
+    Resume(worker::pause::ResumeOptions),
     /// Apply preheat's own migrations (the run history in schema `preheat`)
     Migrate,
     /// Show everything on a sample clinic with private, throw-away servers
@@ -280,6 +293,12 @@ impl Command {
             Self::Invalidate(options) => invalidate::run(global, options).await,
             Self::Audit(options) => audit::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
+            Self::Status(options) => worker::status::run(global, options).await,
+            Self::Runs(options) => worker::runs::run(global, options).await,
+            Self::Tenants(options) => worker::tenants::run(global, options).await,
+            Self::Run(options) => worker::run::run(global, options).await,
+            Self::Pause(options) => worker::pause::pause(global, options).await,
+            Self::Resume(options) => worker::pause::resume(global, options).await,
             Self::Migrate => migrate::run(global).await,
             #[cfg(feature = "demo")]
             Self::Demo(options) => Box::pin(demo::run(global, options)).await,

@@ -79,6 +79,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     if options.json {
         output::json(&PassReport::new(&done))?;
     }
+    app.close().await;
     Ok(done.exit())
 }
 

@@ -81,6 +81,11 @@ impl Environment {
         Self { variables, lines, problems }
     }
 
+    /// A variable that the process itself has, whatever the file says.
+    pub(super) fn of_the_process(&self, name: &str) -> Option<&str> {
+        if self.lines.contains_key(name) { None } else { self.get(name) }
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }

@@ -15,6 +15,7 @@ use super::Overrides;
 use super::environment::{Environment, SWITCH};
 use super::problem::{Origin, Problem};
 use super::setting::{PREFIX, Setting, variable_of};
+use super::traces::Traces;
 use crate::domain::spelling::{listed, nearest};
 
 /// The settings file that is read by default, if it exists.
@@ -64,6 +65,11 @@ impl Layers {
         layers.merge_environment();
         problems.extend_from_slice(layers.environment.problems());
         (layers, problems)
+    }
+
+    /// Whether traces are wanted.
+    pub(super) fn traces(&self) -> Traces {
+        Traces::read(&self.environment)
     }
 
     /// Whether a settings file was read.

@@ -8,6 +8,7 @@ mod layer;
 mod problem;
 mod reader;
 mod setting;
+mod traces;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -21,7 +22,8 @@ pub use self::environment::Environment;
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
-pub use self::setting::Setting;
+pub use self::setting::{InUse, Setting};
+pub use self::traces::Traces;
 use crate::domain::job::Share;
 use crate::domain::network::{Network, is_base_path};
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
@@ -55,6 +57,10 @@ pub struct Settings {
     pub audit: Audit,
     /// `[changes]`
     pub changes: Changes,
+    /// Traces of runs.
+    pub traces: Traces,
+    /// All settings of the file, with where their values come from.
+    pub in_use: Vec<InUse>,
 }
 
 /// What is logged, and how.
@@ -327,6 +333,8 @@ impl Settings {
             history: History::read(read),
             audit: Audit::read(read),
             changes: Changes::read(read),
+            traces: layers.traces(),
+            in_use: read.in_use(),
         }
     }
 

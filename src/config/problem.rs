@@ -68,6 +68,19 @@ impl From<Problem> for ConfigError {
     }
 }
 
+/// Where a value comes from, in words.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line: None } => write!(f, "{}", path.display()),
+            Self::EnvFile { line, name } => write!(f, ".env:{line} (`{name}`)"),
+            Self::Variable(name) => write!(f, "variable `{name}`"),
+            Self::Unset => f.write_str("default"),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use super::layer::Layers;
 use super::problem::{Origin, Problem};
-use super::setting::Setting;
+use super::setting::{InUse, Setting};
 use crate::domain::duration;
 use crate::domain::job::Share;
 use crate::domain::network::Network;
@@ -27,6 +27,8 @@ const ADDRESS: &str = "an IP address with a port";
 pub(super) struct Reader<'a> {
     layers: &'a Layers,
     declared: Vec<Setting>,
+    /// The declared settings whose values are secret.
+    secrets: Vec<&'static str>,
     problems: Vec<Problem>,
 }
 
@@ -51,12 +53,28 @@ impl Refused {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(layers: &'a Layers) -> Self {
-        Self { layers, declared: Vec::new(), problems: Vec::new() }
+        Self { layers, declared: Vec::new(), secrets: Vec::new(), problems: Vec::new() }
     }
 
     /// The declared settings, and the problems found.
     pub(super) fn finish(self) -> (Vec<Setting>, Vec<Problem>) {
         (self.declared, self.problems)
+    }
+
+    /// The declared settings with their values. The value of a secret is hidden.
+    pub(super) fn in_use(&self) -> Vec<InUse> {
+        let in_use = |setting: &Setting| {
+            let Setting { key, default, .. } = setting;
+            let found = self.layers.find(key);
+            let (value, origin) = match found {
+                Some((value, origin)) => (Some(shown(&value)), origin),
+                None => (default.clone(), Origin::Unset),
+            };
+            let hidden = || value.as_ref().map(|_| "set".to_owned());
+            let value = if self.secrets.contains(key) { hidden() } else { value };
+            InUse { key, value, origin }
+        };
+        self.declared.iter().map(in_use).collect()
     }
 
     pub(super) fn refuse_variable(&mut self, name: &str, found: &str, allowed: &str) {
@@ -260,6 +278,7 @@ impl<'a> Reader<'a> {
         check: fn(&str) -> Result<(), &'static str>,
     ) -> Option<SecretString> {
         let allowed = check("\n").err().unwrap_or("text").to_owned();
+        self.secrets.push(key);
         self.declare(key, allowed, None, help);
         let read = self.read(|found| {
             let text = found.text().filter(|text| check(text).is_ok());
@@ -277,6 +296,7 @@ impl<'a> Reader<'a> {
         parse: fn(&str) -> Result<T, Vec<UrlProblem>>,
     ) -> Option<SecretString> {
         let schemes_shown: Vec<_> = schemes.iter().map(|s| format!("`{s}://`")).collect();
+        self.secrets.push(key);
         self.declare(key, format!("a URL with {}", schemes_shown.join(" or ")), None, help);
         let mut problems = Vec::new();
         let read = self.read(|found| {
@@ -340,6 +360,20 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+}
+
+/// A value as a file has it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => quoted(text),
+        Value::Char(_, char) => quoted(&char.to_string()),
+        Value::Bool(_, is) => is.to_string(),
+        Value::Num(_, number) => shown_number(*number),
+        Value::Array(_, values) => {
+            format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        Value::Empty(..) | Value::Dict(..) => String::new(),
     }
 }
 

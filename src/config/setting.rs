@@ -1,5 +1,7 @@
 //! A setting: its name, the variable that sets it, and its documentation.
 
+use super::problem::Origin;
+
 /// The prefix of our variables.
 pub(super) const PREFIX: &str = "PREHEAT_";
 
@@ -14,6 +16,17 @@ pub struct Setting {
     pub default: Option<String>,
     /// What it does, without the final full stop.
     pub help: &'static str,
+}
+
+/// A setting as a worker uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// Its section and name, as in `database.url`.
+    pub key: &'static str,
+    /// Its value as TOML; of a secret, only whether it is set. `None` if it is not set.
+    pub value: Option<String>,
+    /// Where the value comes from: unset is the default.
+    pub origin: Origin,
 }
 
 impl Setting {

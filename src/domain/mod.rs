@@ -33,4 +33,5 @@ pub mod shown;
 pub mod size;
 pub mod spelling;
 pub mod tenant;
+pub mod trace;
 pub mod who;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tenant::TenantId;
+use super::trace::BatchTraces;
 
 /// How many different failures a report describes.
 pub const MAX_FAILURES: usize = 20;
@@ -43,10 +43,9 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// The first failed tenants, grouped by the kind of their first failure.
     pub failed_tenants: Vec<FailedOfKind>,
-    /// How long the slowest batch held its permit: what it took of the database and the cache, without waits for
-    /// the permit and for another try. It is not kept in the history.
+    /// The slowest batches, and those that failed. They are not kept in the history.
     #[serde(skip)]
-    pub slowest_batch: Duration,
+    pub batches: BatchTraces,
     /// All failed tenants. It is only there while the run goes on: the history keeps `failed_tenants`
     /// alone.
     #[serde(skip)]
@@ -301,7 +300,7 @@ impl Report {
     /// Adds the report of a part of the run, except `tenants.total`, which only the whole run knows.
     pub fn add(&mut self, part: Self) {
         let Self { tenants, keys, bytes, queries, database_ms, retries, late, evicted, .. } = part;
-        let Self { slowest_batch, failures, failed_tenants, failed, unverified, .. } = part;
+        let Self { batches, failures, failed_tenants, failed, unverified, .. } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.tenants.fenced += tenants.fenced;
@@ -315,7 +314,7 @@ impl Report {
         self.retries += retries;
         self.late |= late;
         self.evicted += evicted;
-        self.slowest_batch = self.slowest_batch.max(slowest_batch);
+        self.batches.extend(batches);
         self.unverified.add(unverified);
         for failure in failures {
             self.fail(failure);

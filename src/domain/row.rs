@@ -87,7 +87,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    fn bytes(self) -> usize {
+    /// The number of bytes.
+    pub fn bytes(self) -> usize {
         match self {
             Self::Batch(bytes) | Self::Tenant(bytes) => bytes,
         }
@@ -236,6 +237,11 @@ impl Rows {
         let index = self.open.min(self.chunks.len() - 1);
         #[expect(clippy::indexing_slicing, reason = "the chunk was made above")]
         (index, &mut self.chunks[index])
+    }
+
+    /// How many bytes the rows may take.
+    pub fn limit(&self) -> Limit {
+        self.limit
     }
 
     /// The number of rows.

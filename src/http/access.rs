@@ -162,7 +162,11 @@ impl Client {
 /// Whether a host, which may have a port, is this machine.
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') =>
+        {
+            name
+        }
         Some(_) | None => host,
     };
     let bare = name.trim_start_matches('[').trim_end_matches(']');

@@ -1,27 +1,26 @@
-//! The client of a worker's `/healthz` and `/metrics`: containers have no `curl`, and a command may
-//! want to know what a worker has counted.
+//! Asks a worker how it is and what it has counted: containers have no `curl`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use super::client::{Answer, Question, WorkerUrl, ask};
 
-/// A question to a worker.
-struct Question {
-    path: &'static str,
-    /// The longest wait for the answer.
-    max_time: Duration,
-    /// The size limit of the answer, in bytes: far more than the worker sends.
-    max_answer: u64,
-}
-
-const HEALTHZ: Question =
-    Question { path: "/healthz", max_time: Duration::from_secs(5), max_answer: 64 * 1024 };
+const HEALTHZ: Question<'_> = Question {
+    method: "GET",
+    path: "/healthz",
+    token: None,
+    body: "",
+    max_time: Duration::from_secs(5),
+    max_answer: 64 * 1024,
+};
 /// A scrape may wait two seconds for fresh figures of the servers. A job has about a hundred lines.
-const METRICS: Question =
-    Question { path: "/metrics", max_time: Duration::from_secs(3), max_answer: 16 * 1024 * 1024 };
+const METRICS: Question<'_> = Question {
+    path: "/metrics",
+    max_time: Duration::from_secs(3),
+    max_answer: 16 * 1024 * 1024,
+    ..HEALTHZ
+};
 
 /// The worker is unhealthy, or cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,27 +54,14 @@ pub async fn metrics(listen: SocketAddr) -> Result<String, HealthError> {
 }
 
 /// The body of the worker's answer.
-async fn answer(address: SocketAddr, question: Question) -> Result<String, HealthError> {
-    let answer = match tokio::time::timeout(question.max_time, ask(address, &question)).await {
-        Ok(answer) => answer,
-        Err(elapsed) => Err(elapsed.into()),
-    };
-    let answer = answer.map_err(|source| HealthError::Unreachable { address, source })?;
-    let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_head, body)| body);
-    if answer.starts_with("HTTP/1.1 200 ") {
-        return Ok(body.to_owned());
+async fn answer(address: SocketAddr, question: Question<'_>) -> Result<String, HealthError> {
+    let answer = ask(&WorkerUrl::from(address), question).await;
+    let Answer { status, body } =
+        answer.map_err(|source| HealthError::Unreachable { address, source })?;
+    if status == 200 {
+        return Ok(body);
     }
     Err(HealthError::Unwell { address, answer: body.trim().to_owned() })
-}
-
-async fn ask(address: SocketAddr, question: &Question) -> io::Result<String> {
-    let Question { path, max_answer, .. } = question;
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.take(*max_answer).read_to_string(&mut answer).await?;
-    Ok(answer)
 }
 
 /// A worker that listens on all addresses is asked on the loopback address.

@@ -15,8 +15,7 @@ use super::answer::ApiError;
 use super::limited;
 use super::openapi::RequestHeader;
 use crate::domain::run::RunId;
-use crate::domain::who::Who;
-use crate::engine::schedule::handle::{Handle, RequestError, RunRequest, Ticket};
+use crate::engine::schedule::handle::{Asker, Handle, RequestError, RunRequest, Ticket};
 use crate::invalidate::{
     InvalidateError, InvalidateReport, InvalidateRequest, Invalidation, Invalidations,
 };
@@ -85,7 +84,7 @@ pub(super) struct RunsAsked {
     /// Whether the answer waits for their end.
     pub(super) wait: bool,
     /// Who asks.
-    pub(super) by: Who,
+    pub(super) asker: Asker,
 }
 
 /// What became of a request to remove keys.
@@ -106,8 +105,8 @@ impl Requests {
         key: Option<String>,
         asked: RunsAsked,
     ) -> Result<Arc<[RunId]>, ApiError> {
-        let RunsAsked { request, wait, by } = asked;
-        let ask = |request| ask_for_runs(handle.clone(), request, by.clone());
+        let RunsAsked { request, wait, asker } = asked;
+        let ask = |request| ask_for_runs(handle.clone(), request, asker.clone());
         let Some(key) = key else { return Ok(ask(request).await?) };
         let digest = self.digest(&Meaning::Runs { request: &request, wait });
         loop {
@@ -139,9 +138,9 @@ impl Requests {
         control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
-        by: Who,
+        asker: Asker,
     ) -> Result<Removed, ApiError> {
-        let ask = |request| remove(Arc::clone(&control.invalidations), request, by);
+        let ask = |request| remove(Arc::clone(&control.invalidations), request, asker);
         let Some(key) = key else { return Ok(ask(request).await?) };
         let digest = self.digest(&Meaning::Invalidation(&request));
         let ask = || Asked::Invalidation(ask(request).boxed().shared());
@@ -190,17 +189,17 @@ impl Requests {
 async fn ask_for_runs(
     handle: Handle,
     request: RunRequest,
-    by: Who,
+    asker: Asker,
 ) -> Result<Arc<[RunId]>, RequestError> {
-    Ok(ids(&handle.request_by(request, Some(by)).await?))
+    Ok(ids(&handle.request_by(request, asker).await?))
 }
 
 async fn remove(
     invalidations: Arc<Invalidations>,
     request: InvalidateRequest,
-    by: Who,
+    asker: Asker,
 ) -> Result<Removed, InvalidateError> {
-    let done = invalidations.invalidate_by(request, Some(by)).await?;
+    let done = invalidations.invalidate_by(request, asker).await?;
     let Invalidation { report, runs } = done;
     Ok(Removed { report: Arc::new(report), runs: ids(&runs) })
 }

@@ -12,9 +12,10 @@ use super::auth::Authorized;
 use super::body::WrittenId;
 use super::idempotency::{KEY_HEADER, Removed};
 use super::openapi::{Api, ErrorDetail, Operation};
-use super::runs::RunView;
+use super::runs::{RunView, trace_parent};
 use super::{AppState, body, idempotency, levers};
 use crate::domain::tenant::TenantId;
+use crate::engine::schedule::handle::Asker;
 use crate::invalidate::{InvalidateReport, InvalidateRequest};
 
 /// The body of a request.
@@ -79,7 +80,9 @@ async fn create(
     levers::tell_invalidation(&state, &by, &request);
     let key = idempotency::key(&headers)?;
     let control = &state.control;
-    let Removed { report, runs } = state.requests.invalidation(control, key, request, by).await?;
+    let asker = Asker { parent: trace_parent(&headers), ..by.into() };
+    let removed = state.requests.invalidation(control, key, request, asker).await?;
+    let Removed { report, runs } = removed;
     let runs = RunView::all_now(&control.handle, &runs).await?;
     Ok(InvalidationView { report: InvalidateReport::clone(&report), runs }.into_response())
 }

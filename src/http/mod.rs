@@ -5,6 +5,7 @@ mod access;
 mod answer;
 mod auth;
 mod body;
+pub mod client;
 mod events;
 mod heads;
 mod health;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -66,6 +67,17 @@ const MAX_WAITING: usize = 64;
 /// counters.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// A setting as the worker uses it, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingInUse {
+    /// Its section and name, as in `database.url`.
+    pub key: &'static str,
+    /// Its value; of a secret, only whether it is set. `None` if it is not set.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub origin: String,
+}
+
 /// What the routes need from the rest of the worker.
 #[derive(Clone)]
 pub struct Control {
@@ -83,6 +95,8 @@ pub struct Control {
     pub refresh: Refresh,
     /// Who may do what.
     pub access: Access,
+    /// The settings in use, for the page that shows them.
+    pub settings: Arc<[SettingInUse]>,
     /// How long `/readyz` waits for required jobs.
     pub ready_within: Duration,
     /// Ends requests that wait for a run. It is the token that stops [`serve`].
@@ -165,7 +179,7 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
 
 /// Headers of every answer. Nothing from elsewhere may be loaded into a page, nothing in a page runs
 /// that is not a file of ours, and no other site may frame it. Caches store only what says so itself.
-const HEADERS: [(HeaderName, HeaderValue); 6] = [
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -174,11 +188,9 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
         ),
     ),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        HeaderValue::from_static("same-origin"),
-    ),
+    // Not `no-referrer`: with that, a browser sends `Origin: null` with our own forms, so that a form
+    // could not be told from one of another site where `Sec-Fetch-Site` is missing.
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (
         HeaderName::from_static("cross-origin-resource-policy"),
         HeaderValue::from_static("same-origin"),
@@ -190,13 +202,31 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 async fn finish(request: Request, next: Next) -> Response {
+    let is_secure = is_secure(request.headers());
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, value);
     }
+    if is_secure {
+        let name = HeaderName::from_static("cross-origin-opener-policy");
+        headers.insert(name, HeaderValue::from_static("same-origin"));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
+}
+
+/// Whether the browser takes the connection for a secure one: it complains about
+/// `Cross-Origin-Opener-Policy` on others. A wrong header does no harm here.
+fn is_secure(headers: &HeaderMap) -> bool {
+    let has = |name, test: fn(&str) -> bool| {
+        headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).is_some_and(test)
+    };
+    let is_local = |host: &str| {
+        ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| host.starts_with(local))
+    };
+    has(HeaderName::from_static("x-forwarded-proto"), |scheme| scheme.ends_with("https"))
+        || has(header::HOST, is_local)
 }
 
 /// Logs each request, at level debug unless it failed.

@@ -30,11 +30,17 @@ pub(super) async fn index() -> String {
          GET  /metrics                  Prometheus\n\
          GET  /api/v1/jobs              the jobs, when they are due, how they went\n\
          GET  /api/v1/jobs/{{job}}        one of them\n\
-         GET  /api/v1/runs?job=&limit=  the newest runs\n\
+         GET  /api/v1/overview          whether the cache is warm, what is wrong, what comes next\n\
+         GET  /api/v1/tenants?warm=false  the tenants that are not warm, and why\n\
+         GET  /api/v1/tenants/{{id}}      everything about one tenant\n\
+         GET  /api/v1/runs              the newest runs, by filters\n\
          GET  /api/v1/runs/{{id}}         one of them\n\
+         GET  /api/v1/events            what happens, as it happens\n\
          GET  /api/v1/openapi.json      the document of all routes\n\
          POST /api/v1/runs              warm all jobs now (with the token)\n\
          POST /api/v1/jobs/{{job}}/runs   warm one now (with the token)\n\
+         POST /api/v1/jobs/{{job}}/pause  pause one, or /resume it (with the token)\n\
+         POST /api/v1/pause             pause all, or /api/v1/resume them (with the token)\n\
          POST /api/v1/invalidations     remove keys (with the token)\n",
         env!("CARGO_PKG_VERSION")
     )

@@ -22,8 +22,9 @@ use crate::domain::job::JobName;
 use crate::domain::report::Report;
 use crate::domain::run::{Outcome, RunFilter, RunId, RunPlace, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
-use crate::engine::schedule::handle::{self, Handle, JobSelection, RunRequest};
+use crate::engine::schedule::handle::{self, Asker, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 use crate::overview::{Comparison, Neighbors};
 
@@ -220,24 +221,24 @@ pub(super) async fn detail(state: &AppState, id: &str) -> Result<RunDetail, ApiE
 pub(super) struct ListQuery {
     /// The runs of this job alone.
     #[schemars(regex(pattern = "^[A-Za-z0-9_-]{0,64}$"))]
-    job: Option<String>,
+    pub(super) job: Option<String>,
     /// The runs with this outcome alone.
     #[schemars(with = "Option<Outcome>")]
-    outcome: Option<String>,
+    pub(super) outcome: Option<String>,
     /// The runs with this trigger alone.
     #[schemars(with = "Option<Trigger>")]
-    trigger: Option<String>,
+    pub(super) trigger: Option<String>,
     /// The runs that started at this moment or later.
     #[schemars(extend("format" = "date-time"))]
-    since: Option<String>,
+    pub(super) since: Option<String>,
     /// The runs that started before this moment.
     #[schemars(extend("format" = "date-time"))]
-    until: Option<String>,
+    pub(super) until: Option<String>,
     /// The page that begins after this place: `next` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
     /// How many runs are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 impl ListQuery {
@@ -304,8 +305,11 @@ fn read_place(text: &str) -> Result<RunPlace, ApiError> {
     place.ok_or_else(|| ApiError::bad_request("`cursor` is not one of ours"))
 }
 
-/// One page of the runs that the query asks for. It asks the history once.
-pub(super) async fn page(state: &AppState, query: ListQuery) -> Result<RunPage, ApiError> {
+/// One page of the runs that the query asks for, and the next page's cursor. It asks the history once.
+pub(super) async fn page(
+    state: &AppState,
+    query: ListQuery,
+) -> Result<(Vec<RunRecord>, Option<String>), ApiError> {
     let mut filter = query.filter()?;
     let limit = filter.limit;
     // One more shows whether another page follows.
@@ -314,7 +318,7 @@ pub(super) async fn page(state: &AppState, query: ListQuery) -> Result<RunPage, 
     let has_more = records.len() > limit;
     records.truncate(limit);
     let next = records.last().filter(|_| has_more).map(|last| write_place(last.place()));
-    Ok(RunPage { runs: records.iter().map(RunView::finished).collect(), next })
+    Ok((records, next))
 }
 
 /// `GET /api/v1/runs?job=&outcome=&trigger=&since=&until=&cursor=&limit=`: finished runs, newest first.
@@ -328,7 +332,8 @@ async fn list(
              number from 1 to {MAX_LIMIT}"
         ))
     })?;
-    page(&state, query).await.map(Json)
+    let (records, next) = page(&state, query).await?;
+    Ok(Json(RunPage { runs: records.iter().map(RunView::finished).collect(), next }))
 }
 
 /// `POST /api/v1/runs`
@@ -384,12 +389,18 @@ async fn start(
     let handle = &state.control.handle;
     let request = RunRequest { jobs, tenants };
     levers::tell_run(state, &by, &request);
-    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, by }).await?;
+    let asker = Asker { parent: trace_parent(&headers), ..by.into() };
+    let ids = state.requests.runs(handle, key, RunsAsked { request, wait, asker }).await?;
     let runs = match place {
         None => RunView::all_now(handle, &ids).await?,
         Some(_place) => ended(state, &ids).await?,
     };
     Ok(Started { runs, waited: wait })
+}
+
+/// The trace that a request belongs to.
+pub(super) fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get("traceparent")?.to_str().ok().and_then(TraceParent::parse)
 }
 
 /// The runs, once all have finished. If the client disconnects, the runs go on.

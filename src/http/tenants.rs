@@ -26,17 +26,17 @@ const MAX_LIMIT: usize = 1_000;
 pub(super) struct TenantsQuery {
     /// Only `false`: the worker remembers the tenants that are not warm, and no others.
     #[schemars(extend("const" = false))]
-    warm: Option<bool>,
+    pub(super) warm: Option<bool>,
     /// The tenants of this job alone.
     #[schemars(regex(pattern = "^[A-Za-z0-9_-]{0,64}$"))]
-    job: Option<String>,
+    pub(super) job: Option<String>,
     /// The tenants that are not warm for this reason alone: a kind of failure, or `fenced`.
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     /// The page that begins after this place: `next` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
     /// How many tenants are listed.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 pub(super) fn routes(api: Api) -> Api {

@@ -13,9 +13,8 @@ use super::request::{InvalidateError, InvalidateRequest};
 use crate::domain::change::Touched;
 use crate::domain::job::JobName;
 use crate::domain::report::{Failure, FailureKind};
-use crate::domain::who::Who;
 use crate::engine::run::{Runner, Stops};
-use crate::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket};
+use crate::engine::schedule::handle::{Asker, Handle, JobSelection, RunRequest, Ticket};
 
 /// How many invalidations may be under way at once: each loads the cache with at most one slice at a time.
 const MAX_INVALIDATIONS: u32 = 16;
@@ -58,14 +57,14 @@ impl Invalidations {
         self: &Arc<Self>,
         request: InvalidateRequest,
     ) -> Result<Invalidation, InvalidateError> {
-        self.invalidate_by(request, None).await
+        self.invalidate_by(request, Asker::default()).await
     }
 
-    /// The same, with the name of who asks for it.
+    /// The same, with who asks for it.
     pub async fn invalidate_by(
         self: &Arc<Self>,
         request: InvalidateRequest,
-        by: Option<Who>,
+        asker: Asker,
     ) -> Result<Invalidation, InvalidateError> {
         if self.stops.drain.is_cancelled() || self.stops.abort.is_cancelled() {
             return Err(InvalidateError::Draining);
@@ -77,7 +76,7 @@ impl Invalidations {
             let done = tokio::select! {
                 biased;
                 () = invalidations.stops.abort.cancelled() => Err(InvalidateError::Draining),
-                done = invalidations.remove_and_warm(&request, by) => done,
+                done = invalidations.remove_and_warm(&request, asker) => done,
             };
             drop(permit);
             done
@@ -98,12 +97,12 @@ impl Invalidations {
     async fn remove_and_warm(
         &self,
         request: &InvalidateRequest,
-        by: Option<Who>,
+        asker: Asker,
     ) -> Result<Invalidation, InvalidateError> {
         let done = self.invalidator.invalidate(request, &self.stops).await?;
         let Invalidated { mut report, touched } = done;
         let touched = if request.rewarm { touched } else { BTreeMap::new() };
-        let runs = self.warm_again(touched, by, &mut report).await;
+        let runs = self.warm_again(touched, asker, &mut report).await;
         Ok(Invalidation { report, runs })
     }
 
@@ -111,13 +110,13 @@ impl Invalidations {
     async fn warm_again(
         &self,
         touched: BTreeMap<JobName, Touched>,
-        by: Option<Who>,
+        asker: Asker,
         report: &mut InvalidateReport,
     ) -> Vec<Ticket> {
         let mut tickets = Vec::new();
         for (job, tenants) in touched {
             let request = RunRequest { jobs: JobSelection::One(job), tenants: tenants.into_ids() };
-            match self.handle.request_by(request, by.clone()).await {
+            match self.handle.request_by(request, asker.clone()).await {
                 Ok(taken) => tickets.extend(taken),
                 Err(error) => {
                     let message = format!("what was removed is not warmed again: {error}");

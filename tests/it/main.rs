@@ -12,6 +12,7 @@
 mod alerts;
 mod architecture;
 mod audit;
+mod browser;
 mod commands;
 mod config;
 mod conformance;

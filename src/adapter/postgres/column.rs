@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
     PgArgumentBuffer, PgArguments, PgColumn, PgConnection, PgRow, PgTypeInfo, PgTypeKind,
 };
 use sqlx::{Arguments, Column as _, Encode, Executor, Postgres, Row, Type, TypeInfo, ValueRef};
 use tokio::time::Instant;
 
+use super::wire::Described;
 use crate::domain::json::{Column, ColumnType};
-
-use super::id::IdType;
 
 /// The columns of a row.
 pub(super) fn columns(columns: &[PgColumn]) -> Vec<Column> {
@@ -24,6 +22,14 @@ pub(super) fn columns(columns: &[PgColumn]) -> Vec<Column> {
         ty: column_type(column.type_info()),
     };
     columns.iter().map(column).collect()
+}
+
+/// The same with the OIDs of their types; 0 if the driver does not know a type's OID.
+pub(super) fn described(found: &[PgColumn]) -> Vec<Described> {
+    let oid = |column: &PgColumn| column.type_info().oid().map_or(0, |oid| oid.0);
+    let oids = found.iter().map(oid);
+    let described = |(column, oid)| Described { column, oid };
+    columns(found).into_iter().zip(oids).map(described).collect()
 }
 
 /// A column by its name. If several columns have the name, the last one counts, as in a row of
@@ -67,23 +73,6 @@ pub(super) fn value(row: &PgRow, index: usize) -> Option<&[u8]> {
     let value = row.try_get_raw(index);
     let value = value.as_ref().ok().filter(|value| !value.is_null())?;
     value.as_bytes().ok()
-}
-
-/// The id type for an id column's type; `None` if ids cannot have that type.
-pub(super) async fn id_type(
-    connection: &mut PgConnection,
-    raw: &PgTypeInfo,
-    ty: &ColumnType,
-) -> Result<Option<IdType>, sqlx::Error> {
-    let Some(element) = raw.oid() else { return Ok(None) };
-    let mut array = None;
-    if *ty == ColumnType::Citext {
-        let sql = "select typarray from pg_type where oid = $1";
-        let found: Oid =
-            sqlx::query_scalar(sql).bind(element).persistent(false).fetch_one(connection).await?;
-        array = Some(found);
-    }
-    Ok(IdType::new(ty, element, array))
 }
 
 /// The database's own types, and `xml` if a table or view has a column of it: of the built-in types,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -9,13 +10,15 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
+use super::CONNECT_TIMEOUT;
+use super::client::Client;
+use super::not_connected::NotConnected;
 use super::replication::Session;
 use super::session::Local;
-use super::{CONNECT_TIMEOUT, NotConnected};
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::server_url::{DatabaseUrl, Host, Roots, ServerRole, Tls, TlsMode};
 
@@ -32,6 +35,9 @@ const SYSTEM_ROOTS: [&str; 4] = [
 pub(super) struct Route {
     /// In the order in which we try them; at least one.
     hosts: Vec<PgConnectOptions>,
+    /// The host that was reached last, which is tried first: as long as it is acceptable, all connections
+    /// lead to it.
+    reached: AtomicUsize,
     wanted: ServerRole,
     server: String,
     /// The longest wait for one host.
@@ -60,6 +66,7 @@ impl Route {
         Ok(Self {
             server: server(&hosts),
             hosts,
+            reached: AtomicUsize::new(usize::MAX),
             wanted: url.wanted,
             patience: url.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             locals: locals(&url),
@@ -81,8 +88,20 @@ impl Route {
         self.hosts.len() == 1 && self.wanted == ServerRole::Any
     }
 
-    /// Connects to the first acceptable host; returns the options that reached it, too.
-    pub(super) async fn connect(&self) -> Result<(PgConnection, PgConnectOptions), NotConnected> {
+    /// The options of the host that was reached last.
+    pub(super) fn reached(&self) -> PgConnectOptions {
+        let reached = self.hosts.get(self.reached.load(Ordering::Relaxed));
+        reached.cloned().unwrap_or_else(|| self.first())
+    }
+
+    /// Connects to the host that was reached last, if it is acceptable still, or to the first acceptable one.
+    pub(super) async fn connect<C: Client>(&self) -> Result<C, NotConnected> {
+        let reached = self.hosts.get(self.reached.load(Ordering::Relaxed));
+        if let Some(options) = reached.filter(|_| !self.is_plain())
+            && let Ok(client) = self.try_host(options, self.wanted).await
+        {
+            return Ok(client);
+        }
         let wanted: &[ServerRole] = match self.wanted {
             ServerRole::PreferStandby => &[ServerRole::Standby, ServerRole::Any],
             ServerRole::Any
@@ -94,9 +113,12 @@ impl Route {
         let mut failed = Vec::new();
         for &wanted in wanted {
             failed.clear();
-            for options in &self.hosts {
+            for (index, options) in self.hosts.iter().enumerate() {
                 match self.try_host(options, wanted).await {
-                    Ok(connection) => return Ok((connection, options.clone())),
+                    Ok(client) => {
+                        self.reached.store(index, Ordering::Relaxed);
+                        return Ok(client);
+                    }
                     Err(reason) => failed.push((options, reason)),
                 }
             }
@@ -105,31 +127,30 @@ impl Route {
     }
 
     /// Whether an open connection still leads to an acceptable server.
-    pub(super) async fn suits(&self, connection: &mut PgConnection) -> bool {
-        let standing = timeout(self.patience, standing(connection)).await;
+    pub(super) async fn suits<C: Client>(&self, client: &mut C) -> bool {
+        let standing = timeout(self.patience, standing(client)).await;
         matches!(standing, Ok(Ok(standing)) if standing.lacks(self.wanted).is_none())
     }
 
-    async fn try_host(
+    async fn try_host<C: Client>(
         &self,
         options: &PgConnectOptions,
         wanted: ServerRole,
-    ) -> Result<PgConnection, NotConnected> {
+    ) -> Result<C, NotConnected> {
         let server = &self.server;
         let connect = async {
-            let mut connection = PgConnection::connect_with(options).await?;
+            let mut client = C::connect(options).await?;
             let lacks = if wanted == ServerRole::Any {
                 None
             } else {
-                standing(&mut connection).await?.lacks(wanted)
+                standing(&mut client).await?.lacks(wanted)
             };
-            Ok((connection, lacks))
+            Ok::<_, sqlx::Error>((client, lacks))
         };
         match timeout(self.patience, connect).await {
-            Ok(Ok((connection, None))) => Ok(connection),
-            Ok(Ok((connection, Some(lacks)))) => {
-                // It does not matter whether the server gets our goodbye.
-                drop(timeout(self.patience, connection.close()).await);
+            Ok(Ok((client, None))) => Ok(client),
+            Ok(Ok((client, Some(lacks)))) => {
+                drop(timeout(self.patience, client.close()).await);
                 let wanted = wanted.as_str();
                 let reason = format!("{lacks}, and `target_session_attrs` is `{wanted}`");
                 Err(NotConnected::because(server, ConnectErrorKind::Unreachable, &reason))
@@ -187,7 +208,8 @@ impl Route {
                 write!(reasons, "{separator}`{}`: {reason}", place(options))
             };
         }
-        NotConnected::because(&self.server, kind, &reasons)
+        let may_pass = failed.iter().any(|(_, reason)| reason.may_pass);
+        NotConnected { may_pass, ..NotConnected::because(&self.server, kind, &reasons) }
     }
 }
 
@@ -211,11 +233,12 @@ impl Standing {
 }
 
 /// Asked outside of a transaction, so the answer is the session's default for writing.
-async fn standing(connection: &mut PgConnection) -> Result<Standing, sqlx::Error> {
+async fn standing<C: Client>(client: &mut C) -> Result<Standing, sqlx::Error> {
     const SQL: &str = "select pg_is_in_recovery(), \
                        pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool";
-    let row = connection.fetch_one(sqlx::raw_sql(SQL)).await?;
-    Ok(Standing { is_standby: row.try_get(0)?, is_read_only: row.try_get(1)? })
+    let answer = client.ask(SQL).await?.concat();
+    let is = |index| answer.get(index).and_then(Option::as_deref) == Some("t");
+    Ok(Standing { is_standby: is(0), is_read_only: is(1) })
 }
 
 /// One host with its login. The driver only gets parameters that it knows, because it writes all

@@ -1,9 +1,8 @@
 //! The columns that a query returns, found without running it.
 
-use sqlx::postgres::{PgArguments, PgColumn};
+use sqlx::postgres::{PgArguments, PgColumn, PgConnection};
 use sqlx::{Arguments, AssertSqlSafe, Row};
 
-use super::Transaction;
 use super::read_error::{ReadError, refused};
 
 /// The driver reports a statement's columns together with its rows, unless it keeps the statement
@@ -14,13 +13,13 @@ const AFTER: &str = "\n) as query on false";
 
 /// The columns of a query.
 pub(super) async fn columns(
-    transaction: &mut Transaction,
+    connection: &mut PgConnection,
     sql: &str,
     arguments: PgArguments,
 ) -> Result<Vec<PgColumn>, ReadError> {
     let given = arguments.len();
     let query = sqlx::query_with(AssertSqlSafe(one_row_of_nulls(sql)), arguments).persistent(false);
-    let row = query.fetch_one(&mut **transaction).await;
+    let row = query.fetch_one(connection).await;
     let row = row.map_err(|error| refused(error, given).after(BEFORE.len()))?;
     Ok(row.columns().to_vec())
 }

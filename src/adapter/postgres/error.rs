@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
+use super::wire::Refused;
 use crate::engine::ports::{SourceError, SourceErrorKind};
 
 /// The error of a failed call; `doing` says what the call was for.
@@ -34,14 +35,48 @@ pub(super) fn unavailable(message: String) -> SourceError {
     SourceError { kind: SourceErrorKind::Unavailable, message }
 }
 
+/// An error that the server sent, whichever client received it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal<'e> {
+    /// Its SQLSTATE.
+    pub(super) code: &'e str,
+    pub(super) message: &'e str,
+    pub(super) hint: Option<&'e str>,
+    /// The character of the text that the server got, counted from 1.
+    position: Option<usize>,
+    /// The function of the server that refused.
+    routine: Option<&'e str>,
+}
+
+impl<'e> From<&'e Refused> for Refusal<'e> {
+    fn from(refused: &'e Refused) -> Self {
+        let Refused { code, message, hint, position, routine } = refused;
+        let (hint, routine) = (hint.as_deref(), routine.as_deref());
+        Self { code, message, hint, position: *position, routine }
+    }
+}
+
+impl<'e> From<&'e PgDatabaseError> for Refusal<'e> {
+    fn from(error: &'e PgDatabaseError) -> Self {
+        let position = match error.position() {
+            Some(PgErrorPosition::Original(position)) => Some(position),
+            Some(PgErrorPosition::Internal { .. }) | None => None,
+        };
+        let (code, message) = (error.code(), error.message());
+        Self { code, message, hint: error.hint(), position, routine: error.routine() }
+    }
+}
+
 /// The error as the server sent it, if it came from the server.
-pub(super) fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
-    error.as_database_error().and_then(|error| error.try_downcast_ref())
+pub(super) fn database(error: &sqlx::Error) -> Option<Refusal<'_>> {
+    let error = error.as_database_error()?;
+    let ours = error.try_downcast_ref::<Refused>().map(Refusal::from);
+    ours.or_else(|| error.try_downcast_ref::<PgDatabaseError>().map(Refusal::from))
 }
 
 /// The SQLSTATE, if the error came from the server.
 pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
-    database(error).map(PgDatabaseError::code)
+    database(error).map(|refusal| refusal.code)
 }
 
 /// Whether the driver could not understand the server's answer, although the connection is sound:
@@ -61,8 +96,8 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
 pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
     const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
          `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
-    if let Some(error) = database(error) {
-        let wants_tls = error.code() == "28000" && error.message().contains("no encryption");
+    if let Some(Refusal { code, message, .. }) = database(error) {
+        let wants_tls = code == "28000" && message.contains("no encryption");
         return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");
     }
     if !is_tls(error) {
@@ -85,47 +120,67 @@ pub(super) fn text(error: &sqlx::Error) -> String {
 
 /// Like [`text`], for a query that follows `before` characters in the text that the server got.
 pub(super) fn text_after(error: &sqlx::Error, before: usize) -> String {
-    let Some(error) = database(error) else { return driver_text(error) };
-    let mut text = format!("{} ({})", message(error), error.code());
-    if let Some(position) = position(error, before) {
+    let mut text = words(error);
+    let Some(refusal) = database(error) else { return text };
+    if let Some(position) = refusal.position(before) {
         let _a_string_takes_all = write!(text, " at character {position} of the query");
     }
-    for hint in [error.hint(), our_hint(error)].into_iter().flatten() {
+    for hint in [refusal.hint, refusal.our_hint()].into_iter().flatten() {
         let _a_string_takes_all = write!(text, "; hint: {hint}");
     }
     text
 }
 
-/// The position of the error in the query: a number of characters, counted from 1.
-pub(super) fn position(error: &PgDatabaseError, before: usize) -> Option<usize> {
-    match error.position()? {
-        PgErrorPosition::Original(position) => {
-            position.checked_sub(before).filter(|position| *position > 0)
-        }
-        PgErrorPosition::Internal { .. } => None,
+/// Like [`text`], without a place and hints.
+pub(super) fn words(error: &sqlx::Error) -> String {
+    match database(error) {
+        Some(refusal) => format!("{} ({})", refusal.message_without_value(), refusal.code),
+        None => driver_text(error),
     }
 }
 
-/// A hint for errors that do not say what to do.
-pub(super) fn our_hint(error: &PgDatabaseError) -> Option<&'static str> {
-    match error.code() {
-        UNKNOWN_STATEMENT | "42P05" => Some(
-            "a pooler gives the statements of one transaction to several sessions; it has to be in \
-             transaction or session mode",
-        ),
-        "25006" => Some(
-            "queries only read: `database.read_only = false` lets those of runs write, while \
-             `check`, `plan` and audits only read in any case",
-        ),
-        "55P03" => Some(
-            "somebody holds a lock on a table of the query, as a migration or another long \
-             transaction does",
-        ),
-        "42501" if error.routine() == Some("check_enable_rls") => Some(
-            "read with a role that has BYPASSRLS, or set `database.row_security = \"accept\"` if the \
-             policies show the role every row",
-        ),
-        _ => None,
+impl Refusal<'_> {
+    /// The position of the error in the query: a number of characters, counted from 1. The query follows
+    /// `before` characters in the text that the server got.
+    pub(super) fn position(&self, before: usize) -> Option<usize> {
+        self.position?.checked_sub(before).filter(|position| *position > 0)
+    }
+
+    /// A hint for errors that do not say what to do.
+    pub(super) fn our_hint(&self) -> Option<&'static str> {
+        match self.code {
+            UNKNOWN_STATEMENT | "42P05" => Some(
+                "a pooler gives the statements of one transaction to several sessions; it has to be in \
+                 transaction or session mode",
+            ),
+            "25006" => Some(
+                "queries only read: `database.read_only = false` lets those of runs write, while \
+                 `check`, `plan` and audits only read in any case",
+            ),
+            "55P03" => Some(
+                "somebody holds a lock on a table of the query, as a migration or another long \
+                 transaction does",
+            ),
+            "42501" if self.routine == Some("check_enable_rls") => Some(
+                "read with a role that has BYPASSRLS, or set `database.row_security = \"accept\"` if the \
+                 policies show the role every row",
+            ),
+            _ => None,
+        }
+    }
+
+    /// The server's message. If it refuses the value of a setting, the value is left out, because it
+    /// may come from a URL.
+    fn message_without_value(&self) -> Cow<'_, str> {
+        const OUTSIDE: &str = " is outside the valid range";
+        let message = self.message;
+        if self.code != "22023" {
+            return message.into();
+        }
+        match message.split_once(OUTSIDE) {
+            Some((_value, _range)) => "a setting is outside its valid range".into(),
+            None => message.split(": ").next().unwrap_or(message).into(),
+        }
     }
 }
 
@@ -134,26 +189,12 @@ pub(super) const UNKNOWN_STATEMENT: &str = "26000";
 
 /// The number of parameters that a query uses, if it was given another number of them.
 pub(super) fn wanted_parameters(error: &sqlx::Error) -> Option<usize> {
-    let error = database(error)?;
-    if error.code() != "08P01" || error.routine() != Some("exec_bind_message") {
+    let Refusal { code, message, routine, .. } = database(error)?;
+    if code != "08P01" || routine != Some("exec_bind_message") {
         return None;
     }
     // "bind message supplies 1 parameters, but prepared statement "" requires 2", in any language.
-    error.message().split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
-}
-
-/// The server's message. If it refuses the value of a setting, the value is left out, because it
-/// may come from a URL.
-fn message(error: &PgDatabaseError) -> Cow<'_, str> {
-    const OUTSIDE: &str = " is outside the valid range";
-    let message = error.message();
-    if error.code() != "22023" {
-        return message.into();
-    }
-    match message.split_once(OUTSIDE) {
-        Some((_value, _range)) => "a setting is outside its valid range".into(),
-        None => message.split(": ").next().unwrap_or(message).into(),
-    }
+    message.split(|char: char| !char.is_ascii_digit()).rev().find_map(|n| n.parse().ok())
 }
 
 fn driver_text(error: &sqlx::Error) -> String {

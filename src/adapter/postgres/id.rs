@@ -4,13 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map;
 
 use rapidhash::fast::RandomState;
-use sqlx::encode::IsNull;
-use sqlx::error::BoxDynError;
-use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
-use sqlx::{Encode, Postgres, Type};
 use uuid::Uuid;
 
+use super::wire::Parameter;
 use crate::domain::json::ColumnType;
 use crate::domain::tenant::{Batch, IdClass};
 
@@ -18,8 +14,8 @@ use crate::domain::tenant::{Batch, IdClass};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IdType {
     kind: IdKind,
-    element: Oid,
-    array: Oid,
+    element: u32,
+    array: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +58,14 @@ pub(super) struct BadId {
 impl IdType {
     /// The id type for a column's type; `None` if ids cannot have that type. The oids of types that
     /// are not built in differ between databases, so `array` passes the oid of the array type.
-    pub(super) fn new(
-        ty: &ColumnType,
-        element: Oid,
-        array: impl Into<Option<Oid>>,
-    ) -> Option<Self> {
+    pub(super) fn new(ty: &ColumnType, element: u32, array: Option<u32>) -> Option<Self> {
         let (_, kind, built_in) = KINDS.iter().find(|(column, ..)| column == ty)?;
-        let array = array.into().unwrap_or(Oid(*built_in));
-        Some(Self { kind: *kind, element, array })
+        Some(Self { kind: *kind, element, array: array.unwrap_or(*built_in) })
     }
 
     /// The type of an array of ids: the type of `$1`.
-    pub(super) fn array_type(self) -> PgTypeInfo {
-        PgTypeInfo::with_oid(self.array)
+    pub(super) fn array_oid(self) -> u32 {
+        self.array
     }
 
     /// Whether a column of type `ty` can hold such ids.
@@ -182,67 +173,11 @@ impl IdType {
 }
 
 /// `$1`: tenant ids as an array of the ids' type.
-pub(super) struct IdArray {
+pub(super) fn id_array<'i>(
     ty: IdType,
-    /// The array in the wire format.
-    wire: Vec<u8>,
-}
-
-impl IdArray {
-    /// The ids of the batch's tenants, in slot order.
-    pub(super) fn new(ty: IdType, batch: &Batch) -> Result<Self, BadId> {
-        Self::of(ty, batch.len(), batch.tenants().map(|tenant| tenant.id()))
-    }
-
-    /// The array of `count` ids.
-    pub(super) fn of<'i>(
-        ty: IdType,
-        count: usize,
-        ids: impl Iterator<Item = &'i str>,
-    ) -> Result<Self, BadId> {
-        const HEADER: usize = 20;
-        const ELEMENT: usize = 4 + 16;
-        let mut wire = Vec::with_capacity(HEADER + count * ELEMENT);
-        let dimensions = i32::from(count > 0);
-        wire.extend_from_slice(&dimensions.to_be_bytes());
-        let has_nulls: i32 = 0;
-        wire.extend_from_slice(&has_nulls.to_be_bytes());
-        wire.extend_from_slice(&ty.element.0.to_be_bytes());
-        if count > 0 {
-            let first_index: i32 = 1;
-            wire.extend_from_slice(&length(count).to_be_bytes());
-            wire.extend_from_slice(&first_index.to_be_bytes());
-        }
-        let mut encoded = Vec::new();
-        for id in ids {
-            encoded.clear();
-            ty.encode(id, &mut encoded)?;
-            wire.extend_from_slice(&length(encoded.len()).to_be_bytes());
-            wire.extend_from_slice(&encoded);
-        }
-        Ok(Self { ty, wire })
-    }
-}
-
-fn length(value: usize) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
-}
-
-impl Type<Postgres> for IdArray {
-    fn type_info() -> PgTypeInfo {
-        <Vec<String> as Type<Postgres>>::type_info()
-    }
-}
-
-impl Encode<'_, Postgres> for IdArray {
-    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        buffer.extend_from_slice(&self.wire);
-        Ok(IsNull::No)
-    }
-
-    fn produces(&self) -> Option<PgTypeInfo> {
-        Some(self.ty.array_type())
-    }
+    ids: impl Iterator<Item = &'i str>,
+) -> Result<Parameter, BadId> {
+    Parameter::array((ty.array, ty.element), ids, |id, out| ty.encode(id, out))
 }
 
 /// Finds a tenant's slot in the batch by its id.
@@ -303,7 +238,7 @@ mod tests {
     }
 
     fn ty(ty: &ColumnType) -> IdType {
-        IdType::new(ty, Oid(1), None).unwrap()
+        IdType::new(ty, 1, None).unwrap()
     }
 
     #[test]
@@ -327,20 +262,20 @@ mod tests {
 
     #[test]
     fn an_array_of_ids_is_as_postgres_takes_it() {
-        let array = IdArray::new(ty(&ColumnType::Int2), &batch(&["1", "-1"])).unwrap();
+        let array = |ty, ids: &[&str]| id_array(ty, ids.iter().copied()).unwrap().value.unwrap();
+        let two = array(ty(&ColumnType::Int2), &["1", "-1"]);
         let expected =
             [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 0];
-        assert_eq!(array.wire[..28], expected);
-        let empty = IdArray::new(ty(&ColumnType::Uuid), &batch(&[])).unwrap();
-        assert_eq!(empty.wire, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(two[..28], expected);
+        assert_eq!(array(ty(&ColumnType::Uuid), &[]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]
     fn an_id_that_is_none_is_an_error() {
-        let error = IdArray::new(ty(&ColumnType::Uuid), &batch(&["seven"])).err().unwrap();
+        let error = id_array(ty(&ColumnType::Uuid), ["seven"].into_iter()).unwrap_err();
         assert_eq!(error.to_string(), "tenant id `seven` is no uuid");
         assert!(ty(&ColumnType::Int8).takes("7") && !ty(&ColumnType::Int2).takes("32768"));
         assert!(ty(&ColumnType::Text).takes("") && !ty(&ColumnType::Text).takes("a\0"));
-        assert!(IdType::new(&ColumnType::Numeric, Oid(1), None).is_none());
+        assert!(IdType::new(&ColumnType::Numeric, 1, None).is_none());
     }
 }

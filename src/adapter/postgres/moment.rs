@@ -3,22 +3,17 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use chrono::NaiveDate;
-use sqlx::encode::IsNull;
-use sqlx::error::BoxDynError;
-use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo};
-use sqlx::{Encode, Postgres, Type};
-
 use crate::domain::day::{BatchDays, MomentType, number};
 use crate::domain::job::{Job, JobName, Query};
 use crate::domain::json::{Column, write_text};
 use crate::domain::row::SlotDay;
 use crate::engine::ports::SourceErrorKind;
+use chrono::NaiveDate;
 
-use super::column::{self, value};
+use super::column;
 use super::id::IdType;
 use super::read_error::ReadError;
+use super::wire::{Parameter, Row};
 
 /// What the types of a query's parameters depend on, besides the job.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,11 +27,11 @@ pub(super) struct ParameterTypes {
 /// The types of `dates.column`, for messages.
 const MOMENT_TYPES: &str = "timestamptz, timestamp or date";
 
-pub(super) fn oid(ty: MomentType) -> Oid {
+pub(super) fn oid(ty: MomentType) -> u32 {
     match ty {
-        MomentType::Instant => Oid(1184),
-        MomentType::WallTime => Oid(1114),
-        MomentType::Date => Oid(1082),
+        MomentType::Instant => 1184,
+        MomentType::WallTime => 1114,
+        MomentType::Date => 1082,
     }
 }
 
@@ -85,32 +80,18 @@ pub(super) fn no_moment(Column { name, ty }: &Column) -> String {
 }
 
 /// `$2` or `$3`: a moment, as a number like those of [`BatchDays`]; NULL for a batch of no tenants.
-pub(super) struct Moment {
-    pub(super) ty: MomentType,
-    pub(super) at: Option<i64>,
+pub(super) fn moment(ty: MomentType, at: Option<i64>) -> Parameter {
+    let bytes = |at: i64| match ty {
+        MomentType::Instant | MomentType::WallTime => at.to_be_bytes().to_vec(),
+        MomentType::Date => date_bytes(at).to_vec(),
+    };
+    Parameter { oid: oid(ty), value: at.map(bytes) }
 }
 
-impl Type<Postgres> for Moment {
-    fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(oid(MomentType::Instant))
-    }
-}
-
-impl Encode<'_, Postgres> for Moment {
-    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let Some(at) = self.at else { return Ok(IsNull::Yes) };
-        match self.ty {
-            MomentType::Instant | MomentType::WallTime => {
-                buffer.extend_from_slice(&at.to_be_bytes());
-            }
-            MomentType::Date => buffer.extend_from_slice(&i32::try_from(at)?.to_be_bytes()),
-        }
-        Ok(IsNull::No)
-    }
-
-    fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::with_oid(oid(self.ty)))
-    }
+/// A date in the binary format, from its [`number`]. All dates of Postgres fit.
+pub(super) fn date_bytes(number: i64) -> [u8; 4] {
+    let number = number.clamp(i32::MIN.into(), i32::MAX.into());
+    i32::try_from(number).unwrap_or_default().to_be_bytes()
 }
 
 /// The column of a row's date.
@@ -131,9 +112,9 @@ impl<'d> DayColumn<'d> {
 
     /// The day of a row of this slot; `None` if the row is to be dropped. Then it is on no day of its tenant,
     /// and was returned only because other tenants of the batch have that day.
-    pub(super) fn of(&self, row: &PgRow, slot: u32) -> Result<Option<SlotDay>, ReadError> {
+    pub(super) fn of(&self, row: Row<'_>, slot: u32) -> Result<Option<SlotDay>, ReadError> {
         let on = |day| Some(SlotDay { slot, day });
-        let Some(wire) = value(row, self.index) else { return Ok(on(None)) };
+        let Some(wire) = row.value(self.index) else { return Ok(on(None)) };
         let moment = self.moment(wire)?;
         let day = moment.and_then(|moment| self.days.day(slot as usize, moment));
         Ok(if day.is_none() && self.is_of_moments { None } else { on(day) })

@@ -11,6 +11,7 @@ use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 use super::column::value;
 use super::read_error::{ReadError, in_time, refused};
 use super::source::{PostgresSource, finish, learns_types};
+use super::wire::Parameter;
 use super::{Access, Transaction};
 
 /// Runs the query, keeps its rows in the server and reports its plan. The time of each node would
@@ -101,7 +102,7 @@ impl PostgresSource {
         read: Read<'_>,
     ) -> Result<Pages, ReadError> {
         let asked = self.ask(transaction, job, read).await?;
-        let arguments = asked.arguments(asked.days().as_ref())?;
+        let arguments = Parameter::arguments(&asked.parameters(asked.days().as_ref())?)?;
         let given = arguments.len();
         let explain = AssertSqlSafe(format!("{EXPLAIN}{}", job.query.sql));
         let explain = sqlx::query_with(explain, arguments).persistent(false);

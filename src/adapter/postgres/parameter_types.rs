@@ -1,23 +1,22 @@
 //! Learns the types of the parameters of a job's query.
 
-use sqlx::Executor;
-
 use crate::domain::day::MomentType;
 use crate::domain::job::{Job, Scope};
 use crate::engine::ports::Read;
 
+use super::client::Client;
 use super::id::IdType;
 use super::moment::{ParameterTypes, moment_type_of};
 use super::parameters::{Asked, no_tenant};
 use super::read_error::ReadError;
 use super::source::PostgresSource;
-use super::{Transaction, column, describe};
+use super::transaction::Transaction;
 
 impl PostgresSource {
     /// The read, with the types of its parameters, as far as they are known or as the query is described.
-    pub(super) async fn ask<'r>(
+    pub(super) async fn ask<'r, C: Client>(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<C>,
         job: &'r Job,
         read: Read<'r>,
     ) -> Result<Asked<'r>, ReadError> {
@@ -30,9 +29,9 @@ impl PostgresSource {
     }
 
     /// The type of the job's `dates.column`, as far as known; otherwise the query is described.
-    pub(super) async fn moment_type(
+    pub(super) async fn moment_type<C: Client>(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<C>,
         job: &Job,
         id: Option<IdType>,
     ) -> Result<Option<MomentType>, ReadError> {
@@ -48,9 +47,9 @@ impl PostgresSource {
     /// To describe it, the server needs the types of the parameters, one of which is the type in question.
     /// Most queries only compare them, which works between all types of moments. Others, such as one with
     /// `tstzrange($2, $3)`, take one type only. So we try one type after the other.
-    pub(super) async fn learn_moment_type(
+    pub(super) async fn learn_moment_type<C: Client>(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<C>,
         job: &Job,
         id: Option<IdType>,
     ) -> Result<Option<MomentType>, ReadError> {
@@ -58,15 +57,16 @@ impl PostgresSource {
         let mut refusal = None;
         for ty in MomentType::ALL {
             let none = no_tenant(job, ParameterTypes { id, moment: Some(ty) })?;
-            transaction.execute(sqlx::raw_sql("savepoint moment")).await?;
-            match describe::columns(transaction, &job.query.sql, none).await {
-                Ok(columns) => {
-                    let ty = moment_type_of(&column::columns(&columns), name)?;
+            transaction.ask("savepoint moment").await?;
+            match Client::describe(&mut **transaction, &job.query.sql, &none).await {
+                Ok(described) => {
+                    let columns: Vec<_> = described.into_iter().map(|one| one.column).collect();
+                    let ty = moment_type_of(&columns, name)?;
                     self.moments.note(job, ty);
                     return Ok(Some(ty));
                 }
                 Err(error) if error.is_refusal() => {
-                    transaction.execute(sqlx::raw_sql("rollback to moment")).await?;
+                    transaction.ask("rollback to moment").await?;
                     refusal.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
@@ -77,9 +77,9 @@ impl PostgresSource {
 
     /// The same for a check. If the server refuses the query, or if it returns no moments, the check has
     /// yet to say so, and goes on with instants.
-    pub(super) async fn moment_type_to_check(
+    pub(super) async fn moment_type_to_check<C: Client>(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<C>,
         job: &Job,
         id: Option<IdType>,
     ) -> Result<Option<MomentType>, ReadError> {

@@ -1,20 +1,24 @@
 //! The parameters of a job's query.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Arguments;
-use sqlx::postgres::PgArguments;
+use chrono::NaiveDate;
 
 use crate::domain::date;
-use crate::domain::day::{BatchDays, MomentType};
+use crate::domain::day::{BatchDays, MomentType, number};
 use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::Batch;
 use crate::engine::ports::Read;
 
-use super::id::IdArray;
-use super::moment::{Moment, ParameterTypes};
+use super::id::id_array;
+use super::moment::{self, ParameterTypes, date_bytes, moment};
 use super::read_error::ReadError;
+use super::wire::Parameter;
+
+/// The OID of arrays of dates.
+pub(super) const DATES: u32 = 1182;
 
 /// A read of a job's rows, with parameters of these types.
 #[derive(Clone, Copy)]
@@ -35,38 +39,41 @@ impl Asked<'_> {
     /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
     /// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
     /// one after its last. A job for the whole fleet gives it only the two dates or moments.
-    pub(super) fn arguments(self, days: Option<&BatchDays>) -> Result<PgArguments, ReadError> {
+    pub(super) fn parameters(self, days: Option<&BatchDays>) -> Result<Vec<Parameter>, ReadError> {
         let Self { job, types, read } = self;
-        let mut arguments = PgArguments::default();
+        let mut parameters = Vec::new();
         if let Some(id) = types.id {
-            arguments.add(IdArray::new(id, read.batch)?).map_err(sqlx::Error::Encode)?;
+            parameters.push(id_array(id, read.batch.tenants().map(|tenant| tenant.id()))?);
         }
         if let Some(ty) = types.moment {
             let bounds = days.and_then(BatchDays::bounds);
             let (start, end) = bounds.map(|bounds| (bounds.start, bounds.end)).unzip();
-            arguments.add(Moment { ty, at: start }).map_err(sqlx::Error::Encode)?;
-            arguments.add(Moment { ty, at: end }).map_err(sqlx::Error::Encode)?;
+            parameters.extend([moment(ty, start), moment(ty, end)]);
         } else if let Some(dates) = &job.dates {
             let first = read.first_dates;
             let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
-            match job.scope {
-                Scope::Tenants => {
-                    arguments.add(first).map_err(sqlx::Error::Encode)?;
-                    arguments.add(last).map_err(sqlx::Error::Encode)?;
-                }
-                Scope::Fleet => {
-                    arguments.add(first.first().copied()).map_err(sqlx::Error::Encode)?;
-                    arguments.add(last.first().copied()).map_err(sqlx::Error::Encode)?;
-                }
-            }
+            parameters.extend(match job.scope {
+                Scope::Tenants => [date_array(first), date_array(&last)],
+                Scope::Fleet => [first, &last]
+                    .map(|dates| moment(MomentType::Date, dates.first().map(|date| number(*date)))),
+            });
         }
-        Ok(arguments)
+        Ok(parameters)
     }
 }
 
+fn date_array(dates: &[NaiveDate]) -> Parameter {
+    let ty = (DATES, moment::oid(MomentType::Date));
+    let Ok(array) = Parameter::array(ty, dates.iter(), |date, out| {
+        out.extend_from_slice(&date_bytes(number(*date)));
+        Ok::<_, Infallible>(())
+    });
+    array
+}
+
 /// The query's parameters for a batch of no tenants.
-pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<PgArguments, ReadError> {
+pub(super) fn no_tenant(job: &Job, types: ParameterTypes) -> Result<Vec<Parameter>, ReadError> {
     let batch = Batch::new(Arc::default(), [].into());
     let read = Read { batch: &batch, first_dates: &[], timeout: Duration::ZERO };
-    Asked { job, types, read }.arguments(None)
+    Asked { job, types, read }.parameters(None)
 }

@@ -6,10 +6,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use sqlx::{Executor, PgConnection, Row};
 use tokio::time::Instant;
 
 use super::DatabaseSettings;
+use super::client::Client;
 
 /// The settings of the role and the database are looked up again after this time.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -58,14 +58,16 @@ impl Session {
     /// The settings of the role in this database come first, then those of the role, then those of
     /// the database. The server's configuration file cannot be looked up: the driver sets UTC when
     /// it connects, and `reset` goes back to that.
-    pub(super) async fn look(
-        connection: &mut PgConnection,
+    pub(super) async fn look<C: Client>(
+        client: &mut C,
         settings: &DatabaseSettings,
         of_url: &[Local],
     ) -> Result<Self, sqlx::Error> {
         let mut said = Vec::new();
-        for row in connection.fetch_all(sqlx::raw_sql(LOOK)).await? {
-            said.push(Local { name: row.try_get(0)?, value: row.try_get(1)? });
+        for row in client.ask(LOOK).await? {
+            if let [Some(name), Some(value)] = row.as_slice() {
+                said.push(Local::new(name, value));
+            }
         }
         #[expect(clippy::disallowed_methods, reason = "only compared with another such look")]
         let looked_at = Instant::now();

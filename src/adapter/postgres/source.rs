@@ -6,30 +6,27 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgArguments, PgColumn, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Executor, Row};
 use tokio::time::timeout;
 
 use crate::domain::day::{BatchDays, MomentType};
 use crate::domain::job::Job;
-use crate::domain::json::{Column, EncodeError, RowEncoder, ValueError, write_text};
+use crate::domain::json::{Column, ColumnType, EncodeError, RowEncoder, ValueError, write_text};
 use crate::domain::order::Comparison;
 use crate::domain::row::{KeyText, Rows, RowsFull, SlotDay};
 use crate::domain::tenant::{IdClass, TenantId, Tenants};
 use crate::engine::ports::{Read, Source, SourceError, SourceErrorKind};
 
-use super::column::{self, value};
-use super::id::{ID_TYPES, IdArray, IdType, Slots};
-use super::moment::{DayColumn, KnownMoments, ParameterTypes, moment_type_of};
+use super::client::Client;
+use super::id::{ID_TYPES, IdType, Slots, id_array};
+use super::moment::{DayColumn, KnownMoments, moment_type_of};
 use super::parameters::Asked;
 use super::read_error::{ReadError, in_time, refused};
-use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, describe, error};
+use super::wire::{Described, Execution, Row, Session, Stopped};
+use super::{ANSWER_GRACE, Access, Begin, Database, Transaction, column, describe, error};
 
-/// A loop over rows yields to other tasks after this many: rows that have arrived are read without
-/// an await that would yield.
-const ROWS_A_TURN: usize = 256;
+/// The longest row of the tenant query, in bytes: an id, a time zone and a few more columns.
+const LONGEST_TENANT: usize = 1 << 20;
 
 /// The tenant query.
 #[derive(Clone, Debug)]
@@ -92,53 +89,58 @@ impl PostgresSource {
 
     async fn read_tenants(&self, which: Which<'_>) -> Result<Tenants, SourceError> {
         let longest = self.database.settings.statement_timeout;
-        let mut transaction = self.begin(self.access, longest).await?;
-        let read = async {
-            loop {
-                let read = self.read_tenants_in(&mut transaction, which).await;
-                if !learns_types(&mut transaction, &read).await? {
-                    return read;
-                }
-            }
-        };
-        let read = in_time(longest, read).await;
+        let mut transaction = self.begin_own(self.access, longest).await?;
+        transaction.end_with_rows();
+        let read = in_time(longest, self.read_tenants_in(&mut transaction, which)).await;
         let read = finish(transaction, read).await;
         read.map_err(|error| error.into_source_error("could not read the tenants"))
     }
 
     async fn read_tenants_in(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         which: Which<'_>,
     ) -> Result<Tenants, ReadError> {
         let shape = self.tenants_shape(transaction).await?;
-        let (sql, arguments) = match which {
+        let parameters = match which {
             Which::All => {
                 self.moments.forget();
-                (&self.settings.sql, PgArguments::default())
+                Vec::new()
             }
-            Which::Among(ids) => (&self.among, arguments_among(shape.id, ids)?),
+            Which::Among(ids) => {
+                let ids = ids.iter().copied().filter(|id| shape.id.takes(id));
+                let ids = vec![id_array(shape.id, ids)?];
+                Client::describe(&mut **transaction, &self.among, &ids).await?;
+                ids
+            }
         };
         let names = shape.columns.iter().skip(1).map(|column| column.name.as_str());
         let mut tenants = Tenants::with_columns(names);
         let mut texts = RowTexts::default();
-        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments).persistent(false);
-        let mut stream = query.fetch(&mut **transaction);
-        while let Some(row) = stream.try_next().await? {
-            texts.read(&row, &shape.columns)?;
+        let execution = Execution {
+            parameters: &parameters,
+            longest: LONGEST_TENANT,
+            then: transaction.ending(),
+        };
+        let read = transaction.rows(execution, |row| {
+            texts.read(row, &shape.columns)?;
             let Some(id) = texts.get(0) else {
                 let message = "a tenant's id is NULL".to_owned();
                 return Err(ReadError::Other(SourceErrorKind::Data, message));
             };
-            if !which.has(id) {
-                continue;
+            if which.has(id) {
+                tenants.push(id, (1..shape.columns.len()).map(|index| texts.get(index)));
             }
-            tenants.push(id, (1..shape.columns.len()).map(|index| texts.get(index)));
-            if tenants.len().is_multiple_of(ROWS_A_TURN) {
-                tokio::task::yield_now().await;
+            Ok(())
+        });
+        read.await.map_err(|stopped| match stopped {
+            Stopped::Sql(error) => refused(error, parameters.len()),
+            Stopped::TooLong => {
+                let message = format!("a tenant has more than {LONGEST_TENANT} bytes of columns");
+                ReadError::Other(SourceErrorKind::Data, message)
             }
-        }
-        drop(stream);
+            Stopped::Reader(error) => error,
+        })?;
         tenants.shrink();
         if let Some(id) = duplicate(&tenants, shape.id) {
             let message = format!("the tenant id `{id}` comes more than once");
@@ -149,27 +151,25 @@ impl PostgresSource {
 
     /// The columns that the tenant query returns. The transaction locks the tables that the query
     /// reads against changes of their definition until it ends.
-    pub(super) async fn tenants_shape(
+    pub(super) async fn tenants_shape<C: Client>(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<C>,
     ) -> Result<TenantsShape, ReadError> {
-        let (sql, none) = (&self.settings.sql, PgArguments::default());
-        let columns = describe::columns(transaction, sql, none).await?;
-        self.shape(transaction, &columns).await
-    }
-
-    /// The shape of the tenant query, from its columns.
-    pub(super) async fn shape(
-        &self,
-        transaction: &mut Transaction,
-        found: &[PgColumn],
-    ) -> Result<TenantsShape, ReadError> {
-        let columns = column::columns(found);
-        let (Some(raw), Some(first)) = (found.first(), columns.first()) else {
+        let described = Client::describe(&mut **transaction, &self.settings.sql, &[]).await?;
+        let Some(Described { column: first, oid }) = described.first().cloned() else {
             let message = "the tenant query returns no column".to_owned();
             return Err(ReadError::Other(SourceErrorKind::Definition, message));
         };
-        let Some(id) = column::id_type(transaction, raw.type_info(), &first.ty).await? else {
+        let array = if first.ty == ColumnType::Citext {
+            let sql = format!("select typarray::text from pg_catalog.pg_type where oid = {oid}");
+            let array = transaction.ask(&sql).await?.concat();
+            // The look-up makes the server forget the statement.
+            Client::describe(&mut **transaction, &self.settings.sql, &[]).await?;
+            array.first().and_then(|oid| oid.as_ref()?.parse().ok())
+        } else {
+            None
+        };
+        let Some(id) = IdType::new(&first.ty, oid, array) else {
             let (name, ty) = (&first.name, &first.ty);
             let message = format!(
                 "the tenants' id `{name}` is {ty}, and an id is {ID_TYPES}; \
@@ -178,12 +178,16 @@ impl PostgresSource {
             return Err(ReadError::Other(SourceErrorKind::Definition, message));
         };
         *self.id_type.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        let columns = described.into_iter().map(|one| one.column).collect();
         Ok(TenantsShape { id, columns })
     }
 
     /// The type of the ids, as of the last tenant list; if there was none, the tenant query is
     /// described.
-    pub(super) async fn id_type(&self, transaction: &mut Transaction) -> Result<IdType, ReadError> {
+    pub(super) async fn id_type<C: Client>(
+        &self,
+        transaction: &mut Transaction<C>,
+    ) -> Result<IdType, ReadError> {
         let known = *self.id_type.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
             Some(id) => Ok(id),
@@ -197,16 +201,10 @@ impl PostgresSource {
         read: Read<'_>,
         rows: &mut Rows,
     ) -> Result<(), SourceError> {
-        let mut transaction = self.begin(self.access, read.timeout).await?;
+        let mut transaction = self.begin_own(self.access, read.timeout).await?;
         let longest = self.database.statement_timeout(read.timeout);
-        let done = async {
-            loop {
-                let done = self.read_in(&mut transaction, job, read, rows).await;
-                if !learns_types(&mut transaction, &done).await? {
-                    return done;
-                }
-            }
-        };
+        transaction.end_with_rows();
+        let done = self.read_in(&mut transaction, job, read, rows);
         let done = timeout(longest + ANSWER_GRACE, done).await;
         let done = done.unwrap_or_else(|_elapsed| {
             Err(if rows.is_empty() {
@@ -220,66 +218,68 @@ impl PostgresSource {
         })
     }
 
+    /// Reads the rows of a batch.
     pub(super) async fn read_in(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         read: Read<'_>,
         rows: &mut Rows,
     ) -> Result<(), ReadError> {
-        let asked = self.ask(transaction, job, read).await?;
-        let Some(other) = self.read_rows(transaction, asked, rows).await? else { return Ok(()) };
-        self.moments.note(job, other);
-        let types = ParameterTypes { moment: Some(other), ..asked.types };
-        let asked = Asked { types, ..asked };
-        if self.read_rows(transaction, asked, rows).await?.is_none() {
-            return Ok(());
+        let mut asked = self.ask(transaction, job, read).await?;
+        let mut columns = described(transaction, asked).await?;
+        if let Some(other) = other_moment_type(asked, &columns)? {
+            self.moments.note(job, other);
+            asked.types.moment = Some(other);
+            columns = described(transaction, asked).await?;
+            if other_moment_type(asked, &columns)?.is_some() {
+                let message = "the type of `dates.column` changes with that of the parameters; \
+                               hint: cast the column";
+                return Err(ReadError::Other(SourceErrorKind::Definition, message.to_owned()));
+            }
         }
-        let message = "the type of `dates.column` changes with that of the parameters; \
-                       hint: cast the column"
-            .to_owned();
-        Err(ReadError::Other(SourceErrorKind::Definition, message))
+        self.read_rows(transaction, (asked, &columns), rows).await
     }
 
-    /// Reads the rows of a query. If the job's `dates.column` turns out to have another type than asked
-    /// for, it returns that type, and adds no row: the query has compared its rows with the wrong moments.
+    /// Reads the rows of the query that was described last.
     async fn read_rows(
         &self,
-        transaction: &mut Transaction,
-        asked: Asked<'_>,
+        transaction: &mut Transaction<Session>,
+        (asked, columns): (Asked<'_>, &[Column]),
         rows: &mut Rows,
-    ) -> Result<Option<MomentType>, ReadError> {
-        let Asked { job, types, .. } = asked;
+    ) -> Result<(), ReadError> {
         let days = asked.days();
-        let arguments = asked.arguments(days.as_ref())?;
-        let given = arguments.len();
-        let sql = AssertSqlSafe(Arc::clone(&job.query.sql));
-        let query = sqlx::query_with(sql, arguments).persistent(false);
-        // One stream fewer around each row than `query.fetch` has.
-        let mut stream = (&mut **transaction).fetch_many(query);
+        let parameters = asked.parameters(days.as_ref())?;
+        let limit = rows.limit();
+        let longest = limit.bytes();
+        let then = transaction.ending();
+        let execution = Execution { parameters: &parameters, longest, then };
         let mut plan = None;
-        let mut turn = 0;
-        while let Some(next) = stream.try_next().await.map_err(|error| refused(error, given))? {
-            let Either::Right(row) = next else { continue };
+        let read = transaction.rows(execution, |row| {
             let plan = if let Some(plan) = &mut plan {
                 plan
             } else {
-                let columns = column::columns(row.columns());
-                if let (Some(name), Some(known)) = (job.moment_column(), types.moment) {
-                    let found = moment_type_of(&columns, name)?;
-                    if found != known {
-                        return Ok(Some(found));
-                    }
-                }
-                plan.insert(Plan::new(asked, days.as_ref(), &columns, &self.settings.column)?)
+                let column = &self.settings.column;
+                plan.insert(Plan::new(asked, days.as_ref(), columns, column)?)
             };
-            plan.push(&row, rows)?;
-            turn += 1;
-            if turn % ROWS_A_TURN == 0 {
-                tokio::task::yield_now().await;
+            plan.push(row, rows)
+        });
+        read.await.map_err(|stopped| match stopped {
+            Stopped::Sql(error) => refused(error, parameters.len()),
+            Stopped::TooLong => {
+                ReadError::Other(SourceErrorKind::TooLarge, RowsFull { limit }.to_string())
             }
-        }
-        Ok(None)
+            Stopped::Reader(error) => error,
+        })
+    }
+
+    /// Begins a transaction of our own client, for tenants and rows.
+    pub(super) async fn begin_own(
+        &self,
+        access: Access,
+        longest: Duration,
+    ) -> Result<Transaction<Session>, SourceError> {
+        self.begin_with(access, longest).await
     }
 
     pub(super) async fn begin(
@@ -287,7 +287,15 @@ impl PostgresSource {
         access: Access,
         longest: Duration,
     ) -> Result<Transaction, SourceError> {
-        let begin = self.database.begin(Begin::reading(access, longest));
+        self.begin_with(access, longest).await
+    }
+
+    async fn begin_with<C: Client>(
+        &self,
+        access: Access,
+        longest: Duration,
+    ) -> Result<Transaction<C>, SourceError> {
+        let begin = self.database.begin_with(Begin::reading(access, longest));
         timeout(longest, begin).await.unwrap_or_else(|_elapsed| {
             let server = self.database.server();
             let message = format!("no connection to database `{server}` was free in {longest:?}");
@@ -355,8 +363,8 @@ fn among(sql: &str) -> String {
 }
 
 /// Ends the transaction. If the rows were not read to their end, the connection is closed instead.
-pub(super) async fn finish<T>(
-    transaction: Transaction,
+pub(super) async fn finish<T, C: Client>(
+    transaction: Transaction<C>,
     done: Result<T, ReadError>,
 ) -> Result<T, ReadError> {
     match &done {
@@ -380,14 +388,27 @@ pub(super) async fn learns_types<T>(
     }
 }
 
-/// The ids of some tenants as the parameter of the tenant query. A text that is not an id of the
-/// type is left out, because no tenant can have it.
-fn arguments_among(ty: IdType, ids: &HashSet<&str>) -> Result<PgArguments, ReadError> {
-    let ids: Vec<&str> = ids.iter().copied().filter(|id| ty.takes(id)).collect();
-    let ids = IdArray::of(ty, ids.len(), ids.iter().copied())?;
-    let mut arguments = PgArguments::default();
-    arguments.add(ids).map_err(sqlx::Error::Encode)?;
-    Ok(arguments)
+/// The columns of a job's query.
+async fn described(
+    transaction: &mut Transaction<Session>,
+    asked: Asked<'_>,
+) -> Result<Vec<Column>, ReadError> {
+    let parameters = asked.parameters(asked.days().as_ref())?;
+    let described = Client::describe(&mut **transaction, &asked.job.query.sql, &parameters).await?;
+    Ok(described.into_iter().map(|one| one.column).collect())
+}
+
+/// The type of the job's `dates.column`, if it is another one than that of the parameters: the query would
+/// compare its rows with the wrong moments.
+fn other_moment_type(
+    asked: Asked<'_>,
+    columns: &[Column],
+) -> Result<Option<MomentType>, ReadError> {
+    let (Some(name), Some(known)) = (asked.job.moment_column(), asked.types.moment) else {
+        return Ok(None);
+    };
+    let found = moment_type_of(columns, name)?;
+    Ok((found != known).then_some(found))
 }
 
 /// How to read the rows of one batch. It is made anew from each batch's first row, which takes
@@ -452,7 +473,7 @@ impl<'j> Plan<'j> {
         Ok(Self { job, tenant, day, keys, order, encoder })
     }
 
-    fn push(&mut self, row: &PgRow, rows: &mut Rows) -> Result<(), ReadError> {
+    fn push(&mut self, row: Row<'_>, rows: &mut Rows) -> Result<(), ReadError> {
         let slot = match &mut self.tenant {
             Some(tenant) => tenant.slot(row)?,
             None => 0,
@@ -465,10 +486,10 @@ impl<'j> Plan<'j> {
         let Self { job, keys, order, encoder, .. } = self;
         let pushed: Result<(), RowError> = rows.push_ordered(
             of,
-            |out| Ok(encoder.encode(|index| value(row, index), out)?),
+            |out| Ok(encoder.encode(|index| row.value(index), out)?),
             |position, out| {
                 let Some((index, column)) = keys.get(position) else { return Ok(KeyText::Null) };
-                let Some(wire) = value(row, *index) else { return Ok(KeyText::Null) };
+                let Some(wire) = row.value(*index) else { return Ok(KeyText::Null) };
                 match write_text(&column.ty, wire, out) {
                     Ok(()) => Ok(KeyText::Written),
                     Err(reason) => Err(RowError::Key(*index, reason)),
@@ -476,7 +497,7 @@ impl<'j> Plan<'j> {
             },
             |out| {
                 order.iter().zip(&job.query.order).try_for_each(|((index, comparison), entry)| {
-                    let appended = comparison.append(value(row, *index), out);
+                    let appended = comparison.append(row.value(*index), out);
                     appended.map_err(|reason| RowError::Order(entry.name().to_owned(), reason))
                 })
             },
@@ -513,8 +534,8 @@ pub(super) fn wrong_tenant_column(column: &Column, id: IdType) -> String {
 }
 
 impl TenantColumn {
-    fn slot(&mut self, row: &PgRow) -> Result<u32, ReadError> {
-        let wire = value(row, self.index);
+    fn slot(&mut self, row: Row<'_>) -> Result<u32, ReadError> {
+        let wire = row.value(self.index);
         if let Some(slot) = wire.and_then(|wire| self.slots.of(wire)) {
             return Ok(slot);
         }
@@ -568,11 +589,11 @@ struct RowTexts {
 }
 
 impl RowTexts {
-    fn read(&mut self, row: &PgRow, columns: &[Column]) -> Result<(), ReadError> {
+    fn read(&mut self, row: Row<'_>, columns: &[Column]) -> Result<(), ReadError> {
         self.text.clear();
         self.columns.clear();
         for (index, column) in columns.iter().enumerate() {
-            let Some(wire) = value(row, index) else {
+            let Some(wire) = row.value(index) else {
                 self.columns.push(None);
                 continue;
             };

@@ -25,6 +25,7 @@ use crate::domain::row::Rows;
 use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::server::Server;
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
+use crate::domain::trace::{BatchTraces, TraceParent};
 
 /// Where tenants and rows come from.
 pub trait Source: Send + Sync {
@@ -466,6 +467,28 @@ pub struct Beside {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct HistoryError(pub String);
+
+/// Where traces of runs go.
+pub trait Traces: Send + Sync {
+    /// Takes the trace of a run that ended; it never waits.
+    fn run_ended(&self, run: &RunTrace<'_>);
+
+    /// Sends what waits, and ends. It blocks for some seconds at most.
+    fn close(&self);
+}
+
+/// What a trace tells of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunTrace<'r> {
+    /// Its record.
+    pub record: &'r RunRecord,
+    /// Its slowest batches, and those that failed.
+    pub batches: &'r BatchTraces,
+    /// When it began, on the monotonic clock.
+    pub began_at: Duration,
+    /// The trace of the request that asked for it.
+    pub parent: Option<TraceParent>,
+}
 
 /// Where pauses are kept, so that they outlive the worker and every replica knows them.
 pub trait PauseStore: Send + Sync {

@@ -21,7 +21,7 @@ use super::runner::Runner;
 use super::spec::{RunSpec, Stops};
 use crate::domain::batch_size::Observed;
 use crate::domain::layout::Checks;
-use crate::domain::report::{Failure, FailureKind, Report};
+use crate::domain::report::{Failure, FailureKind, Report, Unverified};
 use crate::domain::tenant::{Batch, Tenants};
 use crate::observe::event;
 
@@ -225,8 +225,15 @@ impl Work {
             fail_all(&batch, FailureKind::Internal, message, &mut report);
             report
         });
-        self.runner.note_warmed(&self.spec, &batch, &mut report);
+        self.note_warmed(&batch, &mut report);
         report
+    }
+
+    /// Records the tenants of a batch that are not warm now.
+    fn note_warmed(&self, batch: &Batch, report: &mut Report) {
+        self.runner.not_warm.settle(&self.spec, batch, report, &self.runner.ports);
+        // The run's report does not collect them: they are handed over for follow-ups.
+        report.unverified = Unverified::default();
     }
 
     /// Records that the deadline passed before these batches had ended.
@@ -235,7 +242,7 @@ impl Work {
         for batch in batches {
             let mut report = Report::default();
             fail_all(&batch, FailureKind::Deadline, message, &mut report);
-            self.runner.note_warmed(&self.spec, &batch, &mut report);
+            self.note_warmed(&batch, &mut report);
         }
     }
 

@@ -14,19 +14,19 @@ use super::tenant_list::{ListError, each_once, select};
 use crate::domain::job::Scope;
 use crate::domain::report::{Failed, FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
-use crate::domain::tenant::{Batch, TenantId, Tenants, batches};
+use crate::domain::tenant::{TenantId, Tenants};
 use crate::domain::{date, duration};
-use crate::engine::ports::CacheStats;
+use crate::engine::ports::{CacheStats, RunTrace};
 use crate::observe::event;
 
 impl Runner {
     /// Does a run, from its start to its outcome. It never returns an error: the record names what failed.
     pub async fn run(self: Arc<Self>, spec: RunSpec, stops: Stops) -> RunResult {
         let started_at = self.clock.now();
-        let timeout = spec.job.timeout;
+        let (began_at, timeout) = (self.clock.monotonic(), spec.job.timeout);
         let deadline = Deadline {
             started_at,
-            at: self.clock.monotonic().saturating_add(timeout),
+            at: began_at.saturating_add(timeout),
             passed: self.clock.sleep(timeout),
         };
         let lag = (started_at - spec.due_at).to_std().unwrap_or_default();
@@ -54,6 +54,10 @@ impl Runner {
         };
         let failed = self.failed(&spec, &mut report);
         let record = self.record(&spec, outcome, started_at, report);
+        if let Some(traces) = &self.traces {
+            let (batches, parent) = (&record.report.batches, spec.parent);
+            traces.run_ended(&RunTrace { record: &record, batches, began_at, parent });
+        }
         RunResult { record, failed }
     }
 
@@ -154,7 +158,7 @@ impl Runner {
         date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
             let message = error.to_string();
             if let Some(tenant) = tenant {
-                self.not_warm.fail(spec, tenant, FailureKind::TimeZone, &message, started_at);
+                self.not_warm.fail(spec, tenant, (FailureKind::TimeZone, &message), started_at);
             }
             fail_one(FailureKind::TimeZone, tenant, message, report);
         });

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::runner::Runner;
 use super::spec::RunSpec;
 use crate::domain::job::{JobName, Scope};
 use crate::domain::report::{FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId, Tenants};
+use crate::engine::ports::Ports;
 use crate::observe::metric::Metrics;
 
 /// How many tenants are remembered by name, over all jobs. Further ones are counted.
@@ -259,8 +259,7 @@ impl NotWarm {
         &self,
         spec: &RunSpec,
         tenant: &str,
-        kind: FailureKind,
-        message: &str,
+        (kind, message): (FailureKind, &str),
         now: DateTime<Utc>,
     ) {
         let failed = Failed { reason: Reason::Failed(kind), message: &Arc::from(message) };
@@ -268,7 +267,8 @@ impl NotWarm {
     }
 
     /// Records what a batch left undone; all its other tenants are warm.
-    fn settle(&self, spec: &RunSpec, batch: &Batch, report: &Report, now: DateTime<Utc>) {
+    pub(crate) fn settle(&self, spec: &RunSpec, batch: &Batch, report: &Report, ports: &Ports) {
+        let now = ports.clock.now();
         let job = &spec.job.name;
         let mut failed: BTreeMap<Owner, Failed<'_>> = BTreeMap::new();
         let changing: Arc<str> = Arc::from("its data kept changing while it was warmed");
@@ -305,20 +305,11 @@ impl NotWarm {
         for (owner, one) in failed {
             table.fail(job, owner, one, now);
         }
+        show(&table, job, &ports.metrics);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Runner {
-    /// Records what a batch left undone.
-    pub(crate) fn note_warmed(&self, spec: &RunSpec, batch: &Batch, report: &mut Report) {
-        self.not_warm.settle(spec, batch, report, self.clock.now());
-        // The run's report does not collect them: they are handed over for follow-ups.
-        report.unverified = crate::domain::report::Unverified::default();
-        show(&self.not_warm.lock(), &spec.job.name, &self.metrics);
     }
 }
 

@@ -131,8 +131,8 @@ mod tests {
             report,
             replica: String::new(),
             version: String::new(),
-            requested_by: None,
             all_tenants: Some(true),
+            requested_by: None,
         }
     }
 

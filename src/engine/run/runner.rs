@@ -16,7 +16,7 @@ use super::not_warm::NotWarm;
 use super::shared_jobs::SharedJobs;
 use super::tenant_list::TenantList;
 use crate::domain::layout::Layout;
-use crate::engine::ports::Ports;
+use crate::engine::ports::{Ports, Traces};
 use crate::engine::registry::Registry;
 
 /// What runs need of the world, and the bounds that they share.
@@ -48,6 +48,8 @@ pub struct Runner {
     pub jobs: Arc<SharedJobs>,
     /// The name of this worker in records.
     pub replica: String,
+    /// Where traces of runs go, if they are wanted.
+    pub traces: Option<Arc<dyn Traces>>,
 }
 
 impl Deref for Runner {
@@ -85,6 +87,7 @@ impl Runner {
             registry,
             jobs,
             replica,
+            traces: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::report::{Failed, MAX_FAILED, Unverified};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
+use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 
@@ -28,6 +29,8 @@ pub struct RunSpec {
     pub trigger: Trigger,
     /// Who asked for it, if that is known.
     pub requested_by: Option<Who>,
+    /// The trace of the request that asked for it.
+    pub parent: Option<TraceParent>,
     /// When it was due or asked for.
     pub due_at: DateTime<Utc>,
     /// The same moment on the monotonic clock.
@@ -55,6 +58,7 @@ impl RunSpec {
             id: RunId::new(now),
             job: Arc::clone(job),
             trigger: Trigger::Request,
+            parent: None,
             requested_by: None,
             due_at: now,
             asked_at: clock.monotonic(),

@@ -19,6 +19,7 @@ use crate::domain::manifest::{ManifestEntry, entry_life, is_young, manifest_key}
 use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::tenant::{Batch, TenantId};
+use crate::domain::trace::BatchTrace;
 use crate::engine::ports::{
     CacheError, CacheErrorKind, KeyResult, ManifestEntries, Read, SourceErrorKind,
 };
@@ -33,8 +34,12 @@ struct Warming<'w> {
     work: &'w Work,
     part: &'w Batch,
     warm: Warm<String>,
+    /// When its first round got its permit.
+    began_at: Option<Duration>,
     /// How long its rounds have held their permits.
     took: Duration,
+    /// How much of that they spent until their rows were read.
+    read: Duration,
     /// Whether the time of the next query says how many tenants fit into a batch.
     teaches: bool,
 }
@@ -81,7 +86,8 @@ struct Opened<'o> {
 
 impl Work {
     /// Warms some tenants, until they are verified or their rounds are used up. A refusal means that nothing
-    /// of these tenants was written. `teaches`: whether the time of its first query says how many tenants fit into a batch.
+    /// of these tenants was written. `teaches` says whether the time of the first query tells how many tenants
+    /// fit into a batch.
     pub(crate) async fn part(
         &self,
         part: &Batch,
@@ -94,26 +100,44 @@ impl Work {
         };
         let has_manifests = self.spec.job.has_manifests();
         let (warm, mut step) = Warm::begin(part.len().max(1), life, has_manifests);
-        let mut warming = Warming { work: self, part, warm, took: Duration::ZERO, teaches };
+        let mut warming = Warming::new(self, part, warm, teaches);
         while step != Step::Done {
             let open = part.some(warming.warm.open());
             match warming.round(&open, step, report).await {
                 Ok(next) => step = next,
-                Err(refusal) if warming.warm.round() == 1 => return Err(refusal),
+                Err(refusal) if warming.warm.round() == 1 => {
+                    report.batches.add(warming.trace(Some(refusal.kind)));
+                    return Err(refusal);
+                }
                 Err(refusal) => {
+                    report.batches.add(warming.trace(Some(refusal.kind)));
                     fail_all(&open, refusal.kind, &refusal.message, report);
                     self.give_up_after(refusal);
                     return Ok(());
                 }
             }
         }
-        report.slowest_batch = report.slowest_batch.max(warming.took);
+        report.batches.add(warming.trace(None));
         report.unverified.add(warming.unverified());
         Ok(())
     }
 }
 
-impl Warming<'_> {
+impl<'w> Warming<'w> {
+    fn new(work: &'w Work, part: &'w Batch, warm: Warm<String>, teaches: bool) -> Self {
+        let (took, read) = (Duration::ZERO, Duration::ZERO);
+        Self { work, part, warm, began_at: None, took, read, teaches }
+    }
+
+    fn trace(&self, failed: Option<FailureKind>) -> BatchTrace {
+        let now = || self.work.runner.clock.monotonic();
+        let Self { began_at, took, read, .. } = *self;
+        let began_at = began_at.unwrap_or_else(now);
+        // A round that was refused has not counted its time.
+        let took = if failed.is_some() { now().saturating_sub(began_at) } else { took };
+        BatchTrace { began_at, took, read, tenants: self.part.len().max(1), failed }
+    }
+
     /// One round; returns the first step of the next one. A refusal comes only before anything is written.
     async fn round(
         &mut self,
@@ -125,6 +149,7 @@ impl Warming<'_> {
         let fences = work.fence_keys(open);
         let opened = Opened { batch: open, fences: &fences };
         let reading = self.reading(opened, first, report).await?;
+        self.read += work.runner.clock.monotonic().saturating_sub(reading.began_at);
         let (job, checks) = (&work.spec.job, &work.checks);
         let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
         let rows = Reply::Rows(work.found(open, &reading.named, &found));
@@ -199,6 +224,7 @@ impl Warming<'_> {
         let limits = &work.runner.limits;
         let mut permit = limits.room_of(&work.spec.job, priority, room).await;
         let began_at = work.runner.clock.monotonic();
+        self.began_at.get_or_insert(began_at);
         let mut named = Vec::new();
         loop {
             let reply = match step {

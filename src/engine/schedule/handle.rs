@@ -12,6 +12,7 @@ use crate::domain::job::{JobName, Jobs};
 use crate::domain::pause::Pauses;
 use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
+use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 pub use crate::engine::ports::{Beside, HistoryError};
@@ -37,6 +38,21 @@ pub struct RunRequest {
     /// The tenants to warm; `None` for all active ones. A tenant that is not active is not warmed; the report
     /// counts it as failed.
     pub tenants: Option<Vec<TenantId>>,
+}
+
+/// Who asks for runs.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// Their name, if it is known.
+    pub by: Option<Who>,
+    /// The trace that their request belongs to.
+    pub parent: Option<TraceParent>,
+}
+
+impl From<Who> for Asker {
+    fn from(by: Who) -> Self {
+        Self { by: Some(by), parent: None }
+    }
 }
 
 /// Which jobs are meant.
@@ -113,7 +129,7 @@ pub struct Pending {
 pub(crate) enum Command {
     Request {
         request: RunRequest,
-        by: Option<Who>,
+        asker: Asker,
         reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
     },
     Changed(Changed),
@@ -141,17 +157,17 @@ impl Handle {
     /// Requests runs; they queue behind the runs under way. If a run of the same job for the same tenants
     /// waits already, the answer is that run: it will read the same present state.
     pub async fn request(&self, request: RunRequest) -> Result<Vec<Ticket>, RequestError> {
-        self.request_by(request, None).await
+        self.request_by(request, Asker::default()).await
     }
 
-    /// The same, with the name of who asks for the runs.
+    /// The same, with who asks for the runs.
     pub async fn request_by(
         &self,
         request: RunRequest,
-        by: Option<Who>,
+        asker: Asker,
     ) -> Result<Vec<Ticket>, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { request, by, reply };
+        let command = Command::Request { request, asker, reply };
         match self.commands.try_send(command) {
             Ok(()) => answer.await.unwrap_or(Err(RequestError::Draining)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),

@@ -14,7 +14,9 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::handle::{Command, Handle, JobSelection, Pending, RequestError, RunRequest, Ticket};
+use super::handle::{
+    Asker, Command, Handle, JobSelection, Pending, RequestError, RunRequest, Ticket,
+};
 use super::health::Beats;
 use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
 use super::status::{Phase, Rejections, Status};
@@ -25,7 +27,6 @@ use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
-use crate::domain::who::Who;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
 use crate::engine::run::not_warm::Owner;
@@ -391,7 +392,8 @@ impl Engine {
             return;
         }
         let failures = Failures::of(record, failed);
-        let lags = state.changes.ended(claim, &failures, record.report.slowest_batch, now);
+        let longest = record.report.batches.longest();
+        let lags = state.changes.ended(claim, &failures, longest, now);
         let at = self.clock.now();
         event::ChangesWarmed { job: &record.job, lags: &lags, at }.emit(&self.metrics);
     }
@@ -410,8 +412,8 @@ impl Engine {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Request { request, by, reply } => {
-                let answer = self.request(request, by);
+            Command::Request { request, asker, reply } => {
+                let answer = self.request(request, asker);
                 self.publish();
                 // The caller may have gone; its runs go on all the same.
                 drop(reply.send(answer));
@@ -489,11 +491,8 @@ impl Engine {
     }
 
     /// Accepts all runs of a request, or none.
-    fn request(
-        &mut self,
-        request: RunRequest,
-        by: Option<Who>,
-    ) -> Result<Vec<Ticket>, RequestError> {
+    fn request(&mut self, request: RunRequest, asker: Asker) -> Result<Vec<Ticket>, RequestError> {
+        let Asker { by, parent } = asker;
         let RunRequest { jobs, tenants } = request;
         let jobs = self.requested(jobs, tenants.is_some())?;
         if self.phase == Phase::Draining {
@@ -516,7 +515,7 @@ impl Engine {
             twin.or_else(|| {
                 let job_state = &self.jobs.get(job)?.job;
                 let spec = self.spec(job_state, Trigger::Request, tenants.clone());
-                let spec = RunSpec { due_at: now, requested_by: by.clone(), ..spec };
+                let spec = RunSpec { due_at: now, requested_by: by.clone(), parent, ..spec };
                 Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
             })
         });

@@ -69,7 +69,7 @@ async fn run(
     let tenants = (!ids.is_empty()).then_some(ids);
     let request = RunRequest { jobs: levers::one(&job)?, tenants };
     levers::tell_run(&state, &by, &request);
-    let tickets = state.control.handle.request_by(request, Some(by)).await?;
+    let tickets = state.control.handle.request_by(request, by.into()).await?;
     let location = match tickets.first() {
         Some(ticket) => shell.links.run(ticket.run.id),
         None => shell.links.job(&job),
@@ -87,7 +87,7 @@ async fn warm(
     let tenants = Some(vec![TenantId::new(&id)]);
     let request = RunRequest { jobs: JobSelection::All, tenants };
     levers::tell_run(&state, &by, &request);
-    state.control.handle.request_by(request, Some(by)).await?;
+    state.control.handle.request_by(request, by.into()).await?;
     Ok(see_other(shell.links.tenant(&id)))
 }
 
@@ -217,7 +217,7 @@ async fn invalidate(
         ..InvalidateRequest::default()
     };
     levers::tell_invalidation(&state, &by, &request);
-    let asked = state.control.invalidations.invalidate_by(request, Some(by));
+    let asked = state.control.invalidations.invalidate_by(request, by.into());
     if !dry_run {
         let report = asked.await?.report;
         return Ok(page("Keys removed", &shell, removed(&report, &shell.links.job(&job))));

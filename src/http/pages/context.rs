@@ -5,9 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
-use super::layout::Links;
+use super::layout::{Links, Shell};
 use super::words;
-use crate::http::session::Rights;
+use crate::http::AppState;
+use crate::http::session::{Rights, Viewer};
 use crate::overview::{Level, Link, LinkKind, Moment, PauseView};
 
 /// What a page's body needs besides its data.
@@ -21,7 +22,12 @@ pub(super) struct Context<'a> {
     pub(super) rights: Rights,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What the body of the page in this frame needs.
+    pub(super) fn new(shell: &'a Shell, state: &AppState, viewer: &Viewer) -> Self {
+        Self { links: &shell.links, now: state.control.handle.now(), rights: viewer.rights }
+    }
+
     /// Whether the page has forms that change something.
     pub(super) fn may_change(self) -> bool {
         self.rights == Rights::Write

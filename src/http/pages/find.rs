@@ -6,23 +6,33 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::layout::{Links, Shell};
+use super::tenant;
 use crate::engine::schedule::status::Status;
 use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::session::Viewer;
 
 /// What somebody looks for.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Search {
     #[serde(default)]
     q: String,
+    /// A tenant whose id cannot be a part of a path.
+    tenant: Option<String>,
 }
 
 /// `GET /find?q=`
 pub(super) async fn show(
     shell: Shell,
     State(state): State<AppState>,
-    Query(Search { q }): Query<Search>,
-) -> Response {
-    Redirect::to(&page_of(q.trim(), &shell.links, &state.control.handle.status())).into_response()
+    viewer: Viewer,
+    Query(Search { q, tenant }): Query<Search>,
+) -> Result<Response, ApiError> {
+    if let Some(id) = tenant {
+        return tenant::shown(shell, &state, &viewer, &id).await;
+    }
+    Ok(Redirect::to(&page_of(q.trim(), &shell.links, &state.control.handle.status()))
+        .into_response())
 }
 
 /// A run by its id, a job by its name; anything else is taken for the id of a tenant.

@@ -6,11 +6,13 @@ use uuid::Uuid;
 use super::context::Context;
 use super::layout::Links;
 use crate::domain::job::tests::example;
-use crate::domain::job::{Job, Key, Query, Shape, Table};
+use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
 use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
+use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
+use crate::http::SettingInUse;
 use crate::http::session::Rights;
 use crate::overview::{
     BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
@@ -419,7 +421,7 @@ pub(super) fn run() -> RunRecord {
     report.failed_tenants = vec![FailedOfKind { kind: FailureKind::Query, tenants, more: 17 }];
     RunRecord {
         id: run_id(49),
-        job: crate::domain::job::JobName::parse("products").unwrap(),
+        job: JobName::parse("products").unwrap(),
         trigger: Trigger::Request,
         requested_by: Who::named(HOSTILE),
         all_tenants: Some(true),
@@ -461,4 +463,29 @@ pub(super) fn definition() -> Job {
     let example = example("products", keys);
     let query = Query { sql: sql.into(), ..example.query.clone() };
     Job { query, tables: vec![Table::named("products"), Table::named(HOSTILE)], ..example }
+}
+
+pub(super) fn settings() -> Vec<SettingInUse> {
+    let setting = |key, value: Option<&str>, origin: &str| SettingInUse {
+        key,
+        value: value.map(str::to_owned),
+        origin: origin.to_owned(),
+    };
+    vec![
+        setting("database.url", Some("set"), "variable `DATABASE_URL`"),
+        setting("database.max_connections", Some("4"), "default"),
+        setting("tenants.sql", Some(HOSTILE), "preheat.toml:12"),
+        setting("http.token", None, "default"),
+    ]
+}
+
+pub(super) fn rejections() -> Rejections {
+    let problem = RejectedFor {
+        file: "jobs/products.toml".to_owned(),
+        line: Some(7),
+        message: HOSTILE.to_owned(),
+        hint: Some("the column is `price`".to_owned()),
+    };
+    let rejection = Rejection { problems: vec![problem], older_in_use: true };
+    Rejections::from([(JobName::parse("products").unwrap(), rejection)])
 }

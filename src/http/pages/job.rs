@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::body::Segment;
+use crate::http::session::Viewer;
+use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
@@ -14,8 +18,6 @@ use super::words;
 use super::{jobs, tenants};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Overlap, Scope, Table};
-use crate::http::AppState;
-use crate::http::answer::ApiError;
 use crate::overview::{BatchOfJob, JobDetail, JobLine, JobSeries, Line, Moment, Skip};
 
 /// The body of the page.
@@ -256,7 +258,7 @@ fn batch_size(batch: &BatchOfJob) -> Markup {
     let tenants = |count: usize| words::counted(count as u64, "tenant");
     html! {
         @match reason {
-            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) ", as " (reason) },
+            Some(reason) => { (tenants(*now)) " in one query instead of " (configured) " (" (reason) ")" },
             None => { (tenants(*now)) " in one query" },
         }
     }
@@ -326,11 +328,15 @@ fn tables(tables: &[Table]) -> Markup {
 pub(super) async fn show(
     shell: Shell,
     State(state): State<AppState>,
-    Path(job): Path<String>,
+    viewer: Viewer,
+    Segment(job): Segment,
 ) -> Result<Response, ApiError> {
-    let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
+    let no_such_job = || ApiError::no_such_job(&job);
+    let name = JobName::parse(&job).map_err(|_no_name| no_such_job())?;
     let status = state.control.handle.status();
-    let job = status.jobs.get(&name).ok_or_else(|| ApiError::no_such_job(&job))?;
-    let shell = shell.with_json(format_args!("jobs/{name}"));
-    Ok(page(name.as_str(), &shell, html! { h1 { (job.job.name) } }))
+    let definition = &status.jobs.get(&name).ok_or_else(no_such_job)?.job;
+    let detail = state.control.board.job(&name).await.ok_or_else(no_such_job)?;
+    let shell = shell.with_json(format_args!("jobs/{name}/overview"));
+    let context = Context::new(&shell, &state, &viewer);
+    Ok(page(name.as_str(), &shell, body(&detail, definition, context)))
 }

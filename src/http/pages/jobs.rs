@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::http::AppState;
+use crate::http::session::Viewer;
+use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
@@ -257,6 +260,9 @@ pub(super) fn pause_form(action: &str, button: &str) -> Markup {
 }
 
 /// `GET /jobs`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Jobs", &shell, html! { h1 { "Jobs" } })
+pub(super) async fn show(shell: Shell, State(state): State<AppState>, viewer: Viewer) -> Response {
+    let shell = shell.with_json("overview");
+    let overview = state.control.board.overview().await;
+    let context = Context::new(&shell, &state, &viewer);
+    page("Jobs", &shell, body(&overview, context))
 }

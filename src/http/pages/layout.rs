@@ -190,7 +190,7 @@ impl Links {
     pub(in crate::http) fn tenant(&self, tenant: &str) -> String {
         match tenant {
             // A browser takes these two for steps between folders, even when they are encoded.
-            id @ ("." | "..") => self.tenants(&[("find", id)]),
+            id @ ("." | "..") => self.to(format_args!("find?tenant={id}")),
             id => self.to(format_args!("tenants/{}", encoded(id))),
         }
     }
@@ -267,7 +267,7 @@ impl Links {
 }
 
 /// A path segment, or a value in a query, as a URL has it.
-fn encoded(text: &str) -> impl Display {
+pub(super) fn encoded(text: &str) -> impl Display {
     utf8_percent_encode(text, ENCODED)
 }
 
@@ -417,7 +417,7 @@ mod tests {
             ("../x?y#z", "../tenants/..%2Fx%3Fy%23z"),
             ("<script>", "../tenants/%3Cscript%3E"),
             ("ü", "../tenants/%C3%BC"),
-            ("..", "../tenants?find=.."),
+            ("..", "../find?tenant=.."),
         ] {
             assert_eq!(links.tenant(id), link);
         }

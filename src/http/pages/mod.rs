@@ -29,11 +29,13 @@ mod fixture;
 mod tests;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::openapi::{Api, Operation};
+use super::session::Viewer;
 use super::{AppState, probes};
 
 /// The first page, which is the list of routes for a client that is no browser.
@@ -68,9 +70,14 @@ pub(super) fn files<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 /// `GET /`: the overview for a browser; for other clients the list of routes.
-async fn first(shell: layout::Shell, headers: HeaderMap) -> Response {
+async fn first(
+    shell: layout::Shell,
+    State(state): State<AppState>,
+    viewer: Viewer,
+    headers: HeaderMap,
+) -> Response {
     let mut answer = if wants_html(&headers) {
-        overview::show(shell).await
+        overview::show(shell, &state, &viewer).await
     } else {
         probes::index().await.into_response()
     };

@@ -1,5 +1,7 @@
 //! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
+use crate::http::AppState;
+use crate::http::session::Viewer;
 use axum::response::Response;
 use maud::{Markup, html};
 
@@ -9,8 +11,8 @@ use super::jobs;
 use super::layout::{Shell, page};
 use super::words;
 use crate::overview::{
-    CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, Line,
-    NextHour, Overview, Trouble,
+    CacheMemory, Consistency, Coverage, Figures, Freshness, HitRate, Line, NextHour, Overview,
+    Trouble,
 };
 
 /// How many troubles the page shows: more would hide what matters.
@@ -317,19 +319,10 @@ fn days_in_words(days: f64) -> String {
     }
 }
 
-/// What the change feed is doing, in a word.
-pub(super) fn feed_state(feed: &Feed) -> Markup {
-    match feed.state {
-        FeedState::Off => words::state(words::Look::Idle, "off"),
-        FeedState::Connected => words::state(words::Look::Ok, "connected"),
-        FeedState::Lacking => {
-            words::state(words::Look::Partial, "connected, but triggers are missing")
-        }
-        FeedState::Away => words::state(words::Look::Failed, "not connected"),
-    }
-}
-
 /// `GET /`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Overview", &shell, html! { h1 { "Overview" } })
+pub(super) async fn show(shell: Shell, state: &AppState, viewer: &Viewer) -> Response {
+    let shell = shell.with_json("overview");
+    let overview = state.control.board.overview().await;
+    let context = Context::new(&shell, state, viewer);
+    page("Overview", &shell, body(&overview, context))
 }

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use crate::engine::schedule::handle::RunView;
+use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::body::Segment;
+use crate::http::session::Viewer;
+use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use uuid::Uuid;
@@ -15,8 +20,6 @@ use super::words;
 use crate::domain::report::{FailedOfKind, Failure, KeyCounts};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::engine::schedule::status::ActiveRun;
-use crate::http::answer::ApiError;
-use crate::http::{AppState, limited};
 use crate::overview::{Change, Comparison, Neighbors};
 
 /// What the page shows of a run that has ended.
@@ -120,7 +123,7 @@ fn beside(neighbors: Neighbors, context: Context<'_>) -> Markup {
 /// Where the time went.
 fn time(run: &RunRecord) -> Markup {
     let (waited, took) = (runs::waited(run), run.duration());
-    let database = Duration::ZERO;
+    let database = Duration::from_millis(run.report.database_ms);
     html! {
         section aria-labelledby="time-title" {
             h2 #time-title { "Where the time went" }
@@ -291,12 +294,22 @@ fn difference(change: &Change) -> String {
 pub(super) async fn show(
     shell: Shell,
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    viewer: Viewer,
+    Segment(id): Segment,
 ) -> Result<Response, ApiError> {
-    let run = Uuid::try_parse(&id).map_err(|_no_id| ApiError::no_such_run(&id))?;
-    let run = RunId(run);
-    let found = limited(state.control.handle.run(run)).await??;
-    let _run = found.ok_or_else(|| ApiError::no_such_run(&id))?;
-    let shell = shell.with_json(format_args!("runs/{run}"));
-    Ok(page(&format!("Run {run}"), &shell, html! { h1 { "Run " (run) } }))
+    let no_such_run = || ApiError::no_such_run(&id);
+    let uuid = Uuid::try_parse(&id).map_err(|_no_id| no_such_run())?;
+    let found = state.control.handle.run(RunId(uuid)).await?.ok_or_else(no_such_run)?;
+    let shell = shell.with_json(format_args!("runs/{uuid}"));
+    let context = Context::new(&shell, &state, &viewer);
+    let body = match &found {
+        RunView::Active(run) => active(run, context),
+        RunView::Finished(run) => {
+            // A run that the worker still knows is shown while the history is away.
+            let beside = state.control.board.beside(run).await.unwrap_or_default();
+            let (neighbors, comparison) = beside;
+            ended(&Ended { run, neighbors, comparison }, context)
+        }
+    };
+    Ok(page("Run", &shell, body))
 }

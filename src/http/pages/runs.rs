@@ -1,7 +1,13 @@
 //! The page `/runs`: the runs that have ended, newest first, and those under way.
 
+use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::runs::{self, ListQuery};
+use crate::http::session::Viewer;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::context::Context;
 use super::layout::{Shell, page};
@@ -11,18 +17,18 @@ use crate::domain::report::{Outcome, Report};
 use crate::domain::run::{RunRecord, Trigger};
 use crate::engine::schedule::status::ActiveRun;
 
-/// The value of the filter `trigger` that also shows runs for changes that went well. They are so many that
-/// they would hide all others, so that the page leaves them out unless somebody asks.
-pub(super) const ANY_TRIGGER: &str = "any";
+/// How many runs under way the page lists.
+const MAX_ACTIVE: usize = 50;
 
 /// Which runs the page shows, as the form and the links to other pages of the list have it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub(super) struct Filters {
     /// Those of this job; empty for all.
     pub(super) job: String,
     /// Those with this outcome; empty for all.
     pub(super) outcome: String,
-    /// Those with this trigger; empty for all but changes.
+    /// Those with this trigger; empty for all.
     pub(super) trigger: String,
     /// Those that started at this time or later, in UTC.
     pub(super) since: String,
@@ -59,6 +65,7 @@ pub(super) fn body(
                 (table(&view.runs, context))
             }
             (older(view, filters, context))
+            p.muted { "Runs for changed tenants that end ok are not kept: there are too many." }
         }
     }
 }
@@ -74,12 +81,12 @@ fn nothing(filters: &Filters) -> &'static str {
 fn filter(filters: &Filters, jobs: &[String], context: Context<'_>) -> Markup {
     let Filters { job, outcome, trigger, since, until } = filters;
     let outcomes = Outcome::ALL.map(Outcome::as_str);
-    let triggers = [ANY_TRIGGER].into_iter().chain(Trigger::ALL.map(Trigger::as_str));
+    let triggers = Trigger::ALL.map(Trigger::as_str);
     html! {
         form.filters method="get" action=(context.links.runs(&[])) {
             label { "Job " (select("job", job, "all jobs", jobs.iter().map(String::as_str))) }
             label { "Outcome " (select("outcome", outcome, "all outcomes", outcomes.into_iter())) }
-            label { "Why " (select("trigger", trigger, "all but changes", triggers)) }
+            label { "Why " (select("trigger", trigger, "all reasons", triggers.into_iter())) }
             label { "From (UTC) " input type="datetime-local" name="since" value=(since); }
             label { "To (UTC) " input type="datetime-local" name="until" value=(until); }
             button { "Filter" }
@@ -204,7 +211,56 @@ fn older(view: &View, filters: &Filters, context: Context<'_>) -> Markup {
     }
 }
 
+/// What the form and the links to older runs ask for. An empty value is no filter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    #[serde(flatten)]
+    filters: Filters,
+    cursor: String,
+}
+
+impl Asked {
+    fn query(&self) -> ListQuery {
+        let Filters { job, outcome, trigger, since, until } = &self.filters;
+        ListQuery {
+            job: Some(job.clone()),
+            outcome: Some(outcome.clone()),
+            trigger: Some(trigger.clone()),
+            since: Some(in_utc(since)),
+            until: Some(in_utc(until)),
+            cursor: Some(self.cursor.clone()),
+            limit: None,
+        }
+    }
+}
+
+/// A field for a time has neither seconds nor a zone.
+fn in_utc(text: &str) -> String {
+    match text.len() {
+        16 => format!("{text}:00Z"),
+        19 => format!("{text}Z"),
+        _ => text.to_owned(),
+    }
+}
+
 /// `GET /runs`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Runs", &shell, html! { h1 { "Runs" } })
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    viewer: Viewer,
+    Query(asked): Query<Asked>,
+) -> Result<Response, ApiError> {
+    let status = state.control.handle.status();
+    let (found, next) = runs::page(&state, asked.query()).await?;
+    let is_wanted =
+        |run: &&ActiveRun| asked.filters.job.is_empty() || run.job.as_str() == asked.filters.job;
+    let active = status.jobs.values().flat_map(|job| job.running.iter().chain(&job.queued));
+    let active = active.chain(&status.leaving).filter(is_wanted).take(MAX_ACTIVE).cloned();
+    let active = if asked.cursor.is_empty() { active.collect() } else { Vec::new() };
+    let jobs: Vec<_> = status.jobs.keys().map(ToString::to_string).collect();
+    let shell = shell.with_json("runs");
+    let context = Context::new(&shell, &state, &viewer);
+    let view = View { runs: found, active, next };
+    Ok(page("Runs", &shell, body(&view, &asked.filters, &jobs, context)))
 }

@@ -1,11 +1,16 @@
 //! The page `/tenants/{id}`: everything about one tenant.
 
-use axum::extract::Path;
+use crate::domain::tenant::TenantId;
+use crate::http::answer::ApiError;
+use crate::http::body::Segment;
+use crate::http::session::Viewer;
+use crate::http::{AppState, tenants as api};
+use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::{self, Context};
-use super::layout::{Shell, page};
+use super::layout::{Shell, encoded, page};
 use super::tenants;
 use super::words::{self, Look};
 use crate::overview::{JobOfTenant, KeyOfTenant, TenantDetail, WarmState};
@@ -54,7 +59,7 @@ fn activity(active: Option<bool>) -> Markup {
 
 fn job_of_tenant(job: &JobOfTenant, context: Context<'_>) -> Markup {
     let JobOfTenant { job: name, state, not_warm, keys_expected, keys_present, .. } = job;
-    let JobOfTenant { shortest_ttl_ms, keys, more_keys, .. } = job;
+    let JobOfTenant { problem, shortest_ttl_ms, keys, more_keys, .. } = job;
     let (look, word) = warm_state(*state);
     html! {
         article.job {
@@ -67,6 +72,9 @@ fn job_of_tenant(job: &JobOfTenant, context: Context<'_>) -> Markup {
                     @if let Some(next) = why.next_try_at { ", next try " (context.ago(next)) }
                     ")"
                 }
+            }
+            @if let Some(problem) = problem {
+                p { (words::state(Look::Partial, "its keys could not be looked at")) ": " (words::text(problem)) }
             }
             p {
                 (words::count(*keys_present)) " of " (words::counted(*keys_expected, "key")) " in the cache"
@@ -134,6 +142,25 @@ fn ttl_left(key: &KeyOfTenant) -> Markup {
 }
 
 /// `GET /tenants/{id}`
-pub(super) async fn show(shell: Shell, Path(id): Path<String>) -> Response {
-    page(&id, &shell, html! { h1 { (id) } })
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    viewer: Viewer,
+    Segment(id): Segment,
+) -> Result<Response, ApiError> {
+    shown(shell, &state, &viewer, &id).await
+}
+
+/// The page of this tenant.
+pub(super) async fn shown(
+    shell: Shell,
+    state: &AppState,
+    viewer: &Viewer,
+    id: &str,
+) -> Result<Response, ApiError> {
+    let tenant = state.control.board.tenant(&TenantId::new(id)).await;
+    let tenant = tenant.ok_or_else(|| api::no_such_tenant(id))?;
+    let shell = shell.with_json(format_args!("tenants/{}", encoded(id)));
+    let context = Context::new(&shell, state, viewer);
+    Ok(page(id, &shell, body(&tenant, context)))
 }

@@ -1,7 +1,13 @@
 //! The page `/tenants`: the tenants that are not warm, and a way to look one up.
 
+use crate::http::AppState;
+use crate::http::answer::ApiError;
+use crate::http::session::Viewer;
+use crate::http::tenants::TenantsQuery;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::context::Context;
 use super::layout::{Shell, page};
@@ -10,14 +16,13 @@ use crate::domain::report::FailureKind;
 use crate::overview::{NotWarmTenant, NotWarmTenants};
 
 /// Which tenants the page shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub(super) struct Filters {
     /// Those of this job; empty for all.
     pub(super) job: String,
     /// Those with this kind of failure, or `fenced`; empty for all.
     pub(super) kind: String,
-    /// The tenant that was looked for.
-    pub(super) find: String,
 }
 
 /// The body of the page. `jobs` are the names that the filter offers.
@@ -29,25 +34,11 @@ pub(super) fn body(
 ) -> Markup {
     html! {
         h1 { "Tenants" }
-        (find(filters, context))
         (filter(filters, jobs, context))
         div #tenants data-live="tenants" {
             (summary(view, filters))
             @if !view.tenants.is_empty() { (table(&view.tenants, context)) }
             (more(view, filters, context))
-        }
-    }
-}
-
-fn find(filters: &Filters, context: Context<'_>) -> Markup {
-    html! {
-        form.find role="search" method="get" action=(context.links.tenants(&[])) {
-            label {
-                "Find a tenant "
-                input type="search" name="find" value=(filters.find) autocomplete="off"
-                    placeholder="the whole id";
-            }
-            button { "Show" }
         }
     }
 }
@@ -153,7 +144,7 @@ pub(super) fn reason(kind: Option<FailureKind>) -> String {
 pub(super) fn warm_form(tenant: &str, context: Context<'_>) -> Markup {
     html! {
         form method="post" action=(context.links.tenant_action(tenant, "warm")) {
-            button aria-label={ "Warm tenant " (words::text(tenant)) " now" } { "Warm now" }
+            button aria-label={ "Warm now: tenant " (words::text(tenant)) } { "Warm now" }
         }
     }
 }
@@ -194,7 +185,38 @@ pub(super) fn section(
     }
 }
 
+/// What the form and the links to other pages of the list ask for. An empty value is no filter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    #[serde(flatten)]
+    filters: Filters,
+    cursor: String,
+}
+
+impl Asked {
+    fn query(&self) -> TenantsQuery {
+        let Filters { job, kind } = &self.filters;
+        TenantsQuery {
+            warm: Some(false),
+            job: Some(job.clone()),
+            kind: Some(kind.clone()),
+            cursor: Some(self.cursor.clone()),
+            limit: None,
+        }
+    }
+}
+
 /// `GET /tenants`
-pub(super) async fn show(shell: Shell) -> Response {
-    page("Tenants", &shell, html! { h1 { "Tenants" } })
+pub(super) async fn show(
+    shell: Shell,
+    State(state): State<AppState>,
+    viewer: Viewer,
+    Query(asked): Query<Asked>,
+) -> Result<Response, ApiError> {
+    let view = state.control.board.not_warm(&asked.query().wanted()?).await;
+    let jobs: Vec<_> = state.control.handle.status().jobs.keys().map(ToString::to_string).collect();
+    let shell = shell.with_json("tenants?warm=false");
+    let context = Context::new(&shell, &state, &viewer);
+    Ok(page("Tenants", &shell, body(&view, &asked.filters, &jobs, context)))
 }

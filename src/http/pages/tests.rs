@@ -6,7 +6,7 @@ use super::context::Context;
 use super::layout::Links;
 use super::run::Ended;
 use super::runs::View;
-use super::{fixture, job, jobs, overview, run, runs, tenant, tenants};
+use super::{audit, changes, fixture, job, jobs, overview, run, runs, settings, tenant, tenants};
 use crate::http::session::Rights;
 use crate::overview::Neighbors;
 
@@ -25,6 +25,9 @@ fn bodies(rights: Rights) -> Vec<(&'static str, Markup)> {
         ("/runs", runs_page(vec![run.clone()], &names, top)),
         ("/runs without any", runs_page(Vec::new(), &names, top)),
         ("/runs/1", run_page(&run, below)),
+        ("/audit", audit::body(&fixture::overview(), top)),
+        ("/changes", changes::body(&fixture::overview(), top)),
+        ("/settings", settings::body(&fixture::settings(), &fixture::rejections(), top)),
         ("/tenants", tenants_page(&names, top)),
         ("/tenants/1", tenant::body(&fixture::tenant(), below)),
     ]

@@ -110,14 +110,6 @@ pub(super) fn percent(share: f64) -> String {
     format!("{least}{text} %")
 }
 
-/// How many nines a share begins with: 0.9998 has three. `None` for all, and for less than 90 %.
-pub(super) fn nines(share: f64) -> Option<u32> {
-    let missing = 1.0 - share;
-    let reached =
-        (1..=9_u32).take_while(|nines| missing <= 0.1_f64.powi(nines.cast_signed()) + 1e-12);
-    reached.last().filter(|_| missing > 0.0)
-}
-
 /// A moment as seen from another: `4 min ago`, `in 5 min 56 s`, `now`.
 ///
 /// `live.js` writes the same text each second.
@@ -371,14 +363,6 @@ mod tests {
         ];
         for (share, text) in cases {
             assert_eq!(percent(share), text, "{share}");
-        }
-    }
-
-    #[test]
-    fn nines_are_counted_as_people_who_run_services_count_them() {
-        let cases = [(1.0, None), (0.9998, Some(3)), (0.999, Some(3)), (0.9, Some(1)), (0.5, None)];
-        for (share, expected) in cases {
-            assert_eq!(nines(share), expected, "{share}");
         }
     }
 

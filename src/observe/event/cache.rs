@@ -107,7 +107,9 @@ event! {
         let share = Share { part: there, whole: expected };
         match share.ratio() {
             None => metrics.coverage.forget(job),
-            Some(ratio) => drop(metrics.coverage.of(job).set(ratio)),
+            Some(ratio) => {
+                metrics.coverage.of(job).set(ratio);
+            }
         }
         metrics.figures().note_coverage(job, share);
     };

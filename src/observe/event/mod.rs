@@ -77,6 +77,7 @@ mod jobs;
 mod run;
 mod server;
 mod tenants;
+mod trace;
 mod worker;
 
 pub(crate) use self::audit::*;
@@ -88,6 +89,7 @@ pub(crate) use self::jobs::*;
 pub(crate) use self::run::*;
 pub(crate) use self::server::*;
 pub(crate) use self::tenants::*;
+pub(crate) use self::trace::*;
 pub(crate) use self::worker::*;
 pub(crate) use crate::domain::run::SkipReason;
 pub(crate) use crate::domain::server::Server;

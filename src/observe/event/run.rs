@@ -20,7 +20,9 @@ event! {
     /// A job has another due time; `None` if it is disabled or never due again.
     NextRun<'a> { job: &'a JobName, at: Option<DateTime<Utc>> }
     metrics |metrics| match at {
-        Some(at) => drop(metrics.next_run.of(job).set(unix_seconds(at))),
+        Some(at) => {
+            metrics.next_run.of(job).set(unix_seconds(at));
+        }
         None => metrics.next_run.forget(job),
     };
 }

@@ -251,7 +251,9 @@ impl Metrics {
     /// Sets from when on a job is late; `None` if it never is.
     pub fn set_late_after(&self, job: &JobName, at: Option<DateTime<Utc>>) {
         match at {
-            Some(at) => drop(self.late_after.of(job).set(unix_seconds(at))),
+            Some(at) => {
+                self.late_after.of(job).set(unix_seconds(at));
+            }
             None => self.late_after.forget(job),
         }
     }
@@ -261,7 +263,9 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of days are far below 2^53")]
         let seconds = margin.map(|margin| margin.num_milliseconds() as f64 / 1000.0);
         match seconds {
-            Some(seconds) => drop(self.ttl_margin.of(job).set(seconds)),
+            Some(seconds) => {
+                self.ttl_margin.of(job).set(seconds);
+            }
             None => self.ttl_margin.forget(job),
         }
     }

@@ -124,10 +124,10 @@ const ALL: [(TroubleKind, Mend); 18] = [
         facts.feed.reason = Some("no route to host".to_owned());
         facts.feed.since = Some(at("11:50"));
     }),
-    (TroubleKind::FileRejected, |facts| reject(facts, "a", true)),
+    (TroubleKind::FileRejected, |facts| reject(facts, "b", true)),
     (TroubleKind::Evicting, |facts| facts.usage.evicted_last_hour = 1_234),
     (TroubleKind::HistoryLosing, |facts| facts.history_away = down()),
-    (TroubleKind::Paused, |facts| pause(facts, "a")),
+    (TroubleKind::Paused, |facts| pause(facts, "b")),
     (TroubleKind::NeverRan, |facts| {
         facts.recent.get_mut(&name("a")).unwrap().runs.clear();
     }),

@@ -155,7 +155,9 @@ fn of_call(call: &Call) -> Result<Labels, String> {
         // The labels that it can know: those that the selector demands.
         "absent" => {
             let mut found = Found::default();
-            call.args.args.iter().for_each(|argument| drop(walk_expr(&mut found, argument)));
+            for argument in &call.args.args {
+                walk_expr(&mut found, argument).unwrap();
+            }
             let matchers = found.selectors.into_iter().flat_map(|s| s.matchers.matchers);
             let demanded = matchers.filter(|matcher| matcher.op == MatchOp::Equal);
             all = demanded.map(|matcher| matcher.name).collect();

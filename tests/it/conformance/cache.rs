@@ -9,7 +9,7 @@ use chrono::Utc;
 use preheat::adapter::clock::SystemClock;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
 use preheat::domain::glob;
-use preheat::engine::ports::{Cache, CacheErrorKind, Found, Ledger, ManifestEntries};
+use preheat::engine::ports::{Cache, CacheErrorKind, Found, Ledger, ManifestEntries, Size};
 use preheat_sandbox::Redis;
 use redis::aio::MultiplexedConnection;
 
@@ -224,6 +224,14 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
         Past::lives(found.ttl, hour);
     }
 
+    let sizes = cache.sizes(&keys).await.unwrap();
+    let as_sizes = found.iter().map(|found| Some((found.as_ref()?.value.len() as u64, true)));
+    let lives = |size: &Size| size.ttl.is_some_and(|ttl| ttl <= hour) || size.ttl.is_none();
+    let shown = sizes.iter().map(|size| size.as_ref().map(|size| (size.bytes, lives(size))));
+    assert_eq!(shown.collect::<Vec<_>>(), as_sizes.collect::<Vec<_>>());
+    assert_eq!(sizes[0], Some(Size { bytes: 256, ttl: None }));
+    assert_eq!(cache.sizes(&[]).await, Ok(Vec::new()));
+
     write(cache, ["soon"], Duration::from_millis(1)).await;
     let soon = strings(["soon"]);
     let gone = async || cache.look(&soon).await == Ok(vec![None]);
@@ -239,6 +247,8 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     assert_eq!(cache.exist(&all).await, Ok(3));
     assert_eq!(cache.exist(&[]).await, Ok(0));
     let error = cache.look(&strings(["binary", "hash"])).await.unwrap_err();
+    assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
+    let error = cache.sizes(&strings(["binary", "hash"])).await.unwrap_err();
     assert_eq!(error.kind, CacheErrorKind::WrongType, "{error}");
     // A write treats it like any other key.
     write(cache, ["hash"], hour).await;

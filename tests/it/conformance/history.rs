@@ -9,12 +9,15 @@ use preheat::adapter::postgres::{
     Database, DatabaseSettings, MigrateError, PostgresHistory, migrate,
 };
 use preheat::domain::report::{Failure, FailureKind, Report};
-use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use preheat::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
 use preheat::engine::ports::History;
 
 use super::name;
 use super::postgres::settings;
 use crate::support;
+
+/// How many migrations there are.
+const MIGRATIONS: usize = 3;
 
 fn record(job: &str, minute: u32) -> RunRecord {
     let at = |second: u32| {
@@ -48,6 +51,63 @@ fn minutes(records: &[RunRecord]) -> Vec<String> {
     records.iter().map(|record| record.started_at.format("%M").to_string()).collect()
 }
 
+/// A run that ended so; it was for all tenants if its trigger is the schedule.
+fn ended(job: &str, minute: u32, trigger: Trigger, outcome: Outcome) -> RunRecord {
+    let all_tenants = Some(trigger == Trigger::Schedule);
+    RunRecord { trigger, outcome, all_tenants, ..record(job, minute) }
+}
+
+/// Filters narrow the list together, pages follow one another, and the newest runs are recalled.
+async fn answers(history: &dyn History) {
+    use Outcome::{Failed, Ok, Partial};
+    use Trigger::{Change, Request, Schedule};
+    let records = [
+        ended("a", 1, Schedule, Ok),
+        ended("a", 2, Request, Ok),
+        ended("b", 3, Schedule, Failed),
+        ended("a", 4, Schedule, Partial),
+        ended("a", 5, Change, Failed),
+        ended("a", 6, Schedule, Failed),
+    ];
+    history.append(&records).await.unwrap();
+    let found = async |filter: RunFilter| minutes(&history.find(&filter).await.unwrap());
+    let all = RunFilter { limit: 9, ..RunFilter::default() };
+    let job = Some(name("a"));
+    assert_eq!(found(all.clone()).await, ["06", "05", "04", "03", "02", "01"]);
+    let failed = RunFilter { outcome: Some(Failed), ..all.clone() };
+    assert_eq!(found(failed.clone()).await, ["06", "05", "03"]);
+    assert_eq!(found(RunFilter { job: job.clone(), ..failed.clone() }).await, ["06", "05"]);
+    let by_schedule = RunFilter { trigger: Some(Schedule), ..failed };
+    assert_eq!(found(by_schedule).await, ["06", "03"]);
+    let between = RunFilter {
+        since: Some(records[1].started_at),
+        until: Some(records[3].started_at),
+        ..all.clone()
+    };
+    assert_eq!(found(between).await, ["03", "02"]);
+    let after = Some(records[3].place());
+    assert_eq!(found(RunFilter { after, limit: 2, ..all.clone() }).await, ["03", "02"]);
+    let none = RunFilter { after: Some(records[0].place()), job, ..all };
+    assert_eq!(found(none).await, [""; 0]);
+
+    let jobs = [name("a"), name("c")];
+    let mut recalled = minutes(&history.recall(&jobs, 1).await.unwrap());
+    recalled.sort();
+    assert_eq!(recalled, ["01", "04", "06"], "the newest, the last for all, the last success");
+    let newest = history.recall(&jobs, 9).await.unwrap();
+    let known = newest.iter().find(|found| found.id == records[3].id).unwrap();
+    assert_eq!(known.report.failures, records[3].report.failures);
+    assert_eq!((known.report.queries, known.report.keys.written), (3, 12));
+
+    let beside = history.beside(&records[3]).await.unwrap();
+    assert_eq!((beside.earlier, beside.later), (Some(records[1].id), Some(records[4].id)));
+    assert_eq!(beside.last_ok.map(|run| run.id), Some(records[0].id), "over all tenants, too");
+    let beside = history.beside(&records[4]).await.unwrap();
+    assert_eq!(beside.last_ok.map(|run| run.id), Some(records[1].id), "for some tenants, too");
+    let beside = history.beside(&records[2]).await.unwrap();
+    assert!(beside.earlier.is_none() && beside.later.is_none() && beside.last_ok.is_none());
+}
+
 async fn conforms(history: &dyn History) {
     let records = [record("a", 1), record("b", 2), record("a", 3)];
     history.append(&[]).await.unwrap();
@@ -73,6 +133,7 @@ async fn conforms(history: &dyn History) {
 #[tokio::test]
 async fn the_history_in_memory_conforms_and_forgets_the_oldest() {
     conforms(&MemoryHistory::new(3)).await;
+    answers(&MemoryHistory::new(6)).await;
     let history = MemoryHistory::new(2);
     history.append(&[record("a", 3), record("a", 1), record("a", 2)]).await.unwrap();
     assert_eq!(minutes(&history.recent(None, 9).await.unwrap()), ["03", "02"]);
@@ -82,7 +143,7 @@ async fn the_history_in_memory_conforms_and_forgets_the_oldest() {
 async fn the_history_in_postgres_conforms_in_read_only_sessions() {
     let server = support::database().await;
     let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
-    assert_eq!(migrate(&database).await.unwrap(), 1);
+    assert_eq!(migrate(&database).await.unwrap(), MIGRATIONS);
     assert_eq!(migrate(&database).await.unwrap(), 0);
     conforms(&PostgresHistory::new(Arc::clone(&database))).await;
 
@@ -94,6 +155,48 @@ async fn the_history_in_postgres_conforms_in_read_only_sessions() {
     .unwrap();
     let message = "`ä\u{2028}'; drop table x` is no zone".to_owned();
     assert_eq!(row, (7, 12, 1 << 40, message));
+}
+
+#[tokio::test]
+async fn the_history_in_postgres_answers_filters_by_its_indexes() {
+    let server = support::database().await;
+    let database = Arc::new(Database::connect(settings(&server.url())).await.unwrap());
+    migrate(&database).await.unwrap();
+    answers(&PostgresHistory::new(Arc::clone(&database))).await;
+    // A month of fifty jobs, one run each ten minutes; few fail, and few are asked for.
+    server
+        .execute(
+            "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, finished_at, \
+             replica, version, report, all_tenants) \
+             select gen_random_uuid(), 'j' || n % 50, \
+             case when n % 5000 = 0 then 'request' else 'schedule' end, \
+             case when n % 4001 = 0 then 'failed' else 'ok' end, t, t, t, 'w', '1', '{}', true \
+             from (select n, timestamptz '2026-03-01' + n * interval '12 s' as t \
+             from generate_series(1, 100000) n) runs; analyze preheat.runs",
+        )
+        .await;
+    let limit = "order by started_at desc, id desc limit 50";
+    for (filter, index) in [
+        ("job = 'j7'", "runs_newest_of_job"),
+        ("outcome = 'failed'", "runs_newest_by_outcome"),
+        ("trigger = 'request'", "runs_newest_by_trigger"),
+        ("true", "runs_newest"),
+        ("(started_at, id) < ('2026-03-05', gen_random_uuid())", "runs_newest"),
+        ("job = 'j7' and started_at >= '2026-03-09'", "runs_newest_of_job"),
+        (
+            "job = 'j7' and outcome in ('ok', 'partial') \
+             and coalesce(all_tenants, trigger in ('schedule', 'startup'))",
+            "runs_over_all_tenants",
+        ),
+    ] {
+        let sql = format!("explain select * from preheat.runs where {filter} {limit}");
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut server.connect().await)
+            .await
+            .unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains(index) && !plan.contains("Sort"), "{filter}:\n{plan}");
+    }
 }
 
 #[tokio::test]
@@ -121,7 +224,7 @@ async fn many_that_migrate_at_once_migrate_once() {
         });
     }
     let counts: usize = tasks.join_all().await.into_iter().sum();
-    assert_eq!(counts, 1);
+    assert_eq!(counts, MIGRATIONS);
 }
 
 #[tokio::test]
@@ -160,7 +263,7 @@ async fn a_role_without_rights_gets_the_sql_that_an_administrator_may_run() {
 async fn the_administrators_sql_runs_where_the_tables_exist_already() {
     let server = support::database().await;
     let owner = Database::connect(settings(&server.url())).await.unwrap();
-    assert_eq!(migrate(&owner).await.unwrap(), 1);
+    assert_eq!(migrate(&owner).await.unwrap(), MIGRATIONS);
     let role = format!("warmer_of_{}", server.name());
     server.execute(&format!("create role {role} login")).await;
     let url = server.url_as(&role);

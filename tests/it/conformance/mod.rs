@@ -10,6 +10,7 @@ mod gone;
 mod history;
 mod ledger;
 mod missed;
+mod pauses;
 pub(crate) mod pgbouncer;
 mod postgres;
 mod redis;

@@ -9,6 +9,7 @@ mod keys;
 pub(crate) mod ledger;
 mod load;
 mod not_warm;
+mod pause;
 mod ports;
 pub(crate) mod record;
 mod registry;

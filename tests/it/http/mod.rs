@@ -2,10 +2,14 @@
 //! whose clock stands still.
 
 mod documents;
+mod events;
 mod health;
 mod invalidations;
+mod levers;
 mod openapi;
+mod overview;
 mod runs;
+mod sign_in;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +26,7 @@ use preheat::domain::job::{JobName, Jobs, Share};
 use preheat::domain::pause::Pauses;
 use preheat::domain::run::{RunFilter, RunId, RunRecord};
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{Beside, Clock, History, HistoryError};
+use preheat::engine::ports::{Beside, Clock, History, HistoryError, SourceError, SourceErrorKind};
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
 use preheat::engine::run::limit::Limits;
@@ -113,6 +117,10 @@ struct MoodyHistory {
 }
 
 impl MoodyHistory {
+    async fn memory_len(&self) -> usize {
+        self.memory.recent(None, usize::MAX).await.unwrap().len()
+    }
+
     fn mood(&self) -> Result<&MemoryHistory, HistoryError> {
         let away = self.away.load(Ordering::Relaxed);
         let error = || HistoryError("connection refused".to_owned());
@@ -164,6 +172,8 @@ struct Worker {
     metrics: Arc<Metrics>,
     /// Reads of rows wait while it is false.
     gate: watch::Sender<bool>,
+    /// Whether reads of rows fail.
+    fails: Arc<AtomicBool>,
     refreshes: Arc<AtomicU64>,
     stops: Stops,
     shutdown: CancellationToken,
@@ -185,7 +195,8 @@ impl Worker {
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let metrics = Metrics::new();
         let cache = Arc::new(MemoryCache::new(Arc::clone(&shared_clock)));
-        let (gate, source) = source();
+        let fails = Arc::new(AtomicBool::new(false));
+        let (gate, source) = source(&fails);
         let memory = MemoryHistory::new(100);
         let history = Arc::new(MoodyHistory {
             memory,
@@ -236,6 +247,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
             access,
+            settings: Arc::default(),
             ready_within: Duration::from_mins(2),
             shutdown: shutdown.clone(),
         };
@@ -245,7 +257,19 @@ impl Worker {
         tasks.spawn(engine.run());
         tasks.spawn(records.run(shutdown.clone()));
         tasks.spawn(serve(listener, router(control), shutdown.clone()));
-        Self { address, clock, cache, history, metrics, gate, refreshes, stops, shutdown, tasks }
+        Self {
+            address,
+            clock,
+            cache,
+            history,
+            metrics,
+            gate,
+            fails,
+            refreshes,
+            stops,
+            shutdown,
+            tasks,
+        }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -292,7 +316,7 @@ impl Worker {
 }
 
 /// Three tenants with one service each, behind a gate.
-fn source() -> (watch::Sender<bool>, MemorySource) {
+fn source(fails: &Arc<AtomicBool>) -> (watch::Sender<bool>, MemorySource) {
     let mut tenants = Tenants::with_columns(["timezone"]);
     for id in ["a", "b", "c"] {
         tenants.push(id, [Some("UTC")]);
@@ -302,11 +326,15 @@ fn source() -> (watch::Sender<bool>, MemorySource) {
     source.set_rows(&name("services"), ["a", "b", "c"].map(row).to_vec());
     source.set_rows(&name("report"), vec![row("")]);
     let (gate, open) = watch::channel(true);
+    let fails = Arc::clone(fails);
     source.before_read(move |_read| {
         let mut open = open.clone();
+        let message = "division by zero".to_owned();
+        let error = SourceError { kind: SourceErrorKind::Data, message };
+        let result = if fails.load(Ordering::Relaxed) { Err(error) } else { Ok(()) };
         Box::pin(async move {
             drop(open.wait_for(|open| *open).await);
-            Ok(())
+            result
         })
     });
     (gate, source)

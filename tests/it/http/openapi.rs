@@ -19,6 +19,8 @@ async fn the_worker_serves_its_document() {
     let document: Value = serde_json::from_str(&answer.body).unwrap();
     let runs = &document["paths"]["/api/v1/runs"];
     assert_eq!(runs["post"]["security"][0]["token"], serde_json::json!([]));
-    assert_eq!(runs["get"]["parameters"][0]["name"], "job");
+    let parameters = runs["get"]["parameters"].as_array().unwrap();
+    let names: Vec<_> = parameters.iter().map(|parameter| &parameter["name"]).collect();
+    assert_eq!(names, ["cursor", "job", "limit", "outcome", "since", "trigger", "until"]);
     worker.stop().await;
 }

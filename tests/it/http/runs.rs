@@ -22,6 +22,11 @@ async fn jobs_are_shown_with_schedule_state_and_last_run() {
     assert_eq!(services["last_run"].take(), Value::Null);
     insta::assert_json_snapshot!(services, @r##"
     {
+      "batch": {
+        "configured": 100,
+        "now": 100,
+        "reason": null
+      },
       "description": "What a clinic offers.",
       "enabled": true,
       "keys": [
@@ -31,6 +36,7 @@ async fn jobs_are_shown_with_schedule_state_and_last_run() {
       "last_success_at": null,
       "name": "services",
       "next_due_at": "2026-03-01T13:00:00.000Z",
+      "pause": null,
       "queued": [],
       "rejected_for": [],
       "required": true,
@@ -96,13 +102,19 @@ async fn a_run_is_accepted_and_can_be_followed() {
 
     worker.gate.send_replace(true);
     let finished = worker.finished(&run).await;
-    insta::assert_json_snapshot!(finished, { ".id" => "[id]", ".version" => "[version]" }, @r##"
+    insta::assert_json_snapshot!(finished, {
+        ".id" => "[id]",
+        ".neighbors" => "[neighbors]",
+        ".version" => "[version]",
+    }, @r##"
     {
+      "compared": null,
       "due_at": "2026-03-01T12:10:00.000Z",
       "duration_ms": 0,
       "finished_at": "2026-03-01T12:10:00.000Z",
       "id": "[id]",
       "job": "services",
+      "neighbors": "[neighbors]",
       "outcome": "ok",
       "progress": {
         "bytes": 60,
@@ -113,6 +125,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
       "replica": "test",
       "report": {
         "bytes": 60,
+        "database_ms": 0,
         "evicted": 0,
         "failed_tenants": [],
         "failures": [],
@@ -132,6 +145,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
           "total": 3
         }
       },
+      "requested_by": "token",
       "started_at": "2026-03-01T12:10:00.000Z",
       "state": "finished",
       "trigger": "request",
@@ -197,7 +211,8 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
     let parameters = worker.get("/api/v1/runs?limt=5").await.json();
     assert_eq!(
         parameters["error"]["message"],
-        "the parameters are `job`, a job's name, and `limit`, a number from 1 to 500"
+        "the parameters are `job`, `outcome`, `trigger`, `since`, `until`, `cursor`, and `limit`, a number \
+         from 1 to 500"
     );
     assert!(worker.cache.keys().is_empty());
     worker.stop().await;

@@ -51,12 +51,14 @@ pub(crate) async fn request(
 ) -> io::Result<Answer> {
     let mut lines = vec![
         format!("{method} {path} HTTP/1.1"),
-        format!("host: {address}"),
         "connection: close".to_owned(),
         format!("content-length: {}", body.len()),
     ];
-    if !headers.iter().any(|(name, _)| *name == "content-type") {
-        lines.push("content-type: application/json".to_owned());
+    let host = address.to_string();
+    for (name, value) in [("host", host.as_str()), ("content-type", "application/json")] {
+        if !headers.iter().any(|(given, _)| *given == name) {
+            lines.push(format!("{name}: {value}"));
+        }
     }
     lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
     let text = lines.join("\r\n") + "\r\n\r\n" + body;
@@ -98,5 +100,68 @@ fn unchunk(mut body: &[u8]) -> Option<Vec<u8>> {
         let start = end + 2;
         whole.extend_from_slice(body.get(start..start + length)?);
         body = body.get(start + length + 2..)?;
+    }
+}
+
+/// An answer without end: server-sent events.
+pub(crate) struct Events {
+    stream: tokio::io::BufReader<TcpStream>,
+    pub(crate) status: u16,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) name: String,
+    pub(crate) data: serde_json::Value,
+}
+
+impl Events {
+    /// Asks for events, with these headers.
+    pub(crate) async fn open(address: SocketAddr, path: &str, headers: &str) -> Self {
+        let mut stream = tokio::io::BufReader::new(TcpStream::connect(address).await.unwrap());
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut events = Self { stream, status: 0 };
+        let status = events.line().await.unwrap();
+        events.status = status.split(' ').nth(1).unwrap().parse().unwrap();
+        while !events.line().await.unwrap().is_empty() {}
+        events
+    }
+
+    /// The next event; `None` at the end of the answer.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        let (mut id, mut name, mut data) = (None, None, None);
+        loop {
+            let line = self.line().await?;
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = Some(text.to_owned());
+            } else if let Some(text) = line.strip_prefix("event: ") {
+                name = Some(text.to_owned());
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                data = Some(serde_json::from_str(text).unwrap());
+            } else if let Some(name) = name.take().filter(|_| line.is_empty()) {
+                return Some(Event { id, name, data: data.unwrap() });
+            }
+        }
+    }
+
+    /// The next event of that name.
+    pub(crate) async fn named(&mut self, name: &str) -> Event {
+        loop {
+            let event = self.next().await.unwrap_or_else(|| panic!("ended without `{name}`"));
+            if event.name == name {
+                return event;
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        use tokio::io::AsyncBufReadExt;
+        let mut line = String::new();
+        let read = tokio::time::timeout(LONG, self.stream.read_line(&mut line)).await;
+        let length = read.unwrap_or_else(|_late| panic!("no further line")).unwrap_or(0);
+        (length > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
     }
 }

@@ -6,6 +6,7 @@
 //! `preheat_sandbox`.
 #![allow(dead_code, unused_imports, reason = "not every test needs every part")]
 
+pub(crate) mod browser;
 pub(crate) mod dice;
 pub(crate) mod document;
 pub(crate) mod http;

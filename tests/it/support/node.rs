@@ -1,4 +1,4 @@
-//! Node with the npm packages of `tests/parity`.
+//! Node with the npm packages of a folder, such as `tests/parity`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,17 +12,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Installs the packages if they are missing; without Node, reports that and returns `None`.
+    /// The one in `tests/parity`.
     pub(crate) fn find() -> Option<Self> {
+        Self::find_in("tests/parity", "nothing is compared with npm packages")
+    }
+
+    /// Installs the folder's packages if they are missing; without Node, reports that with what is not
+    /// tested, and returns `None`.
+    pub(crate) fn find_in(folder: &str, untested: &str) -> Option<Self> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _installing = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let answers = |program: &str| {
             let command = Command::new(program).arg("--version").stdout(Stdio::null()).status();
             command.is_ok_and(|status| status.success())
         };
         if !answers("node") || !answers("npm") {
-            super::skipped("node and npm are not installed: nothing is compared with npm packages");
+            super::skipped(&format!("node and npm are not installed: {untested}"));
             return None;
         }
         let package = std::fs::read_to_string(folder.join("package.json")).unwrap();
@@ -34,6 +40,10 @@ impl Node {
             assert!(status.success(), "npm could not install the packages of {}", folder.display());
         }
         Some(Self { folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Runs a script of the folder with that input; returns the lines that it printed.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, OptionFuture};
-use sqlx::Connection;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -13,7 +12,6 @@ use crate::domain::change::{Change, ChangeSourceId};
 use crate::engine::ports::{Feed, FeedError, FeedSource};
 
 use super::super::{Database, DatabaseSettings};
-use super::ANSWER_WITHIN;
 use super::look::Ways;
 use super::notify::Listener;
 use super::payload::Payload;
@@ -32,8 +30,8 @@ pub struct PostgresFeedSource {
     database: Arc<Database>,
     /// A direct way to the server, if the database's URL leads through a pooler.
     direct: Option<DatabaseSettings>,
-    /// How many of the database's connections belong to the listener for good: if the pool took one back
-    /// between two listenings, it would have to close another one in time.
+    /// How many of the database's connections belong to the listener, also between two listenings: if the
+    /// pool took one back, it would have to close another one in time.
     ceded: tokio::sync::Mutex<u32>,
     /// How the triggers speak.
     ways: watch::Sender<Ways>,
@@ -167,15 +165,17 @@ impl PostgresFeedSource {
         Ok(())
     }
 
-    /// It awaits nothing between taking a connection out of the pool and recording that.
+    /// Makes the listener's connections as many as wanted. No feed listens meanwhile.
     async fn cede(&self, wanted: u32) -> Result<(), FeedError> {
         let mut ceded = self.ceded.lock().await;
         while *ceded < wanted {
-            let connection = self.database.cede_one().await;
-            let connection = connection.map_err(|error| FeedError(error.message))?;
+            let place = self.database.cede_one().await;
+            place.map_err(|error| FeedError(error.message))?;
             *ceded += 1;
-            // The connection is no longer needed, whether or not the server receives the close.
-            drop(timeout(ANSWER_WITHIN, connection.close()).await);
+        }
+        while *ceded > wanted {
+            self.database.take_back();
+            *ceded -= 1;
         }
         Ok(())
     }
@@ -200,12 +200,14 @@ impl PostgresFeedSource {
             return Err(FeedError(reason.to_owned()));
         }
         let ways = *self.ways.borrow();
+        if !ways.wal {
+            *self.opening.lock().await = None;
+        }
         self.cede(ways.connections()).await?;
         let log = if ways.wal {
             let Ok(opened) = timeout(patience, self.open_log()).await else { return Ok(None) };
             Some(opened?)
         } else {
-            *self.opening.lock().await = None;
             None
         };
         let listener = if ways.notify {

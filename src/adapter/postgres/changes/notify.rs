@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use sqlx::postgres::{PgListener, PgNotification, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::engine::ports::FeedError;
@@ -175,15 +175,20 @@ async fn own_session(database: &Database, listener: &mut PgListener) -> Result<(
     )))
 }
 
-/// The pool's error only says that it waited; a direct connection says why.
+/// A listener comes with a pool of its own. The pool's error only says that it waited; a direct connection says
+/// why.
 async fn connect(direct: &Database) -> Result<PgListener, FeedError> {
-    if !direct.route.is_plain() {
-        let found = direct.try_connection().await;
+    let route = &direct.route;
+    let directly = async || route.connect::<PgConnection>().await;
+    if !route.is_plain() {
+        let found = directly().await;
         drop(found.map_err(|failed| FeedError(failed.message()))?.close().await);
     }
-    let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&direct.pool)).await {
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(route.patience);
+    let pool = pool.idle_timeout(None).max_lifetime(None).connect_lazy_with(route.reached());
+    let failed = match timeout(CONNECT_TIMEOUT * 2, PgListener::connect_with(&pool)).await {
         Ok(Ok(listener)) => return Ok(listener),
-        Ok(Err(sqlx::Error::PoolTimedOut)) => match direct.try_connection().await {
+        Ok(Err(sqlx::Error::PoolTimedOut)) => match directly().await {
             Ok(_there_now) => NotConnected::in_time(direct.server(), CONNECT_TIMEOUT),
             Err(failed) => failed,
         },

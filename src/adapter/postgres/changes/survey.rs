@@ -598,10 +598,10 @@ fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
 fn words(error: &sqlx::Error) -> String {
     const PROTOCOL_VIOLATION: &str = "08P01";
     match error::database(error) {
-        Some(error) if error.code() == PROTOCOL_VIOLATION => {
+        Some(refusal) if refusal.code == PROTOCOL_VIOLATION => {
             "it has a parameter, and nothing is given to it".to_owned()
         }
-        Some(error) => format!("{} ({})", error.message(), error.code()),
+        Some(refusal) => format!("{} ({})", refusal.message, refusal.code),
         None => error::text(error),
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use crate::engine::ports::FeedError;
 
 use super::super::connect::Route;
-use super::super::replication::{Content, Frame, ReplicationError, Session};
-use super::super::{Access, Begin, Database};
+use super::super::replication::{Content, Frame, Session};
+use super::super::{Access, Begin, Database, error};
 use super::log::{LOG_SETTINGS, LOG_SETTINGS_HINT, PUBLICATION, PUBLICATION_HINT};
 use super::notify::{not_heard, speak};
 use super::sql::CHANNEL;
@@ -222,7 +222,7 @@ impl LogReader {
         written.map_err(|error| self.lost(&error))
     }
 
-    fn lost(&self, error: &ReplicationError) -> FeedError {
+    fn lost(&self, error: &sqlx::Error) -> FeedError {
         super::lost(&self.server, &with_hint(error))
     }
 }
@@ -252,7 +252,7 @@ async fn create_slot(
     waits: &WaitNote,
     session: &mut Session,
     slot: &str,
-) -> Result<(), ReplicationError> {
+) -> Result<(), sqlx::Error> {
     let create =
         format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
     let created = session.query(&create);
@@ -297,20 +297,20 @@ async fn blockers(database: &Database, slot: &str) -> Option<String> {
 
 async fn answered<T>(
     server: &str,
-    call: impl Future<Output = Result<T, ReplicationError>>,
+    call: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, FeedError> {
     super::answered(server, call, with_hint).await
 }
 
-fn with_hint(error: &ReplicationError) -> String {
-    format!("{error}{}", hint(error))
+fn with_hint(error: &sqlx::Error) -> String {
+    error::words(error) + hint(error)
 }
 
-fn hint(error: &ReplicationError) -> &'static str {
+fn hint(error: &sqlx::Error) -> &'static str {
     const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
     // The publication is the only object that a session names.
     const UNDEFINED_OBJECT: &str = "42704";
-    match error.code() {
+    match error::code(error) {
         Some(CONFIGURATION_LIMIT_EXCEEDED) => {
             "; hint: every worker takes one replication slot: raise `max_replication_slots`, or drop slots \
              that nobody uses (see pg_replication_slots)"

@@ -1,7 +1,6 @@
 //! Compares the collations of the text columns in `query.order` with the order of bytes, by which
 //! preheat sorts text.
 
-use sqlx::postgres::PgArguments;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -10,6 +9,7 @@ use crate::domain::json::Column;
 use crate::domain::order::{Comparison, OrderColumn};
 
 use super::super::read_error::ReadError;
+use super::super::wire::Parameter;
 use super::super::{Transaction, column, describe};
 use super::{QueryPlace, QueryProblem, problem};
 
@@ -45,7 +45,7 @@ pub(super) async fn problems(
     transaction: &mut Transaction,
     job: &Job,
     columns: &[Column],
-    arguments: PgArguments,
+    parameters: &[Parameter],
 ) -> Result<Vec<QueryProblem>, ReadError> {
     let is_text = |entry: &OrderColumn, column: &Column| {
         Comparison::new(entry, &column.ty).is_ok_and(|comparison| comparison.is_of_text())
@@ -62,6 +62,7 @@ pub(super) async fn problems(
     }
     let positions = texts.iter().map(|(.., position)| *position);
     let sql = describe::collations(&job.query.sql, columns.len(), positions);
+    let arguments = Parameter::arguments(parameters)?;
     let query = sqlx::query_with(AssertSqlSafe(sql), arguments).persistent(false);
     let row = query.fetch_one(&mut **transaction).await?;
     let mut problems = Vec::new();

@@ -151,7 +151,7 @@ pub(super) async fn moment_column_of_other_type(
     id: Option<IdType>,
 ) -> Result<Option<QueryProblem>, ReadError> {
     let Some(name) = job.moment_column() else { return Ok(None) };
-    let declared: Vec<Oid> = id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    let declared: Vec<Oid> = id.into_iter().map(|id| Oid(id.array_oid())).collect();
     let columns = plan::inferred_columns(transaction, &job.query.sql, &declared).await?;
     let named = columns.iter().find(|column| column.name() == name);
     let ty = named.and_then(|column| ColumnType::from_oid(column.type_info().oid()?.0));

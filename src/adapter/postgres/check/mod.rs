@@ -6,7 +6,6 @@ mod columns;
 mod plan;
 mod sample;
 
-use sqlx::postgres::PgDatabaseError;
 use sqlx::postgres::types::Oid;
 
 use crate::domain::change::ChangeSource;
@@ -17,10 +16,12 @@ use crate::engine::ports::SourceError;
 
 use self::plan::Plan;
 use super::changes::{self, ChangesError, LogProblem, Looked, TableProblem, Ways, quoted_table};
+use super::client::Client;
+use super::error::Refusal;
 use super::id::IdType;
 use super::moment::{self, ParameterTypes};
 use super::parameter_types::moment_to_check;
-use super::parameters::no_tenant;
+use super::parameters::{DATES, no_tenant};
 use super::read_error::{ReadError, in_time, too_many_parameters};
 use super::source::{PostgresSource, finish, learns_types, wrong_tenant_column};
 use super::{Access, DatabaseSettings, Transaction, column, describe, error};
@@ -279,12 +280,12 @@ impl PostgresSource {
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
-                describe::columns(transaction, sql, no_tenant(job, known)?).await
+                Client::describe(&mut **transaction, sql, &no_tenant(job, known)?).await
             }
             Err(error) => Err(error),
         };
         let columns = match described {
-            Ok(columns) => column::columns(&columns),
+            Ok(described) => described.into_iter().map(|one| one.column).collect::<Vec<_>>(),
             Err(error) => {
                 problems.extend(match other_type {
                     Some(problem) => vec![problem],
@@ -298,8 +299,8 @@ impl PostgresSource {
         }
         self.check_columns(job, &columns, id, &mut problems);
         problems.extend(other_moments(transaction, job, known, &columns).await?);
-        let arguments = no_tenant(job, known)?;
-        problems.extend(collation::problems(transaction, job, &columns, arguments).await?);
+        let parameters = no_tenant(job, known)?;
+        problems.extend(collation::problems(transaction, job, &columns, &parameters).await?);
         let mut warnings = columns::key_texts(job, &columns);
         warnings.extend(columns::all_days(job));
         Ok(Findings { problems, warnings })
@@ -341,11 +342,11 @@ impl PostgresSource {
         let (at, message, hint) = match &error {
             ReadError::Sql { error: said, before } => {
                 let Some(refusal) = error::database(said) else { return Err(error) };
-                let at = error::position(refusal, *before);
-                let theirs = || refusal.hint().or(error::our_hint(refusal)).map(str::to_owned);
-                let message = format!("{} ({})", refusal.message(), refusal.code());
+                let at = refusal.position(*before);
+                let theirs = || refusal.hint.or(refusal.our_hint()).map(str::to_owned);
+                let message = format!("{} ({})", refusal.message, refusal.code);
                 let at = at.and_then(|character| byte_of(sql, character));
-                let hint = self.hint(refusal).or_else(|| folded(refusal, sql, at?));
+                let hint = self.hint(&refusal).or_else(|| folded(&refusal, sql, at?));
                 (at, message, hint.or_else(theirs))
             }
             ReadError::Other(_, message) => match message.split_once("; hint: ") {
@@ -363,12 +364,12 @@ impl PostgresSource {
     }
 
     /// Our own hint, for errors where the server's hint does not help.
-    fn hint(&self, refusal: &PgDatabaseError) -> Option<String> {
+    fn hint(&self, refusal: &Refusal<'_>) -> Option<String> {
         const WRITES: &str = "25006";
         const NO_SUCH_FUNCTION: &str = "42883";
         const NO_SUCH_CAST: &str = "42846";
-        let message = refusal.message();
-        let is_array_wrong = match refusal.code() {
+        let Refusal { code, message, .. } = *refusal;
+        let is_array_wrong = match code {
             WRITES => return Some(ONLY_READ.to_owned()),
             NO_SUCH_FUNCTION | NO_SUCH_CAST if takes_moments_for_arrays(message) => true,
             NO_SUCH_FUNCTION => message.starts_with("operator does not exist"),
@@ -463,15 +464,14 @@ fn is_cut(tenant: &str) -> QueryProblem {
 
 /// The types of the query's parameters.
 fn parameter_types(job: &Job, types: ParameterTypes) -> Vec<Oid> {
-    const DATES: Oid = Oid(1182);
-    let mut oids: Vec<Oid> = types.id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    let mut oids: Vec<u32> = types.id.into_iter().map(IdType::array_oid).collect();
     oids.extend(match (types.moment, &job.dates, job.scope) {
         (Some(ty), _, _) => vec![moment::oid(ty); 2],
         (None, Some(_), Scope::Tenants) => vec![DATES; 2],
         (None, Some(_), Scope::Fleet) => vec![moment::oid(MomentType::Date); 2],
         (None, None, _) => Vec::new(),
     });
-    oids
+    oids.into_iter().map(Oid).collect()
 }
 
 /// A problem for each of the two moments that the query takes for another type than that of
@@ -488,11 +488,11 @@ async fn other_moments(
         return Ok(Vec::new());
     };
     let sql = &job.query.sql;
-    let told: Vec<Oid> = types.id.and_then(|id| id.array_type().oid()).into_iter().collect();
+    let told: Vec<Oid> = types.id.into_iter().map(|id| Oid(id.array_oid())).collect();
     let inferred = plan::inferred_types(transaction, sql, &told).await?;
     let mut problems = Vec::new();
     for (number, oid) in (1..).zip(inferred).skip(told.len()) {
-        if oid == moment::oid(ty) {
+        if oid.0 == moment::oid(ty) {
             continue;
         }
         let found = match ColumnType::from_oid(oid.0) {
@@ -515,9 +515,9 @@ async fn other_moments(
 }
 
 /// The hint for a name with capitals that the server reads in lower case, because it is not quoted.
-fn folded(refusal: &PgDatabaseError, sql: &str, at: usize) -> Option<String> {
+fn folded(refusal: &Refusal<'_>, sql: &str, at: usize) -> Option<String> {
     const UNKNOWN: [&str; 2] = ["42P01", "42703"];
-    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code()))?;
+    let rest = sql.get(at..).filter(|_| UNKNOWN.contains(&refusal.code))?;
     let is_of_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
     let name = rest.split(|char| !is_of_name(char)).next()?;
     let has_capitals = |part: &str| part.contains(char::is_uppercase);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{sleep, timeout};
 
 use crate::domain::date::{first_dates, today};
@@ -14,8 +13,10 @@ use crate::domain::row::Rows;
 use crate::domain::tenant::{Batch, Tenants};
 use crate::engine::ports::{Read, SourceError, SourceErrorKind};
 
+use super::super::client::Client;
 use super::super::read_error::ReadError;
 use super::super::source::{PostgresSource, finish};
+use super::super::wire::Session;
 use super::super::{Access, Transaction};
 use super::{Findings, QueryPlace, QueryProblem, problem};
 
@@ -100,7 +101,7 @@ impl PostgresSource {
         if job.scope == Scope::Tenants && batch.is_empty() {
             return Ok(Findings::default());
         }
-        let mut transaction = self.begin(Access::Snapshot, SAMPLE_TIME).await?;
+        let mut transaction = self.begin_own(Access::Snapshot, SAMPLE_TIME).await?;
         let compare = async {
             let outcome = match job.scope {
                 Scope::Tenants => self.compare(&mut transaction, job, batch.clone(), now).await?,
@@ -128,7 +129,7 @@ impl PostgresSource {
 
     async fn compare(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         batch: Batch,
         now: DateTime<Utc>,
@@ -176,7 +177,7 @@ impl PostgresSource {
     /// Reads a batch; if some tenants cannot be read, a part of it that can.
     async fn read_together(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         mut batch: Batch,
         now: DateTime<Utc>,
@@ -198,7 +199,7 @@ impl PostgresSource {
     /// Changes of the data would hardly hit every tenant, twice.
     async fn is_drifting(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         sample: Sample,
         now: DateTime<Utc>,
@@ -223,7 +224,7 @@ impl PostgresSource {
     /// Whether the session's time zone changes the rows of some tenants.
     async fn computes_with_zone(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         batch: Batch,
         now: DateTime<Utc>,
@@ -246,7 +247,7 @@ impl PostgresSource {
     /// The rows of each slot, in the order that they have in a value. After an error of the server the transaction can go on.
     async fn read_sample(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<Session>,
         job: &Job,
         batch: &Batch,
         now: DateTime<Utc>,
@@ -255,20 +256,11 @@ impl PostgresSource {
         let first_dates = first_dates(job, batch, now);
         let read = Read { batch, first_dates: &first_dates, timeout: SAMPLE_TIME };
         let mut rows = Rows::default();
-        let mut has_learnt_types = false;
-        loop {
-            rows.reset(columns, SAMPLE_BYTES);
-            transaction.execute(sqlx::raw_sql("savepoint sample")).await?;
-            let done = self.read_in(transaction, job, read, &mut rows).await;
-            transaction.execute(sqlx::raw_sql("rollback to sample")).await?;
-            match done {
-                Ok(()) => break,
-                Err(error) if error.is_of_no_statement() && !has_learnt_types => {
-                    has_learnt_types = true;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        rows.reset(columns, SAMPLE_BYTES);
+        transaction.ask("savepoint sample").await?;
+        let done = self.read_in(transaction, job, read, &mut rows).await;
+        transaction.ask("rollback to sample").await?;
+        done?;
         // A job for the whole fleet has one slot.
         let mut read = vec![Vec::new(); batch.len().max(1)];
         let sorted = rows.sorted();
@@ -366,10 +358,8 @@ impl Difference {
     }
 }
 
-async fn set_zone(transaction: &mut Transaction, zone: &str) -> Result<(), sqlx::Error> {
-    let set = AssertSqlSafe(format!("set local timezone = '{zone}'"));
-    transaction.execute(sqlx::raw_sql(set)).await?;
-    Ok(())
+async fn set_zone(transaction: &mut Transaction<Session>, zone: &str) -> Result<(), sqlx::Error> {
+    transaction.ask(&format!("set local timezone = '{zone}'")).await.map(drop)
 }
 
 /// A few tenants from all over the list, at most as many as the job's batch. Tenants without a

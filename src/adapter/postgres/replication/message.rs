@@ -5,8 +5,6 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
-use super::ReplicationError;
-
 /// One message of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Frame {
@@ -35,9 +33,9 @@ pub(in super::super) enum Content {
 }
 
 impl Frame {
-    pub(super) fn read(data: Bytes) -> Result<Self, ReplicationError> {
-        let frame = Self::try_read(data).map_err(|_too_short| super::UNEXPECTED)?;
-        frame.ok_or(super::UNEXPECTED)
+    /// `None` if the data is none.
+    pub(super) fn read(data: Bytes) -> Option<Self> {
+        Self::try_read(data).ok().flatten()
     }
 
     fn try_read(mut data: Bytes) -> Result<Option<Self>, TryGetError> {
@@ -116,7 +114,7 @@ mod tests {
         let frame = Frame::read(whole.clone()).unwrap();
         assert_eq!(frame, Frame { position: 9, wants_answer: false, content });
         for length in 0..whole.len() {
-            assert!(Frame::read(whole.slice(..length)).is_err(), "{length}");
+            assert!(Frame::read(whole.slice(..length)).is_none(), "{length}");
         }
         for (content, expected) in
             [("B…", Content::Begin), ("C…", Content::Commit), ("I…", Content::Other)]
@@ -126,6 +124,6 @@ mod tests {
         let keepalive = Bytes::from_static(b"k\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\0\x01");
         let expected = Frame { position: 3, wants_answer: true, content: Content::Other };
         assert_eq!(Frame::read(keepalive).unwrap(), expected);
-        assert!(Frame::read(Bytes::from_static(b"x")).is_err());
+        assert!(Frame::read(Bytes::from_static(b"x")).is_none());
     }
 }

@@ -4,6 +4,7 @@ mod connections;
 mod moments;
 mod order;
 mod rows;
+mod sessions;
 mod tenants;
 
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! How a replication session begins: over which way, with which TLS, and as whom.
+//! How a session begins: over which way, with which TLS, and as whom.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{ReplicationError, Reply, Session, server};
+use super::{Refused, Reply, Session, unexpected};
 use crate::adapter::tls::{self, Names, Trust};
 
-/// What a login needs, as the pool's driver has found it in the URL, the environment and the password file.
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Purpose {
+    /// Queries.
+    Queries,
+    /// Streaming the write-ahead log, besides simple queries.
+    Replication,
+}
+
+/// What a login needs, as sqlx has found it in the URL, the environment and the password file.
 struct Login {
     user: String,
     password: Option<String>,
@@ -39,38 +48,44 @@ struct Certificates {
 }
 
 impl Session {
-    /// Connects to one server and logs in, as the driver of the pool would.
+    /// Connects to one server and logs in, as sqlx would.
     pub(in super::super) async fn connect(
         options: &PgConnectOptions,
-    ) -> Result<Self, ReplicationError> {
+        purpose: Purpose,
+    ) -> Result<Self, sqlx::Error> {
         let (login, certificates) = read(options);
         let mut session = match socket(options) {
             Some(path) => Self::over(Box::new(UnixStream::connect(path).await?)),
             None => over_tcp(options, &certificates).await?,
         };
-        session.log_in(&login).await?;
+        session.log_in(&login, purpose).await?;
         Ok(session)
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "the messages are the protocol's, not ours")]
-    async fn log_in(&mut self, login: &Login) -> Result<(), ReplicationError> {
+    async fn log_in(&mut self, login: &Login, purpose: Purpose) -> Result<(), sqlx::Error> {
         let mut parameters = vec![
             ("user", login.user.as_str()),
             ("database", login.database.as_str()),
-            ("replication", "database"),
             ("client_encoding", "UTF8"),
         ];
+        match purpose {
+            // As sqlx, so that a query computes the same on either client.
+            Purpose::Queries => parameters.extend([("DateStyle", "ISO, MDY"), ("TimeZone", "UTC")]),
+            Purpose::Replication => parameters.push(("replication", "database")),
+        }
         if let Some(name) = &login.application_name {
             parameters.push(("application_name", name.as_str()));
         }
         frontend::startup_message(parameters, &mut self.output)?;
+        self.due += 1;
         let mut scram = None;
         loop {
             let Reply::Message(message) = self.reply().await? else {
-                return Err(super::UNEXPECTED);
+                return Err(unexpected());
             };
             match message {
-                Message::ErrorResponse(error) => return Err(server(&error)?),
+                Message::ErrorResponse(error) => return Err(Refused::error(&error)),
                 Message::ReadyForQuery(_) => return Ok(()),
                 message => self.authenticate(&message, login, &mut scram)?,
             }
@@ -83,7 +98,7 @@ impl Session {
         message: &Message,
         login: &Login,
         scram: &mut Option<ScramSha256>,
-    ) -> Result<(), ReplicationError> {
+    ) -> Result<(), sqlx::Error> {
         let password = login.password.as_deref().unwrap_or_default().as_bytes();
         match message {
             Message::AuthenticationCleartextPassword => {
@@ -95,26 +110,26 @@ impl Session {
             }
             Message::AuthenticationSasl(asked) => {
                 if !asked.mechanisms().any(|mechanism| Ok(mechanism == SCRAM_SHA_256))? {
-                    return Err(UNKNOWN_LOGIN);
+                    return Err(unknown_login());
                 }
-                // As the driver of the pool: `verify-full` rules out a man in the middle as well.
+                // As sqlx: `verify-full` rules out a man in the middle as well.
                 let begun = ScramSha256::new(password, ChannelBinding::unsupported());
                 let first = begun.message();
                 frontend::sasl_initial_response(SCRAM_SHA_256, first, &mut self.output)?;
                 *scram = Some(begun);
             }
             Message::AuthenticationSaslContinue(asked) => {
-                let scram = scram.as_mut().ok_or(super::UNEXPECTED)?;
+                let scram = scram.as_mut().ok_or_else(unexpected)?;
                 scram.update(asked.data())?;
                 frontend::sasl_response(scram.message(), &mut self.output)?;
             }
             Message::AuthenticationSaslFinal(proof) => {
-                scram.as_mut().ok_or(super::UNEXPECTED)?.finish(proof.data())?;
+                scram.as_mut().ok_or_else(unexpected)?.finish(proof.data())?;
             }
             Message::AuthenticationGss
             | Message::AuthenticationKerberosV5
             | Message::AuthenticationScmCredential
-            | Message::AuthenticationSspi => return Err(UNKNOWN_LOGIN),
+            | Message::AuthenticationSspi => return Err(unknown_login()),
             // The login succeeded, or a parameter of the session.
             _ => {}
         }
@@ -122,8 +137,10 @@ impl Session {
     }
 }
 
-const UNKNOWN_LOGIN: ReplicationError =
-    ReplicationError::Protocol("the server wants a kind of login that preheat does not have");
+fn unknown_login() -> sqlx::Error {
+    let reason = "the server wants a kind of login that preheat does not have";
+    sqlx::Error::Protocol(reason.to_owned())
+}
 
 /// The driver shows the password and the certificates only in its URL, which it can build only of names
 /// that a URL may contain.
@@ -161,7 +178,7 @@ fn socket(options: &PgConnectOptions) -> Option<PathBuf> {
 async fn over_tcp(
     options: &PgConnectOptions,
     certificates: &Certificates,
-) -> Result<Session, ReplicationError> {
+) -> Result<Session, sqlx::Error> {
     let host = options.get_host();
     let mut stream = TcpStream::connect((host, options.get_port())).await?;
     stream.set_nodelay(true)?;
@@ -176,13 +193,13 @@ async fn over_tcp(
     match (stream.read_u8().await?, is_wanted) {
         (b'S', _) => {}
         (b'N', false) => return Ok(Session::over(Box::new(stream))),
-        (b'N', true) => return Err(ReplicationError::Tls("server does not support TLS".into())),
-        (_, _) => return Err(super::UNEXPECTED),
+        (b'N', true) => return Err(sqlx::Error::Tls("server does not support TLS".into())),
+        (_, _) => return Err(unexpected()),
     }
     let connector = connector(options.get_ssl_mode(), certificates);
-    let connector = connector.map_err(ReplicationError::Tls)?;
+    let connector = connector.map_err(|error| sqlx::Error::Tls(error.into()))?;
     let name = ServerName::try_from(host.to_owned());
-    let name = name.map_err(|error| ReplicationError::Tls(error.to_string()))?;
+    let name = name.map_err(|error| sqlx::Error::Tls(error.into()))?;
     Ok(Session::over(Box::new(connector.connect(name, stream).await?)))
 }
 

@@ -1,0 +1,82 @@
+//! `preheat runs`: the newest runs of a worker.
+
+use serde_json::Value;
+
+use super::{Worker, WorkerOptions, cut, encoded, table, when};
+use crate::adapter::clock::SystemClock;
+use crate::cli::{Exit, Failure, Global, output};
+use crate::domain::duration;
+use crate::engine::ports::Clock;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Options {
+    /// The runs of this job alone
+    // `jobs` is the folder of all commands.
+    #[arg(id = "named_job", long = "job", value_name = "JOB")]
+    job: Option<String>,
+    /// The runs with this outcome alone: ok, partial, failed, timeout or cancelled
+    #[arg(long)]
+    outcome: Option<String>,
+    /// The runs that started since then: a duration such as 2h, or a time such as 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// How many, from 1 to 500
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: u32,
+    #[command(flatten)]
+    worker: WorkerOptions,
+}
+
+pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
+    let Options { job, outcome, since, limit, worker: worker_options } = options;
+    let worker = Worker::of(&worker_options, global)?;
+    let mut path = format!("/api/v1/runs?limit={limit}");
+    let since = since.map(|since| moment(&since));
+    for (name, value) in [("job", job), ("outcome", outcome), ("since", since)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", encoded(&value)));
+        }
+    }
+    let answer = worker.get(&path).await?;
+    if worker_options.json {
+        output::json(&answer)?;
+        return Ok(Exit::Ok);
+    }
+    let runs = answer["runs"].as_array().cloned().unwrap_or_default();
+    if runs.is_empty() {
+        output::result("no runs\n")?;
+        return Ok(Exit::Ok);
+    }
+    let header = ["job", "started", "why", "outcome", "took", "tenants", "first error"];
+    output::result(&table(&header, runs.iter().map(row)))?;
+    Ok(Exit::Ok)
+}
+
+/// A moment that many minutes ago, or the time as it is.
+fn moment(since: &str) -> String {
+    let now = SystemClock::new().now();
+    let ago = duration::parse(since)
+        .ok()
+        .and_then(|ago| now.checked_sub_signed(chrono::TimeDelta::from_std(ago).ok()?));
+    ago.map_or_else(|| since.to_owned(), |at| at.to_rfc3339())
+}
+
+/// It fits into 80 columns, but for long names.
+fn row(run: &Value) -> Vec<String> {
+    let took = run["duration_ms"].as_u64().map(std::time::Duration::from_millis);
+    let tenants = &run["report"]["tenants"];
+    let tenants = format!(
+        "{}/{}",
+        tenants["ok"].as_u64().unwrap_or_default(),
+        tenants["total"].as_u64().unwrap_or_default()
+    );
+    vec![
+        cut(&run["job"], 18),
+        when(&run["started_at"]),
+        cut(&run["trigger"], 8),
+        cut(&run["outcome"], 9),
+        took.map(output::seconds).unwrap_or_default(),
+        tenants,
+        cut(&run["report"]["failures"][0]["message"], 20),
+    ]
+}

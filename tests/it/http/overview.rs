@@ -1,0 +1,130 @@
+//! What an operator asks over HTTP: the overview, tenants, and runs by filters.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Worker, code, refused};
+use crate::support::{LONG, eventually};
+
+async fn run(worker: &Worker, job: &str) -> Value {
+    worker.clock.advance(Duration::from_secs(1)).await;
+    worker.post(&format!("/api/v1/jobs/{job}/runs"), r#"{"wait": true}"#).await.json()
+}
+
+#[tokio::test]
+async fn the_overview_says_whether_all_is_warm_and_asks_the_history_nothing() {
+    let worker = Worker::start().await;
+    let overview = worker.get("/api/v1/overview").await.json();
+    assert_eq!(overview["verdict"]["sentence"], "2 jobs have not run yet.");
+    assert_eq!(overview["jobs"].as_array().unwrap().len(), 3);
+    run(&worker, "services").await;
+    run(&worker, "report").await;
+    let asked = worker.history.questions.load(Ordering::Relaxed);
+    let overview = worker.get("/api/v1/overview").await.json();
+    assert_eq!(overview["verdict"], json!({"level": "ok", "sentence": "All 3 tenants are warm."}));
+    assert_eq!(overview["figures"]["coverage"]["tenants_warm"], 3);
+    assert_eq!(overview["figures"]["hit_rate"]["ratio"], Value::Null);
+    let services =
+        &overview["jobs"].as_array().unwrap().iter().find(|job| job["name"] == "services");
+    assert_eq!(services.unwrap()["runs"][0]["outcome"], "ok");
+    assert_eq!(services.unwrap()["state"], "idle");
+    assert_eq!(overview["next_hour"]["runs"], 1);
+    let job = worker.get("/api/v1/jobs/services/overview").await.json();
+    assert_eq!(job["next_due"].as_array().unwrap().len(), 5);
+    assert_eq!(job["line"]["name"], "services");
+    let gone = worker.get("/api/v1/jobs/gone/overview").await;
+    assert_eq!(code(&gone), refused(404, "unknown_job"));
+    worker.get("/api/v1/tenants?warm=false").await;
+    worker.get("/api/v1/tenants/a").await;
+    assert_eq!(worker.history.questions.load(Ordering::Relaxed), asked);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_is_shown_with_its_keys_in_each_job() {
+    let worker = Worker::start().await;
+    run(&worker, "services").await;
+    let tenant = worker.get("/api/v1/tenants/b").await.json();
+    assert_eq!((&tenant["active"], &tenant["fence"].is_i64()), (&json!(true), &true));
+    let jobs = tenant["jobs"].as_array().unwrap();
+    assert_eq!(jobs.len(), 2, "not the job without tenants");
+    assert_eq!((&jobs[0]["job"], &jobs[0]["state"]), (&json!("retired"), &json!("off")));
+    assert_eq!((&jobs[1]["state"], &jobs[1]["keys_present"]), (&json!("warm"), &json!(1)));
+    assert_eq!(jobs[1]["keys"][0]["key"], "services:b");
+    let nobody = worker.get("/api/v1/tenants/nobody").await;
+    assert_eq!(code(&nobody), refused(404, "unknown_tenant"));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn tenants_that_are_not_warm_come_in_pages() {
+    let worker = Worker::start().await;
+    worker.fails.store(true, Ordering::Relaxed);
+    run(&worker, "services").await;
+    let page = async |query: &str| worker.get(&format!("/api/v1/tenants?{query}")).await.json();
+    let first = page("warm=false&limit=2").await;
+    assert_eq!((&first["total"], &first["more"]), (&json!(3), &json!(0)));
+    assert_eq!((&first["active"], &first["next"]), (&json!(3), &json!("services:b")));
+    let second = page("limit=2&cursor=services:b").await;
+    assert_eq!(second["next"], Value::Null);
+    assert_eq!(second["tenants"][0]["tenant"], "c");
+    assert_eq!(second["tenants"][0]["kind"], "query");
+    assert_eq!(page("job=report").await["total"], 0);
+    assert_eq!(page("kind=query&job=services&cursor=").await["total"], 3);
+    assert_eq!(page("kind=locked").await["total"], 0);
+    for query in ["warm=true", "limit=0", "limit=1001", "job=a/b", "cursor=a/b", "who=me"] {
+        let answer = worker.get(&format!("/api/v1/tenants?{query}")).await;
+        assert_eq!(code(&answer), refused(400, "bad_request"), "{query}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn runs_are_filtered_and_come_in_pages() {
+    let worker = Worker::start().await;
+    let first = run(&worker, "services").await;
+    run(&worker, "report").await;
+    worker.fails.store(true, Ordering::Relaxed);
+    run(&worker, "services").await;
+    worker.fails.store(false, Ordering::Relaxed);
+    let last = run(&worker, "services").await;
+    let page = async |query: &str| worker.get(&format!("/api/v1/runs?{query}")).await.json();
+    let ids = |page: &Value| -> Vec<Value> {
+        page["runs"].as_array().unwrap().iter().map(|run| run["id"].clone()).collect()
+    };
+    assert_eq!(ids(&page("outcome=failed&job=services&trigger=request").await).len(), 1);
+    assert_eq!(ids(&page("outcome=failed&trigger=schedule").await).len(), 0);
+    let mut all = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let asked = worker.history.questions.load(Ordering::Relaxed);
+        let next = page(&format!("limit=1&cursor={cursor}")).await;
+        assert_eq!(worker.history.questions.load(Ordering::Relaxed), asked + 1);
+        all.extend(ids(&next));
+        let Some(text) = next["next"].as_str() else { break };
+        cursor = text.to_owned();
+    }
+    assert_eq!(all.len(), 4);
+    assert_eq!(ids(&page("").await), all);
+    let since = last["started_at"].as_str().unwrap();
+    assert_eq!(ids(&page(&format!("since={since}")).await), [last["id"].clone()]);
+    assert_eq!(ids(&page(&format!("until={since}")).await).len(), 3);
+    for query in ["outcome=good", "trigger=moon", "since=now", "until=9", "cursor=1", "limit=501"] {
+        let answer = worker.get(&format!("/api/v1/runs?{query}")).await;
+        assert_eq!(code(&answer), refused(400, "bad_request"), "{query}");
+    }
+
+    eventually("the history has all runs", LONG, async || worker.history.memory_len().await == 4)
+        .await;
+    let detail = worker.get(&format!("/api/v1/runs/{}", last["id"].as_str().unwrap())).await.json();
+    assert_eq!(detail["compared"]["run"], first["id"], "not with the failed run");
+    assert_eq!(detail["compared"]["keys"], json!({"now": 3, "before": 3, "percent": 0.0}));
+    assert_eq!(detail["neighbors"]["later"], Value::Null);
+    assert_eq!(detail["neighbors"]["earlier"], all[1]);
+    worker.history.away.store(true, Ordering::Relaxed);
+    let detail = worker.get(&format!("/api/v1/runs/{}", last["id"].as_str().unwrap())).await.json();
+    assert_eq!((&detail["state"], &detail["compared"]), (&json!("finished"), &Value::Null));
+    worker.stop().await;
+}
