@@ -178,6 +178,10 @@ impl App {
     }
 
     /// Works until `stops` is cancelled, and then drains.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "it only makes the parts and hands them to each other"
+    )]
     async fn work(
         self,
         settings: &Settings,

@@ -22,6 +22,7 @@ use crate::invalidate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(super) struct Options {
     /// This key, without `cache.prefix`; may be given several times, as may all of these
     #[arg(long = "key", value_name = "KEY")]

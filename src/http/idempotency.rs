@@ -138,9 +138,9 @@ impl Requests {
         control: &Control,
         key: Option<String>,
         request: InvalidateRequest,
-        asker: Asker,
+        from: Asker,
     ) -> Result<Removed, ApiError> {
-        let ask = |request| remove(Arc::clone(&control.invalidations), request, asker);
+        let ask = |request| remove(Arc::clone(&control.invalidations), request, from);
         let Some(key) = key else { return Ok(ask(request).await?) };
         let digest = self.digest(&Meaning::Invalidation(&request));
         let ask = || Asked::Invalidation(ask(request).boxed().shared());

@@ -124,7 +124,7 @@ async fn send(tls: TlsConnector, request: Request<Bytes>) -> Result<Response<Byt
 
 /// The path in the first line, and the server in the header `Host`, as a server expects them.
 fn in_origin_form(mut request: Request<Bytes>, uri: &Uri) -> Result<Request<Bytes>, HttpError> {
-    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let authority = uri.authority().map(hyper::http::uri::Authority::as_str).unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
     request.headers_mut().insert(HOST, HeaderValue::from_str(host)?);
     *request.uri_mut() = uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;

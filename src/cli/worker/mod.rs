@@ -1,5 +1,7 @@
 //! The commands that ask and steer a running worker, by its HTTP address.
 
+#![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
+
 pub(super) mod pause;
 pub(super) mod run;
 pub(super) mod runs;

@@ -1,5 +1,7 @@
 //! `preheat runs`: the newest runs of a worker.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use super::{Worker, WorkerOptions, cut, encoded, table, when};
@@ -34,7 +36,7 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
     let since = since.map(|since| moment(&since));
     for (name, value) in [("job", job), ("outcome", outcome), ("since", since)] {
         if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", encoded(&value)));
+            let _into_a_string = write!(path, "&{name}={}", encoded(&value));
         }
     }
     let answer = worker.get(&path).await?;

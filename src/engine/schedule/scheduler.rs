@@ -451,8 +451,8 @@ impl Engine {
                 let changed_at = self.clock.now() - heard_ago;
                 for (name, touched) in jobs {
                     if let Touched::Tenants(tenants) = &touched {
-                        let changes = &self.runner.last_changes;
-                        tenants.iter().for_each(|tenant| changes.note(tenant, changed_at));
+                        let last = &self.runner.last_changes;
+                        tenants.iter().for_each(|tenant| last.note(tenant, changed_at));
                     }
                     if let Some(state) = self.jobs.get_mut(&name) {
                         state.note_change(touched, heard_at, now);
