@@ -1,4 +1,4 @@
-//! What a PromQL expression reads, and which labels its result has.
+//! What a `PromQL` expression reads, and which labels its result has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;

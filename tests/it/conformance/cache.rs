@@ -226,7 +226,7 @@ async fn looks(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
 
     let sizes = cache.sizes(&keys).await.unwrap();
     let as_sizes = found.iter().map(|found| Some((found.as_ref()?.value.len() as u64, true)));
-    let lives = |size: &Size| size.ttl.is_some_and(|ttl| ttl <= hour) || size.ttl.is_none();
+    let lives = |size: &Size| size.ttl.is_none_or(|ttl| ttl <= hour);
     let shown = sizes.iter().map(|size| size.as_ref().map(|size| (size.bytes, lives(size))));
     assert_eq!(shown.collect::<Vec<_>>(), as_sizes.collect::<Vec<_>>());
     assert_eq!(sizes[0], Some(Size { bytes: 256, ttl: None }));

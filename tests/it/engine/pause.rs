@@ -227,7 +227,7 @@ async fn runs_that_wait_are_given_up_unless_a_person_asked_for_them() {
     let paused = Paused::start(setup([job("list")]), &MemoryPauses::default());
     let world = &paused.world;
     slow_reads(world, MINUTE);
-    world.clock.advance(10 * MINUTE - 30 * SECOND).await;
+    world.clock.advance((10 * MINUTE).checked_sub(30 * SECOND).unwrap()).await;
     // One under way, one of the schedule that waits for it, one that a person asked for.
     let going = world.ask_for("list", Some(&["t1"])).await;
     world.clock.advance(31 * SECOND).await;

@@ -1,4 +1,4 @@
-//! The OpenAPI document: it is the committed one, and the worker keeps to it.
+//! The `OpenAPI` document: it is the committed one, and the worker keeps to it.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! A worker keeps to its OpenAPI document, whatever is sent.
+//! A worker keeps to its `OpenAPI` document, whatever is sent.
 
 use std::path::Path;
 use std::process::Stdio;
