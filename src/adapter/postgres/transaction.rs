@@ -51,6 +51,10 @@ impl Begin {
 /// If it is dropped before its end, the connection is closed. A query's future may be dropped at
 /// any await, but the query goes on in the server, and the connection's next user would wait behind
 /// it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are facts that do not depend on each other"
+)]
 pub(super) struct Transaction<C: Client = PgConnection> {
     held: Option<(C, Place<Link>)>,
     /// The SQL that began it.
