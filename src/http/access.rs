@@ -10,7 +10,6 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::answer::ApiError;
-use super::session::Rights;
 use crate::domain::network::{Network, is_base_path};
 use crate::domain::who::Who;
 
@@ -191,6 +190,39 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// The last value of a list: the one that the nearest proxy added.
 fn last(list: &str) -> Option<&str> {
     list.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// What a request may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rights {
+    /// Look at everything, and change nothing.
+    Read,
+    /// Change things too.
+    Write,
+}
+
+impl Rights {
+    /// How the cookie has it. Each has a key of its own.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+
+    pub(super) fn token(self, access: &Access) -> Option<&SecretString> {
+        match self {
+            Self::Read => access.read_token.as_ref(),
+            Self::Write => access.token.as_ref(),
+        }
+    }
+}
+
+/// The token of an `Authorization` header (RFC 6750). The case of the scheme does not matter (RFC
+/// 9110).
+pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
 #[cfg(test)]

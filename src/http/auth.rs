@@ -6,9 +6,9 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 
 use super::AppState;
-use super::access::Client;
+use super::access::{Client, Rights, bearer};
 use super::answer::ApiError;
-use super::session::{Rights, Session};
+use super::session::Session;
 use crate::domain::who::Who;
 
 /// Proof that the request may change something, and who sent it. A route that changes something takes
@@ -47,13 +47,6 @@ impl FromRequestParts<AppState> for Authorized {
             }
         }
     }
-}
-
-/// The token of an `Authorization` header (RFC 6750). The case of the scheme does not matter (RFC
-/// 9110).
-pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
 fn no_token() -> ApiError {

@@ -125,7 +125,9 @@ impl Question<'_> {
         }
         if *method == "POST" {
             head.push_str("Content-Type: application/json\r\n");
-            head.push_str(&format!("Content-Length: {length}\r\n"));
+            head.push_str("Content-Length: ");
+            head.push_str(&length.to_string());
+            head.push_str("\r\n");
         }
         head + "\r\n"
     }

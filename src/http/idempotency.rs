@@ -22,7 +22,7 @@ use crate::invalidate::{
 
 /// The header's name.
 const HEADER: &str = "idempotency-key";
-/// The header for the OpenAPI document.
+/// The header for the `OpenAPI` document.
 pub(super) const KEY_HEADER: &[RequestHeader] = &[RequestHeader {
     name: "Idempotency-Key",
     description: "a request that is repeated with the same key is answered with what came of the first",

@@ -1,5 +1,5 @@
 //! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
-//! in the file of its resource, with its description for the OpenAPI document; to add a page, see [`pages`].
+//! in the file of its resource, with its description for the `OpenAPI` document; to add a page, see [`pages`].
 
 mod access;
 mod answer;
@@ -111,7 +111,7 @@ struct Shared {
     tries: Tries,
     waiting: Semaphore,
     streams: Streams,
-    /// The OpenAPI document.
+    /// The `OpenAPI` document.
     document: Arc<str>,
 }
 
@@ -140,7 +140,7 @@ pub fn router(control: Control) -> Router {
     mounted(routes.layer(log).with_state(state), &base_path)
 }
 
-/// The OpenAPI document of all routes.
+/// The `OpenAPI` document of all routes.
 pub fn document() -> String {
     documented().finish().1
 }

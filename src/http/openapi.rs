@@ -233,21 +233,21 @@ impl Api {
             .into_iter()
             .map(|(status, answer)| (status.to_string(), self.response(answer)))
             .collect();
-        let mut described = json!({
-            "operationId": id,
-            "summary": summary,
-            "parameters": parameters,
-            "responses": responses,
-        });
+        let mut described = Map::new();
+        described.insert("operationId".to_owned(), json!(id));
+        described.insert("summary".to_owned(), json!(summary));
+        described.insert("parameters".to_owned(), json!(parameters));
+        described.insert("responses".to_owned(), json!(responses));
         if let Some(body) = body {
             let schema = body(&mut self.requests);
             let content = json!({ "application/json": { "schema": schema } });
-            described["requestBody"] = json!({ "required": false, "content": content });
+            described
+                .insert("requestBody".to_owned(), json!({ "required": false, "content": content }));
         }
         if needs_token {
-            described["security"] = json!([{ "token": [] }]);
+            described.insert("security".to_owned(), json!([{ "token": [] }]));
         }
-        described
+        Value::Object(described)
     }
 
     fn response(&mut self, answer: Answers) -> Value {

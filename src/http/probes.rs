@@ -22,7 +22,7 @@ use crate::observe::{Metrics, event};
 const MAX_REFRESH: Duration = Duration::from_secs(2);
 
 /// `GET /` for clients that are no browser.
-pub(super) async fn index() -> String {
+pub(super) fn index() -> String {
     format!(
         "preheat {}\n\n\
          GET  /healthz                  whether this worker works\n\

@@ -14,14 +14,13 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::{hkdf, hmac};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::AppState;
-use super::access::{Access, Client};
+use super::access::{Access, Client, Rights, bearer};
 use super::answer::ApiError;
-use super::auth::bearer;
-use super::pages::layout::Links;
-use super::pages::wants_html;
+use super::answer::wants_html;
+use super::pages::links::Links;
 use crate::domain::who::Who;
 
 /// The cookie's name.
@@ -30,32 +29,6 @@ pub(super) const COOKIE: &str = "preheat";
 const LIFETIME: TimeDelta = TimeDelta::hours(12);
 /// The most cookies of this name that are looked at: other paths of the host may set their own.
 const MAX_COOKIES: usize = 4;
-
-/// What a request may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rights {
-    /// Look at everything, and change nothing.
-    Read,
-    /// Change things too.
-    Write,
-}
-
-impl Rights {
-    /// How the cookie has it. Each has a key of its own.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-        }
-    }
-
-    fn token(self, access: &Access) -> Option<&SecretString> {
-        match self {
-            Self::Read => access.read_token.as_ref(),
-            Self::Write => access.token.as_ref(),
-        }
-    }
-}
 
 /// Who sent a request. Routes that show something take it to know which levers to offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,7 +243,7 @@ mod tests {
             sealed.replace("43200", "99999"),
             content.to_owned(),
             format!("{content}."),
-            format!("{content}.{}", &seal[2..]),
+            format!("{content}.{}", seal.split_at(2).1),
             format!("{content}.{}", "0".repeat(64)),
             format!("{content}.é{seal}"),
             String::new(),

@@ -10,7 +10,7 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
-use super::answer::ApiError;
+use super::answer::{ApiError, wants_html};
 use super::probes::{HealthView, ReadyView, ServerView};
 use super::{answer, pages, probes, with_answers_in_common};
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
@@ -38,15 +38,15 @@ pub fn starting(waiting: Waiting) -> Router {
 
 /// `GET /`
 async fn first(State(waiting): State<Waiting>, headers: HeaderMap, uri: Uri) -> Response {
-    if pages::wants_html(&headers) {
+    if wants_html(&headers) {
         return pages::starting::page(uri.path(), &waiting.starting.borrow());
     }
-    probes::index().await.into_response()
+    probes::index().into_response()
 }
 
 /// Any page, which will be there soon.
 async fn page(State(waiting): State<Waiting>, headers: HeaderMap, uri: Uri) -> Response {
-    if pages::wants_html(&headers) {
+    if wants_html(&headers) {
         return pages::starting::page(uri.path(), &waiting.starting.borrow());
     }
     answer::no_such_route(uri).await.into_response()

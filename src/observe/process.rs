@@ -24,6 +24,7 @@ pub(super) struct Process {
 
 impl Process {
     /// `None` if the system does not report these figures.
+    #[expect(clippy::cast_precision_loss, reason = "ticks are few")]
     pub(super) fn look() -> Option<Self> {
         let stat = Stat::parse(&fs::read_to_string("/proc/self/stat").ok()?)?;
         let booted = booted(&fs::read_to_string("/proc/stat").ok()?)?;

@@ -277,11 +277,11 @@ impl Board {
         if !is_known && !has_keys {
             return None;
         }
-        let zones = status.jobs.values().filter_map(|status| match &status.job.dates {
+        let mut zones = status.jobs.values().filter_map(|status| match &status.job.dates {
             Some(Dates { zone: DateZone::TenantColumn(column), .. }) => Some(column.as_str()),
             Some(Dates { zone: DateZone::Fixed(_), .. }) | None => None,
         });
-        let timezone = zones.filter_map(|column| tenant.column(column)).next();
+        let timezone = zones.find_map(|column| tenant.column(column));
         Some(TenantDetail {
             id: id.to_string(),
             active,

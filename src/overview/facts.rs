@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use super::Moment;
 use crate::domain::deadline;
 use crate::domain::job::JobName;
+use crate::domain::run::RunBrief;
 use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::Entry;
 use crate::engine::run::recent::RecentRuns;
@@ -68,7 +69,7 @@ impl Deadlines {
         started_at: DateTime<Utc>,
     ) -> Self {
         let runs = recent.iter().flat_map(|recent| &recent.runs);
-        let p95 = deadline::p95(runs.filter(|run| run.all_tenants).map(|run| run.duration()));
+        let p95 = deadline::p95(runs.filter(|run| run.all_tenants).map(RunBrief::duration));
         let is_warmed = job.job.enabled && job.pause.is_none();
         let last_success_at = recent.and_then(|recent| recent.last_success_at);
         let gap = job.job.schedule.longest_gap().filter(|_| is_warmed);

@@ -226,7 +226,7 @@ impl Consistency {
 fn nines(ratio: f64) -> Option<u32> {
     let wrong = 1.0 - ratio;
     (wrong > 0.0)
-        .then(|| (1..).take_while(|n| wrong <= 0.1_f64.powi(*n) * (1.0 + 1e-9)).count())?
+        .then(|| (1..=300).take_while(|n| wrong <= 0.1_f64.powi(*n) * (1.0 + 1e-9)).count())?
         .try_into()
         .ok()
 }

@@ -173,7 +173,7 @@ mod tests {
         let mut facts = facts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         for job in &names {
             change(&mut facts, job, |status| {
-                let schedule = Schedule::Every(Duration::from_secs(60));
+                let schedule = Schedule::Every(Duration::from_mins(1));
                 status.job = Arc::new(Job { schedule, ..(*status.job).clone() });
             });
         }

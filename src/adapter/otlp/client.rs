@@ -86,7 +86,6 @@ impl HttpClient for Collector {
     {
         let (reply, answer) = oneshot::channel();
         let tls = self.tls.clone();
-        #[expect(clippy::disallowed_methods, reason = "the exporter waits for the answer below")]
         let _exporting = self.runtime.spawn(async move {
             let sent = tokio::time::timeout(LONGEST, send(tls, request)).await;
             // The exporter is gone when the process ends.

@@ -142,8 +142,8 @@ impl OtlpTraces {
         }
         let span = inside.span();
         if let Some(kind) = failed {
-            span.set_attribute(KeyValue::new("error.type", kind.as_str()));
-            span.set_status(Status::error(kind.as_str()));
+            span.set_attribute(KeyValue::new("error.type", *kind));
+            span.set_status(Status::error(*kind));
         }
         span.end_with_timestamp(began_at + *took);
     }

@@ -97,7 +97,7 @@ impl Worker {
         let error = &value["error"];
         let message = error["message"].as_str().map_or_else(
             || format!("{} answered {status}, and not as a worker does", self.url),
-            |message| output::shown(message).to_string(),
+            |message| output::shown(message),
         );
         let (exit, hint) = match (status, error["code"].as_str()) {
             (401, _) if self.read_token.is_none() => {
@@ -127,12 +127,13 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
     table.add_rows(rows);
     output::fit(&mut table);
     let lines = table.to_string();
-    lines.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let lines: Vec<_> = lines.lines().map(str::trim_end).collect();
+    lines.join("\n") + "\n"
 }
 
 /// A text of an answer, cut to a width.
 fn cut(value: &Value, width: usize) -> String {
-    let text = output::shown(value.as_str().unwrap_or_default()).to_string();
+    let text = output::shown(value.as_str().unwrap_or_default());
     if text.chars().count() <= width {
         return text;
     }

@@ -51,5 +51,5 @@ fn row(job: &Value) -> Vec<String> {
 }
 
 fn shown(value: &Value) -> String {
-    output::shown(value.as_str().unwrap_or_default()).to_string()
+    output::shown(value.as_str().unwrap_or_default())
 }

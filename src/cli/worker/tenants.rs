@@ -26,7 +26,8 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
     let worker = Worker::of(&worker_options, global)?;
     let mut path = format!("/api/v1/tenants?warm=false&limit={limit}");
     if let Some(job) = job {
-        path.push_str(&format!("&job={}", encoded(&job)));
+        path.push_str("&job=");
+        path.push_str(&encoded(&job).to_string());
     }
     let answer = worker.get(&path).await?;
     if worker_options.json {

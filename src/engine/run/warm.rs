@@ -135,6 +135,7 @@ impl<'w> Warming<'w> {
         let began_at = began_at.unwrap_or_else(now);
         // A round that was refused has not counted its time.
         let took = if failed.is_some() { now().saturating_sub(began_at) } else { took };
+        let failed = failed.map(FailureKind::as_str);
         BatchTrace { began_at, took, read, tenants: self.part.len().max(1), failed }
     }
 

@@ -452,7 +452,9 @@ impl Engine {
                 for (name, touched) in jobs {
                     if let Touched::Tenants(tenants) = &touched {
                         let last = &self.runner.last_changes;
-                        tenants.iter().for_each(|tenant| last.note(tenant, changed_at));
+                        for tenant in tenants.iter() {
+                            last.note(tenant, changed_at);
+                        }
                     }
                     if let Some(state) = self.jobs.get_mut(&name) {
                         state.note_change(touched, heard_at, now);

@@ -20,7 +20,7 @@ use crate::http::answer::{ApiError, moment};
 use crate::http::openapi::{Api, Operation, RequestHeader};
 use crate::http::session::Viewer;
 use crate::observe::Metrics;
-use crate::observe::news::{Item, Lost};
+use crate::observe::news::Item;
 
 /// How many news are taken from the log at once.
 const AT_ONCE: usize = 50;
@@ -179,7 +179,7 @@ impl Follower {
                     }
                 }
             }
-            Err(Lost) => {
+            Err(_lost) => {
                 self.read = self.metrics.news.latest();
                 self.begin("reset");
                 self.state = FollowerState::Ends;

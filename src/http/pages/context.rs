@@ -5,10 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
-use super::layout::{Links, Shell};
+use super::layout::Shell;
+use super::links::Links;
 use super::words;
 use crate::http::AppState;
-use crate::http::session::{Rights, Viewer};
+use crate::http::access::Rights;
+use crate::http::session::Viewer;
 use crate::overview::{Level, Link, LinkKind, Moment, PauseView};
 
 /// What a page's body needs besides its data.

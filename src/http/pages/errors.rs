@@ -7,9 +7,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
-use super::layout::{self, Links, Shell};
-use super::wants_html;
-use crate::http::answer::Refusal;
+use super::layout::{self, Shell};
+use super::links::Links;
+use crate::http::answer::{Refusal, wants_html};
 
 /// Turns a refusal into a page, if a browser asked for a page.
 pub(in crate::http) async fn as_pages(request: Request, next: Next) -> Response {

@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::layout::{Links, Shell};
+use super::layout::Shell;
+use super::links::Links;
 use super::tenant;
 use crate::engine::schedule::status::Status;
 use crate::http::AppState;

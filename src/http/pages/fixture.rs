@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::context::Context;
-use super::layout::Links;
+use super::links::Links;
 use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
@@ -13,7 +13,7 @@ use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
 use crate::http::SettingInUse;
-use crate::http::session::Rights;
+use crate::http::access::Rights;
 use crate::overview::{
     BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
     FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
@@ -212,6 +212,7 @@ fn troubles() -> Vec<Trouble> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "it is one value")]
 pub(super) fn overview() -> Overview {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     Overview {

@@ -7,7 +7,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::layout::{Links, Shell, page};
+use super::layout::{Shell, page};
+use super::links::Links;
 use crate::http::AppState;
 
 /// Where the sign-in leads, and why the last try failed.

@@ -13,6 +13,7 @@ mod find;
 mod job;
 mod jobs;
 pub(super) mod layout;
+pub(super) mod links;
 pub(super) mod login;
 mod overview;
 mod run;
@@ -34,6 +35,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::answer::wants_html;
 use super::openapi::{Api, Operation};
 use super::session::Viewer;
 use super::{AppState, probes};
@@ -79,14 +81,8 @@ async fn first(
     let mut answer = if wants_html(&headers) {
         overview::show(shell, &state, &viewer).await
     } else {
-        probes::index().await.into_response()
+        probes::index().into_response()
     };
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     answer
-}
-
-/// Whether the client is a browser that shows the answer to a person.
-pub(super) fn wants_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.into_iter().any(|value| value.contains("text/html"))
 }

@@ -95,7 +95,7 @@ fn figures(figures: &Figures, context: Context<'_>) -> Markup {
 }
 
 /// A figure: its name, its value, and a line that says what the value is about.
-fn figure(name: &str, value: Markup, about: Markup, trend: Markup) -> Markup {
+fn figure(name: &str, [value, about, trend]: [Markup; 3]) -> Markup {
     html! {
         div.figure {
             h2 { (name) }
@@ -117,8 +117,8 @@ fn hit_rate_figure(hit_rate: &HitRate) -> Markup {
             },
         }
     };
-    let value = linked("#cache".to_owned(), ratio.map(words::percent));
-    figure("Hit rate", value, about, trend("Hit rate", day, Span::Share))
+    let value = linked("#cache", ratio.map(words::percent));
+    figure("Hit rate", [value, about, trend("Hit rate", day, Span::Share)])
 }
 
 fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
@@ -135,12 +135,12 @@ fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
             _ => "the tenant list was not read yet",
         }
     };
-    let value = linked(context.links.tenants(&[]), ratio.map(words::percent));
-    figure("Coverage", value, about, html! {})
+    let value = linked(&context.links.tenants(&[]), ratio.map(words::percent));
+    figure("Coverage", [value, about, html! {}])
 }
 
 /// A figure's value as a link to where it comes from.
-fn linked(link: String, value: Option<String>) -> Markup {
+fn linked(link: &str, value: Option<String>) -> Markup {
     words::or_unknown(value, |value| html! { a href=(link) { (value) } })
 }
 
@@ -159,8 +159,8 @@ fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup 
             },
         }
     };
-    let value = linked(context.links.audit(), ratio.map(words::percent));
-    figure("Consistency", value, about, html! {})
+    let value = linked(&context.links.audit(), ratio.map(words::percent));
+    figure("Consistency", [value, about, html! {}])
 }
 
 fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
@@ -173,15 +173,15 @@ fn freshness_figure(freshness: &Freshness, context: Context<'_>) -> Markup {
             },
         }
     };
-    let value = linked(context.links.changes(), p99_ms.map(milliseconds));
-    figure("Freshness", value, about, trend("Freshness", day, Span::FromZero))
+    let value = linked(&context.links.changes(), p99_ms.map(milliseconds));
+    figure("Freshness", [value, about, trend("Freshness", day, Span::FromZero)])
 }
 
 /// A fraction of milliseconds as a duration.
 pub(super) fn milliseconds(number: f64) -> String {
     let duration = std::time::Duration::try_from_secs_f64(number / 1000.0);
     match duration {
-        Ok(duration) if number < 99.95 && number >= 1.0 => {
+        Ok(duration) if (1.0..99.95).contains(&number) => {
             format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
         }
         Ok(duration) => words::span(duration),

@@ -246,7 +246,8 @@ fn compared(comparison: Option<&Comparison>, context: Context<'_>) -> Markup {
 fn comparison_table(comparison: &Comparison, context: Context<'_>) -> Markup {
     let Comparison { run, finished_at, took_ms, tenants, keys, bytes, .. } = comparison;
     let Comparison { queries, database_ms, retries, .. } = comparison;
-    let rows: [(&str, &Change, fn(u64) -> String); 7] = [
+    type InWords = fn(u64) -> String;
+    let rows: [(&str, &Change, InWords); 7] = [
         ("Took", took_ms, context::span),
         ("Tenants", tenants, words::count),
         ("Keys written", keys, words::count),

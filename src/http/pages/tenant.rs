@@ -10,7 +10,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::context::{self, Context};
-use super::layout::{Shell, encoded, page};
+use super::layout::{Shell, page};
+use super::links::encoded;
 use super::tenants;
 use super::words::{self, Look};
 use crate::overview::{JobOfTenant, KeyOfTenant, TenantDetail, WarmState};

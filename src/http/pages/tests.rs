@@ -3,11 +3,11 @@
 use maud::Markup;
 
 use super::context::Context;
-use super::layout::Links;
+use super::links::Links;
 use super::run::Ended;
 use super::runs::View;
 use super::{audit, changes, fixture, job, jobs, overview, run, runs, settings, tenant, tenants};
-use crate::http::session::Rights;
+use crate::http::access::Rights;
 use crate::overview::Neighbors;
 
 /// The bodies of all pages, each with its path.

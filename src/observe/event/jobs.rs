@@ -50,7 +50,7 @@ event! {
     };
     log {
         let Pause { note, by, since: _, until } = pause;
-        let until = until.map_or("resumed".to_owned(), |until| moment(until));
+        let until = until.map_or("resumed".to_owned(), moment);
         info!(%job, %by, %note, until, "job `{job}` is paused by {by} until {until}: {note}");
     };
 }

@@ -100,7 +100,7 @@ const ALL: [(TroubleKind, Mend); 18] = [
         Arc::get_mut(&mut facts.status).unwrap().phase = Phase::Draining;
     }),
     (TroubleKind::SchedulerSilent, |facts| {
-        facts.health.scheduler.silent_for = Duration::from_secs(120);
+        facts.health.scheduler.silent_for = Duration::from_mins(2);
     }),
     (TroubleKind::DatabaseDown, |facts| facts.database_down = down()),
     (TroubleKind::CacheDown, |facts| facts.cache_down = down()),

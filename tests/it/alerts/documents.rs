@@ -16,7 +16,12 @@ fn documents_name_metrics_and_labels_that_exist() {
     let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
     for entry in std::fs::read_dir(format!("{ROOT}/docs")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        paths.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
+        paths.extend(
+            std::path::Path::new(&name)
+                .extension()
+                .is_some_and(|kind| kind == "md")
+                .then(|| format!("docs/{name}")),
+        );
     }
     let mut found = 0;
     let mut problems = Vec::new();

@@ -21,6 +21,7 @@ fn yaml<T: DeserializeOwned>(path: &str) -> T {
 }
 
 /// Fails the test if there are problems, and names them all.
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over what they collected")]
 fn none(problems: Vec<String>) {
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }

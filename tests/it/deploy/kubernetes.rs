@@ -24,7 +24,7 @@ fn files() -> Vec<String> {
     for folder in [FOLDER.to_owned(), format!("{FOLDER}/monitoring")] {
         for entry in fs::read_dir(path(&folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            if name.ends_with(".yaml") {
+            if std::path::Path::new(&name).extension().is_some_and(|kind| kind == "yaml") {
                 found.push(format!("{folder}/{name}"));
             }
         }

@@ -190,6 +190,10 @@ impl Worker {
         Self::start_for(Access { token, ..Access::default() }).await
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "it only makes the parts and hands them to each other"
+    )]
     async fn start_for(access: Access) -> Self {
         let clock = VirtualClock::new("2026-03-01T12:10:00Z".parse().unwrap(), 7);
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());

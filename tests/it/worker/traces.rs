@@ -82,7 +82,11 @@ fn text(span: &Span, name: &str) -> Option<String> {
     match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
         Value::IntValue(number) => Some(number.to_string()),
-        _ => None,
+        Value::BoolValue(_)
+        | Value::DoubleValue(_)
+        | Value::ArrayValue(_)
+        | Value::KvlistValue(_)
+        | Value::BytesValue(_) => None,
     }
 }
 
@@ -111,8 +115,8 @@ async fn a_run_is_a_trace_with_its_batches() {
     assert_eq!(text(run, "preheat.outcome").as_deref(), Some("ok"));
     assert_eq!(text(run, "preheat.tenants").as_deref(), Some("6"));
     let id = text(run, "preheat.run.id").unwrap().replace('-', "");
-    let trace: String = run.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(trace, id, "a trace has its run's id");
+    let trace = u128::from_be_bytes(run.trace_id.clone().try_into().unwrap());
+    assert_eq!(format!("{trace:032x}"), id, "a trace has its run's id");
     let batches = named(&spans, "batch");
     assert_eq!(batches.len(), 2, "{spans:?}");
     for batch in batches {
