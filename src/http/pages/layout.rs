@@ -276,20 +276,21 @@ fn query(pairs: &[(&str, &str)]) -> String {
     let mut query = String::new();
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
         query.push(if query.is_empty() { '?' } else { '&' });
-        query.push_str(&format!("{name}={}", encoded(value)));
+        query.extend([name, "=", &encoded(value).to_string()]);
     }
     query
 }
 
 /// A page. The body begins with the page's `h1`. A node with an `id` and `data-live="PART"` is
 /// drawn anew when that part of the worker's state changes.
+#[expect(clippy::needless_pass_by_value, reason = "a body is made for its page")]
 pub(in crate::http) fn page(title: &str, shell: &Shell, body: Markup) -> Response {
-    let html = document(title, shell, body).into_string();
+    let html = document(title, shell, &body).into_string();
     let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
     (StatusCode::OK, headers, html).into_response()
 }
 
-fn document(title: &str, shell: &Shell, body: Markup) -> Markup {
+fn document(title: &str, shell: &Shell, body: &Markup) -> Markup {
     let links = &shell.links;
     html! {
         (DOCTYPE)
@@ -459,7 +460,7 @@ mod tests {
     #[test]
     fn what_a_page_shows_is_escaped() {
         let shell = Shell::at("/").with_json("x?a=<b>");
-        let html = document("<script>", &shell, html! { h1 { "<script>" } }).into_string();
+        let html = document("<script>", &shell, &html! { h1 { "<script>" } }).into_string();
         assert!(html.contains("<title>&lt;script&gt; · preheat</title>"), "{html}");
         assert!(html.contains("<h1>&lt;script&gt;</h1>"), "{html}");
         assert!(html.contains("x?a=&lt;b&gt;"), "{html}");
