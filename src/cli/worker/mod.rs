@@ -97,7 +97,7 @@ impl Worker {
         let error = &value["error"];
         let message = error["message"].as_str().map_or_else(
             || format!("{} answered {status}, and not as a worker does", self.url),
-            |message| output::shown(message),
+            output::shown,
         );
         let (exit, hint) = match (status, error["code"].as_str()) {
             (401, _) if self.read_token.is_none() => {

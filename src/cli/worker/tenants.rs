@@ -27,7 +27,7 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
     let mut path = format!("/api/v1/tenants?warm=false&limit={limit}");
     if let Some(job) = job {
         path.push_str("&job=");
-        path.push_str(&encoded(&job).to_string());
+        path.push_str(&encoded(&job));
     }
     let answer = worker.get(&path).await?;
     if worker_options.json {

@@ -336,6 +336,7 @@ mod tests {
         JobName::parse(name).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "an owner is an option")]
     fn owner(number: usize) -> Owner {
         Some(TenantId::new(format!("t{number:06}")))
     }

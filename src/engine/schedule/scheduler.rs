@@ -452,7 +452,7 @@ impl Engine {
                 for (name, touched) in jobs {
                     if let Touched::Tenants(tenants) = &touched {
                         let last = &self.runner.last_changes;
-                        for tenant in tenants.iter() {
+                        for tenant in tenants {
                             last.note(tenant, changed_at);
                         }
                     }

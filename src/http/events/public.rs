@@ -146,12 +146,10 @@ impl Follower {
         let state = FollowerState::Follows;
         let mut follower =
             Self { metrics, arrived, filter, boot, read: latest, ready: VecDeque::new(), state };
-        match last {
+        match last.map(|last| follower.number(last)) {
             None => follower.begin("hello"),
-            Some(last) => match follower.number(last) {
-                Some(number) => follower.read = number,
-                None => follower.begin("reset"),
-            },
+            Some(None) => follower.begin("reset"),
+            Some(Some(number)) => follower.read = number,
         }
         follower
     }
@@ -170,19 +168,16 @@ impl Follower {
     }
 
     fn read(&mut self) {
-        match self.metrics.news.after(self.read, AT_ONCE) {
-            Ok(items) => {
-                for item in items {
-                    self.read = item.number;
-                    if self.filter.wants(&item) {
-                        self.ready.push_back(sent(&self.boot, &item));
-                    }
-                }
-            }
-            Err(_lost) => {
-                self.read = self.metrics.news.latest();
-                self.begin("reset");
-                self.state = FollowerState::Ends;
+        let Ok(items) = self.metrics.news.after(self.read, AT_ONCE) else {
+            self.read = self.metrics.news.latest();
+            self.begin("reset");
+            self.state = FollowerState::Ends;
+            return;
+        };
+        for item in items {
+            self.read = item.number;
+            if self.filter.wants(&item) {
+                self.ready.push_back(sent(&self.boot, &item));
             }
         }
     }

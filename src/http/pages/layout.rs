@@ -130,6 +130,7 @@ impl Section {
 
 /// A page. The body begins with the page's `h1`. A node with an `id` and `data-live="PART"` is
 /// drawn anew when that part of the worker's state changes.
+#[expect(clippy::needless_pass_by_value, reason = "a body is made for its page")]
 pub(in crate::http) fn page(title: &str, shell: &Shell, body: Markup) -> Response {
     let html = document(title, shell, &body).into_string();
     let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];

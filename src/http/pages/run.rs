@@ -243,10 +243,12 @@ fn compared(comparison: Option<&Comparison>, context: Context<'_>) -> Markup {
     }
 }
 
+/// How a number is shown.
+type InWords = fn(u64) -> String;
+
 fn comparison_table(comparison: &Comparison, context: Context<'_>) -> Markup {
     let Comparison { run, finished_at, took_ms, tenants, keys, bytes, .. } = comparison;
     let Comparison { queries, database_ms, retries, .. } = comparison;
-    type InWords = fn(u64) -> String;
     let rows: [(&str, &Change, InWords); 7] = [
         ("Took", took_ms, context::span),
         ("Tenants", tenants, words::count),

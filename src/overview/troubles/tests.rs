@@ -27,6 +27,7 @@ fn shown(facts: &Facts) -> String {
     format!("{level:?} | {sentence} | {reason} | since {since} | {link} | {next_step}")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is the value of a field")]
 fn down() -> Option<Since> {
     Some(Since { at: at("11:58"), message: "connection refused".to_owned() })
 }
