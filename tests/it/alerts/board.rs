@@ -93,8 +93,7 @@ fn panels_have_a_title_a_description_a_unit_and_a_place_of_their_own() {
         let title = panel["title"].as_str().unwrap_or_default();
         let [x, y, w, h] =
             ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
-        let cells = (y..y + h).flat_map(|row| (x..x + w).map(move |column| (row, column)));
-        let mut cells = cells;
+        let mut cells = (y..y + h).flat_map(|row| (x..x + w).map(move |column| (row, column)));
         let is_free = cells.all(|cell| places.insert(cell));
         if title.is_empty() || !ids.insert(panel["id"].as_u64()) || !is_free || x + w > 24 {
             problems.push(format!("{title}: its title, its id or its place"));

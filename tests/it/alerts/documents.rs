@@ -15,13 +15,10 @@ const OTHERS: [&str; 1] = ["preheat_changes"];
 fn documents_name_metrics_and_labels_that_exist() {
     let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
     for entry in std::fs::read_dir(format!("{ROOT}/docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        paths.extend(
-            std::path::Path::new(&name)
-                .extension()
-                .is_some_and(|kind| kind == "md")
-                .then(|| format!("docs/{name}")),
-        );
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "md") {
+            paths.push(format!("docs/{}", path.file_name().unwrap().to_str().unwrap()));
+        }
     }
     let mut found = 0;
     let mut problems = Vec::new();
