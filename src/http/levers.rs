@@ -87,7 +87,6 @@ pub(super) struct WrittenPause {
     #[schemars(length(min = 1, max = MAX_NOTE))]
     pub(super) note: String,
     /// When the pause ends by itself, as in RFC 3339.
-    #[schemars(extend("format" = "date-time"))]
     pub(super) until: Option<String>,
     /// How long the pause lasts, such as `20m`.
     pub(super) r#for: Option<String>,

@@ -229,10 +229,8 @@ pub(super) struct ListQuery {
     #[schemars(with = "Option<Trigger>")]
     pub(super) trigger: Option<String>,
     /// The runs that started at this moment or later.
-    #[schemars(extend("format" = "date-time"))]
     pub(super) since: Option<String>,
     /// The runs that started before this moment.
-    #[schemars(extend("format" = "date-time"))]
     pub(super) until: Option<String>,
     /// The page that begins after this place: `next` of the page before.
     pub(super) cursor: Option<String>,

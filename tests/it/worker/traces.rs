@@ -143,15 +143,15 @@ async fn a_requests_trace_goes_on_in_its_run_and_a_failure_is_told() {
     let headers = [("authorization", token.as_str()), ("traceparent", parent)];
     let body = json!({ "wait": true }).to_string();
     let answer = post(worker.address(), "/api/v1/jobs/broken/runs", &headers, &body).await.unwrap();
-    assert_eq!(answer.json()["outcome"], "failed");
+    assert_eq!(answer.json()["outcome"], "partial", "the first tenant has no items");
     let (_, spans) = collector.run().await;
     let [run] = named(&spans, "run broken")[..] else { panic!("{spans:?}") };
     assert_eq!(run.trace_id[..2], [0x4b, 0xf9]);
     assert_eq!(run.parent_span_id[..2], [0x00, 0xf0]);
-    assert_eq!(text(run, "preheat.outcome").as_deref(), Some("failed"));
-    let failed = named(&spans, "batch");
-    assert!(!failed.is_empty(), "{spans:?}");
-    assert!(failed.iter().all(|batch| text(batch, "error.type").as_deref() == Some("query")));
+    assert_eq!(text(run, "preheat.outcome").as_deref(), Some("partial"));
+    let failed = named(&spans, "batch").into_iter().filter_map(|batch| text(batch, "error.type"));
+    let failed: Vec<_> = failed.collect();
+    assert!(!failed.is_empty() && failed.iter().all(|kind| kind == "query"), "{spans:?}");
 }
 
 #[tokio::test]
