@@ -1,5 +1,5 @@
 //! The control plane (probes, metrics, jobs and runs) and the dashboard. To add a route, add it to `routes`
-//! in the file of its resource, with its description for the `OpenAPI` document; to add a page, see [`pages`].
+//! in the file of its resource, with its description for the `OpenAPI` document; to add a page, see `pages`.
 
 mod access;
 mod answer;

@@ -263,6 +263,8 @@ fn hazard_32_a_secret_is_never_shown() {
         ("REDIS_URL", "redis://:hunter2@host"),
         ("PREHEAT_HISTORY__URL", "postgres://user:hunter2@host/history"),
         ("PREHEAT_HTTP__TOKEN", "hunter2"),
+        ("PREHEAT_HTTP__READ_TOKEN", "hunter2-to-look"),
+        ("PREHEAT_CHANGES__URL", "postgres://user:hunter2@host/changes"),
     ];
     let settings = load("", &variables).unwrap();
     assert!(!format!("{settings:?} {settings:#?}").contains("hunter2"));

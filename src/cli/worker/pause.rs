@@ -5,14 +5,14 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{Worker, WorkerOptions, cut, encoded};
-use crate::cli::{Exit, Failure, Global, output};
+use crate::cli::{Exit, Failure, Global, complete, output};
 
 /// Which jobs.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Which {
     /// These jobs
-    #[arg(id = "named_jobs", value_name = "JOB")]
+    #[arg(id = "named_jobs", value_name = "JOB", add = complete::jobs())]
     jobs: Vec<String>,
     /// All jobs
     #[arg(long)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Worker, WorkerOptions, cut, encoded, table};
 use crate::adapter::clock::SystemClock;
-use crate::cli::{Exit, Failure, Global, output};
+use crate::cli::{Exit, Failure, Global, complete, output};
 use crate::engine::ports::Clock;
 
 /// How often `--wait` looks whether the runs have ended.
@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Options {
     /// These jobs; all enabled ones if none is named
-    #[arg(id = "named_jobs", value_name = "JOB")]
+    #[arg(id = "named_jobs", value_name = "JOB", add = complete::jobs())]
     jobs: Vec<String>,
     /// For this tenant alone; may be given several times
     #[arg(long = "tenant", value_name = "ID")]

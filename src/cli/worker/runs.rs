@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Worker, WorkerOptions, cut, encoded, table, when};
 use crate::adapter::clock::SystemClock;
-use crate::cli::{Exit, Failure, Global, output};
+use crate::cli::{Exit, Failure, Global, complete, output};
 use crate::domain::duration;
 use crate::engine::ports::Clock;
 
@@ -14,7 +14,7 @@ use crate::engine::ports::Clock;
 pub(in crate::cli) struct Options {
     /// The runs of this job alone
     // `jobs` is the folder of all commands.
-    #[arg(id = "named_job", long = "job", value_name = "JOB")]
+    #[arg(id = "named_job", long = "job", value_name = "JOB", add = complete::jobs())]
     job: Option<String>,
     /// The runs with this outcome alone: ok, partial, failed, timeout or cancelled
     #[arg(long)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Worker, WorkerOptions, cut, encoded, table, when};
-use crate::cli::{Exit, Failure, Global, output};
+use crate::cli::{Exit, Failure, Global, complete, output};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Options {
@@ -12,7 +12,7 @@ pub(in crate::cli) struct Options {
     not_warm: bool,
     /// In this job alone
     // `jobs` is the folder of all commands.
-    #[arg(id = "named_job", long = "job", value_name = "JOB")]
+    #[arg(id = "named_job", long = "job", value_name = "JOB", add = complete::jobs())]
     job: Option<String>,
     /// How many, from 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100)]
