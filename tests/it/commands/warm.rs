@@ -122,6 +122,7 @@ async fn a_report_is_one_json_document_and_logs_go_elsewhere() {
     insta::assert_json_snapshot!(output.json(), {
         ".jobs[].id" => "[id]",
         ".jobs[].duration_ms" => "[ms]",
+        ".jobs[].report.database_ms" => "[ms]",
     });
     let lines: Vec<Value> =
         output.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
