@@ -35,6 +35,6 @@ async fn schemathesis_finds_nothing_undeclared() {
         .unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
-    assert!(!said.contains("0 selected"), "{said}");
+    assert!(!said.contains(" 0 selected"), "{said}");
     worker.answers("/healthz", 200).await;
 }
