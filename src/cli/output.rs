@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::adapter::clock::SystemClock;
+pub(super) use crate::domain::count::{count, counted};
 use crate::domain::duration;
 use crate::domain::shown::is_harmful;
 pub(super) use crate::domain::shown::shown;
@@ -176,16 +177,6 @@ pub(super) fn bytes(count: u64) -> String {
 /// Bytes of memory for people, in Redis' units: `1.50 MiB`.
 pub(super) fn memory(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
-}
-
-/// A count for people: `17,000`.
-pub(super) fn count(count: u64) -> String {
-    indicatif::HumanCount(count).to_string()
-}
-
-/// A number and its noun: `1 query`, `6 keys`.
-pub(super) fn counted(number: u64, one: &str, several: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { several })
 }
 
 /// A duration for people: `1.25s`, `340ms`.

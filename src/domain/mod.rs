@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod batch_size;
 pub mod change;
+pub mod count;
 pub mod date;
 pub mod day;
 pub mod deadline;

@@ -1,26 +1,8 @@
-//! Numbers and times as sentences have them.
+//! Shares and times as sentences have them.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-
-/// A number with a comma between each three digits: `5,000`.
-pub(super) fn number(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Some things: `1 tenant`, `5,000 tenants`.
-pub(super) fn counted(count: u64, one: &str, several: &str) -> String {
-    format!("{} {}", number(count), if count == 1 { one } else { several })
-}
 
 /// A ratio in per cent with two places, rounded down, so that only all is 100 %.
 pub(super) fn percent(ratio: f64) -> String {
@@ -56,9 +38,6 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_written_for_people() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!(counted(1, "tenant", "tenants"), "1 tenant");
-        assert_eq!(counted(0, "tenant", "tenants"), "0 tenants");
         let shares = [1.0, 0.999_99, 0.9998, 0.985, 0.0].map(percent);
         assert_eq!(shares, ["100 %", "99.99 %", "99.98 %", "98.5 %", "0 %"]);
         let spans = [-5, 59, 60, 3_599, 7_200, 172_800].map(|s| span(TimeDelta::seconds(s)));

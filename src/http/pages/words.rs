@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
 use maud::{Markup, html};
 
+pub(super) use crate::domain::count::count;
 use crate::domain::report::{FailureKind, Outcome};
 use crate::domain::run::Trigger;
 use crate::domain::shown::shown;
@@ -19,19 +20,6 @@ pub(super) fn unknown() -> Markup {
 /// The value, or what stands for an unknown one.
 pub(super) fn or_unknown<T>(value: Option<T>, write: impl FnOnce(T) -> Markup) -> Markup {
     value.map_or_else(unknown, write)
-}
-
-/// A count, with its thousands separated: `18,204`.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A count with its noun: `1 tenant`, `2 tenants`.

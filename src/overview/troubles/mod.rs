@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use super::facts::{Facts, NotWarmOfJob};
-use super::text::{counted, moment, number, percent, span};
+use super::text::{moment, percent, span};
 use super::{Level, Link, LinkKind, Moment, Trouble, TroubleKind, Verdict};
+use crate::domain::count::{count, counted};
 use crate::domain::job::JobName;
 use crate::domain::run::Outcome;
 use crate::engine::run::not_warm::Reason;
@@ -362,8 +363,8 @@ fn coverage_low(facts: &Facts, status: &JobStatus) -> Option<Trouble> {
         sentence: format!("Only {} of the keys of job `{job}` are in the cache.", percent(ratio)),
         reason: Some(format!(
             "{} of {} keys of a sample were there",
-            number(share.part),
-            number(share.whole)
+            count(share.part),
+            count(share.whole)
         )),
         since: None,
         next_step: next_run(facts, status),
@@ -382,8 +383,8 @@ fn inconsistent(facts: &Facts, status: &JobStatus) -> Option<Trouble> {
         ),
         reason: Some(format!(
             "{} of {} compared keys differed",
-            number(audited.equal.whole - audited.equal.part),
-            number(audited.equal.whole)
+            count(audited.equal.whole - audited.equal.part),
+            count(audited.equal.whole)
         )),
         since: None,
         next_step: format!("Run `preheat audit --job {job}` to see what differs."),
@@ -438,7 +439,7 @@ pub(super) fn verdict(facts: &Facts, troubles: &[Found]) -> Verdict {
 
 /// What several troubles of one kind come to; `None` for kinds of which there is one at most.
 fn several(kind: TroubleKind, jobs: u64) -> Option<String> {
-    let jobs = number(jobs);
+    let jobs = count(jobs);
     Some(match kind {
         TroubleKind::JobHeld => format!("{jobs} jobs are held and do not run."),
         TroubleKind::JobLate => format!("{jobs} jobs are late."),
@@ -469,7 +470,7 @@ fn all_is_well(facts: &Facts) -> Verdict {
         (true, None) => (Level::Ok, "Everything is warm, as far as is known.".to_owned()),
         (true, Some(0)) => (Level::Info, "There are no active tenants.".to_owned()),
         (true, Some(1)) => (Level::Ok, "The only tenant is warm.".to_owned()),
-        (true, Some(tenants)) => (Level::Ok, format!("All {} tenants are warm.", number(tenants))),
+        (true, Some(tenants)) => (Level::Ok, format!("All {} tenants are warm.", count(tenants))),
     };
     Verdict { level, sentence }
 }
