@@ -16,7 +16,7 @@ pub const MAX_NOTE: usize = 200;
 /// Why and since when a job is paused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
-    /// Why, in the words of whoever paused it.
+    /// The reason, as the person who paused the job wrote it.
     pub note: Note,
     /// Who paused it.
     pub by: Who,

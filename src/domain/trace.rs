@@ -1,4 +1,4 @@
-//! What a trace tells of a run: its batches, and the trace of the request that asked for it.
+//! The parts of a run's trace: its batches, and the trace of the request that started the run.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ const MOST: usize = 10;
 pub struct TraceParent {
     /// The trace.
     pub trace: [u8; 16],
-    /// The span of whoever asks.
+    /// The caller's span.
     pub span: [u8; 8],
-    /// Whether whoever asks records the trace.
+    /// Whether the caller records the trace.
     pub is_sampled: bool,
 }
 

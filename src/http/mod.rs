@@ -178,7 +178,7 @@ async fn limited<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
 }
 
 /// Headers of every answer. Nothing from elsewhere may be loaded into a page, nothing in a page runs
-/// that is not a file of ours, and no other site may frame it. Caches store only what says so itself.
+/// that is not a file of ours, and no other site may frame it. Caches may store only answers that allow it.
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,

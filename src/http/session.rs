@@ -251,7 +251,7 @@ mod tests {
         ] {
             assert_eq!(opened(&forged), None, "{forged}");
         }
-        // Whoever knows the reading token can make a reading cookie, and no other.
+        // The reading token is enough to make a cookie for reading, but not one for writing.
         let with_read_key = Access { token: own.read_token.clone(), ..Access::default() };
         let made = Session::new(Rights::Write, Who::token(), at(0)).sealed(&with_read_key).unwrap();
         assert_eq!(opened(&made), None);

@@ -76,7 +76,7 @@ impl Tries {
     }
 }
 
-/// Whoever has one IPv6 address usually has the whole /64.
+/// The network that counts as one client: a client with an IPv6 address usually has the whole /64.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

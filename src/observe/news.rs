@@ -1,6 +1,6 @@
-//! What has just happened, for those who follow the worker over HTTP. The newest news are kept, so that
-//! whoever was away for a moment misses nothing. Nobody waits for a reader: whoever is too slow loses the
-//! oldest, and learns that.
+//! What has just happened, for clients that follow the worker over HTTP. The newest items are kept, so that
+//! a client that was away for a moment misses nothing. The worker never waits for a reader: a reader that is
+//! too slow loses the oldest items, and learns that it did.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

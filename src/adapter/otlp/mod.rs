@@ -193,7 +193,7 @@ thread_local! {
     static RUN: Cell<Option<RunId>> = const { Cell::new(None) };
 }
 
-/// A run's trace has the run's id, so that whoever has the one from a log finds the other.
+/// The id of a run's trace is the id of the run, so that a reader of the log can find the trace.
 #[derive(Debug, Default)]
 struct RunIds(RandomIdGenerator);
 

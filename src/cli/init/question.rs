@@ -1,4 +1,4 @@
-//! Questions to the person at the terminal; and what is done where there is none.
+//! Questions to the person at the terminal, and the answers that are assumed without a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 

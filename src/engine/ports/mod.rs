@@ -477,7 +477,7 @@ pub trait Traces: Send + Sync {
     fn close(&self);
 }
 
-/// What a trace tells of a run.
+/// A run, as a trace shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct RunTrace<'r> {
     /// Its record.

@@ -32,7 +32,7 @@ pub struct BatchFit {
 }
 
 impl BatchSizes {
-    /// Sizes such that a query takes at most that long, where smaller batches can achieve it.
+    /// Sizes with which a query takes at most `target`, if smaller batches can achieve that.
     pub fn new(target: Option<Duration>) -> Self {
         Self { target, jobs: Mutex::default() }
     }

@@ -35,7 +35,7 @@ pub struct PauseBook {
     in_effect: AsyncMutex<InEffect>,
     /// Changes that are in effect and not kept yet.
     unkept: Mutex<PauseChanges>,
-    /// Whoever talks to the store holds it, so that changes are kept in their order.
+    /// Locked while the store is read or written, so that it receives changes in their order.
     storing: AsyncMutex<()>,
     /// Rung when a change could not be kept at once.
     behind: Notify,

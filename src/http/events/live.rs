@@ -19,7 +19,7 @@ use crate::http::session::Viewer;
 use crate::observe::Metrics;
 use crate::observe::news::News;
 
-/// Changes within this time are told together.
+/// How long a stream collects changes before it sends them in one event.
 const GATHER: Duration = Duration::from_millis(150);
 /// The shortest time between two events of one stream.
 const REST: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ struct Changes {
     seen: Arc<Status>,
     metrics: Arc<Metrics>,
     news: watch::Receiver<u64>,
-    /// The number of the newest news that was told.
+    /// The number of the newest item of the news that this stream has read.
     read: u64,
     wake: Wake,
 }
@@ -191,7 +191,7 @@ impl Parts {
 
     fn of_news(&mut self, news: &News) {
         match news {
-            // The status tells it, at the moment when a page can show it.
+            // A change of the status reports it, once a page can show it.
             News::RunStarted { .. } | News::JobPaused { .. } | News::JobResumed { .. } => {}
             News::RunFinished(record) => {
                 if record.trigger == Trigger::Change {

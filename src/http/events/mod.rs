@@ -3,8 +3,8 @@
 //!
 //! A stream ends when the worker stops, and never holds that up. Its connection may lose its place
 //! to a new one, as any connection that waits for its next request: probes and scrapes come first.
-//! Whoever reads too slowly loses its connection (see [`server`](super::server)), and nobody waits
-//! for it.
+//! The server closes the connection of a client that reads too slowly (see [`server`](super::server));
+//! the worker never waits for such a client.
 
 mod live;
 mod public;

@@ -56,7 +56,7 @@ pub(super) async fn serve(Path(name): Path<String>, uri: axum::http::Uri) -> Res
     }
 }
 
-/// FNV-1a. It tells versions of one file apart; it protects nothing.
+/// FNV-1a. Different versions of a file get different hashes. It is no protection against forgery.
 fn hash(bytes: &[u8]) -> u64 {
     const START: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;

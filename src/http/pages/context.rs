@@ -18,7 +18,7 @@ use crate::overview::{Level, Link, LinkKind, Moment, PauseView};
 pub(super) struct Context<'a> {
     /// Makes links from this page to others.
     pub(super) links: &'a Links,
-    /// The moment of the page. Times are told as seen from it.
+    /// The time at which the page is made. Relative times (`4 min ago`) are relative to it.
     pub(super) now: DateTime<Utc>,
     /// What the viewer may do: forms are only for those who may change something.
     pub(super) rights: Rights,

@@ -143,7 +143,7 @@ fn panels_read_what_exists_of_the_chosen_workers_and_jobs() {
                 say(format!("`{name}` only grows: read its rate"));
             }
         }
-        // A number of now looks back for a time that its title says.
+        // A panel with one number has a fixed range, which its title names.
         let ranges = query.expr.matches('[').count();
         if query.kind != "stat" && query.expr.matches("[$__rate_interval]").count() != ranges {
             say("it looks back for another time than `$__rate_interval`".to_owned());

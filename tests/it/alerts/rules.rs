@@ -169,7 +169,7 @@ fn each_alert_is_tested_while_well_before_it_fires_afterwards_and_where_its_seri
         if !tests.iter().any(|test| test.shows_when(&alert, duration_of(&rule.r#for))) {
             problems.push(format!("{alert}: no test shows when it fires, and when it ends"));
         }
-        // The absence of a series is what this one says.
+        // This alert fires because a series is absent.
         let shows_absence = tests.iter().any(|test| test.shows_absence(&alert));
         if !shows_absence && alert != "PreheatAbsent" {
             problems.push(format!("{alert}: no test shows that it is silent without its series"));

@@ -23,7 +23,7 @@ impl Browser {
     }
 
     /// The same with rules for names of hosts: `MAP name 127.0.0.1`.
-    #[expect(clippy::unused_async, reason = "whoever starts a server waits for it")]
+    #[expect(clippy::unused_async, reason = "all starts of programs are awaited")]
     pub(crate) async fn start_with(rules: &str) -> Option<Self> {
         let Some(chromium) = chromium() else {
             super::skipped("chromium is not installed: no page is looked at in a browser");
