@@ -268,9 +268,11 @@ impl Board {
         let alone = alone(id);
         let tenant = known.or_else(|| alone.get(0))?;
         let status = self.handle.status();
+        let mut not_warm = self.not_warm_in(id).await;
         let mut jobs = Vec::new();
         for job in status.jobs.values().filter(|status| status.job.scope == Scope::Tenants) {
-            jobs.push(self.job_of_tenant(job, tenant, active).await);
+            let not_warm = not_warm.remove(&job.job.name);
+            jobs.push(self.job_of_tenant(job, tenant, (active, not_warm)).await);
         }
         let is_known = known.is_some() || fence.is_some();
         let has_keys = jobs.iter().any(|job| job.keys_present > 0 || job.problem.is_some());
@@ -300,22 +302,29 @@ impl Board {
         }
     }
 
+    /// The jobs in which a tenant is not warm.
+    async fn not_warm_in(&self, id: &TenantId) -> BTreeMap<JobName, NotWarmTenant> {
+        let owner: Owner = Some(id.clone());
+        let entries = self.runner.not_warm.of_tenant(&owner);
+        if entries.is_empty() {
+            return BTreeMap::new();
+        }
+        let of = entries.keys().map(|job| (job.clone(), owner.clone())).collect();
+        let next_tries = self.pending(of).await.map(|pending| pending.next_tries);
+        let next_tries = next_tries.unwrap_or_default().into_iter().chain(std::iter::repeat(None));
+        let listed = entries.into_iter().zip(next_tries).map(|((job, entry), next)| {
+            let listed = Listed { job: job.clone(), owner: owner.clone(), entry };
+            (job, NotWarmTenant::new(listed, next))
+        });
+        listed.collect()
+    }
+
     async fn job_of_tenant(
         &self,
         status: &JobStatus,
         tenant: Tenant<'_>,
-        active: Option<bool>,
+        (active, not_warm): (Option<bool>, Option<NotWarmTenant>),
     ) -> JobOfTenant {
-        let name = &status.job.name;
-        let owner: Owner = Some(TenantId::new(tenant.id()));
-        let entry = self.runner.not_warm.of_tenant(&owner).remove(name);
-        let listed = entry.map(|entry| Listed { job: name.clone(), owner: owner.clone(), entry });
-        let next = match &listed {
-            Some(_) => self.pending(vec![(name.clone(), owner)]).await,
-            None => None,
-        };
-        let next = next.and_then(|pending| pending.next_tries.first().copied().flatten());
-        let not_warm = listed.map(|listed| NotWarmTenant::new(listed, next));
         let state = match (status.job.enabled, active, &not_warm) {
             (false, _, _) => WarmState::Off,
             (true, Some(false), _) => WarmState::NotActive,
@@ -324,7 +333,7 @@ impl Board {
             (true, Some(true) | None, None) => WarmState::Unknown,
         };
         let mut job = JobOfTenant {
-            job: name.to_string(),
+            job: status.job.name.to_string(),
             state,
             not_warm,
             problem: None,

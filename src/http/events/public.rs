@@ -119,7 +119,7 @@ struct Follower {
     arrived: watch::Receiver<u64>,
     filter: Filter,
     boot: String,
-    /// The number of the newest news that was read.
+    /// The number of the newest item of the news that was read.
     read: u64,
     /// What is to be sent next.
     ready: VecDeque<String>,
