@@ -4,6 +4,7 @@
 //! which rights and under which name, and that only this token's owner can have made. The worker keeps
 //! nothing, so a sign-in works on every replica and survives a restart, and a new token ends all.
 
+use std::convert::Infallible;
 use std::fmt::Write;
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -173,17 +174,17 @@ fn sign_in_first(request: &Request) -> Response {
 }
 
 impl FromRequestParts<AppState> for Viewer {
-    type Rejection = ApiError;
+    type Rejection = Infallible;
 
     /// Somebody who is not admitted sees only the sign-in, and may do nothing there.
-    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Infallible> {
         let nobody = || Self { rights: Rights::Read, who: None, is_signed_in: false };
         Ok(parts.extensions.get().cloned().unwrap_or_else(nobody))
     }
 }
 
 impl FromRequestParts<AppState> for Client {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Infallible;
 
     async fn from_request_parts(
         parts: &mut Parts,

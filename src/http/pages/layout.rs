@@ -1,5 +1,6 @@
 //! What all pages have in common: the frame around a page's body, and the links between pages.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 
 use axum::extract::FromRequestParts;
@@ -13,7 +14,6 @@ use super::assets::{ICON, SCRIPT, STYLE};
 use super::links::Links;
 use crate::domain::who::Who;
 use crate::http::AppState;
-use crate::http::answer::ApiError;
 use crate::http::session::Viewer;
 
 /// What the frame of a page needs to know. Handlers of pages take it as an argument.
@@ -60,10 +60,10 @@ impl Shell {
 }
 
 impl FromRequestParts<AppState> for Shell {
-    type Rejection = ApiError;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let viewer = Viewer::from_request_parts(parts, state).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        let Ok(viewer) = Viewer::from_request_parts(parts, state).await;
         let signed = match viewer.who {
             Some(who) if viewer.is_signed_in => Signed::In(who),
             Some(_) | None if state.control.access.has_token() => Signed::Out,
