@@ -53,8 +53,18 @@ async fn a_tenant_is_shown_with_its_keys_in_each_job() {
     assert_eq!((&jobs[0]["job"], &jobs[0]["state"]), (&json!("retired"), &json!("off")));
     assert_eq!((&jobs[1]["state"], &jobs[1]["keys_present"]), (&json!("warm"), &json!(1)));
     assert_eq!(jobs[1]["keys"][0]["key"], "services:b");
+    assert_eq!(jobs[1]["not_warm"], Value::Null);
     let nobody = worker.get("/api/v1/tenants/nobody").await;
     assert_eq!(code(&nobody), refused(404, "unknown_tenant"));
+
+    worker.fails.store(true, Ordering::Relaxed);
+    run(&worker, "services").await;
+    run(&worker, "services").await;
+    let tenant = worker.get("/api/v1/tenants/b").await.json();
+    assert_eq!(tenant["jobs"][1]["state"], "not_warm");
+    let not_warm = &tenant["jobs"][1]["not_warm"];
+    assert_eq!((&not_warm["kind"], &not_warm["tries"]), (&json!("query"), &json!(2)), "{not_warm}");
+    assert_eq!(not_warm["next_try_at"], "2026-03-01T13:00:00.000Z", "when the job is due again");
     worker.stop().await;
 }
 
