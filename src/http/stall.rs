@@ -39,12 +39,17 @@ impl<S> Watched<S> {
 impl Sending {
     /// Ends when the client has taken nothing for this long, though there was something to take.
     pub(super) async fn stalls(&self, limit: Duration) {
+        self.stalls_during(|| tokio::time::sleep(limit)).await;
+    }
+
+    /// The same, with something else to wait for in place of a time.
+    async fn stalls_during<W: Future>(&self, mut wait: impl FnMut() -> W) {
         loop {
             if !self.is_blocked.load(Ordering::Relaxed) {
                 self.blocked.notified().await;
             }
             let before = self.sent.load(Ordering::Relaxed);
-            tokio::time::sleep(limit).await;
+            wait().await;
             let same = self.sent.load(Ordering::Relaxed) == before;
             if same && self.is_blocked.load(Ordering::Relaxed) {
                 return;
@@ -111,46 +116,44 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use futures::future::{Either, select};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::sync::Mutex;
+    use tokio::task::yield_now;
 
     use super::*;
-
-    const LIMIT: Duration = Duration::from_millis(100);
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_noticed() {
         let (stream, _client) = duplex(8);
         let (mut watched, sending) = Watched::new(stream);
         let send = watched.write_all(b"more than fits into it");
-        let ended = futures::future::select(Box::pin(send), Box::pin(sending.stalls(LIMIT))).await;
-        assert!(matches!(ended, futures::future::Either::Right(_)), "it has stalled");
+        let ended = select(Box::pin(send), Box::pin(sending.stalls_during(yield_now))).await;
+        assert!(matches!(ended, Either::Right(_)), "it has stalled");
     }
 
     #[tokio::test]
     async fn a_client_that_takes_a_little_at_a_time_is_waited_for() {
-        let (stream, mut client) = duplex(8);
+        let (stream, client) = duplex(8);
         let (mut watched, sending) = Watched::new(stream);
-        let read = async {
-            let mut taken = [0; 4];
-            for _ in 0..8 {
-                tokio::time::sleep(LIMIT / 3).await;
-                client.read_exact(&mut taken).await.unwrap();
-            }
+        let client = Mutex::new(client);
+        let takes_a_little = || async {
+            client.lock().await.read_exact(&mut [0; 4]).await.unwrap();
+            // Now there is room to send more.
+            yield_now().await;
         };
-        let work = async { tokio::join!(read, watched.write_all(&[0; 32])) };
         tokio::select! {
             biased;
-            ((), sent) = work => sent.unwrap(),
-            () = sending.stalls(LIMIT) => panic!("it takes something all the time"),
+            sent = watched.write_all(&[0; 64]) => sent.unwrap(),
+            () = sending.stalls_during(takes_a_little) => panic!("it takes something all the time"),
         }
-        assert!(sending.stalls(LIMIT).now_or_never().is_none());
+        assert!(sending.stalls_during(yield_now).now_or_never().is_none());
     }
 
     #[tokio::test]
     async fn a_client_that_is_sent_nothing_has_not_stalled() {
         let (stream, _client) = duplex(8);
         let (_watched, sending) = Watched::new(stream);
-        let stalls = tokio::time::timeout(LIMIT * 3, sending.stalls(LIMIT)).await;
-        assert!(stalls.is_err());
+        assert!(sending.stalls_during(yield_now).now_or_never().is_none());
     }
 }
