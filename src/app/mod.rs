@@ -442,9 +442,10 @@ fn look_after(
     let (recalling, stop) = (Arc::clone(records), supervisor.stop().clone());
     let jobs = runner.jobs.get().keys().cloned().collect();
     tasks.spawn(async move { recalling.recall(jobs, stop).await });
-    let of_every_worker: [(&str, RunnerTask); 3] = [
+    let of_every_worker: [(&str, RunnerTask); 4] = [
         ("cache watch", |runner, stops| runner.watch_cache(stops).boxed()),
         ("coverage", |runner, stops| runner.watch_coverage(stops).boxed()),
+        ("reads", |runner, stops| runner.watch_reads(stops).boxed()),
         ("sweep", |runner, stops| runner.sweep_departed(stops).boxed()),
     ];
     for (name, start) in of_every_worker {

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::audit::JobAudit;
 use crate::domain::job::JobName;
+use crate::domain::reads::ReadCounts;
 use crate::domain::server::Server;
 
 /// How many changes' lags are kept.
@@ -16,6 +17,10 @@ const MOST_LAGS: usize = 1_000;
 /// How long a bucket of notifications is, and how many there are: a minute in all.
 const BUCKET: TimeDelta = TimeDelta::seconds(5);
 const BUCKETS: usize = 12;
+/// How far back the reads of applications are kept.
+pub const READS_WINDOW: TimeDelta = TimeDelta::minutes(5);
+/// More looks than there are in that time.
+const MOST_READS: usize = 60;
 
 /// The last figures.
 #[derive(Debug, Default)]
@@ -31,6 +36,19 @@ struct State {
     heard: VecDeque<(DateTime<Utc>, u64)>,
     down: BTreeMap<&'static str, Since>,
     history: Option<Since>,
+    /// When the clients' counts were first read.
+    reads_since: Option<DateTime<Utc>>,
+    /// By how much they have grown since, a bucket a look.
+    reads: VecDeque<(DateTime<Utc>, BTreeMap<String, ReadCounts>)>,
+}
+
+/// The applications' reads of the last minutes, as their clients count them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The counts by family; empty if no client has counted anything.
+    pub families: BTreeMap<String, ReadCounts>,
+    /// How long they were counted: [`READS_WINDOW`] at most, and less soon after the first count.
+    pub window: TimeDelta,
 }
 
 /// A part of a whole.
@@ -129,6 +147,28 @@ impl Figures {
         self.lock().history.clone()
     }
 
+    /// The reads of applications at a moment.
+    pub fn reads(&self, now: DateTime<Utc>) -> Reads {
+        let state = self.lock();
+        let mut families: BTreeMap<String, ReadCounts> = BTreeMap::new();
+        for (_, grown) in state.reads.iter().filter(|(at, _)| now - *at < READS_WINDOW) {
+            for (family, counts) in grown {
+                *families.entry(family.clone()).or_default() += *counts;
+            }
+        }
+        let window = state.reads_since.map_or(TimeDelta::zero(), |since| now - since);
+        Reads { families, window: window.clamp(TimeDelta::zero(), READS_WINDOW) }
+    }
+
+    pub(super) fn note_reads(&self, grown: &BTreeMap<String, ReadCounts>, at: DateTime<Utc>) {
+        let mut state = self.lock();
+        state.reads_since.get_or_insert(at);
+        state.reads.push_back((at, grown.clone()));
+        while state.reads.len() > MOST_READS {
+            state.reads.pop_front();
+        }
+    }
+
     pub(super) fn note_coverage(&self, job: &JobName, share: Share) {
         let mut state = self.lock();
         if share.whole == 0 {
@@ -221,6 +261,21 @@ mod tests {
         assert!((100..=120).contains(&feed.last_minute), "{feed:?}");
         assert_eq!(feed.last_heard_at, Some(at(599)));
         assert_eq!(figures.feed(at(700)).last_minute, 0);
+    }
+
+    #[test]
+    fn reads_are_those_of_the_last_minutes() {
+        let figures = Figures::default();
+        for second in (0..1_000).step_by(10) {
+            let counts = ReadCounts([9, 1, 0, 0, 0]);
+            figures.note_reads(&BTreeMap::from([("services".to_owned(), counts)]), at(second));
+        }
+        let reads = figures.reads(at(990));
+        assert_eq!(reads.window, READS_WINDOW);
+        assert_eq!(reads.families["services"], ReadCounts([270, 30, 0, 0, 0]));
+        assert_eq!(reads.families["services"].hit_rate(), Some(0.9));
+        assert!(figures.reads(at(2_000)).families.is_empty());
+        assert!(figures.lock().reads.len() <= MOST_READS);
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl Board {
             coverage: figures.coverage(),
             audits: figures.audits(),
             usage: runner.cache_process.usage.at(runner.clock.monotonic()),
+            reads: figures.reads(now),
             lags: figures.lags_since(now - WINDOW),
             feed: figures.feed(now),
             pending,

@@ -27,7 +27,7 @@ use serde::{Serialize, Serializer};
 pub use self::board::{Board, read_cursor};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
-    Line,
+    Line, Reads, ReadsOfFamily,
 };
 pub use self::hour::{Busiest, Collision, NextHour};
 pub use self::job::{

@@ -18,8 +18,8 @@ use crate::overview::{
     BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
     FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
     JobSeries, JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment,
-    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip,
-    TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
+    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, Reads, ReadsOfFamily, RunBar,
+    Running, Skip, TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -97,6 +97,7 @@ pub(super) fn job(name: &str) -> JobLine {
         expires_at: Some(before(-1_400)),
         coverage: Some(1.0),
         consistency: Some(1.0),
+        hit_rate: Some(0.9998),
         not_warm: 0,
         first_failure: None,
         keys: Some(5_120),
@@ -115,6 +116,7 @@ pub(super) fn troubled_job() -> JobLine {
         runs: bars(400, &[12, 47, 48, 49]),
         coverage: Some(0.9962),
         consistency: Some(0.9998),
+        hit_rate: Some(0.9938),
         not_warm: 19,
         first_failure: Some(FirstFailure {
             run: run_id(47),
@@ -173,6 +175,7 @@ fn new_job() -> JobLine {
         expires_at: None,
         coverage: None,
         consistency: None,
+        hit_rate: None,
         keys: None,
         bytes: None,
         ..job("weekly_report")
@@ -253,6 +256,15 @@ pub(super) fn overview() -> Overview {
                 changes: 212,
                 day: day(12.0, 6.0),
             },
+            reads: Reads {
+                ratio: Some(0.9967),
+                window_ms: 300_000,
+                families: vec![
+                    reads("slots", [21_118, 120, 12, 0, 7]),
+                    reads("services", [18_200, 3, 1, 0, 0]),
+                    reads("other", [0, 0, 0, 4, 0]),
+                ],
+            },
         },
         jobs: vec![troubled_job(), paused_job(), running_job(), job("services"), new_job()],
         next_hour: NextHour {
@@ -313,6 +325,7 @@ pub(super) fn nothing_known() -> Overview {
             coverage: Coverage::default(),
             consistency: Consistency::default(),
             freshness: Freshness::default(),
+            reads: Reads::default(),
         },
         jobs: vec![new_job()],
         next_hour: NextHour::default(),
@@ -489,4 +502,11 @@ pub(super) fn rejections() -> Rejections {
     };
     let rejection = Rejection { problems: vec![problem], older_in_use: true };
     Rejections::from([(JobName::parse("products").unwrap(), rejection)])
+}
+
+fn reads(family: &str, counts: [u64; 5]) -> ReadsOfFamily {
+    let [hits, misses, joined, bypassed, refused] = counts;
+    #[expect(clippy::cast_precision_loss, reason = "an example's figures are small")]
+    let ratio = Some(hits as f64 / (hits + misses + joined + bypassed) as f64);
+    ReadsOfFamily { family: family.to_owned(), ratio, hits, misses, joined, bypassed, refused }
 }
