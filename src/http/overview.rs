@@ -1,14 +1,16 @@
-//! `/api/v1/overview` and the overview of one job: what the dashboard shows.
+//! `/api/v1/overview`, the overview of one job, and the data of the other pages of the dashboard.
 
 use axum::Json;
 use axum::extract::State;
 
 use super::AppState;
+use super::access::Rights;
 use super::answer::ApiError;
 use super::body::Segment;
 use super::openapi::{Api, Operation};
+use super::session::Viewer;
 use crate::domain::job::JobName;
-use crate::overview::{JobDetail, Overview};
+use crate::overview::{Audit, Changes, JobDetail, Overview, Privacy};
 
 pub(super) fn routes(api: Api) -> Api {
     let all =
@@ -20,11 +22,21 @@ pub(super) fn routes(api: Api) -> Api {
     )
     .answers::<JobDetail>(200, "the job")
     .refuses(404, "`unknown_job`");
-    api.get("/api/v1/overview", self::show, all).get(
-        "/api/v1/jobs/{job}/overview",
-        self::show_job,
-        job,
+    let audit = Operation::new(
+        "showAudit",
+        "The keys that differed from the database at the verifier's last look; with both values for a request \
+         that has the token",
     )
+    .answers::<Audit>(200, "what the verifier found");
+    let changes = Operation::new(
+        "showChanges",
+        "The change feed: the changes that it heard of by table, and when jobs last had to run for all tenants",
+    )
+    .answers::<Changes>(200, "the change feed");
+    api.get("/api/v1/overview", self::show, all)
+        .get("/api/v1/jobs/{job}/overview", self::show_job, job)
+        .get("/api/v1/audit", self::show_audit, audit)
+        .get("/api/v1/changes", self::show_changes, changes)
 }
 
 /// `GET /api/v1/overview`
@@ -40,4 +52,22 @@ async fn show_job(
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
     let detail = state.control.board.job(&name).await;
     detail.map(Json).ok_or_else(|| ApiError::no_such_job(&job))
+}
+
+/// `GET /api/v1/changes`
+async fn show_changes(State(state): State<AppState>) -> Json<Changes> {
+    Json(state.control.board.changes().await)
+}
+
+/// `GET /api/v1/audit`
+async fn show_audit(viewer: Viewer, State(state): State<AppState>) -> Json<Audit> {
+    Json(state.control.board.audit(privacy(&viewer)).await)
+}
+
+/// Values are only for those who may change something.
+pub(super) fn privacy(viewer: &Viewer) -> Privacy {
+    match viewer.rights {
+        Rights::Write => Privacy::WithValues,
+        Rights::Read => Privacy::WithoutValues,
+    }
 }

@@ -2,17 +2,20 @@
 //! and the last changes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::domain::audit::JobAudit;
+use crate::domain::audit::{Finding, JobAudit};
+use crate::domain::change::ResyncCause;
 use crate::domain::job::JobName;
 use crate::domain::server::Server;
 
 /// How many changes' lags are kept.
 const MOST_LAGS: usize = 1_000;
+/// How many tables are counted by name: far more than jobs name.
+const MOST_TABLES: usize = 1_000;
 /// How long a bucket of notifications is, and how many there are: a minute in all.
 const BUCKET: TimeDelta = TimeDelta::seconds(5);
 const BUCKETS: usize = 12;
@@ -25,10 +28,13 @@ pub struct Figures(Mutex<State>);
 struct State {
     coverage: BTreeMap<JobName, Share>,
     audits: BTreeMap<JobName, Audited>,
+    findings: BTreeMap<JobName, Arc<Findings>>,
     lags: VecDeque<(DateTime<Utc>, Duration)>,
     feed: FeedFigures,
     /// The buckets of notifications, each with its start.
     heard: VecDeque<(DateTime<Utc>, u64)>,
+    tables: BTreeMap<String, Heard>,
+    last_resync: Option<Resync>,
     down: BTreeMap<&'static str, Since>,
     history: Option<Since>,
 }
@@ -69,6 +75,22 @@ pub struct Audited {
     pub findings: u64,
 }
 
+/// What the last comparison of a job found to be wrong: at most
+/// [`MAX_FINDINGS`](crate::domain::audit::MAX_FINDINGS) keys, with the beginnings of their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings {
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// How many tenants were compared.
+    pub tenants: u64,
+    /// How many keys were compared.
+    pub keys: u64,
+    /// How many keys are wrong.
+    pub all: u64,
+    /// The first of them.
+    pub first: Vec<Finding>,
+}
+
 /// Something is so, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Since {
@@ -95,6 +117,26 @@ pub struct FeedFigures {
     pub last_minute: u64,
 }
 
+/// What the change feed heard of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Notifications since the worker started.
+    pub notifications: u64,
+    /// When the last one arrived.
+    pub last_at: DateTime<Utc>,
+}
+
+/// Jobs had to run for all tenants, outside of their schedules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resync {
+    /// When that turned out.
+    pub at: DateTime<Utc>,
+    /// Why.
+    pub cause: ResyncCause,
+    /// Which jobs.
+    pub jobs: Vec<JobName>,
+}
+
 impl Figures {
     /// Coverage by job.
     pub fn coverage(&self) -> BTreeMap<JobName, Share> {
@@ -104,6 +146,11 @@ impl Figures {
     /// The last comparisons by job.
     pub fn audits(&self) -> BTreeMap<JobName, Audited> {
         self.lock().audits.clone()
+    }
+
+    /// What the last comparisons found, by job.
+    pub fn findings(&self) -> BTreeMap<JobName, Arc<Findings>> {
+        self.lock().findings.clone()
     }
 
     /// The lags of the last changes that were heard of at this moment or later, in no order.
@@ -117,6 +164,16 @@ impl Figures {
         let state = self.lock();
         let young = state.heard.iter().filter(|(at, _)| now - *at < BUCKET * 12);
         FeedFigures { last_minute: young.map(|(_, count)| count).sum(), ..state.feed.clone() }
+    }
+
+    /// What the change feed heard, by the table's name in job files.
+    pub fn tables(&self) -> BTreeMap<String, Heard> {
+        self.lock().tables.clone()
+    }
+
+    /// The last time that jobs had to run for all tenants; `None` if they never had to since the worker started.
+    pub fn last_resync(&self) -> Option<Resync> {
+        self.lock().last_resync.clone()
     }
 
     /// Since when a server counts as down, and why; `None` while it is up.
@@ -140,11 +197,18 @@ impl Figures {
 
     /// A comparison that judged no key leaves the last one as it was.
     pub(super) fn note_audit(&self, audit: &JobAudit, at: DateTime<Utc>) {
-        let JobAudit { job, tenants, counts, .. } = audit;
+        let JobAudit { job, tenants, counts, findings: first, failures, .. } = audit;
         let equal = Share { part: counts.all_equal(), whole: counts.expected() };
+        let (tenants, all) = (*tenants, counts.findings());
+        let findings = Findings { at, tenants, keys: equal.whole, all, first: first.clone() };
+        let has_compared = equal.whole > 0 || all > 0 || failures.is_empty();
+        let mut state = self.lock();
+        if has_compared {
+            state.findings.insert(job.clone(), Arc::new(findings));
+        }
         if equal.whole > 0 {
-            let audited = Audited { at, tenants: *tenants, equal, findings: counts.findings() };
-            self.lock().audits.insert(job.clone(), audited);
+            let audited = Audited { at, tenants, equal, findings: all };
+            state.audits.insert(job.clone(), audited);
         }
     }
 
@@ -165,6 +229,22 @@ impl Figures {
         if state.heard.len() > BUCKETS {
             state.heard.pop_front();
         }
+    }
+
+    pub(super) fn note_tables(&self, tables: &BTreeMap<&str, u64>, at: DateTime<Utc>) {
+        let known = &mut self.lock().tables;
+        for (table, more) in tables {
+            if let Some(heard) = known.get_mut(*table) {
+                heard.notifications += more;
+                heard.last_at = at;
+            } else if known.len() < MOST_TABLES {
+                known.insert((*table).to_owned(), Heard { notifications: *more, last_at: at });
+            }
+        }
+    }
+
+    pub(super) fn note_resync(&self, resync: Resync) {
+        self.lock().last_resync = Some(resync);
     }
 
     pub(super) fn note_feed(&self, listens: Option<bool>, reason: Option<&str>, at: DateTime<Utc>) {
@@ -196,6 +276,7 @@ impl Figures {
         let mut state = self.lock();
         state.coverage.remove(job);
         state.audits.remove(job);
+        state.findings.remove(job);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -221,6 +302,22 @@ mod tests {
         assert!((100..=120).contains(&feed.last_minute), "{feed:?}");
         assert_eq!(feed.last_heard_at, Some(at(599)));
         assert_eq!(figures.feed(at(700)).last_minute, 0);
+    }
+
+    #[test]
+    fn notifications_are_counted_by_table_and_the_tables_are_bounded() {
+        let figures = Figures::default();
+        figures.note_tables(&BTreeMap::from([("pets", 2), ("staff", 1)]), at(1));
+        figures.note_tables(&BTreeMap::from([("pets", 3)]), at(2));
+        let heard = |notifications, second| Heard { notifications, last_at: at(second) };
+        let expected = [("pets".to_owned(), heard(5, 2)), ("staff".to_owned(), heard(1, 1))];
+        assert_eq!(figures.tables(), expected.into());
+        for number in 0..2 * MOST_TABLES {
+            figures.note_tables(&BTreeMap::from([(number.to_string().as_str(), 1)]), at(3));
+        }
+        assert_eq!(figures.tables().len(), MOST_TABLES);
+        figures.note_tables(&BTreeMap::from([("pets", 1)]), at(4));
+        assert_eq!(figures.tables()["pets"], heard(6, 4));
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! no answer reads the history. Moments are in UTC, durations in milliseconds, sizes in bytes, ratios from 0 to 1.
 //! A figure that is not known yet is null, never 0.
 
+mod audit;
 mod board;
+mod changes;
 mod day;
 mod facts;
 mod figures;
@@ -24,7 +26,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+pub use self::audit::{Audit, AuditOfJob, Privacy, ValuePart, WrongKey};
 pub use self::board::{Board, read_cursor};
+pub use self::changes::{Changes, LastResync, WatchedTable};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
     Line,

@@ -25,8 +25,8 @@ fn bodies(rights: Rights) -> Vec<(&'static str, Markup)> {
         ("/runs", runs_page(vec![run.clone()], &names, top)),
         ("/runs without any", runs_page(Vec::new(), &names, top)),
         ("/runs/1", run_page(&run, below)),
-        ("/audit", audit::body(&fixture::overview(), top)),
-        ("/changes", changes::body(&fixture::overview(), top)),
+        ("/audit", audit::body(&fixture::audit(rights), top)),
+        ("/changes", changes::body(&fixture::changes(), top)),
         ("/settings", settings::body(&fixture::settings(), &fixture::rejections(), top)),
         ("/tenants", tenants_page(&names, top)),
         ("/tenants/1", tenant::body(&fixture::tenant(), below)),
@@ -95,6 +95,17 @@ fn forms_are_only_for_those_who_may_change_something() {
     for (path, body) in bodies(Rights::Write).into_iter().filter(|(path, _)| changing(path)) {
         assert!(body.into_string().contains("method=\"post\""), "{path}");
     }
+}
+
+#[test]
+fn values_are_only_for_those_who_may_change_something() {
+    let page = |rights| {
+        let links = Links::from("/");
+        audit::body(&fixture::audit(rights), fixture::context(&links, rights)).into_string()
+    };
+    assert!(page(Rights::Write).contains("Fleas"));
+    assert!(!page(Rights::Read).contains("Fleas"));
+    assert!(page(Rights::Read).contains("products:t_0042"), "the key is named");
 }
 
 #[test]

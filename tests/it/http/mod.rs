@@ -46,7 +46,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::http::{Answer, get, post};
+use crate::support::http::{Answer, get, post, request};
 use crate::support::memory::{MemoryCache, MemoryPauses, MemoryRow, MemorySource};
 use crate::support::virtual_clock::VirtualClock;
 use crate::support::{LONG, eventually};
@@ -170,6 +170,7 @@ struct Worker {
     cache: Arc<MemoryCache>,
     history: Arc<MoodyHistory>,
     metrics: Arc<Metrics>,
+    runner: Arc<Runner>,
     /// Reads of rows wait while it is false.
     gate: watch::Sender<bool>,
     /// Whether reads of rows fail.
@@ -267,6 +268,7 @@ impl Worker {
             cache,
             history,
             metrics,
+            runner,
             gate,
             fails,
             refreshes,
@@ -278,6 +280,11 @@ impl Worker {
 
     async fn get(&self, path: &str) -> Answer {
         get(self.address, path).await.unwrap()
+    }
+
+    /// Asks with the token.
+    async fn get_with_token(&self, path: &str) -> Answer {
+        request(self.address, "GET", path, &[TOKEN], "").await.unwrap()
     }
 
     /// Sends a request with the token.

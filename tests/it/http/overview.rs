@@ -1,8 +1,11 @@
 //! What an operator asks over HTTP: the overview, tenants, and runs by filters.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use preheat::audit::Verifier;
 use serde_json::{Value, json};
 
 use super::{Worker, code, refused};
@@ -39,6 +42,37 @@ async fn the_overview_says_whether_all_is_warm_and_asks_the_history_nothing() {
     worker.get("/api/v1/tenants?warm=false").await;
     worker.get("/api/v1/tenants/a").await;
     assert_eq!(worker.history.questions.load(Ordering::Relaxed), asked);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_differ_are_shown_and_their_values_only_to_those_who_may_change_something() {
+    let mut worker = Worker::start().await;
+    run(&worker, "services").await;
+    worker.cache.set("services:b", "[\"secret\"]");
+    let interval = Duration::from_mins(10);
+    let verifier = Verifier::new(Arc::clone(&worker.runner), interval, NonZeroUsize::MAX);
+    let stops = worker.stops.clone();
+    worker.tasks.spawn(async move { verifier.run(stops).await });
+    worker.clock.advance(Duration::from_mins(12)).await;
+    let audit = worker.get_with_token("/api/v1/audit").await.json();
+    assert_eq!(audit["has_values"], true);
+    let jobs: Vec<_> = audit["jobs"].as_array().unwrap().iter().map(|job| &job["job"]).collect();
+    assert_eq!(jobs, ["report", "services"], "not the job that is off");
+    let services = &audit["jobs"][1];
+    assert_eq!((&services["wrong"], &services["tenants"]), (&json!(1), &json!(3)));
+    let found = &services["findings"][0];
+    assert_eq!((&found["key"], &found["tenant"]), (&json!("services:b"), &json!("b")));
+    assert_eq!(found["kind"], "stale");
+    assert_eq!(found["found_at"], services["compared_at"]);
+    assert_eq!(found["cache"], json!({"text": "[\"secret\"]", "bytes": 10, "is_cut": false}));
+    assert_eq!(found["database"]["text"], "[{\"name\":\"Checkup\"}]");
+    for path in ["/api/v1/audit", "/audit"] {
+        let open = worker.get(path).await;
+        assert!(open.body.contains("services:b") && !open.body.contains("secret"), "{open:?}");
+    }
+    let page = worker.get_with_token("/audit").await.body;
+    assert!(page.contains("secret") && page.contains("Checkup"), "{page}");
     worker.stop().await;
 }
 
