@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::AppState;
 use super::access::Rights;
 use super::answer::ApiError;
 use super::body::Segment;
 use super::openapi::{Api, Operation};
 use super::session::Viewer;
+use super::{AppState, SettingInUse};
 use crate::domain::job::JobName;
-use crate::overview::{Audit, Changes, JobDetail, Overview, Privacy};
+use crate::overview::{Audit, Changes, JobDetail, Limits, Overview, Privacy};
 
 pub(super) fn routes(api: Api) -> Api {
     let all =
@@ -33,10 +35,25 @@ pub(super) fn routes(api: Api) -> Api {
         "The change feed: the changes that it heard of by table, and when jobs last had to run for all tenants",
     )
     .answers::<Changes>(200, "the change feed");
+    let settings = Operation::new(
+        "showSettings",
+        "Each setting in use and its origin, the bounds in force, and the circuit breakers",
+    )
+    .answers::<Settings>(200, "the settings");
     api.get("/api/v1/overview", self::show, all)
         .get("/api/v1/jobs/{job}/overview", self::show_job, job)
         .get("/api/v1/audit", self::show_audit, audit)
         .get("/api/v1/changes", self::show_changes, changes)
+        .get("/api/v1/settings", self::show_settings, settings)
+}
+
+/// The settings in use, and what follows from them at this moment.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Settings {
+    /// All settings. Secrets are never shown.
+    settings: Vec<SettingInUse>,
+    /// The bounds in force, and the circuit breakers.
+    limits: Limits,
 }
 
 /// `GET /api/v1/overview`
@@ -70,4 +87,14 @@ pub(super) fn privacy(viewer: &Viewer) -> Privacy {
         Rights::Write => Privacy::WithValues,
         Rights::Read => Privacy::WithoutValues,
     }
+}
+
+/// `GET /api/v1/settings`
+async fn show_settings(State(state): State<AppState>) -> Json<Settings> {
+    Json(Settings { settings: state.control.settings.to_vec(), limits: limits(&state) })
+}
+
+/// The bounds in force at this moment.
+pub(super) fn limits(state: &AppState) -> Limits {
+    state.control.board.limits((state.control.connections)())
 }

@@ -36,6 +36,7 @@ struct State {
     tables: BTreeMap<String, Heard>,
     last_resync: Option<Resync>,
     down: BTreeMap<&'static str, Since>,
+    turned: BTreeMap<&'static str, Turned>,
     history: Option<Since>,
 }
 
@@ -98,6 +99,15 @@ pub struct Since {
     pub at: DateTime<Utc>,
     /// Why.
     pub message: String,
+}
+
+/// When a server last began to count as down or as up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turned {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// How often it began to count as down since the worker started.
+    pub times_down: u64,
 }
 
 /// The change feed.
@@ -181,6 +191,12 @@ impl Figures {
         self.lock().down.get(server.as_str()).cloned()
     }
 
+    /// When a server last began to count as down or as up; `None` if it has counted as up since the worker
+    /// started.
+    pub fn turned(&self, server: Server) -> Option<Turned> {
+        self.lock().turned.get(server.as_str()).copied()
+    }
+
     /// Since when the history cannot be written, and why.
     pub fn history_away(&self) -> Option<Since> {
         self.lock().history.clone()
@@ -260,8 +276,11 @@ impl Figures {
         self.lock().feed.lacking = tables;
     }
 
-    pub(super) fn note_server(&self, server: Server, down: Option<Since>) {
+    pub(super) fn note_server(&self, server: Server, down: Option<Since>, at: DateTime<Utc>) {
         let mut state = self.lock();
+        let turned = state.turned.entry(server.as_str()).or_insert(Turned { at, times_down: 0 });
+        turned.at = at;
+        turned.times_down += u64::from(down.is_some());
         match down {
             Some(since) => drop(state.down.insert(server.as_str(), since)),
             None => drop(state.down.remove(server.as_str())),
@@ -328,6 +347,19 @@ mod tests {
         }
         assert_eq!(figures.lags_since(at(0)).len(), MOST_LAGS);
         assert_eq!(figures.lags_since(at(1_999)), [Duration::from_millis(1_999)]);
+    }
+
+    #[test]
+    fn it_is_known_since_when_a_server_is_up_or_down_and_how_often_it_was_down() {
+        let figures = Figures::default();
+        assert_eq!(figures.turned(Server::Cache), None);
+        let down = |second| Some(Since { at: at(second), message: "refused".to_owned() });
+        figures.note_server(Server::Cache, down(1), at(1));
+        figures.note_server(Server::Cache, None, at(2));
+        figures.note_server(Server::Cache, down(3), at(3));
+        figures.note_server(Server::Cache, None, at(4));
+        assert_eq!(figures.turned(Server::Cache), Some(Turned { at: at(4), times_down: 2 }));
+        assert_eq!((figures.down(Server::Cache), figures.turned(Server::Database)), (None, None));
     }
 
     #[test]

@@ -12,9 +12,9 @@ use super::job::next_due;
 use super::text::millis;
 use super::troubles::{Found, find, level, verdict};
 use super::{
-    Audit, BatchOfJob, CacheMemory, Changes, Comparison, Feed, Figures, JobDetail, JobLine,
-    JobOfTenant, KeyOfTenant, Moment, Neighbors, NextHour, NotWarmTenant, NotWarmTenants, Overview,
-    Privacy, Skip, TenantDetail, WarmState,
+    Audit, BatchOfJob, CacheMemory, Changes, Comparison, Connections, Feed, Figures, JobDetail,
+    JobLine, JobOfTenant, KeyOfTenant, Limits, Moment, Neighbors, NextHour, NotWarmTenant,
+    NotWarmTenants, Overview, Privacy, Skip, TenantDetail, WarmState,
 };
 use crate::domain::deadline::percentile;
 use crate::domain::fence::{Fence, fence_key};
@@ -102,6 +102,11 @@ impl Board {
     pub async fn changes(&self) -> Changes {
         let (facts, figures) = (self.facts().await, self.runner.metrics.figures());
         Changes::of(&facts, &self.day, &figures.tables(), figures.last_resync())
+    }
+
+    /// The bounds that the worker keeps to, and the breakers of its servers.
+    pub fn limits(&self, connections: Connections) -> Limits {
+        Limits::of(&self.runner, self.handle.status().started_at, connections)
     }
 
     /// One page of the tenants that are not warm.

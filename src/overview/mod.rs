@@ -14,6 +14,7 @@ mod facts;
 mod figures;
 mod hour;
 mod job;
+mod limits;
 mod run;
 mod tenant;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::job::{
     BatchOfJob, FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar,
     Running, Skip,
 };
+pub use self::limits::{Connections, Limits, Permits, PermitsOfJob, RowMemory, ServerBreaker};
 pub use self::run::{Change, Comparison, Neighbors};
 pub use self::tenant::{
     JobOfTenant, KeyOfTenant, NotWarmTenant, NotWarmTenants, TenantDetail, WarmState,

@@ -11,6 +11,7 @@ use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
 use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::retry::BreakerState;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
@@ -18,11 +19,11 @@ use crate::http::SettingInUse;
 use crate::http::access::Rights;
 use crate::overview::{
     Audit, AuditOfJob, BatchOfJob, Busiest, CacheMemory, Change, Changes, Collision, Comparison,
-    Consistency, Coverage, Feed, FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail,
-    JobLine, JobOfTenant, JobSeries, JobShare, JobState, KeyOfTenant, LastResync, LastRun, Level,
-    Line, Link, LinkKind, Moment, NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView,
-    RunBar, Running, Skip, TenantDetail, Trouble, TroubleKind, ValuePart, Verdict, WarmState,
-    WatchedTable, WrongKey,
+    Connections, Consistency, Coverage, Feed, FeedState, Figures, FirstFailure, Freshness, HitRate,
+    JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState, KeyOfTenant, LastResync,
+    LastRun, Level, Limits, Line, Link, LinkKind, Moment, NextHour, NotWarmTenant, NotWarmTenants,
+    Overview, PauseView, Permits, PermitsOfJob, RowMemory, RunBar, Running, ServerBreaker, Skip,
+    TenantDetail, Trouble, TroubleKind, ValuePart, Verdict, WarmState, WatchedTable, WrongKey,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -582,4 +583,43 @@ pub(super) fn rejections() -> Rejections {
     };
     let rejection = Rejection { problems: vec![problem], older_in_use: true };
     Rejections::from([(JobName::parse("products").unwrap(), rejection)])
+}
+
+pub(super) fn limits() -> Limits {
+    let closed = ServerBreaker {
+        server: "cache".to_owned(),
+        state: BreakerState::Closed,
+        since: before(266_000),
+        failures: 0,
+        reason: None,
+        next_try_at: None,
+        times_open: 0,
+    };
+    let open = ServerBreaker {
+        server: "database".to_owned(),
+        state: BreakerState::Open,
+        since: before(64),
+        failures: 1_003,
+        reason: Some(HOSTILE.to_owned()),
+        next_try_at: Some(before(-3)),
+        times_open: 2,
+    };
+    Limits {
+        as_of: before(0),
+        breakers: vec![open, closed],
+        connections: Connections { most: 4, in_use: 3, idle: 1 },
+        permits: Permits {
+            most: 4,
+            for_changes: 1,
+            in_use: 3,
+            in_use_for_changes: 1,
+            waiting: 2,
+            jobs: vec![PermitsOfJob { job: "products".to_owned(), permits: 2 }],
+        },
+        memory: RowMemory {
+            batch_bytes: 8_388_608,
+            tenant_bytes: 16_777_216,
+            all_bytes: 33_554_432,
+        },
+    }
 }

@@ -27,7 +27,7 @@ fn bodies(rights: Rights) -> Vec<(&'static str, Markup)> {
         ("/runs/1", run_page(&run, below)),
         ("/audit", audit::body(&fixture::audit(rights), top)),
         ("/changes", changes::body(&fixture::changes(), top)),
-        ("/settings", settings::body(&fixture::settings(), &fixture::rejections(), top)),
+        ("/settings", settings_page(top)),
         ("/tenants", tenants_page(&names, top)),
         ("/tenants/1", tenant::body(&fixture::tenant(), below)),
     ]
@@ -47,6 +47,11 @@ fn run_page(run: &crate::domain::run::RunRecord, context: Context<'_>) -> Markup
     let neighbors = Neighbors { earlier: Some(fixture::run_id(48)), later: None };
     let ended = Ended { run, neighbors, comparison: Some(fixture::comparison()) };
     run::ended(&ended, context)
+}
+
+fn settings_page(context: Context<'_>) -> Markup {
+    let (settings, rejections) = (fixture::settings(), fixture::rejections());
+    settings::body(&settings, &rejections, &fixture::limits(), context)
 }
 
 fn tenants_page(names: &[String], context: Context<'_>) -> Markup {

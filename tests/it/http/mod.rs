@@ -38,7 +38,7 @@ use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
-use preheat::overview::Board;
+use preheat::overview::{Board, Connections};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -251,6 +251,7 @@ impl Worker {
             pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
+            connections: Arc::new(|| Connections { most: 4, in_use: 2, idle: 1 }),
             access,
             settings: Arc::default(),
             ready_within: Duration::from_mins(2),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use preheat::audit::Verifier;
+use preheat::engine::ports::{CacheError, CacheErrorKind};
 use serde_json::{Value, json};
 
 use super::{Worker, code, refused};
@@ -73,6 +74,58 @@ async fn keys_that_differ_are_shown_and_their_values_only_to_those_who_may_chang
     }
     let page = worker.get_with_token("/audit").await.body;
     assert!(page.contains("secret") && page.contains("Checkup"), "{page}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_limits_in_force_and_the_breakers_are_shown() {
+    let worker = Worker::start().await;
+    worker.gate.send_replace(false);
+    worker.post("/api/v1/jobs/services/runs", "{}").await;
+    let limits = async || worker.get("/api/v1/settings").await.json()["limits"].take();
+    eventually("a batch holds a permit", LONG, async || limits().await["permits"]["in_use"] == 1)
+        .await;
+    let now = limits().await;
+    let permits = json!({
+        "most": 4, "for_changes": 0, "in_use": 1, "in_use_for_changes": 0, "waiting": 0,
+        "jobs": [{"job": "services", "permits": 1}],
+    });
+    assert_eq!(now["permits"], permits);
+    assert_eq!(now["connections"], json!({"most": 4, "in_use": 2, "idle": 1}));
+    assert_eq!(now["memory"]["all_bytes"], 32 * 1024 * 1024);
+    let up = |server: &str| {
+        json!({
+            "server": server, "state": "closed", "since": "2026-03-01T12:10:00.000Z", "failures": 0,
+            "reason": null, "next_try_at": null, "times_open": 0,
+        })
+    };
+    assert_eq!(now["breakers"], json!([up("database"), up("cache")]));
+    let unavailable = || CacheError {
+        kind: CacheErrorKind::Unavailable,
+        message: "connection refused".to_owned(),
+    };
+    worker.cache.before_write(move |_| Box::pin(async move { Err(unavailable()) }));
+    worker.gate.send_replace(true);
+    eventually("the breaker opens", LONG, async || {
+        worker.clock.advance(Duration::from_millis(100)).await;
+        limits().await["breakers"][1]["state"] == "open"
+    })
+    .await;
+    let cache = limits().await["breakers"][1].take();
+    assert_eq!((&cache["failures"], &cache["times_open"]), (&json!(3), &json!(1)), "{cache}");
+    assert_eq!(cache["reason"], "connection refused");
+    assert!(cache["next_try_at"].as_str() > cache["since"].as_str(), "{cache}");
+    let page = worker.get("/settings").await.body;
+    assert!(page.contains("it is left alone") && page.contains("1 of 4 in use"), "{page}");
+    worker.cache.before_write(|_| Box::pin(async { Ok(()) }));
+    eventually("the breaker closes", LONG, async || {
+        worker.clock.advance(Duration::from_secs(1)).await;
+        limits().await["breakers"][1]["state"] == "closed"
+    })
+    .await;
+    let cache = limits().await["breakers"][1].take();
+    assert_eq!((&cache["failures"], &cache["times_open"]), (&json!(0), &json!(1)), "{cache}");
+    assert_eq!(cache["reason"], Value::Null);
     worker.stop().await;
 }
 
