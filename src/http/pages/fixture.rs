@@ -10,7 +10,7 @@ use crate::domain::change::ResyncCause;
 use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
-use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::report::{BatchTime, FailedOfKind, Failure, FailureKind, Outcome, Report};
 use crate::domain::retry::BreakerState;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
@@ -505,6 +505,10 @@ pub(super) fn run() -> RunRecord {
     report.keys.removed = 12;
     report.keys.fenced = 8;
     report.evicted = 3;
+    let millis = std::time::Duration::from_millis;
+    report.database = millis(410);
+    report.time =
+        BatchTime { permit: millis(12), encode: millis(90), cache: millis(160), retry: millis(85) };
     report.failures = vec![Failure {
         kind: FailureKind::Query,
         tenant: Some(HOSTILE.to_owned()),
