@@ -271,7 +271,7 @@ impl Coverage {
 }
 
 impl Consistency {
-    fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &Facts) -> Self {
         let audits = || facts.audits.values();
         let equal = audits().map(|audited| audited.equal).fold(Share::default(), Share::and);
         let ratio = equal.ratio();
@@ -296,7 +296,7 @@ fn nines(ratio: f64) -> Option<u32> {
 }
 
 impl Freshness {
-    fn of(facts: &Facts, day: &Day) -> Self {
+    pub(super) fn of(facts: &Facts, day: &Day) -> Self {
         let at = |per_cent| percentile(facts.lags.iter().copied(), per_cent);
         let milliseconds = |lag: Duration| lag.as_secs_f64() * 1_000.0;
         Self {
