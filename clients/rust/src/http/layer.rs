@@ -1,0 +1,201 @@
+//! A layer that caches the answers of a route.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
+    SET_COOKIE, VARY,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::answer::{CACHE_STATUS, NO_TENANT, answer, cache_status};
+use crate::cache::Cache;
+use crate::counts::Outcome;
+use crate::error::Crash;
+use crate::flight::Stored;
+use crate::key::Key;
+
+/// A layer that answers `GET` and `HEAD` from the cache.
+///
+/// It caches only what is safe: answers with status 200 and `application/json`, without `Set-Cookie`, `Vary`,
+/// `Content-Encoding` and `Cache-Control: no-store`; all others go through as they are. Their body is what is
+/// stored, so it must equal preheat's value. Headers of the handler's own are not kept.
+///
+/// Its key needs an extension of the request that the layer of the authentication sets: the tenant. A request
+/// without one goes through uncached. Set that layer outside of this one, with `route_layer` for example:
+///
+/// ```ignore
+/// Router::new()
+///     .route("/services", get(services).layer(Cached::by(&cache, |Tenant(id)| keys::services(id))))
+///     .route_layer(authentication)
+/// ```
+pub struct Cached<K> {
+    cache: Cache,
+    key: K,
+}
+
+/// Makes a request's key; none if it is not to be cached. `X` is the extension that it needs.
+pub struct By<X, F> {
+    of: Arc<F>,
+    extension: PhantomData<fn(&X)>,
+}
+
+impl Cached<()> {
+    /// One key a tenant: whatever else the request says must not change the answer.
+    pub fn by<X, T, F>(
+        cache: &Cache,
+        key: F,
+    ) -> Cached<By<X, impl Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static>>
+    where
+        X: Clone + Send + Sync + 'static,
+        F: Fn(&X) -> Key<T> + Send + Sync + 'static,
+    {
+        Self::by_request(cache, move |tenant: &X, _: &Parts| Some(key(tenant)))
+    }
+
+    /// A key of the tenant and of the request's path or query; none if the answer is not to be cached.
+    pub fn by_request<X, T, F>(cache: &Cache, key: F) -> Cached<By<X, F>>
+    where
+        X: Clone + Send + Sync + 'static,
+        F: Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static,
+    {
+        let key = By { of: Arc::new(key), extension: PhantomData };
+        Cached { cache: cache.clone(), key }
+    }
+}
+
+impl<X, F> Clone for By<X, F> {
+    fn clone(&self) -> Self {
+        Self { of: Arc::clone(&self.of), extension: PhantomData }
+    }
+}
+
+impl<K: Clone> Clone for Cached<K> {
+    fn clone(&self) -> Self {
+        Self { cache: self.cache.clone(), key: self.key.clone() }
+    }
+}
+
+impl<S, K: Clone> Layer<S> for Cached<K> {
+    type Service = CachedService<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CachedService { inner, layer: self.clone() }
+    }
+}
+
+/// A service whose answers are cached.
+pub struct CachedService<S, K> {
+    inner: S,
+    layer: Cached<K>,
+}
+
+impl<S: Clone, K: Clone> Clone for CachedService<S, K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+impl<S, X, T, F> Service<Request> for CachedService<S, By<X, F>>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    X: Clone + Send + Sync + 'static,
+    T: 'static,
+    F: Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The clone that is left was not asked whether it is ready.
+        let left = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, left);
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Box::pin(inner.call(request));
+        }
+        let (parts, body) = request.into_parts();
+        let Some(extension) = parts.extensions.get::<X>() else {
+            self.layer.cache.shared.counts.read("other", Outcome::Bypass);
+            let answer = inner.call(Request::from_parts(parts, body));
+            return Box::pin(async { Ok(with_status(answer.await?, NO_TENANT)) });
+        };
+        let Some(key) = (self.layer.key.of)(extension, &parts) else {
+            return Box::pin(inner.call(Request::from_parts(parts, body)));
+        };
+        let request = Request::from_parts(parts, body);
+        Box::pin(read_through(self.layer.cache.clone(), key, inner, request))
+    }
+}
+
+/// The type of the error of loads that this layer begins: the answer was not one to cache.
+struct NotCached;
+
+async fn read_through<S, T>(
+    cache: Cache,
+    key: Key<T>,
+    mut inner: S,
+    request: Request,
+) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let (parts, body) = request.into_parts();
+    let (method, headers) = (parts.method.clone(), parts.headers.clone());
+    let again = Request::from_parts(parts.clone(), Body::empty());
+    let asked = whole(Request::from_parts(parts, body));
+    // An answer that is not cached is for the caller alone that asked for it.
+    let private: Arc<Mutex<Option<Response>>> = Arc::default();
+    let kept = Arc::clone(&private);
+    let most_bytes = cache.shared.max_bytes;
+    let load = {
+        let mut inner = inner.clone();
+        std::mem::swap(&mut inner, &mut self::ready(&mut inner));
+        async move {
+            let Ok(response) = inner.call(asked).await;
+            match body_of(response, most_bytes).await {
+                Ok(body) => Ok(body),
+                Err(response) => {
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(*response);
+                    Err(Crash::Load(Arc::new(NotCached)))
+                }
+            }
+        }
+    };
+    let mut response = match cache.bytes::<T, NotCached>(&key, load).await {
+        Ok(landed) => answer(&headers, landed),
+        Err(_not_cached) => {
+            let kept = private.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let response = match kept {
+                Some(response) => response,
+                None => inner.call(whole(again)).await?,
+            };
+            with_status(response, cache_status(Outcome::Miss, Stored::No))
+        }
+    };
+    if method == Method::HEAD {
+        *response.body_mut() = Body::empty();
+    }
+    Ok(response)
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+mod absent;
+mod background;
+mod breaker;
+mod cache;
+mod chain;
+mod connection;
+mod counts;
+mod error;
+mod flight;
+mod invalidate;
+mod key;
+mod many;
+mod names;
+mod permits;
+mod problem;
+mod protocol;
+mod read;
+mod scripts;
+
+pub use cache::{Builder, Cache};
+pub use connection::{Connection, InvalidUrl};
+pub use counts::{Outcome, Reads, Stats};
+pub use error::{Error, FenceState, InvalidationFailed};
+pub use key::{Fill, Key};
+pub use problem::Problem;
