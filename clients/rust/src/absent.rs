@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How long.
 const REMEMBERED: Duration = Duration::from_secs(1);
@@ -17,13 +15,12 @@ pub(crate) struct Absent {
 }
 
 impl Absent {
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.until().get(key).is_some_and(|until| Instant::now() < *until)
+    pub(crate) fn has(&self, key: &str, now: Instant) -> bool {
+        self.until().get(key).is_some_and(|until| now < *until)
     }
 
     /// Remembers a key; if there are too many, it does not.
-    pub(crate) fn add(&self, key: &Arc<str>) {
-        let now = Instant::now();
+    pub(crate) fn add(&self, key: &Arc<str>, now: Instant) {
         let mut until = self.until();
         if until.len() >= MOST {
             until.retain(|_, until| now < *until);
@@ -53,26 +50,26 @@ impl Absent {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_row_that_does_not_exist_is_remembered_for_a_second() {
-        let absent = Absent::default();
-        absent.add(&"pet:1".into());
-        absent.add(&"pet:2".into());
-        assert!(absent.has("pet:1") && !absent.has("pet:3"));
+    #[test]
+    fn a_row_that_does_not_exist_is_remembered_for_a_second() {
+        let (absent, now) = (Absent::default(), Instant::now());
+        absent.add(&"pet:1".into(), now);
+        absent.add(&"pet:2".into(), now);
+        assert!(absent.has("pet:1", now) && !absent.has("pet:3", now));
         absent.forget(["pet:2"]);
-        assert!(!absent.has("pet:2"));
-        tokio::time::advance(REMEMBERED).await;
-        assert!(!absent.has("pet:1"));
+        assert!(!absent.has("pet:2", now));
+        assert!(!absent.has("pet:1", now + REMEMBERED));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_so_many_are_remembered() {
-        let absent = Absent::default();
-        let add = |number: usize| absent.add(&number.to_string().into());
-        (0..=MOST).for_each(add);
-        assert!(absent.has("0") && !absent.has(&MOST.to_string()));
-        tokio::time::advance(REMEMBERED).await;
-        add(MOST);
-        assert!(absent.has(&MOST.to_string()), "others made room");
+    #[test]
+    fn only_so_many_are_remembered() {
+        let (absent, now) = (Absent::default(), Instant::now());
+        let add = |number: usize, now| absent.add(&number.to_string().into(), now);
+        (0..=MOST).for_each(|number| add(number, now));
+        let last = MOST.to_string();
+        assert!(absent.has("0", now) && !absent.has(&last, now));
+        let later = now + REMEMBERED;
+        add(MOST, later);
+        assert!(absent.has(&last, later), "others made room");
     }
 }

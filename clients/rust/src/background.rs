@@ -1,11 +1,11 @@
 //! The background task of a cache: it tells the worker the counts, and asks whether Redis answers again.
 
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::cmd;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::problem::is_lost;
 use crate::protocol::Protocol;

@@ -74,7 +74,9 @@ mod tests {
     #[test]
     fn a_late_answer_does_not_close_it() {
         let breaker = Breaker::default();
-        (0..FAILURES).for_each(|_| drop(breaker.failed()));
+        for _ in 0..FAILURES {
+            breaker.failed();
+        }
         breaker.answered();
         assert!(breaker.is_open());
         breaker.close();

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -80,7 +80,7 @@ impl Builder {
     /// It must not block.
     pub fn on_problem(
         self,
-        listener: impl Fn(Problem, &(dyn StdError + 'static)) + Send + Sync + 'static,
+        listener: impl Fn(Problem, &dyn StdError) + Send + Sync + 'static,
     ) -> Self {
         Self { listener: Some(Arc::new(listener)), ..self }
     }
@@ -218,7 +218,7 @@ impl Cache {
             Err(_noted) => Looked::Unanswered,
         };
         if remembers_absence
-            && self.shared.absent.has(&entry.key)
+            && self.shared.absent.has(&entry.key, Instant::now())
             && let Ok(absent) = serde_json::from_slice(b"null")
         {
             self.shared.counts.read(entry.family, Outcome::Joined);

@@ -137,11 +137,12 @@ impl Counts {
         metric_load(family, if is_ok { "ok" } else { "failed" }, time);
     }
 
-    pub(crate) fn lease_wait(&self, is_answered: bool) {
-        if !is_answered {
+    /// `outcome` says how a wait for another process' load ended.
+    pub(crate) fn lease_wait(&self, outcome: &'static str) {
+        if outcome == "timeout" {
             self.state().stats.lease_timeouts += 1;
         }
-        metric_lease_wait(if is_answered { "answered" } else { "timeout" });
+        metric_lease_wait(outcome);
     }
 
     pub(crate) fn exhausted(&self) {

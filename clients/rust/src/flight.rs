@@ -2,7 +2,6 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -44,7 +43,7 @@ pub(crate) struct Flight {
     error: TypeId,
     landing: watch::Receiver<Option<Landing>>,
     /// Its data changed in this process: it answers those who wait, and fills nothing.
-    is_dropped: AtomicBool,
+    dropped: watch::Sender<bool>,
     /// A load that has a permit waits for this one, so this one must not wait for a permit.
     urgent: Arc<Notify>,
 }
@@ -59,7 +58,13 @@ impl Flight {
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
-        self.is_dropped.load(Ordering::Acquire)
+        *self.dropped.borrow()
+    }
+
+    /// Waits until it is dropped; for ever, if it lands before that.
+    pub(crate) async fn dropped(&self) {
+        // Its sender is here, so there is no other end to this.
+        self.dropped.subscribe().wait_for(|is_dropped| *is_dropped).await.ok();
     }
 
     /// Lets it load without a permit.
@@ -98,7 +103,7 @@ impl Flights {
             entry: entry.clone(),
             error,
             landing,
-            is_dropped: AtomicBool::new(false),
+            dropped: watch::Sender::new(false),
             urgent: Arc::clone(urgent),
         });
         flights.push(Arc::clone(&flight));
@@ -110,7 +115,9 @@ impl Flights {
     pub(crate) fn drop_keys<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
         let mut by_key = self.by_key();
         let dropped = keys.into_iter().filter_map(|key| by_key.remove(key));
-        dropped.flatten().for_each(|flight| flight.is_dropped.store(true, Ordering::Release));
+        for flight in dropped.flatten() {
+            flight.dropped.send_replace(true);
+        }
     }
 
     /// Drops the flights of all keys with this fence.
@@ -119,7 +126,7 @@ impl Flights {
             flights.retain(|flight| {
                 let is_of_fence = flight.entry.fence.as_deref() == Some(fence);
                 if is_of_fence {
-                    flight.is_dropped.store(true, Ordering::Release);
+                    flight.dropped.send_replace(true);
                 }
                 !is_of_fence
             });

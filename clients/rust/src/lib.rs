@@ -9,6 +9,8 @@ mod connection;
 mod counts;
 mod error;
 mod flight;
+#[cfg(feature = "axum")]
+mod http;
 mod invalidate;
 mod key;
 mod many;
@@ -18,10 +20,14 @@ mod problem;
 mod protocol;
 mod read;
 mod scripts;
+#[cfg(test)]
+mod vectors;
 
 pub use cache::{Builder, Cache};
 pub use connection::{Connection, InvalidUrl};
 pub use counts::{Outcome, Reads, Stats};
 pub use error::{Error, FenceState, InvalidationFailed};
+#[cfg(feature = "axum")]
+pub use http::{By, Cached, CachedService};
 pub use key::{Fill, Key};
 pub use problem::Problem;

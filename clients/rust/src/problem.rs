@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::RedisError;
-use tokio::time::Instant;
 
 /// How long a kind of problem is silent after it was told.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -91,7 +90,7 @@ impl fmt::Display for TooLarge {
 impl Error for TooLarge {}
 
 /// What an application does with a problem.
-pub(crate) type Listener = Arc<dyn Fn(Problem, &(dyn Error + 'static)) + Send + Sync>;
+pub(crate) type Listener = Arc<dyn Fn(Problem, &dyn Error) + Send + Sync>;
 
 /// Counts problems, and tells each kind at most once in ten seconds.
 #[derive(Default)]
@@ -111,11 +110,11 @@ impl Problems {
         Self { listener, seen: Mutex::default() }
     }
 
-    pub(crate) fn note(&self, problem: Problem, error: &(dyn Error + 'static)) {
+    pub(crate) fn note(&self, problem: Problem, error: &dyn Error) {
         #[cfg(feature = "metrics")]
         metrics::counter!("preheat_client_cache_errors_total", "kind" => problem.name())
             .increment(1);
-        if self.is_to_be_told(problem)
+        if self.is_to_be_told(problem, Instant::now())
             && let Some(listener) = &self.listener
         {
             listener(problem, error);
@@ -132,8 +131,7 @@ impl Problems {
         }
     }
 
-    fn is_to_be_told(&self, problem: Problem) -> bool {
-        let now = Instant::now();
+    fn is_to_be_told(&self, problem: Problem, now: Instant) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry(problem).or_default();
         seen.count += 1;
@@ -163,29 +161,26 @@ pub(crate) fn is_lost(error: &RedisError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_kind_of_problem_is_counted_always_and_told_once_in_ten_seconds() {
-        let told = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&told);
-        let listener: Listener = Arc::new(move |_, _| {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
-        let problems = Problems::new(Some(listener));
-        for _ in 0..3 {
-            problems.note_failure(&Failure::Timeout);
-        }
-        assert_eq!(told.load(Ordering::Relaxed), 1);
-        problems.note(Problem::TooLarge, &TooLarge { family: "services", bytes: 7 });
-        assert_eq!(told.load(Ordering::Relaxed), 2, "another kind");
-        tokio::time::advance(TOLD_EVERY).await;
-        problems.note_failure(&Failure::Timeout);
-        assert_eq!(told.load(Ordering::Relaxed), 3);
-        problems.note_failure(&Failure::LeftAlone);
-        let counts = [(Problem::Timeout, 4), (Problem::TooLarge, 1)];
+    #[test]
+    fn a_kind_of_problem_is_counted_always_and_told_once_in_ten_seconds() {
+        let (problems, now) = (Problems::default(), Instant::now());
+        assert!(problems.is_to_be_told(Problem::Timeout, now));
+        assert!(!problems.is_to_be_told(Problem::Timeout, now));
+        assert!(problems.is_to_be_told(Problem::TooLarge, now), "another kind");
+        let later = now + TOLD_EVERY;
+        assert!(problems.is_to_be_told(Problem::Timeout, later));
+        let counts = [(Problem::Timeout, 3), (Problem::TooLarge, 1)];
         assert_eq!(problems.counts(), BTreeMap::from(counts));
+    }
+
+    #[test]
+    fn a_command_that_was_not_sent_is_no_new_problem() {
+        let problems = Problems::default();
+        problems.note_failure(&Failure::LeftAlone);
+        assert!(problems.counts().is_empty());
+        problems.note_failure(&Failure::Timeout);
+        assert_eq!(problems.counts(), BTreeMap::from([(Problem::Timeout, 1)]));
     }
 }

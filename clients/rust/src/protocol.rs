@@ -13,13 +13,13 @@ use bytes::Bytes;
 use redis::{
     Cmd, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::breaker::Breaker;
 use crate::connection::Connection;
 use crate::counts::Growth;
 use crate::key::{Fill, Key};
-use crate::names::{BRIEF, LEASE, Names, READS_TTL, fence_start, token};
+use crate::names::{BRIEF, FENCE_TTL, LEASE, Names, READS_TTL, fence_start, token};
 use crate::problem::{Failure, Problem, Problems, is_lost};
 use crate::scripts::{BEGIN, FILL, Script};
 
@@ -72,7 +72,7 @@ enum Form {
 enum Seen {
     /// The key has no fence.
     Unfenced,
-    /// The fence is missing, or could not be read: it may move unseen.
+    /// The fence is missing: it may move unseen.
     Missing,
     At(Bytes),
 }
@@ -87,6 +87,16 @@ pub(crate) enum Filled {
     Refused,
     /// Redis failed, or the fill was not allowed to begin with.
     Failed,
+}
+
+/// How long those who wait for another process' load wait before each further look.
+pub(crate) fn lease_waits() -> impl Iterator<Item = Duration> {
+    let [.., last] = LEASE_WAITS;
+    let mut total = Duration::ZERO;
+    LEASE_WAITS.into_iter().chain(std::iter::repeat(last)).take_while(move |wait| {
+        total += *wait;
+        total <= LEASE_WAIT_TOTAL
+    })
 }
 
 /// Speaks the protocol over one connection.
@@ -201,37 +211,41 @@ impl Protocol {
         }
     }
 
+    /// The lease first: whoever gets it after another reader gave it back must find that reader's value.
     async fn begin_brief(&self, entry: &Entry) -> Result<Begun, Failure> {
-        let fence = self.look(entry).await?;
         let (lease, token) = (self.names.lease(&entry.key), token());
         let set = cmd("SET").arg(&lease).arg(&token).arg("NX").arg("PX").arg(millis(LEASE)).take();
         let is_leased = self.ask::<Option<Value>>(set).await?.is_some();
-        let ticket = Ticket { token, form: Form::Brief { fence } };
+        let get = self.ask(cmd("GET").arg(&*entry.key).take());
+        let (value, fence): (Result<Option<Bytes>, _>, _) = tokio::join!(get, self.look(entry));
+        let mut ticket = Ticket { token, form: Form::Brief { fence: fence? } };
+        if let Some(value) = value? {
+            if is_leased {
+                self.release(entry, &ticket).await;
+            }
+            return Ok(Begun::Found(value));
+        }
+        if let (Form::Brief { fence: fence @ Seen::Missing }, Some(key)) =
+            (&mut ticket.form, &entry.fence)
+        {
+            *fence = self.start(key).await?;
+        }
         Ok(if is_leased { Begun::Load(ticket) } else { Begun::Wait(ticket) })
+    }
+
+    /// A missing fence could come and go unseen, so it is started.
+    async fn start(&self, fence: &str) -> Result<Seen, Failure> {
+        let mut set = cmd("SET");
+        set.arg(fence).arg(fence_start()).arg("NX").arg("EX").arg(FENCE_TTL.as_secs());
+        self.ask::<Option<Value>>(set).await?;
+        let seen: Option<Bytes> = self.ask(cmd("GET").arg(fence).take()).await?;
+        Ok(seen.map_or(Seen::Missing, Seen::At))
     }
 
     async fn look(&self, entry: &Entry) -> Result<Seen, Failure> {
         let Some(fence) = &entry.fence else { return Ok(Seen::Unfenced) };
         let seen: Option<Bytes> = self.ask(cmd("GET").arg(&**fence).take()).await?;
         Ok(seen.map_or(Seen::Missing, Seen::At))
-    }
-
-    /// Waits for the value that another process loads; none if it takes too long.
-    pub(crate) async fn wait_for(&self, key: &str) -> Option<Bytes> {
-        let [.., last] = LEASE_WAITS;
-        let waits = LEASE_WAITS.into_iter().chain(std::iter::repeat(last));
-        let look = async {
-            for wait in waits {
-                sleep(wait).await;
-                match self.get(key).await {
-                    Ok(None) => {}
-                    Ok(Some(value)) => return Some(value),
-                    Err(_noted) => return None,
-                }
-            }
-            None
-        };
-        timeout(LEASE_WAIT_TOTAL, look).await.ok().flatten()
     }
 
     /// After a load: writes the value if it is not older than the data, and gives the lease back.

@@ -3,10 +3,11 @@
 use std::any::TypeId;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
+use tokio::time::sleep;
 
 use crate::absent::Absent;
 use crate::chain::{CacheId, Chain};
@@ -15,7 +16,7 @@ use crate::error::Crash;
 use crate::flight::{Boarding, Flight, Flights, Landed, Landing, Pilot, Stored};
 use crate::permits::Permits;
 use crate::problem::{Problem, TooLarge};
-use crate::protocol::{Begun, Entry, Filled, Protocol, Ticket};
+use crate::protocol::{Begun, Entry, Filled, Protocol, Ticket, lease_waits};
 
 /// What all clones of a cache share.
 #[derive(Debug)]
@@ -82,6 +83,11 @@ pub(crate) enum Cleared {
     Wait(Departure, Ticket),
 }
 
+/// A load without a fill, since Redis does not answer.
+fn unanswered(departure: Departure) -> Load {
+    Load { departure: Departure { looked: Looked::Unanswered, ..departure }, ticket: None }
+}
+
 impl Shared {
     pub(crate) fn id(&self) -> CacheId {
         CacheId(std::ptr::from_ref(self).addr())
@@ -115,9 +121,11 @@ impl Shared {
         if chain.is_loading(self.id()) {
             flight.hurry();
         }
-        self.counts.read(flight.entry.family, Outcome::Joined);
-        let landed = flight.landing().await?;
-        Ok(Landed { outcome: Outcome::Joined, stored: Stored::No, ..landed })
+        let landing = flight.landing().await;
+        let is_hit = landing.as_ref().is_ok_and(|landed| landed.outcome == Outcome::Hit);
+        let outcome = if is_hit { Outcome::Hit } else { Outcome::Joined };
+        self.counts.read(flight.entry.family, outcome);
+        landing.map(|landed| Landed { outcome, stored: Stored::No, ..landed })
     }
 
     /// Brings a flight to its end, whether or not its callers still wait.
@@ -142,7 +150,7 @@ impl Shared {
     }
 
     /// Asks Redis once more, for the fence and for the lease.
-    pub(crate) async fn clear(&self, departure: Departure) -> Cleared {
+    pub(crate) async fn clear(self: &Arc<Self>, departure: Departure) -> Cleared {
         if departure.looked != Looked::Nothing {
             return Cleared::Load(Load { departure, ticket: None });
         }
@@ -150,22 +158,53 @@ impl Shared {
             Ok(Some(Begun::Found(text))) => {
                 self.found(departure, text).map_or(Cleared::Landed, Cleared::Load)
             }
-            Ok(Some(Begun::Load(ticket))) => {
-                Cleared::Load(Load { departure, ticket: Some(ticket) })
-            }
+            Ok(Some(Begun::Load(ticket))) => Cleared::Load(self.leased(departure, ticket)),
             Ok(Some(Begun::Wait(ticket))) => Cleared::Wait(departure, ticket),
-            Ok(None) | Err(_) => Cleared::Load(Load { departure, ticket: None }),
+            Ok(None) => Cleared::Load(Load { departure, ticket: None }),
+            Err(_noted) => Cleared::Load(unanswered(departure)),
         }
     }
 
-    /// Waits for the load of another process; if it takes too long, this one loads as well.
-    pub(crate) async fn wait(&self, departure: Departure, ticket: Ticket) -> Option<Load> {
-        let found = self.protocol.wait_for(&departure.question.entry.key).await;
-        self.counts.lease_wait(found.is_some());
-        match found {
-            Some(text) => self.found(departure, text),
-            None => Some(Load { departure, ticket: Some(ticket) }),
+    /// This process has the lease. A load that is dropped gives it back at once, so that whoever reads after the
+    /// write need not wait for a load from before it.
+    fn leased(self: &Arc<Self>, departure: Departure, ticket: Ticket) -> Load {
+        let (this, flight, lease) =
+            (Arc::clone(self), Arc::clone(&departure.pilot.flight), ticket.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = flight.dropped() => this.protocol.give_back(&flight.entry, &lease).await,
+                _landed = flight.landing() => {}
+            }
+        });
+        Load { departure, ticket: Some(ticket) }
+    }
+
+    /// Waits for the load of another process; if it ends without a value or takes too long, this one loads.
+    pub(crate) async fn wait(
+        self: &Arc<Self>,
+        departure: Departure,
+        mut ticket: Ticket,
+    ) -> Option<Load> {
+        for wait in lease_waits() {
+            sleep(wait).await;
+            match self.protocol.begin(&departure.question.entry).await {
+                Ok(Some(Begun::Wait(later))) => ticket = later,
+                Ok(Some(Begun::Found(text))) => {
+                    self.counts.lease_wait("found");
+                    return self.found(departure, text);
+                }
+                Ok(Some(Begun::Load(ticket))) => {
+                    self.counts.lease_wait("acquired");
+                    return Some(self.leased(departure, ticket));
+                }
+                Ok(None) | Err(_) => {
+                    self.counts.lease_wait("failed");
+                    return Some(unanswered(departure));
+                }
+            }
         }
+        self.counts.lease_wait("timeout");
+        Some(Load { departure, ticket: Some(ticket) })
     }
 
     /// Lands with a value that Redis has, unless it is not of the type.
@@ -235,7 +274,7 @@ impl Shared {
         let entry = &question.entry;
         if text.as_ref() == b"null" {
             if question.remembers_absence {
-                self.absent.add(&entry.key);
+                self.absent.add(&entry.key, Instant::now());
                 if flight.is_dropped() {
                     self.absent.forget([&*entry.key]); // the invalidation may have come before `add`
                 }

@@ -33,9 +33,10 @@ return {0, fence, leased and 1 or 0}
 pub(crate) const FILL: Script = Script {
     text: "\
 local unmoved = redis.call('GET', KEYS[2]) == ARGV[1]
-if unmoved then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+local written = unmoved and redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3])
 if redis.call('GET', KEYS[3]) == ARGV[4] then redis.call('DEL', KEYS[3]) end
-return unmoved and 1 or 0
+if not unmoved then return 0 end
+return written and 1 or 2
 ",
-    sha1: "ff43600d0d54042aa9f4ba72d9b86afd70eb74b8",
+    sha1: "1142e883c856711ebaf47acd7a3e412c1660f7c5",
 };

@@ -62,7 +62,10 @@ fn with_block(hash: [u32; 4], block: [u32; 4]) -> [u32; 4] {
 }
 
 fn finished(hash: [u32; 4], length: usize) -> [u32; 4] {
-    #[expect(clippy::cast_possible_truncation, reason = "the algorithm takes 32 bits of the length")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the algorithm takes 32 bits of the length"
+    )]
     let length = length as u32;
     let all = hash.map(|word| word ^ length);
     summed(summed(all).map(scrambled))

@@ -1,7 +1,7 @@
 //! A layer that caches the answers of a route.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use axum::http::header::{
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tower_layer::Layer;
@@ -27,6 +27,7 @@ use crate::counts::Outcome;
 use crate::error::Crash;
 use crate::flight::Stored;
 use crate::key::Key;
+use crate::problem::{Problem, TooLarge};
 
 /// A layer that answers `GET` and `HEAD` from the cache.
 ///
@@ -143,7 +144,11 @@ where
         let Some(key) = (self.layer.key.of)(extension, &parts) else {
             return Box::pin(inner.call(Request::from_parts(parts, body)));
         };
+        let has_body = !body.is_end_stream();
         let request = Request::from_parts(parts, body);
+        if has_body {
+            return Box::pin(inner.call(request)); // it may decide the answer, and is in no key
+        }
         Box::pin(read_through(self.layer.cache.clone(), key, inner, request))
     }
 }
@@ -154,7 +159,7 @@ struct NotCached;
 async fn read_through<S, T>(
     cache: Cache,
     key: Key<T>,
-    mut inner: S,
+    inner: S,
     request: Request,
 ) -> Result<Response, Infallible>
 where
@@ -163,39 +168,92 @@ where
 {
     let (parts, body) = request.into_parts();
     let (method, headers) = (parts.method.clone(), parts.headers.clone());
-    let again = Request::from_parts(parts.clone(), Body::empty());
-    let asked = whole(Request::from_parts(parts, body));
+    let again = whole(parts.clone(), Body::empty());
     // An answer that is not cached is for the caller alone that asked for it.
     let private: Arc<Mutex<Option<Response>>> = Arc::default();
-    let kept = Arc::clone(&private);
-    let most_bytes = cache.shared.max_bytes;
     let load = {
-        let mut inner = inner.clone();
-        std::mem::swap(&mut inner, &mut self::ready(&mut inner));
+        let (inner, private, cache) = (inner.clone(), Arc::clone(&private), cache.clone());
+        let family = key.family();
         async move {
-            let Ok(response) = inner.call(asked).await;
-            match body_of(response, most_bytes).await {
-                Ok(body) => Ok(body),
-                Err(response) => {
-                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(*response);
-                    Err(Crash::Load(Arc::new(NotCached)))
-                }
-            }
+            let Ok(response) = ask(inner, whole(parts, body)).await;
+            body_of(response, &cache, family).await.map_err(|response| {
+                *private.lock().unwrap_or_else(PoisonError::into_inner) = Some(*response);
+                Crash::Load(Arc::new(NotCached))
+            })
         }
     };
     let mut response = match cache.bytes::<T, NotCached>(&key, load).await {
         Ok(landed) => answer(&headers, landed),
-        Err(_not_cached) => {
-            let kept = private.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let response = match kept {
+        Err(Crash::Load(_not_cached)) => {
+            let own = private.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let response = match own {
                 Some(response) => response,
-                None => inner.call(whole(again)).await?,
+                None => ask(inner, again).await?,
             };
             with_status(response, cache_status(Outcome::Miss, Stored::No))
         }
+        Err(crash) => crash.into_error::<NotCached>().into_response(),
     };
     if method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
     Ok(response)
+}
+
+async fn ask<S>(mut inner: S, request: Request) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    poll_fn(|context| inner.poll_ready(context)).await?;
+    inner.call(request).await
+}
+
+/// The request for the whole body, whatever part of it the caller has or wants.
+fn whole(mut parts: Parts, body: Body) -> Request {
+    parts.method = Method::GET;
+    for condition in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE] {
+        parts.headers.remove(condition);
+    }
+    Request::from_parts(parts, body)
+}
+
+/// The body of an answer that may be cached; otherwise the answer.
+async fn body_of(
+    response: Response,
+    cache: &Cache,
+    family: &'static str,
+) -> Result<Bytes, Box<Response>> {
+    if response.status() != StatusCode::OK || !is_safe(response.headers()) {
+        return Err(Box::new(response));
+    }
+    let Some(bytes) = response.body().size_hint().exact() else {
+        return Err(Box::new(response)); // a stream, which may have no end
+    };
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes > cache.shared.max_bytes {
+        cache.shared.protocol.problems.note(Problem::TooLarge, &TooLarge { family, bytes });
+        return Err(Box::new(response));
+    }
+    let (parts, body) = response.into_parts();
+    match to_bytes(body, bytes).await {
+        Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Ok(body),
+        Ok(body) => Err(Box::new(Response::from_parts(parts, Body::from(body)))),
+        Err(_broken) => Err(Box::new(StatusCode::INTERNAL_SERVER_ERROR.into_response())),
+    }
+}
+
+/// Whether headers allow that other callers with the same key get the body.
+fn is_safe(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let control = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let mut directives = control.flat_map(|value| value.split(',')).map(str::trim);
+    essence.trim().eq_ignore_ascii_case("application/json")
+        && !directives.any(|directive| directive.eq_ignore_ascii_case("no-store"))
+        && ![SET_COOKIE, VARY, CONTENT_ENCODING].iter().any(|name| headers.contains_key(name))
+}
+
+fn with_status(mut response: Response, status: &'static str) -> Response {
+    response.headers_mut().insert(CACHE_STATUS, HeaderValue::from_static(status));
+    response
 }
