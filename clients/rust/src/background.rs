@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, interval_at, timeout};
 
 use crate::problem::is_lost;
 use crate::protocol::Protocol;
@@ -21,7 +21,7 @@ const PROBES_OF_ONE_CONNECTION: u32 = 3;
 /// Runs until the cache is dropped.
 pub(crate) async fn run(cache: Weak<Shared>, mut gone: oneshot::Receiver<()>) {
     let Some(protocol) = cache.upgrade().map(|cache| cache.protocol.clone()) else { return };
-    let mut flush = interval(FLUSH_EVERY);
+    let mut flush = interval_at(tokio::time::Instant::now() + FLUSH_EVERY, FLUSH_EVERY);
     let mut probe = interval(PROBE_EVERY);
     flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
     probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,12 +54,12 @@ async fn probed(protocol: &Protocol) -> bool {
     let Ok(answer) = timeout(PROBE_EVERY, protocol.connection.send(cmd("PING"))).await else {
         return false;
     };
-    let is_serving = answer.as_ref().is_ok_and(|_pong| true)
-        || answer.as_ref().is_err_and(|error| !is_lost(error) && !Protocol::is_not_serving(error));
-    if is_serving && asked_at.elapsed() <= protocol.deadline {
+    let is_answered = answer.as_ref().err().is_none_or(|error| !is_lost(error));
+    let is_serving = answer.err().is_none_or(|error| !Protocol::is_not_serving(&error));
+    if is_answered && is_serving && asked_at.elapsed() <= protocol.deadline {
         protocol.close_breaker();
     }
-    answer.is_ok_and(|_pong| true) || is_serving
+    is_answered
 }
 
 impl Shared {

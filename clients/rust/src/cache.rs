@@ -11,11 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use crate::absent::Absent;
 use crate::background;
 use crate::connection::Connection;
-use crate::counts::{Outcome, Stats};
+use crate::counts::{Counts, Outcome, Stats};
 use crate::error::{Crash, Error};
-use crate::flight::{Landed, Stored};
+use crate::flight::{Flights, Landed, Stored};
 use crate::key::Key;
 use crate::names::Names;
 use crate::permits::Permits;
@@ -97,10 +98,10 @@ impl Builder {
         let (alive, gone) = oneshot::channel();
         let shared = Arc::new(Shared {
             protocol: Arc::new(protocol),
-            flights: Default::default(),
+            flights: Flights::default(),
             permits: Permits::new(loads),
-            absent: Default::default(),
-            counts: Default::default(),
+            absent: Absent::default(),
+            counts: Counts::default(),
             max_bytes,
             _alive: alive,
         });

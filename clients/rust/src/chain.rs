@@ -17,7 +17,7 @@ pub(crate) struct Chain {
 struct Link {
     cache: CacheId,
     keys: Vec<Arc<str>>,
-    outer: Option<Arc<Link>>,
+    outer: Option<Arc<Self>>,
 }
 
 /// Tells caches apart: one may be loaded from another.

@@ -9,8 +9,7 @@ use crate::problem::Problem;
 
 /// How a read was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The value came from Redis.
     Hit,
     /// This caller loaded it.

@@ -80,8 +80,11 @@ impl Flight {
 /// The flights of a cache, by key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flights {
-    by_key: Arc<Mutex<HashMap<Arc<str>, Vec<Arc<Flight>>>>>,
+    by_key: Arc<Mutex<ByKey>>,
 }
+
+/// Several of one key, if their loaders have different types of errors.
+type ByKey = HashMap<Arc<str>, Vec<Arc<Flight>>>;
 
 /// Who begins a flight, or joins one.
 pub(crate) enum Boarding {
@@ -144,7 +147,7 @@ impl Flights {
         }
     }
 
-    fn by_key(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Arc<Flight>>>> {
+    fn by_key(&self) -> MutexGuard<'_, ByKey> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

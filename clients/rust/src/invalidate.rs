@@ -1,8 +1,9 @@
 //! Invalidation: after a write was committed, its tenant's fence moves and the keys go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use redis::{Value, cmd};
+use redis::{ErrorKind, RedisError, Value, cmd};
 
 use crate::cache::Cache;
 use crate::error::{FenceState, InvalidationFailed};
@@ -10,7 +11,6 @@ use crate::key::{Fence, Key};
 use crate::names::{FENCE_TTL, fence_start};
 use crate::problem::Failure;
 use crate::protocol::{Protocol, is_cross_slot};
-use std::time::Duration;
 
 /// How long Redis may take for an invalidation, if the deadline of reads is not longer: a value that stays is
 /// worse than a write that waits.
@@ -69,6 +69,12 @@ struct Reached {
     removed: usize,
 }
 
+/// Whether the server refused a transaction, perhaps because its keys are in several slots of a cluster: redis
+/// does not keep the error of an `EXEC`.
+fn is_transaction_refused(error: &RedisError) -> bool {
+    is_cross_slot(error) || error.kind() == ErrorKind::UnexpectedReturnType
+}
+
 impl Protocol {
     /// Moves each fence and removes its keys. All of it may happen twice, so each is tried once more.
     async fn invalidate(
@@ -99,17 +105,21 @@ impl Protocol {
         keys: &[String],
         reached: &mut Reached,
     ) -> Result<(), Failure> {
-        if !self.is_cluster() {
-            match self.invalidate_at_once(fence, keys).await {
-                Err(Failure::Redis(error)) if is_cross_slot(&error) => self.note_cluster(),
-                Ok(()) => {
-                    *reached = Reached { fence_moved: true, removed: keys.len() };
-                    return Ok(());
-                }
-                Err(failure) => return Err(failure),
-            }
+        if self.is_cluster() {
+            return self.invalidate_one_by_one(fence, keys, reached).await;
         }
-        self.invalidate_one_by_one(fence, keys, reached).await
+        match self.invalidate_at_once(fence, keys).await {
+            Ok(()) => {
+                *reached = Reached { fence_moved: true, removed: keys.len() };
+                Ok(())
+            }
+            Err(Failure::Redis(error)) if is_transaction_refused(&error) => {
+                self.invalidate_one_by_one(fence, keys, reached).await?;
+                self.note_cluster(); // what does not work at once does work so
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn invalidate_at_once(

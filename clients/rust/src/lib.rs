@@ -25,9 +25,9 @@ mod vectors;
 
 pub use cache::{Builder, Cache};
 pub use connection::{Connection, InvalidUrl};
-pub use counts::{Outcome, Reads, Stats};
+pub use counts::{Reads, Stats};
 pub use error::{Error, FenceState, InvalidationFailed};
 #[cfg(feature = "axum")]
-pub use http::{By, Cached, CachedService};
+pub use http::{Cached, CachedService};
 pub use key::{Fill, Key};
 pub use problem::Problem;

@@ -430,9 +430,8 @@ impl Protocol {
     }
 
     fn count_failure(&self) {
-        let _opens = self.breaker.failed();
-        #[cfg(feature = "metrics")]
-        if _opens {
+        if self.breaker.failed() {
+            #[cfg(feature = "metrics")]
             metrics::gauge!("preheat_client_breaker_open").set(1.0);
         }
     }

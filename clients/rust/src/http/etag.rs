@@ -1,4 +1,4 @@
-//! The strong `ETag` of a body: MurmurHash3 (x86, 128 bits, seed 0) over its bytes, as the clients of all
+//! The strong `ETag` of a body: `MurmurHash3` (x86, 128 bits, seed 0) over its bytes, as the clients of all
 //! languages make it. It tells the versions of one resource apart; it does not withstand forgery.
 //! The algorithm is Austin Appleby's: <https://github.com/aappleby/smhasher>.
 

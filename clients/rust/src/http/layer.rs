@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -43,55 +42,40 @@ use crate::problem::{Problem, TooLarge};
 ///     .route("/services", get(services).layer(Cached::by(&cache, |Tenant(id)| keys::services(id))))
 ///     .route_layer(authentication)
 /// ```
-pub struct Cached<K> {
+pub struct Cached<X, T> {
     cache: Cache,
-    key: K,
+    key: KeyOf<X, T>,
 }
 
-/// Makes a request's key; none if it is not to be cached. `X` is the extension that it needs.
-pub struct By<X, F> {
-    of: Arc<F>,
-    extension: PhantomData<fn(&X)>,
-}
+/// The key of a request; none if it is not to be cached. `X` is the extension that it needs.
+type KeyOf<X, T> = Arc<dyn Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync>;
 
-impl Cached<()> {
+impl<X, T> Cached<X, T>
+where
+    X: Clone + Send + Sync + 'static,
+{
     /// One key a tenant: whatever else the request says must not change the answer.
-    pub fn by<X, T, F>(
-        cache: &Cache,
-        key: F,
-    ) -> Cached<By<X, impl Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static>>
-    where
-        X: Clone + Send + Sync + 'static,
-        F: Fn(&X) -> Key<T> + Send + Sync + 'static,
-    {
-        Self::by_request(cache, move |tenant: &X, _: &Parts| Some(key(tenant)))
+    pub fn by(cache: &Cache, key: impl Fn(&X) -> Key<T> + Send + Sync + 'static) -> Self {
+        Self::by_request(cache, move |tenant, _request| Some(key(tenant)))
     }
 
     /// A key of the tenant and of the request's path or query; none if the answer is not to be cached.
-    pub fn by_request<X, T, F>(cache: &Cache, key: F) -> Cached<By<X, F>>
-    where
-        X: Clone + Send + Sync + 'static,
-        F: Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static,
-    {
-        let key = By { of: Arc::new(key), extension: PhantomData };
-        Cached { cache: cache.clone(), key }
+    pub fn by_request(
+        cache: &Cache,
+        key: impl Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { cache: cache.clone(), key: Arc::new(key) }
     }
 }
 
-impl<X, F> Clone for By<X, F> {
+impl<X, T> Clone for Cached<X, T> {
     fn clone(&self) -> Self {
-        Self { of: Arc::clone(&self.of), extension: PhantomData }
+        Self { cache: self.cache.clone(), key: Arc::clone(&self.key) }
     }
 }
 
-impl<K: Clone> Clone for Cached<K> {
-    fn clone(&self) -> Self {
-        Self { cache: self.cache.clone(), key: self.key.clone() }
-    }
-}
-
-impl<S, K: Clone> Layer<S> for Cached<K> {
-    type Service = CachedService<S, K>;
+impl<S, X, T> Layer<S> for Cached<X, T> {
+    type Service = CachedService<S, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
         CachedService { inner, layer: self.clone() }
@@ -99,12 +83,12 @@ impl<S, K: Clone> Layer<S> for Cached<K> {
 }
 
 /// A service whose answers are cached.
-pub struct CachedService<S, K> {
+pub struct CachedService<S, X, T> {
     inner: S,
-    layer: Cached<K>,
+    layer: Cached<X, T>,
 }
 
-impl<S: Clone, K: Clone> Clone for CachedService<S, K> {
+impl<S: Clone, X, T> Clone for CachedService<S, X, T> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), layer: self.layer.clone() }
     }
@@ -112,13 +96,12 @@ impl<S: Clone, K: Clone> Clone for CachedService<S, K> {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-impl<S, X, T, F> Service<Request> for CachedService<S, By<X, F>>
+impl<S, X, T> Service<Request> for CachedService<S, X, T>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     X: Clone + Send + Sync + 'static,
     T: 'static,
-    F: Fn(&X, &Parts) -> Option<Key<T>> + Send + Sync + 'static,
 {
     type Response = Response;
     type Error = Infallible;
@@ -141,7 +124,7 @@ where
             let answer = inner.call(Request::from_parts(parts, body));
             return Box::pin(async { Ok(with_status(answer.await?, NO_TENANT)) });
         };
-        let Some(key) = (self.layer.key.of)(extension, &parts) else {
+        let Some(key) = (self.layer.key)(extension, &parts) else {
             return Box::pin(inner.call(Request::from_parts(parts, body)));
         };
         let has_body = !body.is_end_stream();

@@ -4,4 +4,4 @@ mod answer;
 mod etag;
 mod layer;
 
-pub use layer::{By, Cached, CachedService};
+pub use layer::{Cached, CachedService};

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use preheat_client::{Builder, Cache, Connection, FenceState, Key, Outcome, Problem};
+use preheat_client::{Builder, Cache, Connection, FenceState, Key, Problem};
 use preheat_sandbox::Redis;
 use redis::Client;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -118,7 +118,6 @@ async fn without_redis_the_loads_of_one_key_are_still_one() {
     let after = cache.stats().reads["services"];
     assert_eq!(loader.calls(), 1);
     assert_eq!((after.bypass - before.bypass, after.joined - before.joined), (1, 9));
-    let _names_are_public = Outcome::Bypass;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Answers of axum routes.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -175,8 +176,8 @@ async fn answers_that_are_not_safe_to_cache_go_through_as_they_are() {
     };
     let json = (CONTENT_TYPE, "application/json");
     let unsafe_ones = [
-        with(StatusCode::CREATED, &[json.clone()]),
-        with(StatusCode::NOT_FOUND, &[json.clone()]),
+        with(StatusCode::CREATED, from_ref(&json)),
+        with(StatusCode::NOT_FOUND, from_ref(&json)),
         with(StatusCode::FOUND, &[json.clone(), (LOCATION, "/")]),
         with(StatusCode::OK, &[(CONTENT_TYPE, "text/html")]),
         with(StatusCode::OK, &[json.clone(), (SET_COOKIE, "session=secret")]),

@@ -20,7 +20,7 @@ async fn a_miss_is_loaded_and_filled_and_the_next_read_is_a_hit() {
     assert_eq!(loader.calls(), 1);
     assert_eq!(eye.get("services:42").await.unwrap(), r#"["X-ray"]"#);
     let ttl = eye.ttl("services:42").await;
-    assert!(ttl <= HOUR && ttl > HOUR - Duration::from_secs(60), "{ttl:?}");
+    assert!(ttl <= HOUR && ttl > HOUR / 2, "{ttl:?}");
     assert_eq!(eye.keys().await, ["preheat:fence:42", "services:42"], "no lease is left");
     let stats = cache.stats();
     assert_eq!(stats.reads["services"], Reads { hit: 1, miss: 1, ..Reads::default() });
@@ -201,13 +201,13 @@ async fn a_value_of_another_type_is_loaded_anew_and_left_to_the_worker() {
 #[tokio::test]
 async fn a_value_that_is_no_json_is_an_error_of_the_read() {
     let redis = redis();
-    let (cache, mut eye) = (cache(&redis).await, eye(&redis).await);
+    let (cache, eye) = (cache(&redis).await, eye(&redis).await);
     let map = std::collections::BTreeMap::from([(vec![1], 2)]);
     let load = || async { Ok::<_, Infallible>(map) };
     let read = cache.get_or_load(Key::plain("map", HOUR).of_tenant("42"), load).await;
     assert!(matches!(read, Err(Error::Value(_))), "{read:?}");
-    let keys = eye.keys().await;
-    assert_eq!(keys, ["preheat:fence:42"]);
+    let free = async || eye.clone().keys().await == ["preheat:fence:42"];
+    eventually("nothing but the fence is left", free).await;
 }
 
 #[tokio::test]
