@@ -21,6 +21,7 @@ pub(crate) struct Landed {
     pub(crate) text: Bytes,
     /// How the caller that began it was answered.
     pub(crate) outcome: Outcome,
+    #[cfg_attr(not(feature = "axum"), expect(dead_code, reason = "HTTP answers say it"))]
     pub(crate) stored: Stored,
 }
 

@@ -32,11 +32,12 @@ return {0, fence, leased and 1 or 0}
 /// token. Answers 1 if it wrote the value, 2 if there was one, 0 if the fence had moved.
 pub(crate) const FILL: Script = Script {
     text: "\
-local unmoved = redis.call('GET', KEYS[2]) == ARGV[1]
-local written = unmoved and redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3])
+local answer = 0
+if redis.call('GET', KEYS[2]) == ARGV[1] then
+  answer = redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3]) and 1 or 2
+end
 if redis.call('GET', KEYS[3]) == ARGV[4] then redis.call('DEL', KEYS[3]) end
-if not unmoved then return 0 end
-return written and 1 or 2
+return answer
 ",
-    sha1: "1142e883c856711ebaf47acd7a3e412c1660f7c5",
+    sha1: "403c9f4e3945155abed81c5fb6bfd351c0c7900d",
 };
