@@ -65,7 +65,7 @@ async fn probed(protocol: &Protocol) -> bool {
 impl Shared {
     /// Adds the growth of the counts to those in Redis. What Redis does not take is told the next time.
     pub(crate) async fn flush(&self) {
-        if self.protocol.breaker.is_open() {
+        if !self.is_enabled || self.protocol.breaker.is_open() {
             return;
         }
         if let Some(growth) = self.counts.growth()

@@ -53,6 +53,7 @@ pub struct Builder {
     deadline: Duration,
     loads: usize,
     max_bytes: usize,
+    is_enabled: bool,
     listener: Option<Listener>,
 }
 
@@ -77,6 +78,12 @@ impl Builder {
         Self { max_bytes, ..self }
     }
 
+    /// Without the cache each read loads, and nothing is sent to Redis: for tests of an application, and to
+    /// measure what the cache is worth.
+    pub fn enabled(self, is_enabled: bool) -> Self {
+        Self { is_enabled, ..self }
+    }
+
     /// Calls this when something is wrong with the cache, at most once in ten seconds for each kind of problem.
     /// It must not block.
     pub fn on_problem(
@@ -92,7 +99,7 @@ impl Builder {
     ///
     /// Outside a Tokio runtime.
     pub fn build(self) -> Cache {
-        let Self { connection, prefix, deadline, loads, max_bytes, listener } = self;
+        let Self { connection, prefix, deadline, loads, max_bytes, is_enabled, listener } = self;
         let problems = Problems::new(listener);
         let protocol = Protocol::new(connection, Names::new(prefix), deadline, problems);
         let (alive, gone) = oneshot::channel();
@@ -103,22 +110,26 @@ impl Builder {
             absent: Absent::default(),
             counts: Counts::default(),
             max_bytes,
+            is_enabled,
             _alive: alive,
         });
-        tokio::spawn(background::run(Arc::downgrade(&shared), gone));
+        if is_enabled {
+            tokio::spawn(background::run(Arc::downgrade(&shared), gone));
+        }
         Cache { shared }
     }
 }
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connection, prefix, deadline, loads, max_bytes, listener: _ } = self;
+        let Self { connection, prefix, deadline, loads, max_bytes, is_enabled, listener: _ } = self;
         f.debug_struct("Builder")
             .field("connection", connection)
             .field("prefix", prefix)
             .field("deadline", deadline)
             .field("loads", loads)
             .field("max_bytes", max_bytes)
+            .field("is_enabled", is_enabled)
             .finish_non_exhaustive()
     }
 }
@@ -133,6 +144,7 @@ impl Cache {
             deadline: DEADLINE,
             loads: LOADS,
             max_bytes: MAX_BYTES,
+            is_enabled: true,
             listener: None,
         }
     }
@@ -207,6 +219,9 @@ impl Cache {
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let entry = self.shared.protocol.entry(key);
+        if !self.shared.is_enabled {
+            return read(self.shared.without_cache(entry.family, text_of(load)).await);
+        }
         let looked = match self.shared.protocol.get(&entry.key).await {
             Ok(Some(text)) => match serde_json::from_slice(&text) {
                 Ok(value) => {
@@ -227,7 +242,7 @@ impl Cache {
         }
         let question = Question { entry, accepts: is_readable::<V>, remembers_absence };
         let landed = self.shared.fly::<E>(question, looked, text_of(load)).await;
-        read(landed)
+        read(landed.map(|landed| landed.text))
     }
 
     /// The value's JSON, and how it was come by.
@@ -248,6 +263,10 @@ impl Cache {
         load: impl Future<Output = Result<Bytes, Crash>> + Send + 'static,
     ) -> Result<Landed, Crash> {
         let entry = self.shared.protocol.entry(key);
+        if !self.shared.is_enabled {
+            let text = self.shared.without_cache(entry.family, load).await?;
+            return Ok(Landed { text, outcome: Outcome::Bypass, stored: Stored::No });
+        }
         let looked = match self.shared.protocol.get(&entry.key).await {
             Ok(Some(text)) => {
                 self.shared.counts.read(entry.family, Outcome::Hit);
@@ -262,6 +281,19 @@ impl Cache {
 }
 
 impl Shared {
+    /// Loads for one caller.
+    pub(crate) async fn without_cache<V>(
+        &self,
+        family: &'static str,
+        load: impl Future<Output = Result<V, Crash>>,
+    ) -> Result<V, Crash> {
+        let begun_at = Instant::now();
+        let loaded = load.await;
+        self.counts.read(family, Outcome::Bypass);
+        self.counts.loaded(family, loaded.is_ok(), begun_at.elapsed());
+        loaded
+    }
+
     /// A value in the cache is not of the type: the reader loads, and the worker will write a newer one.
     pub(crate) fn unreadable(&self, error: &serde_json::Error) -> Looked {
         self.protocol.problems.note(Problem::Unreadable, error);
@@ -269,11 +301,11 @@ impl Shared {
     }
 }
 
-/// The value of a flight.
+/// The value that a load brought.
 pub(crate) fn read<V: DeserializeOwned, E: Send + Sync + 'static>(
-    landed: Result<Landed, Crash>,
+    text: Result<Bytes, Crash>,
 ) -> Result<V, Error<E>> {
-    let Landed { text, .. } = landed.map_err(Crash::into_error)?;
+    let text = text.map_err(Crash::into_error)?;
     serde_json::from_slice(&text).map_err(|error| Error::Value(Arc::new(error)))
 }
 

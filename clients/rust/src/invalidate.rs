@@ -25,6 +25,9 @@ impl Cache {
         &self,
         keys: impl IntoIterator<Item = Key<T>>,
     ) -> Result<(), InvalidationFailed> {
+        if !self.shared.is_enabled {
+            return Ok(());
+        }
         let names = &self.shared.protocol.names;
         let mut by_fence: BTreeMap<Fence, Vec<String>> = BTreeMap::new();
         for key in keys {
@@ -40,6 +43,9 @@ impl Cache {
     /// Moves a tenant's fence: what loads and warmers read before is not written. It removes no key; the
     /// worker's change feed and `preheat invalidate --tenant` do.
     pub async fn invalidate_tenant(&self, tenant: &str) -> Result<(), InvalidationFailed> {
+        if !self.shared.is_enabled {
+            return Ok(());
+        }
         let fence = Fence::Tenant(tenant.to_owned());
         let forget = || {
             if let Some(fence) = self.shared.protocol.names.fence(&fence) {

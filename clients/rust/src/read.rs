@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) absent: Absent,
     pub(crate) counts: Counts,
     pub(crate) max_bytes: usize,
+    /// Otherwise each read loads.
+    pub(crate) is_enabled: bool,
     /// The background task ends when this goes.
     pub(crate) _alive: oneshot::Sender<()>,
 }

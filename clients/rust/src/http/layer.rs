@@ -37,7 +37,7 @@ use crate::problem::{Problem, TooLarge};
 /// Its key needs an extension of the request that the layer of the authentication sets: the tenant. A request
 /// without one goes through uncached. Set that layer outside of this one, with `route_layer` for example:
 ///
-/// ```ignore
+/// ```text
 /// Router::new()
 ///     .route("/services", get(services).layer(Cached::by(&cache, |Tenant(id)| keys::services(id))))
 ///     .route_layer(authentication)

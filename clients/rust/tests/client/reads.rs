@@ -258,3 +258,31 @@ async fn the_background_task_ends_with_the_cache() {
     drop(cache);
     eventually("its tasks have ended", async || alive() <= before).await;
 }
+
+#[tokio::test]
+async fn without_the_cache_each_read_loads_and_nothing_is_sent() {
+    let redis = redis();
+    let cache = builder(&redis).await.enabled(false).build();
+    let mut eye = eye(&redis).await;
+    eye.ask::<()>(&["SET", "services:42", r#"["old"]"#]).await;
+    let loader = Loader::new();
+    for _ in 0..2 {
+        assert_eq!(loader.read(&cache, services(), &["X-ray"]).await, ["X-ray"]);
+    }
+    let keys = [("X-ray", services())];
+    let load = {
+        let loader = loader.clone();
+        move |names: Vec<&'static str>| loader.clone().load(vec![list(&names)])
+    };
+    assert_eq!(cache.many(keys, load).await.unwrap(), [["X-ray"]]);
+    let raw = {
+        let loader = loader.clone();
+        cache.raw_or_load(services(), || loader.load(list(&["X-ray"]))).await.unwrap()
+    };
+    assert_eq!(raw, r#"["X-ray"]"#);
+    cache.invalidate([services()]).await.unwrap();
+    cache.flush().await;
+    assert_eq!(loader.calls(), 4);
+    assert_eq!(eye.keys().await, ["services:42"]);
+    assert_eq!(cache.stats().reads["services"].bypass, 4);
+}
