@@ -88,7 +88,7 @@ impl Builder {
     /// It must not block.
     pub fn on_problem(
         self,
-        listener: impl Fn(Problem, &dyn StdError) + Send + Sync + 'static,
+        listener: impl Fn(Problem, &(dyn StdError + 'static)) + Send + Sync + 'static,
     ) -> Self {
         Self { listener: Some(Arc::new(listener)), ..self }
     }
@@ -234,7 +234,7 @@ impl Cache {
             Err(_noted) => Looked::Unanswered,
         };
         if remembers_absence
-            && self.shared.absent.has(&entry.key, Instant::now())
+            && self.shared.absent.has(&entry, Instant::now())
             && let Ok(absent) = serde_json::from_slice(b"null")
         {
             self.shared.counts.read(entry.family, Outcome::Joined);

@@ -84,7 +84,8 @@ pub(crate) struct Flights {
     by_key: Arc<Mutex<ByKey>>,
 }
 
-/// Several of one key, if their loaders have different types of errors.
+/// Several of one key, if their loaders have different types of errors, or load for different tenants: what one
+/// may see of a shared key, another may not.
 type ByKey = HashMap<Arc<str>, Vec<Arc<Flight>>>;
 
 /// Who begins a flight, or joins one.
@@ -99,7 +100,9 @@ impl Flights {
     pub(crate) fn board(&self, entry: &Entry, error: TypeId, urgent: &Arc<Notify>) -> Boarding {
         let mut by_key = self.by_key();
         let flights = by_key.entry(Arc::clone(&entry.key)).or_default();
-        if let Some(flight) = flights.iter().find(|flight| flight.error == error) {
+        let is_same =
+            |flight: &&Arc<Flight>| flight.error == error && flight.entry.fence == entry.fence;
+        if let Some(flight) = flights.iter().find(is_same) {
             return Boarding::Joined(Arc::clone(flight));
         }
         let (land, landing) = watch::channel(None);
@@ -116,9 +119,9 @@ impl Flights {
     }
 
     /// Drops the flights of these keys: who asks from now on loads anew.
-    pub(crate) fn drop_keys<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
+    pub(crate) fn drop_keys(&self, keys: &[&str]) {
         let mut by_key = self.by_key();
-        let dropped = keys.into_iter().filter_map(|key| by_key.remove(key));
+        let dropped = keys.iter().filter_map(|key| by_key.remove(*key));
         for flight in dropped.flatten() {
             flight.dropped.send_replace(true);
         }

@@ -50,8 +50,8 @@ impl Cache {
         let forget = || {
             if let Some(fence) = self.shared.protocol.names.fence(&fence) {
                 self.shared.flights.drop_fence(&fence);
+                self.shared.absent.forget_fence(&fence);
             }
-            self.shared.absent.forget_all();
         };
         forget();
         let by_fence = BTreeMap::from([(fence.clone(), Vec::new())]);
@@ -62,9 +62,9 @@ impl Cache {
 
     /// Forgets what this process knows of the keys.
     fn forget(&self, by_fence: &BTreeMap<Fence, Vec<String>>) {
-        let keys = || by_fence.values().flatten().map(String::as_str);
-        self.shared.flights.drop_keys(keys());
-        self.shared.absent.forget(keys());
+        let keys: Vec<&str> = by_fence.values().flatten().map(String::as_str).collect();
+        self.shared.flights.drop_keys(&keys);
+        self.shared.absent.forget(&keys);
     }
 }
 

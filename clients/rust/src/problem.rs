@@ -90,7 +90,7 @@ impl fmt::Display for TooLarge {
 impl Error for TooLarge {}
 
 /// What an application does with a problem.
-pub(crate) type Listener = Arc<dyn Fn(Problem, &dyn Error) + Send + Sync>;
+pub(crate) type Listener = Arc<dyn Fn(Problem, &(dyn Error + 'static)) + Send + Sync>;
 
 /// Counts problems, and tells each kind at most once in ten seconds.
 #[derive(Default)]
@@ -110,7 +110,7 @@ impl Problems {
         Self { listener, seen: Mutex::default() }
     }
 
-    pub(crate) fn note(&self, problem: Problem, error: &dyn Error) {
+    pub(crate) fn note(&self, problem: Problem, error: &(dyn Error + 'static)) {
         #[cfg(feature = "metrics")]
         metrics::counter!("preheat_client_cache_errors_total", "kind" => problem.name())
             .increment(1);

@@ -43,6 +43,21 @@ pub(crate) struct Entry {
     fill_ttl: Option<Duration>,
 }
 
+impl Entry {
+    pub(crate) fn new<T>(names: &Names, key: &Key<T>) -> Self {
+        let fence = names.fence(key.fence());
+        let ttl = key.ttl().max(Duration::from_millis(1));
+        let fill_ttl = match key.fill() {
+            Fill::Never => None,
+            Fill::Brief => Some(ttl.min(BRIEF)),
+            Fill::Full if fence.is_none() => Some(ttl.min(BRIEF)),
+            Fill::Full => Some(ttl),
+        };
+        let fence = fence.map(Into::into);
+        Self { key: names.key(key.key()).into(), fence, family: key.family(), fill_ttl }
+    }
+}
+
 /// Who loads.
 pub(crate) enum Begun {
     /// Nobody: the value is there.
@@ -126,16 +141,7 @@ impl Protocol {
     }
 
     pub(crate) fn entry<T>(&self, key: &Key<T>) -> Entry {
-        let fence = self.names.fence(key.fence());
-        let ttl = key.ttl().max(Duration::from_millis(1));
-        let fill_ttl = match key.fill() {
-            Fill::Never => None,
-            Fill::Brief => Some(ttl.min(BRIEF)),
-            Fill::Full if fence.is_none() => Some(ttl.min(BRIEF)),
-            Fill::Full => Some(ttl),
-        };
-        let key_text = self.names.key(key.key());
-        Entry { key: key_text.into(), fence: fence.map(Into::into), family: key.family(), fill_ttl }
+        Entry::new(&self.names, key)
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Failure> {

@@ -276,9 +276,9 @@ impl Shared {
         let entry = &question.entry;
         if text.as_ref() == b"null" {
             if question.remembers_absence {
-                self.absent.add(&entry.key, Instant::now());
+                self.absent.add(entry, Instant::now());
                 if flight.is_dropped() {
-                    self.absent.forget([&*entry.key]); // the invalidation may have come before `add`
+                    self.absent.forget(&[&entry.key]); // the invalidation may have come before `add`
                 }
             }
             Counts::not_filled(entry.family, "skipped");

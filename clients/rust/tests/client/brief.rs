@@ -50,8 +50,8 @@ async fn a_value_is_filled_for_ten_seconds_and_that_is_told_once() {
     for redis in servers().await {
         let told = Arc::new(Mutex::new(Vec::new()));
         let list = Arc::clone(&told);
-        let listener = move |problem, _: &dyn std::error::Error| list.lock().unwrap().push(problem);
-        let cache = builder(&redis).await.on_problem(listener).build();
+        let cache = builder(&redis).await;
+        let cache = cache.on_problem(move |problem, _| list.lock().unwrap().push(problem)).build();
         one_fill(&cache, eye(&redis).await).await;
         Loader::new().read(&cache, services_of("43"), &["X-ray"]).await;
         assert_eq!(*told.lock().unwrap(), [Problem::Scripts]);

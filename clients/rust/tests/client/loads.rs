@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use preheat_client::{Cache, Error, Key};
+use preheat_client::{Cache, Error, Fill, Key};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -260,4 +260,29 @@ async fn at_most_so_many_load_and_so_many_wait() {
     assert_eq!(running.await.unwrap(), ["X-ray"]);
     assert!(readers.join_all().await.iter().all(Result::is_ok));
     assert_eq!(loader.calls(), 65);
+}
+
+/// A loader finds what its tenant may see, so nobody joins the load of another tenant.
+#[tokio::test]
+async fn callers_for_another_tenant_do_not_join_the_load_of_a_shared_key() {
+    let redis = redis();
+    let cache = cache(&redis).await;
+    let pet = |tenant: &str| {
+        Key::<String>::new("pet:7", Some(tenant.to_owned()), HOUR, "pets", Fill::Brief)
+    };
+    let stranger = Loader::waiting();
+    let not_found = {
+        let (cache, stranger) = (cache.clone(), stranger.clone());
+        tokio::spawn(async move {
+            cache.find_or_load(pet("43"), || stranger.load(None::<String>)).await.unwrap()
+        })
+    };
+    stranger.has_begun(1).await;
+    let find = || cache.find_or_load(pet("42"), || Loader::new().load(Some("Rex".to_owned())));
+    let found = find();
+    let (found, not_found) = tokio::join!(found, async {
+        stranger.go();
+        not_found.await.unwrap()
+    });
+    assert_eq!((found.unwrap().as_deref(), not_found), (Some("Rex"), None));
 }

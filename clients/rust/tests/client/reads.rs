@@ -170,7 +170,7 @@ async fn a_value_that_is_too_large_is_served_and_not_cached_and_told() {
     let redis = redis();
     let told = Arc::new(Mutex::new(Vec::new()));
     let list = Arc::clone(&told);
-    let listener = move |problem, error: &dyn std::error::Error| {
+    let listener = move |problem, error: &(dyn std::error::Error + 'static)| {
         list.lock().unwrap().push((problem, error.to_string()));
     };
     let cache = builder(&redis).await.max_bytes(10).on_problem(listener).build();
