@@ -2,12 +2,16 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /build
 
 # The dependencies are a layer of their own: they are built around an empty program, which the real one then
-# replaces, so that a change of the code does not build them again. The targets of both Cargo.toml have to exist.
+# replaces, so that a change of the code does not build them again. The targets of every Cargo.toml have to exist.
 COPY Cargo.toml Cargo.lock ./
 COPY sandbox/Cargo.toml sandbox/Cargo.toml
+COPY clients/rust/Cargo.toml clients/rust/Cargo.toml
+COPY examples/clinic/Cargo.toml examples/clinic/Cargo.toml
 COPY benches benches
 COPY tests/it/main.rs tests/it/main.rs
-RUN mkdir src sandbox/src && touch src/lib.rs sandbox/src/lib.rs && echo 'fn main() {}' > src/main.rs \
+RUN mkdir src sandbox/src clients/rust/src examples/clinic/src \
+    && touch src/lib.rs sandbox/src/lib.rs clients/rust/src/lib.rs examples/clinic/src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --no-default-features --bin preheat
 
 COPY migrations migrations

@@ -19,6 +19,7 @@ mod conformance;
 mod definition;
 mod deploy;
 mod engine;
+mod examples;
 mod faults;
 mod http;
 mod interleavings;

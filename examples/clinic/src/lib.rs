@@ -1,0 +1,90 @@
+//! A booking site for vet clinics, each of them a tenant: how a service reads through the keys that preheat keeps
+//! warm.
+//!
+//! Each module is one topic, with its reads, its writes and its SQL. A read names its key and what to do on a miss;
+//! a write commits, then names the keys that it made old. [`keys`] is made from the job files.
+
+mod error;
+mod json;
+mod keys;
+mod pages;
+mod pets;
+mod products;
+mod services;
+mod settings;
+mod slots;
+mod staff;
+mod summary;
+mod tenant;
+
+use std::error::Error as StdError;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use preheat_client::{Cache, Connection, Key};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+pub use settings::{Settings, WrongSetting};
+
+/// Connections to the database: as many as the cache lets load at a time.
+const DATABASE_CONNECTIONS: u32 = 16;
+
+/// What all requests share.
+#[derive(Clone, Debug)]
+pub struct Service {
+    db: PgPool,
+    cache: Cache,
+    tenants: tenant::Tenants,
+}
+
+impl Service {
+    /// Connects when the first request needs it: the service starts without database and cache.
+    pub fn new(settings: &Settings) -> Result<Self, Box<dyn StdError>> {
+        let db = PgPoolOptions::new()
+            .max_connections(DATABASE_CONNECTIONS)
+            .connect_lazy(&settings.database_url)?;
+        let cache = Cache::builder(Connection::open(&settings.redis_url)?)
+            .enabled(settings.has_cache)
+            .on_problem(|problem, error| tracing::warn!(problem = problem.name(), error, "cache"))
+            .build();
+        Ok(Self { db, cache, tenants: tenant::Tenants::default() })
+    }
+
+    /// The routes. Whoever asks is known before a handler runs.
+    pub fn router(&self) -> Router {
+        let routes = [
+            services::routes(),
+            products::routes(),
+            staff::routes(),
+            slots::routes(),
+            pets::routes(),
+            pages::routes(),
+            summary::routes(),
+        ];
+        routes
+            .into_iter()
+            .fold(Router::new(), Router::merge)
+            .route_layer(from_fn_with_state(self.clone(), tenant::authenticate))
+            .with_state(self.clone())
+    }
+
+    /// The cache, for its counts.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Tells preheat the last counts, and closes the connections to the database.
+    pub async fn close(&self) {
+        self.cache.flush().await;
+        self.db.close().await;
+    }
+
+    /// Removes keys after a commit. The write has happened, so its answer does not depend on this: what stays in
+    /// the cache is old until preheat hears of the change.
+    async fn changed<T>(&self, keys: impl IntoIterator<Item = Key<T>>) {
+        if let Err(error) = self.cache.invalidate(keys).await {
+            tracing::warn!(error = &error as &dyn StdError, "values may be old for a moment");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The examples, as a reader of them would run them.
+
+mod clinic;
