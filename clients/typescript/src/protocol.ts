@@ -104,7 +104,7 @@ export class Protocol {
       ),
     );
     if (!answer.ok) return "failed";
-    return Number(answer.value) === 1 ? "written" : "refused";
+    return FILLS[Number(answer.value)] ?? "failed";
   }
 
   /** Gives the lease back without a value, so that nobody waits for one. */
@@ -187,6 +187,9 @@ export class Protocol {
     });
   }
 }
+
+/** What `fill` answers. */
+const FILLS: readonly FillOutcome[] = ["refused", "written", "skipped"];
 
 function begunOf(answer: unknown, token: string): Begun {
   if (!Array.isArray(answer)) return UNAVAILABLE;

@@ -50,8 +50,13 @@ export class Reader {
 
   /** Reads one key. `remembers` says that this process may remember for a second that there is no row. */
   async one(key: AnyKey, load: LoadMany, remembers: boolean): Promise<ReadText> {
-    const { link, flights, absent } = this.#parts;
+    const { link, flights, absent, nesting } = this.#parts;
     const target = targetOf(this.#limits.prefix, key);
+    if (nesting.keys()?.has(target.name)) {
+      // A loader that reads the very key it loads would wait for itself.
+      const [read] = this.#missed([target], load, false);
+      return read as Promise<ReadText>;
+    }
     const joined = flights.get(target.name);
     if (joined) return this.#join(target, joined);
     const answer = await link.ask("read", this.#limits.deadline, (redis) => redis.get(target.name));
@@ -102,7 +107,6 @@ export class Reader {
     const mine: { target: Target; flight: Flight }[] = [];
     const reads = targets.map((target) => {
       const joined = flights.get(target.name);
-      // A loader that reads the very key it loads would wait for itself.
       if (joined && !within?.has(target.name)) return this.#join(target, joined);
       const flight = new Flight(target.key.tenant, turn);
       if (!joined) flights.begin(target.name, flight);

@@ -27,21 +27,24 @@ return {0, fence, leased and 1 or 0}
 `;
 
 /**
- * Writes the value if the fence has not moved since `begin`, and gives the lease back.
+ * Writes the value if the fence has not moved since `begin` and the key is still missing (a value that
+ * the warmer wrote meanwhile is as new, and may live longer), and gives the lease back.
  *
  * KEYS: key, fence, lease. ARGV: the fence seen, the value, its TTL in milliseconds, the token.
- * Answers 1 if the value was written.
+ * Answers 1 if the value was written, 2 if the key was there already, 0 if the fence had moved.
  */
-const FILL = `local unmoved = redis.call('GET', KEYS[2]) == ARGV[1]
-if unmoved then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+const FILL = `local answer = 0
+if redis.call('GET', KEYS[2]) == ARGV[1] then
+  answer = redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3]) and 1 or 2
+end
 if redis.call('GET', KEYS[3]) == ARGV[4] then redis.call('DEL', KEYS[3]) end
-return unmoved and 1 or 0
+return answer
 `;
 
 /** Redis and Valkey. */
 export const scripts: Record<ScriptName, Script> = {
   begin: { text: BEGIN, sha1: "6f5839542d00ddae9f518e3c413e8b0205a11450" },
-  fill: { text: FILL, sha1: "ff43600d0d54042aa9f4ba72d9b86afd70eb74b8" },
+  fill: { text: FILL, sha1: "403c9f4e3945155abed81c5fb6bfd351c0c7900d" },
 };
 
 /** Without this line Upstash locks the whole database for a script. Redis does not know it. */
@@ -50,5 +53,5 @@ const LOCK_KEYS_ONLY = "#!lua flags=allow-key-locking\n";
 /** Upstash. */
 export const upstashScripts: Record<ScriptName, Script> = {
   begin: { text: LOCK_KEYS_ONLY + BEGIN, sha1: "5502e0b31df8ab7834e69b5170fb59aa60037fb0" },
-  fill: { text: LOCK_KEYS_ONLY + FILL, sha1: "2655fe426f4a82cb78ece66232a199ba458066f6" },
+  fill: { text: LOCK_KEYS_ONLY + FILL, sha1: "7527e5ff89600da71689dc4cd648a930cec8a491" },
 };
