@@ -118,7 +118,8 @@ async function oneByOne(
   }
   await Promise.all(
     names.map(async (name) => {
-      moved.removed += await redis.unlink([name]);
+      const removed = await redis.unlink([name]);
+      moved.removed += removed;
     }),
   );
   return moved.removed;

@@ -85,7 +85,7 @@ export class RedisServer {
 }
 
 /** One command over a socket; the reply as it came. */
-function sendRaw(socket: string, command: readonly string[]): Promise<string> {
+export function sendRaw(socket: string, command: readonly string[]): Promise<string> {
   return new Promise((resolve, reject) => {
     const stream = connect(socket);
     const parts = command.map((part) => `$${Buffer.byteLength(part)}\r\n${part}\r\n`);
