@@ -18,17 +18,17 @@ for (const [name, open] of Object.entries(clients)) {
     errors.length = 0;
     const { bypass: before = 0, hit = 0 } = cache.stats().families["services"] ?? {};
     server.freeze();
-    const times: number[] = [];
-    for (let read = 0; read < 25; read += 1) {
-      const began = performance.now();
+    const asked = cache.stats().errors;
+    const began = performance.now();
+    for (let read = 0; read < 100; read += 1) {
       assert.deepEqual(await cache.cached(keys.services("1"), () => [service]), [service]);
-      times.push(performance.now() - began);
     }
-    assert.ok(times.filter((time) => time > 25).length <= 8, `${times}`);
-    assert.equal(cache.stats().families["services"]?.bypass, before + 25);
+    const seconds = Math.ceil((performance.now() - began) / 1000);
+    assert.ok(cache.stats().errors - asked <= 5 + seconds, "five failures, then a probe a second");
+    assert.equal(cache.stats().families["services"]?.bypass, before + 100);
     assert.ok(errors.every(([, error]) => error instanceof DeadlineExceeded), String(errors[0]?.[1]));
     assert.ok(errors.length <= 1, "it is told once");
-    assert.ok(cache.stats().errors >= 5);
+    assert.ok(cache.stats().errors - asked >= 5);
     server.thaw();
     await until(async () => {
       await cache.cached(keys.services("1"), () => [service]);
