@@ -1,4 +1,5 @@
 import { Absent } from "./absent.js";
+import type { LoadMany } from "./batch.js";
 import { type Background, Counts, type Stats } from "./counts.js";
 import { LoadsExhausted } from "./errors.js";
 import { type CacheEvent, Events, type OnError, warn } from "./events.js";
@@ -10,7 +11,7 @@ import { Link } from "./link.js";
 import { Loads, Turn } from "./loads.js";
 import { Nesting } from "./nesting.js";
 import { Protocol } from "./protocol.js";
-import { type LoadMany, Reader, type ReadText } from "./reader.js";
+import { Reader, type ReadText } from "./reader.js";
 import type { RedisLike } from "./redis-like.js";
 import { exhausted, type RequestLike, responseTo } from "./respond.js";
 
@@ -117,9 +118,7 @@ export class Cache {
     const loadMany: LoadMany = async (targets) => load(targets.map(({ key }) => key as Key<T>));
     const reads = await abortable(options.signal, () => this.#reader.many(keys, loadMany));
     return Promise.all(
-      reads.map((read, i) =>
-        this.#valueOf(read, async () => (await load([keys[i] as Key<T>]))[0]),
-      ),
+      reads.map((read, i) => this.#valueOf(read, async () => (await load([keys[i] as Key<T>]))[0])),
     ) as Promise<Read<T, L>[]>;
   }
 

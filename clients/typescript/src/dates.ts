@@ -7,7 +7,11 @@ import type { LocalDate } from "./key.js";
  * @param zone a name such as `Europe/Zurich`; an unknown one is a `RangeError`
  */
 export function localDates(zone: string, days: number, now: Date = new Date()): LocalDate[] {
-  const parts = new Map(formatOf(zone).formatToParts(now).map(({ type, value }) => [type, Number(value)]));
+  const parts = new Map(
+    formatOf(zone)
+      .formatToParts(now)
+      .map(({ type, value }) => [type, Number(value)]),
+  );
   const [year = 0, month = 0, day = 0] = [parts.get("year"), parts.get("month"), parts.get("day")];
   // Calendar days are counted in UTC, where each has 24 hours.
   return Array.from({ length: days }, (_, i) => {

@@ -83,5 +83,8 @@ export class Events {
 
 /** What `onError` does unless the application says otherwise: nothing is lost silently. */
 export function warn(operation: Operation, error: unknown): void {
-  console.warn(`preheat-client: ${operation} failed; reads go on without Redis where they must:`, error);
+  console.warn(
+    `preheat-client: ${operation} failed; reads go on without Redis where they must:`,
+    error,
+  );
 }

@@ -1,5 +1,6 @@
+import { ByKey, type Owned } from "./by-key.js";
 import type { FillOutcome } from "./events.js";
-import { Turn } from "./loads.js";
+import type { Turn } from "./loads.js";
 
 /** What a flight brought. */
 export interface Outcome {
@@ -20,12 +21,10 @@ export class Flight {
   dropped = false;
   /** Set when the value is loaded without Redis. */
   bypasses = false;
-  readonly tenant: string | null | undefined;
   #resolve!: (outcome: Outcome) => void;
   #reject!: (error: unknown) => void;
 
-  constructor(tenant: string | null | undefined, turn: Turn) {
-    this.tenant = tenant;
+  constructor(turn: Turn) {
     this.turn = turn;
     this.outcome = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -44,32 +43,27 @@ export class Flight {
   }
 }
 
-/** The flights under way, by full key. */
+/** The flights under way. */
 export class Flights {
-  readonly #flights = new Map<string, Flight>();
+  readonly #flights = new ByKey<Flight>();
 
-  get(key: string): Flight | undefined {
-    return this.#flights.get(key);
+  get(target: Owned): Flight | undefined {
+    return this.#flights.get(target);
   }
 
-  begin(key: string, flight: Flight): void {
-    this.#flights.set(key, flight);
+  begin(target: Owned, flight: Flight): void {
+    this.#flights.set(target, flight);
     const end = () => {
-      if (this.#flights.get(key) === flight) this.#flights.delete(key);
+      if (this.#flights.get(target) === flight) this.#flights.delete(target);
     };
     flight.outcome.then(end, end);
   }
 
-  drop(key: string): void {
-    const flight = this.#flights.get(key);
-    if (!flight) return;
-    flight.dropped = true;
-    this.#flights.delete(key);
+  drop(name: string): void {
+    for (const flight of this.#flights.takeKey(name)) flight.dropped = true;
   }
 
   dropTenant(tenant: string | null): void {
-    for (const [key, flight] of this.#flights) {
-      if (flight.tenant === tenant) this.drop(key);
-    }
+    for (const flight of this.#flights.takeTenant(tenant)) flight.dropped = true;
   }
 }

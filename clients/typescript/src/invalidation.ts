@@ -41,7 +41,10 @@ export class Invalidation {
     this.#forget(names);
     const results = await Promise.allSettled(
       [...byTenant(keys)].map(([tenant, own]) =>
-        this.#move(tenant, own.map((key) => this.#prefix + key)),
+        this.#move(
+          tenant,
+          own.map((key) => this.#prefix + key),
+        ),
       ),
     );
     // Loads that began meanwhile may have read a replica that lags behind the commit.

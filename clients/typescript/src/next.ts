@@ -9,7 +9,12 @@ import { after } from "next/server.js";
 import type { Background } from "./counts.js";
 import { fenceName } from "./names.js";
 
-export { type CacheEntry, type CacheHandler, fenceHandler, type HandlerOptions } from "./next-handler.js";
+export {
+  type CacheEntry,
+  type CacheHandler,
+  fenceHandler,
+  type HandlerOptions,
+} from "./next-handler.js";
 export { building } from "./next-phase.js";
 
 /** The tag of all that is rendered from a tenant's data (`null`: from data without tenants), for `cacheTag`. */

@@ -23,9 +23,18 @@ export interface RedisLike {
   /** How many of the keys were there. */
   unlink(keys: readonly string[]): Promise<number>;
   /** One `MULTI`: `SET fence start NX PX`, `INCR fence`, `UNLINK keys`. How many of the keys were there. */
-  moveFence(fence: string, start: string, milliseconds: number, keys: readonly string[]): Promise<number>;
+  moveFence(
+    fence: string,
+    start: string,
+    milliseconds: number,
+    keys: readonly string[],
+  ): Promise<number>;
   /** One `MULTI`: `HINCRBY` for each field, then `PEXPIRE`. */
-  count(hash: string, deltas: readonly (readonly [string, number])[], milliseconds: number): Promise<void>;
+  count(
+    hash: string,
+    deltas: readonly (readonly [string, number])[],
+    milliseconds: number,
+  ): Promise<void>;
 }
 
 function messageOf(error: unknown): string {

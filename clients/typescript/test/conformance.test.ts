@@ -38,7 +38,19 @@ for (const [name, open] of Object.entries(clients)) {
 
     test("every kind of JSON comes back as it went", async (t) => {
       const { cache } = await fixture(t, { open });
-      const values = [0, "", false, "text", '"quoted"', "12.50", 1e21, [], {}, [null, ["🐈"]], { a: [1] }];
+      const values = [
+        0,
+        "",
+        false,
+        "text",
+        '"quoted"',
+        "12.50",
+        1e21,
+        [],
+        {},
+        [null, ["🐈"]],
+        { a: [1] },
+      ];
       for (const [i, value] of values.entries()) {
         await cache.cached(`key${i}`, () => value, { tenant: "1" });
         const hit = await cache.cached(`key${i}`, () => assert.fail("loaded again"));

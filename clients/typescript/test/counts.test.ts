@@ -28,7 +28,14 @@ test("counts are brought every ten seconds, in the background where there is one
   t.mock.method(performance, "now", () => now);
   const sent: [string, number][][] = [];
   const redis = { count: async (_: string, deltas: [string, number][]) => void sent.push(deltas) };
-  const link = new Link(redis as unknown as RedisLike, new Events(() => {}, [], () => now));
+  const link = new Link(
+    redis as unknown as RedisLike,
+    new Events(
+      () => {},
+      [],
+      () => now,
+    ),
+  );
   const read = { type: "read", family: "services", result: "hit" } as const;
 
   const timed = new Counts(link, "", 500, undefined);

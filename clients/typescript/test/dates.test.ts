@@ -10,22 +10,41 @@ test("days are those of the zone, not of the server", () => {
 });
 
 test("a day of 23 or 25 hours is one day", () => {
-  for (const zone of ["Europe/Zurich", "America/New_York", "America/Santiago", "Australia/Lord_Howe"]) {
+  for (const zone of [
+    "Europe/Zurich",
+    "America/New_York",
+    "America/Santiago",
+    "Australia/Lord_Howe",
+  ]) {
     for (let hour = 0; hour < 24 * 366; hour += 1) {
       const now = new Date(Date.UTC(2026, 0, 1, hour, 30));
       const days = localDates(zone, 3, now);
       const times = days.map((day) => Date.parse(`${day}T00:00:00Z`));
-      assert.deepEqual(times, [0, 1, 2].map((i) => (times[0] as number) + i * 86_400_000), `${zone} ${days}`);
+      assert.deepEqual(
+        times,
+        [0, 1, 2].map((i) => (times[0] as number) + i * 86_400_000),
+        `${zone} ${days}`,
+      );
     }
   }
   // Clocks go forward on 29 March and back on 25 October.
   const days = ["2026-03-28", "2026-03-29", "2026-03-30"];
   assert.deepEqual(localDates("Europe/Zurich", 3, new Date("2026-03-28T22:59:59Z")), days);
-  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-28T23:00:00Z")), ["2026-03-29"]);
-  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-29T21:59:59Z")), ["2026-03-29"]);
-  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-29T22:00:00Z")), ["2026-03-30"]);
-  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-10-25T22:59:59Z")), ["2026-10-25"]);
-  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-10-25T23:00:00Z")), ["2026-10-26"]);
+  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-28T23:00:00Z")), [
+    "2026-03-29",
+  ]);
+  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-29T21:59:59Z")), [
+    "2026-03-29",
+  ]);
+  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-03-29T22:00:00Z")), [
+    "2026-03-30",
+  ]);
+  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-10-25T22:59:59Z")), [
+    "2026-10-25",
+  ]);
+  assert.deepEqual(localDates("Europe/Zurich", 1, new Date("2026-10-25T23:00:00Z")), [
+    "2026-10-26",
+  ]);
 });
 
 test("years and leap days are carried over", () => {

@@ -61,7 +61,8 @@ test("the same for keys without a fence, and for a whole tenant", async (t) => {
 
 test("an invalidation of several tenants moves each fence once", async (t) => {
   const { cache, db } = await fixture(t);
-  for (const fence of ["preheat:fence:1", "preheat:fence:2", "preheat:fence"]) await db.set(fence, FENCE);
+  for (const fence of ["preheat:fence:1", "preheat:fence:2", "preheat:fence"])
+    await db.set(fence, FENCE);
   await cache.cached(keys.services("1"), () => [service]);
   await cache.cached(keys.services("2"), () => [service]);
   const changed = [keys.services("1"), keys.slots("1", "a"), keys.services("2")];
@@ -81,12 +82,18 @@ test("an invalidation is one transaction", async (t) => {
 test("an invalidation that fails says so, after a second try", async (t) => {
   const { cache, server, errors } = await fixture(t, { cache: { invalidateTimeout: 50 } });
   await server.kill();
-  const failed = await cache.invalidate(keys.services("1")).then(() => assert.fail("it did not fail"), (error: unknown) => error);
+  const failed = await cache.invalidate(keys.services("1")).then(
+    () => assert.fail("it did not fail"),
+    (error: unknown) => error,
+  );
   assert.ok(failed instanceof InvalidationFailed);
   assert.deepEqual([failed.fence, failed.removed], ["unknown", 0]);
   assert.ok(failed.cause instanceof Error);
   assert.equal(cache.stats().errors, 2);
-  assert.deepEqual(errors.map(([operation]) => operation), ["invalidate"]);
+  assert.deepEqual(
+    errors.map(([operation]) => operation),
+    ["invalidate"],
+  );
 });
 
 test("an invalidation is tried although the breaker is open", async (t) => {

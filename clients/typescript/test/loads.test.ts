@@ -29,7 +29,10 @@ test("loads run in turn, and a load without a place to wait is refused", async (
   assert.deepEqual(begun, [0, 1, 2]);
   for (const end of ends) end.open();
   await Promise.all(runs);
-  assert.deepEqual(begun, Array.from({ length: 130 }, (_, i) => i));
+  assert.deepEqual(
+    begun,
+    Array.from({ length: 130 }, (_, i) => i),
+  );
   await loads.run(new Turn(), async () => {});
 });
 
@@ -37,7 +40,10 @@ test("a load that fails gives its place back", async () => {
   const loads = new Loads(1);
   const failure = new Error("no");
   for (let i = 0; i < 3; i += 1) {
-    await assert.rejects(loads.run(new Turn(), () => Promise.reject(failure)), failure);
+    await assert.rejects(
+      loads.run(new Turn(), () => Promise.reject(failure)),
+      failure,
+    );
   }
 });
 
@@ -47,7 +53,10 @@ test("loads are bounded while Redis is gone, and `respond` answers 503 beyond th
   const reads = Array.from({ length: 1 + 64 }, (_, i) =>
     cache.cached(keys.slots("1", String(i)), () => end.opened),
   );
-  await assert.rejects(cache.cached(keys.slots("1", "x"), () => end.opened), LoadsExhausted);
+  await assert.rejects(
+    cache.cached(keys.slots("1", "x"), () => end.opened),
+    LoadsExhausted,
+  );
   const request = new Request("http://x/");
   const response = await cache.respond(request, keys.slots("1", "y"), () => end.opened);
   assert.equal(response.status, 503);

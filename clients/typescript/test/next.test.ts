@@ -78,7 +78,9 @@ test("an entry past its revalidation is served, and its render guarded", async (
   await set(handler, "1", { timestamp: Date.now() - 5000, revalidate: 1 });
   assert.equal(await served(handler), "1");
   await set(handler, "2");
-  assert.ok(!("until" in (JSON.parse((await db.get(`preheat:next:entry:${KEY}`)) ?? "") as object)));
+  assert.ok(
+    !("until" in (JSON.parse((await db.get(`preheat:next:entry:${KEY}`)) ?? "") as object)),
+  );
 });
 
 test("streams of any size come back, up to the limit, and one that breaks off is not kept", async (t) => {
@@ -91,7 +93,9 @@ test("streams of any size come back, up to the limit, and one that breaks off is
   assert.equal(await small.get("big", []), undefined);
 
   const broken = entry("x");
-  broken.value = new ReadableStream({ start: (controller) => controller.error(new Error("broke")) });
+  broken.value = new ReadableStream({
+    start: (controller) => controller.error(new Error("broke")),
+  });
   await handler.set("broken", Promise.resolve(broken));
   await handler.set("failed", Promise.reject(new Error("the render failed")));
   assert.equal(await handler.get("broken", []), undefined);

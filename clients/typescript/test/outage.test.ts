@@ -26,7 +26,10 @@ for (const [name, open] of Object.entries(clients)) {
     const seconds = Math.ceil((performance.now() - began) / 1000);
     assert.ok(cache.stats().errors - asked <= 5 + seconds, "five failures, then a probe a second");
     assert.equal(cache.stats().families["services"]?.bypass, before + 100);
-    assert.ok(errors.every(([, error]) => error instanceof DeadlineExceeded), String(errors[0]?.[1]));
+    assert.ok(
+      errors.every(([, error]) => error instanceof DeadlineExceeded),
+      String(errors[0]?.[1]),
+    );
     assert.ok(errors.length <= 1, "it is told once");
     assert.ok(cache.stats().errors - asked >= 5);
     server.thaw();
@@ -136,7 +139,11 @@ test("a breaker that opens and closes is an event", async (t) => {
 test("each kind of error is told once in ten seconds", () => {
   const told: string[] = [];
   let now = 0;
-  const events = new Events((operation) => told.push(operation), [], () => now);
+  const events = new Events(
+    (operation) => told.push(operation),
+    [],
+    () => now,
+  );
   for (now of [0, 1, 9999]) events.failed("read", new Error());
   events.failed("fill", new Error());
   now = 10_000;

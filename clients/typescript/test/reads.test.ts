@@ -46,7 +46,10 @@ test("an error of the loader reaches its callers only, and is not kept", async (
   await until(async () => (await db.keys("preheat:lease:*")).length === 0);
   assert.deepEqual(await cache.cached(keys.services("1"), () => [service]), [service]);
   const { loads, loadsFailed, miss, joined } = cache.stats().families["services"] ?? {};
-  assert.deepEqual({ loads, loadsFailed, miss, joined }, { loads: 2, loadsFailed: 1, miss: 2, joined: 1 });
+  assert.deepEqual(
+    { loads, loadsFailed, miss, joined },
+    { loads: 2, loadsFailed: 1, miss: 2, joined: 1 },
+  );
   assert.deepEqual(errors, []);
 });
 
@@ -56,7 +59,10 @@ test("a loader that throws at once, or gives what is no JSON, fails the read", a
     throw new RangeError("now");
   };
   await assert.rejects(cache.cached("x", thrown), RangeError);
-  await assert.rejects(cache.cached("x", () => ({ id: 10n })), TypeError);
+  await assert.rejects(
+    cache.cached("x", () => ({ id: 10n })),
+    TypeError,
+  );
 });
 
 test("a signal ends its caller's wait, and the load goes on for the others", async (t) => {
@@ -69,7 +75,10 @@ test("a signal ends its caller's wait, and the load goes on for the others", asy
   await until(async () => (await db.keys("preheat:lease:*")).length === 1);
   abort.abort(new Error("gone"));
   await assert.rejects(first, /gone/);
-  await assert.rejects(cache.cached(keys.services("1"), () => [service], options), /gone/);
+  await assert.rejects(
+    cache.cached(keys.services("1"), () => [service], options),
+    /gone/,
+  );
   loading.open([service]);
   assert.deepEqual(await second, [service]);
   assert.notEqual(await db.get("services:1"), null);
@@ -138,7 +147,10 @@ test("a text is a key too: with a tenant it is guarded, without one it is brief"
     assert.ok(left > ttl - 5000 && left <= ttl, `${key}: ${left}`);
   }
   assert.deepEqual((await db.keys("preheat:*")).sort(), ["preheat:fence", "preheat:fence:1"]);
-  await assert.rejects(cache.cached("x", () => 1, { ttl: Number.NaN }), RangeError);
+  await assert.rejects(
+    cache.cached("x", () => 1, { ttl: Number.NaN }),
+    RangeError,
+  );
   assert.deepEqual(Object.keys(cache.stats().families), ["other"]);
 });
 
@@ -193,7 +205,12 @@ test("several reads load once what is missing, and join what is loading", async 
   );
   await until(async () => (await db.exists("slots:1:2026-03-28")) === 1);
   loading.open(["joined"]);
-  assert.deepEqual(await many, [["slots:1:2026-03-28"], ["slots:1:2026-03-29"], ["joined"], ["slots:1:2026-03-29"]]);
+  assert.deepEqual(await many, [
+    ["slots:1:2026-03-28"],
+    ["slots:1:2026-03-29"],
+    ["joined"],
+    ["slots:1:2026-03-29"],
+  ]);
   assert.deepEqual(asked, [["slots:1:2026-03-28", "slots:1:2026-03-29"]]);
   assert.deepEqual(await single, ["joined"]);
   assert.deepEqual(await cache.many([], () => assert.fail("nothing is missing")), []);
@@ -204,7 +221,10 @@ test("several reads load once what is missing, and join what is loading", async 
 test("a loader of several that gives too few values fails the read", async (t) => {
   const { cache, db } = await fixture(t);
   const two = [keys.slots("1", "a"), keys.slots("1", "b")];
-  await assert.rejects(cache.many(two, () => [["one"]]), /1 values for 2 keys/);
+  await assert.rejects(
+    cache.many(two, () => [["one"]]),
+    /1 values for 2 keys/,
+  );
   await until(async () => (await db.keys("preheat:lease:*")).length === 0);
 });
 
@@ -218,10 +238,17 @@ test("everything that is counted is an event, and a hook that throws ends nothin
   await cache.cached(keys.services("1"), () => [service]);
   await cache.cached(keys.services("1"), () => [service]);
   assert.deepEqual(
-    events.map((event) => Object.values(event).filter((value) => typeof value === "string").join(" ")),
+    events.map((event) =>
+      Object.values(event)
+        .filter((value) => typeof value === "string")
+        .join(" "),
+    ),
     ["load services loaded", "fill services written", "read services miss", "read services hit"],
   );
-  assert.deepEqual(errors.map(([operation]) => operation), ["hook"]);
+  assert.deepEqual(
+    errors.map(([operation]) => operation),
+    ["hook"],
+  );
 });
 
 test("without Redis every read is a load", async () => {
@@ -231,4 +258,18 @@ test("without Redis every read is a load", async () => {
   assert.equal(await cache.invalidate(keys.services("1")), 0);
   await cache.close();
   assert.equal(cache.stats().families["services"]?.bypass, 2);
+});
+
+test("what one tenant's loader gives is no answer to another tenant", async (t) => {
+  const { cache, db } = await fixture(t);
+  const pet = { id: "5", tenant_id: "2", name: "Minka" };
+  const loading = gate<undefined>();
+  const stranger = cache.find(keys.pet("1", "5"), () => loading.opened);
+  await until(async () => (await db.keys("preheat:lease:*")).length === 1);
+  const owner = cache.find(keys.pet("2", "5"), () => pet);
+  loading.open(undefined);
+  assert.equal(await stranger, null);
+  assert.deepEqual(await owner, pet);
+  await db.del("pet:5");
+  assert.deepEqual(await cache.find(keys.pet("2", "5"), () => pet), pet);
 });

@@ -52,8 +52,10 @@ test("304 where the client has it", async (t) => {
 
 test("Cache-Status says how the read went", async (t) => {
   const { cache, db, server } = await fixture(t, { cache: { maxBytes: 100, timeout: 200 } });
-  const status = async (key: ReturnType<typeof keys.slots>, load: () => Promise<string[]> | string[]) =>
-    (await cache.respond(request(), key, load)).headers.get("cache-status");
+  const status = async (
+    key: ReturnType<typeof keys.slots>,
+    load: () => Promise<string[]> | string[],
+  ) => (await cache.respond(request(), key, load)).headers.get("cache-status");
   const big = await status(keys.slots("1", "big"), () => ["x".repeat(100)]);
   assert.equal(big, "preheat; fwd=miss; detail=too_large");
   const refused = await status(keys.slots("1", "refused"), async () => {
@@ -83,5 +85,8 @@ test("nothing is `null`, and an error is the caller's", async (t) => {
   const nothing = await cache.respond(request(), keys.report("1"), () => null as unknown as number);
   assert.deepEqual([nothing.status, await nothing.text()], [200, "null"]);
   const failure = new Error("the database said no");
-  await assert.rejects(cache.respond(request(), keys.report("1"), () => Promise.reject(failure)), failure);
+  await assert.rejects(
+    cache.respond(request(), keys.report("1"), () => Promise.reject(failure)),
+    failure,
+  );
 });

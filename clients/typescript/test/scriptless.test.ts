@@ -60,7 +60,10 @@ async function fillsBriefly({ cache, another, db }: Fixture): Promise<void> {
   assert.deepEqual(await db.keys("preheat:lease:*"), []);
 
   await db.set("preheat:fence:1", FENCE);
-  assert.equal(await cache.invalidate(keys.services("1"), keys.slots("1", "a"), keys.slots("1", "b")), 3);
+  assert.equal(
+    await cache.invalidate(keys.services("1"), keys.slots("1", "a"), keys.slots("1", "b")),
+    3,
+  );
   assert.equal(await db.get("preheat:fence:1"), String(FENCE + 1));
   await cache.flush();
   assert.equal(await db.hget("preheat:reads", "slots:miss"), "2");
@@ -127,7 +130,10 @@ test("a cluster that a client takes for one server is noticed", async (t) => {
   await cache.cached(keys.services("1"), () => [service]);
   assert.ok((await db.pttl("services:1")) <= 10_000);
   assert.equal(await cache.invalidate(keys.services("1")), 1);
-  assert.deepEqual(errors.map(([operation]) => operation), ["begin", "scripts", "invalidate"]);
+  assert.deepEqual(
+    errors.map(([operation]) => operation),
+    ["begin", "scripts", "invalidate"],
+  );
 });
 
 async function freePort(): Promise<number> {
@@ -141,5 +147,7 @@ async function freePort(): Promise<number> {
 /** One node that has every slot. */
 async function allSlots(socket: string): Promise<void> {
   await sendRaw(socket, ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-  await until(async () => (await sendRaw(socket, ["CLUSTER", "INFO"])).includes("cluster_state:ok"));
+  await until(async () =>
+    (await sendRaw(socket, ["CLUSTER", "INFO"])).includes("cluster_state:ok"),
+  );
 }

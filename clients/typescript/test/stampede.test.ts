@@ -16,7 +16,10 @@ test("1,000 callers over four processes load each key once", async (t) => {
   await Promise.all(children.map((child) => once(child, "message")));
   for (let key = 0; key < KEYS; key += 1) {
     const answers = await Promise.all(children.map((child) => stampede(child, key)));
-    assert.deepEqual(answers, Array.from({ length: PROCESSES }, () => CALLERS));
+    assert.deepEqual(
+      answers,
+      Array.from({ length: PROCESSES }, () => CALLERS),
+    );
     assert.equal(await db.get(`test:loads:${key}`), "1", `key ${key}`);
   }
   const left = await db.keys("preheat:lease:*");

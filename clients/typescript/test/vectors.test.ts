@@ -50,7 +50,8 @@ test("the scripts are those of every client, and their SHA-1 is right", () => {
 });
 
 test("names in Redis are those of every client", () => {
-  for (const { prefix, tenant, fence } of vectors.fences) assert.equal(fenceName(prefix, tenant), fence);
+  for (const { prefix, tenant, fence } of vectors.fences)
+    assert.equal(fenceName(prefix, tenant), fence);
   for (const { prefix, key, lease } of vectors.leases) assert.equal(leaseName(prefix, key), lease);
   for (const { prefix, name } of vectors.reads.names) assert.equal(readsName(prefix), name);
 });
@@ -60,7 +61,9 @@ test("a fence starts within the bounds", () => {
   assert.equal(FENCE_TTL, fence_ttl_s * 1000);
   const starts = Array.from({ length: 10_000 }, () => Number(fenceStart()));
   for (const start of starts) {
-    assert.ok(Number.isSafeInteger(start) && start >= fence_lowest_start && start < fence_start_bound);
+    assert.ok(
+      Number.isSafeInteger(start) && start >= fence_lowest_start && start < fence_start_bound,
+    );
   }
   assert.equal(new Set(starts).size, starts.length);
 });
@@ -72,7 +75,15 @@ test("`begin` starts a fence that needs it, and no other", async (t) => {
   for (const [i, { fence, needs_start }] of vectors.fence_starts.cases.entries()) {
     const names = [`key${i}`, `fence${i}`, `lease${i}`];
     if (fence !== null) await server.send("SET", `fence${i}`, fence);
-    const reply = await server.send("EVAL", scripts.begin.text, "3", ...names, start, "token", "5000");
+    const reply = await server.send(
+      "EVAL",
+      scripts.begin.text,
+      "3",
+      ...names,
+      start,
+      "token",
+      "5000",
+    );
     assert.equal(reply.includes(`\r\n${start}\r\n`), needs_start, `${fence}: ${reply}`);
   }
 });
@@ -85,7 +96,8 @@ test("Cache-Status is written as by every client", () => {
   for (const { result, stored, detail, text } of vectors.cache_status) {
     // Only the layers of other languages can read without a tenant.
     if (detail === "no_tenant") continue;
-    const fill = detail === null ? { fill: stored ? "written" : "failed" } as const : fills[detail];
+    const fill =
+      detail === null ? ({ fill: stored ? "written" : "failed" } as const) : fills[detail];
     const outcome = { text: "1", from: "load", ...fill } as Outcome;
     assert.equal(cacheStatus({ text: "1", result, outcome }), text);
   }

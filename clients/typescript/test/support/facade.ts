@@ -38,7 +38,8 @@ async function handle(redis: Redis, request: IncomingMessage, response: ServerRe
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk as Buffer);
   const body = JSON.parse(Buffer.concat(chunks).toString()) as unknown;
-  const encode = request.headers["upstash-encoding"] === "base64" ? base64 : (value: unknown) => value;
+  const encode =
+    request.headers["upstash-encoding"] === "base64" ? base64 : (value: unknown) => value;
   const path = (request.url ?? "/").replace(/\/$/, "");
   let reply: Reply | Reply[];
   if (path === "/pipeline") {

@@ -29,7 +29,9 @@ export class RedisServer {
   async up(): Promise<void> {
     const settings = ["--unixsocket", this.socket, "--dir", this.#folder, "--save", ""];
     const program = process.env["PREHEAT_REDIS_SERVER"] ?? "redis-server";
-    this.#process = spawn(program, ["--port", "0", ...settings, ...this.#args], { stdio: "ignore" });
+    this.#process = spawn(program, ["--port", "0", ...settings, ...this.#args], {
+      stdio: "ignore",
+    });
     const failed = once(this.#process, "exit").then(() => {
       throw new Error(`${program} ended`);
     });

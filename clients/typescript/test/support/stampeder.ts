@@ -14,7 +14,9 @@ process.on("message", async ({ key, callers }: { key: number; callers: number })
     await new Promise((resolve) => setTimeout(resolve, 30));
     return [String(key)];
   };
-  const reads = Array.from({ length: callers }, () => cache.cached(keys.slots("1", String(key)), load));
+  const reads = Array.from({ length: callers }, () =>
+    cache.cached(keys.slots("1", String(key)), load),
+  );
   const values = await Promise.all(reads);
   process.send?.(values.filter(([value]) => value === String(key)).length);
 });
