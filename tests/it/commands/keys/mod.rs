@@ -389,7 +389,7 @@ async fn builders_in_both_languages_refuse_texts_that_make_another_key() {
     compare("texts", &rust);
     let typescript = texts("keys --lang typescript --offline").run().await.expect_code(0).stdout;
     insta::assert_snapshot!("texts.ts", typescript);
-    let cases: [(&str, &[&str], Option<&str>); 18] = [
+    let cases: [(&str, &[&str], Option<&str>); 19] = [
         ("menuAll", &["a"], Some("menu:a:all")),
         ("menuAll", &["a:b"], None),
         ("menuAll", &[""], None),
@@ -407,7 +407,8 @@ async fn builders_in_both_languages_refuse_texts_that_make_another_key() {
         ("pages", &["a", "b/c"], Some("a/b/c")),
         ("pages", &["a/b", "c"], None),
         ("pages", &["preheat:fence:a", "b"], None),
-        ("pages", &["menu:a", "all"], None),
+        ("pages", &["menu:a", "all"], Some("menu:a/all")),
+        ("pages", &["menu:a", "b:c"], None),
     ];
     for (name, values, expected) in cases {
         assert_eq!(made(name, values).ok().as_deref(), expected, "{name} {values:?}");
@@ -451,7 +452,12 @@ async fn a_file_that_is_out_of_date_is_told_with_the_command_that_mends_it() {
     std::fs::write(&path, text.replace('\n', "\r\n")).unwrap();
     assert_eq!(run("--offline --check", 0).await.stdout, "keys.ts is up to date\n");
     std::fs::write(&path, text.replace("3_600_000", "60_000")).unwrap();
-    insta::assert_snapshot!(run("--offline --check", 1).await.stderr, @"");
+    insta::assert_snapshot!(run("--offline --check", 1).await.stderr, @"
+    error: `keys.ts` is out of date from line 11 on
+      -     ttl: 60_000,
+      +     ttl: 3_600_000,
+      hint: preheat keys --lang typescript --offline --output keys.ts
+    ");
     assert!(std::fs::read_to_string(&path).unwrap().contains("60_000"), "it writes nothing");
 }
 
@@ -478,7 +484,12 @@ async fn what_keeps_builders_from_being_made_is_an_error() {
     assert!(said.contains("prise"), "{said}");
     let other = SERVICES.replace("services:{", "other:{");
     let jobs = [("a-b", SERVICES), ("a_b", other.as_str())];
-    insta::assert_snapshot!(run("keys --lang rust", &jobs, 2).await, @"");
+    insta::assert_snapshot!(run("keys --lang rust", &jobs, 2).await, @"
+    error: `services:{tenant_id}` of job `a-b` and `other:{tenant_id}` of job `a_b` would both be called `aB`
+      hint: rename one of the jobs, or change the text of one of the keys
+    error: the rows of job `a-b` and the rows of job `a_b` would both be called `ABRow`
+      hint: rename one of the jobs, or change the text of one of the keys
+    ");
     let away = preheat(["keys", "--lang", "rust"]).job("services", SERVICES);
     let away = away.database("postgres://127.0.0.1:1/shop").run().await.expect_code(3);
     assert_eq!(away.stdout, "");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::support::{self, Database, preheat};
 
 const TABLES: &str = "
-create table tenants (id uuid primary key, status text not null default 'active', created_at timestamptz);
+create table tenants (id uuid primary key, status text, timezone text, created_at timestamptz);
 create table a (id int4 primary key, tenant_id uuid not null, name text not null, note text);
 create table b (id int4 primary key, a_id int4 not null, name text not null);
 create table parent (id int4 primary key, tenant_id uuid not null, name text not null);
