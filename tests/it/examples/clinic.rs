@@ -230,7 +230,7 @@ async fn what_the_service_fills_is_what_preheat_would_have_written() {
     let mut filled = support::redis_connection(&site.redis).await;
     let keys = site.keys().await;
     // Another cache with what preheat writes.
-    site.redis = support::redis();
+    let _first = std::mem::replace(&mut site.redis, support::redis());
     site.preheat(["warm"]).run().await.expect_code(0);
     let mut warmed = support::redis_connection(&site.redis).await;
     for key in keys {
