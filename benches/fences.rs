@@ -247,4 +247,8 @@ impl Ledger for NoFences {
     fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
         self.0.deregister(tenants)
     }
+
+    fn reads<'a>(&'a self, fields: &'a [String]) -> BoxFuture<'a, Result<Vec<u64>, CacheError>> {
+        self.0.reads(fields)
+    }
 }

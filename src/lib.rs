@@ -7,6 +7,7 @@
 //! 3. [`engine`]: decides when a job runs and how a run goes; [`engine::ports`] is what it needs from outside.
 //! 4. [`audit`]: compares the cache with the database. [`invalidate`]: removes keys on request, fences first.
 //!    [`estimate`]: says what a run would do, for `preheat plan`. [`overview`]: what an operator asks of a worker.
+//!    [`keys`]: writes typed key builders for applications.
 //! 5. [`adapter`]: implements the engine's ports with Postgres, Redis, the clock and the bell.
 //! 6. [`observe`]: turns each event into one log line and its metrics, in one place.
 //! 7. [`http`]: the control plane.
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod estimate;
 pub mod http;
 pub mod invalidate;
+pub mod keys;
 pub mod observe;
 pub mod overview;
 pub mod telemetry;

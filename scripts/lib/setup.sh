@@ -111,6 +111,13 @@ setup_node() {
   (cd tests/parity && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2)
 }
 
+# Says what is missing for the tests of the npm package; fails if nothing is.
+lacks_node_20() {
+  have node && have npm || { echo 'node and npm are not installed' && return; }
+  node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 1 : 0)' &&
+    echo "node $(node --version) is older than 20.19"
+}
+
 # A real browser for the pages, and what drives it. It comes after `setup_node`.
 setup_browser() {
   have chromium || have chromium-browser || have google-chrome || apt_install chromium || return 1

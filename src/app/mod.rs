@@ -58,11 +58,11 @@ use crate::engine::schedule::health::Beats;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
-use crate::http::{Access, Control, Refresh, SettingInUse};
+use crate::http::{Access, Control, CountConnections, Refresh, SettingInUse};
 use crate::invalidate::Invalidations;
 use crate::observe::event;
 use crate::observe::metric::{CacheCounts, Metrics};
-use crate::overview::Board;
+use crate::overview::{Board, Connections};
 
 /// The number of run records kept in memory if no database keeps them: some hours of six jobs.
 const RECORDS_IN_MEMORY: usize = 1_000;
@@ -222,19 +222,15 @@ impl App {
         tasks.spawn(keep_pauses(&supervisor, &pauses));
         let board = Board::new(Arc::clone(&self.runner), handle.clone());
         tasks.spawn(keep_board(&supervisor, &board, &stops));
+        let (connections, most) = (Arc::clone(&self.database), settings.database.max_connections);
         front.works(Control {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
             pauses,
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
-            refresh: refresh(
-                board,
-                self.runner,
-                self.database,
-                Arc::clone(&records),
-                settings.database.max_connections,
-            ),
+            refresh: refresh(board, self.runner, self.database, Arc::clone(&records), most),
+            connections: count_connections(connections, most),
             access: access(settings, front.listen),
             settings: in_use(settings),
             ready_within: settings.http.ready_within,
@@ -442,9 +438,10 @@ fn look_after(
     let (recalling, stop) = (Arc::clone(records), supervisor.stop().clone());
     let jobs = runner.jobs.get().keys().cloned().collect();
     tasks.spawn(async move { recalling.recall(jobs, stop).await });
-    let of_every_worker: [(&str, RunnerTask); 3] = [
+    let of_every_worker: [(&str, RunnerTask); 4] = [
         ("cache watch", |runner, stops| runner.watch_cache(stops).boxed()),
         ("coverage", |runner, stops| runner.watch_coverage(stops).boxed()),
+        ("reads", |runner, stops| runner.watch_reads(stops).boxed()),
         ("sweep", |runner, stops| runner.sweep_departed(stops).boxed()),
     ];
     for (name, start) in of_every_worker {
@@ -608,6 +605,13 @@ fn refresh(
                     .set_cache_memory(used_memory, Some(maxmemory).filter(|max| *max > 0));
             }
         })
+    })
+}
+
+fn count_connections(database: Arc<Database>, most: u32) -> CountConnections {
+    Arc::new(move || {
+        let postgres::Connections { idle, active } = database.connections();
+        Connections { most, in_use: active, idle }
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use crate::domain::audit::{Finding, Held, Measure, Wrong, judge};
+use crate::domain::audit::{Finding, Held, Keep, Measure, Wrong, judge};
 use crate::domain::date::{self, first_dates};
 use crate::domain::entry::{Entries, Value, entries};
 use crate::domain::job::{Dates, Job, Scope};
@@ -72,22 +72,33 @@ pub(super) struct Examiner {
     checks: Checks,
     /// How many differences of a key are described.
     differences: usize,
+    /// Whether findings keep the beginnings of both values.
+    values: Keep,
+    /// The same for the present look: suspects keep no values, as there may be very many.
+    values_now: Keep,
     /// Keys that cannot be compared.
     failures: Vec<Failure>,
 }
 
 impl Examiner {
-    pub(super) fn new(layout: Layout, job: &Arc<Job>, differences: usize) -> Self {
+    pub(super) fn new(layout: Layout, job: &Arc<Job>, differences: usize, values: Keep) -> Self {
         Self {
             reader: JobReader::new(Arc::clone(job)),
             checks: Checks::new(layout, job),
             differences,
+            values,
+            values_now: Keep::Nothing,
             failures: Vec::new(),
         }
     }
 
     pub(super) fn job(&self) -> &Arc<Job> {
         self.reader.job()
+    }
+
+    /// Says whether what is wrong at the next looks is a finding, and no longer only a suspect.
+    pub(super) fn decides(&mut self, is_last_look: bool) {
+        self.values_now = if is_last_look { self.values } else { Keep::Nothing };
     }
 
     /// The batches of these tenants of a list.
@@ -150,7 +161,8 @@ impl Examiner {
         }
         let midnights = Midnight::of_batch(&job, part, &first_dates, now);
         let keys = Keys::new(found, named, filter, &midnights, &mut self.failures);
-        let measure = Measure { ttl: job.ttl, differences: self.differences };
+        let (ttl, differences, values) = (job.ttl, self.differences, self.values_now);
+        let measure = Measure { ttl, differences, values };
         for slice in keys.slices() {
             let (keys, expected) = keys.get(slice);
             let seen = look(runner, job.retries, keys).await?;
@@ -375,6 +387,6 @@ pub(super) async fn unexpected(
 ) -> Result<Vec<Option<Wrong>>, AuditError> {
     const RETRIES: u32 = 3;
     let seen = look(runner, RETRIES, keys).await?;
-    let measure = Measure { ttl: Duration::ZERO, differences: 0 };
+    let measure = Measure { ttl: Duration::ZERO, differences: 0, values: Keep::Nothing };
     Ok(seen.iter().map(|seen| judge(None, seen.held(), measure)).collect())
 }

@@ -22,7 +22,7 @@ pub use verifier::Verifier;
 use self::examine::{Examiner, KeyFilter};
 use self::orphans::Orphans;
 use self::session::{Due, JobUnderAudit, KeyOwner, Session};
-use crate::domain::audit::{Finding, JobAudit};
+use crate::domain::audit::{Finding, JobAudit, Keep};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
 use crate::engine::ports::SourceError;
@@ -69,6 +69,8 @@ pub struct AuditOrder {
     pub rechecks: bool,
     /// Whether it also searches for keys that no job writes any more.
     pub orphans: bool,
+    /// Whether the findings keep the beginnings of both values.
+    pub values: Keep,
 }
 
 /// The answer about one key.
@@ -127,7 +129,7 @@ impl Auditor {
         // The tenants have been read, so the form of their ids is known.
         let layout = self.runner.layout();
         for (index, job) in order.jobs.iter().enumerate() {
-            let examiner = Examiner::new(layout.clone(), job, FEW_DIFFERENCES);
+            let examiner = Examiner::new(layout.clone(), job, FEW_DIFFERENCES, order.values);
             let mut job = JobUnderAudit::new(examiner, order.rechecks);
             let batches = session.batches(&list, order.sample, &mut job);
             session.jobs.push(job);
@@ -168,7 +170,7 @@ impl Auditor {
         let layout = self.runner.layout();
         let only = HashSet::from([key.to_owned()]);
         for (index, job) in jobs.iter().enumerate() {
-            let examiner = Examiner::new(layout.clone(), job, MANY_DIFFERENCES);
+            let examiner = Examiner::new(layout.clone(), job, MANY_DIFFERENCES, Keep::Nothing);
             let mut under_audit = JobUnderAudit::new(examiner, rechecks);
             let own = list.only(|tenant| layout.may_write(job, Some(tenant), key));
             let batches = session.batches(&Arc::new(own), None, &mut under_audit);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::examine::{Examiner, KeyFilter, Look};
 use super::{AuditError, KeyAnswer, KeyState, Pace};
-use crate::domain::audit::{Finding, JobAudit, Kind, WINDOWS, Wrong};
+use crate::domain::audit::{Finding, JobAudit, Kind, MAX_FINDINGS, WINDOWS, Wrong};
 use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::{Batch, TenantId, Tenants};
 use crate::engine::ports::Clock;
@@ -182,6 +182,7 @@ impl<'a> Session<'a> {
         let Some(JobUnderAudit { audit, examiner }) = self.jobs.get_mut(index) else {
             return Ok(None);
         };
+        examiner.decides(!audit.rechecked);
         let (mut suspects, mut owner) = (Vec::new(), None);
         let mut see = |look: Look<'_>| {
             if let KeyFilter::Only(_) = filter {
@@ -233,12 +234,17 @@ impl<'a> Session<'a> {
         let Some(JobUnderAudit { audit, examiner }) = self.jobs.get_mut(index) else {
             return Ok(());
         };
+        examiner.decides(round + 1 == WINDOWS.len());
         let mut still = Vec::new();
         let mut see = |look: Look<'_>| {
             let Some(mut suspect) = left.remove(look.key) else { return };
             match look.wrong {
                 None => audit.counts.equal(suspect.equal_after.unwrap_or(after)),
-                Some(wrong) => {
+                Some(mut wrong) => {
+                    if still.len() >= MAX_FINDINGS {
+                        // It will only be counted.
+                        wrong.values = None;
+                    }
                     suspect.still(wrong, after);
                     still.push(suspect);
                 }

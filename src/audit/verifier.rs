@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AuditOrder, Auditor, Pace};
+use crate::domain::audit::Keep;
 use crate::domain::job::Job;
 use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
@@ -54,6 +55,7 @@ impl Verifier {
             sample: Some(self.sample),
             rechecks: true,
             orphans: false,
+            values: Keep::Beginnings,
         };
         let audits = match self.auditor.audit(&order).await {
             Ok(audits) => audits,

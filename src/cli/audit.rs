@@ -12,7 +12,7 @@ use super::{Exit, Failure, Global, bars, complete, output};
 use crate::app::App;
 use crate::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
 use crate::domain::audit::{
-    AuditCounts, Difference, Finding, JobAudit, Kind, WINDOWS, Wrong, nines, percent,
+    AuditCounts, Difference, Finding, JobAudit, Keep, Kind, WINDOWS, Wrong, nines, percent,
 };
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, KeyKind, Share};
@@ -62,7 +62,8 @@ async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Res
     // Only with all jobs and tenants: otherwise it would be unclear what the orphans are a part of.
     let orphans = options.names.is_empty() && options.sample.is_none();
     let (sample, rechecks) = (options.sample, !options.quick);
-    let order = AuditOrder { jobs: jobs.clone(), sample, rechecks, orphans };
+    let values = Keep::Nothing;
+    let order = AuditOrder { jobs: jobs.clone(), sample, rechecks, orphans, values };
     let audits = auditor.audit(&order).await?;
     let is_within = audits.iter().all(|audit| audit.is_within(options.threshold));
     if options.json {
@@ -380,7 +381,7 @@ fn finding_lines(finding: &Finding) -> Vec<String> {
 
 /// The differences of a key, line by line: the database on the left, the cache on the right.
 fn details(wrong: &Wrong) -> Vec<String> {
-    let Wrong { kind: _, differences, behind, ttl, marks: _ } = wrong;
+    let Wrong { kind: _, differences, behind, ttl, marks: _, values: _ } = wrong;
     let mut lines: Vec<String> = differences.first.iter().map(ToString::to_string).collect();
     lines.extend(differences.more.then(|| "and more".to_owned()));
     lines.extend(behind.map(behind_text));

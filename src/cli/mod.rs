@@ -11,6 +11,7 @@ mod demo;
 mod health;
 mod init;
 mod invalidate;
+mod keys;
 mod load;
 mod migrate;
 mod output;
@@ -80,6 +81,8 @@ enum Command {
     Invalidate(invalidate::Options),
     /// Compare the cache with the database, key for key; write nothing
     Audit(audit::Options),
+    /// Write typed key builders for an application, from the job files
+    Keys(keys::Options),
     /// Install, remove or print the triggers that tell the worker at once what changed
     Changes(changes::Options),
     /// Ask a running worker whether the cache is warm, and what is wrong
@@ -292,6 +295,7 @@ impl Command {
             Self::Preview(options) => preview::run(global, options).await,
             Self::Invalidate(options) => invalidate::run(global, options).await,
             Self::Audit(options) => audit::run(global, options).await,
+            Self::Keys(options) => keys::run(global, options).await,
             Self::Changes(options) => changes::run(global, options).await,
             Self::Status(options) => worker::status::run(global, options).await,
             Self::Runs(options) => worker::runs::run(global, options).await,

@@ -5,6 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::job::{Job, JobName, Jobs, Scope, Table, keys_by_values_of};
 use super::layout::Layout;
 use super::tenant::{IdClass, TenantId};
@@ -102,6 +105,30 @@ impl Change {
     /// A change that takes no shared key from anybody.
     pub fn new(source: ChangeSourceId, tenants: Option<Vec<String>>) -> Self {
         Self { source, tenants, gone: GoneValues::new() }
+    }
+}
+
+/// Why jobs run for all tenants, outside of their schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncCause {
+    /// The change feed connected: it did not hear of the changes before.
+    FeedConnected,
+    /// The cache was restarted, replaced or emptied.
+    CacheLost,
+    /// A change may be any tenant's: a `TRUNCATE`, a trigger that could not tell whose rows changed, triggers or
+    /// tables that changed themselves, or a change of very many tenants.
+    AnyTenant,
+}
+
+impl ResyncCause {
+    /// The cause's name in logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FeedConnected => "feed_connected",
+            Self::CacheLost => "cache_lost",
+            Self::AnyTenant => "any_tenant",
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::job::{Job, Jobs, Key, KeyKind, Scope};
 use super::key::pattern::{OwnerText, Pattern, Question};
-use super::key::{KeyTemplate, Part, Placeholder};
+use super::key::{KeyTemplate, Part, Placeholder, are_within};
 use super::reading::Reading;
 use super::tenant::{IdClass, Tenant};
 
@@ -189,6 +189,11 @@ impl Rivalry {
         let comes_first = !trusted && other.rank() < own.rank();
         Some(Self { comparable, comes_first })
     }
+
+    /// Asks for the keys that the other template takes away.
+    fn question(self) -> Question {
+        Question { same_owner: self.comparable, literal_in_value: !self.comes_first }
+    }
 }
 
 impl<'a> Template<'a> {
@@ -208,12 +213,70 @@ impl<'a> Template<'a> {
         marks.iter().any(|mark| mark.owners_differ && (rivalry.comes_first || mark.literal))
     }
 
+    /// Whether the other template, if it reads a key of this one in one way only, finds the same owner: both
+    /// begin with the same parts up to the owner, and the other one can make what follows.
+    fn keeps_owner(&self, other: Template<'_>, ids: IdClass) -> bool {
+        fn split(key: &Key) -> Option<(&[Part], &[Part])> {
+            key.template.parts().split_at_checked(owner_part(key)? + 1)
+        }
+        let (Some((own, rest)), Some((others, others_rest))) = (split(self.key), split(other.key))
+        else {
+            return false;
+        };
+        own == others && are_within(rest, others_rest, ids)
+    }
+
     fn read<'k>(&self, text: &'k str, ids: IdClass) -> Option<Reading<'k>> {
         Reading::new(&self.key.template, owner_part(self.key), text, ids)
     }
 
     fn pattern(&self, ids: IdClass, text: OwnerText<'_>) -> Pattern {
         Pattern::new(&self.key.template, owner_part(self.key), ids, text)
+    }
+}
+
+/// What has to be true of a key that an application makes from a template, because of another template of the
+/// jobs. Then no other template makes the key, and a run may write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// The other template does not make the key.
+    NotOf(&'a KeyTemplate),
+    /// The other template makes every key of this one, and reads the key in one way only. If it could read
+    /// it in several ways, the key might belong to another tenant.
+    ReadOnce(&'a KeyTemplate),
+    /// There is no such key: the other template makes every key of this one, and gets it.
+    Never(&'a KeyTemplate),
+}
+
+impl Layout {
+    /// The conditions for the keys that an application makes from the template at this position.
+    pub fn conditions<'a>(&'a self, job: &'a Job, index: usize) -> Vec<Condition<'a>> {
+        let Some(key) = job.keys.get(index) else { return Vec::new() };
+        let own = Template { job, index, key };
+        let is_own = |other: &Template<'_>| other.job.name == job.name && other.index == index;
+        let others = self.templates(job).filter(|other| !is_own(other));
+        others.filter_map(|other| self.condition(own, other)).collect()
+    }
+
+    fn condition<'a>(&self, own: Template<'_>, other: Template<'a>) -> Option<Condition<'a>> {
+        let (template, others) = (&own.key.template, &other.key.template);
+        if !template.may_equal(others, self.ids) {
+            return None;
+        }
+        if !template.is_within(others, self.ids) {
+            return Some(Condition::NotOf(others));
+        }
+        let rivalry = Rivalry::between(own, other);
+        let takes_all = rivalry.is_some_and(|rivalry| {
+            rivalry.comes_first && !(rivalry.comparable && own.keeps_owner(other, self.ids))
+        });
+        if takes_all || others.is_within(template, self.ids) {
+            return Some(Condition::Never(others));
+        }
+        let of_other = other.pattern(self.ids, OwnerText::Ids);
+        let of_own = own.pattern(self.ids, OwnerText::Ids);
+        let takes_some = of_own.meets(&of_other, rivalry?.question());
+        takes_some.then_some(Condition::ReadOnce(others))
     }
 }
 
@@ -316,8 +379,7 @@ impl Check {
         let another = Question { same_owner: true, literal_in_value: false };
         let own_risk = has_owner.then(|| risk(&own, another)).flatten();
         let rivals = templates.iter().filter_map(|other| {
-            let Rivalry { comparable, comes_first } = Rivalry::between(own, *other)?;
-            let question = Question { same_owner: comparable, literal_in_value: !comes_first };
+            let question = Rivalry::between(own, *other)?.question();
             Some((risk(other, question)?, other.key.template.clone()))
         });
         let check = Self { own: own_risk, rivals: rivals.collect(), special: special.clone() };

@@ -23,6 +23,7 @@ pub mod pause;
 pub(crate) mod pending;
 pub mod protocol;
 mod reading;
+pub mod reads;
 pub mod report;
 pub mod retry;
 pub mod row;

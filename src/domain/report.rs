@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,13 @@ pub struct Report {
     pub bytes: u64,
     /// Queries for rows, including those of retries and splits.
     pub queries: u64,
-    /// How long these queries took in all, in milliseconds: several at once count each.
-    pub database_ms: u64,
+    /// How long these queries took in all, in milliseconds: several at once count each. Rows become JSON while they
+    /// are read, which is a part of it.
+    #[serde(rename = "database_ms", with = "whole_millis")]
+    #[schemars(with = "u64")]
+    pub database: Duration,
+    /// Where else the time of the batches went.
+    pub time: BatchTime,
     /// How often a batch was tried again after a transient failure.
     pub retries: u64,
     /// Whether so much time had passed since the last writes that keys may have expired before this run.
@@ -53,6 +59,57 @@ pub struct Report {
     /// The tenants of a batch that are unverified. The batch takes them out at its end.
     #[serde(skip)]
     pub unverified: Unverified,
+}
+
+/// How long the batches spent outside of the database, in milliseconds: several at once count each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BatchTime {
+    /// They waited for permits, since other batches had them.
+    #[serde(rename = "permit_ms", with = "whole_millis")]
+    #[schemars(with = "u64")]
+    pub permit: Duration,
+    /// Rows were put together to keys and values.
+    #[serde(rename = "encode_ms", with = "whole_millis")]
+    #[schemars(with = "u64")]
+    pub encode: Duration,
+    /// The cache answered: fences, manifests, values, TTLs.
+    #[serde(rename = "cache_ms", with = "whole_millis")]
+    #[schemars(with = "u64")]
+    pub cache: Duration,
+    /// They waited before they tried again.
+    #[serde(rename = "retry_ms", with = "whole_millis")]
+    #[schemars(with = "u64")]
+    pub retry: Duration,
+}
+
+impl BatchTime {
+    fn add(&mut self, other: Self) {
+        let Self { permit, encode, cache, retry } = other;
+        self.permit += permit;
+        self.encode += encode;
+        self.cache += cache;
+        self.retry += retry;
+    }
+}
+
+/// Durations as whole milliseconds. They are summed up as they are: a thousand queries of half a millisecond took
+/// half a second.
+mod whole_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        of: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(of.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
 }
 
 /// Tenants whose first failure is of one kind.
@@ -299,8 +356,8 @@ impl Report {
 
     /// Adds the report of a part of the run, except `tenants.total`, which only the whole run knows.
     pub fn add(&mut self, part: Self) {
-        let Self { tenants, keys, bytes, queries, database_ms, retries, late, evicted, .. } = part;
-        let Self { batches, failures, failed_tenants, failed, unverified, .. } = part;
+        let Self { tenants, keys, bytes, queries, database, retries, late, evicted, .. } = part;
+        let Self { time, batches, failures, failed_tenants, failed, unverified, .. } = part;
         self.tenants.ok += tenants.ok;
         self.tenants.failed += tenants.failed;
         self.tenants.fenced += tenants.fenced;
@@ -310,7 +367,8 @@ impl Report {
         self.keys.fenced += keys.fenced;
         self.bytes += bytes;
         self.queries += queries;
-        self.database_ms += database_ms;
+        self.database += database;
+        self.time.add(time);
         self.retries += retries;
         self.late |= late;
         self.evicted += evicted;
@@ -470,6 +528,26 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert!(json.get("failed").is_none());
         assert_eq!(serde_json::from_value::<Report>(json).unwrap().failed, []);
+    }
+
+    #[test]
+    fn times_shorter_than_a_millisecond_add_up() {
+        let half = Duration::from_micros(500);
+        let mut report = Report::default();
+        for _ in 0..1_000 {
+            let time = BatchTime { permit: half, encode: half, cache: half, retry: half };
+            report.add(Report { database: half, time, ..Report::default() });
+        }
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["database_ms"], 500);
+        let time = serde_json::json!(
+            { "permit_ms": 500, "encode_ms": 500, "cache_ms": 500, "retry_ms": 500 }
+        );
+        assert_eq!(json["time"], time);
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+        let older = serde_json::json!({ "database_ms": 7 });
+        let older: Report = serde_json::from_value(older).unwrap();
+        assert_eq!((older.database, older.time), (half * 14, BatchTime::default()));
     }
 
     #[test]

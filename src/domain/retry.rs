@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 /// The longest first wait; each further wait may be twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 /// No wait is longer than this.
@@ -20,6 +23,8 @@ pub fn backoff(retry: u32, random: f64) -> Duration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
+    /// How many tries in a row did not reach the server.
+    failures: u32,
     failures_to_open: u32,
     pause: Duration,
     in_vain: u64,
@@ -27,9 +32,7 @@ pub struct Breaker {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Closed {
-        failures: u32,
-    },
+    Closed,
     /// No try may start until that moment.
     Open {
         until: Duration,
@@ -40,17 +43,29 @@ enum State {
     },
 }
 
+/// What a breaker does with tries, for those who look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// It lets all through: the server counts as up.
+    Closed,
+    /// It lets none through: the server counts as down and is left alone for some seconds.
+    Open,
+    /// It lets one through at a time, to find out whether the server is back.
+    HalfOpen,
+}
+
 impl Breaker {
     /// A closed breaker that opens for `pause` after this many failures in a row.
     pub fn new(failures_to_open: u32, pause: Duration) -> Self {
-        Self { state: State::Closed { failures: 0 }, failures_to_open, pause, in_vain: 0 }
+        Self { state: State::Closed, failures: 0, failures_to_open, pause, in_vain: 0 }
     }
 
     /// Whether a try may start at the monotonic moment `now`. If so, the caller must report its result
     /// with [`Self::succeeded`] or [`Self::failed`].
     pub fn try_start(&mut self, now: Duration) -> bool {
         match self.state {
-            State::Closed { .. } => true,
+            State::Closed => true,
             State::Open { until } | State::HalfOpen { until } if now >= until => {
                 self.state = State::HalfOpen { until: now + self.pause };
                 true
@@ -61,7 +76,8 @@ impl Breaker {
 
     /// A try reached the server.
     pub fn succeeded(&mut self) {
-        self.state = State::Closed { failures: 0 };
+        self.state = State::Closed;
+        self.failures = 0;
     }
 
     /// A try did not reach the server, at the monotonic moment `now`.
@@ -69,22 +85,18 @@ impl Breaker {
         match self.state {
             State::HalfOpen { .. } => self.in_vain += 1,
             // These tries had started before the breaker opened.
-            State::Closed { .. } | State::Open { .. } => {}
+            State::Closed | State::Open { .. } => {}
         }
-        self.state = match self.state {
-            State::Closed { failures } if failures + 1 < self.failures_to_open => {
-                State::Closed { failures: failures + 1 }
-            }
-            State::Closed { .. } | State::Open { .. } | State::HalfOpen { .. } => {
-                State::Open { until: now + self.pause }
-            }
-        };
+        self.failures = self.failures.saturating_add(1);
+        if self.is_open() || self.failures >= self.failures_to_open {
+            self.state = State::Open { until: now + self.pause };
+        }
     }
 
     /// How long from the monotonic moment `now` no try may start; `None` if one may start now.
     pub fn pause_left(&self, now: Duration) -> Option<Duration> {
         match self.state {
-            State::Closed { .. } => None,
+            State::Closed => None,
             State::Open { until } | State::HalfOpen { until } => {
                 until.checked_sub(now).filter(|left| !left.is_zero())
             }
@@ -98,7 +110,21 @@ impl Breaker {
 
     /// Whether tries are stopped at present.
     pub fn is_open(&self) -> bool {
-        !matches!(self.state, State::Closed { .. })
+        self.state != State::Closed
+    }
+
+    /// What it does with tries at the monotonic moment `now`.
+    pub fn state(&self, now: Duration) -> BreakerState {
+        match self.state {
+            State::Closed => BreakerState::Closed,
+            State::Open { until } if now < until => BreakerState::Open,
+            State::Open { .. } | State::HalfOpen { .. } => BreakerState::HalfOpen,
+        }
+    }
+
+    /// How many tries in a row did not reach the server.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 }
 
@@ -125,16 +151,20 @@ mod tests {
         assert!(breaker.try_start(SECOND));
         breaker.failed(SECOND);
         assert!(breaker.is_open());
+        assert_eq!((breaker.state(SECOND * 2), breaker.failures()), (BreakerState::Open, 2));
         assert_eq!(breaker.pause_left(SECOND * 2), Some(SECOND * 4));
         assert!(!breaker.try_start(SECOND * 5));
         assert_eq!(breaker.pause_left(SECOND * 6), None);
+        assert_eq!(breaker.state(SECOND * 6), BreakerState::HalfOpen);
         assert!(breaker.try_start(SECOND * 6));
         assert!(!breaker.try_start(SECOND * 6), "one try at a time");
         breaker.failed(SECOND * 7);
         assert!(!breaker.try_start(SECOND * 11));
         assert!(breaker.try_start(SECOND * 12));
         assert_eq!(breaker.pause_left(SECOND * 12), Some(SECOND * 5), "while one try is under way");
+        assert_eq!((breaker.state(SECOND * 12), breaker.failures()), (BreakerState::HalfOpen, 3));
         breaker.succeeded();
+        assert_eq!((breaker.state(SECOND * 12), breaker.failures()), (BreakerState::Closed, 0));
         assert_eq!(breaker.pause_left(SECOND * 12), None);
         assert!(breaker.try_start(SECOND * 12) && breaker.try_start(SECOND * 12));
     }

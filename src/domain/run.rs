@@ -274,7 +274,7 @@ impl FullRun {
             finished_at,
             tenants: report.tenants.total,
             queries: report.queries,
-            database_ms: report.database_ms,
+            database_ms: u64::try_from(report.database.as_millis()).unwrap_or(u64::MAX),
             keys: report.keys.written,
             bytes: report.bytes,
         })

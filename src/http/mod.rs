@@ -36,6 +36,8 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +55,7 @@ use crate::engine::schedule::handle::Handle;
 use crate::engine::schedule::pauses::PauseBook;
 use crate::invalidate::Invalidations;
 use crate::observe::{Metrics, event};
-use crate::overview::Board;
+use crate::overview::{Board, Connections};
 
 /// The size limit of a body: at most, a body is a list of tenant ids or keys.
 const MAX_BODY: usize = 64 * 1024;
@@ -67,8 +69,11 @@ const MAX_WAITING: usize = 64;
 /// counters.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Counts the connections to the database.
+pub type CountConnections = Arc<dyn Fn() -> Connections + Send + Sync>;
+
 /// A setting as the worker uses it, in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SettingInUse {
     /// Its section and name, as in `database.url`.
     pub key: &'static str,
@@ -93,6 +98,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Called before each scrape.
     pub refresh: Refresh,
+    /// Called where the connections are shown.
+    pub connections: CountConnections,
     /// Who may do what.
     pub access: Access,
     /// The settings in use, for the page that shows them.

@@ -12,9 +12,9 @@ use super::job::next_due;
 use super::text::millis;
 use super::troubles::{Found, find, level, verdict};
 use super::{
-    BatchOfJob, CacheMemory, Comparison, Feed, Figures, JobDetail, JobLine, JobOfTenant,
-    KeyOfTenant, Moment, Neighbors, NextHour, NotWarmTenant, NotWarmTenants, Overview, Skip,
-    TenantDetail, WarmState,
+    Audit, BatchOfJob, CacheMemory, Changes, Comparison, Connections, Feed, Figures, JobDetail,
+    JobLine, JobOfTenant, KeyOfTenant, Limits, Moment, Neighbors, NextHour, NotWarmTenant,
+    NotWarmTenants, Overview, Privacy, Skip, TenantDetail, WarmState,
 };
 use crate::domain::deadline::percentile;
 use crate::domain::fence::{Fence, fence_key};
@@ -90,6 +90,23 @@ impl Board {
             not_warm: self.not_warm(&wanted).await.tenants,
             batch: BatchOfJob::of(status),
         })
+    }
+
+    /// What the verifier found at its last look at each job.
+    pub async fn audit(&self, privacy: Privacy) -> Audit {
+        let (facts, figures) = (self.facts().await, self.runner.metrics.figures());
+        Audit::of(&facts, &figures.findings(), privacy)
+    }
+
+    /// What the change feed heard.
+    pub async fn changes(&self) -> Changes {
+        let (facts, figures) = (self.facts().await, self.runner.metrics.figures());
+        Changes::of(&facts, &self.day, &figures.tables(), figures.last_resync())
+    }
+
+    /// The bounds that the worker keeps to, and the breakers of its servers.
+    pub fn limits(&self, connections: Connections) -> Limits {
+        Limits::of(&self.runner, self.handle.status().started_at, connections)
     }
 
     /// One page of the tenants that are not warm.
@@ -216,6 +233,7 @@ impl Board {
             coverage: figures.coverage(),
             audits: figures.audits(),
             usage: runner.cache_process.usage.at(runner.clock.monotonic()),
+            reads: figures.reads(now),
             lags: figures.lags_since(now - WINDOW),
             feed: figures.feed(now),
             pending,

@@ -15,7 +15,7 @@ use crate::engine::run::not_warm::Entry;
 use crate::engine::run::recent::RecentRuns;
 use crate::engine::schedule::handle::Pending;
 use crate::engine::schedule::status::{Health, JobStatus, Status};
-use crate::observe::figures::{Audited, FeedFigures, Share, Since};
+use crate::observe::figures::{Audited, FeedFigures, Reads, Share, Since};
 
 /// All facts at one moment.
 pub(super) struct Facts {
@@ -32,6 +32,7 @@ pub(super) struct Facts {
     pub(super) coverage: BTreeMap<JobName, Share>,
     pub(super) audits: BTreeMap<JobName, Audited>,
     pub(super) usage: UsageNow,
+    pub(super) reads: Reads,
     /// How long the last changes took.
     pub(super) lags: Vec<Duration>,
     pub(super) feed: FeedFigures,

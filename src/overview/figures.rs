@@ -1,5 +1,6 @@
 //! The worker's figures: what the cache answers, holds and lacks, and how fast changes reach it.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -11,6 +12,7 @@ use super::day::{Day, STEP};
 use super::facts::{Facts, moment};
 use super::text::millis;
 use crate::domain::deadline::percentile;
+use crate::domain::reads::ReadCounts;
 use crate::observe::figures::{Audited, Share};
 
 /// How long the memory must have been measured before its growth says anything, in values.
@@ -39,6 +41,38 @@ pub struct Figures {
     pub consistency: Consistency,
     /// How fast changes reach the cache.
     pub freshness: Freshness,
+    /// The reads of applications that use preheat's clients.
+    pub reads: Reads,
+}
+
+/// The reads of applications in the last five minutes, as preheat's clients count them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Reads {
+    /// The share of these reads whose value came from the cache; null if no client reported any.
+    pub ratio: Option<f64>,
+    /// How long the window is, in milliseconds: five minutes, less soon after the first report; 0 before it.
+    pub window_ms: u64,
+    /// The families with reads in the window: those with the most misses first.
+    pub families: Vec<ReadsOfFamily>,
+}
+
+/// The reads of one family.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct ReadsOfFamily {
+    /// The job whose keys were read; `other` for keys of no job.
+    pub family: String,
+    /// The share of the reads whose value came from the cache; null if there were none.
+    pub ratio: Option<f64>,
+    /// Reads whose value came from the cache.
+    pub hits: u64,
+    /// Reads that loaded the value because the cache did not have it.
+    pub misses: u64,
+    /// Reads that waited for a load of the same process.
+    pub joined: u64,
+    /// Reads that loaded the value because the cache did not answer in time, or was not asked.
+    pub bypassed: u64,
+    /// Misses whose value was not written, because the tenant's fence had moved.
+    pub refused: u64,
 }
 
 /// The hit rate of the cache server, by its own counters, over reads of any client.
@@ -176,7 +210,37 @@ impl Figures {
             coverage: Coverage::of(facts),
             consistency: Consistency::of(facts),
             freshness: Freshness::of(facts, day),
+            reads: Reads::of(facts),
         }
+    }
+}
+
+impl Reads {
+    fn of(facts: &Facts) -> Self {
+        let mut all = ReadCounts::default();
+        let mut families = Vec::new();
+        for (family, counts) in &facts.reads.families {
+            all += *counts;
+            if !counts.is_zero() {
+                families.push(ReadsOfFamily::of(family, *counts));
+            }
+        }
+        families.sort_by_key(|family| Reverse(family.misses + family.bypassed));
+        let window_ms = facts.reads.window.num_milliseconds().unsigned_abs();
+        Self { ratio: all.hit_rate(), window_ms, families }
+    }
+}
+
+impl ReadsOfFamily {
+    /// All reads of the family.
+    pub fn reads(&self) -> u64 {
+        self.hits + self.misses + self.joined + self.bypassed
+    }
+
+    fn of(family: &str, counts: ReadCounts) -> Self {
+        let ReadCounts([hits, misses, joined, bypassed, refused]) = counts;
+        let (family, ratio) = (family.to_owned(), counts.hit_rate());
+        Self { family, ratio, hits, misses, joined, bypassed, refused }
     }
 }
 
@@ -207,7 +271,7 @@ impl Coverage {
 }
 
 impl Consistency {
-    fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &Facts) -> Self {
         let audits = || facts.audits.values();
         let equal = audits().map(|audited| audited.equal).fold(Share::default(), Share::and);
         let ratio = equal.ratio();
@@ -232,7 +296,7 @@ fn nines(ratio: f64) -> Option<u32> {
 }
 
 impl Freshness {
-    fn of(facts: &Facts, day: &Day) -> Self {
+    pub(super) fn of(facts: &Facts, day: &Day) -> Self {
         let at = |per_cent| percentile(facts.lags.iter().copied(), per_cent);
         let milliseconds = |lag: Duration| lag.as_secs_f64() * 1_000.0;
         Self {

@@ -81,6 +81,9 @@ pub struct JobLine {
     pub coverage: Option<f64>,
     /// The share of its compared values that equal the database's.
     pub consistency: Option<f64>,
+    /// The share of the applications' reads of its keys in the last minutes whose value came from the cache; null if
+    /// no client reported any.
+    pub hit_rate: Option<f64>,
     /// How many of its tenants are not warm.
     pub not_warm: u64,
     /// The first failure of the last run that was not `ok`, if no `ok` run came after it.
@@ -260,6 +263,7 @@ impl JobLine {
             expires_at: moment(expires_at),
             coverage: facts.coverage.get(&job.name).and_then(|share| share.ratio()),
             consistency: facts.audits.get(&job.name).and_then(|audited| audited.equal.ratio()),
+            hit_rate: facts.reads.families.get(job.name.as_str()).and_then(|it| it.hit_rate()),
             not_warm: facts.not_warm.get(&job.name).map_or(0, |not_warm| not_warm.tenants),
             first_failure: recent.open_failure().and_then(FirstFailure::of),
             keys: recent.last_full.map(|full| full.keys),

@@ -6,12 +6,15 @@
 //! no answer reads the history. Moments are in UTC, durations in milliseconds, sizes in bytes, ratios from 0 to 1.
 //! A figure that is not known yet is null, never 0.
 
+mod audit;
 mod board;
+mod changes;
 mod day;
 mod facts;
 mod figures;
 mod hour;
 mod job;
+mod limits;
 mod run;
 mod tenant;
 #[cfg(test)]
@@ -24,16 +27,19 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+pub use self::audit::{Audit, AuditOfJob, Privacy, ValuePart, WrongKey};
 pub use self::board::{Board, read_cursor};
+pub use self::changes::{Changes, LastResync, WatchedTable};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
-    Line,
+    Line, Reads, ReadsOfFamily,
 };
 pub use self::hour::{Busiest, Collision, NextHour};
 pub use self::job::{
     BatchOfJob, FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar,
     Running, Skip,
 };
+pub use self::limits::{Connections, Limits, Permits, PermitsOfJob, RowMemory, ServerBreaker};
 pub use self::run::{Change, Comparison, Neighbors};
 pub use self::tenant::{
     JobOfTenant, KeyOfTenant, NotWarmTenant, NotWarmTenants, TenantDetail, WarmState,

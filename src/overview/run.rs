@@ -62,7 +62,7 @@ impl Comparison {
             keys: Change::of(now.keys.written, then.keys.written),
             bytes: Change::of(now.bytes, then.bytes),
             queries: Change::of(now.queries, then.queries),
-            database_ms: Change::of(now.database_ms, then.database_ms),
+            database_ms: Change::of(millis(now.database), millis(then.database)),
             retries: Change::of(now.retries, then.retries),
         }
     }

@@ -16,7 +16,7 @@ use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::{Entry, Reason};
 use crate::engine::run::recent::RecentRuns;
 use crate::engine::schedule::status::{Beat, Health, JobStatus, Phase, Rejections, Status};
-use crate::observe::figures::FeedFigures;
+use crate::observe::figures::{FeedFigures, Reads};
 
 pub(super) fn at(text: &str) -> DateTime<Utc> {
     format!("2026-03-01T{text}:00Z").parse().unwrap()
@@ -54,6 +54,7 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
         coverage: BTreeMap::new(),
         audits: BTreeMap::new(),
         usage: UsageNow::default(),
+        reads: Reads::default(),
         lags: Vec::new(),
         feed: FeedFigures::default(),
         pending: None,

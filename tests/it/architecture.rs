@@ -20,7 +20,7 @@ enum Imports {
     Only(&'static [&'static str]),
 }
 
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     Rule {
         module: "domain",
         imports: Imports::Only(&[]),
@@ -68,6 +68,12 @@ const RULES: [Rule; 14] = [
         imports: Imports::Only(&["domain", "engine", "observe"]),
         forbidden: &["sqlx", "redis", "axum"],
         reason: "what a run would do, asked of the engine's ports; `preheat plan` alone needs it",
+    },
+    Rule {
+        module: "keys",
+        imports: Imports::Only(&["domain"]),
+        forbidden: &["tokio", "tracing", "sqlx", "redis", "axum"],
+        reason: "a file of key builders follows from jobs and columns alone",
     },
     Rule {
         module: "overview",

@@ -90,7 +90,7 @@ pub(super) fn place_of_parameter(sql: &str, number: usize) -> Option<usize> {
 
 /// The rest of the SQL after its first token: a string, a quoted name, a comment, or else one
 /// character. `None` if the token does not end.
-fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
+pub(super) fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
     let before = before(rest, sql);
     let mut chars = rest.chars();
     let first = chars.next()?;
@@ -115,7 +115,7 @@ fn after_token<'s>(rest: &'s str, sql: &'s str) -> Option<&'s str> {
 }
 
 /// Whether the character can be part of a name.
-fn is_name(char: char) -> bool {
+pub(super) fn is_name(char: char) -> bool {
     char.is_alphanumeric() || char == '_'
 }
 

@@ -14,6 +14,7 @@ use redis::{Cmd, RedisResult, Value};
 use super::{RedisCache, reply};
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::domain::manifest::ManifestEntry;
+use crate::domain::reads::READS_KEY;
 use crate::engine::ports::{
     CacheError, CacheErrorKind, ENTRIES_A_COMMAND, FENCES_A_COMMAND, Ledger, ManifestEntries,
     REGISTRY_KEY, REGISTRY_TTL,
@@ -250,6 +251,21 @@ impl Ledger for RedisCache {
                 command
             });
             self.ask(commands.collect()).await.map(drop)
+        })
+    }
+
+    fn reads<'a>(&'a self, fields: &'a [String]) -> BoxFuture<'a, Result<Vec<u64>, CacheError>> {
+        Box::pin(async move {
+            if fields.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut command = self.on("HMGET", READS_KEY);
+            command.arg(fields);
+            let mut counts = Vec::with_capacity(fields.len());
+            for reply in self.ask(vec![command]).await? {
+                counts.extend(reply::counts(reply)?);
+            }
+            Ok(counts)
         })
     }
 }

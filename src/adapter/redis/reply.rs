@@ -58,6 +58,12 @@ pub(super) fn fences(reply: Value) -> Result<Vec<Fence>, CacheError> {
     values.map(fence).collect()
 }
 
+/// The reply to an `HMGET` of counters; a field that is missing, or is no count, reads as 0.
+pub(super) fn counts(reply: Value) -> Result<Vec<u64>, CacheError> {
+    let values = array(reply)?.into_iter();
+    Ok(values.map(|value| redis::from_redis_value(value).unwrap_or_default()).collect())
+}
+
 /// A list of texts; those that are not UTF-8 are left out.
 pub(super) fn texts(reply: Value) -> Result<Vec<String>, CacheError> {
     let texts = array(reply)?.into_iter();
@@ -178,8 +184,8 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
 /// and the commands. `select` is for URLs with a database number. The patterns of the keys that
 /// jobs write have to be added, such as `~services:*`; if `cache.prefix` is set, it goes before
 /// each pattern.
-pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +incr +incrby +pttl +pexpire \
-                          +exists +scan +hset +hdel +hscan +zadd +zrange +zscore +zmscore \
+pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +strlen +incr +incrby +pttl \
+                          +pexpire +exists +scan +hset +hdel +hmget +hgetall +hscan +zadd +zrange \
                           +zremrangebyscore +info +ping +select";
 
 fn rights_hint() -> String {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -31,7 +32,7 @@ const CHANGED_AT: [&str; 8] = [
 const ABSENT: &str = "(nothing)";
 
 /// One place where two values differ.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Difference {
     /// The place, as in `[3].price`; empty if the whole values differ.
     pub path: String,

@@ -1,8 +1,10 @@
 //! Judges one key: compares the database's value with what the cache holds.
 
+use std::fmt;
 use std::time::Duration;
 
 use rapidhash::v3::rapidhash_v3;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::json::{Differences, newest_change};
@@ -26,11 +28,68 @@ pub struct Measure {
     pub ttl: Duration,
     /// How many differences are described at most.
     pub differences: usize,
+    /// Whether the beginnings of values that differ are kept.
+    pub values: Keep,
+}
+
+/// Whether a judgement keeps the beginnings of the values that it compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// It does not.
+    #[default]
+    Nothing,
+    /// It keeps the first [`MAX_VALUE`] bytes of each.
+    Beginnings,
+}
+
+/// How many bytes of a value are kept.
+pub const MAX_VALUE: usize = 2_000;
+
+/// The beginnings of both values of a key. They are private data: for people who may change something, and never
+/// for a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Values {
+    /// What the database's rows make; `None` if they make no value.
+    pub database: Option<Beginning>,
+    /// What the cache has; `None` if it has nothing, or no Redis string.
+    pub cache: Option<Beginning>,
+}
+
+/// The beginning of a value, as text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// At most [`MAX_VALUE`] bytes of it. Bytes that are not UTF-8 are replaced.
+    pub text: String,
+    /// How many bytes the whole value has.
+    pub bytes: usize,
+    /// Whether the text is only a part of the value.
+    pub is_cut: bool,
+}
+
+impl Beginning {
+    fn of(value: &[u8]) -> Self {
+        let kept = value.get(..MAX_VALUE).unwrap_or(value);
+        let mut text = String::from_utf8_lossy(kept).into_owned();
+        let is_cut = kept.len() < value.len();
+        if is_cut && std::str::from_utf8(value).is_ok() {
+            // The cut may go through a character, which is left out then.
+            text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        }
+        Self { text, bytes: value.len(), is_cut }
+    }
+}
+
+/// Without the text, so that no log shows it by mistake.
+impl fmt::Debug for Beginning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beginning").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 /// The ways in which a key can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "FindingKind")]
 pub enum Kind {
     /// The key is there, but its value is not the database's.
     Stale,
@@ -80,6 +139,8 @@ pub struct Wrong {
     pub ttl: Option<WrongTtl>,
     /// The hashes of both sides.
     pub marks: Marks,
+    /// The beginnings of both values, if they were to be kept and differ.
+    pub values: Option<Box<Values>>,
 }
 
 /// Hashes of the database's value and of the cache's value. Equal hashes mean equal values, except for a
@@ -101,14 +162,17 @@ impl Marks {
 /// Judges a key. `expected` is `None` if the key should not be there. The result is `None` if nothing is
 /// wrong.
 pub fn judge(expected: Option<&Value<'_>>, held: Held<'_>, measure: Measure) -> Option<Wrong> {
-    let Some(expected) = expected else { return judge_unexpected(held) };
+    let Some(expected) = expected else { return judge_unexpected(held, measure.values) };
     match held {
-        Held::Nothing => Some(Wrong::new(Kind::Missing, Some(&expected.to_vec()), None)),
+        Held::Nothing => {
+            Some(Wrong::differs(Kind::Missing, Some(&expected.to_vec()), None, measure.values))
+        }
         Held::OtherType => {
             let text = expected.to_vec();
             let database = format!("JSON of {} bytes", text.len());
             let differences = Differences::whole(database, "not a Redis string".to_owned());
-            Some(Wrong { differences, ..Wrong::new(Kind::Stale, Some(&text), None) })
+            let wrong = Wrong::differs(Kind::Stale, Some(&text), None, measure.values);
+            Some(Wrong { differences, ..wrong })
         }
         Held::Value(found, left) => {
             let is_wrong = left.is_none_or(|left| left > measure.ttl);
@@ -123,24 +187,37 @@ pub fn judge(expected: Option<&Value<'_>>, held: Held<'_>, measure: Measure) -> 
                 return ttl.map(|ttl| Wrong::ttl(ttl, found));
             }
             let behind = behind(&database, found);
-            let wrong = Wrong::new(Kind::Stale, Some(&text), Some(found));
+            let wrong = Wrong::differs(Kind::Stale, Some(&text), Some(found), measure.values);
             Some(Wrong { differences, behind, ttl, ..wrong })
         }
     }
 }
 
-fn judge_unexpected(held: Held<'_>) -> Option<Wrong> {
+fn judge_unexpected(held: Held<'_>, values: Keep) -> Option<Wrong> {
     match held {
         Held::Nothing => None,
-        Held::OtherType => Some(Wrong::new(Kind::Orphaned, None, None)),
-        Held::Value(found, _) => Some(Wrong::new(Kind::Orphaned, None, Some(found))),
+        Held::OtherType => Some(Wrong::differs(Kind::Orphaned, None, None, values)),
+        Held::Value(found, _) => Some(Wrong::differs(Kind::Orphaned, None, Some(found), values)),
     }
 }
 
 impl Wrong {
     fn new(kind: Kind, database: Option<&[u8]>, cache: Option<&[u8]>) -> Self {
         let marks = Marks { database: database.map(rapidhash_v3), cache: cache.map(rapidhash_v3) };
-        Self { kind, differences: Differences::default(), behind: None, ttl: None, marks }
+        let (differences, behind, ttl, values) = (Differences::default(), None, None, None);
+        Self { kind, differences, behind, ttl, marks, values }
+    }
+
+    /// A key whose values differ.
+    fn differs(kind: Kind, database: Option<&[u8]>, cache: Option<&[u8]>, values: Keep) -> Self {
+        let values = match values {
+            Keep::Nothing => None,
+            Keep::Beginnings => Some(Box::new(Values {
+                database: database.map(Beginning::of),
+                cache: cache.map(Beginning::of),
+            })),
+        };
+        Self { values, ..Self::new(kind, database, cache) }
     }
 
     fn ttl(ttl: WrongTtl, value: &[u8]) -> Self {
@@ -172,7 +249,7 @@ mod tests {
     use crate::domain::row::{KeyText, Rows, RowsFull};
 
     const TTL: Duration = Duration::from_mins(30);
-    const MEASURE: Measure = Measure { ttl: TTL, differences: 4 };
+    const MEASURE: Measure = Measure { ttl: TTL, differences: 4, values: Keep::Nothing };
 
     fn rows(lines: &[&str]) -> Rows {
         let mut rows = Rows::default();
@@ -241,6 +318,31 @@ mod tests {
         // After the newest row is deleted, the cache has the newer row.
         let wrong = of_list(&[], Held::Value(old.as_bytes(), Some(TTL))).unwrap();
         assert_eq!(wrong.behind, None);
+    }
+
+    #[test]
+    fn the_beginnings_of_both_values_are_kept_where_they_differ_and_are_not_debugged() {
+        let keep = Measure { values: Keep::Beginnings, ..MEASURE };
+        let (long, rows) = (format!("\"{}\"", "é".repeat(MAX_VALUE)), rows(&["1"]));
+        let value = Value::new(&rows, vec![0], Shape::List);
+        let values = |expected: Option<&Value<'_>>, held| {
+            let values = *judge(expected, held, keep).unwrap().values.unwrap();
+            assert!(!format!("{values:?}").contains("é"), "{values:?}");
+            (values.database, values.cache)
+        };
+        let one = Beginning { text: "[1]".to_owned(), bytes: 3, is_cut: false };
+        let (database, cache) = values(Some(&value), Held::Value(long.as_bytes(), Some(TTL)));
+        assert_eq!(database, Some(one.clone()));
+        let cache = cache.unwrap();
+        assert_eq!((cache.bytes, cache.is_cut), (2 * MAX_VALUE + 2, true));
+        assert_eq!(cache.text, format!("\"{}", "é".repeat(MAX_VALUE / 2 - 1)), "no half character");
+        assert_eq!(values(Some(&value), Held::Nothing), (Some(one), None));
+        let (database, cache) = values(None, Held::Value(b"\xff\0", None));
+        assert_eq!((database, cache.unwrap().text), (None, "\u{fffd}\0".to_owned()));
+        let same = judge(Some(&value), Held::Value(b"[1]", None), keep).unwrap();
+        assert_eq!((same.kind, same.values), (Kind::WrongTtl, None));
+        let other = Held::Value(b"[2]", Some(TTL));
+        assert_eq!(judge(Some(&value), other, MEASURE).unwrap().values, None);
     }
 
     #[test]

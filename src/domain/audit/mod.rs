@@ -13,7 +13,9 @@ use std::fmt;
 use std::time::Duration;
 
 pub use json::{Difference, Differences};
-pub use judge::{Held, Kind, Marks, Measure, Wrong, WrongTtl, judge};
+pub use judge::{
+    Beginning, Held, Keep, Kind, MAX_VALUE, Marks, Measure, Values, Wrong, WrongTtl, judge,
+};
 
 use super::duration;
 use super::job::{JobName, Share};
@@ -203,6 +205,14 @@ impl JobAudit {
             findings: Vec::new(),
             failures: Vec::new(),
         }
+    }
+
+    /// The same without its findings, which hold pieces of values.
+    #[must_use]
+    pub fn without_findings(&self) -> Self {
+        let Self { job, failures, .. } = self;
+        let (job, failures) = (job.clone(), failures.clone());
+        Self { job, failures, findings: Vec::new(), ..*self }
     }
 
     /// Adds a wrong key: see [`AuditCounts::wrong`].

@@ -95,6 +95,17 @@ pub(super) struct ArrayCodec {
     null: &'static [u8],
 }
 
+impl ArrayCodec {
+    pub(super) fn element(&self) -> &Codec {
+        &self.element
+    }
+
+    /// Whether a NULL in the array becomes `null`.
+    pub(super) fn has_nulls(&self) -> bool {
+        self.null == NULL
+    }
+}
+
 impl ArrayStyle for &ArrayCodec {
     const BRACKETS: [u8; 2] = *b"[]";
     const BOUNDS: bool = false;

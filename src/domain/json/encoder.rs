@@ -186,6 +186,12 @@ impl RowEncoder {
         if problems.is_empty() { Ok(Self { members }) } else { Err(problems) }
     }
 
+    /// The members of a row: each with the position of its column, its name and its codec.
+    pub(super) fn members(&self, case: Case) -> impl Iterator<Item = (usize, String, &Codec)> {
+        let name = move |member: &Member| member_name(case, &member.column.name);
+        self.members.iter().map(move |member| (member.index, name(member), &member.codec))
+    }
+
     /// Appends one row as a JSON object. `value` gives, for a column's position, its bytes in Postgres'
     /// binary format, and `None` for NULL.
     ///

@@ -9,6 +9,7 @@ mod codec;
 mod column_type;
 mod document;
 mod encoder;
+mod json_type;
 mod nested;
 mod number;
 mod string;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 
 pub use column_type::ColumnType;
 pub use encoder::{Column, ColumnProblem, EncodeError, RowEncoder};
+pub use json_type::{JsonType, ResultColumn, RowMember, row_members};
 pub use text::write_text;
 pub use wire::ValueError;
 

@@ -208,6 +208,12 @@ impl KeyTemplate {
         self.may_begin_like(other) && self.pattern(ids).meets(&other.pattern(ids), Question::ANY)
     }
 
+    /// Whether every key of this template is one of the other's too: `products:{tenant_id}:all` beside
+    /// `products:{tenant_id}:{category}`. The answer `false` may also mean that this is hard to see.
+    pub fn is_within(&self, other: &Self, ids: IdClass) -> bool {
+        are_within(&self.parts, &other.parts, ids)
+    }
+
     /// Whether two placeholders without a fixed length are neighbours, so that a reader of the key
     /// cannot tell where the first value ends.
     pub fn run_together(&self, ids: IdClass) -> bool {
@@ -237,6 +243,11 @@ impl KeyTemplate {
     fn pattern(&self, ids: IdClass) -> Pattern {
         Pattern::new(self, None, ids, OwnerText::Ids)
     }
+}
+
+/// Whether every text that these parts make can be made by the others.
+pub(super) fn are_within(parts: &[Part], others: &[Part], ids: IdClass) -> bool {
+    Pattern::exact(parts, ids).is_within(&Pattern::exact(others, ids))
 }
 
 impl Placeholder {
@@ -376,6 +387,39 @@ mod tests {
         }
         let of = |ids| equal("{tenant_id}a", "{tenant_id}-a", ids);
         assert_eq!(IdClass::ALL.map(of), [false, true, true]);
+    }
+
+    #[test]
+    fn a_template_may_be_a_special_case_of_another() {
+        let within =
+            |a: &str, b: &str| IdClass::ALL.map(|ids| template(a).is_within(&template(b), ids));
+        let always = [
+            ("p:{tenant_id}:all", "p:{tenant_id}:{kind}"),
+            ("p:{tenant_id}:{date}", "p:{tenant_id}:{kind}"),
+            ("p:{tenant_id}:{a}:{b}", "p:{tenant_id}:{c}"),
+            ("p:{tenant_id}:x{a}", "p:{tenant_id}:{c}"),
+            ("pet:{id}", "pet:{chip}"),
+            ("{tenant_id}", "{kind}"),
+            ("ü:{a}", "{b}:{c}"),
+            ("p", "p"),
+        ];
+        for (a, b) in always {
+            assert_eq!(within(a, b), [true; 3], "{a} {b}");
+        }
+        let never = [
+            ("p:{tenant_id}:{kind}", "p:{tenant_id}:all"),
+            ("p:{tenant_id}:{kind}", "p:{tenant_id}:{date}"),
+            ("p:{tenant_id}:{kind}", "p:{tenant_id}:{a}:{b}"),
+            ("p:{tenant_id}:a:{x}", "p:{tenant_id}:{x}:b"),
+            ("ü{a}", "ö{a}"),
+            ("p", "q"),
+        ];
+        for (a, b) in never {
+            assert_eq!(within(a, b), [false; 3], "{a} {b}");
+        }
+        assert_eq!(within("p:{tenant_id}:all", "p:{tenant_id}"), [false, false, true]);
+        let none_is_empty = within("{tenant_id}1", "{kind}1{tenant_id}");
+        assert_eq!(none_is_empty, [false, false, true], "an integer has a digit");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Decides whether two key templates can make the same key, from the characters that their placeholders
 //! may contain. It works on sets of characters and needs no actual keys.
 
+use std::collections::BTreeSet;
+
 use super::{KeyTemplate, Part, Placeholder};
 use crate::domain::tenant::IdClass;
 
@@ -98,8 +100,7 @@ impl Pattern {
                 }
                 Part::Placeholder(Placeholder::Tenant) => match (ids, text) {
                     (IdClass::Uuid, _) => {
-                        let shape = "00000000-0000-0000-0000-000000000000";
-                        pieces.extend(shaped(shape, Chars::HEX, role));
+                        pieces.extend(shaped(UUID, Chars::HEX, role));
                     }
                     (IdClass::Integer, _) => any(Chars::DIGITS.with('-')),
                     (IdClass::Text, OwnerText::IdsWithout(without)) if is_owner => {
@@ -113,6 +114,59 @@ impl Pattern {
             }
         }
         Self(pieces)
+    }
+
+    /// The pattern of parts of a template, with a character of its own in the place of each date and of each
+    /// integer: not every text out of their characters is one, as [`Self::new`] takes it.
+    pub(super) fn exact(parts: &[Part], ids: IdClass) -> Self {
+        /// No text of Unicode contains these.
+        const DATE: char = '\u{fdd0}';
+        const INTEGER: char = '\u{fdd1}';
+        let one = |char| Piece { chars: Chars::one(char), repeats: false, role: Role::Value };
+        let pieces = parts.iter().flat_map(|part| match (part, ids) {
+            (Part::Placeholder(Placeholder::Date), _) => vec![one(DATE)],
+            (Part::Placeholder(Placeholder::Tenant), IdClass::Integer) => vec![one(INTEGER)],
+            (Part::Literal(text), _) => text.chars().map(one).collect(),
+            (Part::Placeholder(Placeholder::Tenant), IdClass::Uuid) => {
+                shaped(UUID, Chars::HEX, Role::Value).collect()
+            }
+            (Part::Placeholder(_), _) => {
+                vec![Piece { chars: Chars::ALL, repeats: true, role: Role::Value }]
+            }
+        });
+        Self(pieces.collect())
+    }
+
+    /// Whether every key of this pattern fits the other one, which must be easy to see: each character of
+    /// this pattern is in one of the other's sets, and a value lies within a single value. Both patterns
+    /// are [exact](Self::exact).
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        // The positions in the other pattern that every beginning of a key can reach.
+        let mut places = other.reach([0]);
+        for piece in &self.0 {
+            let takes = |place: usize| {
+                let other =
+                    other.0.get(place).filter(|other| piece.chars.is_within(other.chars))?;
+                match (piece.repeats, other.repeats) {
+                    (true, false) => None,
+                    (false, false) => Some(place + 1),
+                    (true | false, true) => Some(place),
+                }
+            };
+            places = other.reach(places.into_iter().filter_map(takes));
+        }
+        places.contains(&other.0.len())
+    }
+
+    /// These positions and those behind them that need no further character.
+    fn reach(&self, places: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::new();
+        for mut place in places {
+            while reached.insert(place) && self.0.get(place).is_some_and(|piece| piece.repeats) {
+                place += 1;
+            }
+        }
+        reached
     }
 
     /// Whether some key fits both patterns and the question.
@@ -185,6 +239,9 @@ impl Piece {
     }
 }
 
+/// The form of a UUID.
+const UUID: &str = "00000000-0000-0000-0000-000000000000";
+
 /// The pieces of a value with a fixed form: a `0` in `shape` stands for one of `chars`.
 fn shaped(shape: &str, chars: Chars, role: Role) -> impl Iterator<Item = Piece> {
     shape.chars().map(move |char| {
@@ -213,6 +270,15 @@ impl Chars {
     fn all_but(without: &[char]) -> Self {
         let without = without.iter().filter_map(|char| bit(*char)).fold(0, |all, bit| all | bit);
         Self { ascii: !without, others: Others::All }
+    }
+
+    fn is_within(self, other: Self) -> bool {
+        let beyond = match (self.others, other.others) {
+            (Others::None, _) | (_, Others::All) => true,
+            (Others::One(one), Others::One(other)) => one == other,
+            (Others::One(_) | Others::All, Others::None) | (Others::All, Others::One(_)) => false,
+        };
+        beyond && self.ascii & !other.ascii == 0
     }
 
     fn meets(self, other: Self) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Clock;
-use crate::domain::retry::Breaker;
+use crate::domain::retry::{Breaker, BreakerState};
 
 /// Consecutive failures, counted over all batches, that open the breaker. The number is below the tries of a
 /// batch with the default `retries`, so that a batch's last try comes after the pause.
@@ -71,6 +71,12 @@ impl SharedBreaker {
     /// How many questions to the server failed while it counted as down, since the worker started.
     pub(crate) fn in_vain(&self) -> u64 {
         self.lock().in_vain()
+    }
+
+    /// What it does with questions at the monotonic moment `now`, and how many in a row did not reach the server.
+    pub(crate) fn state(&self, now: Duration) -> (BreakerState, u32) {
+        let breaker = self.lock();
+        (breaker.state(now), breaker.failures())
     }
 
     /// Whether the server counts as down.

@@ -209,6 +209,7 @@ impl<T> Parts for Vec<Result<T, CacheError>> {
 
 impl Parts for () {}
 impl Parts for u64 {}
+impl Parts for Vec<u64> {}
 impl Parts for Slice {}
 impl Parts for CacheStats {}
 impl Parts for Vec<Option<Found>> {}
@@ -331,5 +332,9 @@ impl Ledger for Guarded<dyn Ledger> {
 
     fn deregister<'a>(&'a self, tenants: &'a [String]) -> Asked<'a, (), CacheError> {
         self.guard.ask(self.inner.deregister(tenants)).boxed()
+    }
+
+    fn reads<'a>(&'a self, fields: &'a [String]) -> Asked<'a, Vec<u64>, CacheError> {
+        self.guard.ask(self.inner.reads(fields)).boxed()
     }
 }

@@ -264,6 +264,10 @@ pub trait Ledger: Send + Sync {
 
     /// Removes tenants from the registry.
     fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// The counts in these fields of the applications' reads, in their order; 0 for a field that does not exist. It is
+    /// one command.
+    fn reads<'a>(&'a self, fields: &'a [String]) -> BoxFuture<'a, Result<Vec<u64>, CacheError>>;
 }
 
 impl dyn Ledger {

@@ -201,7 +201,10 @@ impl<'a> Tries<'a> {
             event::BatchRetried { job, run, tenants, retry, wait, kind, message }
                 .emit(&ports.metrics);
         }
-        ports.wait(&next).await
+        let waits_at = ports.clock.monotonic();
+        let is_another = ports.wait(&next).await;
+        report.time.retry += ports.clock.monotonic().saturating_sub(waits_at);
+        is_another
     }
 }
 

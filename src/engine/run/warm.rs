@@ -150,10 +150,13 @@ impl<'w> Warming<'w> {
         let fences = work.fence_keys(open);
         let opened = Opened { batch: open, fences: &fences };
         let reading = self.reading(opened, first, report).await?;
-        self.read += work.runner.clock.monotonic().saturating_sub(reading.began_at);
+        let read_at = work.runner.clock.monotonic();
+        self.read += read_at.saturating_sub(reading.began_at);
         let (job, checks) = (&work.spec.job, &work.checks);
         let found = entries(job, checks, open, &reading.first_dates, reading.permit.rows());
         let rows = Reply::Rows(work.found(open, &reading.named, &found));
+        let (encoded_at, retried) = (work.runner.clock.monotonic(), report.time.retry);
+        report.time.encode += encoded_at.saturating_sub(read_at);
         let mut round = Round::new(work, opened, found);
         let mut step = self.warm.next(rows);
         loop {
@@ -166,7 +169,10 @@ impl<'w> Warming<'w> {
                 Step::SetTtls { extend, shorten } => round.set_ttls(&extend, &shorten).await,
                 Step::Count(verdicts) => {
                     round.count(&verdicts, report);
-                    self.took += work.runner.clock.monotonic().saturating_sub(reading.began_at);
+                    let now = work.runner.clock.monotonic();
+                    self.took += now.saturating_sub(reading.began_at);
+                    let retried = report.time.retry.saturating_sub(retried);
+                    report.time.cache += now.saturating_sub(encoded_at).saturating_sub(retried);
                     return Ok(self.warm.next(Reply::Done));
                 }
                 Step::StartFences(_) | Step::ReadManifests | Step::Query | Step::Done => {
@@ -223,8 +229,10 @@ impl<'w> Warming<'w> {
         // The values of an earlier round may be old, so a later round goes before other batches.
         let priority = if self.warm.round() > 1 { Priority::Urgent } else { work.spec.priority };
         let limits = &work.runner.limits;
+        let waits_at = work.runner.clock.monotonic();
         let mut permit = limits.room_of(&work.spec.job, priority, room).await;
         let began_at = work.runner.clock.monotonic();
+        report.time.permit += began_at.saturating_sub(waits_at);
         self.began_at.get_or_insert(began_at);
         let mut named = Vec::new();
         loop {
@@ -252,6 +260,7 @@ impl<'w> Warming<'w> {
             step = self.warm.next(reply);
         }
         let asked_at = work.runner.clock.monotonic();
+        report.time.cache += asked_at.saturating_sub(began_at);
         let result = work.query(open, &mut permit, report).await;
         // Further tries and rounds are of tenants that are special.
         if std::mem::take(&mut self.teaches) {
@@ -336,7 +345,7 @@ impl Work {
         let asked_at = runner.clock.monotonic();
         let result = runner.source.read(&self.spec.job, read, rows).await;
         let took = runner.clock.monotonic().saturating_sub(asked_at);
-        report.database_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        report.database += took;
         let is_asked =
             result.as_ref().err().map(|error| error.kind) != Some(SourceErrorKind::LeftAlone);
         report.queries += u64::from(is_asked);

@@ -4,7 +4,7 @@
 //! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing, catching up
 //! (at most one run for any number of missed ticks) and draining are decided here and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::handle::{
 use super::health::Beats;
 use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
 use super::status::{Phase, Rejections, Status};
-use crate::domain::change::{Changed, Touched};
+use crate::domain::change::{Changed, ResyncCause, Touched};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::pause::Pauses;
 use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
@@ -445,22 +445,41 @@ impl Engine {
                 for state in self.jobs.values_mut().filter(|state| !state.job.tables.is_empty()) {
                     state.note_everything(moved_at, now);
                 }
+                self.tell_resync(ResyncCause::FeedConnected, |job| !job.tables.is_empty());
             }
             Changed::Jobs { jobs, heard_at } => {
                 let heard_ago = now.saturating_sub(heard_at);
                 let changed_at = self.clock.now() - heard_ago;
+                let mut whole = BTreeSet::new();
                 for (name, touched) in jobs {
-                    if let Touched::Tenants(tenants) = &touched {
-                        let last = &self.runner.last_changes;
-                        for tenant in tenants {
-                            last.note(tenant, changed_at);
+                    match &touched {
+                        Touched::Tenants(tenants) => {
+                            let last = &self.runner.last_changes;
+                            for tenant in tenants {
+                                last.note(tenant, changed_at);
+                            }
                         }
+                        Touched::All => drop(whole.insert(name.clone())),
                     }
                     if let Some(state) = self.jobs.get_mut(&name) {
                         state.note_change(touched, heard_at, now);
                     }
                 }
+                // Any change of a job without tenants is one of all its data, and nothing special.
+                self.tell_resync(ResyncCause::AnyTenant, |job| {
+                    job.scope == Scope::Tenants && whole.contains(&job.name)
+                });
             }
+        }
+    }
+
+    /// Reports that these of the enabled jobs run for all tenants.
+    fn tell_resync(&self, cause: ResyncCause, is_meant: impl Fn(&Job) -> bool) {
+        let jobs = self.jobs.values().map(|state| &state.job);
+        let jobs = jobs.filter(|job| job.enabled && is_meant(job)).map(|job| job.name.clone());
+        let (jobs, at) = (jobs.collect::<Vec<_>>(), self.clock.now());
+        if !jobs.is_empty() {
+            event::ResyncWanted { cause, jobs: &jobs, at }.emit(&self.metrics);
         }
     }
 
@@ -490,6 +509,7 @@ impl Engine {
         for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
             state.changes.everything_changed(now, now);
         }
+        self.tell_resync(ResyncCause::CacheLost, |_| true);
     }
 
     /// Accepts all runs of a request, or none.

@@ -172,13 +172,14 @@ impl Feeder {
                         Ok(changes) => changes,
                         Err(error) => return error,
                     };
+                    watched.refresh(&self.runner, &self.tenant_column);
                     let (notifications, at) = (changes.len(), clock.now());
-                    event::ChangesHeard { notifications, at }.emit(metrics);
+                    let tables = &watched.count(&changes);
+                    event::ChangesHeard { notifications, tables, at }.emit(metrics);
                     if gathered.is_empty() {
                         gathered.heard_at = clock.monotonic();
                         together = clock.sleep(COALESCE);
                     }
-                    watched.refresh(&self.runner, &self.tenant_column);
                     for change in changes {
                         self.gather(change, watched, &mut gathered);
                     }
@@ -330,6 +331,15 @@ impl WatchedNow {
             self.tables = WatchedTables::of(jobs, tenant_column);
             self.unknown.clear();
         }
+    }
+
+    /// How many of these changes are of each table.
+    fn count(&self, changes: &[Change]) -> BTreeMap<&str, u64> {
+        let mut counts = BTreeMap::new();
+        for source in changes.iter().filter_map(|change| self.tables.find(&change.source)) {
+            *counts.entry(source.table.as_str()).or_default() += 1;
+        }
+        counts
     }
 
     fn is_news(&mut self, unknown: &ChangeSourceId) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod coverage;
 pub mod feed;
+mod reads;
 pub mod resync;
 pub mod supervisor;
 pub mod sweep;

@@ -127,7 +127,9 @@ impl Changes {
         }
         self.seen = now;
         if figures {
-            parts.add("head");
+            for part in ["head", "changes", "limits"] {
+                parts.add(part);
+            }
         }
         self.news.borrow_and_update();
         match self.metrics.news.after(self.read, AT_ONCE) {
@@ -139,7 +141,9 @@ impl Changes {
             }
             Err(_lost) => {
                 self.read = self.metrics.news.latest();
-                for part in ["head", "jobs", "runs", "tenants", "audit", "changes"] {
+                for part in
+                    ["head", "jobs", "runs", "tenants", "audit", "changes", "settings", "limits"]
+                {
                     parts.add(part);
                 }
             }
@@ -216,9 +220,14 @@ impl Parts {
             }
             News::ServerChanged { .. } => {
                 self.add("head");
-                self.add("settings");
+                self.add("limits");
             }
-            News::CacheLost | News::KeysRemoved { .. } => {
+            News::CacheLost => {
+                self.add("changes");
+                self.add("head");
+                self.add("tenants");
+            }
+            News::KeysRemoved { .. } => {
                 self.add("head");
                 self.add("tenants");
             }

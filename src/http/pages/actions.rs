@@ -12,6 +12,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{Shell, page};
+use super::words::counted;
 use crate::domain::job::JobName;
 use crate::domain::pause::MAX_NOTE;
 use crate::domain::tenant::TenantId;
@@ -136,7 +137,7 @@ async fn pause_all(
     let form = read(form)?;
     if form.note.trim().is_empty() {
         let jobs = state.control.handle.status().jobs.len();
-        let title = format!("Pause {}?", counted(jobs as u64, "job", "jobs"));
+        let title = format!("Pause {}?", counted(jobs as u64, "job"));
         let body = ask_to_pause(&title, &shell.links.action("pause-all"), &shell.links.overview());
         return Ok(page("Pause all jobs", &shell, body));
     }
@@ -183,7 +184,7 @@ async fn resume_all(
     let paused = status.jobs.iter().filter_map(|(job, of)| Some((job, of.pause.as_ref()?)));
     let paused: Vec<_> = paused.collect();
     let body = html! {
-        h1 { "Resume " (counted(paused.len() as u64, "paused job", "paused jobs")) "?" }
+        h1 { "Resume " (counted(paused.len() as u64, "paused job")) "?" }
         ul {
             @for (job, pause) in &paused {
                 li { (job.as_str()) ": paused by " (pause.by.as_str()) ": " (pause.note.as_str()) }
@@ -269,8 +270,8 @@ fn ask_to_invalidate(
         h1 { "Remove the keys of job " (job) (whose) "?" }
         @match report {
             Some(report) => p {
-                (counted(report.removed, "key", "keys")) " of "
-                (counted(report.fences, "tenant", "tenants")) " would be removed. Until they are \
+                (counted(report.removed, "key")) " of "
+                (counted(report.fences, "tenant")) " would be removed. Until they are \
                  warm again, reads miss."
                 @if !report.complete { " They could not all be counted." }
             },
@@ -282,7 +283,7 @@ fn ask_to_invalidate(
 
 fn removed(report: &InvalidateReport, back: &str) -> Markup {
     html! {
-        h1 { (counted(report.removed, "key", "keys")) " removed" }
+        h1 { (counted(report.removed, "key")) " removed" }
         @for failure in &report.failures {
             p role="alert" { (failure.message) }
         }
@@ -300,8 +301,4 @@ fn confirm(action: &str, button: &str, back: &str, fields: &Markup) -> Markup {
             " " a href=(back) { "Cancel" }
         }
     }
-}
-
-fn counted(number: u64, one: &str, several: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { several })
 }

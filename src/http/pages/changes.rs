@@ -1,4 +1,4 @@
-//! The page `/changes`: whether the worker hears of changes, and how fast they reach the cache.
+//! The page `/changes`: whether the worker hears of changes, of which tables, and how fast they reach the cache.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -10,13 +10,14 @@ use super::job::line_chart;
 use super::layout::{Shell, page};
 use super::overview::milliseconds;
 use super::words::{self, Look};
+use crate::domain::change::ResyncCause;
 use crate::http::AppState;
 use crate::http::session::Viewer;
-use crate::overview::{Feed, FeedState, Freshness, Overview};
+use crate::overview::{Changes, Feed, FeedState, Freshness, LastResync, Moment, WatchedTable};
 
 /// The body of the page.
-pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
-    let Overview { feed, figures, .. } = overview;
+pub(super) fn body(changes: &Changes, context: Context<'_>) -> Markup {
+    let Changes { as_of: _, started_at, feed, freshness: fresh, tables, last_resync } = changes;
     html! {
         h1 { "Changes" }
         section #feed data-live="changes" aria-labelledby="feed-title" {
@@ -26,8 +27,16 @@ pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
         }
         section #freshness data-live="changes" aria-labelledby="freshness-title" {
             h2 #freshness-title { "From the change to the cache" }
-            (freshness(&figures.freshness))
-            (line_chart("lag", ("p99 of each five minutes", Span::FromZero, milliseconds), &figures.freshness.day, context))
+            (freshness(fresh))
+            (line_chart("lag", ("p99 of each five minutes", Span::FromZero, milliseconds), &fresh.day, context))
+        }
+        section #tables data-live="changes" aria-labelledby="tables-title" {
+            h2 #tables-title { "By table" }
+            (by_table(tables, *started_at, context))
+        }
+        section #resync data-live="changes" aria-labelledby="resync-title" {
+            h2 #resync-title { "The last resync" }
+            (resync(last_resync.as_ref(), context))
         }
     }
 }
@@ -78,6 +87,75 @@ fn facts(feed: &Feed, context: Context<'_>) -> Markup {
     }
 }
 
+/// What was heard of each table.
+fn by_table(tables: &[WatchedTable], started_at: Moment, context: Context<'_>) -> Markup {
+    html! {
+        @if tables.is_empty() {
+            p.empty { "No enabled job names a table in " code { "tables" } "." }
+        } @else {
+            p.muted { "Notifications since the worker started, " (context.moment(started_at)) "." }
+            table.cards aria-label="Changes by table" {
+                thead { tr {
+                    th scope="col" { "Table" }
+                    th scope="col" { "Jobs" }
+                    th.number scope="col" { "Notifications" }
+                    th scope="col" { "Last" }
+                } }
+                tbody {
+                    @for WatchedTable { table, jobs, notifications, last_at } in tables {
+                        tr {
+                            th scope="row" { code { (words::text(table)) } }
+                            td.wide data-label="Jobs" { (names(jobs, context)) }
+                            td.number data-label="Notifications" { (words::count(*notifications)) }
+                            td data-label="Last" {
+                                @match last_at {
+                                    Some(at) => (context.moment(*at)),
+                                    None => span.muted { "none yet" },
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When jobs last had to run for all tenants, and why.
+fn resync(last: Option<&LastResync>, context: Context<'_>) -> Markup {
+    html! {
+        @match last {
+            None => p.empty { "Since the worker started, no job had to run for all tenants outside of its schedule." },
+            Some(LastResync { at, cause, jobs }) => {
+                p { (context.moment(*at)) ": " (why(*cause)) }
+                p { "Jobs that run for all tenants because of it: " (names(jobs, context)) "." }
+            },
+        }
+    }
+}
+
+fn why(cause: ResyncCause) -> &'static str {
+    match cause {
+        ResyncCause::FeedConnected => {
+            "the change feed connected, and had not heard of the changes before."
+        }
+        ResyncCause::CacheLost => "the cache was restarted, replaced or emptied.",
+        ResyncCause::AnyTenant => {
+            "a change may have been any tenant's: a TRUNCATE, a trigger that could not tell whose rows changed, \
+             triggers or tables that changed themselves, or a change of very many tenants."
+        }
+    }
+}
+
+fn names(jobs: &[String], context: Context<'_>) -> Markup {
+    html! {
+        @for (place, job) in jobs.iter().enumerate() {
+            @if place > 0 { ", " }
+            (context.job(job))
+        }
+    }
+}
+
 fn freshness(freshness: &Freshness) -> Markup {
     let Freshness { p50_ms, p99_ms, changes, day: _ } = freshness;
     html! {
@@ -95,7 +173,7 @@ fn freshness(freshness: &Freshness) -> Markup {
 
 /// `GET /changes`
 pub(super) async fn show(shell: Shell, State(state): State<AppState>, viewer: Viewer) -> Response {
-    let shell = shell.with_json("overview");
-    let overview = state.control.board.overview().await;
-    page("Changes", &shell, body(&overview, Context::new(&shell, &state, &viewer)))
+    let shell = shell.with_json("changes");
+    let changes = state.control.board.changes().await;
+    page("Changes", &shell, body(&changes, Context::new(&shell, &state, &viewer)))
 }

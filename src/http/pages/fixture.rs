@@ -5,21 +5,26 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::links::Links;
+use crate::domain::audit::{Difference, Kind};
+use crate::domain::change::ResyncCause;
 use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
-use crate::domain::report::{FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::report::{BatchTime, FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::retry::BreakerState;
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::who::Who;
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
 use crate::http::SettingInUse;
 use crate::http::access::Rights;
 use crate::overview::{
-    BatchOfJob, Busiest, CacheMemory, Change, Collision, Comparison, Consistency, Coverage, Feed,
-    FeedState, Figures, FirstFailure, Freshness, HitRate, JobDetail, JobLine, JobOfTenant,
-    JobSeries, JobShare, JobState, KeyOfTenant, LastRun, Level, Line, Link, LinkKind, Moment,
-    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, RunBar, Running, Skip,
-    TenantDetail, Trouble, TroubleKind, Verdict, WarmState,
+    Audit, AuditOfJob, BatchOfJob, Busiest, CacheMemory, Change, Changes, Collision, Comparison,
+    Connections, Consistency, Coverage, Feed, FeedState, Figures, FirstFailure, Freshness, HitRate,
+    JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState, KeyOfTenant, LastResync,
+    LastRun, Level, Limits, Line, Link, LinkKind, Moment, NextHour, NotWarmTenant, NotWarmTenants,
+    Overview, PauseView, Permits, PermitsOfJob, Reads, ReadsOfFamily, RowMemory, RunBar, Running,
+    ServerBreaker, Skip, TenantDetail, Trouble, TroubleKind, ValuePart, Verdict, WarmState,
+    WatchedTable, WrongKey,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -97,6 +102,7 @@ pub(super) fn job(name: &str) -> JobLine {
         expires_at: Some(before(-1_400)),
         coverage: Some(1.0),
         consistency: Some(1.0),
+        hit_rate: Some(0.9998),
         not_warm: 0,
         first_failure: None,
         keys: Some(5_120),
@@ -115,6 +121,7 @@ pub(super) fn troubled_job() -> JobLine {
         runs: bars(400, &[12, 47, 48, 49]),
         coverage: Some(0.9962),
         consistency: Some(0.9998),
+        hit_rate: Some(0.9938),
         not_warm: 19,
         first_failure: Some(FirstFailure {
             run: run_id(47),
@@ -173,6 +180,7 @@ fn new_job() -> JobLine {
         expires_at: None,
         coverage: None,
         consistency: None,
+        hit_rate: None,
         keys: None,
         bytes: None,
         ..job("weekly_report")
@@ -253,6 +261,15 @@ pub(super) fn overview() -> Overview {
                 changes: 212,
                 day: day(12.0, 6.0),
             },
+            reads: Reads {
+                ratio: Some(0.9967),
+                window_ms: 300_000,
+                families: vec![
+                    reads("slots", [21_118, 120, 12, 0, 7]),
+                    reads("services", [18_200, 3, 1, 0, 0]),
+                    reads("other", [0, 0, 0, 4, 0]),
+                ],
+            },
         },
         jobs: vec![troubled_job(), paused_job(), running_job(), job("services"), new_job()],
         next_hour: NextHour {
@@ -303,6 +320,96 @@ pub(super) fn feed() -> Feed {
     }
 }
 
+/// What the verifier found, as somebody with these rights sees it.
+pub(super) fn audit(rights: Rights) -> Audit {
+    let has_values = rights == Rights::Write;
+    let part =
+        |text: &str, bytes| ValuePart { text: text.to_owned(), bytes, is_cut: bytes > 2_000 };
+    let key = |key: &str, kind| WrongKey {
+        key: key.to_owned(),
+        tenant: Some("t_0042".to_owned()),
+        kind,
+        found_at: before(250),
+        behind_ms: None,
+        ttl: None,
+        differences: has_values.then(Vec::new),
+        database: None,
+        cache: None,
+    };
+    let difference = Difference {
+        path: "[0].name".to_owned(),
+        database: "\"Fleas\"".to_owned(),
+        cache: HOSTILE.to_owned(),
+    };
+    let stale = WrongKey {
+        tenant: Some(HOSTILE.to_owned()),
+        behind_ms: Some(12_500),
+        ttl: Some("it never expires: its job gives at most 30m".to_owned()),
+        differences: has_values.then(|| vec![difference]),
+        database: has_values.then(|| part("[{\"name\":\"Fleas\"}]", 18)),
+        cache: has_values.then(|| part(HOSTILE, 4_096)),
+        ..key(&format!("products:{HOSTILE}"), Kind::Stale)
+    };
+    let missing = WrongKey {
+        database: has_values.then(|| part("[]", 2)),
+        ..key("products:t_0042", Kind::Missing)
+    };
+    let job = |job: &str, wrong, findings| AuditOfJob {
+        job: job.to_owned(),
+        compared_at: Some(before(250)),
+        tenants: 20,
+        keys: 1_520,
+        consistency: Some(0.9998),
+        coverage: Some(1.0),
+        not_warm: 19,
+        wrong,
+        findings,
+    };
+    let new = AuditOfJob {
+        compared_at: None,
+        tenants: 0,
+        keys: 0,
+        consistency: None,
+        coverage: None,
+        not_warm: 0,
+        ..job("weekly_report", 0, Vec::new())
+    };
+    Audit {
+        as_of: before(3),
+        consistency: overview().figures.consistency,
+        has_values,
+        jobs: vec![
+            job("products", 1_022, vec![stale, missing]),
+            job("services", 1, vec![key("services:t_0042", Kind::WrongTtl)]),
+            new,
+        ],
+    }
+}
+
+pub(super) fn changes() -> Changes {
+    let table = |table: &str, jobs: &[&str], notifications, last_at| WatchedTable {
+        table: table.to_owned(),
+        jobs: jobs.iter().map(ToString::to_string).collect(),
+        notifications,
+        last_at,
+    };
+    Changes {
+        as_of: before(3),
+        started_at: before(266_000),
+        feed: feed(),
+        freshness: overview().figures.freshness,
+        tables: vec![
+            table("products", &["products", "services"], 18_204, Some(before(2))),
+            table(HOSTILE, &["staff"], 0, None),
+        ],
+        last_resync: Some(LastResync {
+            at: before(4_211),
+            cause: ResyncCause::AnyTenant,
+            jobs: vec!["products".to_owned(), "services".to_owned()],
+        }),
+    }
+}
+
 /// A worker that started a moment ago and knows nothing yet.
 pub(super) fn nothing_known() -> Overview {
     Overview {
@@ -313,6 +420,7 @@ pub(super) fn nothing_known() -> Overview {
             coverage: Coverage::default(),
             consistency: Consistency::default(),
             freshness: Freshness::default(),
+            reads: Reads::default(),
         },
         jobs: vec![new_job()],
         next_hour: NextHour::default(),
@@ -411,6 +519,10 @@ pub(super) fn run() -> RunRecord {
     report.keys.removed = 12;
     report.keys.fenced = 8;
     report.evicted = 3;
+    let millis = std::time::Duration::from_millis;
+    report.database = millis(410);
+    report.time =
+        BatchTime { permit: millis(12), encode: millis(90), cache: millis(160), retry: millis(85) };
     report.failures = vec![Failure {
         kind: FailureKind::Query,
         tenant: Some(HOSTILE.to_owned()),
@@ -489,4 +601,50 @@ pub(super) fn rejections() -> Rejections {
     };
     let rejection = Rejection { problems: vec![problem], older_in_use: true };
     Rejections::from([(JobName::parse("products").unwrap(), rejection)])
+}
+
+fn reads(family: &str, counts: [u64; 5]) -> ReadsOfFamily {
+    let [hits, misses, joined, bypassed, refused] = counts;
+    #[expect(clippy::cast_precision_loss, reason = "an example's figures are small")]
+    let ratio = Some(hits as f64 / (hits + misses + joined + bypassed) as f64);
+    ReadsOfFamily { family: family.to_owned(), ratio, hits, misses, joined, bypassed, refused }
+}
+
+pub(super) fn limits() -> Limits {
+    let closed = ServerBreaker {
+        server: "cache".to_owned(),
+        state: BreakerState::Closed,
+        since: before(266_000),
+        failures: 0,
+        reason: None,
+        next_try_at: None,
+        times_open: 0,
+    };
+    let open = ServerBreaker {
+        server: "database".to_owned(),
+        state: BreakerState::Open,
+        since: before(64),
+        failures: 1_003,
+        reason: Some(HOSTILE.to_owned()),
+        next_try_at: Some(before(-3)),
+        times_open: 2,
+    };
+    Limits {
+        as_of: before(0),
+        breakers: vec![open, closed],
+        connections: Connections { most: 4, in_use: 3, idle: 1 },
+        permits: Permits {
+            most: 4,
+            for_changes: 1,
+            in_use: 3,
+            in_use_for_changes: 1,
+            waiting: 2,
+            jobs: vec![PermitsOfJob { job: "products".to_owned(), permits: 2 }],
+        },
+        memory: RowMemory {
+            batch_bytes: 8_388_608,
+            tenant_bytes: 16_777_216,
+            all_bytes: 33_554_432,
+        },
+    }
 }

@@ -145,6 +145,9 @@ fn facts(line: &JobLine, next_due: &[Moment], context: Context<'_>) -> Markup {
                 dd { (moment_or(line.late_after, "never: it is paused, off, or its schedule ends", context)) }
                 dt { "TTL margin" }
                 dd { (margin(line, context)) }
+                @if let Some(rate) = line.hit_rate {
+                    dt { "Hit rate" } dd { (words::percent(rate)) " of the applications' reads in the last minutes" }
+                }
                 dt { "Coverage" } dd { (words::or_unknown(line.coverage, |share| html! { (words::percent(share)) })) }
                 dt { "Consistency" }
                 dd {

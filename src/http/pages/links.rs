@@ -150,7 +150,7 @@ pub(super) fn encoded(text: &str) -> impl Display {
 }
 
 /// A query of these pairs. Empty values are left out.
-fn query(pairs: &[(&str, &str)]) -> String {
+pub(super) fn query(pairs: &[(&str, &str)]) -> String {
     let mut query = String::new();
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
         query.push(if query.is_empty() { '?' } else { '&' });

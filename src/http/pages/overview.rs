@@ -1,5 +1,6 @@
 //! The page `/`: is the cache warm, and if not, what is wrong, since when, and what happens next?
 
+use crate::domain::reads::OTHER_FAMILY;
 use crate::http::AppState;
 use crate::http::session::Viewer;
 use axum::response::Response;
@@ -12,7 +13,7 @@ use super::layout::{Shell, page};
 use super::words;
 use crate::overview::{
     CacheMemory, Consistency, Coverage, Figures, Freshness, HitRate, Line, NextHour, Overview,
-    Trouble,
+    Reads, ReadsOfFamily, Trouble,
 };
 
 /// How many troubles the page shows: more would hide what matters.
@@ -33,6 +34,7 @@ pub(super) fn body(overview: &Overview, context: Context<'_>) -> Markup {
             (next_hour(&overview.next_hour, context))
             (cache(&overview.cache, context))
         }
+        (reads_by_family(&overview.figures.reads, context))
         @if context.may_change() { (jobs::levers(&overview.jobs, context)) }
     }
 }
@@ -83,10 +85,10 @@ fn trouble_line(trouble: &Trouble, context: Context<'_>) -> Markup {
 }
 
 fn figures(figures: &Figures, context: Context<'_>) -> Markup {
-    let Figures { hit_rate, coverage, consistency, freshness } = figures;
+    let Figures { hit_rate, coverage, consistency, freshness, reads } = figures;
     html! {
         section.figures #figures data-live="head" aria-label="Figures" {
-            (hit_rate_figure(hit_rate))
+            (hit_rate_figure(hit_rate, reads))
             (coverage_figure(*coverage, context))
             (consistency_figure(*consistency, context))
             (freshness_figure(freshness, context))
@@ -106,18 +108,25 @@ fn figure(name: &str, [value, about, trend]: [Markup; 3]) -> Markup {
     }
 }
 
-fn hit_rate_figure(hit_rate: &HitRate) -> Markup {
+/// What the applications' clients count says more than the server's counters, which count preheat's own reads too.
+fn hit_rate_figure(hit_rate: &HitRate, reads: &Reads) -> Markup {
     let HitRate { ratio, hits, misses, window_ms, day } = hit_rate;
+    let of_clients: u64 = reads.families.iter().map(ReadsOfFamily::reads).sum();
     let about = html! {
-        @match ratio {
-            None => "nothing was read yet",
-            Some(_) => {
+        @match (reads.ratio, ratio) {
+            (Some(_), _) => {
+                (words::counted(of_clients, "read")) " of the applications in "
+                (context::span(reads.window_ms))
+            },
+            (None, None) => "nothing was read yet",
+            (None, Some(_)) => {
                 (words::count(*hits)) " of " (words::counted(hits + misses, "read")) " in "
                 (context::span(*window_ms))
             },
         }
     };
-    let value = linked("#cache", ratio.map(words::percent));
+    let target = if reads.ratio.is_some() { "#reads" } else { "#cache" };
+    let value = linked(target, reads.ratio.or(*ratio).map(words::percent));
     figure("Hit rate", [value, about, trend("Hit rate", day, Span::Share)])
 }
 
@@ -196,6 +205,51 @@ fn trend(name: &str, day: &Line, range: Span) -> Markup {
 /// The values of a line as charts take them.
 pub(super) fn values(line: &Line) -> Vec<Option<f64>> {
     line.values.iter().map(|value| value.map(f64::from)).collect()
+}
+
+/// The reads of applications, by the job whose keys they read; nothing where no client reports any.
+fn reads_by_family(reads: &Reads, context: Context<'_>) -> Markup {
+    html! {
+        section #reads data-live="head" aria-labelledby="reads-title" hidden[reads.families.is_empty()] {
+            h2 #reads-title { "Reads by family" }
+            p.muted {
+                "of the applications in the last " (context::span(reads.window_ms)) ", as their clients count them"
+            }
+            @if !reads.families.is_empty() {
+                table.cards aria-labelledby="reads-title" {
+                    thead {
+                        tr {
+                            th scope="col" { "Family" }
+                            @for name in ["Hit rate", "Hits", "Misses", "Joined", "Bypassed", "Refused fills"] {
+                                th.number scope="col" { (name) }
+                            }
+                        }
+                    }
+                    tbody { @for family in &reads.families { (reads_of(family, context)) } }
+                }
+            }
+        }
+    }
+}
+
+fn reads_of(family: &ReadsOfFamily, context: Context<'_>) -> Markup {
+    let ReadsOfFamily { family, ratio, hits, misses, joined, bypassed, refused } = family;
+    html! {
+        tr {
+            th scope="row" {
+                @if family == OTHER_FAMILY { "other keys" }
+                @else { a href=(context.links.job(family)) { (words::text(family)) } }
+            }
+            td.number data-label="Hit rate" {
+                (words::or_unknown(*ratio, |ratio| html! { (words::percent(ratio)) }))
+            }
+            td.number data-label="Hits" { (words::count(*hits)) }
+            td.number data-label="Misses" { (words::count(*misses)) }
+            td.number data-label="Joined" { (words::count(*joined)) }
+            td.number data-label="Bypassed" { (words::count(*bypassed)) }
+            td.number data-label="Refused fills" { (words::count(*refused)) }
+        }
+    }
 }
 
 fn next_hour(hour: &NextHour, context: Context<'_>) -> Markup {

@@ -1,7 +1,5 @@
 //! The page `/runs/{id}`: what one run did, why it is not ok, and what is different from the last `ok` one.
 
-use std::time::Duration;
-
 use crate::engine::schedule::handle::RunView;
 use crate::http::AppState;
 use crate::http::answer::ApiError;
@@ -17,7 +15,7 @@ use super::context::{self, Context};
 use super::layout::{Shell, page};
 use super::runs;
 use super::words;
-use crate::domain::report::{FailedOfKind, Failure, KeyCounts};
+use crate::domain::report::{BatchTime, FailedOfKind, Failure, KeyCounts, Report};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::engine::schedule::status::ActiveRun;
 use crate::overview::{Change, Comparison, Neighbors};
@@ -123,7 +121,15 @@ fn beside(neighbors: Neighbors, context: Context<'_>) -> Markup {
 /// Where the time went.
 fn time(run: &RunRecord) -> Markup {
     let (waited, took) = (runs::waited(run), run.duration());
-    let database = Duration::from_millis(run.report.database_ms);
+    let Report { database, time: BatchTime { permit, encode, cache, retry }, .. } = run.report;
+    let of_batches = [
+        ("permits", permit),
+        ("database", database),
+        ("encode", encode),
+        ("cache", cache),
+        ("retry", retry),
+    ];
+    let is_known = of_batches.iter().any(|(_, part)| !part.is_zero());
     html! {
         section aria-labelledby="time-title" {
             h2 #time-title { "Where the time went" }
@@ -144,6 +150,17 @@ fn time(run: &RunRecord) -> Markup {
                 }
                 @if run.report.retries > 0 {
                     dt { "Tried again" } dd { (words::counted(run.report.retries, "batch").replace("batchs", "batches")) }
+                }
+            }
+            @if is_known {
+                p.muted { "What the batches spent it on. Several at once each count, so it may be longer than the run." }
+                (chart::parts("Time of the batches", &of_batches))
+                dl.facts {
+                    dt { "Waited for permits" } dd { (words::span(permit)) " while other batches had them" }
+                    dt { "Read rows" } dd { (words::span(database)) ": the queries; rows become JSON while they are read" }
+                    dt { "Put values together" } dd { (words::span(encode)) }
+                    dt { "Cache" } dd { (words::span(cache)) ": fences, manifests, values, TTLs" }
+                    @if !retry.is_zero() { dt { "Waited to try again" } dd { (words::span(retry)) } }
                 }
             }
         }

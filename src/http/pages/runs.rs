@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::layout::{Shell, page};
+use super::links;
 use super::tenants::select;
 use super::words;
 use crate::domain::report::{Outcome, Report};
@@ -34,6 +35,27 @@ pub(super) struct Filters {
     pub(super) since: String,
     /// Those that started before this time, in UTC.
     pub(super) until: String,
+}
+
+impl Filters {
+    /// The filters and a page's cursor, as a link has them.
+    fn pairs<'a>(&'a self, cursor: &'a str) -> [(&'static str, &'a str); 6] {
+        let Self { job, outcome, trigger, since, until } = self;
+        [
+            ("job", job),
+            ("outcome", outcome),
+            ("trigger", trigger),
+            ("since", since),
+            ("until", until),
+            ("cursor", cursor),
+        ]
+    }
+
+    /// The same, with times as the API takes them.
+    fn in_utc(&self) -> Self {
+        let (since, until) = (in_utc(&self.since), in_utc(&self.until));
+        Self { since, until, ..self.clone() }
+    }
 }
 
 /// What the page shows.
@@ -194,18 +216,10 @@ pub(super) fn tenants(report: &Report) -> Markup {
 }
 
 fn older(view: &View, filters: &Filters, context: Context<'_>) -> Markup {
-    let Filters { job, outcome, trigger, since, until } = filters;
     html! {
         @if let Some(next) = &view.next {
             nav.pager aria-label="More runs" {
-                a rel="next" href=(context.links.runs(&[
-                    ("job", job),
-                    ("outcome", outcome),
-                    ("trigger", trigger),
-                    ("since", since),
-                    ("until", until),
-                    ("cursor", next),
-                ])) { "older runs" }
+                a rel="next" href=(context.links.runs(&filters.pairs(next))) { "older runs" }
             }
         }
     }
@@ -222,16 +236,21 @@ pub(super) struct Asked {
 
 impl Asked {
     fn query(&self) -> ListQuery {
-        let Filters { job, outcome, trigger, since, until } = &self.filters;
+        let Filters { job, outcome, trigger, since, until } = self.filters.in_utc();
         ListQuery {
-            job: Some(job.clone()),
-            outcome: Some(outcome.clone()),
-            trigger: Some(trigger.clone()),
-            since: Some(in_utc(since)),
-            until: Some(in_utc(until)),
+            job: Some(job),
+            outcome: Some(outcome),
+            trigger: Some(trigger),
+            since: Some(since),
+            until: Some(until),
             cursor: Some(self.cursor.clone()),
             limit: None,
         }
+    }
+
+    /// The same page of the list as JSON, as a path below `/api/v1/`.
+    fn json(&self) -> String {
+        format!("runs{}", links::query(&self.filters.in_utc().pairs(&self.cursor)))
     }
 }
 
@@ -259,8 +278,29 @@ pub(super) async fn show(
     let active = active.chain(&status.leaving).filter(is_wanted).take(MAX_ACTIVE).cloned();
     let active = if asked.cursor.is_empty() { active.collect() } else { Vec::new() };
     let jobs: Vec<_> = status.jobs.keys().map(ToString::to_string).collect();
-    let shell = shell.with_json("runs");
+    let shell = shell.with_json(asked.json());
     let context = Context::new(&shell, &state, &viewer);
     let view = View { runs: found, active, next };
     Ok(page("Runs", &shell, body(&view, &asked.filters, &jobs, context)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_list_as_json_has_the_same_filters() {
+        let filters = Filters {
+            job: "services".to_owned(),
+            outcome: "failed".to_owned(),
+            since: "2026-03-01T12:00".to_owned(),
+            ..Filters::default()
+        };
+        let asked = Asked { filters, cursor: "1.2".to_owned() };
+        assert_eq!(
+            asked.json(),
+            "runs?job=services&outcome=failed&since=2026-03-01T12%3A00%3A00Z&cursor=1.2"
+        );
+        assert_eq!(Asked::default().json(), "runs");
+    }
 }

@@ -1,4 +1,5 @@
-//! The page `/settings`: each setting's value and where it comes from, and job files that are rejected.
+//! The page `/settings`: rejected job files, circuit breakers, the limits in force, and each setting's value and where
+//! it comes from.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -7,16 +8,21 @@ use maud::{Markup, html};
 use super::context::Context;
 use super::layout::{Shell, page};
 use super::words::{self, Look};
+use crate::domain::retry::BreakerState;
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
+use crate::http::overview::limits;
 use crate::http::session::Viewer;
 use crate::http::{AppState, SettingInUse};
+use crate::overview::{Connections, Limits, Permits, PermitsOfJob, RowMemory, ServerBreaker};
 
 /// The body of the page.
 pub(super) fn body(
     settings: &[SettingInUse],
     rejections: &Rejections,
+    limits: &Limits,
     context: Context<'_>,
 ) -> Markup {
+    let Limits { as_of: _, breakers, connections, permits, memory } = limits;
     html! {
         h1 { "Settings" }
         section #rejected data-live="head" aria-labelledby="rejected-title" {
@@ -25,6 +31,14 @@ pub(super) fn body(
                 p.empty { "None: the database accepts the queries of all jobs." }
             }
             @for (job, rejection) in rejections { (rejected(job.as_str(), rejection, context)) }
+        }
+        section #breakers data-live="limits" aria-labelledby="breakers-title" {
+            h2 #breakers-title { "Circuit breakers" }
+            (table_of_breakers(breakers, context))
+        }
+        section #limits data-live="limits" aria-labelledby="limits-title" {
+            h2 #limits-title { "Limits in force" }
+            (facts(*connections, permits, *memory, context))
         }
         section aria-labelledby="settings-title" {
             h2 #settings-title { "In use" }
@@ -52,6 +66,73 @@ fn rejected(job: &str, rejection: &Rejection, context: Context<'_>) -> Markup {
                     ": " (words::text(message))
                     @if let Some(hint) = hint { " " span.muted { (words::text(hint)) } }
                 }
+            }
+        }
+    }
+}
+
+fn table_of_breakers(breakers: &[ServerBreaker], context: Context<'_>) -> Markup {
+    html! {
+        table.cards aria-label="Circuit breakers" {
+            thead { tr {
+                th scope="col" { "Server" } th scope="col" { "State" } th scope="col" { "Since" }
+                th.number scope="col" { "Failures in a row" }
+                th.number scope="col" { "Opened since the start" }
+            } }
+            tbody {
+                @for breaker in breakers {
+                    tr {
+                        th scope="row" { (breaker.server) }
+                        td.wide data-label="State" {
+                            (breaker_state(breaker.state))
+                            @if let Some(at) = breaker.next_try_at { ", asked again " (context.ago(at)) }
+                            @if let Some(reason) = &breaker.reason { div.note { (words::text(reason)) } }
+                        }
+                        td data-label="Since" { (context.moment(breaker.since)) }
+                        td.number data-label="Failures in a row" { (words::count(u64::from(breaker.failures))) }
+                        td.number data-label="Opened since the start" { (words::count(breaker.times_open)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn breaker_state(state: BreakerState) -> Markup {
+    match state {
+        BreakerState::Closed => words::state(Look::Ok, "closed: it is asked"),
+        BreakerState::Open => words::state(Look::Failed, "open: it is left alone"),
+        BreakerState::HalfOpen => words::state(Look::Partial, "half open: one question finds out"),
+    }
+}
+
+fn facts(
+    connections: Connections,
+    permits: &Permits,
+    memory: RowMemory,
+    context: Context<'_>,
+) -> Markup {
+    let Connections { most, in_use, idle } = connections;
+    let RowMemory { batch_bytes, tenant_bytes, all_bytes } = memory;
+    let count = |number: u32| words::count(u64::from(number));
+    html! {
+        dl.facts {
+            dt { "Connections to the database" }
+            dd { (count(in_use)) " in use, " (count(idle)) " idle, of at most " (count(most)) }
+            dt { "Permits for batches" }
+            dd {
+                (count(permits.in_use)) " of " (count(permits.most)) " in use"
+                @if permits.in_use_for_changes > 0 { ", " (count(permits.in_use_for_changes)) " for changes" }
+                @if permits.for_changes > 0 { "; " (count(permits.for_changes)) " is for changes alone" }
+                @if permits.waiting > 0 { "; " (words::counted(permits.waiting, "batch").replace("batchs", "batches")) " waiting" }
+                @for PermitsOfJob { job, permits } in &permits.jobs {
+                    div.note { (context.job(job)) ": " (count(*permits)) }
+                }
+            }
+            dt { "Memory for rows" }
+            dd {
+                "at most " (words::bytes(all_bytes)) " in all, " (words::bytes(batch_bytes)) " a batch, "
+                (words::bytes(tenant_bytes)) " a tenant"
             }
         }
     }
@@ -86,7 +167,9 @@ fn table(settings: &[SettingInUse]) -> Markup {
 
 /// `GET /settings`
 pub(super) async fn show(shell: Shell, State(state): State<AppState>, viewer: Viewer) -> Response {
+    let shell = shell.with_json("settings");
     let status = state.control.handle.status();
     let context = Context::new(&shell, &state, &viewer);
-    page("Settings", &shell, body(&state.control.settings, &status.rejections, context))
+    let limits = limits(&state);
+    page("Settings", &shell, body(&state.control.settings, &status.rejections, &limits, context))
 }

@@ -25,9 +25,9 @@ fn bodies(rights: Rights) -> Vec<(&'static str, Markup)> {
         ("/runs", runs_page(vec![run.clone()], &names, top)),
         ("/runs without any", runs_page(Vec::new(), &names, top)),
         ("/runs/1", run_page(&run, below)),
-        ("/audit", audit::body(&fixture::overview(), top)),
-        ("/changes", changes::body(&fixture::overview(), top)),
-        ("/settings", settings::body(&fixture::settings(), &fixture::rejections(), top)),
+        ("/audit", audit::body(&fixture::audit(rights), top)),
+        ("/changes", changes::body(&fixture::changes(), top)),
+        ("/settings", settings_page(top)),
         ("/tenants", tenants_page(&names, top)),
         ("/tenants/1", tenant::body(&fixture::tenant(), below)),
     ]
@@ -47,6 +47,11 @@ fn run_page(run: &crate::domain::run::RunRecord, context: Context<'_>) -> Markup
     let neighbors = Neighbors { earlier: Some(fixture::run_id(48)), later: None };
     let ended = Ended { run, neighbors, comparison: Some(fixture::comparison()) };
     run::ended(&ended, context)
+}
+
+fn settings_page(context: Context<'_>) -> Markup {
+    let (settings, rejections) = (fixture::settings(), fixture::rejections());
+    settings::body(&settings, &rejections, &fixture::limits(), context)
 }
 
 fn tenants_page(names: &[String], context: Context<'_>) -> Markup {
@@ -95,6 +100,17 @@ fn forms_are_only_for_those_who_may_change_something() {
     for (path, body) in bodies(Rights::Write).into_iter().filter(|(path, _)| changing(path)) {
         assert!(body.into_string().contains("method=\"post\""), "{path}");
     }
+}
+
+#[test]
+fn values_are_only_for_those_who_may_change_something() {
+    let page = |rights| {
+        let links = Links::from("/");
+        audit::body(&fixture::audit(rights), fixture::context(&links, rights)).into_string()
+    };
+    assert!(page(Rights::Write).contains("Fleas"));
+    assert!(!page(Rights::Read).contains("Fleas"));
+    assert!(page(Rights::Read).contains("products:t_0042"), "the key is named");
 }
 
 #[test]

@@ -15,7 +15,8 @@ event! {
     AuditFinished<'a> { audit: &'a JobAudit, at: DateTime<Utc> }
     metrics |metrics| {
         count_audit(metrics, audit, at);
-        metrics.news.tell(|| News::AuditFinished { audit: Arc::new(audit.clone()), at });
+        // News are for everybody who may look, and many are kept.
+        metrics.news.tell(|| News::AuditFinished { audit: Arc::new(audit.without_findings()), at });
     };
     log log_audit(audit);
 }
@@ -76,11 +77,12 @@ mod tests {
 
     #[test]
     fn a_finding_of_the_verifier_is_named_by_its_key_and_no_value_is_told() {
-        use crate::domain::audit::{Differences, Finding, Held, Measure, judge};
+        use crate::domain::audit::{Differences, Finding, Held, Keep, Measure, judge};
         let rows = crate::domain::row::Rows::default();
         let shape = crate::domain::job::Shape::List;
         let expected = crate::domain::entry::Value::new(&rows, Vec::new(), shape);
-        let measure = Measure { ttl: Duration::from_mins(30), differences: 3 };
+        let measure =
+            Measure { ttl: Duration::from_mins(30), differences: 3, values: Keep::Beginnings };
         let wrong = judge(Some(&expected), Held::Value(b"[\"secret\"]", None), measure).unwrap();
         assert_ne!(wrong.differences, Differences::default());
         let mut audit = JobAudit::new(job(), true);
@@ -90,7 +92,10 @@ mod tests {
         assert!(line.trim_start().starts_with("DEBUG"), "all is well: {line}");
         let finding = Finding { key: "services:a\nb".to_owned(), tenant: None, wrong };
         audit.find(finding, Duration::ZERO);
+        metrics.news.start(|| DateTime::UNIX_EPOCH);
         let line = logged(|| AuditFinished { audit: &audit, at }.emit(&metrics));
+        let news = metrics.news.after(0, 1).unwrap();
+        assert!(!format!("{news:?}").contains("secret"), "{news:?}");
         insta::assert_snapshot!(line, @r"
          WARN keys of job `services` are not as in the database, 1 in all: 0 % consistent within 60s; the first is `services:a\nb` (stale) job=services tenants=0 expected=1 stale=1 missing=0 orphaned=0 wrong_ttl=0
         ");

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 
 use super::{bytes, counted};
 use crate::domain::job::JobName;
+use crate::domain::reads::{ReadCounts, ReadResult};
 use crate::domain::report::{Failure, KeyCounts};
 use crate::domain::run::RunId;
 use crate::observe::figures::Share;
-use crate::observe::metric::PerJob;
+use crate::observe::metric::{OfReads, PerJob};
 use crate::observe::news::News;
 
 event! {
@@ -112,6 +114,24 @@ event! {
             }
         }
         metrics.figures().note_coverage(job, share);
+    };
+}
+
+event! {
+    /// The clients of applications have counted reads.
+    ReadsCounted<'a> {
+        /// By how much the counts of each family have grown.
+        grown: &'a BTreeMap<String, ReadCounts>,
+        now: DateTime<Utc>,
+    }
+    metrics |metrics| {
+        for (family, counts) in grown {
+            for result in ReadResult::ALL {
+                let labels = OfReads { family: family.clone(), result };
+                metrics.reads.get_or_create(&labels).inc_by(counts.of(result));
+            }
+        }
+        metrics.figures().note_reads(grown, now);
     };
 }
 

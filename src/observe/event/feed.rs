@@ -1,5 +1,6 @@
 //! The change feed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -7,7 +8,9 @@ use tracing::{debug, info, warn};
 use super::{counted, millis};
 use chrono::{DateTime, Utc};
 
+use crate::domain::change::ResyncCause;
 use crate::domain::job::JobName;
+use crate::observe::figures::Resync;
 use crate::observe::news::News;
 
 event! {
@@ -129,15 +132,33 @@ event! {
 
 event! {
     /// The feed received notifications of changes.
-    ChangesHeard { notifications: usize, at: DateTime<Utc> }
+    ChangesHeard<'a> {
+        notifications: usize,
+        /// How many of them are of each table that jobs name.
+        tables: &'a BTreeMap<&'a str, u64>,
+        at: DateTime<Utc>,
+    }
     metrics |metrics| {
         metrics.change_notifications.inc_by(notifications as u64);
         metrics.figures().note_heard(notifications, at);
+        metrics.figures().note_tables(tables, at);
     };
     log debug!(
         notifications,
         "received {} of changes", counted(notifications, "notification", "notifications")
     );
+}
+
+event! {
+    /// The data of any tenant may have changed, or the cache may have lost it: jobs run for all tenants.
+    ResyncWanted<'a> { cause: ResyncCause, jobs: &'a [JobName], at: DateTime<Utc> }
+    metrics |metrics| {
+        metrics.figures().note_resync(Resync { at, cause, jobs: jobs.to_vec() });
+    };
+    log {
+        let (jobs, cause) = (jobs.len(), cause.as_str());
+        debug!(jobs, cause, "{} to run for all tenants ({cause})", counted(jobs, "job has", "jobs have"));
+    };
 }
 
 event! {

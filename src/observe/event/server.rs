@@ -19,7 +19,7 @@ event! {
     metrics |metrics| {
         metrics.set_breaker(server, open);
         let since = open.then(|| Since { at, message: message.to_owned() });
-        metrics.figures().note_server(server, since);
+        metrics.figures().note_server(server, since, at);
         metrics.news.tell(|| News::ServerChanged { server, is_down: open, message: message.to_owned() });
     };
     log {

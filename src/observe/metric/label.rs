@@ -7,6 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 
 use crate::domain::audit;
 use crate::domain::job::JobName;
+use crate::domain::reads::ReadResult;
 use crate::domain::run::{Outcome, SkipReason, Trigger};
 use crate::domain::server::Server;
 
@@ -68,6 +69,7 @@ labels!(OfKeys { job_name, outcome: KeyOutcome });
 labels!(OfFindings { job_name, kind: audit::Kind });
 labels!(OfServer { server: Server });
 labels!(OfConnections { state: &'static str });
+labels!(OfReads { family: String, result: ReadResult });
 labels!(OfBuild { version: &'static str });
 
 /// Declares the values of a label that only metrics use.
@@ -115,5 +117,6 @@ encode_as_str!(
     TenantOutcome,
     KeyOutcome,
     audit::Kind,
+    ReadResult,
     Server
 );

@@ -22,7 +22,7 @@ pub(super) use self::declare::PerJob;
 use self::declare::{Buckets, Declared, ForeignCounter, Known};
 pub use self::declare::{Declaration, Kind};
 use self::label::{KeyOutcome, OfBuild, OfConnections, OfJob, OfKeys, OfTenants, TenantOutcome};
-pub(super) use self::label::{OfFindings, OfRun, OfServer, OfSkip, OfTrigger};
+pub(super) use self::label::{OfFindings, OfReads, OfRun, OfServer, OfSkip, OfTrigger};
 use crate::domain::job::JobName;
 use crate::domain::report::{KeyCounts, TenantCounts};
 use crate::domain::server::Server;
@@ -135,6 +135,10 @@ metrics! {
     cache_misses: ForeignCounter, "preheat_cache_misses_total",
         "Reads by any client that did not find their key, as the cache server counts them; absent \
          until its first answer";
+    reads: Family<OfReads, Counter>, "preheat_reads_total",
+        "Reads of applications through the clients, as they count them, by the job whose keys they \
+         read (`other` for keys of no job), since the worker's start; `refused` counts misses whose \
+         value was not written, in addition to `miss`; absent until a client has counted";
     cache_evicted: ForeignCounter, "preheat_cache_evicted_keys_total",
         "Keys of any client that the cache evicted for lack of memory, as the cache server counts \
          them; absent until its first answer";
@@ -424,6 +428,7 @@ pub(super) fn unix_seconds(at: DateTime<Utc>) -> f64 {
 mod tests {
     use super::*;
     use crate::domain::audit;
+    use crate::domain::reads::ReadResult;
     use crate::domain::run::{Outcome, Trigger};
 
     fn job(name: &str) -> JobName {
@@ -448,6 +453,8 @@ mod tests {
         for seconds in [&metrics.last_success, &metrics.last_run, &metrics.next_run] {
             seconds.of(&job).set(1_700_000_000.0);
         }
+        let read = OfReads { family: "slots".to_owned(), result: ReadResult::Hit };
+        metrics.reads.get_or_create(&read).inc();
         let stale = OfFindings { job_name: job.clone(), kind: audit::Kind::Stale };
         metrics.audit_findings.get_or_create(&stale).set(1);
         metrics.last_audit.of(&job).set(1_700_000_000.0);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use preheat::domain::reads::READS_KEY;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -115,11 +116,14 @@ async fn on_a_worker_that_works_every_panel_shows_something_and_no_alert_fires()
     worker.works().await;
     let prometheus = Prometheus::start(program, worker.address());
 
+    let mut cache = shop.cache().await;
     let mut empty = queries();
     let begun = Instant::now();
     eventually("every panel has shown something", 2 * LONG, async || {
-        // Panels of changes show something while data change.
+        // Panels of changes show something while data change, and those of reads while clients count.
         shop.change().await;
+        let mut count = redis::cmd("HINCRBY");
+        count.arg(READS_KEY).arg("items:hit").arg(9).exec_async(&mut cache).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         let mut still = Vec::new();
         for query in std::mem::take(&mut empty) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat::audit::{AuditError, AuditOrder, Auditor, KeyAnswer, KeyState, Pace};
-use preheat::domain::audit::{JobAudit, Kind};
+use preheat::domain::audit::{JobAudit, Keep, Kind};
 use preheat::domain::job::{Job, JobName, Key, Scope, Share};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
@@ -150,7 +150,8 @@ impl Lab {
     }
 
     fn order(&self) -> AuditOrder {
-        AuditOrder { jobs: self.jobs.clone(), sample: None, rechecks: true, orphans: false }
+        let (jobs, values) = (self.jobs.clone(), Keep::Nothing);
+        AuditOrder { jobs, sample: None, rechecks: true, orphans: false, values }
     }
 
     async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat::audit::Verifier;
+use preheat::domain::audit::{Kind, MAX_FINDINGS, MAX_VALUE};
 use preheat::domain::job::Job;
 use preheat::engine::ports::{Clock, SourceErrorKind};
 
@@ -114,4 +115,33 @@ async fn a_verifier_that_cannot_measure_changes_no_figure_and_goes_on() {
     assert!(!lab.world.metrics.encode().contains("preheat_consistency_ratio{"));
     lab.world.clock.advance(10 * MINUTE).await;
     assert!(lab.world.shows("preheat_consistency_ratio{job_name=\"list\"} 1.0"));
+}
+
+#[tokio::test]
+async fn the_keys_that_differ_are_kept_with_both_values_until_the_next_look() {
+    let lab = Lab::warm_for([quiet("list")], &[("list", rows_of(40, "1"))], 40).await;
+    let long = format!("[\"{}\"]", "x".repeat(3 * MAX_VALUE));
+    lab.put("list:t1", &long, 30 * MINUTE).await;
+    for tenant in 2..30 {
+        lab.world.cache.evict(&format!("list:t{tenant}"));
+    }
+    verify(&lab, 10 * MINUTE, 100);
+    lab.world.clock.advance(12 * MINUTE).await;
+    let found = || lab.world.metrics.figures().findings().remove(&lab.jobs[0].name).unwrap();
+    let first = found();
+    assert_eq!((first.all, first.keys, first.first.len()), (29, 40, MAX_FINDINGS));
+    let stale = first.first.iter().find(|found| found.key == "list:t1").unwrap();
+    assert_eq!(stale.tenant.as_deref(), Some("t1"));
+    let values = stale.wrong.values.as_deref().unwrap();
+    assert_eq!(values.database.as_ref().unwrap().text, "[1]");
+    let cache = values.cache.as_ref().unwrap();
+    assert_eq!((cache.text.as_str(), cache.bytes), (&long[..MAX_VALUE], long.len()));
+    let missing = first.first.iter().filter(|found| found.wrong.kind == Kind::Missing);
+    let values = missing.map(|found| found.wrong.values.as_deref().unwrap());
+    assert!(values.into_iter().all(|values| values.cache.is_none() && values.database.is_some()));
+    lab.world.warm("list").await;
+    lab.world.clock.advance(11 * MINUTE).await;
+    let second = found();
+    assert_eq!((second.all, second.first.len()), (0, 0));
+    assert!(second.at > first.at);
 }

@@ -1,6 +1,6 @@
 //! A cache user with only the rights that preheat needs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use preheat::adapter::redis::RIGHTS;
 use redis::aio::MultiplexedConnection;
@@ -84,4 +84,21 @@ async fn a_user_who_lacks_rights_is_told_which_are_needed() {
     let wrong = servers.preheat(["warm"]).cache(none.url()).job("services", SERVICES).run().await;
     let said = format!("{}{}", wrong.stdout, wrong.stderr);
     assert!(said.contains("the server wants a password"), "{said}");
+}
+
+/// Whatever the tests above happen to send.
+#[test]
+fn the_rights_name_every_command_of_the_adapter() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/adapter/redis");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let sources: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let sent = sources.split_inclusive(['(']).zip(sources.split('(').skip(1));
+    let commands: BTreeSet<&str> = sent
+        .filter(|(call, _)| ["cmd(", "on("].iter().any(|end| call.ends_with(end)))
+        .filter_map(|(_, rest)| rest.strip_prefix('"')?.split('"').next())
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let rights: BTreeSet<&str> = RIGHTS.split_whitespace().collect();
+    let lacks = |command: &&&str| !rights.contains(format!("+{}", command.to_lowercase()).as_str());
+    assert_eq!(commands.iter().filter(lacks).collect::<Vec<_>>(), Vec::<&&str>::new());
 }

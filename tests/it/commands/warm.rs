@@ -123,6 +123,7 @@ async fn a_report_is_one_json_document_and_logs_go_elsewhere() {
         ".jobs[].id" => "[id]",
         ".jobs[].duration_ms" => "[ms]",
         ".jobs[].report.database_ms" => "[ms]",
+        ".jobs[].report.time" => "[times]",
     });
     let lines: Vec<Value> =
         output.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -19,7 +19,7 @@ use crate::support;
 use crate::support::memory::MemoryCache;
 
 /// A prefix with all characters that are special in a glob.
-const PREFIX: &str = "rel*[7-9]?\\:";
+pub(super) const PREFIX: &str = "rel*[7-9]?\\:";
 
 /// Texts that occur in keys and must have no special meaning there.
 pub(super) const ODD: [&str; 9] =

@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
 use preheat::domain::job::JobName;
 use preheat::domain::manifest::manifest_key;
+use preheat::domain::reads::READS_KEY;
 use preheat::engine::ports::{
     Cache, CacheErrorKind, Ledger, ManifestEntries, REGISTRY_KEY, REGISTRY_TTL,
 };
 
-use super::cache::{ODD, Past, in_memory, on_redis, scan, strings};
+use super::cache::{ODD, PREFIX, Past, in_memory, on_redis, scan, strings};
 use crate::support;
 
 /// The number with which fences are started.
@@ -306,6 +307,20 @@ async fn conforms(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     keeps_the_registry(cache, past).await;
     takes_a_large_registry(cache).await;
     refuses_what_is_of_another_type(cache, past).await;
+}
+
+/// What clients count, in the fields that are asked for; what is no count reads as 0.
+#[tokio::test]
+async fn reads_on_redis_are_the_clients_counts() {
+    let server = support::redis();
+    let (cache, mut past) = on_redis(&server, &format!("{}?db=3", server.url())).await;
+    let fields = strings(["services:hit", "services:miss", "slots:hit", "slots:miss"]);
+    assert_eq!(cache.reads(&fields).await.unwrap(), [0; 4]);
+    assert_eq!(cache.reads(&[]).await.unwrap(), Vec::<u64>::new());
+    let mut count = redis::cmd("HSET");
+    count.arg(format!("{PREFIX}{READS_KEY}")).arg(&[("services:hit", "12"), ("slots:miss", "x")]);
+    count.exec_async(&mut past).await.unwrap();
+    assert_eq!(cache.reads(&fields).await.unwrap(), [12, 0, 0, 0]);
 }
 
 #[tokio::test]

@@ -227,6 +227,10 @@ impl<R: Rules> Ledger for Around<R> {
     fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
         self.rules.on_ledger(Call::Deregister, self.inner.deregister(tenants))
     }
+
+    fn reads<'a>(&'a self, fields: &'a [String]) -> BoxFuture<'a, Result<Vec<u64>, CacheError>> {
+        self.inner.reads(fields)
+    }
 }
 
 /// The keys that a manifest names.

@@ -11,6 +11,7 @@ mod load;
 mod not_warm;
 mod pause;
 mod ports;
+mod reads;
 pub(crate) mod record;
 mod registry;
 mod restart;

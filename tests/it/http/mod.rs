@@ -38,7 +38,7 @@ use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
 use preheat::observe::Metrics;
-use preheat::overview::Board;
+use preheat::overview::{Board, Connections};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -46,7 +46,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::http::{Answer, get, post};
+use crate::support::http::{Answer, get, post, request};
 use crate::support::memory::{MemoryCache, MemoryPauses, MemoryRow, MemorySource};
 use crate::support::virtual_clock::VirtualClock;
 use crate::support::{LONG, eventually};
@@ -170,6 +170,7 @@ struct Worker {
     cache: Arc<MemoryCache>,
     history: Arc<MoodyHistory>,
     metrics: Arc<Metrics>,
+    runner: Arc<Runner>,
     /// Reads of rows wait while it is false.
     gate: watch::Sender<bool>,
     /// Whether reads of rows fail.
@@ -250,6 +251,7 @@ impl Worker {
             pauses,
             metrics: Arc::clone(&metrics),
             refresh: refresh(&refreshes, &metrics),
+            connections: Arc::new(|| Connections { most: 4, in_use: 2, idle: 1 }),
             access,
             settings: Arc::default(),
             ready_within: Duration::from_mins(2),
@@ -267,6 +269,7 @@ impl Worker {
             cache,
             history,
             metrics,
+            runner,
             gate,
             fails,
             refreshes,
@@ -278,6 +281,11 @@ impl Worker {
 
     async fn get(&self, path: &str) -> Answer {
         get(self.address, path).await.unwrap()
+    }
+
+    /// Asks with the token.
+    async fn get_with_token(&self, path: &str) -> Answer {
+        request(self.address, "GET", path, &[TOKEN], "").await.unwrap()
     }
 
     /// Sends a request with the token.

@@ -1,8 +1,12 @@
 //! What an operator asks over HTTP: the overview, tenants, and runs by filters.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use preheat::audit::Verifier;
+use preheat::engine::ports::{CacheError, CacheErrorKind};
 use serde_json::{Value, json};
 
 use super::{Worker, code, refused};
@@ -39,6 +43,89 @@ async fn the_overview_says_whether_all_is_warm_and_asks_the_history_nothing() {
     worker.get("/api/v1/tenants?warm=false").await;
     worker.get("/api/v1/tenants/a").await;
     assert_eq!(worker.history.questions.load(Ordering::Relaxed), asked);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_differ_are_shown_and_their_values_only_to_those_who_may_change_something() {
+    let mut worker = Worker::start().await;
+    run(&worker, "services").await;
+    worker.cache.set("services:b", "[\"secret\"]");
+    let interval = Duration::from_mins(10);
+    let verifier = Verifier::new(Arc::clone(&worker.runner), interval, NonZeroUsize::MAX);
+    let stops = worker.stops.clone();
+    worker.tasks.spawn(async move { verifier.run(stops).await });
+    worker.clock.advance(Duration::from_mins(12)).await;
+    let audit = worker.get_with_token("/api/v1/audit").await.json();
+    assert_eq!(audit["has_values"], true);
+    let jobs: Vec<_> = audit["jobs"].as_array().unwrap().iter().map(|job| &job["job"]).collect();
+    assert_eq!(jobs, ["report", "services"], "not the job that is off");
+    let services = &audit["jobs"][1];
+    assert_eq!((&services["wrong"], &services["tenants"]), (&json!(1), &json!(3)));
+    let found = &services["findings"][0];
+    assert_eq!((&found["key"], &found["tenant"]), (&json!("services:b"), &json!("b")));
+    assert_eq!(found["kind"], "stale");
+    assert_eq!(found["found_at"], services["compared_at"]);
+    assert_eq!(found["cache"], json!({"text": "[\"secret\"]", "bytes": 10, "is_cut": false}));
+    assert_eq!(found["database"]["text"], "[{\"name\":\"Checkup\"}]");
+    for path in ["/api/v1/audit", "/audit"] {
+        let open = worker.get(path).await;
+        assert!(open.body.contains("services:b") && !open.body.contains("secret"), "{open:?}");
+    }
+    let page = worker.get_with_token("/audit").await.body;
+    assert!(page.contains("secret") && page.contains("Checkup"), "{page}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_limits_in_force_and_the_breakers_are_shown() {
+    let worker = Worker::start().await;
+    worker.gate.send_replace(false);
+    worker.post("/api/v1/jobs/services/runs", "{}").await;
+    let limits = async || worker.get("/api/v1/settings").await.json()["limits"].take();
+    eventually("a batch holds a permit", LONG, async || limits().await["permits"]["in_use"] == 1)
+        .await;
+    let now = limits().await;
+    let permits = json!({
+        "most": 4, "for_changes": 0, "in_use": 1, "in_use_for_changes": 0, "waiting": 0,
+        "jobs": [{"job": "services", "permits": 1}],
+    });
+    assert_eq!(now["permits"], permits);
+    assert_eq!(now["connections"], json!({"most": 4, "in_use": 2, "idle": 1}));
+    assert_eq!(now["memory"]["all_bytes"], 32 * 1024 * 1024);
+    let up = |server: &str| {
+        json!({
+            "server": server, "state": "closed", "since": "2026-03-01T12:10:00.000Z", "failures": 0,
+            "reason": null, "next_try_at": null, "times_open": 0,
+        })
+    };
+    assert_eq!(now["breakers"], json!([up("database"), up("cache")]));
+    let unavailable = || CacheError {
+        kind: CacheErrorKind::Unavailable,
+        message: "connection refused".to_owned(),
+    };
+    worker.cache.before_write(move |_| Box::pin(async move { Err(unavailable()) }));
+    worker.gate.send_replace(true);
+    eventually("the breaker opens", LONG, async || {
+        worker.clock.advance(Duration::from_millis(100)).await;
+        limits().await["breakers"][1]["state"] == "open"
+    })
+    .await;
+    let cache = limits().await["breakers"][1].take();
+    assert_eq!((&cache["failures"], &cache["times_open"]), (&json!(3), &json!(1)), "{cache}");
+    assert_eq!(cache["reason"], "connection refused");
+    assert!(cache["next_try_at"].as_str() > cache["since"].as_str(), "{cache}");
+    let page = worker.get("/settings").await.body;
+    assert!(page.contains("it is left alone") && page.contains("1 of 4 in use"), "{page}");
+    worker.cache.before_write(|_| Box::pin(async { Ok(()) }));
+    eventually("the breaker closes", LONG, async || {
+        worker.clock.advance(Duration::from_secs(1)).await;
+        limits().await["breakers"][1]["state"] == "closed"
+    })
+    .await;
+    let cache = limits().await["breakers"][1].take();
+    assert_eq!((&cache["failures"], &cache["times_open"]), (&json!(0), &json!(1)), "{cache}");
+    assert_eq!(cache["reason"], Value::Null);
     worker.stop().await;
 }
 

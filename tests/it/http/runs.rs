@@ -143,6 +143,12 @@ async fn a_run_is_accepted_and_can_be_followed() {
           "fenced": 0,
           "ok": 3,
           "total": 3
+        },
+        "time": {
+          "cache_ms": 0,
+          "encode_ms": 0,
+          "permit_ms": 0,
+          "retry_ms": 0
         }
       },
       "requested_by": "token",

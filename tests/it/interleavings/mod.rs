@@ -1,10 +1,10 @@
 //! A model of the protocol of fences and manifests, in a world so small that millions of its interleavings
-//! can be tried: two tenants with three keys each and two shared keys, two warmers, writers and a reader of
+//! can be tried: two tenants with three keys each and two shared keys, two warmers, writers and readers of
 //! the application, the change feed, and every fault that may happen, one atomic step at a time.
 //!
 //! In reading order: `world` is the database and the cache, and the effect of each command. `warmer` does the
 //! steps of the machine that decides in the worker as well ([`preheat::domain::protocol`]). `others` are the
-//! actors that change data and report it. `schedule` decides which actor has the next step, and says what
+//! actors that change data and report it; `readers` fill keys that they miss. `schedule` decides which actor has the next step, and says what
 //! must hold when all actors have finished: nothing in the cache is old, no key is left whose data are gone,
 //! no key is missing that nothing removed, and every data key is in its manifest. A shared key may be missing
 //! if another tenant's run wrote over it or set its TTL. It may be old only if something was lost or
@@ -25,6 +25,7 @@
 
 mod others;
 mod problem;
+mod readers;
 mod schedule;
 mod warmer;
 mod world;
@@ -111,6 +112,16 @@ fn hazard_07_a_shared_key_is_old_where_it_is_extended_or_where_the_feed_removes_
         Harm::Protocol(Sabotage::SharedExtended),
         Harm::DropsBeforeMoving,
         Harm::GoneKeysStay,
+    ]);
+}
+
+#[test]
+fn hazard_01_a_reader_that_does_not_compare_the_fence_of_before_its_load_leaves_old_values() {
+    end_with_an_old_value(&[
+        Harm::FillNotCompared,
+        Harm::FenceReadAfterLoad,
+        Harm::BriefFillExtended,
+        Harm::DataKeysFilledForLong,
     ]);
 }
 

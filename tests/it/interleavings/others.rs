@@ -1,14 +1,13 @@
-//! The other actors: the change feed, writers and a reader of the application.
+//! The other actors: the change feed and writers of the application.
 
 use std::collections::VecDeque;
 
-use preheat::domain::fence::Fence;
-use preheat::domain::protocol::{Life, Sabotage};
+use preheat::domain::protocol::Sabotage;
 
 use super::problem::{Harm, Situation};
 use super::schedule::World;
 use super::warmer::{Call, Kind, Run};
-use super::world::{CATEGORIES, Change, Command, Place, Reply, Some8, TENANTS, is_shared};
+use super::world::{CATEGORIES, Change, Command, Some8, TENANTS, is_shared};
 
 /// A worker, or another replica; it loses its memory when it crashes.
 #[derive(Clone, Default)]
@@ -168,13 +167,15 @@ pub(super) enum Outcome {
 pub(super) struct Writer {
     /// Whether it knows of fences.
     pub(super) is_fenced: bool,
+    /// Whether it starts a missing fence before it moves it, as the clients do.
+    starts_fences: bool,
     pub(super) commits_left: usize,
     plan: VecDeque<Command>,
 }
 
 impl Writer {
-    pub(super) fn new(is_fenced: bool, commits: usize) -> Self {
-        Self { is_fenced, commits_left: commits, plan: VecDeque::new() }
+    pub(super) fn new(is_fenced: bool, starts_fences: bool, commits: usize) -> Self {
+        Self { is_fenced, starts_fences, commits_left: commits, plan: VecDeque::new() }
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -203,7 +204,11 @@ impl Writer {
         if !self.is_fenced {
             return;
         }
-        let moves = tenants.iter().map(Command::MoveFence);
+        let number = world.start_number();
+        let moves = tenants.iter().flat_map(|tenant| {
+            let start = self.starts_fences.then_some(Command::MakeFence(tenant, number));
+            start.into_iter().chain([Command::MoveFence(tenant)])
+        });
         let deletes = changed.iter().map(Command::Delete);
         if world.harm == Some(Harm::DeletesBeforeMoving) {
             self.plan.extend(deletes.chain(moves));
@@ -251,107 +256,4 @@ impl Writer {
         }
         (tenants, changed, keys)
     }
-}
-
-/// A reader of the application that fills a missing static key. It follows the fence as well: it writes the
-/// value with the provisional TTL, reads the fence again, and sets the full TTL only if the fence has not
-/// moved. If a fence could return to the same number, the reader cannot rely on it and writes nothing. The
-/// reader may stop at any moment, with one exception: once it has written, it reads the fence again, and
-/// deletes the key if the fence has moved. Otherwise a warmer that has verified its own value could give the
-/// reader's value its full TTL, and nothing would correct that.
-///
-/// The reader must not fill keys with data columns, as it does not add them to a manifest. A reader that
-/// ignores the fence may leave an old value: fences exist to prevent that.
-#[derive(Clone, Default)]
-pub(super) struct Reader {
-    reads_left: usize,
-    at: At,
-    /// The tenant whose static key it reads.
-    tenant: usize,
-    fence: Fence,
-    version: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-enum At {
-    #[default]
-    Idle,
-    Missed,
-    Fenced,
-    Read,
-    Written,
-    Verified,
-    Moved,
-}
-
-impl Reader {
-    pub(super) fn new(reads_left: usize) -> Self {
-        Self { reads_left, ..Self::default() }
-    }
-
-    pub(super) fn has_work(&self) -> bool {
-        self.reads_left > 0 || self.at != At::Idle
-    }
-
-    pub(super) fn is_about_to_verify(&self, place: Place) -> bool {
-        matches!(self.at, At::Written | At::Verified) && self.place() == place
-    }
-
-    pub(super) fn step(&mut self, name: usize, world: &mut World) {
-        if !matches!(self.at, At::Idle | At::Written | At::Moved) && world.goes_wrong() {
-            world.say(name, || "the reader goes away".to_owned());
-            self.at = At::Idle;
-            return;
-        }
-        self.at = match self.at {
-            At::Idle => {
-                self.reads_left -= 1;
-                self.tenant = world.dice.below(TENANTS);
-                let is_missing = world.cache.values[self.place().key()].is_none();
-                if is_missing { At::Missed } else { At::Idle }
-            }
-            At::Missed => {
-                self.fence = self.look(name, world);
-                if self.fence.needs_start() { At::Idle } else { At::Fenced }
-            }
-            At::Fenced => {
-                self.version = self.place().version(&world.database.rows);
-                world.say(name, || "reads the database".to_owned());
-                At::Read
-            }
-            At::Read => {
-                execute(Command::Fill(self.place().key(), self.version), name, world);
-                At::Written
-            }
-            At::Written if self.look(name, world) == self.fence => At::Verified,
-            At::Written => At::Moved,
-            At::Verified => {
-                execute(Command::Expire(self.place(), Life::Full), name, world);
-                world.meet(Situation::Filled);
-                At::Idle
-            }
-            At::Moved => {
-                execute(Command::Delete(self.place().key()), name, world);
-                At::Idle
-            }
-        };
-    }
-
-    fn place(&self) -> Place {
-        Place::fixed(self.tenant)
-    }
-
-    fn look(&self, name: usize, world: &mut World) -> Fence {
-        let Reply::Fences(fences) = execute(Command::Fences(Some8::one(self.tenant)), name, world)
-        else {
-            unreachable!("fences were asked for")
-        };
-        fences[self.tenant]
-    }
-}
-
-fn execute(command: Command, name: usize, world: &mut World) -> Reply {
-    let reply = world.execute(command);
-    world.say(name, || format!("{command}{reply}"));
-    reply
 }

@@ -37,6 +37,14 @@ pub(super) enum Harm {
     NoRunAfterCrash,
     /// The feed reconnects without asking for a run over all tenants.
     NoRunAfterLoss,
+    /// A reader's script writes without comparing the fence.
+    FillNotCompared,
+    /// A reader reads the fence only after its load.
+    FenceReadAfterLoad,
+    /// A reader that wrote without a script gives the key its full TTL if it finds the fence unmoved.
+    BriefFillExtended,
+    /// A reader gives data keys and shared keys their full TTL.
+    DataKeysFilledForLong,
 }
 
 impl Harm {
@@ -74,8 +82,12 @@ pub(super) enum Situation {
     Orphaned,
     /// A process crashed in the middle of its writes.
     CrashedWriting,
-    /// A reader of the application verified the value that it filled in.
+    /// A reader's script filled a key.
     Filled,
+    /// A reader's script filled nothing: the fence had moved, or the key was there.
+    FillRefused,
+    /// A reader without a script filled a key for seconds.
+    FilledBriefly,
     /// The data of a key went from one tenant to another while a run was under way.
     ChangedHands,
     /// A run wrote over the value of a shared key's new owner.
@@ -88,7 +100,7 @@ pub(super) enum Situation {
 
 impl Situation {
     /// All situations.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Overlap,
         Self::Moved,
         Self::Fenced,
@@ -101,6 +113,8 @@ impl Situation {
         Self::Orphaned,
         Self::CrashedWriting,
         Self::Filled,
+        Self::FillRefused,
+        Self::FilledBriefly,
         Self::ChangedHands,
         Self::WrittenOver,
         Self::Dropped,

@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use preheat::domain::fence::{Fence, start_number};
 use preheat::domain::protocol::{Life, Sabotage};
 
-use super::others::{Link, Outcome, Process, Reader, Writer};
+use super::others::{Link, Outcome, Process, Writer};
 use super::problem::{Course, Harm, Problem, Situation};
+use super::readers::{Form, Reader};
 use super::warmer::{Kind, Run};
 use super::world::{
     CATEGORIES, Cache, Command, Database, Gone, KEYS, KeyName, OF_TENANT, Place, Reply, Row,
@@ -215,14 +216,15 @@ fn replaced(command: Command) -> Option<usize> {
 }
 
 const NAMES: [&str; ACTORS] = [
-    "warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader", "server", "chaos",
+    "warmer 0", "warmer 1", "feed 0", "feed 1", "writer 0", "writer 1", "reader 0", "reader 1",
+    "server", "chaos",
 ];
-const ACTORS: usize = 9;
+const ACTORS: usize = 10;
 const FEEDS: usize = 2;
 const WRITERS: usize = 4;
-const READER: usize = 6;
-const SERVER: usize = 7;
-const CHAOS: usize = 8;
+const READERS: usize = 6;
+const SERVER: usize = 8;
+const CHAOS: usize = 9;
 
 /// The faults that may happen at a step.
 #[derive(Clone, Copy)]
@@ -247,7 +249,7 @@ pub(super) struct Schedule {
     /// How many scheduled runs are still to come.
     scheduled: usize,
     writers: [Writer; 2],
-    reader: Reader,
+    readers: [Reader; 2],
     sleeps_until: [u32; ACTORS],
     /// The probability that another actor has the next step: one in this many.
     switch: usize,
@@ -261,11 +263,15 @@ impl Schedule {
         let processes = 1 + dice.below(2);
         let troubles = troubles(&mut dice);
         let is_about_one_key = dice.one_in(4);
+        // Clients start fences; without them, more schedules meet a fence that an `INCR` made.
+        let has_clients = dice.one_in(2);
+        let reads = usize::from(has_clients);
         let writers = std::array::from_fn(|_| {
             let commits = usize::from(is_about_one_key) + dice.below(3);
-            Writer::new(!has_feed || dice.one_in(3), commits)
+            Writer::new(!has_feed || dice.one_in(3), has_clients && dice.one_in(2), commits)
         });
-        let reader = Reader::new(dice.below(2));
+        let readers =
+            [Form::Script, Form::Brief].map(|form| Reader::new(form, reads * dice.below(3)));
         let mut rows: [Row; TENANTS] = std::array::from_fn(|_| {
             std::array::from_fn(|nth| u16::from(nth == 0 || dice.one_in(2)))
         });
@@ -307,7 +313,7 @@ impl Schedule {
             has_feed,
             scheduled,
             writers,
-            reader,
+            readers,
             sleeps_until: [0; ACTORS],
             switch,
             last: 0,
@@ -424,8 +430,8 @@ impl Schedule {
                 // A process that is down is restarted from outside.
                 process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
             }
-            WRITERS..READER => self.writers[actor - WRITERS].has_work(),
-            READER => self.reader.has_work(),
+            WRITERS..READERS => self.writers[actor - WRITERS].has_work(),
+            READERS..SERVER => self.readers[actor - READERS].has_work(),
             SERVER => !self.world.late.is_empty(),
             _ => false,
         }
@@ -449,8 +455,8 @@ impl Schedule {
         match actor {
             0..FEEDS => self.warm(actor),
             FEEDS..WRITERS => self.feed(actor - FEEDS),
-            WRITERS..READER => self.writers[actor - WRITERS].step(actor, &mut self.world),
-            READER => self.reader.step(actor, &mut self.world),
+            WRITERS..READERS => self.writers[actor - WRITERS].step(actor, &mut self.world),
+            READERS..SERVER => self.readers[actor - READERS].step(actor, &mut self.world),
             SERVER => {
                 let Some(command) = self.world.late.pop_front() else { return };
                 self.world.execute_late(command);
@@ -639,10 +645,7 @@ impl Schedule {
             let mut runs = self.runs.iter().flatten();
             let is_others =
                 self.world.cache.values[key].is_some_and(|value| value.is_of_others(place));
-            if runs.any(|run| run.is_about_to_verify(place))
-                || self.reader.is_about_to_verify(place)
-                || is_others
-            {
+            if runs.any(|run| run.is_about_to_verify(place)) || is_others {
                 early.add(Some8::one(place.tenant));
             }
         }

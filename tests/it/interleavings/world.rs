@@ -268,8 +268,11 @@ pub(super) enum Command {
     TakeOut(usize, Some8),
     /// `SET … PX` of a key.
     Set(Place, u16, Life),
-    /// `SET … PX` of a key by the application, with the provisional TTL.
-    Fill(usize, u16),
+    /// A reader's script before its load: it answers the fence, with a start if it needs one, or that the key
+    /// exists meanwhile.
+    Begin(Place, i64),
+    /// `SET … NX PX` of a key by a reader; with a fence, by the script that compares it.
+    Fill(Place, u16, Life, Option<Fence>),
     /// `UNLINK` of a key by a warmer.
     Unlink(Place),
     /// `UNLINK` of a shared key by the change feed, after a report that it is gone from a tenant.
@@ -309,8 +312,12 @@ impl fmt::Display for Command {
             Self::Set(place, version, l) => {
                 write!(f, "SET {} = v{version} {}", KeyName(place.key()), life(l))
             }
-            Self::Fill(key, version) => {
-                write!(f, "SET {} = v{version} provisionally", KeyName(key))
+            Self::Begin(place, start) => {
+                write!(f, "begins to fill {}, start {}", KeyName(place.key()), Number(start))
+            }
+            Self::Fill(place, version, l, fence) => {
+                let compared = if fence.is_some() { "if the fence still stands" } else { "" };
+                write!(f, "SET NX {} = v{version} {} {compared}", KeyName(place.key()), life(l))
             }
             Self::Unlink(place) => {
                 write!(f, "UNLINK {} for tenant {}", KeyName(place.key()), place.tenant)
@@ -329,6 +336,10 @@ pub(super) enum Reply {
     Fences([Fence; TENANTS]),
     Names(Some8),
     Manifest(Manifest),
+    /// The fence, or nothing if the key exists.
+    Begun(Option<Fence>),
+    /// Whether the value was written.
+    Filled(bool),
 }
 
 impl fmt::Display for Reply {
@@ -336,15 +347,23 @@ impl fmt::Display for Reply {
         match self {
             Self::Done => Ok(()),
             Self::Fences(fences) => {
-                let [first, second] = fences.map(|fence| match fence {
-                    Fence::Missing => "none".to_owned(),
-                    Fence::At(number) => Number(number).to_string(),
-                });
+                let [first, second] = fences.map(shown);
                 write!(f, " → {first}, {second}")
             }
             Self::Names(names) => write!(f, " → {}", Letters(*names)),
             Self::Manifest(manifest) => write!(f, " → {}", Letters(manifest.names())),
+            Self::Begun(Some(fence)) => write!(f, " → {}", shown(*fence)),
+            Self::Begun(None) => write!(f, " → the key is there"),
+            Self::Filled(true) => write!(f, " → written"),
+            Self::Filled(false) => write!(f, " → not written"),
         }
+    }
+}
+
+fn shown(fence: Fence) -> String {
+    match fence {
+        Fence::Missing => "none".to_owned(),
+        Fence::At(number) => Number(number).to_string(),
     }
 }
 
@@ -397,7 +416,7 @@ impl Manifest {
 pub(super) struct Value {
     pub(super) version: u16,
     pub(super) life: Life,
-    /// Whether the application wrote it.
+    /// Whether a reader wrote it.
     is_filled: bool,
     /// Tenants whose runs wrote it, or set its TTL.
     by: Some8,
@@ -426,8 +445,8 @@ pub(super) enum Gone {
     Feed { late: bool },
     /// A run of another tenant wrote over it.
     WrittenOver,
-    /// Its provisional TTL ended. For the tenants in `early` it ended too soon: while their runs, or a
-    /// reader, were still about to verify it (a pause of [`preheat::domain::fence::PROVISIONAL_TTL`] between
+    /// Its provisional TTL ended. For the tenants in `early` it ended too soon: while their runs
+    /// were still about to verify it (a pause of [`preheat::domain::fence::PROVISIONAL_TTL`] between
     /// two commands), or after another tenant's run had set the TTL.
     Provisional { early: Some8 },
 }
@@ -498,6 +517,16 @@ impl Cache {
         Place::of(key).filter_map(lost).any(|is_lost| is_lost)
     }
 
+    fn begin(&mut self, place: Place, start: i64) -> Option<Fence> {
+        if self.values[place.key()].is_some() {
+            return None;
+        }
+        if self.fence(place.tenant).needs_start() {
+            self.fences[place.tenant] = Some(start);
+        }
+        Some(self.fence(place.tenant))
+    }
+
     fn fence(&self, tenant: usize) -> Fence {
         self.fences[tenant].map_or(Fence::Missing, Fence::At)
     }
@@ -536,9 +565,16 @@ impl Cache {
                 self.values[place.key()] = Some(Value { version, life, is_filled: false, by });
                 self.refused.remove(Some8::one(place.key()));
             }
-            Command::Fill(key, version) => {
-                let (life, by) = (Life::Provisional, Some8::NONE);
-                self.values[key] = Some(Value { version, life, is_filled: true, by });
+            Command::Begin(place, start) => return Reply::Begun(self.begin(place, start)),
+            Command::Fill(place, version, life, fence) => {
+                let is_free = self.values[place.key()].is_none();
+                let is_filled =
+                    is_free && fence.is_none_or(|seen| seen == self.fence(place.tenant));
+                if is_filled {
+                    let by = Some8::NONE;
+                    self.values[place.key()] = Some(Value { version, life, is_filled, by });
+                }
+                return Reply::Filled(is_filled);
             }
             Command::Unlink(place) => self.remove(place.key(), Gone::Warmer),
             Command::Drop(key) => self.remove(key, Gone::Feed { late: false }),
@@ -601,10 +637,11 @@ impl Cache {
         self.orphans[tenant].add(names);
     }
 
-    /// A value's provisional TTL ends.
+    /// A value's provisional TTL ends. A reader's value stood for a missing key, which is missing again, for
+    /// the same reason as before.
     pub(super) fn expire_now(&mut self, key: usize, early: Some8) {
         let is_filled = self.values[key].is_some_and(|value| value.is_filled);
-        let gone = if is_filled { Gone::Application } else { Gone::Provisional { early } };
+        let gone = if is_filled { self.gone[key] } else { Gone::Provisional { early } };
         self.remove(key, gone);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::proxy::Mode;
 use crate::support::shop::{Shop, items, items_by};
@@ -83,6 +84,13 @@ async fn committed_is_cached(shop: &Shop) {
         eventually("all is warm", LONG, async || shop.is_warm().await).await;
         shop.execute("delete from items where id = 99").await;
     }
+    let changes = worker.get("/api/v1/changes").await.json();
+    let [table] = changes["tables"].as_array().unwrap().as_slice() else { panic!("{changes}") };
+    assert_eq!((&table["table"], &table["jobs"]), (&json!("items"), &json!(["items"])));
+    assert!(table["notifications"].as_u64() >= Some(9), "{changes}");
+    assert!(table["last_at"].is_string(), "{changes}");
+    let resync = &changes["last_resync"];
+    assert_eq!((&resync["cause"], &resync["jobs"]), (&json!("feed_connected"), &json!(["items"])));
     worker.signal(Signal::TERM);
     worker.ended().await.expect_code(0);
 }

@@ -3,7 +3,9 @@
 
 mod collation;
 mod columns;
+mod nulls;
 mod plan;
+mod result;
 mod sample;
 
 use sqlx::postgres::types::Oid;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use preheat::domain::change::ResyncCause;
 use preheat::domain::fence::{FLEET, fence_key};
-use preheat::domain::job::{Job, Jobs};
+use preheat::domain::job::{Job, Jobs, Scope};
 use preheat::domain::run::{Outcome, Trigger};
 
 use super::{Fed, Notifier, watching};
@@ -125,4 +126,32 @@ async fn a_reload_keeps_what_is_pending_of_a_changed_job_and_drops_that_of_one_t
     world.tell("list", &["t1"]);
     world.clock.advance(MINUTE).await;
     assert_eq!(world.reads().len(), reads, "a job that is disabled has no changes");
+}
+
+#[tokio::test]
+async fn it_is_known_which_tables_changed_and_why_all_tenants_were_last_warmed() {
+    let fleet = Job { scope: Scope::Fleet, ..watching("fleet") };
+    let jobs = [watching("list"), watching("other"), fleet, job("without")];
+    let world = Fed::of(Setup::new(jobs, tenants(3))).await;
+    let resync = || {
+        let resync = world.metrics.figures().last_resync().unwrap();
+        (resync.cause, resync.jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    let connected = (ResyncCause::FeedConnected, "fleet list other".to_owned());
+    assert_eq!(resync(), connected);
+    world.tell("list", &["t0"]);
+    world.tell("list", &["t1"]);
+    world.tell_all("fleet", None);
+    world.rests().await;
+    assert_eq!(resync(), connected, "a change of a job without tenants is nothing special");
+    world.tell_all("other", None);
+    world.rests().await;
+    assert_eq!(resync(), (ResyncCause::AnyTenant, "other".to_owned()));
+    world.cache.restart();
+    world.clock.advance(MINUTE).await;
+    assert_eq!(resync(), (ResyncCause::CacheLost, "fleet list other without".to_owned()));
+    let heard = world.metrics.figures().tables();
+    let heard: Vec<_> =
+        heard.iter().map(|(table, heard)| (table.as_str(), heard.notifications)).collect();
+    assert_eq!(heard, [("fleet", 1), ("list", 2), ("other", 1)]);
 }

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preheat::domain::job::{DateZone, Dates, Job, Scope};
-use preheat::domain::report::{Failure, FailureKind};
+use preheat::domain::report::{BatchTime, Failure, FailureKind};
 use preheat::domain::run::Outcome;
 use preheat::domain::tenant::Tenants;
-use preheat::engine::ports::{Clock, SourceErrorKind};
+use preheat::engine::ports::{CacheErrorKind, Clock, SourceErrorKind};
+use preheat::engine::run::limit::Priority;
 use preheat::engine::schedule::handle::{JobSelection, RunRequest};
 
 use super::{
-    Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, ids, job, key, many, ready,
-    refused, slow_reads, tenants,
+    Count, Gauge, MINUTE, SECOND, Setup, World, a_row_each, at, cache_error, ids, job, key, many,
+    ready, refused, slow_reads, tenants,
 };
 use crate::support::memory::MemoryRow;
 use crate::support::virtual_clock::VirtualClock;
@@ -222,4 +223,34 @@ async fn progress_grows_to_the_whole_while_a_run_goes_on() {
     let now = progress.now();
     assert_eq!((now.tenants_total, now.keys, now.bytes), (6, 6, 18));
     assert_eq!(world.finish(ticket).await.outcome, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn a_report_says_where_the_time_of_the_batches_went() {
+    let list = Job { batch: many(1), concurrency: Some(many(1)), ..job("list") };
+    let world = Setup { concurrency: 1, ..Setup::new([list], tenants(2)) }.start();
+    world.set_rows("list", a_row_each(2));
+    slow_reads(&world, 3 * SECOND);
+    let held = world.runner.limits.batch(Priority::Regular).await;
+    let (clock, tries) = (world.clock.clone(), Count::default());
+    world.cache.before_write(move |_| {
+        let asleep = clock.sleep(SECOND);
+        let fails = tries.up() == 0;
+        Box::pin(async move {
+            asleep.await;
+            if fails { Err(cache_error(CacheErrorKind::Transient)) } else { Ok(()) }
+        })
+    });
+    let ticket = world.ask("list").await;
+    world.clock.advance(2 * SECOND).await;
+    drop(held);
+    world.clock.advance(MINUTE).await;
+    let report = &world.finish(ticket).await.report;
+    assert_eq!((report.tenants.ok, report.retries), (2, 1));
+    let BatchTime { permit, encode, cache, retry } = report.time;
+    assert_eq!(report.database, 6 * SECOND, "one read each");
+    assert_eq!(cache, 3 * SECOND, "three writes; the wait before the second try is no part of it");
+    assert!(retry > Duration::ZERO && retry < SECOND, "{retry:?}");
+    assert_eq!(permit, 2 * SECOND, "somebody else had the only one");
+    assert_eq!(encode, Duration::ZERO, "no time passes while a value is put together");
 }

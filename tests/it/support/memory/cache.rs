@@ -11,6 +11,7 @@ use super::lock;
 use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::glob;
+use preheat::domain::reads::READS_KEY;
 use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Size, Slice,
 };
@@ -107,6 +108,14 @@ impl MemoryCache {
     pub(crate) fn evict(&self, key: &str) {
         let mut state = lock(&self.state);
         state.evicted += u64::from(state.keys.remove(key).is_some());
+    }
+
+    /// Adds to a field of the clients' counts of reads, as `HINCRBY` does.
+    pub(crate) fn count_reads(&self, field: &str, more: u64) {
+        let mut state = lock(&self.state);
+        let fields = state.make_hash(READS_KEY, Duration::ZERO).unwrap();
+        let count = fields.get(field).map_or(0, |count| count.parse::<u64>().unwrap());
+        fields.insert(field.to_owned(), (count + more).to_string());
     }
 
     /// Removes all keys, as `FLUSHALL` does.

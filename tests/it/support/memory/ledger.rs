@@ -9,6 +9,7 @@ use super::cache::{CacheState, MemoryCache};
 use super::lock;
 use preheat::domain::fence::{FENCE_TTL, Fence};
 use preheat::domain::manifest::ManifestEntry;
+use preheat::domain::reads::READS_KEY;
 use preheat::engine::ports::{CacheError, Ledger, ManifestEntries, REGISTRY_KEY, REGISTRY_TTL};
 
 impl MemoryCache {
@@ -147,5 +148,13 @@ impl Ledger for MemoryCache {
 
     fn deregister<'a>(&'a self, tenants: &'a [String]) -> BoxFuture<'a, Result<(), CacheError>> {
         self.at_once(move |state, now| state.take_out(REGISTRY_KEY, tenants, now))
+    }
+
+    fn reads<'a>(&'a self, fields: &'a [String]) -> BoxFuture<'a, Result<Vec<u64>, CacheError>> {
+        self.at_once(move |state, now| {
+            let hash = state.hash(READS_KEY, now)?;
+            let count = |field| hash.get(field).and_then(|count| count.parse().ok());
+            Ok(fields.iter().map(|field| count(field).unwrap_or_default()).collect())
+        })
     }
 }

@@ -1,0 +1,212 @@
+import { Absent } from "./absent.js";
+import type { LoadMany } from "./batch.js";
+import { type Background, Counts, type Stats } from "./counts.js";
+import { LoadsExhausted } from "./errors.js";
+import { type CacheEvent, Events, type OnError, warn } from "./events.js";
+import { Flights } from "./flights.js";
+import { Invalidation, type Invalidated } from "./invalidation.js";
+import type { Json, Loadable, Read } from "./json.js";
+import { type AnyKey, type Key, type PlainOptions, plainKey, type ReadOptions } from "./key.js";
+import { Link } from "./link.js";
+import { Loads, Turn } from "./loads.js";
+import { Nesting } from "./nesting.js";
+import { Protocol } from "./protocol.js";
+import { Reader, type ReadText } from "./reader.js";
+import type { RedisLike } from "./redis-like.js";
+import { exhausted, type RequestLike, responseTo } from "./respond.js";
+
+/** How a cache is made. */
+export interface CacheOptions {
+  /** The client, by `preheat-client/ioredis`, `/redis` or `/upstash`. `null`: every read is a load. */
+  readonly redis: RedisLike | null;
+  /** preheat's `cache.prefix`. Default: none. */
+  readonly prefix?: string;
+  /** Milliseconds that a read waits for one command. Default: 50. */
+  readonly timeout?: number;
+  /** Milliseconds that an invalidation, which has no other way, waits for one try. Default: 500. */
+  readonly invalidateTimeout?: number;
+  /** How many loads may run at once; 64 times as many may wait. Default: 16. */
+  readonly loads?: number;
+  /** The largest value that is cached, in bytes. Default: 5 MiB. */
+  readonly maxBytes?: number;
+  /** Next's `after`, or `(work) => waitUntil(work())`: brings counts to Redis after the response. */
+  readonly background?: Background;
+  /** Told of failures of the cache, each kind once in ten seconds. Default: `console.warn`. */
+  readonly onError?: OnError;
+  /** Told of everything that is counted. */
+  readonly onEvent?: (event: CacheEvent) => void;
+}
+
+/** Loads one value from the database. */
+export type Load<L> = () => Promise<L> | L;
+
+const MAX_BYTES = 5 * 1024 * 1024;
+
+/** A cache over the keys that preheat keeps warm. */
+export function createCache(options: CacheOptions): Cache {
+  return new Cache(options);
+}
+
+/**
+ * Reads throw only what the loader throws, {@link LoadsExhausted}, and the reason of the caller's
+ * signal: whatever happens to Redis, the loader is called instead.
+ */
+export class Cache {
+  readonly #reader: Reader;
+  readonly #invalidation: Invalidation;
+  readonly #counts: Counts;
+  readonly #events: Events;
+  readonly #loads: Loads;
+
+  /** See {@link createCache}. */
+  constructor(options: CacheOptions) {
+    const { redis, timeout = 50, invalidateTimeout = 500, loads = 16 } = options;
+    const prefix = (redis?.keyPrefix ?? "") + (options.prefix ?? "");
+    const listeners: ((event: CacheEvent) => void)[] = [(event) => this.#counts.record(event)];
+    if (options.onEvent) listeners.push(options.onEvent);
+    this.#events = new Events(options.onError ?? warn, listeners, () => performance.now());
+    const events = this.#events;
+    const link = new Link(redis, events);
+    this.#counts = new Counts(link, prefix, invalidateTimeout, options.background);
+    this.#loads = new Loads(loads);
+    const flights = new Flights();
+    const absent = new Absent();
+    const protocol = new Protocol(link, timeout, (error) => events.failed("scripts", error));
+    const parts = { link, protocol, flights, absent, loads: this.#loads, events };
+    const limits = { prefix, deadline: timeout, maxBytes: options.maxBytes ?? MAX_BYTES };
+    this.#reader = new Reader({ ...parts, nesting: new Nesting() }, limits);
+    this.#invalidation = new Invalidation(link, flights, absent, prefix, invalidateTimeout);
+  }
+
+  /** Reads a value, and loads it if Redis does not have it. */
+  cached<T, L extends Loadable<T>>(
+    key: Key<T>,
+    load: Load<L>,
+    options?: ReadOptions,
+  ): Promise<Read<T, L>>;
+  /** The same for a key that is only a text. A number is its TTL in seconds. */
+  cached<L>(key: string, load: Load<L>, options?: number | PlainOptions): Promise<Json<L>>;
+  async cached(
+    key: AnyKey | string,
+    load: Load<unknown>,
+    options: number | (PlainOptions & ReadOptions) = {},
+  ): Promise<unknown> {
+    const known = typeof key === "string" ? plainKey(key, options) : key;
+    const signal = typeof options === "number" ? undefined : options.signal;
+    return this.#valueOf(await this.#one(known, load, signal, false), load);
+  }
+
+  /** Reads a row that may not exist. That it does not is remembered for a second, in this process. */
+  async find<T, L extends Loadable<T> | null | undefined>(
+    key: Key<T>,
+    load: Load<L>,
+    options: ReadOptions = {},
+  ): Promise<Read<T, NonNullable<L>> | null> {
+    const read = await this.#one(key, load, options.signal, true);
+    return ((await this.#valueOf(read, load)) ?? null) as Read<T, NonNullable<L>> | null;
+  }
+
+  /**
+   * Reads several values by one command. `load` gets the keys that Redis does not have, and gives a
+   * value for each, in their order.
+   */
+  async many<T, L extends Loadable<T>>(
+    keys: readonly Key<T>[],
+    load: (missing: Key<T>[]) => Promise<readonly L[]> | readonly L[],
+    options: ReadOptions = {},
+  ): Promise<Read<T, L>[]> {
+    const loadMany: LoadMany = async (targets) => load(targets.map(({ key }) => key as Key<T>));
+    const reads = await abortable(options.signal, () => this.#reader.many(keys, loadMany));
+    return Promise.all(
+      reads.map((read, i) => this.#valueOf(read, async () => (await load([keys[i] as Key<T>]))[0])),
+    ) as Promise<Read<T, L>[]>;
+  }
+
+  /**
+   * The response to a `GET`: the JSON text as Redis has it, without a parse, with an ETag, 304 where
+   * the client has it already, and `Cache-Status`. 503 for {@link LoadsExhausted}.
+   */
+  async respond<T, L extends Loadable<T>>(
+    request: RequestLike,
+    key: Key<T>,
+    load: Load<L>,
+  ): Promise<Response> {
+    try {
+      return responseTo(request, await this.#one(key, load, undefined, false));
+    } catch (error) {
+      if (error instanceof LoadsExhausted) return exhausted();
+      throw error;
+    }
+  }
+
+  /**
+   * Removes keys, so that nobody brings older values back. **After the commit.** Gives the number of
+   * keys that were there.
+   *
+   * @throws InvalidationFailed the data is committed, and old values may be read until their TTL ends
+   */
+  invalidate(...keys: (Invalidated | readonly Invalidated[])[]): Promise<number> {
+    return this.#invalidation.keys(keys.flat() as Invalidated[]);
+  }
+
+  /**
+   * Moves the tenant's fence only: whoever read before the commit does not fill any more. The keys stay,
+   * until preheat or a change feed replaces them.
+   */
+  invalidateTenant(tenant: string | null): Promise<void> {
+    return this.#invalidation.tenant(tenant);
+  }
+
+  /** The counters since the cache was made. */
+  stats(): Stats {
+    return this.#counts.stats();
+  }
+
+  /** Brings the counts to Redis now. */
+  flush(): Promise<void> {
+    return this.#counts.flush();
+  }
+
+  /** Brings the counts to Redis a last time. The client is the application's to close. */
+  close(): Promise<void> {
+    return this.#counts.close();
+  }
+
+  #one(
+    key: AnyKey,
+    load: Load<unknown>,
+    signal: AbortSignal | undefined,
+    remembers: boolean,
+  ): Promise<ReadText> {
+    return abortable(signal, () => this.#reader.one(key, async () => [await load()], remembers));
+  }
+
+  /** A copy for each caller. A text that is no JSON was written by somebody else; it counts for nothing. */
+  async #valueOf(read: ReadText, load: Load<unknown>): Promise<unknown> {
+    if (read.text === undefined) return undefined;
+    try {
+      return JSON.parse(read.text) as unknown;
+    } catch (error) {
+      this.#events.failed("read", error);
+      const value = await this.#loads.run(new Turn(), async () => load());
+      return value === undefined ? undefined : (JSON.parse(JSON.stringify(value)) as unknown);
+    }
+  }
+}
+
+/** Ends the caller's wait when its signal says so, and nothing else. */
+async function abortable<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  if (!signal) return work();
+  signal.throwIfAborted();
+  const running = work();
+  let abort: (() => void) | undefined;
+  try {
+    return await new Promise<T>((resolve, reject) => {
+      abort = () => reject(signal.reason as Error);
+      signal.addEventListener("abort", abort);
+      running.then(resolve, reject);
+    });
+  } finally {
+    if (abort) signal.removeEventListener("abort", abort);
+  }
+}
