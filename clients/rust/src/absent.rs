@@ -14,12 +14,15 @@ const MOST: usize = 1000;
 /// The rows, each with whom it was looked for: what one tenant does not find, another may.
 #[derive(Debug, Default)]
 pub(crate) struct Absent {
-    until: Mutex<HashMap<(Arc<str>, Option<Arc<str>>), Instant>>,
+    until: Mutex<HashMap<Sought, Instant>>,
 }
+
+/// A key and its fence.
+type Sought = (Arc<str>, Option<Arc<str>>);
 
 impl Absent {
     pub(crate) fn has(&self, entry: &Entry, now: Instant) -> bool {
-        self.until().get(&identity(entry)).is_some_and(|until| now < *until)
+        self.until().get(&sought(entry)).is_some_and(|until| now < *until)
     }
 
     /// Remembers a key; if there are too many, it does not.
@@ -29,7 +32,7 @@ impl Absent {
             until.retain(|_, until| now < *until);
         }
         if until.len() < MOST {
-            until.insert(identity(entry), now + REMEMBERED);
+            until.insert(sought(entry), now + REMEMBERED);
         }
     }
 
@@ -41,12 +44,12 @@ impl Absent {
         self.until().retain(|(_, of), _| of.as_deref() != Some(fence));
     }
 
-    fn until(&self) -> MutexGuard<'_, HashMap<(Arc<str>, Option<Arc<str>>), Instant>> {
+    fn until(&self) -> MutexGuard<'_, HashMap<Sought, Instant>> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn identity(entry: &Entry) -> (Arc<str>, Option<Arc<str>>) {
+fn sought(entry: &Entry) -> Sought {
     (Arc::clone(&entry.key), entry.fence.clone())
 }
 

@@ -2,7 +2,7 @@
 //! warm.
 //!
 //! Each module is one topic, with its reads, its writes and its SQL. A read names its key and what to do on a miss;
-//! a write commits, then names the keys that it made old. [`keys`] is made from the job files.
+//! a write commits, then names the keys that it made old. `keys` is made from the job files.
 
 mod error;
 mod json;

@@ -76,12 +76,12 @@ pub(crate) async fn load(db: PgPool, tenant: Uuid) -> sqlx::Result<Vec<ContentRo
          order by slug",
     )
     .bind(tenant)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_all(&db)
     .await
 }
 
-fn row(row: PgRow) -> sqlx::Result<ContentRow> {
+fn read(row: &PgRow) -> sqlx::Result<ContentRow> {
     Ok(ContentRow {
         slug: row.try_get("slug")?,
         title: row.try_get("title")?,

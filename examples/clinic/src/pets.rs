@@ -68,12 +68,12 @@ async fn load(db: PgPool, tenant: Uuid, id: Uuid) -> sqlx::Result<Option<PetsRow
     )
     .bind(tenant)
     .bind(id)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_optional(&db)
     .await
 }
 
-fn row(row: PgRow) -> sqlx::Result<PetsRow> {
+fn read(row: &PgRow) -> sqlx::Result<PetsRow> {
     let birth_date: Option<NaiveDate> = row.try_get("birth_date")?;
     Ok(PetsRow {
         id: row.try_get::<Uuid, _>("id")?.to_string(),

@@ -125,7 +125,7 @@ pub(crate) async fn load(db: PgPool, tenant: Uuid) -> sqlx::Result<Vec<ProductsR
          order by name, id",
     )
     .bind(tenant)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_all(&db)
     .await
 }
@@ -142,12 +142,12 @@ async fn load_category(
     )
     .bind(tenant)
     .bind(category)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_all(&db)
     .await
 }
 
-fn row(row: PgRow) -> sqlx::Result<ProductsRow> {
+fn read(row: &PgRow) -> sqlx::Result<ProductsRow> {
     Ok(ProductsRow {
         id: row.try_get::<Uuid, _>("id")?.to_string(),
         category: row.try_get("category")?,

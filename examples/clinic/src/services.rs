@@ -118,12 +118,12 @@ pub(crate) async fn load(db: PgPool, tenant: Uuid) -> sqlx::Result<Vec<ServicesR
          order by name, id",
     )
     .bind(tenant)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_all(&db)
     .await
 }
 
-fn row(row: PgRow) -> sqlx::Result<ServicesRow> {
+fn read(row: &PgRow) -> sqlx::Result<ServicesRow> {
     Ok(ServicesRow {
         id: row.try_get::<Uuid, _>("id")?.to_string(),
         name: row.try_get("name")?,

@@ -206,7 +206,7 @@ pub(crate) async fn load(
     .bind(dates.iter().min())
     .bind(dates.iter().max())
     .bind(tenant.zone.name())
-    .try_map(|row: PgRow| Ok((date(tenant, row.try_get("starts_at")?), slot(&row)?)))
+    .try_map(|row: PgRow| Ok((date(tenant, row.try_get("starts_at")?), read(&row)?)))
     .fetch_all(&db)
     .await?;
     let mut days: BTreeMap<NaiveDate, Vec<SlotsRow>> = BTreeMap::new();
@@ -216,7 +216,7 @@ pub(crate) async fn load(
     Ok(dates.iter().map(|date| days.remove(date).unwrap_or_default()).collect())
 }
 
-fn slot(row: &PgRow) -> sqlx::Result<SlotsRow> {
+fn read(row: &PgRow) -> sqlx::Result<SlotsRow> {
     Ok(SlotsRow {
         id: row.try_get::<Uuid, _>("id")?.to_string(),
         staff_id: row.try_get::<Uuid, _>("staff_id")?.to_string(),

@@ -47,12 +47,12 @@ pub(crate) async fn load(db: PgPool, tenant: Uuid) -> sqlx::Result<Vec<StaffRow>
          order by name, id",
     )
     .bind(tenant)
-    .try_map(row)
+    .try_map(|row| read(&row))
     .fetch_all(&db)
     .await
 }
 
-fn row(row: PgRow) -> sqlx::Result<StaffRow> {
+fn read(row: &PgRow) -> sqlx::Result<StaffRow> {
     let working_hours: String = row.try_get("working_hours")?;
     let working_hours = serde_json::from_str(&working_hours);
     Ok(StaffRow {

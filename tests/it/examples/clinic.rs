@@ -102,7 +102,7 @@ impl Site {
         let product = self.text(&(of("products") + " and active limit 1")).await;
         let person = self.text(&(of("staff") + " and active limit 1")).await;
         let pet = self.text(&(of("pets") + " limit 1")).await;
-        let category = self.text(&self_category(tenant)).await;
+        let category = self.text(&first_category(tenant)).await;
         let today = self.day(tenant, 0).await;
         [
             "/services",
@@ -169,7 +169,7 @@ impl Site {
 const TODAYS: &str =
     "select distinct (now() at time zone timezone)::date::text from tenants order by 1";
 
-fn self_category(tenant: &str) -> String {
+fn first_category(tenant: &str) -> String {
     format!("select min(category) from products where tenant_id = '{tenant}' and active")
 }
 
@@ -230,7 +230,7 @@ async fn what_the_service_fills_is_what_preheat_would_have_written() {
     let mut filled = support::redis_connection(&site.redis).await;
     let keys = site.keys().await;
     // Another cache with what preheat writes.
-    site.redis = support::redis();
+    let _first = std::mem::replace(&mut site.redis, support::redis());
     site.preheat(["warm"]).run().await.expect_code(0);
     let mut warmed = support::redis_connection(&site.redis).await;
     for key in keys {
@@ -426,4 +426,12 @@ async fn a_browser_that_has_the_list_gets_no_body() {
     let again = http::request(site.address, "GET", "/services", &headers, "").await.unwrap();
     assert_eq!((again.status, again.body.as_str()), (304, ""));
     assert_eq!(again.header("cache-status"), Some("preheat; hit"));
+}
+
+#[tokio::test]
+async fn its_keys_are_those_that_preheat_keys_writes() {
+    let site = Site::new().await;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/clinic/src/keys.rs");
+    let check = ["keys", "--lang", "rust", "--check", "--output", file];
+    site.preheat(check).run().await.expect_code(0);
 }

@@ -170,5 +170,21 @@ async fn who_reads_after_an_invalidation_does_not_join_a_load_from_before_it() {
         eventually("the lease is free", free).await;
         eye.ask::<()>(&["DEL", "services:42"]).await;
     }
-    assert_eq!(cache.stats().reads["services"].refused, 2);
+    let stats = cache.stats();
+    assert_eq!(stats.reads["services"].refused, 2);
+    assert_eq!(stats.lease_timeouts, 0, "the older load gave its lease back");
+}
+
+#[tokio::test]
+async fn a_load_from_before_an_invalidation_does_not_fill_a_key_without_a_fence() {
+    let redis = redis();
+    let (cache, mut eye) = (cache(&redis).await, eye(&redis).await);
+    let key = || Key::plain("plain", HOUR);
+    let loader = Loader::waiting();
+    let read = loader.spawn_read(&cache, key(), &["old"]);
+    loader.has_begun(1).await;
+    cache.invalidate([key()]).await.unwrap();
+    loader.go();
+    assert_eq!(read.await.unwrap(), ["old"]);
+    assert_eq!(eye.get("plain").await, None);
 }

@@ -10,7 +10,7 @@ use preheat_client::{Cache, Error, Fill, Key};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    HOUR, Loader, builder, cache, eventually, eye, list, redis, services, services_of,
+    HOUR, LONG, Loader, builder, cache, eventually, eye, list, redis, services, services_of,
 };
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -228,7 +228,8 @@ async fn a_load_that_waits_for_one_without_a_permit_does_not_keep_it_from_runnin
         async || eye(&redis).await.get("preheat:lease:{services:2}services:2").await.is_some();
     eventually("the second is about to load", leased).await;
     outer.go();
-    assert_eq!(first.await.unwrap(), ["outer"]);
+    let first = tokio::time::timeout(LONG, first).await.expect("they do not wait for each other");
+    assert_eq!(first.unwrap(), ["outer"]);
     assert_eq!(second.await.unwrap(), ["inner"]);
     assert_eq!(queued.calls(), 1);
 }

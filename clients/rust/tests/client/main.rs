@@ -14,5 +14,6 @@ mod fences;
 mod layer;
 mod loads;
 mod many;
+mod metrics;
 mod reads;
 mod support;
