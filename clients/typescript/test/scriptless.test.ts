@@ -129,10 +129,13 @@ test("a cluster that a client takes for one server is noticed", async (t) => {
   const { cache, db, errors } = await fixture(t, { open, server });
   await cache.cached(keys.services("1"), () => [service]);
   assert.ok((await db.pttl("services:1")) <= 10_000);
+  const days = [keys.slots("1", "a"), keys.slots("1", "b")];
+  await cache.many(days, () => [["a"], ["b"]]);
+  assert.deepEqual(await cache.many(days, () => assert.fail("loaded again")), [["a"], ["b"]]);
   assert.equal(await cache.invalidate(keys.services("1")), 1);
   assert.deepEqual(
     errors.map(([operation]) => operation),
-    ["begin", "scripts", "invalidate"],
+    ["begin", "scripts", "read", "invalidate"],
   );
 });
 
