@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Redis } from "ioredis";
-import { build, preheat, startNext, startPostgres, startRedis, until, warm } from "./servers.js";
+import {
+  build,
+  preheat,
+  root,
+  runPreheat,
+  startNext,
+  startPostgres,
+  startRedis,
+  until,
+} from "./servers.js";
 
 let postgres, redis, db, app, other, mine, theirs;
 
@@ -58,10 +68,18 @@ test("what preheat writes is what the route writes", async (t) => {
   if (!program) return t.skip("preheat is not built");
   const loaded = (await services(mine)).text;
   await db.flushall();
-  await warm(program, { database: postgres.url, redis: redis.url });
+  await runPreheat(program, ["warm", "services"], { postgres, redis });
   const warmed = await services(mine);
   assert.equal(warmed.status, "preheat; hit");
   assert.equal(warmed.text, loaded);
+});
+
+test("the keys' file is up to date", async (t) => {
+  const program = preheat();
+  if (!program) return t.skip("preheat is not built");
+  const file = join(root, "lib/preheat.gen.ts");
+  const command = ["keys", "--lang", "typescript", "--output", file, "--check", "services"];
+  await runPreheat(program, command, { postgres, redis });
 });
 
 test("a write is seen at once, and costs other tenants nothing", async () => {

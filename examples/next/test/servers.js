@@ -143,9 +143,10 @@ export function preheat() {
   return [join(target, "release/preheat"), join(target, "debug/preheat")].find(existsSync);
 }
 
-export async function warm(program, { database, redis }) {
-  const env = { ...process.env, DATABASE_URL: database, REDIS_URL: redis };
-  await run(program, ["warm", "services"], { cwd: repository, env });
+/** Runs it with the repository's job files; fails if it does. */
+export async function runPreheat(program, command, { postgres, redis }) {
+  const env = { ...process.env, DATABASE_URL: postgres.url, REDIS_URL: redis.url };
+  await run(program, command, { cwd: repository, env });
 }
 
 function onPath(program) {
@@ -162,7 +163,9 @@ function postgresFolder() {
 }
 
 function userNamed(...names) {
-  const users = readFileSync("/etc/passwd", "utf8").split("\n").map((line) => line.split(":"));
+  const users = readFileSync("/etc/passwd", "utf8")
+    .split("\n")
+    .map((line) => line.split(":"));
   const user = names.map((name) => users.find(([found]) => found === name)).find(Boolean);
   return { uid: Number(user[2]), gid: Number(user[3]) };
 }

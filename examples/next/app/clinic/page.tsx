@@ -3,7 +3,7 @@ import { headers } from "next/headers";
 import { tenantTag } from "preheat-client/next";
 import { Suspense } from "react";
 import { cache } from "@/lib/cache";
-import { keys } from "@/lib/keys";
+import { keys } from "@/lib/preheat.gen";
 import { listServices } from "@/lib/services";
 import { tenantOf } from "@/lib/tenant";
 

@@ -1,5 +1,5 @@
 import { cache } from "@/lib/cache";
-import { keys } from "@/lib/keys";
+import { keys } from "@/lib/preheat.gen";
 import { createService, listServices, type NewService } from "@/lib/services";
 import { tenantOf } from "@/lib/tenant";
 
