@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type CacheEvent, DeadlineExceeded } from "../src/index.js";
+import { setTimeout as pause } from "node:timers/promises";
+import { type CacheEvent, createCache, DeadlineExceeded, type RedisLike } from "../src/index.js";
 import { Breaker } from "../src/breaker.js";
 import { Events } from "../src/events.js";
 import { clients } from "./support/clients.js";
@@ -77,6 +78,25 @@ test("answers that arrived in time count, even if the process was busy past the 
     });
     assert.deepEqual(await read, [service]);
   }
+});
+
+test("a Redis that is slower than the deadline is not waited for", async () => {
+  let milliseconds = 10;
+  const get = () => pause(milliseconds, JSON.stringify([service]));
+  const redis = { keyPrefix: "", cluster: false, get } as unknown as RedisLike;
+  const cache = createCache({ redis, timeout: 40, onError: () => {} });
+  const read = () => cache.cached(keys.services("1"), () => [service]);
+  await read();
+  assert.equal(cache.stats().families["services"]?.hit, 1);
+  milliseconds = 400;
+  for (let i = 0; i < 20; i += 1) assert.deepEqual(await read(), [service]);
+  assert.equal(cache.stats().families["services"]?.bypass, 20);
+  assert.ok(cache.stats().breakerOpen);
+  milliseconds = 10;
+  await until(async () => {
+    await read();
+    return cache.stats().families["services"]?.hit === 2;
+  });
 });
 
 test("a Redis that answers with errors is not gone", async (t) => {
