@@ -1,12 +1,12 @@
 //! `preheat keys`: the generated files are compiled and run, and their keys are those that a run writes.
 //!
-//! `shipped.rs`, `odd.rs` and `texts.rs` are generated, and compiled with these tests.
+//! `odd.rs`, `texts.rs` and the example's `keys.rs` are generated, and compiled with these tests.
 
 mod nullability;
 #[rustfmt::skip]
 mod odd;
-mod preheat_client;
 #[rustfmt::skip]
+#[path = "../../../../examples/clinic/src/keys.rs"]
 mod shipped;
 #[rustfmt::skip]
 mod texts;
@@ -15,23 +15,33 @@ mod typescript;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use preheat_client::{Fill, Key};
 use preheat_sandbox::Redis;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use self::preheat_client::{Fill, Key};
 use self::typescript::{Compiled, is_formatted};
 use super::{SERVICES, servers, values};
 use crate::support::program::Preheat;
 use crate::support::{self, Database, document, preheat};
 
-/// Compares generated Rust with the file that is compiled with these tests.
-#[track_caller]
-fn compare(name: &str, text: &str) {
-    is_formatted(text);
-    let client = "use super::preheat_client::{Fill, Key};";
-    let text = text.replace("use preheat_client::{Fill, Key};", client);
-    document::compare(&format!("tests/it/commands/keys/{name}.rs"), &text);
+#[tokio::test]
+async fn docs_the_generated_files_here_and_in_the_example_are_what_the_command_writes() {
+    let servers = servers().await;
+    let (database, redis) = (support::database().await, support::redis());
+    database.execute(ODD_TABLES).await;
+    let rust = "keys --lang rust";
+    let shipped = servers.preheat(rust.split(' ')).shipped_jobs();
+    for (file, program) in [
+        ("examples/clinic/src/keys.rs", shipped),
+        ("tests/it/commands/keys/odd.rs", odd(&database, &redis, rust)),
+        ("tests/it/commands/keys/texts.rs", texts("keys --lang rust --offline")),
+    ] {
+        let output = program.run().await.expect_code(0);
+        assert_eq!(output.stderr, "");
+        is_formatted(&output.stdout);
+        document::compare(file, &output.stdout);
+    }
 }
 
 /// The keys of a warm cache that no builder has made yet.
@@ -44,8 +54,8 @@ impl Warm {
     #[track_caller]
     fn take<T: DeserializeOwned>(&mut self, key: Result<Key<T>, impl std::fmt::Debug>) -> T {
         let key = key.unwrap();
-        let value = self.values.remove(&key.key);
-        let value = value.unwrap_or_else(|| panic!("no run writes {}", key.key));
+        let value = self.values.remove(key.key());
+        let value = value.unwrap_or_else(|| panic!("no run writes {}", key.key()));
         serde_json::from_str(&value).unwrap_or_else(|error| panic!("{error}: {value}"))
     }
 
@@ -79,9 +89,6 @@ keys.pets("id");
 async fn builders_make_the_keys_that_a_run_of_the_shipped_jobs_writes() {
     let servers = servers().await;
     let run = |arguments: &str| servers.preheat(arguments.split(' ')).shipped_jobs();
-    let rust = run("keys --lang rust").run().await.expect_code(0);
-    assert_eq!(rust.stderr, "");
-    compare("shipped", &rust.stdout);
     let typescript = run("keys --lang typescript").cache("").run().await.expect_code(0).stdout;
     insta::assert_snapshot!("shipped.ts", typescript);
     run("warm").run().await.expect_code(0);
@@ -131,17 +138,20 @@ async fn a_key_comes_with_its_tenant_its_ttl_and_how_it_may_be_filled() {
     let tenant = "6f1c0c6e-5f0f-4e55-9f53-0f7f4f1f8a11";
     let pet = "0190d1c6-5b3e-7000-8000-0123456789ab";
     let key = shipped::pets(tenant, pet).unwrap();
-    assert_eq!((key.key, key.tenant.as_deref()), (format!("pet:{pet}"), Some(tenant)));
-    assert_eq!((key.ttl, key.family, key.fill), (Duration::from_mins(15), "pets", Fill::Brief));
+    assert_eq!((key.key(), key.tenant()), (format!("pet:{pet}").as_str(), Some(tenant)));
+    assert_eq!(
+        (key.ttl(), key.family(), key.fill()),
+        (Duration::from_mins(15), "pets", Fill::Brief)
+    );
     let fills = [
-        shipped::services(tenant).unwrap().fill,
-        shipped::slots(tenant, "2026-03-01").unwrap().fill,
-        shipped::products_all(tenant).unwrap().fill,
-        shipped::products_by_category(tenant, "food").unwrap().fill,
+        shipped::services(tenant).unwrap().fill(),
+        shipped::slots(tenant, "2026-03-01").unwrap().fill(),
+        shipped::products_all(tenant).unwrap().fill(),
+        shipped::products_by_category(tenant, "food").unwrap().fill(),
     ];
     assert_eq!(fills, [Fill::Full, Fill::Full, Fill::Full, Fill::Brief]);
     let fleet = odd::fleet();
-    assert_eq!((fleet.key.as_str(), fleet.tenant, fleet.fill), ("fleet", None, Fill::Full));
+    assert_eq!((fleet.key(), fleet.tenant(), fleet.fill()), ("fleet", None, Fill::Full));
 
     let refusals = [
         shipped::services(tenant.to_uppercase()).unwrap_err().to_string(),
@@ -277,7 +287,6 @@ async fn builders_of_odd_jobs_make_the_keys_that_a_run_writes() {
     let (database, redis) = (support::database().await, support::redis());
     database.execute(ODD_TABLES).await;
     let run = |arguments: &str| odd(&database, &redis, arguments).run();
-    compare("odd", &run("keys --lang rust").await.expect_code(0).stdout);
     let typescript = run("keys --lang typescript").await.expect_code(0).stdout;
     insta::assert_snapshot!("odd.ts", typescript);
     run("warm").await.expect_code(0);
@@ -377,16 +386,16 @@ fn made(name: &str, values: &[&str]) -> Result<String, texts::BadKey> {
         ("menuAll", [tenant]) => texts::menu_all(tenant)?,
         ("menuByPart", [tenant, part]) => texts::menu_by_part(tenant, part)?,
         ("notes", [tenant, date, slug]) => texts::notes(tenant, date, slug)?,
-        ("pages", [tenant, page]) => return Ok(texts::pages::<Value>(tenant, page)?.key),
+        ("pages", [tenant, page]) => {
+            return Ok(texts::pages::<Value>(tenant, page)?.key().to_owned());
+        }
         other => panic!("no builder {other:?}"),
     };
-    Ok(key.key)
+    Ok(key.key().to_owned())
 }
 
 #[tokio::test]
 async fn builders_in_both_languages_refuse_texts_that_make_another_key() {
-    let rust = texts("keys --lang rust --offline").run().await.expect_code(0).stdout;
-    compare("texts", &rust);
     let typescript = texts("keys --lang typescript --offline").run().await.expect_code(0).stdout;
     insta::assert_snapshot!("texts.ts", typescript);
     let cases: [(&str, &[&str], Option<&str>); 19] = [

@@ -91,7 +91,7 @@ const QUERIES: [(&str, &[&str]); 19] = [
         "select tenant_id, id, name from parent where tenant_id = any($1)",
         &["id", "name", "tenant_id"],
     ),
-    ("select tenant_id, id, name from loose where tenant_id = any($1)", &["tenant_id"]),
+    ("select tenant_id, id, name from loose where tenant_id = any($1)", &["id", "tenant_id"]),
     (
         "select tenant_id, id, name from parted where tenant_id = any($1)",
         &["id", "name", "tenant_id"],

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::preheat_client::{Fill, Key};
+use preheat_client::{Fill, Key};
 use serde::{Deserialize, Serialize};
 
 /// A row of job `2fa_Things`.

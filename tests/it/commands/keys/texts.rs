@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::preheat_client::{Fill, Key};
+use preheat_client::{Fill, Key};
 
 /// `menu:{tenant_id}:all`
 pub fn menu_all<Row>(tenant: impl fmt::Display) -> Result<Key<Vec<Row>>, BadKey> {

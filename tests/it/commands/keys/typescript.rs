@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::node::Node;
 
-/// A folder with generated builders, beside a `preheat-client` that has only its types.
+/// A folder with generated builders, beside the types of `preheat-client`.
 pub(super) struct Compiled {
     folder: tempfile::TempDir,
 }
@@ -16,7 +16,7 @@ pub(super) struct Compiled {
 /// The strictest settings that an application may have.
 const SETTINGS: &str = r#"{
   "compilerOptions": {
-    "target": "es2022", "lib": ["es2022"], "types": [], "module": "nodenext", "strict": true,
+    "target": "es2022", "lib": ["es2022", "dom"], "types": [], "module": "nodenext", "strict": true,
     "noUnusedLocals": true, "noUnusedParameters": true, "noImplicitReturns": true,
     "noUncheckedIndexedAccess": true, "exactOptionalPropertyTypes": true, "noPropertyAccessFromIndexSignature": true,
     "verbatimModuleSyntax": true, "isolatedModules": true, "isolatedDeclarations": true, "declaration": true
@@ -24,18 +24,8 @@ const SETTINGS: &str = r#"{
   "include": ["*.ts"]
 }"#;
 
-/// The part of the client's types that matters here.
-const CLIENT: &str = r#"
-declare const value: unique symbol;
-export interface Key<T = unknown> {
-  readonly key: string;
-  readonly tenant: string | null;
-  readonly ttl: number;
-  readonly family: string;
-  readonly fill: "full" | "brief" | "never";
-  readonly [value]?: T;
-}
-"#;
+/// The client's types of keys.
+const CLIENT: &str = include_str!("../../../../clients/typescript/src/key.ts");
 
 /// Calls builders, and prints what each returns or why it refuses.
 const RUNNER: &str = r#"
@@ -58,9 +48,8 @@ impl Compiled {
         let folder = tempfile::tempdir().unwrap();
         let client = folder.path().join("node_modules/preheat-client");
         fs::create_dir_all(&client).unwrap();
-        fs::write(client.join("index.d.ts"), CLIENT).unwrap();
-        let package =
-            json!({ "name": "preheat-client", "type": "module", "types": "./index.d.ts" });
+        fs::write(client.join("index.ts"), CLIENT).unwrap();
+        let package = json!({ "name": "preheat-client", "type": "module", "types": "./index.ts" });
         fs::write(client.join("package.json"), package.to_string()).unwrap();
         let files = [
             ("package.json", r#"{ "type": "module" }"#),
