@@ -148,7 +148,7 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
             }
             KeyPart::Value(index) => {
                 let name = builder.parameters.get(*index).map(parameter_name).unwrap_or_default();
-                text += &format!("{{{name}}}");
+                text.extend(["{", &name, "}"]);
             }
         }
     }
@@ -214,8 +214,7 @@ fn signature(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     if width(&line) <= LINE || parameters.is_empty() {
         return line;
     }
-    let parameters: String = parameters.iter().map(|one| format!("    {one},\n")).collect();
-    format!("{before}\n{parameters}{after}")
+    format!("{before}\n{}{after}", lines("    ", &parameters))
 }
 
 fn function_name(builder: &Builder<'_>) -> String {
@@ -279,8 +278,7 @@ fn list(items: &[String]) -> String {
     if width(&line) <= ARGUMENTS {
         return format!("&[{line}]");
     }
-    let items: String = items.iter().map(|item| format!("            {item},\n")).collect();
-    format!("&[\n{items}        ]")
+    format!("&[\n{}        ]", lines("            ", &items))
 }
 
 /// A call, with each argument on a line of its own if they are too long for one.
@@ -290,8 +288,12 @@ fn call(before: &str, arguments: &[String], after: &str) -> String {
     if is_short && width(before) + width(&line) + width(after) + 2 <= LINE {
         return format!("{before}({line}){after}");
     }
-    let arguments: String = arguments.iter().map(|one| format!("        {one},\n")).collect();
-    format!("{before}(\n{arguments}    ){after}")
+    format!("{before}(\n{}    ){after}", lines("        ", arguments))
+}
+
+/// Each item on a line of its own.
+fn lines(indent: &str, items: &[String]) -> String {
+    items.iter().flat_map(|item| [indent, item, ",\n"]).collect()
 }
 
 fn width(text: &str) -> usize {

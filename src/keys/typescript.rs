@@ -84,7 +84,7 @@ pub(super) fn file(jobs: &[JobBuilders<'_>], arguments: &str) -> String {
     }
     let keys = format!("export const keys = {{\n{}}};\n", keys.join("\n"));
     let helpers = used_helpers(HELPERS, helper_name, &keys);
-    let helpers: String = helpers.iter().map(|helper| format!("\n{helper}\n")).collect();
+    let helpers: String = helpers.iter().flat_map(|helper| ["\n", helper, "\n"]).collect();
     format!(
         "// Made from the job files by `preheat keys {arguments}`; do not edit.\n\
          // To make it anew: preheat keys {arguments} --output <this file>\n\
@@ -200,7 +200,7 @@ fn key(builder: &Builder<'_>) -> String {
                 let is_tenant = *index == 0 && builder.has_tenant();
                 let value = if is_tenant { parameter_name } else { checked };
                 let value = builder.parameters.get(*index).map(value).unwrap_or_default();
-                key += &format!("${{{value}}}");
+                key.extend(["${", &value, "}"]);
             }
         }
     }
@@ -261,12 +261,11 @@ fn expression(Pattern(pieces): &Pattern, greed: Greed) -> String {
             Piece::Value(Class::Date) => "\\d{4}-\\d\\d-\\d\\d",
             Piece::Value(Class::Text) => "[^]*",
         };
-        text += &match greed {
-            Greed::Ignored => value.to_owned(),
-            Greed::Longest => format!("({value})"),
-            Greed::Shortest if value.ends_with(['*', '+']) => format!("({value}?)"),
-            Greed::Shortest => format!("({value})"),
-        };
+        match greed {
+            Greed::Ignored => text += value,
+            Greed::Shortest if value.ends_with(['*', '+']) => text.extend(["(", value, "?)"]),
+            Greed::Shortest | Greed::Longest => text.extend(["(", value, ")"]),
+        }
     }
     text + "$"
 }

@@ -24,7 +24,7 @@ impl Nulled {
             let at = if is_word(&tokens, at + 1, "outer") { at + 2 } else { at + 1 };
             is_word(&tokens, at, "join").then_some(at + 1)
         };
-        let mut named = None;
+        let mut found = None;
         for (at, token) in tokens.iter().enumerate() {
             let Token::Word(word) = token else { continue };
             match word.as_str() {
@@ -34,13 +34,12 @@ impl Nulled {
                 "left" => {
                     let Some(joined) = joins(at) else { continue };
                     let joined = joined_to(tokens.get(joined..).unwrap_or_default());
-                    let names = named.get_or_insert_with(BTreeSet::new);
-                    names.extend(names_in(joined));
+                    found.get_or_insert_with(BTreeSet::new).extend(names_in(joined));
                 }
                 _ => {}
             }
         }
-        match named {
+        match found {
             // Such names do not say which tables are behind them.
             Some(_) if tokens.contains(&Token::Hidden) || has_common_table(&tokens) => Self::All,
             Some(names) => Self::Named(names),
@@ -82,8 +81,13 @@ fn names_in(tokens: &[Token]) -> impl Iterator<Item = String> {
     let after = tokens.iter().skip(1).map(Some).chain([None]);
     tokens.iter().zip(after).filter_map(|(token, after)| match token {
         Token::Word(name) | Token::Quoted(name) if after != Some(&Token::Dot) => Some(name.clone()),
-        Token::Word(_) | Token::Quoted(_) => None,
-        Token::Hidden | Token::Open | Token::Close | Token::Dot | Token::Other => None,
+        Token::Word(_)
+        | Token::Quoted(_)
+        | Token::Hidden
+        | Token::Open
+        | Token::Close
+        | Token::Dot
+        | Token::Other => None,
     })
 }
 

@@ -31,9 +31,11 @@ const CLIENT: &str = include_str!("../../../../clients/typescript/src/key.ts");
 const RUNNER: &str = r#"
 import { readFileSync } from "node:fs";
 import { keys } from "./keys.js";
+// The JSON of the calls cannot hold half a character.
+const half = (value) => (value === "half" ? "\ud83d" : value);
 for (const [name, ...values] of JSON.parse(readFileSync(process.argv[2], "utf8"))) {
   try {
-    console.log(JSON.stringify(keys[name](...values)));
+    console.log(JSON.stringify(keys[name](...values.map(half))));
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     console.log(JSON.stringify({ refused: error.message }));
