@@ -24,7 +24,10 @@ pub(crate) enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        // SQLSTATE class 22: a value that the column cannot have.
+        let is_wrong_value = code.is_some_and(|code| code.starts_with("22"));
+        if is_wrong_value { Self::BadRequest } else { Self::Database(error) }
     }
 }
 

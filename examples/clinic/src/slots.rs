@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::Service;
 use crate::error::Error;
 use crate::json::{Answer, moment};
-use crate::keys::{self, SlotsRow};
+use crate::keys::{self, BadKey, SlotsRow};
 use crate::tenant::Tenant;
 
 /// How far ahead one may look. Later days than [`crate::tenant::DAYS`] are not warm; without a limit, callers
@@ -60,14 +60,13 @@ async fn week(
     State(service): State<Service>,
     tenant: Tenant,
 ) -> Answer<BTreeMap<NaiveDate, Vec<SlotsRow>>> {
-    let days = tenant.week().zip(days(service, tenant).await?);
-    Ok(Json(days.collect()))
+    Ok(Json(days(service, tenant).await?.collect()))
 }
 
 /// The first appointment that is still to come.
 async fn next(State(service): State<Service>, tenant: Tenant) -> Answer<SlotsRow> {
     let now = moment(Utc::now());
-    let mut slots = days(service, tenant).await?.into_iter().flatten();
+    let mut slots = days(service, tenant).await?.flat_map(|(_date, slots)| slots);
     slots.find(|slot| slot.starts_at > now).map(Json).ok_or(Error::NotFound)
 }
 
@@ -86,11 +85,16 @@ async fn of_person(
 }
 
 /// The week with one `MGET`; the days that are missing, with one query.
-async fn days(service: Service, tenant: Tenant) -> Result<Vec<Vec<SlotsRow>>, Error> {
-    let keys: Result<Vec<_>, _> =
-        tenant.week().map(|date| Ok::<_, Error>((date, keys::slots(tenant.id, date)?))).collect();
+async fn days(
+    service: Service,
+    tenant: Tenant,
+) -> Result<impl Iterator<Item = (NaiveDate, Vec<SlotsRow>)>, Error> {
+    let dates: Vec<NaiveDate> = tenant.week().collect();
+    let keys: Result<Vec<_>, BadKey> =
+        dates.iter().map(|date| Ok((*date, keys::slots(tenant.id, date)?))).collect();
     let load = move |dates| load(service.db.clone(), tenant, dates);
-    Ok(service.cache.many(keys?, load).await?)
+    let lists = service.cache.many(keys?, load).await?;
+    Ok(dates.into_iter().zip(lists))
 }
 
 async fn book(
@@ -184,13 +188,17 @@ async fn set(
     starts_at.ok_or(Error::Conflict)
 }
 
-async fn load_day(db: PgPool, tenant: Tenant, date: NaiveDate) -> sqlx::Result<Vec<SlotsRow>> {
+pub(crate) async fn load_day(
+    db: PgPool,
+    tenant: Tenant,
+    date: NaiveDate,
+) -> sqlx::Result<Vec<SlotsRow>> {
     let mut days = load(db, tenant, vec![date]).await?;
     Ok(days.pop().unwrap_or_default())
 }
 
 /// The open slots of each date, as job `slots` does it.
-pub(crate) async fn load(
+async fn load(
     db: PgPool,
     tenant: Tenant,
     dates: Vec<NaiveDate>,

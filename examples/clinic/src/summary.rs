@@ -3,13 +3,14 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use chrono::{NaiveDate, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Service;
 use crate::error::Error;
-use crate::json::Answer;
+use crate::json::{Answer, moment};
 use crate::keys::{self, SlotsRow};
 use crate::tenant::Tenant;
 use crate::{products, services, slots, staff};
@@ -33,7 +34,7 @@ enum Part {
     Services,
     Products,
     Staff,
-    Slots,
+    Slots(NaiveDate),
 }
 
 async fn summary(State(service): State<Service>, tenant: Tenant) -> Answer<Summary> {
@@ -42,7 +43,7 @@ async fn summary(State(service): State<Service>, tenant: Tenant) -> Answer<Summa
         (Part::Services, keys::services(tenant.id)?.any()),
         (Part::Products, keys::products_all(tenant.id)?.any()),
         (Part::Staff, keys::staff(tenant.id)?.any()),
-        (Part::Slots, keys::slots(tenant.id, today)?.any()),
+        (Part::Slots(today), keys::slots(tenant.id, today)?.any()),
     ];
     let cache = service.cache.clone();
     let load = move |parts| load(service.clone(), tenant, parts);
@@ -50,7 +51,7 @@ async fn summary(State(service): State<Service>, tenant: Tenant) -> Answer<Summa
     let [services, products, staff, slots] =
         <[Value; 4]>::try_from(values).map_err(|_other_number| Error::NotFound)?;
     let slots: Vec<SlotsRow> = typed(slots).unwrap_or_default();
-    let now = crate::json::moment(chrono::Utc::now());
+    let now = moment(Utc::now());
     Ok(Json(Summary {
         services: count(&services),
         products: count(&products),
@@ -76,7 +77,7 @@ async fn load(service: Service, tenant: Tenant, parts: Vec<Part>) -> sqlx::Resul
             Part::Services => value(&services::load(db, tenant.id).await?),
             Part::Products => value(&products::load(db, tenant.id).await?),
             Part::Staff => value(&staff::load(db, tenant.id).await?),
-            Part::Slots => value(&slots::load(db, tenant, vec![tenant.today()]).await?.pop()),
+            Part::Slots(date) => value(&slots::load_day(db, tenant, date).await?),
         }?);
     }
     Ok(values)

@@ -262,6 +262,8 @@ async fn services_that_are_created_and_changed_are_seen_at_once() {
     assert_eq!(site.read(&tenant, &path).await["price"], "99.00");
     site.write(&tenant, "PATCH", &path, json!({ "active": false })).await;
     assert_eq!(site.get(&tenant, &path).await.status, 404);
+    let wrong = site.send(&tenant, "PATCH", &path, &json!({ "price": "a lot" })).await;
+    assert_eq!(wrong.status, 400);
     let other = site.tenants().await.remove(1);
     let change = site.send(&other, "PATCH", &path, &json!({ "price": "0" })).await;
     assert_eq!(change.status, 404, "another clinic's service");

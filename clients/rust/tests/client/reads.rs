@@ -249,6 +249,18 @@ async fn counts_reach_redis_as_growth_and_with_an_end() {
 }
 
 #[tokio::test]
+async fn counts_reach_redis_by_themselves() {
+    let redis = redis();
+    let (cache, eye) = (cache(&redis).await, eye(&redis).await);
+    Loader::new().read(&cache, services(), &["X-ray"]).await;
+    let told = async || {
+        let count: Option<u64> = eye.clone().ask(&["HGET", "preheat:reads", "services:miss"]).await;
+        count == Some(1)
+    };
+    eventually("the worker is told", told).await;
+}
+
+#[tokio::test]
 async fn the_background_task_ends_with_the_cache() {
     let redis = redis();
     let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
