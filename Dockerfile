@@ -12,13 +12,13 @@ COPY tests/it/main.rs tests/it/main.rs
 RUN mkdir src sandbox/src clients/rust/src examples/clinic/src \
     && touch src/lib.rs sandbox/src/lib.rs clients/rust/src/lib.rs examples/clinic/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked --no-default-features --bin preheat
+    && cargo build --release --locked --no-default-features --features otel --bin preheat
 
 COPY migrations migrations
 COPY src src
 # What was copied is older than what was just built; cargo goes by that.
 # Without `preheat demo`: a worker needs nothing that starts servers.
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked --no-default-features --bin preheat
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked --no-default-features --features otel --bin preheat
 
 FROM debian:bookworm-slim
 # The group has the number of the user, which Kubernetes and compose files name.

@@ -19,6 +19,7 @@ use crate::engine::ports::Clock;
 use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
 use crate::observe::metric::Metrics;
+use crate::overview::Board;
 
 /// How often the keeper looks whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +42,7 @@ pub(super) struct Keeper<'a> {
     /// Publishes the jobs in use.
     pub(super) jobs_read: watch::Sender<Jobs>,
     pub(super) handle: Handle,
+    pub(super) board: Arc<Board>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -134,6 +136,7 @@ impl Keeper<'_> {
             self.tell_bell_failed(error);
         }
         self.handle.replace_but(jobs.clone(), self.versions.rejections()).await;
+        self.board.set_origins(self.versions.origins(self.settings));
         self.jobs_read.send_replace(jobs);
     }
 

@@ -222,6 +222,7 @@ impl App {
         tasks.spawn(keep_pauses(&supervisor, &pauses));
         let board = Board::new(Arc::clone(&self.runner), handle.clone());
         tasks.spawn(keep_board(&supervisor, &board, &stops));
+        board.set_origins(versions.origins(settings));
         let (connections, most) = (Arc::clone(&self.database), settings.database.max_connections);
         front.works(Control {
             handle: handle.clone(),
@@ -229,7 +230,13 @@ impl App {
             pauses,
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
-            refresh: refresh(board, self.runner, self.database, Arc::clone(&records), most),
+            refresh: refresh(
+                Arc::clone(&board),
+                self.runner,
+                self.database,
+                Arc::clone(&records),
+                most,
+            ),
             connections: count_connections(connections, most),
             access: access(settings, front.listen),
             settings: in_use(settings),
@@ -247,6 +254,7 @@ impl App {
             ring,
             jobs_read,
             handle,
+            board: Arc::clone(&board),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };

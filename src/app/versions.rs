@@ -1,16 +1,18 @@
 //! Decides which version of each job file is in use: never one whose query the database refuses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::queries::{QueryProblems, check_jobs, check_keys, check_tenants};
 use crate::adapter::postgres::PostgresSource;
+use crate::config::{Origin, Settings};
 use crate::definition::{Contents, JobFiles, Problem, Problems};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::tenant::IdClass;
 use crate::engine::ports::{Clock, Source, SourceErrorKind};
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
+use crate::overview::Origins;
 
 /// The longest check of one job. It is longer than the wait for a lock, so that the server ends a
 /// check that waits for one.
@@ -183,6 +185,32 @@ impl Versions {
         jobs
     }
 
+    /// Where the values of the jobs in use come from that are no defaults. A job is left out while an older version
+    /// of its file is in use, whose lines are not known any more.
+    pub(super) fn origins(&self, settings: &Settings) -> BTreeMap<JobName, Origins> {
+        let rejected: BTreeSet<&JobName> =
+            self.rejected().into_iter().map(|(name, _)| name).collect();
+        let of_job = |name: &JobName| {
+            let is_rejected = rejected.contains(name);
+            if is_rejected && self.older(name).is_some() {
+                return None;
+            }
+            let (file, lines) = self.files.lines(name)?;
+            let line = |(field, line): (&str, usize)| {
+                (field.to_owned(), format!("{}:{line}", file.display()))
+            };
+            // What a setting says holds for a field that the file leaves out.
+            let mut origins: Origins = from_settings(settings).collect();
+            origins.extend(lines.into_iter().map(line));
+            if is_rejected {
+                let held = "the job is held: the database refuses its query".to_owned();
+                origins.insert("enabled".to_owned(), held);
+            }
+            Some((name.clone(), origins))
+        };
+        self.files.jobs().keys().filter_map(of_job).collect()
+    }
+
     /// The last good version of a job whose newest version is rejected. `None` if it could write
     /// the same key as the newest version of another job.
     fn older(&self, name: &JobName) -> Option<Arc<Job>> {
@@ -225,6 +253,17 @@ impl Versions {
         let count = self.standings.values().filter(unchecked).count();
         self.unchecked.as_deref().filter(|_| count > 0).map(|why| (count, why))
     }
+}
+
+/// The fields whose defaults are settings, with the origins of those that somebody set.
+fn from_settings(settings: &Settings) -> impl Iterator<Item = (String, String)> {
+    const FIELDS: [(&str, &str); 2] =
+        [("batch", "runner.batch"), ("concurrency", "runner.concurrency")];
+    FIELDS.into_iter().filter_map(|(field, key)| {
+        let setting = settings.in_use.iter().find(|setting| setting.key == key)?;
+        let is_set = setting.origin != Origin::Unset;
+        is_set.then(|| (field.to_owned(), format!("{} (`{key}`)", setting.origin)))
+    })
 }
 
 fn can_write_one_key(one: &Job, other: &Job, ids: IdClass) -> bool {

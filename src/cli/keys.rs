@@ -33,7 +33,7 @@ pub(super) struct Options {
     offline: bool,
     /// The jobs; without them, all that are enabled
     #[arg(value_name = "JOB", add = complete::jobs())]
-    jobs: Vec<String>,
+    names: Vec<String>,
 }
 
 impl Options {
@@ -44,14 +44,14 @@ impl Options {
             Language::Rust => "--lang rust",
         };
         let offline = self.offline.then_some("--offline");
-        let jobs = self.jobs.iter().map(String::as_str);
-        [lang].into_iter().chain(offline).chain(jobs).collect::<Vec<_>>().join(" ")
+        let names = self.names.iter().map(String::as_str);
+        [lang].into_iter().chain(offline).chain(names).collect::<Vec<_>>().join(" ")
     }
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let loaded = global.load(&MultiProgress::new())?;
-    let mut jobs = loaded.select(&options.jobs)?;
+    let mut jobs = loaded.select(&options.names)?;
     jobs.sort_by(|one, other| one.name.cmp(&other.name));
     let text = if options.offline {
         let jobs = jobs.into_iter().map(|job| JobColumns { job, columns: None }).collect();

@@ -328,9 +328,9 @@ mod tests {
 
     #[test]
     fn jobs_that_are_named_and_the_folder_of_job_files_do_not_meet() {
-        for command in ["warm", "plan", "audit"] {
-            let words = ["preheat", "--jobs", "elsewhere", command, "services", "staff"];
-            let cli = Cli::try_parse_from(words).unwrap();
+        for command in ["warm", "plan", "audit", "keys --lang rust"] {
+            let words = ["preheat", "--jobs", "elsewhere"].into_iter().chain(command.split(' '));
+            let cli = Cli::try_parse_from(words.chain(["services", "staff"])).unwrap();
             assert_eq!(cli.global.jobs, Some(PathBuf::from("elsewhere")));
         }
     }

@@ -1,6 +1,8 @@
 //! Shows problems in the job files that turn up only after the files were checked.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::problem::{Problem, Source};
@@ -46,6 +48,20 @@ impl JobFiles {
             (None, None) => Problem::of_file(format!("{job}.toml"), message),
         };
         problem.maybe_hint(hint)
+    }
+}
+
+impl JobFiles {
+    /// The file of a job, and the line of each field in it, counted from 1, by the field's path: `ttl`, `query.sql`,
+    /// `keys.0.key`. A field that the file leaves out is not among them.
+    pub fn lines(&self, job: &JobName) -> Option<(&Path, BTreeMap<&str, usize>)> {
+        let JobSource { source, spans, sql_file: _ } = self.origins.get(job)?;
+        let line = |at: usize| {
+            let before = source.text.get(..at).unwrap_or_default();
+            before.bytes().filter(|byte| *byte == b'\n').count() + 1
+        };
+        let lines = spans.iter().map(|(path, span)| (path.as_str(), line(span.key.start)));
+        Some((&source.path, lines.collect()))
     }
 }
 

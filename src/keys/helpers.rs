@@ -67,20 +67,27 @@ fn read_once(key: &str, template: &[&str]) -> Result<(), BadKey> {
     Ok(())
 }
 
-/// In how many ways a template reads a key. It is a list of texts, and of what stands between them.
+/// In how many ways a template reads a key. It is a list of texts, with the class of a value between two texts.
 fn readings(key: &str, template: &[&str]) -> usize {
-    let [text, values @ ..] = template else { return usize::from(key.is_empty()) };
-    let Some(key) = key.strip_prefix(text) else { return 0 };
-    let [class, template @ ..] = values else { return usize::from(key.is_empty()) };
-    let splits = (0..=key.len()).filter_map(|end| key.split_at_checked(end));
-    let is_value = |value: &str| match *class {
-        "uuid" => is_uuid(value),
-        "integer" => value.parse::<i64>().is_ok_and(|number| number.to_string() == value),
-        "date" => is_date(value),
+    let text = template.first().copied().unwrap_or_default();
+    match (template, key.strip_prefix(text)) {
+        ([_], Some(key)) => usize::from(key.is_empty()),
+        ([_, class, template @ ..], Some(key)) => {
+            let splits = (0..=key.len()).filter_map(|end| key.split_at_checked(end));
+            let values = splits.filter(|(value, _)| is_value(class, value));
+            values.map(|(_, rest)| readings(rest, template)).sum()
+        }
+        _ => 0,
+    }
+}
+
+fn is_value(class: &str, text: &str) -> bool {
+    match class {
+        "uuid" => is_uuid(text),
+        "integer" => text.parse::<i64>().is_ok_and(|it| it.to_string() == text),
+        "date" => is_date(text),
         _ => true,
-    };
-    let values = splits.filter(|(value, _)| is_value(value));
-    values.map(|(_, rest)| readings(rest, template)).sum()
+    }
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -93,7 +93,7 @@ impl Problem {
     pub fn hint(&self) -> String {
         match self {
             Self::SameName { .. } => {
-                "rename a job, or begin the keys of a job with another text".to_owned()
+                "rename one of the jobs, or change the text of one of the keys".to_owned()
             }
             Self::SameKeys { .. } => {
                 "put a text of its own into each template, as in `pet:{id}` and `chip:{chip}`"

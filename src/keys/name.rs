@@ -134,15 +134,11 @@ fn suffix(tokens: &[Token], name: &[String]) -> Vec<String> {
     suffix
 }
 
-/// The words with another word before them if a name that is among `taken` would come out, and so on.
+/// The words, with the next number behind them that makes them no name of `taken`.
 pub(super) fn unlike(taken: &BTreeSet<Vec<String>>, words: Vec<String>) -> Vec<String> {
-    let mut numbers = 2..;
-    let mut unlike = words.clone();
-    while taken.contains(&unlike) {
-        unlike.clone_from(&words);
-        unlike.extend(numbers.next().map(|number: u32| number.to_string()));
-    }
-    unlike
+    let numbered = |number: usize| [words.as_slice(), &[number.to_string()]].concat();
+    let free = (2..taken.len() + 3).map(numbered).find(|name| !taken.contains(name));
+    if taken.contains(&words) { free.unwrap_or_default() } else { words }
 }
 
 #[cfg(test)]

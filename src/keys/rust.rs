@@ -26,9 +26,20 @@ const RESERVED: &[&str] = &[
     "union", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
 ];
 
-/// The names of the helpers: a parameter with such a name would hide one.
-const HELPER_NAMES: &[&str] =
-    &["as_date", "as_integer", "as_text", "as_uuid", "ended_by", "not_of", "read_once"];
+/// The names of the helpers.
+const HELPER_NAMES: &[&str] = &[
+    "as_date",
+    "as_integer",
+    "as_text",
+    "as_uuid",
+    "ended_by",
+    "is_date",
+    "is_uuid",
+    "is_value",
+    "not_of",
+    "read_once",
+    "readings",
+];
 
 /// The whole file.
 pub(super) fn file(jobs: &[JobBuilders<'_>], arguments: &str) -> String {
@@ -137,7 +148,7 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
             }
             KeyPart::Value(index) => {
                 let name = builder.parameters.get(*index).map(parameter_name).unwrap_or_default();
-                text += &format!("{{{name}}}");
+                text.extend(["{", &name, "}"]);
             }
         }
     }
@@ -155,11 +166,7 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
             Rule::ReadOnce(pattern) => ("    read_once", pattern),
         };
         let key = if builder.parameters.is_empty() { "key" } else { "&key" };
-        let items = readable(pattern);
-        let items: Vec<_> =
-            items.iter().map(|item| format!("\"{}\"", item.escape_debug())).collect();
-        let pattern = format!("&[{}]", items.join(", "));
-        lines.push(call(check, &[key.to_owned(), pattern], "?;"));
+        lines.push(call(check, &[key.to_owned(), list(&readable(pattern))], "?;"));
     }
     lines.push(format!("    let ttl = Duration::from_millis({ttl});"));
     let tenant = if builder.has_tenant() { "Some(tenant)" } else { "None" };
@@ -207,21 +214,19 @@ fn signature(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     if width(&line) <= LINE || parameters.is_empty() {
         return line;
     }
-    let parameters: String = parameters.iter().map(|one| format!("    {one},\n")).collect();
-    format!("{before}\n{parameters}{after}")
+    format!("{before}\n{}{after}", lines("    ", &parameters))
 }
 
 fn function_name(builder: &Builder<'_>) -> String {
-    let name = name::snake(&builder.name);
-    if RESERVED.contains(&name.as_str()) || HELPER_NAMES.contains(&name.as_str()) {
-        name + "_"
-    } else {
-        name
-    }
+    free(name::snake(&builder.name))
 }
 
 fn parameter_name(parameter: &Parameter) -> String {
-    let name = name::snake(&parameter.name);
+    free(name::snake(&parameter.name))
+}
+
+/// A name that is no word of the language and no helper's.
+fn free(name: String) -> String {
     let is_taken = RESERVED.contains(&name.as_str()) || HELPER_NAMES.contains(&name.as_str());
     if is_taken { name + "_" } else { name }
 }
@@ -266,6 +271,16 @@ pub(super) fn readable(Pattern(pieces): &Pattern) -> Vec<String> {
     items
 }
 
+/// A list of texts, with each on a line of its own if they are too long for one. It is an argument of a call.
+fn list(items: &[String]) -> String {
+    let items: Vec<_> = items.iter().map(|item| format!("\"{}\"", item.escape_debug())).collect();
+    let line = items.join(", ");
+    if width(&line) <= ARGUMENTS {
+        return format!("&[{line}]");
+    }
+    format!("&[\n{}        ]", lines("            ", &items))
+}
+
 /// A call, with each argument on a line of its own if they are too long for one.
 fn call(before: &str, arguments: &[String], after: &str) -> String {
     let line = arguments.join(", ");
@@ -273,10 +288,26 @@ fn call(before: &str, arguments: &[String], after: &str) -> String {
     if is_short && width(before) + width(&line) + width(after) + 2 <= LINE {
         return format!("{before}({line}){after}");
     }
-    let arguments: String = arguments.iter().map(|one| format!("        {one},\n")).collect();
-    format!("{before}(\n{arguments}    ){after}")
+    format!("{before}(\n{}    ){after}", lines("        ", arguments))
+}
+
+/// Each item on a line of its own.
+fn lines(indent: &str, items: &[String]) -> String {
+    items.iter().flat_map(|item| [indent, item, ",\n"]).collect()
 }
 
 fn width(text: &str) -> usize {
     text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_builder_is_called_like_a_helper() {
+        let mut names: Vec<&str> = HELPERS.split("\n\n").filter_map(helper_name).collect();
+        names.sort_unstable();
+        assert_eq!(names, HELPER_NAMES);
+    }
 }

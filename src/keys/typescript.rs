@@ -84,7 +84,7 @@ pub(super) fn file(jobs: &[JobBuilders<'_>], arguments: &str) -> String {
     }
     let keys = format!("export const keys = {{\n{}}};\n", keys.join("\n"));
     let helpers = used_helpers(HELPERS, helper_name, &keys);
-    let helpers: String = helpers.iter().map(|helper| format!("\n{helper}\n")).collect();
+    let helpers: String = helpers.iter().flat_map(|helper| ["\n", helper, "\n"]).collect();
     format!(
         "// Made from the job files by `preheat keys {arguments}`; do not edit.\n\
          // To make it anew: preheat keys {arguments} --output <this file>\n\
@@ -162,11 +162,8 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     let name = name::camel(&builder.name);
     let parameters: Vec<_> = builder.parameters.iter().map(parameter).collect();
     let parameters = parameters.join(", ");
-    let tenant = match builder.parameters.first().filter(|_| builder.has_tenant()) {
-        Some(Parameter { class: Class::Integer, .. }) => ": String(tenant)",
-        Some(_) => "",
-        None => ": null",
-    };
+    let tenant = builder.parameters.first().filter(|_| builder.has_tenant());
+    let tenant = tenant.map_or_else(|| "null".to_owned(), checked);
     let key = key(builder);
     let ttl = grouped(builder.job.ttl.as_millis());
     let family = &builder.job.name;
@@ -174,7 +171,7 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     format!(
         "  /** `{template}` */\n  \
          {name}: {generics}({parameters}): Key<{value}> => ({{\n    \
-         key: {key},\n    tenant{tenant},\n    ttl: {ttl},\n    family: \"{family}\",\n    \
+         tenant: {tenant},\n    key: {key},\n    ttl: {ttl},\n    family: \"{family}\",\n    \
          fill: \"{fill}\",\n  }}),\n"
     )
 }
@@ -199,23 +196,29 @@ fn key(builder: &Builder<'_>) -> String {
         match part {
             KeyPart::Text(text) => key += &escaped(text, '`'),
             KeyPart::Value(index) => {
-                let value = builder.parameters.get(*index).map(checked).unwrap_or_default();
-                key += &format!("${{{value}}}");
+                // The tenant is checked where it stands by itself.
+                let is_tenant = *index == 0 && builder.has_tenant();
+                let value = if is_tenant { parameter_name } else { checked };
+                let value = builder.parameters.get(*index).map(value).unwrap_or_default();
+                key.extend(["${", &value, "}"]);
             }
         }
     }
     key.push('`');
+    let others = builder.rules.iter().filter_map(|rule| match rule {
+        Rule::NotOf(pattern) => Some(expression(pattern, Greed::Ignored)),
+        Rule::ReadOnce(_) => None,
+    });
+    let others = others.collect::<Vec<_>>().join("|");
+    if !others.is_empty() {
+        key = format!("notOf(/{others}/, {key})");
+    }
     for rule in &builder.rules {
-        key = match rule {
-            Rule::NotOf(pattern) => {
-                format!("notOf({}, {key})", expression(pattern, Greed::Ignored))
-            }
-            Rule::ReadOnce(pattern) => {
-                let [shortest, longest] =
-                    [Greed::Shortest, Greed::Longest].map(|greed| expression(pattern, greed));
-                format!("readOnce({shortest}, {longest}, {key})")
-            }
-        };
+        if let Rule::ReadOnce(pattern) = rule {
+            let [shortest, longest] =
+                [Greed::Shortest, Greed::Longest].map(|greed| expression(pattern, greed));
+            key = format!("readOnce(/{shortest}/, /{longest}/, {key})");
+        }
     }
     key
 }
@@ -246,7 +249,7 @@ enum Greed {
 
 /// The regular expression of a pattern. Those of UUIDs and dates take more texts than there are.
 fn expression(Pattern(pieces): &Pattern, greed: Greed) -> String {
-    let mut text = String::from("/^");
+    let mut text = String::from("^");
     for piece in pieces {
         let value = match piece {
             Piece::Text(literal) => {
@@ -258,14 +261,13 @@ fn expression(Pattern(pieces): &Pattern, greed: Greed) -> String {
             Piece::Value(Class::Date) => "\\d{4}-\\d\\d-\\d\\d",
             Piece::Value(Class::Text) => "[^]*",
         };
-        text += &match greed {
-            Greed::Ignored => value.to_owned(),
-            Greed::Longest => format!("({value})"),
-            Greed::Shortest if value.ends_with(['*', '+']) => format!("({value}?)"),
-            Greed::Shortest => format!("({value})"),
-        };
+        match greed {
+            Greed::Ignored => text += value,
+            Greed::Shortest if value.ends_with(['*', '+']) => text.extend(["(", value, "?)"]),
+            Greed::Shortest | Greed::Longest => text.extend(["(", value, ")"]),
+        }
     }
-    text + "$/"
+    text + "$"
 }
 
 fn in_expression(literal: &str) -> String {
@@ -311,4 +313,17 @@ fn property(name: &str) -> String {
 /// A text in a comment, on one line.
 fn comment(text: &str) -> String {
     text.escape_debug().to_string().replace("*/", "*\\/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_parameter_is_called_like_a_helper_that_builders_call() {
+        let names = HELPERS.split("\n\n").filter_map(helper_name);
+        for name in names.filter(|name| *name != "refusal") {
+            assert!(RESERVED.contains(&name), "{name}");
+        }
+    }
 }

@@ -1,24 +1,25 @@
 //! Answers what an operator asks: gathers the facts and computes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::day::{Day, JobSample, STEP, Sample};
+use super::definition::fields;
 use super::facts::{Deadlines, Facts, NotWarmOfJob, moment};
 use super::job::next_due;
 use super::text::millis;
 use super::troubles::{Found, find, level, verdict};
 use super::{
-    Audit, BatchOfJob, CacheMemory, Changes, Comparison, Connections, Feed, Figures, JobDetail,
-    JobLine, JobOfTenant, KeyOfTenant, Limits, Moment, Neighbors, NextHour, NotWarmTenant,
-    NotWarmTenants, Overview, Privacy, Skip, TenantDetail, WarmState,
+    Audit, BatchOfJob, CacheMemory, Changes, Comparison, Connections, DefinedField, Feed, Figures,
+    JobDetail, JobLine, JobOfTenant, KeyOfTenant, Limits, Moment, Neighbors, NextHour,
+    NotWarmTenant, NotWarmTenants, Origins, Overview, Privacy, Skip, TenantDetail, WarmState,
 };
 use crate::domain::deadline::percentile;
 use crate::domain::fence::{Fence, fence_key};
-use crate::domain::job::{DateZone, Dates, JobName, Scope};
+use crate::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use crate::domain::run::RunRecord;
 use crate::domain::server::Server;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
@@ -41,12 +42,24 @@ pub struct Board {
     runner: Arc<Runner>,
     handle: Handle,
     day: Day,
+    /// Where the values of the jobs come from; a job is missing if that is not known.
+    origins: Mutex<BTreeMap<JobName, Origins>>,
 }
 
 impl Board {
     /// The board of a worker.
     pub fn new(runner: Arc<Runner>, handle: Handle) -> Arc<Self> {
-        Arc::new(Self { runner, handle, day: Day::default() })
+        Arc::new(Self { runner, handle, day: Day::default(), origins: Mutex::default() })
+    }
+
+    /// Says where the values of the jobs in use come from.
+    pub fn set_origins(&self, origins: BTreeMap<JobName, Origins>) {
+        *self.origins.lock().unwrap_or_else(PoisonError::into_inner) = origins;
+    }
+
+    fn definition(&self, job: &Job) -> Vec<DefinedField> {
+        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        fields(job, origins.get(&job.name), self.runner.limits.shares())
     }
 
     /// The whole worker at one glance.
@@ -89,6 +102,7 @@ impl Board {
             day: self.day.of_job(name),
             not_warm: self.not_warm(&wanted).await.tenants,
             batch: BatchOfJob::of(status),
+            definition: self.definition(&status.job),
         })
     }
 

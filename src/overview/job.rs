@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::facts::{Deadlines, Facts, moment};
 use super::text::millis;
-use super::{Level, Line, Moment, NotWarmTenant};
+use super::{DefinedField, Level, Line, Moment, NotWarmTenant};
 use crate::domain::batch_size::BatchSizeNow;
 use crate::domain::job::Scope;
 use crate::domain::pause::Pause;
@@ -188,6 +188,8 @@ pub struct JobDetail {
     pub not_warm: Vec<NotWarmTenant>,
     /// How many tenants one query is for; null where the job has no tenants.
     pub batch: Option<BatchOfJob>,
+    /// What its file says, with the defaults where it says nothing. Fields without a value are left out.
+    pub definition: Vec<DefinedField>,
 }
 
 /// How many tenants one query of a job is for.

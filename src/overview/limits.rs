@@ -12,7 +12,7 @@ use crate::domain::job::JobName;
 use crate::domain::retry::BreakerState;
 use crate::domain::server::Server;
 use crate::engine::run::Runner;
-use crate::engine::run::limit::{BATCH_BYTES, LimitsNow};
+use crate::engine::run::limits_now::LimitsNow;
 
 /// The bounds and the breakers at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -100,9 +100,9 @@ impl Limits {
     pub(super) fn of(runner: &Runner, started_at: DateTime<Utc>, connections: Connections) -> Self {
         let limits = runner.limits.now();
         let memory = RowMemory {
-            batch_bytes: BATCH_BYTES as u64,
-            tenant_bytes: limits.max_tenant_bytes as u64,
-            all_bytes: limits.rows_bytes() as u64,
+            batch_bytes: limits.batch_bytes as u64,
+            tenant_bytes: limits.tenant_bytes as u64,
+            all_bytes: limits.all_bytes as u64,
         };
         let breakers = [Server::Database, Server::Cache];
         Self {
@@ -138,12 +138,12 @@ impl ServerBreaker {
 
 impl Permits {
     fn of(now: LimitsNow) -> Self {
-        let LimitsNow { shares, held: (regular, urgent), waiting, jobs, max_tenant_bytes: _ } = now;
+        let LimitsNow { permits, for_changes, held: (regular, urgent), waiting, jobs, .. } = now;
         let of_job =
             |(job, permits): (JobName, u32)| PermitsOfJob { job: job.to_string(), permits };
         Self {
-            most: shares.all(),
-            for_changes: shares.for_changes(),
+            most: permits,
+            for_changes,
             in_use: regular + urgent,
             in_use_for_changes: urgent,
             waiting: (waiting.0 + waiting.1) as u64,

@@ -10,6 +10,7 @@ mod audit;
 mod board;
 mod changes;
 mod day;
+mod definition;
 mod facts;
 mod figures;
 mod hour;
@@ -30,6 +31,7 @@ use serde::{Serialize, Serializer};
 pub use self::audit::{Audit, AuditOfJob, Privacy, ValuePart, WrongKey};
 pub use self::board::{Board, read_cursor};
 pub use self::changes::{Changes, LastResync, WatchedTable};
+pub use self::definition::{DefinedField, Origins};
 pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
     Line, Reads, ReadsOfFamily,

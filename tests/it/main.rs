@@ -21,6 +21,7 @@ mod deploy;
 mod engine;
 mod examples;
 mod faults;
+mod generator;
 mod http;
 mod interleavings;
 mod invalidate;

@@ -77,7 +77,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn the_image_has_no_code_that_starts_servers() {
-    const BUILT_WITH: &str = "--no-default-features";
+    const BUILT_WITH: &str = "--no-default-features --features otel";
     let dockerfile = read("Dockerfile");
     let builds: Vec<_> = dockerfile.lines().filter(|line| line.contains("cargo build")).collect();
     assert!(!builds.is_empty());
@@ -96,8 +96,10 @@ fn the_image_has_no_code_that_starts_servers() {
         let names = String::from_utf8(output.stdout).unwrap();
         names.lines().map(str::to_owned).collect::<BTreeSet<_>>()
     };
-    let (all, image) = (crates(&[]), crates(&[BUILT_WITH]));
-    assert!(image.contains("redis") && image.is_subset(&all), "{image:?}");
+    let features: Vec<&str> = BUILT_WITH.split(' ').collect();
+    let (all, image) = (crates(&[]), crates(&features));
+    assert!(image.contains("redis") && image.contains("opentelemetry_sdk"), "{image:?}");
+    assert!(image.is_subset(&all), "{image:?}");
     for name in ["preheat_sandbox", "tempfile"] {
         assert!(all.contains(name) && !image.contains(name), "{name}");
     }

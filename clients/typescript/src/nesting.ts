@@ -22,26 +22,38 @@ function contextClass(): ContextClass | undefined {
   );
 }
 
+/** A load, for the code that it runs. What outlives it (a timer, a connection) is no part of it. */
+interface Load {
+  readonly keys: ReadonlySet<string>;
+  ended: boolean;
+}
+
 /**
  * Knows whether code runs inside a load. Where the runtime cannot tell, no code seems to, and loaders
  * that read other keys need `loads` to be larger than their number.
  */
 export class Nesting {
-  readonly #context: Context<ReadonlySet<string>> | undefined;
+  readonly #context: Context<Load> | undefined;
 
   constructor() {
     const Context = contextClass();
-    this.#context = Context && new Context<ReadonlySet<string>>();
+    this.#context = Context && new Context<Load>();
   }
 
   /** The keys whose loads the running code is part of. */
   keys(): ReadonlySet<string> | undefined {
-    return this.#context?.getStore();
+    const load = this.#context?.getStore();
+    return load && !load.ended ? load.keys : undefined;
   }
 
   /** Runs a load of these keys. */
-  run<R>(keys: readonly string[], load: () => R): R {
-    if (!this.#context) return load();
-    return this.#context.run(new Set([...(this.keys() ?? []), ...keys]), load);
+  async run<R>(keys: readonly string[], work: () => Promise<R>): Promise<R> {
+    if (!this.#context) return work();
+    const load = { keys: new Set([...(this.keys() ?? []), ...keys]), ended: false };
+    try {
+      return await this.#context.run(load, work);
+    } finally {
+      load.ended = true;
+    }
   }
 }

@@ -58,7 +58,8 @@ export class Protocol {
   readonly #deadline: number;
   readonly #onNoScripts: (error: unknown) => void;
   #scripts: boolean;
-  readonly #tokens = crypto.randomUUID();
+  /** Made at the first miss: Next refuses random values where it prerenders. */
+  #tokens: string | undefined;
   #token = 0;
 
   constructor(link: Link, deadline: number, onNoScripts: (error: unknown) => void) {
@@ -71,6 +72,7 @@ export class Protocol {
   /** A name for one holder of one lease. */
   token(): string {
     this.#token += 1;
+    this.#tokens ??= crypto.randomUUID();
     return `${this.#tokens}:${this.#token}`;
   }
 

@@ -2,8 +2,10 @@ import { Batch, type LoadMany, type Place, type ReaderLimits, type ReaderParts }
 import type { ReadResult } from "./events.js";
 import { Flight, type Outcome } from "./flights.js";
 import type { AnyKey } from "./key.js";
+import type { Answer } from "./link.js";
 import { Turn } from "./loads.js";
 import { type Target, targetOf } from "./protocol.js";
+import { isCrossSlot } from "./redis-like.js";
 
 /** A value as text, and how the read came to it. */
 export interface ReadText {
@@ -16,10 +18,12 @@ export interface ReadText {
 export class Reader {
   readonly #parts: ReaderParts;
   readonly #limits: ReaderLimits;
+  #oneByOne: boolean;
 
   constructor(parts: ReaderParts, limits: ReaderLimits) {
     this.#parts = parts;
     this.#limits = limits;
+    this.#oneByOne = parts.link.redis?.cluster === true;
   }
 
   /** Reads one key. `remembers` says that this process may remember for a second that there is no row. */
@@ -55,11 +59,7 @@ export class Reader {
   }
 
   async #readAll(targets: readonly Target[], load: LoadMany): Promise<Map<string, ReadText>> {
-    const { link } = this.#parts;
-    const names = targets.map((target) => target.name);
-    const answer = await link.ask("read", this.#limits.deadline, (redis) =>
-      redis.cluster ? Promise.all(names.map((name) => redis.get(name))) : redis.mget(names),
-    );
+    const answer = await this.#texts(targets.map((target) => target.name));
     const reads = new Map<string, ReadText>();
     const missing: Target[] = [];
     targets.forEach((target, i) => {
@@ -70,6 +70,18 @@ export class Reader {
     const loaded = await Promise.all(this.#missed(missing, load, answer.ok));
     missing.forEach((target, i) => reads.set(target.name, loaded[i] as ReadText));
     return reads;
+  }
+
+  /** By one command, or on a cluster by one for each. */
+  async #texts(names: readonly string[]): Promise<Answer<(string | null)[]>> {
+    const { link } = this.#parts;
+    const { deadline } = this.#limits;
+    if (!this.#oneByOne) {
+      const answer = await link.ask("read", deadline, (redis) => redis.mget(names));
+      if (answer.ok || !isCrossSlot(answer.error)) return answer;
+      this.#oneByOne = true;
+    }
+    return link.ask("read", deadline, (redis) => Promise.all(names.map((name) => redis.get(name))));
   }
 
   /** Joins the flights that are under way, and begins one for each other key. */

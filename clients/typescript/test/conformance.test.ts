@@ -116,7 +116,7 @@ for (const [name, open] of Object.entries(clients)) {
     });
 
     test("no read fails while Redis is gone, and it is used again once it is back", async (t) => {
-      const { cache, server } = await fixture(t, { open, cache: { timeout: 50 } });
+      const { cache, server } = await fixture(t, { open, cache: { timeout: 150 } });
       await server.kill();
       for (let read = 0; read < 8; read += 1) {
         assert.deepEqual(await cache.cached(keys.services("1"), () => [service]), [service]);

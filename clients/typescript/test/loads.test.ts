@@ -101,3 +101,15 @@ test("a loader that reads its own key loads it", async (t) => {
   );
   assert.deepEqual(value, ["inner"]);
 });
+
+test("what outlives a load is no part of it", async (t) => {
+  const { cache } = await fixture(t);
+  let later!: Promise<string[]>;
+  const first = gate();
+  await cache.cached(keys.slots("1", "a"), () => {
+    later = first.opened.then(() => cache.cached(keys.slots("1", "a"), () => ["loaded again"]));
+    return ["once"];
+  });
+  first.open();
+  assert.deepEqual(await later, ["once"]);
+});

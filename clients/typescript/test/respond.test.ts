@@ -51,7 +51,7 @@ test("304 where the client has it", async (t) => {
 });
 
 test("Cache-Status says how the read went", async (t) => {
-  const { cache, db, server } = await fixture(t, { cache: { maxBytes: 100, timeout: 200 } });
+  const { cache, db, server } = await fixture(t, { cache: { maxBytes: 100, timeout: 1000 } });
   const status = async (
     key: ReturnType<typeof keys.slots>,
     load: () => Promise<string[]> | string[],

@@ -1,5 +1,6 @@
 /** Where scripts may not or cannot be used. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { test } from "node:test";
 import { Cluster as Cluster5 } from "ioredis5";
@@ -129,10 +130,13 @@ test("a cluster that a client takes for one server is noticed", async (t) => {
   const { cache, db, errors } = await fixture(t, { open, server });
   await cache.cached(keys.services("1"), () => [service]);
   assert.ok((await db.pttl("services:1")) <= 10_000);
+  const days = [keys.slots("1", "a"), keys.slots("1", "b")];
+  await cache.many(days, () => [["a"], ["b"]]);
+  assert.deepEqual(await cache.many(days, () => assert.fail("loaded again")), [["a"], ["b"]]);
   assert.equal(await cache.invalidate(keys.services("1")), 1);
   assert.deepEqual(
     errors.map(([operation]) => operation),
-    ["begin", "scripts", "invalidate"],
+    ["begin", "scripts", "read", "invalidate"],
   );
 });
 
@@ -152,3 +156,22 @@ async function allSlots(socket: string): Promise<void> {
     (await sendRaw(socket, ["CLUSTER", "INFO"])).includes("cluster_state:ok"),
   );
 }
+
+test("the rights that the README names are enough", async (t) => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const rights = /needs `((?:\+\w+ ?)+)`/.exec(readme)?.[1]?.split(" ") ?? [];
+  assert.ok(rights.length > 5);
+  const open: Open = async (socket) => {
+    await sendRaw(socket, ["ACL", "SETUSER", "app", "on", ">secret", "~*", ...rights]);
+    return (clients["redis 6"] as Open)(socket, { username: "app", password: "secret" });
+  };
+  const { cache, db, errors } = await fixture(t, { open });
+  const days = [keys.slots("1", "a"), keys.slots("1", "b")];
+  await cache.many(days, () => [["a"], ["b"]]);
+  await cache.cached("x", () => 1);
+  await cache.cached("x", () => assert.fail("loaded again"));
+  assert.ok((await db.pttl("slots:1:a")) > 100_000);
+  assert.equal(await cache.invalidate(days), 2);
+  await cache.flush();
+  assert.deepEqual(errors, []);
+});

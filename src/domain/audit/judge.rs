@@ -68,13 +68,14 @@ pub struct Beginning {
 
 impl Beginning {
     fn of(value: &[u8]) -> Self {
-        let kept = value.get(..MAX_VALUE).unwrap_or(value);
-        let mut text = String::from_utf8_lossy(kept).into_owned();
-        let is_cut = kept.len() < value.len();
-        if is_cut && std::str::from_utf8(value).is_ok() {
-            // The cut may go through a character, which is left out then.
-            text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
-        }
+        let first = value.get(..MAX_VALUE).unwrap_or(value);
+        let is_cut = first.len() < value.len();
+        let whole = match std::str::from_utf8(first) {
+            // The cut goes through a character, which is left out.
+            Err(error) if is_cut && error.error_len().is_none() => error.valid_up_to(),
+            Ok(_) | Err(_) => first.len(),
+        };
+        let text = String::from_utf8_lossy(first.get(..whole).unwrap_or(first)).into_owned();
         Self { text, bytes: value.len(), is_cut }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::limits_now::LimitsNow;
 use crate::domain::job::{Job, JobName};
 use crate::domain::row::{Limit, Rows};
 
@@ -45,30 +46,6 @@ const MAX_OVERTAKES: u32 = 16;
 /// would have to wait for the single one left.
 const PERMITS_TO_KEEP_ONE: u32 = 3;
 
-/// The permits at one moment, for those who look at them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitsNow {
-    /// How many permits there are.
-    pub shares: Shares,
-    /// How many of them regular batches hold, and batches for changes.
-    pub held: (u32, u32),
-    /// How many regular batches wait for one, and how many for changes.
-    pub waiting: (usize, usize),
-    /// How many permits each job holds; a job that holds none is not among them.
-    pub jobs: BTreeMap<JobName, u32>,
-    /// How many bytes the rows of one tenant may take.
-    pub max_tenant_bytes: usize,
-}
-
-impl LimitsNow {
-    /// How many bytes all rows together may take: those of a batch for each permit, or those of the largest tenant,
-    /// beside which one batch for changes goes on.
-    pub fn rows_bytes(&self) -> usize {
-        let batches = self.shares.all() as usize * BATCH_BYTES;
-        batches.max(self.max_tenant_bytes + self.shares.for_changes() as usize * BATCH_BYTES)
-    }
-}
-
 /// How many permits there are, and how many of them one job may hold: never the last one, so that a slow or
 /// locked table holds up only the jobs that read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +78,6 @@ impl Shares {
     /// How many permits there are.
     pub fn all(self) -> u32 {
         self.all
-    }
-
-    /// How many of them only batches for changes get.
-    pub fn for_changes(self) -> u32 {
-        self.changes
     }
 
     /// How many batches of a job may be in flight at once with this priority. The job's file may ask for all
@@ -312,12 +284,17 @@ impl Limits {
             waiters.iter().filter(|waiter| !waiter.grant.is_closed()).count()
         };
         let jobs = queue.jobs.iter().map(|(job, in_flight)| (job.clone(), in_flight.permits));
+        let (Shares { all, changes }, tenant_bytes) = (queue.shares, self.max_tenant_bytes);
+        let [batches, beside_giant] = [all, changes].map(|permits| permits as usize * BATCH_BYTES);
         LimitsNow {
-            shares: queue.shares,
+            permits: all,
+            for_changes: changes,
             held: (queue.held_regular, queue.held_urgent),
             waiting: (waiting(&queue.regular), waiting(&queue.urgent)),
             jobs: jobs.collect(),
-            max_tenant_bytes: self.max_tenant_bytes,
+            batch_bytes: BATCH_BYTES,
+            tenant_bytes,
+            all_bytes: batches.max(tenant_bytes + beside_giant),
         }
     }
 
@@ -565,8 +542,8 @@ mod tests {
         drop(gone);
         let now = limits.now();
         assert_eq!((now.held, now.waiting), ((1, 1), (1, 0)));
-        assert_eq!(now.rows_bytes(), 3 * BATCH_BYTES);
-        assert_eq!(Limits::with_tenants_of(1, 4).now().rows_bytes(), 4 * BATCH_BYTES);
+        assert_eq!(now.all_bytes, 3 * BATCH_BYTES);
+        assert_eq!(Limits::with_tenants_of(1, 4).now().all_bytes, 4 * BATCH_BYTES);
         drop(waits);
     }
 

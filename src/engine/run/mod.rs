@@ -9,6 +9,7 @@ pub mod cache_writes;
 mod last_changes;
 mod lifecycle;
 pub mod limit;
+pub mod limits_now;
 pub(crate) mod marker;
 pub mod not_warm;
 pub mod progress;

@@ -203,7 +203,9 @@ impl<'a> Tries<'a> {
         }
         let waits_at = ports.clock.monotonic();
         let is_another = ports.wait(&next).await;
-        report.time.retry += ports.clock.monotonic().saturating_sub(waits_at);
+        if is_another {
+            report.time.retry += ports.clock.monotonic().saturating_sub(waits_at);
+        }
         is_another
     }
 }

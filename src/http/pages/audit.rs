@@ -42,7 +42,9 @@ fn found(jobs: &[AuditOfJob], has_values: bool, context: Context<'_>) -> Markup 
             p.empty { "No key was wrong at the last look at each job." }
         } @else if !has_values {
             p.muted {
-                "Values are private data: only people who have signed in with the worker's token see them here."
+                "Values are private data: only people who have signed in with the worker's token see them here. \
+                 On the worker's machine, "
+                code { "preheat audit --key KEY" } " shows how a key differs."
             }
         }
         @for job in wrong() {

@@ -19,12 +19,12 @@ use crate::http::SettingInUse;
 use crate::http::access::Rights;
 use crate::overview::{
     Audit, AuditOfJob, BatchOfJob, Busiest, CacheMemory, Change, Changes, Collision, Comparison,
-    Connections, Consistency, Coverage, Feed, FeedState, Figures, FirstFailure, Freshness, HitRate,
-    JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState, KeyOfTenant, LastResync,
-    LastRun, Level, Limits, Line, Link, LinkKind, Moment, NextHour, NotWarmTenant, NotWarmTenants,
-    Overview, PauseView, Permits, PermitsOfJob, Reads, ReadsOfFamily, RowMemory, RunBar, Running,
-    ServerBreaker, Skip, TenantDetail, Trouble, TroubleKind, ValuePart, Verdict, WarmState,
-    WatchedTable, WrongKey,
+    Connections, Consistency, Coverage, DefinedField, Feed, FeedState, Figures, FirstFailure,
+    Freshness, HitRate, JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState,
+    KeyOfTenant, LastResync, LastRun, Level, Limits, Line, Link, LinkKind, Moment, NextHour,
+    NotWarmTenant, NotWarmTenants, Overview, PauseView, Permits, PermitsOfJob, Reads,
+    ReadsOfFamily, RowMemory, RunBar, Running, ServerBreaker, Skip, TenantDetail, Trouble,
+    TroubleKind, ValuePart, Verdict, WarmState, WatchedTable, WrongKey,
 };
 
 /// A text that would be markup if it was not escaped.
@@ -471,7 +471,22 @@ pub(super) fn job_detail() -> JobDetail {
                 "a query for 100 tenants took 4.2 s; `runner.target_batch_time` is 2s".to_owned(),
             ),
         }),
+        definition: vec![
+            field("ttl", "30m", "jobs/products.toml:4"),
+            field("ttl_jitter", "10%", "default"),
+            field("batch", "100", "variable `PREHEAT_RUNNER__BATCH` (`runner.batch`)"),
+            field("concurrency", "3", "default"),
+            field("tables", HOSTILE, HOSTILE),
+            field("query.order", HOSTILE, "jobs/products.toml:9"),
+            field("keys.1.key", "products:{tenant_id}:{category}", "jobs/products.toml:17"),
+            DefinedField { origin: None, ..field("timeout", "5m", "") },
+        ],
     }
+}
+
+fn field(field: &str, value: &str, origin: &str) -> DefinedField {
+    let (field, value) = (field.to_owned(), value.to_owned());
+    DefinedField { field, value, origin: Some(origin.to_owned()) }
 }
 
 pub(super) fn tenant() -> TenantDetail {

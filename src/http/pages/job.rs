@@ -18,11 +18,13 @@ use super::words;
 use super::{jobs, tenants};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Overlap, Scope, Table};
-use crate::overview::{BatchOfJob, JobDetail, JobLine, JobSeries, Line, Moment, Skip};
+use crate::overview::{
+    BatchOfJob, DefinedField, JobDetail, JobLine, JobSeries, Line, Moment, Skip,
+};
 
 /// The body of the page.
 pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Markup {
-    let JobDetail { line, next_due, skipped, day, not_warm, batch } = detail;
+    let JobDetail { line, next_due, skipped, day, not_warm, batch, definition: fields } = detail;
     html! {
         header.title #head data-live={ "job:" (line.name) } {
             (title(line, context))
@@ -36,7 +38,7 @@ pub(super) fn body(detail: &JobDetail, job: &Job, context: Context<'_>) -> Marku
         }
         div.columns #day data-live={ "job:" (line.name) } { (series(day, context)) }
         (skips(skipped, context))
-        (definition(job, batch.as_ref(), context))
+        (definition(job, batch.as_ref(), fields, context))
     }
 }
 
@@ -268,51 +270,106 @@ fn batch_size(batch: &BatchOfJob) -> Markup {
 }
 
 /// What the job's file says, with the defaults where it says nothing.
-fn definition(job: &Job, batch: Option<&BatchOfJob>, context: Context<'_>) -> Markup {
+fn definition(
+    job: &Job,
+    batch: Option<&BatchOfJob>,
+    fields: &[DefinedField],
+    context: Context<'_>,
+) -> Markup {
+    let from = |field: &str| origin(fields, field);
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     html! {
         section #definition aria-labelledby="definition-title" {
             h2 #definition-title { "Definition" }
             p.muted {
-                "From the job's file, with defaults where the file says nothing. "
-                a href=(context.links.settings()) { "Settings" } " say where defaults come from."
+                "With the place that each value comes from: the job's file, a "
+                a href=(context.links.settings()) { "setting" } ", or a default."
+                @if fields.iter().any(|field| field.origin.is_none()) {
+                    " An older version of the file may be in use, so the places are not known."
+                }
             }
             dl.facts {
-                dt { "Keys" } dd { (keys(job)) }
+                dt { "Keys" } dd { (keys(job, fields)) }
+                dt { "Schedule" } dd { (job.schedule) (from("schedule")) }
                 dt { "TTL" }
-                dd { (duration::text(job.ttl)) ", shortened by up to " (job.ttl_jitter) " at random" }
-                dt { "Timeout" } dd { (duration::text(job.timeout)) }
-                dt { "Runs at the start" } dd { (yes_or_no(job.on_start)) }
-                dt { "Required" } dd { (yes_or_no(job.required)) }
+                dd {
+                    (duration::text(job.ttl)) (from("ttl"))
+                    ", shortened by up to " (job.ttl_jitter) " at random" (from("ttl_jitter"))
+                }
+                dt { "Timeout" } dd { (duration::text(job.timeout)) (from("timeout")) }
+                dt { "Runs at the start" } dd { (yes_or_no(job.on_start)) (from("on_start")) }
+                dt { "Required" } dd { (yes_or_no(job.required)) (from("required")) }
+                dt { "Enabled" } dd { (yes_or_no(job.enabled)) (from("enabled")) }
                 dt { "If it is due while it runs" }
                 dd {
                     @match job.overlap {
                         Overlap::Skip => "that time is skipped",
                         Overlap::Queue => "one more run waits",
                     }
+                    (from("overlap"))
                 }
                 dt { "Batch" }
                 dd {
                     @match batch {
-                        Some(batch) => (batch_size(batch)),
-                        None => "one query for the whole fleet",
+                        Some(batch) => { (batch_size(batch)) (from("batch")) },
+                        None => { "one query for the whole fleet" (from("tenants")) },
                     }
-                    @if let Some(most) = job.concurrency { ", at most " (most) " at once" }
+                    @if let Some(most) = value(fields, "concurrency") {
+                        ", at most " (most) " at once" (from("concurrency"))
+                    }
                     ", " (words::counted(u64::from(job.retries), "retry").replace("retrys", "retries"))
+                    (from("retries"))
                 }
-                dt { "Tables" } dd { (tables(&job.tables)) }
-                @if let Some(file) = &job.query.file { dt { "Query's file" } dd { code { (words::text(&file.display().to_string())) } } }
+                dt { "Tables" } dd { (tables(&job.tables)) (from("tables")) }
+                @for (field, name) in LESS_FREQUENT {
+                    @if let Some(value) = value(fields, field) {
+                        dt { (name) } dd { code { (words::text(value)) } (from(field)) }
+                    }
+                }
             }
+            p.note { "The query" (from("query.sql")) (from("query.file")) ":" }
             pre.sql tabindex="0" aria-label="The query" { code { (job.query.sql.trim()) } }
         }
     }
 }
 
-fn keys(job: &Job) -> Markup {
+/// Fields that are shown where a job has them, with their names.
+const LESS_FREQUENT: [(&str, &str); 11] = [
+    ("timezone", "Time zone"),
+    ("query.file", "Query's file"),
+    ("query.order", "Order of rows"),
+    ("dates.days", "Days"),
+    ("dates.timezone", "Time zone of dates"),
+    ("dates.column", "Column of dates"),
+    ("encode.profile", "JSON like that of"),
+    ("encode.case", "Names of members"),
+    ("encode.omit", "Columns left out"),
+    ("encode.columns", "Columns encoded in another way"),
+    ("encode.max_bytes", "Largest value in bytes"),
+];
+
+fn defined<'f>(fields: &'f [DefinedField], field: &str) -> Option<&'f DefinedField> {
+    fields.iter().find(|one| one.field == field)
+}
+
+fn value<'f>(fields: &'f [DefinedField], field: &str) -> Option<&'f str> {
+    defined(fields, field).map(|one| one.value.as_str())
+}
+
+/// Where the value of a field comes from, if that is known.
+fn origin(fields: &[DefinedField], field: &str) -> Markup {
+    let origin = defined(fields, field).and_then(|one| one.origin.as_deref());
+    html! {
+        @if let Some(origin) = origin { " " span.muted { "(" (words::text(origin)) ")" } }
+    }
+}
+
+fn keys(job: &Job, fields: &[DefinedField]) -> Markup {
     html! {
         @for (place, key) in job.keys.iter().enumerate() {
             @if place > 0 { br; }
             code { (words::text(key.template.as_str())) }
+            (origin(fields, &format!("keys.{place}.key")))
         }
     }
 }

@@ -202,13 +202,14 @@ async fn shells_complete_the_names_of_jobs() {
             names.sort();
             Some((names, String::from_utf8(output.stderr).unwrap()))
         };
-        let cases: [(&[&str], &str, &[&str]); 6] = [
+        let cases: [(&[&str], &str, &[&str]); 7] = [
             (&["warm", "s"], "false", &["services", "slots"]),
             (&["warm", "services", "sl"], "false", &["slots"]),
             (&["preview", "se"], "false", &["services"]),
             (&["invalidate", "--job", "sl"], "false", &["slots"]),
             (&["--jobs", "elsewhere", "plan", "p"], "false", &["pets"]),
             (&["audit", "p"], "true", &["pets"]),
+            (&["keys", "--lang", "rust", "sl"], "false", &["slots"]),
         ];
         for (words, dotenv, expected) in cases {
             let Some((names, errors)) = offers(words, dotenv) else {
@@ -252,6 +253,7 @@ async fn help_and_version_are_for_everyone() {
         "plan",
         "preview",
         "audit",
+        "keys",
         "migrate",
         "demo",
         "schema",

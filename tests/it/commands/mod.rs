@@ -11,6 +11,7 @@ mod env_file;
 mod history;
 mod init;
 mod invalidate;
+mod keys;
 mod memory;
 mod plan;
 mod preview;

@@ -1,5 +1,6 @@
 //! The worker reads the job files again: after SIGHUP, and when they have changed.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -297,4 +298,59 @@ async fn a_worker_that_is_not_to_watch_waits_for_the_signal() {
     assert_eq!(names(&worker).await, ["items"]);
     worker.signal(Signal::HUP);
     worker.says(&format!("{READ_AGAIN}: 2 jobs")).await;
+}
+
+#[tokio::test]
+async fn a_job_says_where_each_value_comes_from_after_a_reload_too() {
+    let shop = Shop::open(3).await;
+    let worker = shop
+        .serve()
+        .settings("[runner]\nconcurrency = 3\n")
+        .env("PREHEAT_RUNNER__BATCH", "7")
+        .job("items", &items(""))
+        .start();
+    worker.answers("/readyz", 200).await;
+    let defined = async || {
+        let job = worker.get("/api/v1/jobs/items/overview").await.json();
+        let fields = job["definition"].as_array().unwrap().iter();
+        let pair = |one: &Value| {
+            let text = |name: &str| one[name].as_str().unwrap_or("unknown").to_owned();
+            (text("field"), (text("value"), text("origin")))
+        };
+        fields.map(pair).collect::<BTreeMap<_, _>>()
+    };
+    let line_of = |text: &str, field: &str| {
+        text.lines().position(|line| line.starts_with(field)).unwrap() + 1
+    };
+    let first = defined().await;
+    let origin = |of: &BTreeMap<String, (String, String)>, field: &str| of[field].1.clone();
+    assert_eq!(
+        first["batch"],
+        ("7".into(), "variable `PREHEAT_RUNNER__BATCH` (`runner.batch`)".into())
+    );
+    assert!(origin(&first, "concurrency").ends_with("preheat.toml:2 (`runner.concurrency`)"));
+    assert_eq!(first["retries"].1, "default");
+    let ttl = format!("items.toml:{}", line_of(&items(""), "ttl"));
+    assert!(origin(&first, "ttl").ends_with(&ttl), "{first:?}");
+    assert!(origin(&first, "keys.0.key").contains("items.toml:"), "{first:?}");
+
+    worker.write("jobs/items.toml", &format!("# a line more\nbatch = 5\n{}", items("")));
+    worker.signal(Signal::HUP);
+    eventually("the file is read again", LONG, async || defined().await["batch"].0 == "5").await;
+    eventually("so are its lines", LONG, async || {
+        origin(&defined().await, "batch").ends_with("items.toml:2")
+    })
+    .await;
+
+    // The file is rejected, and the older version stays in use.
+    let rejected = items("").replace("from items", "from nowhere");
+    worker.write("jobs/items.toml", &rejected);
+    worker.signal(Signal::HUP);
+    eventually("the places are not known", LONG, async || {
+        let now = defined().await;
+        now["batch"] == ("5".to_owned(), "unknown".to_owned())
+    })
+    .await;
+    let page = worker.get("/jobs/items").await.body;
+    assert!(page.contains("the places are not known"), "{page}");
 }

@@ -78,7 +78,9 @@ export class RedisServer {
   async calls(): Promise<Record<string, number>> {
     const lines = (await this.send("INFO", "commandstats")).matchAll(/cmdstat_(\S+?):calls=(\d+)/g);
     const calls = [...lines].map(([, name = "", count]) => [name, Number(count)] as const);
-    return Object.fromEntries(calls.filter(([name]) => !/^(info|config|ping|quit|client|hello)/.test(name)));
+    return Object.fromEntries(
+      calls.filter(([name]) => !/^(info|config|ping|quit|client|hello)/.test(name)),
+    );
   }
 
   async resetCalls(): Promise<void> {

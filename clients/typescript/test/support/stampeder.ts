@@ -6,6 +6,7 @@ import { PATIENT } from "./fixture.js";
 import { keys } from "./keys.js";
 
 const client = new Redis(process.argv[2] as string);
+client.on("error", () => {}); // The server goes before this process does.
 const cache = createCache({ redis: ioredis(client), timeout: PATIENT });
 
 process.on("message", async ({ key, callers }: { key: number; callers: number }) => {

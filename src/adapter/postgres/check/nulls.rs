@@ -24,7 +24,7 @@ impl Nulled {
             let at = if is_word(&tokens, at + 1, "outer") { at + 2 } else { at + 1 };
             is_word(&tokens, at, "join").then_some(at + 1)
         };
-        let mut named = None;
+        let mut found = None;
         for (at, token) in tokens.iter().enumerate() {
             let Token::Word(word) = token else { continue };
             match word.as_str() {
@@ -34,13 +34,12 @@ impl Nulled {
                 "left" => {
                     let Some(joined) = joins(at) else { continue };
                     let joined = joined_to(tokens.get(joined..).unwrap_or_default());
-                    let names = named.get_or_insert_with(BTreeSet::new);
-                    names.extend(joined.iter().filter_map(Token::name));
+                    found.get_or_insert_with(BTreeSet::new).extend(names_in(joined));
                 }
                 _ => {}
             }
         }
-        match named {
+        match found {
             // Such names do not say which tables are behind them.
             Some(_) if tokens.contains(&Token::Hidden) || has_common_table(&tokens) => Self::All,
             Some(names) => Self::Named(names),
@@ -73,16 +72,23 @@ enum Token {
     Hidden,
     Open,
     Close,
+    Dot,
     Other,
 }
 
-impl Token {
-    fn name(&self) -> Option<String> {
-        match self {
-            Self::Word(name) | Self::Quoted(name) => Some(name.clone()),
-            Self::Hidden | Self::Open | Self::Close | Self::Other => None,
-        }
-    }
+/// All words that may be names of tables: a name before a dot is that of a schema, or of a column's table.
+fn names_in(tokens: &[Token]) -> impl Iterator<Item = String> {
+    let after = tokens.iter().skip(1).map(Some).chain([None]);
+    tokens.iter().zip(after).filter_map(|(token, after)| match token {
+        Token::Word(name) | Token::Quoted(name) if after != Some(&Token::Dot) => Some(name.clone()),
+        Token::Word(_)
+        | Token::Quoted(_)
+        | Token::Hidden
+        | Token::Open
+        | Token::Close
+        | Token::Dot
+        | Token::Other => None,
+    })
 }
 
 fn is_word(tokens: &[Token], at: usize, word: &str) -> bool {
@@ -111,6 +117,7 @@ fn tokens(sql: &str) -> Vec<Token> {
             '"' => tokens.push(Token::Quoted(token.trim_matches('"').to_owned())),
             '(' => tokens.push(Token::Open),
             ')' => tokens.push(Token::Close),
+            '.' => tokens.push(Token::Dot),
             _ if first.is_whitespace() || token.starts_with("--") || token.starts_with("/*") => {}
             _ => tokens.push(Token::Other),
         }
@@ -135,7 +142,7 @@ fn joined_to(tokens: &[Token]) -> &[Token] {
                 "on" | "using" => conditions -= 1,
                 _ => {}
             },
-            Token::Word(_) | Token::Quoted(_) | Token::Hidden | Token::Other => {}
+            Token::Word(_) | Token::Quoted(_) | Token::Hidden | Token::Dot | Token::Other => {}
         }
         if conditions == 0 {
             return tokens.get(..at).unwrap_or_default();
@@ -179,7 +186,7 @@ mod tests {
         check("select * from a natural left join b cross join c", &["b", "c"], &["a"]);
         check("select * from (select * from a left join b on true) q, c", &["b"], &["a", "c"]);
         check(
-            "select * from a left join lateral (select * from b join c using (x)) q on true join d on true",
+            "select * from a left join lateral (select a.y from b join s . c using (x)) q on true join d on true",
             &["b", "c"],
             &["a", "d"],
         );

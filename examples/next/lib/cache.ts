@@ -1,0 +1,18 @@
+import { Redis } from "ioredis";
+import { createCache } from "preheat-client";
+import { ioredis } from "preheat-client/ioredis";
+import { background, building } from "preheat-client/next";
+
+function connect() {
+  const redis = new Redis(process.env.REDIS_URL ?? "redis://127.0.0.1", {
+    maxRetriesPerRequest: 0,
+  });
+  redis.on("error", () => {}); // The cache tells of what a read meets.
+  return ioredis(redis);
+}
+
+export const cache = createCache({
+  redis: building() ? null : connect(),
+  background,
+  timeout: 200,
+});
