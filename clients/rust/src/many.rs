@@ -63,8 +63,11 @@ impl Cache {
             return texts.into_iter().map(|text| read(Ok(text))).collect();
         }
         let keys: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.key)).collect();
-        let found = self.shared.protocol.get_many(&keys).await;
         let chain = Chain::current();
+        if keys.iter().any(|key| chain.has(self.shared.id(), key)) {
+            return Err(Error::Recursive);
+        }
+        let found = self.shared.protocol.get_many(&keys).await;
         let urgent = Arc::new(Notify::new());
         let (mut parts, mut passengers) = (Vec::new(), Vec::new());
         for ((entry, argument), text) in entries.into_iter().zip(arguments).zip(texts(found)) {
@@ -75,9 +78,6 @@ impl Cache {
                 }
                 Err(looked) => looked,
             };
-            if chain.has(self.shared.id(), &entry.key) {
-                return Err(Error::Recursive);
-            }
             match self.shared.flights.board(&entry, TypeId::of::<E>(), &urgent) {
                 Boarding::Joined(flight) => parts.push(Part::Joined(flight)),
                 Boarding::Began(pilot) => {

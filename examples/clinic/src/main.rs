@@ -9,9 +9,9 @@ use tokio::net::TcpListener;
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter(filter()).with_writer(std::io::stderr).init();
     let settings = Settings::from_environment()?;
+    let service = Service::new(&settings)?;
     let listener = TcpListener::bind(&settings.listen).await?;
     tracing::info!(address = %listener.local_addr()?, "the clinic is open");
-    let service = Service::new(&settings)?;
     axum::serve(listener, service.router()).with_graceful_shutdown(stopped()).await?;
     service.close().await;
     Ok(())

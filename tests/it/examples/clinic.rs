@@ -429,11 +429,3 @@ async fn a_browser_that_has_the_list_gets_no_body() {
     assert_eq!((again.status, again.body.as_str()), (304, ""));
     assert_eq!(again.header("cache-status"), Some("preheat; hit"));
 }
-
-#[tokio::test]
-async fn its_keys_are_those_that_preheat_keys_writes() {
-    let site = Site::new().await;
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/clinic/src/keys.rs");
-    let check = ["keys", "--lang", "rust", "--check", "--output", file];
-    site.preheat(check).run().await.expect_code(0);
-}
