@@ -135,12 +135,8 @@ mod tests {
     use crate::domain::json::{Case, ColumnCodec, Profile};
 
     fn shown(ty: &JsonType) -> String {
-        match ty {
-            JsonType::Array { element, has_nulls } => {
-                format!("{}{}[]", shown(element), if *has_nulls { "?" } else { "" })
-            }
-            scalar => format!("{scalar:?}"),
-        }
+        let JsonType::Array { element, has_nulls } = ty else { return format!("{ty:?}") };
+        format!("{}{}[]", shown(element), if *has_nulls { "?" } else { "" })
     }
 
     #[track_caller]
